@@ -1,0 +1,162 @@
+//! What a stored object is known by: the host and the path with its query, scheme folded away.
+//!
+//! A URL reaches us twice, in a user's request and in a task's ObjectPath, and both must come to the same key. The
+//! key is byte-exact but for two things that RFC 3986 §6.2.2.1 calls equal everywhere: hexadecimal digits of
+//! percent-escapes are upper case, and bytes that may not stand in a URL at all (spaces, controls, non-ASCII) are
+//! escaped. Nothing is decoded, no dot segment is removed: two paths that an origin may tell apart stay apart.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest host in bytes (RFC 1035 §2.3.4).
+pub const HOST_BYTES_MAX: usize = 253;
+
+/// Host and path-with-query of an object, normalised.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct UrlKey {
+    host: String,
+    /// Starts with `/`; has no fragment.
+    path: String,
+}
+
+/// Why a URL has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The host is empty, too long, or holds other bytes than letters, digits, `-`, `_` and `.`.
+    #[error("host must be a name of letters, digits, `-`, `_` and `.`, at most {HOST_BYTES_MAX} bytes")]
+    Host,
+    /// The path does not start with `/`.
+    #[error("path must start with `/`")]
+    Path,
+}
+
+impl UrlKey {
+    /// The key of `path` (with its query) on `host`, which carries no port. A fragment is dropped.
+    pub fn new(host: &str, path: &str) -> Result<UrlKey, KeyError> {
+        let name = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if host.is_empty() || host.len() > HOST_BYTES_MAX || !name {
+            return Err(KeyError::Host);
+        }
+        if !path.starts_with('/') {
+            return Err(KeyError::Path);
+        }
+        Ok(UrlKey { host: host.to_ascii_lowercase(), path: normalise(path) })
+    }
+
+    /// The host, lower case, without a port.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The path with its query, as it is sent to an origin.
+    pub fn path_and_query(&self) -> &str {
+        &self.path
+    }
+
+    /// The path alone.
+    pub fn path(&self) -> &str {
+        self.path.split_once('?').map_or(&self.path, |(path, _)| path)
+    }
+
+    /// Every directory the object lies in, the deepest first, each ending in `/`; the last one is `/`.
+    pub fn directories(&self) -> impl Iterator<Item = &str> {
+        let path = self.path();
+        path.bytes().enumerate().rev().filter(|(_, byte)| *byte == b'/').map(|(at, _)| &path[..=at])
+    }
+
+    /// 128 bits that stand for the key in indexes. Whoever stores a body under it keeps the whole key beside and
+    /// compares: the hash is fast, not collision-proof against somebody who tries.
+    pub fn hash(&self) -> u128 {
+        let mut state = xxhash_rust::xxh3::Xxh3::new();
+        state.update(self.host.as_bytes());
+        state.update(self.path.as_bytes());
+        state.digest128()
+    }
+}
+
+impl fmt::Display for UrlKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.host, self.path)
+    }
+}
+
+/// A path with its query: fragment dropped, escapes upper case, bytes that cannot stand in a URL escaped.
+fn normalise(path: &str) -> String {
+    let path = path.split_once('#').map_or(path, |(before, _)| before).as_bytes();
+    let mut out = String::with_capacity(path.len());
+    let mut at = 0;
+    while let Some(&byte) = path.get(at) {
+        match byte {
+            b'%' => {
+                out.push('%');
+                for digit in path.iter().skip(at + 1).take(2).take_while(|b| b.is_ascii_hexdigit()) {
+                    out.push(char::from(digit.to_ascii_uppercase()));
+                    at += 1;
+                }
+            }
+            0x21..=0x7E if !matches!(byte, b'"' | b'<' | b'>') => out.push(char::from(byte)),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789ABCDEF";
+                out.push('%');
+                out.push(char::from(HEX[usize::from(byte >> 4)]));
+                out.push(char::from(HEX[usize::from(byte & 15)]));
+            }
+        }
+        at += 1;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_and_submission_come_to_one_key() {
+        let cases = [
+            // submitted                  requested                         same
+            ("/a b.png",                  "/a%20b.png",                     true),
+            ("/中.png",                   "/%E4%B8%AD.png",                 true),
+            ("/%e4%b8%ad.png",            "/%E4%B8%AD.png",                 true),
+            ("/a.png#top",                "/a.png",                         true),
+            ("/a%2fb",                    "/a/b",                           false), // an escaped slash is not a slash
+            ("/a/../b",                   "/b",                             false), // origins may tell them apart
+            ("/a?x=1",                    "/a?x=2",                         false),
+            ("/a%zz",                     "/a%zz",                          true),  // kept, if odd
+            ("/",                         "/index.html",                    false),
+        ];
+        for (submitted, requested, same) in cases {
+            let left = UrlKey::new("Example.com", submitted).unwrap();
+            let right = UrlKey::new("example.com", requested).unwrap();
+            assert_eq!(left == right, same, "{submitted} and {requested}");
+            assert_eq!(left.hash() == right.hash(), same, "{submitted} and {requested}");
+        }
+    }
+
+    #[test]
+    fn directories_run_from_the_deepest_to_the_root_and_ignore_the_query() {
+        let key = UrlKey::new("a.com", "/img/2026/x.png?from=/b/").unwrap();
+        assert_eq!(key.directories().collect::<Vec<_>>(), ["/img/2026/", "/img/", "/"]);
+        let key = UrlKey::new("a.com", "/img/").unwrap();
+        assert_eq!(key.directories().collect::<Vec<_>>(), ["/img/", "/"]);
+    }
+
+    #[test]
+    fn odd_hosts_and_paths_are_refused() {
+        for host in ["", "a b", "a:80", "a/b", "中.com"] {
+            assert_eq!(UrlKey::new(host, "/"), Err(KeyError::Host), "{host}");
+        }
+        assert_eq!(UrlKey::new("a.com", "x"), Err(KeyError::Path));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn normalising_twice_changes_nothing(path in "/\\PC{0,40}") {
+            let once = UrlKey::new("a.com", &path).unwrap();
+            let twice = UrlKey::new("a.com", once.path_and_query()).unwrap();
+            assert_eq!(once, twice);
+            assert!(once.path_and_query().bytes().all(|b| (0x21..=0x7E).contains(&b)));
+        }
+    }
+}

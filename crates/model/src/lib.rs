@@ -1,0 +1,35 @@
+//! Warmfront's own words: the values both planes speak in.
+//!
+//! The control plane decides what is known and what is to be fetched; cache nodes know and fetch. Everything
+//! they say to each other, and every rule they must agree on to the letter, lives here as plain values and
+//! pure functions, so that the model checker, the simulation and the real processes all run the same code.
+//!
+//! # What always holds
+//!
+//! - Nothing here does I/O, is async, reads a clock or keeps a global.
+//! - [`fence`] is the only place that decides whether a stored or arriving body may be sent.
+//! - [`Knowledge::apply`](log::Knowledge::apply) is the only way a log entry becomes knowledge, on either plane.
+//!
+//! # Not here
+//!
+//! Words of the public API (crate `aliyun`), of HTTP caching (`httpcache`), of SQL and of disks.
+
+pub mod clock;
+pub mod domain;
+pub mod fence;
+pub mod invalidation;
+pub mod key;
+pub mod link;
+pub mod log;
+pub mod prefetch;
+pub mod revision;
+pub mod topology;
+
+pub use clock::{Clock, ManualClock, Moment};
+pub use domain::{Domain, DomainName, Source, SourceKind};
+pub use invalidation::{Invalidation, Mode, Scope};
+pub use key::UrlKey;
+pub use log::{Entry, Knowledge, Settings, Snapshot};
+pub use prefetch::{Cause, Job, Outcome, Report};
+pub use revision::{LogId, Revision};
+pub use topology::{Coverage, Isolation, Member, NodeName, Parent, Pop, PopName, Region, Tier, Topology};

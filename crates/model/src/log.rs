@@ -1,0 +1,238 @@
+//! The log: entries, what they add up to, and how they are written down.
+//!
+//! Everything a node must learn is an entry of one ordered log. What all entries up to a revision add up to, but
+//! for the invalidations, is [`Knowledge`]; a joining node gets it as a [`Snapshot`] and reads on from there.
+//!
+//! # What always holds
+//!
+//! - An entry never changes once appended; its encoded form is what is stored, sent and journalled.
+//! - An entry of a kind or version that is not known is an error, never skipped: a node that cannot apply
+//!   an entry must not say that it is past it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Domain, DomainName};
+use crate::invalidation::Invalidation;
+use crate::revision::{LogId, Revision};
+use crate::topology::{Member, NodeName, Pop, Topology};
+
+/// Version of the encoding of entries and snapshots.
+const VERSION: u32 = 1;
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// Bodies to forget; all of them share the entry's revision.
+    Invalidate(Vec<Invalidation>),
+    /// A domain as it is from now on.
+    Domain(Domain),
+    /// A domain that is served no more; its bodies are forgotten.
+    DomainRemoved(DomainName),
+    /// A POP as it is from now on.
+    Pop(Pop),
+    /// A member as it is from now on.
+    Member(Member),
+    /// A node that is no member any more.
+    MemberRemoved(NodeName),
+    /// The settings from now on.
+    Settings(Settings),
+}
+
+/// What nodes must agree on with the control plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How long a node may trust its store after a contact, in seconds.
+    pub lease_secs: u64,
+}
+
+impl Settings {
+    /// How long a node may trust its store after a contact.
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_secs)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { lease_secs: 10 }
+    }
+}
+
+/// What all entries up to some revision add up to, but for the invalidations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knowledge {
+    /// Every domain, by name.
+    pub domains: BTreeMap<DomainName, Domain>,
+    /// Every POP and member.
+    pub topology: Topology,
+    /// The settings.
+    pub settings: Settings,
+}
+
+impl Knowledge {
+    /// Takes one entry. Invalidations change nothing here: they are judged by, not known.
+    pub fn apply(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Invalidate(_) => {}
+            Entry::Domain(domain) => {
+                self.domains.insert(domain.name.clone(), domain.clone());
+            }
+            Entry::DomainRemoved(name) => {
+                self.domains.remove(name);
+            }
+            Entry::Pop(pop) => {
+                self.topology.pops.insert(pop.name.clone(), pop.clone());
+            }
+            Entry::Member(member) => {
+                self.topology.members.insert(member.name.clone(), member.clone());
+            }
+            Entry::MemberRemoved(name) => {
+                self.topology.members.remove(name);
+            }
+            Entry::Settings(settings) => self.settings = settings.clone(),
+        }
+    }
+
+    /// The domain that serves `host` (lower case, no port): the exact name before wildcards, narrow before wide.
+    pub fn domain_for(&self, host: &str) -> Option<&Domain> {
+        DomainName::candidates(host).filter_map(|name| DomainName::parse(name).ok()).find_map(|name| {
+            let domain = self.domains.get(&name)?;
+            domain.name.serves(host).then_some(domain)
+        })
+    }
+}
+
+/// Knowledge at a revision: where a joining node starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The log it belongs to.
+    pub log: LogId,
+    /// The head of the log it was taken at.
+    pub revision: Revision,
+    /// What was known there.
+    pub knowledge: Knowledge,
+}
+
+/// Why bytes are not an entry or a snapshot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Written by a later version of the product.
+    #[error("written in version {found} of the format, this program reads {VERSION}")]
+    Version {
+        /// What the bytes say.
+        found: u32,
+    },
+    /// Damaged, or of a kind that this version does not know.
+    #[error("not an entry this program knows")]
+    Unknown(#[source] serde_json::Error),
+}
+
+#[derive(Serialize)]
+struct Writing<'a, T> {
+    v: u32,
+    is: &'a T,
+}
+
+#[derive(Deserialize)]
+struct Reading<T> {
+    is: T,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    v: u32,
+}
+
+/// Writes an entry or a snapshot down: JSON with the version of the format in front.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(&Writing { v: VERSION, is: value }).expect("our own types have string keys and no failing serialiser")
+}
+
+/// Reads what [`encode`] wrote.
+pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {
+    // The version is read alone first: a later format need not look like this one otherwise.
+    let version: Versioned = serde_json::from_slice(bytes).map_err(DecodeError::Unknown)?;
+    if version.v != VERSION {
+        return Err(DecodeError::Version { found: version.v });
+    }
+    serde_json::from_slice::<Reading<T>>(bytes).map(|reading| reading.is).map_err(DecodeError::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Source, SourceKind};
+    use crate::invalidation::{Mode, Scope};
+    use crate::key::UrlKey;
+    use crate::topology::Coverage;
+
+    fn domain(name: &str) -> Domain {
+        Domain {
+            name: DomainName::parse(name).unwrap(),
+            coverage: Coverage::Global,
+            sources: vec![Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 }],
+            online: true,
+        }
+    }
+
+    #[test]
+    fn entries_survive_being_written_down() {
+        let entries = [
+            Entry::Invalidate(vec![
+                Invalidation { scope: Scope::File(UrlKey::new("a.com", "/x?y").unwrap()), mode: Mode::Delete },
+                Invalidation { scope: Scope::Directory { host: "a.com".into(), path: "/d/".into() }, mode: Mode::Expire },
+            ]),
+            Entry::Domain(domain(".a.com")),
+            Entry::MemberRemoved(NodeName::parse("n").unwrap()),
+        ];
+        for entry in entries {
+            assert_eq!(decode::<Entry>(&encode(&entry)).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn entries_of_the_first_version_are_still_read() {
+        // What version 1 wrote to disks and databases; never edit these lines, add to them.
+        let samples = [
+            r#"{"v":1,"is":{"invalidate":[{"scope":{"file":{"host":"a.com","path":"/x?y"}},"mode":"delete"}]}}"#,
+            r#"{"v":1,"is":{"invalidate":[{"scope":{"directory":{"host":"a.com","path":"/d/"}},"mode":"expire"}]}}"#,
+            r#"{"v":1,"is":{"settings":{"lease_secs":10}}}"#,
+            r#"{"v":1,"is":{"domain":{"name":".a.com","coverage":"global","sources":[{"kind":"address","content":"127.0.0.1","port":80,"priority":20,"weight":10}],"online":true}}}"#,
+            r#"{"v":1,"is":{"pop":{"name":"cn-1","region":"domestic","parents":{"L1":{"pop":"cn-1","tier":"L2"}}}}}"#,
+        ];
+        for sample in samples {
+            decode::<Entry>(sample.as_bytes()).unwrap_or_else(|error| panic!("{sample}: {error:?}"));
+        }
+    }
+
+    #[test]
+    fn unknown_entries_are_errors() {
+        assert!(matches!(decode::<Entry>(br#"{"v":2,"is":{}}"#), Err(DecodeError::Version { found: 2 })));
+        for bad in [&b"{\"v\":1,\"is\":{\"teapot\":1}}"[..], b"", b"\xff", b"{\"v\":1}"] {
+            assert!(matches!(decode::<Entry>(bad), Err(DecodeError::Unknown(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn narrowest_domain_serves_a_host() {
+        let mut knowledge = Knowledge::default();
+        for name in ["a.com", ".a.com", ".b.a.com"] {
+            knowledge.apply(&Entry::Domain(domain(name)));
+        }
+        let cases = [
+            ("a.com", Some("a.com")),
+            ("x.a.com", Some(".a.com")),
+            ("x.b.a.com", Some(".b.a.com")),
+            ("b.a.com", Some(".a.com")),
+            ("c.com", None),
+        ];
+        for (host, expected) in cases {
+            assert_eq!(knowledge.domain_for(host).map(|domain| domain.name.as_str()), expected, "{host}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A prefetch job, as it is handed to a node, and what the node reports of it.
+//!
+//! Jobs are work, not knowledge: they travel beside the log. A job carries the head of the log at its submission
+//! and a node begins it only once that is applied, or it would warm what a refresh before it has already taken.
+
+use serde::{Deserialize, Serialize};
+
+use crate::revision::Revision;
+
+/// Jobs that one node may hold unreported at any time; control leases no more, a node refuses more.
+pub const JOBS_PER_NODE_MAX: usize = 1024;
+
+/// One object to be made resident on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The stored batch it belongs to; with `index` it names the job to the control plane.
+    pub chunk: u64,
+    /// Which URL and variant of the batch.
+    pub index: u32,
+    /// `http://HOST/PATH`, host lower case.
+    pub url: String,
+    /// Request headers of the variant, such as `Accept-Encoding: gzip`.
+    pub headers: Vec<(String, String)>,
+    /// The log's head at submission: begin only once this is applied.
+    pub begin_after: Revision,
+}
+
+/// What became of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// As in the job.
+    pub chunk: u64,
+    /// As in the job.
+    pub index: u32,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The node's store holds the whole object, re-read and checked.
+    Resident {
+        /// Length of the body.
+        bytes: u64,
+        /// CRC-32C or CRC-32 of the whole body as it was re-read.
+        checksum: u32,
+        /// ETag or Last-Modified of the stored response.
+        validator: Option<String>,
+        /// Whether the node had to ask its parent or the origin; false when a good copy was there.
+        fetched: bool,
+    },
+    /// It will not become resident by this job.
+    Failed(Cause),
+}
+
+/// Why an object is not resident.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The origin answered with a status that is not stored as the object.
+    #[error("origin answered {0}")]
+    OriginStatus(u16),
+    /// The origin did not answer in time.
+    #[error("origin did not answer in time")]
+    OriginTimeout,
+    /// No connection to the origin, or it broke.
+    #[error("origin could not be reached: {0}")]
+    OriginUnreachable(String),
+    /// The answer may not be stored, in words for a person.
+    #[error("answer may not be stored: {0}")]
+    NotStorable(String),
+    /// The body ended before its length.
+    #[error("body ended after {got} of {expected} bytes")]
+    Truncated {
+        /// Bytes that came.
+        got: u64,
+        /// Bytes that were announced.
+        expected: u64,
+    },
+    /// No store of the node can hold it.
+    #[error("larger than the store of the node")]
+    TooLarge,
+    /// The store failed, in words for a person.
+    #[error("store of the node failed: {0}")]
+    Store(String),
+    /// It was gone or stale again before it could be checked.
+    #[error("evicted before it was checked")]
+    Evicted,
+    /// The node does not serve the domain (any more).
+    #[error("domain is not served")]
+    UnknownDomain,
+    /// No live node took the job before the deadline.
+    #[error("no live node took it in time")]
+    NoTarget,
+    /// The deadline of the task passed while it was under way.
+    #[error("not done before the deadline of the task")]
+    Deadline,
+}
+
+impl Cause {
+    /// Whether the same job may end otherwise a little later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Cause::OriginStatus(status) => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+            Cause::OriginTimeout | Cause::OriginUnreachable(_) | Cause::Truncated { .. } | Cause::Evicted => true,
+            Cause::Store(_) => true,
+            Cause::NotStorable(_) | Cause::TooLarge | Cause::UnknownDomain | Cause::NoTarget | Cause::Deadline => false,
+        }
+    }
+}
