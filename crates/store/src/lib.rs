@@ -1,1 +1,45 @@
-//! Being built.
+//! The memory and disk tiers of one machine: bytes at rest.
+//!
+//! A disk is a log of append-only *segments*. A body lies there as *slices* of at most 1 MiB, what is known about it as a
+//! *head* record that lists them, a removal as a *tombstone*. An object exists once its head is written; it is durable once a
+//! sync that began after that has finished, and many commits share one sync. What a crash cuts short was never acknowledged, and
+//! is not there afterwards.
+//!
+//! The crate knows nothing of HTTP: a [`Key`] is a hash, the full key and the head are bytes, a stamp is a number.
+//!
+//! # Invariants
+//!
+//! - Bytes are handed out only under the full key they were stored with; a collision of hashes is a miss.
+//! - Every slice and head that is read from disk passes its checksum first.
+//! - A segment id is never used twice, so a location that outlived its segment reads as a miss, never as other bytes.
+//! - The order of records in the log is the order in which changes take effect; recovery replays it and stops a segment at
+//!   the first record that is not whole.
+//! - Every queue and buffer has a bound that [`Stats`] shows beside its fill.
+//!
+//! # Not here
+//!
+//! What may be served is judged by the node (`model::fence`); the store keeps the stamp and asks no questions about it.
+
+pub use config::{Config, DiskConfig, SEGMENT_BYTES_DEFAULT};
+pub use error::{OpenError, ReadError, VerifyError, WriteError};
+pub use fill::{Durable, Fill, Follower};
+pub use object::{Object, Reader};
+pub use stats::Stats;
+pub use store::{Generation, Store, Sweep, Swept, Verified, Which};
+
+mod config;
+mod error;
+mod fill;
+mod object;
+mod stats;
+mod store;
+
+/// Hash of a full key: what the index is keyed by. Must be uniform (xxh3-128 of the full key, say).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub u128);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key({:032x})", self.0)
+    }
+}

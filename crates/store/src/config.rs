@@ -1,0 +1,48 @@
+//! What a store is told when it is opened.
+//!
+//! Plain values; the node's configuration file is parsed elsewhere.
+
+use std::path::PathBuf;
+
+/// Segment size unless a test wants smaller ones, in bytes.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// Sizes and places of one store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Bytes of heads and bodies held in memory.
+    pub memory_bytes: u64,
+    /// One entry per disk; none means memory only.
+    pub disks: Vec<DiskConfig>,
+    /// Size of a segment, in bytes; lowered where a disk would hold fewer than [`SEGMENTS_MIN`] of them.
+    pub segment_bytes: u64,
+}
+
+/// One directory of the disk tier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiskConfig {
+    /// Where the segments lie; created if missing. The path also decides which keys this disk holds.
+    pub path: PathBuf,
+    /// Bytes the segments may take. Segments that a reader still holds open after eviction are not counted.
+    pub capacity_bytes: u64,
+}
+
+/// A disk is cut into at least this many segments, so that eviction takes a small part of it at a time.
+pub const SEGMENTS_MIN: u64 = 8;
+
+/// Smallest segment, in bytes: smaller ones are mostly summary.
+pub const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+
+/// Largest segment, in bytes: offsets are 32 bits with room for a record that overruns.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+impl Config {
+    /// A store of `memory_bytes` without a disk.
+    pub fn memory_only(memory_bytes: u64) -> Config {
+        Config {
+            memory_bytes,
+            disks: Vec::new(),
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+        }
+    }
+}

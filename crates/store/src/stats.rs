@@ -1,0 +1,52 @@
+//! Counters of a store, as values.
+
+/// What a store holds and has done since it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Objects that can be found: on disk, or in memory where there is no disk. May count large objects that have
+    /// lost a slice to eviction and were not asked for since.
+    pub objects: u64,
+    /// Bytes the segments take on all disks, unused room of the open ones included.
+    pub disk_bytes: u64,
+    /// Bytes the segments may take.
+    pub disk_capacity_bytes: u64,
+    /// Segments on all disks.
+    pub segments: u64,
+    /// Bytes of heads and bodies in memory.
+    pub memory_bytes: u64,
+    /// Bound of `memory_bytes`.
+    pub memory_capacity_bytes: u64,
+    /// Bytes handed to the disk writers and not yet written; at most `in_flight_bytes_max`.
+    pub in_flight_bytes: u64,
+    /// Bound of `in_flight_bytes`.
+    pub in_flight_bytes_max: u64,
+    /// Bytes of running fills that do not make a slice yet.
+    pub gathering_bytes: u64,
+    /// Fills running now.
+    pub fills: u64,
+    /// Lookups answered from memory.
+    pub memory_hits: u64,
+    /// Lookups answered from disk.
+    pub disk_hits: u64,
+    /// Lookups that found nothing.
+    pub misses: u64,
+    /// Objects committed.
+    pub commits: u64,
+    /// Syncs that finished; `commits / syncs` is the size of a group.
+    pub syncs: u64,
+    /// Bytes of records written to segments.
+    pub written_bytes: u64,
+    /// Bytes read back from segments.
+    pub read_bytes: u64,
+    /// Segments reclaimed to make room.
+    pub evicted_segments: u64,
+    /// Heads that left the index with those.
+    pub evicted_objects: u64,
+    /// Reads that failed or found a wrong checksum.
+    pub read_errors: u64,
+    /// Writes and syncs that failed.
+    pub write_errors: u64,
+    /// Milliseconds that recovery took when the store was opened.
+    pub recovery_ms: u64,
+}
