@@ -1,1 +1,143 @@
-//! Being built.
+//! A stage for scenarios over real processes: `warmfront control`, `warmfront node`, nginx as the origin, the vendor's
+//! own SDKs as clients, all on loopback and in one temporary folder.
+//!
+//! # What always holds
+//!
+//! - Everything a scenario starts ends with it, by process id, also when it panics.
+//! - What is missing on the machine is a failure that says how to get it, never a skipped test.
+//! - Nothing sleeps for luck: [`eventually`] asks again until a deadline and then says what it last saw.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+pub mod http;
+pub mod nginx;
+pub mod sdk;
+pub mod stage;
+
+/// How long a scenario waits for something that should happen within seconds even on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The folder of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/e2e lies two folders deep").to_path_buf()
+}
+
+/// The program under test, built in the profile of the tests, once for each test process.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let release = !cfg!(debug_assertions);
+        let mut build = Command::new(env!("CARGO"));
+        build.current_dir(workspace()).args(["build", "--quiet", "--package", "warmfront"]);
+        if release {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the program does not build");
+        let tests = std::env::current_exe().expect("a test has a path");
+        let profile = tests.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+        profile.join("warmfront")
+    })
+}
+
+/// A port of loopback that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has free ports");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// Asks `what` until it answers `Ok`, for at most [`PATIENCE`]; panics with its last error then.
+pub async fn eventually<T, F>(name: &str, mut what: impl FnMut() -> F) -> T
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match what().await {
+            Ok(value) => return value,
+            Err(error) if tokio::time::Instant::now() >= deadline => panic!("{name}: {error:#}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// A process that ends with its owner.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// Everything it wrote.
+    pub log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with both its outputs in the file `log`, which is added to.
+    pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Process> {
+        let out = File::options().create(true).append(true).open(log).context("open the log of a process")?;
+        let err = out.try_clone()?;
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().with_context(|| format!("start {command:?}"))?;
+        Ok(Process { child, log: log.to_path_buf() })
+    }
+
+    /// Kills it as a power cut would, and waits until it is gone.
+    pub fn kill9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end and returns whether it did so well, within [`PATIENCE`].
+    pub fn terminate(&mut self) -> anyhow::Result<()> {
+        let pid = self.child.id().to_string();
+        ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "kill -TERM {pid}");
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "ended with {status} after SIGTERM:\n{}", self.tail());
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("still runs after SIGTERM:\n{}", self.tail())
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The end of what it wrote.
+    pub fn tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+/// Runs the program as a user would, and returns its JSON output.
+pub fn warmfront(args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Value> {
+    let output = Command::new(binary())
+        .args(args)
+        .args(["--output", "json"])
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .context("run warmfront")?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "warmfront {args:?}: {}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(&text).with_context(|| format!("warmfront {args:?} printed {text:?}"))
+}

@@ -1,4 +1,6 @@
-//! Counters of a store, as values.
+//! Counters of a store: kept as atomics, handed out as values.
+
+use std::sync::atomic::AtomicU64;
 
 /// What a store holds and has done since it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,4 +51,23 @@ pub struct Stats {
     pub write_errors: u64,
     /// Milliseconds that recovery took when the store was opened.
     pub recovery_ms: u64,
+}
+
+/// What the parts of a store count, all disks together.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) gathering_bytes: AtomicU64,
+    pub(crate) fills: AtomicU64,
+    pub(crate) memory_hits: AtomicU64,
+    pub(crate) disk_hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) written_bytes: AtomicU64,
+    pub(crate) read_bytes: AtomicU64,
+    pub(crate) evicted_segments: AtomicU64,
+    pub(crate) evicted_objects: AtomicU64,
+    pub(crate) read_errors: AtomicU64,
+    pub(crate) write_errors: AtomicU64,
+    pub(crate) recovery_ms: AtomicU64,
 }

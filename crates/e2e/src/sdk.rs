@@ -1,0 +1,50 @@
+//! The vendor's own SDKs, unmodified, driven by the scripts in `sdk/`: one JSON answer on standard output.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::stage::Stage;
+use crate::workspace;
+
+/// Runs `sdk/NAME` against the stage's API with `args`, and returns the JSON it prints.
+pub async fn run(stage: &Stage, name: &str, args: &[&str]) -> anyhow::Result<Value> {
+    run_with(stage, name, args, String::new()).await
+}
+
+/// One call: product (`cdn`, `vod`, `cdn-2014`), action, parameters.
+pub type Call = (&'static str, &'static str, Value);
+
+/// Makes `calls` in order through the former SDK; what each was answered.
+pub async fn calls(stage: &Stage, calls: &[Call]) -> anyhow::Result<Vec<Value>> {
+    let answers = run_with(stage, "calls.py", &[], serde_json::to_string(calls)?).await?;
+    let answers = answers.as_array().context("a list of answers")?.clone();
+    ensure!(answers.len() == calls.len(), "one answer a call: {answers:?}");
+    Ok(answers)
+}
+
+async fn run_with(stage: &Stage, name: &str, args: &[&str], input: String) -> anyhow::Result<Value> {
+    let python = workspace().join(".venv/bin/python");
+    ensure!(python.exists(), "{} is missing; ./test makes it and installs the SDKs", python.display());
+    let mut command = Command::new(python);
+    command
+        .arg(workspace().join("crates/e2e/sdk").join(name))
+        .args(args)
+        .env("ENDPOINT", format!("127.0.0.1:{}", stage.api_port))
+        .env("ALIBABA_CLOUD_ACCESS_KEY_ID", &stage.key.id)
+        .env("ALIBABA_CLOUD_ACCESS_KEY_SECRET", &stage.key.secret);
+    let output = tokio::task::spawn_blocking(move || {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut stdin = child.stdin.take().context("a piped input")?;
+        stdin.write_all(input.as_bytes())?;
+        drop(stdin);
+        anyhow::Ok(child.wait_with_output()?)
+    })
+    .await?
+    .context("run python")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{name} {args:?}: {}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(text.trim()).with_context(|| format!("{name} printed {text:?}"))
+}

@@ -1,0 +1,251 @@
+//! Two regions, two tiers: one `warmfront control` and four `warmfront node` processes around an nginx.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use tempfile::TempDir;
+
+use crate::nginx::Nginx;
+use crate::{Process, binary, eventually, free_port, http, warmfront};
+
+/// The domain every stage serves.
+pub const DOMAIN: &str = "www.example.com";
+
+/// An access key.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Shown to everybody.
+    pub id: String,
+    /// Shown once.
+    pub secret: String,
+}
+
+/// A node process.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name, `POP-TIER`.
+    pub name: String,
+    /// Where users and children reach it on loopback.
+    pub port: u16,
+    /// Health and metrics.
+    pub admin_port: u16,
+    configuration: PathBuf,
+    process: Option<Process>,
+    log: PathBuf,
+}
+
+impl Node {
+    /// Starts the process; it was not running.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new(binary());
+        command.arg("node").arg("-c").arg(&self.configuration);
+        self.process = Some(Process::start(&mut command, &self.log)?);
+        Ok(())
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill9();
+        }
+    }
+
+    /// Its process, while it runs.
+    pub fn process(&mut self) -> Option<&mut Process> {
+        self.process.as_mut()
+    }
+
+    /// Waits until it serves.
+    pub async fn ready(&self) {
+        let name = format!("{} is ready", self.name);
+        eventually(&name, || async {
+            let answer = http::get(self.admin_port, "localhost", "/readyz", &[]).await?;
+            ensure!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
+            Ok(())
+        })
+        .await;
+    }
+}
+
+/// Everything a scenario needs.
+#[derive(Debug)]
+pub struct Stage {
+    /// The control plane's API on loopback.
+    pub api_port: u16,
+    /// A key of the account `test`.
+    pub key: Key,
+    /// cn-1-l1, cn-1-l2, eu-1-l1, eu-1-l2.
+    pub nodes: Vec<Node>,
+    /// `sqlite:PATH` of the control plane.
+    pub state: String,
+    control: Option<Process>,
+    configuration: PathBuf,
+    dir: TempDir,
+}
+
+impl Stage {
+    /// A stage with the account `test` of `profile`; no domain yet.
+    pub async fn set(profile: &str) -> anyhow::Result<Stage> {
+        Stage::set_with(profile, &[]).await
+    }
+
+    /// As [`Stage::set`], without a node: what is submitted stays open.
+    pub async fn without_nodes(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
+        let mut stage = Stage::prepare(profile, account)?;
+        stage.start_control().await?;
+        Ok(stage)
+    }
+
+    /// As [`Stage::set`], with more arguments for `account create`.
+    pub async fn set_with(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
+        let mut stage = Stage::prepare(profile, account)?;
+        stage.start_control().await?;
+        for node in &mut stage.nodes {
+            node.start()?;
+        }
+        for node in &stage.nodes {
+            node.ready().await;
+        }
+        Ok(stage)
+    }
+
+    /// Everything but running processes.
+    fn prepare(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
+        let dir = TempDir::new()?;
+        let root = dir.path();
+        let (api_port, link_port) = (free_port(), free_port());
+        let state = format!("sqlite:{}", root.join("control.db").display());
+        let configuration = root.join("control.toml");
+        std::fs::write(
+            &configuration,
+            format!("listen = \"127.0.0.1:{api_port}\"\nlink_listen = \"127.0.0.1:{link_port}\"\nstate = \"{state}\"\n"),
+        )?;
+
+        let operate = |args: &[&str]| warmfront(&[args, &["--state", &state]].concat(), &[]);
+        let mut create = vec!["account", "create", "test", "--profile", profile];
+        create.extend_from_slice(account);
+        operate(&create)?;
+        let key = operate(&["key", "create", "test"])?;
+        let text = |field: &str| key[field].as_str().map(str::to_owned).with_context(|| format!("{field} in {key}"));
+        let key = Key { id: text("access_key_id")?, secret: text("access_key_secret")? };
+        for (pop, region) in [("cn-1", "domestic"), ("eu-1", "overseas")] {
+            operate(&["pop", "set", pop, "--region", region, "--parent", &format!("L1={pop}/L2")])?;
+        }
+        let token = operate(&["node", "token", "create"])?;
+        let token_file = root.join("join.token");
+        std::fs::write(&token_file, token["token"].as_str().with_context(|| format!("token in {token}"))?)?;
+
+        let mut nodes = Vec::new();
+        for pop in ["cn-1", "eu-1"] {
+            for tier in ["L1", "L2"] {
+                nodes.push(node(root, pop, tier, link_port, &token_file)?);
+            }
+        }
+        Ok(Stage { api_port, key, nodes, state, control: None, configuration, dir })
+    }
+
+    /// Starts the control plane and waits until it answers; it was not running.
+    pub async fn start_control(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new(binary());
+        command.arg("control").arg("-c").arg(&self.configuration);
+        self.control = Some(Process::start(&mut command, &self.dir.path().join("control.log"))?);
+        let port = self.api_port;
+        eventually("the control plane is ready", || async {
+            let answer = http::get(port, "localhost", "/readyz", &[]).await?;
+            ensure!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
+            Ok(())
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Kills the control plane as a power cut would.
+    pub fn kill_control(&mut self) {
+        if let Some(mut control) = self.control.take() {
+            control.kill9();
+        }
+    }
+
+    /// The process of the control plane, while it runs.
+    pub fn control(&mut self) -> Option<&mut Process> {
+        self.control.as_mut()
+    }
+
+    /// A folder that lasts as long as the stage.
+    pub fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.dir.path().join(name);
+        std::fs::create_dir_all(&folder)?;
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(0o755))?;
+        Ok(folder)
+    }
+
+    /// An nginx whose files the domain [`DOMAIN`] serves everywhere.
+    pub async fn origin(&self) -> anyhow::Result<Nginx> {
+        let origin = Nginx::start(&self.folder("origin")?)?;
+        self.cli(&["domain", "add", DOMAIN, "--source", &format!("127.0.0.1:{}", origin.port), "--scope", "global"]).await?;
+        self.online().await;
+        Ok(origin)
+    }
+
+    /// Waits until the domain is served everywhere.
+    pub async fn online(&self) {
+        eventually("the domain is online", || async {
+            let shown = self.cli(&["domain", "show", DOMAIN]).await?;
+            let text = shown.to_string();
+            ensure!(text.contains("online"), "{text}");
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Runs a client verb of the program with the stage's key.
+    pub async fn cli(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let endpoint = format!("http://127.0.0.1:{}", self.api_port);
+        let key = self.key.clone();
+        tokio::task::spawn_blocking(move || {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            warmfront(
+                &args,
+                &[
+                    ("WARMFRONT_ENDPOINT", &endpoint),
+                    ("ALIBABA_CLOUD_ACCESS_KEY_ID", &key.id),
+                    ("ALIBABA_CLOUD_ACCESS_KEY_SECRET", &key.secret),
+                ],
+            )
+        })
+        .await?
+    }
+
+    /// The node named `name`.
+    pub fn node(&mut self, name: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.name == name).expect("a stage has four nodes")
+    }
+
+    /// The ports users reach in each region: cn-1's L1, eu-1's L1.
+    pub fn edges(&self) -> [u16; 2] {
+        [self.nodes[0].port, self.nodes[2].port]
+    }
+}
+
+fn node(root: &Path, pop: &str, tier: &str, link_port: u16, token_file: &Path) -> anyhow::Result<Node> {
+    let name = format!("{pop}-{}", tier.to_lowercase());
+    let (port, admin_port) = (free_port(), free_port());
+    let configuration = root.join(format!("{name}.toml"));
+    let disk = root.join(&name);
+    std::fs::create_dir_all(&disk)?;
+    std::fs::write(
+        &configuration,
+        format!(
+            "name = \"{name}\"\npop = \"{pop}\"\ntier = \"{tier}\"\nlisten = \"127.0.0.1:{port}\"\nadvertise_url = \"http://127.0.0.1:{port}\"\n\
+             admin_listen = \"127.0.0.1:{admin_port}\"\ncontrol_url = \"https://127.0.0.1:{link_port}\"\njoin_token_file = \"{}\"\n\n\
+             [memory]\ncapacity_bytes = 67108864\n\n[[disk]]\npath = \"{}\"\ncapacity_bytes = 2147483648\n",
+            token_file.display(),
+            disk.display()
+        ),
+    )?;
+    let log = root.join(format!("{name}.log"));
+    Ok(Node { name, port, admin_port, configuration, process: None, log })
+}

@@ -1,0 +1,160 @@
+//! The main job over real processes: the vendor's own SDKs warm four nodes from nginx, users hit with the origin gone, a
+//! refresh brings the new bytes.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, ensure};
+use e2e::stage::{DOMAIN, Stage};
+use e2e::{eventually, http, sdk};
+use serde_json::Value;
+
+/// Every row of a reply to a push or a wait.
+fn rows(reply: &Value) -> anyhow::Result<&Vec<Value>> {
+    reply["tasks"].as_array().with_context(|| format!("tasks in {reply}"))
+}
+
+/// Asserts that every row is complete, and that there are `count`.
+fn assert_complete(reply: &Value, count: usize) -> anyhow::Result<()> {
+    let rows = rows(reply)?;
+    assert_eq!(rows.len(), count, "{reply}");
+    for row in rows {
+        assert_eq!((row["Status"].as_str(), row["Process"].as_str()), (Some("Complete"), Some("100%")), "{row}");
+    }
+    Ok(())
+}
+
+fn url(path: &str) -> String {
+    format!("http://{DOMAIN}{path}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_sdk_warms_both_regions_and_users_hit_with_the_origin_gone() -> anyhow::Result<()> {
+    let stage = Stage::set("cdn-2024").await?;
+    let origin = stage.origin().await?;
+    let mut bodies: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+
+    for name in ["tea-cdn", "legacy-cdn", "tea-vod", "legacy-vod"] {
+        let mut paths: Vec<String> = (0..20).map(|n| format!("/{name}/{n}.bin")).collect();
+        for (n, path) in paths.iter().enumerate() {
+            bodies.insert(path.clone(), origin.write(path, 1 + n * 4_099)?);
+        }
+        if name.starts_with("tea") {
+            let large = format!("/{name}/large.bin");
+            bodies.insert(large.clone(), origin.write(&large, 110 << 20)?);
+            paths.push(large);
+        }
+
+        let before = sdk::run(&stage, "main_job.py", &[name, "quota"]).await?;
+        let urls: Vec<String> = paths.iter().map(|path| url(path)).collect();
+        let mut args = vec![name, "push"];
+        args.extend(urls.iter().map(String::as_str));
+        let reply = sdk::run(&stage, "main_job.py", &args).await?;
+        assert_complete(&reply, paths.len()).with_context(|| name.to_owned())?;
+        assert!(reply["ids"].as_str().is_some_and(|ids| ids.parse::<u64>().is_ok()), "one decimal id: {reply}");
+
+        let after = sdk::run(&stage, "main_job.py", &[name, "quota"]).await?;
+        let left = |quota: &Value| quota["PreloadRemain"].as_str().and_then(|left| left.parse::<usize>().ok());
+        assert_eq!(left(&before).zip(left(&after)).map(|(before, after)| before - after), Some(paths.len()), "{before} {after}");
+    }
+
+    // Two regions without a shared L3 have two roots: the witness saw each object twice, and never again.
+    let gets = origin.gets()?;
+    for path in bodies.keys() {
+        assert_eq!(gets.get(path), Some(&2), "{path}");
+    }
+    origin.stop()?;
+
+    for (pop, edge) in ["cn-1", "eu-1"].into_iter().zip(stage.edges()) {
+        for (path, body) in &bodies {
+            let first = http::get(edge, DOMAIN, path, &[]).await?;
+            assert_eq!(first.header("x-cache"), format!("HIT from {pop}-l2"), "{path}: {first:?}", first = first.status);
+            ensure!(first.body == body.as_slice(), "{path} differs on {pop}");
+            let second = http::get(edge, DOMAIN, path, &[]).await?;
+            assert_eq!(second.header("x-cache"), format!("HIT from {pop}-l1"), "{path}");
+            ensure!(second.body == body.as_slice(), "{path} differs on {pop}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refresh_brings_the_new_bytes_to_every_node() -> anyhow::Result<()> {
+    let stage = Stage::set("open").await?;
+    let origin = stage.origin().await?;
+    for (kind, sdk_name, scope) in [("File", "tea-cdn", "/a/file.bin"), ("Directory", "legacy-cdn", "/b/"), ("Directory", "tea-vod", "/c/")] {
+        let path = if scope.ends_with('/') { format!("{scope}deep/file.bin") } else { scope.to_owned() };
+        origin.write_bytes(&path, b"the old bytes")?;
+        for node in &stage.nodes {
+            for _ in 0..2 {
+                assert_eq!(http::get(node.port, DOMAIN, &path, &[]).await?.text(), "the old bytes");
+            }
+        }
+        origin.write_bytes(&path, b"the new bytes, which are longer")?;
+        assert_eq!(http::get(stage.edges()[0], DOMAIN, &path, &[]).await?.text(), "the old bytes", "nobody refreshed yet");
+
+        let reply = sdk::run(&stage, "main_job.py", &[sdk_name, "refresh", kind, &url(scope)]).await?;
+        assert_complete(&reply, 1)?;
+        for node in &stage.nodes {
+            let answer = http::get(node.port, DOMAIN, &path, &[]).await?;
+            assert_eq!(answer.text(), "the new bytes, which are longer", "{} after {kind}", node.name);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_task_survives_kill_9_of_the_control_plane() -> anyhow::Result<()> {
+    let mut stage = Stage::set("open").await?;
+    let origin = stage.origin().await?;
+    let paths: Vec<String> = (0..60).map(|n| format!("/kept/{n}.bin")).collect();
+    for path in &paths {
+        origin.write(path, 200_000)?;
+    }
+    let urls: Vec<String> = paths.iter().map(|path| url(path)).collect();
+    let mut args = vec!["tea-cdn", "submit"];
+    args.extend(urls.iter().map(String::as_str));
+    let submitted = sdk::run(&stage, "main_job.py", &args).await?;
+    stage.kill_control();
+    let ids = submitted["ids"].as_str().with_context(|| submitted.to_string())?.to_owned();
+
+    stage.start_control().await?;
+    let reply = sdk::run(&stage, "main_job.py", &["tea-cdn", "wait", &ids]).await?;
+    assert_complete(&reply, paths.len())?;
+    let mut listed: Vec<&str> = rows(&reply)?.iter().filter_map(|row| row["ObjectPath"].as_str()).collect();
+    listed.sort_unstable();
+    listed.dedup();
+    assert_eq!(listed.len(), paths.len(), "each URL once");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_of_a_node_is_there_after_kill_9() -> anyhow::Result<()> {
+    let mut stage = Stage::set("open").await?;
+    let origin = stage.origin().await?;
+    let mut bodies = BTreeMap::new();
+    for n in 0..30 {
+        let path = format!("/stored/{n}.bin");
+        bodies.insert(path.clone(), origin.write(&path, 50_000 + n)?);
+    }
+    let urls: Vec<String> = bodies.keys().map(|path| url(path)).collect();
+    let mut args = vec!["legacy-cdn", "push"];
+    args.extend(urls.iter().map(String::as_str));
+    assert_complete(&sdk::run(&stage, "main_job.py", &args).await?, bodies.len())?;
+    origin.stop()?;
+
+    let node = stage.node("cn-1-l2");
+    node.kill9();
+    node.start()?;
+    node.ready().await;
+    let port = node.port;
+    for (path, body) in &bodies {
+        eventually(path, || async {
+            let answer = http::get(port, DOMAIN, path, &[]).await?;
+            ensure!(answer.header("x-cache") == "HIT from cn-1-l2", "{} {}", answer.status, answer.header("x-cache"));
+            ensure!(answer.body == body.as_slice(), "{path} differs");
+            Ok(())
+        })
+        .await;
+    }
+    Ok(())
+}

@@ -1,0 +1,323 @@
+//! A disk in memory that keeps its promises to the letter and not one byte further.
+//!
+//! Until a sync that began after a write has finished, a crash may keep the write, lose it, or keep some of its sectors: which
+//! one is drawn from a seed, so a run can be repeated. Writes and syncs can be told to fail. Every call yields to the
+//! runtime a few times, also by the seed, so that tasks interleave differently under each.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::{Disk, DiskFile};
+
+/// What a crash keeps or loses as one, in bytes.
+const SECTOR: usize = 512;
+
+/// A disk in memory, for tests and simulation. Clones are the same disk.
+#[derive(Clone)]
+pub struct FaultyDisk {
+    machine: Arc<Mutex<Machine>>,
+    /// Handles of the time before a crash fail.
+    boot: u64,
+}
+
+/// How writes fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteFault {
+    /// The system reports an error and nothing was written.
+    Refused,
+    /// The disk is full: part of the bytes is written before the error. Creating a file fails too.
+    NoSpace,
+}
+
+struct Machine {
+    random: u64,
+    boot: u64,
+    files: BTreeMap<String, Arc<Mutex<Content>>>,
+    write_faults: Vec<WriteFault>,
+    sync_faults: u32,
+}
+
+/// A file: what is seen now, what a crash cannot take, and the way from there to here.
+#[derive(Clone, Default)]
+struct Content {
+    now: Vec<u8>,
+    length: u64,
+    stable: Vec<u8>,
+    stable_length: u64,
+    /// Changes since the last finished sync, oldest first.
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    Length(u64),
+}
+
+impl Machine {
+    /// splitmix64.
+    fn draw(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no code panics while it holds this lock")
+}
+
+/// Writes into a file whose tail of zeros is not kept.
+fn put(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
+    if bytes.len() < offset + new.len() {
+        bytes.resize(offset + new.len(), 0);
+    }
+    bytes[offset..offset + new.len()].copy_from_slice(new);
+}
+
+impl FaultyDisk {
+    /// An empty disk; `seed` decides what crashes lose and how calls interleave.
+    pub fn new(seed: u64) -> FaultyDisk {
+        let machine =
+            Machine { random: seed, boot: 0, files: BTreeMap::new(), write_faults: Vec::new(), sync_faults: 0 };
+        FaultyDisk { machine: Arc::new(Mutex::new(machine)), boot: 0 }
+    }
+
+    /// Pulls the plug: what no finished sync covers is kept, lost or torn. This handle and all files opened through it fail
+    /// from now on; the disk is the one returned.
+    pub fn crash(&self) -> FaultyDisk {
+        let mut machine = lock(&self.machine);
+        machine.boot += 1;
+        machine.write_faults.clear();
+        machine.sync_faults = 0;
+        let files: Vec<_> = machine.files.values().cloned().collect();
+        for file in files {
+            let mut file = lock(&file);
+            for change in std::mem::take(&mut file.unsynced) {
+                match change {
+                    Change::Length(length) => {
+                        if machine.draw().is_multiple_of(2) {
+                            file.stable_length = length;
+                            let length = usize::try_from(length).unwrap_or(usize::MAX);
+                            file.stable.truncate(length);
+                        }
+                    }
+                    Change::Write { offset, bytes } => match machine.draw() % 3 {
+                        0 => {}
+                        1 => put(&mut file.stable, offset, &bytes),
+                        _ => {
+                            for (number, sector) in bytes.chunks(SECTOR).enumerate() {
+                                if machine.draw().is_multiple_of(2) {
+                                    put(&mut file.stable, offset + number * SECTOR, sector);
+                                }
+                            }
+                        }
+                    },
+                }
+            }
+            file.stable_length = file.stable_length.max(file.stable.len() as u64);
+            file.now = file.stable.clone();
+            file.length = file.stable_length;
+        }
+        FaultyDisk { machine: self.machine.clone(), boot: machine.boot }
+    }
+
+    /// Lets the next writes fail, one for each entry, in this order.
+    pub fn fail_writes(&self, faults: &[WriteFault]) {
+        lock(&self.machine).write_faults = faults.iter().rev().copied().collect();
+    }
+
+    /// Lets the next `count` syncs fail.
+    pub fn fail_syncs(&self, count: u32) {
+        lock(&self.machine).sync_faults = count;
+    }
+
+    /// Changes the byte at `offset` of a file, as a rotting disk would; says whether there is such a byte.
+    pub fn corrupt(&self, name: &str, offset: usize) -> bool {
+        let machine = lock(&self.machine);
+        let Some(file) = machine.files.get(name) else { return false };
+        let mut file = lock(file);
+        if let Some(byte) = file.stable.get_mut(offset) {
+            *byte ^= 0x40;
+        }
+        match file.now.get_mut(offset) {
+            Some(byte) => *byte ^= 0x40,
+            None => return false,
+        }
+        true
+    }
+
+    /// Yields some times, then fails if the machine has crashed since this handle was made.
+    async fn turn(&self) -> io::Result<()> {
+        let yields = lock(&self.machine).draw() % 3;
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        self.alive()
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if lock(&self.machine).boot != self.boot { Err(io::Error::other("the machine has crashed")) } else { Ok(()) }
+    }
+
+    fn handle(&self, content: Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
+        Arc::new(Open { disk: self.clone(), content })
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn list(&self) -> BoxFuture<'_, io::Result<Vec<String>>> {
+        async move {
+            self.turn().await?;
+            Ok(lock(&self.machine).files.keys().cloned().collect())
+        }
+        .boxed()
+    }
+
+    fn create<'a>(&'a self, name: &'a str, length: u64) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
+        async move {
+            self.turn().await?;
+            let mut machine = lock(&self.machine);
+            if machine.files.contains_key(name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            if machine.write_faults.last() == Some(&WriteFault::NoSpace) {
+                machine.write_faults.pop();
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let content = Content { length, stable_length: length, ..Content::default() };
+            let content = Arc::new(Mutex::new(content));
+            machine.files.insert(name.to_owned(), content.clone());
+            drop(machine);
+            Ok(self.handle(content))
+        }
+        .boxed()
+    }
+
+    fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
+        async move {
+            self.turn().await?;
+            let content = lock(&self.machine).files.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
+            Ok(self.handle(content))
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        async move {
+            self.turn().await?;
+            lock(&self.machine).files.remove(name);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+struct Open {
+    disk: FaultyDisk,
+    content: Arc<Mutex<Content>>,
+}
+
+impl DiskFile for Open {
+    fn length(&self) -> BoxFuture<'_, io::Result<u64>> {
+        async move {
+            self.disk.turn().await?;
+            Ok(lock(&self.content).length)
+        }
+        .boxed()
+    }
+
+    fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        async move {
+            self.disk.turn().await?;
+            let content = lock(&self.content);
+            let end = (offset + length as u64).min(content.length).max(offset);
+            let (offset, end) = (offset as usize, end as usize);
+            let mut bytes = vec![0; end - offset];
+            let held = end.min(content.now.len());
+            if offset < held {
+                bytes[..held - offset].copy_from_slice(&content.now[offset..held]);
+            }
+            Ok(bytes.into())
+        }
+        .boxed()
+    }
+
+    fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
+        async move {
+            self.disk.turn().await?;
+            let mut bytes = pieces.concat();
+            let fault = {
+                let mut machine = lock(&self.disk.machine);
+                let fault = machine.write_faults.pop();
+                if fault == Some(WriteFault::NoSpace) {
+                    let kept = machine.draw() as usize % (bytes.len() + 1);
+                    bytes.truncate(kept);
+                }
+                fault
+            };
+            if fault != Some(WriteFault::Refused) {
+                let mut content = lock(&self.content);
+                put(&mut content.now, offset as usize, &bytes);
+                content.length = content.length.max(offset + bytes.len() as u64);
+                content.unsynced.push(Change::Write { offset: offset as usize, bytes });
+            }
+            match fault {
+                None => Ok(()),
+                Some(WriteFault::Refused) => Err(io::Error::other("write refused")),
+                Some(WriteFault::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
+            }
+        }
+        .boxed()
+    }
+
+    fn set_length(&self, length: u64) -> BoxFuture<'_, io::Result<()>> {
+        async move {
+            self.disk.turn().await?;
+            let mut content = lock(&self.content);
+            content.now.truncate(length as usize);
+            content.length = length;
+            content.unsynced.push(Change::Length(length));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
+        async move {
+            let covered = lock(&self.content).unsynced.len();
+            self.disk.turn().await?;
+            {
+                let mut machine = lock(&self.disk.machine);
+                if machine.sync_faults > 0 {
+                    machine.sync_faults -= 1;
+                    return Err(io::Error::other("sync failed"));
+                }
+            }
+            let mut content = lock(&self.content);
+            let covered = covered.min(content.unsynced.len());
+            let changes: Vec<Change> = content.unsynced.drain(..covered).collect();
+            for change in changes {
+                match change {
+                    Change::Length(length) => {
+                        content.stable.truncate(length as usize);
+                        content.stable_length = length;
+                    }
+                    Change::Write { offset, bytes } => {
+                        put(&mut content.stable, offset, &bytes);
+                        content.stable_length = content.stable_length.max((offset + bytes.len()) as u64);
+                    }
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}

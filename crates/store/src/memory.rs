@@ -1,0 +1,152 @@
+//! The memory tier: heads and slices that were read or written recently, within a bound of bytes.
+//!
+//! quick_cache decides what stays (S3-FIFO: a scan or a large prefetch does not push out what is asked for often). A body of one
+//! slice lies in the cache with its head, so a hot hit is one look. Without a disk whole bodies lie there and nowhere else.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quick_cache::{OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
+
+use crate::Key;
+use crate::object::Entry;
+
+/// Heavier shards keep large bodies admissible: an item must fit its shard.
+const SHARD_BYTES_MIN: u64 = 64 << 20;
+const SHARDS_MAX: u64 = 64;
+
+/// Guess of a cached item's size, in bytes; sizes the cache's table of recently evicted keys.
+const ITEM_BYTES_GUESS: u64 = 16 << 10;
+
+/// What an item costs beside its bytes.
+const ITEM_OVERHEAD_BYTES: u64 = 256;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Slot {
+    Head(u128),
+    Slice { disk: u8, fill: u64, number: u32 },
+}
+
+#[derive(Clone)]
+enum Item {
+    Head(Arc<Entry>),
+    Slice(Bytes),
+}
+
+#[derive(Clone)]
+struct Bytewise;
+
+impl Weighter<Slot, Item> for Bytewise {
+    fn weight(&self, _: &Slot, item: &Item) -> u64 {
+        ITEM_OVERHEAD_BYTES
+            + match item {
+                Item::Head(entry) => entry.bytes_in_memory(),
+                Item::Slice(bytes) => bytes.len() as u64,
+            }
+    }
+}
+
+/// A fixed multiply-and-fold hash: keys are uniform already, and a run must be repeatable.
+#[derive(Clone, Default)]
+struct Fold(u64);
+
+impl BuildHasher for Fold {
+    type Hasher = Fold;
+
+    fn build_hasher(&self) -> Fold {
+        Fold(0x51_7c_c1_b7_27_22_0a_95)
+    }
+}
+
+impl Hasher for Fold {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let wide = u128::from(self.0 ^ value) * 0x9e37_79b9_7f4a_7c15_u128;
+        self.0 = (wide as u64) ^ ((wide >> 64) as u64);
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.write_u64(value as u64);
+        self.write_u64((value >> 64) as u64);
+    }
+}
+
+pub(crate) struct Memory {
+    cache: Cache<Slot, Item, Bytewise, Fold, DefaultLifecycle<Slot, Item>>,
+}
+
+impl Memory {
+    pub(crate) fn new(capacity_bytes: u64) -> Memory {
+        let shards = 1_u64 << (capacity_bytes / SHARD_BYTES_MIN).clamp(1, SHARDS_MAX).ilog2();
+        let options = OptionsBuilder::new()
+            .shards(shards as usize)
+            .estimated_items_capacity((capacity_bytes / ITEM_BYTES_GUESS).max(16) as usize)
+            .weight_capacity(capacity_bytes.max(1))
+            .build()
+            .expect("both required options are set");
+        Memory { cache: Cache::with_options(options, Bytewise, Fold::default(), DefaultLifecycle::default()) }
+    }
+
+    pub(crate) fn head(&self, key: Key) -> Option<Arc<Entry>> {
+        match self.cache.get(&Slot::Head(key.0)) {
+            Some(Item::Head(entry)) => Some(entry),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn insert_head(&self, entry: Arc<Entry>) {
+        self.cache.insert(Slot::Head(entry.key.0), Item::Head(entry));
+    }
+
+    pub(crate) fn remove_head(&self, key: Key) {
+        self.cache.remove(&Slot::Head(key.0));
+    }
+
+    pub(crate) fn slice(&self, disk: u8, fill: u64, number: u32) -> Option<Bytes> {
+        match self.cache.get(&Slot::Slice { disk, fill, number }) {
+            Some(Item::Slice(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn insert_slice(&self, disk: u8, fill: u64, number: u32, bytes: Bytes) {
+        self.cache.insert(Slot::Slice { disk, fill, number }, Item::Slice(bytes));
+    }
+
+    /// Keys of the heads held now.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let key = |slot: Slot| match slot {
+            Slot::Head(key) => Some(Key(key)),
+            Slot::Slice { .. } => None,
+        };
+        self.cache.iter().filter_map(|(slot, _)| key(slot)).collect()
+    }
+
+    /// Items held; without a disk every one is an object.
+    pub(crate) fn items(&self) -> u64 {
+        self.cache.len() as u64
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.cache.capacity()
+    }
+
+    /// The largest body that may lie here whole, leaving room for others.
+    pub(crate) fn body_bytes_max(&self) -> u64 {
+        self.cache.shard_capacity() / 2
+    }
+}

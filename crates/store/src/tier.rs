@@ -1,0 +1,372 @@
+//! One disk as its readers see it: segments, the index over them, and reads that check what they read.
+//!
+//! The writer (`writer`) is the only one who adds to it; readers only drop what they found dead or rotten.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, DiskFile};
+use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry, TRAILER_BYTES};
+use crate::index::{Index, Place, upper};
+use crate::memory::Memory;
+use crate::object::{Body, Entry};
+use crate::stats::Counters;
+use crate::{Key, ReadError};
+
+/// A segment's file and what is known of it. Readers keep it alive: after eviction the file is gone by name only.
+pub(crate) struct Segment {
+    pub(crate) id: u32,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Bytes it takes of the disk's capacity.
+    pub(crate) allocated: AtomicU64,
+    /// Bytes from its start that a finished sync covers; `u64::MAX` once sealed.
+    synced_to: AtomicU64,
+    /// A write or sync failed: nothing is added any more, and what lies past `synced_to` may be lost.
+    broken: AtomicBool,
+    /// Heads and tombstones in it, as long as no summary on disk lists them.
+    unsealed: Mutex<Option<Vec<SummaryEntry>>>,
+}
+
+impl Segment {
+    pub(crate) fn new(id: u32, file: Arc<dyn DiskFile>, allocated: u64) -> Segment {
+        Segment {
+            id,
+            file,
+            allocated: AtomicU64::new(allocated),
+            synced_to: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+            unsealed: Mutex::new(Some(Vec::new())),
+        }
+    }
+
+    pub(crate) fn is_durable(&self, end: u64) -> bool {
+        end <= self.synced_to.load(Ordering::Acquire)
+    }
+
+    /// Whether bytes up to `end` may be lost although their write succeeded.
+    pub(crate) fn is_lost(&self, end: u64) -> bool {
+        self.broken.load(Ordering::Acquire) && !self.is_durable(end)
+    }
+
+    pub(crate) fn synced(&self, end: u64) {
+        self.synced_to.fetch_max(end, Ordering::AcqRel);
+    }
+
+    pub(crate) fn sealed(&self, length: u64) {
+        self.allocated.store(length, Ordering::Relaxed);
+        *self.entries() = None;
+        self.synced(u64::MAX);
+    }
+
+    pub(crate) fn broke(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn entries(&self) -> MutexGuard<'_, Option<Vec<SummaryEntry>>> {
+        self.unsealed.lock().expect("no code panics while it holds the entries")
+    }
+}
+
+/// One disk.
+pub(crate) struct Tier {
+    /// Its number among the disks of this store.
+    pub(crate) number: u8,
+    /// Decides, with the key, which disk holds an object.
+    pub(crate) seed: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) capacity_bytes: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) slice_bytes: usize,
+    pub(crate) index: Index,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) next_fill: AtomicU64,
+    segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    /// No segment has a lower id.
+    oldest: AtomicU32,
+}
+
+impl Tier {
+    #[allow(clippy::too_many_arguments)] // one caller, and every argument is a field
+    pub(crate) fn new(
+        number: u8,
+        seed: u64,
+        path: PathBuf,
+        disk: Arc<dyn Disk>,
+        capacity_bytes: u64,
+        segment_bytes: u64,
+        memory: Arc<Memory>,
+        counters: Arc<Counters>,
+    ) -> Tier {
+        // At least four slices to a segment, or most of it would be the gap at its end.
+        let slice_bytes = format::SLICE_BYTES_MAX.min(segment_bytes as usize / 4);
+        Tier {
+            number,
+            seed,
+            path,
+            disk,
+            capacity_bytes,
+            segment_bytes,
+            slice_bytes,
+            index: Index::new(),
+            memory,
+            counters,
+            next_fill: AtomicU64::new(1),
+            segments: RwLock::default(),
+            oldest: AtomicU32::new(0),
+        }
+    }
+
+    /// The largest body this disk takes: its own slices must not push each other out.
+    pub(crate) fn body_bytes_max(&self) -> u64 {
+        self.capacity_bytes / 2
+    }
+
+    // Segments
+
+    pub(crate) fn segment(&self, id: u32) -> Option<Arc<Segment>> {
+        self.segments.read().expect("no code panics while it holds the segments").get(&id).cloned()
+    }
+
+    pub(crate) fn oldest_segment(&self) -> Option<Arc<Segment>> {
+        let segments = self.segments.read().expect("no code panics while it holds the segments");
+        segments.first_key_value().map(|(_, segment)| segment.clone())
+    }
+
+    pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
+        let mut segments = self.segments.write().expect("no code panics while it holds the segments");
+        segments.insert(segment.id, segment);
+        self.note_oldest(&segments);
+    }
+
+    /// Forgets a segment; whoever holds it may go on reading.
+    pub(crate) fn forget_segment(&self, id: u32) {
+        let mut segments = self.segments.write().expect("no code panics while it holds the segments");
+        segments.remove(&id);
+        self.note_oldest(&segments);
+    }
+
+    fn note_oldest(&self, segments: &BTreeMap<u32, Arc<Segment>>) {
+        if let Some((&id, _)) = segments.first_key_value() {
+            self.oldest.store(id, Ordering::Release);
+        }
+    }
+
+    /// Number of segments, and the bytes they take.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let segments = self.segments.read().expect("no code panics while it holds the segments");
+        let bytes = segments.values().map(|segment| segment.allocated.load(Ordering::Relaxed)).sum();
+        (segments.len() as u64, bytes)
+    }
+
+    /// The heads and tombstones of a segment, from memory or from its summary.
+    pub(crate) async fn entries(&self, segment: &Segment) -> Result<Vec<SummaryEntry>, ReadError> {
+        let unsealed = segment.entries().clone();
+        if let Some(entries) = unsealed {
+            return Ok(entries);
+        }
+        let length = segment.file.length().await.map_err(|e| self.io_error(segment.id, e))?;
+        match read_summary(segment.id, &*segment.file, length).await.map_err(|e| self.io_error(segment.id, e))? {
+            Some((_, entries)) => Ok(entries),
+            None => Err(self.corrupt(segment.id, 0)),
+        }
+    }
+
+    // Lookups
+
+    /// Whether every slice of the body is in a segment that exists. Slices are written in order, so the first tells.
+    pub(crate) fn is_alive(&self, entry: &Entry) -> bool {
+        match &entry.body {
+            Body::Disk { slices, .. } => {
+                slices.first().is_none_or(|first| first.segment >= self.oldest.load(Ordering::Acquire))
+            }
+            Body::Memory(_) => true,
+        }
+    }
+
+    /// Finds the head of `key` in memory or on disk. The full key is not compared here.
+    pub(crate) async fn find(&self, key: Key) -> Result<Option<Arc<Entry>>, ReadError> {
+        let Some(place) = self.index.get(key) else { return Ok(None) };
+        let entry = match self.load(key, place).await {
+            Ok(entry) => entry,
+            Err(ReadError::Evicted) => return Ok(None),
+            Err(error) => {
+                // What cannot be read now is fetched again rather than tried at every request.
+                self.drop_if(key, place);
+                return Err(error);
+            }
+        };
+        if !self.is_alive(&entry) {
+            self.drop_if(key, place);
+            return Ok(None);
+        }
+        let shard = self.index.lock(key);
+        if shard.get(&upper(key)) == Some(&place) {
+            self.memory.insert_head(entry.clone());
+        }
+        drop(shard);
+        Ok(Some(entry))
+    }
+
+    /// Makes `entry` what lookups find.
+    pub(crate) fn publish(&self, entry: &Arc<Entry>) {
+        let mut shard = self.index.lock(entry.key);
+        shard.insert(upper(entry.key), entry.place);
+        self.memory.insert_head(entry.clone());
+    }
+
+    /// Removes the head at `place` from the index and memory, if it is still the one.
+    pub(crate) fn drop_if(&self, key: Key, place: Place) -> bool {
+        let mut shard = self.index.lock(key);
+        let current = shard.get(&upper(key)) == Some(&place);
+        if current {
+            shard.remove(&upper(key));
+            self.memory.remove_head(key);
+        }
+        current
+    }
+
+    /// Removes whatever is under `key`.
+    pub(crate) fn drop_any(&self, key: Key) -> bool {
+        let mut shard = self.index.lock(key);
+        self.memory.remove_head(key);
+        shard.remove(&upper(key)).is_some()
+    }
+
+    /// Drops every head in a segment that is about to go; says how many.
+    pub(crate) async fn drop_heads_of(&self, segment: &Segment) -> u64 {
+        let mut dropped = 0;
+        match self.entries(segment).await {
+            Ok(entries) => {
+                for entry in entries.iter().filter(|entry| entry.kind == Kind::Head) {
+                    dropped += u64::from(self.drop_if(entry.key, place_of(segment.id, entry)));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(disk = %self.path.display(), segment = segment.id, %error, "summary unreadable, index searched");
+                for number in 0..crate::index::SHARDS {
+                    let mut shard = self.index.shard(number);
+                    let before = shard.len();
+                    shard.retain(|_, place| place.segment != segment.id);
+                    dropped += (before - shard.len()) as u64;
+                }
+            }
+        }
+        dropped
+    }
+
+    // Reads
+
+    /// Reads the head at `place`, and the body's only slice where it lies beside it.
+    pub(crate) async fn load(&self, key: Key, place: Place) -> Result<Arc<Entry>, ReadError> {
+        let segment = self.segment(place.segment).ok_or(ReadError::Evicted)?;
+        let (offset, lead) = (place.offset, place.lead);
+        let start = offset.checked_sub(lead).ok_or_else(|| self.corrupt(segment.id, offset))?;
+        let bytes = self.read(&segment, start, lead as usize + place.length as usize).await?;
+        let record = self.check(&segment, offset, bytes.slice(lead as usize..), Kind::Head)?;
+        let head = format::decode_head(&record.payload).ok_or_else(|| self.corrupt(segment.id, offset))?;
+        if record.header.key != key && upper(record.header.key) != upper(key) {
+            return Err(self.corrupt(segment.id, offset));
+        }
+        let mut resident = None;
+        if let ([slice], true) = (&*head.slices, lead > 0)
+            && (slice.segment, slice.offset) == (segment.id, start)
+        {
+            let payload = self.check(&segment, start, bytes.slice(..lead as usize), Kind::Slice)?;
+            resident = Some(payload.payload);
+        }
+        Ok(Arc::new(Entry {
+            key: record.header.key,
+            full_key: head.full_key,
+            head: head.head,
+            stamp: head.stamp,
+            length: head.length,
+            checksum: head.checksum,
+            generation: record.header.fill,
+            place,
+            body: Body::Disk { slices: head.slices, resident },
+        }))
+    }
+
+    /// Reads a slice from disk and checks that it is the one that was meant.
+    pub(crate) async fn read_slice(
+        &self,
+        segment: &Segment,
+        slice: &SliceAt,
+        fill: u64,
+        number: u32,
+    ) -> Result<Bytes, ReadError> {
+        let bytes = self.read(segment, slice.offset, RECORD_HEADER_BYTES + slice.length as usize).await?;
+        let record = self.check(segment, slice.offset, bytes, Kind::Slice)?;
+        let header = record.header;
+        if (header.fill, header.number, header.payload_crc) != (fill, number, slice.crc) {
+            return Err(self.corrupt(segment.id, slice.offset));
+        }
+        Ok(record.payload)
+    }
+
+    async fn read(&self, segment: &Segment, offset: u32, length: usize) -> Result<Bytes, ReadError> {
+        let read = segment.file.read(u64::from(offset), length).await;
+        let bytes = read.map_err(|error| self.io_error(segment.id, error))?;
+        self.counters.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if bytes.len() != length { Err(self.corrupt(segment.id, offset)) } else { Ok(bytes) }
+    }
+
+    fn check(&self, segment: &Segment, offset: u32, bytes: Bytes, kind: Kind) -> Result<Record, ReadError> {
+        let header = format::decode_record_header(segment.id, &bytes);
+        let payload = bytes.slice(RECORD_HEADER_BYTES.min(bytes.len())..);
+        match header {
+            Some(header)
+                if header.kind == kind
+                    && header.payload_length as usize == payload.len()
+                    && crc32fast::hash(&payload) == header.payload_crc =>
+            {
+                Ok(Record { header, payload })
+            }
+            _ => Err(self.corrupt(segment.id, offset)),
+        }
+    }
+
+    pub(crate) fn corrupt(&self, segment: u32, offset: u32) -> ReadError {
+        self.counters.read_errors.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(disk = %self.path.display(), segment, offset, "checksum mismatch");
+        ReadError::Corrupt { segment, offset }
+    }
+
+    fn io_error(&self, segment: u32, error: std::io::Error) -> ReadError {
+        self.counters.read_errors.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(disk = %self.path.display(), segment, %error, "read failed");
+        ReadError::Io { segment, source: Arc::new(error) }
+    }
+}
+
+struct Record {
+    header: format::RecordHeader,
+    payload: Bytes,
+}
+
+pub(crate) fn place_of(segment: u32, entry: &SummaryEntry) -> Place {
+    Place { segment, offset: entry.offset, length: entry.length, lead: entry.lead }
+}
+
+/// The trailer and the entries of a sealed segment of `length` bytes; `None` if it has no whole summary.
+pub(crate) async fn read_summary(
+    id: u32,
+    file: &dyn DiskFile,
+    length: u64,
+) -> std::io::Result<Option<(format::Trailer, Vec<SummaryEntry>)>> {
+    let Some(trailer_at) = length.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let bytes = file.read(trailer_at, TRAILER_BYTES).await?;
+    let Some(trailer) = format::decode_trailer(id, &bytes) else { return Ok(None) };
+    let size = u64::from(trailer.entries) * format::SUMMARY_ENTRY_BYTES as u64;
+    if trailer.summary_offset.checked_add(size) != Some(trailer_at) {
+        return Ok(None);
+    }
+    let bytes = file.read(trailer.summary_offset, size as usize).await?;
+    Ok(format::decode_summary(id, &trailer, &bytes).map(|entries| (trailer, entries)))
+}
