@@ -1,0 +1,568 @@
+//! The verbs: what a principal can do. No HTTP, no words of the public API, no SQL.
+//!
+//! Every verb takes a [`Principal`] first; a verb that forgets to ask whether it may is a verb that does not compile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::topology::WarmTiers;
+use model::{Clock, Coverage, Domain, DomainName, Invalidation, Mode, Revision, Scope, Source, UrlKey};
+
+use crate::completion::Acknowledged;
+use crate::known::{Following, Known};
+use crate::scheduler::{LineState, line_state};
+use crate::state::accounts::{AccessKey, AccountStatus};
+use crate::state::chunks::{Chunk, Filter, Kind, Outline, Params};
+use crate::state::log::{DomainDetail, DomainError, DomainRow};
+use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submission};
+use crate::state::{State, StateError, millis};
+
+/// How long tasks are shown and kept after they ended.
+pub const KEPT: Duration = Duration::from_secs(3 * 86_400);
+
+/// Days of quotas begin at midnight of UTC+8.
+const DAY_OFFSET_MS: u64 = 8 * 3_600_000;
+const DAY_MS: u64 = 86_400_000;
+
+/// Chunks one query looks through for lines of a certain path or state.
+const CHUNKS_SEARCHED_MAX: usize = 20_000;
+
+/// Outlines and chunks read at a time.
+const OUTLINES_AT_ONCE: u32 = 2_000;
+const CHUNKS_AT_ONCE: usize = 64;
+
+/// Domains one account may have.
+const DOMAINS_MAX: usize = 50_000;
+
+/// Who asks: a key that signed, with its account and policy.
+#[derive(Clone)]
+pub struct Principal {
+    /// The key.
+    pub key: Arc<AccessKey>,
+}
+
+impl Principal {
+    /// The account's name.
+    pub fn account(&self) -> &str {
+        &self.key.account.name
+    }
+
+    /// Refused unless the key's policy allows `action` on every one of `resources`.
+    fn may(&self, action: &str, resources: impl IntoIterator<Item = String>) -> Result<(), Denied> {
+        let Some(policy) = &self.key.policy else { return Ok(()) };
+        let mut resources = resources.into_iter();
+        if resources.all(|resource| policy.allows(action, &resource)) { Ok(()) } else { Err(Denied::Forbidden) }
+    }
+
+    /// Refused unless the account may change things.
+    fn may_change(&self) -> Result<(), Denied> {
+        match self.key.account.status {
+            AccountStatus::Active => Ok(()),
+            status => Err(Denied::Account(status)),
+        }
+    }
+
+    /// Refused unless the account has opened the service at all.
+    fn may_look(&self) -> Result<(), Denied> {
+        match self.key.account.status {
+            AccountStatus::NotOpened => Err(Denied::Account(AccountStatus::NotOpened)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the caller of a verb says about permission: the action, and the resource of a domain.
+#[derive(Clone, Copy)]
+pub struct Permission<'a> {
+    /// As policies name it, `cdn:PushObjectCache`.
+    pub action: &'a str,
+    /// As policies name what it is done to; a domain's name is put where `{}` stands.
+    pub resource: &'a str,
+}
+
+impl Permission<'_> {
+    fn on(&self, domain: &str) -> String {
+        self.resource.replace("{}", domain)
+    }
+}
+
+/// Why a verb was not done. Nothing was changed, unless it is [`Denied::Unavailable`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// The account may not.
+    #[error("account is {0:?}")]
+    Account(AccountStatus),
+    /// The key's policy does not allow it.
+    #[error("the key's policy does not allow it")]
+    Forbidden,
+    /// No domain of the account serves this host.
+    #[error("no domain of the account serves `{0}`")]
+    NoDomain(String),
+    /// The domain is not served.
+    #[error("domain is offline")]
+    Offline,
+    /// The domain is not configured everywhere yet.
+    #[error("domain is being configured")]
+    Configuring,
+    /// The domain exists already.
+    #[error("domain exists already")]
+    DomainExists {
+        /// Whether it is the caller's own.
+        own: bool,
+    },
+    /// The account has as many domains as it may.
+    #[error("no more domains")]
+    DomainsUsedUp,
+    /// Not accepted.
+    #[error("not accepted: {0:?}")]
+    Refused(Refused),
+    /// The database failed.
+    #[error("state is not available")]
+    Unavailable(#[source] StateError),
+}
+
+impl From<StateError> for Denied {
+    fn from(error: StateError) -> Denied {
+        Denied::Unavailable(error)
+    }
+}
+
+/// What a submission is held to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Where it is counted.
+    pub bucket: &'static str,
+    /// How much a day has.
+    pub day: Option<u64>,
+    /// How much each domain may be sent within a minute.
+    pub minute: Option<u64>,
+    /// How much may be open.
+    pub queue: QueueMax,
+}
+
+/// One object as submitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// As it will be shown, with scheme.
+    pub text: String,
+    /// Its key; of a directory, the key of its index.
+    pub key: UrlKey,
+}
+
+/// What a refresh does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// Forgets files.
+    Files,
+    /// Forgets directories.
+    Directories {
+        /// Whether what lies in them is fetched whole again, rather than validated.
+        force: bool,
+    },
+}
+
+/// What a prefetch does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prefetch {
+    /// The regions it is aimed at; each domain's own coverage when absent.
+    pub area: Option<Coverage>,
+    /// Which tiers it warms.
+    pub warm: WarmTiers,
+    /// Request headers of each variant; at least one.
+    pub variants: Vec<Vec<(String, String)>>,
+}
+
+/// The state of one line, as users see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// The task's id.
+    pub task: u64,
+    /// As submitted, with scheme.
+    pub path: String,
+    /// What is done.
+    pub kind: Kind,
+    /// When it was submitted, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// How far it is.
+    pub state: Progress,
+}
+
+/// How far a line is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// Under way: hundredths of a percent done, below 10,000.
+    Refreshing(u32),
+    /// Done.
+    Complete,
+    /// It will not be done, for this reason.
+    Failed(model::Cause),
+}
+
+/// Which lines are asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LineFilter {
+    /// Which chunks.
+    pub chunks: Filter,
+    /// Only lines of this object, scheme aside.
+    pub path: Option<String>,
+    /// Only lines in this state.
+    pub status: Option<Status>,
+}
+
+/// States without their details.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// See [`Progress::Refreshing`].
+    Refreshing,
+    /// See [`Progress::Complete`].
+    Complete,
+    /// See [`Progress::Failed`].
+    Failed,
+}
+
+/// A page of lines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The lines, the newest task first.
+    pub lines: Vec<Line>,
+    /// How many there are on all pages.
+    pub total: u64,
+}
+
+/// A domain as users see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DomainView {
+    /// What the control plane keeps.
+    pub row: DomainRow,
+    /// What nodes know.
+    pub domain: Domain,
+}
+
+/// The verbs. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The database.
+    pub(crate) state: State,
+    /// Where submissions go.
+    pub(crate) accepting: Accepting,
+    /// What is known.
+    pub(crate) following: Following,
+    /// What nodes have acknowledged.
+    pub(crate) acknowledged: Acknowledged,
+    /// The time.
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl App {
+    /// Submits a prefetch. The nonce of the request is spent with it.
+    pub async fn prefetch(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        nonce: &str,
+        limits: &Limits,
+        objects: Vec<Object>,
+        prefetch: &Prefetch,
+    ) -> Result<Vec<u64>, Denied> {
+        principal.may_change()?;
+        let known = self.following.now();
+        let mut groups = Vec::new();
+        for (row, objects) in by_domain(&known, principal.account(), objects)? {
+            let coverage = known.knowledge.domains.get(&row.name).map_or(Coverage::Global, |domain| domain.coverage);
+            let params = Params {
+                // A task aimed where its domain is not served is aimed where it was told all the same: no node there serves it.
+                area: prefetch.area.unwrap_or(coverage),
+                warm: prefetch.warm,
+                variants: prefetch.variants.clone(),
+            };
+            let paths = objects.into_iter().map(|object| object.text).collect();
+            groups.push(Group { domain: row.name.clone(), kind: Kind::Prefetch, paths, invalidations: Vec::new(), params });
+        }
+        self.submit(principal, permission, nonce, limits, groups).await
+    }
+
+    /// Submits a refresh. The nonce of the request is spent with it.
+    pub async fn refresh(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        nonce: &str,
+        limits: &Limits,
+        objects: Vec<Object>,
+        refresh: Refresh,
+    ) -> Result<Vec<u64>, Denied> {
+        principal.may_change()?;
+        let known = self.following.now();
+        let mut groups = Vec::new();
+        for (row, objects) in by_domain(&known, principal.account(), objects)? {
+            let params = Params { area: Coverage::Global, warm: WarmTiers::default(), variants: Vec::new() };
+            let invalidations = objects.iter().map(|object| invalidation(&object.key, refresh)).collect();
+            let kind = if refresh == Refresh::Files { Kind::RefreshFile } else { Kind::RefreshDirectory };
+            let paths = objects.into_iter().map(|object| object.text).collect();
+            groups.push(Group { domain: row.name.clone(), kind, paths, invalidations, params });
+        }
+        self.submit(principal, permission, nonce, limits, groups).await
+    }
+
+    async fn submit(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        nonce: &str,
+        limits: &Limits,
+        groups: Vec<Group>,
+    ) -> Result<Vec<u64>, Denied> {
+        principal.may(permission.action, groups.iter().map(|group| permission.on(group.domain.as_str())))?;
+        let now_ms = millis(self.clock.now());
+        let units = groups.iter().map(|group| group.paths.len() as u64).sum();
+        let submission = Submission {
+            account: principal.account().to_owned(),
+            nonce: (principal.key.id.clone(), nonce.to_owned()),
+            now_ms,
+            groups,
+            charge: Charge { bucket: limits.bucket, day: quota_day(now_ms), units, limit: limits.day },
+            minute_max: limits.minute,
+            queue_max: limits.queue,
+        };
+        let accepted = self.accepting.submit(submission).await.map_err(Denied::Refused)?;
+        self.following.nudge();
+        Ok(accepted.tasks)
+    }
+
+    /// Lines of tasks, the newest task first: the page of `size` lines after the first `skip`.
+    pub async fn lines(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        filter: &LineFilter,
+        skip: u64,
+        size: usize,
+    ) -> Result<Page, Denied> {
+        principal.may_look()?;
+        principal.may(permission.action, [permission.on(filter.chunks.domain.as_deref().unwrap_or("*"))])?;
+        let known = self.following.now();
+        let within = filter.path.is_some() || filter.status.is_some();
+        let mut page = Page { lines: Vec::new(), total: 0 };
+        let mut searched = 0;
+        let mut before = None;
+        loop {
+            let outlines = self.state.outlines(principal.account(), &filter.chunks, before, OUTLINES_AT_ONCE).await?;
+            let Some(last) = outlines.last() else { break };
+            before = Some(last.id);
+            for some in outlines.chunks(CHUNKS_AT_ONCE) {
+                // Whole chunks that lie before or behind the page need not be read, unless lines are picked from within.
+                let wanted = |outline: &&Outline, at: u64| within || (at + outline.lines > skip && at < skip + size as u64);
+                let mut at = page.total;
+                let mut ids = Vec::new();
+                for outline in some {
+                    if wanted(&outline, at) {
+                        ids.push(outline.id);
+                    }
+                    at += outline.lines;
+                }
+                let chunks = self.state.chunks(&ids).await?;
+                let mut chunks = chunks.iter().peekable();
+                for outline in some {
+                    match chunks.next_if(|chunk| chunk.id == outline.id) {
+                        Some(chunk) => self.pick(&known, chunk, filter, skip, size, &mut page),
+                        None => page.total += outline.lines,
+                    }
+                }
+            }
+            searched += outlines.len();
+            if outlines.len() < OUTLINES_AT_ONCE as usize || (within && searched >= CHUNKS_SEARCHED_MAX) {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    fn pick(&self, known: &Known, chunk: &Chunk, filter: &LineFilter, skip: u64, size: usize, page: &mut Page) {
+        for (at, path) in chunk.paths.iter().enumerate() {
+            if filter.path.as_deref().is_some_and(|wanted| without_scheme(wanted) != without_scheme(path)) {
+                continue;
+            }
+            let state = self.state_of(known, chunk, at);
+            let status = match state {
+                Progress::Refreshing(_) => Status::Refreshing,
+                Progress::Complete => Status::Complete,
+                Progress::Failed(_) => Status::Failed,
+            };
+            if filter.status.is_some_and(|wanted| wanted != status) {
+                continue;
+            }
+            if page.total >= skip && page.lines.len() < size {
+                let (task, kind, created_ms) = (chunk.task, chunk.kind, chunk.created_ms);
+                page.lines.push(Line { task, path: path.clone(), kind, created_ms, state });
+            }
+            page.total += 1;
+        }
+    }
+
+    fn state_of(&self, known: &Known, chunk: &Chunk, at: usize) -> Progress {
+        if chunk.kind != Kind::Prefetch {
+            if chunk.finished_ms > 0 {
+                return Progress::Complete;
+            }
+            let (past, all) = self.acknowledged.share(known, chunk.revision);
+            return Progress::Refreshing(hundredths(past, all));
+        }
+        match line_state(chunk, at) {
+            LineState::Going { ended, all } => Progress::Refreshing(hundredths(ended, all)),
+            LineState::Resident => Progress::Complete,
+            LineState::Failed(cause) => Progress::Failed(cause),
+        }
+    }
+
+    /// What the account has spent today, by bucket.
+    pub async fn spent_today(&self, principal: &Principal, permission: Permission<'_>) -> Result<BTreeMap<String, u64>, Denied> {
+        principal.may_look()?;
+        principal.may(permission.action, [permission.on("*")])?;
+        let day = quota_day(millis(self.clock.now()));
+        Ok(self.state.spent(principal.account(), day).await?.into_iter().collect())
+    }
+
+    /// Adds a domain to the account.
+    pub async fn add_domain(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        name: DomainName,
+        coverage: Coverage,
+        sources: Vec<Source>,
+        detail: DomainDetail,
+    ) -> Result<(), Denied> {
+        principal.may_change()?;
+        principal.may(permission.action, [permission.on(name.as_str())])?;
+        let known = self.following.now();
+        if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
+            return Err(Denied::DomainsUsedUp);
+        }
+        let domain = Domain { name, coverage, sources, online: true };
+        let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;
+        self.reach(at).await
+    }
+
+    /// Takes a domain from the account.
+    pub async fn remove_domain(&self, principal: &Principal, permission: Permission<'_>, name: &DomainName) -> Result<(), Denied> {
+        principal.may_change()?;
+        principal.may(permission.action, [permission.on(name.as_str())])?;
+        let at = self.state.remove_domain(principal.account(), name).await;
+        self.reach(at).await
+    }
+
+    /// Waits until this process knows what it just wrote, so that the caller's next request finds it.
+    async fn reach(&self, written: Result<Revision, DomainError>) -> Result<(), Denied> {
+        match written {
+            Ok(revision) => {
+                self.following.reach(revision).await;
+                Ok(())
+            }
+            Err(DomainError::Exists { own }) => Err(Denied::DomainExists { own }),
+            Err(DomainError::Absent) => Err(Denied::NoDomain(String::new())),
+            Err(DomainError::State(error)) => Err(Denied::Unavailable(error)),
+        }
+    }
+
+    /// The account's domains that its key may see, in the order they were added.
+    pub fn domains(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<DomainView>, Denied> {
+        principal.may_look()?;
+        principal.may(permission.action, [permission.on("*")])?;
+        let known = self.following.now();
+        let mut views: Vec<DomainView> =
+            known.domains.values().filter(|row| row.account == principal.account()).filter_map(|row| view(&known, row)).collect();
+        views.sort_by(|a, b| (a.row.created_ms, &a.row.name).cmp(&(b.row.created_ms, &b.row.name)));
+        Ok(views)
+    }
+
+    /// One domain of the account.
+    pub fn domain(&self, principal: &Principal, permission: Permission<'_>, name: &DomainName) -> Result<DomainView, Denied> {
+        principal.may_look()?;
+        principal.may(permission.action, [permission.on(name.as_str())])?;
+        let known = self.following.now();
+        let row = known.domains.get(name).filter(|row| row.account == principal.account());
+        row.and_then(|row| view(&known, row)).ok_or_else(|| Denied::NoDomain(name.to_string()))
+    }
+}
+
+fn view(known: &Known, row: &DomainRow) -> Option<DomainView> {
+    let domain = known.knowledge.domains.get(&row.name)?.clone();
+    Some(DomainView { row: row.clone(), domain })
+}
+
+/// Groups objects by the domain that serves them, which must be the account's own, online and configured.
+fn by_domain<'a>(known: &'a Known, account: &str, objects: Vec<Object>) -> Result<Vec<(&'a DomainRow, Vec<Object>)>, Denied> {
+    let mut groups: Vec<(&DomainRow, Vec<Object>)> = Vec::new();
+    for object in objects {
+        let host = object.key.host();
+        // Neighbours are mostly of one domain; then nothing is looked up.
+        let at = groups.iter().position(|(row, objects)| row.name.as_str() == host || objects[0].key.host() == host);
+        if let Some(at) = at {
+            groups[at].1.push(object);
+            continue;
+        }
+        let domain = known.knowledge.domain_for(host);
+        let row = domain.and_then(|domain| known.domains.get(&domain.name)).filter(|row| row.account == account);
+        let (Some(domain), Some(row)) = (domain, row) else { return Err(Denied::NoDomain(host.to_owned())) };
+        if !domain.online {
+            return Err(Denied::Offline);
+        }
+        if !row.configured {
+            return Err(Denied::Configuring);
+        }
+        match groups.iter_mut().find(|(known, _)| known.name == row.name) {
+            Some((_, objects)) => objects.push(object),
+            None => groups.push((row, vec![object])),
+        }
+    }
+    Ok(groups)
+}
+
+fn invalidation(key: &UrlKey, refresh: Refresh) -> Invalidation {
+    match refresh {
+        Refresh::Files => Invalidation { scope: Scope::File(key.clone()), mode: Mode::Delete },
+        Refresh::Directories { force } => {
+            let scope = Scope::Directory { host: key.host().to_owned(), path: key.path().to_owned() };
+            Invalidation { scope, mode: if force { Mode::Delete } else { Mode::Expire } }
+        }
+    }
+}
+
+/// The day that quotas are counted in, from 1970 in UTC+8.
+pub fn quota_day(now_ms: u64) -> u64 {
+    (now_ms + DAY_OFFSET_MS) / DAY_MS
+}
+
+/// Part of whole in hundredths of a percent, below 10,000: all done is for the task itself to say.
+fn hundredths(part: usize, whole: usize) -> u32 {
+    let share = (part as u64 * 10_000).checked_div(whole as u64).unwrap_or(0);
+    share.min(9_900) as u32
+}
+
+fn without_scheme(path: &str) -> &str {
+    path.split_once("://").map_or(path, |(_, rest)| rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_begin_at_midnight_in_the_zone_of_quotas() {
+        let cases = [
+            (1_767_283_199_000, 0), // 2026-01-01T15:59:59Z is 23:59:59 there
+            (1_767_283_200_000, 1),
+            (1_767_369_599_000, 1),
+        ];
+        for (now_ms, later) in cases {
+            assert_eq!(quota_day(now_ms), quota_day(1_767_283_199_000) + later, "{now_ms}");
+        }
+    }
+
+    #[test]
+    fn progress_never_says_all_while_the_task_has_not() {
+        assert_eq!([hundredths(0, 4), hundredths(1, 4), hundredths(4, 4), hundredths(0, 0)], [0, 2_500, 9_900, 0]);
+    }
+}

@@ -1,0 +1,198 @@
+//! `control.toml`: what a control plane is told when it starts.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Settings of one control plane. Unknown keys are refused by name.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlConfig {
+    /// Where the API, health and metrics are served.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// Where nodes connect.
+    #[serde(default = "default_link_listen")]
+    pub link_listen: SocketAddr,
+    /// `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`.
+    pub state: StateUrl,
+    /// The key that seals secrets at rest; made with mode 0600 if missing. Beside the database for SQLite unless set.
+    pub secret_key_file: Option<PathBuf>,
+    /// How long nodes may trust their stores after a contact, in seconds; what the log says when absent.
+    pub lease_secs: Option<u64>,
+    /// How long a prefetch may take before what is not done has failed, in seconds.
+    #[serde(default = "default_prefetch_deadline_secs")]
+    pub prefetch_deadline_secs: u64,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9680))
+}
+
+fn default_link_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9681))
+}
+
+fn default_prefetch_deadline_secs() -> u64 {
+    1800
+}
+
+/// Leases that make sense: shorter ones are lost to a pause of the machine, longer ones let a refresh wait for hours.
+const LEASE_SECS: std::ops::RangeInclusive<u64> = 2..=3600;
+
+/// Deadlines that make sense, in seconds: up to a week.
+const PREFETCH_DEADLINE_SECS: std::ops::RangeInclusive<u64> = 1..=7 * 86_400;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Not TOML, an unknown key, or a value of another type; the text names line and key.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    /// A value that cannot work.
+    #[error("`{key}`: expected {expected}, found {found}")]
+    Value {
+        /// The key in the file.
+        key: &'static str,
+        /// What would do.
+        expected: String,
+        /// What is there; never a secret.
+        found: String,
+    },
+}
+
+impl ControlConfig {
+    /// Reads `control.toml`.
+    pub fn parse(text: &str) -> Result<ControlConfig, ConfigError> {
+        let config: ControlConfig = toml::from_str(text)?;
+        let within = |key, value: u64, range: std::ops::RangeInclusive<u64>| {
+            if range.contains(&value) {
+                return Ok(());
+            }
+            let expected = format!("{} to {} seconds", range.start(), range.end());
+            Err(ConfigError::Value { key, expected, found: value.to_string() })
+        };
+        if let Some(lease) = config.lease_secs {
+            within("lease_secs", lease, LEASE_SECS)?;
+        }
+        within("prefetch_deadline_secs", config.prefetch_deadline_secs, PREFETCH_DEADLINE_SECS)?;
+        config.secret_key_path()?;
+        Ok(config)
+    }
+
+    /// The settings of a control plane over the SQLite file `path`, all else as by default.
+    pub fn over_sqlite(path: &Path) -> ControlConfig {
+        ControlConfig {
+            listen: default_listen(),
+            link_listen: default_link_listen(),
+            state: StateUrl(format!("sqlite:{}", path.display())),
+            secret_key_file: None,
+            lease_secs: None,
+            prefetch_deadline_secs: default_prefetch_deadline_secs(),
+        }
+    }
+
+    /// Where the sealing key lies.
+    pub fn secret_key_path(&self) -> Result<PathBuf, ConfigError> {
+        self.state.secret_key_path(self.secret_key_file.as_deref())
+    }
+
+    /// How long a prefetch may take.
+    pub fn prefetch_deadline(&self) -> Duration {
+        Duration::from_secs(self.prefetch_deadline_secs)
+    }
+}
+
+/// Where the state lies. May hold a password: shown only with it blotted out.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct StateUrl(String);
+
+impl StateUrl {
+    /// Reads `sqlite:PATH` or `postgres://...`.
+    pub fn parse(text: &str) -> Result<StateUrl, ConfigError> {
+        let sqlite = text.strip_prefix("sqlite:").is_some_and(|path| !path.is_empty());
+        if sqlite || text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return Ok(StateUrl(text.to_owned()));
+        }
+        let scheme = text.split(':').next().unwrap_or_default().chars().take(30).collect();
+        Err(ConfigError::Value { key: "state", expected: "`sqlite:PATH` or `postgres://...`".into(), found: scheme })
+    }
+
+    /// The database file, when it is SQLite.
+    pub fn sqlite_path(&self) -> Option<PathBuf> {
+        self.0.strip_prefix("sqlite:").map(|path| PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
+    }
+
+    /// The whole URL, password and all: for the database driver only.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Where the sealing key lies: `set`, or `secret.key` beside the SQLite file.
+    pub fn secret_key_path(&self, set: Option<&Path>) -> Result<PathBuf, ConfigError> {
+        if let Some(path) = set {
+            return Ok(path.to_owned());
+        }
+        self.sqlite_path().map(|path| path.with_file_name("secret.key")).ok_or_else(|| ConfigError::Value {
+            key: "secret_key_file",
+            expected: "a path: a PostgreSQL database has no folder to keep it in".into(),
+            found: "nothing".into(),
+        })
+    }
+}
+
+impl TryFrom<String> for StateUrl {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        StateUrl::parse(&text)
+    }
+}
+
+impl std::fmt::Debug for StateUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.rsplit_once('@') {
+            Some((_, host)) => write!(f, "postgres://***@{host}"),
+            None => f.write_str(&self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("state = \"sqlite:/x/c.db\"\n", None),
+            ("state = \"postgres://u:p@h/d\"\nsecret_key_file = \"/k\"\n", None),
+            ("state = \"postgres://u:p@h/d\"\n", Some("secret_key_file")),
+            ("state = \"mysql://h/d\"\n", Some("sqlite:PATH")),
+            ("state = \"sqlite:/x\"\nlisten_on = \"1\"\n", Some("listen_on")),
+            ("listen = \"127.0.0.1:1\"\n", Some("state")),
+            ("state = \"sqlite:/x\"\nlease_secs = 0\n", Some("lease_secs")),
+            ("state = \"sqlite:/x\"\nprefetch_deadline_secs = 0\n", Some("prefetch_deadline_secs")),
+            ("state = \"sqlite:/x\"\nlisten = \"here\"\n", Some("listen")),
+        ];
+        for (text, named) in cases {
+            match (ControlConfig::parse(text), named) {
+                (Ok(_), None) => {}
+                (Err(error), Some(named)) => assert!(error.to_string().contains(named), "{text}: {error}"),
+                (result, _) => panic!("{text}: {result:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn password_is_not_shown() {
+        let config = ControlConfig::parse("state = \"postgres://u:hunter2@h/d\"\nsecret_key_file = \"/k\"\n").unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let error = ControlConfig::parse("state = \"mysql://u:hunter2@h/d\"\n").unwrap_err();
+        assert!(!error.to_string().contains("hunter2@h/d") || error.to_string().contains("state ="), "{error}");
+    }
+}

@@ -1,0 +1,378 @@
+//! Node sessions: who may join, what they are told, what they say.
+//!
+//! One stream a node, both ways, over TLS that our own authority signs. Two tasks serve it: one reads what the node says,
+//! one tells it what is new; both speak through one bounded queue, so a slow node slows only itself.
+//!
+//! # What always holds
+//!
+//! - A member's row is committed before the head for its welcome is read (fence rule 8).
+//! - The head a heartbeat is answered with is read from the database after the heartbeat arrived (rule 4). When it cannot
+//!   be read there is no answer.
+//! - A node that is removed is refused at its next word or at the next change of the log, whichever comes first.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use model::link::{
+    Entries, FromControl, FromNode, Head, Jobs, MESSAGE_BYTES_MAX, Refused, Snapshot, Welcome, from_control, from_node,
+};
+use model::{Clock, Isolation, Member, NodeName, PopName, Revision, Tier};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::completion::Acknowledged;
+use crate::known::{Following, Known};
+use crate::scheduler::{Leases, Order, Scheduler};
+use crate::state::nodes::{AdmitError, Proof};
+use crate::state::{Identity, State, StateError, millis};
+
+/// The generated service.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the proto file documents it")]
+pub(crate) mod service {
+    tonic::include_proto!("warmfront.link.v1");
+}
+
+pub(crate) use service::link_server::LinkServer;
+
+/// Messages waiting for one node.
+const WAITING_MAX: usize = 64;
+
+/// Entries read for one message; fewer when they are large.
+const ENTRIES_AT_ONCE: u32 = 512;
+
+/// Bytes of jobs or entries that one message may hold, leaving room for its frame.
+const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+
+/// Sessions at a time.
+const SESSIONS_MAX: usize = 10_000;
+
+/// A node that is connected now.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// Told apart from earlier sessions of the same node.
+    pub session: u64,
+    /// Version of its program, as it said.
+    pub program: String,
+}
+
+/// The link's server. Cheap to clone.
+#[derive(Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: State,
+    identity: Identity,
+    following: Following,
+    scheduler: Scheduler,
+    acknowledged: Acknowledged,
+    clock: Arc<dyn Clock>,
+    connected: Mutex<HashMap<NodeName, Connected>>,
+    sessions: AtomicU64,
+    stopping: CancellationToken,
+}
+
+impl Link {
+    /// A server of sessions, which end when `stopping` is cancelled.
+    pub(crate) fn new(
+        state: State,
+        identity: Identity,
+        following: Following,
+        scheduler: Scheduler,
+        acknowledged: Acknowledged,
+        clock: Arc<dyn Clock>,
+        stopping: CancellationToken,
+    ) -> Link {
+        let connected = Mutex::new(HashMap::new());
+        let sessions = AtomicU64::new(0);
+        Link { shared: Arc::new(Shared { state, identity, following, scheduler, acknowledged, clock, connected, sessions, stopping }) }
+    }
+
+    /// Nodes connected now.
+    pub fn connected(&self) -> HashMap<NodeName, Connected> {
+        self.shared.connected.lock().expect("no holder of this lock can panic").clone()
+    }
+}
+
+type Sending = mpsc::Sender<Result<FromControl, Status>>;
+type Answers = Pin<Box<dyn Stream<Item = Result<FromControl, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl service::link_server::Link for Link {
+    type FollowStream = Answers;
+
+    async fn follow(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Answers>, Status> {
+        let mut incoming = request.into_inner();
+        let first = incoming.next().await.ok_or_else(|| Status::invalid_argument("expected Hello"))??;
+        let Some(from_node::Is::Hello(hello)) = first.is else {
+            return Err(Status::invalid_argument("expected Hello first"));
+        };
+        if self.shared.connected.lock().expect("no holder of this lock can panic").len() >= SESSIONS_MAX {
+            return Err(Status::resource_exhausted("too many nodes are connected"));
+        }
+        let (out, outgoing) = mpsc::channel(WAITING_MAX);
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            if let Err(end) = shared.session(hello, incoming, &out).await {
+                match end {
+                    End::Refused { reason, again } => {
+                        tracing::warn!(reason, "node refused");
+                        let _ = out.send(Ok(message(from_control::Is::Refused(Refused { reason, again })))).await;
+                    }
+                    End::State(error) => tracing::error!(error = &error as &dyn std::error::Error, "session ended"),
+                    End::Gone => {}
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+/// Why a session ends.
+enum End {
+    Refused { reason: String, again: bool },
+    State(StateError),
+    Gone,
+}
+
+impl From<StateError> for End {
+    fn from(error: StateError) -> End {
+        End::State(error)
+    }
+}
+
+impl From<AdmitError> for End {
+    fn from(error: AdmitError) -> End {
+        match error {
+            AdmitError::State(error) => End::State(error),
+            AdmitError::NoPop(_) => End::Refused { reason: error.to_string(), again: true },
+            AdmitError::NotInvited => End::Refused { reason: error.to_string(), again: false },
+        }
+    }
+}
+
+fn message(is: from_control::Is) -> FromControl {
+    FromControl { is: Some(is) }
+}
+
+fn member(hello: &model::link::Hello) -> Result<Member, End> {
+    let bad = |field: &str, expected: String| End::Refused { reason: format!("`{field}`: {expected}"), again: false };
+    let isolation = match hello.isolation.as_str() {
+        "revalidate" | "" => Isolation::Revalidate,
+        "serve" => Isolation::Serve,
+        _ => return Err(bad("isolation", "expected revalidate or serve".into())),
+    };
+    let reachable = hello.advertise_url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some() && url.scheme().is_some());
+    if !reachable {
+        return Err(bad("advertise_url", "expected http://HOST:PORT".into()));
+    }
+    Ok(Member {
+        name: NodeName::parse(&hello.name).map_err(|error| bad("name", error.to_string()))?,
+        pop: PopName::parse(&hello.pop).map_err(|error| bad("pop", error.to_string()))?,
+        tier: hello.tier.parse::<Tier>().map_err(|error| bad("tier", error.to_string()))?,
+        advertise_url: hello.advertise_url.clone(),
+        isolation,
+    })
+}
+
+impl Shared {
+    async fn session(&self, hello: model::link::Hello, incoming: Streaming<FromNode>, out: &Sending) -> Result<(), End> {
+        let member = member(&hello)?;
+        let program: String = hello.program.chars().take(100).collect();
+        let (welcome, start) = self.welcome(&hello, &member, &program).await?;
+        let joined = Revision(welcome.head);
+        send(out, from_control::Is::Welcome(welcome)).await?;
+
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let here = Connected { session, program };
+        self.connected.lock().expect("no holder of this lock can panic").insert(member.name.clone(), here);
+        tracing::info!(node = %member.name, session, applied = start.0, "node connected");
+        let (leases, orders) = self.scheduler.connected(&member.name, session).await;
+        let result = tokio::select! {
+            heard = self.hear(&member.name, incoming, out, &leases) => heard,
+            told = self.tell(&member.name, session, joined, start, orders, out) => told,
+        };
+        drop(leases);
+        let mut connected = self.connected.lock().expect("no holder of this lock can panic");
+        if connected.get(&member.name).is_some_and(|here| here.session == session) {
+            connected.remove(&member.name);
+        }
+        drop(connected);
+        tracing::info!(node = %member.name, session, "node disconnected");
+        result
+    }
+
+    /// Admits a node; the answer to its hello, and the revision it reads on from.
+    async fn welcome(&self, hello: &model::link::Hello, member: &Member, program: &str) -> Result<(Welcome, Revision), End> {
+        let proof = if hello.credential.is_empty() {
+            let (id, secret) = hello.join_token.split_once(':').unwrap_or_default();
+            Proof::Token { id, secret }
+        } else {
+            Proof::Credential(&hello.credential)
+        };
+        let (_, known) = self.state.knowledge().await?;
+        let now_ms = millis(self.clock.now());
+        let admitted = self.state.admit(proof, member, &known, program, now_ms).await?;
+        // The membership is committed: only now is the head read (rule 8).
+        let (head, knowledge) = self.state.knowledge().await?;
+        self.following.nudge();
+        let applied = Revision(hello.applied);
+        let same_log = hello.log_id == self.identity.log.0;
+        if same_log && applied > head {
+            let reason = format!("node has applied {applied} of a log that ends at {head}: the database has lost entries");
+            return Err(End::Refused { reason, again: false });
+        }
+        let joins = !same_log || admitted.credential.is_some();
+        let behind = applied < self.state.compacted().await?;
+        let snapshot = if joins || behind {
+            let snapshot = model::Snapshot { log: self.identity.log.clone(), revision: head, knowledge };
+            model::log::encode(&snapshot)
+        } else {
+            Vec::new()
+        };
+        let start = if snapshot.is_empty() { applied } else { head };
+        let welcome = Welcome {
+            log_id: self.identity.log.0.clone(),
+            head: head.0,
+            credential: admitted.credential.unwrap_or_default(),
+            peer_credential: self.identity.peer_credential.to_string(),
+            joins,
+            snapshot,
+        };
+        Ok((welcome, start))
+    }
+
+    /// Takes what the node says until it goes away.
+    async fn hear(&self, node: &NodeName, mut incoming: Streaming<FromNode>, out: &Sending, leases: &Leases) -> Result<(), End> {
+        while let Some(said) = incoming.next().await {
+            let Ok(FromNode { is: Some(said) }) = said else { return Err(End::Gone) };
+            match said {
+                from_node::Is::Hello(_) => {
+                    return Err(End::Refused { reason: "Hello twice on one connection".into(), again: true });
+                }
+                from_node::Is::Heartbeat(heartbeat) => {
+                    let head = self.state.head().await?;
+                    send(out, from_control::Is::Head(Head { sequence: heartbeat.sequence, head: head.0 })).await?;
+                }
+                from_node::Is::Acknowledge(acknowledge) => {
+                    let head = self.following.now().head;
+                    // What it cannot know of yet is a mistake of the node's; believing it would break a promise.
+                    let applied = Revision(acknowledge.applied);
+                    let head = if applied > head { self.state.head().await? } else { head };
+                    if applied > head {
+                        return Err(End::Refused { reason: format!("acknowledged {applied} of a log that ends at {head}"), again: false });
+                    }
+                    self.acknowledged.take(node, applied);
+                }
+                from_node::Is::Reports(reports) => {
+                    let reports: Result<Vec<model::Report>, _> = reports.reports.into_iter().map(model::Report::try_from).collect();
+                    match reports {
+                        Ok(reports) => leases.report(reports).await,
+                        Err(error) => return Err(End::Refused { reason: error.to_string(), again: true }),
+                    }
+                }
+            }
+        }
+        Err(End::Gone)
+    }
+
+    /// Tells the node what is new until it is gone, removed, or replaced by a later session.
+    async fn tell(
+        &self,
+        node: &NodeName,
+        session: u64,
+        joined: Revision,
+        mut told: Revision,
+        mut orders: mpsc::Receiver<Order>,
+        out: &Sending,
+    ) -> Result<(), End> {
+        let mut changes = self.following.changes();
+        loop {
+            let known = changes.borrow_and_update().clone();
+            self.still_a_member(node, session, joined, &known)?;
+            while told < known.head {
+                told = self.tell_entries(told, out).await?;
+            }
+            tokio::select! {
+                changed = changes.changed() => changed.map_err(|_| End::Gone)?,
+                order = orders.recv() => match order {
+                    Some(Order::Jobs(jobs)) => {
+                        for jobs in cut_jobs(jobs) {
+                            send(out, from_control::Is::Jobs(Jobs { jobs, withdrawn: Vec::new() })).await?;
+                        }
+                    }
+                    Some(Order::Withdraw(withdrawn)) => {
+                        send(out, from_control::Is::Jobs(Jobs { jobs: Vec::new(), withdrawn })).await?;
+                    }
+                    None => return Err(End::Gone), // a later session of this node took over
+                },
+                () = self.stopping.cancelled() => return Err(End::Gone),
+            }
+        }
+    }
+
+    fn still_a_member(&self, node: &NodeName, session: u64, joined: Revision, known: &Known) -> Result<(), End> {
+        let latest = self.connected.lock().expect("no holder of this lock can panic").get(node).map(|here| here.session);
+        if latest.is_some_and(|latest| latest != session) {
+            return Err(End::Refused { reason: "another process connected under this name".into(), again: true });
+        }
+        // A session may begin before this process has read its own membership from the log.
+        if known.head >= joined && !known.knowledge.topology.members.contains_key(node) {
+            return Err(End::Refused { reason: "node was removed".into(), again: false });
+        }
+        Ok(())
+    }
+
+    async fn tell_entries(&self, told: Revision, out: &Sending) -> Result<Revision, End> {
+        if told < self.state.compacted().await? {
+            let (revision, knowledge) = self.state.knowledge().await?;
+            let snapshot = model::Snapshot { log: self.identity.log.clone(), revision, knowledge };
+            send(out, from_control::Is::Snapshot(Snapshot { snapshot: model::log::encode(&snapshot) })).await?;
+            return Ok(revision);
+        }
+        let logged = self.state.entries_after(told, ENTRIES_AT_ONCE).await?;
+        let mut bytes = 0;
+        let entries: Vec<Vec<u8>> = logged
+            .into_iter()
+            .map(|logged| logged.bytes)
+            .take_while(|entry| {
+                let first = bytes == 0;
+                bytes += entry.len();
+                first || bytes <= BATCH_BYTES_MAX
+            })
+            .collect();
+        let last = Revision(told.0 + entries.len() as u64);
+        send(out, from_control::Is::Entries(Entries { first: told.0 + 1, entries })).await?;
+        Ok(last)
+    }
+}
+
+async fn send(out: &Sending, is: from_control::Is) -> Result<(), End> {
+    out.send(Ok(message(is))).await.map_err(|_| End::Gone)
+}
+
+/// Cuts jobs into messages that fit.
+fn cut_jobs(jobs: Vec<model::Job>) -> Vec<Vec<model::link::Job>> {
+    let mut messages: Vec<Vec<model::link::Job>> = vec![Vec::new()];
+    let mut bytes = 0;
+    for job in jobs {
+        let headers: usize = job.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+        let size = job.url.len() + headers + 64;
+        if bytes + size > BATCH_BYTES_MAX {
+            messages.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(last) = messages.last_mut() {
+            last.push(job.into());
+        }
+    }
+    messages.retain(|message| !message.is_empty());
+    messages
+}

@@ -1,0 +1,220 @@
+//! The operator's verbs: accounts, keys, POPs and nodes, done on the database directly. Whoever can write it needs no key.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use model::{Clock, Coverage, Entry, Knowledge, NodeName, Pop, PopName, Revision, Tier};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::config::{ConfigError, StateUrl};
+use crate::policy::Policy;
+use crate::seal::{Seal, SealError, random_text};
+use crate::state::accounts::{Account, AccountError, AccountStatus};
+use crate::state::identity::{Identity, IdentityError};
+use crate::state::nodes::NodeRow;
+use crate::state::{State, StateError, millis};
+
+/// Longest name of an account, in bytes.
+const ACCOUNT_BYTES_MAX: usize = 64;
+
+/// Characters of a made key's id, behind `WF`, and of its secret.
+const KEY_ID_CHARS: usize = 22;
+const KEY_SECRET_CHARS: usize = 40;
+
+/// How long an invitation is good for.
+const TOKEN_TTL: Duration = Duration::from_secs(86_400);
+
+/// What stands before the encoded part of a join token.
+const TOKEN_PREFIX: &str = "wfjoin1.";
+
+/// Why an operator's verb was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperatorError {
+    /// An argument that cannot work.
+    #[error("`{argument}`: {problem}")]
+    Argument {
+        /// Which.
+        argument: &'static str,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// The address of the state.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Accounts and keys.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// The identity of the control plane.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The sealing key.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The database.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// An operator at the database.
+pub struct Operator {
+    state: State,
+    seal: Seal,
+    identity: Identity,
+    clock: Arc<dyn Clock>,
+}
+
+/// A key as it is shown, once.
+pub struct ShownKey {
+    /// Its id.
+    pub id: String,
+    /// Its secret.
+    pub secret: Zeroizing<String>,
+}
+
+/// A member as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub pop: String,
+    /// Its tier.
+    pub tier: String,
+    /// Where children reach it.
+    pub advertise_url: String,
+    /// The highest revision it acknowledged.
+    pub acknowledged: u64,
+    /// The head of the log.
+    pub head: u64,
+    /// Version of its program.
+    pub program: String,
+}
+
+#[derive(Serialize)]
+struct Token<'a> {
+    id: &'a str,
+    secret: &'a str,
+    ca: &'a str,
+}
+
+impl Operator {
+    /// Opens the state; makes it, its sealing key and its identity when there is none yet.
+    pub async fn open(url: &StateUrl, secret_key_file: Option<&Path>, clock: Arc<dyn Clock>) -> Result<Operator, OperatorError> {
+        let key_path = url.secret_key_path(secret_key_file)?;
+        let state = State::open(url).await?;
+        let seal = Seal::open_or_create(&key_path)?;
+        let identity = state.identity(&seal).await?;
+        Ok(Operator { state, seal, identity, clock })
+    }
+
+    fn now_ms(&self) -> u64 {
+        millis(self.clock.now())
+    }
+
+    /// Makes an account. `quota` overrides limits of the profile by name.
+    pub async fn create_account(&self, name: &str, profile: &str, quota: BTreeMap<String, u64>, qps: u64) -> Result<(), OperatorError> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if !(1..=ACCOUNT_BYTES_MAX).contains(&name.len()) || !name.bytes().all(good) {
+            let problem = format!("expected letters, digits, `-`, `_` and `.`, at most {ACCOUNT_BYTES_MAX}");
+            return Err(OperatorError::Argument { argument: "NAME", problem });
+        }
+        crate::limits::check(profile, &quota).map_err(|(argument, problem)| OperatorError::Argument { argument, problem })?;
+        let account =
+            Account { name: name.to_owned(), profile: profile.to_owned(), quota, qps, status: AccountStatus::Active };
+        Ok(self.state.create_account(&account, self.now_ms()).await?)
+    }
+
+    /// Says what an account may do from now on.
+    pub async fn set_account_status(&self, name: &str, status: AccountStatus) -> Result<(), OperatorError> {
+        Ok(self.state.set_account_status(name, status).await?)
+    }
+
+    /// Every account.
+    pub async fn accounts(&self) -> Result<Vec<Account>, OperatorError> {
+        Ok(self.state.accounts().await?)
+    }
+
+    /// Gives an account a new key.
+    pub async fn create_key(&self, account: &str, policy: Option<&Policy>) -> Result<ShownKey, OperatorError> {
+        let key = ShownKey { id: format!("WF{}", random_text(KEY_ID_CHARS)), secret: Zeroizing::new(random_text(KEY_SECRET_CHARS)) };
+        self.import_key(account, &key.id, &key.secret, policy).await?;
+        Ok(key)
+    }
+
+    /// Gives an account a key that is known already.
+    pub async fn import_key(&self, account: &str, id: &str, secret: &str, policy: Option<&Policy>) -> Result<(), OperatorError> {
+        Ok(self.state.create_key(&self.seal, account, id, secret, policy, self.now_ms()).await?)
+    }
+
+    /// Sets a POP as it is from now on. Each parent is `TIER=POP/TIER`.
+    pub async fn set_pop(&self, name: &str, region: Coverage, parents: &[String]) -> Result<(), OperatorError> {
+        let bad = |argument, problem: String| OperatorError::Argument { argument, problem };
+        let name = PopName::parse(name).map_err(|error| bad("NAME", error.to_string()))?;
+        let mut pop = Pop { name, region, parents: BTreeMap::new() };
+        for text in parents {
+            let (tier, parent) = parse_parent(text).ok_or_else(|| bad("--parent", format!("`{text}`: expected TIER=POP/TIER, such as L1=cn-1/L2")))?;
+            if parent.tier <= tier {
+                return Err(bad("--parent", format!("`{text}`: a parent's tier lies nearer the origin")));
+            }
+            pop.parents.insert(tier, parent);
+        }
+        let (_, known) = self.state.knowledge().await?;
+        if known.topology.pops.get(&pop.name) != Some(&pop) {
+            self.state.append(&[Entry::Pop(pop)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes an invitation for nodes, good for a day: the content of a `join_token_file`.
+    pub async fn create_join_token(&self) -> Result<Zeroizing<String>, OperatorError> {
+        let (id, secret) = (random_text(12), Zeroizing::new(random_text(40)));
+        let expires_ms = self.now_ms() + TOKEN_TTL.as_millis() as u64;
+        self.state.create_join_token(&id, &secret, expires_ms).await?;
+        let token = Token { id: &id, secret: &secret, ca: &self.identity.authority };
+        let json = Zeroizing::new(serde_json::to_vec(&token).expect("texts have no failing serialiser"));
+        let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&*json);
+        Ok(Zeroizing::new(format!("{TOKEN_PREFIX}{encoded}")))
+    }
+
+    /// Every member.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, OperatorError> {
+        let (head, known) = self.state.knowledge().await?;
+        let rows = self.state.nodes().await?;
+        Ok(rows.iter().filter_map(|row| node_view(row, &known, head)).collect())
+    }
+
+    /// Takes the membership from a node; says whether it had one.
+    pub async fn remove_node(&self, name: &str) -> Result<bool, OperatorError> {
+        let name = NodeName::parse(name).map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
+        Ok(self.state.remove_node(&name).await?)
+    }
+
+    /// Lets go of the database.
+    pub async fn close(self) {
+        self.state.close().await;
+    }
+}
+
+fn parse_parent(text: &str) -> Option<(Tier, model::Parent)> {
+    let (tier, parent) = text.split_once('=')?;
+    let (pop, parent_tier) = parent.split_once('/')?;
+    Some((tier.parse().ok()?, model::Parent { pop: PopName::parse(pop).ok()?, tier: parent_tier.parse().ok()? }))
+}
+
+fn node_view(row: &NodeRow, known: &Knowledge, head: Revision) -> Option<NodeView> {
+    let member = known.topology.members.get(&row.name)?;
+    Some(NodeView {
+        name: row.name.to_string(),
+        pop: member.pop.to_string(),
+        tier: member.tier.to_string(),
+        advertise_url: member.advertise_url.clone(),
+        acknowledged: row.acked.0,
+        head: head.0,
+        program: row.program.clone(),
+    })
+}

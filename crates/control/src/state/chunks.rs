@@ -1,0 +1,260 @@
+//! Chunks: the rows that tasks are made of. One holds up to some hundreds of URLs of one task and one domain, and its
+//! progress as one value beside it; there is never a row per URL.
+
+use std::collections::BTreeMap;
+
+use model::topology::WarmTiers;
+use model::{Cause, Coverage, DomainName, NodeName, Revision};
+use serde::{Deserialize, Serialize};
+use sqlx::any::AnyRow;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::{State, StateError, json, revision, signed, text, to_json, unsigned};
+
+/// What a task does to its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Makes them resident.
+    Prefetch,
+    /// Forgets files.
+    RefreshFile,
+    /// Forgets directories.
+    RefreshDirectory,
+}
+
+impl Kind {
+    /// As it is kept.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Kind::Prefetch => "prefetch",
+            Kind::RefreshFile => "file",
+            Kind::RefreshDirectory => "directory",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Kind> {
+        [Kind::Prefetch, Kind::RefreshFile, Kind::RefreshDirectory].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// How a chunk is to be done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Params {
+    /// Which regions a prefetch is aimed at.
+    pub area: Coverage,
+    /// Which tiers it warms.
+    #[serde(default)]
+    pub warm: WarmTiers,
+    /// Request headers of each variant it fetches; one variant without headers for a refresh.
+    #[serde(default)]
+    pub variants: Vec<Vec<(String, String)>>,
+}
+
+/// Some objects of one task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chunk {
+    /// Rising in the order of submission.
+    pub id: u64,
+    /// The id users know.
+    pub task: u64,
+    /// Whose it is.
+    pub account: String,
+    /// The domain all objects belong to.
+    pub domain: DomainName,
+    /// What is done.
+    pub kind: Kind,
+    /// When it was submitted, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Of its log entry for a refresh, the head of the log at submission for a prefetch.
+    pub revision: Revision,
+    /// The objects as submitted, with scheme.
+    pub paths: Vec<String>,
+    /// How.
+    pub params: Params,
+    /// When it ended; zero while it has not.
+    pub finished_ms: u64,
+    /// What a prefetch has come to; empty for a refresh.
+    pub progress: Progress,
+}
+
+/// What a prefetch has come to: for each job, where it is resident or why it failed.
+///
+/// A job's index is `(target * variants + variant) * paths + path`, with targets in the order kept here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The tiers of POPs it warms, as `POP/TIER`.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// Nodes named below.
+    #[serde(default)]
+    pub nodes: Vec<NodeName>,
+    /// One number a job: zero while it is not resident, else one more than the place in `nodes` of the node that has it.
+    #[serde(default)]
+    pub resident: Vec<u32>,
+    /// Jobs that will not become resident.
+    #[serde(default)]
+    pub failed: BTreeMap<u32, Cause>,
+}
+
+/// Which chunks a query is about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Only of these tasks; any when empty.
+    pub tasks: Vec<u64>,
+    /// Only of this domain.
+    pub domain: Option<String>,
+    /// Only of this kind.
+    pub kind: Option<Kind>,
+    /// Submitted at or after, in milliseconds since 1970.
+    pub from_ms: u64,
+    /// Submitted before or at.
+    pub to_ms: u64,
+}
+
+/// What is known of a chunk without reading its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The chunk.
+    pub id: u64,
+    /// How many objects it has.
+    pub lines: u64,
+}
+
+impl State {
+    /// Chunks of `account` that pass `filter`, the newest first, at most `most`, starting before the chunk `before`.
+    pub async fn outlines(&self, account: &str, filter: &Filter, before: Option<u64>, most: u32) -> Result<Vec<Outline>, StateError> {
+        let mut sql = String::from("SELECT id, lines FROM chunk WHERE account = $1 AND created_ms >= $2 AND created_ms <= $3 AND id < $4");
+        let mut next = 5;
+        if filter.domain.is_some() {
+            sql.push_str(&format!(" AND domain = ${next}"));
+            next += 1;
+        }
+        if filter.kind.is_some() {
+            sql.push_str(&format!(" AND kind = ${next}"));
+        }
+        if !filter.tasks.is_empty() {
+            // Numbers we parsed ourselves: nothing of the caller's text reaches the statement.
+            let ids: Vec<String> = filter.tasks.iter().map(u64::to_string).collect();
+            sql.push_str(&format!(" AND task IN ({})", ids.join(",")));
+        }
+        sql.push_str(&format!(" ORDER BY id DESC LIMIT {most}"));
+        let mut query = sqlx::query(AssertSqlSafe(sql))
+            .bind(account)
+            .bind(signed(filter.from_ms))
+            .bind(signed(filter.to_ms))
+            .bind(before.map_or(i64::MAX, signed));
+        if let Some(domain) = &filter.domain {
+            query = query.bind(domain);
+        }
+        if let Some(kind) = filter.kind {
+            query = query.bind(kind.as_str());
+        }
+        let rows = query.fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok(Outline { id: unsigned(row, "id")?, lines: unsigned(row, "lines")? })).collect()
+    }
+
+    /// The chunks of these ids, the newest first.
+    pub async fn chunks(&self, ids: &[u64]) -> Result<Vec<Chunk>, StateError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+        let sql = format!("SELECT * FROM chunk WHERE id IN ({}) ORDER BY id DESC", ids.join(","));
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.pool).await?;
+        rows.iter().map(chunk).collect()
+    }
+
+    /// Prefetches of `account` that have not ended, after the chunk `after`, oldest first.
+    pub async fn open_prefetches(&self, account: &str, after: u64, most: u32) -> Result<Vec<Chunk>, StateError> {
+        let rows = sqlx::query(
+            "SELECT * FROM chunk WHERE account = $1 AND finished_ms = 0 AND id > $2 AND kind = 'prefetch' ORDER BY id LIMIT $3",
+        )
+        .bind(account)
+        .bind(signed(after))
+        .bind(i64::from(most))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(chunk).collect()
+    }
+
+    /// Accounts with prefetches that have not ended, and how many chunks and objects those are.
+    pub async fn open_accounts(&self) -> Result<Vec<(String, u64, u64)>, StateError> {
+        let rows = sqlx::query(
+            "SELECT account, COUNT(*) AS chunks, CAST(SUM(lines) AS BIGINT) AS urls FROM chunk \
+             WHERE finished_ms = 0 AND kind = 'prefetch' GROUP BY account",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| Ok((text(row, "account")?, unsigned(row, "chunks")?, unsigned(row, "urls")?))).collect()
+    }
+
+    /// Revisions of refreshes that are not complete, lowest first.
+    pub async fn open_refreshes(&self, most: u32) -> Result<Vec<Revision>, StateError> {
+        let rows = sqlx::query(
+            "SELECT DISTINCT revision FROM chunk WHERE finished_ms = 0 AND revision > 0 AND kind <> 'prefetch' ORDER BY revision LIMIT $1",
+        )
+        .bind(i64::from(most))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| revision(row, "revision")).collect()
+    }
+
+    /// Marks refreshes of the log entries `from` to `to` as complete; how many chunks those were.
+    pub async fn complete_refreshes(&self, from: Revision, to: Revision, now_ms: u64) -> Result<u64, StateError> {
+        let mut writing = self.write().await?;
+        let done = sqlx::query(
+            "UPDATE chunk SET finished_ms = $1 WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3",
+        )
+        .bind(signed(now_ms.max(1)))
+        .bind(signed(from.0))
+        .bind(signed(to.0))
+        .execute(writing.connection())
+        .await?;
+        writing.commit().await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Keeps what prefetches have come to, all in one transaction; `finished_ms` is zero for those that go on.
+    pub async fn keep_progress(&self, changed: &[(u64, u64, &Progress)]) -> Result<(), StateError> {
+        let mut writing = self.write().await?;
+        for (id, finished_ms, progress) in changed {
+            sqlx::query("UPDATE chunk SET finished_ms = $1, progress = $2 WHERE id = $3 AND finished_ms = 0")
+                .bind(signed(*finished_ms))
+                .bind(to_json(progress))
+                .bind(signed(*id))
+                .execute(writing.connection())
+                .await?;
+        }
+        writing.commit().await
+    }
+
+    /// Forgets tasks that ended before `before_ms`, nonces and quota counts from before then.
+    pub async fn forget(&self, before_ms: u64, before_day: u64) -> Result<(), StateError> {
+        let mut writing = self.write().await?;
+        let connection = writing.connection();
+        sqlx::query("DELETE FROM chunk WHERE finished_ms > 0 AND finished_ms < $1").bind(signed(before_ms)).execute(&mut *connection).await?;
+        sqlx::query("DELETE FROM nonce WHERE seen_ms < $1").bind(signed(before_ms)).execute(&mut *connection).await?;
+        sqlx::query("DELETE FROM quota_use WHERE day < $1").bind(signed(before_day)).execute(&mut *connection).await?;
+        sqlx::query("DELETE FROM join_token WHERE expires_ms < $1").bind(signed(before_ms)).execute(&mut *connection).await?;
+        writing.commit().await
+    }
+}
+
+fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
+    let id = unsigned(row, "id")?;
+    let damaged = |what: &str| StateError::Corrupt { what: format!("chunk {id}: {what}") };
+    let progress: String = row.try_get("progress")?;
+    Ok(Chunk {
+        id,
+        task: unsigned(row, "task")?,
+        account: text(row, "account")?,
+        domain: DomainName::parse(&text(row, "domain")?).map_err(|_| damaged("domain"))?,
+        kind: Kind::parse(&text(row, "kind")?).ok_or_else(|| damaged("kind"))?,
+        created_ms: unsigned(row, "created_ms")?,
+        revision: revision(row, "revision")?,
+        paths: text(row, "paths")?.split('\n').map(str::to_owned).collect(),
+        params: json(row, "params")?,
+        finished_ms: unsigned(row, "finished_ms")?,
+        progress: if progress.is_empty() { Progress::default() } else { json(row, "progress")? },
+    })
+}

@@ -1,0 +1,167 @@
+//! Nodes: invitations, membership, acknowledgements.
+
+use model::{Entry, Knowledge, Member, NodeName, Revision};
+
+use super::log::append;
+use super::{State, StateError, count_up, revision, signed, text, unsigned};
+use crate::seal::{fingerprint, matches_fingerprint, random_text};
+
+/// Characters of a node's own credential.
+const CREDENTIAL_CHARS: usize = 40;
+
+/// What a connecting node shows.
+pub enum Proof<'a> {
+    /// A member's own credential.
+    Credential(&'a str),
+    /// An operator's invitation.
+    Token {
+        /// Which one.
+        id: &'a str,
+        /// Its secret.
+        secret: &'a str,
+    },
+}
+
+/// How a node was let in. The membership is committed.
+pub struct Admitted {
+    /// A new credential, when it came with an invitation.
+    pub credential: Option<String>,
+}
+
+/// Why a node was not let in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdmitError {
+    /// Unknown or expired invitation, wrong secret, or a node that was removed.
+    #[error("node is not invited, or was removed")]
+    NotInvited,
+    /// The POP it says it stands in does not exist.
+    #[error("POP `{0}` does not exist: set it with `warmfront pop set`")]
+    NoPop(String),
+    /// The database.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// A member as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// Its name.
+    pub name: NodeName,
+    /// The highest revision it acknowledged.
+    pub acked: Revision,
+    /// Version of its program, as it said.
+    pub program: String,
+}
+
+impl State {
+    /// Writes down an invitation; only a fingerprint of the secret is kept.
+    pub async fn create_join_token(&self, id: &str, secret: &str, expires_ms: u64) -> Result<(), StateError> {
+        let mut writing = self.write().await?;
+        sqlx::query("INSERT INTO join_token (id, secret, expires_ms) VALUES ($1, $2, $3)")
+            .bind(id)
+            .bind(fingerprint(secret))
+            .bind(signed(expires_ms))
+            .execute(writing.connection())
+            .await?;
+        writing.commit().await
+    }
+
+    /// Lets a node in that shows a good proof, and commits its membership as it describes itself. `known` is what was
+    /// known before; what is unchanged is not logged again.
+    pub async fn admit(
+        &self,
+        proof: Proof<'_>,
+        member: &Member,
+        known: &Knowledge,
+        program: &str,
+        now_ms: u64,
+    ) -> Result<Admitted, AdmitError> {
+        if !known.topology.pops.contains_key(&member.pop) {
+            return Err(AdmitError::NoPop(member.pop.to_string()));
+        }
+        let mut writing = self.write().await?;
+        // The lock of the log, before anything is read that the decision rests on.
+        count_up(writing.connection(), "revision", 0).await?;
+        let credential = match proof {
+            Proof::Credential(shown) => {
+                let row = sqlx::query("SELECT credential FROM node WHERE name = $1")
+                    .bind(member.name.as_str())
+                    .fetch_optional(writing.connection())
+                    .await
+                    .map_err(StateError::from)?;
+                let kept: Option<String> = row.map(|row| text(&row, "credential")).transpose()?;
+                if !kept.is_some_and(|kept| matches_fingerprint(shown, &kept)) {
+                    return Err(AdmitError::NotInvited);
+                }
+                None
+            }
+            Proof::Token { id, secret } => {
+                let row = sqlx::query("SELECT secret, expires_ms FROM join_token WHERE id = $1")
+                    .bind(id)
+                    .fetch_optional(writing.connection())
+                    .await
+                    .map_err(StateError::from)?
+                    .ok_or(AdmitError::NotInvited)?;
+                if !matches_fingerprint(secret, &text(&row, "secret")?) || unsigned(&row, "expires_ms")? <= now_ms {
+                    return Err(AdmitError::NotInvited);
+                }
+                let credential = random_text(CREDENTIAL_CHARS);
+                sqlx::query(
+                    "INSERT INTO node (name, credential, acked, program, joined_ms) VALUES ($1, $2, 0, $3, $4) \
+                     ON CONFLICT (name) DO UPDATE SET credential = excluded.credential, program = excluded.program",
+                )
+                .bind(member.name.as_str())
+                .bind(fingerprint(&credential))
+                .bind(program)
+                .bind(signed(now_ms))
+                .execute(writing.connection())
+                .await
+                .map_err(StateError::from)?;
+                Some(credential)
+            }
+        };
+        if known.topology.members.get(&member.name) != Some(member) {
+            append(writing.connection(), &[Entry::Member(member.clone())]).await?;
+        }
+        writing.commit().await?;
+        Ok(Admitted { credential })
+    }
+
+    /// Takes the membership from a node; says whether it had one.
+    pub async fn remove_node(&self, name: &NodeName) -> Result<bool, StateError> {
+        let mut writing = self.write().await?;
+        append(writing.connection(), &[Entry::MemberRemoved(name.clone())]).await?;
+        let done = sqlx::query("DELETE FROM node WHERE name = $1").bind(name.as_str()).execute(writing.connection()).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        writing.commit().await?;
+        Ok(true)
+    }
+
+    /// Every member.
+    pub async fn nodes(&self) -> Result<Vec<NodeRow>, StateError> {
+        let rows = sqlx::query("SELECT name, acked, program FROM node ORDER BY name").fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                let name = text(row, "name")?;
+                let name = NodeName::parse(&name).map_err(|_| StateError::Corrupt { what: format!("node {name}") })?;
+                Ok(NodeRow { name, acked: revision(row, "acked")?, program: text(row, "program")? })
+            })
+            .collect()
+    }
+
+    /// Keeps what nodes acknowledged. An acknowledgement never falls.
+    pub async fn acknowledge(&self, acked: &[(NodeName, Revision)]) -> Result<(), StateError> {
+        let mut writing = self.write().await?;
+        for (name, at) in acked {
+            sqlx::query("UPDATE node SET acked = $1 WHERE name = $2 AND acked < $1")
+                .bind(signed(at.0))
+                .bind(name.as_str())
+                .execute(writing.connection())
+                .await?;
+        }
+        writing.commit().await
+    }
+}

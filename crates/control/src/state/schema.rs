@@ -1,0 +1,57 @@
+//! The tables, by version. A version that was released is never edited: a change is a new list of statements.
+
+use sqlx::{AssertSqlSafe, Executor, Row};
+
+use super::{State, StateError};
+
+/// Statements that lead from version N to N+1.
+const VERSIONS: &[&[&str]] = &[&[
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE counter (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
+    "INSERT INTO counter (name, value) VALUES ('revision', 0), ('compacted', 0), ('task', 0), ('chunk', 0)",
+    "CREATE TABLE log (revision BIGINT PRIMARY KEY, kind TEXT NOT NULL, entry TEXT NOT NULL)",
+    "CREATE INDEX log_kind ON log (kind, revision)",
+    "CREATE TABLE account (name TEXT PRIMARY KEY, profile TEXT NOT NULL, quota TEXT NOT NULL, qps BIGINT NOT NULL, \
+     status TEXT NOT NULL, created_ms BIGINT NOT NULL)",
+    "CREATE TABLE access_key (id TEXT PRIMARY KEY, account TEXT NOT NULL, sealed TEXT NOT NULL, policy TEXT NOT NULL, \
+     active BIGINT NOT NULL, created_ms BIGINT NOT NULL)",
+    "CREATE TABLE domain (name TEXT PRIMARY KEY, account TEXT NOT NULL, detail TEXT NOT NULL, created_ms BIGINT NOT NULL, \
+     modified_ms BIGINT NOT NULL, revision BIGINT NOT NULL, configured BIGINT NOT NULL)",
+    "CREATE TABLE node (name TEXT PRIMARY KEY, credential TEXT NOT NULL, acked BIGINT NOT NULL, program TEXT NOT NULL, \
+     joined_ms BIGINT NOT NULL)",
+    "CREATE TABLE join_token (id TEXT PRIMARY KEY, secret TEXT NOT NULL, expires_ms BIGINT NOT NULL)",
+    "CREATE TABLE chunk (id BIGINT PRIMARY KEY, task BIGINT NOT NULL, account TEXT NOT NULL, domain TEXT NOT NULL, \
+     kind TEXT NOT NULL, created_ms BIGINT NOT NULL, revision BIGINT NOT NULL, paths TEXT NOT NULL, lines BIGINT NOT NULL, \
+     params TEXT NOT NULL, finished_ms BIGINT NOT NULL, progress TEXT NOT NULL)",
+    "CREATE INDEX chunk_task ON chunk (task)",
+    "CREATE INDEX chunk_account ON chunk (account, created_ms)",
+    "CREATE INDEX chunk_open ON chunk (account, id) WHERE finished_ms = 0",
+    "CREATE INDEX chunk_revision ON chunk (revision) WHERE finished_ms = 0",
+    "CREATE INDEX chunk_finished ON chunk (finished_ms) WHERE finished_ms > 0",
+    "CREATE TABLE quota_use (account TEXT NOT NULL, day BIGINT NOT NULL, bucket TEXT NOT NULL, used BIGINT NOT NULL, \
+     PRIMARY KEY (account, day, bucket))",
+    "CREATE TABLE nonce (access_key TEXT NOT NULL, nonce TEXT NOT NULL, seen_ms BIGINT NOT NULL, PRIMARY KEY (access_key, nonce))",
+    "CREATE INDEX nonce_seen ON nonce (seen_ms)",
+]];
+
+/// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.
+pub(super) async fn migrate(state: &State) -> Result<(), StateError> {
+    let known = VERSIONS.len() as i64;
+    let mut writing = state.write().await?;
+    let connection = writing.connection();
+    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (one BIGINT PRIMARY KEY, version BIGINT NOT NULL)").await?;
+    connection.execute("INSERT INTO schema_version (one, version) VALUES (1, 0) ON CONFLICT (one) DO NOTHING").await?;
+    // An update, not a read: it takes the row's lock, which is the turn to migrate.
+    let row = connection.fetch_one("UPDATE schema_version SET version = version WHERE one = 1 RETURNING version").await?;
+    let found: i64 = row.try_get("version")?;
+    if !(0..=known).contains(&found) {
+        return Err(StateError::Newer { found, known });
+    }
+    for statements in VERSIONS.iter().skip(found as usize) {
+        for statement in *statements {
+            connection.execute(AssertSqlSafe(*statement)).await?;
+        }
+    }
+    sqlx::query("UPDATE schema_version SET version = $1 WHERE one = 1").bind(known).execute(&mut *connection).await?;
+    writing.commit().await
+}

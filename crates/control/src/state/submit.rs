@@ -1,0 +1,581 @@
+//! Accepting: many submissions become one transaction, and each is in it whole or not at all.
+//!
+//! Callers hand a [`Submission`] to the [`Accepting`] task and wait. It gathers whatever is there, decides about each against
+//! the database and its own counters, writes those that pass, commits, and only then answers. A refusal costs its
+//! neighbours nothing: it is decided before anything of it is written.
+//!
+//! # What always holds
+//!
+//! - Nonce, quota, chunks and log entries of a submission are in one transaction, on stable storage before the answer.
+//! - The queue in front is [`WAITING_MAX`] long; when it is full the caller is told at once ([`Refused::Busy`]).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use model::{DomainName, Entry, Invalidation, Revision};
+use sqlx::AnyConnection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::chunks::{Kind, Params};
+use super::log::append;
+use super::{State, StateError, count_up, signed, to_json, unsigned};
+
+/// Submissions waiting to be written.
+pub const WAITING_MAX: usize = 1024;
+
+/// Submissions written in one transaction.
+const BATCH_MAX: usize = 256;
+
+/// Objects in one chunk.
+pub const CHUNK_LINES_MAX: usize = 500;
+
+/// Bytes of the paths in one chunk, so that a log entry fits in a message of the link with room to spare.
+const CHUNK_BYTES_MAX: usize = 128 << 10;
+
+/// Objects that share a task id, for prefetches.
+const TASK_PREFETCHES_MAX: u64 = 500;
+
+/// Objects that share a task id, for refreshes of files.
+const TASK_REFRESHES_MAX: u64 = 2000;
+
+/// The window of limits that are counted per minute, in milliseconds.
+const MINUTE_MS: u64 = 60_000;
+
+/// Domains whose last minute is remembered; past it the oldest are looked through for ones that may be forgotten.
+const MINUTES_SWEEP_AT: usize = 10_000;
+
+/// One call's worth of work.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Whose it is.
+    pub account: String,
+    /// The key it was signed with, and its nonce: used once.
+    pub nonce: (String, String),
+    /// When it arrived, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// What it asks for, one for each domain.
+    pub groups: Vec<Group>,
+    /// What it costs of the day.
+    pub charge: Charge,
+    /// How much each domain may be sent within a minute.
+    pub minute_max: Option<u64>,
+    /// How much may be open.
+    pub queue_max: QueueMax,
+}
+
+/// What a submission costs of the day.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Charge {
+    /// The bucket it comes from.
+    pub bucket: &'static str,
+    /// The day, counted from 1970 in the zone quotas go by.
+    pub day: u64,
+    /// How much.
+    pub units: u64,
+    /// How much the day has; no end when absent.
+    pub limit: Option<u64>,
+}
+
+/// How much prefetching an account may have open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueMax {
+    /// No limit but the store's own.
+    Unlimited,
+    /// So many URLs.
+    Urls(u64),
+    /// So many chunks.
+    Requests(u64),
+}
+
+/// Objects of one domain.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The domain.
+    pub domain: DomainName,
+    /// What is done to them.
+    pub kind: Kind,
+    /// The objects as submitted, with scheme; no line breaks in them.
+    pub paths: Vec<String>,
+    /// What nodes must forget, one for each path of a refresh; empty for a prefetch.
+    pub invalidations: Vec<Invalidation>,
+    /// How.
+    pub params: Params,
+}
+
+/// Why a submission was not accepted. Nothing of it was written or charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The nonce was used before.
+    NonceUsed,
+    /// It does not fit into what is left of the day.
+    DayUsedUp,
+    /// It does not fit into the minute of a domain.
+    MinuteUsedUp,
+    /// It does not fit into the queue.
+    QueueFull,
+    /// Too many submissions are waiting.
+    Busy,
+    /// The database failed; whether the submission was written is not known.
+    Unavailable,
+}
+
+/// What a submission became: its task ids, in the order of its groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Ids for users.
+    pub tasks: Vec<u64>,
+}
+
+struct Waiting {
+    submission: Submission,
+    answer: oneshot::Sender<Result<Accepted, Refused>>,
+}
+
+/// The face of the accepting task. Cheap to clone.
+#[derive(Clone)]
+pub struct Accepting {
+    queue: mpsc::Sender<Waiting>,
+    counters: Arc<Counters>,
+    committed: watch::Sender<u64>,
+}
+
+/// What the accepting task has done so far.
+#[derive(Default)]
+pub struct Counters {
+    /// Submissions committed.
+    pub accepted: AtomicU64,
+    /// Transactions they took.
+    pub commits: AtomicU64,
+    /// Prefetch URLs that are open, over all accounts.
+    pub open_urls: AtomicU64,
+}
+
+/// How much of a kind is open, per account; shared with the scheduler, which takes away what has ended.
+#[derive(Clone, Default)]
+pub struct Open(Arc<std::sync::Mutex<HashMap<String, (u64, u64)>>>);
+
+impl Open {
+    fn of(&self, account: &str) -> (u64, u64) {
+        self.0.lock().expect("no holder of this lock can panic").get(account).copied().unwrap_or_default()
+    }
+
+    fn add(&self, account: &str, chunks: u64, urls: u64) {
+        let mut open = self.0.lock().expect("no holder of this lock can panic");
+        let entry = open.entry(account.to_owned()).or_default();
+        *entry = (entry.0 + chunks, entry.1 + urls);
+    }
+
+    /// A chunk of `urls` of `account` has ended.
+    pub fn ended(&self, account: &str, urls: u64) {
+        let mut open = self.0.lock().expect("no holder of this lock can panic");
+        if let Some(entry) = open.get_mut(account) {
+            *entry = (entry.0.saturating_sub(1), entry.1.saturating_sub(urls));
+            if *entry == (0, 0) {
+                open.remove(account);
+            }
+        }
+    }
+
+    /// Accounts that have something open.
+    pub fn accounts(&self) -> Vec<String> {
+        self.0.lock().expect("no holder of this lock can panic").keys().cloned().collect()
+    }
+
+    /// URLs open over all accounts.
+    pub fn urls(&self) -> u64 {
+        self.0.lock().expect("no holder of this lock can panic").values().map(|(_, urls)| urls).sum()
+    }
+}
+
+/// Prefetch URLs that may be open over all accounts, whatever their profiles say: the store's own bound.
+pub const OPEN_URLS_MAX: u64 = 20_000_000;
+
+impl Accepting {
+    /// Starts the task. What is open is read from the database first.
+    pub async fn start(state: State) -> Result<(Accepting, Open), StateError> {
+        let open = Open::default();
+        for (account, chunks, urls) in state.open_accounts().await? {
+            open.add(&account, chunks, urls);
+        }
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let counters = Arc::new(Counters::default());
+        let (committed, _) = watch::channel(0);
+        let accepting = Accepting { queue, counters: counters.clone(), committed: committed.clone() };
+        let task = Task { state, open: open.clone(), minutes: HashMap::new(), tasks: HashMap::new(), counters, committed };
+        tokio::spawn(task.run(waiting));
+        Ok((accepting, open))
+    }
+
+    /// Submits, and waits until it is on stable storage or refused.
+    pub async fn submit(&self, submission: Submission) -> Result<Accepted, Refused> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Waiting { submission, answer }).map_err(|_| Refused::Busy)?;
+        answered.await.unwrap_or(Err(Refused::Unavailable))
+    }
+
+    /// Rises with every transaction that accepted something.
+    pub fn committed(&self) -> watch::Receiver<u64> {
+        self.committed.subscribe()
+    }
+
+    /// What has been done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Submissions waiting now.
+    pub fn waiting(&self) -> usize {
+        WAITING_MAX - self.queue.capacity()
+    }
+}
+
+/// A chunk about to be written.
+struct NewChunk {
+    task: u64,
+    domain: DomainName,
+    kind: Kind,
+    paths: Vec<String>,
+    invalidations: Vec<Invalidation>,
+    params: String,
+}
+
+/// The id that URLs of one account, domain and kind share within a second, and how many have it.
+struct SharedTask {
+    second: u64,
+    task: u64,
+    lines: u64,
+}
+
+struct Task {
+    state: State,
+    open: Open,
+    /// What each domain and bucket was sent within the last minute: moments and amounts.
+    minutes: HashMap<(DomainName, &'static str), VecDeque<(u64, u64)>>,
+    tasks: HashMap<(String, DomainName, Kind), SharedTask>,
+    counters: Arc<Counters>,
+    committed: watch::Sender<u64>,
+}
+
+impl Task {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            let (submissions, answers): (Vec<_>, Vec<_>) =
+                batch.drain(..).map(|waiting| (waiting.submission, waiting.answer)).unzip();
+            let decided = match self.write(&submissions).await {
+                Ok(decided) => decided,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "submissions could not be written");
+                    // Ids handed out in the transaction that failed will be handed out again.
+                    self.tasks.clear();
+                    submissions.iter().map(|_| Err(Refused::Unavailable)).collect()
+                }
+            };
+            for (submission, decided) in submissions.iter().zip(&decided) {
+                if decided.is_ok() {
+                    self.committed_one(submission);
+                }
+            }
+            self.counters.commits.fetch_add(1, Ordering::Relaxed);
+            self.counters.open_urls.store(self.open.urls(), Ordering::Relaxed);
+            if decided.iter().any(Result::is_ok) {
+                self.committed.send_modify(|count| *count += 1);
+            }
+            for (answer, decided) in answers.into_iter().zip(decided) {
+                // Nobody is there any more when the client went away; the task stands all the same.
+                let _ = answer.send(decided);
+            }
+            self.tidy();
+        }
+    }
+
+    async fn write(&mut self, submissions: &[Submission]) -> Result<Vec<Result<Accepted, Refused>>, StateError> {
+        let mut writing = self.state.write().await?;
+        let connection = writing.connection();
+        // The lock of the log comes first: whoever has it is the only one who accepts.
+        let head = Revision(count_up(connection, "revision", 0).await?);
+        let mut next_task = count_up(connection, "task", 0).await?;
+        let first_task = next_task;
+        let mut used = Used::default();
+        let mut decided = Vec::with_capacity(submissions.len());
+        let mut chunks: Vec<(&Submission, NewChunk)> = Vec::new();
+        for submission in submissions {
+            let verdict = match self.judge(connection, submission, &mut used).await? {
+                Some(refused) => Err(refused),
+                None => {
+                    let (tasks, new) = self.cut(submission, &mut next_task);
+                    chunks.extend(new.into_iter().map(|chunk| (submission, chunk)));
+                    Ok(Accepted { tasks })
+                }
+            };
+            decided.push(verdict);
+        }
+        if next_task > first_task {
+            count_up(connection, "task", next_task - first_task).await?;
+        }
+        if !chunks.is_empty() {
+            insert(connection, head, chunks).await?;
+        }
+        used.keep(connection).await?;
+        writing.commit().await?;
+        Ok(decided)
+    }
+
+    /// Why a submission cannot be accepted; `None` when it is, and then its nonce is written and its cost counted.
+    async fn judge(
+        &self,
+        connection: &mut AnyConnection,
+        submission: &Submission,
+        used: &mut Used,
+    ) -> Result<Option<Refused>, StateError> {
+        let Charge { bucket, day, units, limit } = submission.charge;
+        let (key, nonce) = &submission.nonce;
+        if nonce_used(connection, key, nonce).await? {
+            return Ok(Some(Refused::NonceUsed));
+        }
+        let spent = used.spent(connection, &submission.account, day, bucket).await?;
+        if limit.is_some_and(|limit| spent + units > limit) {
+            return Ok(Some(Refused::DayUsedUp));
+        }
+        let window = submission.now_ms.saturating_sub(MINUTE_MS);
+        for group in &submission.groups {
+            let key = (group.domain.clone(), bucket);
+            let minute: u64 = self.minutes.get(&key).into_iter().flatten().filter(|(at, _)| *at > window).map(|(_, n)| n).sum();
+            let minute = minute + used.minutes.get(&key).copied().unwrap_or(0);
+            if submission.minute_max.is_some_and(|most| minute + group.paths.len() as u64 > most) {
+                return Ok(Some(Refused::MinuteUsedUp));
+            }
+        }
+        let prefetched = prefetch_urls(submission);
+        if prefetched > 0 {
+            let (chunks, urls) = self.open.of(&submission.account);
+            let (more_chunks, more_urls) = used.open.get(&submission.account).copied().unwrap_or_default();
+            let (chunks, urls) = (chunks + more_chunks, urls + more_urls);
+            let full = match submission.queue_max {
+                QueueMax::Unlimited => false,
+                QueueMax::Urls(most) => urls + prefetched > most,
+                QueueMax::Requests(most) => chunks + submission.groups.len() as u64 > most,
+            };
+            if full || self.open.urls() + more_urls + prefetched > OPEN_URLS_MAX {
+                return Ok(Some(Refused::QueueFull));
+            }
+            used.open.insert(submission.account.clone(), (more_chunks + submission.groups.len() as u64, more_urls + prefetched));
+        }
+        sqlx::query("INSERT INTO nonce (access_key, nonce, seen_ms) VALUES ($1, $2, $3)")
+            .bind(key)
+            .bind(nonce)
+            .bind(signed(submission.now_ms))
+            .execute(connection)
+            .await?;
+        used.spend(&submission.account, day, bucket, units);
+        for group in &submission.groups {
+            *used.minutes.entry((group.domain.clone(), bucket)).or_default() += group.paths.len() as u64;
+        }
+        Ok(None)
+    }
+
+    /// Cuts a submission into chunks, and gives them task ids: URLs of one domain within one second share an id while they
+    /// fit, each directory has its own (spec, tasks: merge).
+    fn cut(&mut self, submission: &Submission, next_task: &mut u64) -> (Vec<u64>, Vec<NewChunk>) {
+        let mut tasks = Vec::new();
+        let mut chunks = Vec::new();
+        for group in &submission.groups {
+            let params = to_json(&group.params);
+            let mut invalidations = group.invalidations.iter();
+            let mut new = |task: u64, paths: Vec<String>| {
+                let invalidations = invalidations.by_ref().take(paths.len()).cloned().collect();
+                chunks.push(NewChunk { task, domain: group.domain.clone(), kind: group.kind, paths, invalidations, params: params.clone() });
+            };
+            if group.kind == Kind::RefreshDirectory {
+                for path in &group.paths {
+                    *next_task += 1;
+                    tasks.push(*next_task);
+                    new(*next_task, vec![path.clone()]);
+                }
+                continue;
+            }
+            let most = if group.kind == Kind::Prefetch { TASK_PREFETCHES_MAX } else { TASK_REFRESHES_MAX };
+            for part in group.paths.chunks(most as usize) {
+                let task = self.shared_task(submission, group, part.len() as u64, most, next_task);
+                if tasks.last() != Some(&task) {
+                    tasks.push(task);
+                }
+                for paths in cut_paths(part) {
+                    new(task, paths.to_vec());
+                }
+            }
+        }
+        (tasks, chunks)
+    }
+
+    fn shared_task(&mut self, submission: &Submission, group: &Group, lines: u64, most: u64, next_task: &mut u64) -> u64 {
+        let second = submission.now_ms / 1000;
+        let shared = self.tasks.entry((submission.account.clone(), group.domain.clone(), group.kind)).or_insert(SharedTask {
+            second: 0,
+            task: 0,
+            lines: 0,
+        });
+        if shared.second != second || shared.lines + lines > most {
+            *next_task += 1;
+            *shared = SharedTask { second, task: *next_task, lines: 0 };
+        }
+        shared.lines += lines;
+        shared.task
+    }
+
+    fn committed_one(&mut self, submission: &Submission) {
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        for group in &submission.groups {
+            let minute = self.minutes.entry((group.domain.clone(), submission.charge.bucket)).or_default();
+            let window = submission.now_ms.saturating_sub(MINUTE_MS);
+            while minute.front().is_some_and(|(at, _)| *at <= window) {
+                minute.pop_front();
+            }
+            let second = submission.now_ms / 1000 * 1000;
+            match minute.back_mut().filter(|(at, _)| *at == second) {
+                Some((_, lines)) => *lines += group.paths.len() as u64,
+                None => minute.push_back((second, group.paths.len() as u64)),
+            }
+            if group.kind == Kind::Prefetch {
+                let chunks = group.paths.chunks(TASK_PREFETCHES_MAX as usize).flat_map(cut_paths).count() as u64;
+                self.open.add(&submission.account, chunks, group.paths.len() as u64);
+            }
+        }
+    }
+
+    /// Drops what belongs to a second or a minute that is over, once there is much of it.
+    fn tidy(&mut self) {
+        if self.minutes.len() > MINUTES_SWEEP_AT {
+            let newest = self.minutes.values().filter_map(|minute| minute.back()).map(|(at, _)| *at).max().unwrap_or(0);
+            self.minutes.retain(|_, minute| minute.back().is_some_and(|(at, _)| at + MINUTE_MS > newest));
+        }
+        if self.tasks.len() > MINUTES_SWEEP_AT {
+            let newest = self.tasks.values().map(|shared| shared.second).max().unwrap_or(0);
+            self.tasks.retain(|_, shared| shared.second == newest);
+        }
+    }
+}
+
+/// Cuts paths into chunks that keep both bounds; a single path is far below them.
+fn cut_paths(paths: &[String]) -> impl Iterator<Item = &[String]> {
+    let mut rest = paths;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |path: &&String| {
+            bytes += path.len() + 1;
+            bytes <= CHUNK_BYTES_MAX
+        };
+        let count = rest.iter().take(CHUNK_LINES_MAX).take_while(fits).count().max(1).min(rest.len());
+        let (chunk, after) = rest.split_at(count);
+        rest = after;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+fn prefetch_urls(submission: &Submission) -> u64 {
+    submission.groups.iter().filter(|group| group.kind == Kind::Prefetch).map(|group| group.paths.len() as u64).sum()
+}
+
+/// What a batch has spent, on top of what is in the database.
+#[derive(Default)]
+struct Used {
+    days: HashMap<(String, u64, &'static str), (u64, bool)>,
+    minutes: HashMap<(DomainName, &'static str), u64>,
+    open: HashMap<String, (u64, u64)>,
+}
+
+impl Used {
+    async fn spent(&mut self, connection: &mut AnyConnection, account: &str, day: u64, bucket: &'static str) -> Result<u64, StateError> {
+        if let Some((spent, _)) = self.days.get(&(account.to_owned(), day, bucket)) {
+            return Ok(*spent);
+        }
+        let spent = spent(connection, account, day, bucket).await?;
+        self.days.insert((account.to_owned(), day, bucket), (spent, false));
+        Ok(spent)
+    }
+
+    fn spend(&mut self, account: &str, day: u64, bucket: &'static str, units: u64) {
+        let entry = self.days.entry((account.to_owned(), day, bucket)).or_default();
+        *entry = (entry.0 + units, true);
+    }
+
+    async fn keep(&self, connection: &mut AnyConnection) -> Result<(), StateError> {
+        for ((account, day, bucket), (spent, changed)) in &self.days {
+            if !changed {
+                continue;
+            }
+            sqlx::query(
+                "INSERT INTO quota_use (account, day, bucket, used) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (account, day, bucket) DO UPDATE SET used = excluded.used",
+            )
+            .bind(account)
+            .bind(signed(*day))
+            .bind(*bucket)
+            .bind(signed(*spent))
+            .execute(&mut *connection)
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+async fn spent(connection: &mut AnyConnection, account: &str, day: u64, bucket: &str) -> Result<u64, StateError> {
+    let row = sqlx::query("SELECT used FROM quota_use WHERE account = $1 AND day = $2 AND bucket = $3")
+        .bind(account)
+        .bind(signed(day))
+        .bind(bucket)
+        .fetch_optional(connection)
+        .await?;
+    row.map_or(Ok(0), |row| unsigned(&row, "used"))
+}
+
+async fn nonce_used(connection: &mut AnyConnection, key: &str, nonce: &str) -> Result<bool, StateError> {
+    let row = sqlx::query("SELECT seen_ms FROM nonce WHERE access_key = $1 AND nonce = $2")
+        .bind(key)
+        .bind(nonce)
+        .fetch_optional(connection)
+        .await?;
+    Ok(row.is_some())
+}
+
+async fn insert(connection: &mut AnyConnection, head: Revision, chunks: Vec<(&Submission, NewChunk)>) -> Result<(), StateError> {
+    let mut id = count_up(connection, "chunk", chunks.len() as u64).await? - chunks.len() as u64;
+    for (submission, chunk) in chunks {
+        id += 1;
+        let revision = if chunk.invalidations.is_empty() {
+            head
+        } else {
+            append(connection, &[Entry::Invalidate(chunk.invalidations)]).await?
+        };
+        sqlx::query(
+            "INSERT INTO chunk (id, task, account, domain, kind, created_ms, revision, paths, lines, params, finished_ms, progress) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '')",
+        )
+        .bind(signed(id))
+        .bind(signed(chunk.task))
+        .bind(&submission.account)
+        .bind(chunk.domain.as_str())
+        .bind(chunk.kind.as_str())
+        .bind(signed(submission.now_ms))
+        .bind(signed(revision.0))
+        .bind(chunk.paths.join("\n"))
+        .bind(signed(chunk.paths.len() as u64))
+        .bind(chunk.params)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+impl State {
+    /// What an account has spent of a day, by bucket.
+    pub async fn spent(&self, account: &str, day: u64) -> Result<HashMap<String, u64>, StateError> {
+        let rows = sqlx::query("SELECT bucket, used FROM quota_use WHERE account = $1 AND day = $2")
+            .bind(account)
+            .bind(signed(day))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok((super::text(row, "bucket")?, unsigned(row, "used")?))).collect()
+    }
+}
