@@ -1,0 +1,158 @@
+//! How old a stored response is, and how long it is good (RFC 9111 §4.2).
+//!
+//! # What always holds
+//!
+//! - A response is fresh while its age is *below* its lifetime: a lifetime of 60 s is over at 60 s.
+//! - Ages never go below zero, whatever clocks did.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{AGE, DATE, ETAG, EXPIRES, LAST_MODIFIED};
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use crate::directives::{Directives, delta_seconds};
+
+/// The longest lifetime or age that is counted: 2^31 s, as RFC 9111 §1.2.2 suggests.
+pub const LIFETIME_MAX: Duration = Duration::from_secs(1 << 31);
+
+/// Bounds of the lifetime guessed from `Last-Modified`, as the vendor documents them.
+const HEURISTIC_MIN: Duration = Duration::from_secs(10);
+const HEURISTIC_MAX: Duration = Duration::from_secs(3600);
+/// The lifetime guessed for a response that has an `ETag` and no `Last-Modified`, as the vendor documents it.
+const HEURISTIC_ETAG: Duration = Duration::from_secs(10);
+
+/// What a stored response head says of its use, computed once when it arrives (or is read back).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// How long it is fresh, counted in age; zero for one that must be revalidated before every use.
+    pub lifetime: Duration,
+    /// Its age on arrival: `corrected_initial_age` of RFC 9111 §4.2.3.
+    pub initial_age: Duration,
+    /// When it arrived.
+    pub received: SystemTime,
+    /// How long past its lifetime it may be sent while it is revalidated behind (RFC 5861 §3); zero where forbidden.
+    pub stale_while_revalidate: Duration,
+    /// How long past its lifetime it may be sent when the origin fails (RFC 5861 §4); zero where forbidden.
+    pub stale_if_error: Duration,
+    /// Whether it has an `ETag` or a usable `Last-Modified`, so that a 304 can confirm it.
+    pub validator: bool,
+}
+
+impl Freshness {
+    /// Reads a response head that was asked for at `sent` and arrived at `received`.
+    ///
+    /// Sources in order (RFC 9111 §4.2.1, RFC 9213 §2.2): the targeted field or `Cache-Control` with `s-maxage`, then
+    /// `max-age`; `Expires`; for a status that allows it, a guess (§4.2.2). None at all is a lifetime of zero.
+    /// `no-cache` is a lifetime of zero too.
+    ///
+    /// `stale-*` beside `s-maxage` count although `s-maxage` alone forbids stale answers (§5.2.2.10): the origin
+    /// allows them in the same breath, and RFC 9111 §5.2.3 lets an extension change a directive.
+    /// Beside `must-revalidate` and `proxy-revalidate` they do not count.
+    pub fn of(status: StatusCode, headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> Freshness {
+        let directives = Directives::of(headers);
+        let lifetime = if directives.no_cache {
+            Duration::ZERO
+        } else {
+            lifetime(status, headers, &directives, received).unwrap_or_default()
+        };
+        let may_be_stale = !(directives.no_cache || directives.must_revalidate || directives.proxy_revalidate);
+        let stale = |permission: Option<Duration>| permission.filter(|_| may_be_stale).unwrap_or_default();
+        Freshness {
+            lifetime,
+            initial_age: initial_age(headers, sent, received),
+            received,
+            stale_while_revalidate: stale(directives.stale_while_revalidate),
+            stale_if_error: stale(directives.stale_if_error),
+            validator: has_validator(headers),
+        }
+    }
+
+    /// `current_age` of RFC 9111 §4.2.3; what goes out as `Age`, rounded down to seconds.
+    pub fn age(&self, now: SystemTime) -> Duration {
+        self.initial_age.saturating_add(now.duration_since(self.received).unwrap_or_default())
+    }
+
+    /// Whether it may be sent without asking anybody (RFC 9111 §4.2). A prefetch that brings a response which is
+    /// not fresh on arrival has warmed nothing.
+    pub fn is_fresh(&self, now: SystemTime) -> bool {
+        self.age(now) < self.lifetime
+    }
+
+    /// Whether it may be sent although stale, if it is revalidated behind (RFC 5861 §3).
+    pub fn may_serve_while_revalidating(&self, now: SystemTime) -> bool {
+        self.age(now) < self.lifetime.saturating_add(self.stale_while_revalidate)
+    }
+
+    /// Whether it may be sent because the origin failed (RFC 5861 §4: cannot be reached, or 500, 502, 503, 504).
+    pub fn may_serve_on_error(&self, now: SystemTime) -> bool {
+        self.age(now) < self.lifetime.saturating_add(self.stale_if_error)
+    }
+
+    /// Seconds of freshness left, negative when stale: the `ttl` of `Cache-Status` (RFC 9211 §2.4).
+    pub fn ttl(&self, now: SystemTime) -> i64 {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        seconds(self.lifetime).saturating_sub(seconds(self.age(now)))
+    }
+}
+
+/// The lifetime a head gives or lets us guess; `None` when it does neither.
+pub(crate) fn lifetime(
+    status: StatusCode,
+    headers: &HeaderMap,
+    directives: &Directives,
+    received: SystemTime,
+) -> Option<Duration> {
+    if let Some(explicit) = explicit_lifetime(headers, directives, received) {
+        return Some(explicit);
+    }
+    if !(is_heuristically_cacheable(status) || directives.public) {
+        return None;
+    }
+    if let Some(modified) = date(headers, LAST_MODIFIED) {
+        let date = date(headers, DATE).unwrap_or(received);
+        let tenth = date.duration_since(modified).unwrap_or_default() / 10;
+        return Some(tenth.clamp(HEURISTIC_MIN, HEURISTIC_MAX));
+    }
+    headers.contains_key(ETAG).then_some(HEURISTIC_ETAG)
+}
+
+/// The lifetime that the origin states (RFC 9111 §4.2.1).
+pub(crate) fn explicit_lifetime(
+    headers: &HeaderMap,
+    directives: &Directives,
+    received: SystemTime,
+) -> Option<Duration> {
+    if let Some(lifetime) = directives.s_maxage.or(directives.max_age) {
+        return Some(lifetime);
+    }
+    if directives.targeted || !headers.contains_key(EXPIRES) {
+        return None;
+    }
+    // §5.3: a date that cannot be read, `0` above all, is in the past.
+    let date_sent = date(headers, DATE).unwrap_or(received);
+    let ahead = date(headers, EXPIRES).and_then(|expires| expires.duration_since(date_sent).ok());
+    Some(ahead.unwrap_or_default().min(LIFETIME_MAX))
+}
+
+/// Whether RFC 9110 §15.1 lets a cache guess a lifetime for the status. 206 is left out: parts are not stored.
+pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+/// `corrected_initial_age` (RFC 9111 §4.2.3). An `Age` that is not a number is ignored (§5.1).
+fn initial_age(headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> Duration {
+    let apparent = date(headers, DATE).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
+    let age = headers.get(AGE).and_then(|value| delta_seconds(value.as_bytes().trim_ascii())).unwrap_or_default();
+    let delay = received.duration_since(sent).unwrap_or_default();
+    apparent.max(age.saturating_add(delay)).min(LIFETIME_MAX)
+}
+
+/// Whether a 304 can confirm the response.
+pub(crate) fn has_validator(headers: &HeaderMap) -> bool {
+    headers.contains_key(ETAG) || date(headers, LAST_MODIFIED).is_some()
+}
+
+/// A field that holds one HTTP date (RFC 9110 §5.6.7), in any of the three forms; `None` if absent or unreadable.
+pub(crate) fn date(headers: &HeaderMap, field: HeaderName) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(field)?.to_str().ok()?.trim()).ok()
+}
