@@ -148,8 +148,7 @@ fn range(request: &HeaderMap, length: u64) -> Answer {
     }
     match satisfiable {
         Some(part) => Answer::Part(part),
-        None if any && length > 0 => Answer::Unsatisfiable,
-        None if any && !set.trim_start().starts_with('-') => Answer::Unsatisfiable,
+        None if any && (length > 0 || !set.trim_start().starts_with('-')) => Answer::Unsatisfiable,
         None => Answer::Whole, // the last n bytes of nothing are all of it
     }
 }
@@ -217,7 +216,7 @@ pub(crate) fn is_strong(tag: &[u8]) -> bool {
 }
 
 /// Weak comparison (RFC 9110 §8.8.3.2).
-pub(crate) fn weak(one: &[u8], other: &[u8]) -> bool {
-    let opaque = |tag| <[u8]>::strip_prefix(tag, b"W/").map_or_else(|| tag, |opaque: &[u8]| opaque);
+pub(crate) fn weak<'a>(one: &'a [u8], other: &'a [u8]) -> bool {
+    let opaque = |tag: &'a [u8]| tag.strip_prefix(b"W/").unwrap_or(tag);
     opaque(one) == opaque(other)
 }

@@ -117,11 +117,7 @@ pub(crate) fn lifetime(
 }
 
 /// The lifetime that the origin states (RFC 9111 §4.2.1).
-pub(crate) fn explicit_lifetime(
-    headers: &HeaderMap,
-    directives: &Directives,
-    received: SystemTime,
-) -> Option<Duration> {
+fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, received: SystemTime) -> Option<Duration> {
     if let Some(lifetime) = directives.s_maxage.or(directives.max_age) {
         return Some(lifetime);
     }
@@ -148,7 +144,7 @@ fn initial_age(headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> D
 }
 
 /// Whether a 304 can confirm the response.
-pub(crate) fn has_validator(headers: &HeaderMap) -> bool {
+fn has_validator(headers: &HeaderMap) -> bool {
     headers.contains_key(ETAG) || date(headers, LAST_MODIFIED).is_some()
 }
 

@@ -6,7 +6,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::directives::Directives;
-use crate::freshness::{Freshness, explicit_lifetime, is_heuristically_cacheable, lifetime};
+use crate::freshness::{Freshness, is_heuristically_cacheable, lifetime};
 use crate::vary::vary_fields;
 
 /// Why a response is not kept, in words for the person who wonders why a prefetch failed.
@@ -79,12 +79,12 @@ pub fn storable(
         return Err(NotStorable::Authorization);
     }
 
-    let explicit = explicit_lifetime(response, &directives, received).is_some();
     let may_guess = is_heuristically_cacheable(status) || directives.public;
-    let freshness = Freshness::of(status, response, sent, received);
-    if !explicit && !(directives.no_cache && may_guess) && lifetime(status, response, &directives, received).is_none() {
+    let revalidated_always = directives.no_cache && may_guess;
+    if lifetime(status, response, &directives, received).is_none() && !revalidated_always {
         return Err(NotStorable::NoLifetime);
     }
+    let freshness = Freshness::of(status, response, sent, received);
     let stale = freshness.stale_while_revalidate.max(freshness.stale_if_error);
     if freshness.lifetime == Duration::ZERO && !freshness.validator && stale == Duration::ZERO {
         return Err(NotStorable::Useless);

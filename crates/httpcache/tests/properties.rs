@@ -1,0 +1,219 @@
+//! What holds for all headers: nothing panics, and freshness agrees with `http-cache-semantics` wherever the
+//! specification leaves no choice to either.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_cache_semantics::{CacheOptions, CachePolicy};
+use httpcache::{
+    Allowed, Answer, answer, decide, end_to_end, freshen, not_modified, storable, upstream, vary_fields, vary_key,
+};
+use proptest::prelude::*;
+
+/// Fields this crate reads, and one it does not.
+const FIELDS: [&str; 20] = [
+    "cache-control",
+    "cdn-cache-control",
+    "expires",
+    "date",
+    "age",
+    "last-modified",
+    "etag",
+    "vary",
+    "connection",
+    "range",
+    "if-range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "accept-encoding",
+    "authorization",
+    "content-length",
+    "set-cookie",
+    "x-other",
+];
+
+/// Pieces that bring a random text near to what parsers look for.
+const PIECES: [&str; 26] = [
+    "max-age=",
+    "s-maxage",
+    "no-cache",
+    "\"",
+    "\\",
+    "W/",
+    ",",
+    ";",
+    "=",
+    "-",
+    "*",
+    "bytes=",
+    "0",
+    "99999999999999999999",
+    "stale-if-error=",
+    "?1",
+    "(",
+    ")",
+    ":",
+    " ",
+    "q=",
+    "gzip",
+    "Sun, 06 Nov 1994 08:49:37 GMT",
+    "NaN",
+    "identity",
+    "a",
+];
+
+fn value() -> impl Strategy<Value = HeaderValue> {
+    let byte = prop_oneof![Just(b'\t'), b' '..=b'~', 0x80..=0xff_u8];
+    let noise = proptest::collection::vec(byte, 0..40);
+    let near =
+        proptest::collection::vec(proptest::sample::select(&PIECES[..]), 0..8).prop_map(|p| p.concat().into_bytes());
+    prop_oneof![noise, near].prop_map(|bytes| HeaderValue::from_bytes(&bytes).expect("no control bytes"))
+}
+
+fn headers() -> impl Strategy<Value = HeaderMap> {
+    let line = (proptest::sample::select(&FIELDS[..]), value());
+    proptest::collection::vec(line, 0..8).prop_map(|lines| {
+        lines.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)).fold(
+            HeaderMap::new(),
+            |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            },
+        )
+    })
+}
+
+/// Enough to reach every parser many times within a second or two; failing cases are printed, not kept in files.
+fn cases() -> ProptestConfig {
+    ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn no_headers_panic(
+        request in headers(), response in headers(), news in headers(), status in 100_u16..1000,
+        sent in 0_u64..1 << 33, received in 0_u64..1 << 33, now in 0_u64..1 << 33, length in any::<u64>(),
+    ) {
+        let status = StatusCode::from_u16(status).unwrap();
+        if let Ok(freshness) = storable(&Method::GET, &request, status, &response, at(sent), at(received)) {
+            let age = freshness.age(at(now));
+            prop_assert!(age >= freshness.initial_age);
+            prop_assert_eq!(freshness.is_fresh(at(now)), age < freshness.lifetime);
+            freshness.ttl(at(now));
+            for allowed in [Allowed::Send, Allowed::Revalidate, Allowed::Refetch] {
+                decide(&Method::GET, &request, Some((&freshness, allowed)), at(now));
+            }
+        }
+        if let Answer::Part(part) = answer(&Method::GET, &request, StatusCode::OK, &response, Some(length)) {
+            prop_assert!(part.start < part.end && part.end <= length);
+            part.content_range(length);
+        }
+        if let Ok(fields) = vary_fields(&response) {
+            vary_key(&fields, &request);
+        }
+        let stripped = end_to_end(&response);
+        prop_assert_eq!(end_to_end(&stripped), stripped);
+        let asked = upstream(&request);
+        prop_assert_eq!(upstream(&asked), asked);
+        not_modified(&response);
+        if let Ok(merged) = freshen(&response, &news) {
+            prop_assert!(freshen(&merged, &HeaderMap::new()).is_ok());
+        }
+    }
+}
+
+/// Whole directives, of which each is drawn at most once.
+#[derive(Clone, Debug)]
+struct Drawn {
+    status: u16,
+    directives: Vec<String>,
+    expires_in: Option<i64>,
+    modified_ago: Option<u64>,
+    age: Option<u64>,
+    authorization: bool,
+    elapsed: u64,
+}
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    const WORDS: [&str; 7] =
+        ["no-store", "private", "no-cache", "must-revalidate", "public", "no-transform", "x=\"y\""];
+    let words = proptest::sample::subsequence(&WORDS[..], 0..3);
+    let seconds = || proptest::option::of(0_u64..200);
+    (
+        proptest::sample::select(&[200_u16, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 501][..]),
+        words,
+        seconds(),
+        seconds(),
+        proptest::option::of(-100_i64..200),
+        proptest::option::of(10_u64..3600),
+        seconds(),
+        proptest::bool::weighted(0.2),
+        0_u64..300,
+    )
+        .prop_map(|(status, words, max_age, s_maxage, expires_in, modified, age, authorization, elapsed)| {
+            let mut directives: Vec<String> = words.into_iter().map(str::to_owned).collect();
+            directives.extend(max_age.map(|seconds| format!("max-age={seconds}")));
+            directives.extend(s_maxage.map(|seconds| format!("S-MaxAge={seconds}").to_lowercase()));
+            Drawn {
+                status,
+                directives,
+                expires_in,
+                modified_ago: modified.map(|tenth| tenth * 10),
+                age,
+                authorization,
+                elapsed,
+            }
+        })
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// Left out because the other crate chooses otherwise by design: `Set-Cookie` and `proxy-revalidate` (it never
+    /// reuses those), `Pragma` and the request's `no-store` (it honours them), apparent age by `Date`, repeated
+    /// directives, and guesses outside the vendor's bounds.
+    #[test]
+    fn freshness_agrees_with_another_reading_of_the_specification(drawn in drawn()) {
+        let now = at(1_700_000_000);
+        let mut request = Request::get("https://a.test/x");
+        if drawn.authorization {
+            request = request.header("authorization", "Basic eA==");
+        }
+        let request = request.body(()).unwrap();
+        let mut response = Response::builder().status(drawn.status).header("date", httpdate::fmt_http_date(now));
+        if !drawn.directives.is_empty() {
+            response = response.header("cache-control", drawn.directives.join(", "));
+        }
+        if let Some(expires) = drawn.expires_in {
+            let expires = at(1_700_000_000_u64.checked_add_signed(expires).unwrap());
+            response = response.header("expires", httpdate::fmt_http_date(expires));
+        }
+        if let Some(ago) = drawn.modified_ago {
+            response = response.header("last-modified", httpdate::fmt_http_date(now - Duration::from_secs(ago)));
+        }
+        if let Some(age) = drawn.age {
+            response = response.header("age", age);
+        }
+        let response = response.body(()).unwrap();
+
+        let theirs = CachePolicy::new_options(&request, &response, now, CacheOptions::default());
+        let ours = storable(&Method::GET, request.headers(), response.status(), response.headers(), now, now);
+        let later = now + Duration::from_secs(drawn.elapsed);
+
+        if !theirs.is_storable() {
+            prop_assert!(ours.is_err(), "they do not store, we do: {:?}", drawn);
+        }
+        prop_assert_eq!(ours.is_ok_and(|ours| ours.is_fresh(later)), theirs.is_storable() && !theirs.is_stale(later));
+        if let Ok(ours) = ours {
+            prop_assert_eq!(ours.age(later), theirs.age(later));
+        }
+    }
+}
