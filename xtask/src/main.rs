@@ -1,2 +1,73 @@
-//! Being built.
-fn main() {}
+//! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail, ensure};
+
+mod deny;
+mod tidy;
+
+type Check = (&'static str, fn() -> anyhow::Result<()>);
+
+/// In the order of how fast they fail.
+const CHECKS: &[Check] = &[("fmt", fmt), ("tidy", tidy::check), ("deny", deny::check), ("clippy", clippy), ("docs", docs)];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    ensure!(arguments.next().as_deref() == Some("check"), "expected: cargo xtask check [fmt|tidy|deny|clippy|docs]");
+    let only = arguments.next();
+    if let Some(name) = &only {
+        ensure!(CHECKS.iter().any(|(known, _)| known == name), "no check `{name}`");
+    }
+    let mut failed = Vec::new();
+    for (name, check) in CHECKS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
+        match check() {
+            Ok(()) => eprintln!("{name}: ok"),
+            Err(error) => {
+                eprintln!("{name}: {error}");
+                failed.push(*name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn fmt() -> anyhow::Result<()> {
+    cargo(&["fmt", "--all", "--check"], &[])
+}
+
+fn clippy() -> anyhow::Result<()> {
+    cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])
+}
+
+fn docs() -> anyhow::Result<()> {
+    cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "--deny warnings")])
+}
+
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(arguments).envs(environment.iter().copied());
+    let status = command.status().context("start cargo")?;
+    ensure!(status.success(), "cargo {}", arguments.join(" "));
+    Ok(())
+}
+
+/// What `cargo metadata` says.
+fn metadata(arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
+    let output = Command::new("cargo").args(["metadata", "--format-version", "1", "--locked"]).args(arguments).output()?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}

@@ -4,12 +4,29 @@
 //! prefetch jobs, `completion` decides when a refresh is complete. [`Control::start`] wires them; [`Operator`] is the
 //! other way in, for whoever can write the database.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Clock, Entry, Settings};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Identity as TlsIdentity, Server, ServerTlsConfig};
+
+use crate::state::submit::Accepting;
+use crate::state::{State, StateError, millis};
+
+mod api;
 mod app;
 mod completion;
 pub mod config;
+mod keys;
 mod known;
 mod limits;
 mod link;
+mod metrics;
 mod operator;
 pub mod policy;
 mod scheduler;
@@ -18,3 +35,170 @@ pub mod state;
 
 pub use config::{ConfigError, ControlConfig, StateUrl};
 pub use operator::{NodeView, Operator, OperatorError, ShownKey};
+
+/// How often what is past its time is forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+
+/// Invalidations kept in the log; a node that is further behind starts from a snapshot.
+const INVALIDATIONS_KEPT: u64 = 1_000_000;
+
+/// How long requests under way are waited for when stopping.
+const STOPPING_MAX: Duration = Duration::from_secs(5);
+
+/// Why a control plane did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address is in use, or not this machine's.
+    #[error("listen on {address} (`{key}`)")]
+    Listen {
+        /// The key in the configuration.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The database.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The sealing key.
+    #[error(transparent)]
+    Seal(#[from] seal::SealError),
+    /// The identity in the database.
+    #[error(transparent)]
+    Identity(#[from] state::identity::IdentityError),
+    /// The certificate of the link.
+    #[error("certificate of the link")]
+    Certificate(#[from] rcgen::Error),
+    /// TLS of the link.
+    #[error("TLS of the link")]
+    Tls(#[from] tonic::transport::Error),
+}
+
+/// A running control plane.
+pub struct Control {
+    api: SocketAddr,
+    link: SocketAddr,
+    stopping: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    state: State,
+}
+
+impl Control {
+    /// Starts everything; on return it answers.
+    pub async fn start(config: ControlConfig, clock: Arc<dyn Clock>) -> Result<Control, StartError> {
+        // Ports first: a mistake there should cost nothing.
+        let api_listener = listen("listen", config.listen).await?;
+        let link_listener = listen("link_listen", config.link_listen).await?;
+        let (api, link_address) = (address(&api_listener, config.listen), address(&link_listener, config.link_listen));
+
+        let state = State::open(&config.state).await?;
+        let seal = seal::Seal::open_or_create(&config.secret_key_path()?)?;
+        let identity = state.identity(&seal).await?;
+        settle_lease(&state, config.lease_secs).await?;
+        let (certificate, key) = identity.link_certificate()?;
+
+        let following = known::Following::start(state.clone(), clock.clone()).await?;
+        let (accepting, open) = Accepting::start(state.clone()).await?;
+        let acknowledged = completion::start(state.clone(), following.clone(), clock.clone()).await?;
+        let deadline = config.prefetch_deadline();
+        let scheduler =
+            scheduler::Scheduler::start(state.clone(), &accepting, open, following.clone(), clock.clone(), deadline);
+        let stopping = CancellationToken::new();
+        let link = link::Link::new(
+            state.clone(),
+            identity,
+            following.clone(),
+            scheduler.clone(),
+            acknowledged.clone(),
+            clock.clone(),
+            stopping.clone(),
+        );
+
+        let tls = ServerTlsConfig::new().identity(TlsIdentity::from_pem(certificate, key.as_bytes()));
+        let service = link::LinkServer::new(link.clone())
+            .max_decoding_message_size(2 * model::link::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(usize::MAX);
+        let serving = Server::builder()
+            .tls_config(tls)?
+            .http2_keepalive_interval(Some(Duration::from_secs(45)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .add_service(service)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(link_listener), stopping.clone().cancelled_owned());
+        let mut tasks = vec![tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(error = &error as &dyn std::error::Error, "link ended");
+            }
+        })];
+
+        let app = app::App { state: state.clone(), accepting, following, acknowledged, clock: clock.clone() };
+        let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link);
+        tasks.push(tokio::spawn(api::serve(door, api_listener, stopping.clone())));
+        tasks.push(tokio::spawn(forget(state.clone(), clock, stopping.clone())));
+        Ok(Control { api, link: link_address, stopping, tasks, state })
+    }
+
+    /// Where the API is served.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Where nodes connect.
+    pub fn link_address(&self) -> SocketAddr {
+        self.link
+    }
+
+    /// Ends sessions, answers what is under way, and lets go of the database.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        for task in self.tasks {
+            if tokio::time::timeout(STOPPING_MAX, task).await.is_err() {
+                tracing::warn!("a listener did not stop in time");
+            }
+        }
+        self.state.close().await;
+    }
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// Writes the lease of the configuration into the log, unless that is what it says.
+async fn settle_lease(state: &State, lease_secs: Option<u64>) -> Result<(), StateError> {
+    let Some(lease_secs) = lease_secs else { return Ok(()) };
+    let (_, known) = state.knowledge().await?;
+    if known.settings.lease_secs != lease_secs {
+        state.append(&[Entry::Settings(Settings { lease_secs })]).await?;
+    }
+    Ok(())
+}
+
+/// Forgets what is past its time, now and then.
+async fn forget(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken) {
+    let mut every = tokio::time::interval(FORGET_EVERY);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = stopping.cancelled() => return,
+        }
+        let now_ms = millis(clock.now());
+        let before_ms = now_ms.saturating_sub(app::KEPT.as_millis() as u64);
+        let done = async {
+            state.forget(before_ms, app::quota_day(before_ms)).await?;
+            state.compact(INVALIDATIONS_KEPT).await
+        };
+        if let Err(error) = done.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "what is past its time could not be forgotten");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Access keys and rates, as the door needs them at every request: believed for a second, counted per account.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::seal::Seal;
+use crate::state::State;
+use crate::state::accounts::{AccessKey, AccountError};
+
+/// How long a key is believed after it was read: an operator's change takes effect within it.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// Keys remembered; more are read each time. Only keys that exist are remembered, so a stranger cannot fill it.
+const KEYS_MAX: usize = 10_000;
+
+/// Accounts and actions whose rate is counted; those that have been quiet go first.
+const RATES_MAX: usize = 10_000;
+
+/// Nonces remembered of requests that only look. Those of requests that change something are in the database.
+const NONCES_MAX: usize = 200_000;
+
+/// Looks keys up.
+pub(crate) struct Keys {
+    state: State,
+    seal: Seal,
+    known: Mutex<HashMap<String, (Instant, Arc<AccessKey>)>>,
+}
+
+impl Keys {
+    pub(crate) fn new(state: State, seal: Seal) -> Keys {
+        Keys { state, seal, known: Mutex::default() }
+    }
+
+    /// The key `id`; `None` when there is none.
+    pub(crate) async fn get(&self, id: &str) -> Result<Option<Arc<AccessKey>>, AccountError> {
+        let now = Instant::now();
+        let known = self.known.lock().expect("no holder of this lock can panic").get(id).cloned();
+        if let Some((_, key)) = known.filter(|(read, _)| now.duration_since(*read) < BELIEVED) {
+            return Ok(Some(key));
+        }
+        let key = self.state.access_key(&self.seal, id).await?.map(Arc::new);
+        let mut known = self.known.lock().expect("no holder of this lock can panic");
+        match &key {
+            Some(key) => {
+                if known.len() >= KEYS_MAX {
+                    known.retain(|_, (read, _)| now.duration_since(*read) < BELIEVED);
+                }
+                if known.len() < KEYS_MAX {
+                    known.insert(id.to_owned(), (now, key.clone()));
+                }
+            }
+            None => {
+                known.remove(id);
+            }
+        }
+        Ok(key)
+    }
+}
+
+/// Requests a second, per account and action: a bucket that fills at the rate and holds one second's worth.
+#[derive(Default)]
+pub(crate) struct Rates(Mutex<HashMap<(String, String), (Instant, f64)>>);
+
+impl Rates {
+    /// Takes one from the bucket; whether there was one.
+    pub(crate) fn take(&self, account: &str, action: &str, per_second: u64) -> bool {
+        let now = Instant::now();
+        let most = per_second as f64;
+        let mut rates = self.0.lock().expect("no holder of this lock can panic");
+        if rates.len() >= RATES_MAX {
+            rates.retain(|_, (last, _)| now.duration_since(*last) < Duration::from_secs(2));
+        }
+        let (last, left) = rates.entry((account.to_owned(), action.to_owned())).or_insert((now, most));
+        *left = (*left + now.duration_since(*last).as_secs_f64() * most).min(most);
+        *last = now;
+        let passes = *left >= 1.0;
+        if passes {
+            *left -= 1.0;
+        }
+        passes
+    }
+}
+
+/// Nonces of requests that only look, within the window in which a signature is good.
+#[derive(Default)]
+pub(crate) struct Nonces(Mutex<(HashMap<(String, String), u64>, u64)>);
+
+impl Nonces {
+    /// Remembers a nonce until `until_ms`; whether it is new. When too many are remembered the oldest are forgotten early:
+    /// a replay then only looks again.
+    pub(crate) fn spend(&self, key: &str, nonce: &str, now_ms: u64, until_ms: u64) -> bool {
+        let mut guard = self.0.lock().expect("no holder of this lock can panic");
+        let (seen, swept_ms) = &mut *guard;
+        if seen.len() >= NONCES_MAX || now_ms.saturating_sub(*swept_ms) > 60_000 {
+            seen.retain(|_, until| *until > now_ms);
+            *swept_ms = now_ms;
+        }
+        if seen.len() >= NONCES_MAX {
+            let middle = now_ms + (until_ms - now_ms) / 2;
+            seen.retain(|_, until| *until > middle);
+        }
+        seen.insert((key.to_owned(), nonce.to_owned()), until_ms).is_none_or(|until| until <= now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bucket_fills_at_its_rate() {
+        let rates = Rates::default();
+        let taken = (0..10).filter(|_| rates.take("a", "x", 3)).count();
+        assert_eq!(taken, 3);
+        assert!(rates.take("b", "x", 3), "another account has its own");
+        tokio::time::advance(Duration::from_millis(400)).await;
+        assert!(rates.take("a", "x", 3));
+        assert!(!rates.take("a", "x", 3));
+    }
+
+    #[test]
+    fn nonce_is_spent_once_per_key() {
+        let nonces = Nonces::default();
+        assert!(nonces.spend("k", "n", 1_000, 2_000));
+        assert!(!nonces.spend("k", "n", 1_500, 2_500));
+        assert!(nonces.spend("l", "n", 1_500, 2_500));
+        assert!(nonces.spend("k", "n", 9_000, 10_000), "after its window it may come again");
+    }
+}

@@ -1,0 +1,65 @@
+//! What the control plane shows of itself, in the Prometheus text format.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use model::prefetch::JOBS_PER_NODE_MAX;
+
+use crate::known::Following;
+use crate::link::Link;
+use crate::scheduler::{LOADED_URLS_MAX, Scheduler};
+use crate::state::submit::{Accepting, OPEN_URLS_MAX, WAITING_MAX};
+
+/// Requests at the door, counted by how they ended.
+#[derive(Default)]
+pub(crate) struct Requests {
+    pub(crate) ok: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    /// Under way now.
+    pub(crate) open: AtomicU64,
+}
+
+/// All that is shown.
+pub(crate) fn render(
+    requests: &Requests,
+    requests_max: usize,
+    accepting: &Accepting,
+    scheduler: &Scheduler,
+    following: &Following,
+    link: &Link,
+) -> String {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let known = following.now();
+    let connected = link.connected();
+    let accepted = accepting.counters();
+    let jobs = scheduler.counters();
+    let rows: [(&str, &str, u64); 20] = [
+        ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
+        ("warmfront_api_requests_refused_total", "Requests answered with an error of the caller's.", load(&requests.refused)),
+        ("warmfront_api_requests_failed_total", "Requests answered with an error of ours.", load(&requests.failed)),
+        ("warmfront_api_requests_open", "Requests under way.", load(&requests.open)),
+        ("warmfront_api_requests_open_max", "Most requests that may be under way.", requests_max as u64),
+        ("warmfront_submissions_total", "Submissions committed.", load(&accepted.accepted)),
+        ("warmfront_submission_commits_total", "Transactions they took.", load(&accepted.commits)),
+        ("warmfront_submissions_waiting", "Submissions waiting to be written.", accepting.waiting() as u64),
+        ("warmfront_submissions_waiting_max", "Most submissions that may wait.", WAITING_MAX as u64),
+        ("warmfront_prefetch_urls_open", "URLs of prefetches that have not ended.", load(&accepted.open_urls)),
+        ("warmfront_prefetch_urls_open_max", "Most URLs that may be open.", OPEN_URLS_MAX),
+        ("warmfront_prefetch_urls_loaded", "URLs of prefetches held in memory.", load(&jobs.loaded_urls)),
+        ("warmfront_prefetch_urls_loaded_max", "About how many may be held in memory.", LOADED_URLS_MAX as u64),
+        ("warmfront_prefetch_jobs_leased", "Jobs leased to nodes.", load(&jobs.leased)),
+        ("warmfront_prefetch_jobs_leased_max", "Most jobs that may be leased.", (JOBS_PER_NODE_MAX * connected.len()) as u64),
+        ("warmfront_prefetch_jobs_resident_total", "Jobs that ended resident.", load(&jobs.resident)),
+        ("warmfront_prefetch_jobs_failed_total", "Jobs that failed for good.", load(&jobs.failed)),
+        ("warmfront_prefetch_jobs_retried_total", "Jobs given out again.", load(&jobs.retried)),
+        ("warmfront_log_head", "Head of the log.", known.head.0),
+        ("warmfront_nodes_connected", "Nodes connected.", connected.len() as u64),
+    ];
+    let mut text = String::new();
+    for (name, help, value) in rows {
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+    text
+}

@@ -1,0 +1,261 @@
+//! What the state keeps, on both databases: each case runs on a SQLite file and on a PostgreSQL server of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use control::StateUrl;
+use control::state::State;
+use control::state::chunks::{Filter, Kind, Params, Progress};
+use control::state::log::{DomainDetail, DomainError};
+use control::state::nodes::{AdmitError, Proof};
+use control::state::submit::{Accepted, Accepting, Charge, Group, QueueMax, Refused, Submission};
+use model::topology::WarmTiers;
+use model::{
+    Coverage, Domain, DomainName, Entry, Invalidation, Isolation, Knowledge, Member, Mode, NodeName, Pop, PopName, Revision,
+    Scope, Source, SourceKind, Tier, UrlKey,
+};
+use tempfile::TempDir;
+
+/// A PostgreSQL server of the test's own, stopped when dropped.
+struct Postgres {
+    process: Child,
+    _dir: TempDir,
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // SIGINT: a fast shutdown. A server of this test that does not go is killed.
+        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
+        let _ = self.process.wait();
+    }
+}
+
+/// Programs of PostgreSQL, the newest version that is installed.
+fn postgres_bin() -> PathBuf {
+    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .expect("PostgreSQL is installed (./test does it)")
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|bin| bin.join("initdb").exists())
+        .collect();
+    versions.sort();
+    versions.pop().expect("PostgreSQL's server is installed (./test does it)")
+}
+
+/// A command that runs as an ordinary user: the server refuses to run as root.
+fn as_user(program: &Path) -> Command {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"));
+    if !root {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);
+    command
+}
+
+/// A server on a Unix socket alone, and the address of its database.
+fn postgres() -> (Postgres, StateUrl) {
+    let bin = postgres_bin();
+    let dir = TempDir::new_in("/tmp").unwrap();
+    let _ = Command::new("chown").arg("postgres").arg(dir.path()).status();
+    let data = dir.path().join("data");
+    let made = as_user(&bin.join("initdb"))
+        .args(["--auth", "trust", "--username", "warmfront", "--no-sync", "--pgdata"])
+        .arg(&data)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let process = as_user(&bin.join("postgres"))
+        .arg("-D")
+        .arg(&data)
+        .args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={port}"), "-c", "unix_socket_directories="])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let url = StateUrl::parse(&format!("postgres://warmfront@127.0.0.1:{port}/postgres")).unwrap();
+    (Postgres { process, _dir: dir }, url)
+}
+
+async fn open(url: &StateUrl) -> State {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        match State::open(url).await {
+            Ok(state) => return state,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error:?}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+fn name(text: &str) -> DomainName {
+    DomainName::parse(text).unwrap()
+}
+
+fn prefetch(nonce: &str, urls: usize) -> Submission {
+    let paths: Vec<String> = (0..urls).map(|n| format!("http://a.com/{nonce}/{n}")).collect();
+    let params = Params { area: Coverage::Global, warm: WarmTiers::default(), variants: vec![Vec::new()] };
+    let groups = vec![Group { domain: name("a.com"), kind: Kind::Prefetch, paths, invalidations: Vec::new(), params }];
+    Submission {
+        account: "me".into(),
+        nonce: ("key".into(), nonce.into()),
+        now_ms: 1_000_000,
+        groups,
+        charge: Charge { bucket: "preload", day: 7, units: urls as u64, limit: Some(1_000) },
+        minute_max: None,
+        queue_max: QueueMax::Unlimited,
+    }
+}
+
+fn refresh(nonce: &str, kind: Kind, paths: &[&str]) -> Submission {
+    let mut submission = prefetch(nonce, 0);
+    submission.charge = Charge { bucket: "url", day: 7, units: paths.len() as u64, limit: None };
+    let group = &mut submission.groups[0];
+    group.kind = kind;
+    group.paths = paths.iter().map(|path| format!("http://a.com{path}")).collect();
+    group.invalidations = paths
+        .iter()
+        .map(|path| Invalidation { scope: Scope::File(UrlKey::new("a.com", path).unwrap()), mode: Mode::Delete })
+        .collect();
+    submission
+}
+
+fn all() -> Filter {
+    Filter { to_ms: u64::MAX >> 1, ..Filter::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_what_it_must() {
+    let dir = TempDir::new().unwrap();
+    let url = StateUrl::parse(&format!("sqlite:{}", dir.path().join("deep/c.db").display())).unwrap();
+    conform(&url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_keeps_what_it_must() {
+    let (_server, url) = postgres();
+    conform(&url).await;
+}
+
+async fn conform(url: &StateUrl) {
+    let state = open(url).await;
+    submissions_are_whole_or_not_at_all(&state).await;
+    log_is_read_in_order_and_compacted(&state).await;
+    domains_belong_to_one_account(&state).await;
+    nodes_are_let_in_by_proof_alone(&state).await;
+    state.close().await;
+    let again = open(url).await;
+    assert!(again.head().await.unwrap() > Revision::ZERO, "what was committed is there when it is opened again");
+    again.close().await;
+}
+
+async fn submissions_are_whole_or_not_at_all(state: &State) {
+    let (accepting, open) = Accepting::start(state.clone()).await.unwrap();
+
+    // Many at once: one transaction or several, each submission whole.
+    let answers = futures_util::future::join_all((0..9).map(|n| accepting.submit(prefetch(&format!("n{n}"), 100)))).await;
+    let first = answers[0].as_ref().unwrap().tasks.clone();
+    assert!(answers.iter().take(5).all(|answer| answer.as_ref().unwrap().tasks == first), "500 URLs of one second share an id");
+    assert_ne!(answers[5].as_ref().unwrap().tasks, first, "the next 500 have another");
+    assert_eq!(accepting.submit(prefetch("n0", 1)).await, Err(Refused::NonceUsed));
+    assert_eq!(accepting.submit(prefetch("over", 101)).await, Err(Refused::DayUsedUp));
+    assert_eq!(state.spent("me", 7).await.unwrap(), [("preload".to_owned(), 900)].into());
+    assert!(accepting.submit(prefetch("over", 100)).await.is_ok(), "a refused nonce was not spent, and the rest of the day is there");
+
+    let mut queue = prefetch("queue", 1);
+    queue.charge.limit = None;
+    queue.queue_max = QueueMax::Urls(1_000);
+    assert_eq!(accepting.submit(queue.clone()).await, Err(Refused::QueueFull));
+    let outlines = state.outlines("me", &all(), None, 100).await.unwrap();
+    assert_eq!(outlines.iter().map(|outline| outline.lines).sum::<u64>(), 1_000, "nothing of what was refused is there");
+
+    // What has ended makes room; what it came to is kept.
+    let chunks = state.open_prefetches("me", 0, 1).await.unwrap();
+    let done = Progress { targets: vec!["p/L2".into()], nodes: vec![NodeName::parse("n").unwrap()], resident: vec![1; 100], failed: BTreeMap::new() };
+    state.keep_progress(&[(chunks[0].id, 1_000_500, &done)]).await.unwrap();
+    open.ended("me", 100);
+    assert!(accepting.submit(queue).await.is_ok());
+    let kept = state.chunks(&[chunks[0].id]).await.unwrap();
+    assert_eq!((kept[0].finished_ms, &kept[0].progress, &kept[0].paths), (1_000_500, &done, &chunks[0].paths));
+
+    // Directories have an id each, files share one; both are in the log before they are answered.
+    let head = state.head().await.unwrap();
+    let Accepted { tasks } = accepting.submit(refresh("r1", Kind::RefreshDirectory, &["/a/", "/b/"])).await.unwrap();
+    assert_eq!(tasks.len(), 2);
+    let Accepted { tasks } = accepting.submit(refresh("r2", Kind::RefreshFile, &["/c", "/d"])).await.unwrap();
+    assert_eq!(tasks.len(), 1);
+    let entries = state.entries_after(head, 10).await.unwrap();
+    assert_eq!(entries.len(), 3, "one entry a chunk");
+    assert_eq!(state.open_refreshes(10).await.unwrap(), entries.iter().map(|entry| entry.revision).collect::<Vec<_>>());
+    assert_eq!(state.complete_refreshes(entries[0].revision, entries[1].revision, 5).await.unwrap(), 2);
+    assert_eq!(state.open_refreshes(10).await.unwrap(), [entries[2].revision]);
+    let by_task = Filter { tasks, ..all() };
+    assert_eq!(state.outlines("me", &by_task, None, 10).await.unwrap().len(), 1);
+    assert_eq!(state.outlines("you", &by_task, None, 10).await.unwrap(), [], "another account's");
+    assert_eq!(state.outlines("me", &Filter { domain: Some("b.com".into()), ..all() }, None, 10).await.unwrap(), []);
+    assert_eq!(state.outlines("me", &Filter { kind: Some(Kind::RefreshFile), ..all() }, None, 10).await.unwrap().len(), 1);
+}
+
+async fn log_is_read_in_order_and_compacted(state: &State) {
+    let pop = Pop { name: PopName::parse("p").unwrap(), region: Coverage::Global, parents: BTreeMap::new() };
+    let at = state.append(&[Entry::Pop(pop.clone())]).await.unwrap();
+    assert_eq!(at, state.head().await.unwrap());
+    let entries = state.entries_after(Revision::ZERO, 1_000).await.unwrap();
+    assert!(entries.iter().zip(1..).all(|(entry, at)| entry.revision == Revision(at)), "no gap");
+    state.compact(1).await.unwrap();
+    assert_eq!(state.compacted().await.unwrap(), Revision(at.0 - 1));
+    assert_eq!(state.entries_after(Revision::ZERO, 1_000).await.unwrap().len(), 1, "invalidations are gone, configuration is not");
+    let (head, known) = state.knowledge().await.unwrap();
+    assert_eq!((head, known.topology.pops.get(&pop.name)), (at, Some(&pop)));
+}
+
+async fn domains_belong_to_one_account(state: &State) {
+    let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
+    let domain = Domain { name: name("d.com"), coverage: Coverage::Global, sources: vec![source], online: true };
+    let detail = DomainDetail::default();
+    let at = state.add_domain("me", domain.clone(), &detail, 5).await.unwrap();
+    let head = state.head().await.unwrap();
+    assert!(matches!(state.add_domain("me", domain.clone(), &detail, 5).await, Err(DomainError::Exists { own: true })));
+    assert!(matches!(state.add_domain("you", domain.clone(), &detail, 5).await, Err(DomainError::Exists { own: false })));
+    assert!(matches!(state.remove_domain("you", &name("d.com")).await, Err(DomainError::Absent)));
+    assert_eq!(state.head().await.unwrap(), head, "what was refused left nothing in the log");
+    assert_eq!(state.configured(Revision(at.0 - 1)).await.unwrap(), 0);
+    assert_eq!(state.configured(at).await.unwrap(), 1);
+    assert!(state.domains().await.unwrap()[0].configured);
+    state.remove_domain("me", &name("d.com")).await.unwrap();
+    assert!(state.domains().await.unwrap().is_empty());
+}
+
+async fn nodes_are_let_in_by_proof_alone(state: &State) {
+    let member = Member {
+        name: NodeName::parse("n1").unwrap(),
+        pop: PopName::parse("p").unwrap(),
+        tier: Tier::L1,
+        advertise_url: "http://127.0.0.1:1".into(),
+        isolation: Isolation::default(),
+    };
+    let (_, known) = state.knowledge().await.unwrap();
+    let elsewhere = Member { pop: PopName::parse("nowhere").unwrap(), ..member.clone() };
+    state.create_join_token("t", "secret", 100).await.unwrap();
+    let token = |secret| Proof::Token { id: "t", secret };
+    assert!(matches!(state.admit(token("secret"), &elsewhere, &known, "1", 50).await, Err(AdmitError::NoPop(_))));
+    assert!(matches!(state.admit(token("wrong"), &member, &known, "1", 50).await, Err(AdmitError::NotInvited)));
+    assert!(matches!(state.admit(token("secret"), &member, &known, "1", 100).await, Err(AdmitError::NotInvited)), "expired");
+    let credential = state.admit(token("secret"), &member, &known, "1", 50).await.unwrap().credential.unwrap();
+    let (head, known) = state.knowledge().await.unwrap();
+    assert_eq!(known.topology.members.get(&member.name), Some(&member));
+    assert!(state.admit(Proof::Credential(&credential), &member, &known, "1", 50).await.unwrap().credential.is_none());
+    assert_eq!(state.head().await.unwrap(), head, "nothing new, nothing logged");
+    state.acknowledge(&[(member.name.clone(), Revision(3))]).await.unwrap();
+    state.acknowledge(&[(member.name.clone(), Revision(2))]).await.unwrap();
+    assert_eq!(state.nodes().await.unwrap()[0].acked, Revision(3), "an acknowledgement never falls");
+    assert!(state.remove_node(&member.name).await.unwrap());
+    assert!(!state.remove_node(&member.name).await.unwrap());
+    let none = Knowledge::default();
+    let refused = state.admit(Proof::Credential(&credential), &member, &none, "1", 50).await;
+    assert!(matches!(refused, Err(AdmitError::NoPop(_))));
+    let refused = state.admit(Proof::Credential(&credential), &member, &known, "1", 50).await;
+    assert!(matches!(refused, Err(AdmitError::NotInvited)), "a removed node has no credential");
+}

@@ -1,0 +1,232 @@
+//! The operator's verbs: `account`, `key`, `pop`, `node`, each on the state database itself (`--state URL`).
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use control::policy::Policy;
+use control::state::accounts::AccountStatus;
+use control::{Operator, StateUrl};
+use model::Coverage;
+use serde_json::json;
+
+use crate::clock::SystemClock;
+use crate::output::Output;
+
+/// Where the state lies.
+#[derive(Debug, Args)]
+pub(crate) struct StateArgs {
+    /// The control plane's database: sqlite:PATH or postgres://...
+    #[arg(long, value_name = "URL")]
+    state: String,
+    /// The key that seals secrets [default: secret.key beside a SQLite file]
+    #[arg(long, value_name = "PATH")]
+    secret_key_file: Option<PathBuf>,
+}
+
+impl StateArgs {
+    async fn open(&self) -> anyhow::Result<Operator> {
+        let url = StateUrl::parse(&self.state)?;
+        Ok(Operator::open(&url, self.secret_key_file.as_deref(), Arc::new(SystemClock)).await?)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Make an account
+    Create {
+        name: String,
+        /// Whose limits and error texts it gets: cdn-2024, vod-2021, open, ...
+        #[arg(long, default_value = "cdn-2024")]
+        profile: String,
+        /// Limits that differ from the profile's, such as preload=5000,url=20000,dir=200,queue=100000
+        #[arg(long, value_delimiter = ',', value_name = "NAME=N")]
+        quota: Vec<String>,
+        /// Requests a second [default: the profile's]
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        qps: u64,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Say what an account may do
+    Set {
+        name: String,
+        /// active, not-opened, suspended or overdue
+        #[arg(long)]
+        status: AccountStatus,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Show all accounts
+    List {
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Give an account an access key; its secret is shown once
+    Create {
+        account: String,
+        /// What the key may be used for, as JSON; everything without
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Region {
+    Domestic,
+    Overseas,
+    /// One place that serves everybody
+    Global,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PopCommand {
+    /// Set a POP: its region, and whom each of its tiers asks
+    Set {
+        name: String,
+        #[arg(long)]
+        region: Region,
+        /// TIER=POP/TIER, such as L1=cn-1/L2; a tier without a parent asks the origin
+        #[arg(long = "parent", value_name = "TIER=POP/TIER")]
+        parents: Vec<String>,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Invitations for nodes
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Show all members
+    List {
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Take the membership from a node: it stops serving
+    Remove {
+        name: String,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make an invitation, good for a day: the content of a node's join_token_file
+    Create {
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+pub(crate) async fn account(command: &AccountCommand, output: Output) -> anyhow::Result<()> {
+    match command {
+        AccountCommand::Create { name, profile, quota, qps, state } => {
+            let quota = quota.iter().map(|text| limit(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+            let operator = state.open().await?;
+            operator.create_account(name, profile, quota, *qps).await?;
+            operator.close().await;
+            output.object(&json!({ "account": name, "profile": profile }))
+        }
+        AccountCommand::Set { name, status, state } => {
+            let operator = state.open().await?;
+            operator.set_account_status(name, *status).await?;
+            operator.close().await;
+            output.object(&json!({ "account": name, "status": status }))
+        }
+        AccountCommand::List { state } => {
+            let operator = state.open().await?;
+            let accounts = operator.accounts().await?;
+            operator.close().await;
+            let rows: Vec<_> = accounts
+                .iter()
+                .map(|account| {
+                    let (profile, status, quota) = (&account.profile, account.status, &account.quota);
+                    json!({ "account": account.name, "profile": profile, "status": status, "quota": quota, "qps": account.qps })
+                })
+                .collect();
+            output.rows(&["account", "profile", "status", "quota", "qps"], &rows)
+        }
+    }
+}
+
+fn limit(text: &str) -> anyhow::Result<(String, u64)> {
+    let (name, number) = text.split_once('=').with_context(|| format!("`--quota {text}`: expected NAME=N"))?;
+    let number = number.parse().with_context(|| format!("`--quota {text}`: expected a number behind `=`"))?;
+    Ok((name.to_owned(), number))
+}
+
+pub(crate) async fn key(command: &KeyCommand, output: Output) -> anyhow::Result<()> {
+    let KeyCommand::Create { account, policy, state } = command;
+    let policy = match policy {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            match Policy::parse(&text) {
+                Ok(policy) => Some(policy),
+                Err(problem) => bail!("{}: {problem}", path.display()),
+            }
+        }
+        None => None,
+    };
+    let operator = state.open().await?;
+    let key = operator.create_key(account, policy.as_ref()).await?;
+    operator.close().await;
+    output.object(&json!({ "access_key_id": key.id, "access_key_secret": key.secret.as_str() }))
+}
+
+pub(crate) async fn pop(command: &PopCommand, output: Output) -> anyhow::Result<()> {
+    let PopCommand::Set { name, region, parents, state } = command;
+    let region = match region {
+        Region::Domestic => Coverage::Domestic,
+        Region::Overseas => Coverage::Overseas,
+        Region::Global => Coverage::Global,
+    };
+    let operator = state.open().await?;
+    operator.set_pop(name, region, parents).await?;
+    operator.close().await;
+    output.object(&json!({ "pop": name }))
+}
+
+pub(crate) async fn node(command: &NodeCommand, output: Output) -> anyhow::Result<()> {
+    match command {
+        NodeCommand::Token { command: TokenCommand::Create { state } } => {
+            let operator = state.open().await?;
+            let token = operator.create_join_token().await?;
+            operator.close().await;
+            if output == Output::Table {
+                // Alone on its line, so that it can be sent into a file.
+                return Ok(writeln!(std::io::stdout(), "{}", token.as_str())?);
+            }
+            output.object(&json!({ "token": token.as_str() }))
+        }
+        NodeCommand::List { state } => {
+            let operator = state.open().await?;
+            let nodes = operator.nodes().await?;
+            operator.close().await;
+            let rows: Vec<_> = nodes.iter().map(|node| json!(node)).collect();
+            output.rows(&["name", "pop", "tier", "advertise_url", "acknowledged", "head", "program"], &rows)
+        }
+        NodeCommand::Remove { name, state } => {
+            let operator = state.open().await?;
+            let removed = operator.remove_node(name).await?;
+            operator.close().await;
+            if !removed {
+                bail!("no node `{name}`");
+            }
+            output.object(&json!({ "removed": name }))
+        }
+    }
+}

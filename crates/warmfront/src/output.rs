@@ -1,0 +1,64 @@
+//! How data is shown: a table for people, JSON for scripts. Data goes to standard output, talk to standard error.
+
+use std::io::Write;
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+/// The form of the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For scripts: one JSON value
+    Json,
+}
+
+impl Output {
+    /// Shows one thing with named properties.
+    pub(crate) fn object(self, value: &Value) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        match (self, value) {
+            (Output::Table, Value::Object(fields)) => {
+                let width = fields.keys().map(String::len).max().unwrap_or(0);
+                for (name, value) in fields {
+                    writeln!(out, "{name:width$}  {}", text(value))?;
+                }
+            }
+            _ => writeln!(out, "{value}")?,
+        }
+        Ok(())
+    }
+
+    /// Shows things that all have the properties `columns`.
+    pub(crate) fn rows(self, columns: &[&str], rows: &[Value]) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        match self {
+            Output::Json => writeln!(out, "{}", Value::Array(rows.to_vec()))?,
+            Output::Table => {
+                let mut table = table(columns);
+                for row in rows {
+                    table.add_row(columns.iter().map(|column| text(&row[*column])));
+                }
+                writeln!(out, "{table}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A table without frames, as people pipe it into other programs.
+pub(crate) fn table(columns: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(columns.iter().map(|column| column.to_uppercase()));
+    table
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}

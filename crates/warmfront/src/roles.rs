@@ -1,0 +1,144 @@
+//! The roles as processes: `control`, `node`, `serve`, and `config check`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use control::{Control, ControlConfig, Operator};
+use model::Coverage;
+use node::{Node, NodeConfig};
+
+use crate::clock::SystemClock;
+
+/// Bytes of memory and disk that each node of `serve` and of the demo has.
+const MEMORY_BYTES: u64 = 64 << 20;
+const DISK_BYTES: u64 = 4 << 30;
+
+/// Where `serve` has its nodes: L1 and L2; the admin port is 20 above.
+const SERVE_PORTS: [(model::Tier, u16); 2] = [(model::Tier::L1, 9701), (model::Tier::L2, 9702)];
+
+/// Runs a control plane until it is told to stop.
+pub(crate) async fn control(file: &Path) -> anyhow::Result<()> {
+    let config = ControlConfig::parse(&read(file)?).with_context(|| file.display().to_string())?;
+    let control = Control::start(config, Arc::new(SystemClock)).await?;
+    tracing::info!(api = %control.api_address(), link = %control.link_address(), "control plane ready");
+    stopped().await;
+    control.stop().await;
+    Ok(())
+}
+
+/// Runs a node until it is told to stop.
+pub(crate) async fn node(file: &Path) -> anyhow::Result<()> {
+    let config = NodeConfig::parse(&read(file)?).with_context(|| file.display().to_string())?;
+    let name = config.name.clone();
+    let node = Node::start(config, Arc::new(SystemClock)).await?;
+    tracing::info!(%name, "node started");
+    stopped().await;
+    node.stop().await;
+    Ok(())
+}
+
+/// Says whether a file is a good `control.toml` or `node.toml`.
+pub(crate) fn check(file: &Path) -> anyhow::Result<&'static str> {
+    let text = read(file)?;
+    let table: toml::Table = text.parse().with_context(|| file.display().to_string())?;
+    // Each kind has keys that the other cannot have.
+    if table.contains_key("state") || table.contains_key("link_listen") {
+        ControlConfig::parse(&text).with_context(|| file.display().to_string())?;
+        Ok("control plane")
+    } else if table.contains_key("control_url") || table.contains_key("tier") || table.contains_key("pop") {
+        NodeConfig::parse(&text).with_context(|| file.display().to_string())?;
+        Ok("node")
+    } else {
+        bail!("{}: expected `state` (a control plane) or `control_url` (a node)", file.display())
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+}
+
+/// Runs everything in one process over `data`, which is kept.
+pub(crate) async fn serve(data: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
+    let config = ControlConfig::over_sqlite(&data.join("control.db"));
+    let operator = Operator::open(&config.state, None, Arc::new(SystemClock)).await?;
+    operator.set_pop("local", Coverage::Global, &["L1=local/L2".to_owned()]).await?;
+    let first = operator.accounts().await?.is_empty();
+    if first {
+        operator.create_account("main", "open", std::collections::BTreeMap::new(), 0).await?;
+        let key = operator.create_key("main", None).await?;
+        // Shown once, to whoever started it: not through the log, which may be kept elsewhere.
+        let note = format!(
+            "access key of the account `main`, shown this once:\n  ALIBABA_CLOUD_ACCESS_KEY_ID={}\n  ALIBABA_CLOUD_ACCESS_KEY_SECRET={}\n",
+            key.id,
+            key.secret.as_str()
+        );
+        use std::io::Write;
+        std::io::stdout().write_all(note.as_bytes())?;
+    }
+    let token = write_join_token(&operator, data).await?;
+    operator.close().await;
+    let control = Control::start(config, Arc::new(SystemClock)).await?;
+    let mut nodes = Vec::new();
+    for (tier, port) in SERVE_PORTS {
+        let name = format!("local-{}", tier.to_string().to_lowercase());
+        let config = node_config(&name, "local", tier, port, control.link_address(), &token, &data.join(&name))?;
+        nodes.push(Node::start(config, Arc::new(SystemClock)).await?);
+    }
+    tracing::info!(api = %control.api_address(), users = SERVE_PORTS[0].1, "serving");
+    stopped().await;
+    for node in nodes {
+        node.stop().await;
+    }
+    control.stop().await;
+    Ok(())
+}
+
+/// Writes an invitation into a file that only its owner reads.
+pub(crate) async fn write_join_token(operator: &Operator, folder: &Path) -> anyhow::Result<PathBuf> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = folder.join("join.token");
+    let token = operator.create_join_token().await?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    file.write_all(token.as_bytes())?;
+    Ok(path)
+}
+
+/// The configuration of a node on this machine. It is written and read as a file would be, so that there is one reader.
+pub(crate) fn node_config(
+    name: &str,
+    pop: &str,
+    tier: model::Tier,
+    port: u16,
+    link: SocketAddr,
+    token: &Path,
+    disk: &Path,
+) -> anyhow::Result<NodeConfig> {
+    let admin = port + 20;
+    let text = format!(
+        "name = {name:?}\npop = {pop:?}\ntier = \"{tier}\"\nlisten = \"127.0.0.1:{port}\"\nadvertise_url = \"http://127.0.0.1:{port}\"\n\
+         admin_listen = \"127.0.0.1:{admin}\"\ncontrol_url = \"https://{link}\"\njoin_token_file = {token:?}\n\n\
+         [memory]\ncapacity_bytes = {MEMORY_BYTES}\n\n[[disk]]\npath = {disk:?}\ncapacity_bytes = {DISK_BYTES}\n",
+    );
+    Ok(NodeConfig::parse(&text)?)
+}
+
+/// Returns when the process is told to stop: Ctrl-C or SIGTERM.
+pub(crate) async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::error!(%error, "SIGTERM cannot be waited for");
+            return;
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping");
+}
