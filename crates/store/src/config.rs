@@ -28,21 +28,17 @@ pub struct DiskConfig {
 }
 
 /// A disk is cut into at least this many segments, so that eviction takes a small part of it at a time.
-pub const SEGMENTS_MIN: u64 = 8;
+pub(crate) const SEGMENTS_MIN: u64 = 8;
 
 /// Smallest segment, in bytes: smaller ones are mostly summary.
-pub const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 << 10;
 
 /// Largest segment, in bytes: offsets are 32 bits with room for a record that overruns.
-pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 impl Config {
     /// A store of `memory_bytes` without a disk.
     pub fn memory_only(memory_bytes: u64) -> Config {
-        Config {
-            memory_bytes,
-            disks: Vec::new(),
-            segment_bytes: SEGMENT_BYTES_DEFAULT,
-        }
+        Config { memory_bytes, disks: Vec::new(), segment_bytes: SEGMENT_BYTES_DEFAULT }
     }
 }

@@ -30,9 +30,7 @@ pub enum OpenError {
     },
 
     /// The directory was written by a newer format than this program knows.
-    #[error(
-        "disk `{path}`: segment {segment} has format version {found}, this program knows {known}"
-    )]
+    #[error("disk `{path}`: segment {segment} has format version {found}, this program knows {known}")]
     UnknownFormat {
         /// The directory.
         path: PathBuf,

@@ -1,71 +1,210 @@
-//! face
+//! Fills: bodies on their way into the store, and the handles of those who follow them.
+
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
+use crate::format::HeadRecord;
+use crate::growing::Growing;
+use crate::index::Place;
+use crate::memory::Memory;
+use crate::object::Entry;
+use crate::stats::Counters;
+use crate::writer::{Command, Queue};
 use crate::{Object, Reader, WriteError};
 
 /// A body on its way into the store. Dropped without [`Fill::finish`] it is aborted: nothing becomes visible, and followers
 /// get [`crate::ReadError::FillFailed`].
-pub struct Fill {}
+pub struct Fill {
+    pub(crate) growing: Arc<Growing>,
+    /// The disk's writer, if there is a disk.
+    pub(crate) queue: Option<Queue>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) slice_bytes: usize,
+    /// Bytes that were announced.
+    pub(crate) announced: Option<u64>,
+    /// The largest body that can be stored, in bytes.
+    pub(crate) most: u64,
+    /// Slices that are with the writer.
+    pub(crate) sent: u32,
+    /// Bytes that are not with the writer.
+    pub(crate) gathered: u64,
+    /// Whether the outcome is with the writer.
+    pub(crate) committed: bool,
+}
 
 impl Fill {
     /// Appends bytes to the body. Waits while the bytes in flight to the disk are at their bound, never for a follower.
-    /// After an error the fill is dead: every later call fails too.
+    /// After an error the fill is dead: every later call fails too. If the future is dropped, the bytes are appended all the same.
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), WriteError> {
-        let _ = bytes;
-        todo!()
+        if let Some(error) = self.growing.failure() {
+            return Err(error);
+        }
+        let length = self.growing.length() + bytes.len() as u64;
+        let announced = self.announced.unwrap_or(u64::MAX);
+        if length > announced {
+            return Err(self.fail(WriteError::LengthMismatch { announced, appended: length }));
+        }
+        if length > self.most {
+            return Err(self.fail(WriteError::TooLarge { length, most: self.most }));
+        }
+        self.gather(bytes.len() as u64);
+        self.growing.push(bytes, self.slice_bytes);
+        let cut = self.growing.slices();
+        self.send_slices(cut).await
     }
 
     /// Bytes appended so far.
     pub fn length(&self) -> u64 {
-        todo!()
+        self.growing.length()
     }
 
     /// A handle from which any number of readers can follow the fill, each at its own pace.
     pub fn follow(&self) -> Follower {
-        todo!()
+        Follower { growing: self.growing.clone() }
     }
 
     /// Makes the object visible and durable: returns only after its head and all its slices are covered by a finished sync.
     /// Fails if fewer or more bytes were appended than `begin_fill` was told.
     pub async fn finish(self) -> Result<Object, WriteError> {
-        todo!()
+        let (object, durable) = self.finish_visible().await?;
+        durable.await?;
+        Ok(object)
     }
 
     /// Makes the object visible to `lookup` and returns it; the second value resolves when it is durable.
-    pub async fn finish_visible(self) -> Result<(Object, Durable), WriteError> {
-        todo!()
+    pub async fn finish_visible(mut self) -> Result<(Object, Durable), WriteError> {
+        if let Some(error) = self.growing.failure() {
+            return Err(error);
+        }
+        let appended = self.growing.length();
+        if let Some(announced) = self.announced.filter(|announced| *announced != appended) {
+            return Err(self.fail(WriteError::LengthMismatch { announced, appended }));
+        }
+        self.growing.complete();
+        let slices = self.growing.slices();
+        let Some(queue) = self.queue.clone() else { return Ok(self.commit_to_memory()) };
+
+        // The last slice goes with the head, so that a small body and its head are one write and one read.
+        self.send_slices(slices.saturating_sub(1)).await?;
+        let tail = slices.checked_sub(1).and_then(|last| self.growing.held(last));
+        let bytes = tail.map_or(0, |(_, bytes)| bytes.len()) + self.growing.head.len() + self.growing.full_key.len();
+        let permit = queue.admit(bytes).await?;
+        let (visible, became_visible) = oneshot::channel();
+        let (durable, became_durable) = oneshot::channel();
+        let growing = self.growing.clone();
+        queue.send(Command::Commit { growing, visible, durable, permit }).await?;
+        self.committed = true;
+        let entry = became_visible.await.map_err(|_| WriteError::Closed)??;
+        let durable = async move { became_durable.await.map_err(|_| WriteError::Closed)?.map(drop) };
+        Ok((Object { entry, tier: self.growing.tier.clone() }, Durable(durable.boxed())))
+    }
+
+    /// Sends slices to the writer until `until` of them are there.
+    async fn send_slices(&mut self, until: u32) -> Result<(), WriteError> {
+        let Some(queue) = self.queue.clone() else { return Ok(()) };
+        while self.sent < until {
+            let number = self.sent;
+            let Some((at, _)) = self.growing.held(number) else {
+                return Err(self.growing.failure().unwrap_or(WriteError::Closed));
+            };
+            let length = u64::from(at.length);
+            let sent = async {
+                let permit = queue.admit(length as usize).await?;
+                queue.send(Command::Slice { growing: self.growing.clone(), number, permit }).await
+            };
+            if let Err(error) = sent.await {
+                return Err(self.fail(error));
+            }
+            self.sent += 1;
+            self.release(length);
+        }
+        Ok(())
+    }
+
+    fn commit_to_memory(&mut self) -> (Object, Durable) {
+        let (slices, held) = self.growing.all();
+        let growing = &*self.growing;
+        let record = HeadRecord {
+            stamp: growing.stamp,
+            length: growing.length(),
+            checksum: HeadRecord::checksum_of(&slices),
+            full_key: growing.full_key.clone(),
+            head: growing.head.clone(),
+            slices: slices.into(),
+        };
+        let (key, generation, place) = (growing.key, growing.id, Place::default());
+        let entry = Arc::new(Entry { key, generation, place, record, held: held.into() });
+        let changes = self.memory.changes.lock().expect("no code panics while it holds this lock");
+        self.memory.insert_head(entry.clone());
+        drop(changes);
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        self.committed = true;
+        (Object { entry, tier: None }, Durable(std::future::ready(Ok(())).boxed()))
+    }
+
+    fn fail(&self, error: WriteError) -> WriteError {
+        self.growing.fail(&error);
+        error
+    }
+
+    fn gather(&mut self, bytes: u64) {
+        self.gathered += bytes;
+        self.counters.gathering_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn release(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.gathered);
+        self.gathered -= bytes;
+        self.counters.gathering_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.release(u64::MAX);
+        self.counters.fills.fetch_sub(1, Ordering::Relaxed);
+        if !self.committed {
+            // Nobody asks this fill for its error any more; followers only learn that it failed.
+            self.growing.fail(&WriteError::Closed);
+        }
     }
 }
 
 /// Resolves when an object that is already visible is on stable storage. Dropping it changes nothing.
-pub struct Durable {}
+pub struct Durable(BoxFuture<'static, Result<(), WriteError>>);
 
 impl Future for Durable {
     type Output = Result<(), WriteError>;
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        todo!()
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
     }
 }
 
 /// Access to the body of a fill while it grows, and after it ended. Cheap to clone; outlives the fill.
 #[derive(Clone)]
-pub struct Follower {}
+pub struct Follower {
+    growing: Arc<Growing>,
+}
 
 impl Follower {
     /// Reads from `start` up to `end` (exclusive), or to the end of the body if `None`, waiting for bytes that are not
     /// appended yet. A body that ends before `end` ends the stream. A slow reader reads back from disk what has left memory.
     pub fn read(&self, start: u64, end: Option<u64>) -> Reader {
-        let _ = (start, end);
-        todo!()
+        Reader::of_fill(self.growing.clone(), start, end)
     }
 
     /// Bytes appended so far.
     pub fn length(&self) -> u64 {
-        todo!()
+        self.growing.length()
     }
 }

@@ -140,6 +140,17 @@ pub(crate) enum SegmentHeader {
     Broken,
 }
 
+impl HeadRecord {
+    /// The checksum of a body from those of its slices.
+    pub(crate) fn checksum_of(slices: &[SliceAt]) -> u32 {
+        let mut whole = crc32fast::Hasher::new();
+        for slice in slices {
+            whole.combine(&crc32fast::Hasher::new_with_initial_len(slice.crc, u64::from(slice.length)));
+        }
+        whole.finalize()
+    }
+}
+
 fn crc(segment: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(segment);
     hasher.update(bytes);
@@ -256,9 +267,14 @@ pub(crate) fn decode_head(payload: &Bytes) -> Option<HeadRecord> {
     Some(HeadRecord { stamp, length, checksum, full_key, head: rest, slices: slices.into() })
 }
 
+/// Length of a summary and its trailer.
+pub(crate) fn summary_length(entries: usize) -> usize {
+    entries * SUMMARY_ENTRY_BYTES + TRAILER_BYTES
+}
+
 /// The summary and its trailer, to stand at `offset` and to be the end of the file.
 pub(crate) fn encode_summary(segment: u32, offset: u64, entries: &[SummaryEntry], next_fill: u64) -> Bytes {
-    let mut out = BytesMut::with_capacity(entries.len() * SUMMARY_ENTRY_BYTES + TRAILER_BYTES);
+    let mut out = BytesMut::with_capacity(summary_length(entries.len()));
     for entry in entries {
         out.put_u128_le(entry.key.0);
         out.put_u32_le(entry.kind as u32);

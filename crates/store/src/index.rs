@@ -1,11 +1,11 @@
 //! The packed index of one disk: where each object's newest head lies.
 //!
-//! An entry is 24 bytes and a control byte in the table: the upper 64 bits of the key (the lower ones choose the shard), and
-//! the place of the head. With the table's load between 7/16 and 7/8 that makes 29 to 58 bytes an object. What else is known
-//! of an object lies in its head record.
+//! An entry is 24 bytes and a control byte in the table: the object's *name* (the upper 64 bits of its key), and the place of
+//! the head. With the table's load between 7/16 and 7/8 that makes 29 to 58 bytes an object. What else is known of an object
+//! lies in its head record, the full key too: objects that share a name displace each other, and are told apart by it.
 //!
 //! **Invariant:** the memory tier holds a head only while the index names that very place, because both are changed under
-//! the lock of the key's shard. So a lookup that finds a head in memory need not come here.
+//! the lock of the name's shard. So a lookup that finds a head in memory need not come here.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -17,7 +17,7 @@ use crate::Key;
 pub(crate) const SHARDS: usize = 256;
 
 /// Where a head lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
@@ -33,7 +33,7 @@ impl Place {
     }
 }
 
-/// One shard, by the upper 64 bits of the key.
+/// One shard, by name.
 pub(crate) type Shard = HashMap<u64, Place, BuildHasherDefault<Uniform>>;
 
 pub(crate) struct Index {
@@ -65,17 +65,18 @@ impl Index {
         Index { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
-    /// Locks the shard of a key; `upper(key)` is its name there.
-    pub(crate) fn lock(&self, key: Key) -> MutexGuard<'_, Shard> {
-        self.shard(key.0 as usize % SHARDS)
+    /// Locks the shard of a name.
+    pub(crate) fn lock(&self, name: u64) -> MutexGuard<'_, Shard> {
+        // Neither the lowest bits nor the highest: the table makes its own use of those.
+        self.shard((name >> 40) as usize % SHARDS)
     }
 
     pub(crate) fn shard(&self, number: usize) -> MutexGuard<'_, Shard> {
         self.shards[number].lock().expect("no code panics while it holds a shard")
     }
 
-    pub(crate) fn get(&self, key: Key) -> Option<Place> {
-        self.lock(key).get(&upper(key)).copied()
+    pub(crate) fn get(&self, name: u64) -> Option<Place> {
+        self.lock(name).get(&name).copied()
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -83,7 +84,7 @@ impl Index {
     }
 }
 
-/// The part of a key that the index keeps.
-pub(crate) fn upper(key: Key) -> u64 {
+/// The part of a key that the index and the memory tier know an object by.
+pub(crate) fn name(key: Key) -> u64 {
     (key.0 >> 64) as u64
 }

@@ -23,16 +23,26 @@
 pub use config::{Config, DiskConfig, SEGMENT_BYTES_DEFAULT};
 pub use error::{OpenError, ReadError, VerifyError, WriteError};
 pub use fill::{Durable, Fill, Follower};
-pub use object::{Object, Reader};
+pub use object::Object;
+pub use reader::Reader;
 pub use stats::Stats;
 pub use store::{Generation, Store, Sweep, Swept, Verified, Which};
 
 mod config;
+pub mod disk;
 mod error;
 mod fill;
+mod format;
+mod growing;
+mod index;
+mod memory;
 mod object;
+mod reader;
+mod recover;
 mod stats;
 mod store;
+mod tier;
+mod writer;
 
 /// Hash of a full key: what the index is keyed by. Must be uniform (xxh3-128 of the full key, say).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

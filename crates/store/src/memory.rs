@@ -4,12 +4,12 @@
 //! slice lies in the cache with its head, so a hot hit is one look. Without a disk whole bodies lie there and nowhere else.
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use quick_cache::{OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
 
-use crate::Key;
+use crate::index::name;
 use crate::object::Entry;
 
 /// Heavier shards keep large bodies admissible: an item must fit its shard.
@@ -24,8 +24,8 @@ const ITEM_OVERHEAD_BYTES: u64 = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Slot {
-    Head(u128),
-    Slice { disk: u8, fill: u64, number: u32 },
+    Head(u64),
+    Slice { disk: u16, fill: u64, number: u32 },
 }
 
 #[derive(Clone)]
@@ -74,14 +74,11 @@ impl Hasher for Fold {
         let wide = u128::from(self.0 ^ value) * 0x9e37_79b9_7f4a_7c15_u128;
         self.0 = (wide as u64) ^ ((wide >> 64) as u64);
     }
-
-    fn write_u128(&mut self, value: u128) {
-        self.write_u64(value as u64);
-        self.write_u64((value >> 64) as u64);
-    }
 }
 
 pub(crate) struct Memory {
+    /// Held while a head is compared and then changed, in a store without a disk; else the index has the locks for that.
+    pub(crate) changes: Mutex<()>,
     cache: Cache<Slot, Item, Bytewise, Fold, DefaultLifecycle<Slot, Item>>,
 }
 
@@ -94,42 +91,46 @@ impl Memory {
             .weight_capacity(capacity_bytes.max(1))
             .build()
             .expect("both required options are set");
-        Memory { cache: Cache::with_options(options, Bytewise, Fold::default(), DefaultLifecycle::default()) }
+        Memory {
+            changes: Mutex::default(),
+            cache: Cache::with_options(options, Bytewise, Fold::default(), DefaultLifecycle::default()),
+        }
     }
 
-    pub(crate) fn head(&self, key: Key) -> Option<Arc<Entry>> {
-        match self.cache.get(&Slot::Head(key.0)) {
+    pub(crate) fn head(&self, name: u64) -> Option<Arc<Entry>> {
+        match self.cache.get(&Slot::Head(name)) {
             Some(Item::Head(entry)) => Some(entry),
             _ => None,
         }
     }
 
     pub(crate) fn insert_head(&self, entry: Arc<Entry>) {
-        self.cache.insert(Slot::Head(entry.key.0), Item::Head(entry));
+        self.cache.insert(Slot::Head(name(entry.key)), Item::Head(entry));
     }
 
-    pub(crate) fn remove_head(&self, key: Key) {
-        self.cache.remove(&Slot::Head(key.0));
+    /// Says whether there was one.
+    pub(crate) fn remove_head(&self, name: u64) -> bool {
+        self.cache.remove(&Slot::Head(name)).is_some()
     }
 
-    pub(crate) fn slice(&self, disk: u8, fill: u64, number: u32) -> Option<Bytes> {
+    pub(crate) fn slice(&self, disk: u16, fill: u64, number: u32) -> Option<Bytes> {
         match self.cache.get(&Slot::Slice { disk, fill, number }) {
             Some(Item::Slice(bytes)) => Some(bytes),
             _ => None,
         }
     }
 
-    pub(crate) fn insert_slice(&self, disk: u8, fill: u64, number: u32, bytes: Bytes) {
+    pub(crate) fn insert_slice(&self, disk: u16, fill: u64, number: u32, bytes: Bytes) {
         self.cache.insert(Slot::Slice { disk, fill, number }, Item::Slice(bytes));
     }
 
-    /// Keys of the heads held now.
-    pub(crate) fn keys(&self) -> Vec<Key> {
-        let key = |slot: Slot| match slot {
-            Slot::Head(key) => Some(Key(key)),
+    /// Names of the heads held now.
+    pub(crate) fn names(&self) -> Vec<u64> {
+        let name = |slot: Slot| match slot {
+            Slot::Head(name) => Some(name),
             Slot::Slice { .. } => None,
         };
-        self.cache.iter().filter_map(|(slot, _)| key(slot)).collect()
+        self.cache.iter().filter_map(|(slot, _)| name(slot)).collect()
     }
 
     /// Items held; without a disk every one is an object.

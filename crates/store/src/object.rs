@@ -1,81 +1,103 @@
-//! face
+//! A stored object as its readers hold it.
+//!
+//! Immutable: an update of the head makes another object over the same body. What may still happen to the body is that a
+//! disk rots or a segment is reclaimed; readers then end with an error, never with other bytes.
+
 use std::ops::Range;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::Stream;
 
-use crate::{Generation, Key, ReadError};
+use crate::format::{HeadRecord, SliceAt};
+use crate::index::Place;
+use crate::tier::Tier;
+use crate::{Generation, Key, Reader};
+
+/// What is known of an object: its head record, where that lies, and what of the body is at hand.
+pub(crate) struct Entry {
+    pub(crate) key: Key,
+    pub(crate) generation: u64,
+    /// Where the head lies; nowhere without a disk.
+    pub(crate) place: Place,
+    pub(crate) record: HeadRecord,
+    /// The slices, if the body is one slice that is in memory, or if there is no disk; else empty.
+    pub(crate) held: Box<[Bytes]>,
+}
+
+impl Entry {
+    /// Bytes that it keeps in memory.
+    pub(crate) fn bytes_in_memory(&self) -> u64 {
+        let held: usize = self.held.iter().map(Bytes::len).sum();
+        let slices = self.record.slices.len() * size_of::<SliceAt>();
+        (self.record.full_key.len() + self.record.head.len() + slices + held) as u64
+    }
+}
 
 /// A stored object: its head, and access to its body. Cheap to clone. Keeps reading the bytes it was looked up with when
 /// the object is replaced or removed meanwhile.
 #[derive(Clone)]
-pub struct Object {}
+pub struct Object {
+    pub(crate) entry: Arc<Entry>,
+    /// The disk it lies on, if it lies on one.
+    pub(crate) tier: Option<Arc<Tier>>,
+}
 
 impl Object {
     /// The hash it is stored under.
     pub fn key(&self) -> Key {
-        todo!()
+        self.entry.key
     }
 
     /// The full key it is stored under.
     pub fn full_key(&self) -> &Bytes {
-        todo!()
+        &self.entry.record.full_key
     }
 
     /// The opaque head.
     pub fn head(&self) -> &Bytes {
-        todo!()
+        &self.entry.record.head
     }
 
     /// The stamp stored with the head.
     pub fn stamp(&self) -> u64 {
-        todo!()
+        self.entry.record.stamp
     }
 
     /// Bytes of the whole body.
     pub fn length(&self) -> u64 {
-        todo!()
+        self.entry.record.length
     }
 
     /// CRC-32 (IEEE) of the whole body.
     pub fn checksum(&self) -> u32 {
-        todo!()
+        self.entry.record.checksum
     }
 
     /// Which body this is: new with every fill, kept by `update_head`.
     pub fn generation(&self) -> Generation {
-        todo!()
+        Generation(self.entry.generation)
     }
 
     /// The whole body if it is small and in memory: the path of a hot hit, without waiting or copying.
     pub fn body(&self) -> Option<Bytes> {
-        todo!()
+        match (&*self.entry.held, self.length()) {
+            ([only], length) if only.len() as u64 == length => Some(only.clone()),
+            (_, 0) => Some(Bytes::new()),
+            _ => None,
+        }
     }
 
     /// Reads a range of the body, a slice at a time; what lies past the end of the body is left out.
-    /// Slices in memory are ready at once.
+    /// Slices in memory are ready at once. A reader keeps the segments it needs: once it exists, eviction does not end it.
     pub fn read(&self, range: Range<u64>) -> Reader {
-        let _ = range;
-        todo!()
+        Reader::of_object(self.clone(), range.start, range.end.min(self.length()))
     }
 }
 
-/// A body, or a part of it, as a stream of chunks in order. Holds one slice in memory at most. Ends after the first error.
-pub struct Reader {}
-
-impl Reader {
-    /// The next chunk; `None` at the end.
-    pub async fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
-        todo!()
-    }
-}
-
-impl Stream for Reader {
-    type Item = Result<Bytes, ReadError>;
-
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        todo!()
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("Object");
+        out.field("key", &self.key()).field("length", &self.length()).field("stamp", &self.stamp());
+        out.field("generation", &self.generation()).finish_non_exhaustive()
     }
 }

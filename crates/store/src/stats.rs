@@ -1,6 +1,6 @@
 //! Counters of a store: kept as atomics, handed out as values.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a store holds and has done since it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,4 +70,27 @@ pub(crate) struct Counters {
     pub(crate) read_errors: AtomicU64,
     pub(crate) write_errors: AtomicU64,
     pub(crate) recovery_ms: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn snapshot(&self) -> Stats {
+        let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            gathering_bytes: now(&self.gathering_bytes),
+            fills: now(&self.fills),
+            memory_hits: now(&self.memory_hits),
+            disk_hits: now(&self.disk_hits),
+            misses: now(&self.misses),
+            commits: now(&self.commits),
+            syncs: now(&self.syncs),
+            written_bytes: now(&self.written_bytes),
+            read_bytes: now(&self.read_bytes),
+            evicted_segments: now(&self.evicted_segments),
+            evicted_objects: now(&self.evicted_objects),
+            read_errors: now(&self.read_errors),
+            write_errors: now(&self.write_errors),
+            recovery_ms: now(&self.recovery_ms),
+            ..Stats::default()
+        }
+    }
 }

@@ -1,13 +1,55 @@
-//! face
-use bytes::Bytes;
+//! The store: which part answers what.
+//!
+//! A key belongs to one disk for good, so each disk is a log of its own; without a disk objects lie in the memory tier alone,
+//! under the same face. Changes that depend on what is stored are decided by the disk's writer, which does one thing after
+//! another; whoever lost a race looks again.
 
-use crate::{Config, Fill, Key, Object, OpenError, ReadError, Stats, VerifyError, WriteError};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::config::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
+use crate::disk::{Disk, FileDisk};
+use crate::fill::Fill;
+use crate::format::{self, FULL_KEY_BYTES_MAX, HEAD_BYTES_MAX, SLICE_BYTES_MAX};
+use crate::growing::Growing;
+use crate::index::name;
+use crate::memory::Memory;
+use crate::object::Entry;
+use crate::recover::recover;
+use crate::stats::Counters;
+use crate::tier::Tier;
+use crate::writer::{self, Command, IN_FLIGHT_BYTES_MAX, Queue};
+use crate::{Config, DiskConfig, Key, Object, OpenError, ReadError, Stats, VerifyError, WriteError};
 
 /// The store of one machine. Cheap to clone; may be used from several runtimes at once.
 ///
 /// Its writers are tasks of the runtime that opened it; when that ends, writes fail with [`WriteError::Closed`].
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    memory: Arc<Memory>,
+    counters: Arc<Counters>,
+    disks: Vec<Volume>,
+    /// Next fill of a store without a disk.
+    next_fill: AtomicU64,
+}
+
+/// A disk and the way to its writer.
+struct Volume {
+    tier: Arc<Tier>,
+    queue: Queue,
+    /// Hash of the path: decides, with the key, which disk holds an object.
+    seed: u64,
+}
 
 /// Which body an object has: new with every fill, kept by `update_head`. Unique within a disk, restarts included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,14 +107,70 @@ impl Store {
     /// Opens the directories of `config`, locks them, and recovers what they hold. Must be called on a tokio runtime, which
     /// must live as long as the store is written to.
     pub async fn open(config: Config) -> Result<Store, OpenError> {
-        let _ = config;
-        todo!()
+        let mut disks: Vec<Arc<dyn Disk>> = Vec::new();
+        for disk in &config.disks {
+            let path = || disk.path.clone();
+            disks.push(match FileDisk::open(&disk.path).await {
+                Ok(opened) => Arc::new(opened),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Err(OpenError::InUse { path: path() });
+                }
+                Err(source) => return Err(OpenError::Io { path: path(), doing: "open and lock", source }),
+            });
+        }
+        Store::open_on(config, disks).await
+    }
+
+    /// Opens a store on the given disks, one for each entry of `config.disks`, whose paths then only name them.
+    pub async fn open_on(config: Config, disks: Vec<Arc<dyn Disk>>) -> Result<Store, OpenError> {
+        assert_eq!(config.disks.len(), disks.len(), "one disk for each entry of the configuration");
+        let began = Instant::now();
+        let memory = Arc::new(Memory::new(config.memory_bytes));
+        let counters = Arc::new(Counters::default());
+        let volumes = config.disks.iter().zip(disks).enumerate().map(|(number, (disk_config, disk))| {
+            let (memory, counters) = (memory.clone(), counters.clone());
+            open_volume(number as u16, disk_config, config.segment_bytes, disk, memory, counters)
+        });
+        let disks = try_join_all(volumes).await?;
+        counters.recovery_ms.store(began.elapsed().as_millis() as u64, Ordering::Relaxed);
+        Ok(Store { inner: Arc::new(Inner { memory, counters, disks, next_fill: AtomicU64::new(1) }) })
+    }
+
+    /// The disk that holds a key, if there is one: the highest of all hashes of path and name (rendezvous), so that a disk that
+    /// is added or lost moves no key between the others.
+    fn volume(&self, key: Key) -> Option<&Volume> {
+        self.inner.disks.iter().max_by_key(|volume| xxh3_64_with_seed(&name(key).to_le_bytes(), volume.seed))
     }
 
     /// Finds an object by its hash and full key. An object in memory is found without waiting.
     pub async fn lookup(&self, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
-        let _ = (key, full_key);
-        todo!()
+        let volume = self.volume(key);
+        let counters = &self.inner.counters;
+        if let Some(object) = self.lookup_in_memory(volume, key, full_key) {
+            counters.memory_hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(Some(object));
+        }
+        let found = self.find(volume, key, full_key).await?;
+        let counter = if found.is_some() { &counters.disk_hits } else { &counters.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(found)
+    }
+
+    fn lookup_in_memory(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Option<Object> {
+        let entry = self.inner.memory.head(name(key))?;
+        let tier = volume.map(|volume| volume.tier.clone());
+        let alive = tier.as_ref().is_none_or(|tier| tier.is_alive(&entry));
+        (alive && entry.record.full_key == full_key).then_some(Object { entry, tier })
+    }
+
+    /// A lookup that does not count.
+    async fn find(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
+        if let Some(object) = self.lookup_in_memory(volume, key, full_key) {
+            return Ok(Some(object));
+        }
+        let Some(volume) = volume else { return Ok(None) };
+        let entry = volume.tier.find(name(key)).await?.filter(|entry| entry.record.full_key == full_key);
+        Ok(entry.map(|entry| Object { entry, tier: Some(volume.tier.clone()) }))
     }
 
     /// Begins to store a body. `head` and `stamp` are kept with it; `length` is its length if known, so that a body that cannot
@@ -85,58 +183,285 @@ impl Store {
         stamp: u64,
         length: Option<u64>,
     ) -> Result<Fill, WriteError> {
-        let _ = (key, full_key, head, stamp, length);
-        todo!()
+        check_head(full_key, &head)?;
+        let volume = self.volume(key);
+        let most = volume.map_or_else(|| self.inner.memory.body_bytes_max(), |volume| volume.tier.body_bytes_max());
+        if let Some(length) = length.filter(|length| *length > most) {
+            return Err(WriteError::TooLarge { length, most });
+        }
+        if volume.is_some_and(|volume| volume.queue.is_closed()) {
+            return Err(WriteError::Closed);
+        }
+        let next_fill = volume.map_or(&self.inner.next_fill, |volume| &volume.tier.next_fill);
+        let id = next_fill.fetch_add(1, Ordering::Relaxed);
+        let tier = volume.map(|volume| volume.tier.clone());
+        self.inner.counters.fills.fetch_add(1, Ordering::Relaxed);
+        Ok(Fill {
+            slice_bytes: tier.as_ref().map_or(SLICE_BYTES_MAX, |tier| tier.slice_bytes),
+            growing: Arc::new(Growing::new(key, id, full_key, &head, stamp, tier)),
+            queue: volume.map(|volume| volume.queue.clone()),
+            memory: self.inner.memory.clone(),
+            counters: self.inner.counters.clone(),
+            announced: length,
+            most,
+            sent: 0,
+            gathered: 0,
+            committed: false,
+        })
     }
 
     /// Puts another head over the body of `object`, if that very body is still the one stored under its key; `None` if not.
     /// The stored stamp becomes the larger of its own and `stamp`. Visible on return, durable with the next sync.
-    pub async fn update_head(
-        &self,
-        object: &Object,
-        head: Bytes,
-        stamp: u64,
-    ) -> Result<Option<Object>, WriteError> {
-        let _ = (object, head, stamp);
-        todo!()
+    pub async fn update_head(&self, object: &Object, head: Bytes, stamp: u64) -> Result<Option<Object>, WriteError> {
+        check_head(object.full_key(), &head)?;
+        let volume = self.volume(object.key());
+        // Once more only if another change of this object came first.
+        loop {
+            let found = self.find(volume, object.key(), object.full_key()).await.map_err(WriteError::Read)?;
+            let Some(now) = found.filter(|found| found.generation() == object.generation()) else { return Ok(None) };
+            let mut record = now.entry.record.clone();
+            record.stamp = record.stamp.max(stamp);
+            record.head = Bytes::copy_from_slice(&head);
+            let Entry { key, generation, place, ref held, .. } = *now.entry;
+            let entry = Entry { key, generation, place, record, held: held.clone() };
+            let changed = match volume {
+                Some(volume) => {
+                    let _permit = volume.queue.admit(head.len() + object.full_key().len()).await?;
+                    let entry = Box::new(entry);
+                    volume.queue.ask(|reply| Command::Head { entry, expected: place, reply }).await?
+                }
+                None => self.change_in_memory(&now.entry, Some(Arc::new(entry))),
+            };
+            if let Some(entry) = changed {
+                return Ok(Some(Object { entry, tier: now.tier }));
+            }
+        }
+    }
+
+    /// Replaces or removes a head of a store without a disk, if it is still `expected`; returns the one that now matters.
+    fn change_in_memory(&self, expected: &Arc<Entry>, new: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+        let memory = &self.inner.memory;
+        let name = name(expected.key);
+        let _changes = memory.changes.lock().expect("no code panics while it holds this lock");
+        memory.head(name).filter(|now| Arc::ptr_eq(now, expected))?;
+        match new {
+            Some(new) => {
+                memory.insert_head(new.clone());
+                Some(new)
+            }
+            None => {
+                memory.remove_head(name);
+                Some(expected.clone())
+            }
+        }
     }
 
     /// Removes what is stored under `key`, durably: on return it stays away after a crash. Says whether something was there.
     /// On an error it is gone from this process, and may be back after a restart.
-    pub async fn remove(
-        &self,
-        key: Key,
-        full_key: &[u8],
-        which: Which,
-    ) -> Result<bool, WriteError> {
-        let _ = (key, full_key, which);
-        todo!()
+    pub async fn remove(&self, key: Key, full_key: &[u8], which: Which) -> Result<bool, WriteError> {
+        self.remove_as(key, full_key, which, true).await
+    }
+
+    async fn remove_as(&self, key: Key, full_key: &[u8], which: Which, durable: bool) -> Result<bool, WriteError> {
+        let volume = self.volume(key);
+        // Once more only if another change of this object came first.
+        loop {
+            let found = self.find(volume, key, full_key).await.map_err(WriteError::Read)?;
+            let wanted = |found: &Object| match which {
+                Which::Any => true,
+                Which::Only(generation) => found.generation() == generation,
+            };
+            let Some(Object { entry, .. }) = found.filter(wanted) else { return Ok(false) };
+            let removed = match volume {
+                Some(volume) => volume.queue.ask(|reply| Command::Remove { entry, durable, reply }).await?,
+                None => self.change_in_memory(&entry, None).is_some(),
+            };
+            if removed {
+                return Ok(true);
+            }
+        }
     }
 
     /// Reads the head and every slice back from disk, past the memory tier, after making sure that they are covered by a finished
     /// sync, and checks every checksum.
     pub async fn verify(&self, key: Key, full_key: &[u8]) -> Result<Verified, VerifyError> {
-        let _ = (key, full_key);
-        todo!()
+        let Some(volume) = self.volume(key) else {
+            return verify_in_memory(self.lookup_in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
+        };
+        let tier = &volume.tier;
+        let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;
+        let failed = |error: ReadError| {
+            if !matches!(error, ReadError::Evicted) {
+                // What is not what was written is fetched again.
+                tier.drop_if(name(key), place);
+            }
+            VerifyError::Read(error)
+        };
+        let segment = tier.segment(place.segment).ok_or(VerifyError::Absent)?;
+        if !segment.is_durable(place.end()) {
+            // Slices come before their head in the log, so that a sync that covers it covers them.
+            volume.queue.ask(|reply| Command::Sync { reply }).await.map_err(VerifyError::Write)?;
+            if !segment.is_durable(place.end()) {
+                return Err(VerifyError::Absent);
+            }
+        }
+        let entry = tier.load(name(key), place).await.map_err(failed)?;
+        if entry.record.full_key != full_key {
+            return Err(VerifyError::Absent);
+        }
+        let mut whole = crc32fast::Hasher::new();
+        for (number, slice) in entry.record.slices.iter().enumerate() {
+            let segment = tier.segment(slice.segment).ok_or(ReadError::Evicted).map_err(failed)?;
+            let bytes = tier.read_slice(&segment, slice, entry.generation, number as u32).await.map_err(failed)?;
+            whole.update(&bytes);
+        }
+        if whole.finalize() != entry.record.checksum {
+            return Err(failed(tier.corrupt(place.segment, place.offset)));
+        }
+        Ok(verified(&entry))
     }
 
     /// Shows every object's full key, stamp and head to `judge`, one after another, and does as it says. Objects stored while it
-    /// runs may be left out.
-    pub async fn sweep(
-        &self,
-        judge: impl FnMut(&[u8], u64, &Bytes) -> Sweep + Send,
-    ) -> Result<Swept, WriteError> {
-        let _ = judge;
-        todo!()
+    /// runs may be left out. On return all of it is durable.
+    pub async fn sweep(&self, mut judge: impl FnMut(&[u8], u64, &Bytes) -> Sweep + Send) -> Result<Swept, WriteError> {
+        let mut swept = Swept::default();
+        if self.inner.disks.is_empty() {
+            for name in self.inner.memory.names() {
+                let Some(entry) = self.inner.memory.head(name) else { continue };
+                let verdict = judge(&entry.record.full_key, entry.record.stamp, &entry.record.head);
+                self.sweep_one(Object { entry, tier: None }, verdict, &mut swept).await?;
+            }
+        }
+        for volume in &self.inner.disks {
+            let tier = &volume.tier;
+            for shard in 0..crate::index::SHARDS {
+                let names: Vec<u64> = tier.index.shard(shard).keys().copied().collect();
+                for name in names {
+                    let Some(place) = tier.index.get(name) else { continue };
+                    let at_hand = tier.memory.head(name).filter(|entry| entry.place == place);
+                    let entry = match at_hand {
+                        Some(entry) => entry,
+                        None => match tier.load(name, place).await {
+                            Ok(entry) => Arc::new(entry),
+                            Err(_) => {
+                                swept.skipped += 1;
+                                continue;
+                            }
+                        },
+                    };
+                    let verdict = judge(&entry.record.full_key, entry.record.stamp, &entry.record.head);
+                    self.sweep_one(Object { entry, tier: Some(tier.clone()) }, verdict, &mut swept).await?;
+                }
+            }
+            if swept.dropped + swept.restamped > 0 {
+                volume.queue.ask(|reply| Command::Sync { reply }).await?;
+            }
+        }
+        Ok(swept)
+    }
+
+    async fn sweep_one(&self, object: Object, verdict: Sweep, swept: &mut Swept) -> Result<(), WriteError> {
+        let done = match verdict {
+            Sweep::Restamp(stamp) if stamp > object.stamp() => {
+                self.update_head(&object, object.head().clone(), stamp).await.map(|changed| changed.is_some())
+            }
+            Sweep::Keep | Sweep::Restamp(_) => {
+                swept.kept += 1;
+                return Ok(());
+            }
+            Sweep::Drop => {
+                let which = Which::Only(object.generation());
+                self.remove_as(object.key(), object.full_key(), which, false).await
+            }
+        };
+        match done {
+            Ok(true) if verdict == Sweep::Drop => swept.dropped += 1,
+            Ok(true) => swept.restamped += 1,
+            Ok(false) | Err(WriteError::Read(_)) => swept.skipped += 1,
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Counters, as of now.
     pub fn stats(&self) -> Stats {
-        todo!()
+        let Inner { memory, counters, disks, .. } = &*self.inner;
+        let mut stats = counters.snapshot();
+        stats.memory_bytes = memory.bytes();
+        stats.memory_capacity_bytes = memory.capacity();
+        stats.in_flight_bytes_max = (disks.len() * IN_FLIGHT_BYTES_MAX) as u64;
+        if disks.is_empty() {
+            stats.objects = memory.items();
+        }
+        for volume in disks {
+            let (segments, bytes) = volume.tier.usage();
+            stats.objects += volume.tier.index.len();
+            stats.segments += segments;
+            stats.disk_bytes += bytes;
+            stats.disk_capacity_bytes += volume.tier.capacity_bytes;
+            stats.in_flight_bytes += volume.queue.in_flight_bytes();
+        }
+        stats
     }
 
     /// Makes everything durable, seals the open segments so that the next start is quick, and refuses writes from then on.
     pub async fn close(&self) -> Result<(), WriteError> {
-        todo!()
+        for volume in &self.inner.disks {
+            match volume.queue.ask(|reply| Command::Close { reply }).await {
+                Ok(_) | Err(WriteError::Closed) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn open_volume(
+    number: u16,
+    config: &DiskConfig,
+    segment_bytes: u64,
+    disk: Arc<dyn Disk>,
+    memory: Arc<Memory>,
+    counters: Arc<Counters>,
+) -> Result<Volume, OpenError> {
+    let DiskConfig { path, capacity_bytes } = config.clone();
+    let least_bytes = SEGMENTS_MIN * SEGMENT_BYTES_MIN;
+    if capacity_bytes < least_bytes {
+        return Err(OpenError::CapacityTooSmall { path, capacity_bytes, least_bytes });
+    }
+    let segment_bytes = segment_bytes.min(capacity_bytes / SEGMENTS_MIN).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+    let seed = path_seed(&path);
+    let tier = Arc::new(Tier::new(number, path, disk, capacity_bytes, segment_bytes, memory, counters));
+    let next_segment = recover(&tier).await?;
+    let queue = writer::spawn(tier.clone(), next_segment);
+    Ok(Volume { tier, queue, seed })
+}
+
+fn path_seed(path: &Path) -> u64 {
+    xxh3_64_with_seed(path.as_os_str().as_encoded_bytes(), 0)
+}
+
+fn check_head(full_key: &[u8], head: &[u8]) -> Result<(), WriteError> {
+    for (what, length, most) in [("full key", full_key.len(), FULL_KEY_BYTES_MAX), ("head", head.len(), HEAD_BYTES_MAX)]
+    {
+        if length > most {
+            return Err(WriteError::HeadTooLarge { what, length, most });
+        }
+    }
+    Ok(())
+}
+
+fn verified(entry: &Entry) -> Verified {
+    let format::HeadRecord { length, checksum, stamp, ref head, .. } = entry.record;
+    Verified { length, checksum, stamp, head: head.clone(), generation: Generation(entry.generation) }
+}
+
+/// Without a disk residency is the memory's, and the checksum shows that it is whole.
+fn verify_in_memory(object: Object) -> Result<Verified, VerifyError> {
+    let mut whole = crc32fast::Hasher::new();
+    object.entry.held.iter().for_each(|slice| whole.update(slice));
+    match whole.finalize() == object.checksum() {
+        true => Ok(verified(&object.entry)),
+        false => Err(VerifyError::Read(ReadError::Corrupt { segment: 0, offset: 0 })),
     }
 }

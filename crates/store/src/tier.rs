@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
 
+use crate::ReadError;
 use crate::disk::{Disk, DiskFile};
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry, TRAILER_BYTES};
-use crate::index::{Index, Place, upper};
+use crate::index::{Index, Place, name};
 use crate::memory::Memory;
-use crate::object::{Body, Entry};
+use crate::object::Entry;
 use crate::stats::Counters;
-use crate::{Key, ReadError};
 
 /// A segment's file and what is known of it. Readers keep it alive: after eviction the file is gone by name only.
 pub(crate) struct Segment {
@@ -74,9 +74,7 @@ impl Segment {
 /// One disk.
 pub(crate) struct Tier {
     /// Its number among the disks of this store.
-    pub(crate) number: u8,
-    /// Decides, with the key, which disk holds an object.
-    pub(crate) seed: u64,
+    pub(crate) number: u16,
     pub(crate) path: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) capacity_bytes: u64,
@@ -94,8 +92,7 @@ pub(crate) struct Tier {
 impl Tier {
     #[allow(clippy::too_many_arguments)] // one caller, and every argument is a field
     pub(crate) fn new(
-        number: u8,
-        seed: u64,
+        number: u16,
         path: PathBuf,
         disk: Arc<dyn Disk>,
         capacity_bytes: u64,
@@ -107,7 +104,6 @@ impl Tier {
         let slice_bytes = format::SLICE_BYTES_MAX.min(segment_bytes as usize / 4);
         Tier {
             number,
-            seed,
             path,
             disk,
             capacity_bytes,
@@ -181,32 +177,27 @@ impl Tier {
 
     /// Whether every slice of the body is in a segment that exists. Slices are written in order, so the first tells.
     pub(crate) fn is_alive(&self, entry: &Entry) -> bool {
-        match &entry.body {
-            Body::Disk { slices, .. } => {
-                slices.first().is_none_or(|first| first.segment >= self.oldest.load(Ordering::Acquire))
-            }
-            Body::Memory(_) => true,
-        }
+        entry.record.slices.first().is_none_or(|first| first.segment >= self.oldest.load(Ordering::Acquire))
     }
 
-    /// Finds the head of `key` in memory or on disk. The full key is not compared here.
-    pub(crate) async fn find(&self, key: Key) -> Result<Option<Arc<Entry>>, ReadError> {
-        let Some(place) = self.index.get(key) else { return Ok(None) };
-        let entry = match self.load(key, place).await {
-            Ok(entry) => entry,
+    /// Finds the head of an object on disk, and takes it into memory. The full key is not compared here.
+    pub(crate) async fn find(&self, name: u64) -> Result<Option<Arc<Entry>>, ReadError> {
+        let Some(place) = self.index.get(name) else { return Ok(None) };
+        let entry = match self.load(name, place).await {
+            Ok(entry) => Arc::new(entry),
             Err(ReadError::Evicted) => return Ok(None),
             Err(error) => {
                 // What cannot be read now is fetched again rather than tried at every request.
-                self.drop_if(key, place);
+                self.drop_if(name, place);
                 return Err(error);
             }
         };
         if !self.is_alive(&entry) {
-            self.drop_if(key, place);
+            self.drop_if(name, place);
             return Ok(None);
         }
-        let shard = self.index.lock(key);
-        if shard.get(&upper(key)) == Some(&place) {
+        let shard = self.index.lock(name);
+        if shard.get(&name) == Some(&place) {
             self.memory.insert_head(entry.clone());
         }
         drop(shard);
@@ -215,27 +206,21 @@ impl Tier {
 
     /// Makes `entry` what lookups find.
     pub(crate) fn publish(&self, entry: &Arc<Entry>) {
-        let mut shard = self.index.lock(entry.key);
-        shard.insert(upper(entry.key), entry.place);
+        let name = name(entry.key);
+        let mut shard = self.index.lock(name);
+        shard.insert(name, entry.place);
         self.memory.insert_head(entry.clone());
     }
 
     /// Removes the head at `place` from the index and memory, if it is still the one.
-    pub(crate) fn drop_if(&self, key: Key, place: Place) -> bool {
-        let mut shard = self.index.lock(key);
-        let current = shard.get(&upper(key)) == Some(&place);
+    pub(crate) fn drop_if(&self, name: u64, place: Place) -> bool {
+        let mut shard = self.index.lock(name);
+        let current = shard.get(&name) == Some(&place);
         if current {
-            shard.remove(&upper(key));
-            self.memory.remove_head(key);
+            shard.remove(&name);
+            self.memory.remove_head(name);
         }
         current
-    }
-
-    /// Removes whatever is under `key`.
-    pub(crate) fn drop_any(&self, key: Key) -> bool {
-        let mut shard = self.index.lock(key);
-        self.memory.remove_head(key);
-        shard.remove(&upper(key)).is_some()
     }
 
     /// Drops every head in a segment that is about to go; says how many.
@@ -244,7 +229,7 @@ impl Tier {
         match self.entries(segment).await {
             Ok(entries) => {
                 for entry in entries.iter().filter(|entry| entry.kind == Kind::Head) {
-                    dropped += u64::from(self.drop_if(entry.key, place_of(segment.id, entry)));
+                    dropped += u64::from(self.drop_if(name(entry.key), place_of(segment.id, entry)));
                 }
             }
             Err(error) => {
@@ -263,34 +248,45 @@ impl Tier {
     // Reads
 
     /// Reads the head at `place`, and the body's only slice where it lies beside it.
-    pub(crate) async fn load(&self, key: Key, place: Place) -> Result<Arc<Entry>, ReadError> {
+    pub(crate) async fn load(&self, wanted: u64, place: Place) -> Result<Entry, ReadError> {
         let segment = self.segment(place.segment).ok_or(ReadError::Evicted)?;
         let (offset, lead) = (place.offset, place.lead);
         let start = offset.checked_sub(lead).ok_or_else(|| self.corrupt(segment.id, offset))?;
         let bytes = self.read(&segment, start, lead as usize + place.length as usize).await?;
-        let record = self.check(&segment, offset, bytes.slice(lead as usize..), Kind::Head)?;
-        let head = format::decode_head(&record.payload).ok_or_else(|| self.corrupt(segment.id, offset))?;
-        if record.header.key != key && upper(record.header.key) != upper(key) {
+        let found = self.check(&segment, offset, bytes.slice(lead as usize..), Kind::Head)?;
+        let record = format::decode_head(&found.payload).ok_or_else(|| self.corrupt(segment.id, offset))?;
+        if name(found.header.key) != wanted {
             return Err(self.corrupt(segment.id, offset));
         }
-        let mut resident = None;
-        if let ([slice], true) = (&*head.slices, lead > 0)
+        let mut held = Vec::new();
+        if let ([slice], true) = (&*record.slices, lead > 0)
             && (slice.segment, slice.offset) == (segment.id, start)
         {
-            let payload = self.check(&segment, start, bytes.slice(..lead as usize), Kind::Slice)?;
-            resident = Some(payload.payload);
+            let beside = self.check(&segment, start, bytes.slice(..lead as usize), Kind::Slice)?;
+            if beside.payload.len() != slice.length as usize {
+                return Err(self.corrupt(segment.id, start));
+            }
+            held.push(beside.payload);
         }
-        Ok(Arc::new(Entry {
-            key: record.header.key,
-            full_key: head.full_key,
-            head: head.head,
-            stamp: head.stamp,
-            length: head.length,
-            checksum: head.checksum,
-            generation: record.header.fill,
-            place,
-            body: Body::Disk { slices: head.slices, resident },
-        }))
+        let (key, generation) = (found.header.key, found.header.fill);
+        Ok(Entry { key, generation, place, record, held: held.into() })
+    }
+
+    /// A slice, from memory or from disk; `segment` is the one it lies in, if the caller kept it.
+    pub(crate) async fn slice(
+        &self,
+        segment: Option<Arc<Segment>>,
+        slice: &SliceAt,
+        fill: u64,
+        number: u32,
+    ) -> Result<Bytes, ReadError> {
+        if let Some(bytes) = self.memory.slice(self.number, fill, number) {
+            return Ok(bytes);
+        }
+        let segment = segment.or_else(|| self.segment(slice.segment)).ok_or(ReadError::Evicted)?;
+        let bytes = self.read_slice(&segment, slice, fill, number).await?;
+        self.memory.insert_slice(self.number, fill, number, bytes.clone());
+        Ok(bytes)
     }
 
     /// Reads a slice from disk and checks that it is the one that was meant.

@@ -1,0 +1,216 @@
+//! A body while it grows: shared by the fill that appends, the writer that puts slices on disk, and any number of followers.
+//!
+//! A slice is held in memory from the moment it is cut until it is written; from then on it is read back, from the memory tier or
+//! from disk. So a slow follower holds nothing back, and what is held is bounded by the bytes in flight.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
+
+use crate::format::SliceAt;
+use crate::tier::Tier;
+use crate::{Key, WriteError};
+
+/// Chunks smaller than this are merged, in bytes: an origin that sends byte by byte must not cost a buffer a byte.
+const CHUNK_BYTES_MIN: usize = 16 << 10;
+
+pub(crate) struct Growing {
+    pub(crate) key: Key,
+    /// The id of the fill, which becomes the body's generation.
+    pub(crate) id: u64,
+    pub(crate) full_key: Bytes,
+    pub(crate) head: Bytes,
+    pub(crate) stamp: u64,
+    pub(crate) tier: Option<Arc<Tier>>,
+    state: Mutex<State>,
+    changes: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct State {
+    slices: Vec<Slice>,
+    /// What follows the last slice, in chunks as they came.
+    tail: Vec<Bytes>,
+    tail_length: usize,
+    length: u64,
+    /// Everything is appended.
+    complete: bool,
+    failed: Option<WriteError>,
+}
+
+struct Slice {
+    at: SliceAt,
+    /// Present until `at` names where it was written; kept where nothing else does.
+    held: Option<Bytes>,
+}
+
+/// What a reader at some position finds.
+pub(crate) enum Step {
+    /// Bytes that begin at this position of the body.
+    Slice(u64, Bytes),
+    /// They are in this slice, on disk.
+    Load(u32, SliceAt),
+    /// They are not there yet.
+    Wait,
+    End,
+    Failed,
+}
+
+impl Growing {
+    pub(crate) fn new(key: Key, id: u64, full_key: &[u8], head: &[u8], stamp: u64, tier: Option<Arc<Tier>>) -> Growing {
+        Growing {
+            key,
+            id,
+            // Copied, for they may be small parts of large buffers.
+            full_key: Bytes::copy_from_slice(full_key),
+            head: Bytes::copy_from_slice(head),
+            stamp,
+            tier,
+            state: Mutex::default(),
+            changes: watch::Sender::new(()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the state of a fill")
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.state().length
+    }
+
+    pub(crate) fn failure(&self) -> Option<WriteError> {
+        self.state().failed.clone()
+    }
+
+    /// Adds bytes to the tail, of which at most `slice_bytes` may lie there: a full tail is cut before more is added to it.
+    pub(crate) fn push(&self, mut bytes: Bytes, slice_bytes: usize) {
+        let mut state = self.state();
+        while !bytes.is_empty() && state.failed.is_none() {
+            if state.tail_length == slice_bytes {
+                state.cut();
+            }
+            let chunk = bytes.split_to(bytes.len().min(slice_bytes - state.tail_length));
+            state.tail_length += chunk.len();
+            state.length += chunk.len() as u64;
+            state.tail.push(chunk);
+            state.merge_small();
+        }
+        drop(state);
+        self.changes.send_replace(());
+    }
+
+    /// Cuts the last slice: nothing is appended any more. Followers end at its end, whatever becomes of the commit.
+    pub(crate) fn complete(&self) {
+        let mut state = self.state();
+        if state.tail_length > 0 {
+            state.cut();
+        }
+        state.complete = true;
+        drop(state);
+        self.changes.send_replace(());
+    }
+
+    /// Nothing of it will be stored; what is held is let go.
+    pub(crate) fn fail(&self, error: &WriteError) {
+        let mut state = self.state();
+        if state.failed.is_none() {
+            state.failed = Some(error.clone());
+        }
+        state.slices.clear();
+        state.tail.clear();
+        state.tail_length = 0;
+        drop(state);
+        self.changes.send_replace(());
+    }
+
+    /// How many slices are cut.
+    pub(crate) fn slices(&self) -> u32 {
+        self.state().slices.len() as u32
+    }
+
+    /// A slice that is not written yet; `None` if the fill has failed meanwhile.
+    pub(crate) fn held(&self, number: u32) -> Option<(SliceAt, Bytes)> {
+        let state = self.state();
+        let slice = state.slices.get(number as usize)?;
+        Some((slice.at, slice.held.clone()?))
+    }
+
+    /// All slices, and the bytes of those still held.
+    pub(crate) fn all(&self) -> (Vec<SliceAt>, Vec<Bytes>) {
+        let state = self.state();
+        let held = state.slices.iter().filter_map(|slice| slice.held.clone()).collect();
+        (state.slices.iter().map(|slice| slice.at).collect(), held)
+    }
+
+    /// A slice was written and is in the memory tier, or not worth a place there.
+    pub(crate) fn written(&self, number: u32, at: SliceAt) {
+        if let Some(slice) = self.state().slices.get_mut(number as usize) {
+            *slice = Slice { at, held: None };
+        }
+    }
+
+    pub(crate) fn step(&self, position: u64) -> Step {
+        let state = self.state();
+        if state.complete && position >= state.length {
+            return Step::End;
+        }
+        if state.failed.is_some() {
+            return Step::Failed;
+        }
+        if position >= state.length {
+            return Step::Wait;
+        }
+        let mut start = state.length - state.tail_length as u64;
+        if position < start {
+            let number = state.slices.partition_point(|slice| slice.at.start <= position).saturating_sub(1);
+            return match state.slices.get(number) {
+                Some(Slice { at, held: Some(bytes) }) => Step::Slice(at.start, bytes.clone()),
+                Some(Slice { at, held: None }) => Step::Load(number as u32, *at),
+                None => Step::Failed,
+            };
+        }
+        for chunk in &state.tail {
+            let next = start + chunk.len() as u64;
+            if position < next {
+                return Step::Slice(start, chunk.clone());
+            }
+            start = next;
+        }
+        Step::Wait
+    }
+}
+
+impl State {
+    /// Makes the tail a slice, in a buffer of just its size: the chunks may be parts of larger ones.
+    fn cut(&mut self) {
+        let mut bytes = BytesMut::with_capacity(self.tail_length);
+        for chunk in self.tail.drain(..) {
+            bytes.extend_from_slice(&chunk);
+        }
+        let start = self.length - self.tail_length as u64;
+        let crc = crc32fast::hash(&bytes);
+        let at = SliceAt { start, segment: 0, offset: 0, length: self.tail_length as u32, crc };
+        self.slices.push(Slice { at, held: Some(bytes.freeze()) });
+        self.tail_length = 0;
+    }
+
+    /// Merges small chunks as a binary counter carries: each byte is copied a logarithmic number of times.
+    fn merge_small(&mut self) {
+        while let [.., before, last] = &*self.tail
+            && before.len() <= last.len()
+            && last.len() < CHUNK_BYTES_MIN
+        {
+            let mut merged = BytesMut::with_capacity(before.len() + last.len());
+            merged.extend_from_slice(before);
+            merged.extend_from_slice(last);
+            self.tail.truncate(self.tail.len() - 2);
+            self.tail.push(merged.freeze());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Recovery: from the segments of a disk to its index.
+//!
+//! A sealed segment says in its summary which heads and tombstones it holds. Any other is read record by record up to the
+//! first that is not whole, and sealed there. That sync is not for speed alone: what a killed process had written but not
+//! synced is still readable, and must not be acknowledged before it is durable.
+//!
+//! What it finds it does not judge: heads are checked when they are first read.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use crate::OpenError;
+use crate::disk::DiskFile;
+use crate::format::{self, Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, SummaryEntry};
+use crate::index::name;
+use crate::tier::{self, Segment, Tier, place_of};
+use crate::writer;
+
+/// How much is read at once while records are looked for, in bytes.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// Fills the index of `tier` from its disk and returns the id of the segment to write next.
+pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
+    let failed = |doing| move |source| OpenError::Io { path: tier.path.clone(), doing, source };
+    let names = tier.disk.list().await.map_err(failed("list segments"))?;
+    let mut ids: Vec<u32> = names.iter().filter_map(|name| format::segment_id(name)).collect();
+    ids.sort_unstable();
+
+    let mut next_fill = 1;
+    for &id in &ids {
+        let name = format::segment_name(id);
+        let file = tier.disk.open(&name).await.map_err(failed("open a segment"))?;
+        let length = file.length().await.map_err(failed("ask for the length of a segment"))?;
+        let header = file.read(0, SEGMENT_HEADER_BYTES).await.map_err(failed("read the header of a segment"))?;
+        let header = match format::decode_segment_header(id, &header) {
+            SegmentHeader::Other { version } => {
+                let (path, known) = (tier.path.clone(), format::VERSION);
+                return Err(OpenError::UnknownFormat { path, segment: id, found: version, known });
+            }
+            SegmentHeader::Known { next_fill } => Some(next_fill),
+            SegmentHeader::Broken => None,
+        };
+        let summary = tier::read_summary(id, &*file, length).await.map_err(failed("read a summary"))?;
+        let segment = Segment::new(id, file, length);
+        let entries = match (header, summary) {
+            (_, Some((trailer, entries))) => {
+                next_fill = next_fill.max(trailer.next_fill);
+                segment.sealed(length);
+                entries
+            }
+            (Some(header), None) => {
+                let found = scan(id, &segment.file).await.map_err(failed("read the records of a segment"))?;
+                next_fill = next_fill.max(header).max(found.next_fill);
+                tracing::info!(disk = %tier.path.display(), segment = id, records = found.records, end = found.end, "segment scanned");
+                if found.records > 0 {
+                    let sealed = writer::seal(&segment, found.end, &found.entries, next_fill).await;
+                    sealed.map_err(failed("seal a segment"))?;
+                }
+                found.entries
+            }
+            (None, None) => Vec::new(),
+        };
+        if !segment.is_durable(SEGMENT_HEADER_BYTES as u64) {
+            // Nothing whole is in it: it was created just before a crash.
+            tier.disk.remove(&name).await.map_err(failed("remove an empty segment"))?;
+            continue;
+        }
+        replay(tier, id, &entries);
+        tier.add_segment(Arc::new(segment));
+    }
+    tier.next_fill.store(next_fill, Ordering::Relaxed);
+    Ok(ids.last().map_or(1, |last| last.saturating_add(1)))
+}
+
+/// Lets the changes of a segment take effect, as they did when they were written.
+fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
+    // Segments are replayed oldest first, so the oldest of all is known, or is this one.
+    let oldest = tier.oldest_segment().map_or(id, |segment| segment.id);
+    for entry in entries {
+        let name = name(entry.key);
+        let mut shard = tier.index.lock(name);
+        if entry.kind == Kind::Head && entry.first_segment >= oldest {
+            shard.insert(name, place_of(id, entry));
+        } else {
+            shard.remove(&name);
+        }
+    }
+}
+
+/// What a scan found up to the first record that is not whole.
+struct Scanned {
+    entries: Vec<SummaryEntry>,
+    records: u64,
+    /// Where the last whole record ends.
+    end: u64,
+    /// Fills of the records found have lower ids.
+    next_fill: u64,
+}
+
+async fn scan(id: u32, file: &Arc<dyn DiskFile>) -> io::Result<Scanned> {
+    let mut found = Scanned { entries: Vec::new(), records: 0, end: SEGMENT_HEADER_BYTES as u64, next_fill: 0 };
+    let mut window = Window { file, start: 0, bytes: Bytes::new() };
+    loop {
+        let at = found.end;
+        let bytes = window.get(at, RECORD_HEADER_BYTES).await?;
+        let Some(header) = format::decode_record_header(id, &bytes) else { break };
+        let payload = window.get(at + RECORD_HEADER_BYTES as u64, header.payload_length as usize).await?;
+        if payload.len() != header.payload_length as usize || crc32fast::hash(&payload) != header.payload_crc {
+            break;
+        }
+        let length = RECORD_HEADER_BYTES as u32 + header.payload_length;
+        let Ok(offset) = u32::try_from(at) else { break };
+        let (lead, first_segment) = match header.kind {
+            Kind::Slice | Kind::Tombstone => (0, id),
+            Kind::Head => {
+                let Some(record) = format::decode_head(&payload) else { break };
+                let lead = match &*record.slices {
+                    [only] if only.segment == id && only.record_end() == at => offset - only.offset,
+                    _ => 0,
+                };
+                (lead, record.slices.first().map_or(id, |slice| slice.segment))
+            }
+        };
+        if header.kind != Kind::Slice {
+            found.entries.push(SummaryEntry {
+                key: header.key,
+                kind: header.kind,
+                offset,
+                length,
+                lead,
+                first_segment,
+            });
+        }
+        found.next_fill = found.next_fill.max(header.fill.saturating_add(1));
+        found.records += 1;
+        found.end += u64::from(length);
+    }
+    Ok(found)
+}
+
+/// A part of a file, read ahead.
+struct Window<'a> {
+    file: &'a Arc<dyn DiskFile>,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Window<'_> {
+    /// `length` bytes at `offset`, fewer only where the file ends. Offsets never go back.
+    async fn get(&mut self, offset: u64, length: usize) -> io::Result<Bytes> {
+        let mut from = (offset - self.start) as usize;
+        if from + length > self.bytes.len() {
+            self.bytes = self.file.read(offset, length.max(WINDOW_BYTES)).await?;
+            self.start = offset;
+            from = 0;
+        }
+        let (from, to) = (from.min(self.bytes.len()), (from + length).min(self.bytes.len()));
+        Ok(self.bytes.slice(from..to))
+    }
+}
