@@ -1,1 +1,238 @@
-//! Being built.
+//! A cache node: it answers users and children from its store, and asks a parent or the origin for the rest.
+//!
+//! `pipeline` is the place to start: `handle` takes a request from key to answer, and its one `match` on the decision shows
+//! everything that can happen. `link` follows the control plane; `knowing` is what it was told, `index` what it must forget,
+//! `journal` what of that survives a restart.
+//!
+//! # What always holds
+//!
+//! - Who may be sent which body is decided by [`model::fence`] alone, at every header.
+//! - A prefetch is a GET with another purpose. There is no second way into the store.
+//! - Every queue, table and loop has a named maximum, and the metrics show it.
+//!
+//! # Not here
+//!
+//! SQL, accounts, and any word of the public API. A node goes on serving while the control plane is away, within what its lease
+//! allows.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use model::Clock;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{ConfigError, DiskTier, MemoryTier, NodeConfig};
+pub use journal::JournalError;
+
+mod admin;
+mod config;
+mod fill;
+mod head;
+mod index;
+mod join;
+mod journal;
+mod knowing;
+mod link;
+mod listener;
+mod metrics;
+mod peer;
+mod pipeline;
+mod prefetch;
+mod respond;
+mod upstream;
+mod vouched;
+
+use fill::Fills;
+use join::JoinToken;
+use journal::Journal;
+use knowing::Knowing;
+use link::Link;
+use metrics::Metrics;
+use pipeline::Pipeline;
+use prefetch::Prefetch;
+use upstream::Upstream;
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on.
+    #[error("`{field}`: cannot listen on {address}")]
+    Listen {
+        /// The key of the configuration.
+        field: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said; a port in use above all.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The node has not joined before, and there is no invitation.
+    #[error("`join_token_file`: `{}`: {problem}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The journal.
+    #[error("open the node's journal")]
+    Journal(#[from] JournalError),
+    /// The store.
+    #[error("open the store")]
+    Store(#[from] store::OpenError),
+    /// TLS towards origins.
+    #[error("prepare TLS")]
+    Tls(#[from] rustls::Error),
+    /// A thread could not be started.
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A running node.
+pub struct Node {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    stopping: CancellationToken,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
+    store: store::Store,
+}
+
+impl Node {
+    /// Starts a node; what is not bound to a core runs on the calling runtime, which must live as long as the node. The node
+    /// serves once the control plane has welcomed it, or at once when it was a member before.
+    pub async fn start(config: NodeConfig, clock: Arc<dyn Clock>) -> Result<Node, StartError> {
+        config.check()?;
+        // A second provider beside ours would make rustls refuse to choose; one that is there already is the same.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listen_error = |field, address| move |source| StartError::Listen { field, address, source };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let sockets =
+            listener::bind(config.listen, config.threads.unwrap_or(cores)).map_err(listen_error("listen", config.listen))?;
+        let admin_sockets = listener::bind(config.admin_listen, 1).map_err(listen_error("admin_listen", config.admin_listen))?;
+        let local = |sockets: &[std::net::TcpListener], asked| sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(asked);
+        let (address, admin_address) = (local(&sockets, config.listen), local(&admin_sockets, config.admin_listen));
+
+        let journal = Journal::open(&config.state_dir())?;
+        let mut remembered = journal.load()?;
+        let token = read_token(&config);
+        // Another invitation than the one it joined with: the operator wants it to join anew.
+        let invited_again = |remembered: &journal::Remembered| matches!(&token, Ok(token) if token.id != remembered.identity.token_id);
+        if remembered.as_ref().is_some_and(invited_again) {
+            remembered = None;
+        }
+        let token = match (token, &remembered) {
+            (Ok(token), _) => Some(token),
+            (Err(_), Some(_)) => None,
+            (Err(problem), None) => return Err(StartError::Token { path: config.join_token_file, problem }),
+        };
+        let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
+        let kept = remembered.as_ref().map_or(0, |remembered| remembered.entries.len());
+        let store = store::Store::open(config.store()).await?;
+        let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
+        let (pipeline, prefetch) = assemble(knowing.clone(), store.clone())?;
+
+        let stopping = CancellationToken::new();
+        let connected = Arc::new(AtomicBool::new(false));
+        let link = Link {
+            config: Arc::new(config),
+            knowing,
+            journal,
+            identity,
+            token,
+            store: store.clone(),
+            prefetch: prefetch.clone(),
+            connected: connected.clone(),
+            kept,
+            retiring: None,
+        };
+        let admin = Arc::new(admin::Admin { pipeline: pipeline.clone(), prefetch: prefetch.clone(), connected });
+        let mut node = Node { address, admin_address, stopping: stopping.clone(), threads: Vec::new(), tasks: Vec::new(), store };
+        for socket in sockets {
+            node.threads.push(serve_on_a_thread(socket, pipeline.clone(), stopping.clone())?);
+        }
+        node.tasks.push(tokio::spawn(link.run(stopping.clone())));
+        node.tasks.push(tokio::spawn(prefetch.run(pipeline, stopping.clone())));
+        for socket in admin_sockets {
+            let (admin, stopping) = (admin.clone(), stopping.clone());
+            node.tasks.push(tokio::spawn(async move {
+                if let Err(error) = admin::serve(socket, admin, stopping).await {
+                    tracing::error!(error = &error as &dyn std::error::Error, "admin listener ended");
+                }
+            }));
+        }
+        Ok(node)
+    }
+
+    /// Where users are served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where health and metrics are.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Stops: takes no more connections, lets running answers end for a while, and makes durable what is stored.
+    pub async fn stop(mut self) {
+        self.stopping.cancel();
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
+        debug_assert!(joined.is_ok());
+        for task in self.tasks.drain(..) {
+            let _ = task.await;
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "store was not closed cleanly");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// The data plane around what a node knows and stores.
+fn assemble(knowing: Arc<Knowing>, store: store::Store) -> Result<(Arc<Pipeline>, Arc<Prefetch>), StartError> {
+    let metrics = Arc::new(Metrics::default());
+    let upstream = Upstream::new(knowing.clone())?;
+    let main = tokio::runtime::Handle::current();
+    let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, metrics.clone()));
+    let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics));
+    Ok((pipeline, Arc::default()))
+}
+
+fn read_token(config: &NodeConfig) -> Result<JoinToken, String> {
+    let text = std::fs::read_to_string(&config.join_token_file).map_err(|error| error.to_string())?;
+    JoinToken::parse(&text).map_err(|error| error.to_string())
+}
+
+fn serve_on_a_thread(
+    socket: std::net::TcpListener,
+    pipeline: Arc<Pipeline>,
+    stopping: CancellationToken,
+) -> Result<std::thread::JoinHandle<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+    let serve = move || {
+        if let Err(error) = runtime.block_on(listener::serve(socket, pipeline, stopping)) {
+            tracing::error!(error = &error as &dyn std::error::Error, "listener ended");
+        }
+    };
+    std::thread::Builder::new().name("node-http".to_owned()).spawn(serve).map_err(StartError::Thread)
+}

@@ -1,0 +1,165 @@
+//! Health and metrics, on an address of their own: `/healthz`, `/readyz`, `/metrics`.
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use model::fence;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::fill::FILLS_MAX;
+use crate::knowing::Membership;
+use crate::metrics::Page;
+use crate::pipeline::Pipeline;
+use crate::prefetch::Prefetch;
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Longest wait for the head of a request, and for a whole connection to say something.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+
+/// What the page shows.
+pub(crate) struct Admin {
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) prefetch: Arc<Prefetch>,
+    pub(crate) connected: Arc<AtomicBool>,
+}
+
+/// Answers until `stopping`.
+pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, stopping: CancellationToken) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let (stream, permit) = tokio::select! {
+            accepted = async {
+                let permit = room.clone().acquire_owned().await;
+                (listener.accept().await, permit)
+            } => match accepted {
+                (Ok((stream, _)), Ok(permit)) => (stream, permit),
+                _ => continue,
+            },
+            () = stopping.cancelled() => return Ok(()),
+        };
+        let (admin, stopping) = (admin.clone(), stopping.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let service = service_fn(|request: Request<Incoming>| {
+                let answer = admin.answer(request.method(), request.uri().path());
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                _ = connection => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+}
+
+impl Admin {
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        let (status, text) = match path {
+            _ if method != Method::GET && method != Method::HEAD => (StatusCode::METHOD_NOT_ALLOWED, "expected GET\n".to_owned()),
+            "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" => self.ready(),
+            "/metrics" => (StatusCode::OK, self.metrics()),
+            _ => (StatusCode::NOT_FOUND, "expected /healthz, /readyz or /metrics\n".to_owned()),
+        };
+        let mut answer = Response::new(Full::from(text));
+        *answer.status_mut() = status;
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+        answer
+    }
+
+    fn ready(&self) -> (StatusCode, String) {
+        let knowing = self.pipeline.knowing();
+        if knowing.is_ready() {
+            return (StatusCode::OK, "ready\n".to_owned());
+        }
+        let why = match &knowing.known().membership {
+            Membership::Joining => "not joined yet".to_owned(),
+            Membership::Refused { reason } => format!("refused: {reason}"),
+            Membership::Member => "no contact with the control plane within the lease".to_owned(),
+        };
+        (StatusCode::SERVICE_UNAVAILABLE, why + "\n")
+    }
+
+    fn metrics(&self) -> String {
+        let knowing = self.pipeline.knowing();
+        let metrics = self.pipeline.metrics();
+        let store = self.pipeline.store().stats();
+        let mut page = Page::default();
+
+        let results = [
+            ("result=\"hit\"", metrics.hits.get()),
+            ("result=\"miss\"", metrics.misses.get()),
+            ("result=\"stale\"", metrics.stales.get()),
+            ("result=\"revalidated\"", metrics.revalidated.get()),
+            ("result=\"bypass\"", metrics.bypassed.get()),
+            ("result=\"error\"", metrics.errors.get()),
+        ];
+        page.counters("requests_total", "Answers, by what X-Cache says", &results);
+        page.gauge("requests_running", "Requests being answered", metrics.requests_running.get());
+        page.gauge("connections", "Connections of users and children", metrics.connections.get());
+        page.counter("refused_total", "Connections and fetches refused because a bound was reached", metrics.refused.get());
+        page.counter("sent_bytes_total", "Bytes of bodies handed to connections", metrics.bytes_sent.get());
+        page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", metrics.bytes_fetched.get());
+        page.counter("fetches_total", "Objects asked for above", metrics.fetches.get());
+        page.counter("stored_total", "Bodies stored", metrics.stored.get());
+        page.counter("resumed_total", "Fetches continued by range after a break", metrics.resumed.get());
+        page.counter("overtaken_total", "Answers overtaken by an invalidation", metrics.overtaken.get());
+        let (fills, for_users) = self.pipeline.fills().counts();
+        page.gauge("fills_running", "Fetches running", fills);
+        page.gauge("fills_running_for_users", "Fetches running that a user began", for_users);
+        page.gauge("fills_max", "Bound of fetches running", FILLS_MAX);
+        page.gauge("vouched_bodies", "Bodies whose vouching is remembered", self.pipeline.fills().vouched.len());
+
+        page.gauge("link_connected", "1 while the control plane is followed", u8::from(self.connected.load(Ordering::SeqCst)));
+        page.gauge("ready", "1 while the node is a member within its lease", u8::from(knowing.is_ready()));
+        page.gauge("applied_revision", "The log is applied up to here", knowing.applied());
+        page.gauge("floor_revision", "Entries up to here may be forgotten", knowing.index().floor());
+        page.gauge("index_scopes", "Scopes in the index of invalidations", knowing.index().len());
+        page.gauge("index_scopes_max", "Bound from which the oldest are retired", crate::link::RETIRE_ABOVE);
+        if let Some(contact) = knowing.contact() {
+            let age = fence::ceil_millis(knowing.clock().moment().since(contact));
+            page.gauge("contact_age_milliseconds", "Since the node last knew that it had applied the head of the log", age);
+        }
+        let (waiting, running, unsent) = self.prefetch.counts();
+        page.gauge("jobs_waiting", "Prefetch jobs not begun", waiting);
+        page.gauge("jobs_running", "Prefetch jobs under way", running);
+        page.gauge("jobs_unreported", "Reports not sent", unsent);
+        page.gauge("jobs_max", "Bound of the three together", model::prefetch::JOBS_PER_NODE_MAX);
+        page.counter("jobs_done_total", "Prefetch jobs done", metrics.jobs_done.get());
+        page.counter("jobs_failed_total", "Prefetch jobs failed", metrics.jobs_failed.get());
+
+        page.gauge("store_objects", "Objects stored", store.objects);
+        page.gauge("store_disk_bytes", "Bytes the segments take", store.disk_bytes);
+        page.gauge("store_disk_capacity_bytes", "Bytes the segments may take", store.disk_capacity_bytes);
+        page.gauge("store_memory_bytes", "Bytes in the memory tier", store.memory_bytes);
+        page.gauge("store_memory_capacity_bytes", "Bound of the memory tier", store.memory_capacity_bytes);
+        page.gauge("store_in_flight_bytes", "Bytes on their way to the disk", store.in_flight_bytes);
+        page.gauge("store_in_flight_bytes_max", "Bound of those", store.in_flight_bytes_max);
+        page.counter("store_memory_hits_total", "Lookups answered from memory", store.memory_hits);
+        page.counter("store_disk_hits_total", "Lookups answered from disk", store.disk_hits);
+        page.counter("store_misses_total", "Lookups that found nothing", store.misses);
+        page.counter("store_commits_total", "Objects committed", store.commits);
+        page.counter("store_syncs_total", "Syncs of the disks", store.syncs);
+        page.counter("store_evicted_objects_total", "Objects evicted", store.evicted_objects);
+        page.counter("store_read_errors_total", "Reads that failed", store.read_errors);
+        page.counter("store_write_errors_total", "Writes that failed", store.write_errors);
+        page.finish()
+    }
+}

@@ -1,0 +1,203 @@
+//! What a node reads at start: `node.toml`.
+//!
+//! Plain values. What only the control plane may decide (domains, topology, the lease) is not here: it arrives over the link.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use model::{Isolation, NodeName, PopName, Tier};
+use serde::Deserialize;
+
+/// Everything a cache node reads at start, from one TOML file.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Its name, unique over all POPs.
+    pub name: NodeName,
+    /// Where it stands.
+    pub pop: PopName,
+    /// `L1`, `L2` or `L3`.
+    pub tier: Tier,
+    /// Where users and children reach it: HTTP/1.1 and HTTP/2 without TLS.
+    pub listen: SocketAddr,
+    /// How children reach it: `http://HOST:PORT`.
+    pub advertise_url: String,
+    /// Health and metrics.
+    pub admin_listen: SocketAddr,
+    /// The control plane's link: `https://HOST:PORT`.
+    pub control_url: String,
+    /// The operator's invitation; needed only until the node has joined.
+    pub join_token_file: PathBuf,
+    /// The memory tier.
+    #[serde(default)]
+    pub memory: MemoryTier,
+    /// One entry per disk; none means memory only.
+    #[serde(default)]
+    pub disk: Vec<DiskTier>,
+    /// Where the node keeps what it knows; the first disk's `path` unless given.
+    pub state_path: Option<PathBuf>,
+    /// What it does with its store for users while it has been out of touch for longer than the lease.
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// Threads that serve requests; one per core unless given.
+    pub threads: Option<usize>,
+}
+
+/// The memory tier.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryTier {
+    /// Bytes of heads and bodies held at once.
+    pub capacity_bytes: u64,
+}
+
+impl Default for MemoryTier {
+    fn default() -> Self {
+        Self { capacity_bytes: 256 << 20 }
+    }
+}
+
+/// One directory of the disk tier.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct DiskTier {
+    /// The directory; made if missing.
+    pub path: PathBuf,
+    /// Bytes this directory may take.
+    pub capacity_bytes: u64,
+}
+
+/// Why a configuration is not one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("read `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, a missing one, or a value of the wrong kind; the text names it.
+    #[error("{0}")]
+    Parse(String),
+    /// A value that cannot work.
+    #[error("`{field}`: {problem}")]
+    Field {
+        /// The key, as it is written.
+        field: &'static str,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+}
+
+/// Most threads that serve requests.
+const THREADS_MAX: usize = 256;
+
+impl NodeConfig {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<NodeConfig, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        NodeConfig::parse(&text)
+    }
+
+    /// Reads and checks the text of a file.
+    pub fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
+        let config: NodeConfig = toml::from_str(text).map_err(|error| ConfigError::Parse(error.to_string().trim_end().to_owned()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether the values can work together; [`crate::Node::start`] asks too.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        base_url("advertise_url", &self.advertise_url, &["http", "https"])?;
+        base_url("control_url", &self.control_url, &["https"])?;
+        let bad = |field, problem: &str| Err(ConfigError::Field { field, problem: problem.to_owned() });
+        if self.memory.capacity_bytes == 0 {
+            return bad("memory.capacity_bytes", "is 0, expected some bytes of memory");
+        }
+        if self.disk.is_empty() && self.state_path.is_none() {
+            return bad("state_path", "is missing, expected a directory, for there is no [[disk]] to keep the node's state on");
+        }
+        if self.disk.iter().enumerate().any(|(at, disk)| self.disk.iter().take(at).any(|other| other.path == disk.path)) {
+            return bad("disk.path", "is given twice, expected another directory for each disk");
+        }
+        if self.threads.is_some_and(|threads| !(1..=THREADS_MAX).contains(&threads)) {
+            return Err(ConfigError::Field { field: "threads", problem: format!("expected 1 to {THREADS_MAX}") });
+        }
+        Ok(())
+    }
+
+    /// Where the node keeps what it knows.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        let disk = || self.disk.first().map(|disk| disk.path.clone());
+        self.state_path.clone().or_else(disk).unwrap_or_else(|| PathBuf::from("."))
+    }
+
+    pub(crate) fn store(&self) -> store::Config {
+        let disks = self.disk.iter().map(|disk| store::DiskConfig { path: disk.path.clone(), capacity_bytes: disk.capacity_bytes });
+        store::Config { memory_bytes: self.memory.capacity_bytes, disks: disks.collect(), segment_bytes: store::SEGMENT_BYTES_DEFAULT }
+    }
+}
+
+/// A URL of a scheme in `schemes` with a host, and nothing behind the port.
+fn base_url(field: &'static str, text: &str, schemes: &[&str]) -> Result<(), ConfigError> {
+    let good = url::Url::parse(text).is_ok_and(|url| {
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        schemes.contains(&url.scheme()) && url.has_host() && bare && url.username().is_empty() && url.password().is_none()
+    });
+    if good {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(100).collect();
+    Err(ConfigError::Field { field, problem: format!("is `{shown}`, expected {}://HOST:PORT", schemes.join(" or ")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+name = "cn-1-l1"
+pop = "cn-1"
+tier = "L1"
+listen = "127.0.0.1:9701"
+advertise_url = "http://127.0.0.1:9701"
+admin_listen = "127.0.0.1:9721"
+control_url = "https://127.0.0.1:9681"
+join_token_file = "/etc/warmfront/join.token"
+"#;
+
+    #[test]
+    fn small_file_has_the_documented_defaults() {
+        let config = NodeConfig::parse(&format!("{SMALL}\n[[disk]]\npath = \"/var/cache/warmfront\"\ncapacity_bytes = 1000000\n")).unwrap();
+        assert_eq!((config.memory.capacity_bytes, config.isolation), (256 << 20, Isolation::Revalidate));
+        assert_eq!(config.state_dir(), PathBuf::from("/var/cache/warmfront"), "state lies on the first disk");
+    }
+
+    #[test]
+    fn mistakes_are_refused_by_name() {
+        let disk = "[[disk]]\npath = \"/a\"\ncapacity_bytes = 1\n";
+        let cases = [
+            // what is changed                                         named in the error
+            (format!("{SMALL}lease_secs = 3\n{disk}"), "lease_secs"), // the control plane decides it
+            (format!("{SMALL}{disk}capacity = 3\n"), "capacity"),
+            (SMALL.replace("tier = \"L1\"", "tier = \"L9\"") + disk, "L9"),
+            (SMALL.replace("name = \"cn-1-l1\"", "name = \"CN 1\"") + disk, "lower-case letters"),
+            (SMALL.replace("https://127.0.0.1:9681", "http://127.0.0.1:9681") + disk, "`control_url`"),
+            (SMALL.replace("http://127.0.0.1:9701", "127.0.0.1:9701") + disk, "`advertise_url`"),
+            (SMALL.replace("http://127.0.0.1:9701", "http://127.0.0.1:9701/x") + disk, "`advertise_url`"),
+            (format!("{SMALL}{disk}{disk}"), "`disk.path`"),
+            (format!("{SMALL}threads = 0\n{disk}"), "`threads`"),
+            (format!("{SMALL}[memory]\ncapacity_bytes = 0\n{disk}"), "`memory.capacity_bytes`"),
+            (SMALL.to_owned(), "`state_path`"),
+            (SMALL.replace("join_token_file", "join_token_fil") + disk, "join_token_fil"),
+        ];
+        for (text, named) in cases {
+            let error = NodeConfig::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(named), "{named}: {error}");
+        }
+    }
+}

@@ -1,0 +1,564 @@
+//! Fetches what is to be stored: one fetch per key however many ask, to the store and to everybody who waits.
+//!
+//! A fetch is a task of its own, so the client that began it may leave. It ends in one of three ways: a body that grows in the
+//! store and is read from there by everybody, a stored body that a 304 confirmed, or an answer that is nobody's but the one's who
+//! began it; the others then ask on their own.
+//!
+//! # What always holds
+//!
+//! - Moment, stamp and fence are noted before anything is asked, and never change (rule 1); a fetch resumed by range keeps them.
+//! - Who waits is judged at his own header, by the pipeline. Nothing here decides who may be sent what.
+//! - A 304 confirms the very body whose validator was sent, or nothing.
+//! - A body that ends early is never stored, and whoever reads it is cut off: nobody takes a part for the whole.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use model::fence::{Asker, Fetch, Vouched};
+use model::{Cause, Domain, NodeName, Revision, UrlKey};
+use store::{Object, Store, WriteError};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::head::{self, Head, ObjectKey, Stored};
+use crate::knowing::{Knowing, LogTag};
+use crate::metrics::Metrics;
+use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question, Upstream};
+use crate::vouched::VouchedMoments;
+
+/// Fetches at a time.
+pub(crate) const FILLS_MAX: usize = 8192;
+
+/// How often one fetch is continued by range after its connection broke.
+const RESUMES_MAX: u32 = 3;
+
+/// Keys remembered because their answers are nobody's but the asker's, and for how long: they are not waited for.
+const LONE_MAX: usize = 16_384;
+const LONE_FOR: Duration = Duration::from_secs(5);
+
+/// The same for a body that turned out too large for the store only while it came: whoever follows such a fill is cut off.
+const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
+
+/// Why a fetch is begun: users come first (promise P4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    User,
+    Prefetch,
+}
+
+/// A stored body that may be confirmed.
+#[derive(Clone)]
+pub(crate) struct Confirmable {
+    pub(crate) object: Object,
+    pub(crate) head: Arc<Head>,
+    pub(crate) vouched: Vouched,
+}
+
+/// What is to be fetched.
+pub(crate) struct Order {
+    pub(crate) url: UrlKey,
+    pub(crate) domain: Arc<Domain>,
+    /// Under what the asker looked.
+    pub(crate) key: ObjectKey,
+    /// What he found there, whatever it was worth.
+    pub(crate) seen: Option<store::Generation>,
+    /// The stored body to confirm, if it may be.
+    pub(crate) confirm: Option<Confirmable>,
+    /// The request as it goes upstream, without conditions.
+    pub(crate) headers: HeaderMap,
+    pub(crate) asker: Asker,
+    pub(crate) passed: Vec<NodeName>,
+    pub(crate) purpose: Purpose,
+    /// Not waiting for others, not waited for by others, and not stored.
+    pub(crate) alone: bool,
+}
+
+/// How an answer came here.
+#[derive(Clone, Debug)]
+pub(crate) struct Came {
+    pub(crate) from: From,
+    /// What the parent said of it.
+    pub(crate) x_cache: Option<HeaderValue>,
+    pub(crate) status: StatusCode,
+}
+
+/// A body that came, or was confirmed.
+pub(crate) struct Arrived {
+    pub(crate) head: Arc<Head>,
+    pub(crate) vouched: Vouched,
+    pub(crate) body: ArrivedBody,
+    /// The request fields that chose it, and their values in the request that was sent.
+    pub(crate) vary: Vec<HeaderName>,
+    pub(crate) values: Vec<u8>,
+    pub(crate) came: Came,
+    /// Resolves once the body is in the store, or will not be.
+    pub(crate) done: watch::Receiver<Option<Result<(), Cause>>>,
+}
+
+/// Where to read it.
+#[derive(Clone)]
+pub(crate) enum ArrivedBody {
+    /// From the fill as it grows; the length when it was announced.
+    Growing(store::Follower, Option<u64>),
+    /// From the store.
+    Stored(Object),
+}
+
+/// What a fetch came to, for everybody who waits.
+#[derive(Clone)]
+pub(crate) enum Arrival {
+    Body(Arc<Arrived>),
+    /// It is the beginner's alone.
+    Lone,
+    /// What is stored changed meanwhile: look again.
+    Again,
+    Failed(AskError),
+}
+
+/// An answer for the one who began.
+pub(crate) struct LoneAnswer {
+    pub(crate) answer: Answer,
+    pub(crate) vouched: Vouched,
+    pub(crate) log: LogTag,
+    pub(crate) x_cache: Option<HeaderValue>,
+    /// Why it is not stored.
+    pub(crate) why: Cause,
+}
+
+/// A fetch that somebody waits for.
+pub(crate) struct Waiting {
+    arrival: watch::Receiver<Option<Arrival>>,
+    lone: Option<oneshot::Receiver<LoneAnswer>>,
+    /// Whether somebody else began it.
+    pub(crate) joined: bool,
+}
+
+/// What a fetch came to, for one who waited.
+pub(crate) enum Outcome {
+    Body(Arc<Arrived>),
+    /// The answer is his alone.
+    Mine(Box<LoneAnswer>),
+    /// It was another's alone: ask on one's own.
+    NotMine,
+    Again,
+    Failed(AskError),
+}
+
+impl Waiting {
+    /// Waits for the header.
+    pub(crate) async fn outcome(mut self) -> Outcome {
+        let arrival = match self.arrival.wait_for(Option::is_some).await {
+            Ok(arrival) => arrival.clone(),
+            Err(_) => None, // the fetch was dropped: the node is stopping
+        };
+        match arrival {
+            Some(Arrival::Body(arrived)) => Outcome::Body(arrived),
+            Some(Arrival::Lone) => match self.lone {
+                Some(lone) => lone.await.map_or(Outcome::NotMine, |lone| Outcome::Mine(Box::new(lone))),
+                None => Outcome::NotMine,
+            },
+            Some(Arrival::Again) => Outcome::Again,
+            Some(Arrival::Failed(error)) => Outcome::Failed(error),
+            None => Outcome::Failed(AskError::NoParent("the node is stopping".to_owned())),
+        }
+    }
+}
+
+struct Running {
+    fetch: Fetch,
+    log: LogTag,
+    arrival: watch::Receiver<Option<Arrival>>,
+}
+
+/// The fetches of a node.
+pub(crate) struct Fills {
+    main: tokio::runtime::Handle,
+    knowing: Arc<Knowing>,
+    store: Store,
+    upstream: Upstream,
+    pub(crate) vouched: VouchedMoments,
+    metrics: Arc<Metrics>,
+    running: Mutex<HashMap<ObjectKey, Arc<Running>>>,
+    lone: Mutex<HashMap<ObjectKey, Instant>>,
+    for_users: Arc<crate::metrics::Gauge>,
+    all: Arc<crate::metrics::Gauge>,
+}
+
+impl Fills {
+    pub(crate) fn new(main: tokio::runtime::Handle, knowing: Arc<Knowing>, store: Store, upstream: Upstream, metrics: Arc<Metrics>) -> Fills {
+        Fills {
+            main,
+            knowing,
+            store,
+            upstream,
+            vouched: VouchedMoments::new(),
+            metrics,
+            running: Mutex::default(),
+            lone: Mutex::default(),
+            for_users: Arc::default(),
+            all: Arc::default(),
+        }
+    }
+
+    /// Fetches running now, and those of them that users wait for.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.all.get(), self.for_users.get())
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<ObjectKey, Arc<Running>>> {
+        self.running.lock().expect("no holder of this lock can panic")
+    }
+
+    /// Whether answers for `key` were lately nobody's but the asker's.
+    pub(crate) fn is_lone(&self, key: &ObjectKey) -> bool {
+        let lone = self.lone.lock().expect("no holder of this lock can panic");
+        !lone.is_empty() && lone.get(key).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn note_lone(&self, key: &ObjectKey, time: Duration) {
+        let now = Instant::now();
+        let mut lone = self.lone.lock().expect("no holder of this lock can panic");
+        if lone.len() >= LONE_MAX {
+            lone.retain(|_, until| now < *until);
+        }
+        if lone.len() < LONE_MAX {
+            lone.insert(key.clone(), now + time);
+        }
+    }
+
+    /// Joins a fetch that runs, or begins one; `None` when too many run.
+    pub(crate) fn begin(self: &Arc<Self>, order: Order) -> Option<Waiting> {
+        let (told, arrival) = watch::channel(None);
+        let (lone_to, lone) = oneshot::channel();
+        let running = {
+            let mut all = self.running();
+            let joinable = all.get(&order.key).filter(|running| {
+                !order.alone && self.knowing.may_join(&running.fetch, running.log, &order.domain.name, &order.url, order.asker)
+            });
+            if let Some(running) = joinable {
+                return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });
+            }
+            if self.all.get() >= FILLS_MAX as u64 {
+                self.metrics.refused.inc();
+                return None;
+            }
+            // Noted here, before anything is asked (rule 1).
+            let (fetch, log) = self.knowing.begin_fetch(&order.domain.name, &order.url, order.asker);
+            let running = Arc::new(Running { fetch, log, arrival: arrival.clone() });
+            if !order.alone {
+                all.insert(order.key.clone(), running.clone());
+            }
+            running
+        };
+        let held = (self.all.hold(), (order.purpose == Purpose::User).then(|| self.for_users.hold()));
+        let fills = self.clone();
+        self.main.spawn(async move {
+            let _held = held;
+            let task = FillTask { fills: &fills, order: &order, fetch: running.fetch, log: running.log, told };
+            task.run(lone_to).await;
+            let mut all = fills.running();
+            if all.get(&order.key).is_some_and(|here| Arc::ptr_eq(here, &running)) {
+                all.remove(&order.key);
+            }
+        });
+        Some(Waiting { arrival, lone: Some(lone), joined: false })
+    }
+
+    /// Asks for something that is not stored, whatever comes; on the runtime that keeps the connections.
+    pub(crate) async fn pass(&self, question: Question, body: Option<upstream::UpBody>) -> Result<Answer, AskError> {
+        let upstream = self.upstream.clone();
+        let asking = self.main.spawn(async move { upstream.ask(&question, body).await });
+        match tokio_util::task::AbortOnDropHandle::new(asking).await {
+            Ok(answered) => answered,
+            Err(_) => Err(AskError::NoParent("the node is stopping".to_owned())),
+        }
+    }
+}
+
+/// One fetch while it runs.
+struct FillTask<'a> {
+    fills: &'a Arc<Fills>,
+    order: &'a Order,
+    fetch: Fetch,
+    log: LogTag,
+    told: watch::Sender<Option<Arrival>>,
+}
+
+impl FillTask<'_> {
+    async fn run(&self, lone: oneshot::Sender<LoneAnswer>) {
+        // A fetch that ended between the asker's look and this one's beginning has brought what is wanted.
+        let key = &self.order.key;
+        if let Ok(Some(object)) = self.fills.store.lookup(key.hash(), key.bytes()).await
+            && self.order.seen != Some(object.generation())
+        {
+            self.tell(Arrival::Again);
+            return;
+        }
+        self.fills.metrics.fetches.inc();
+        let mut headers = self.order.headers.clone();
+        if let Some(confirm) = &self.order.confirm {
+            httpcache::validators(&confirm.head.headers, &mut headers);
+        }
+        let sent = self.fills.knowing.clock().now();
+        match self.fills.upstream.ask(&self.question(headers), None).await {
+            Err(error) => self.tell(Arrival::Failed(error)),
+            Ok(answer) => self.take(answer, sent, lone).await,
+        }
+    }
+
+    fn question(&self, headers: HeaderMap) -> Question {
+        Question {
+            method: Method::GET,
+            key: self.order.url.clone(),
+            domain: self.order.domain.clone(),
+            headers,
+            fetch: self.fetch,
+            passed: self.order.passed.clone(),
+        }
+    }
+
+    fn tell(&self, arrival: Arrival) {
+        self.told.send_replace(Some(arrival));
+    }
+
+    async fn take(&self, mut answer: Answer, sent: std::time::SystemTime, lone: oneshot::Sender<LoneAnswer>) {
+        let received = self.fills.knowing.clock().now();
+        let x_cache = answer.head.headers.remove("x-cache").filter(|_| answer.from != From::Origin);
+        let came = Came { from: answer.from.clone(), x_cache: x_cache.clone(), status: answer.head.status };
+        if answer.head.status == StatusCode::NOT_MODIFIED {
+            let confirmed = match &self.order.confirm {
+                Some(confirm) => self.confirm(confirm, &answer, came, sent, received).await,
+                None => None,
+            };
+            match confirmed {
+                Some(arrived) => self.tell(Arrival::Body(Arc::new(arrived))),
+                None => self.tell(Arrival::Again),
+            }
+            return;
+        }
+        let vouched = self.fetch.vouch(answer.age);
+        let headers = httpcache::end_to_end(&answer.head.headers);
+        let status = answer.head.status;
+        let storable = httpcache::storable(&Method::GET, &self.order.headers, status, &headers, sent, received);
+        let why = match storable {
+            Ok(_) if self.order.alone => Cause::NotStorable("asked for alone".to_owned()),
+            // The log was changed for another while this was asked for: the stamp means nothing there.
+            Ok(_) if self.fills.knowing.known().tag != self.log => Cause::Evicted,
+            Ok(_) => {
+                let head = Arc::new(Head::new(self.log, status, headers, sent, received));
+                match self.open(&head, &answer, vouched, came).await {
+                    Ok((arrived, fill, done)) => {
+                        let arrived = Arc::new(arrived);
+                        self.tell(Arrival::Body(arrived.clone()));
+                        let stored = self.pour(answer.body, fill, &arrived).await;
+                        if let Err(cause) = &stored {
+                            tracing::debug!(url = %self.order.url, %cause, "fetch was not stored");
+                            if *cause == Cause::TooLarge {
+                                self.fills.note_lone(&self.order.key, TOO_LARGE_FOR);
+                            }
+                        }
+                        done.send_replace(Some(stored));
+                        return;
+                    }
+                    Err(error) => cause(&error),
+                }
+            }
+            Err(reason) => Cause::NotStorable(reason.to_string()),
+        };
+        if !self.order.alone {
+            self.fills.note_lone(&self.order.key, LONE_FOR);
+        }
+        // Nobody to take it is a client that left, or a prefetch that knows enough.
+        let _ = lone.send(LoneAnswer { answer, vouched, log: self.log, x_cache, why });
+        self.tell(Arrival::Lone);
+    }
+
+    /// A 304 to the validator of `confirm`: the stored head takes its news, the body its stamp (rule 1). `None` when that body is
+    /// not the stored one any more, or the 304 speaks of another.
+    async fn confirm(
+        &self,
+        confirm: &Confirmable,
+        answer: &Answer,
+        came: Came,
+        sent: std::time::SystemTime,
+        received: std::time::SystemTime,
+    ) -> Option<Arrived> {
+        let key = &self.order.key;
+        let Ok(headers) = httpcache::freshen(&confirm.head.headers, &answer.head.headers) else {
+            let only = store::Which::Only(confirm.object.generation());
+            let _ = self.fills.store.remove(key.hash(), key.bytes(), only).await;
+            return None;
+        };
+        let vouched = self.fetch.confirm(confirm.vouched, answer.age);
+        let head = Arc::new(Head::new(self.log, confirm.head.status, headers, sent, received));
+        let object = match self.fills.store.update_head(&confirm.object, head.encode(), vouched.stamp.0).await {
+            Ok(updated) => updated?,
+            Err(error) => {
+                // The body is good all the same; it will be asked for again.
+                tracing::warn!(error = &error as &dyn std::error::Error, "confirmed head was not stored");
+                confirm.object.clone()
+            }
+        };
+        if httpcache::storable(&Method::GET, &self.order.headers, head.status, &head.headers, sent, received).is_ok() {
+            self.remember(key, object.generation(), vouched);
+        } else {
+            // The 304 brought `no-store` or the like: this answer may use the body, no later one.
+            let _ = self.fills.store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
+        }
+        let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
+        let values = httpcache::vary_key(&vary, &self.order.headers);
+        let done = watch::Sender::new(Some(Ok(()))).subscribe();
+        Some(Arrived { head, vouched, body: ArrivedBody::Stored(object), vary, values, came, done })
+    }
+
+    /// Opens the store for a body that comes.
+    async fn open(
+        &self,
+        head: &Arc<Head>,
+        answer: &Answer,
+        vouched: Vouched,
+        came: Came,
+    ) -> Result<(Arrived, Filling, watch::Sender<Option<Result<(), Cause>>>), WriteError> {
+        let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
+        let values = httpcache::vary_key(&vary, &self.order.headers);
+        let key = if vary.is_empty() {
+            ObjectKey::bare(&self.order.url)
+        } else {
+            self.mark(&vary, vouched.stamp).await?;
+            ObjectKey::variant(&self.order.url, &values)
+        };
+        let length = announced(&answer.head.headers, &answer.body);
+        let fill = self.fills.store.begin_fill(key.hash(), key.bytes(), head.encode(), vouched.stamp.0, length)?;
+        let (done, finished) = watch::channel(None);
+        let body = ArrivedBody::Growing(fill.follow(), length);
+        let arrived = Arrived { head: head.clone(), vouched, body, vary, values, came, done: finished };
+        Ok((arrived, Filling { key, fill, length }, done))
+    }
+
+    /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some.
+    async fn mark(&self, vary: &[HeaderName], stamp: Revision) -> Result<(), WriteError> {
+        let bare = ObjectKey::bare(&self.order.url);
+        if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
+            && let Some((log, Stored::Marker(kept))) = head::decode(object.head())
+            && log == self.log
+            && kept.len() == vary.len()
+            && kept.iter().all(|name| vary.contains(name))
+        {
+            return Ok(());
+        }
+        let fill = self.fills.store.begin_fill(bare.hash(), bare.bytes(), head::encode_marker(self.log, vary), stamp.0, Some(0))?;
+        fill.finish_visible().await.map(|_| ())
+    }
+
+    /// The body, from the connection to the store; continued by range when the connection breaks and that is safe.
+    async fn pour(&self, body: Incoming, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
+        let Filling { key, mut fill, length } = filling;
+        let mut body = body;
+        let mut resumes = 0;
+        loop {
+            let broke = match self.pour_some(&mut body, &mut fill, length).await {
+                Ok(()) => break,
+                Err(Broken::Store(error)) => return Err(cause(&error)),
+                Err(Broken::Body(cause)) => cause,
+            };
+            if resumes == RESUMES_MAX {
+                return Err(broke);
+            }
+            resumes += 1;
+            match self.resume(&arrived.head, fill.length(), length).await {
+                Some(rest) => body = rest,
+                None => return Err(broke),
+            }
+            self.fills.metrics.resumed.inc();
+        }
+        if self.fills.knowing.known().tag != self.log {
+            return Err(Cause::Evicted);
+        }
+        let (object, _durable) = fill.finish_visible().await.map_err(|error| cause(&error))?;
+        self.remember(&key, object.generation(), arrived.vouched);
+        self.fills.metrics.stored.inc();
+        Ok(())
+    }
+
+    async fn pour_some(&self, body: &mut Incoming, fill: &mut store::Fill, length: Option<u64>) -> Result<(), Broken> {
+        let truncated = |got: u64| Broken::Body(Cause::Truncated { got, expected: length.unwrap_or(got) });
+        loop {
+            let Ok(frame) = tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await else {
+                return Err(Broken::Body(Cause::OriginTimeout));
+            };
+            match frame {
+                None if length.is_none_or(|length| length == fill.length()) => return Ok(()),
+                None => return Err(truncated(fill.length())),
+                Some(Err(error)) if length.is_none() => {
+                    return Err(Broken::Body(Cause::OriginUnreachable(upstream::words(&error))));
+                }
+                Some(Err(_)) => return Err(truncated(fill.length())),
+                Some(Ok(frame)) => {
+                    let Ok(bytes): Result<Bytes, _> = frame.into_data() else { continue };
+                    if length.is_some_and(|length| fill.length() + bytes.len() as u64 > length) {
+                        return Err(truncated(fill.length() + bytes.len() as u64));
+                    }
+                    self.fills.metrics.bytes_fetched.add(bytes.len() as u64);
+                    fill.append(bytes).await.map_err(Broken::Store)?;
+                }
+            }
+        }
+    }
+
+    /// Asks for the rest of a body whose connection broke; only under a strong validator do two parts belong together
+    /// (fence, assumption 5).
+    async fn resume(&self, head: &Head, from: u64, length: Option<u64>) -> Option<Incoming> {
+        let length = length.filter(|length| from < *length)?;
+        let etag = head.headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\""))?;
+        if head.status != StatusCode::OK {
+            return None;
+        }
+        let mut headers = self.order.headers.clone();
+        headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-")).ok()?);
+        headers.insert(IF_RANGE, etag.clone());
+        let answer = self.fills.upstream.ask(&self.question(headers), None).await.ok()?;
+        let expected = format!("bytes {from}-{}/{length}", length - 1);
+        let continues = answer.head.status == StatusCode::PARTIAL_CONTENT
+            && answer.head.headers.get(ETAG) == Some(etag)
+            && answer.head.headers.get(CONTENT_RANGE).is_some_and(|range| range.as_bytes() == expected.as_bytes());
+        continues.then_some(answer.body)
+    }
+
+    fn remember(&self, key: &ObjectKey, body: store::Generation, vouched: Vouched) {
+        let knowing = &self.fills.knowing;
+        let lease = knowing.known().knowledge.settings.lease();
+        self.fills.vouched.set(key.hash(), body, vouched.at, knowing.clock().moment(), lease);
+    }
+}
+
+/// A body on its way into the store.
+struct Filling {
+    key: ObjectKey,
+    fill: store::Fill,
+    length: Option<u64>,
+}
+
+enum Broken {
+    Body(Cause),
+    Store(WriteError),
+}
+
+/// The length of a body that was announced.
+fn announced(headers: &HeaderMap, body: &Incoming) -> Option<u64> {
+    let exact = body.size_hint().exact();
+    exact.or_else(|| headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
+}
+
+fn cause(error: &WriteError) -> Cause {
+    match error {
+        WriteError::TooLarge { .. } | WriteError::HeadTooLarge { .. } => Cause::TooLarge,
+        WriteError::Evicted => Cause::Evicted,
+        error => Cause::Store(upstream::words(error)),
+    }
+}

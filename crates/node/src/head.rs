@@ -1,0 +1,247 @@
+//! What the store keeps beside a body: the response's head, and which log its stamp is of.
+//!
+//! Two kinds lie in the store: an *object*, and a *marker* under the bare URL that says by which request headers its
+//! variants differ (RFC 9111 §4.1); the variants lie under the URL and those headers' values. What was vouched for a body is not
+//! here: it does not survive a restart (rule 5).
+//!
+//! # What always holds
+//!
+//! - The first byte is the version of the format. Bytes that cannot be read are a head that is not there, never a panic.
+//! - A stamp is of the log whose tag lies beside it; a body of another log is a miss (rule 8, after a restore).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use httpcache::Freshness;
+use model::{Revision, UrlKey};
+use sha2::{Digest, Sha256};
+use store::{Sweep, Swept};
+
+use crate::knowing::{Knowing, Known, LogTag};
+
+/// Version of the format.
+const VERSION: u8 = 1;
+
+const OBJECT: u8 = 0;
+const MARKER: u8 = 1;
+
+/// Between the URL and the variant in a full key; no URL holds it.
+const SEPARATOR: u8 = b'\n';
+
+/// Longest values of a variant that lie in a key as they are, in bytes; of longer ones (cookies) their digest does.
+const VARIANT_BYTES_MAX: usize = 512;
+
+/// A response's head as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Head {
+    /// The log the stamp is of.
+    pub(crate) log: LogTag,
+    /// Status of the response.
+    pub(crate) status: StatusCode,
+    /// End-to-end headers as they came.
+    pub(crate) headers: HeaderMap,
+    /// When the request was sent, by the wall.
+    pub(crate) sent: SystemTime,
+    /// When the response arrived, by the wall.
+    pub(crate) received: SystemTime,
+    /// What the head says of its use.
+    pub(crate) freshness: Freshness,
+}
+
+/// What lies under a key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stored {
+    /// A response.
+    Object(Head),
+    /// The URL has variants, which differ by these request headers (lower case).
+    Marker(Vec<HeaderName>),
+}
+
+/// Under what an object lies in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ObjectKey(Vec<u8>);
+
+impl ObjectKey {
+    /// The bare URL: an object without variants, or the marker of one that has them.
+    pub(crate) fn bare(url: &UrlKey) -> ObjectKey {
+        ObjectKey(url.to_string().into_bytes())
+    }
+
+    /// A variant; `values` come from [`httpcache::vary_key`].
+    pub(crate) fn variant(url: &UrlKey, values: &[u8]) -> ObjectKey {
+        let mut key = ObjectKey::bare(url).0;
+        key.push(SEPARATOR);
+        if values.len() > VARIANT_BYTES_MAX {
+            key.extend_from_slice(&Sha256::digest(values));
+        } else {
+            key.extend_from_slice(values);
+        }
+        ObjectKey(key)
+    }
+
+    /// The full key.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What the store's index is keyed by.
+    pub(crate) fn hash(&self) -> store::Key {
+        store::Key(xxhash_rust::xxh3::xxh3_128(&self.0))
+    }
+}
+
+/// The URL of a full key.
+fn url_of(full_key: &[u8]) -> Option<UrlKey> {
+    let url = full_key.split(|byte| *byte == SEPARATOR).next().unwrap_or_default();
+    let url = std::str::from_utf8(url).ok()?;
+    let (host, path) = url.split_at(url.find('/')?);
+    UrlKey::new(host, path).ok()
+}
+
+impl Head {
+    /// A head as it arrived.
+    pub(crate) fn new(log: LogTag, status: StatusCode, headers: HeaderMap, sent: SystemTime, received: SystemTime) -> Head {
+        let freshness = Freshness::of(status, &headers, sent, received);
+        Head { log, status, headers, sent, received, freshness }
+    }
+
+    /// For the store.
+    pub(crate) fn encode(&self) -> Bytes {
+        encode(OBJECT, self.log, self.status, &self.headers, self.sent, self.received)
+    }
+
+    /// ETag or Last-Modified, as a prefetch reports it.
+    pub(crate) fn validator(&self) -> Option<String> {
+        let value = self.headers.get(http::header::ETAG).or_else(|| self.headers.get(http::header::LAST_MODIFIED))?;
+        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+    }
+}
+
+/// A marker for the store.
+pub(crate) fn encode_marker(log: LogTag, vary: &[HeaderName]) -> Bytes {
+    let headers = vary.iter().map(|name| (name.clone(), HeaderValue::from_static(""))).collect();
+    encode(MARKER, log, StatusCode::OK, &headers, UNIX_EPOCH, UNIX_EPOCH)
+}
+
+fn encode(kind: u8, log: LogTag, status: StatusCode, headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> Bytes {
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
+    let mut out = BytesMut::with_capacity(size + 32);
+    out.put_u8(VERSION);
+    out.put_u8(kind);
+    out.put_u64(log.0);
+    out.put_u16(status.as_u16());
+    out.put_u64(millis(sent));
+    out.put_u64(millis(received));
+    for (name, value) in headers {
+        // Both are bounded far below by what the client and the server accept as a head.
+        out.put_u16(u16::try_from(name.as_str().len()).unwrap_or(u16::MAX));
+        out.put_slice(name.as_str().as_bytes());
+        out.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+        out.put_slice(value.as_bytes());
+    }
+    out.freeze()
+}
+
+/// Reads what the store keeps; `None` for bytes of another version or that make no sense, which is a miss.
+pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
+    let mut bytes = bytes.clone();
+    if bytes.try_get_u8().ok()? != VERSION {
+        return None;
+    }
+    let kind = bytes.try_get_u8().ok()?;
+    let log = LogTag(bytes.try_get_u64().ok()?);
+    let status = StatusCode::from_u16(bytes.try_get_u16().ok()?).ok()?;
+    let sent = UNIX_EPOCH.checked_add(Duration::from_millis(bytes.try_get_u64().ok()?))?;
+    let received = UNIX_EPOCH.checked_add(Duration::from_millis(bytes.try_get_u64().ok()?))?;
+    let mut headers = HeaderMap::new();
+    while bytes.has_remaining() {
+        let length = usize::from(bytes.try_get_u16().ok()?);
+        let name = HeaderName::from_bytes(&take(&mut bytes, length)?).ok()?;
+        let length = usize::try_from(bytes.try_get_u32().ok()?).ok()?;
+        let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
+        headers.try_append(name, value).ok()?;
+    }
+    match kind {
+        OBJECT => Some((log, Stored::Object(Head::new(log, status, headers, sent, received)))),
+        MARKER => Some((log, Stored::Marker(headers.keys().cloned().collect()))),
+        _ => None,
+    }
+}
+
+fn take(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
+    (bytes.len() >= length).then(|| bytes.split_to(length))
+}
+
+fn millis(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Brings every stored body to `upto` that reflects all of it, and drops the others, so that index entries up to there can be
+/// forgotten (rule 9). Bodies of domains that are not served any more go too.
+pub(crate) async fn sweep(store: &store::Store, knowing: &Knowing, known: &Known, upto: Revision) -> Result<Swept, store::WriteError> {
+    store
+        .sweep(|full_key, stamp, head| {
+            let Some((_, stored)) = decode(head).filter(|(log, _)| *log == known.tag) else { return Sweep::Drop };
+            let Some(url) = url_of(full_key) else { return Sweep::Drop };
+            let Some(domain) = known.knowledge.domain_for(url.host()) else { return Sweep::Drop };
+            match stored {
+                Stored::Marker(_) => Sweep::Keep,
+                // Guard (a) alone: whether the lease runs has no part in it.
+                Stored::Object(_) if Revision(stamp) >= knowing.index().need(&domain.name, &url).revision => {
+                    Sweep::Restamp(upto.0)
+                }
+                Stored::Object(_) => Sweep::Drop,
+            }
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::{ETAG, SET_COOKIE};
+
+    fn head() -> Head {
+        let mut headers = HeaderMap::new();
+        headers.insert(ETAG, HeaderValue::from_static("\"x\""));
+        headers.append(SET_COOKIE, HeaderValue::from_static("a=1"));
+        headers.append(SET_COOKIE, HeaderValue::from_bytes(b"b=\xff").unwrap());
+        let at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        Head::new(LogTag(9), StatusCode::NOT_FOUND, headers, at, at + Duration::from_millis(20))
+    }
+
+    #[test]
+    fn heads_survive_being_stored() {
+        assert_eq!(decode(&head().encode()), Some((LogTag(9), Stored::Object(head()))));
+        let vary = vec![http::header::ACCEPT_ENCODING, http::header::ACCEPT_LANGUAGE];
+        let Some((LogTag(3), Stored::Marker(mut names))) = decode(&encode_marker(LogTag(3), &vary)) else { panic!("a marker") };
+        names.sort_by_key(|name| name.to_string());
+        assert_eq!(names, vary);
+    }
+
+    #[test]
+    fn head_of_the_first_version_is_still_read() {
+        // What version 1 wrote to disks; never edit these bytes, add to them.
+        let sample = b"\x01\x00\x00\x00\x00\x00\x00\x00\x00\x09\x00\xc8\x00\x00\x01\x8b\xcf\xe5\x68\x7b\x00\x00\x01\x8b\xcf\xe5\x68\x8f\x00\x04etag\x00\x00\x00\x03\"x\"";
+        let Some((LogTag(9), Stored::Object(head))) = decode(&Bytes::from_static(sample)) else { panic!("an object") };
+        assert_eq!((head.status, head.headers[ETAG].as_bytes()), (StatusCode::OK, &b"\"x\""[..]));
+    }
+
+    #[test]
+    fn every_cut_of_a_head_is_read_without_a_panic() {
+        let whole = head().encode();
+        for end in 0..whole.len() {
+            // A cut between two headers reads as a shorter head; the store's checksum is what tells them apart.
+            let _ = decode(&whole.slice(..end));
+        }
+        assert_eq!(decode(&Bytes::from_static(b"\x02\x00")), None, "another version is a miss");
+    }
+
+    #[test]
+    fn url_is_found_in_a_full_key() {
+        let url = UrlKey::new("a.com", "/x?y=/z").unwrap();
+        assert_eq!(url_of(ObjectKey::bare(&url).bytes()), Some(url.clone()));
+        assert_eq!(url_of(ObjectKey::variant(&url, b"gzip\n/").bytes()), Some(url));
+    }
+}

@@ -1,0 +1,351 @@
+//! The node's durable memory: who it is, what it has applied, and the log entries it still needs.
+//!
+//! One small redb file. What the log adds up to lies there as a snapshot at some revision and the encoded entries after
+//! it; the index of invalidations is built from the entries at start. So applying an entry is writing its bytes down, whatever it
+//! says.
+//!
+//! # What always holds
+//!
+//! - `applied` and the entries up to it are written in one transaction, synced before [`Journal::append`] returns.
+//! - Every entry above the floor is there; every one above the snapshot's revision too.
+//! - The file holds secrets: it is readable by its owner alone, and nothing of it is ever printed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use model::log::DecodeError;
+use model::{Entry, Knowledge, LogId, Revision, Snapshot};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+/// Version of the file's layout.
+const FORMAT: u64 = 1;
+
+/// Numbers, by name: `format`, `applied`, `floor`.
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+/// Texts and bytes, by name: `log`, `credential`, `peer_credential`, `token`, `ca`, `snapshot`.
+const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
+/// Encoded entries, by revision.
+const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+
+/// Memory that redb may use for pages, in bytes; the file is a few megabytes.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// Why the journal could not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The file could not be made or opened.
+    #[error("journal `{}`", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Read or write.
+    #[error("journal")]
+    Database(#[source] Box<redb::Error>),
+    /// Written by a later version of the program.
+    #[error("journal has format {found}, this program knows {FORMAT}")]
+    Format {
+        /// What the file says.
+        found: u64,
+    },
+    /// An entry or snapshot in it cannot be read.
+    #[error("journal holds what this program cannot read")]
+    Decode(#[from] DecodeError),
+    /// A part that must be there is not.
+    #[error("journal is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+macro_rules! from_redb {
+    ($($error:ident),*) => {
+        $(impl From<redb::$error> for JournalError {
+            fn from(error: redb::$error) -> Self {
+                JournalError::Database(Box::new(error.into()))
+            }
+        })*
+    };
+}
+
+from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);
+
+/// Who the node is to the control plane, kept from its first join on.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The log whose entries it has applied.
+    pub(crate) log: LogId,
+    /// Its own secret.
+    pub(crate) credential: String,
+    /// What nodes show each other.
+    pub(crate) peer_credential: String,
+    /// The invitation it joined with; another one in the file means that the operator wants it to join anew.
+    pub(crate) token_id: String,
+    /// The authority it trusts, in PEM.
+    pub(crate) ca: String,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("log", &self.log).field("token_id", &self.token_id).finish_non_exhaustive()
+    }
+}
+
+/// What a node that has joined before starts with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Remembered {
+    /// Who it is.
+    pub(crate) identity: Identity,
+    /// Every entry up to here is known.
+    pub(crate) applied: Revision,
+    /// Entries up to here may be missing in `entries`.
+    pub(crate) floor: Revision,
+    /// What everything up to `applied` adds up to.
+    pub(crate) knowledge: Knowledge,
+    /// Entries above the floor, oldest first.
+    pub(crate) entries: Vec<(Revision, Entry)>,
+}
+
+/// The journal. Cheap to clone; calls block on the disk, so async code makes them through `spawn_blocking`.
+#[derive(Clone)]
+pub(crate) struct Journal {
+    database: Arc<Database>,
+}
+
+impl Journal {
+    /// Opens or makes `journal.redb` in `directory`, which is made if missing.
+    pub(crate) fn open(directory: &Path) -> Result<Journal, JournalError> {
+        let path = directory.join("journal.redb");
+        let failed = |source| JournalError::File { path: path.clone(), source };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&path).map_err(failed)?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_file(file)?;
+        let journal = Journal { database: Arc::new(database) };
+        journal.check_format()?;
+        Ok(journal)
+    }
+
+    fn check_format(&self) -> Result<(), JournalError> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            transaction.open_table(VALUES)?;
+            transaction.open_table(ENTRIES)?;
+            let found = numbers.get("format")?.map(|found| found.value());
+            match found {
+                Some(FORMAT) => {}
+                Some(found) => return Err(JournalError::Format { found }),
+                None => {
+                    numbers.insert("format", FORMAT)?;
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// What was there when the node stopped; `None` when it never joined.
+    pub(crate) fn load(&self) -> Result<Option<Remembered>, JournalError> {
+        let transaction = self.database.begin_read()?;
+        let values = transaction.open_table(VALUES)?;
+        let numbers = transaction.open_table(NUMBERS)?;
+        let text = |name: &'static str| -> Result<Option<String>, JournalError> {
+            let Some(value) = values.get(name)? else { return Ok(None) };
+            String::from_utf8(value.value().to_vec()).map(Some).map_err(|_| JournalError::Damaged(name))
+        };
+        let Some(log) = text("log")? else { return Ok(None) };
+        let identity = Identity {
+            log: LogId(log),
+            credential: text("credential")?.ok_or(JournalError::Damaged("credential"))?,
+            peer_credential: text("peer_credential")?.ok_or(JournalError::Damaged("peer_credential"))?,
+            token_id: text("token")?.ok_or(JournalError::Damaged("token"))?,
+            ca: text("ca")?.ok_or(JournalError::Damaged("ca"))?,
+        };
+        let number = |name: &'static str| -> Result<Revision, JournalError> {
+            Ok(Revision(numbers.get(name)?.ok_or(JournalError::Damaged(name))?.value()))
+        };
+        let (applied, floor) = (number("applied")?, number("floor")?);
+        let snapshot = values.get("snapshot")?.ok_or(JournalError::Damaged("snapshot"))?;
+        let snapshot: Snapshot = model::log::decode(snapshot.value())?;
+        let mut knowledge = snapshot.knowledge;
+        let mut expected = snapshot.revision;
+        let mut entries = Vec::new();
+        for kept in transaction.open_table(ENTRIES)?.iter()? {
+            let (revision, bytes) = kept?;
+            let revision = Revision(revision.value());
+            let entry: Entry = model::log::decode(bytes.value())?;
+            if revision > snapshot.revision {
+                expected = expected.next();
+                if revision != expected {
+                    return Err(JournalError::Damaged("entries"));
+                }
+                knowledge.apply(&entry);
+            }
+            if revision > floor {
+                entries.push((revision, entry));
+            }
+        }
+        if expected != applied {
+            return Err(JournalError::Damaged("applied"));
+        }
+        Ok(Some(Remembered { identity, applied, floor, knowledge, entries }))
+    }
+
+    /// Keeps who the node is, when it has heard a new secret.
+    pub(crate) fn keep_identity(&self, identity: &Identity) -> Result<(), JournalError> {
+        let transaction = self.database.begin_write()?;
+        write_identity(&transaction, identity)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Keeps entries `first`, `first + 1`, ...; the last one is what the node has applied from then on.
+    pub(crate) fn append(&self, first: Revision, entries: &[Vec<u8>]) -> Result<(), JournalError> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(ENTRIES)?;
+            let mut last = first.0;
+            for (revision, bytes) in (first.0..).zip(entries) {
+                table.insert(revision, bytes.as_slice())?;
+                last = revision;
+            }
+            transaction.open_table(NUMBERS)?.insert("applied", last)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Begins at a snapshot: `applied = floor =` its revision, without entries (rules 8 and 9). `identity` comes with it in the
+    /// same transaction when the node joins.
+    pub(crate) fn restart(&self, identity: Option<&Identity>, snapshot: &Snapshot) -> Result<(), JournalError> {
+        let transaction = self.database.begin_write()?;
+        if let Some(identity) = identity {
+            write_identity(&transaction, identity)?;
+        }
+        {
+            transaction.open_table(ENTRIES)?.retain(|_, _| false)?;
+            transaction.open_table(VALUES)?.insert("snapshot", model::log::encode(snapshot).as_slice())?;
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            numbers.insert("applied", snapshot.revision.0)?;
+            numbers.insert("floor", snapshot.revision.0)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Retires what the snapshot and a floor at its revision stand in for (rule 9); later entries stay.
+    pub(crate) fn retire(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
+        let transaction = self.database.begin_write()?;
+        {
+            transaction.open_table(ENTRIES)?.retain(|revision, _| revision > snapshot.revision.0)?;
+            transaction.open_table(VALUES)?.insert("snapshot", model::log::encode(snapshot).as_slice())?;
+            transaction.open_table(NUMBERS)?.insert("floor", snapshot.revision.0)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn write_identity(transaction: &redb::WriteTransaction, identity: &Identity) -> Result<(), JournalError> {
+    let mut values = transaction.open_table(VALUES)?;
+    values.insert("log", identity.log.0.as_bytes())?;
+    values.insert("credential", identity.credential.as_bytes())?;
+    values.insert("peer_credential", identity.peer_credential.as_bytes())?;
+    values.insert("token", identity.token_id.as_bytes())?;
+    values.insert("ca", identity.ca.as_bytes())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Invalidation, Mode, Scope, Settings, UrlKey};
+
+    fn identity() -> Identity {
+        let text = |text: &str| text.to_owned();
+        Identity { log: LogId(text("log")), credential: text("own"), peer_credential: text("peers"), token_id: text("t"), ca: text("pem") }
+    }
+
+    fn refresh(path: &str) -> Entry {
+        let scope = Scope::File(UrlKey::new("a.com", path).unwrap());
+        Entry::Invalidate(vec![Invalidation { scope, mode: Mode::Expire }])
+    }
+
+    fn joined(directory: &Path) -> Journal {
+        let journal = Journal::open(directory).unwrap();
+        assert_eq!(journal.load().unwrap(), None, "a new node has not joined");
+        let snapshot = Snapshot { log: LogId("log".into()), revision: Revision(7), knowledge: Knowledge::default() };
+        journal.restart(Some(&identity()), &snapshot).unwrap();
+        journal
+    }
+
+    #[test]
+    fn what_was_applied_is_there_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = joined(directory.path());
+        let settings = Entry::Settings(Settings { lease_secs: 3 });
+        journal.append(Revision(8), &[model::log::encode(&refresh("/8")), model::log::encode(&settings)]).unwrap();
+        journal.append(Revision(10), &[model::log::encode(&refresh("/10"))]).unwrap();
+        drop(journal);
+
+        let remembered = Journal::open(directory.path()).unwrap().load().unwrap().unwrap();
+        assert_eq!((remembered.applied, remembered.floor), (Revision(10), Revision(7)));
+        assert_eq!(remembered.identity, identity());
+        assert_eq!(remembered.knowledge.settings.lease_secs, 3);
+        let entries = [(Revision(8), refresh("/8")), (Revision(9), settings), (Revision(10), refresh("/10"))];
+        assert_eq!(remembered.entries, entries);
+    }
+
+    #[test]
+    fn retiring_keeps_what_came_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = joined(directory.path());
+        for revision in 8..=12 {
+            journal.append(Revision(revision), &[model::log::encode(&refresh(&format!("/{revision}")))]).unwrap();
+        }
+        let knowledge = Knowledge { settings: Settings { lease_secs: 5 }, ..Knowledge::default() };
+        journal.retire(&Snapshot { log: LogId("log".into()), revision: Revision(10), knowledge: knowledge.clone() }).unwrap();
+        drop(journal);
+
+        let remembered = Journal::open(directory.path()).unwrap().load().unwrap().unwrap();
+        assert_eq!((remembered.applied, remembered.floor, &remembered.knowledge), (Revision(12), Revision(10), &knowledge));
+        assert_eq!(remembered.entries, [(Revision(11), refresh("/11")), (Revision(12), refresh("/12"))]);
+    }
+
+    #[test]
+    fn snapshot_replaces_everything_but_the_identity() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = joined(directory.path());
+        journal.append(Revision(8), &[model::log::encode(&refresh("/8"))]).unwrap();
+        let snapshot = Snapshot { log: LogId("log".into()), revision: Revision(100), knowledge: Knowledge::default() };
+        journal.restart(None, &snapshot).unwrap();
+        let remembered = journal.load().unwrap().unwrap();
+        assert_eq!((remembered.applied, remembered.floor), (Revision(100), Revision(100)));
+        assert_eq!((remembered.entries.len(), remembered.identity), (0, identity()));
+    }
+
+    #[test]
+    fn entry_of_a_later_version_is_an_error_not_a_gap() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = joined(directory.path());
+        journal.append(Revision(8), &[br#"{"v":2,"is":{}}"#.to_vec()]).unwrap();
+        assert!(matches!(journal.load(), Err(JournalError::Decode(_))));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn file_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let _journal = joined(directory.path());
+        let mode = std::fs::metadata(directory.path().join("journal.redb")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0);
+    }
+}

@@ -1,0 +1,377 @@
+//! What a node knows at this moment, shared by everything that serves: the log's knowledge, the index, its standing.
+//!
+//! Written by the link alone, read by every request without waiting. The order of writes and reads is what makes the fence
+//! hold inside a node (assumption 8): an entry is in the index before `applied` shows it, and `contact` moves only when the
+//! head it was told is applied. So whoever reads contact, then applied, then the index sees an index that is at least as new
+//! as the rest.
+//!
+//! # What always holds
+//!
+//! - A judgement is made while holding a [`Judging`], which lives until the header it allowed is handed to the kernel or dropped.
+//!   [`Knowing::drained`] waits for those made before, so an acknowledgement never overtakes a header (rule 6).
+//! - `contact` is [`fence::contact`]'s alone.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use model::fence::{self, Asker, Fetch, Standing, Verdict, Vouched};
+use model::{Clock, DomainName, Entry, Isolation, Knowledge, LogId, Mode, Moment, NodeName, Revision, UrlKey};
+use tokio::sync::{Notify, watch};
+
+use crate::index::{Index, Need};
+use crate::journal::Remembered;
+
+/// Heads that were told and are not applied yet; the oldest is given up first, which only makes contact come later.
+const TOLD_MAX: usize = 64;
+
+/// Which log a body's stamp belongs to, in eight bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogTag(pub u64);
+
+impl LogTag {
+    /// The tag of a log.
+    pub(crate) fn of(log: &LogId) -> LogTag {
+        LogTag(xxhash_rust::xxh3::xxh3_64(log.0.as_bytes()))
+    }
+}
+
+/// Whether the node may serve anybody (rule 8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Membership {
+    /// It has not been welcomed yet.
+    Joining,
+    /// The promises are made for it.
+    Member,
+    /// It was told that it is none.
+    Refused {
+        /// What it was told.
+        reason: String,
+    },
+}
+
+/// What changes with entries of the log, together.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// Domains, topology, settings.
+    pub(crate) knowledge: Knowledge,
+    /// The log's identity.
+    pub(crate) log: LogId,
+    /// The same, short.
+    pub(crate) tag: LogTag,
+    /// What nodes show each other.
+    pub(crate) peer_credential: String,
+    /// Whether the node may serve.
+    pub(crate) membership: Membership,
+    /// What happens when its lease is over: *serve* only once the control plane has it in the log that it will.
+    isolation: Isolation,
+}
+
+/// Counts judged headers that are not on their way yet, by the parity of an epoch.
+struct Drain {
+    epoch: AtomicUsize,
+    judging: [AtomicUsize; 2],
+    left: Notify,
+}
+
+/// What a node knows. One per node.
+pub(crate) struct Knowing {
+    name: NodeName,
+    wanted: Isolation,
+    clock: Arc<dyn Clock>,
+    index: Index,
+    known: ArcSwap<Known>,
+    applied: watch::Sender<Revision>,
+    applied_now: AtomicU64,
+    /// Nanoseconds since the clock's zero, plus one; zero is never.
+    contact: AtomicU64,
+    told: Mutex<Vec<(Moment, Revision)>>,
+    drain: Arc<Drain>,
+}
+
+/// The right to judge, and then the promise that a header is on its way (rule 6).
+pub(crate) struct Judging {
+    drain: Arc<Drain>,
+    epoch: usize,
+    /// Until when the lease allows what was judged; `None` when nothing was judged or the lease is waived.
+    until: Option<Moment>,
+}
+
+impl Drop for Judging {
+    fn drop(&mut self) {
+        if self.drain.judging[self.epoch % 2].fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.drain.left.notify_waiters();
+        }
+    }
+}
+
+/// What the guard said of a body, and what it said it by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Judged {
+    /// The verdict.
+    pub(crate) verdict: Verdict,
+    /// What the key needs.
+    pub(crate) need: Need,
+    /// How long ago the body was last known good; what a child is told.
+    pub(crate) age: Option<Duration>,
+}
+
+impl Judged {
+    /// What becomes of a body that may not be sent.
+    pub(crate) fn mode(&self, stamp: Revision) -> Mode {
+        match self.verdict {
+            Verdict::Covered => self.need.mode(stamp),
+            Verdict::Send | Verdict::Unvouched => Mode::Expire,
+        }
+    }
+}
+
+impl Knowing {
+    /// What a node starts with: what its journal remembers, or nothing. There is no contact (rule 4).
+    pub(crate) fn new(name: NodeName, wanted: Isolation, clock: Arc<dyn Clock>, remembered: Option<Remembered>) -> Knowing {
+        let (known, applied, index) = match remembered {
+            None => {
+                let log = LogId(String::new());
+                let known = Known::new(&name, wanted, Knowledge::default(), log, String::new(), Membership::Joining);
+                (known, Revision::ZERO, Index::new(Revision::ZERO))
+            }
+            Some(remembered) => {
+                let index = Index::new(remembered.floor);
+                for (revision, entry) in &remembered.entries {
+                    index.add(*revision, entry);
+                }
+                let identity = remembered.identity;
+                let known =
+                    Known::new(&name, wanted, remembered.knowledge, identity.log, identity.peer_credential, Membership::Member);
+                (known, remembered.applied, index)
+            }
+        };
+        Knowing {
+            name,
+            wanted,
+            clock,
+            index,
+            known: ArcSwap::from_pointee(known),
+            applied: watch::Sender::new(applied),
+            applied_now: AtomicU64::new(applied.0),
+            contact: AtomicU64::new(0),
+            told: Mutex::default(),
+            drain: Arc::new(Drain { epoch: AtomicUsize::new(0), judging: [AtomicUsize::new(0), AtomicUsize::new(0)], left: Notify::new() }),
+        }
+    }
+
+    /// The node's name.
+    pub(crate) fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    /// Where time is read.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// What the log adds up to.
+    pub(crate) fn known(&self) -> arc_swap::Guard<Arc<Known>> {
+        self.known.load()
+    }
+
+    /// What must be forgotten.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Every entry up to here is in the index.
+    pub(crate) fn applied(&self) -> Revision {
+        Revision(self.applied_now.load(Ordering::SeqCst))
+    }
+
+    /// Tells when `applied` rises.
+    pub(crate) fn applied_changes(&self) -> watch::Receiver<Revision> {
+        self.applied.subscribe()
+    }
+
+    /// When the node last knew that it had applied the head of the log.
+    pub(crate) fn contact(&self) -> Option<Moment> {
+        let nanos = self.contact.load(Ordering::SeqCst);
+        nanos.checked_sub(1).map(|nanos| Moment::at(Duration::from_nanos(nanos)))
+    }
+
+    /// Whether the node serves users in full: it is a member and its lease is running, or need not run.
+    pub(crate) fn is_ready(&self) -> bool {
+        let known = self.known();
+        let leased = self.contact().is_some_and(|contact| self.clock.moment().since(contact) < known.knowledge.settings.lease());
+        known.serves() && (leased || (known.isolation == Isolation::Serve && self.contact().is_some()))
+    }
+
+    /// Announces a judgement. Held until the header it allows is handed to the kernel or dropped.
+    pub(crate) fn judging(&self) -> Judging {
+        loop {
+            let epoch = self.drain.epoch.load(Ordering::SeqCst);
+            self.drain.judging[epoch % 2].fetch_add(1, Ordering::SeqCst);
+            let judging = Judging { drain: self.drain.clone(), epoch, until: None };
+            // Counted in an epoch that is over, it could be missed by whoever drains the one before the next.
+            if self.drain.epoch.load(Ordering::SeqCst) == epoch {
+                return judging;
+            }
+        }
+    }
+
+    /// Waits until every header that was judged before this call is on its way or dropped. One caller at a time.
+    pub(crate) async fn drained(&self) {
+        let slot = self.drain.epoch.fetch_add(1, Ordering::SeqCst) % 2;
+        loop {
+            let left = self.drain.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if self.drain.judging[slot].load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Judges a body of `key` for `asker` now (rule 3). `None` when the node serves nobody, or has begun another log since the
+    /// body was asked for.
+    pub(crate) fn judge(&self, held: &mut Judging, body: Vouched, of: LogTag, domain: &DomainName, key: &UrlKey, asker: Asker) -> Option<Judged> {
+        let known = self.known();
+        if !known.serves() || known.tag != of {
+            return None;
+        }
+        // The order matters; see the head of the file. The clock is read last (assumption 3).
+        let contact = self.contact();
+        let applied = self.applied();
+        let need = self.index.need(domain, key);
+        let node = Standing { applied, contact, lease: known.knowledge.settings.lease(), isolation: known.isolation };
+        let now = self.clock.moment();
+        let verdict = fence::judge(body, need.revision, asker, &node, now);
+        let age = fence::age(body, contact, now);
+        let leased = matches!(asker, Asker::Child { .. }) || node.isolation != Isolation::Serve;
+        held.until = age.filter(|_| leased).map(|age| now.later(node.lease.saturating_sub(age)));
+        Some(Judged { verdict, need, age })
+    }
+
+    /// Whether a header that was judged and is not on its way might be judged otherwise now: an entry was applied since, or the
+    /// lease that allowed it is over.
+    pub(crate) fn is_overtaken(&self, judging: &Judging) -> bool {
+        let over = judging.until.is_some_and(|until| self.clock.moment() >= until);
+        over || self.drain.epoch.load(Ordering::SeqCst) != judging.epoch
+    }
+
+    /// Notes the beginning of a fetch (rules 1 and 2): call it before anything is sent.
+    pub(crate) fn begin_fetch(&self, domain: &DomainName, key: &UrlKey, asker: Asker) -> (Fetch, LogTag) {
+        let tag = self.known().tag;
+        let applied = self.applied();
+        let need = self.index.need(domain, key).revision;
+        (Fetch::begin(self.clock.moment(), applied, asker.fence(), need), tag)
+    }
+
+    /// Whether `asker` may wait for a fetch that is running.
+    pub(crate) fn may_join(&self, fetch: &Fetch, of: LogTag, domain: &DomainName, key: &UrlKey, asker: Asker) -> bool {
+        let applied = self.applied();
+        self.known().tag == of && fetch.may_join(applied, asker.fence(), self.index.need(domain, key).revision)
+    }
+
+    /// Takes entries that the journal has made durable: into the index, then what they add up to, then `applied` shows them.
+    pub(crate) fn apply(&self, first: Revision, entries: &[Entry]) {
+        assert!(first == self.applied().next(), "went from {} to {first}", self.applied());
+        let mut last = self.applied();
+        for entry in entries {
+            last = last.next();
+            self.index.add(last, entry);
+        }
+        if entries.iter().any(|entry| !matches!(entry, Entry::Invalidate(_))) {
+            let known = self.known.load_full();
+            let mut knowledge = known.knowledge.clone();
+            entries.iter().for_each(|entry| knowledge.apply(entry));
+            self.publish(knowledge, &known.log, &known.peer_credential, known.membership.clone());
+        }
+        self.show_applied(last);
+    }
+
+    /// Begins at a snapshot of the same log that is further than this node is: `applied = floor =` its revision (rule 9).
+    pub(crate) fn skip_to(&self, revision: Revision, knowledge: Knowledge) {
+        self.index.forget(revision);
+        let known = self.known.load_full();
+        self.publish(knowledge, &known.log, &known.peer_credential, known.membership.clone());
+        self.show_applied(revision);
+    }
+
+    /// Begins at a snapshot as a new member, of this log or another (rule 8). Nobody is served while it is done.
+    pub(crate) async fn join(&self, log: LogId, peer_credential: String, revision: Revision, knowledge: Knowledge) {
+        let known = self.known.load_full();
+        self.publish(known.knowledge.clone(), &known.log, &known.peer_credential, Membership::Joining);
+        self.drained().await;
+        self.contact.store(0, Ordering::SeqCst);
+        self.told().clear();
+        self.index.restart(revision);
+        self.applied_now.store(revision.0, Ordering::SeqCst);
+        self.publish(knowledge, &log, &peer_credential, Membership::Member);
+        self.show_applied(revision);
+    }
+
+    /// Takes what nodes show each other from now on.
+    pub(crate) fn set_peer_credential(&self, peer_credential: &str) {
+        let known = self.known.load_full();
+        self.publish(known.knowledge.clone(), &known.log, peer_credential, Membership::Member);
+    }
+
+    /// Serves nobody from now on.
+    pub(crate) fn refuse(&self, reason: String) {
+        let known = self.known.load_full();
+        self.publish(known.knowledge.clone(), &known.log, &known.peer_credential, Membership::Refused { reason });
+    }
+
+    fn publish(&self, knowledge: Knowledge, log: &LogId, peer_credential: &str, membership: Membership) {
+        let known = Known::new(&self.name, self.wanted, knowledge, log.clone(), peer_credential.to_owned(), membership);
+        self.known.store(Arc::new(known));
+    }
+
+    fn show_applied(&self, revision: Revision) {
+        self.applied_now.store(revision.0, Ordering::SeqCst);
+        self.applied.send_replace(revision);
+        let told = std::mem::take(&mut *self.told());
+        for (sent, head) in told {
+            self.heard(sent, head);
+        }
+    }
+
+    /// Takes the answer to a heartbeat that was sent at `sent` (rule 4); kept until the head it names is applied.
+    pub(crate) fn heard(&self, sent: Moment, head: Revision) {
+        let applied = self.applied();
+        let contact = fence::contact(self.contact(), sent, head, applied);
+        if let Some(contact) = contact {
+            let nanos = contact.since(Moment::at(Duration::ZERO)).as_nanos();
+            self.contact.fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX - 1) + 1, Ordering::SeqCst);
+        }
+        if head > applied {
+            let mut told = self.told();
+            if told.len() >= TOLD_MAX {
+                told.remove(0);
+            }
+            told.push((sent, head));
+        }
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Vec<(Moment, Revision)>> {
+        self.told.lock().expect("no holder of this lock can panic")
+    }
+}
+
+impl Known {
+    fn new(name: &NodeName, wanted: Isolation, knowledge: Knowledge, log: LogId, peer_credential: String, membership: Membership) -> Known {
+        let agreed = knowledge.topology.members.get(name).map(|member| member.isolation);
+        let isolation = if wanted == Isolation::Serve && agreed == Some(Isolation::Serve) { Isolation::Serve } else { Isolation::Revalidate };
+        // A node that reads in the log that it was removed need not wait to be told.
+        let membership = match membership {
+            Membership::Member if agreed.is_none() => Membership::Refused { reason: "node was removed".to_owned() },
+            other => other,
+        };
+        Known { tag: LogTag::of(&log), knowledge, log, peer_credential, membership, isolation }
+    }
+
+    /// Whether anybody may be served at all.
+    pub(crate) fn serves(&self) -> bool {
+        self.membership == Membership::Member
+    }
+}

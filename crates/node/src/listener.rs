@@ -1,0 +1,227 @@
+//! Takes connections of users and children: HTTP/1.1 and HTTP/2 on one port, one single-threaded runtime per core.
+//!
+//! The kernel spreads connections over the threads (SO_REUSEPORT), so a request never changes its core.
+//!
+//! # What always holds
+//!
+//! - A judged header counts as waiting until the connection has handed everything before it to the kernel (rule 6). One that has
+//!   to wait because its client does not read is looked at again every [`RECHECK`]: once an entry was applied or the lease has run
+//!   out since it was judged, the connection is dropped with it. So no header leaves that would not be judged the same then.
+//! - Every wait for a client has a bound.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::knowing::{Judging, Knowing};
+use crate::pipeline::Pipeline;
+
+/// Connections at a time, all threads together.
+const CONNECTIONS_MAX: u64 = 20_000;
+
+/// Connections the kernel holds before they are taken.
+const BACKLOG: i32 = 4096;
+
+/// Longest wait for the first byte of a connection, and for the head of a request.
+const HEAD_MAX: Duration = Duration::from_secs(30);
+
+/// Longest time a client may read nothing while there is something to read.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// How soon a judged header that could not be sent is looked at again; with what the control plane allows between judging
+/// and sending (a margin of 1 s) this leaves room for a busy machine.
+const RECHECK: Duration = Duration::from_millis(250);
+
+/// Largest head of a request, in bytes, and most headers in it.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+const HEADERS_MAX: usize = 128;
+
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+
+/// Bytes of answers that one HTTP/2 stream may hold ready to be sent.
+const STREAM_BUFFER_BYTES: usize = 64 << 10;
+
+/// How long a stopping node lets running answers go on.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Sockets for `threads` threads on one address. Names no port twice: an address that another process listens on is an error,
+/// whatever options that one set.
+pub(crate) fn bind(address: SocketAddr, threads: usize) -> io::Result<Vec<TcpListener>> {
+    // With SO_REUSEPORT set two processes of one user would share a port unnoticed.
+    let probe = socket(address, false)?;
+    let address = probe.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    drop(probe);
+    (0..threads).map(|_| socket(address, true).map(TcpListener::from)).collect()
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// One thread's accepting, until `stopping`; then running answers get [`STOP_MAX`].
+pub(crate) async fn serve(listener: TcpListener, pipeline: Arc<Pipeline>, stopping: CancellationToken) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(45))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_send_buf_size(STREAM_BUFFER_BYTES);
+    let http = Arc::new(http);
+    let graceful = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: without a pause this would spin.
+                    tracing::warn!(error = &error as &dyn std::error::Error, "accept");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            },
+            () = stopping.cancelled() => break,
+        };
+        let metrics = pipeline.metrics();
+        if metrics.connections.get() >= CONNECTIONS_MAX {
+            metrics.refused.inc();
+            continue;
+        }
+        let held = metrics.connections.hold();
+        let (http, pipeline, watcher, stopping) = (http.clone(), pipeline.clone(), graceful.watcher(), stopping.clone());
+        tokio::spawn(async move {
+            let _held = held;
+            let _ = stream.set_nodelay(true);
+            tokio::select! {
+                readable = tokio::time::timeout(HEAD_MAX, stream.readable()) => if !matches!(readable, Ok(Ok(()))) { return },
+                () = stopping.cancelled() => return,
+            }
+            let handoff = Arc::new(Handoff::new(pipeline.knowing().clone()));
+            let io = TokioIo::new(Connection { stream, handoff: handoff.clone(), stalled: None });
+            let service = service_fn(move |request: http::Request<Incoming>| {
+                let (pipeline, handoff) = (pipeline.clone(), handoff.clone());
+                async move { Ok::<_, std::convert::Infallible>(pipeline.handle(request, handoff).await) }
+            });
+            let connection = http.serve_connection_with_upgrades(io, service);
+            // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
+            if let Err(error) = watcher.watch(connection.into_owned()).await {
+                tracing::debug!(error = error.as_ref(), "connection ended");
+            }
+        });
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(STOP_MAX, graceful.shutdown()).await;
+    Ok(())
+}
+
+/// The judged headers of one connection that lie in its buffers.
+pub(crate) struct Handoff {
+    knowing: Arc<Knowing>,
+    written: Mutex<Vec<Judging>>,
+}
+
+impl Handoff {
+    pub(crate) fn new(knowing: Arc<Knowing>) -> Handoff {
+        Handoff { knowing, written: Mutex::default() }
+    }
+
+    /// A header was written to the connection's buffer; the next flush that comes to its end has handed it to the kernel.
+    pub(crate) fn written(&self, judging: Judging) {
+        self.written.lock().expect("no holder of this lock can panic").push(judging);
+    }
+
+    fn flushed(&self) {
+        self.written.lock().expect("no holder of this lock can panic").clear();
+    }
+
+    /// Whether some header that waits might be judged otherwise now.
+    fn is_overtaken(&self) -> bool {
+        self.written.lock().expect("no holder of this lock can panic").iter().any(|judging| self.knowing.is_overtaken(judging))
+    }
+}
+
+/// A client's socket that tells when everything written is handed over, and does not wait for ever.
+struct Connection {
+    stream: TcpStream,
+    handoff: Arc<Handoff>,
+    /// Since when the client takes nothing, and when to look again.
+    stalled: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Connection {
+    /// Passes a finished write on; bounds one that waits.
+    fn bounded<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.stalled = None;
+            return poll;
+        }
+        let (since, look) = self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(RECHECK))));
+        loop {
+            ready!(look.as_mut().poll(cx));
+            if since.elapsed() >= WRITE_STALL_MAX || self.handoff.is_overtaken() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            look.as_mut().reset(Instant::now() + RECHECK);
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.bounded(cx, poll)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.bounded(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Called when everything before it is written: hyper flushes its own buffer first.
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        self.handoff.flushed();
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+

@@ -1,0 +1,106 @@
+//! What nodes say to each other beside HTTP: the `Warmfront-*` headers.
+//!
+//! They are believed only with the peer credential, and stripped from everything else that comes in or goes out. A request
+//! from a child names the log and the fence its answer must reflect; the answer says how old its knowledge is. An answer
+//! without that age comes from a node that did not see the fence, so it is no answer (fence, assumption 9).
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use model::fence::Asker;
+use model::{LogId, NodeName, Revision, fence};
+use subtle::ConstantTimeEq;
+
+use crate::knowing::Known;
+
+/// The peer credential.
+pub(crate) const CREDENTIAL: HeaderName = HeaderName::from_static("warmfront-credential");
+/// `LOG:REVISION`, on a request.
+pub(crate) const FENCE: HeaderName = HeaderName::from_static("warmfront-fence");
+/// The nodes that a request has passed, on a request: a circle in the topology ends at the origin.
+pub(crate) const PASSED: HeaderName = HeaderName::from_static("warmfront-passed");
+/// Milliseconds since the body was known good, on an answer.
+pub(crate) const AGE: HeaderName = HeaderName::from_static("warmfront-age");
+/// On an error that a node made because of the origin: `timeout`, `unreachable`.
+pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("warmfront-origin");
+
+const PREFIX: &str = "warmfront-";
+
+/// Most nodes a request may pass.
+const PASSED_MAX: usize = 8;
+
+/// Who asks, as far as the headers can be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) asker: Asker,
+    /// The nodes the request has passed.
+    pub(crate) passed: Vec<NodeName>,
+}
+
+/// Why a node's request is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadCaller {
+    /// No fence, or one that cannot be read.
+    Fence,
+    /// The fence is of another log: its revisions say nothing here.
+    AnotherLog,
+    /// It has passed too many nodes.
+    Circle,
+}
+
+/// Reads and strips what a request says of its sender.
+pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, BadCaller> {
+    let user = Caller { asker: Asker::User, passed: Vec::new() };
+    let Some(shown) = headers.get(CREDENTIAL) else {
+        strip(headers);
+        return Ok(user);
+    };
+    let expected = known.peer_credential.as_bytes();
+    if expected.is_empty() || !bool::from(shown.as_bytes().ct_eq(expected)) {
+        strip(headers);
+        return Ok(user);
+    }
+    let fence = headers.get(FENCE).and_then(|fence| fence.to_str().ok()).and_then(|fence| fence.rsplit_once(':'));
+    let fence = fence.map(|(log, revision)| (log == known.log.0, revision.parse::<u64>()));
+    let passed = headers.get(PASSED).and_then(|passed| passed.to_str().ok()).unwrap_or_default();
+    let passed: Vec<NodeName> = passed.split(',').filter_map(|name| NodeName::parse(name.trim()).ok()).collect();
+    strip(headers);
+    match fence {
+        Some((_, Err(_))) | None => Err(BadCaller::Fence),
+        Some((false, _)) => Err(BadCaller::AnotherLog),
+        Some((true, Ok(_))) if passed.len() > PASSED_MAX => Err(BadCaller::Circle),
+        Some((true, Ok(revision))) => Ok(Caller { asker: Asker::Child { fence: Revision(revision) }, passed }),
+    }
+}
+
+/// Removes every header of ours.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Says to a parent who asks, what its answer must reflect, and whom the request has passed.
+pub(crate) fn introduce(headers: &mut HeaderMap, known: &Known, fence: Revision, passed: &[NodeName], own: &NodeName) {
+    let LogId(log) = &known.log;
+    let passed: Vec<&str> = passed.iter().chain([own]).map(NodeName::as_str).collect();
+    let values = [(CREDENTIAL, known.peer_credential.clone()), (FENCE, format!("{log}:{fence}")), (PASSED, passed.join(","))];
+    for (name, text) in values {
+        // A secret or log id that is no header value cannot have come from a control plane of ours; the parent will refuse.
+        if let Ok(mut value) = HeaderValue::try_from(text) {
+            value.set_sensitive(name == CREDENTIAL);
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Says to a child how long ago the body was known good (rule 5).
+pub(crate) fn tell_age(headers: &mut HeaderMap, age: Duration) {
+    headers.insert(AGE, HeaderValue::from(fence::ceil_millis(age)));
+}
+
+/// What a parent's answer says of its age; `None` when it is no answer to a fence.
+pub(crate) fn told_age(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(AGE)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
+}

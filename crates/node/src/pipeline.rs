@@ -1,0 +1,466 @@
+//! What becomes of a request: site, key, lookup, judge, decide, one `match`. The place to start reading.
+//!
+//! A prefetch takes the same way ([`Pipeline::warm`]): a GET with another purpose.
+//!
+//! # What always holds
+//!
+//! - Every header of a body is judged right before it is sent, by [`Knowing::judge`] alone: from the store, from a running fetch,
+//!   for who began it as for who joined (rule 3). What fails is asked for again, a bounded number of times.
+//! - Nobody is served before the node is a member, or after it was told that it is none (rule 8).
+//! - A child's request without a fence of this log is refused.
+
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use httpcache::{Allowed, Decision, Forward};
+use hyper::body::Incoming;
+use model::fence::{Asker, Verdict, Vouched};
+use model::{Domain, Mode, NodeName, Revision, UrlKey};
+use store::Store;
+
+use crate::fill::{ArrivedBody, Arrived, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
+use crate::head::{self, Head, ObjectKey, Stored};
+use crate::knowing::{Judged, Judging, Knowing};
+use crate::listener::Handoff;
+use crate::metrics::{self, Metrics};
+use crate::peer::{self, BadCaller};
+use crate::respond::{AnswerBody, Reply, Said, X_CACHE};
+use crate::upstream::{self, From, Question};
+
+/// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
+pub(crate) const ATTEMPTS_MAX: u32 = 5;
+
+/// Everything a request needs.
+pub(crate) struct Pipeline {
+    knowing: Arc<Knowing>,
+    store: Store,
+    fills: Arc<Fills>,
+    metrics: Arc<Metrics>,
+}
+
+/// A request for an object, as far as it is understood.
+pub(crate) struct Wanted {
+    pub(crate) url: UrlKey,
+    pub(crate) domain: Arc<Domain>,
+    pub(crate) method: Method,
+    /// As the client sent them.
+    pub(crate) headers: HeaderMap,
+    /// As they go upstream for an answer that is everybody's; variants are chosen by these.
+    pub(crate) shared: HeaderMap,
+    pub(crate) asker: Asker,
+    pub(crate) passed: Vec<NodeName>,
+    pub(crate) purpose: Purpose,
+}
+
+/// What lies in the store for a request.
+pub(crate) struct Found {
+    pub(crate) object: store::Object,
+    pub(crate) head: Arc<Head>,
+    pub(crate) vouched: Vouched,
+}
+
+/// Where a request's object lies or would lie.
+pub(crate) struct Look {
+    pub(crate) key: ObjectKey,
+    pub(crate) seen: Option<store::Generation>,
+    pub(crate) found: Option<Found>,
+    /// Other variants are there.
+    pub(crate) has_variants: bool,
+}
+
+/// What waiting for a fetch came to.
+enum Step {
+    Answer(Response<AnswerBody>),
+    /// Look again; alone, when what was waited for was another's.
+    Again { alone: bool },
+}
+
+impl Pipeline {
+    pub(crate) fn new(knowing: Arc<Knowing>, store: Store, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Pipeline {
+        Pipeline { knowing, store, fills, metrics }
+    }
+
+    pub(crate) fn knowing(&self) -> &Arc<Knowing> {
+        &self.knowing
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn fills(&self) -> &Arc<Fills> {
+        &self.fills
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Answers a request of a user or a child.
+    pub(crate) async fn handle(&self, request: Request<Incoming>, handoff: Arc<Handoff>) -> Response<AnswerBody> {
+        let (mut request, body) = request.into_parts();
+        let known = self.knowing.known().clone();
+        let caller = peer::caller(&mut request.headers, &known);
+        let mut reply = Reply {
+            node: self.knowing.name().to_string(),
+            method: request.method.clone(),
+            asker: Asker::User,
+            handoff,
+            metrics: self.metrics.clone(),
+        };
+        let _running = self.metrics.requests_running.hold();
+        let caller = match caller {
+            Ok(caller) => caller,
+            Err(BadCaller::AnotherLog) => return reply.refusal(StatusCode::MISDIRECTED_REQUEST, "the fence is of another log"),
+            Err(BadCaller::Fence) => return reply.refusal(StatusCode::BAD_REQUEST, "a node's request needs a fence"),
+            Err(BadCaller::Circle) => return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle"),
+        };
+        reply.asker = caller.asker;
+        if !known.serves() {
+            return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node does not serve now");
+        }
+        let Some(host) = host(&request) else {
+            return reply.refusal(StatusCode::BAD_REQUEST, "expected one Host");
+        };
+        let Some(domain) = known.knowledge.domain_for(&host) else {
+            return reply.refusal(StatusCode::NOT_FOUND, "no domain is served under this host");
+        };
+        if !domain.online {
+            return reply.refusal(StatusCode::FORBIDDEN, "the domain is offline");
+        }
+        let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let Ok(url) = UrlKey::new(&host, path) else {
+            return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
+        };
+        let wanted = Wanted {
+            url,
+            domain: Arc::new(domain.clone()),
+            method: request.method,
+            shared: self.shared(&request.headers),
+            headers: request.headers,
+            asker: caller.asker,
+            passed: caller.passed,
+            purpose: Purpose::User,
+        };
+        match wanted.method.as_str() {
+            "CONNECT" | "TRACE" | "PURGE" => reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
+            "GET" | "HEAD" => self.object(wanted, body, reply).await,
+            _ => self.bypass(wanted, body, httpcache::Bypass::Method, reply).await,
+        }
+    }
+
+    /// What of a request goes upstream for an answer that is everybody's.
+    pub(crate) fn shared(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut shared = httpcache::upstream(headers);
+        shared.remove(HOST);
+        shared.append(http::header::VIA, httpcache::via(http::Version::HTTP_11, self.knowing.name().as_str()));
+        shared
+    }
+
+    async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
+        let mut alone = false;
+        for _ in 0..ATTEMPTS_MAX {
+            if !self.knowing.known().serves() {
+                break;
+            }
+            let look = self.look(&wanted).await;
+            let mut judging = self.knowing.judging();
+            let judged = look.found.as_ref().and_then(|found| self.judge(&mut judging, found.vouched, found.head.log, &wanted));
+            let now = self.knowing.clock().now();
+            let stored = look.found.as_ref().zip(judged.as_ref());
+            let stored = stored.map(|(found, judged)| (&found.head.freshness, allowed(judged, found.vouched.stamp)));
+            let decision = httpcache::decide(&wanted.method, &wanted.headers, stored, now);
+            let known_good = judged.and_then(|judged| judged.age);
+            match (decision, &look.found) {
+                (Decision::Serve { .. }, Some(found)) => {
+                    let body = ArrivedBody::Stored(found.object.clone());
+                    return reply.stored(&wanted.headers, &found.head, &body, now, &Said::hit(known_good), judging);
+                }
+                (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
+                    let _behind = self.fills.begin(self.order(&wanted, &look, true, false));
+                    let body = ArrivedBody::Stored(found.object.clone());
+                    let said = Said { result: metrics::Result::Stale, ..Said::hit(known_good) };
+                    return reply.stored(&wanted.headers, &found.head, &body, now, &said, judging);
+                }
+                (Decision::Bypass(why), _) => {
+                    drop(judging);
+                    return self.bypass(wanted, body, why, reply).await;
+                }
+                (Decision::OnlyIfCached, _) => return reply.refusal(StatusCode::GATEWAY_TIMEOUT, "nothing is stored that may be sent"),
+                (Decision::Fetch { forward, .. }, None) if wanted.method == Method::HEAD => {
+                    drop(judging);
+                    return self.head(wanted, forward, reply).await;
+                }
+                (Decision::Revalidate { stale_if_error }, _) => {
+                    drop(judging);
+                    match self.fetch(&wanted, &look, true, stale_if_error, Forward::Stale, alone, &reply).await {
+                        Step::Answer(answer) => return answer,
+                        Step::Again { alone: next } => alone = next,
+                    }
+                }
+                (Decision::Fetch { forward, stale_if_error }, _) => {
+                    drop(judging);
+                    let forward = if forward == Forward::UriMiss && look.has_variants { Forward::VaryMiss } else { forward };
+                    match self.fetch(&wanted, &look, false, stale_if_error, forward, alone, &reply).await {
+                        Step::Answer(answer) => return answer,
+                        Step::Again { alone: next } => alone = next,
+                    }
+                }
+                // Only what was found can be served.
+                (Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }, None) => break,
+            }
+        }
+        reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object is being refreshed faster than it can be fetched")
+    }
+
+    async fn read(&self, key: &ObjectKey) -> Option<store::Object> {
+        match self.store.lookup(key.hash(), key.bytes()).await {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "lookup");
+                None
+            }
+        }
+    }
+
+    /// Finds what is stored for a request. A body whose stamp is of another log is not there.
+    pub(crate) async fn look(&self, wanted: &Wanted) -> Look {
+        let tag = self.knowing.known().tag;
+        let readable = |object: &Option<store::Object>| {
+            let (log, stored) = head::decode(object.as_ref()?.head())?;
+            (log == tag).then_some(stored)
+        };
+        let mut key = ObjectKey::bare(&wanted.url);
+        let mut object = self.read(&key).await;
+        let mut stored = readable(&object);
+        let mut has_variants = false;
+        if let Some(Stored::Marker(vary)) = &stored {
+            has_variants = true;
+            key = ObjectKey::variant(&wanted.url, &httpcache::vary_key(vary, &wanted.shared));
+            object = self.read(&key).await;
+            stored = readable(&object);
+        }
+        let seen = object.as_ref().map(store::Object::generation);
+        let found = match (object, stored) {
+            (Some(object), Some(Stored::Object(head))) => {
+                let at = self.fills.vouched.get(key.hash(), object.generation());
+                let vouched = Vouched { stamp: Revision(object.stamp()), at };
+                Some(Found { object, head: Arc::new(head), vouched })
+            }
+            _ => None,
+        };
+        Look { key, seen, found, has_variants }
+    }
+
+    pub(crate) fn judge(&self, judging: &mut Judging, body: Vouched, log: crate::knowing::LogTag, wanted: &Wanted) -> Option<Judged> {
+        self.knowing.judge(judging, body, log, &wanted.domain.name, &wanted.url, wanted.asker)
+    }
+
+    /// What is to be fetched for a request; `confirm` when a 304 is good enough.
+    pub(crate) fn order(&self, wanted: &Wanted, look: &Look, confirm: bool, alone: bool) -> Order {
+        let confirm = look.found.as_ref().filter(|_| confirm && !alone).map(|found| Confirmable {
+            object: found.object.clone(),
+            head: found.head.clone(),
+            vouched: found.vouched,
+        });
+        Order {
+            url: wanted.url.clone(),
+            domain: wanted.domain.clone(),
+            key: look.key.clone(),
+            seen: look.seen,
+            confirm,
+            headers: wanted.shared.clone(),
+            asker: wanted.asker,
+            passed: wanted.passed.clone(),
+            purpose: wanted.purpose,
+            alone,
+        }
+    }
+
+    /// Waits for a fetch and answers from it.
+    #[expect(clippy::too_many_arguments, reason = "one decision's parts, used once")]
+    async fn fetch(&self, wanted: &Wanted, look: &Look, confirm: bool, stale_if_error: bool, why: Forward, alone: bool, reply: &Reply) -> Step {
+        let alone = alone || self.fills.is_lone(&look.key);
+        let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, alone)) else {
+            return Step::Answer(reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running"));
+        };
+        let joined = waiting.joined;
+        match waiting.outcome().await {
+            Outcome::Body(arrived) => self.deliver(wanted, &arrived, why, joined, reply),
+            Outcome::Mine(lone) => {
+                let failed = matches!(lone.answer.head.status.as_u16(), 500 | 502 | 503 | 504);
+                match self.stale(wanted, look, failed && stale_if_error, why, reply) {
+                    Some(answer) => Step::Answer(answer),
+                    None => self.deliver_lone(wanted, *lone, why, reply),
+                }
+            }
+            Outcome::NotMine => Step::Again { alone: true },
+            Outcome::Again => Step::Again { alone: false },
+            Outcome::Failed(error) => {
+                tracing::debug!(url = %wanted.url, %error, "no answer from above");
+                let stale = self.stale(wanted, look, stale_if_error, why, reply);
+                Step::Answer(stale.unwrap_or_else(|| reply.unanswered(&error)))
+            }
+        }
+    }
+
+    fn deliver(&self, wanted: &Wanted, arrived: &Arrived, why: Forward, joined: bool, reply: &Reply) -> Step {
+        if httpcache::vary_key(&arrived.vary, &wanted.shared) != arrived.values {
+            return Step::Again { alone: false }; // another variant than ours came
+        }
+        let mut judging = self.knowing.judging();
+        let judged = self.judge(&mut judging, arrived.vouched, arrived.head.log, wanted);
+        let Some(Judged { verdict: Verdict::Send, age, .. }) = judged else {
+            self.metrics.overtaken.inc();
+            return Step::Again { alone: false };
+        };
+        let mut said = said(&arrived.came, why, age);
+        said.stored = matches!(arrived.body, ArrivedBody::Growing(..));
+        said.collapsed = joined;
+        let now = self.knowing.clock().now();
+        Step::Answer(reply.stored(&wanted.headers, &arrived.head, &arrived.body, now, &said, judging))
+    }
+
+    fn deliver_lone(&self, wanted: &Wanted, lone: LoneAnswer, why: Forward, reply: &Reply) -> Step {
+        let mut judging = self.knowing.judging();
+        let judged = self.judge(&mut judging, lone.vouched, lone.log, wanted);
+        let Some(Judged { verdict: Verdict::Send, age, .. }) = judged else {
+            self.metrics.overtaken.inc();
+            return Step::Again { alone: true };
+        };
+        let came = Came { from: lone.answer.from, x_cache: lone.x_cache, status: lone.answer.head.status };
+        let headers = httpcache::end_to_end(&lone.answer.head.headers);
+        Step::Answer(reply.passed(came.status, headers, lone.answer.body, &said(&came, why, age), Some(judging)))
+    }
+
+    /// A stored body that may stand in because there is no answer from above (RFC 5861 §4), if the fence still allows it.
+    fn stale(&self, wanted: &Wanted, look: &Look, allowed: bool, why: Forward, reply: &Reply) -> Option<Response<AnswerBody>> {
+        let found = look.found.as_ref().filter(|_| allowed)?;
+        let mut judging = self.knowing.judging();
+        let judged = self.judge(&mut judging, found.vouched, found.head.log, wanted)?;
+        if judged.verdict != Verdict::Send {
+            return None;
+        }
+        let said = Said::forwarded(metrics::Result::Stale, why, None, judged.age);
+        let body = ArrivedBody::Stored(found.object.clone());
+        Some(reply.stored(&wanted.headers, &found.head, &body, self.knowing.clock().now(), &said, judging))
+    }
+
+    /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.
+    async fn head(&self, wanted: Wanted, why: Forward, reply: Reply) -> Response<AnswerBody> {
+        for _ in 0..ATTEMPTS_MAX {
+            match self.pass(&wanted, wanted.shared.clone(), None, why, &reply).await {
+                Step::Answer(answer) => return answer,
+                Step::Again { .. } => {}
+            }
+        }
+        reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object is being refreshed faster than it can be fetched")
+    }
+
+    /// A request that goes past the stores, on every tier.
+    async fn bypass(&self, wanted: Wanted, body: Incoming, why: httpcache::Bypass, reply: Reply) -> Response<AnswerBody> {
+        let mut headers = httpcache::end_to_end(&wanted.headers);
+        headers.remove(HOST);
+        headers.remove(http::header::EXPECT); // answered by this node's own 100
+        headers.append(http::header::VIA, httpcache::via(http::Version::HTTP_11, self.knowing.name().as_str()));
+        let body = body.map_err(|error| Box::new(error) as _).boxed_unsync();
+        match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
+            Step::Answer(answer) => {
+                if httpcache::invalidates(&wanted.method, answer.status()) {
+                    self.forget(&wanted).await;
+                }
+                answer
+            }
+            // Its body is gone, so it cannot be asked again.
+            Step::Again { .. } => reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object was refreshed meanwhile"),
+        }
+    }
+
+    /// Asks above and hands on what comes; judged where the fence speaks of such answers (fence, assumption 6).
+    async fn pass(&self, wanted: &Wanted, headers: HeaderMap, body: Option<upstream::UpBody>, why: Forward, reply: &Reply) -> Step {
+        let (fetch, log) = self.knowing.begin_fetch(&wanted.domain.name, &wanted.url, wanted.asker);
+        let bypass = body.is_some();
+        let question = Question {
+            method: wanted.method.clone(),
+            key: wanted.url.clone(),
+            domain: wanted.domain.clone(),
+            headers,
+            fetch,
+            passed: wanted.passed.clone(),
+        };
+        let mut answer = match self.fills.pass(question, body).await {
+            Ok(answer) => answer,
+            Err(error) => return Step::Answer(reply.unanswered(&error)),
+        };
+        let x_cache = answer.head.headers.remove(X_CACHE).filter(|_| answer.from != From::Origin);
+        let came = Came { from: answer.from.clone(), x_cache, status: answer.head.status };
+        let mut judging = None;
+        let mut age = None;
+        if upstream::is_fenced(&wanted.method) {
+            let mut held = self.knowing.judging();
+            let judged = self.judge(&mut held, fetch.vouch(answer.age), log, wanted);
+            let Some(Judged { verdict: Verdict::Send, age: known_good, .. }) = judged else {
+                self.metrics.overtaken.inc();
+                return Step::Again { alone: true };
+            };
+            judging = Some(held);
+            age = known_good;
+        }
+        let mut said = said(&came, why, age);
+        if bypass && came.from == From::Origin {
+            said.result = metrics::Result::Bypass;
+        }
+        let headers = httpcache::end_to_end(&answer.head.headers);
+        Step::Answer(reply.passed(came.status, headers, answer.body, &said, judging))
+    }
+
+    /// What is stored under the URL of an unsafe request that did not fail is good no more (RFC 9111 §4.4).
+    async fn forget(&self, wanted: &Wanted) {
+        let look = self.look(wanted).await;
+        for key in [look.key, ObjectKey::bare(&wanted.url)] {
+            if let Err(error) = self.store.remove(key.hash(), key.bytes(), store::Which::Any).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "remove after an unsafe request");
+            }
+        }
+    }
+}
+
+/// What the guard's word means to HTTP caching.
+pub(crate) fn allowed(judged: &Judged, stamp: Revision) -> Allowed {
+    match (judged.verdict, judged.mode(stamp)) {
+        (Verdict::Send, _) => Allowed::Send,
+        (Verdict::Covered | Verdict::Unvouched, Mode::Expire) => Allowed::Revalidate,
+        (Verdict::Covered | Verdict::Unvouched, Mode::Delete) => Allowed::Refetch,
+    }
+}
+
+/// What is said of an answer that came from above. A parent's word is passed on, but for this: where it confirmed from its store
+/// what this node has, this node's store answers.
+fn said(came: &Came, why: Forward, known_good: Option<std::time::Duration>) -> Said {
+    let confirmed = came.status == StatusCode::NOT_MODIFIED;
+    let status = confirmed.then_some(came.status);
+    let parent = came.x_cache.as_ref().and_then(|said| metrics::Result::of(said.to_str().ok()?));
+    let (result, x_cache): (metrics::Result, Option<HeaderValue>) = match (&came.from, parent) {
+        (From::Origin, _) if confirmed => (metrics::Result::Revalidated, None),
+        (From::Parent(_), Some(metrics::Result::Hit)) if confirmed => (metrics::Result::Hit, None),
+        (From::Parent(_), Some(result)) => (result, came.x_cache.clone()),
+        (From::Origin | From::Parent(_), _) => (metrics::Result::Miss, None),
+    };
+    Said { x_cache, ..Said::forwarded(result, why, status, known_good) }
+}
+
+/// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of the one `Host`; lower case, no port.
+fn host(request: &http::request::Parts) -> Option<String> {
+    let mut named = request.headers.get_all(HOST).iter();
+    let header = named.next();
+    if named.next().is_some() {
+        return None;
+    }
+    let authority = match request.uri.authority() {
+        Some(authority) => authority.clone(),
+        None => header?.to_str().ok()?.parse().ok()?,
+    };
+    Some(authority.host().to_ascii_lowercase())
+}

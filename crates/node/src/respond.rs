@@ -1,0 +1,318 @@
+//! Builds answers: headers of ours, the part of the body that is wanted, and the body as the connection reads it.
+//!
+//! # What always holds
+//!
+//! - A judged answer carries its judgement until its header is written to the connection (rule 6).
+//! - A body is as long as was announced or ends in an error, which closes the connection or resets the stream.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use httpcache::{CacheStatus, Forward};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use model::fence::Asker;
+use tokio::time::{Instant, Sleep};
+
+use crate::fill::ArrivedBody;
+use crate::head::Head;
+use crate::knowing::Judging;
+use crate::listener::Handoff;
+use crate::metrics::{self, Held, Metrics};
+use crate::peer;
+use crate::upstream::{AskError, BODY_SILENCE_MAX};
+
+pub(crate) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What a client is told to wait when nothing can be sent now.
+const RETRY_AFTER_SECS: u64 = 2;
+
+/// Who is answered.
+pub(crate) struct Reply {
+    pub(crate) node: String,
+    pub(crate) method: Method,
+    pub(crate) asker: Asker,
+    pub(crate) handoff: Arc<Handoff>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What is said of an answer.
+pub(crate) struct Said {
+    pub(crate) result: metrics::Result,
+    /// The parent's `X-Cache`, when it is the parent's word.
+    pub(crate) x_cache: Option<HeaderValue>,
+    pub(crate) outcome: httpcache::Outcome,
+    pub(crate) stored: bool,
+    pub(crate) collapsed: bool,
+    /// How long ago the body was known good, for a child.
+    pub(crate) known_good: Option<Duration>,
+}
+
+impl Said {
+    /// The store of this node answers.
+    pub(crate) fn hit(known_good: Option<Duration>) -> Said {
+        Said { result: metrics::Result::Hit, x_cache: None, outcome: httpcache::Outcome::Hit, stored: false, collapsed: false, known_good }
+    }
+
+    /// Somebody above was asked.
+    pub(crate) fn forwarded(result: metrics::Result, why: Forward, status: Option<StatusCode>, known_good: Option<Duration>) -> Said {
+        let outcome = httpcache::Outcome::Forwarded { why, status };
+        Said { result, x_cache: None, outcome, stored: false, collapsed: false, known_good }
+    }
+}
+
+impl Reply {
+    /// An answer from a stored or growing body, after it was judged: whole, a part, or only word of it.
+    pub(crate) fn stored(&self, request: &HeaderMap, head: &Head, body: &ArrivedBody, now: SystemTime, said: &Said, judging: Judging) -> Response<AnswerBody> {
+        let length = match body {
+            ArrivedBody::Growing(_, length) => *length,
+            ArrivedBody::Stored(object) => Some(object.length()),
+        };
+        let mut headers = head.headers.clone();
+        headers.remove(CONTENT_LENGTH);
+        let (status, part) = match httpcache::answer(&self.method, request, head.status, &head.headers, length) {
+            httpcache::Answer::Whole => {
+                if let Some(length) = length.filter(|_| head.status != StatusCode::NO_CONTENT) {
+                    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                }
+                (head.status, Some((0, length)))
+            }
+            httpcache::Answer::Part(range) => {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(range.length()));
+                headers.insert(CONTENT_RANGE, range.content_range(length.unwrap_or(range.end)));
+                (StatusCode::PARTIAL_CONTENT, Some((range.start, Some(range.end))))
+            }
+            httpcache::Answer::NotModified => {
+                // What parents said of themselves stays.
+                let cache_status: Vec<HeaderValue> = headers.get_all(CACHE_STATUS).iter().cloned().collect();
+                headers = httpcache::not_modified(&head.headers);
+                cache_status.into_iter().for_each(|value| _ = headers.append(CACHE_STATUS, value));
+                (StatusCode::NOT_MODIFIED, None)
+            }
+            httpcache::Answer::PreconditionFailed => {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+                (StatusCode::PRECONDITION_FAILED, None)
+            }
+            httpcache::Answer::Unsatisfiable => {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+                headers.insert(CONTENT_RANGE, httpcache::unsatisfied(length.unwrap_or_default()));
+                (StatusCode::RANGE_NOT_SATISFIABLE, None)
+            }
+        };
+        headers.insert(AGE, HeaderValue::from(head.freshness.age(now).as_secs()));
+        let source = match part.filter(|_| self.method != Method::HEAD) {
+            None => Source::Empty,
+            Some((start, end)) => match body {
+                ArrivedBody::Growing(follower, _) => Source::Store(follower.read(start, end)),
+                ArrivedBody::Stored(object) => match object.body().filter(|_| start == 0 && end == Some(object.length())) {
+                    Some(bytes) => Source::Full(bytes),
+                    None => Source::Store(object.read(start..end.unwrap_or(object.length()))),
+                },
+            },
+        };
+        let left = match (&source, part) {
+            (Source::Empty, _) | (_, None) => Some(0),
+            (_, Some((start, end))) => end.map(|end| end - start),
+        };
+        self.finish(status, headers, source, left, Some(said), Some(head.freshness.ttl(now)), Some(judging))
+    }
+
+    /// An answer that is handed on as it comes. `judging` is there for bodies that the fence speaks of.
+    pub(crate) fn passed(&self, status: StatusCode, headers: HeaderMap, body: Incoming, said: &Said, judging: Option<Judging>) -> Response<AnswerBody> {
+        let left = body.size_hint().exact();
+        let source = if self.method == Method::HEAD || body.is_end_stream() {
+            Source::Empty
+        } else {
+            Source::Upstream(body, Box::pin(tokio::time::sleep(BODY_SILENCE_MAX)))
+        };
+        let left = if matches!(source, Source::Empty) { Some(0) } else { left };
+        self.finish(status, headers, source, left, Some(said), None, judging)
+    }
+
+    /// An answer that this node makes because it has no other.
+    pub(crate) fn refusal(&self, status: StatusCode, words: &str) -> Response<AnswerBody> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
+        }
+        let body = Bytes::from(format!("{words}\n"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let length = body.len() as u64;
+        let head = self.method == Method::HEAD;
+        self.metrics.errors.inc();
+        let (source, left) = if head { (Source::Empty, 0) } else { (Source::Full(body), length) };
+        self.finish(status, headers, source, Some(left), None, None, None)
+    }
+
+    /// What a client hears when there is no answer from above.
+    pub(crate) fn unanswered(&self, error: &AskError) -> Response<AnswerBody> {
+        let (status, words, origin) = match error {
+            AskError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time", Some("timeout")),
+            AskError::Unreachable(_) => (StatusCode::BAD_GATEWAY, "the origin could not be reached", Some("unreachable")),
+            AskError::NoParent(_) => (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None),
+            AskError::BadUrl => (StatusCode::BAD_REQUEST, "the URL cannot be asked for", None),
+        };
+        let child = matches!(self.asker, Asker::Child { .. });
+        let mut answer = self.refusal(status, words);
+        if let Some(origin) = origin.filter(|_| child) {
+            answer.headers_mut().insert(peer::ORIGIN, HeaderValue::from_static(origin));
+        }
+        answer
+    }
+
+    fn finish(
+        &self,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        source: Source,
+        left: Option<u64>,
+        said: Option<&Said>,
+        ttl: Option<i64>,
+        judging: Option<Judging>,
+    ) -> Response<AnswerBody> {
+        peer::strip(&mut headers);
+        headers.append(VIA, httpcache::via(Version::HTTP_11, &self.node));
+        if let Some(said) = said {
+            let own = CacheStatus { cache: &self.node, outcome: said.outcome, ttl, stored: said.stored, collapsed: said.collapsed };
+            headers.append(CACHE_STATUS, own.value());
+            headers.insert(X_CACHE, said.x_cache.clone().unwrap_or_else(|| x_cache(said.result, &self.node)));
+            if let (Asker::Child { .. }, Some(age), true) = (self.asker, said.known_good, judging.is_some()) {
+                peer::tell_age(&mut headers, age);
+            }
+            self.metrics.answered(said.result);
+        }
+        let running = self.metrics.requests_running.hold();
+        let body = AnswerBody { source, left, judging, handoff: self.handoff.clone(), metrics: self.metrics.clone(), _running: running };
+        let mut answer = Response::new(body);
+        *answer.status_mut() = status;
+        *answer.headers_mut() = headers;
+        answer
+    }
+}
+
+/// `X-Cache` in this node's name.
+pub(crate) fn x_cache(result: metrics::Result, node: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("{} from {node}", result.word())).expect("names of nodes are letters, digits and dashes")
+}
+
+enum Source {
+    Empty,
+    Full(Bytes),
+    Store(store::Reader),
+    /// With the bound of its silence.
+    Upstream(Incoming, Pin<Box<Sleep>>),
+}
+
+/// A body as the connection reads it.
+pub(crate) struct AnswerBody {
+    source: Source,
+    /// Bytes to come, when that is known.
+    left: Option<u64>,
+    /// Until the header is written.
+    judging: Option<Judging>,
+    handoff: Arc<Handoff>,
+    metrics: Arc<Metrics>,
+    _running: Held,
+}
+
+/// Why a body ends early; the connection ends with it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The store could not give it.
+    #[error("stored body")]
+    Store(#[source] store::ReadError),
+    /// The connection to parent or origin broke.
+    #[error("body from above")]
+    Upstream(#[source] hyper::Error),
+    /// Parent or origin fell silent.
+    #[error("parent or origin fell silent")]
+    Silent,
+    /// It is shorter than was announced.
+    #[error("body is {0} bytes short")]
+    Short(u64),
+}
+
+impl AnswerBody {
+    /// The header is written by the time the connection asks for the body or drops it.
+    fn header_is_written(&mut self) {
+        if let Some(judging) = self.judging.take() {
+            self.handoff.written(judging);
+        }
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match &mut self.source {
+            Source::Empty => Poll::Ready(None),
+            Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
+            Source::Store(reader) => Pin::new(reader).poll_next(cx).map_err(BodyError::Store),
+            Source::Upstream(body, silence) => loop {
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        silence.as_mut().reset(Instant::now() + BODY_SILENCE_MAX);
+                        // Trailers are not handed on: they may not be meant for everybody (RFC 9110 §6.5.1).
+                        if let Ok(bytes) = frame.into_data() {
+                            return Poll::Ready(Some(Ok(bytes)));
+                        }
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::Upstream(error)))),
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Pending => {
+                        ready!(std::future::Future::poll(silence.as_mut(), cx));
+                        return Poll::Ready(Some(Err(BodyError::Silent)));
+                    }
+                }
+            },
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        this.header_is_written();
+        match ready!(this.poll_source(cx)) {
+            None => match this.left.filter(|left| *left > 0) {
+                Some(short) => {
+                    this.left = Some(0);
+                    Poll::Ready(Some(Err(BodyError::Short(short))))
+                }
+                None => Poll::Ready(None),
+            },
+            Some(Err(error)) => {
+                this.source = Source::Empty;
+                Poll::Ready(Some(Err(error)))
+            }
+            Some(Ok(bytes)) => {
+                this.metrics.bytes_sent.add(bytes.len() as u64);
+                this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map(SizeHint::with_exact).unwrap_or_default()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.header_is_written();
+    }
+}

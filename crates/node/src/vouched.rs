@@ -1,0 +1,57 @@
+//! When stored bodies were last vouched for (rule 5): in memory alone, so that nothing survives a restart.
+//!
+//! Only what a lease may still need is worth keeping: where it is forgotten, the body counts as never vouched, and contact with
+//! the control plane stands in.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use model::Moment;
+use store::{Generation, Key};
+
+const SHARDS: usize = 16;
+
+/// Bodies remembered per shard.
+const BODIES_MAX: usize = 16_384;
+
+/// The moments, by body.
+pub(crate) struct VouchedMoments {
+    shards: Vec<Mutex<HashMap<Key, (Generation, Moment)>>>,
+}
+
+impl VouchedMoments {
+    pub(crate) fn new() -> VouchedMoments {
+        VouchedMoments { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    fn shard(&self, key: Key) -> std::sync::MutexGuard<'_, HashMap<Key, (Generation, Moment)>> {
+        self.shards[key.0 as usize % SHARDS].lock().expect("no holder of this lock can panic")
+    }
+
+    /// Of this very body.
+    pub(crate) fn get(&self, key: Key, body: Generation) -> Option<Moment> {
+        self.shard(key).get(&key).filter(|(of, _)| *of == body).map(|(_, at)| *at)
+    }
+
+    /// Remembers; a full shard first forgets what is older than `lease`, and takes nothing new when that is not enough.
+    pub(crate) fn set(&self, key: Key, body: Generation, at: Option<Moment>, now: Moment, lease: Duration) {
+        let mut shard = self.shard(key);
+        let Some(at) = at else {
+            shard.remove(&key);
+            return;
+        };
+        if shard.len() >= BODIES_MAX && !shard.contains_key(&key) {
+            shard.retain(|_, (_, at)| now.since(*at) < lease);
+        }
+        if shard.len() < BODIES_MAX || shard.contains_key(&key) {
+            let kept = shard.entry(key).or_insert((body, at));
+            *kept = if kept.0 == body { (body, kept.1.max(at)) } else { (body, at) };
+        }
+    }
+
+    /// Bodies remembered now.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().expect("no holder of this lock can panic").len()).sum()
+    }
+}
