@@ -1,1 +1,50 @@
-//! Being built.
+//! The vendor's dialect of the API, in both directions: signatures, parameters, replies, errors.
+//!
+//! A door reads a request in steps, because some of them need what only the control plane has:
+//!
+//! 1. [`Format::of`]: the form of the reply, known even when nothing else can be read;
+//! 2. [`read`]: routing, common parameters, time stamp;
+//! 3. [`Request::check_window`], the caller's look-up of the key, [`Request::verify`], the caller's memory of nonces;
+//! 4. [`call`]: parameters to a typed [`Call`], limits per call, errors worded by the account's [`Profile`];
+//! 5. [`render`] a [`Reply`], or [`refuse`] with a [`Refusal`].
+//!
+//! A client signs by [`sign_v3`] or [`sign_v1`].
+//!
+//! # What always holds
+//!
+//! - No I/O, no clock: values in, values out. Bytes from a network never make it panic.
+//! - Codes, statuses and texts are exactly the vendor's wherever the vendor has one.
+//! - What the vendor knows and we have not built is `UnsupportedOperation`, never a success that does nothing.
+//!
+//! # Not here
+//!
+//! Accounts, quotas, tasks. This crate says how they are spoken of.
+
+mod call;
+mod domains;
+mod form;
+mod path;
+mod prefetch;
+mod profile;
+mod proof;
+mod read;
+mod refusal;
+mod render;
+mod reply;
+mod sign;
+mod tasks;
+
+pub use call::{Call, call};
+pub use domains::{AddDomain, CdnType, DomainQuery, DomainStatus, SearchType, Source, SourceType};
+pub use form::{PAIRS_MAX, encode, encode_pairs};
+pub use path::{LINE_CHARACTERS_MAX, ObjectPath};
+pub use prefetch::{Prefetch, Refresh, RefreshType, VARIANTS_MAX};
+pub use profile::{
+    AreaDefault, DEFAULT as DEFAULT_PROFILE, LINES_PER_CALL_MAX, PerCall, Profile, Queue, QueueUnit, Wording,
+};
+pub use read::{BODY_BYTES_MAX, Format, Incoming, Params, Product, Request, VERSION_2014, WINDOW, read};
+pub use refusal::{Fault, Refusal};
+pub use render::{Envelope, Rendered, refuse, render};
+pub use reply::{Bucket, Description, DomainDetail, Quota, Reply, TaskRow, UNLIMITED};
+pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
+pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

@@ -1,0 +1,76 @@
+//! Actions: what a verified request asks for, as a value.
+//!
+//! One `match` on the vendor's names shows everything that is built.
+
+use std::time::SystemTime;
+
+use model::DomainName;
+
+use crate::domains::{self, AddDomain, DomainQuery};
+use crate::prefetch::{self, Prefetch, Refresh};
+use crate::profile::Profile;
+use crate::read::{Params, Product, Request};
+use crate::refusal::Refusal;
+use crate::tasks::{self, TaskQuery};
+
+/// What is asked for. Which product asked is in the [`Request`]; the same verbs serve both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// PushObjectCache, PreloadVodObjectCaches
+    Prefetch(Prefetch),
+    /// RefreshObjectCaches, RefreshVodObjectCaches
+    Refresh(Refresh),
+    /// DescribeRefreshTasks, DescribeVodRefreshTasks
+    Tasks(TaskQuery),
+    /// DescribeRefreshTaskById: one to ten ids
+    TasksById(Vec<u64>),
+    /// DescribeRefreshQuota, DescribeVodRefreshQuota
+    Quota,
+    /// AddCdnDomain, AddVodDomain
+    AddDomain(AddDomain),
+    /// DeleteCdnDomain, DeleteVodDomain
+    DeleteDomain(DomainName),
+    /// DescribeUserDomains, DescribeVodUserDomains
+    Domains(DomainQuery),
+    /// DescribeCdnDomainDetail, DescribeVodDomainDetail
+    DomainDetail(DomainName),
+}
+
+/// Reads the parameters of `request`, from an account with `profile`.
+///
+/// What the vendor knows and we have not built is `UnsupportedOperation`.
+pub fn call(request: &Request, profile: &Profile, now: SystemTime) -> Result<Call, Refusal> {
+    use Product::{Cdn, Vod};
+    Ok(match (request.product, request.action.as_str()) {
+        (Cdn, "PushObjectCache") | (Vod, "PreloadVodObjectCaches") => {
+            Call::Prefetch(prefetch::prefetch(request, profile)?)
+        }
+        (Cdn, "RefreshObjectCaches") | (Vod, "RefreshVodObjectCaches") => {
+            Call::Refresh(prefetch::refresh(request, profile)?)
+        }
+        (Cdn, "DescribeRefreshTasks") | (Vod, "DescribeVodRefreshTasks") => {
+            Call::Tasks(tasks::query(request, profile, now)?)
+        }
+        (Cdn, "DescribeRefreshTaskById") => Call::TasksById(tasks::by_id(request, profile)?),
+        (Cdn, "DescribeRefreshQuota") | (Vod, "DescribeVodRefreshQuota") => Call::Quota,
+        (Cdn, "AddCdnDomain") | (Vod, "AddVodDomain") => Call::AddDomain(domains::add(request, profile)?),
+        (Cdn, "DeleteCdnDomain") | (Vod, "DeleteVodDomain") => Call::DeleteDomain(domains::name(request, profile)?),
+        (Cdn, "DescribeUserDomains") | (Vod, "DescribeVodUserDomains") => {
+            Call::Domains(domains::query(request, profile)?)
+        }
+        (Cdn, "DescribeCdnDomainDetail") | (Vod, "DescribeVodDomainDetail") => {
+            Call::DomainDetail(domains::name(request, profile)?)
+        }
+        _ => return Err(Refusal::unsupported()),
+    })
+}
+
+/// A truth value in any case; absent is false.
+pub(crate) fn boolean(params: &Params, name: &str) -> Result<bool, Refusal> {
+    match params.get(name) {
+        None => Ok(false),
+        Some(text) if text.eq_ignore_ascii_case("true") => Ok(true),
+        Some(text) if text.eq_ignore_ascii_case("false") => Ok(false),
+        Some(_) => Err(Refusal::invalid(name, "true or false is expected")),
+    }
+}

@@ -1,0 +1,215 @@
+//! ObjectPath: the lines of a task, each a URL with or without its scheme (prefetch-refresh §4).
+//!
+//! # What always holds
+//!
+//! - A line is taken literally but for what [`UrlKey`] normalises: nothing is decoded, no index page is implied.
+//! - `http://`, `https://` and no scheme mean the same object; lines that do are one.
+//! - Lines are counted before any is read, so a body full of them costs no more than one that fits.
+
+use std::collections::HashSet;
+
+use model::UrlKey;
+
+use crate::profile::LINES_PER_CALL_MAX;
+use crate::refusal::Fault;
+
+/// Longest line, in characters.
+pub const LINE_CHARACTERS_MAX: usize = 1024;
+
+/// One line of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectPath {
+    /// The URL with its scheme, as task lists show it; `http` when none was given.
+    pub text: String,
+    /// Host and path. A directory's path ends in `/`.
+    pub key: UrlKey,
+}
+
+/// What a line must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// A file to prefetch: no directory.
+    Prefetch,
+    /// A file to refresh. `/` is one too: the object that the site answers it with.
+    File,
+    /// A directory: ends in `/`.
+    Directory,
+    /// Whatever a task may have had.
+    Any,
+}
+
+impl ObjectPath {
+    /// Reads one line, trimmed already.
+    pub(crate) fn read(line: &str, shape: Shape) -> Result<ObjectPath, Fault> {
+        if line.chars().count() > LINE_CHARACTERS_MAX || line.chars().any(char::is_control) {
+            return Err(Fault::ObjectPath);
+        }
+        let (scheme, rest) = match line.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => ("http", rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => ("https", rest),
+            _ => ("http", line),
+        };
+        let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(at);
+        if authority.starts_with(['*', '.']) {
+            return Err(Fault::WildcardHost);
+        }
+        let host = match authority.split_once(':') {
+            Some((host, "80" | "443")) => host,
+            Some(_) => return Err(Fault::ObjectPath),
+            None => authority,
+        };
+        let key = UrlKey::new(host, path).map_err(|_| Fault::ObjectPath)?;
+        let is_directory = key.path_and_query().ends_with('/') && !key.path_and_query().contains('?');
+        let fits = match shape {
+            Shape::Prefetch => !is_directory,
+            Shape::Directory => is_directory,
+            Shape::File | Shape::Any => true,
+        };
+        if !fits {
+            return Err(Fault::ObjectPath);
+        }
+        Ok(ObjectPath { text: format!("{scheme}://{key}"), key })
+    }
+}
+
+/// How many lines of which kind one call may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Lines.
+    pub(crate) lines: usize,
+    /// Distinct hosts.
+    pub(crate) hosts: Option<usize>,
+    /// Lines of one host.
+    pub(crate) per_host: Option<usize>,
+}
+
+/// Reads all lines: none left out, none twice, in the order of their first occurrence. Empty when there is none.
+pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits) -> Result<Vec<ObjectPath>, Fault> {
+    // Shells send a line feed as two characters; a list of URLs shows that this was meant.
+    let lines: Vec<&str> = if text.contains("\\nhttp") {
+        text.lines().flat_map(|line| line.split("\\n")).map(|line| line.trim_end_matches("\\r")).collect_bounded()
+    } else {
+        text.lines().collect_bounded()
+    };
+    if lines.len() > LINES_PER_CALL_MAX {
+        return Err(Fault::OverLimit);
+    }
+    if lines.len() > limits.lines {
+        return Err(Fault::TooManyLines);
+    }
+
+    let mut seen = HashSet::new();
+    let mut paths: Vec<ObjectPath> = Vec::with_capacity(lines.len());
+    for line in lines {
+        let path = ObjectPath::read(line, shape)?;
+        if seen.insert(path.key.clone()) {
+            paths.push(path);
+        }
+    }
+    let mut per_host = std::collections::HashMap::<&str, usize>::new();
+    for path in &paths {
+        *per_host.entry(path.key.host()).or_default() += 1;
+    }
+    let too_many_hosts = limits.hosts.is_some_and(|max| per_host.len() > max);
+    let too_many_of_one = limits.per_host.is_some_and(|max| per_host.values().any(|count| *count > max));
+    if too_many_hosts || too_many_of_one {
+        return Err(Fault::TooManyLines);
+    }
+    Ok(paths)
+}
+
+/// Trims lines, drops empty ones, and stops at one more than any profile allows.
+trait CollectBounded<'a>: Iterator<Item = &'a str> + Sized {
+    fn collect_bounded(self) -> Vec<&'a str> {
+        self.map(str::trim).filter(|line| !line.is_empty()).take(LINES_PER_CALL_MAX + 1).collect()
+    }
+}
+
+impl<'a, I: Iterator<Item = &'a str>> CollectBounded<'a> for I {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_LIMIT: Limits = Limits { lines: LINES_PER_CALL_MAX, hosts: None, per_host: None };
+
+    #[test]
+    fn lines_are_read_as_the_page_says() {
+        use Fault::{ObjectPath as Bad, WildcardHost};
+        use Shape::{Directory, File, Prefetch};
+        let cases = [
+            // shape     line                                expected
+            (Prefetch, "http://example.com/a.png", Ok("http://example.com/a.png")),
+            (Prefetch, "HTTPS://Example.COM/A.png", Ok("https://example.com/A.png")),
+            (Prefetch, "example.com/a.png", Ok("http://example.com/a.png")),
+            (Prefetch, "example.com:443/a", Ok("http://example.com/a")),
+            (Prefetch, "example.com:8080/a", Err(Bad)),
+            (Prefetch, "example.com/a?x=http://b/", Ok("http://example.com/a?x=http://b/")),
+            (Prefetch, "example.com/a#frag", Ok("http://example.com/a")),
+            (Prefetch, "example.com/中 文.png", Ok("http://example.com/%E4%B8%AD%20%E6%96%87.png")),
+            (Prefetch, "example.com/a%2Fb", Ok("http://example.com/a%2Fb")), // not decoded
+            (Prefetch, "example.com", Err(Bad)),
+            (Prefetch, "example.com/dir/", Err(Bad)), // no directories
+            (Prefetch, "example.com/dir/?a=1", Ok("http://example.com/dir/?a=1")),
+            (Prefetch, "http://*.example.com/a", Err(WildcardHost)),
+            (Prefetch, ".example.com/a", Err(WildcardHost)),
+            (Prefetch, "ftp://example.com/a", Err(Bad)),
+            (Prefetch, "http://user@example.com/a", Err(Bad)),
+            (Prefetch, "http:///a", Err(Bad)),
+            (Prefetch, "/a", Err(Bad)),
+            (Prefetch, "example.com/a\u{1}b", Err(Bad)),
+            (Prefetch, "a.com/1,b.com/2", Ok("http://a.com/1,b.com/2")), // commas are no separators
+            (File, "http://example.com/", Ok("http://example.com/")),
+            (File, "http://example.com", Err(Bad)),
+            (Directory, "http://example.com/", Ok("http://example.com/")),
+            (Directory, "example.com/dir/", Ok("http://example.com/dir/")),
+            (Directory, "example.com/dir", Err(Bad)),
+            (Directory, "example.com/dir/?a=/", Err(Bad)),
+        ];
+        for (shape, line, expected) in cases {
+            let got = ObjectPath::read(line, shape).map(|path| path.text);
+            assert_eq!(got, expected.map(str::to_owned), "{shape:?} {line}");
+        }
+        let longest = format!("a.com/{}", "x".repeat(LINE_CHARACTERS_MAX - 6));
+        assert!(ObjectPath::read(&longest, File).is_ok());
+        assert_eq!(ObjectPath::read(&format!("{longest}x"), File), Err(Bad));
+    }
+
+    #[test]
+    fn separators_are_line_feeds_in_every_costume() {
+        let cases = [
+            ("a.com/1\na.com/2", 2),
+            ("a.com/1\r\na.com/2\r\n\r\n", 2),
+            ("  a.com/1  \n\n\ta.com/2\n", 2),
+            (r"http://a.com/1\nhttp://a.com/2\r\nhttp://a.com/3", 3), // two characters, from a shell
+            (r"a.com/1\next", 1),                                     // a backslash in a name
+            ("http://a.com/1\nhttps://a.com/1\na.com/1", 1),          // one object
+            (" \n\r\n", 0),
+        ];
+        for (text, count) in cases {
+            assert_eq!(read_lines(text, Shape::File, NO_LIMIT).unwrap().len(), count, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn each_limit_has_its_fault() {
+        let lines = |count: usize| (0..count).map(|n| format!("a.com/{n}\n")).collect::<String>();
+        let hosts = |count: usize| (0..count).map(|n| format!("h{n}.a.com/x\n")).collect::<String>();
+        let limits = Limits { lines: 100, hosts: Some(10), per_host: Some(50) };
+        let cases = [
+            (lines(50), Ok(50)),
+            (lines(51), Err(Fault::TooManyLines)), // of one host
+            (lines(101), Err(Fault::TooManyLines)),
+            (lines(1000), Err(Fault::TooManyLines)),
+            (lines(1001), Err(Fault::OverLimit)),
+            (lines(10_000), Err(Fault::OverLimit)),
+            (hosts(10), Ok(10)),
+            (hosts(11), Err(Fault::TooManyLines)),
+        ];
+        for (text, expected) in cases {
+            let got = read_lines(&text, Shape::File, limits).map(|paths| paths.len());
+            assert_eq!(got, expected, "{} lines", text.lines().count());
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Submitting: PushObjectCache, PreloadVodObjectCaches, RefreshObjectCaches, RefreshVodObjectCaches.
+//!
+//! # Not here
+//!
+//! Whether a host is the caller's, and whether today's quota allows it: the control plane knows.
+
+use http::{HeaderName, HeaderValue};
+use model::Coverage;
+use serde_json::Value;
+
+use crate::call::boolean;
+use crate::path::{Limits, ObjectPath, Shape, read_lines};
+use crate::profile::{AreaDefault, Profile, Wording};
+use crate::read::Request;
+use crate::refusal::{Fault, Refusal};
+
+/// Most variants of each URL that one call may ask for by `WithHeader`.
+pub const VARIANTS_MAX: usize = 16;
+
+/// Longest `WithHeader`, in bytes.
+const WITH_HEADER_BYTES_MAX: usize = 4096;
+
+/// Headers that a prefetch may set; those beginning with `x-` too.
+const HEADERS_ALLOWED: &[&str] =
+    &["accept", "accept-encoding", "accept-language", "user-agent", "referer", "origin", "cookie"];
+
+/// A prefetch, checked but for what only the control plane knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefetch {
+    /// What to prefetch: at least one, no two alike.
+    pub paths: Vec<ObjectPath>,
+    /// Where; `None` is wherever the domain is served. Never global.
+    pub area: Option<Coverage>,
+    /// Whether the L2s are warmed as well as the nodes before the origin (`L2Preload`).
+    pub l2: bool,
+    /// Whether the nodes that face users are warmed too (`Tier=edge`, our own).
+    pub edge: bool,
+    /// The request headers of each variant to fetch, names in lower case; at least one variant.
+    pub variants: Vec<Vec<(String, String)>>,
+    /// Whether the key is derived from the domain's configuration (`QueryHashkey`).
+    pub derive_key: bool,
+}
+
+/// A refresh, checked but for what only the control plane knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// What to refresh: at least one, no two alike.
+    pub paths: Vec<ObjectPath>,
+    /// What each path stands for.
+    pub kind: RefreshType,
+    /// Whether stored copies are dropped rather than revalidated. Without meaning for files, which always are.
+    pub force: bool,
+}
+
+/// What a refresh's paths stand for. Regular expressions and ignored parameters are not built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshType {
+    /// One object each.
+    File,
+    /// Everything below each.
+    Directory,
+}
+
+/// Reads the parameters of a prefetch.
+pub(crate) fn prefetch(request: &Request, profile: &Profile) -> Result<Prefetch, Refusal> {
+    let params = &request.params;
+    let wording = profile.wording(request);
+    let per_call = profile.per_call(request.product);
+    let limits = Limits { lines: per_call.push_call, hosts: per_call.call.domains, per_host: per_call.call.per_domain };
+    let paths = paths(request, Shape::Prefetch, limits, wording)?;
+    let area = match params.get("Area") {
+        Some(area) if area.eq_ignore_ascii_case("domestic") => Some(Coverage::Domestic),
+        Some(area) if area.eq_ignore_ascii_case("overseas") => Some(Coverage::Overseas),
+        Some(_) => return Err(Refusal::invalid("Area", "domestic or overseas is expected")),
+        None => match per_call.area_default {
+            AreaDefault::Domain => None,
+            AreaDefault::Overseas => Some(Coverage::Overseas),
+        },
+    };
+    let edge = match params.get("Tier") {
+        Some(tier) if tier.eq_ignore_ascii_case("edge") => true,
+        Some(_) => return Err(Refusal::invalid("Tier", "edge is expected")),
+        None => false,
+    };
+    let with_header = match wording {
+        Wording::Legacy => None, // older than the parameter
+        Wording::Current | Wording::LegacyVod => params.get("WithHeader"),
+    };
+    Ok(Prefetch {
+        paths,
+        area,
+        l2: boolean(params, "L2Preload")?,
+        edge,
+        variants: variants(with_header).map_err(|fault| Refusal::of(fault, wording))?,
+        derive_key: boolean(params, "QueryHashkey")?,
+    })
+}
+
+/// Reads the parameters of a refresh.
+pub(crate) fn refresh(request: &Request, profile: &Profile) -> Result<Refresh, Refusal> {
+    let params = &request.params;
+    let wording = profile.wording(request);
+    params.required("ObjectPath")?;
+    let kind = match params.get("ObjectType").unwrap_or("File").to_ascii_lowercase().as_str() {
+        "file" => RefreshType::File,
+        "directory" => RefreshType::Directory,
+        "regex" | "exquery" | "ignoreparams" => return Err(Refusal::unsupported()),
+        _ => return Err(Refusal::of(Fault::ObjectType, wording)),
+    };
+    let per_call = profile.per_call(request.product).call;
+    let (shape, lines) = match kind {
+        RefreshType::File => (Shape::File, per_call.url),
+        RefreshType::Directory => (Shape::Directory, per_call.dir),
+    };
+    let limits = Limits { lines, hosts: per_call.domains, per_host: per_call.per_domain };
+    Ok(Refresh { paths: paths(request, shape, limits, wording)?, kind, force: boolean(params, "Force")? })
+}
+
+/// The lines of `ObjectPath`, at least one.
+fn paths(request: &Request, shape: Shape, limits: Limits, wording: Wording) -> Result<Vec<ObjectPath>, Refusal> {
+    let text = request.params.required("ObjectPath")?;
+    let paths = read_lines(text, shape, limits).map_err(|fault| Refusal::of(fault, wording))?;
+    if paths.is_empty() { Err(Refusal::missing("ObjectPath")) } else { Ok(paths) }
+}
+
+/// The variants that `WithHeader` asks for: every combination of one value of each header (prefetch-refresh §6).
+fn variants(with_header: Option<&str>) -> Result<Vec<Vec<(String, String)>>, Fault> {
+    let Some(text) = with_header else {
+        return Ok(vec![vec![("accept-encoding".to_owned(), "gzip".to_owned())]]);
+    };
+    if text.len() > WITH_HEADER_BYTES_MAX {
+        return Err(Fault::HeaderSyntax);
+    }
+    let Ok(Value::Object(headers)) = serde_json::from_str(text) else {
+        return Err(Fault::HeaderSyntax);
+    };
+    let mut variants: Vec<Vec<(String, String)>> = vec![Vec::new()];
+    for (name, values) in &headers {
+        let values: Option<Vec<&str>> = values.as_array().and_then(|values| values.iter().map(Value::as_str).collect());
+        let values = values.filter(|values| !values.is_empty()).ok_or(Fault::HeaderSyntax)?;
+        let name = name.to_ascii_lowercase();
+        let allowed = HEADERS_ALLOWED.contains(&name.as_str()) || name.starts_with("x-");
+        if !allowed || HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return Err(Fault::HeaderName);
+        }
+        let valid = |value: &&str| HeaderValue::from_str(value).is_ok();
+        let twice = variants[0].iter().any(|(seen, _)| *seen == name);
+        if twice || !values.iter().all(valid) {
+            return Err(Fault::HeaderSyntax);
+        }
+        if variants.len() * values.len() > VARIANTS_MAX {
+            return Err(Fault::HeaderName);
+        }
+        variants = variants
+            .iter()
+            .flat_map(|variant| {
+                values.iter().map(|value| {
+                    let mut variant = variant.clone();
+                    variant.push((name.clone(), (*value).to_owned()));
+                    variant
+                })
+            })
+            .collect();
+    }
+    Ok(variants)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_header_is_read_into_variants() {
+        let cases: &[(&str, Result<&[&[(&str, &str)]], Fault>)] = &[
+            (r#"{"Accept-Encoding":["gzip"]}"#, Ok(&[&[("accept-encoding", "gzip")]])),
+            (
+                r#"{"Accept-Encoding":["gzip","br"]}"#,
+                Ok(&[&[("accept-encoding", "gzip")], &[("accept-encoding", "br")]]),
+            ),
+            (
+                r#"{"Accept":["a","b"],"X-Kind":["1"]}"#,
+                Ok(&[&[("accept", "a"), ("x-kind", "1")], &[("accept", "b"), ("x-kind", "1")]]),
+            ),
+            ("{}", Ok(&[&[]])),
+            ("gzip", Err(Fault::HeaderSyntax)),
+            ("[]", Err(Fault::HeaderSyntax)),
+            (r#"{"Accept":"a"}"#, Err(Fault::HeaderSyntax)),
+            (r#"{"Accept":[]}"#, Err(Fault::HeaderSyntax)),
+            (r#"{"Accept":[1]}"#, Err(Fault::HeaderSyntax)),
+            (r#"{"Accept":["a\nb"]}"#, Err(Fault::HeaderSyntax)),
+            (r#"{"Accept":["a"],"accept":["b"]}"#, Err(Fault::HeaderSyntax)),
+            (r#"{"Host":["a"]}"#, Err(Fault::HeaderName)),
+            (r#"{"Range":["bytes=0-1"]}"#, Err(Fault::HeaderName)),
+            (r#"{"Authorization":["a"]}"#, Err(Fault::HeaderName)),
+            (r#"{"X- y":["a"]}"#, Err(Fault::HeaderName)),
+            (r#"{"Accept":["1","2","3","4","5"],"Origin":["1","2","3","4"]}"#, Err(Fault::HeaderName)),
+        ];
+        for (text, expected) in cases {
+            let got = variants(Some(text));
+            let expected = expected.map(|variants| {
+                let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+                variants.iter().map(|variant| variant.iter().map(pair).collect()).collect::<Vec<Vec<_>>>()
+            });
+            assert_eq!(got, expected, "{text}");
+        }
+    }
+}

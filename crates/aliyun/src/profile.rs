@@ -1,0 +1,212 @@
+//! Profiles: limits and error wording of one generation of the vendor's pages, as data.
+//!
+//! The numbers are in `data/profiles.json`, in the notation of the specification of the refresh and prefetch family (§2),
+//! so that a new generation is a line there. An entry may extend another. `null` and an absent limit mean no limit.
+//!
+//! # Not here
+//!
+//! Counting: what an account has used today is the control plane's to know.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::read::{Product, Request, VERSION_2014};
+
+/// The profile an account has when nobody chose one.
+pub const DEFAULT: &str = "cdn-2024";
+
+/// Lines of one call beyond which every profile refuses (the vendor's "maximum of 1000 URLs").
+pub const LINES_PER_CALL_MAX: usize = 1000;
+
+/// Calls a second and account that the vendor's pages name for the refresh family.
+const QPS: u32 = 50;
+
+/// Limits and wording of one generation of the vendor's pages. `None` is unlimited throughout.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Its name, such as `cdn-2024`.
+    pub name: String,
+    /// URLs an account may prefetch a day.
+    pub push_day: Option<u64>,
+    /// Whether prefetches spend the bucket of URL refreshes (2019 and before).
+    #[serde(default)]
+    pub shared_url_quota: bool,
+    /// Lines of one prefetch call.
+    pub push_call: usize,
+    /// How much may wait to be prefetched for an account.
+    pub queue: Queue,
+    /// URLs an account may refresh a day.
+    pub url_day: Option<u64>,
+    /// Directories an account may refresh a day.
+    pub dir_day: Option<u64>,
+    /// Regular expressions an account may refresh a day.
+    pub regex_day: Option<u64>,
+    /// URLs whose parameters are ignored that an account may refresh a day.
+    pub ignore_day: Option<u64>,
+    /// Lines of one refresh call.
+    pub call: PerCall,
+    /// URLs a minute and domain.
+    pub url_min_domain: Option<u64>,
+    /// Directories a minute and domain.
+    pub dir_min_domain: Option<u64>,
+    /// Calls a second and account of one action of the refresh family.
+    #[serde(default = "qps")]
+    pub qps: Option<u32>,
+    /// Where a prefetch without an area goes.
+    pub area_default: AreaDefault,
+    /// How errors of CDN actions are worded.
+    pub errors: Wording,
+}
+
+/// What the prefetch queue counts, and how far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    /// What is counted.
+    pub unit: QueueUnit,
+    /// How many of them may wait.
+    pub max: Option<u64>,
+}
+
+/// What the prefetch queue counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueUnit {
+    /// Calls.
+    Request,
+    /// URLs.
+    Url,
+}
+
+/// Lines of one refresh call, by type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerCall {
+    /// URLs.
+    pub url: usize,
+    /// Directories.
+    pub dir: usize,
+    /// Regular expressions.
+    pub regex: Option<usize>,
+    /// Distinct domains.
+    pub domains: Option<usize>,
+    /// Lines of one domain.
+    pub per_domain: Option<usize>,
+}
+
+/// Where a prefetch without `Area` goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AreaDefault {
+    /// Wherever the domain is served.
+    Domain,
+    /// Outside the Chinese mainland only.
+    Overseas,
+}
+
+/// The generations of error texts, and in places of codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wording {
+    /// CDN since 2024.
+    Current,
+    /// CDN before.
+    Legacy,
+    /// VOD.
+    LegacyVod,
+}
+
+impl Profile {
+    /// The profile of this name.
+    pub fn named(name: &str) -> Option<&'static Profile> {
+        PROFILES.iter().find(|profile| profile.name == name)
+    }
+
+    /// The names of all profiles.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        PROFILES.iter().map(|profile| profile.name.as_str())
+    }
+
+    /// How errors are worded in answer to `request`, from an account with this profile.
+    ///
+    /// VOD has its own texts whatever the account's profile is, and a client of version 2014-11-11 expects the old ones.
+    pub fn wording(&self, request: &Request) -> Wording {
+        match (request.product, self.errors) {
+            (Product::Vod, _) => Wording::LegacyVod,
+            (Product::Cdn, _) if request.version == VERSION_2014 => Wording::Legacy,
+            (Product::Cdn, Wording::Current) => Wording::Current,
+            (Product::Cdn, Wording::Legacy | Wording::LegacyVod) => Wording::Legacy,
+        }
+    }
+
+    /// The profile whose per-call limits hold for `product`: VOD's pages allow other sizes than those of CDN.
+    pub(crate) fn per_call(&self, product: Product) -> &Profile {
+        match product {
+            Product::Vod => Profile::named("vod-2021").expect("embedded, and a test loads it"),
+            Product::Cdn => self,
+        }
+    }
+}
+
+fn qps() -> Option<u32> {
+    Some(QPS)
+}
+
+static PROFILES: LazyLock<Vec<Profile>> =
+    LazyLock::new(|| load(include_str!("../data/profiles.json")).expect("the embedded profiles are read by a test"));
+
+/// Reads the table of profiles. An entry is its base with its own keys on top; a base is not itself an extension.
+fn load(text: &str) -> Result<Vec<Profile>, serde_json::Error> {
+    let table: Map<String, Value> = serde_json::from_str(text)?;
+    let mut profiles = Vec::with_capacity(table.len());
+    for (name, entry) in &table {
+        let mut own: Map<String, Value> = serde_json::from_value(entry.clone())?;
+        let mut whole = match own.remove("extends") {
+            Some(Value::String(base)) => serde_json::from_value(table.get(&base).cloned().unwrap_or_default())?,
+            _ => Map::new(),
+        };
+        whole.extend(own);
+        whole.insert("name".to_owned(), Value::String(name.clone()));
+        profiles.push(serde_json::from_value(Value::Object(whole))?);
+    }
+    Ok(profiles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embedded_profiles_load() {
+        let names: Vec<&str> = Profile::names().collect();
+        assert_eq!(names, ["cdn-2019", "cdn-2020", "cdn-2024", "cdn-2026", "open", "vod-2021"]);
+        assert!(Profile::named(DEFAULT).is_some());
+        assert!(Profile::named("cdn-1999").is_none());
+    }
+
+    #[test]
+    fn extension_overrides_its_base_and_null_is_unlimited() {
+        let cases = [
+            // profile     push/day     queue          calls/s   lines a push
+            ("cdn-2019", Some(2000), Some(100), Some(50), 1000),
+            ("cdn-2024", Some(1000), Some(50_000), Some(50), 100),
+            ("cdn-2026", Some(1000), Some(100_000), Some(50), 100),
+            ("vod-2021", Some(500), Some(50_000), Some(50), 1000),
+            ("open", None, None, None, 100), // the product's own per-call limits stay
+        ];
+        for (name, push_day, queue, qps, push_call) in cases {
+            let profile = Profile::named(name).unwrap();
+            let got = (profile.push_day, profile.queue.max, profile.qps, profile.push_call);
+            assert_eq!(got, (push_day, queue, qps, push_call), "{name}");
+        }
+    }
+
+    #[test]
+    fn misspelt_limit_is_refused_by_name() {
+        let error = load(r#"{"x":{"extends":"y","push_dya":1},"y":{}}"#).unwrap_err();
+        assert!(error.to_string().contains("push_dya"), "{error}");
+    }
+}

@@ -1,0 +1,229 @@
+//! Signatures: V1 (HMAC over the sorted parameters) and V3 (`ACS3-HMAC-SHA256`, over a canonical request), both ways.
+//!
+//! The strings that are signed are built in one place each, from what was received when we verify and from what will be
+//! sent when we sign, so the two cannot drift apart.
+//!
+//! # What always holds
+//!
+//! - V3 covers everything that decides what a request does: a list of signed headers that leaves one of
+//!   [`MUST_SIGN`] out is refused, or a captured request could be turned into another.
+//! - Comparisons take the same time wherever they fail.
+//!
+//! # Not here
+//!
+//! RSA and SM3 signatures and bearer tokens: refused by name.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use http::Method;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use crate::form;
+use crate::read::{Incoming, header};
+use crate::refusal::Refusal;
+
+/// The one V3 algorithm.
+pub(crate) const V3_ALGORITHM: &str = "ACS3-HMAC-SHA256";
+
+/// Headers that a V3 signature must cover.
+const MUST_SIGN: &[&str] =
+    &["host", "x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce", "x-acs-content-sha256"];
+
+/// Headers that a V3 signature must cover when they are sent.
+const MUST_SIGN_IF_SENT: &[&str] = &["content-type", "x-acs-security-token"];
+
+/// Most headers that a V3 signature may cover.
+const SIGNED_HEADERS_MAX: usize = 64;
+
+/// What a request shows to prove who signed it.
+pub(crate) enum Proof {
+    V1 { sha256: bool, to_sign: String, signature: Vec<u8> },
+    V3 { to_sign: String, canonical: String, body_as_signed: bool, signature: Vec<u8> },
+}
+
+impl Proof {
+    /// Whether the holder of `secret` made it.
+    pub(crate) fn verify(&self, secret: &str) -> Result<(), Refusal> {
+        match self {
+            Proof::V1 { sha256, to_sign, signature } => {
+                let key = format!("{secret}&");
+                let same = if *sha256 {
+                    sha256_mac(&key, to_sign).verify_slice(signature).is_ok()
+                } else {
+                    sha1_mac(&key, to_sign).verify_slice(signature).is_ok()
+                };
+                if same { Ok(()) } else { Err(Refusal::signature_v1(to_sign)) }
+            }
+            Proof::V3 { to_sign, canonical, body_as_signed, signature } => {
+                let same = sha256_mac(secret, to_sign).verify_slice(signature).is_ok();
+                if same && *body_as_signed { Ok(()) } else { Err(Refusal::signature_v3(to_sign, canonical)) }
+            }
+        }
+    }
+}
+
+/// Whether a request is of the V3 kind: by its `Authorization`, or a bearer token in a header (protocol §1).
+pub(crate) fn is_v3(incoming: &Incoming<'_>) -> bool {
+    let authorization = header(incoming.headers, "authorization").unwrap_or_default();
+    authorization.starts_with("ACS3-")
+        || (incoming.headers.contains_key("x-acs-bearer-token")
+            && form::find_leniently(incoming.query.as_bytes(), "Signature").is_none()
+            && form::find_leniently(incoming.body, "Signature").is_none())
+}
+
+/// Reads a V1 proof and the id of the key.
+pub(crate) fn read_v1(incoming: &Incoming<'_>, all: &BTreeMap<&str, &str>) -> Result<(Proof, String), Refusal> {
+    let get = |name: &str| all.get(name).copied().filter(|value| !value.is_empty());
+    let to_sign = v1_to_sign(incoming.method, all.iter().map(|(name, value)| (*name, *value)));
+    let incomplete = |reason: &str| Refusal::incomplete_signature(&to_sign, reason);
+
+    if get("SignatureType") == Some("BEARERTOKEN") || get("BearerToken").is_some() {
+        return Err(incomplete("bearer tokens are not supported, sign with an access key"));
+    }
+    let key_id = get("AccessKeyId").ok_or_else(|| Refusal::missing_for_action("AccessKeyId"))?;
+    let sha256 = match get("SignatureMethod") {
+        Some("HMAC-SHA1") => false,
+        Some("HMAC-SHA256") => true,
+        Some(_) => return Err(incomplete("SignatureMethod must be HMAC-SHA1 or HMAC-SHA256")),
+        None => return Err(incomplete("SignatureMethod is missing")),
+    };
+    match get("SignatureVersion") {
+        Some("1.0") => {}
+        Some(_) => return Err(incomplete("SignatureVersion must be 1.0")),
+        None => return Err(incomplete("SignatureVersion is missing")),
+    }
+    if get("SignatureType").is_some() {
+        return Err(incomplete("SignatureType must be empty"));
+    }
+    let signature = get("Signature").ok_or_else(|| incomplete("Signature is missing"))?;
+    let signature = BASE64.decode(signature).map_err(|_| incomplete("Signature is not base64"))?;
+    Ok((Proof::V1 { sha256, to_sign, signature }, key_id.to_owned()))
+}
+
+/// The string that V1 signs (protocol §3): every pair but the signature itself.
+pub(crate) fn v1_to_sign<'a>(method: &Method, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let canonical = form::canonical(pairs.filter(|(name, _)| *name != "Signature"));
+    format!("{method}&%2F&{}", form::encode(&canonical))
+}
+
+/// The V1 signature of `to_sign`.
+pub(crate) fn v1_signature(secret: &str, to_sign: &str) -> String {
+    BASE64.encode(sha1_mac(&format!("{secret}&"), to_sign).finalize().into_bytes())
+}
+
+/// Reads a V3 proof and the id of the key. `query` is decoded.
+pub(crate) fn read_v3(incoming: &Incoming<'_>, query: &[(String, String)]) -> Result<(Proof, String), Refusal> {
+    let incomplete = |reason: &str| Refusal::incomplete_signature("", reason);
+    let Some(authorization) = header(incoming.headers, "authorization") else {
+        return Err(incomplete("bearer tokens are not supported, sign with an access key"));
+    };
+    let shape = "Authorization must be `ACS3-HMAC-SHA256 Credential=ID,SignedHeaders=a;b,Signature=HEX`";
+    let (algorithm, rest) = authorization.split_once(' ').ok_or_else(|| incomplete(shape))?;
+    if algorithm != V3_ALGORITHM {
+        return Err(incomplete("the algorithm must be ACS3-HMAC-SHA256"));
+    }
+    let mut fields: BTreeMap<&str, &str> = BTreeMap::new();
+    for field in rest.split(',') {
+        let (name, value) = field.trim().split_once('=').ok_or_else(|| incomplete(shape))?;
+        if fields.insert(name, value).is_some() {
+            return Err(incomplete(shape));
+        }
+    }
+    let field = |name: &str| fields.get(name).copied().filter(|value| !value.is_empty());
+    let (Some(key_id), Some(signed), Some(signature)) =
+        (field("Credential"), field("SignedHeaders"), field("Signature"))
+    else {
+        return Err(incomplete(shape));
+    };
+
+    let names: Vec<&str> = signed.split(';').take(SIGNED_HEADERS_MAX + 1).collect();
+    if names.len() > SIGNED_HEADERS_MAX {
+        return Err(incomplete("SignedHeaders names too many headers"));
+    }
+    let is_signed = |name: &str| names.iter().any(|signed| signed.eq_ignore_ascii_case(name));
+    let unsigned_but_sent =
+        MUST_SIGN_IF_SENT.iter().filter(|name| incoming.headers.contains_key(**name)).find(|name| !is_signed(name));
+    if let Some(name) = MUST_SIGN.iter().find(|name| !is_signed(name)).or(unsigned_but_sent) {
+        return Err(incomplete(&format!("SignedHeaders must contain {name}")));
+    }
+    let mut values = Vec::with_capacity(names.len());
+    for name in names {
+        let mut all = incoming.headers.get_all(name).iter();
+        // The name came from the request: it is repeated only once it is known to be a header's.
+        let value = all.next().ok_or_else(|| incomplete("SignedHeaders names a header that was not sent"))?;
+        if all.next().is_some() {
+            return Err(incomplete("a signed header occurs more than once"));
+        }
+        let value = std::str::from_utf8(value.as_bytes())
+            .map_err(|_| incomplete("a signed header has bytes that are not UTF-8"))?;
+        values.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+
+    let body_hash = sha256_hex(incoming.body);
+    let body_as_signed =
+        header(incoming.headers, "x-acs-content-sha256").is_some_and(|sent| sent.eq_ignore_ascii_case(&body_hash));
+    let query = form::canonical(query.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let canonical = v3_canonical(incoming.method, &query, &values, signed, &body_hash);
+    let to_sign = v3_to_sign(&canonical);
+    let signature =
+        unhex(signature).ok_or_else(|| Refusal::incomplete_signature(&to_sign, "Signature is not hexadecimal"))?;
+    Ok((Proof::V3 { to_sign, canonical, body_as_signed, signature }, key_id.to_owned()))
+}
+
+/// The canonical request of V3 (protocol §4); `headers` are the signed ones, in the order of `signed`.
+pub(crate) fn v3_canonical(
+    method: &Method,
+    query: &str,
+    headers: &[(String, String)],
+    signed: &str,
+    body_hash: &str,
+) -> String {
+    let mut out = format!("{method}\n/\n{query}\n");
+    for (name, value) in headers {
+        out.extend([name, ":", value, "\n"]);
+    }
+    out.extend(["\n", signed, "\n", body_hash]);
+    out
+}
+
+/// The string that V3 signs.
+pub(crate) fn v3_to_sign(canonical: &str) -> String {
+    format!("{V3_ALGORITHM}\n{}", sha256_hex(canonical.as_bytes()))
+}
+
+/// The V3 signature of `to_sign`.
+pub(crate) fn v3_signature(secret: &str, to_sign: &str) -> String {
+    hex(&sha256_mac(secret, to_sign).finalize().into_bytes())
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn sha1_mac(key: &str, text: &str) -> Hmac<Sha1> {
+    Hmac::<Sha1>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length").chain_update(text)
+}
+
+fn sha256_mac(key: &str, text: &str) -> Hmac<Sha256> {
+    Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length").chain_update(text)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        write!(out, "{byte:02x}").expect("a string takes what is written to it");
+        out
+    })
+}
+
+/// Bytes of a hexadecimal text; `None` when it is none. A wrong length is for the comparison to find.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
+    let digits = digits?;
+    (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, d| byte << 4 | d)).collect())
+}

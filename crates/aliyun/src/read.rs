@@ -1,0 +1,307 @@
+//! A request, read: which action of which product, by whom, when, with what parameters, and what proves it.
+//!
+//! Two ways of signing share one door. V1 has everything in query and form, V3 (`ACS3-…`) has routing and proof in headers.
+//! After [`read`] nobody needs to know which one it was.
+//!
+//! # What always holds
+//!
+//! - The merged map of parameters that was verified is the one that is acted upon; a name that occurs twice is refused.
+//! - Checks run in the vendor's order (protocol §5): action and version, common parameters, time stamp; then the caller
+//!   looks up the key, and [`Request::verify`] compares. [`Request::check_window`] stands between the two.
+//! - Nothing here panics, whatever the bytes.
+//!
+//! # Not here
+//!
+//! Nonces that were used (they need memory) and keys (they need secrets): the control plane has both.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, Method};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+use crate::form;
+use crate::proof::{self, Proof};
+use crate::refusal::Refusal;
+
+/// Largest body that is read: 1000 lines of 1024 escaped bytes and room to spare. A door reads no further.
+pub const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// How far a request's time stamp may be from now, to either side (protocol §5).
+pub const WINDOW: Duration = Duration::from_secs(15 * 60);
+
+/// The version that old plugins send for the refresh family.
+pub const VERSION_2014: &str = "2014-11-11";
+
+/// Longest nonce, in bytes: clients send at most 64 hexadecimal digits, and it is kept.
+const NONCE_BYTES_MAX: usize = 128;
+
+/// Longest access key id, in bytes.
+const KEY_ID_BYTES_MAX: usize = 128;
+
+/// The form of time stamps.
+pub(crate) const TIMESTAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+
+/// Names that belong to the envelope, not to the action (protocol §2).
+const COMMON: &[&str] = &[
+    "AccessKeyId",
+    "Action",
+    "BearerToken",
+    "Format",
+    "OwnerAccount",
+    "OwnerId",
+    "RegionId",
+    "ResourceOwnerAccount",
+    "ResourceOwnerId",
+    "SecurityToken",
+    "Signature",
+    "SignatureMethod",
+    "SignatureNonce",
+    "SignatureType",
+    "SignatureVersion",
+    "Timestamp",
+    "Version",
+];
+
+/// A request as it came, the body free of transfer codings and whole.
+#[derive(Clone, Copy)]
+pub struct Incoming<'a> {
+    /// GET or POST.
+    pub method: &'a Method,
+    /// The path, `/`.
+    pub path: &'a str,
+    /// What follows `?`, as it came; empty without one.
+    pub query: &'a str,
+    /// Header fields. For HTTP/2 the door adds `host` from `:authority`: V3 signs it.
+    pub headers: &'a HeaderMap,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// Which of the vendor's products is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Product {
+    /// `Cdn`, versions 2018-05-10 and 2014-11-11.
+    Cdn,
+    /// `vod`, version 2017-03-21.
+    Vod,
+}
+
+impl Product {
+    /// The name as the vendor writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Product::Cdn => "Cdn",
+            Product::Vod => "vod",
+        }
+    }
+
+    /// The product that has this version.
+    pub fn of_version(version: &str) -> Option<Product> {
+        match version {
+            "2018-05-10" | VERSION_2014 => Some(Product::Cdn),
+            "2017-03-21" => Some(Product::Vod),
+            _ => None,
+        }
+    }
+}
+
+/// The form of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `application/json;charset=utf-8`
+    Json,
+    /// `text/xml;charset=utf-8`
+    Xml,
+}
+
+impl Format {
+    /// The form in which `incoming` is answered, known even when it cannot be read (protocol §6).
+    pub fn of(incoming: &Incoming<'_>) -> Format {
+        if proof::is_v3(incoming) {
+            let accept = header(incoming.headers, "accept").unwrap_or_default();
+            return if accept.contains("xml") && !accept.contains("json") { Format::Xml } else { Format::Json };
+        }
+        let asked = form::find_leniently(incoming.query.as_bytes(), "Format")
+            .or_else(|| form::find_leniently(incoming.body, "Format"));
+        match asked {
+            Some(format) if format.eq_ignore_ascii_case("json") => Format::Json,
+            _ => Format::Xml,
+        }
+    }
+}
+
+/// A request that could be read. Nothing in it is proved before [`Request::verify`].
+pub struct Request {
+    /// Which product.
+    pub product: Product,
+    /// Which version, one that the product has.
+    pub version: String,
+    /// The action, one that the version has (built or not).
+    pub action: String,
+    /// Who claims to ask.
+    pub access_key_id: String,
+    /// Unique for this request and key.
+    pub nonce: String,
+    /// When it was signed, by the client's clock.
+    pub signed_at: SystemTime,
+    /// The token of temporary credentials.
+    pub security_token: Option<String>,
+    /// The form of the reply.
+    pub format: Format,
+    /// The action's own parameters.
+    pub params: Params,
+    pub(crate) proof: Proof,
+}
+
+impl Request {
+    /// Whether the request was signed within [`WINDOW`] of `now`.
+    pub fn check_window(&self, now: SystemTime) -> Result<(), Refusal> {
+        let apart = now.duration_since(self.signed_at).unwrap_or_else(|ahead| ahead.duration());
+        if apart > WINDOW { Err(Refusal::timestamp_expired()) } else { Ok(()) }
+    }
+
+    /// Whether the holder of `secret` signed this request. Takes the same time wherever a wrong signature differs.
+    pub fn verify(&self, secret: &str) -> Result<(), Refusal> {
+        self.proof.verify(secret)
+    }
+}
+
+impl fmt::Debug for Request {
+    /// Without token and signature.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("product", &self.product)
+            .field("version", &self.version)
+            .field("action", &self.action)
+            .field("access_key_id", &self.access_key_id)
+            .field("params", &self.params)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An action's parameters, from query and form alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Params(BTreeMap<String, String>);
+
+impl Params {
+    /// The value of `name`; `None` when it is absent or empty, which clients do not tell apart.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The value of `name`, or the refusal that says it is missing.
+    pub fn required(&self, name: &str) -> Result<&str, Refusal> {
+        self.get(name).ok_or_else(|| Refusal::missing(name))
+    }
+
+    /// Whether a parameter has this prefix, as lists have (`Tag.1.Key`).
+    pub fn any_starts_with(&self, prefix: &str) -> bool {
+        self.0.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    /// Parameters of these pairs, without names of the envelope.
+    pub(crate) fn of(pairs: Vec<(String, String)>) -> Params {
+        Params(pairs.into_iter().filter(|(name, _)| !COMMON.contains(&name.as_str())).collect())
+    }
+}
+
+/// Reads a request: routing, common parameters, time stamp, and what it takes to verify it later.
+pub fn read(incoming: &Incoming<'_>) -> Result<Request, Refusal> {
+    if incoming.path != "/" {
+        return Err(Refusal::action_not_found());
+    }
+    if incoming.method != Method::GET && incoming.method != Method::POST {
+        return Err(Refusal::method());
+    }
+    if incoming.body.len() > BODY_BYTES_MAX {
+        return Err(Refusal::too_large(BODY_BYTES_MAX));
+    }
+    let query = form::decode("query", incoming.query.as_bytes())?;
+    let form = read_form(incoming)?;
+    if query.len() + form.len() > form::PAIRS_MAX {
+        let expected = format!("at most {} parameters are read", form::PAIRS_MAX);
+        return Err(Refusal::invalid("form", &expected));
+    }
+    let mut all: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, value) in query.iter().chain(&form) {
+        if all.insert(name, value).is_some() {
+            return Err(Refusal::invalid(name, "it occurs more than once"));
+        }
+    }
+
+    let v3 = proof::is_v3(incoming);
+    let envelope = |param: &str, field: &str| {
+        let value = if v3 { header(incoming.headers, field) } else { all.get(param).copied() };
+        value.filter(|value| !value.is_empty())
+    };
+
+    let action = envelope("Action", "x-acs-action").ok_or_else(|| Refusal::missing("Action"))?;
+    let version = envelope("Version", "x-acs-version").ok_or_else(|| Refusal::missing("Version"))?;
+    let product = Product::of_version(version).ok_or_else(Refusal::invalid_version)?;
+    if !is_known(version, action) {
+        return Err(Refusal::action_not_found());
+    }
+
+    let (proof, access_key_id) = if v3 { proof::read_v3(incoming, &query)? } else { proof::read_v1(incoming, &all)? };
+    if access_key_id.len() > KEY_ID_BYTES_MAX || access_key_id.chars().any(char::is_control) {
+        return Err(Refusal::key_not_found());
+    }
+    let nonce =
+        envelope("SignatureNonce", "x-acs-signature-nonce").ok_or_else(|| Refusal::missing("SignatureNonce"))?;
+    if nonce.len() > NONCE_BYTES_MAX || nonce.chars().any(char::is_control) {
+        let expected = format!("at most {NONCE_BYTES_MAX} printable bytes are expected");
+        return Err(Refusal::invalid("SignatureNonce", &expected));
+    }
+    let timestamp = envelope("Timestamp", "x-acs-date").ok_or_else(Refusal::illegal_timestamp)?;
+    let signed_at = time::PrimitiveDateTime::parse(timestamp, TIMESTAMP).map_err(|_| Refusal::timestamp_format())?;
+
+    Ok(Request {
+        product,
+        version: version.to_owned(),
+        action: action.to_owned(),
+        access_key_id,
+        nonce: nonce.to_owned(),
+        signed_at: signed_at.assume_utc().into(),
+        security_token: envelope("SecurityToken", "x-acs-security-token").map(str::to_owned),
+        format: Format::of(incoming),
+        params: Params::of(query.into_iter().chain(form).collect()),
+        proof,
+    })
+}
+
+/// Whether the vendor has this action in this version.
+fn is_known(version: &str, action: &str) -> bool {
+    include_str!("../data/actions.txt").lines().any(|line| line.split_once(' ') == Some((version, action)))
+}
+
+/// The pairs of a form body. The type may be absent, and may be there without a body (both occur).
+fn read_form(incoming: &Incoming<'_>) -> Result<Vec<(String, String)>, Refusal> {
+    if incoming.body.is_empty() {
+        return Ok(Vec::new());
+    }
+    if let Some(value) = incoming.headers.get("content-type") {
+        let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case(FORM_TYPE) {
+            return Err(Refusal::invalid("Content-Type", &format!("a body must be {FORM_TYPE}")));
+        }
+    }
+    form::decode("form", incoming.body)
+}
+
+/// The one type of bodies.
+pub(crate) const FORM_TYPE: &str = "application/x-www-form-urlencoded";
+
+/// A header field's value, trimmed; `None` when absent or not ASCII.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// `yyyy-MM-ddTHH:mm:ssZ`. A time before the year 0 or after 9999 does not occur; it reads as the epoch.
+pub(crate) fn timestamp(at: SystemTime) -> String {
+    OffsetDateTime::from(at).format(TIMESTAMP).unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
+}

@@ -1,0 +1,445 @@
+//! Errors in the vendor's words: code, status and message, exactly as clients know them.
+//!
+//! Two tables. The gateway's (protocol §7) are functions on [`Refusal`], for they differ in what they quote. Those of the
+//! refresh family and of domains (prefetch-refresh §8) are a [`Fault`] put into words by a [`Wording`], for the vendor's
+//! generations differ in code, status and text.
+//!
+//! # Not here
+//!
+//! Which condition of ours is which fault: the API door decides that.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::profile::Wording;
+
+/// How long a client that was turned away for load is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Longest piece of a client's input that a message repeats, in characters.
+const QUOTED_MAX: usize = 100;
+
+/// An answer other than success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// The vendor's code, which clients act on.
+    pub code: Cow<'static, str>,
+    /// The vendor's text.
+    pub message: String,
+}
+
+impl Refusal {
+    /// An answer of our own making; prefer the named ones.
+    pub fn new(status: u16, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Refusal {
+        Refusal { status, code: code.into(), message: message.into() }
+    }
+
+    /// How long the client should wait before it asks again; `None` when waiting would not help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let load = matches!(self.status, 429 | 503) || self.code.starts_with("Throttling");
+        load.then_some(RETRY_AFTER)
+    }
+
+    /// A parameter that the action needs is absent or empty.
+    pub fn missing(parameter: &str) -> Refusal {
+        let message = format!(
+            "The input parameter \"{parameter}\" that is mandatory for processing this request is not supplied."
+        );
+        Refusal::new(400, "MissingParameter", message)
+    }
+
+    /// The newer wording of [`Refusal::missing`], which has the parameter in the code.
+    pub fn missing_for_action(parameter: &str) -> Refusal {
+        Refusal::new(400, format!("Missing{parameter}"), format!("{parameter} is mandatory for this action."))
+    }
+
+    /// A parameter, header or part of the request that cannot be read as what it should be.
+    pub fn invalid(parameter: &str, expected: &str) -> Refusal {
+        let message = format!("The specified parameter {} is not valid: {expected}.", quoted(parameter));
+        Refusal::new(400, "InvalidParameter", message)
+    }
+
+    /// No time stamp.
+    pub fn illegal_timestamp() -> Refusal {
+        Refusal { code: "IllegalTimestamp".into(), ..Refusal::missing("Timestamp") }
+    }
+
+    /// A time stamp in another form than `yyyy-MM-ddTHH:mm:ssZ`.
+    pub fn timestamp_format() -> Refusal {
+        Refusal::new(400, "InvalidTimeStamp.Format", "Specified time stamp or date value is not well formatted.")
+    }
+
+    /// A time stamp too far from now.
+    pub fn timestamp_expired() -> Refusal {
+        Refusal::new(400, "InvalidTimeStamp.Expired", "Specified time stamp or date value is expired.")
+    }
+
+    /// The nonce was seen before from this key.
+    pub fn nonce_used() -> Refusal {
+        Refusal::new(400, "SignatureNonceUsed", "Specified signature nonce was used already.")
+    }
+
+    /// A V1 signature that is not ours; `ours` is the string that we signed.
+    ///
+    /// Clients split the text at its colon and compare: when the strings are equal they say that the secret is wrong.
+    pub(crate) fn signature_v1(ours: &str) -> Refusal {
+        let message =
+            format!("Specified signature is not matched with our calculation. server string to sign is:{ours}");
+        Refusal::new(400, "SignatureDoesNotMatch", message)
+    }
+
+    /// A V3 signature that is not ours.
+    pub(crate) fn signature_v3(to_sign: &str, canonical: &str) -> Refusal {
+        let message = format!(
+            "Specified signature does not match our calculation. server StringToSign is [{to_sign}] \
+             server CanonicalRequest is [{canonical}]"
+        );
+        Refusal::new(400, "SignatureDoesNotMatch", message)
+    }
+
+    /// A signature that cannot be compared, for the `reason` given, which follows the string we would have signed:
+    /// clients need the text up to the colon as it is.
+    pub(crate) fn incomplete_signature(to_sign: &str, reason: &str) -> Refusal {
+        let message = format!(
+            "The request signature does not conform to Aliyun standards. server string to sign is:{to_sign} ({reason})"
+        );
+        Refusal::new(400, "IncompleteSignature", message)
+    }
+
+    /// No such access key.
+    pub fn key_not_found() -> Refusal {
+        Refusal::new(404, "InvalidAccessKeyId.NotFound", "Specified access key is not found.")
+    }
+
+    /// The access key is switched off.
+    pub fn key_inactive() -> Refusal {
+        Refusal::new(400, "InvalidAccessKeyId.Inactive", "Specified access key is disabled.")
+    }
+
+    /// A token came with a key that has none.
+    pub fn token_mismatch() -> Refusal {
+        let message = "Specified SecurityToken mismatch with the AccessKey.";
+        Refusal::new(400, "InvalidSecurityToken.MismatchWithAccessKey", message)
+    }
+
+    /// A token that is none of ours.
+    pub fn token_malformed() -> Refusal {
+        Refusal::new(400, "InvalidSecurityToken.Malformed", "Specified SecurityToken is malformed.")
+    }
+
+    /// A token whose time is over.
+    pub fn token_expired() -> Refusal {
+        Refusal::new(400, "InvalidSecurityToken.Expired", "Specified SecurityToken is expired.")
+    }
+
+    /// A version of no product.
+    pub fn invalid_version() -> Refusal {
+        Refusal::new(400, "InvalidVersion", "Specified parameter Version is not valid.")
+    }
+
+    /// An action of no product, or another path than `/`.
+    pub fn action_not_found() -> Refusal {
+        let message = "Specified api is not found, please check your url and method.";
+        Refusal::new(404, "InvalidAction.NotFound", message)
+    }
+
+    /// An HTTP method other than GET and POST.
+    pub fn method() -> Refusal {
+        Refusal::new(405, "UnsupportedHTTPMethod", "This http method is not supported.")
+    }
+
+    /// The request is bigger than we read; `bytes` is what we read.
+    pub fn too_large(bytes: usize) -> Refusal {
+        let message = format!("The request body is larger than the maximum of {bytes} bytes.");
+        Refusal::new(413, "RequestEntityTooLarge", message)
+    }
+
+    /// Known, but not built.
+    pub fn unsupported() -> Refusal {
+        Refusal::new(400, "UnsupportedOperation", "The specified action is not supported.")
+    }
+
+    /// The caller's policy does not allow it.
+    pub fn forbidden() -> Refusal {
+        let message = "User not authorized to operate on the specified resource, or this API doesn't support RAM.";
+        Refusal::new(403, "Forbidden.RAM", message)
+    }
+
+    /// The account asks too often.
+    pub fn throttled_user() -> Refusal {
+        Refusal::new(400, "Throttling.User", "Request was denied due to user flow control.")
+    }
+
+    /// The account asks too often for this action.
+    pub fn throttled_api() -> Refusal {
+        Refusal::new(400, "Throttling.Api", "Request was denied due to api flow control.")
+    }
+
+    /// The service is asked too often.
+    pub fn throttled() -> Refusal {
+        Refusal::new(503, "Throttling", "Request was denied due to request throttling.")
+    }
+
+    /// Something of ours failed; the cause is in our log only.
+    pub fn internal() -> Refusal {
+        let message = "The request processing has failed due to some unknown error, exception or failure.";
+        Refusal::new(500, "InternalError", message)
+    }
+
+    /// Something of ours is away for now.
+    pub fn unavailable() -> Refusal {
+        let message = "The request has failed due to a temporary failure of the server.";
+        Refusal::new(503, "ServiceUnavailable", message)
+    }
+
+    /// `fault` in the words of a generation.
+    pub fn of(fault: Fault, wording: Wording) -> Refusal {
+        let (status, code, message) = words(fault, wording);
+        Refusal::new(status, code, message)
+    }
+}
+
+/// What can be wrong with a task, a query of tasks, or a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Too much waits to be prefetched.
+    PrefetchQueueFull,
+    /// The day's prefetches are used up.
+    PrefetchQuota,
+    /// The day's refreshes of this type are used up.
+    RefreshQuota,
+    /// Too many prefetches of one domain in this minute.
+    PrefetchPerMinute,
+    /// Too many refreshes of one domain in this minute.
+    RefreshPerMinute,
+    /// More than [`crate::profile::LINES_PER_CALL_MAX`] lines.
+    OverLimit,
+    /// More lines than the profile's limit for one call.
+    TooManyLines,
+    /// A line that is not a URL of the asked type.
+    ObjectPath,
+    /// A line with a wildcard host.
+    WildcardHost,
+    /// An unknown type of a refresh.
+    ObjectType,
+    /// `WithHeader` is not an object of arrays.
+    HeaderSyntax,
+    /// `WithHeader` names a header that is not sent to origins.
+    HeaderName,
+    /// Too many refreshes wait.
+    RefreshQueueFull,
+    /// No domain of the account has this name.
+    DomainUnknown,
+    /// The domain is switched off.
+    DomainOffline,
+    /// The domain cannot be operated on.
+    DomainForbidden,
+    /// The domain is being configured.
+    DomainBusy,
+    /// The last configuration of the domain failed.
+    DomainBroken,
+    /// The account never opened the service.
+    NotOpened,
+    /// The account's service is suspended.
+    Suspended,
+    /// The account is overdue: refreshes and prefetches are denied, queries work.
+    Overdue,
+    /// The service is overloaded.
+    Overload,
+    /// A task id that is none, or too many of them.
+    TaskId,
+    /// One end of a time range.
+    TimeAlone,
+    /// A filter that needs `ObjectType`.
+    FilterNeedsType,
+    /// `StartTime` is not a time.
+    StartTime,
+    /// `EndTime` is not a time.
+    EndTime,
+    /// The range ends before it begins.
+    TimeOrder,
+    /// The range begins in the future.
+    StartTimeRange,
+    /// The range begins before what is kept.
+    TimeTooOld,
+    /// An unknown type in a query.
+    FilterType,
+    /// An unknown status in a query.
+    FilterStatus,
+    /// `PageNumber` out of range.
+    PageNumber,
+    /// `PageSize` out of range.
+    PageSize,
+    /// A domain name that is none, in a call that makes one.
+    NewDomainName,
+    /// A domain name that is none, elsewhere.
+    DomainName,
+    /// An unknown kind of business, in a call that makes a domain.
+    CdnType,
+    /// An unknown kind of business, in a query.
+    FilterCdnType,
+    /// Origins that are none.
+    Sources,
+    /// An unknown type of origin.
+    SourceType,
+    /// An unknown coverage.
+    Scope,
+    /// The domain exists already.
+    DomainExists,
+    /// A wildcard and a name that it covers are with different accounts.
+    DomainConflict,
+    /// The account has as many domains as it may.
+    DomainOverLimit,
+    /// An unknown domain status in a query.
+    FilterDomainStatus,
+    /// An unknown way to compare names.
+    SearchType,
+}
+
+/// Code, status and text (prefetch-refresh §8 and the error lists of the actions).
+fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
+    let current = wording == Wording::Current;
+    let vod = wording == Wording::LegacyVod;
+    let malformed_size = (400, "InvalidObjectPath.Size.Malformed", "The size of ObjectPath is bigger than 1000.");
+    match fault {
+        Fault::PrefetchQueueFull if current => {
+            (400, "PreloadQueueFull", "Preload queue is full, please try again later.")
+        }
+        Fault::PrefetchQueueFull => (403, "PreloadQueueFull", "Preload queue is full, please try again later!"),
+        Fault::PrefetchQuota if current => {
+            (400, "QuotaExceeded.Preload", "Your preload attempts have exceeded the daily limit.")
+        }
+        Fault::PrefetchQuota | Fault::RefreshQuota => {
+            (400, "QuotaExceeded.Refresh", "You've exceeded the prescribed refresh limits.")
+        }
+        Fault::PrefetchPerMinute if current => {
+            (400, "QuotaPerMinuteExceeded.Refresh", "You have exceeded the prescribed preload limits per minute.")
+        }
+        Fault::RefreshPerMinute if current => {
+            (400, "QuotaPerMinuteExceeded.Refresh", "You tried to refresh too frequently; please try again later.")
+        }
+        Fault::PrefetchPerMinute | Fault::RefreshPerMinute => {
+            (400, "QuotaPerMinuteExceeded.Refresh", "You've exceeded the prescribed refresh limits per minute.")
+        }
+        Fault::OverLimit if current => {
+            (400, "SingleRequest.OverLimit", "A maximum of 1000 URLs are supported for each request.")
+        }
+        Fault::TooManyLines if current => {
+            (400, "InvalidObjectPath.ExceedsMaximum", "The maximum number of urls is exceeded.")
+        }
+        Fault::OverLimit | Fault::TooManyLines => malformed_size,
+        Fault::ObjectPath if current => (400, "InvalidObjectPath.Malformed", "The specified ObjectPath is invalid."),
+        Fault::ObjectPath => {
+            (400, "InvalidObjectPath.Malformed", "The specific value of parameter ObjectPath is malformed.")
+        }
+        Fault::WildcardHost if current => {
+            (400, "InvalidExtensiveDomain.ValueNotSupported", "The specified ExtensiveDomain is not supported.")
+        }
+        Fault::WildcardHost => (400, "InvalidExtensiveDomain.ValueNotSupported", "Extensive domain not supported."),
+        Fault::ObjectType if current => (400, "InvalidObjectType.Malformed", "The specified ObjectType is invalid."),
+        Fault::ObjectType => {
+            (400, "InvalidObjectType.ValueNotSupported", "The specified value of \"<ObjectType>\" is not supported.")
+        }
+        Fault::HeaderSyntax => (400, "InvalidCustomHeader", "Parse preload header failed."),
+        Fault::HeaderName => (400, "InvalidCustomHeader", "Unsupported Preload headers included."),
+        Fault::RefreshQueueFull if current => {
+            (400, "TooMany.Refresh", "The refresh queue is full; please try again later.")
+        }
+        Fault::RefreshQueueFull => (400, "TooMany.Refresh", "there is too many refresh task, please wait a moment."),
+        Fault::DomainUnknown => (404, "InvalidDomain.NotFound", "The domain provided does not belong to you."),
+        Fault::DomainOffline => (404, "InvalidDomain.Offline", "The domain provided is offline."),
+        Fault::DomainForbidden => (403, "IllegalOperation", "Illegal domain operate is not permitted."),
+        Fault::DomainBusy => (403, "ServiceBusy", "The specified Domain is configuring, please retry later."),
+        Fault::DomainBroken => (500, "InvalidDomain.Configure_failed", "Failed to configure the provided domain."),
+        Fault::NotOpened if vod => (403, "OperationDenied", "Your account does not open VOD service yet."),
+        Fault::NotOpened => (403, "OperationDenied", "Your account does not open CDN service yet."),
+        Fault::Suspended if vod => (403, "OperationDenied.Suspended", "Your VOD service is suspended."),
+        Fault::Suspended => (403, "OperationDenied", "Your CDN service is suspended."),
+        Fault::Overdue => (400, "InsufficientBalance", "Your account does not have enough balance."),
+        Fault::Overload if current => (429, "TooManyRequests", "System load fluctuates, please try again later."),
+        Fault::Overload => (503, "Throttling", "Request was denied due to request throttling."),
+        Fault::TaskId if current => (400, "InvalidTaskId.Malformed", "The specified TaskId is invalid."),
+        Fault::TaskId => (400, "InvalidTaskId.Malformed", "Specified TaskId is malformed."),
+        Fault::TimeAlone if current => {
+            (400, "MissingTimeParameter", "The StartTime and EndTime must be both specified.")
+        }
+        Fault::TimeAlone => (400, "MissingParameter", "StartTime and EndTime can not be single."),
+        Fault::FilterNeedsType if current => (
+            400,
+            "MissingParameter.ObjectType",
+            "The ObjectType parameter is required if DomainName or ObjectType is specified.",
+        ),
+        Fault::FilterNeedsType => {
+            (400, "MissingParameter.ObjectType", "If DomainName or Status is provided, ObjectType can not be empty.")
+        }
+        Fault::StartTime if current => (400, "InvalidStartTime.Malformed", "The specified StartTime is invalid."),
+        Fault::StartTime => (400, "InvalidStartTime.Malformed", "Specified StartTime is malformed."),
+        Fault::EndTime if current => (400, "InvalidEndTime.Malformed", "The specified EndTime is invalid."),
+        Fault::EndTime => (400, "InvalidEndTime.Malformed", "Specified EndTime is malformed."),
+        Fault::TimeOrder if current => {
+            (400, "InvalidEndTime.Mismatch", "The specified EndTime is earlier than the StartTime.")
+        }
+        Fault::TimeOrder => {
+            // Spelt so by the vendor.
+            (400, "InvalidEndTime.Mismatch", "Specified end time does not math the specified start time.")
+        }
+        Fault::StartTimeRange if current => {
+            (400, "InvalidStartTime.ValueNotSupported", "The specified StartTime is invalid.")
+        }
+        Fault::StartTimeRange => {
+            (400, "InvalidStartTime.ValueNotSupported", "The specified value of parameter StartTime is not supported.")
+        }
+        Fault::TimeTooOld if current => (400, "InvalidTime", "The query time cannot exceed the last 3 days."),
+        Fault::TimeTooOld => words(Fault::StartTimeRange, wording),
+        Fault::FilterType => (400, "InvalidObjectType.ValueNotSupported", "The specified ObjectType is not supported."),
+        Fault::FilterStatus if current => {
+            (400, "InvalidStatus.ValueNotSupported", "The specified Status is not supported.")
+        }
+        Fault::FilterStatus => {
+            (400, "InvalidStatus.ValueNotSupported", "The specified value of parameter Status is not supported.")
+        }
+        Fault::PageNumber => (
+            400,
+            "InvalidPageNumber.ValueNotSupported",
+            "The specified value of parameter PageNumber is not supported.",
+        ),
+        Fault::PageSize => {
+            (400, "InvalidPageSize.ValueNotSupported", "The specified value of parameter PageSize is not supported.")
+        }
+        Fault::NewDomainName => (400, "InvalidDomainName.Malformed", "Specified DomainName is malformed."),
+        Fault::DomainName => {
+            (400, "InvalidDomainName.Malformed", "The specific value of parameter DomainName is malformed.")
+        }
+        Fault::CdnType => (400, "InvalidCdnType.Malformed", "Specified CdnType is malformed."),
+        Fault::FilterCdnType => {
+            (400, "InvalidCdnType.ValueNotSupported", "The specified value of parameter CdnType is not supported.")
+        }
+        Fault::Sources => (400, "InvalidSources.Malformed", "Specified Sources is malformed."),
+        Fault::SourceType => (400, "InvalidSourceType.Malformed", "Specified SourceType is malformed."),
+        Fault::Scope => (400, "InvalidScope.Malformed", "Specified Scope is malformed."),
+        Fault::DomainExists => (400, "DomainAlreadyExist", "This domain name is exist already"),
+        Fault::DomainConflict => (
+            400,
+            "ExtensiveAndSpecificDomainConflict",
+            "Extensive domain and corresponding specific domain are mutually exclusive.",
+        ),
+        Fault::DomainOverLimit => (403, "DomainOverLimit", "The Number of Domain is over the limit"),
+        Fault::FilterDomainStatus => (
+            400,
+            "InvalidDomainStatus.ValueNotSupported",
+            "The specified value of parameter DomainStatus is not supported.",
+        ),
+        Fault::SearchType => (
+            400,
+            "InvalidDomainSearchType.ValueNotSupported",
+            "The specified value of parameter DomainSearchType is not supported.",
+        ),
+    }
+}
+
+/// A client's text, short and without control characters, for use in a message.
+fn quoted(text: &str) -> String {
+    text.chars().take(QUOTED_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

@@ -1,0 +1,201 @@
+//! Bodies: replies and refusals as JSON or XML, with the exact content types that clients compare.
+//!
+//! XML is written from the same fields as JSON: each key is an element, an array repeats the element of its key.
+//!
+//! # What always holds
+//!
+//! - Every value of an error body is a text; some clients crash on others.
+//! - XML holds no character that XML 1.0 forbids: such a one is replaced.
+
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+
+use crate::read::{Format, Product, Request};
+use crate::refusal::Refusal;
+use crate::reply::{Reply, fields};
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// HTTP status.
+    pub status: u16,
+    /// The value of `Content-Type`, to the letter.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What an error body says besides the error.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// Upper-case UUID of this request.
+    pub request_id: &'a str,
+    /// The host that was asked, with or without its port; empty when it is unknown.
+    pub host: &'a str,
+    /// The product, as far as it is known.
+    pub product: Product,
+    /// The form that was asked for.
+    pub format: Format,
+}
+
+/// Writes a successful answer to `request`.
+pub fn render(request: &Request, request_id: &str, reply: &Reply) -> Rendered {
+    let fields = fields(request, request_id, reply);
+    let body = match request.format {
+        Format::Json => json_body(&fields),
+        Format::Xml => xml_body(&format!("{}Response", request.action), &fields),
+    };
+    Rendered { status: 200, content_type: content_type(request.format), body }
+}
+
+/// Writes a refusal.
+pub fn refuse(refusal: &Refusal, envelope: Envelope<'_>) -> Rendered {
+    let product = envelope.product.name();
+    let public_host = match envelope.product {
+        Product::Cdn => "cdn.aliyuncs.com",
+        Product::Vod => "vod.aliyuncs.com",
+    };
+    let host = match without_port(envelope.host) {
+        "" => public_host,
+        host => host,
+    };
+    let code = &refusal.code;
+    let recommend =
+        format!("https://api.aliyun.com/troubleshoot?q={code}&product={product}&requestId={}", envelope.request_id);
+    let body = match envelope.format {
+        Format::Json => json_body(&json!({
+            "RequestId": envelope.request_id,
+            "HostId": host,
+            "Code": code,
+            "Message": refusal.message,
+            "Recommend": recommend,
+        })),
+        Format::Xml => {
+            let mut out = PROLOG.to_owned();
+            out.push_str("<Error>");
+            for (name, text) in
+                [("RequestId", envelope.request_id), ("HostId", host), ("Code", code), ("Message", &refusal.message)]
+            {
+                element(&mut out, name, &Value::String(text.to_owned()));
+            }
+            // A code and an id are ours: neither can hold the end of a CDATA section.
+            out.extend(["<Recommend><![CDATA[", &recommend, "]]></Recommend></Error>"]);
+            out.into_bytes()
+        }
+    };
+    Rendered { status: refusal.status, content_type: content_type(envelope.format), body }
+}
+
+const PROLOG: &str = "<?xml version='1.0' encoding='UTF-8'?>\n";
+
+/// Exact: the Tea cores of Python and Node compare these texts to choose a parser.
+fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Json => "application/json;charset=utf-8",
+        Format::Xml => "text/xml;charset=utf-8",
+    }
+}
+
+fn json_body(fields: &Value) -> Vec<u8> {
+    fields.to_string().into_bytes()
+}
+
+fn xml_body(root: &str, fields: &Value) -> Vec<u8> {
+    let mut out = PROLOG.to_owned();
+    element(&mut out, root, fields);
+    out.into_bytes()
+}
+
+/// Writes `value` as an element, or an array as one element for each of its values.
+fn element(out: &mut String, name: &str, value: &Value) {
+    if let Value::Array(values) = value {
+        for value in values {
+            element(out, name, value);
+        }
+        return;
+    }
+    out.extend(["<", name, ">"]);
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                element(out, name, value);
+            }
+        }
+        Value::String(text) => out.extend(text.chars().map(escape)),
+        Value::Null => {}
+        other => out.push_str(&other.to_string()),
+    }
+    out.extend(["</", name, ">"]);
+}
+
+/// A character of text in XML 1.0 (§2.2, §2.4).
+fn escape(character: char) -> Cow<'static, str> {
+    match character {
+        '&' => "&amp;".into(),
+        '<' => "&lt;".into(),
+        '>' => "&gt;".into(),
+        '\r' => "&#13;".into(),
+        '\t' | '\n' => character.to_string().into(),
+        '\0'..'\u{20}' | '\u{fffe}' | '\u{ffff}' => "\u{fffd}".into(),
+        _ => character.to_string().into(),
+    }
+}
+
+/// A host without its port; an IPv6 address keeps its brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope(format: Format) -> Envelope<'static> {
+        Envelope { request_id: "R-1", host: "cdn.example.com:9680", product: Product::Cdn, format }
+    }
+
+    #[test]
+    fn refusals_read_as_clients_expect() {
+        let refusal = Refusal::missing("Action");
+        let json = refuse(&refusal, envelope(Format::Json));
+        assert_eq!((json.status, json.content_type), (400, "application/json;charset=utf-8"));
+        let body: Value = serde_json::from_slice(&json.body).unwrap();
+        assert_eq!(
+            body,
+            json!({
+                "RequestId": "R-1",
+                "HostId": "cdn.example.com",
+                "Code": "MissingParameter",
+                "Message": "The input parameter \"Action\" that is mandatory for processing this request is not supplied.",
+                "Recommend": "https://api.aliyun.com/troubleshoot?q=MissingParameter&product=Cdn&requestId=R-1",
+            })
+        );
+        let xml = refuse(&Refusal::new(400, "X", "a < b & \u{1} \u{2028}"), envelope(Format::Xml));
+        assert_eq!(xml.content_type, "text/xml;charset=utf-8");
+        assert_eq!(
+            String::from_utf8(xml.body).unwrap(),
+            "<?xml version='1.0' encoding='UTF-8'?>\n<Error><RequestId>R-1</RequestId><HostId>cdn.example.com</HostId>\
+             <Code>X</Code><Message>a &lt; b &amp; \u{fffd} \u{2028}</Message><Recommend><![CDATA[https://api.aliyun.com/\
+             troubleshoot?q=X&product=Cdn&requestId=R-1]]></Recommend></Error>"
+        );
+    }
+
+    #[test]
+    fn hosts_lose_their_port() {
+        let cases = [("a.com:80", "a.com"), ("a.com", "a.com"), ("[::1]:9680", "[::1]"), ("[::1]", "[::1]"), ("", "")];
+        for (host, expected) in cases {
+            assert_eq!(without_port(host), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn arrays_repeat_the_element_of_their_key() {
+        let fields = json!({ "A": { "B": [{ "C": 1 }, { "C": true }] }, "D": [], "E": { "F": [] } });
+        let body = String::from_utf8(xml_body("R", &fields)).unwrap();
+        assert_eq!(body.strip_prefix(PROLOG), Some("<R><A><B><C>1</C></B><B><C>true</C></B></A><E></E></R>"));
+    }
+}

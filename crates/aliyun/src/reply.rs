@@ -1,0 +1,377 @@
+//! Replies: what was done or found, as values, and the fields the vendor's clients expect of it.
+//!
+//! # What always holds
+//!
+//! - A successful body never has a field `Code`: clients take it for a failure.
+//! - Fields and their JSON types are those of the official SDK models; counters of quotas are texts.
+//! - `Process` is `100%` exactly when the task is complete.
+
+use std::time::SystemTime;
+
+use model::Coverage;
+use serde_json::{Value, json};
+
+use crate::domains::{CdnType, DomainStatus, Source};
+use crate::read::{Product, Request, timestamp};
+use crate::tasks::{Page, TaskStatus, TaskType};
+
+/// What an unlimited quota reads as; clients subtract, and fail on negative numbers and words.
+pub const UNLIMITED: u64 = 10_000_000;
+
+/// The answer to a call that succeeded.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Accepted as these tasks.
+    Submitted(Vec<u64>),
+    /// One page of tasks, newest first.
+    Tasks {
+        /// The page that was asked for.
+        page: Page,
+        /// Rows on all pages.
+        total: u64,
+        /// Rows on this page.
+        rows: Vec<TaskRow>,
+    },
+    /// Tasks of the ids that were asked for.
+    TasksById(Vec<TaskRow>),
+    /// Quotas and what is left of them today.
+    Quota(Quota),
+    /// Done, nothing to say.
+    Done,
+    /// One page of domains.
+    Domains {
+        /// The page that was asked for.
+        page: Page,
+        /// Rows on all pages.
+        total: u64,
+        /// Rows on this page.
+        rows: Vec<DomainDetail>,
+    },
+    /// One domain.
+    DomainDetail(DomainDetail),
+}
+
+/// One path of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskRow {
+    /// The task.
+    pub id: u64,
+    /// The URL with its scheme.
+    pub path: String,
+    /// What was asked for.
+    pub kind: TaskType,
+    /// How far it is.
+    pub status: TaskStatus,
+    /// Steps done, of `total`.
+    pub done: u64,
+    /// Steps there are.
+    pub total: u64,
+    /// When it was submitted.
+    pub created_at: SystemTime,
+    /// Why it failed.
+    pub description: Description,
+}
+
+/// Why a task failed: the vendor's words where one fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Description {
+    /// It did not.
+    None,
+    /// Something of ours.
+    Internal,
+    /// The origin did not answer in time.
+    OriginTimeout,
+    /// The origin answered with this status.
+    OriginStatus(u16),
+    /// Our own words.
+    Text(String),
+}
+
+impl Description {
+    /// The words; lists of CDN tasks leave a space out that all others have (prefetch-refresh §7).
+    fn words(&self, in_cdn_list: bool) -> String {
+        match (self, in_cdn_list) {
+            (Description::None, _) => String::new(),
+            (Description::Internal, true) => "InternalError".to_owned(),
+            (Description::Internal, false) => "Internal Error".to_owned(),
+            (Description::OriginTimeout, true) => "OriginTimeout".to_owned(),
+            (Description::OriginTimeout, false) => "Origin Timeout".to_owned(),
+            (Description::OriginStatus(status), true) => format!("OriginReturn StatusCode {status}"),
+            (Description::OriginStatus(status), false) => format!("Origin Return StatusCode {status}"),
+            (Description::Text(text), _) => text.clone(),
+        }
+    }
+}
+
+/// One quota of a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// How much a day; `None` is unlimited.
+    pub limit: Option<u64>,
+    /// How much of it is spent.
+    pub used: u64,
+}
+
+impl Bucket {
+    /// Quota and remainder, as clients read them.
+    fn texts(self) -> (String, String) {
+        let limit = self.limit.unwrap_or(UNLIMITED);
+        let used = if self.limit.is_some() { self.used } else { 0 };
+        (limit.to_string(), limit.saturating_sub(used).to_string())
+    }
+}
+
+/// All quotas of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Refreshes of files.
+    pub url: Bucket,
+    /// Refreshes of directories.
+    pub directory: Bucket,
+    /// Refreshes by regular expression.
+    pub regex: Bucket,
+    /// Refreshes that ignore parameters.
+    pub ignore_params: Bucket,
+    /// Prefetches.
+    pub prefetch: Bucket,
+    /// Prefetches to nodes that face users.
+    pub prefetch_edge: Bucket,
+    /// Blocked URLs.
+    pub block: Bucket,
+}
+
+/// One domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainDetail {
+    /// Its name.
+    pub name: String,
+    /// The name that its users' DNS should point at.
+    pub cname: String,
+    /// What it is for; `None` for VOD.
+    pub kind: Option<CdnType>,
+    /// Where it is served.
+    pub coverage: Coverage,
+    /// Its state.
+    pub status: DomainStatus,
+    /// Why the state is a bad one, else empty.
+    pub description: String,
+    /// Its origins.
+    pub sources: Vec<Source>,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// When it was last changed.
+    pub modified_at: SystemTime,
+}
+
+/// The fields of `reply`, in answer to `request`.
+pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Value {
+    let product = request.product;
+    match reply {
+        Reply::Submitted(ids) => {
+            let ids = ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+            let name = match request.action.as_str() {
+                "PushObjectCache" => "PushTaskId",
+                "PreloadVodObjectCaches" => "PreloadTaskId",
+                _ => "RefreshTaskId",
+            };
+            json!({ "RequestId": request_id, name: ids })
+        }
+        Reply::Tasks { page, total, rows } => {
+            let rows: Vec<Value> = rows.iter().map(|row| task(row, product == Product::Cdn)).collect();
+            let element = if product == Product::Cdn { "CDNTask" } else { "Task" };
+            json!({
+                "RequestId": request_id,
+                "PageNumber": page.number,
+                "PageSize": page.size,
+                "TotalCount": total,
+                "Tasks": { element: rows },
+            })
+        }
+        Reply::TasksById(rows) => {
+            let rows: Vec<Value> = rows.iter().map(|row| task(row, false)).collect();
+            json!({ "RequestId": request_id, "TotalCount": rows.len(), "Tasks": rows })
+        }
+        Reply::Quota(quota) => quotas(product, request_id, quota),
+        Reply::Done => json!({ "RequestId": request_id }),
+        Reply::Domains { page, total, rows } => {
+            let rows: Vec<Value> = rows.iter().map(|row| domain_row(product, row)).collect();
+            json!({
+                "RequestId": request_id,
+                "PageNumber": page.number,
+                "PageSize": page.size,
+                "TotalCount": total,
+                "Domains": { "PageData": rows },
+            })
+        }
+        Reply::DomainDetail(domain) => domain_detail(product, request_id, domain),
+    }
+}
+
+fn task(row: &TaskRow, in_cdn_list: bool) -> Value {
+    json!({
+        "TaskId": row.id.to_string(),
+        "ObjectPath": row.path,
+        "ObjectType": row.kind.name(),
+        "Status": row.status.name(),
+        "Process": process(row),
+        "CreationTime": timestamp(row.created_at),
+        "Description": row.description.words(in_cdn_list),
+    })
+}
+
+/// Progress in per cent, with up to two decimals, rounded down.
+fn process(row: &TaskRow) -> String {
+    if row.status == TaskStatus::Complete {
+        return "100%".to_owned();
+    }
+    let hundredths = u128::from(row.done) * 10_000 / u128::from(row.total.max(1));
+    let hundredths = hundredths.min(9_999); // what is not complete never says 100%
+    match (hundredths / 100, hundredths % 100) {
+        (whole, 0) => format!("{whole}%"),
+        (whole, part) => format!("{whole}.{part:02}%"),
+    }
+}
+
+fn quotas(product: Product, request_id: &str, quota: &Quota) -> Value {
+    let mut fields = json!({ "RequestId": request_id });
+    let mut put = |name: &str, bucket: Bucket| {
+        let (limit, remain) = bucket.texts();
+        fields[format!("{name}Quota")] = Value::String(limit);
+        fields[format!("{name}Remain")] = Value::String(remain);
+    };
+    put("Url", quota.url);
+    put("Dir", quota.directory);
+    put("Preload", quota.prefetch);
+    put("Block", quota.block);
+    if product == Product::Cdn {
+        put("Regex", quota.regex);
+        put("IgnoreParams", quota.ignore_params);
+        put("PreloadEdge", quota.prefetch_edge);
+    }
+    fields["blockRemain"] = fields["BlockRemain"].clone(); // so spelt in old pages and in VOD's model
+    fields
+}
+
+fn domain_row(product: Product, domain: &DomainDetail) -> Value {
+    let mut row = json!({
+        "DomainName": domain.name,
+        "Cname": domain.cname,
+        "DomainStatus": domain.status.name(),
+        "Description": domain.description,
+        "GmtCreated": timestamp(domain.created_at),
+        "GmtModified": timestamp(domain.modified_at),
+        "Sandbox": "normal",
+        "SslProtocol": "off",
+        "Sources": { "Source": sources(product, domain, false) },
+    });
+    if product == Product::Cdn {
+        row["CdnType"] = json!(domain.kind.map_or("", CdnType::name));
+        row["Coverage"] = json!(coverage(domain.coverage));
+        row["ResourceGroupId"] = json!("");
+    }
+    row
+}
+
+fn domain_detail(product: Product, request_id: &str, domain: &DomainDetail) -> Value {
+    let sources = sources(product, domain, true);
+    let common = json!({
+        "DomainName": domain.name,
+        "Cname": domain.cname,
+        "DomainStatus": domain.status.name(),
+        "Description": domain.description,
+        "GmtCreated": timestamp(domain.created_at),
+        "GmtModified": timestamp(domain.modified_at),
+        "Scope": coverage(domain.coverage),
+    });
+    let mut detail = common;
+    match product {
+        Product::Cdn => {
+            detail["CdnType"] = json!(domain.kind.map_or("", CdnType::name));
+            detail["HttpsCname"] = json!("");
+            detail["ResourceGroupId"] = json!("");
+            detail["ServerCertificateStatus"] = json!("off");
+            detail["SourceModels"] = json!({ "SourceModel": sources });
+            json!({ "RequestId": request_id, "GetDomainDetailModel": detail })
+        }
+        Product::Vod => {
+            detail["CertName"] = json!("");
+            detail["SSLProtocol"] = json!("off");
+            detail["SSLPub"] = json!("");
+            detail["Weight"] = json!("");
+            detail["Sources"] = json!({ "Source": sources });
+            json!({ "RequestId": request_id, "DomainDetail": detail })
+        }
+    }
+}
+
+fn sources(product: Product, domain: &DomainDetail, in_detail: bool) -> Vec<Value> {
+    let one = |source: &Source| {
+        let mut fields = json!({
+            "Content": source.content,
+            "Port": source.port,
+            "Priority": source.priority.to_string(),
+            "Type": source.kind.name(),
+        });
+        if in_detail {
+            fields["Enabled"] = json!("online");
+        }
+        if in_detail || product == Product::Cdn {
+            fields["Weight"] = json!(source.weight.to_string());
+        }
+        fields
+    };
+    domain.sources.iter().map(one).collect()
+}
+
+fn coverage(coverage: Coverage) -> &'static str {
+    match coverage {
+        Coverage::Domestic => "domestic",
+        Coverage::Overseas => "overseas",
+        Coverage::Global => "global",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_says_100_exactly_when_complete() {
+        let cases = [
+            (TaskStatus::Refreshing, 0, 3, "0%"),
+            (TaskStatus::Refreshing, 1, 3, "33.33%"),
+            (TaskStatus::Refreshing, 1, 2, "50%"),
+            (TaskStatus::Refreshing, 3, 3, "99.99%"), // done, and not yet known to be
+            (TaskStatus::Refreshing, 0, 0, "0%"),
+            (TaskStatus::Failed, 1, 20, "5%"),
+            (TaskStatus::Failed, 101, 20_000, "0.50%"),
+            (TaskStatus::Complete, 0, 0, "100%"),
+        ];
+        for (status, done, total, expected) in cases {
+            let row = TaskRow {
+                id: 1,
+                path: String::new(),
+                kind: TaskType::File,
+                status,
+                done,
+                total,
+                created_at: SystemTime::UNIX_EPOCH,
+                description: Description::None,
+            };
+            assert_eq!(process(&row), expected, "{status:?} {done}/{total}");
+        }
+    }
+
+    #[test]
+    fn unlimited_reads_as_a_large_number() {
+        let cases = [
+            (Some(1000), 0, "1000", "1000"),
+            (Some(1000), 1, "1000", "999"),
+            (Some(10), 11, "10", "0"), // lowered since
+            (None, 123, "10000000", "10000000"),
+        ];
+        for (limit, used, quota, remain) in cases {
+            assert_eq!(Bucket { limit, used }.texts(), (quota.to_owned(), remain.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Asking for tasks: the filters of DescribeRefreshTasks and its VOD twin, and tasks by id (prefetch-refresh §7).
+//!
+//! # What always holds
+//!
+//! - A filter that cannot be understood is an error, never ignored: a list must not show more than was asked for.
+//! - A well-formed id that nobody has is not an error; the list is empty.
+
+use std::time::{Duration, SystemTime};
+
+use crate::path::{ObjectPath, Shape};
+use crate::profile::{Profile, Wording};
+use crate::read::{Params, Product, Request, TIMESTAMP};
+use crate::refusal::{Fault, Refusal};
+
+use time::PrimitiveDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+/// Most ids of one query. One call's answer may name as many, and clients feed it back whole.
+pub const TASK_IDS_MAX: usize = 1000;
+
+/// Most ids of DescribeRefreshTaskById.
+const IDS_BY_ID_MAX: usize = 10;
+
+/// How far back tasks may be asked for.
+const LOOK_BACK: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+
+/// How far a client's clock may be from ours when it computes a time range.
+const SKEW: Duration = Duration::from_secs(15 * 60);
+
+/// The older form of times, without seconds.
+const MINUTES: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]Z");
+
+/// Which page of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// From 1.
+    pub number: u32,
+    /// Rows a page, at least 1.
+    pub size: u32,
+}
+
+/// Which tasks are asked for. Every filter that is there must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskQuery {
+    /// One of these ids.
+    pub ids: Option<Vec<u64>>,
+    /// Exactly this path, whatever its scheme.
+    pub path: Option<ObjectPath>,
+    /// Paths on this host, lower case.
+    pub domain: Option<String>,
+    /// In this state.
+    pub status: Option<TaskStatus>,
+    /// Of this type.
+    pub kind: Option<TaskFilter>,
+    /// Submitted at or after the first and before the second.
+    pub between: Option<(SystemTime, SystemTime)>,
+    /// Which part of the list.
+    pub page: Page,
+}
+
+/// The states of a task that users see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskStatus {
+    /// Under way.
+    Refreshing,
+    /// Done.
+    Complete,
+    /// Given up.
+    Failed,
+}
+
+impl TaskStatus {
+    /// The vendor's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskStatus::Refreshing => "Refreshing",
+            TaskStatus::Complete => "Complete",
+            TaskStatus::Failed => "Failed",
+        }
+    }
+}
+
+/// The types of tasks that exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskType {
+    /// Refresh of an object.
+    File,
+    /// Refresh of a directory.
+    Directory,
+    /// Prefetch of an object.
+    Preload,
+}
+
+impl TaskType {
+    /// The vendor's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskType::File => "file",
+            TaskType::Directory => "directory",
+            TaskType::Preload => "preload",
+        }
+    }
+}
+
+/// What a query may ask for by type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskFilter {
+    /// Tasks of this type.
+    Type(TaskType),
+    /// Tasks of a type that the vendor has and we have none of: `regex`, `block`, `unblock`.
+    NoneOfOurs,
+}
+
+/// Reads the filters of a list of tasks.
+pub(crate) fn query(request: &Request, profile: &Profile, now: SystemTime) -> Result<TaskQuery, Refusal> {
+    let wording = profile.wording(request);
+    let worded = |fault| Refusal::of(fault, wording);
+    let params = &request.params;
+
+    let ids = params.get("TaskId").map(|text| ids(text, TASK_IDS_MAX)).transpose().map_err(worded)?;
+    let path = params.get("ObjectPath").map(|text| ObjectPath::read(text.trim(), Shape::Any));
+    let path = path.transpose().map_err(worded)?;
+    let kind = match params.get("ObjectType").map(str::to_ascii_lowercase).as_deref() {
+        None => None,
+        Some("file") => Some(TaskFilter::Type(TaskType::File)),
+        Some("directory") => Some(TaskFilter::Type(TaskType::Directory)),
+        Some("preload") => Some(TaskFilter::Type(TaskType::Preload)),
+        Some("regex" | "block" | "unblock") => Some(TaskFilter::NoneOfOurs),
+        Some(_) => return Err(worded(Fault::FilterType)),
+    };
+    let status = match params.get("Status").map(str::to_ascii_lowercase).as_deref() {
+        None => None,
+        Some("complete") => Some(TaskStatus::Complete),
+        Some("refreshing") => Some(TaskStatus::Refreshing),
+        Some("failed") => Some(TaskStatus::Failed),
+        Some(_) => return Err(worded(Fault::FilterStatus)),
+    };
+    let domain = params.get("DomainName").map(str::to_ascii_lowercase);
+    if kind.is_none() && (domain.is_some() || status.is_some()) {
+        return Err(worded(Fault::FilterNeedsType));
+    }
+    let largest = match (request.product, wording) {
+        (Product::Cdn, Wording::Current) => 100,
+        _ => 50,
+    };
+    Ok(TaskQuery {
+        ids,
+        path,
+        domain,
+        status,
+        kind,
+        between: between(params, now).map_err(worded)?,
+        page: page(params, largest).map_err(worded)?,
+    })
+}
+
+/// Reads the ids of DescribeRefreshTaskById.
+pub(crate) fn by_id(request: &Request, profile: &Profile) -> Result<Vec<u64>, Refusal> {
+    ids(request.params.required("TaskId")?, IDS_BY_ID_MAX).map_err(|fault| Refusal::of(fault, profile.wording(request)))
+}
+
+/// A comma list of decimal ids, none twice.
+fn ids(text: &str, most: usize) -> Result<Vec<u64>, Fault> {
+    let mut ids: Vec<u64> = Vec::new();
+    for (count, piece) in text.split(',').map(str::trim).enumerate() {
+        if count == most || piece.is_empty() || !piece.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Fault::TaskId);
+        }
+        let id = piece.parse().map_err(|_| Fault::TaskId)?;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+/// `StartTime` and `EndTime`: both or neither, in order, not before what is kept.
+fn between(params: &Params, now: SystemTime) -> Result<Option<(SystemTime, SystemTime)>, Fault> {
+    let (start, end) = match (params.get("StartTime"), params.get("EndTime")) {
+        (None, None) => return Ok(None),
+        (Some(start), Some(end)) => (start, end),
+        _ => return Err(Fault::TimeAlone),
+    };
+    let start = read_time(start).ok_or(Fault::StartTime)?;
+    let end = read_time(end).ok_or(Fault::EndTime)?;
+    if end <= start {
+        return Err(Fault::TimeOrder);
+    }
+    if start > now + SKEW {
+        return Err(Fault::StartTimeRange);
+    }
+    let oldest = now.checked_sub(LOOK_BACK + SKEW).unwrap_or(SystemTime::UNIX_EPOCH);
+    if start < oldest {
+        return Err(Fault::TimeTooOld);
+    }
+    Ok(Some((start, end)))
+}
+
+/// A time in either of the vendor's forms, UTC.
+pub(crate) fn read_time(text: &str) -> Option<SystemTime> {
+    let time = PrimitiveDateTime::parse(text, TIMESTAMP).or_else(|_| PrimitiveDateTime::parse(text, MINUTES)).ok()?;
+    Some(time.assume_utc().into())
+}
+
+/// `PageNumber` 1 to 100000 and `PageSize` 1 to `largest`, by default the first 20.
+pub(crate) fn page(params: &Params, largest: u32) -> Result<Page, Fault> {
+    let number = |name: &str, default: u32, most: u32, fault: Fault| {
+        let value = params.get(name).map_or(Ok(default), |text| text.parse().map_err(|_| fault))?;
+        if (1..=most).contains(&value) { Ok(value) } else { Err(fault) }
+    };
+    Ok(Page {
+        number: number("PageNumber", 1, 100_000, Fault::PageNumber)?,
+        size: number("PageSize", 20, largest, Fault::PageSize)?,
+    })
+}
