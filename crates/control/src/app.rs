@@ -11,7 +11,7 @@ use model::{Clock, Coverage, Domain, DomainName, Invalidation, Mode, Revision, S
 
 use crate::completion::Acknowledged;
 use crate::known::{Following, Known};
-use crate::scheduler::{LineState, line_state};
+use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
 use crate::state::chunks::{Chunk, Filter, Kind, Outline, Params};
 use crate::state::log::{DomainDetail, DomainError, DomainRow};
@@ -19,7 +19,7 @@ use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submissi
 use crate::state::{State, StateError, millis};
 
 /// How long tasks are shown and kept after they ended.
-pub const KEPT: Duration = Duration::from_secs(3 * 86_400);
+pub(crate) const KEPT: Duration = Duration::from_secs(3 * 86_400);
 
 /// Days of quotas begin at midnight of UTC+8.
 const DAY_OFFSET_MS: u64 = 8 * 3_600_000;
@@ -37,14 +37,14 @@ const DOMAINS_MAX: usize = 50_000;
 
 /// Who asks: a key that signed, with its account and policy.
 #[derive(Clone)]
-pub struct Principal {
+pub(crate) struct Principal {
     /// The key.
-    pub key: Arc<AccessKey>,
+    pub(crate) key: Arc<AccessKey>,
 }
 
 impl Principal {
     /// The account's name.
-    pub fn account(&self) -> &str {
+    pub(crate) fn account(&self) -> &str {
         &self.key.account.name
     }
 
@@ -74,11 +74,11 @@ impl Principal {
 
 /// What the caller of a verb says about permission: the action, and the resource of a domain.
 #[derive(Clone, Copy)]
-pub struct Permission<'a> {
+pub(crate) struct Permission<'a> {
     /// As policies name it, `cdn:PushObjectCache`.
-    pub action: &'a str,
+    pub(crate) action: &'a str,
     /// As policies name what it is done to; a domain's name is put where `{}` stands.
-    pub resource: &'a str,
+    pub(crate) resource: &'a str,
 }
 
 impl Permission<'_> {
@@ -90,7 +90,7 @@ impl Permission<'_> {
 /// Why a verb was not done. Nothing was changed, unless it is [`Denied::Unavailable`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Denied {
+pub(crate) enum Denied {
     /// The account may not.
     #[error("account is {0:?}")]
     Account(AccountStatus),
@@ -131,29 +131,29 @@ impl From<StateError> for Denied {
 
 /// What a submission is held to.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Where it is counted.
-    pub bucket: &'static str,
+    pub(crate) bucket: &'static str,
     /// How much a day has.
-    pub day: Option<u64>,
+    pub(crate) day: Option<u64>,
     /// How much each domain may be sent within a minute.
-    pub minute: Option<u64>,
+    pub(crate) minute: Option<u64>,
     /// How much may be open.
-    pub queue: QueueMax,
+    pub(crate) queue: QueueMax,
 }
 
 /// One object as submitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Object {
+pub(crate) struct Object {
     /// As it will be shown, with scheme.
-    pub text: String,
+    pub(crate) text: String,
     /// Its key; of a directory, the key of its index.
-    pub key: UrlKey,
+    pub(crate) key: UrlKey,
 }
 
 /// What a refresh does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refresh {
+pub(crate) enum Refresh {
     /// Forgets files.
     Files,
     /// Forgets directories.
@@ -165,33 +165,33 @@ pub enum Refresh {
 
 /// What a prefetch does.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Prefetch {
+pub(crate) struct Prefetch {
     /// The regions it is aimed at; each domain's own coverage when absent.
-    pub area: Option<Coverage>,
+    pub(crate) area: Option<Coverage>,
     /// Which tiers it warms.
-    pub warm: WarmTiers,
+    pub(crate) warm: WarmTiers,
     /// Request headers of each variant; at least one.
-    pub variants: Vec<Vec<(String, String)>>,
+    pub(crate) variants: Vec<Vec<(String, String)>>,
 }
 
 /// The state of one line, as users see it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Line {
+pub(crate) struct Line {
     /// The task's id.
-    pub task: u64,
+    pub(crate) task: u64,
     /// As submitted, with scheme.
-    pub path: String,
+    pub(crate) path: String,
     /// What is done.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// When it was submitted, in milliseconds since 1970.
-    pub created_ms: u64,
+    pub(crate) created_ms: u64,
     /// How far it is.
-    pub state: Progress,
+    pub(crate) progress: Progress,
 }
 
 /// How far a line is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// Under way: hundredths of a percent done, below 10,000.
     Refreshing(u32),
     /// Done.
@@ -202,18 +202,20 @@ pub enum Progress {
 
 /// Which lines are asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct LineFilter {
+pub(crate) struct LineFilter {
     /// Which chunks.
-    pub chunks: Filter,
-    /// Only lines of this object, scheme aside.
-    pub path: Option<String>,
+    pub(crate) chunks: Filter,
+    /// Only lines of objects on this host.
+    pub(crate) host: Option<String>,
+    /// Only lines of this object.
+    pub(crate) key: Option<UrlKey>,
     /// Only lines in this state.
-    pub status: Option<Status>,
+    pub(crate) status: Option<Status>,
 }
 
 /// States without their details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// See [`Progress::Refreshing`].
     Refreshing,
     /// See [`Progress::Complete`].
@@ -224,25 +226,25 @@ pub enum Status {
 
 /// A page of lines.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Page {
+pub(crate) struct Page {
     /// The lines, the newest task first.
-    pub lines: Vec<Line>,
+    pub(crate) lines: Vec<Line>,
     /// How many there are on all pages.
-    pub total: u64,
+    pub(crate) total: u64,
 }
 
 /// A domain as users see it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DomainView {
+pub(crate) struct DomainView {
     /// What the control plane keeps.
-    pub row: DomainRow,
+    pub(crate) row: DomainRow,
     /// What nodes know.
-    pub domain: Domain,
+    pub(crate) domain: Domain,
 }
 
 /// The verbs. Cheap to clone.
 #[derive(Clone)]
-pub struct App {
+pub(crate) struct App {
     /// The database.
     pub(crate) state: State,
     /// Where submissions go.
@@ -257,7 +259,7 @@ pub struct App {
 
 impl App {
     /// Submits a prefetch. The nonce of the request is spent with it.
-    pub async fn prefetch(
+    pub(crate) async fn prefetch(
         &self,
         principal: &Principal,
         permission: Permission<'_>,
@@ -284,7 +286,7 @@ impl App {
     }
 
     /// Submits a refresh. The nonce of the request is spent with it.
-    pub async fn refresh(
+    pub(crate) async fn refresh(
         &self,
         principal: &Principal,
         permission: Permission<'_>,
@@ -332,7 +334,7 @@ impl App {
     }
 
     /// Lines of tasks, the newest task first: the page of `size` lines after the first `skip`.
-    pub async fn lines(
+    pub(crate) async fn lines(
         &self,
         principal: &Principal,
         permission: Permission<'_>,
@@ -341,14 +343,17 @@ impl App {
         size: usize,
     ) -> Result<Page, Denied> {
         principal.may_look()?;
-        principal.may(permission.action, [permission.on(filter.chunks.domain.as_deref().unwrap_or("*"))])?;
+        principal.may(permission.action, [permission.on(filter.host.as_deref().unwrap_or("*"))])?;
         let known = self.following.now();
-        let within = filter.path.is_some() || filter.status.is_some();
+        let within = filter.host.is_some() || filter.key.is_some() || filter.status.is_some();
+        let mut chunks_filter = filter.chunks.clone();
+        let domain = filter.host.as_deref().and_then(|host| known.knowledge.domain_for(host));
+        chunks_filter.domain = domain.map(|domain| domain.name.to_string());
         let mut page = Page { lines: Vec::new(), total: 0 };
         let mut searched = 0;
         let mut before = None;
         loop {
-            let outlines = self.state.outlines(principal.account(), &filter.chunks, before, OUTLINES_AT_ONCE).await?;
+            let outlines = self.state.outlines(principal.account(), &chunks_filter, before, OUTLINES_AT_ONCE).await?;
             let Some(last) = outlines.last() else { break };
             before = Some(last.id);
             for some in outlines.chunks(CHUNKS_AT_ONCE) {
@@ -381,11 +386,13 @@ impl App {
 
     fn pick(&self, known: &Known, chunk: &Chunk, filter: &LineFilter, skip: u64, size: usize, page: &mut Page) {
         for (at, path) in chunk.paths.iter().enumerate() {
-            if filter.path.as_deref().is_some_and(|wanted| without_scheme(wanted) != without_scheme(path)) {
+            let key = if filter.host.is_some() || filter.key.is_some() { key_of(path) } else { None };
+            let host = key.as_ref().map(UrlKey::host);
+            if (filter.host.is_some() && filter.host.as_deref() != host) || (filter.key.is_some() && filter.key != key) {
                 continue;
             }
-            let state = self.state_of(known, chunk, at);
-            let status = match state {
+            let progress = self.progress_of(known, chunk, at);
+            let status = match progress {
                 Progress::Refreshing(_) => Status::Refreshing,
                 Progress::Complete => Status::Complete,
                 Progress::Failed(_) => Status::Failed,
@@ -395,13 +402,13 @@ impl App {
             }
             if page.total >= skip && page.lines.len() < size {
                 let (task, kind, created_ms) = (chunk.task, chunk.kind, chunk.created_ms);
-                page.lines.push(Line { task, path: path.clone(), kind, created_ms, state });
+                page.lines.push(Line { task, path: path.clone(), kind, created_ms, progress });
             }
             page.total += 1;
         }
     }
 
-    fn state_of(&self, known: &Known, chunk: &Chunk, at: usize) -> Progress {
+    fn progress_of(&self, known: &Known, chunk: &Chunk, at: usize) -> Progress {
         if chunk.kind != Kind::Prefetch {
             if chunk.finished_ms > 0 {
                 return Progress::Complete;
@@ -417,7 +424,7 @@ impl App {
     }
 
     /// What the account has spent today, by bucket.
-    pub async fn spent_today(&self, principal: &Principal, permission: Permission<'_>) -> Result<BTreeMap<String, u64>, Denied> {
+    pub(crate) async fn spent_today(&self, principal: &Principal, permission: Permission<'_>) -> Result<BTreeMap<String, u64>, Denied> {
         principal.may_look()?;
         principal.may(permission.action, [permission.on("*")])?;
         let day = quota_day(millis(self.clock.now()));
@@ -425,7 +432,7 @@ impl App {
     }
 
     /// Adds a domain to the account.
-    pub async fn add_domain(
+    pub(crate) async fn add_domain(
         &self,
         principal: &Principal,
         permission: Permission<'_>,
@@ -446,7 +453,7 @@ impl App {
     }
 
     /// Takes a domain from the account.
-    pub async fn remove_domain(&self, principal: &Principal, permission: Permission<'_>, name: &DomainName) -> Result<(), Denied> {
+    pub(crate) async fn remove_domain(&self, principal: &Principal, permission: Permission<'_>, name: &DomainName) -> Result<(), Denied> {
         principal.may_change()?;
         principal.may(permission.action, [permission.on(name.as_str())])?;
         let at = self.state.remove_domain(principal.account(), name).await;
@@ -467,7 +474,7 @@ impl App {
     }
 
     /// The account's domains that its key may see, in the order they were added.
-    pub fn domains(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<DomainView>, Denied> {
+    pub(crate) fn domains(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<DomainView>, Denied> {
         principal.may_look()?;
         principal.may(permission.action, [permission.on("*")])?;
         let known = self.following.now();
@@ -478,7 +485,7 @@ impl App {
     }
 
     /// One domain of the account.
-    pub fn domain(&self, principal: &Principal, permission: Permission<'_>, name: &DomainName) -> Result<DomainView, Denied> {
+    pub(crate) fn domain(&self, principal: &Principal, permission: Permission<'_>, name: &DomainName) -> Result<DomainView, Denied> {
         principal.may_look()?;
         principal.may(permission.action, [permission.on(name.as_str())])?;
         let known = self.following.now();
@@ -531,7 +538,7 @@ fn invalidation(key: &UrlKey, refresh: Refresh) -> Invalidation {
 }
 
 /// The day that quotas are counted in, from 1970 in UTC+8.
-pub fn quota_day(now_ms: u64) -> u64 {
+pub(crate) fn quota_day(now_ms: u64) -> u64 {
     (now_ms + DAY_OFFSET_MS) / DAY_MS
 }
 
@@ -539,10 +546,6 @@ pub fn quota_day(now_ms: u64) -> u64 {
 fn hundredths(part: usize, whole: usize) -> u32 {
     let share = (part as u64 * 10_000).checked_div(whole as u64).unwrap_or(0);
     share.min(9_900) as u32
-}
-
-fn without_scheme(path: &str) -> &str {
-    path.split_once("://").map_or(path, |(_, rest)| rest)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::known::{Following, Known};
 use crate::state::{State, StateError, millis};
 
 /// Covers the drift of clocks over one lease and the longest pause between judging and sending (fence, assumption 3).
-pub const MARGIN: Duration = Duration::from_secs(1);
+pub(crate) const MARGIN: Duration = Duration::from_secs(1);
 
 /// How often leases are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -35,7 +35,7 @@ const REVISIONS_AT_ONCE: u32 = 10_000;
 
 /// What nodes have acknowledged. Cheap to clone.
 #[derive(Clone)]
-pub struct Acknowledged {
+pub(crate) struct Acknowledged {
     shared: Arc<Shared>,
 }
 
@@ -49,7 +49,7 @@ struct Shared {
 
 impl Acknowledged {
     /// A node acknowledged everything up to `revision`.
-    pub fn take(&self, node: &NodeName, revision: Revision) {
+    pub(crate) fn take(&self, node: &NodeName, revision: Revision) {
         let mut fresh = self.shared.fresh.lock().expect("no holder of this lock can panic");
         let entry = fresh.entry(node.clone()).or_default();
         *entry = (*entry).max(revision);
@@ -58,21 +58,16 @@ impl Acknowledged {
     }
 
     /// How many of the members have acknowledged `revision`, and how many there are.
-    pub fn share(&self, known: &Known, revision: Revision) -> (usize, usize) {
+    pub(crate) fn share(&self, known: &Known, revision: Revision) -> (usize, usize) {
         let kept = self.shared.kept.lock().expect("no holder of this lock can panic");
         let members = &known.knowledge.topology.members;
         let past = members.keys().filter(|name| kept.get(*name).is_some_and(|acked| *acked >= revision)).count();
         (past, members.len())
     }
-
-    /// The revision a member has acknowledged.
-    pub fn of(&self, node: &NodeName) -> Revision {
-        self.shared.kept.lock().expect("no holder of this lock can panic").get(node).copied().unwrap_or_default()
-    }
 }
 
 /// Starts folding. It goes on until the process ends.
-pub async fn start(state: State, following: Following, clock: Arc<dyn Clock>) -> Result<Acknowledged, StateError> {
+pub(crate) async fn start(state: State, following: Following, clock: Arc<dyn Clock>) -> Result<Acknowledged, StateError> {
     let kept = state.nodes().await?.into_iter().map(|node| (node.name, node.acked)).collect();
     let shared = Shared { kept: Mutex::new(kept), fresh: Mutex::default(), wake: Notify::new() };
     let acknowledged = Acknowledged { shared: Arc::new(shared) };

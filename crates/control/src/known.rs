@@ -21,27 +21,27 @@ const ENTRIES_AT_ONCE: u32 = 1000;
 
 /// Everything known at a head of the log.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub(crate) struct Known {
     /// The head.
-    pub head: Revision,
+    pub(crate) head: Revision,
     /// A moment by which this process knew `head` to be committed.
-    pub seen: Moment,
+    pub(crate) seen: Moment,
     /// What entries up to the head add up to.
-    pub knowledge: Arc<Knowledge>,
+    pub(crate) knowledge: Arc<Knowledge>,
     /// Every domain with its account.
-    pub domains: Arc<BTreeMap<DomainName, DomainRow>>,
+    pub(crate) domains: Arc<BTreeMap<DomainName, DomainRow>>,
 }
 
 /// Follows the log. Cheap to clone.
 #[derive(Clone)]
-pub struct Following {
+pub(crate) struct Following {
     known: watch::Receiver<Arc<Known>>,
     nudge: Arc<Notify>,
 }
 
 impl Following {
     /// Reads all that is known and goes on following it.
-    pub async fn start(state: State, clock: Arc<dyn Clock>) -> Result<Following, StateError> {
+    pub(crate) async fn start(state: State, clock: Arc<dyn Clock>) -> Result<Following, StateError> {
         let (head, knowledge) = state.knowledge().await?;
         let domains = domains(&state).await?;
         let seen = clock.moment();
@@ -66,22 +66,22 @@ impl Following {
     }
 
     /// What is known now.
-    pub fn now(&self) -> Arc<Known> {
+    pub(crate) fn now(&self) -> Arc<Known> {
         self.known.borrow().clone()
     }
 
     /// Changes whenever more is known.
-    pub fn changes(&self) -> watch::Receiver<Arc<Known>> {
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Known>> {
         self.known.clone()
     }
 
     /// Says that something was committed.
-    pub fn nudge(&self) {
+    pub(crate) fn nudge(&self) {
         self.nudge.notify_one();
     }
 
     /// Waits until everything up to `revision` is known.
-    pub async fn reach(&self, revision: Revision) {
+    pub(crate) async fn reach(&self, revision: Revision) {
         self.nudge();
         let mut known = self.known.clone();
         // The follower ends only with the process.

@@ -51,18 +51,9 @@ const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 /// Sessions at a time.
 const SESSIONS_MAX: usize = 10_000;
 
-/// A node that is connected now.
-#[derive(Clone, Debug)]
-pub struct Connected {
-    /// Told apart from earlier sessions of the same node.
-    pub session: u64,
-    /// Version of its program, as it said.
-    pub program: String,
-}
-
 /// The link's server. Cheap to clone.
 #[derive(Clone)]
-pub struct Link {
+pub(crate) struct Link {
     shared: Arc<Shared>,
 }
 
@@ -73,7 +64,8 @@ struct Shared {
     scheduler: Scheduler,
     acknowledged: Acknowledged,
     clock: Arc<dyn Clock>,
-    connected: Mutex<HashMap<NodeName, Connected>>,
+    /// The session of each node that is connected now; a later session of a node takes over.
+    connected: Mutex<HashMap<NodeName, u64>>,
     sessions: AtomicU64,
     stopping: CancellationToken,
 }
@@ -94,9 +86,9 @@ impl Link {
         Link { shared: Arc::new(Shared { state, identity, following, scheduler, acknowledged, clock, connected, sessions, stopping }) }
     }
 
-    /// Nodes connected now.
-    pub fn connected(&self) -> HashMap<NodeName, Connected> {
-        self.shared.connected.lock().expect("no holder of this lock can panic").clone()
+    /// How many nodes are connected now.
+    pub(crate) fn connected(&self) -> usize {
+        self.shared.connected.lock().expect("no holder of this lock can panic").len()
     }
 }
 
@@ -113,7 +105,7 @@ impl service::link_server::Link for Link {
         let Some(from_node::Is::Hello(hello)) = first.is else {
             return Err(Status::invalid_argument("expected Hello first"));
         };
-        if self.shared.connected.lock().expect("no holder of this lock can panic").len() >= SESSIONS_MAX {
+        if self.connected() >= SESSIONS_MAX {
             return Err(Status::resource_exhausted("too many nodes are connected"));
         }
         let (out, outgoing) = mpsc::channel(WAITING_MAX);
@@ -190,8 +182,7 @@ impl Shared {
         send(out, from_control::Is::Welcome(welcome)).await?;
 
         let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        let here = Connected { session, program };
-        self.connected.lock().expect("no holder of this lock can panic").insert(member.name.clone(), here);
+        self.connected.lock().expect("no holder of this lock can panic").insert(member.name.clone(), session);
         tracing::info!(node = %member.name, session, applied = start.0, "node connected");
         let (leases, orders) = self.scheduler.connected(&member.name, session).await;
         let result = tokio::select! {
@@ -200,7 +191,7 @@ impl Shared {
         };
         drop(leases);
         let mut connected = self.connected.lock().expect("no holder of this lock can panic");
-        if connected.get(&member.name).is_some_and(|here| here.session == session) {
+        if connected.get(&member.name) == Some(&session) {
             connected.remove(&member.name);
         }
         drop(connected);
@@ -318,7 +309,7 @@ impl Shared {
     }
 
     fn still_a_member(&self, node: &NodeName, session: u64, joined: Revision, known: &Known) -> Result<(), End> {
-        let latest = self.connected.lock().expect("no holder of this lock can panic").get(node).map(|here| here.session);
+        let latest = self.connected.lock().expect("no holder of this lock can panic").get(node).copied();
         if latest.is_some_and(|latest| latest != session) {
             return Err(End::Refused { reason: "another process connected under this name".into(), again: true });
         }

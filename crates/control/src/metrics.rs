@@ -49,12 +49,12 @@ pub(crate) fn render(
         ("warmfront_prefetch_urls_loaded", "URLs of prefetches held in memory.", load(&jobs.loaded_urls)),
         ("warmfront_prefetch_urls_loaded_max", "About how many may be held in memory.", LOADED_URLS_MAX as u64),
         ("warmfront_prefetch_jobs_leased", "Jobs leased to nodes.", load(&jobs.leased)),
-        ("warmfront_prefetch_jobs_leased_max", "Most jobs that may be leased.", (JOBS_PER_NODE_MAX * connected.len()) as u64),
+        ("warmfront_prefetch_jobs_leased_max", "Most jobs that may be leased.", (JOBS_PER_NODE_MAX * connected) as u64),
         ("warmfront_prefetch_jobs_resident_total", "Jobs that ended resident.", load(&jobs.resident)),
         ("warmfront_prefetch_jobs_failed_total", "Jobs that failed for good.", load(&jobs.failed)),
         ("warmfront_prefetch_jobs_retried_total", "Jobs given out again.", load(&jobs.retried)),
         ("warmfront_log_head", "Head of the log.", known.head.0),
-        ("warmfront_nodes_connected", "Nodes connected.", connected.len() as u64),
+        ("warmfront_nodes_connected", "Nodes connected.", connected as u64),
     ];
     let mut text = String::new();
     for (name, help, value) in rows {

@@ -106,6 +106,11 @@ impl Process {
         bail!("still runs after SIGTERM:\n{}", self.tail())
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

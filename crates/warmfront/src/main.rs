@@ -1,2 +1,121 @@
-//! Being built.
-fn main() {}
+//! Warmfront: a CDN you run yourself. One binary: the roles, the client's and the operator's verbs, the demo.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cli;
+mod clock;
+mod demo;
+mod operate;
+mod output;
+mod roles;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug, Parser)]
+#[command(name = "warmfront", version, about, max_term_width = 100)]
+struct Arguments {
+    /// How data is shown
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: output::Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show everything on this machine, on temporary storage
+    Demo(demo::DemoArgs),
+    /// Run everything in one process, on storage that is kept
+    Serve {
+        /// Where data is kept
+        #[arg(long, value_name = "DIR", default_value = "warmfront-data")]
+        data: PathBuf,
+    },
+    /// Run a control plane
+    Control {
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run a cache node, or look after nodes
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Node {
+        /// Run the node that this node.toml describes
+        #[arg(short, long, value_name = "FILE", required = true)]
+        config: Option<PathBuf>,
+        #[command(subcommand)]
+        command: Option<operate::NodeCommand>,
+    },
+    /// Configuration files
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    #[command(flatten)]
+    Client(cli::ClientCommand),
+    /// Accounts (operator)
+    #[command(subcommand)]
+    Account(operate::AccountCommand),
+    /// Access keys (operator)
+    #[command(subcommand)]
+    Key(operate::KeyCommand),
+    /// POPs (operator)
+    #[command(subcommand)]
+    Pop(operate::PopCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say whether a control.toml or node.toml can be used
+    Check { file: PathBuf },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_env_var("WARMFRONT_LOG");
+    // A demo and a client's verb talk to a person: only what went wrong is worth a line of the log.
+    let quiet = !matches!(arguments.command, Command::Serve { .. } | Command::Control { .. } | Command::Node { .. });
+    let filter = if quiet { filter.with_default_directive(tracing::level_filters::LevelFilter::WARN.into()) } else { filter };
+    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
+    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("warmfront: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
+    let output = arguments.output;
+    let done = match &arguments.command {
+        Command::Client(command) => return cli::run(command, output).await,
+        Command::Demo(demo) => demo::run(demo).await,
+        Command::Serve { data } => roles::serve(data).await,
+        Command::Control { config } => roles::control(config).await,
+        Command::Node { config: Some(config), command: None } => roles::node(config).await,
+        Command::Node { command: Some(command), .. } => operate::node(command, output).await,
+        Command::Node { config: None, command: None } => Err(anyhow::anyhow!("expected -c FILE, token, list or remove")),
+        Command::Config { command: ConfigCommand::Check { file } } => {
+            roles::check(file).and_then(|kind| output.object(&serde_json::json!({ "file": file, "good": true, "kind": kind })))
+        }
+        Command::Account(command) => operate::account(command, output).await,
+        Command::Key(command) => operate::key(command, output).await,
+        Command::Pop(command) => operate::pop(command, output).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("warmfront: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

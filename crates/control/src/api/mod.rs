@@ -1,5 +1,281 @@
-//! stub
-use crate::{app::App, keys::Keys, scheduler::Scheduler, link::Link};
-pub(crate) struct Door {}
-impl Door { pub(crate) fn new(_: App, _: Keys, _: Scheduler, _: Link) -> Door { Door {} } }
-pub(crate) async fn serve(_d: Door, _l: tokio::net::TcpListener, _s: tokio_util::sync::CancellationToken) {}
+//! The door: HTTP to a signed request to a verb to a reply.
+//!
+//! Checks run in the vendor's order: action and version, common parameters, time stamp, key, token, signature, nonce,
+//! policy, rate, the action's parameters. This module and `calls` are the only places that speak both our words and the
+//! vendor's; `errors` is the one place that turns what was denied into codes.
+//!
+//! # What always holds
+//!
+//! - At most [`OPEN_MAX`] requests are read and worked on at a time, each within [`BODY_MAX`] and [`READ_MAX`].
+//! - A nonce is spent only by a request whose signature was good: with the submission in the database when it changes
+//!   something, in memory when it only looks.
+//! - What went wrong on our side is in our log under the request's id, and in no reply.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use aliyun::{BODY_BYTES_MAX, Envelope, Format, Incoming, Product, Refusal, Rendered, Request};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming as Body;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, Principal};
+use crate::keys::{Keys, Nonces, Rates};
+use crate::limits;
+use crate::link::Link;
+use crate::metrics::{self, Requests};
+use crate::scheduler::Scheduler;
+use crate::state::millis;
+
+mod calls;
+mod errors;
+
+/// Requests worked on at a time; further ones are told to come back.
+const OPEN_MAX: usize = 512;
+
+/// Connections at a time; further ones wait to be taken.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a request's head and body may take to arrive.
+const READ_MAX: Duration = Duration::from_secs(30);
+
+/// How long connections are given to end when stopping.
+const STOPPING_MAX: Duration = Duration::from_secs(4);
+
+/// Everything the door needs. One for the process.
+pub(crate) struct Door {
+    app: App,
+    keys: Keys,
+    rates: Rates,
+    nonces: Nonces,
+    open: Semaphore,
+    requests: Requests,
+    scheduler: Scheduler,
+    link: Link,
+}
+
+impl Door {
+    pub(crate) fn new(app: App, keys: Keys, scheduler: Scheduler, link: Link) -> Door {
+        Door {
+            app,
+            keys,
+            rates: Rates::default(),
+            nonces: Nonces::default(),
+            open: Semaphore::new(OPEN_MAX),
+            requests: Requests::default(),
+            scheduler,
+            link,
+        }
+    }
+}
+
+/// Serves HTTP/1.1 and HTTP/2 until `stopping` is cancelled.
+pub(crate) async fn serve(door: Door, listener: TcpListener, stopping: CancellationToken) {
+    let door = Arc::new(door);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(READ_MAX);
+    server.http2().timer(TokioTimer::new()).keep_alive_interval(READ_MAX);
+    let graceful = GracefulShutdown::new();
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopping.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others must end first.
+                tracing::warn!(%error, "connection not taken");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let door = door.clone();
+        let service = service_fn(move |request| {
+            let door = door.clone();
+            async move { Ok::<_, Infallible>(door.answer(request).await) }
+        });
+        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error, "connection ended");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(STOPPING_MAX, graceful.shutdown()).await;
+}
+
+impl Door {
+    async fn answer(&self, request: http::Request<Body>) -> Response<Full<Bytes>> {
+        match request.uri().path() {
+            "/healthz" => plain(StatusCode::OK, "alive\n"),
+            "/readyz" => match self.app.state.head().await {
+                Ok(_) => plain(StatusCode::OK, "ready\n"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
+                    plain(StatusCode::SERVICE_UNAVAILABLE, "state is not available\n")
+                }
+            },
+            "/metrics" => {
+                let (following, accepting) = (&self.app.following, &self.app.accepting);
+                let text = metrics::render(&self.requests, OPEN_MAX, accepting, &self.scheduler, following, &self.link);
+                plain(StatusCode::OK, &text)
+            }
+            _ => self.call(request).await,
+        }
+    }
+
+    async fn call(&self, request: http::Request<Body>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let mut headers = head.headers;
+        // HTTP/2 has the host in its pseudo header; V3 signs it under its old name.
+        if !headers.contains_key(header::HOST)
+            && let Some(host) = head.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok())
+        {
+            headers.insert(header::HOST, host);
+        }
+        let incoming = |body| Incoming {
+            method: &head.method,
+            path: head.uri.path(),
+            query: head.uri.query().unwrap_or_default(),
+            headers: &headers,
+            body,
+        };
+        let id = uuid::Uuid::new_v4().to_string().to_uppercase();
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let refused = |refusal: &Refusal, format, product: Option<Product>| {
+            let envelope = Envelope { request_id: &id, host, product: product.unwrap_or(Product::Cdn), format };
+            self.refused(refusal, envelope)
+        };
+
+        let Ok(_open) = self.open.try_acquire() else {
+            return refused(&Refusal::throttled(), Format::of(&incoming(&[])), None);
+        };
+        self.requests.open.fetch_add(1, Ordering::Relaxed);
+        let body = read_body(body).await;
+        let rendered = match &body {
+            Ok(body) => {
+                let incoming = incoming(body);
+                let format = Format::of(&incoming);
+                match self.reply(&incoming, &id).await {
+                    Ok(rendered) => {
+                        self.requests.ok.fetch_add(1, Ordering::Relaxed);
+                        http_response(rendered, &id, None)
+                    }
+                    Err((refusal, product)) => refused(&refusal, format, product),
+                }
+            }
+            Err(refusal) => refused(refusal, Format::of(&incoming(&[])), None),
+        };
+        self.requests.open.fetch_sub(1, Ordering::Relaxed);
+        rendered
+    }
+
+    /// Everything from reading to rendering. A refusal comes with the product as far as it is known.
+    async fn reply(&self, incoming: &Incoming<'_>, id: &str) -> Result<Rendered, (Refusal, Option<Product>)> {
+        let request = aliyun::read(incoming).map_err(|refusal| (refusal, None))?;
+        self.verified(&request, id).await.map_err(|refusal| {
+            tracing::debug!(request = id, action = request.action, code = %refusal.code, "refused");
+            (refusal, Some(request.product))
+        })
+    }
+
+    async fn verified(&self, request: &Request, id: &str) -> Result<Rendered, Refusal> {
+        let now = self.app.clock.now();
+        request.check_window(now)?;
+        let key = self.keys.get(&request.access_key_id).await.map_err(|error| {
+            tracing::error!(request = id, error = &error as &dyn std::error::Error, "key could not be read");
+            Refusal::unavailable()
+        })?;
+        let key = key.ok_or_else(Refusal::key_not_found)?;
+        if !key.active {
+            return Err(Refusal::key_inactive());
+        }
+        if request.security_token.is_some() {
+            return Err(Refusal::token_mismatch());
+        }
+        request.verify(&key.secret)?;
+        let principal = Principal { key };
+        let account = &principal.key.account;
+        if limits::qps(account).is_some_and(|most| !self.rates.take(&account.name, &request.action, most)) {
+            return Err(Refusal::throttled());
+        }
+        let profile = limits::profile(account);
+        let call = aliyun::call(request, profile, now)?;
+        if !calls::submits(&call) {
+            // Those that submit spend theirs with the submission, in one transaction.
+            self.spend_nonce(request, now)?;
+        }
+        let caller = calls::Caller { principal: &principal, request, profile, wording: profile.wording(request) };
+        let reply = calls::answer(&self.app, &caller, call).await.map_err(|denied| {
+            if errors::is_ours(&denied) {
+                tracing::error!(request = id, error = &denied as &dyn std::error::Error, "request failed");
+            }
+            errors::refusal(&denied, caller.wording, caller.is_prefetch())
+        })?;
+        Ok(aliyun::render(request, id, &reply))
+    }
+
+    fn spend_nonce(&self, request: &Request, now: std::time::SystemTime) -> Result<(), Refusal> {
+        let until = millis(request.signed_at + aliyun::WINDOW);
+        let now_ms = millis(now);
+        let fresh = self.nonces.spend(&request.access_key_id, &request.nonce, now_ms, until.max(now_ms));
+        if fresh { Ok(()) } else { Err(Refusal::nonce_used()) }
+    }
+
+    fn refused(&self, refusal: &Refusal, envelope: Envelope<'_>) -> Response<Full<Bytes>> {
+        let counter = if refusal.status >= 500 { &self.requests.failed } else { &self.requests.refused };
+        counter.fetch_add(1, Ordering::Relaxed);
+        http_response(aliyun::refuse(refusal, envelope), envelope.request_id, refusal.retry_after())
+    }
+}
+
+async fn read_body(body: Body) -> Result<Bytes, Refusal> {
+    // One byte more than is read, so that what is too long is known to be.
+    let read = Limited::new(body, BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(READ_MAX, read).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::too_large(BODY_BYTES_MAX)),
+        Ok(Err(_)) => Err(Refusal::invalid("body", "it ended before its length")),
+        Err(_) => Err(Refusal::invalid("body", "it did not arrive in time")),
+    }
+}
+
+fn http_response(rendered: Rendered, id: &str, retry_after: Option<Duration>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(rendered.body)));
+    *response.status_mut() = StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(rendered.content_type));
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(HeaderName::from_static("x-acs-request-id"), id);
+    }
+    if let Some(wait) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(HeaderName::from_static("x-acs-retry-after"), HeaderValue::from(millis));
+    }
+    response
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text.to_owned())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -26,12 +26,12 @@ use crate::state::submit::{Accepting, Open};
 use crate::state::{State, StateError, millis};
 use work::Work;
 
-pub(crate) use work::{LineState, line_state};
+pub(crate) use work::{LineState, key_of, line_state};
 
 mod work;
 
 /// URLs of chunks that are loaded at a time, over all accounts.
-pub const LOADED_URLS_MAX: usize = 200_000;
+pub(crate) const LOADED_URLS_MAX: usize = 200_000;
 
 /// Chunks read from the database at a time.
 const CHUNKS_AT_ONCE: u32 = 16;
@@ -53,7 +53,7 @@ const KEPT_AT_ONCE: usize = 256;
 
 /// What the scheduler tells the session of a node.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Order {
+pub(crate) enum Order {
     /// Do these.
     Jobs(Vec<Job>),
     /// Jobs of these chunks need not be begun any more.
@@ -61,7 +61,7 @@ pub enum Order {
 }
 
 /// A session as the scheduler sees it; dropping it ends the session's leases.
-pub struct Leases {
+pub(crate) struct Leases {
     events: mpsc::Sender<Event>,
     node: NodeName,
     session: u64,
@@ -69,7 +69,7 @@ pub struct Leases {
 
 impl Leases {
     /// Jobs have ended one way or another. Waits while the scheduler is behind.
-    pub async fn report(&self, reports: Vec<Report>) {
+    pub(crate) async fn report(&self, reports: Vec<Report>) {
         let event = Event::Reports { node: self.node.clone(), session: self.session, reports };
         let _ = self.events.send(event).await;
     }
@@ -85,24 +85,24 @@ impl Drop for Leases {
 
 /// The face of the scheduler. Cheap to clone.
 #[derive(Clone)]
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     events: mpsc::Sender<Event>,
     counters: Arc<Counters>,
 }
 
 /// What the scheduler has done, and holds.
 #[derive(Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Jobs that ended resident.
-    pub resident: AtomicU64,
+    pub(crate) resident: AtomicU64,
     /// Jobs that failed for good.
-    pub failed: AtomicU64,
+    pub(crate) failed: AtomicU64,
     /// Jobs given out again, after a passing failure or a lost lease.
-    pub retried: AtomicU64,
+    pub(crate) retried: AtomicU64,
     /// URLs loaded now.
-    pub loaded_urls: AtomicU64,
+    pub(crate) loaded_urls: AtomicU64,
     /// Jobs leased now.
-    pub leased: AtomicU64,
+    pub(crate) leased: AtomicU64,
 }
 
 enum Event {
@@ -113,7 +113,7 @@ enum Event {
 
 impl Scheduler {
     /// Starts scheduling. What is open is read from the database.
-    pub fn start(
+    pub(crate) fn start(
         state: State,
         accepting: &Accepting,
         open: Open,
@@ -140,14 +140,14 @@ impl Scheduler {
     }
 
     /// A node is connected and can be given jobs. A later session of the same node takes over from an earlier one.
-    pub async fn connected(&self, node: &NodeName, session: u64) -> (Leases, mpsc::Receiver<Order>) {
+    pub(crate) async fn connected(&self, node: &NodeName, session: u64) -> (Leases, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(MESSAGES_MAX);
         let _ = self.events.send(Event::Here { node: node.clone(), session, orders }).await;
         (Leases { events: self.events.clone(), node: node.clone(), session }, receiver)
     }
 
     /// What it has done, and holds.
-    pub fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 }

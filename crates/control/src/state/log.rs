@@ -39,8 +39,8 @@ pub struct DomainRow {
 pub struct DomainDetail {
     /// Kind of business, as submitted (`web`, `download`, `video`).
     pub business: String,
-    /// Resource group, as submitted.
-    pub resource_group: String,
+    /// The kind of each source, as submitted: finer than what nodes need.
+    pub source_types: Vec<String>,
 }
 
 /// Why a domain was not added or removed.

@@ -1,0 +1,144 @@
+//! Durable submissions a second: signed `PushObjectCache` calls of 100 URLs each against one `warmfront control` on SQLite,
+//! beside the raw rate of SQLite commits on the same disk, in turns in one run.
+//!
+//! "Durable" is `journal_mode=WAL, synchronous=FULL`: every acknowledged call was synced. The count is read back through the
+//! API at the end. `cargo run --release -p bench --bin submissions [SECONDS] [CONNECTIONS]`
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aliyun::{AccessKey, Ask, encode_pairs, sign_v3};
+use anyhow::{Context, ensure};
+use bench::{median, processor_time};
+use bytes::Bytes;
+use e2e::stage::{DOMAIN, Key, Stage};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// URLs of one call.
+const URLS: usize = 100;
+
+/// Rounds of each measurement, in turns.
+const ROUNDS: usize = 3;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse::<u64>());
+    let seconds = Duration::from_secs(number(5)?);
+    let connections = number(64)?;
+    let mut stage = Stage::without_nodes("open", &[]).await?;
+    stage.cli(&["domain", "add", DOMAIN, "--source", "127.0.0.1:9", "--scope", "global"]).await?;
+    stage.online().await;
+    let control = stage.control().context("it runs")?.id();
+
+    let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    let (mut accepted, mut used, mut commits) = (0, Duration::ZERO, Vec::new());
+    for round in 0..ROUNDS {
+        raw.push(raw_commits(&stage.folder("raw")?, seconds)?);
+        let before = (processor_time(control)?, counter(&stage, "warmfront_submission_commits_total").await?);
+        let (done, elapsed) = submit(&stage, round, seconds, connections).await?;
+        used += processor_time(control)?.saturating_sub(before.0);
+        let turned = counter(&stage, "warmfront_submission_commits_total").await? - before.1;
+        commits.push(turned as f64 / elapsed.as_secs_f64());
+        ours.push(done as f64 / elapsed.as_secs_f64());
+        accepted += done;
+    }
+    let total = total(&stage).await?;
+    ensure!(total >= accepted * URLS as u64, "{accepted} calls of {URLS} URLs were acknowledged, {total} URLs are kept");
+
+    let (ours, raw, commits) = (median(ours), median(raw), median(commits));
+    let each = used.as_secs_f64() / accepted as f64 * 1e6;
+    println!("durable = SQLite WAL, synchronous=FULL; {URLS} URLs a call, V3 signed, {connections} connections; median of {ROUNDS} rounds");
+    println!("submissions      {ours:>9.0} /s   ({:.0} URLs/s; aim 2000 /s)", ours * URLS as f64);
+    println!("raw commits      {raw:>9.0} /s   (one row each, one connection, same disk, same run)");
+    println!("ratio            {:>9.2}      submissions for each raw commit", ours / raw);
+    println!("our commits      {commits:>9.0} /s   ({:.1} submissions in each)", ours / commits);
+    println!("processor        {each:>9.0} us  of the control plane for each submission");
+    println!("read back        {total:>9} URLs kept, {} acknowledged", accepted * URLS as u64);
+    let limit = if each * ours > 1.2e6 { "processor: signing, parsing and SQLite share the cores with this client" } else { "the disk's syncs" };
+    println!("limited by       {limit}");
+    Ok(())
+}
+
+/// Rows committed one by one for a while, by SQLite itself.
+fn raw_commits(folder: &std::path::Path, seconds: Duration) -> anyhow::Result<f64> {
+    let script = "import sqlite3,sys,time\n\
+        c=sqlite3.connect(sys.argv[1],isolation_level=None)\n\
+        c.execute('PRAGMA journal_mode=WAL');c.execute('PRAGMA synchronous=FULL')\n\
+        c.execute('CREATE TABLE IF NOT EXISTS t (a TEXT)')\n\
+        x='x'*4000;n=0;e=time.monotonic()+float(sys.argv[2])\n\
+        while time.monotonic()<e:\n c.execute('INSERT INTO t VALUES (?)',(x,));n+=1\n\
+        print(n)";
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(folder.join("raw.db"))
+        .arg(seconds.as_secs_f64().to_string())
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
+    Ok(rows / seconds.as_secs_f64())
+}
+
+/// Submits over `connections` connections for a while; how many calls were acknowledged, and the time it took.
+async fn submit(stage: &Stage, round: usize, seconds: Duration, connections: u64) -> anyhow::Result<(u64, Duration)> {
+    let done = Arc::new(AtomicU64::new(0));
+    let begun = Instant::now();
+    let mut tasks = Vec::new();
+    for connection in 0..connections {
+        let (key, port, done) = (stage.key.clone(), stage.api_port, done.clone());
+        tasks.push(tokio::spawn(async move { client(&key, port, round, connection, begun + seconds, &done).await }));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    Ok((done.load(Ordering::Relaxed), begun.elapsed()))
+}
+
+async fn client(key: &Key, port: u16, round: usize, connection: u64, until: Instant, done: &AtomicU64) -> anyhow::Result<()> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(driver);
+    let host = format!("127.0.0.1:{port}");
+    let mut call = 0;
+    while Instant::now() < until {
+        call += 1;
+        let urls: Vec<String> = (0..URLS).map(|n| format!("http://{DOMAIN}/{round}/{connection}/{call}/{n}.bin")).collect();
+        let body = encode_pairs(&[("ObjectPath", urls.join("\n"))]).into_bytes();
+        let nonce = format!("{round}-{connection}-{call}");
+        let access = AccessKey { id: &key.id, secret: &key.secret };
+        #[allow(clippy::disallowed_methods, reason = "a client of the real program lives in real time")]
+        let now = std::time::SystemTime::now();
+        let ask = Ask { method: &Method::POST, action: "PushObjectCache", version: "2018-05-10", now, nonce: &nonce };
+        let mut request = Request::post("/");
+        for (name, value) in sign_v3(access, ask, &host, &[], &body, &[]) {
+            request = request.header(name, value);
+        }
+        let answer = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        ensure!(status.is_success(), "{status} {}", String::from_utf8_lossy(&body));
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// A counter of the control plane.
+async fn counter(stage: &Stage, name: &str) -> anyhow::Result<u64> {
+    let text = e2e::http::get(stage.api_port, "localhost", "/metrics", &[]).await?.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(line.with_context(|| format!("{name} in the metrics"))?.trim().parse()?)
+}
+
+/// How many URLs the API says there are.
+async fn total(stage: &Stage) -> anyhow::Result<u64> {
+    let answers = e2e::sdk::calls(stage, &[("cdn", "DescribeRefreshTasks", Value::Object(Default::default()))]).await?;
+    answers[0]["ok"]["TotalCount"].as_u64().with_context(|| answers[0].to_string())
+}

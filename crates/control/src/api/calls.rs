@@ -1,0 +1,258 @@
+//! Calls to verbs, and what they return to replies.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aliyun::{
+    Bucket, Call, CdnType, Description, DomainDetail, DomainQuery, DomainStatus, ObjectPath, Page, Product, Profile, Quota,
+    Reply, Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, Wording,
+};
+use model::topology::WarmTiers;
+use model::{Cause, Source, SourceKind};
+
+use crate::app::{App, Denied, DomainView, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress, Refresh, Status};
+use crate::limits;
+use crate::state::chunks::{Filter, Kind};
+use crate::state::{log, millis};
+
+/// Lines that one answer by ids may have: ten ids of 2,000 URLs.
+const LINES_BY_ID_MAX: usize = 20_000;
+
+/// Who calls, and how it is answered.
+pub(super) struct Caller<'a> {
+    pub(super) principal: &'a Principal,
+    pub(super) request: &'a Request,
+    pub(super) profile: &'static Profile,
+    pub(super) wording: Wording,
+}
+
+impl Caller<'_> {
+    /// Action and resource as policies name them (prefetch-refresh §9).
+    fn permission<'a>(&self, action: &'a mut String, resource: &'a mut String) -> Permission<'a> {
+        let account = self.principal.account();
+        match self.request.product {
+            Product::Cdn => {
+                *action = format!("cdn:{}", self.request.action);
+                *resource = format!("acs:cdn:*:{account}:domain/{{}}");
+            }
+            Product::Vod => {
+                *action = format!("vod:{}", self.request.action);
+                *resource = "*".to_owned();
+            }
+        }
+        Permission { action, resource }
+    }
+
+    /// Whether it is a prefetch: quotas are worded by it.
+    pub(super) fn is_prefetch(&self) -> bool {
+        matches!(self.request.action.as_str(), "PushObjectCache" | "PreloadVodObjectCaches")
+    }
+}
+
+/// Whether the nonce of a call is spent in the database, with what it submits.
+pub(super) fn submits(call: &Call) -> bool {
+    matches!(call, Call::Prefetch(_) | Call::Refresh(_))
+}
+
+/// Does what a call asks for.
+pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result<Reply, Denied> {
+    let (mut action, mut resource) = (String::new(), String::new());
+    let permission = caller.permission(&mut action, &mut resource);
+    let principal = caller.principal;
+    let account = &principal.key.account;
+    let nonce = &caller.request.nonce;
+    match call {
+        Call::Prefetch(prefetch) => {
+            let limits = limits::of(account, Kind::Prefetch);
+            let warm = WarmTiers { l2: prefetch.l2, edge: prefetch.edge };
+            let how = Prefetch { area: prefetch.area, warm, variants: prefetch.variants };
+            let tasks = app.prefetch(principal, permission, nonce, &limits, objects(prefetch.paths), &how).await?;
+            Ok(Reply::Submitted(tasks))
+        }
+        Call::Refresh(refresh) => {
+            let (kind, how) = match refresh.kind {
+                aliyun::RefreshType::File => (Kind::RefreshFile, Refresh::Files),
+                aliyun::RefreshType::Directory => (Kind::RefreshDirectory, Refresh::Directories { force: refresh.force }),
+            };
+            let limits = limits::of(account, kind);
+            let tasks = app.refresh(principal, permission, nonce, &limits, objects(refresh.paths), how).await?;
+            Ok(Reply::Submitted(tasks))
+        }
+        Call::Tasks(query) => tasks(app, principal, permission, query).await,
+        Call::TasksById(ids) => {
+            let chunks = Filter { tasks: ids, to_ms: u64::MAX >> 1, ..Filter::default() };
+            let filter = LineFilter { chunks, ..LineFilter::default() };
+            let permission = Permission { resource: "*", ..permission };
+            let page = app.lines(principal, permission, &filter, 0, LINES_BY_ID_MAX).await?;
+            Ok(Reply::TasksById(page.lines.into_iter().map(row).collect()))
+        }
+        Call::Quota => {
+            let spent = app.spent_today(principal, permission).await?;
+            Ok(Reply::Quota(quota(caller, &spent)))
+        }
+        Call::AddDomain(domain) => {
+            let detail = log::DomainDetail {
+                business: domain.kind.map(CdnType::name).unwrap_or_default().to_owned(),
+                source_types: domain.sources.iter().map(|source| source.kind.name().to_owned()).collect(),
+            };
+            let sources = domain.sources.into_iter().map(source).collect();
+            app.add_domain(principal, permission, domain.name, domain.coverage, sources, detail).await?;
+            Ok(Reply::Done)
+        }
+        Call::DeleteDomain(name) => {
+            app.remove_domain(principal, permission, &name).await?;
+            Ok(Reply::Done)
+        }
+        Call::Domains(query) => {
+            let all = app.domains(principal, permission)?;
+            let rows: Vec<DomainDetail> = all.iter().map(detail).filter(|domain| matches(&query, domain)).collect();
+            let total = rows.len() as u64;
+            let rows = rows.into_iter().skip(skip(query.page) as usize).take(query.page.size as usize).collect();
+            Ok(Reply::Domains { page: query.page, total, rows })
+        }
+        Call::DomainDetail(name) => Ok(Reply::DomainDetail(detail(&app.domain(principal, permission, &name)?))),
+    }
+}
+
+fn objects(paths: Vec<ObjectPath>) -> Vec<Object> {
+    paths.into_iter().map(|path| Object { text: path.text, key: path.key }).collect()
+}
+
+fn skip(page: Page) -> u64 {
+    u64::from(page.number.saturating_sub(1)) * u64::from(page.size)
+}
+
+async fn tasks(app: &App, principal: &Principal, permission: Permission<'_>, query: TaskQuery) -> Result<Reply, Denied> {
+    let kind = match query.kind {
+        Some(TaskFilter::NoneOfOurs) => return Ok(Reply::Tasks { page: query.page, total: 0, rows: Vec::new() }),
+        Some(TaskFilter::Type(TaskType::File)) => Some(Kind::RefreshFile),
+        Some(TaskFilter::Type(TaskType::Directory)) => Some(Kind::RefreshDirectory),
+        Some(TaskFilter::Type(TaskType::Preload)) => Some(Kind::Prefetch),
+        None => None,
+    };
+    let now_ms = millis(app.clock.now());
+    let (from_ms, to_ms) = match (query.between, &query.ids) {
+        (Some((from, to)), _) => (millis(from), millis(to)),
+        (None, Some(_)) => (0, u64::MAX >> 1),
+        (None, None) => (now_ms.saturating_sub(crate::app::KEPT.as_millis() as u64), u64::MAX >> 1),
+    };
+    let chunks = Filter { tasks: query.ids.unwrap_or_default(), domain: None, kind, from_ms, to_ms };
+    let status = query.status.map(|status| match status {
+        TaskStatus::Refreshing => Status::Refreshing,
+        TaskStatus::Complete => Status::Complete,
+        TaskStatus::Failed => Status::Failed,
+    });
+    let filter = LineFilter { chunks, host: query.domain, key: query.path.map(|path| path.key), status };
+    let page = app.lines(principal, permission, &filter, skip(query.page), query.page.size as usize).await?;
+    Ok(Reply::Tasks { page: query.page, total: page.total, rows: page.lines.into_iter().map(row).collect() })
+}
+
+fn row(line: Line) -> TaskRow {
+    let (status, done, description) = match line.progress {
+        Progress::Refreshing(hundredths) => (TaskStatus::Refreshing, u64::from(hundredths), Description::None),
+        Progress::Complete => (TaskStatus::Complete, 10_000, Description::None),
+        Progress::Failed(cause) => (TaskStatus::Failed, 0, describe(&cause)),
+    };
+    TaskRow {
+        id: line.task,
+        path: line.path,
+        kind: match line.kind {
+            Kind::Prefetch => TaskType::Preload,
+            Kind::RefreshFile => TaskType::File,
+            Kind::RefreshDirectory => TaskType::Directory,
+        },
+        status,
+        done,
+        total: 10_000,
+        created_at: time(line.created_ms),
+        description,
+    }
+}
+
+/// The vendor's words where one fits, else our own.
+fn describe(cause: &Cause) -> Description {
+    match cause {
+        Cause::OriginStatus(status) => Description::OriginStatus(*status),
+        Cause::OriginTimeout => Description::OriginTimeout,
+        Cause::Store(_) => Description::Internal,
+        other => Description::Text(other.to_string()),
+    }
+}
+
+fn time(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+fn quota(caller: &Caller<'_>, spent: &BTreeMap<String, u64>) -> Quota {
+    let account = &caller.principal.key.account;
+    let bucket = |name: &str| Bucket { limit: limits::day(account, name), used: spent.get(name).copied().unwrap_or(0) };
+    let prefetch = bucket(if caller.profile.shared_url_quota { "url" } else { "preload" });
+    Quota {
+        url: bucket("url"),
+        directory: bucket("dir"),
+        regex: bucket("regex"),
+        ignore_params: bucket("ignore_params"),
+        prefetch,
+        // We count prefetches once, whichever tiers they warm; blocking does not exist here.
+        prefetch_edge: prefetch,
+        block: Bucket { limit: Some(0), used: 0 },
+    }
+}
+
+fn source(source: aliyun::Source) -> Source {
+    let kind = match source.kind {
+        SourceType::Address => SourceKind::Address,
+        SourceType::Oss => SourceKind::Bucket,
+        SourceType::Domain | SourceType::Function | SourceType::Common => SourceKind::Domain,
+    };
+    Source { kind, content: source.content, port: source.port, priority: source.priority, weight: source.weight }
+}
+
+fn detail(view: &DomainView) -> DomainDetail {
+    let types = view.row.detail.source_types.iter().map(String::as_str).chain(std::iter::repeat(""));
+    let sources = view.domain.sources.iter().zip(types).map(|(source, submitted)| aliyun::Source {
+        kind: match (source.kind, submitted) {
+            (SourceKind::Address, _) => SourceType::Address,
+            (SourceKind::Bucket, _) => SourceType::Oss,
+            (SourceKind::Domain, "fc_domain") => SourceType::Function,
+            (SourceKind::Domain, "common") => SourceType::Common,
+            (SourceKind::Domain, _) => SourceType::Domain,
+        },
+        content: source.content.clone(),
+        port: source.port,
+        priority: source.priority,
+        weight: source.weight,
+    });
+    DomainDetail {
+        name: view.row.name.to_string(),
+        // Users' DNS is the operator's: there is no name of ours to point it at.
+        cname: String::new(),
+        kind: CdnType::named(&view.row.detail.business),
+        coverage: view.domain.coverage,
+        status: match (view.domain.online, view.row.configured) {
+            (_, false) => DomainStatus::Configuring,
+            (true, true) => DomainStatus::Online,
+            (false, true) => DomainStatus::Offline,
+        },
+        description: String::new(),
+        sources: sources.collect(),
+        created_at: time(view.row.created_ms),
+        modified_at: time(view.row.modified_ms),
+    }
+}
+
+/// Whether every filter of the query holds.
+fn matches(query: &DomainQuery, domain: &DomainDetail) -> bool {
+    let name = query.name.as_ref().is_none_or(|(part, how)| match how {
+        SearchType::Contains => domain.name.contains(part.as_str()),
+        SearchType::Prefix => domain.name.starts_with(part.as_str()),
+        SearchType::Suffix => domain.name.ends_with(part.as_str()),
+        SearchType::Whole => domain.name == *part,
+    });
+    name && query.status.is_none_or(|status| status == domain.status)
+        && (query.kinds.is_empty() || domain.kind.is_some_and(|kind| query.kinds.contains(&kind)))
+        && query.coverage.is_none_or(|coverage| coverage == domain.coverage)
+        && query.source.as_ref().is_none_or(|content| domain.sources.iter().any(|source| source.content == *content))
+        && query.changed_from.is_none_or(|from| domain.modified_at >= from)
+        && query.changed_until.is_none_or(|until| domain.modified_at < until)
+}

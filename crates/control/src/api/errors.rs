@@ -1,0 +1,40 @@
+//! What was denied, in the vendor's words: the one place.
+
+use aliyun::{Fault, Refusal, Wording};
+
+use crate::app::Denied;
+use crate::state::accounts::AccountStatus;
+use crate::state::submit::Refused;
+
+/// Whether the reason lies with us, so that it belongs into our log.
+pub(super) fn is_ours(denied: &Denied) -> bool {
+    matches!(denied, Denied::Unavailable(_) | Denied::Refused(Refused::Unavailable))
+}
+
+/// The refusal that clients get. `prefetch` says whether it was a prefetch that was denied: quotas are worded by it.
+pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refusal {
+    let fault = match denied {
+        Denied::Account(AccountStatus::NotOpened) => Fault::NotOpened,
+        Denied::Account(AccountStatus::Suspended) => Fault::Suspended,
+        Denied::Account(AccountStatus::Overdue) => Fault::Overdue,
+        Denied::Account(AccountStatus::Active) => return Refusal::internal(),
+        Denied::Forbidden => return Refusal::forbidden(),
+        Denied::NoDomain(_) => Fault::DomainUnknown,
+        Denied::Offline => Fault::DomainOffline,
+        Denied::Configuring => Fault::DomainBusy,
+        Denied::DomainExists { own: _ } => Fault::DomainExists,
+        Denied::DomainsUsedUp => Fault::DomainOverLimit,
+        Denied::Refused(refused) => match (refused, prefetch) {
+            (Refused::NonceUsed, _) => return Refusal::nonce_used(),
+            (Refused::DayUsedUp, true) => Fault::PrefetchQuota,
+            (Refused::DayUsedUp, false) => Fault::RefreshQuota,
+            (Refused::MinuteUsedUp, true) => Fault::PrefetchPerMinute,
+            (Refused::MinuteUsedUp, false) => Fault::RefreshPerMinute,
+            (Refused::QueueFull, _) => Fault::PrefetchQueueFull,
+            (Refused::Busy, _) => Fault::Overload,
+            (Refused::Unavailable, _) => return Refusal::unavailable(),
+        },
+        Denied::Unavailable(_) => return Refusal::unavailable(),
+    };
+    Refusal::of(fault, wording)
+}

@@ -1,0 +1,411 @@
+//! `warmfront demo`: the whole product on one machine, on temporary storage, told as it happens.
+//!
+//! Two regions with an L1 and an L2 each stand before an origin. Everything a user would do goes through the public API;
+//! everything that is claimed is checked, and `--once` ends with an error if a check did not hold.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use control::{Control, ControlConfig, Operator};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use model::{Coverage, Tier};
+use node::Node;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::client::Client;
+use crate::clock::SystemClock;
+use crate::output::table;
+use crate::roles::{node_config, stopped, write_join_token};
+use origin::Origin;
+use user::{Answer, get};
+
+mod origin;
+mod user;
+
+const KEY_ID: &str = "demo-key-id";
+const KEY_SECRET: &str = "demo-key-secret";
+const DOMAIN: &str = "demo.warmfront.test";
+const API_PORT: u16 = 9680;
+const LINK_PORT: u16 = 9681;
+const ORIGIN_PORT: u16 = 9790;
+
+/// Name, POP, tier and port of each node; its admin port is 20 above.
+const NODES: [(&str, &str, Tier, u16); 4] = [
+    ("cn-1-l1", "cn-1", Tier::L1, 9701),
+    ("cn-1-l2", "cn-1", Tier::L2, 9702),
+    ("eu-1-l1", "eu-1", Tier::L1, 9711),
+    ("eu-1-l2", "eu-1", Tier::L2, 9712),
+];
+
+/// URLs of one call.
+const URLS_PER_CALL: usize = 100;
+
+/// Paths that `--paths` may have.
+const PATHS_MAX: usize = 10_000;
+
+/// How long a step may take before the demo gives up.
+const STEP_MAX: Duration = Duration::from_secs(120);
+
+/// How often a step is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Leave when everything was shown; the exit status says whether every check held
+    #[arg(long)]
+    once: bool,
+    /// Serve the files of a folder as the origin; they are only read
+    #[arg(long, value_name = "DIR", conflicts_with = "origin")]
+    files: Option<PathBuf>,
+    /// Stand before a real origin, http://HOST[:PORT]; nothing is changed there
+    #[arg(long, value_name = "URL", requires = "domain")]
+    origin: Option<String>,
+    /// The domain that users ask the real origin for
+    #[arg(long, value_name = "NAME", requires = "origin")]
+    domain: Option<String>,
+    /// Paths to prefetch from the real origin, one a line
+    #[arg(long, value_name = "FILE", requires = "origin")]
+    paths: Option<PathBuf>,
+}
+
+pub(crate) async fn run(arguments: &DemoArgs) -> anyhow::Result<()> {
+    let stage = Stage::set(arguments).await?;
+    let shown = tokio::select! {
+        shown = show(&stage, arguments) => Some(shown),
+        () = stopped() => None,
+    };
+    let good = match shown {
+        None => Ok(true),
+        Some(Ok(good)) => {
+            if !arguments.once {
+                stage.say_what_next()?;
+                stopped().await;
+            }
+            Ok(good)
+        }
+        Some(Err(error)) => Err(error),
+    };
+    stage.strike().await;
+    ensure!(good?, "a check did not hold");
+    Ok(())
+}
+
+/// Everything that runs.
+struct Stage {
+    domain: String,
+    client: Client,
+    /// The demo's own origin; none before a real one.
+    origin: Option<Origin>,
+    /// The origin as a source of a domain: host and port.
+    source: (String, u16),
+    nodes: Vec<Node>,
+    control: Control,
+    stopping: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn set(arguments: &DemoArgs) -> anyhow::Result<Stage> {
+        let real = arguments.origin.as_deref().map(parse_origin).transpose()?;
+        let mut ports = vec![(API_PORT, "the API"), (LINK_PORT, "the link")];
+        ports.extend(NODES.iter().flat_map(|(name, _, _, port)| [(*port, *name), (*port + 20, *name)]));
+        for (port, whose) in &ports {
+            TcpListener::bind(("127.0.0.1", *port)).await.with_context(|| in_use(*port, whose))?;
+        }
+        let stopping = CancellationToken::new();
+        let origin = match (&real, &arguments.files) {
+            (Some(_), _) => None,
+            (None, Some(folder)) => Some(Origin::of_folder(folder)?),
+            (None, None) => Some(Origin::made_up()),
+        };
+        if let Some(origin) = origin.clone() {
+            let listener = TcpListener::bind(("127.0.0.1", ORIGIN_PORT)).await.with_context(|| in_use(ORIGIN_PORT, "the origin"))?;
+            tokio::spawn(origin.serve(listener, stopping.clone()));
+        }
+
+        let folder = tempfile::Builder::new().prefix("warmfront-demo-").tempdir()?;
+        let config = ControlConfig::over_sqlite(&folder.path().join("control.db"));
+        let token = prepare(&config, folder.path()).await?;
+        let control = Control::start(config, Arc::new(SystemClock)).await?;
+        let mut nodes = Vec::new();
+        for (name, pop, tier, port) in NODES {
+            let config = node_config(name, pop, tier, port, control.link_address(), &token, &folder.path().join(name))?;
+            nodes.push(Node::start(config, Arc::new(SystemClock)).await?);
+        }
+        let client = Client::new(&format!("http://{}", control.api_address()), KEY_ID, KEY_SECRET)?;
+        let domain = arguments.domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
+        let source = real.unwrap_or_else(|| ("127.0.0.1".to_owned(), ORIGIN_PORT));
+        Ok(Stage { domain, client, origin, source, nodes, control, stopping, _folder: folder })
+    }
+
+    async fn strike(self) {
+        for node in self.nodes {
+            node.stop().await;
+        }
+        self.control.stop().await;
+        self.stopping.cancel();
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.domain)
+    }
+
+    async fn get(&self, port: u16, path: &str) -> anyhow::Result<Answer> {
+        get(SocketAddr::from(([127, 0, 0, 1], port)), &self.domain, path).await
+    }
+
+    fn say_what_next(&self) -> anyhow::Result<()> {
+        say(&format!(
+            "\nTry next, in another shell:\n  \
+             export WARMFRONT_ENDPOINT=http://127.0.0.1:{API_PORT} ALIBABA_CLOUD_ACCESS_KEY_ID={KEY_ID} ALIBABA_CLOUD_ACCESS_KEY_SECRET={KEY_SECRET}\n  \
+             warmfront tasks\n  \
+             warmfront push {} --edge --wait\n  \
+             curl -sD - -o /dev/null -H 'Host: {}' http://127.0.0.1:{}{}\n\
+             Ctrl-C ends the demo and removes its data.",
+            self.url("/index.html"),
+            self.domain,
+            NODES[0].3,
+            "/index.html"
+        ))
+    }
+}
+
+fn in_use(port: u16, whose: &str) -> String {
+    format!("port {port} on 127.0.0.1, which {whose} needs, cannot be had")
+}
+
+fn parse_origin(text: &str) -> anyhow::Result<(String, u16)> {
+    let url: http::Uri = text.parse().with_context(|| format!("`--origin {text}`: expected http://HOST[:PORT]"))?;
+    let default = match url.scheme_str() {
+        Some("http") => 80,
+        Some("https") => 443,
+        _ => bail!("`--origin {text}`: expected http:// or https://"),
+    };
+    let host = url.host().with_context(|| format!("`--origin {text}`: expected a host"))?;
+    Ok((host.to_owned(), url.port_u16().unwrap_or(default)))
+}
+
+/// Account, key, POPs and an invitation, as an operator would make them; the file of the invitation.
+async fn prepare(config: &ControlConfig, folder: &Path) -> anyhow::Result<PathBuf> {
+    let operator = Operator::open(&config.state, None, Arc::new(SystemClock)).await?;
+    operator.create_account("demo", "open", BTreeMap::new(), 0).await?;
+    operator.import_key("demo", KEY_ID, KEY_SECRET, None).await?;
+    for (pop, region) in [("cn-1", Coverage::Domestic), ("eu-1", Coverage::Overseas)] {
+        operator.set_pop(pop, region, &[format!("L1={pop}/L2")]).await?;
+    }
+    let token = write_join_token(&operator, folder).await?;
+    operator.close().await;
+    Ok(token)
+}
+
+/// Shows everything; whether every check held.
+async fn show(stage: &Stage, arguments: &DemoArgs) -> anyhow::Result<bool> {
+    eventually("all nodes are ready", || async {
+        for (name, _, _, port) in NODES {
+            let answer = get(SocketAddr::from(([127, 0, 0, 1], port + 20)), "localhost", "/readyz").await?;
+            ensure!(answer.status == 200, "{name} answers {}", answer.status);
+        }
+        Ok(())
+    })
+    .await?;
+    say("Two regions, an L1 and an L2 each, before one origin:\n  users -> cn-1-l1 -> cn-1-l2 -> origin\n  users -> eu-1-l1 -> eu-1-l2 -> origin\n")?;
+    add_domain(stage).await?;
+
+    let paths = paths(stage, arguments)?;
+    if paths.is_empty() {
+        say(&format!("{} is served; nothing was prefetched, for --paths was not given.", stage.domain))?;
+        return Ok(true);
+    }
+    say(&format!("Prefetching {} objects of {} through the public API (PushObjectCache):", paths.len(), stage.domain))?;
+    let mut good = prefetch(stage, &paths).await?;
+    good &= edges(stage, &paths).await?;
+    match &stage.origin {
+        Some(origin) => {
+            good &= asked_once(origin)?;
+            good &= refresh(stage, origin, &paths).await?;
+        }
+        None => say("The change check is skipped: a real origin is not ours to change.")?,
+    }
+    say(if good { "\nEvery check held." } else { "\nA check did NOT hold: see above." })?;
+    Ok(good)
+}
+
+async fn add_domain(stage: &Stage) -> anyhow::Result<()> {
+    let (host, port) = &stage.source;
+    let kind = if host.parse::<std::net::IpAddr>().is_ok() { "ipaddr" } else { "domain" };
+    let sources = json!([{ "content": host, "type": kind, "port": port, "priority": "20", "weight": "10" }]);
+    let parameters =
+        [("DomainName", stage.domain.as_str()), ("CdnType", "web"), ("Scope", "global"), ("Sources", &sources.to_string())];
+    stage.client.call("AddCdnDomain", &parameters).await?;
+    eventually("the domain is online", || async {
+        let detail = stage.client.call("DescribeCdnDomainDetail", &[("DomainName", stage.domain.as_str())]).await?;
+        let status = &detail["GetDomainDetailModel"]["DomainStatus"];
+        ensure!(status == "online", "its status is {status}");
+        Ok(())
+    })
+    .await
+}
+
+fn paths(stage: &Stage, arguments: &DemoArgs) -> anyhow::Result<Vec<String>> {
+    if let Some(origin) = &stage.origin {
+        return Ok(origin.paths());
+    }
+    let Some(file) = &arguments.paths else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let paths: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    ensure!(paths.len() <= PATHS_MAX, "{}: more than {PATHS_MAX} paths", file.display());
+    match paths.iter().find(|path| !path.starts_with('/')) {
+        Some(path) => bail!("{}: `{path}`: expected a path that begins with `/`", file.display()),
+        None => Ok(paths),
+    }
+}
+
+/// Submits all paths and waits until each has ended, with a bar.
+async fn prefetch(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
+    let urls: Vec<String> = paths.iter().map(|path| stage.url(path)).collect();
+    let mut ids = Vec::new();
+    for some in urls.chunks(URLS_PER_CALL) {
+        let reply = stage.client.call("PushObjectCache", &[("ObjectPath", &some.join("\n"))]).await?;
+        ids.extend(reply["PushTaskId"].as_str().unwrap_or_default().split(',').map(str::to_owned));
+    }
+    ids.dedup();
+    let failed = wait(stage, &ids, paths.len()).await?;
+    for row in &failed {
+        say(&format!("  {} {}: {}", row["Status"], row["ObjectPath"], row["Description"]))?;
+    }
+    Ok(failed.is_empty())
+}
+
+/// Waits until every row of the tasks has ended; those that failed.
+async fn wait(stage: &Stage, ids: &[String], rows: usize) -> anyhow::Result<Vec<Value>> {
+    let bar = ProgressBar::with_draw_target(Some(rows as u64), ProgressDrawTarget::stdout());
+    bar.set_style(ProgressStyle::with_template("  [{bar:40}] {pos}/{len} {elapsed}")?.progress_chars("=> "));
+    let deadline = tokio::time::Instant::now() + STEP_MAX;
+    loop {
+        let mut ended = 0;
+        let mut failed = Vec::new();
+        for some in ids.chunks(10) {
+            let reply = stage.client.call("DescribeRefreshTaskById", &[("TaskId", &some.join(","))]).await?;
+            for row in reply["Tasks"].as_array().into_iter().flatten() {
+                match row["Status"].as_str() {
+                    Some("Complete") => ended += 1,
+                    Some("Failed") => {
+                        ended += 1;
+                        failed.push(row.clone());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        bar.set_position(ended);
+        if ended as usize >= rows {
+            bar.finish();
+            return Ok(failed);
+        }
+        ensure!(tokio::time::Instant::now() < deadline, "{ended} of {rows} ended within {} s", STEP_MAX.as_secs());
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Each edge's first and second answer for three of the objects; nothing may come from the origin.
+async fn edges(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
+    let before = stage.origin.as_ref().map(Origin::gets);
+    let mut good = true;
+    let mut shown: Vec<&String> = [paths.first(), paths.get(paths.len() / 2), paths.last()].into_iter().flatten().collect();
+    shown.dedup();
+    let mut rows = table(&["edge", "path", "bytes", "first", "ttfb", "second", "ttfb"]);
+    for (name, _, _, port) in NODES.iter().filter(|(_, _, tier, _)| *tier == Tier::L1) {
+        for path in &shown {
+            let first = stage.get(*port, path).await?;
+            let second = stage.get(*port, path).await?;
+            let l2 = name.replace("l1", "l2");
+            good &= first.x_cache == format!("HIT from {l2}") && second.x_cache == format!("HIT from {name}");
+            good &= first.status == 200 && first.sha256 == second.sha256;
+            rows.add_row([
+                (*name).to_owned(),
+                (*path).clone(),
+                second.bytes.to_string(),
+                first.x_cache,
+                millis(first.first_byte),
+                second.x_cache,
+                millis(second.first_byte),
+            ]);
+        }
+    }
+    say(&format!("\nUsers ask each edge twice. The first answer comes from the L2 that was warmed, the second from the edge:\n\n{rows}\n"))?;
+    if before != stage.origin.as_ref().map(Origin::gets) {
+        say("The origin was asked although everything was warm.")?;
+        good = false;
+    }
+    Ok(good)
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+/// The origin was asked for each object once for each of the two roots.
+fn asked_once(origin: &Origin) -> anyhow::Result<bool> {
+    let gets = origin.gets();
+    let total: u64 = gets.values().sum();
+    let odd: Vec<_> = gets.iter().filter(|(_, count)| **count != 2).collect();
+    say(&format!("The origin was asked {total} times for {} objects: once for each object and root (cn-1-l2, eu-1-l2).", gets.len()))?;
+    for (path, count) in &odd {
+        say(&format!("  {path} was asked for {count} times, not twice"))?;
+    }
+    Ok(odd.is_empty())
+}
+
+/// Changes the origin, refreshes everything, and proves the new bytes on every node.
+async fn refresh(stage: &Stage, origin: &Origin, paths: &[String]) -> anyhow::Result<bool> {
+    origin.change();
+    say("\nThe origin's files have changed. Refreshing the whole site (RefreshObjectCaches, Directory):")?;
+    let parameters = [("ObjectPath", stage.url("/")), ("ObjectType", "Directory".to_owned())];
+    let parameters: Vec<(&str, &str)> = parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let reply = stage.client.call("RefreshObjectCaches", &parameters).await?;
+    let id = reply["RefreshTaskId"].as_str().context("a reply with RefreshTaskId")?.to_owned();
+    let failed = wait(stage, &[id], 1).await?;
+    let mut good = failed.is_empty();
+    let mut checked = 0;
+    for path in paths {
+        let (_, wanted) = {
+            let (origin, path) = (origin.clone(), path.clone());
+            tokio::task::spawn_blocking(move || origin.digest(&path)).await??
+        };
+        for (name, _, _, port) in NODES {
+            let answer = stage.get(port, path).await?;
+            if answer.status != 200 || answer.sha256 != wanted {
+                say(&format!("  {name} {path}: status {}, {}: not the new bytes", answer.status, answer.x_cache))?;
+                good = false;
+            }
+            checked += 1;
+        }
+    }
+    if good {
+        say(&format!("New bytes proved: {checked} answers of four nodes, each compared by SHA-256 with the origin."))?;
+    }
+    Ok(good)
+}
+
+async fn eventually<F: Future<Output = anyhow::Result<()>>>(what: &str, mut check: impl FnMut() -> F) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + STEP_MAX;
+    loop {
+        match check().await {
+            Ok(()) => return Ok(()),
+            Err(error) if tokio::time::Instant::now() > deadline => return Err(error.context(format!("waited until {what}"))),
+            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
