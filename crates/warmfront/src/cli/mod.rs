@@ -1,0 +1,163 @@
+//! The client's verbs: `push`, `refresh`, `tasks`, `quota`, `domain`.
+//!
+//! They speak the vendor's API like any other client, signed with V3, so they work against the vendor's own endpoint
+//! just as against ours. Each verb is a function from arguments to data; data goes to the writer it is given
+//! (standard output), talk and progress bars go to standard error.
+//!
+//! # What always holds
+//!
+//! - Exit status: 0 when everything that was asked for is done (with `--wait`: every URL is complete), 1 when
+//!   something failed, was refused or timed out, 2 when the command itself was wrong and nothing was sent.
+//! - A secret is never an argument; it comes from the environment or from a file.
+//! - A submission is sent again only when it is certain that it was not accepted.
+//!
+//! - With `--output json` a verb writes one value on one line; `--help` shows its shape. Fields are only ever added.
+//!
+//! # Not here
+//!
+//! The operator's verbs, which work on the state database itself, and VOD's actions.
+
+pub(crate) mod api;
+mod query;
+mod submit;
+mod urls;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use model::Clock;
+
+use crate::output::Output;
+
+/// Where the API is and who calls it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ApiArgs {
+    /// The API's address; without a scheme https is spoken, except to this machine
+    #[arg(
+        long,
+        global = true,
+        env = "WARMFRONT_ENDPOINT",
+        default_value = "http://127.0.0.1:9680",
+        value_name = "URL"
+    )]
+    pub(crate) endpoint: String,
+    /// Id of the access key
+    #[arg(long, global = true, env = "ALIBABA_CLOUD_ACCESS_KEY_ID", value_name = "ID")]
+    pub(crate) access_key_id: Option<String>,
+    /// File with the secret of the access key [default: the value of ALIBABA_CLOUD_ACCESS_KEY_SECRET]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) access_key_secret_file: Option<PathBuf>,
+}
+
+/// A verb's own arguments, and those that all of them have.
+#[derive(Debug, Args)]
+pub(crate) struct Verb<A: Args> {
+    #[command(flatten)]
+    args: A,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+/// The verbs of a client.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Fetch objects into the caches before users ask for them
+    #[command(after_long_help = SUBMIT_HELP)]
+    Push(Verb<submit::PushArgs>),
+    /// Make cached copies stale, so that the next request asks the origin again
+    #[command(after_long_help = SUBMIT_HELP)]
+    Refresh(Verb<submit::RefreshArgs>),
+    /// Show tasks, the newest first
+    #[command(after_long_help = TASKS_HELP)]
+    Tasks(Verb<query::TasksArgs>),
+    /// Show what is left of today's quota
+    #[command(after_long_help = QUOTA_HELP)]
+    Quota(Verb<query::QuotaArgs>),
+    /// Accelerated domains
+    #[command(after_long_help = DOMAIN_HELP)]
+    Domain(Verb<query::DomainArgs>),
+}
+
+const SUBMIT_HELP: &str = "\
+Exit status: 0 when every URL was accepted (with --wait: is complete), 1 when one was not, 2 when the command was wrong.
+
+JSON: {\"task_ids\": [ID], \"urls\": [{\"url\", \"task_id\", \"state\", \"process\", \"cause\"}]}
+`state` is Complete, Failed or Refreshing; Submitted where it was not waited for; Refused for the URLs of a call that was
+refused, and NotSent for those behind it.";
+
+const TASKS_HELP: &str = "JSON: [{\"task_id\", \"url\", \"type\", \"state\", \"process\", \"created\", \"cause\"}]";
+
+const QUOTA_HELP: &str = "JSON: {\"preload\": {\"limit\": N, \"remaining\": N}, \"url\", \"dir\", \"regex\", \"ignore_params\"}; null where the service does not say";
+
+const DOMAIN_HELP: &str = "\
+JSON of list: [{\"domain\", \"status\", \"coverage\", \"cname\"}]
+JSON of add and show: {\"domain\", \"status\", \"coverage\", \"cname\", \"type\",
+                       \"sources\": [{\"content\", \"type\", \"port\", \"priority\", \"weight\"}]}
+JSON of delete: {\"deleted\": NAME}";
+
+/// Why a verb ended without doing all that was asked.
+#[derive(Debug)]
+enum Stop {
+    /// The command was wrong; nothing was sent.
+    Usage(String),
+    /// Something failed; what is known was shown.
+    Failed(String),
+}
+
+impl Stop {
+    fn usage(problem: impl Display) -> Stop {
+        Stop::Usage(problem.to_string())
+    }
+}
+
+impl From<api::ApiError> for Stop {
+    fn from(error: api::ApiError) -> Stop {
+        Stop::Failed(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Stop {
+        Stop::Failed(format!("write the result: {error}"))
+    }
+}
+
+/// Runs one verb: data to `out`, everything else to standard error.
+pub(crate) async fn run(
+    command: &ClientCommand,
+    output: Output,
+    clock: Arc<dyn Clock>,
+    out: &mut (dyn Write + Send),
+) -> ExitCode {
+    let done = async {
+        let api = |args: &ApiArgs| api::Api::new(args, clock);
+        match command {
+            ClientCommand::Push(verb) => submit::push(&verb.args, &api(&verb.api)?, output, out).await,
+            ClientCommand::Refresh(verb) => submit::refresh(&verb.args, &api(&verb.api)?, output, out).await,
+            ClientCommand::Tasks(verb) => query::tasks(&verb.args, &api(&verb.api)?, output, out).await,
+            ClientCommand::Quota(verb) => query::quota(&api(&verb.api)?, output, out).await,
+            ClientCommand::Domain(verb) => query::domain(&verb.args.command, &api(&verb.api)?, output, out).await,
+        }
+    };
+    let (status, problem) = match done.await {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Stop::Failed(problem)) => (1, problem),
+        Err(Stop::Usage(problem)) => (2, problem),
+    };
+    note(format_args!("error: {problem}"));
+    ExitCode::from(status)
+}
+
+/// Says something to the person at the terminal.
+fn note(text: impl Display) {
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,267 @@
+//! `push` and `refresh`: submit in calls the API takes, then perhaps wait.
+
+use std::io::Write;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::api::Api;
+use super::wait::{Row, wait};
+use super::{Stop, note, urls};
+use crate::output::{Output, table};
+
+/// URLs and waiting, the same for both verbs.
+#[derive(Debug, Args)]
+pub(super) struct Batch {
+    /// URLs; `@FILE` stands for the lines of a file, `-` for those of standard input
+    #[arg(required = true, value_name = "URL")]
+    pub(super) urls: Vec<String>,
+    /// URLs in one call of the API
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) per_call: u16,
+    /// Return only when every URL is complete or failed
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// How long to wait at most, in seconds
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS", requires = "wait",
+          value_parser = clap::value_parser!(u64).range(..=604_800))]
+    pub(super) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    #[command(flatten)]
+    pub(super) batch: Batch,
+    /// Where to warm [default: everywhere the domain is served]
+    #[arg(long)]
+    pub(super) area: Option<Area>,
+    /// Warm every L2, not only the nodes that ask the origin
+    #[arg(long)]
+    pub(super) l2: bool,
+    /// Warm the edges (L1) as well; Warmfront only
+    #[arg(long)]
+    pub(super) edge: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Area {
+    Domestic,
+    Overseas,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RefreshArgs {
+    #[command(flatten)]
+    pub(super) batch: Batch,
+    /// What the URLs mean [default: directory for those that end in `/`, file for the others]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(super) kind: Option<Kind>,
+    /// Drop the copies of a directory instead of revalidating them
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// One object each
+    File,
+    /// Everything beneath
+    Directory,
+    /// Everything a regular expression matches
+    Regex,
+    /// One object each, with every query string
+    IgnoreParams,
+}
+
+impl Kind {
+    /// The API's word.
+    fn as_str(self) -> &'static str {
+        match self {
+            Kind::File => "File",
+            Kind::Directory => "Directory",
+            Kind::Regex => "Regex",
+            Kind::IgnoreParams => "IgnoreParams",
+        }
+    }
+
+    /// How many of a kind the API takes in one call, whatever `--per-call` allows.
+    fn per_call_max(self) -> usize {
+        match self {
+            Kind::File | Kind::IgnoreParams => usize::MAX,
+            Kind::Directory => 100,
+            Kind::Regex => 1,
+        }
+    }
+}
+
+/// Calls of one action with the same parameters.
+struct Group {
+    action: &'static str,
+    /// Where the reply has the task ids.
+    id_field: &'static str,
+    parameters: Vec<(&'static str, &'static str)>,
+    urls: Vec<String>,
+    per_call: usize,
+}
+
+pub(super) async fn push(args: &PushArgs, api: &Api, output: Output, out: &mut (dyn Write + Send)) -> Result<(), Stop> {
+    let mut parameters = Vec::new();
+    match args.area {
+        Some(Area::Domestic) => parameters.push(("Area", "domestic")),
+        Some(Area::Overseas) => parameters.push(("Area", "overseas")),
+        None => {}
+    }
+    if args.l2 {
+        parameters.push(("L2Preload", "true"));
+    }
+    if args.edge {
+        parameters.push(("Tier", "edge"));
+    }
+    let urls = urls::read(&args.batch.urls, std::io::stdin())?;
+    let per_call = usize::from(args.batch.per_call);
+    let group = Group { action: "PushObjectCache", id_field: "PushTaskId", parameters, urls, per_call };
+    submit(&[group], &args.batch, api, output, out).await
+}
+
+pub(super) async fn refresh(
+    args: &RefreshArgs,
+    api: &Api,
+    output: Output,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Stop> {
+    let urls = urls::read(&args.batch.urls, std::io::stdin())?;
+    let kind = |url: &str| args.kind.unwrap_or(if url.ends_with('/') { Kind::Directory } else { Kind::File });
+    let mut groups = Vec::new();
+    for wanted in Kind::value_variants() {
+        let urls: Vec<String> = urls.iter().filter(|url| kind(url) == *wanted).cloned().collect();
+        let mut parameters = vec![("ObjectType", wanted.as_str())];
+        if args.force {
+            parameters.push(("Force", "true"));
+        }
+        let per_call = usize::from(args.batch.per_call).min(wanted.per_call_max());
+        groups.push(Group { action: "RefreshObjectCaches", id_field: "RefreshTaskId", parameters, urls, per_call });
+    }
+    submit(&groups, &args.batch, api, output, out).await
+}
+
+/// What became of the calls.
+#[derive(Default)]
+struct Submitted {
+    ids: Vec<String>,
+    /// URLs that were accepted, with the ids of their call.
+    accepted: Vec<(String, String)>,
+    /// URLs that were not, with state and cause.
+    others: Vec<(String, &'static str, String)>,
+    problem: Option<String>,
+}
+
+/// Submits call after call. The first refusal ends it: what follows would most likely be refused as well, and the
+/// quota is better kept for a corrected command.
+async fn submit_all(groups: &[Group], api: &Api) -> Submitted {
+    let mut submitted = Submitted::default();
+    for group in groups {
+        for urls in urls::calls(&group.urls, group.per_call) {
+            let all =
+                |state, cause: &str| urls.iter().map(|url| (url.clone(), state, cause.to_owned())).collect::<Vec<_>>();
+            if submitted.problem.is_some() {
+                submitted.others.extend(all("NotSent", ""));
+                continue;
+            }
+            let lines = urls.join("\n");
+            let mut parameters = group.parameters.clone();
+            parameters.push(("ObjectPath", &lines));
+            let reply = api.call(group.action, &parameters).await.map_err(|error| error.to_string());
+            let ids = reply.and_then(|reply| match reply[group.id_field].as_str() {
+                Some(ids) if !ids.is_empty() => Ok(ids.to_owned()),
+                _ => Err(format!("the reply has no {}", group.id_field)),
+            });
+            match ids {
+                Ok(ids) => {
+                    note(format_args!("task {ids}: {} submitted", count(urls.len())));
+                    submitted.accepted.extend(urls.iter().map(|url| (url.clone(), ids.clone())));
+                    // Calls within one second may share a task.
+                    for id in ids.split(',').map(str::trim) {
+                        if !submitted.ids.iter().any(|had| had == id) {
+                            submitted.ids.push(id.to_owned());
+                        }
+                    }
+                }
+                Err(cause) => {
+                    submitted.others.extend(all("Refused", &cause));
+                    submitted.problem = Some(cause);
+                }
+            }
+        }
+    }
+    submitted
+}
+
+async fn submit(
+    groups: &[Group],
+    batch: &Batch,
+    api: &Api,
+    output: Output,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Stop> {
+    let submitted = submit_all(groups, api).await;
+    let mut rows: Vec<Value> = Vec::new();
+    let mut problem = submitted.problem;
+    if batch.wait && !submitted.ids.is_empty() {
+        match wait(api, &submitted.ids, Duration::from_secs(batch.timeout)).await {
+            Ok(waited) => {
+                let unfinished = waited.rows.iter().filter(|row| !row.is_complete()).count();
+                if !waited.late.is_empty() {
+                    let late = waited.late.join(", ");
+                    problem.get_or_insert(format!("not done after {} s: task {late}", batch.timeout));
+                } else if unfinished > 0 {
+                    problem.get_or_insert(format!("{unfinished} of {} failed", count(waited.rows.len())));
+                }
+                rows.extend(waited.rows.iter().map(line));
+            }
+            Err(error) => {
+                problem.get_or_insert(format!("waiting: {error}"));
+                rows.extend(submitted.accepted.iter().map(accepted));
+            }
+        }
+    } else {
+        rows.extend(submitted.accepted.iter().map(accepted));
+    }
+    rows.extend(submitted.others.iter().map(
+        |(url, state, cause)| json!({ "url": url, "task_id": null, "state": state, "process": "0%", "cause": cause }),
+    ));
+
+    match output {
+        Output::Json => writeln!(out, "{}", json!({ "task_ids": submitted.ids, "urls": rows }))?,
+        Output::Table if batch.wait => show(&["url", "state", "cause"], &rows, out)?,
+        // The ids alone, ready for a pipe.
+        Output::Table => submitted.ids.iter().try_for_each(|id| writeln!(out, "{id}"))?,
+    }
+    problem.map_or(Ok(()), |problem| Err(Stop::Failed(problem)))
+}
+
+/// A number of URLs in words.
+fn count(urls: usize) -> String {
+    if urls == 1 { "1 URL".to_owned() } else { format!("{urls} URLs") }
+}
+
+fn line(row: &Row) -> Value {
+    json!({ "url": row.url, "task_id": row.task_id, "state": row.state, "process": row.process, "cause": row.cause })
+}
+
+fn accepted((url, ids): &(String, String)) -> Value {
+    json!({ "url": url, "task_id": ids, "state": "Submitted", "process": "0%", "cause": "" })
+}
+
+/// Writes rows as a table of `columns`.
+pub(super) fn show(columns: &[&str], rows: &[Value], out: &mut (dyn Write + Send)) -> Result<(), Stop> {
+    let mut table = table(columns);
+    for row in rows {
+        table.add_row(columns.iter().map(|column| match &row[*column] {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        }));
+    }
+    Ok(writeln!(out, "{table}")?)
+}

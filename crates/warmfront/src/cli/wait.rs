@@ -1,0 +1,152 @@
+//! Waiting for tasks: asks after those that are not done, shows a bar for each, ends with all rows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::api::{Api, ApiError};
+use super::note;
+
+/// Ids in one query, a limit of the API.
+const IDS_PER_CALL: usize = 10;
+/// The pause between rounds: short first, for small tasks take less than a second, then within the API's rates.
+const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The pause between the calls of one round: 20 a second, where the API allows 30.
+const PAUSE_BETWEEN: Duration = Duration::from_millis(50);
+/// Bars shown at once: what fits a small terminal. Tasks beyond it are waited for all the same.
+const BARS_MAX: usize = 20;
+
+/// What the API says of one URL of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) task_id: String,
+    pub(super) url: String,
+    /// `file`, `directory`, `regex`, `preload`.
+    pub(super) kind: String,
+    /// `Refreshing`, `Complete`, `Failed`; other words count as running.
+    pub(super) state: String,
+    /// `0%` to `100%`.
+    pub(super) process: String,
+    /// When it was submitted.
+    pub(super) created: String,
+    /// Why it failed, else empty.
+    pub(super) cause: String,
+}
+
+impl Row {
+    pub(super) fn read(task: &Value) -> Row {
+        let text = |name: &str| task[name].as_str().unwrap_or_default().to_owned();
+        Row {
+            task_id: text("TaskId"),
+            url: text("ObjectPath"),
+            kind: text("ObjectType"),
+            state: text("Status"),
+            process: text("Process"),
+            created: text("CreationTime"),
+            cause: text("Description"),
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.state == "Complete"
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_complete() || self.state == "Failed"
+    }
+
+    /// Progress in percent.
+    fn percent(&self) -> f64 {
+        if self.is_done() { 100.0 } else { self.process.trim_end_matches('%').parse().unwrap_or(0.0) }
+    }
+}
+
+/// How the waiting ended.
+#[derive(Debug)]
+pub(super) struct Waited {
+    /// All rows of all tasks, in the order of the ids.
+    pub(super) rows: Vec<Row>,
+    /// Tasks that were not done when the time was over.
+    pub(super) late: Vec<String>,
+}
+
+/// Waits until every task is done, at most `timeout`. A service that is away for a while is waited for as well.
+pub(super) async fn wait(api: &Api, ids: &[String], timeout: Duration) -> Result<Waited, ApiError> {
+    let deadline = Instant::now() + timeout;
+    let bars = Bars::new(ids);
+    let mut rows: BTreeMap<&str, Vec<Row>> = BTreeMap::new();
+    let mut open: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let mut pause = PAUSE;
+    while !open.is_empty() {
+        for (call, ids) in open.chunks(IDS_PER_CALL).enumerate() {
+            if call > 0 {
+                tokio::time::sleep(PAUSE_BETWEEN).await;
+            }
+            match api.call("DescribeRefreshTaskById", &[("TaskId", &ids.join(","))]).await {
+                Ok(reply) => {
+                    for id in ids {
+                        let tasks = reply["Tasks"].as_array().into_iter().flatten();
+                        let found: Vec<Row> = tasks.map(Row::read).filter(|row| row.task_id == *id).collect();
+                        bars.show(id, &found);
+                        rows.insert(id, found);
+                    }
+                }
+                Err(error) if error.is_passing() => bars.note(&format!("{error}; still waiting")),
+                Err(error) => return Err(error),
+            }
+        }
+        // A task without rows is not visible yet, not done.
+        open.retain(|id| rows.get(id).is_none_or(|rows| rows.is_empty() || !rows.iter().all(Row::is_done)));
+        let left = deadline.saturating_duration_since(Instant::now());
+        if open.is_empty() || left.is_zero() {
+            break;
+        }
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    let late = open.iter().map(|id| (*id).to_owned()).collect();
+    Ok(Waited { rows: ids.iter().filter_map(|id| rows.remove(id.as_str())).flatten().collect(), late })
+}
+
+/// A bar for each task on standard error; nothing where that is no terminal.
+struct Bars {
+    bars: BTreeMap<String, ProgressBar>,
+    /// Keeps the lines of the bars apart.
+    lines: MultiProgress,
+}
+
+impl Bars {
+    fn new(ids: &[String]) -> Bars {
+        let lines = MultiProgress::new();
+        let style = ProgressStyle::with_template("{prefix} {bar:30} {percent:>3}% {msg}")
+            .expect("the template is written for this version of the crate");
+        let bars = ids.iter().take(BARS_MAX).map(|id| {
+            let bar = lines.add(ProgressBar::new(100).with_style(style.clone()).with_prefix(id.clone()));
+            bar.tick();
+            (id.clone(), bar)
+        });
+        Bars { bars: bars.collect(), lines }
+    }
+
+    /// Says something above the bars.
+    fn note(&self, text: &str) {
+        self.lines.suspend(|| note(text));
+    }
+
+    fn show(&self, id: &str, rows: &[Row]) {
+        let (Some(bar), false) = (self.bars.get(id), rows.is_empty()) else { return };
+        let count = |test: fn(&Row) -> bool| rows.iter().filter(|row| test(row)).count();
+        let (done, failed) = (count(Row::is_done), count(|row| row.state == "Failed"));
+        let average = rows.iter().map(Row::percent).sum::<f64>() / rows.len() as f64;
+        bar.set_position(average as u64);
+        let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+        bar.set_message(format!("{done} of {} URLs{failed}", rows.len()));
+        if done == rows.len() {
+            bar.finish();
+        }
+    }
+}
