@@ -4,7 +4,8 @@
 //! endian. Whatever is decoded here may be garbage: every decoder checks a CRC-32 and every length before it believes one.
 //!
 //! ```text
-//! header   magic "WARMSEGM" | version u32 | segment u32 | next fill u64 | zeros to 60 | crc u32 over the 60 bytes
+//! header   magic "WARMSEGM" | version u32 | segment u32 | next fill u64 | void segment u32 | void offset u32 | zeros to 60
+//!          | crc u32 over the segment id and the 60 bytes
 //! record   magic u32 | kind u8, 3 zeros | payload length u32 | payload crc u32 | key u128 | fill u64 | slice number u32
 //!          | crc u32 over the segment id and the 44 bytes | payload
 //!   slice      payload: bytes of the body
@@ -129,11 +130,19 @@ pub(crate) struct Trailer {
     pub(crate) next_fill: u64,
 }
 
+/// A position in the log. What lies between it and the segment whose header names it was given up after a failed write, and
+/// does not count, whether or not it can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Void {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+}
+
 /// What a segment's first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentHeader {
     /// Written by a version that can be read.
-    Known { next_fill: u64 },
+    Known { next_fill: u64, void: Option<Void> },
     /// Whole, but of another version.
     Other { version: u32 },
     /// Not whole: the segment was created just before a crash, or rots.
@@ -157,12 +166,15 @@ fn crc(segment: u32, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-pub(crate) fn encode_segment_header(segment: u32, next_fill: u64) -> Bytes {
+pub(crate) fn encode_segment_header(segment: u32, next_fill: u64, void: Option<Void>) -> Bytes {
     let mut out = BytesMut::with_capacity(SEGMENT_HEADER_BYTES);
     out.put_slice(SEGMENT_MAGIC);
     out.put_u32_le(VERSION);
     out.put_u32_le(segment);
     out.put_u64_le(next_fill);
+    // Ids begin with 1, so 0 says that nothing is void.
+    out.put_u32_le(void.map_or(0, |void| void.segment));
+    out.put_u32_le(void.map_or(0, |void| void.offset));
     out.resize(SEGMENT_HEADER_BYTES - 4, 0);
     let sum = crc(segment, &out);
     out.put_u32_le(sum);
@@ -182,7 +194,9 @@ pub(crate) fn decode_segment_header(segment: u32, bytes: &[u8]) -> SegmentHeader
         return SegmentHeader::Other { version };
     }
     let _id = rest.get_u32_le();
-    SegmentHeader::Known { next_fill: rest.get_u64_le() }
+    let next_fill = rest.get_u64_le();
+    let void = Void { segment: rest.get_u32_le(), offset: rest.get_u32_le() };
+    SegmentHeader::Known { next_fill, void: (void.segment != 0).then_some(void) }
 }
 
 pub(crate) fn encode_record_header(segment: u32, header: &RecordHeader) -> Bytes {

@@ -6,18 +6,18 @@
 //!
 //! What it finds it does not judge: heads are checked when they are first read.
 
+use std::cmp::Ordering;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic;
 
 use bytes::Bytes;
 
 use crate::OpenError;
 use crate::disk::DiskFile;
-use crate::format::{self, Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, SummaryEntry};
+use crate::format::{self, Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, SummaryEntry, Void};
 use crate::index::name;
 use crate::tier::{self, Segment, Tier, place_of};
-use crate::writer;
 
 /// How much is read at once while records are looked for, in bytes.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -29,50 +29,66 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
     let mut ids: Vec<u32> = names.iter().filter_map(|name| format::segment_id(name)).collect();
     ids.sort_unstable();
 
+    let mut segments = Vec::with_capacity(ids.len());
+    let mut voids = Vec::new();
     let mut next_fill = 1;
     for &id in &ids {
-        let name = format::segment_name(id);
-        let file = tier.disk.open(&name).await.map_err(failed("open a segment"))?;
+        let file = tier.disk.open(&format::segment_name(id)).await.map_err(failed("open a segment"))?;
         let length = file.length().await.map_err(failed("ask for the length of a segment"))?;
         let header = file.read(0, SEGMENT_HEADER_BYTES).await.map_err(failed("read the header of a segment"))?;
-        let header = match format::decode_segment_header(id, &header) {
+        match format::decode_segment_header(id, &header) {
             SegmentHeader::Other { version } => {
                 let (path, known) = (tier.path.clone(), format::VERSION);
                 return Err(OpenError::UnknownFormat { path, segment: id, found: version, known });
             }
-            SegmentHeader::Known { next_fill } => Some(next_fill),
-            SegmentHeader::Broken => None,
-        };
-        let summary = tier::read_summary(id, &*file, length).await.map_err(failed("read a summary"))?;
-        let segment = Segment::new(id, file, length);
-        let entries = match (header, summary) {
-            (_, Some((trailer, entries))) => {
-                next_fill = next_fill.max(trailer.next_fill);
-                segment.sealed(length);
-                entries
+            SegmentHeader::Known { next_fill: then, void } => {
+                next_fill = next_fill.max(then);
+                voids.extend(void.map(|void| (void, id)));
             }
-            (Some(header), None) => {
-                let found = scan(id, &segment.file).await.map_err(failed("read the records of a segment"))?;
-                next_fill = next_fill.max(header).max(found.next_fill);
-                tracing::info!(disk = %tier.path.display(), segment = id, records = found.records, end = found.end, "segment scanned");
-                if found.records > 0 {
-                    let sealed = writer::seal(&segment, found.end, &found.entries, next_fill).await;
-                    sealed.map_err(failed("seal a segment"))?;
-                }
-                found.entries
-            }
-            (None, None) => Vec::new(),
-        };
-        if !segment.is_durable(SEGMENT_HEADER_BYTES as u64) {
-            // Nothing whole is in it: it was created just before a crash.
-            tier.disk.remove(&name).await.map_err(failed("remove an empty segment"))?;
-            continue;
+            SegmentHeader::Broken => {}
         }
+        segments.push((Segment::new(id, file, length), length));
+    }
+
+    for (segment, length) in segments {
+        let id = segment.id;
+        let summary = tier::read_summary(id, &*segment.file, length).await.map_err(failed("read a summary"))?;
+        let entries = if let Some((trailer, entries)) = summary {
+            next_fill = next_fill.max(trailer.next_fill);
+            segment.sealed(length);
+            entries
+        } else {
+            let limit = limit(&voids, id);
+            let found = scan(id, &segment.file, limit).await.map_err(failed("read the records of a segment"))?;
+            next_fill = next_fill.max(found.next_fill);
+            tracing::info!(disk = %tier.path.display(), segment = id, records = found.records, end = found.end, "segment scanned");
+            if found.records == 0 {
+                // It was created just before a crash, or given up at once.
+                tier.disk.remove(&format::segment_name(id)).await.map_err(failed("remove an empty segment"))?;
+                continue;
+            }
+            segment.sync(found.end).await.map_err(failed("sync a segment"))?;
+            *segment.entries() = Some(found.entries.clone());
+            if let Err(error) = segment.seal(found.end, next_fill).await {
+                tracing::warn!(disk = %tier.path.display(), segment = id, %error, "segment left without a summary");
+            }
+            found.entries
+        };
         replay(tier, id, &entries);
         tier.add_segment(Arc::new(segment));
     }
-    tier.next_fill.store(next_fill, Ordering::Relaxed);
+    tier.next_fill.store(next_fill, atomic::Ordering::Relaxed);
     Ok(ids.last().map_or(1, |last| last.saturating_add(1)))
+}
+
+/// How far a segment counts, in bytes, by what newer ones say.
+fn limit(voids: &[(Void, u32)], id: u32) -> u64 {
+    let said = voids.iter().filter_map(|&(void, newer)| match id.cmp(&void.segment) {
+        Ordering::Equal => Some(u64::from(void.offset)),
+        Ordering::Greater if id < newer => Some(0),
+        _ => None,
+    });
+    said.min().unwrap_or(u64::MAX)
 }
 
 /// Lets the changes of a segment take effect, as they did when they were written.
@@ -90,7 +106,7 @@ fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
     }
 }
 
-/// What a scan found up to the first record that is not whole.
+/// What a scan found up to the first record that is not whole or does not count.
 struct Scanned {
     entries: Vec<SummaryEntry>,
     records: u64,
@@ -100,7 +116,7 @@ struct Scanned {
     next_fill: u64,
 }
 
-async fn scan(id: u32, file: &Arc<dyn DiskFile>) -> io::Result<Scanned> {
+async fn scan(id: u32, file: &Arc<dyn DiskFile>, limit: u64) -> io::Result<Scanned> {
     let mut found = Scanned { entries: Vec::new(), records: 0, end: SEGMENT_HEADER_BYTES as u64, next_fill: 0 };
     let mut window = Window { file, start: 0, bytes: Bytes::new() };
     loop {
@@ -112,6 +128,9 @@ async fn scan(id: u32, file: &Arc<dyn DiskFile>) -> io::Result<Scanned> {
             break;
         }
         let length = RECORD_HEADER_BYTES as u32 + header.payload_length;
+        if at + u64::from(length) > limit {
+            break;
+        }
         let Ok(offset) = u32::try_from(at) else { break };
         let (lead, first_segment) = match header.kind {
             Kind::Slice | Kind::Tombstone => (0, id),

@@ -51,7 +51,8 @@ struct Volume {
     seed: u64,
 }
 
-/// Which body an object has: new with every fill, kept by `update_head`. Unique within a disk, restarts included.
+/// Which body an object has: new with every fill, kept by `update_head`. Unique within a disk, restarts included; what a
+/// crash took with it does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
 
@@ -142,7 +143,8 @@ impl Store {
         self.inner.disks.iter().max_by_key(|volume| xxh3_64_with_seed(&name(key).to_le_bytes(), volume.seed))
     }
 
-    /// Finds an object by its hash and full key. An object in memory is found without waiting.
+    /// Finds an object by its hash and full key. An object in memory is found without waiting. After an error the object is as
+    /// good as missing, and the next lookup says so.
     pub async fn lookup(&self, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
         let volume = self.volume(key);
         let counters = &self.inner.counters;
@@ -271,7 +273,13 @@ impl Store {
                 Which::Any => true,
                 Which::Only(generation) => found.generation() == generation,
             };
-            let Some(Object { entry, .. }) = found.filter(wanted) else { return Ok(false) };
+            let Some(Object { entry, .. }) = found.filter(wanted) else {
+                if let Some(volume) = volume.filter(|volume| volume.tier.unsettled.load(Ordering::SeqCst)) {
+                    // It may have been given up, and must not be back after a crash.
+                    volume.queue.ask(|reply| Command::Sync { reply }).await?;
+                }
+                return Ok(false);
+            };
             let removed = match volume {
                 Some(volume) => volume.queue.ask(|reply| Command::Remove { entry, durable, reply }).await?,
                 None => self.change_in_memory(&entry, None).is_some(),

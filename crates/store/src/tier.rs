@@ -3,6 +3,7 @@
 //! The writer (`writer`) is the only one who adds to it; readers only drop what they found dead or rotten.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -52,14 +53,36 @@ impl Segment {
         self.broken.load(Ordering::Acquire) && !self.is_durable(end)
     }
 
-    pub(crate) fn synced(&self, end: u64) {
-        self.synced_to.fetch_max(end, Ordering::AcqRel);
+    pub(crate) fn synced_to(&self) -> u64 {
+        self.synced_to.load(Ordering::Acquire)
     }
 
+    /// Makes everything before `end` durable.
+    pub(crate) async fn sync(&self, end: u64) -> io::Result<()> {
+        self.file.sync().await?;
+        self.synced_to.fetch_max(end, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Puts the summary behind the `end` of the records. They must be durable by then: a summary that survives a crash is
+    /// believed.
+    pub(crate) async fn seal(&self, end: u64, next_fill: u64) -> io::Result<()> {
+        assert!(self.is_durable(end), "segment {} sealed at {end}, synced to {}", self.id, self.synced_to());
+        let entries = self.entries().clone().unwrap_or_default();
+        let summary = format::encode_summary(self.id, end, &entries, next_fill);
+        let length = end + summary.len() as u64;
+        self.file.set_length(length).await?;
+        self.file.write(end, vec![summary]).await?;
+        self.file.sync().await?;
+        self.sealed(length);
+        Ok(())
+    }
+
+    /// Its summary, at the end of its `length` bytes, is durable, and so is all before it.
     pub(crate) fn sealed(&self, length: u64) {
         self.allocated.store(length, Ordering::Relaxed);
         *self.entries() = None;
-        self.synced(u64::MAX);
+        self.synced_to.store(u64::MAX, Ordering::Release);
     }
 
     pub(crate) fn broke(&self) {
@@ -84,13 +107,14 @@ pub(crate) struct Tier {
     pub(crate) memory: Arc<Memory>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) next_fill: AtomicU64,
+    /// A segment was given up, and no newer one says so durably: what left the index then may be back after a crash.
+    pub(crate) unsettled: AtomicBool,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// No segment has a lower id.
     oldest: AtomicU32,
 }
 
 impl Tier {
-    #[allow(clippy::too_many_arguments)] // one caller, and every argument is a field
     pub(crate) fn new(
         number: u16,
         path: PathBuf,
@@ -113,6 +137,7 @@ impl Tier {
             memory,
             counters,
             next_fill: AtomicU64::new(1),
+            unsettled: AtomicBool::new(false),
             segments: RwLock::default(),
             oldest: AtomicU32::new(0),
         }
@@ -334,7 +359,7 @@ impl Tier {
         ReadError::Corrupt { segment, offset }
     }
 
-    fn io_error(&self, segment: u32, error: std::io::Error) -> ReadError {
+    fn io_error(&self, segment: u32, error: io::Error) -> ReadError {
         self.counters.read_errors.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(disk = %self.path.display(), segment, %error, "read failed");
         ReadError::Io { segment, source: Arc::new(error) }
@@ -355,7 +380,7 @@ pub(crate) async fn read_summary(
     id: u32,
     file: &dyn DiskFile,
     length: u64,
-) -> std::io::Result<Option<(format::Trailer, Vec<SummaryEntry>)>> {
+) -> io::Result<Option<(format::Trailer, Vec<SummaryEntry>)>> {
     let Some(trailer_at) = length.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
     let bytes = file.read(trailer_at, TRAILER_BYTES).await?;
     let Some(trailer) = format::decode_trailer(id, &bytes) else { return Ok(None) };

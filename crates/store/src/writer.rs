@@ -8,9 +8,10 @@
 //!
 //! - At most one segment is open; every older one is covered by a finished sync, or broken.
 //! - A segment whose write or sync failed is broken: nothing is added to it, and what no finished sync covers leaves the
-//!   index at once. After a failed sync a second one proves nothing, so it is never tried.
+//!   index at once; the next segment says so durably, before anything is acknowledged. After a failed sync a second one proves nothing, so it is never tried.
 //! - Segments are reclaimed oldest first and one by one, so a tombstone never goes before what it removed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,14 +19,14 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::WriteError;
 use crate::format::{
-    self, HeadRecord, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SliceAt, SummaryEntry,
+    self, HeadRecord, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SliceAt, SummaryEntry, Void,
 };
 use crate::growing::Growing;
 use crate::index::{Place, name};
 use crate::object::Entry;
 use crate::tier::{Segment, Tier, place_of};
+use crate::{Key, WriteError};
 
 /// Bytes of bodies and heads that one disk's queue and writer hold; further fills wait.
 pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
@@ -92,7 +93,15 @@ impl Queue {
 /// Starts the writer of a disk whose next segment has the id `next_segment`.
 pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let writer = Writer { tier, next_segment, open: None, batch: Batch::default(), waiting: Vec::new() };
+    let writer = Writer {
+        tier,
+        next_segment,
+        open: None,
+        void: None,
+        gone: BTreeSet::new(),
+        batch: Batch::default(),
+        waiting: Vec::new(),
+    };
     tokio::spawn(writer.run(commands));
     Queue { commands: sender, in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)) }
 }
@@ -101,6 +110,10 @@ struct Writer {
     tier: Arc<Tier>,
     next_segment: u32,
     open: Option<Open>,
+    /// From where on the log was given up, until a newer segment says so durably.
+    void: Option<Void>,
+    /// What left the index with that, or by a removal that failed; the next segment begins with saying so.
+    gone: BTreeSet<Key>,
     batch: Batch,
     /// Who waits for the next sync.
     waiting: Vec<Reply<bool>>,
@@ -183,7 +196,8 @@ impl Writer {
             }
             self.flush().await;
             if !self.waiting.is_empty() {
-                self.sync().await;
+                // Whoever waited has been told if it failed.
+                let _ = self.sync().await;
             }
         }
         commands.close();
@@ -230,9 +244,16 @@ impl Writer {
                     let _ = reply.send(Ok(false));
                     return;
                 }
-                match self.take_tombstone(&entry).await {
-                    Ok(()) => self.batch.effects.push(Effect::Removed { durable, reply }),
-                    Err(error) => drop(reply.send(Err(error))),
+                match self.make_room(RECORD_HEADER_BYTES, 1).await {
+                    Ok(segment) => {
+                        self.add_tombstone(&segment, entry.key);
+                        self.batch.effects.push(Effect::Removed { durable, reply });
+                    }
+                    Err(error) => {
+                        self.gone.insert(entry.key);
+                        self.tier.unsettled.store(true, Ordering::SeqCst);
+                        let _ = reply.send(Err(error));
+                    }
                 }
             }
             Command::Sync { reply } => self.waiting.push(reply),
@@ -294,7 +315,7 @@ impl Writer {
 
         let payload = format::encode_head(&entry.record);
         let length = (RECORD_HEADER_BYTES + payload.len()) as u32;
-        let offset = self.add_record(&segment, Kind::Head, &entry, payload);
+        let offset = self.add_record(&segment, Kind::Head, entry.key, entry.generation, payload);
         let lead = if entry.record.slices.len() == 1 { lead as u32 } else { 0 };
         entry.place = Place { segment: segment.id, offset, length, lead };
         let first_segment = entry.record.slices.first().map_or(segment.id, |slice| slice.segment);
@@ -302,12 +323,10 @@ impl Writer {
         Ok(Arc::new(entry))
     }
 
-    async fn take_tombstone(&mut self, entry: &Entry) -> Result<(), WriteError> {
-        let segment = self.make_room(RECORD_HEADER_BYTES, 1).await?;
-        let offset = self.add_record(&segment, Kind::Tombstone, entry, Bytes::new());
-        let (key, length, first_segment) = (entry.key, RECORD_HEADER_BYTES as u32, segment.id);
+    fn add_tombstone(&mut self, segment: &Segment, key: Key) {
+        let offset = self.add_record(segment, Kind::Tombstone, key, 0, Bytes::new());
+        let (length, first_segment) = (RECORD_HEADER_BYTES as u32, segment.id);
         self.note(SummaryEntry { key, kind: Kind::Tombstone, offset, length, lead: 0, first_segment });
-        Ok(())
     }
 
     /// Whether every slice is where it was put: a head must not name what is reclaimed or may be lost.
@@ -346,13 +365,13 @@ impl Writer {
         (segment.id, self.add(format::encode_record_header(segment.id, &header), payload.clone()))
     }
 
-    fn add_record(&mut self, segment: &Segment, kind: Kind, entry: &Entry, payload: Bytes) -> u32 {
+    fn add_record(&mut self, segment: &Segment, kind: Kind, key: Key, fill: u64, payload: Bytes) -> u32 {
         let header = RecordHeader {
             kind,
             payload_length: payload.len() as u32,
             payload_crc: crc32fast::hash(&payload),
-            key: entry.key,
-            fill: entry.generation,
+            key,
+            fill,
             number: 0,
         };
         self.add(format::encode_record_header(segment.id, &header), payload)
@@ -413,9 +432,12 @@ impl Writer {
         };
         let segment = Arc::new(Segment::new(id, file, self.tier.segment_bytes));
         self.tier.add_segment(segment.clone());
-        let header = format::encode_segment_header(id, self.tier.next_fill.load(Ordering::Relaxed));
+        let header = format::encode_segment_header(id, self.tier.next_fill.load(Ordering::Relaxed), self.void);
         self.open = Some(Open { segment: segment.clone(), end: 0, entries: 0 });
         self.add(header, Bytes::new());
+        for key in self.gone.clone() {
+            self.add_tombstone(&segment, key);
+        }
         Ok(segment)
     }
 
@@ -446,6 +468,9 @@ impl Writer {
             return;
         }
         if let Err(error) = open.segment.file.write(open.end, batch.pieces).await {
+            // Its heads were never visible, but what its tombstones name has left the index.
+            let removed = batch.entries.iter().filter(|entry| entry.kind == Kind::Tombstone);
+            self.gone.extend(removed.map(|entry| entry.key));
             self.break_open(error, batch.effects);
             return;
         }
@@ -493,39 +518,37 @@ impl Writer {
     }
 
     /// Makes everything written durable and tells who waits for it.
-    async fn sync(&mut self) {
+    async fn sync(&mut self) -> Result<(), WriteError> {
+        if self.open.is_none() && (self.void.is_some() || !self.gone.is_empty()) {
+            // What was given up is settled once a newer segment says so.
+            self.create().await.map_err(|error| self.break_open(error, Vec::new()))?;
+            self.flush().await;
+        }
         if let Some(open) = &self.open {
-            if let Err(error) = open.segment.file.sync().await {
-                self.break_open(error, Vec::new());
-                return;
+            if let Err(error) = open.segment.sync(open.end).await {
+                return Err(self.break_open(error, Vec::new()));
             }
-            open.segment.synced(open.end);
+            self.void = None;
+            self.gone.clear();
+            self.tier.unsettled.store(false, Ordering::SeqCst);
             self.tier.counters.syncs.fetch_add(1, Ordering::Relaxed);
         }
-        self.acknowledge();
-    }
-
-    fn acknowledge(&mut self) {
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Ok(true));
         }
+        Ok(())
     }
 
-    /// Ends the open segment with its summary. The same sync covers what was written before.
+    /// Ends the open segment with its summary. Without one it is as good, but the next start has to scan it.
     async fn seal(&mut self) -> Result<(), WriteError> {
         debug_assert!(self.batch.pieces.is_empty(), "a batch is written before its segment is sealed");
-        let Some(open) = &self.open else { return Ok(()) };
-        let entries = open.segment.entries().clone().unwrap_or_default();
-        let next_fill = self.tier.next_fill.load(Ordering::Relaxed);
-        match seal(&open.segment, open.end, &entries, next_fill).await {
-            Ok(()) => {
-                self.open = None;
-                self.tier.counters.syncs.fetch_add(1, Ordering::Relaxed);
-                self.acknowledge();
-                Ok(())
-            }
-            Err(error) => Err(self.break_open(error, Vec::new())),
+        self.sync().await?;
+        let Some(open) = self.open.take() else { return Ok(()) };
+        if let Err(error) = open.segment.seal(open.end, self.tier.next_fill.load(Ordering::Relaxed)).await {
+            self.tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(disk = %self.tier.path.display(), segment = open.segment.id, %error, "segment left without a summary");
         }
+        Ok(())
     }
 
     /// Gives the open segment up after a failed write or sync, and tells everybody whose bytes may be lost.
@@ -535,13 +558,17 @@ impl Writer {
             let segment = &*open.segment;
             tracing::warn!(disk = %self.tier.path.display(), segment = segment.id, error = ?error, "segment given up");
             self.tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);
+            let offset = u32::try_from(segment.synced_to()).expect("an open segment has offsets of 32 bits");
+            self.void.get_or_insert(Void { segment: segment.id, offset });
+            self.tier.unsettled.store(true, Ordering::SeqCst);
             segment.broke();
             if let Some(entries) = &mut *segment.entries() {
                 entries.retain(|entry| {
                     let place = place_of(segment.id, entry);
                     let kept = segment.is_durable(place.end());
-                    if !kept && entry.kind == Kind::Head {
+                    if !kept {
                         self.tier.drop_if(name(entry.key), place);
+                        self.gone.insert(entry.key);
                     }
                     kept
                 });
@@ -555,15 +582,4 @@ impl Writer {
         }
         error
     }
-}
-
-/// Puts the summary behind the `end` of a segment's records, and makes all of it durable.
-pub(crate) async fn seal(segment: &Segment, end: u64, entries: &[SummaryEntry], next_fill: u64) -> io::Result<()> {
-    let summary = format::encode_summary(segment.id, end, entries, next_fill);
-    let length = end + summary.len() as u64;
-    segment.file.set_length(length).await?;
-    segment.file.write(end, vec![summary]).await?;
-    segment.file.sync().await?;
-    segment.sealed(length);
-    Ok(())
 }

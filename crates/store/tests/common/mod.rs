@@ -32,13 +32,15 @@ pub(crate) fn key(name: &str) -> Key {
 /// Bytes that no other seed makes.
 pub(crate) fn body(seed: u64, length: usize) -> Bytes {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = |_| {
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state as u8
-    };
-    (0..length).map(next).collect()
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes.into()
 }
 
 pub(crate) async fn put(store: &Store, name: &str, body: &Bytes, stamp: u64) -> Object {

@@ -1,0 +1,242 @@
+//! Disks that fill up, fail, rot and are reclaimed: what is lost is a miss, and the store lives on.
+
+mod common;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::{body, collect, config, get, key, open, put, small_config, whole};
+use store::disk::{Disk, FaultyDisk, WriteFault};
+use store::{Config, DiskConfig, OpenError, ReadError, Store, VerifyError, Which, WriteError};
+
+async fn try_put(store: &Store, name: &str, bytes: &Bytes) -> Result<(), WriteError> {
+    let mut fill = store.begin_fill(key(name), name.as_bytes(), Bytes::new(), 0, None)?;
+    fill.append(bytes.clone()).await?;
+    fill.finish().await.map(drop)
+}
+
+#[tokio::test]
+async fn oldest_objects_make_room_for_new_ones() {
+    let disk = FaultyDisk::new(1);
+    let store = open(&disk, small_config()).await;
+    for number in 0..100 {
+        put(&store, &format!("/{number}"), &body(number, 10_000), number).await;
+        let stats = store.stats();
+        assert!(stats.disk_bytes <= stats.disk_capacity_bytes, "{stats:?}");
+    }
+    let mut present = Vec::new();
+    for number in 0..100 {
+        if let Some(object) = get(&store, &format!("/{number}")).await {
+            assert_eq!(whole(&object).await, body(number, 10_000));
+            present.push(number);
+        }
+    }
+    let oldest = present[0];
+    assert!(present.iter().copied().eq(oldest..100), "the ones that left are the oldest: {present:?}");
+    assert!(present.len() >= 35, "of 512 KiB at most one of eight segments is empty, not {}", present.len());
+    let stats = store.stats();
+    assert_eq!((stats.objects, stats.evicted_objects), (100 - oldest, oldest));
+
+    store.close().await.expect("close");
+    let store = open(&disk, small_config()).await;
+    assert_eq!(store.stats().objects, 100 - oldest, "the same are there after a restart");
+    assert!(get(&store, &format!("/{}", oldest - 1)).await.is_none());
+}
+
+#[tokio::test]
+async fn object_that_lost_its_first_slice_is_a_miss() {
+    let store = open(&FaultyDisk::new(1), small_config()).await;
+    // Two segments long, so that its first slice goes long before its head.
+    put(&store, "/long", &body(1, 120_000), 0).await;
+    let mut number = 0;
+    while store.stats().evicted_segments == 0 {
+        put(&store, &format!("/{number}"), &body(number, 10_000), 0).await;
+        number += 1;
+    }
+    assert!(get(&store, "/long").await.is_none());
+    assert!(matches!(store.verify(key("/long"), b"/long").await, Err(VerifyError::Absent | VerifyError::Read(_))));
+}
+
+#[tokio::test]
+async fn running_reader_is_not_ended_by_eviction() {
+    let store = open(&FaultyDisk::new(1), small_config()).await;
+    put(&store, "/long", &body(1, 120_000), 0).await;
+    let object = get(&store, "/long").await.expect("stored");
+    let reader = object.read(0..u64::MAX);
+    for number in 0..100 {
+        put(&store, &format!("/{number}"), &body(number, 10_000), 0).await;
+    }
+    assert_eq!(collect(reader).await.expect("it holds its segments"), body(1, 120_000));
+    let late = collect(object.read(0..u64::MAX)).await;
+    assert!(matches!(late, Err(ReadError::Evicted)), "{late:?}");
+}
+
+#[tokio::test]
+async fn many_commits_share_a_sync() {
+    let store = open(&FaultyDisk::new(1), config(16 << 20)).await;
+    let puts = (0..200).map(|number| {
+        let store = store.clone();
+        async move { try_put(&store, &format!("/{number}"), &body(number, 1000)).await }
+    });
+    let results = futures_util::future::join_all(puts).await;
+    assert!(results.iter().all(Result::is_ok));
+    let stats = store.stats();
+    assert_eq!(stats.commits, 200);
+    assert!(stats.syncs <= 20, "{} syncs for 200 commits that wait together", stats.syncs);
+}
+
+#[tokio::test]
+async fn removal_and_head_survive_a_crash() {
+    let disk = FaultyDisk::new(4);
+    let store = open(&disk, small_config()).await;
+    for name in ["/a", "/b"] {
+        put(&store, name, &body(1, 20_000), 1).await;
+    }
+    assert!(store.remove(key("/a"), b"/a", Which::Any).await.expect("remove"));
+    let object = get(&store, "/b").await.expect("stored");
+    store.update_head(&object, Bytes::from_static(b"new"), 7).await.expect("update").expect("stored");
+    // Durable with the next sync, which the proof asks for.
+    store.verify(key("/b"), b"/b").await.expect("resident");
+
+    let store = open(&disk.crash(), small_config()).await;
+    assert!(get(&store, "/a").await.is_none());
+    let object = get(&store, "/b").await.expect("stored");
+    assert_eq!((&object.head()[..], object.stamp()), (&b"new"[..], 7));
+    assert_eq!(whole(&object).await, body(1, 20_000));
+}
+
+#[tokio::test]
+async fn failing_disk_fails_fills_and_nothing_else() {
+    let cases: [(&str, &[WriteFault], u32); 4] = [
+        ("refused write", &[WriteFault::Refused], 0),
+        ("disk full in a write", &[WriteFault::NoSpace], 0),
+        ("failed sync", &[], 1),
+        ("all of it", &[WriteFault::NoSpace, WriteFault::Refused, WriteFault::Refused], 2),
+    ];
+    for (case, writes, syncs) in cases {
+        let disk = FaultyDisk::new(9);
+        let store = open(&disk, small_config()).await;
+        put(&store, "/before", &body(1, 20_000), 0).await;
+        disk.fail_writes(writes);
+        disk.fail_syncs(syncs);
+        let mut failures = 0;
+        while let Err(error) = try_put(&store, "/during", &body(2, 20_000)).await {
+            assert!(matches!(error, WriteError::Io(_)), "{case}: {error:?}");
+            assert!(get(&store, "/during").await.is_none(), "{case}: what failed is not visible");
+            failures += 1;
+            assert!(failures < 10, "{case}: the store does not recover");
+        }
+        assert!(failures > 0, "{case}");
+        for round in ["before the crash", "after it"] {
+            let store = if round == "after it" { open(&disk.crash(), small_config()).await } else { store.clone() };
+            for (name, seed) in [("/before", 1), ("/during", 2)] {
+                let object = get(&store, name).await.unwrap_or_else(|| panic!("{case}: {name} {round}"));
+                assert_eq!(whole(&object).await, body(seed, 20_000), "{case}: {name} {round}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn full_disk_takes_the_room_of_the_oldest_segment() {
+    let disk = FaultyDisk::new(9);
+    let store = open(&disk, config(8 << 20)).await;
+    for number in 0..30 {
+        put(&store, &format!("/{number}"), &body(number, 10_000), 0).await;
+    }
+    // Others took the room: the next segment cannot be created until one is given back.
+    let segments = store.stats().segments;
+    for number in 30..36 {
+        disk.fail_writes(&[]);
+        if store.stats().segments == segments {
+            disk.fail_writes(&[WriteFault::NoSpace]);
+        }
+        let _ = try_put(&store, &format!("/{number}"), &body(number, 10_000)).await;
+    }
+    disk.fail_writes(&[]);
+    put(&store, "/last", &body(99, 10_000), 0).await;
+    assert_eq!(whole(&get(&store, "/last").await.expect("stored")).await, body(99, 10_000));
+}
+
+#[tokio::test]
+async fn rotten_byte_is_never_served() {
+    let names = [("/a", 3_000), ("/b", 40_000), ("/c", 1)];
+    for sealed in [true, false] {
+        for offset in (0..46_000).step_by(331).chain(0..200) {
+            let disk = FaultyDisk::new(3);
+            let store = open(&disk, small_config()).await;
+            for (number, (name, length)) in names.into_iter().enumerate() {
+                put(&store, name, &body(number as u64, length), 0).await;
+            }
+            if sealed {
+                store.close().await.expect("close");
+            }
+            disk.corrupt("00000001.seg", offset);
+            let store = open(&disk.crash(), small_config()).await;
+            for (number, (name, length)) in names.into_iter().enumerate() {
+                let context = format!("{name}, sealed {sealed}, byte {offset}");
+                let Ok(Some(object)) = store.lookup(key(name), name.as_bytes()).await else { continue };
+                let expected = body(number as u64, length);
+                assert_eq!(object.head(), format!("head of {name}").as_bytes(), "{context}");
+                match collect(object.read(0..u64::MAX)).await {
+                    Ok(read) => assert!(read == expected, "wrong bytes: {context}"),
+                    Err(ReadError::Corrupt { .. }) => {
+                        assert!(store.verify(key(name), name.as_bytes()).await.is_err(), "{context}");
+                        assert!(get(&store, name).await.is_none(), "a miss from then on: {context}");
+                    }
+                    Err(error) => panic!("{context}: {error}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn proof_of_residency_finds_rot_behind_the_memory_tier() {
+    let disk = FaultyDisk::new(3);
+    let store = open(&disk, small_config()).await;
+    put(&store, "/a", &body(1, 3_000), 0).await;
+    assert!(store.verify(key("/a"), b"/a").await.is_ok());
+    disk.corrupt("00000001.seg", 500);
+    assert_eq!(get(&store, "/a").await.expect("in memory").body(), Some(body(1, 3_000)));
+    let proof = store.verify(key("/a"), b"/a").await;
+    assert!(matches!(proof, Err(VerifyError::Read(ReadError::Corrupt { segment: 1, .. }))), "{proof:?}");
+    assert!(get(&store, "/a").await.is_none(), "it is to be fetched again");
+}
+
+#[tokio::test]
+async fn several_disks_share_the_objects() {
+    let disks = [1, 2, 3].map(FaultyDisk::new);
+    let place = |number: usize| DiskConfig { path: format!("disk{number}").into(), capacity_bytes: 4 << 20 };
+    let config = Config { memory_bytes: 64 << 10, disks: (0..3).map(place).collect(), segment_bytes: 64 << 10 };
+    let open = || {
+        let disks = disks.iter().map(|disk| Arc::new(disk.clone()) as Arc<dyn Disk>).collect();
+        let config = config.clone();
+        async { Store::open_on(config, disks).await.expect("open") }
+    };
+    let store = open().await;
+    for number in 0..60 {
+        put(&store, &format!("/{number}"), &body(number, 5_000), 0).await;
+    }
+    store.close().await.expect("close");
+    for disk in &disks {
+        let file = disk.open("00000001.seg").await.expect("each disk has a part");
+        assert!(file.length().await.expect("length") > 20_000);
+    }
+    let store = open().await;
+    for number in 0..60 {
+        let object = get(&store, &format!("/{number}")).await.expect("stored");
+        assert_eq!(whole(&object).await, body(number, 5_000));
+    }
+    assert_eq!(store.stats().objects, 60);
+}
+
+#[tokio::test]
+async fn capacity_below_eight_segments_is_refused() {
+    let disks: Vec<Arc<dyn Disk>> = vec![Arc::new(FaultyDisk::new(1))];
+    match Store::open_on(config(100_000), disks).await {
+        Err(OpenError::CapacityTooSmall { capacity_bytes: 100_000, least_bytes: 131_072, .. }) => {}
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("opened"),
+    }
+}
