@@ -55,6 +55,9 @@ use pipeline::Pipeline;
 use prefetch::Prefetch;
 use upstream::Upstream;
 
+#[cfg(test)]
+mod tests;
+
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

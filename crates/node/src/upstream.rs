@@ -225,6 +225,11 @@ impl Upstream {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let mut answer = self.client.request(request).await.map_err(|error| words(&error))?;
+        // The client's own bound is of its buffer, which a fast sender overshoots.
+        let bytes: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if bytes > HEAD_BYTES_MAX {
+            return Err(format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes"));
+        }
         // Interim answers are hyper's; what is left of the family cannot be an answer.
         if answer.status().is_informational() {
             *answer.status_mut() = StatusCode::BAD_GATEWAY;

@@ -1,0 +1,117 @@
+//! Prefetch jobs: what is reported, and that it is true.
+
+use super::*;
+use model::{Cause, Job, Outcome, Report};
+
+fn job(chunk: u64, path: &str, begin_after: u64) -> Job {
+    Job { chunk, index: 0, url: format!("http://{DOMAIN}{path}"), headers: Vec::new(), begin_after: Revision(begin_after) }
+}
+
+async fn report(node: &TestNode) -> Report {
+    let mut reports = tokio::time::timeout(PATIENCE, node.prefetch.reports(1)).await.expect("a report in time");
+    reports.remove(0)
+}
+
+#[tokio::test]
+async fn object_is_resident_and_users_hit_with_the_origin_gone() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let body = Bytes::from(vec![2_u8; 2_500_000]);
+    origin.put("/a", Page::new(body.clone()).with("etag", "\"v1\""));
+    for fetched in [true, false] {
+        node.prefetch.accept([job(1, "/a", 0)].into_iter());
+        let expected = Outcome::Resident { bytes: 2_500_000, checksum: crc32fast::hash(&body), validator: Some("\"v1\"".into()), fetched };
+        assert_eq!(report(&node).await, Report { chunk: 1, index: 0, outcome: expected });
+    }
+    origin.stop();
+    let got = node.get("/a").await;
+    assert_eq!((got.header("x-cache"), got.body.as_ref()), ("HIT from edge", Ok(&body)));
+    assert_eq!(origin.seen("/a").len(), 1);
+}
+
+#[tokio::test]
+async fn what_does_not_become_resident_is_reported_with_its_cause() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/gone", Page { status: 404, ..Page::new("no") });
+    origin.put("/broken", Page { status: 500, ..Page::new("no") });
+    origin.put("/no-store", Page::new("x").with("cache-control", "no-store"));
+    origin.put("/never-fresh", Page::new("x").with("cache-control", "max-age=0"));
+    origin.put("/short", Page { cut: Some(70_000), ..Page::new(vec![0_u8; 200_000]).with("etag", "") });
+    let cases: &[(&str, Cause)] = &[
+        ("/gone", Cause::OriginStatus(404)),
+        ("/broken", Cause::OriginStatus(500)),
+        ("/no-store", Cause::NotStorable("no-store".into())),
+        ("/never-fresh", Cause::NotStorable("not fresh on arrival: users would not be answered from the store".into())),
+        ("/short", Cause::Truncated { got: 70_000, expected: 200_000 }),
+    ];
+    for (path, cause) in cases {
+        node.prefetch.accept([job(1, path, 0)].into_iter());
+        assert_eq!(report(&node).await.outcome, Outcome::Failed(cause.clone()), "{path}");
+    }
+    node.prefetch.accept([Job { url: "http://other.example.test/".into(), ..job(1, "/", 0) }].into_iter());
+    assert_eq!(report(&node).await.outcome, Outcome::Failed(Cause::UnknownDomain));
+    origin.stop();
+    eventually("the origin is gone", || std::net::TcpStream::connect(origin.address).is_err()).await;
+    node.prefetch.accept([job(1, "/unreachable", 0)].into_iter());
+    let outcome = report(&node).await.outcome;
+    assert!(matches!(outcome, Outcome::Failed(Cause::OriginUnreachable(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn job_waits_for_the_log_and_warms_what_is_new_then() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/a", Page::new("old"));
+    node.get("/a").await;
+    node.settled().await;
+    origin.put("/a", Page::new("the new body"));
+    let head = node.knowing.applied().next();
+    node.prefetch.accept([job(1, "/a", head.0)].into_iter());
+    node.prefetch.accept([job(2, "/b", 0)].into_iter());
+    assert_eq!(report(&node).await.chunk, 2, "later jobs do not wait for it");
+    assert_eq!(node.prefetch.counts().0, 1, "it is not begun before its refresh is applied");
+    node.refresh("/a", Mode::Expire);
+    let Report { chunk: 1, outcome: Outcome::Resident { bytes: 12, fetched: true, .. }, .. } = report(&node).await else { panic!("resident") };
+}
+
+#[tokio::test]
+async fn refresh_during_a_prefetch_is_not_undone_by_it() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/a", Page { head_gate: Some(gate.clone()), ..Page::new("old") });
+    node.prefetch.accept([job(1, "/a", 0)].into_iter());
+    origin.asked("/a", 1).await;
+    origin.put("/a", Page::new("the new body"));
+    node.refresh("/a", Mode::Expire);
+    gate.add_permits(1);
+    let outcome = report(&node).await.outcome;
+    assert!(matches!(outcome, Outcome::Resident { bytes: 12, .. }), "the old body is not proof: {outcome:?}");
+    assert_eq!(node.get("/a").await.text(), "the new body");
+}
+
+#[tokio::test]
+async fn users_join_the_fetch_of_a_prefetch() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/a", Page { head_gate: Some(gate.clone()), ..Page::new("a") });
+    node.prefetch.accept([job(1, "/a", 0)].into_iter());
+    origin.asked("/a", 1).await;
+    let address = node.address;
+    let user = tokio::spawn(async move { ask(address, Method::GET, "/a", &[], false).await });
+    eventually("the user waits", || node.pipeline.metrics().requests_running.get() == 1).await;
+    gate.add_permits(1);
+    assert_eq!(user.await.unwrap().text(), "a");
+    report(&node).await;
+    assert_eq!(origin.seen("/a").len(), 1);
+}
+
+#[tokio::test]
+async fn jobs_are_taken_once_withdrawn_and_bounded() {
+    let Stage { node, .. } = Stage::set().await;
+    let far = 1_000_000; // never begun
+    node.prefetch.accept((0..10).map(|chunk| job(chunk, "/a", far)));
+    node.prefetch.accept((0..10).map(|chunk| job(chunk, "/a", far)));
+    assert_eq!(node.prefetch.counts(), (10, 0, 0));
+    node.prefetch.withdraw(&[3, 4]);
+    assert_eq!(node.prefetch.counts(), (8, 0, 0));
+    node.prefetch.accept((100..5_000).map(|chunk| job(chunk, "/a", far)));
+    assert_eq!(node.prefetch.counts().0, model::prefetch::JOBS_PER_NODE_MAX);
+}

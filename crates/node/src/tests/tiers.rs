@@ -1,0 +1,179 @@
+//! Two tiers: what a child asks its parent, what it believes, what it tells users.
+
+use super::*;
+
+/// An origin, an L2 before it, and an L1 that asks the L2.
+struct Tiers {
+    origin: Origin,
+    child: TestNode,
+    parent: TestNode,
+    clock: Arc<ManualClock>,
+}
+
+async fn tiers() -> Tiers {
+    let origin = Origin::start().await;
+    let clock = clock();
+    let mut knowledge = knowledge(&origin);
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    // The parent's own tier is known before its address is.
+    knowledge.topology.members.insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, nowhere));
+    let parent = TestNode::start("parent", &knowledge, clock.clone(), memory().await).await;
+    knowledge.topology.members.insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, parent.address));
+    let child = TestNode::start("child", &knowledge, clock.clone(), memory().await).await;
+    Tiers { origin, child, parent, clock }
+}
+
+/// The headers of a node's request.
+fn as_child(fence: &str) -> [(&str, &str); 2] {
+    [("warmfront-credential", PEERS), ("warmfront-fence", fence)]
+}
+
+#[tokio::test]
+async fn x_cache_speaks_of_the_whole_and_cache_status_of_each_node() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("a"));
+    let first = child.get("/a").await;
+    assert_eq!((first.text(), first.header("x-cache"), first.header("via")), ("a", "MISS from parent", "1.1 parent"));
+    let statuses: Vec<_> = first.headers.get_all("cache-status").iter().map(|value| value.to_str().unwrap().split(';').next().unwrap()).collect();
+    assert_eq!(statuses, ["parent", "child"], "nearest the origin first");
+    let vias: Vec<_> = first.headers.get_all("via").iter().collect();
+    assert_eq!(vias, ["1.1 parent", "1.1 child"]);
+    child.settled().await;
+    parent.settled().await;
+    assert_eq!(child.get("/a").await.header("x-cache"), "HIT from child");
+
+    origin.put("/b", Page::new("b"));
+    parent.get("/b").await;
+    parent.settled().await;
+    origin.stop();
+    let hit = child.get("/b").await;
+    assert_eq!((hit.text(), hit.header("x-cache")), ("b", "HIT from parent"));
+    assert!(hit.headers.keys().all(|name| !name.as_str().starts_with("warmfront")), "{:?}", hit.headers);
+}
+
+#[tokio::test]
+async fn fence_goes_up_and_a_lagging_parent_asks_the_origin_again() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("old"));
+    assert_eq!(child.get("/a").await.text(), "old");
+    child.settled().await;
+    parent.settled().await;
+    origin.put("/a", Page::new("new"));
+    // Only the child has heard of the refresh.
+    child.refresh("/a", Mode::Expire);
+    assert_eq!(child.get("/a").await.text(), "new");
+    assert_eq!(parent.get("/a").await.text(), "new", "what the child made it fetch it has");
+}
+
+#[tokio::test]
+async fn fence_of_a_child_is_obeyed_or_refused_never_ignored() {
+    let Tiers { origin, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("a").with("etag", "\"v1\""));
+    parent.get("/a").await;
+    parent.settled().await;
+    let cases: &[(&str, &str, u16, &str)] = &[
+        // fence      why                                         status x-cache
+        ("log:1", "it reflects that", 200, "HIT from parent"),
+        ("log:9", "it must ask for what it has not heard of", 200, "REVALIDATED from parent"),
+        ("log:9", "and then knows", 200, "HIT from parent"),
+        ("other:1", "another log's revisions say nothing", 421, ""),
+        ("log:x", "not a revision", 400, ""),
+        ("", "no fence", 400, ""),
+    ];
+    for (fence, why, status, x_cache) in cases {
+        let got = parent.get_with("/a", &as_child(fence)).await;
+        assert_eq!((got.status, got.header("x-cache")), (*status, *x_cache), "{why}");
+        assert_eq!(got.headers.contains_key("warmfront-age"), *status == 200, "{why}");
+        parent.settled().await;
+    }
+    let stranger = parent.get_with("/a", &[("warmfront-credential", "guess"), ("warmfront-fence", "other:1")]).await;
+    assert_eq!(stranger.status, 200, "without the credential it is a user");
+    assert!(!stranger.headers.contains_key("warmfront-age"));
+}
+
+#[tokio::test]
+async fn age_of_knowledge_is_told_to_children_and_counts_from_the_sending() {
+    let Tiers { origin, parent, clock, .. } = tiers().await;
+    origin.put("/a", Page::new("a"));
+    parent.get("/a").await;
+    parent.settled().await;
+    clock.advance(Duration::from_micros(3_000_500));
+    let got = parent.get_with("/a", &as_child("log:1")).await;
+    assert_eq!(got.header("warmfront-age"), "3001", "rounded up");
+}
+
+#[tokio::test]
+async fn parent_out_of_contact_is_not_believed_and_passes_on_what_the_origin_vouches_for() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    origin.put("/a", Page::new("a").with("etag", "\"v1\""));
+    child.get("/a").await;
+    child.settled().await;
+    parent.settled().await;
+    clock.advance(Duration::from_secs(10));
+    // Neither has contact now: the child asks the parent, the parent the origin.
+    let got = child.get("/a").await;
+    assert_eq!((got.text(), got.header("x-cache")), ("a", "REVALIDATED from parent"));
+    assert_eq!(origin.seen("/a").len(), 2);
+    child.settled().await;
+    let got = child.get("/a").await;
+    assert_eq!((got.header("x-cache"), origin.seen("/a").len()), ("HIT from child", 2), "vouched for a lease");
+}
+
+#[tokio::test]
+async fn parent_that_confirms_from_its_store_leaves_the_hit_to_the_child() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    origin.put("/a", Page::new("a").with("etag", "\"v1\""));
+    child.get("/a").await;
+    child.settled().await;
+    parent.settled().await;
+    clock.advance(Duration::from_secs(10));
+    parent.in_contact();
+    let got = child.get("/a").await;
+    assert_eq!((got.text(), got.header("x-cache")), ("a", "HIT from child"));
+    assert_eq!(origin.seen("/a").len(), 1, "the parent knew");
+}
+
+#[tokio::test]
+async fn answer_without_an_age_is_no_answer() {
+    // The origin stands in for a parent that does not see fences.
+    let impostor = Origin::start().await;
+    impostor.put("/a", Page::new("unfenced"));
+    let origin = Origin::start().await;
+    origin.put("/a", Page::new("a"));
+    let clock = clock();
+    let mut knowledge = knowledge(&origin);
+    knowledge.topology.members.insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, impostor.address));
+    let child = TestNode::start("child", &knowledge, clock.clone(), memory().await).await;
+    assert_eq!(child.get("/a").await.status, 503);
+    assert!(origin.seen("/a").is_empty(), "only a root asks the origin");
+
+    let parent = TestNode::start("parent-2", &knowledge, clock.clone(), memory().await).await;
+    child.apply(Entry::Member(member("parent-2", "pop-1", Tier::L2, parent.address)));
+    parent.apply(Entry::Member(member("parent-2", "pop-1", Tier::L2, parent.address)));
+    let got = child.get("/a").await;
+    assert_eq!((got.status, got.text(), got.header("x-cache")), (200, "a", "MISS from parent-2"), "the next parent is asked");
+}
+
+#[tokio::test]
+async fn circle_in_the_topology_ends_at_the_origin() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("a"));
+    let mut pop = child.knowing.known().knowledge.topology.pops.values().next().unwrap().clone();
+    pop.parents.insert(Tier::L2, Parent { pop: pop.name.clone(), tier: Tier::L1 });
+    for node in [&child, &parent] {
+        node.apply(Entry::Member(member("child", "pop-1", Tier::L1, child.address)));
+        node.apply(Entry::Pop(pop.clone()));
+    }
+    let got = child.get("/a").await;
+    assert_eq!((got.status, got.text(), origin.seen("/a").len()), (200, "a", 1));
+}
+
+#[tokio::test]
+async fn origins_failure_is_told_through_the_tiers() {
+    let Tiers { origin, child, parent: _parent, .. } = tiers().await;
+    origin.stop();
+    eventually("the origin is gone", || std::net::TcpStream::connect(origin.address).is_err()).await;
+    let got = child.get("/a").await;
+    assert_eq!((got.status, got.text()), (502, "the origin could not be reached\n"));
+    assert!(!got.headers.contains_key("warmfront-origin"));
+}
