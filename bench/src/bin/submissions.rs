@@ -34,7 +34,7 @@ async fn main() -> anyhow::Result<()> {
     let seconds = Duration::from_secs(number(5)?);
     let connections = number(64)?;
     let mut stage = Stage::without_nodes("open", &[]).await?;
-    stage.cli(&["domain", "add", DOMAIN, "--source", "127.0.0.1:9", "--scope", "global"]).await?;
+    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
     stage.online().await;
     let control = stage.control().context("it runs")?.id();
 

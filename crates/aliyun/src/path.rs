@@ -6,7 +6,7 @@
 //! - `http://`, `https://` and no scheme mean the same object; lines that do are one.
 //! - Lines are counted before any is read, so a body full of them costs no more than one that fits.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use model::UrlKey;
 
@@ -87,10 +87,10 @@ pub(crate) struct Limits {
 /// Reads all lines: none left out, none twice, in the order of their first occurrence. Empty when there is none.
 pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits) -> Result<Vec<ObjectPath>, Fault> {
     // Shells send a line feed as two characters; a list of URLs shows that this was meant.
-    let lines: Vec<&str> = if text.contains("\\nhttp") {
-        text.lines().flat_map(|line| line.split("\\n")).map(|line| line.trim_end_matches("\\r")).collect_bounded()
+    let lines = if text.contains("\\nhttp") {
+        bounded(text.lines().flat_map(|line| line.split("\\n")).map(|line| line.trim_end_matches("\\r")))
     } else {
-        text.lines().collect_bounded()
+        bounded(text.lines())
     };
     if lines.len() > LINES_PER_CALL_MAX {
         return Err(Fault::OverLimit);
@@ -107,7 +107,7 @@ pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits) -> Result<Vec
             paths.push(path);
         }
     }
-    let mut per_host = std::collections::HashMap::<&str, usize>::new();
+    let mut per_host = HashMap::<&str, usize>::new();
     for path in &paths {
         *per_host.entry(path.key.host()).or_default() += 1;
     }
@@ -119,14 +119,10 @@ pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits) -> Result<Vec
     Ok(paths)
 }
 
-/// Trims lines, drops empty ones, and stops at one more than any profile allows.
-trait CollectBounded<'a>: Iterator<Item = &'a str> + Sized {
-    fn collect_bounded(self) -> Vec<&'a str> {
-        self.map(str::trim).filter(|line| !line.is_empty()).take(LINES_PER_CALL_MAX + 1).collect()
-    }
+/// Lines trimmed, empty ones dropped, cut off at one more than any profile allows.
+fn bounded<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    lines.map(str::trim).filter(|line| !line.is_empty()).take(LINES_PER_CALL_MAX + 1).collect()
 }
-
-impl<'a, I: Iterator<Item = &'a str>> CollectBounded<'a> for I {}
 
 #[cfg(test)]
 mod tests {

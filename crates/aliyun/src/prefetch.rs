@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn with_header_is_read_into_variants() {
-        let cases: &[(&str, Result<&[&[(&str, &str)]], Fault>)] = &[
+        type Variants<'a> = &'a [&'a [(&'a str, &'a str)]];
+        let cases: &[(&str, Result<Variants<'_>, Fault>)] = &[
             (r#"{"Accept-Encoding":["gzip"]}"#, Ok(&[&[("accept-encoding", "gzip")]])),
             (
                 r#"{"Accept-Encoding":["gzip","br"]}"#,

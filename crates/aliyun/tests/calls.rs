@@ -11,6 +11,10 @@ use aliyun::{
 use common::{now, request};
 use model::{Coverage, DomainName, UrlKey};
 
+/// Parameters as a table writes them.
+type OwnedParams = Vec<(String, String)>;
+type Params<'a> = &'a [(&'a str, &'a str)];
+
 const CDN: &str = "2018-05-10";
 const OLD: &str = "2014-11-11";
 const VOD: &str = "2017-03-21";
@@ -35,7 +39,7 @@ fn prefetch_is_read_with_its_defaults() {
         derive_key: false,
     };
     let lines = ("ObjectPath", "a.com/1\r\nhttps://A.com/2\n");
-    let cases: &[(&str, &str, &str, &[(&str, &str)], Prefetch)] = &[
+    let cases: &[(&str, &str, &str, Params<'_>, Prefetch)] = &[
         ("cdn-2024", CDN, "PushObjectCache", &[], plain.clone()),
         ("cdn-2024", OLD, "PushObjectCache", &[("ObjectType", "File")], plain.clone()), // ignored there
         ("cdn-2024", VOD, "PreloadVodObjectCaches", &[], plain.clone()),
@@ -78,7 +82,7 @@ fn prefetch_is_read_with_its_defaults() {
 fn refresh_is_read_with_its_defaults() {
     let file = Refresh { paths: vec![path("http", "a.com", "/d/")], kind: RefreshType::File, force: false };
     let directory = Refresh { kind: RefreshType::Directory, ..file.clone() };
-    let cases: &[(&str, &[(&str, &str)], &Refresh)] = &[
+    let cases: &[(&str, Params<'_>, &Refresh)] = &[
         (CDN, &[], &file),
         (CDN, &[("ObjectType", "file")], &file),
         (OLD, &[("ObjectType", "File")], &file),
@@ -110,7 +114,7 @@ fn faults_of_submissions_are_worded_by_generation() {
     let and = |text: &str, name: &str, value: &str| {
         vec![("ObjectPath".to_owned(), text.to_owned()), (name.to_owned(), value.to_owned())]
     };
-    let cases: Vec<(bool, Vec<(String, String)>, Words)> = vec![
+    let cases: Vec<(bool, OwnedParams, Words)> = vec![
         (true, vec![], [(400, "MissingParameter", missing); 3]),
         (true, path(" \n"), [(400, "MissingParameter", missing); 3]),
         (false, vec![], [(400, "MissingParameter", missing); 3]),
@@ -253,7 +257,7 @@ fn task_queries_are_read() {
         page: Page { number: 1, size: 20 },
     };
     let hour = Duration::from_secs(3600);
-    let cases: &[(&[(&str, &str)], TaskQuery)] = &[
+    let cases: &[(Params<'_>, TaskQuery)] = &[
         (&[], all.clone()),
         (&[("TaskId", "7, 8,7")], TaskQuery { ids: Some(vec![7, 8]), ..all.clone() }),
         (
@@ -332,7 +336,7 @@ fn faults_of_task_queries_are_worded_by_generation() {
         (400, "InvalidStatus.ValueNotSupported", "The specified Status is not supported."),
         (400, "InvalidStatus.ValueNotSupported", "The specified value of parameter Status is not supported."),
     ];
-    type Case<'a> = (&'a [(&'a str, &'a str)], [(u16, &'a str, &'a str); 2]);
+    type Case<'a> = (Params<'a>, [(u16, &'a str, &'a str); 2]);
     let cases: &[Case<'_>] = &[
         (&[("TaskId", "abc")], task_id),
         (&[("TaskId", "1,,2")], task_id),
@@ -448,7 +452,7 @@ fn faults_of_domain_calls() {
     let name = ("DomainName", "a.com");
     let kind = ("CdnType", "web");
     let sources = ("Sources", r#"[{"content":"1.2.3.4","type":"ipaddr"}]"#);
-    let cases: &[(&str, &[(&str, &str)], &str, &str)] = &[
+    let cases: &[(&str, Params<'_>, &str, &str)] = &[
         ("AddCdnDomain", &[kind, sources], "MissingParameter", "\"DomainName\""),
         ("AddCdnDomain", &[name, sources], "MissingParameter", "\"CdnType\""),
         ("AddCdnDomain", &[name, kind], "MissingParameter", "\"Sources\""),

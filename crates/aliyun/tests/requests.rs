@@ -63,7 +63,8 @@ fn refused(incoming: &Incoming<'_>) -> Refusal {
 fn v1_envelope_is_checked_in_the_vendors_order() {
     let none = HeaderMap::new();
     let incomplete = "IncompleteSignature";
-    let cases: &[(&[(&str, Option<&str>)], u16, &str, &str)] = &[
+    type Changes<'a> = &'a [(&'a str, Option<&'a str>)];
+    let cases: &[(Changes<'_>, u16, &str, &str)] = &[
         (&[("Action", None), ("Version", None)], 400, "MissingParameter", "parameter \"Action\" that"),
         (&[("Version", None), ("AccessKeyId", None)], 400, "MissingParameter", "parameter \"Version\" that"),
         (&[("Version", Some("2020-01-01"))], 400, "InvalidVersion", "Version is not valid."),

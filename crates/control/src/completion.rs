@@ -16,6 +16,7 @@ use std::time::Duration;
 use model::fence::{self, MemberView, Passed};
 use model::{Clock, Moment, NodeName, Revision};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::known::{Following, Known};
 use crate::state::{State, StateError, millis};
@@ -66,13 +67,18 @@ impl Acknowledged {
     }
 }
 
-/// Starts folding. It goes on until the process ends.
-pub(crate) async fn start(state: State, following: Following, clock: Arc<dyn Clock>) -> Result<Acknowledged, StateError> {
+/// Starts folding. It goes on until `stopping` is cancelled.
+pub(crate) async fn start(
+    state: State,
+    following: Following,
+    clock: Arc<dyn Clock>,
+    stopping: CancellationToken,
+) -> Result<Acknowledged, StateError> {
     let kept = state.nodes().await?.into_iter().map(|node| (node.name, node.acked)).collect();
     let shared = Shared { kept: Mutex::new(kept), fresh: Mutex::default(), wake: Notify::new() };
     let acknowledged = Acknowledged { shared: Arc::new(shared) };
     let task = Task { state, following, clock, acknowledged: acknowledged.clone(), sights: VecDeque::new(), passed: Revision::ZERO };
-    tokio::spawn(task.run());
+    tokio::spawn(async move { stopping.run_until_cancelled(task.run()).await });
     Ok(acknowledged)
 }
 

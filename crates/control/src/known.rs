@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use model::{Clock, DomainName, Knowledge, Moment, Revision};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::state::log::DomainRow;
 use crate::state::{State, StateError};
@@ -40,8 +41,8 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    /// Reads all that is known and goes on following it.
-    pub(crate) async fn start(state: State, clock: Arc<dyn Clock>) -> Result<Following, StateError> {
+    /// Reads all that is known and goes on following it until `stopping` is cancelled.
+    pub(crate) async fn start(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Result<Following, StateError> {
         let (head, knowledge) = state.knowledge().await?;
         let domains = domains(&state).await?;
         let seen = clock.moment();
@@ -50,8 +51,12 @@ impl Following {
         let nudge = Arc::new(Notify::new());
         let nudged = nudge.clone();
         tokio::spawn(async move {
-            while !publish.is_closed() {
-                let _ = tokio::time::timeout(LOOK_EVERY, nudged.notified()).await;
+            loop {
+                tokio::select! {
+                    () = nudged.notified() => {}
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = stopping.cancelled() => return,
+                }
                 let before = publish.borrow().clone();
                 match look(&state, &before, &*clock).await {
                     Ok(Some(known)) => {

@@ -103,13 +103,20 @@ impl Control {
         settle_lease(&state, config.lease_secs).await?;
         let (certificate, key) = identity.link_certificate()?;
 
-        let following = known::Following::start(state.clone(), clock.clone()).await?;
-        let (accepting, open) = Accepting::start(state.clone()).await?;
-        let acknowledged = completion::start(state.clone(), following.clone(), clock.clone()).await?;
-        let deadline = config.prefetch_deadline();
-        let scheduler =
-            scheduler::Scheduler::start(state.clone(), &accepting, open, following.clone(), clock.clone(), deadline);
         let stopping = CancellationToken::new();
+        let following = known::Following::start(state.clone(), clock.clone(), stopping.clone()).await?;
+        let (accepting, open) = Accepting::start(state.clone()).await?;
+        let acknowledged = completion::start(state.clone(), following.clone(), clock.clone(), stopping.clone()).await?;
+        let deadline = config.prefetch_deadline();
+        let scheduler = scheduler::Scheduler::start(
+            state.clone(),
+            &accepting,
+            open,
+            following.clone(),
+            clock.clone(),
+            deadline,
+            stopping.clone(),
+        );
         let link = link::Link::new(
             state.clone(),
             identity,

@@ -184,7 +184,7 @@ impl Stage {
     /// An nginx whose files the domain [`DOMAIN`] serves everywhere.
     pub async fn origin(&self) -> anyhow::Result<Nginx> {
         let origin = Nginx::start(&self.folder("origin")?)?;
-        self.cli(&["domain", "add", DOMAIN, "--source", &format!("127.0.0.1:{}", origin.port), "--scope", "global"]).await?;
+        self.cli(&["domain", "add", DOMAIN, "--origin", &format!("127.0.0.1:{}", origin.port), "--coverage", "global"]).await?;
         self.online().await;
         Ok(origin)
     }

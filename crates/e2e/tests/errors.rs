@@ -44,7 +44,7 @@ fn directories(count: usize) -> String {
 }
 
 async fn with_domain(stage: &Stage) -> anyhow::Result<()> {
-    stage.cli(&["domain", "add", DOMAIN, "--source", "127.0.0.1:9", "--scope", "global"]).await?;
+    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
     stage.online().await;
     Ok(())
 }

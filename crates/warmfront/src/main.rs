@@ -97,7 +97,10 @@ fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> ExitCode {
     let output = arguments.output;
     let done = match &arguments.command {
-        Command::Client(command) => return cli::run(command, output).await,
+        Command::Client(command) => {
+            let mut out = std::io::stdout();
+            return cli::run(command, output, std::sync::Arc::new(clock::SystemClock), &mut out).await;
+        }
         Command::Demo(demo) => demo::run(demo).await,
         Command::Serve { data } => roles::serve(data).await,
         Command::Control { config } => roles::control(config).await,

@@ -20,6 +20,7 @@ use model::prefetch::JOBS_PER_NODE_MAX;
 use model::{Cause, Clock, Job, NodeName, Outcome, Report, Topology};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::known::Following;
 use crate::state::submit::{Accepting, Open};
@@ -112,7 +113,7 @@ enum Event {
 }
 
 impl Scheduler {
-    /// Starts scheduling. What is open is read from the database.
+    /// Starts scheduling, until `stopping` is cancelled. What is open is read from the database.
     pub(crate) fn start(
         state: State,
         accepting: &Accepting,
@@ -120,6 +121,7 @@ impl Scheduler {
         following: Following,
         clock: Arc<dyn Clock>,
         deadline: Duration,
+        stopping: CancellationToken,
     ) -> Scheduler {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         let counters = Arc::new(Counters::default());
@@ -135,7 +137,8 @@ impl Scheduler {
             account_of: HashMap::new(),
             last_turn: String::new(),
         };
-        tokio::spawn(task.run(incoming, accepting.committed()));
+        let committed = accepting.committed();
+        tokio::spawn(async move { stopping.run_until_cancelled(task.run(incoming, committed)).await });
         Scheduler { events, counters }
     }
 

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::client::Client;
+use crate::cli::api::Api;
 use crate::clock::SystemClock;
 use crate::output::table;
 use crate::roles::{node_config, stopped, write_join_token};
@@ -101,7 +101,7 @@ pub(crate) async fn run(arguments: &DemoArgs) -> anyhow::Result<()> {
 /// Everything that runs.
 struct Stage {
     domain: String,
-    client: Client,
+    api: Api,
     /// The demo's own origin; none before a real one.
     origin: Option<Origin>,
     /// The origin as a source of a domain: host and port.
@@ -140,10 +140,10 @@ impl Stage {
             let config = node_config(name, pop, tier, port, control.link_address(), &token, &folder.path().join(name))?;
             nodes.push(Node::start(config, Arc::new(SystemClock)).await?);
         }
-        let client = Client::new(&format!("http://{}", control.api_address()), KEY_ID, KEY_SECRET)?;
+        let api = Api::at(control.api_address(), KEY_ID, KEY_SECRET, Arc::new(SystemClock))?;
         let domain = arguments.domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
         let source = real.unwrap_or_else(|| ("127.0.0.1".to_owned(), ORIGIN_PORT));
-        Ok(Stage { domain, client, origin, source, nodes, control, stopping, _folder: folder })
+        Ok(Stage { domain, api, origin, source, nodes, control, stopping, _folder: folder })
     }
 
     async fn strike(self) {
@@ -244,9 +244,9 @@ async fn add_domain(stage: &Stage) -> anyhow::Result<()> {
     let sources = json!([{ "content": host, "type": kind, "port": port, "priority": "20", "weight": "10" }]);
     let parameters =
         [("DomainName", stage.domain.as_str()), ("CdnType", "web"), ("Scope", "global"), ("Sources", &sources.to_string())];
-    stage.client.call("AddCdnDomain", &parameters).await?;
+    stage.api.call("AddCdnDomain", &parameters).await?;
     eventually("the domain is online", || async {
-        let detail = stage.client.call("DescribeCdnDomainDetail", &[("DomainName", stage.domain.as_str())]).await?;
+        let detail = stage.api.call("DescribeCdnDomainDetail", &[("DomainName", stage.domain.as_str())]).await?;
         let status = &detail["GetDomainDetailModel"]["DomainStatus"];
         ensure!(status == "online", "its status is {status}");
         Ok(())
@@ -273,7 +273,7 @@ async fn prefetch(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
     let urls: Vec<String> = paths.iter().map(|path| stage.url(path)).collect();
     let mut ids = Vec::new();
     for some in urls.chunks(URLS_PER_CALL) {
-        let reply = stage.client.call("PushObjectCache", &[("ObjectPath", &some.join("\n"))]).await?;
+        let reply = stage.api.call("PushObjectCache", &[("ObjectPath", &some.join("\n"))]).await?;
         ids.extend(reply["PushTaskId"].as_str().unwrap_or_default().split(',').map(str::to_owned));
     }
     ids.dedup();
@@ -293,7 +293,7 @@ async fn wait(stage: &Stage, ids: &[String], rows: usize) -> anyhow::Result<Vec<
         let mut ended = 0;
         let mut failed = Vec::new();
         for some in ids.chunks(10) {
-            let reply = stage.client.call("DescribeRefreshTaskById", &[("TaskId", &some.join(","))]).await?;
+            let reply = stage.api.call("DescribeRefreshTaskById", &[("TaskId", &some.join(","))]).await?;
             for row in reply["Tasks"].as_array().into_iter().flatten() {
                 match row["Status"].as_str() {
                     Some("Complete") => ended += 1,
@@ -370,7 +370,7 @@ async fn refresh(stage: &Stage, origin: &Origin, paths: &[String]) -> anyhow::Re
     say("\nThe origin's files have changed. Refreshing the whole site (RefreshObjectCaches, Directory):")?;
     let parameters = [("ObjectPath", stage.url("/")), ("ObjectType", "Directory".to_owned())];
     let parameters: Vec<(&str, &str)> = parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let reply = stage.client.call("RefreshObjectCaches", &parameters).await?;
+    let reply = stage.api.call("RefreshObjectCaches", &parameters).await?;
     let id = reply["RefreshTaskId"].as_str().context("a reply with RefreshTaskId")?.to_owned();
     let failed = wait(stage, &[id], 1).await?;
     let mut good = failed.is_empty();
