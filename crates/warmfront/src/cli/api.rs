@@ -205,12 +205,19 @@ fn read_reply(status: StatusCode, body: &[u8]) -> Result<Value, Option<ApiError>
     }
     let busy = matches!(status.as_u16(), 429 | 502 | 503 | 504);
     let text = |name: &str| reply.as_ref().and_then(|reply| reply[name].as_str()).map(str::to_owned);
+    // The service's own text repeats the whole request, for people who write signers.
+    let message = match text("Code").as_deref() {
+        Some("SignatureDoesNotMatch") => {
+            Some("most likely the secret of the access key is wrong, or a proxy changes the request".to_owned())
+        }
+        _ => text("Message"),
+    };
     match text("Code") {
         None if !busy => Err(None), // not the service; a proxy's 503 is a refusal, whatever its form
         code => Err(Some(ApiError::Refused {
             status: status.as_u16(),
             code: code.unwrap_or_else(|| status.to_string()),
-            message: text("Message").unwrap_or_else(|| "no message".to_owned()),
+            message: message.unwrap_or_else(|| "no message".to_owned()),
             request_id: text("RequestId").unwrap_or_else(|| "unknown".to_owned()),
         })),
     }
