@@ -93,7 +93,7 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
         (
             "no such type",
             ("vod", "RefreshVodObjectCaches", typed(&file, "Folder")),
-            Some((400, "InvalidObjectType.ValueNotSupported", "The specified value of \"Folder\" is not supported.")),
+            Some((400, "InvalidObjectType.ValueNotSupported", "The specified value of \"<ObjectType>\" is not supported.")),
         ),
         ("not JSON", ("cdn", "PushObjectCache", with_header("gzip")), Some((400, "InvalidCustomHeader", "Parse preload header failed."))),
         (

@@ -19,7 +19,7 @@ use std::time::Duration;
 use aliyun::{BODY_BYTES_MAX, Envelope, Format, Incoming, Product, Refusal, Rendered, Request};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming as Body;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -48,6 +48,9 @@ const CONNECTIONS_MAX: usize = 4096;
 
 /// How long a request's head and body may take to arrive.
 const READ_MAX: Duration = Duration::from_secs(30);
+
+/// Bytes of a body that is too long which are taken and dropped before the answer.
+const BODY_DRAINED_MAX: usize = 16 * BODY_BYTES_MAX;
 
 /// How long connections are given to end when stopping.
 const STOPPING_MAX: Duration = Duration::from_secs(4);
@@ -247,14 +250,31 @@ impl Door {
 }
 
 async fn read_body(body: Body) -> Result<Bytes, Refusal> {
-    // One byte more than is read, so that what is too long is known to be.
-    let read = Limited::new(body, BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(READ_MAX, read).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::too_large(BODY_BYTES_MAX)),
-        Ok(Err(_)) => Err(Refusal::invalid("body", "it ended before its length")),
+    match tokio::time::timeout(READ_MAX, read_all(body)).await {
+        Ok(read) => read,
         Err(_) => Err(Refusal::invalid("body", "it did not arrive in time")),
     }
+}
+
+/// Reads a body within its bound. What is too long is still taken and dropped for a while: a client that is cut off while it
+/// sends never sees why.
+async fn read_all(mut body: Body) -> Result<Bytes, Refusal> {
+    let mut whole = Vec::new();
+    let mut came = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::invalid("body", "it ended before its length"))?;
+        let Some(data) = frame.data_ref() else { continue };
+        came += data.len();
+        if came > BODY_DRAINED_MAX {
+            break;
+        }
+        if came <= BODY_BYTES_MAX {
+            whole.extend_from_slice(data);
+        } else {
+            whole = Vec::new();
+        }
+    }
+    if came > BODY_BYTES_MAX { Err(Refusal::too_large(BODY_BYTES_MAX)) } else { Ok(Bytes::from(whole)) }
 }
 
 fn http_response(rendered: Rendered, id: &str, retry_after: Option<Duration>) -> Response<Full<Bytes>> {
