@@ -1,11 +1,14 @@
-//! Generates the client side of the link; its messages are `model::link`'s.
+//! Generates the client side of the link, and for the tests its server side; the messages are `model::link`'s.
+
+use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=../model/proto/link.proto");
+    let generate = || tonic_prost_build::configure().extern_path(".warmfront.link.v1", "::model::link");
     let files = protox::compile(["link.proto"], ["../model/proto"])?;
-    tonic_prost_build::configure()
-        .build_server(false)
-        .extern_path(".warmfront.link.v1", "::model::link")
-        .compile_fds(files)?;
+    generate().build_server(false).compile_fds(files.clone())?;
+    let server = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?).join("server");
+    std::fs::create_dir_all(&server)?;
+    generate().build_client(false).out_dir(server).compile_fds(files)?;
     Ok(())
 }

@@ -36,7 +36,11 @@ pub(crate) struct Admin {
 }
 
 /// Answers until `stopping`.
-pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, stopping: CancellationToken) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    stopping: CancellationToken,
+) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -72,7 +76,9 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, stopping: Ca
 impl Admin {
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         let (status, text) = match path {
-            _ if method != Method::GET && method != Method::HEAD => (StatusCode::METHOD_NOT_ALLOWED, "expected GET\n".to_owned()),
+            _ if method != Method::GET && method != Method::HEAD => {
+                (StatusCode::METHOD_NOT_ALLOWED, "expected GET\n".to_owned())
+            }
             "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => self.ready(),
             "/metrics" => (StatusCode::OK, self.metrics()),
@@ -114,7 +120,11 @@ impl Admin {
         page.counters("requests_total", "Answers, by what X-Cache says", &results);
         page.gauge("requests_running", "Requests being answered", metrics.requests_running.get());
         page.gauge("connections", "Connections of users and children", metrics.connections.get());
-        page.counter("refused_total", "Connections and fetches refused because a bound was reached", metrics.refused.get());
+        page.counter(
+            "refused_total",
+            "Connections and fetches refused because a bound was reached",
+            metrics.refused.get(),
+        );
         page.counter("sent_bytes_total", "Bytes of bodies handed to connections", metrics.bytes_sent.get());
         page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", metrics.bytes_fetched.get());
         page.counter("fetches_total", "Objects asked for above", metrics.fetches.get());
@@ -127,7 +137,11 @@ impl Admin {
         page.gauge("fills_max", "Bound of fetches running", FILLS_MAX);
         page.gauge("vouched_bodies", "Bodies whose vouching is remembered", self.pipeline.fills().vouched.len());
 
-        page.gauge("link_connected", "1 while the control plane is followed", u8::from(self.connected.load(Ordering::SeqCst)));
+        page.gauge(
+            "link_connected",
+            "1 while the control plane is followed",
+            u8::from(self.connected.load(Ordering::SeqCst)),
+        );
         page.gauge("ready", "1 while the node is a member within its lease", u8::from(knowing.is_ready()));
         page.gauge("applied_revision", "The log is applied up to here", knowing.applied());
         page.gauge("floor_revision", "Entries up to here may be forgotten", knowing.index().floor());
@@ -135,7 +149,11 @@ impl Admin {
         page.gauge("index_scopes_max", "Bound from which the oldest are retired", crate::link::RETIRE_ABOVE);
         if let Some(contact) = knowing.contact() {
             let age = fence::ceil_millis(knowing.clock().moment().since(contact));
-            page.gauge("contact_age_milliseconds", "Since the node last knew that it had applied the head of the log", age);
+            page.gauge(
+                "contact_age_milliseconds",
+                "Since the node last knew that it had applied the head of the log",
+                age,
+            );
         }
         let (waiting, running, unsent) = self.prefetch.counts();
         page.gauge("jobs_waiting", "Prefetch jobs not begun", waiting);

@@ -99,13 +99,15 @@ const THREADS_MAX: usize = 256;
 impl NodeConfig {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<NodeConfig, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         NodeConfig::parse(&text)
     }
 
     /// Reads and checks the text of a file.
     pub fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
-        let config: NodeConfig = toml::from_str(text).map_err(|error| ConfigError::Parse(error.to_string().trim_end().to_owned()))?;
+        let config: NodeConfig =
+            toml::from_str(text).map_err(|error| ConfigError::Parse(error.to_string().trim_end().to_owned()))?;
         config.check()?;
         Ok(config)
     }
@@ -119,9 +121,13 @@ impl NodeConfig {
             return bad("memory.capacity_bytes", "is 0, expected some bytes of memory");
         }
         if self.disk.is_empty() && self.state_path.is_none() {
-            return bad("state_path", "is missing, expected a directory, for there is no [[disk]] to keep the node's state on");
+            return bad(
+                "state_path",
+                "is missing, expected a directory, for there is no [[disk]] to keep the node's state on",
+            );
         }
-        if self.disk.iter().enumerate().any(|(at, disk)| self.disk.iter().take(at).any(|other| other.path == disk.path)) {
+        if self.disk.iter().enumerate().any(|(at, disk)| self.disk.iter().take(at).any(|other| other.path == disk.path))
+        {
             return bad("disk.path", "is given twice, expected another directory for each disk");
         }
         if self.threads.is_some_and(|threads| !(1..=THREADS_MAX).contains(&threads)) {
@@ -137,8 +143,15 @@ impl NodeConfig {
     }
 
     pub(crate) fn store(&self) -> store::Config {
-        let disks = self.disk.iter().map(|disk| store::DiskConfig { path: disk.path.clone(), capacity_bytes: disk.capacity_bytes });
-        store::Config { memory_bytes: self.memory.capacity_bytes, disks: disks.collect(), segment_bytes: store::SEGMENT_BYTES_DEFAULT }
+        let disks = self
+            .disk
+            .iter()
+            .map(|disk| store::DiskConfig { path: disk.path.clone(), capacity_bytes: disk.capacity_bytes });
+        store::Config {
+            memory_bytes: self.memory.capacity_bytes,
+            disks: disks.collect(),
+            segment_bytes: store::SEGMENT_BYTES_DEFAULT,
+        }
     }
 }
 
@@ -146,7 +159,11 @@ impl NodeConfig {
 fn base_url(field: &'static str, text: &str, schemes: &[&str]) -> Result<(), ConfigError> {
     let good = url::Url::parse(text).is_ok_and(|url| {
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        schemes.contains(&url.scheme()) && url.has_host() && bare && url.username().is_empty() && url.password().is_none()
+        schemes.contains(&url.scheme())
+            && url.has_host()
+            && bare
+            && url.username().is_empty()
+            && url.password().is_none()
     });
     if good {
         return Ok(());
@@ -172,7 +189,10 @@ join_token_file = "/etc/warmfront/join.token"
 
     #[test]
     fn small_file_has_the_documented_defaults() {
-        let config = NodeConfig::parse(&format!("{SMALL}\n[[disk]]\npath = \"/var/cache/warmfront\"\ncapacity_bytes = 1000000\n")).unwrap();
+        let config = NodeConfig::parse(&format!(
+            "{SMALL}\n[[disk]]\npath = \"/var/cache/warmfront\"\ncapacity_bytes = 1000000\n"
+        ))
+        .unwrap();
         assert_eq!((config.memory.capacity_bytes, config.isolation), (256 << 20, Isolation::Revalidate));
         assert_eq!(config.state_dir(), PathBuf::from("/var/cache/warmfront"), "state lies on the first disk");
     }

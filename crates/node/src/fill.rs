@@ -191,7 +191,13 @@ pub(crate) struct Fills {
 }
 
 impl Fills {
-    pub(crate) fn new(main: tokio::runtime::Handle, knowing: Arc<Knowing>, store: Store, upstream: Upstream, metrics: Arc<Metrics>) -> Fills {
+    pub(crate) fn new(
+        main: tokio::runtime::Handle,
+        knowing: Arc<Knowing>,
+        store: Store,
+        upstream: Upstream,
+        metrics: Arc<Metrics>,
+    ) -> Fills {
         Fills {
             main,
             knowing,
@@ -239,7 +245,8 @@ impl Fills {
         let running = {
             let mut all = self.running();
             let joinable = all.get(&order.key).filter(|running| {
-                !order.alone && self.knowing.may_join(&running.fetch, running.log, &order.domain.name, &order.url, order.asker)
+                !order.alone
+                    && self.knowing.may_join(&running.fetch, running.log, &order.domain.name, &order.url, order.asker)
             });
             if let Some(running) = joinable {
                 return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });
@@ -452,7 +459,13 @@ impl FillTask<'_> {
         {
             return Ok(());
         }
-        let fill = self.fills.store.begin_fill(bare.hash(), bare.bytes(), head::encode_marker(self.log, vary), stamp.0, Some(0))?;
+        let fill = self.fills.store.begin_fill(
+            bare.hash(),
+            bare.bytes(),
+            head::encode_marker(self.log, vary),
+            stamp.0,
+            Some(0),
+        )?;
         fill.finish_visible().await.map(|_| ())
     }
 

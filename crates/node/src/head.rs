@@ -9,6 +9,7 @@
 //! - The first byte is the version of the format. Bytes that cannot be read are a head that is not there, never a panic.
 //! - A stamp is of the log whose tag lies beside it; a body of another log is a miss (rule 8, after a restore).
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -53,7 +54,7 @@ pub(crate) struct Head {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stored {
     /// A response.
-    Object(Head),
+    Object(Arc<Head>),
     /// The URL has variants, which differ by these request headers (lower case).
     Marker(Vec<HeaderName>),
 }
@@ -101,7 +102,13 @@ fn url_of(full_key: &[u8]) -> Option<UrlKey> {
 
 impl Head {
     /// A head as it arrived.
-    pub(crate) fn new(log: LogTag, status: StatusCode, headers: HeaderMap, sent: SystemTime, received: SystemTime) -> Head {
+    pub(crate) fn new(
+        log: LogTag,
+        status: StatusCode,
+        headers: HeaderMap,
+        sent: SystemTime,
+        received: SystemTime,
+    ) -> Head {
         let freshness = Freshness::of(status, &headers, sent, received);
         Head { log, status, headers, sent, received, freshness }
     }
@@ -124,7 +131,14 @@ pub(crate) fn encode_marker(log: LogTag, vary: &[HeaderName]) -> Bytes {
     encode(MARKER, log, StatusCode::OK, &headers, UNIX_EPOCH, UNIX_EPOCH)
 }
 
-fn encode(kind: u8, log: LogTag, status: StatusCode, headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> Bytes {
+fn encode(
+    kind: u8,
+    log: LogTag,
+    status: StatusCode,
+    headers: &HeaderMap,
+    sent: SystemTime,
+    received: SystemTime,
+) -> Bytes {
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
     let mut out = BytesMut::with_capacity(size + 32);
     out.put_u8(VERSION);
@@ -163,7 +177,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         headers.try_append(name, value).ok()?;
     }
     match kind {
-        OBJECT => Some((log, Stored::Object(Head::new(log, status, headers, sent, received)))),
+        OBJECT => Some((log, Stored::Object(Arc::new(Head::new(log, status, headers, sent, received))))),
         MARKER => Some((log, Stored::Marker(headers.keys().cloned().collect()))),
         _ => None,
     }
@@ -179,7 +193,12 @@ fn millis(time: SystemTime) -> u64 {
 
 /// Brings every stored body to `upto` that reflects all of it, and drops the others, so that index entries up to there can be
 /// forgotten (rule 9). Bodies of domains that are not served any more go too.
-pub(crate) async fn sweep(store: &store::Store, knowing: &Knowing, known: &Known, upto: Revision) -> Result<Swept, store::WriteError> {
+pub(crate) async fn sweep(
+    store: &store::Store,
+    knowing: &Knowing,
+    known: &Known,
+    upto: Revision,
+) -> Result<Swept, store::WriteError> {
     store
         .sweep(|full_key, stamp, head| {
             let Some((_, stored)) = decode(head).filter(|(log, _)| *log == known.tag) else { return Sweep::Drop };
@@ -213,9 +232,11 @@ mod tests {
 
     #[test]
     fn heads_survive_being_stored() {
-        assert_eq!(decode(&head().encode()), Some((LogTag(9), Stored::Object(head()))));
+        assert_eq!(decode(&head().encode()), Some((LogTag(9), Stored::Object(Arc::new(head())))));
         let vary = vec![http::header::ACCEPT_ENCODING, http::header::ACCEPT_LANGUAGE];
-        let Some((LogTag(3), Stored::Marker(mut names))) = decode(&encode_marker(LogTag(3), &vary)) else { panic!("a marker") };
+        let Some((LogTag(3), Stored::Marker(mut names))) = decode(&encode_marker(LogTag(3), &vary)) else {
+            panic!("a marker")
+        };
         names.sort_by_key(|name| name.to_string());
         assert_eq!(names, vary);
     }

@@ -211,7 +211,8 @@ mod tests {
             1 => Scope::Directory { host: HOSTS[host].into(), path: ["/", "/d/", "/d/e/"][path % 3].into() },
             _ => Scope::Domain(DomainName::parse(DOMAINS[host]).unwrap()),
         });
-        (scope, prop_oneof![Just(Mode::Expire), Just(Mode::Delete)]).prop_map(|(scope, mode)| Invalidation { scope, mode })
+        (scope, prop_oneof![Just(Mode::Expire), Just(Mode::Delete)])
+            .prop_map(|(scope, mode)| Invalidation { scope, mode })
     }
 
     fn entry() -> impl Strategy<Value = Entry> {
@@ -226,7 +227,8 @@ mod tests {
     fn covers(entry: &Entry, domain: &DomainName, key: &UrlKey) -> Option<Mode> {
         match entry {
             Entry::Invalidate(all) => {
-                let covering: Vec<Mode> = all.iter().filter(|one| one.scope.covers(domain, key)).map(|one| one.mode).collect();
+                let covering: Vec<Mode> =
+                    all.iter().filter(|one| one.scope.covers(domain, key)).map(|one| one.mode).collect();
                 let any = covering.first().copied();
                 if covering.contains(&Mode::Delete) { Some(Mode::Delete) } else { any }
             }
@@ -270,7 +272,13 @@ mod tests {
     #[test]
     fn restart_forgets_a_higher_floor() {
         let index = Index::new(Revision(1_000));
-        index.add(Revision(1_001), &Entry::Invalidate(vec![Invalidation { scope: Scope::Directory { host: "a.com".into(), path: "/".into() }, mode: Mode::Expire }]));
+        index.add(
+            Revision(1_001),
+            &Entry::Invalidate(vec![Invalidation {
+                scope: Scope::Directory { host: "a.com".into(), path: "/".into() },
+                mode: Mode::Expire,
+            }]),
+        );
         index.restart(Revision(3));
         let need = index.need(&DomainName::parse("a.com").unwrap(), &UrlKey::new("a.com", "/x").unwrap());
         assert_eq!((need.revision, index.len()), (Revision(3), 0));

@@ -27,13 +27,16 @@ pub(crate) struct JoinToken {
 
 /// Why a text is not an invitation. Never shows the text: it is a secret.
 #[derive(Debug, thiserror::Error)]
-#[error("not a join token: expected the one line that `warmfront node token create` printed, beginning with `{PREFIX}`")]
+#[error(
+    "not a join token: expected the one line that `warmfront node token create` printed, beginning with `{PREFIX}`"
+)]
 pub(crate) struct BadToken;
 
 impl JoinToken {
     /// Reads an invitation; white space around it is ignored.
     pub(crate) fn parse(text: &str) -> Result<JoinToken, BadToken> {
-        let encoded = text.trim().strip_prefix(PREFIX).filter(|encoded| encoded.len() <= TOKEN_BYTES_MAX).ok_or(BadToken)?;
+        let encoded =
+            text.trim().strip_prefix(PREFIX).filter(|encoded| encoded.len() <= TOKEN_BYTES_MAX).ok_or(BadToken)?;
         let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).map_err(|_| BadToken)?;
         serde_json::from_slice(&json).map_err(|_| BadToken)
     }

@@ -270,7 +270,13 @@ mod tests {
 
     fn identity() -> Identity {
         let text = |text: &str| text.to_owned();
-        Identity { log: LogId(text("log")), credential: text("own"), peer_credential: text("peers"), token_id: text("t"), ca: text("pem") }
+        Identity {
+            log: LogId(text("log")),
+            credential: text("own"),
+            peer_credential: text("peers"),
+            token_id: text("t"),
+            ca: text("pem"),
+        }
     }
 
     fn refresh(path: &str) -> Entry {
@@ -311,11 +317,16 @@ mod tests {
             journal.append(Revision(revision), &[model::log::encode(&refresh(&format!("/{revision}")))]).unwrap();
         }
         let knowledge = Knowledge { settings: Settings { lease_secs: 5 }, ..Knowledge::default() };
-        journal.retire(&Snapshot { log: LogId("log".into()), revision: Revision(10), knowledge: knowledge.clone() }).unwrap();
+        journal
+            .retire(&Snapshot { log: LogId("log".into()), revision: Revision(10), knowledge: knowledge.clone() })
+            .unwrap();
         drop(journal);
 
         let remembered = Journal::open(directory.path()).unwrap().load().unwrap().unwrap();
-        assert_eq!((remembered.applied, remembered.floor, &remembered.knowledge), (Revision(12), Revision(10), &knowledge));
+        assert_eq!(
+            (remembered.applied, remembered.floor, &remembered.knowledge),
+            (Revision(12), Revision(10), &knowledge)
+        );
         assert_eq!(remembered.entries, [(Revision(11), refresh("/11")), (Revision(12), refresh("/12"))]);
     }
 

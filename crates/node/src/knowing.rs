@@ -129,7 +129,12 @@ impl Judged {
 
 impl Knowing {
     /// What a node starts with: what its journal remembers, or nothing. There is no contact (rule 4).
-    pub(crate) fn new(name: NodeName, wanted: Isolation, clock: Arc<dyn Clock>, remembered: Option<Remembered>) -> Knowing {
+    pub(crate) fn new(
+        name: NodeName,
+        wanted: Isolation,
+        clock: Arc<dyn Clock>,
+        remembered: Option<Remembered>,
+    ) -> Knowing {
         let (known, applied, index) = match remembered {
             None => {
                 let log = LogId(String::new());
@@ -142,8 +147,14 @@ impl Knowing {
                     index.add(*revision, entry);
                 }
                 let identity = remembered.identity;
-                let known =
-                    Known::new(&name, wanted, remembered.knowledge, identity.log, identity.peer_credential, Membership::Member);
+                let known = Known::new(
+                    &name,
+                    wanted,
+                    remembered.knowledge,
+                    identity.log,
+                    identity.peer_credential,
+                    Membership::Member,
+                );
                 (known, remembered.applied, index)
             }
         };
@@ -157,7 +168,11 @@ impl Knowing {
             applied_now: AtomicU64::new(applied.0),
             contact: AtomicU64::new(0),
             told: Mutex::default(),
-            drain: Arc::new(Drain { epoch: AtomicUsize::new(0), judging: [AtomicUsize::new(0), AtomicUsize::new(0)], left: Notify::new() }),
+            drain: Arc::new(Drain {
+                epoch: AtomicUsize::new(0),
+                judging: [AtomicUsize::new(0), AtomicUsize::new(0)],
+                left: Notify::new(),
+            }),
         }
     }
 
@@ -200,7 +215,8 @@ impl Knowing {
     /// Whether the node serves users in full: it is a member and its lease is running, or need not run.
     pub(crate) fn is_ready(&self) -> bool {
         let known = self.known();
-        let leased = self.contact().is_some_and(|contact| self.clock.moment().since(contact) < known.knowledge.settings.lease());
+        let leased =
+            self.contact().is_some_and(|contact| self.clock.moment().since(contact) < known.knowledge.settings.lease());
         known.serves() && (leased || (known.isolation == Isolation::Serve && self.contact().is_some()))
     }
 
@@ -233,7 +249,15 @@ impl Knowing {
 
     /// Judges a body of `key` for `asker` now (rule 3). `None` when the node serves nobody, or has begun another log since the
     /// body was asked for.
-    pub(crate) fn judge(&self, held: &mut Judging, body: Vouched, of: LogTag, domain: &DomainName, key: &UrlKey, asker: Asker) -> Option<Judged> {
+    pub(crate) fn judge(
+        &self,
+        held: &mut Judging,
+        body: Vouched,
+        of: LogTag,
+        domain: &DomainName,
+        key: &UrlKey,
+        asker: Asker,
+    ) -> Option<Judged> {
         let known = self.known();
         if !known.serves() || known.tag != of {
             return None;
@@ -359,9 +383,20 @@ impl Knowing {
 }
 
 impl Known {
-    fn new(name: &NodeName, wanted: Isolation, knowledge: Knowledge, log: LogId, peer_credential: String, membership: Membership) -> Known {
+    fn new(
+        name: &NodeName,
+        wanted: Isolation,
+        knowledge: Knowledge,
+        log: LogId,
+        peer_credential: String,
+        membership: Membership,
+    ) -> Known {
         let agreed = knowledge.topology.members.get(name).map(|member| member.isolation);
-        let isolation = if wanted == Isolation::Serve && agreed == Some(Isolation::Serve) { Isolation::Serve } else { Isolation::Revalidate };
+        let isolation = if wanted == Isolation::Serve && agreed == Some(Isolation::Serve) {
+            Isolation::Serve
+        } else {
+            Isolation::Revalidate
+        };
         // A node that reads in the log that it was removed need not wait to be told.
         let membership = match membership {
             Membership::Member if agreed.is_none() => Membership::Refused { reason: "node was removed".to_owned() },

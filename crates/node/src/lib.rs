@@ -117,17 +117,21 @@ impl Node {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listen_error = |field, address| move |source| StartError::Listen { field, address, source };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let sockets =
-            listener::bind(config.listen, config.threads.unwrap_or(cores)).map_err(listen_error("listen", config.listen))?;
-        let admin_sockets = listener::bind(config.admin_listen, 1).map_err(listen_error("admin_listen", config.admin_listen))?;
-        let local = |sockets: &[std::net::TcpListener], asked| sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(asked);
+        let sockets = listener::bind(config.listen, config.threads.unwrap_or(cores))
+            .map_err(listen_error("listen", config.listen))?;
+        let admin_sockets =
+            listener::bind(config.admin_listen, 1).map_err(listen_error("admin_listen", config.admin_listen))?;
+        let local = |sockets: &[std::net::TcpListener], asked| {
+            sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(asked)
+        };
         let (address, admin_address) = (local(&sockets, config.listen), local(&admin_sockets, config.admin_listen));
 
         let journal = Journal::open(&config.state_dir())?;
         let mut remembered = journal.load()?;
         let token = read_token(&config);
         // Another invitation than the one it joined with: the operator wants it to join anew.
-        let invited_again = |remembered: &journal::Remembered| matches!(&token, Ok(token) if token.id != remembered.identity.token_id);
+        let invited_again =
+            |remembered: &journal::Remembered| matches!(&token, Ok(token) if token.id != remembered.identity.token_id);
         if remembered.as_ref().is_some_and(invited_again) {
             remembered = None;
         }
@@ -157,7 +161,8 @@ impl Node {
             retiring: None,
         };
         let admin = Arc::new(admin::Admin { pipeline: pipeline.clone(), prefetch: prefetch.clone(), connected });
-        let mut node = Node { address, admin_address, stopping: stopping.clone(), threads: Vec::new(), tasks: Vec::new(), store };
+        let mut node =
+            Node { address, admin_address, stopping: stopping.clone(), threads: Vec::new(), tasks: Vec::new(), store };
         for socket in sockets {
             node.threads.push(serve_on_a_thread(socket, pipeline.clone(), stopping.clone())?);
         }
@@ -188,7 +193,8 @@ impl Node {
     pub async fn stop(mut self) {
         self.stopping.cancel();
         let threads = std::mem::take(&mut self.threads);
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
         debug_assert!(joined.is_ok());
         for task in self.tasks.drain(..) {
             let _ = task.await;

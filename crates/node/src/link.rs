@@ -174,7 +174,8 @@ impl Link {
             let first = incoming.message().await?.and_then(|first| first.is);
             Ok::<_, LinkError>((incoming, first))
         };
-        let (mut incoming, first) = tokio::time::timeout(self.silence(), welcome).await.map_err(|_| LinkError::Silent(self.silence()))??;
+        let (mut incoming, first) =
+            tokio::time::timeout(self.silence(), welcome).await.map_err(|_| LinkError::Silent(self.silence()))??;
         match first {
             Some(from_control::Is::Welcome(welcome)) => self.welcomed(welcome, sent).await?,
             Some(from_control::Is::Refused(refused)) => {
@@ -186,7 +187,8 @@ impl Link {
         tracing::info!(applied = self.knowing.applied().0, "following the control plane");
 
         // Acknowledging waits for slow headers; entries and heartbeats must not.
-        let acknowledging = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(acknowledge(self.knowing.clone(), out.clone())));
+        let acknowledging =
+            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(acknowledge(self.knowing.clone(), out.clone())));
         let result = self.follow(&mut incoming, &out).await;
         drop(acknowledging);
         result
@@ -205,7 +207,11 @@ impl Link {
             tier: config.tier.to_string(),
             advertise_url: config.advertise_url.trim_end_matches('/').to_owned(),
             credential: identity.map(|identity| identity.credential.clone()).unwrap_or_default(),
-            join_token: if identity.is_some() { String::new() } else { self.token.as_ref().map(JoinToken::shown).unwrap_or_default() },
+            join_token: if identity.is_some() {
+                String::new()
+            } else {
+                self.token.as_ref().map(JoinToken::shown).unwrap_or_default()
+            },
             log_id: identity.map(|identity| identity.log.0.clone()).unwrap_or_default(),
             applied: self.knowing.applied().0,
             isolation: isolation.to_owned(),
@@ -225,7 +231,8 @@ impl Link {
             let snapshot = read_snapshot(&welcome.snapshot, &log)?;
             let kept = self.identity.as_ref();
             let credential = if welcome.credential.is_empty() {
-                kept.map(|identity| identity.credential.clone()).ok_or(LinkError::Unexpected("no credential for a new member"))?
+                kept.map(|identity| identity.credential.clone())
+                    .ok_or(LinkError::Unexpected("no credential for a new member"))?
             } else {
                 welcome.credential
             };
@@ -234,8 +241,14 @@ impl Link {
                 log: log.clone(),
                 credential,
                 peer_credential: welcome.peer_credential,
-                token_id: token.map(|token| token.id.clone()).or(kept.map(|kept| kept.token_id.clone())).unwrap_or_default(),
-                ca: kept.map(|kept| kept.ca.clone()).or(token.map(|token| token.ca.clone())).ok_or(LinkError::NoToken)?,
+                token_id: token
+                    .map(|token| token.id.clone())
+                    .or(kept.map(|kept| kept.token_id.clone()))
+                    .unwrap_or_default(),
+                ca: kept
+                    .map(|kept| kept.ca.clone())
+                    .or(token.map(|token| token.ca.clone()))
+                    .ok_or(LinkError::NoToken)?,
             };
             self.retired().await;
             let (written, start) = (identity.clone(), snapshot.clone());
@@ -253,7 +266,8 @@ impl Link {
                 let written = identity.clone();
                 self.on_journal(move |journal| journal.keep_identity(&written)).await?;
             }
-            let peer_credential = self.identity.as_ref().map(|identity| identity.peer_credential.clone()).unwrap_or_default();
+            let peer_credential =
+                self.identity.as_ref().map(|identity| identity.peer_credential.clone()).unwrap_or_default();
             self.knowing.set_peer_credential(&peer_credential);
             if !welcome.snapshot.is_empty() {
                 let snapshot = read_snapshot(&welcome.snapshot, &log)?;

@@ -82,10 +82,18 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 }
 
 /// One thread's accepting, until `stopping`; then running answers get [`STOP_MAX`].
-pub(crate) async fn serve(listener: TcpListener, pipeline: Arc<Pipeline>, stopping: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    pipeline: Arc<Pipeline>,
+    stopping: CancellationToken,
+) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(45))
@@ -114,7 +122,8 @@ pub(crate) async fn serve(listener: TcpListener, pipeline: Arc<Pipeline>, stoppi
             continue;
         }
         let held = metrics.connections.hold();
-        let (http, pipeline, watcher, stopping) = (http.clone(), pipeline.clone(), graceful.watcher(), stopping.clone());
+        let (http, pipeline, watcher, stopping) =
+            (http.clone(), pipeline.clone(), graceful.watcher(), stopping.clone());
         tokio::spawn(async move {
             let _held = held;
             let _ = stream.set_nodelay(true);
@@ -162,7 +171,11 @@ impl Handoff {
 
     /// Whether some header that waits might be judged otherwise now.
     fn is_overtaken(&self) -> bool {
-        self.written.lock().expect("no holder of this lock can panic").iter().any(|judging| self.knowing.is_overtaken(judging))
+        self.written
+            .lock()
+            .expect("no holder of this lock can panic")
+            .iter()
+            .any(|judging| self.knowing.is_overtaken(judging))
     }
 }
 
@@ -204,7 +217,11 @@ impl AsyncWrite for Connection {
         self.bounded(cx, poll)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.bounded(cx, poll)
     }
@@ -224,4 +241,3 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
-

@@ -36,7 +36,9 @@ impl Result {
     /// Reads the word at the front of a parent's header.
     pub(crate) fn of(header: &str) -> Option<Result> {
         let word = header.split(' ').next().unwrap_or_default();
-        [Result::Hit, Result::Miss, Result::Stale, Result::Revalidated, Result::Bypass].into_iter().find(|result| result.word() == word)
+        [Result::Hit, Result::Miss, Result::Stale, Result::Revalidated, Result::Bypass]
+            .into_iter()
+            .find(|result| result.word() == word)
     }
 }
 

@@ -85,7 +85,8 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 pub(crate) fn introduce(headers: &mut HeaderMap, known: &Known, fence: Revision, passed: &[NodeName], own: &NodeName) {
     let LogId(log) = &known.log;
     let passed: Vec<&str> = passed.iter().chain([own]).map(NodeName::as_str).collect();
-    let values = [(CREDENTIAL, known.peer_credential.clone()), (FENCE, format!("{log}:{fence}")), (PASSED, passed.join(","))];
+    let values =
+        [(CREDENTIAL, known.peer_credential.clone()), (FENCE, format!("{log}:{fence}")), (PASSED, passed.join(","))];
     for (name, text) in values {
         // A secret or log id that is no header value cannot have come from a control plane of ours; the parent will refuse.
         if let Ok(mut value) = HeaderValue::try_from(text) {

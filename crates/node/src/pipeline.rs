@@ -20,7 +20,7 @@ use model::fence::{Asker, Verdict, Vouched};
 use model::{Domain, Mode, NodeName, Revision, UrlKey};
 use store::Store;
 
-use crate::fill::{ArrivedBody, Arrived, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
+use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Judged, Judging, Knowing};
 use crate::listener::Handoff;
@@ -71,10 +71,13 @@ pub(crate) struct Look {
 }
 
 /// What waiting for a fetch came to.
+#[expect(clippy::large_enum_variant, reason = "moved once, into the answer; a box would cost more")]
 enum Step {
     Answer(Response<AnswerBody>),
     /// Look again; alone, when what was waited for was another's.
-    Again { alone: bool },
+    Again {
+        alone: bool,
+    },
 }
 
 impl Pipeline {
@@ -113,7 +116,9 @@ impl Pipeline {
         let _running = self.metrics.requests_running.hold();
         let caller = match caller {
             Ok(caller) => caller,
-            Err(BadCaller::AnotherLog) => return reply.refusal(StatusCode::MISDIRECTED_REQUEST, "the fence is of another log"),
+            Err(BadCaller::AnotherLog) => {
+                return reply.refusal(StatusCode::MISDIRECTED_REQUEST, "the fence is of another log");
+            }
             Err(BadCaller::Fence) => return reply.refusal(StatusCode::BAD_REQUEST, "a node's request needs a fence"),
             Err(BadCaller::Circle) => return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle"),
         };
@@ -167,7 +172,8 @@ impl Pipeline {
             }
             let look = self.look(&wanted).await;
             let mut judging = self.knowing.judging();
-            let judged = look.found.as_ref().and_then(|found| self.judge(&mut judging, found.vouched, found.head.log, &wanted));
+            let judged =
+                look.found.as_ref().and_then(|found| self.judge(&mut judging, found.vouched, found.head.log, &wanted));
             let now = self.knowing.clock().now();
             let stored = look.found.as_ref().zip(judged.as_ref());
             let stored = stored.map(|(found, judged)| (&found.head.freshness, allowed(judged, found.vouched.stamp)));
@@ -188,7 +194,9 @@ impl Pipeline {
                     drop(judging);
                     return self.bypass(wanted, body, why, reply).await;
                 }
-                (Decision::OnlyIfCached, _) => return reply.refusal(StatusCode::GATEWAY_TIMEOUT, "nothing is stored that may be sent"),
+                (Decision::OnlyIfCached, _) => {
+                    return reply.refusal(StatusCode::GATEWAY_TIMEOUT, "nothing is stored that may be sent");
+                }
                 (Decision::Fetch { forward, .. }, None) if wanted.method == Method::HEAD => {
                     drop(judging);
                     return self.head(wanted, forward, reply).await;
@@ -202,7 +210,8 @@ impl Pipeline {
                 }
                 (Decision::Fetch { forward, stale_if_error }, _) => {
                     drop(judging);
-                    let forward = if forward == Forward::UriMiss && look.has_variants { Forward::VaryMiss } else { forward };
+                    let forward =
+                        if forward == Forward::UriMiss && look.has_variants { Forward::VaryMiss } else { forward };
                     match self.fetch(&wanted, &look, false, stale_if_error, forward, alone, &reply).await {
                         Step::Answer(answer) => return answer,
                         Step::Again { alone: next } => alone = next,
@@ -247,14 +256,20 @@ impl Pipeline {
             (Some(object), Some(Stored::Object(head))) => {
                 let at = self.fills.vouched.get(key.hash(), object.generation());
                 let vouched = Vouched { stamp: Revision(object.stamp()), at };
-                Some(Found { object, head: Arc::new(head), vouched })
+                Some(Found { object, head, vouched })
             }
             _ => None,
         };
         Look { key, seen, found, has_variants }
     }
 
-    pub(crate) fn judge(&self, judging: &mut Judging, body: Vouched, log: crate::knowing::LogTag, wanted: &Wanted) -> Option<Judged> {
+    pub(crate) fn judge(
+        &self,
+        judging: &mut Judging,
+        body: Vouched,
+        log: crate::knowing::LogTag,
+        wanted: &Wanted,
+    ) -> Option<Judged> {
         self.knowing.judge(judging, body, log, &wanted.domain.name, &wanted.url, wanted.asker)
     }
 
@@ -281,7 +296,16 @@ impl Pipeline {
 
     /// Waits for a fetch and answers from it.
     #[expect(clippy::too_many_arguments, reason = "one decision's parts, used once")]
-    async fn fetch(&self, wanted: &Wanted, look: &Look, confirm: bool, stale_if_error: bool, why: Forward, alone: bool, reply: &Reply) -> Step {
+    async fn fetch(
+        &self,
+        wanted: &Wanted,
+        look: &Look,
+        confirm: bool,
+        stale_if_error: bool,
+        why: Forward,
+        alone: bool,
+        reply: &Reply,
+    ) -> Step {
         let alone = alone || self.fills.is_lone(&look.key);
         let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, alone)) else {
             return Step::Answer(reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running"));
@@ -336,7 +360,14 @@ impl Pipeline {
     }
 
     /// A stored body that may stand in because there is no answer from above (RFC 5861 §4), if the fence still allows it.
-    fn stale(&self, wanted: &Wanted, look: &Look, allowed: bool, why: Forward, reply: &Reply) -> Option<Response<AnswerBody>> {
+    fn stale(
+        &self,
+        wanted: &Wanted,
+        look: &Look,
+        allowed: bool,
+        why: Forward,
+        reply: &Reply,
+    ) -> Option<Response<AnswerBody>> {
         let found = look.found.as_ref().filter(|_| allowed)?;
         let mut judging = self.knowing.judging();
         let judged = self.judge(&mut judging, found.vouched, found.head.log, wanted)?;
@@ -360,7 +391,13 @@ impl Pipeline {
     }
 
     /// A request that goes past the stores, on every tier.
-    async fn bypass(&self, wanted: Wanted, body: Incoming, why: httpcache::Bypass, reply: Reply) -> Response<AnswerBody> {
+    async fn bypass(
+        &self,
+        wanted: Wanted,
+        body: Incoming,
+        why: httpcache::Bypass,
+        reply: Reply,
+    ) -> Response<AnswerBody> {
         let mut headers = httpcache::end_to_end(&wanted.headers);
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
@@ -379,7 +416,14 @@ impl Pipeline {
     }
 
     /// Asks above and hands on what comes; judged where the fence speaks of such answers (fence, assumption 6).
-    async fn pass(&self, wanted: &Wanted, headers: HeaderMap, body: Option<upstream::UpBody>, why: Forward, reply: &Reply) -> Step {
+    async fn pass(
+        &self,
+        wanted: &Wanted,
+        headers: HeaderMap,
+        body: Option<upstream::UpBody>,
+        why: Forward,
+        reply: &Reply,
+    ) -> Step {
         let (fetch, log) = self.knowing.begin_fetch(&wanted.domain.name, &wanted.url, wanted.asker);
         let bypass = body.is_some();
         let question = Question {

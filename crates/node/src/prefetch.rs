@@ -176,7 +176,9 @@ impl Prefetch {
 /// What waiting for a prefetch's fetch came to.
 enum Step {
     /// Look at the store again; `fetched` when this fetch brought or confirmed the object.
-    Look { fetched: bool },
+    Look {
+        fetched: bool,
+    },
     Failed(Cause),
 }
 
@@ -193,7 +195,11 @@ impl Pipeline {
                     Ok(resident) => return resident,
                     Err(VerifyError::Absent) => continue,
                     Err(VerifyError::Read(error)) => {
-                        tracing::warn!(url = job.url, error = &error as &dyn std::error::Error, "object could not be read back");
+                        tracing::warn!(
+                            url = job.url,
+                            error = &error as &dyn std::error::Error,
+                            "object could not be read back"
+                        );
                         let _ = self.store().remove(look.key.hash(), look.key.bytes(), store::Which::Any).await;
                         continue;
                     }
@@ -217,7 +223,8 @@ impl Pipeline {
         let mut headers = HeaderMap::new();
         for (name, value) in &job.headers {
             // What is no header cannot choose a variant either.
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str())) {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()))
+            {
                 headers.append(name, value);
             }
         }
@@ -238,7 +245,9 @@ impl Pipeline {
     fn weigh(&self, wanted: &Wanted, look: &Look) -> (bool, bool) {
         let Some(found) = &look.found else { return (false, false) };
         let mut judging = self.knowing().judging();
-        let Some(judged) = self.judge(&mut judging, found.vouched, found.head.log, wanted) else { return (false, false) };
+        let Some(judged) = self.judge(&mut judging, found.vouched, found.head.log, wanted) else {
+            return (false, false);
+        };
         let allowed = allowed(&judged, found.vouched.stamp);
         let object = found.head.status.is_success();
         let fresh = found.head.freshness.is_fresh(self.knowing().clock().now());
@@ -254,7 +263,12 @@ impl Pipeline {
         if !self.weigh(wanted, look).0 {
             return Err(VerifyError::Absent);
         }
-        Ok(Outcome::Resident { bytes: verified.length, checksum: verified.checksum, validator: found.head.validator(), fetched })
+        Ok(Outcome::Resident {
+            bytes: verified.length,
+            checksum: verified.checksum,
+            validator: found.head.validator(),
+            fetched,
+        })
     }
 
     async fn fetch_to_store(&self, wanted: &Wanted, look: &Look, confirm: bool) -> Step {
@@ -267,7 +281,9 @@ impl Pipeline {
                     return Step::Failed(Cause::OriginStatus(arrived.head.status.as_u16()));
                 }
                 if !arrived.head.freshness.is_fresh(self.knowing().clock().now()) {
-                    return Step::Failed(Cause::NotStorable("not fresh on arrival: users would not be answered from the store".to_owned()));
+                    return Step::Failed(Cause::NotStorable(
+                        "not fresh on arrival: users would not be answered from the store".to_owned(),
+                    ));
                 }
                 let mut done = arrived.done.clone();
                 let stored = done.wait_for(Option::is_some).await.map(|stored| stored.clone());
@@ -277,7 +293,9 @@ impl Pipeline {
                     Err(_) => Step::Failed(Cause::Store("the node is stopping".to_owned())),
                 }
             }
-            fill::Outcome::Mine(lone) if !lone.answer.head.status.is_success() && lone.answer.head.status != StatusCode::NOT_MODIFIED => {
+            fill::Outcome::Mine(lone)
+                if !lone.answer.head.status.is_success() && lone.answer.head.status != StatusCode::NOT_MODIFIED =>
+            {
                 Step::Failed(Cause::OriginStatus(lone.answer.head.status.as_u16()))
             }
             fill::Outcome::Mine(lone) => Step::Failed(lone.why),

@@ -57,11 +57,23 @@ pub(crate) struct Said {
 impl Said {
     /// The store of this node answers.
     pub(crate) fn hit(known_good: Option<Duration>) -> Said {
-        Said { result: metrics::Result::Hit, x_cache: None, outcome: httpcache::Outcome::Hit, stored: false, collapsed: false, known_good }
+        Said {
+            result: metrics::Result::Hit,
+            x_cache: None,
+            outcome: httpcache::Outcome::Hit,
+            stored: false,
+            collapsed: false,
+            known_good,
+        }
     }
 
     /// Somebody above was asked.
-    pub(crate) fn forwarded(result: metrics::Result, why: Forward, status: Option<StatusCode>, known_good: Option<Duration>) -> Said {
+    pub(crate) fn forwarded(
+        result: metrics::Result,
+        why: Forward,
+        status: Option<StatusCode>,
+        known_good: Option<Duration>,
+    ) -> Said {
         let outcome = httpcache::Outcome::Forwarded { why, status };
         Said { result, x_cache: None, outcome, stored: false, collapsed: false, known_good }
     }
@@ -69,7 +81,15 @@ impl Said {
 
 impl Reply {
     /// An answer from a stored or growing body, after it was judged: whole, a part, or only word of it.
-    pub(crate) fn stored(&self, request: &HeaderMap, head: &Head, body: &ArrivedBody, now: SystemTime, said: &Said, judging: Judging) -> Response<AnswerBody> {
+    pub(crate) fn stored(
+        &self,
+        request: &HeaderMap,
+        head: &Head,
+        body: &ArrivedBody,
+        now: SystemTime,
+        said: &Said,
+        judging: Judging,
+    ) -> Response<AnswerBody> {
         let length = match body {
             ArrivedBody::Growing(_, length) => *length,
             ArrivedBody::Stored(object) => Some(object.length()),
@@ -109,30 +129,38 @@ impl Reply {
         let source = match part.filter(|_| self.method != Method::HEAD) {
             None => Source::Empty,
             Some((start, end)) => match body {
-                ArrivedBody::Growing(follower, _) => Source::Store(follower.read(start, end)),
-                ArrivedBody::Stored(object) => match object.body().filter(|_| start == 0 && end == Some(object.length())) {
-                    Some(bytes) => Source::Full(bytes),
-                    None => Source::Store(object.read(start..end.unwrap_or(object.length()))),
-                },
+                ArrivedBody::Growing(follower, _) => {
+                    Source::Store(follower.read(start, end), end.map(|end| end - start))
+                }
+                ArrivedBody::Stored(object) => {
+                    match object.body().filter(|_| start == 0 && end == Some(object.length())) {
+                        Some(bytes) => Source::Full(bytes),
+                        None => {
+                            let end = end.unwrap_or(object.length());
+                            Source::Store(object.read(start..end), Some(end - start))
+                        }
+                    }
+                }
             },
         };
-        let left = match (&source, part) {
-            (Source::Empty, _) | (_, None) => Some(0),
-            (_, Some((start, end))) => end.map(|end| end - start),
-        };
-        self.finish(status, headers, source, left, Some(said), Some(head.freshness.ttl(now)), Some(judging))
+        self.finish(status, headers, source, Some(said), Some(head.freshness.ttl(now)), Some(judging))
     }
 
     /// An answer that is handed on as it comes. `judging` is there for bodies that the fence speaks of.
-    pub(crate) fn passed(&self, status: StatusCode, headers: HeaderMap, body: Incoming, said: &Said, judging: Option<Judging>) -> Response<AnswerBody> {
-        let left = body.size_hint().exact();
+    pub(crate) fn passed(
+        &self,
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Incoming,
+        said: &Said,
+        judging: Option<Judging>,
+    ) -> Response<AnswerBody> {
         let source = if self.method == Method::HEAD || body.is_end_stream() {
             Source::Empty
         } else {
             Source::Upstream(body, Box::pin(tokio::time::sleep(BODY_SILENCE_MAX)))
         };
-        let left = if matches!(source, Source::Empty) { Some(0) } else { left };
-        self.finish(status, headers, source, left, Some(said), None, judging)
+        self.finish(status, headers, source, Some(said), None, judging)
     }
 
     /// An answer that this node makes because it has no other.
@@ -145,18 +173,19 @@ impl Reply {
         }
         let body = Bytes::from(format!("{words}\n"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        let length = body.len() as u64;
         let head = self.method == Method::HEAD;
         self.metrics.errors.inc();
-        let (source, left) = if head { (Source::Empty, 0) } else { (Source::Full(body), length) };
-        self.finish(status, headers, source, Some(left), None, None, None)
+        let source = if head { Source::Empty } else { Source::Full(body) };
+        self.finish(status, headers, source, None, None, None)
     }
 
     /// What a client hears when there is no answer from above.
     pub(crate) fn unanswered(&self, error: &AskError) -> Response<AnswerBody> {
         let (status, words, origin) = match error {
             AskError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time", Some("timeout")),
-            AskError::Unreachable(_) => (StatusCode::BAD_GATEWAY, "the origin could not be reached", Some("unreachable")),
+            AskError::Unreachable(_) => {
+                (StatusCode::BAD_GATEWAY, "the origin could not be reached", Some("unreachable"))
+            }
             AskError::NoParent(_) => (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None),
             AskError::BadUrl => (StatusCode::BAD_REQUEST, "the URL cannot be asked for", None),
         };
@@ -173,7 +202,6 @@ impl Reply {
         status: StatusCode,
         mut headers: HeaderMap,
         source: Source,
-        left: Option<u64>,
         said: Option<&Said>,
         ttl: Option<i64>,
         judging: Option<Judging>,
@@ -181,7 +209,13 @@ impl Reply {
         peer::strip(&mut headers);
         headers.append(VIA, httpcache::via(Version::HTTP_11, &self.node));
         if let Some(said) = said {
-            let own = CacheStatus { cache: &self.node, outcome: said.outcome, ttl, stored: said.stored, collapsed: said.collapsed };
+            let own = CacheStatus {
+                cache: &self.node,
+                outcome: said.outcome,
+                ttl,
+                stored: said.stored,
+                collapsed: said.collapsed,
+            };
             headers.append(CACHE_STATUS, own.value());
             headers.insert(X_CACHE, said.x_cache.clone().unwrap_or_else(|| x_cache(said.result, &self.node)));
             if let (Asker::Child { .. }, Some(age), true) = (self.asker, said.known_good, judging.is_some()) {
@@ -190,7 +224,14 @@ impl Reply {
             self.metrics.answered(said.result);
         }
         let running = self.metrics.requests_running.hold();
-        let body = AnswerBody { source, left, judging, handoff: self.handoff.clone(), metrics: self.metrics.clone(), _running: running };
+        let body = AnswerBody {
+            left: source.length(),
+            source,
+            judging,
+            handoff: self.handoff.clone(),
+            metrics: self.metrics.clone(),
+            _running: running,
+        };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
@@ -200,15 +241,29 @@ impl Reply {
 
 /// `X-Cache` in this node's name.
 pub(crate) fn x_cache(result: metrics::Result, node: &str) -> HeaderValue {
-    HeaderValue::try_from(format!("{} from {node}", result.word())).expect("names of nodes are letters, digits and dashes")
+    HeaderValue::try_from(format!("{} from {node}", result.word()))
+        .expect("names of nodes are letters, digits and dashes")
 }
 
 enum Source {
     Empty,
     Full(Bytes),
-    Store(store::Reader),
+    /// With its length, when that is known.
+    Store(store::Reader, Option<u64>),
     /// With the bound of its silence.
     Upstream(Incoming, Pin<Box<Sleep>>),
+}
+
+impl Source {
+    /// Bytes it gives, when that is known.
+    fn length(&self) -> Option<u64> {
+        match self {
+            Source::Empty => Some(0),
+            Source::Full(bytes) => Some(bytes.len() as u64),
+            Source::Store(_, length) => *length,
+            Source::Upstream(body, _) => body.size_hint().exact(),
+        }
+    }
 }
 
 /// A body as the connection reads it.
@@ -253,7 +308,7 @@ impl AnswerBody {
             Source::Empty => Poll::Ready(None),
             Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Source::Store(reader) => Pin::new(reader).poll_next(cx).map_err(BodyError::Store),
+            Source::Store(reader, _) => Pin::new(reader).poll_next(cx).map_err(BodyError::Store),
             Source::Upstream(body, silence) => loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {

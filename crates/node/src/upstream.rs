@@ -124,7 +124,8 @@ impl Upstream {
     /// A client whose connections are tasks of whatever runtime asks.
     pub(crate) fn new(knowing: Arc<Knowing>) -> Result<Upstream, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = || rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let builder =
+            || rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         // A machine without certificates of its own still knows the public authorities.
         let tls = match builder()?.with_native_roots() {
             Ok(builder) => builder.with_no_client_auth(),
@@ -134,7 +135,11 @@ impl Upstream {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_MAX));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -181,7 +186,14 @@ impl Upstream {
         fresh.map(|parent| (parent.name.clone(), parent.advertise_url.clone())).collect()
     }
 
-    async fn ask_parent(&self, question: &Question, known: &Known, name: NodeName, url: &str, body: Option<UpBody>) -> Result<Answer, AskError> {
+    async fn ask_parent(
+        &self,
+        question: &Question,
+        known: &Known,
+        name: NodeName,
+        url: &str,
+        body: Option<UpBody>,
+    ) -> Result<Answer, AskError> {
         let failed = |problem: String| AskError::NoParent(format!("{name}: {problem}"));
         let base: Uri = url.parse().map_err(|_| failed("its address is not a URL".to_owned()))?;
         let uri = uri(base.scheme().cloned(), base.authority().map(|authority| authority.as_str()), &question.key)?;
@@ -197,13 +209,16 @@ impl Upstream {
         match (age, origin.as_deref()) {
             (None, Some(b"timeout")) => Err(AskError::Timeout),
             (None, Some(_)) => Err(AskError::Unreachable(format!("{name} could not reach the origin"))),
-            (None, None) if is_fenced(&question.method) => Err(failed(format!("answered {} without an age", head.status))),
+            (None, None) if is_fenced(&question.method) => {
+                Err(failed(format!("answered {} without an age", head.status)))
+            }
             (age, _) => Ok(Answer { head, body, age, from: From::Parent(name) }),
         }
     }
 
     async fn ask_origin(&self, question: &Question, source: &Source, body: Option<UpBody>) -> Result<Answer, AskError> {
-        let content = if source.content.contains(':') { format!("[{}]", source.content) } else { source.content.clone() };
+        let content =
+            if source.content.contains(':') { format!("[{}]", source.content) } else { source.content.clone() };
         let scheme = if source.port == 443 { Scheme::HTTPS } else { Scheme::HTTP };
         let uri = uri(Some(scheme), Some(&format!("{content}:{}", source.port)), &question.key)?;
         let mut headers = question.headers.clone();
@@ -219,7 +234,13 @@ impl Upstream {
         Ok(Answer { head, body, age: Some(Duration::ZERO), from: From::Origin })
     }
 
-    async fn send(&self, method: &Method, uri: Uri, headers: HeaderMap, body: Option<UpBody>) -> Result<Response<Incoming>, String> {
+    async fn send(
+        &self,
+        method: &Method,
+        uri: Uri,
+        headers: HeaderMap,
+        body: Option<UpBody>,
+    ) -> Result<Response<Incoming>, String> {
         let mut request = Request::new(body.unwrap_or_else(no_body));
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
@@ -246,7 +267,8 @@ pub(crate) fn is_fenced(method: &Method) -> bool {
 fn uri(scheme: Option<Scheme>, authority: Option<&str>, key: &UrlKey) -> Result<Uri, AskError> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = scheme;
-    parts.authority = Some(authority.and_then(|authority| authority.parse::<Authority>().ok()).ok_or(AskError::BadUrl)?);
+    parts.authority =
+        Some(authority.and_then(|authority| authority.parse::<Authority>().ok()).ok_or(AskError::BadUrl)?);
     parts.path_and_query = Some(PathAndQuery::try_from(key.path_and_query()).map_err(|_| AskError::BadUrl)?);
     Uri::from_parts(parts).map_err(|_| AskError::BadUrl)
 }
@@ -294,7 +316,13 @@ mod tests {
 
     #[test]
     fn sources_are_asked_by_priority_then_weight() {
-        let source = |content: &str, priority, weight| Source { kind: SourceKind::Domain, content: content.into(), port: 80, priority, weight };
+        let source = |content: &str, priority, weight| Source {
+            kind: SourceKind::Domain,
+            content: content.into(),
+            port: 80,
+            priority,
+            weight,
+        };
         let sources = [source("backup", 30, 10), source("a", 20, 30), source("b", 20, 10)];
         let mut first = [0_u32; 2];
         for key in 0..400_u128 {

@@ -34,7 +34,8 @@ async fn refresh_that_expires_lets_the_origin_confirm_and_one_that_deletes_does_
     assert_eq!(node.get("/a").await.header("x-cache"), "HIT from edge", "the 304 gave the body the new stamp");
     node.refresh("/a", Mode::Delete);
     assert_eq!(node.get("/a").await.header("x-cache"), "MISS from edge");
-    let conditional: Vec<bool> = origin.seen("/a").iter().map(|seen| seen.headers.contains_key(IF_NONE_MATCH)).collect();
+    let conditional: Vec<bool> =
+        origin.seen("/a").iter().map(|seen| seen.headers.contains_key(IF_NONE_MATCH)).collect();
     assert_eq!(conditional, [false, true, false]);
 }
 
@@ -92,7 +93,10 @@ async fn object_that_is_refreshed_faster_than_it_is_fetched_is_a_503() {
 #[tokio::test]
 async fn covered_body_is_not_sent_when_the_origin_fails_whatever_it_permits() {
     let Stage { origin, node, clock } = Stage::set().await;
-    origin.put("/a", Page::new("old").with("cache-control", "max-age=10, stale-if-error=600, stale-while-revalidate=600"));
+    origin.put(
+        "/a",
+        Page::new("old").with("cache-control", "max-age=10, stale-if-error=600, stale-while-revalidate=600"),
+    );
     node.get("/a").await;
     node.settled().await;
     clock.advance(Duration::from_secs(20));
@@ -132,7 +136,11 @@ async fn isolated_node_serves_its_store_only_once_the_log_says_that_it_does() {
     assert_eq!(node.get("/a").await.header("x-cache"), "MISS from edge");
     node.settled().await;
     clock.advance(Duration::from_secs(60));
-    assert_eq!(node.get("/a").await.header("x-cache"), "REVALIDATED from edge", "nobody waits for it without limit yet");
+    assert_eq!(
+        node.get("/a").await.header("x-cache"),
+        "REVALIDATED from edge",
+        "nobody waits for it without limit yet"
+    );
     node.settled().await;
     let mut own = member("edge", "pop-1", Tier::L1, node.address);
     own.isolation = Isolation::Serve;
@@ -182,7 +190,14 @@ async fn acknowledging_waits_for_headers_judged_before() {
     let domain = DomainName::parse(DOMAIN).unwrap();
     let body = model::fence::Vouched { stamp: Revision(1), at: None };
     let mut judging = node.knowing.judging();
-    let judged = node.knowing.judge(&mut judging, body, LogTag::of(&LogId("log".into())), &domain, &key, model::fence::Asker::User);
+    let judged = node.knowing.judge(
+        &mut judging,
+        body,
+        LogTag::of(&LogId("log".into())),
+        &domain,
+        &key,
+        model::fence::Asker::User,
+    );
     assert_eq!(judged.map(|judged| judged.verdict), Some(model::fence::Verdict::Send));
     node.refresh("/a", Mode::Expire);
     let mut drained = std::pin::pin!(node.knowing.drained());

@@ -1,1 +1,354 @@
-//! Placeholder.
+//! A whole node against a control plane that the test plays: hello, entries, acknowledgements, jobs, restarts.
+
+use std::path::Path;
+use std::pin::Pin;
+
+use base64::Engine;
+use model::link::{Entries, FromControl, FromNode, Head, Hello, Jobs, Refused, Welcome, from_control, from_node};
+use model::{Job, Snapshot};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::{Response as Answer, Status, Streaming};
+
+use super::*;
+use crate::{DiskTier, MemoryTier, Node, NodeConfig, StartError};
+
+/// The generated server.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the proto file documents it")]
+mod service {
+    include!(concat!(env!("OUT_DIR"), "/server/warmfront.link.v1.rs"));
+}
+
+/// One connection of a node.
+struct Session {
+    hello: Hello,
+    incoming: Streaming<FromNode>,
+    out: mpsc::Sender<Result<FromControl, Status>>,
+}
+
+struct Doorman(mpsc::Sender<Session>);
+
+#[tonic::async_trait]
+impl service::link_server::Link for Doorman {
+    type FollowStream = Pin<Box<dyn futures_util::Stream<Item = Result<FromControl, Status>> + Send>>;
+
+    async fn follow(&self, request: tonic::Request<Streaming<FromNode>>) -> Result<Answer<Self::FollowStream>, Status> {
+        let mut incoming = request.into_inner();
+        let Some(FromNode { is: Some(from_node::Is::Hello(hello)) }) = incoming.message().await? else {
+            panic!("Hello first")
+        };
+        let (out, outgoing) = mpsc::channel(16);
+        self.0.send(Session { hello, incoming, out }).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Answer::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+/// The control plane's side of the link, and a node's files.
+struct Control {
+    address: SocketAddr,
+    sessions: mpsc::Receiver<Session>,
+    directory: tempfile::TempDir,
+}
+
+impl Control {
+    async fn start() -> Control {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let authority_key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new([]).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = authority.self_signed(&authority_key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(authority, authority_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(["warmfront-link".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (heard, sessions) = mpsc::channel(4);
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate.pem(), key.serialize_pem()));
+        let server = Server::builder()
+            .tls_config(tls)
+            .unwrap()
+            .add_service(service::link_server::LinkServer::new(Doorman(heard)));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+
+        let directory = tempfile::tempdir().unwrap();
+        write_token(directory.path(), "t1", &ca);
+        Control { address, sessions, directory }
+    }
+
+    async fn node(&self) -> Result<Node, StartError> {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let config = NodeConfig {
+            name: NodeName::parse("edge").unwrap(),
+            pop: PopName::parse("pop-1").unwrap(),
+            tier: Tier::L1,
+            listen: any,
+            advertise_url: "http://127.0.0.1:1".into(),
+            admin_listen: any,
+            control_url: format!("https://{}", self.address),
+            join_token_file: self.directory.path().join("token"),
+            memory: MemoryTier { capacity_bytes: 16 << 20 },
+            disk: vec![DiskTier { path: self.directory.path().join("disk"), capacity_bytes: 600 << 20 }],
+            state_path: None,
+            isolation: Isolation::Revalidate,
+            threads: Some(1),
+        };
+        Node::start(config, clock()).await
+    }
+
+    async fn session(&mut self) -> Session {
+        tokio::time::timeout(PATIENCE, self.sessions.recv()).await.expect("a node connects").unwrap()
+    }
+}
+
+fn write_token(directory: &Path, id: &str, ca: &str) {
+    let json = serde_json::json!({ "id": id, "secret": "hush", "ca": ca }).to_string();
+    let text = format!("wfjoin1.{}\n", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json));
+    std::fs::write(directory.join("token"), text).unwrap();
+}
+
+impl Session {
+    async fn say(&self, is: from_control::Is) {
+        self.out.send(Ok(FromControl { is: Some(is) })).await.unwrap();
+    }
+
+    async fn welcome(&self, log: &str, head: u64, joins: Option<(&Knowledge, &str)>) {
+        let snapshot = joins.map(|(knowledge, _)| {
+            let mut knowledge = knowledge.clone();
+            knowledge.topology.members.insert(
+                NodeName::parse("edge").unwrap(),
+                member("edge", "pop-1", Tier::L1, "127.0.0.1:1".parse().unwrap()),
+            );
+            model::log::encode(&Snapshot { log: LogId(log.into()), revision: Revision(head), knowledge })
+        });
+        self.say(from_control::Is::Welcome(Welcome {
+            log_id: log.into(),
+            head,
+            credential: joins.map(|(_, credential)| credential.to_owned()).unwrap_or_default(),
+            peer_credential: PEERS.into(),
+            joins: joins.is_some(),
+            snapshot: snapshot.unwrap_or_default(),
+        }))
+        .await;
+    }
+
+    async fn entries(&self, first: u64, entries: &[Entry]) {
+        let entries = entries.iter().map(model::log::encode).collect();
+        self.say(from_control::Is::Entries(Entries { first, entries })).await;
+    }
+
+    /// The next message that is no heartbeat; those are answered with `head`. `None` when the node hangs up.
+    async fn heard(&mut self, head: u64) -> Option<from_node::Is> {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
+            match message.ok()??.is? {
+                from_node::Is::Heartbeat(beat) => {
+                    self.say(from_control::Is::Head(Head { sequence: beat.sequence, head })).await
+                }
+                other => return Some(other),
+            }
+        }
+    }
+
+    async fn acknowledged(&mut self, applied: u64) {
+        loop {
+            match self.heard(applied).await {
+                Some(from_node::Is::Acknowledge(acknowledge)) if acknowledge.applied == applied => return,
+                Some(from_node::Is::Acknowledge(acknowledge)) => {
+                    assert!(acknowledge.applied < applied, "{acknowledge:?}")
+                }
+                other => panic!("expected an acknowledgement of {applied}: {other:?}"),
+            }
+        }
+    }
+}
+
+async fn readiness(node: &Node) -> Got {
+    ask(node.admin_address(), Method::GET, "/readyz", &[], false).await
+}
+
+async fn becomes_ready(node: &Node) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while readiness(node).await.status != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "not ready: {:?}", readiness(node).await);
+    }
+}
+
+#[tokio::test]
+async fn node_joins_follows_restarts_and_reads_on() {
+    let origin = Origin::start().await;
+    origin.put("/a", Page::new("the body"));
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    assert_eq!(readiness(&node).await.status, 503);
+    assert_eq!(
+        ask(node.address(), Method::GET, "/a", &[], false).await.status,
+        503,
+        "nobody is served before the welcome"
+    );
+
+    let mut session = control.session().await;
+    assert_eq!(
+        (session.hello.join_token.as_str(), session.hello.credential.as_str(), session.hello.applied),
+        ("t1:hush", "", 0)
+    );
+    session.welcome("log", 5, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(5).await;
+    becomes_ready(&node).await;
+    assert_eq!(ask(node.address(), Method::GET, "/a", &[], false).await.text(), "the body");
+    session.entries(6, &[refresh("/a", Mode::Expire), refresh("/b", Mode::Delete)]).await;
+    session.acknowledged(7).await;
+    let metrics = ask(node.admin_address(), Method::GET, "/metrics", &[], false).await;
+    assert!(metrics.text().contains("\nwarmfront_node_applied_revision 7\n"), "{}", metrics.text());
+    node.stop().await;
+
+    // The invitation is needed once.
+    std::fs::remove_file(control.directory.path().join("token")).unwrap();
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    let hello = &session.hello;
+    assert_eq!(
+        (hello.join_token.as_str(), hello.credential.as_str(), hello.log_id.as_str(), hello.applied),
+        ("", "own", "log", 7)
+    );
+    assert_eq!(readiness(&node).await.status, 503, "contact does not survive a restart");
+    session.welcome("log", 8, None).await;
+    session.acknowledged(7).await;
+    assert_eq!(readiness(&node).await.status, 503, "the head it was told is not applied");
+    session.entries(8, &[refresh("/c", Mode::Expire)]).await;
+    session.acknowledged(8).await;
+    becomes_ready(&node).await;
+    assert_eq!(
+        ask(node.address(), Method::GET, "/a", &[], false).await.header("x-cache"),
+        "REVALIDATED from edge",
+        "6 covers it still"
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn broken_link_is_made_again_and_nothing_is_skipped() {
+    let origin = Origin::start().await;
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(1).await;
+    let bad: [(&str, Entries); 3] = [
+        ("a gap", Entries { first: 3, entries: vec![model::log::encode(&refresh("/a", Mode::Expire))] }),
+        ("an entry of a later version", Entries { first: 2, entries: vec![br#"{"v":2,"is":{}}"#.to_vec()] }),
+        ("not an entry", Entries { first: 2, entries: vec![b"\xff".to_vec()] }),
+    ];
+    for (why, entries) in bad {
+        session.say(from_control::Is::Entries(entries)).await;
+        while let Some(said) = session.heard(1).await {
+            assert_eq!(said, from_node::Is::Acknowledge(model::link::Acknowledge { applied: 1 }), "{why}");
+        }
+        session = control.session().await;
+        assert_eq!(session.hello.applied, 1, "{why}");
+        session.welcome("log", 1, None).await;
+    }
+    session.entries(2, &[refresh("/a", Mode::Expire)]).await;
+    session.acknowledged(2).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn removed_node_stops_serving_and_another_invitation_brings_it_back() {
+    let origin = Origin::start().await;
+    origin.put("/a", Page::new("a"));
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(1).await;
+    assert_eq!(ask(node.address(), Method::GET, "/a", &[], false).await.status, 200);
+    session.say(from_control::Is::Refused(Refused { reason: "node was removed".into(), again: false })).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while ask(node.address(), Method::GET, "/a", &[], false).await.status != 503 {
+        assert!(tokio::time::Instant::now() < deadline, "it goes on serving");
+    }
+    assert!(readiness(&node).await.text().contains("node was removed"));
+    node.stop().await;
+
+    let token = std::fs::read_to_string(control.directory.path().join("token")).unwrap();
+    let ca = crate::join::JoinToken::parse(&token).unwrap().ca;
+    write_token(control.directory.path(), "t2", &ca);
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    assert_eq!((session.hello.join_token.as_str(), session.hello.credential.as_str()), ("t2:hush", ""));
+    session.welcome("log", 9, Some((&knowledge(&origin), "own-2"))).await;
+    session.acknowledged(9).await;
+    becomes_ready(&node).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn another_log_is_joined_anew_with_the_old_credential() {
+    let origin = Origin::start().await;
+    origin.put("/a", Page::new("a"));
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 100, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(100).await;
+    assert_eq!(ask(node.address(), Method::GET, "/a", &[], false).await.header("x-cache"), "MISS from edge");
+    drop(session);
+    let mut session = control.session().await;
+    assert_eq!((session.hello.log_id.as_str(), session.hello.credential.as_str()), ("log", "own"));
+    session.welcome("restored", 3, Some((&knowledge(&origin), ""))).await;
+    session.acknowledged(3).await;
+    assert_eq!(
+        ask(node.address(), Method::GET, "/a", &[], false).await.header("x-cache"),
+        "MISS from edge",
+        "old stamps mean nothing"
+    );
+    node.stop().await;
+    let node = control.node().await.unwrap();
+    let session = control.session().await;
+    assert_eq!(
+        (session.hello.log_id.as_str(), session.hello.applied, session.hello.credential.as_str()),
+        ("restored", 3, "own")
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn job_comes_and_its_report_goes_over_the_link() {
+    let origin = Origin::start().await;
+    origin.put("/a", Page::new("a body"));
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(1).await;
+    let job =
+        Job { chunk: 7, index: 3, url: format!("http://{DOMAIN}/a"), headers: Vec::new(), begin_after: Revision(1) };
+    session.say(from_control::Is::Jobs(Jobs { jobs: vec![job.into()], withdrawn: Vec::new() })).await;
+    let Some(from_node::Is::Reports(reports)) = session.heard(1).await else { panic!("a report") };
+    let report = model::Report::try_from(reports.reports[0].clone()).unwrap();
+    assert_eq!((report.chunk, report.index), (7, 3));
+    assert!(matches!(report.outcome, model::Outcome::Resident { bytes: 6, fetched: true, .. }), "{report:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn starting_says_what_is_wrong() {
+    let control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let taken = node.address();
+    let error = crate::listener::bind(taken, 1).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "SO_REUSEPORT does not hide it");
+    node.stop().await;
+    for (token, named) in [(Some("nonsense"), "join_token_file"), (None, "join_token_file")] {
+        let path = control.directory.path().join("token");
+        let _ = std::fs::remove_file(&path);
+        if let Some(token) = token {
+            std::fs::write(&path, token).unwrap();
+        }
+        let error = control.node().await.unwrap_err().to_string();
+        assert!(error.contains(named) && !error.contains("nonsense"), "{error}");
+    }
+}

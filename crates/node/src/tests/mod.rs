@@ -17,8 +17,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::{
-    Clock, Coverage, Domain, DomainName, Entry, Invalidation, Isolation, Knowledge, LogId, ManualClock, Member, Mode, NodeName, Parent, Pop,
-    PopName, Revision, Scope, Source, SourceKind, Tier, Topology, UrlKey,
+    Clock, Coverage, Domain, DomainName, Entry, Invalidation, Isolation, Knowledge, LogId, ManualClock, Member, Mode,
+    NodeName, Parent, Pop, PopName, Revision, Scope, Source, SourceKind, Tier, Topology, UrlKey,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -145,7 +145,11 @@ impl Origin {
     async fn answer(&self, request: Request<Incoming>) -> Response<OriginBody> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().unwrap().as_str().to_owned();
-        self.seen.lock().unwrap().push(Seen { method: parts.method.clone(), path: path.clone(), headers: parts.headers.clone() });
+        self.seen.lock().unwrap().push(Seen {
+            method: parts.method.clone(),
+            path: path.clone(),
+            headers: parts.headers.clone(),
+        });
         let sent = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let page = self.pages.lock().unwrap().get(&path).cloned();
         let Some(page) = page else { return plain(404, "") };
@@ -165,8 +169,13 @@ impl Origin {
             return answer;
         }
         let mut bytes = page.body.clone();
-        let from = parts.headers.get(RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-        if let Some(from) = from.filter(|_| parts.headers.get(IF_RANGE).is_none_or(|condition| Some(condition) == etag.as_ref())) {
+        let from = parts
+            .headers
+            .get(RANGE)
+            .and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        if let Some(from) =
+            from.filter(|_| parts.headers.get(IF_RANGE).is_none_or(|condition| Some(condition) == etag.as_ref()))
+        {
             *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
             let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
             answer.headers_mut().insert(CONTENT_RANGE, range.parse().unwrap());
@@ -251,7 +260,11 @@ pub(crate) async fn ask(address: SocketAddr, method: Method, path: &str, headers
         Err(error) => return Got { status: 0, headers: HeaderMap::new(), body: Err(format!("{error:?}")) },
     };
     let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("a body in time");
-    Got { status: head.status.as_u16(), headers: head.headers, body: body.map(|body| body.to_bytes()).map_err(|error| error.to_string()) }
+    Got {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: body.map(|body| body.to_bytes()).map_err(|error| error.to_string()),
+    }
 }
 
 /// A node whose log the test writes.
@@ -272,19 +285,34 @@ impl Drop for TestNode {
 
 impl TestNode {
     /// A member named `name` that is in contact; its store is `store`.
-    pub(crate) async fn start(name: &str, knowledge: &Knowledge, clock: Arc<ManualClock>, store: store::Store) -> TestNode {
+    pub(crate) async fn start(
+        name: &str,
+        knowledge: &Knowledge,
+        clock: Arc<ManualClock>,
+        store: store::Store,
+    ) -> TestNode {
         let node = TestNode::isolated(name, knowledge, clock, store, Isolation::Revalidate).await;
         node.in_contact();
         node
     }
 
     /// The same, which never was in contact.
-    pub(crate) async fn isolated(name: &str, knowledge: &Knowledge, clock: Arc<ManualClock>, store: store::Store, isolation: Isolation) -> TestNode {
+    pub(crate) async fn isolated(
+        name: &str,
+        knowledge: &Knowledge,
+        clock: Arc<ManualClock>,
+        store: store::Store,
+        isolation: Isolation,
+    ) -> TestNode {
         let knowing = Arc::new(Knowing::new(NodeName::parse(name).unwrap(), isolation, clock.clone(), None));
         let listener = crate::listener::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let address = listener.local_addr().unwrap();
         let mut knowledge = knowledge.clone();
-        knowledge.topology.members.entry(knowing.name().clone()).or_insert_with(|| member(name, "pop-1", Tier::L1, address));
+        knowledge
+            .topology
+            .members
+            .entry(knowing.name().clone())
+            .or_insert_with(|| member(name, "pop-1", Tier::L1, address));
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
         let (pipeline, prefetch) = crate::assemble(knowing.clone(), store).unwrap();
         let stopping = CancellationToken::new();
@@ -346,8 +374,13 @@ pub(crate) fn member(name: &str, pop: &str, tier: Tier, address: SocketAddr) -> 
 /// One domain with `origin`, one POP whose L1 asks its L2.
 pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
     let name = DomainName::parse(DOMAIN).unwrap();
-    let source =
-        Source { kind: SourceKind::Address, content: origin.address.ip().to_string(), port: origin.address.port(), priority: 20, weight: 10 };
+    let source = Source {
+        kind: SourceKind::Address,
+        content: origin.address.ip().to_string(),
+        port: origin.address.port(),
+        priority: 20,
+        weight: 10,
+    };
     let domain = Domain { name: name.clone(), coverage: Coverage::Global, sources: vec![source], online: true };
     let pop = PopName::parse("pop-1").unwrap();
     let parents = [(Tier::L1, Parent { pop: pop.clone(), tier: Tier::L2 })].into();

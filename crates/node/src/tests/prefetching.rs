@@ -4,7 +4,13 @@ use super::*;
 use model::{Cause, Job, Outcome, Report};
 
 fn job(chunk: u64, path: &str, begin_after: u64) -> Job {
-    Job { chunk, index: 0, url: format!("http://{DOMAIN}{path}"), headers: Vec::new(), begin_after: Revision(begin_after) }
+    Job {
+        chunk,
+        index: 0,
+        url: format!("http://{DOMAIN}{path}"),
+        headers: Vec::new(),
+        begin_after: Revision(begin_after),
+    }
 }
 
 async fn report(node: &TestNode) -> Report {
@@ -19,7 +25,12 @@ async fn object_is_resident_and_users_hit_with_the_origin_gone() {
     origin.put("/a", Page::new(body.clone()).with("etag", "\"v1\""));
     for fetched in [true, false] {
         node.prefetch.accept([job(1, "/a", 0)].into_iter());
-        let expected = Outcome::Resident { bytes: 2_500_000, checksum: crc32fast::hash(&body), validator: Some("\"v1\"".into()), fetched };
+        let expected = Outcome::Resident {
+            bytes: 2_500_000,
+            checksum: crc32fast::hash(&body),
+            validator: Some("\"v1\"".into()),
+            fetched,
+        };
         assert_eq!(report(&node).await, Report { chunk: 1, index: 0, outcome: expected });
     }
     origin.stop();
@@ -69,7 +80,10 @@ async fn job_waits_for_the_log_and_warms_what_is_new_then() {
     assert_eq!(report(&node).await.chunk, 2, "later jobs do not wait for it");
     assert_eq!(node.prefetch.counts().0, 1, "it is not begun before its refresh is applied");
     node.refresh("/a", Mode::Expire);
-    let Report { chunk: 1, outcome: Outcome::Resident { bytes: 12, fetched: true, .. }, .. } = report(&node).await else { panic!("resident") };
+    let Report { chunk: 1, outcome: Outcome::Resident { bytes: 12, fetched: true, .. }, .. } = report(&node).await
+    else {
+        panic!("resident")
+    };
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use super::*;
 
+type Headers = &'static [(&'static str, &'static str)];
+
 #[tokio::test]
 async fn first_get_misses_and_the_second_hits() {
     let Stage { origin, node, clock } = Stage::set().await;
@@ -29,7 +31,7 @@ async fn stored_object_answers_head_ranges_and_conditions() {
     origin.put("/a", Page::new("0123456789").with("etag", "\"v1\""));
     node.get("/a").await;
     node.settled().await;
-    let cases: &[(Method, &[(&str, &str)], u16, &str, &str, &str)] = &[
+    let cases: &[(Method, Headers, u16, &str, &str, &str)] = &[
         // method     request headers                                 status body     content-length content-range
         (Method::HEAD, &[], 200, "", "10", ""),
         (Method::GET, &[("range", "bytes=2-4")], 206, "234", "3", "bytes 2-4/10"),
@@ -43,7 +45,11 @@ async fn stored_object_answers_head_ranges_and_conditions() {
     for (method, headers, status, body, length, range) in cases {
         let got = ask(node.address, method.clone(), "/a", headers, false).await;
         assert_eq!(got.status, *status, "{headers:?}");
-        assert_eq!((got.text(), got.header("content-range"), got.header("x-cache")), (*body, *range, "HIT from edge"), "{headers:?}");
+        assert_eq!(
+            (got.text(), got.header("content-range"), got.header("x-cache")),
+            (*body, *range, "HIT from edge"),
+            "{headers:?}"
+        );
         assert_eq!(got.header("content-length"), *length, "{headers:?}");
     }
     assert_eq!(origin.seen("/a").len(), 1);
@@ -112,7 +118,10 @@ async fn stale_body_is_confirmed_by_a_304_and_fresh_again() {
     clock.advance(Duration::from_secs(61));
     node.in_contact();
     let confirmed = node.get("/a").await;
-    assert_eq!((confirmed.text(), confirmed.header("x-cache"), confirmed.header("age")), ("same", "REVALIDATED from edge", "0"));
+    assert_eq!(
+        (confirmed.text(), confirmed.header("x-cache"), confirmed.header("age")),
+        ("same", "REVALIDATED from edge", "0")
+    );
     node.settled().await;
     let hit = node.get("/a").await;
     assert_eq!(hit.header("x-cache"), "HIT from edge");
@@ -136,7 +145,8 @@ async fn stale_answers_need_the_origins_permission() {
     assert_eq!((got.text(), got.header("x-cache")), ("w", "STALE from edge"));
     origin.asked("/while", 2).await;
     for path in ["/error", "/never"] {
-        origin.put(path, Page { status: 503, ..Page::new("broken").with("etag", "").with("cache-control", "no-store") });
+        origin
+            .put(path, Page { status: 503, ..Page::new("broken").with("etag", "").with("cache-control", "no-store") });
     }
     let got = node.get("/error").await;
     assert_eq!((got.status, got.text(), got.header("x-cache")), (200, "e", "STALE from edge"));
@@ -166,7 +176,11 @@ async fn broken_fetch_goes_on_by_range_under_a_strong_validator() {
     assert!(got.body.is_ok_and(|got| got == body), "two breaks are mended");
     node.settled().await;
     assert_eq!(node.get("/a").await.header("x-cache"), "HIT from edge");
-    let ranges: Vec<_> = origin.seen("/a").iter().map(|seen| seen.headers.get(RANGE).map(|range| range.to_str().unwrap().to_owned())).collect();
+    let ranges: Vec<_> = origin
+        .seen("/a")
+        .iter()
+        .map(|seen| seen.headers.get(RANGE).map(|range| range.to_str().unwrap().to_owned()))
+        .collect();
     assert_eq!(ranges, [None, Some("bytes=100000-".to_owned()), Some("bytes=200000-".to_owned())]);
     assert_eq!(origin.seen("/a")[1].headers[IF_RANGE], "\"v1\"");
 }
@@ -217,7 +231,7 @@ async fn variants_by_accept_encoding_lie_beside_each_other() {
 async fn hosts_and_methods_are_answered_for_what_they_are() {
     let Stage { origin, node, .. } = Stage::set().await;
     origin.put("/a", Page::new("a"));
-    let cases: &[(Method, &[(&str, &str)], u16)] = &[
+    let cases: &[(Method, Headers, u16)] = &[
         (Method::GET, &[("host", "other.example.test")], 404),
         (Method::GET, &[("host", "WWW.example.test:80")], 200),
         (Method::from_bytes(b"PURGE").unwrap(), &[], 405),
@@ -277,7 +291,8 @@ async fn http2_without_tls_is_served_on_the_same_port() {
 /// HTTP/2 names the host in its `:authority`, so the connection is made by hand.
 async fn ask_h2(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Got {
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     let connection = tokio::spawn(connection);
     let host = headers.iter().find(|(name, _)| *name == "host").unwrap().1;
     let request = Request::builder().uri(format!("http://{host}{path}")).body(Full::<Bytes>::default()).unwrap();

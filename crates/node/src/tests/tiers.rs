@@ -18,7 +18,10 @@ async fn tiers() -> Tiers {
     // The parent's own tier is known before its address is.
     knowledge.topology.members.insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, nowhere));
     let parent = TestNode::start("parent", &knowledge, clock.clone(), memory().await).await;
-    knowledge.topology.members.insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, parent.address));
+    knowledge
+        .topology
+        .members
+        .insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, parent.address));
     let child = TestNode::start("child", &knowledge, clock.clone(), memory().await).await;
     Tiers { origin, child, parent, clock }
 }
@@ -34,7 +37,12 @@ async fn x_cache_speaks_of_the_whole_and_cache_status_of_each_node() {
     origin.put("/a", Page::new("a"));
     let first = child.get("/a").await;
     assert_eq!((first.text(), first.header("x-cache"), first.header("via")), ("a", "MISS from parent", "1.1 parent"));
-    let statuses: Vec<_> = first.headers.get_all("cache-status").iter().map(|value| value.to_str().unwrap().split(';').next().unwrap()).collect();
+    let statuses: Vec<_> = first
+        .headers
+        .get_all("cache-status")
+        .iter()
+        .map(|value| value.to_str().unwrap().split(';').next().unwrap())
+        .collect();
     assert_eq!(statuses, ["parent", "child"], "nearest the origin first");
     let vias: Vec<_> = first.headers.get_all("via").iter().collect();
     assert_eq!(vias, ["1.1 parent", "1.1 child"]);
@@ -142,7 +150,10 @@ async fn answer_without_an_age_is_no_answer() {
     origin.put("/a", Page::new("a"));
     let clock = clock();
     let mut knowledge = knowledge(&origin);
-    knowledge.topology.members.insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, impostor.address));
+    knowledge
+        .topology
+        .members
+        .insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, impostor.address));
     let child = TestNode::start("child", &knowledge, clock.clone(), memory().await).await;
     assert_eq!(child.get("/a").await.status, 503);
     assert!(origin.seen("/a").is_empty(), "only a root asks the origin");
@@ -151,7 +162,11 @@ async fn answer_without_an_age_is_no_answer() {
     child.apply(Entry::Member(member("parent-2", "pop-1", Tier::L2, parent.address)));
     parent.apply(Entry::Member(member("parent-2", "pop-1", Tier::L2, parent.address)));
     let got = child.get("/a").await;
-    assert_eq!((got.status, got.text(), got.header("x-cache")), (200, "a", "MISS from parent-2"), "the next parent is asked");
+    assert_eq!(
+        (got.status, got.text(), got.header("x-cache")),
+        (200, "a", "MISS from parent-2"),
+        "the next parent is asked"
+    );
 }
 
 #[tokio::test]
