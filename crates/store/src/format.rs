@@ -36,7 +36,9 @@ pub(crate) const SLICE_BYTES_MAX: usize = 1 << 20;
 pub(crate) const HEAD_BYTES_MAX: usize = 256 << 10;
 /// Longest full key, in bytes.
 pub(crate) const FULL_KEY_BYTES_MAX: usize = 64 << 10;
-/// Longest payload that is believed, in bytes: a head that lists the slices of a terabyte.
+/// Most slices of a body: with slices of full length, a terabyte.
+pub(crate) const SLICES_MAX: u64 = 1 << 20;
+/// Longest payload that is believed, in bytes: a head that lists the most slices, twice over.
 const PAYLOAD_BYTES_MAX: usize = 32 << 20;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"WARMSEGM";

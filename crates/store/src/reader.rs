@@ -112,7 +112,7 @@ impl Reader {
             && let Some(tier) = &object.tier
         {
             // The next one who asks is to find nothing, and to fetch it.
-            tier.drop_if(name(object.key()), object.entry.place);
+            tier.drop_unreadable(name(object.key()), object.entry.place, &error);
         }
         self.source = Source::Ended;
         Poll::Ready(Some(Err(error)))

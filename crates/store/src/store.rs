@@ -143,8 +143,8 @@ impl Store {
         self.inner.disks.iter().max_by_key(|volume| xxh3_64_with_seed(&name(key).to_le_bytes(), volume.seed))
     }
 
-    /// Finds an object by its hash and full key. An object in memory is found without waiting. After an error the object is as
-    /// good as missing, and the next lookup says so.
+    /// Finds an object by its hash and full key. An object in memory is found without waiting. An error is to be treated as a
+    /// miss: the fill that follows replaces what could not be read.
     pub async fn lookup(&self, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
         let volume = self.volume(key);
         let counters = &self.inner.counters;
@@ -275,7 +275,7 @@ impl Store {
             };
             let Some(Object { entry, .. }) = found.filter(wanted) else {
                 if let Some(volume) = volume.filter(|volume| volume.tier.unsettled.load(Ordering::SeqCst)) {
-                    // It may have been given up, and must not be back after a crash.
+                    // It may have left a moment ago, and must not be back after a crash.
                     volume.queue.ask(|reply| Command::Sync { reply }).await?;
                 }
                 return Ok(false);
@@ -299,10 +299,7 @@ impl Store {
         let tier = &volume.tier;
         let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;
         let failed = |error: ReadError| {
-            if !matches!(error, ReadError::Evicted) {
-                // What is not what was written is fetched again.
-                tier.drop_if(name(key), place);
-            }
+            tier.drop_unreadable(name(key), place, &error);
             VerifyError::Read(error)
         };
         let segment = tier.segment(place.segment).ok_or(VerifyError::Absent)?;

@@ -107,7 +107,7 @@ pub(crate) struct Tier {
     pub(crate) memory: Arc<Memory>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) next_fill: AtomicU64,
-    /// A segment was given up, and no newer one says so durably: what left the index then may be back after a crash.
+    /// Something left the index and the log does not say so durably yet: it may be back after a crash.
     pub(crate) unsettled: AtomicBool,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// No segment has a lower id.
@@ -143,9 +143,9 @@ impl Tier {
         }
     }
 
-    /// The largest body this disk takes: its own slices must not push each other out.
+    /// The largest body this disk takes: its own slices must not push each other out, and its head must list them all.
     pub(crate) fn body_bytes_max(&self) -> u64 {
-        self.capacity_bytes / 2
+        (self.capacity_bytes / 2).min(self.slice_bytes as u64 * format::SLICES_MAX)
     }
 
     // Segments
@@ -212,8 +212,7 @@ impl Tier {
             Ok(entry) => Arc::new(entry),
             Err(ReadError::Evicted) => return Ok(None),
             Err(error) => {
-                // What cannot be read now is fetched again rather than tried at every request.
-                self.drop_if(name, place);
+                self.drop_unreadable(name, place, &error);
                 return Err(error);
             }
         };
@@ -246,6 +245,15 @@ impl Tier {
             self.memory.remove_head(name);
         }
         current
+    }
+
+    /// Lets an object go whose bytes are gone or wrong for good, so that it is fetched again. One that could not be read for
+    /// another reason stays: it would be back after a restart, though its removal may have been acknowledged meanwhile.
+    pub(crate) fn drop_unreadable(&self, name: u64, place: Place, error: &ReadError) {
+        match error {
+            ReadError::Corrupt { .. } | ReadError::Evicted => drop(self.drop_if(name, place)),
+            ReadError::Io { .. } | ReadError::FillFailed => {}
+        }
     }
 
     /// Drops every head in a segment that is about to go; says how many.

@@ -184,15 +184,18 @@ impl Writer {
             && let Some(first) = commands.recv().await
         {
             let mut next = Some(first);
-            while let Some(command) = next {
-                match command {
-                    Command::Close { reply } => {
+            // Bounded in number too: changes that are written at once must not keep a sync waiting.
+            for taken in 1.. {
+                match next {
+                    None => break,
+                    Some(Command::Close { reply }) => {
                         closing = Some(reply);
                         break;
                     }
-                    command => self.take(command).await,
+                    Some(command) => self.take(command).await,
                 }
-                next = if self.batch.bytes < BATCH_BYTES { commands.try_recv().ok() } else { None };
+                let full = self.batch.bytes >= BATCH_BYTES || taken >= COMMANDS_MAX;
+                next = if full { None } else { commands.try_recv().ok() };
             }
             self.flush().await;
             if !self.waiting.is_empty() {
@@ -240,6 +243,7 @@ impl Writer {
             }
             Command::Remove { entry, durable, reply } => {
                 self.flush().await;
+                self.tier.unsettled.store(true, Ordering::SeqCst);
                 if !self.tier.drop_if(name(entry.key), entry.place) {
                     let _ = reply.send(Ok(false));
                     return;
@@ -251,7 +255,6 @@ impl Writer {
                     }
                     Err(error) => {
                         self.gone.insert(entry.key);
-                        self.tier.unsettled.store(true, Ordering::SeqCst);
                         let _ = reply.send(Err(error));
                     }
                 }
@@ -530,8 +533,10 @@ impl Writer {
             }
             self.void = None;
             self.gone.clear();
-            self.tier.unsettled.store(false, Ordering::SeqCst);
             self.tier.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.void.is_none() && self.gone.is_empty() {
+            self.tier.unsettled.store(false, Ordering::SeqCst);
         }
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Ok(true));

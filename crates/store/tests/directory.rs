@@ -3,6 +3,8 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use common::{body, get, key, put, whole};
@@ -116,6 +118,68 @@ fn torn_tail_is_cut_off() {
         assert!(get(&store, "/torn").await.is_none());
         check_sample(&store).await;
     });
+}
+
+/// Readers, writers, removals and eviction at once, on several threads; what is read is always some whole version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn everything_at_once_never_mixes_bytes() {
+    const NAMES: u64 = 40;
+    let directory = tempfile::tempdir().expect("directory");
+    let disks = vec![DiskConfig { path: directory.path().to_owned(), capacity_bytes: 512 << 10 }];
+    let store = Store::open(Config { disks, ..at(directory.path()) }).await.expect("open");
+    let done = Arc::new(AtomicBool::new(false));
+    let expected = |number: u64| body(number, 1 + (number as usize * 37) % 20_000);
+    let writers = (0..4_u64).map(|task| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for round in 0..100 {
+                let number = task * 1000 + round;
+                let name = format!("/{}", number * 7 % NAMES);
+                let head = Bytes::from(number.to_string());
+                let mut fill = store.begin_fill(key(&name), name.as_bytes(), head, number, None).expect("begin");
+                fill.append(expected(number)).await.expect("append");
+                match fill.finish().await {
+                    Ok(_) | Err(store::WriteError::Evicted) => {}
+                    Err(error) => panic!("{name}: {error}"),
+                }
+                if round % 9 == 0 {
+                    store.remove(key(&name), name.as_bytes(), store::Which::Any).await.expect("remove");
+                }
+            }
+        })
+    });
+    let readers = (0..4_u64).map(|task| {
+        let (store, done) = (store.clone(), done.clone());
+        tokio::spawn(async move {
+            let (mut found, mut round) = (0, 0);
+            while !done.load(Ordering::Relaxed) {
+                tokio::task::yield_now().await;
+                round += 1;
+                let name = format!("/{}", (task + round) % NAMES);
+                let Some(object) = get(&store, &name).await else { continue };
+                let number: u64 = std::str::from_utf8(object.head()).expect("text").parse().expect("a number");
+                match common::collect(object.read(0..u64::MAX)).await {
+                    Ok(bytes) => assert!(bytes == expected(number), "wrong bytes: {object:?}"),
+                    Err(store::ReadError::Evicted) => {}
+                    Err(error) => panic!("{object:?}: {error}"),
+                }
+                found += 1;
+            }
+            found
+        })
+    });
+    let (writers, readers): (Vec<_>, Vec<_>) = (writers.collect(), readers.collect());
+    for writer in writers {
+        writer.await.expect("no panic");
+    }
+    done.store(true, Ordering::Relaxed);
+    let mut found = 0;
+    for reader in readers {
+        found += reader.await.expect("no panic");
+    }
+    let stats = store.stats();
+    assert!(found > 0 && stats.evicted_segments > 0, "{found} reads, {stats:?}");
+    assert_eq!((stats.read_errors, stats.write_errors, stats.in_flight_bytes, stats.fills), (0, 0, 0, 0), "{stats:?}");
 }
 
 fn newest_segment(directory: &Path) -> PathBuf {
