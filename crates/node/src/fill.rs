@@ -326,6 +326,7 @@ impl FillTask<'_> {
             domain: self.order.domain.clone(),
             headers,
             fetch: self.fetch,
+            log: self.log,
             passed: self.order.passed.clone(),
         }
     }

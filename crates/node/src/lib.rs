@@ -163,6 +163,7 @@ impl Node {
         let admin = Arc::new(admin::Admin { pipeline: pipeline.clone(), prefetch: prefetch.clone(), connected });
         let mut node =
             Node { address, admin_address, stopping: stopping.clone(), threads: Vec::new(), tasks: Vec::new(), store };
+        tracing::info!(%address, %admin_address, "node started");
         for socket in sockets {
             node.threads.push(serve_on_a_thread(socket, pipeline.clone(), stopping.clone())?);
         }

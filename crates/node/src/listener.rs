@@ -13,7 +13,8 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -134,6 +135,9 @@ pub(crate) async fn serve(
             let handoff = Arc::new(Handoff::new(pipeline.knowing().clone()));
             let io = TokioIo::new(Connection { stream, handoff: handoff.clone(), stalled: None });
             let service = service_fn(move |request: http::Request<Incoming>| {
+                if request.version() == http::Version::HTTP_2 {
+                    handoff.queues.store(true, Ordering::Relaxed);
+                }
                 let (pipeline, handoff) = (pipeline.clone(), handoff.clone());
                 async move { Ok::<_, std::convert::Infallible>(pipeline.handle(request, handoff).await) }
             });
@@ -149,33 +153,78 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// The judged headers of one connection that lie in its buffers.
+/// The judged headers of one connection that are not on their way yet.
 pub(crate) struct Handoff {
     knowing: Arc<Knowing>,
-    written: Mutex<Vec<Judging>>,
+    headers: Mutex<Headers>,
+    /// The last write found no room.
+    blocked: AtomicBool,
+    /// The connection is HTTP/2: what is written may wait in its queues while others' bytes are flushed.
+    queues: AtomicBool,
+}
+
+#[derive(Default)]
+struct Headers {
+    /// Rises by one; names a header.
+    last: u64,
+    /// Judged and not written to the connection yet.
+    judged: Vec<(u64, Judging)>,
+    /// Written to the connection, and with the next flush that comes to its end handed to the kernel.
+    written: Vec<(u64, Judging)>,
 }
 
 impl Handoff {
     pub(crate) fn new(knowing: Arc<Knowing>) -> Handoff {
-        Handoff { knowing, written: Mutex::default() }
+        Handoff { knowing, headers: Mutex::default(), blocked: AtomicBool::new(false), queues: AtomicBool::new(false) }
     }
 
-    /// A header was written to the connection's buffer; the next flush that comes to its end has handed it to the kernel.
-    pub(crate) fn written(&self, judging: Judging) {
-        self.written.lock().expect("no holder of this lock can panic").push(judging);
+    fn headers(&self) -> MutexGuard<'_, Headers> {
+        self.headers.lock().expect("no holder of this lock can panic")
     }
 
-    fn flushed(&self) {
-        self.written.lock().expect("no holder of this lock can panic").clear();
+    /// A header was judged, and is about to be written. The answer names it.
+    pub(crate) fn judged(&self, judging: Judging) -> u64 {
+        let mut headers = self.headers();
+        headers.last += 1;
+        let name = headers.last;
+        headers.judged.push((name, judging));
+        name
+    }
+
+    /// The header was written to the connection, or dropped with it.
+    pub(crate) fn written(&self, name: u64) {
+        let mut headers = self.headers();
+        if let Some(at) = headers.judged.iter().position(|(judged, _)| *judged == name) {
+            let header = headers.judged.swap_remove(at);
+            headers.written.push(header);
+        }
+    }
+
+    /// Everything the connection had in its buffer is with the kernel.
+    fn flushed(self: &Arc<Self>) {
+        self.blocked.store(false, Ordering::Relaxed);
+        if !self.queues.load(Ordering::Relaxed) {
+            self.headers().written.clear();
+            return;
+        }
+        let names: Vec<u64> = self.headers().written.iter().map(|(name, _)| *name).collect();
+        if names.is_empty() {
+            return;
+        }
+        // HTTP/2 flushes in the middle, too. Looked at from another task of this one thread it has done all it could, and
+        // when it was not stopped by a full socket its queues hold no header any more.
+        let handoff = self.clone();
+        tokio::spawn(async move {
+            if !handoff.blocked.load(Ordering::Relaxed) {
+                handoff.headers().written.retain(|(name, _)| !names.contains(name));
+            }
+        });
     }
 
     /// Whether some header that waits might be judged otherwise now.
     fn is_overtaken(&self) -> bool {
-        self.written
-            .lock()
-            .expect("no holder of this lock can panic")
-            .iter()
-            .any(|judging| self.knowing.is_overtaken(judging))
+        let headers = self.headers();
+        headers.judged.iter().chain(&headers.written).any(|(_, judging)| self.knowing.is_overtaken(judging))
     }
 }
 
@@ -194,6 +243,7 @@ impl Connection {
             self.stalled = None;
             return poll;
         }
+        self.handoff.blocked.store(true, Ordering::Relaxed);
         let (since, look) = self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(RECHECK))));
         loop {
             ready!(look.as_mut().poll(cx));

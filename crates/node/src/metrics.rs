@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What `X-Cache` says of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Result {
+pub(crate) enum XCache {
     /// A node's store answered.
     Hit,
     /// The origin was asked.
@@ -21,22 +21,22 @@ pub(crate) enum Result {
     Bypass,
 }
 
-impl Result {
+impl XCache {
     /// The word.
     pub(crate) fn word(self) -> &'static str {
         match self {
-            Result::Hit => "HIT",
-            Result::Miss => "MISS",
-            Result::Stale => "STALE",
-            Result::Revalidated => "REVALIDATED",
-            Result::Bypass => "BYPASS",
+            XCache::Hit => "HIT",
+            XCache::Miss => "MISS",
+            XCache::Stale => "STALE",
+            XCache::Revalidated => "REVALIDATED",
+            XCache::Bypass => "BYPASS",
         }
     }
 
     /// Reads the word at the front of a parent's header.
-    pub(crate) fn of(header: &str) -> Option<Result> {
+    pub(crate) fn of(header: &str) -> Option<XCache> {
         let word = header.split(' ').next().unwrap_or_default();
-        [Result::Hit, Result::Miss, Result::Stale, Result::Revalidated, Result::Bypass]
+        [XCache::Hit, XCache::Miss, XCache::Stale, XCache::Revalidated, XCache::Bypass]
             .into_iter()
             .find(|result| result.word() == word)
     }
@@ -131,13 +131,13 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Counts one answer.
-    pub(crate) fn answered(&self, result: Result) {
+    pub(crate) fn answered(&self, result: XCache) {
         match result {
-            Result::Hit => self.hits.inc(),
-            Result::Miss => self.misses.inc(),
-            Result::Stale => self.stales.inc(),
-            Result::Revalidated => self.revalidated.inc(),
-            Result::Bypass => self.bypassed.inc(),
+            XCache::Hit => self.hits.inc(),
+            XCache::Miss => self.misses.inc(),
+            XCache::Stale => self.stales.inc(),
+            XCache::Revalidated => self.revalidated.inc(),
+            XCache::Bypass => self.bypassed.inc(),
         }
     }
 }

@@ -187,7 +187,7 @@ impl Pipeline {
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
                     let _behind = self.fills.begin(self.order(&wanted, &look, true, false));
                     let body = ArrivedBody::Stored(found.object.clone());
-                    let said = Said { result: metrics::Result::Stale, ..Said::hit(known_good) };
+                    let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
                     return reply.stored(&wanted.headers, &found.head, &body, now, &said, judging);
                 }
                 (Decision::Bypass(why), _) => {
@@ -374,7 +374,7 @@ impl Pipeline {
         if judged.verdict != Verdict::Send {
             return None;
         }
-        let said = Said::forwarded(metrics::Result::Stale, why, None, judged.age);
+        let said = Said::forwarded(metrics::XCache::Stale, why, None, judged.age);
         let body = ArrivedBody::Stored(found.object.clone());
         Some(reply.stored(&wanted.headers, &found.head, &body, self.knowing.clock().now(), &said, judging))
     }
@@ -432,6 +432,7 @@ impl Pipeline {
             domain: wanted.domain.clone(),
             headers,
             fetch,
+            log,
             passed: wanted.passed.clone(),
         };
         let mut answer = match self.fills.pass(question, body).await {
@@ -454,7 +455,7 @@ impl Pipeline {
         }
         let mut said = said(&came, why, age);
         if bypass && came.from == From::Origin {
-            said.result = metrics::Result::Bypass;
+            said.result = metrics::XCache::Bypass;
         }
         let headers = httpcache::end_to_end(&answer.head.headers);
         Step::Answer(reply.passed(came.status, headers, answer.body, &said, judging))
@@ -485,12 +486,12 @@ pub(crate) fn allowed(judged: &Judged, stamp: Revision) -> Allowed {
 fn said(came: &Came, why: Forward, known_good: Option<std::time::Duration>) -> Said {
     let confirmed = came.status == StatusCode::NOT_MODIFIED;
     let status = confirmed.then_some(came.status);
-    let parent = came.x_cache.as_ref().and_then(|said| metrics::Result::of(said.to_str().ok()?));
-    let (result, x_cache): (metrics::Result, Option<HeaderValue>) = match (&came.from, parent) {
-        (From::Origin, _) if confirmed => (metrics::Result::Revalidated, None),
-        (From::Parent(_), Some(metrics::Result::Hit)) if confirmed => (metrics::Result::Hit, None),
+    let parent = came.x_cache.as_ref().and_then(|said| metrics::XCache::of(said.to_str().ok()?));
+    let (result, x_cache): (metrics::XCache, Option<HeaderValue>) = match (&came.from, parent) {
+        (From::Origin, _) if confirmed => (metrics::XCache::Revalidated, None),
+        (From::Parent(_), Some(metrics::XCache::Hit)) if confirmed => (metrics::XCache::Hit, None),
         (From::Parent(_), Some(result)) => (result, came.x_cache.clone()),
-        (From::Origin | From::Parent(_), _) => (metrics::Result::Miss, None),
+        (From::Origin | From::Parent(_), _) => (metrics::XCache::Miss, None),
     };
     Said { x_cache, ..Said::forwarded(result, why, status, known_good) }
 }

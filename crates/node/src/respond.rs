@@ -44,7 +44,7 @@ pub(crate) struct Reply {
 
 /// What is said of an answer.
 pub(crate) struct Said {
-    pub(crate) result: metrics::Result,
+    pub(crate) result: metrics::XCache,
     /// The parent's `X-Cache`, when it is the parent's word.
     pub(crate) x_cache: Option<HeaderValue>,
     pub(crate) outcome: httpcache::Outcome,
@@ -58,7 +58,7 @@ impl Said {
     /// The store of this node answers.
     pub(crate) fn hit(known_good: Option<Duration>) -> Said {
         Said {
-            result: metrics::Result::Hit,
+            result: metrics::XCache::Hit,
             x_cache: None,
             outcome: httpcache::Outcome::Hit,
             stored: false,
@@ -69,7 +69,7 @@ impl Said {
 
     /// Somebody above was asked.
     pub(crate) fn forwarded(
-        result: metrics::Result,
+        result: metrics::XCache,
         why: Forward,
         status: Option<StatusCode>,
         known_good: Option<Duration>,
@@ -227,7 +227,7 @@ impl Reply {
         let body = AnswerBody {
             left: source.length(),
             source,
-            judging,
+            judged: judging.map(|judging| self.handoff.judged(judging)),
             handoff: self.handoff.clone(),
             metrics: self.metrics.clone(),
             _running: running,
@@ -240,7 +240,7 @@ impl Reply {
 }
 
 /// `X-Cache` in this node's name.
-pub(crate) fn x_cache(result: metrics::Result, node: &str) -> HeaderValue {
+pub(crate) fn x_cache(result: metrics::XCache, node: &str) -> HeaderValue {
     HeaderValue::try_from(format!("{} from {node}", result.word()))
         .expect("names of nodes are letters, digits and dashes")
 }
@@ -271,8 +271,8 @@ pub(crate) struct AnswerBody {
     source: Source,
     /// Bytes to come, when that is known.
     left: Option<u64>,
-    /// Until the header is written.
-    judging: Option<Judging>,
+    /// The header, until it is written.
+    judged: Option<u64>,
     handoff: Arc<Handoff>,
     metrics: Arc<Metrics>,
     _running: Held,
@@ -298,8 +298,8 @@ pub(crate) enum BodyError {
 impl AnswerBody {
     /// The header is written by the time the connection asks for the body or drops it.
     fn header_is_written(&mut self) {
-        if let Some(judging) = self.judging.take() {
-            self.handoff.written(judging);
+        if let Some(judged) = self.judged.take() {
+            self.handoff.written(judged);
         }
     }
 

@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use model::fence::Fetch;
 use model::{Cause, Domain, NodeName, Source, SourceKind, UrlKey};
 
-use crate::knowing::{Knowing, Known};
+use crate::knowing::{Knowing, Known, LogTag};
 use crate::peer;
 
 /// Longest wait for a connection.
@@ -68,8 +68,9 @@ pub(crate) struct Question {
     pub(crate) domain: Arc<Domain>,
     /// End-to-end headers.
     pub(crate) headers: HeaderMap,
-    /// What was noted before.
+    /// What was noted before, and the log it is of.
     pub(crate) fetch: Fetch,
+    pub(crate) log: LogTag,
     /// The nodes the request has passed before this one.
     pub(crate) passed: Vec<NodeName>,
 }
@@ -108,6 +109,7 @@ impl std::convert::From<AskError> for Cause {
     fn from(error: AskError) -> Cause {
         match error {
             AskError::Timeout => Cause::OriginTimeout,
+            AskError::BadUrl => Cause::NotStorable(error.to_string()),
             error => Cause::OriginUnreachable(error.to_string()),
         }
     }
@@ -155,6 +157,9 @@ impl Upstream {
     /// Asks, and returns when the head of an answer is there. A `body` can be sent once, so only the first choice is asked then.
     pub(crate) async fn ask(&self, question: &Question, body: Option<UpBody>) -> Result<Answer, AskError> {
         let known = self.knowing.known().clone();
+        if known.tag != question.log {
+            return Err(AskError::NoParent("the log was changed for another".to_owned())); // and the fence means nothing in it
+        }
         let parents = self.parents(&known, question);
         let tries = if body.is_some() { 1 } else { TRIES_MAX };
         let mut body = body;

@@ -110,8 +110,9 @@ fn write_token(directory: &Path, id: &str, ca: &str) {
 }
 
 impl Session {
+    /// What is said to a node that has hung up is lost.
     async fn say(&self, is: from_control::Is) {
-        self.out.send(Ok(FromControl { is: Some(is) })).await.unwrap();
+        let _ = self.out.send(Ok(FromControl { is: Some(is) })).await;
     }
 
     async fn welcome(&self, log: &str, head: u64, joins: Option<(&Knowledge, &str)>) {

@@ -285,6 +285,8 @@ async fn http2_without_tls_is_served_on_the_same_port() {
         let got = ask_h2(node.address, "/a", &url).await;
         assert_eq!((got.status, got.header("x-cache"), got.body.as_ref()), (200, expected, Ok(&body)));
         node.settled().await;
+        let drained = tokio::time::timeout(PATIENCE, node.knowing.drained()).await;
+        assert!(drained.is_ok(), "its header is known to be on its way");
     }
 }
 
