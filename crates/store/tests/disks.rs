@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{body, collect, config, get, key, open, put, small_config, whole};
+use futures_util::TryFutureExt;
 use store::disk::{Disk, FaultyDisk, WriteFault};
 use store::{Config, DiskConfig, OpenError, ReadError, Store, VerifyError, Which, WriteError};
 
@@ -132,6 +133,36 @@ async fn failing_disk_fails_fills_and_nothing_else() {
             for (name, seed) in [("/before", 1), ("/during", 2)] {
                 let object = get(&store, name).await.unwrap_or_else(|| panic!("{case}: {name} {round}"));
                 assert_eq!(whole(&object).await, body(seed, 20_000), "{case}: {name} {round}");
+            }
+        }
+    }
+}
+
+/// A removal that finds nothing, because what was there left with a failed write, is as good as any other.
+#[tokio::test]
+async fn what_failed_and_was_removed_stays_away() {
+    for seed in 0..20 {
+        for fault in ["sync", "write"] {
+            let disk = FaultyDisk::new(seed);
+            let store = open(&disk, config(8 << 20)).await;
+            put(&store, "/0", &body(1, 2_000), 0).await;
+            match fault {
+                "sync" => disk.fail_syncs(1),
+                // The disk is full in the midst of many bodies: some of them are whole on it.
+                _ => disk.fail_writes(&[WriteFault::NoSpace]),
+            }
+            let names: Vec<String> = (0..20).map(|number| format!("/{number}")).collect();
+            let bytes = body(2, 2_000);
+            let puts = names.iter().map(|name| try_put(&store, name, &bytes).map_err(move |_| name));
+            let failed: Vec<_> =
+                futures_util::future::join_all(puts).await.into_iter().filter_map(Result::err).collect();
+            assert!(!failed.is_empty(), "{fault}, seed {seed}");
+            for name in &failed {
+                store.remove(key(name), name.as_bytes(), Which::Any).await.expect("remove");
+            }
+            let store = open(&disk.crash(), config(8 << 20)).await;
+            for name in failed {
+                assert!(get(&store, name).await.is_none(), "{name} is back: {fault}, seed {seed}");
             }
         }
     }
