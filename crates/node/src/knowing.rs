@@ -73,6 +73,23 @@ struct Drain {
     epoch: AtomicUsize,
     judging: [AtomicUsize; 2],
     left: Notify,
+    /// One drain at a time.
+    draining: tokio::sync::Mutex<()>,
+}
+
+impl Drain {
+    /// Waits until no header of an epoch of this parity is waiting.
+    async fn emptied(&self, epoch: usize) {
+        loop {
+            let left = self.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if self.judging[epoch % 2].load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
 }
 
 /// What a node knows. One per node.
@@ -172,6 +189,7 @@ impl Knowing {
                 epoch: AtomicUsize::new(0),
                 judging: [AtomicUsize::new(0), AtomicUsize::new(0)],
                 left: Notify::new(),
+                draining: tokio::sync::Mutex::new(()),
             }),
         }
     }
@@ -233,18 +251,14 @@ impl Knowing {
         }
     }
 
-    /// Waits until every header that was judged before this call is on its way or dropped. One caller at a time.
+    /// Waits until every header that was judged before this call is on its way or dropped.
     pub(crate) async fn drained(&self) {
-        let slot = self.drain.epoch.fetch_add(1, Ordering::SeqCst) % 2;
-        loop {
-            let left = self.drain.left.notified();
-            tokio::pin!(left);
-            left.as_mut().enable();
-            if self.drain.judging[slot].load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            left.await;
-        }
+        let _one = self.drain.draining.lock().await;
+        let epoch = self.drain.epoch.load(Ordering::SeqCst);
+        // Headers of the epoch before this one, which a drain that was given up did not wait for.
+        self.drain.emptied(epoch + 1).await;
+        self.drain.epoch.store(epoch + 1, Ordering::SeqCst);
+        self.drain.emptied(epoch).await;
     }
 
     /// Judges a body of `key` for `asker` now (rule 3). `None` when the node serves nobody, or has begun another log since the

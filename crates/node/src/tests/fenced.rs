@@ -209,6 +209,20 @@ async fn acknowledging_waits_for_headers_judged_before() {
 }
 
 #[tokio::test]
+async fn drain_that_was_given_up_leaves_nothing_out_of_the_next() {
+    let Stage { node, .. } = Stage::set().await;
+    let judging = node.knowing.judging();
+    {
+        let mut given_up = std::pin::pin!(node.knowing.drained());
+        assert!(futures_util::poll!(given_up.as_mut()).is_pending());
+    }
+    let mut drained = std::pin::pin!(node.knowing.drained());
+    assert!(futures_util::poll!(drained.as_mut()).is_pending(), "the header of two epochs ago is still waiting");
+    drop(judging);
+    assert!(futures_util::poll!(drained.as_mut()).is_ready());
+}
+
+#[tokio::test]
 async fn header_of_a_client_that_does_not_read_is_dropped_once_it_is_overtaken() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let Stage { origin, node, .. } = Stage::set().await;

@@ -336,6 +336,54 @@ async fn job_comes_and_its_report_goes_over_the_link() {
 }
 
 #[tokio::test]
+async fn full_index_is_retired_behind_the_floor_and_good_bodies_stay() {
+    let origin = Origin::start().await;
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(1).await;
+    for path in ["/good", "/covered"] {
+        origin.put(path, Page::new(path));
+        ask(node.address(), Method::GET, path, &[], false).await;
+    }
+    let stored = || async {
+        ask(node.admin_address(), Method::GET, "/metrics", &[], false).await.text().contains("stored_total 2\n")
+    };
+    while !stored().await {}
+    let expire =
+        |path: String| Invalidation { scope: Scope::File(UrlKey::new(DOMAIN, &path).unwrap()), mode: Mode::Expire };
+    session.entries(2, &[refresh("/covered", Mode::Expire)]).await;
+    for part in 0..3 {
+        let many = (0..crate::link::RETIRE_ABOVE / 2).map(|n| expire(format!("/{part}/{n}"))).collect();
+        session.entries(3 + part, &[Entry::Invalidate(many)]).await;
+    }
+    session.acknowledged(5).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let metrics = loop {
+        let metrics = ask(node.admin_address(), Method::GET, "/metrics", &[], false).await;
+        if !metrics.text().contains("floor_revision 1\n") {
+            break metrics;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the floor does not rise");
+    };
+    let scopes = metrics.text().lines().find_map(|line| line.strip_prefix("warmfront_node_index_scopes ")).unwrap();
+    assert!(scopes.parse::<usize>().unwrap() <= crate::link::RETIRE_ABOVE, "{scopes} scopes are kept");
+    assert_eq!(ask(node.address(), Method::GET, "/good", &[], false).await.header("x-cache"), "HIT from edge");
+    assert_eq!(ask(node.address(), Method::GET, "/covered", &[], false).await.header("x-cache"), "MISS from edge");
+    node.stop().await;
+
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    assert_eq!(session.hello.applied, 5);
+    session.welcome("log", 5, None).await;
+    session.acknowledged(5).await;
+    becomes_ready(&node).await;
+    assert_eq!(ask(node.address(), Method::GET, "/good", &[], false).await.header("x-cache"), "HIT from edge");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn starting_says_what_is_wrong() {
     let control = Control::start().await;
     let node = control.node().await.unwrap();

@@ -206,6 +206,24 @@ async fn answer_that_may_not_be_stored_goes_to_each_asker_from_the_origin() {
 }
 
 #[tokio::test]
+async fn body_too_large_for_the_store_is_served_all_the_same() {
+    let origin = Origin::start().await;
+    let store = store::Store::open(store::Config::memory_only(4 << 20)).await.unwrap();
+    let node = TestNode::start("edge", &knowledge(&origin), clock(), store).await;
+    let body = Bytes::from((0..12_000_000_u32).map(|n| (n / 3) as u8).collect::<Vec<u8>>());
+    origin.put("/announced", Page::new(body.clone()));
+    origin.put("/chunked", Page { chunked: true, ..Page::new(body.clone()) });
+    for _ in 0..2 {
+        let got = node.get("/announced").await;
+        assert_eq!((got.header("x-cache"), got.body.as_ref()), ("MISS from edge", Ok(&body)));
+    }
+    let first = node.get("/chunked").await;
+    assert!(first.body.is_err(), "nobody knew before");
+    node.settled().await;
+    assert_eq!(node.get("/chunked").await.body.as_ref(), Ok(&body), "from then on it is streamed past the store");
+}
+
+#[tokio::test]
 async fn variants_by_accept_encoding_lie_beside_each_other() {
     let Stage { origin, node, .. } = Stage::set().await;
     for (encoding, body) in [("gzip", "zipped"), ("", "plain"), ("br", "brown")] {
