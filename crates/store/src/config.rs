@@ -14,7 +14,7 @@ pub struct Config {
     pub memory_bytes: u64,
     /// One entry per disk; none means memory only.
     pub disks: Vec<DiskConfig>,
-    /// Size of a segment, in bytes; lowered where a disk would hold fewer than [`SEGMENTS_MIN`] of them.
+    /// Size of a segment, in bytes; lowered where a disk would hold fewer than eight of them.
     pub segment_bytes: u64,
 }
 
