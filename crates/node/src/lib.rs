@@ -225,7 +225,7 @@ fn assemble(knowing: Arc<Knowing>, store: store::Store) -> Result<(Arc<Pipeline>
     let main = tokio::runtime::Handle::current();
     let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, metrics.clone()));
     let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics));
-    Ok((pipeline, Arc::default()))
+    Ok((pipeline, Arc::new(Prefetch::new())))
 }
 
 fn read_token(config: &NodeConfig) -> Result<JoinToken, String> {

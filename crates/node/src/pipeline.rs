@@ -70,6 +70,17 @@ pub(crate) struct Look {
     pub(crate) has_variants: bool,
 }
 
+/// How something is asked for.
+struct Asking {
+    /// A 304 is good enough.
+    confirm: bool,
+    /// What is stored may stand in for an answer that fails, if the fence allows it then.
+    stale_if_error: bool,
+    why: Forward,
+    /// Not with others.
+    alone: bool,
+}
+
 /// What waiting for a fetch came to.
 #[expect(clippy::large_enum_variant, reason = "moved once, into the answer; a box would cost more")]
 enum Step {
@@ -179,7 +190,7 @@ impl Pipeline {
             let stored = stored.map(|(found, judged)| (&found.head.freshness, allowed(judged, found.vouched.stamp)));
             let decision = httpcache::decide(&wanted.method, &wanted.headers, stored, now);
             let known_good = judged.and_then(|judged| judged.age);
-            match (decision, &look.found) {
+            let asking = match (decision, &look.found) {
                 (Decision::Serve { .. }, Some(found)) => {
                     let body = ArrivedBody::Stored(found.object.clone());
                     return reply.stored(&wanted.headers, &found.head, &body, now, &Said::hit(known_good), judging);
@@ -202,23 +213,21 @@ impl Pipeline {
                     return self.head(wanted, forward, reply).await;
                 }
                 (Decision::Revalidate { stale_if_error }, _) => {
-                    drop(judging);
-                    match self.fetch(&wanted, &look, true, stale_if_error, Forward::Stale, alone, &reply).await {
-                        Step::Answer(answer) => return answer,
-                        Step::Again { alone: next } => alone = next,
-                    }
+                    Asking { confirm: true, stale_if_error, why: Forward::Stale, alone }
+                }
+                (Decision::Fetch { forward: Forward::UriMiss, stale_if_error }, _) if look.has_variants => {
+                    Asking { confirm: false, stale_if_error, why: Forward::VaryMiss, alone }
                 }
                 (Decision::Fetch { forward, stale_if_error }, _) => {
-                    drop(judging);
-                    let forward =
-                        if forward == Forward::UriMiss && look.has_variants { Forward::VaryMiss } else { forward };
-                    match self.fetch(&wanted, &look, false, stale_if_error, forward, alone, &reply).await {
-                        Step::Answer(answer) => return answer,
-                        Step::Again { alone: next } => alone = next,
-                    }
+                    Asking { confirm: false, stale_if_error, why: forward, alone }
                 }
                 // Only what was found can be served.
                 (Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }, None) => break,
+            };
+            drop(judging);
+            match self.fetch(&wanted, &look, &asking, &reply).await {
+                Step::Answer(answer) => return answer,
+                Step::Again { alone: next } => alone = next,
             }
         }
         reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object is being refreshed faster than it can be fetched")
@@ -295,17 +304,8 @@ impl Pipeline {
     }
 
     /// Waits for a fetch and answers from it.
-    #[expect(clippy::too_many_arguments, reason = "one decision's parts, used once")]
-    async fn fetch(
-        &self,
-        wanted: &Wanted,
-        look: &Look,
-        confirm: bool,
-        stale_if_error: bool,
-        why: Forward,
-        alone: bool,
-        reply: &Reply,
-    ) -> Step {
+    async fn fetch(&self, wanted: &Wanted, look: &Look, asking: &Asking, reply: &Reply) -> Step {
+        let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
         let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, alone)) else {
             return Step::Answer(reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running"));

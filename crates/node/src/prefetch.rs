@@ -19,7 +19,7 @@ use model::fence::Asker;
 use model::prefetch::JOBS_PER_NODE_MAX;
 use model::{Cause, Job, Outcome, Report, UrlKey};
 use store::VerifyError;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,9 +27,12 @@ use crate::fill::{self, Purpose};
 use crate::pipeline::{ATTEMPTS_MAX, Found, Look, Pipeline, Wanted, allowed};
 use crate::upstream;
 
-/// Jobs under way at a time, and how many while users wait for fetches.
-const RUNNING_MAX: usize = 64;
+/// Jobs under way at a time, and how many while users wait for fetches. Most of them wait for a sync that many share.
+const RUNNING_MAX: usize = 256;
 const RUNNING_WHILE_BUSY_MAX: usize = 8;
+
+/// Jobs that fetch at a time.
+const FETCHING_MAX: usize = 64;
 
 /// Users' fetches at a time from which on the node counts as busy.
 const BUSY_FILLS: u64 = 16;
@@ -50,14 +53,19 @@ struct Queue {
 }
 
 /// The jobs of a node.
-#[derive(Default)]
 pub(crate) struct Prefetch {
     queue: Mutex<Queue>,
     arrived: Notify,
     reported: Notify,
+    fetching: Semaphore,
 }
 
 impl Prefetch {
+    pub(crate) fn new() -> Prefetch {
+        let fetching = Semaphore::new(FETCHING_MAX);
+        Prefetch { queue: Mutex::default(), arrived: Notify::new(), reported: Notify::new(), fetching }
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no holder of this lock can panic")
     }
@@ -151,7 +159,7 @@ impl Prefetch {
                 let (prefetch, pipeline) = (self.clone(), pipeline.clone());
                 running.spawn(async move {
                     let (chunk, index) = (job.chunk, job.index);
-                    let outcome = pipeline.warm(&job).await;
+                    let outcome = pipeline.warm(&job, &prefetch.fetching).await;
                     match &outcome {
                         Outcome::Resident { .. } => pipeline.metrics().jobs_done.inc(),
                         Outcome::Failed(cause) => {
@@ -183,8 +191,8 @@ enum Step {
 }
 
 impl Pipeline {
-    /// Makes an object resident (promise P2).
-    pub(crate) async fn warm(&self, job: &Job) -> Outcome {
+    /// Makes an object resident (promise P2); fetches while it holds a permit of `fetching`.
+    pub(crate) async fn warm(&self, job: &Job, fetching: &Semaphore) -> Outcome {
         let Some(wanted) = self.wanted(job) else { return Outcome::Failed(Cause::UnknownDomain) };
         let mut fetched = false;
         for _ in 0..ATTEMPTS_MAX {
@@ -206,7 +214,10 @@ impl Pipeline {
                     Err(error) => return Outcome::Failed(Cause::Store(upstream::words(&error))),
                 }
             }
-            match self.fetch_to_store(&wanted, &look, confirm).await {
+            let permit = fetching.acquire().await;
+            let step = self.fetch_to_store(&wanted, &look, confirm).await;
+            drop(permit);
+            match step {
                 Step::Look { fetched: brought } => fetched |= brought,
                 Step::Failed(cause) => return Outcome::Failed(cause),
             }
