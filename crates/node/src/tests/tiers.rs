@@ -192,3 +192,73 @@ async fn origins_failure_is_told_through_the_tiers() {
     assert_eq!((got.status, got.text()), (502, "the origin could not be reached\n"));
     assert!(!got.headers.contains_key("warmfront-origin"));
 }
+
+/// Many askers at both tiers while the origin changes, and each node hears of the refreshes at its own pace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_sent_less_than_a_refresh_that_was_applied_before_he_asked() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let paths = ["/x/a", "/x/b", "/c"];
+    let version = |page: &str| page.trim().parse::<u64>().unwrap();
+    for path in paths {
+        origin.put(path, Page::new("0"));
+    }
+    // What each node may be held to, by path: the version that the newest refresh it applied had made.
+    let promised: Arc<[[std::sync::atomic::AtomicU64; 3]; 2]> = Arc::default();
+    let done = CancellationToken::new();
+    let mut askers = Vec::new();
+    for asker in 0..12_usize {
+        let (promised, done) = (promised.clone(), done.clone());
+        let (tier, address) = if asker % 3 == 0 { (1, parent.address) } else { (0, child.address) };
+        askers.push(tokio::spawn(async move {
+            let mut answers = 0_u64;
+            for round in asker.. {
+                if done.is_cancelled() {
+                    break;
+                }
+                let at = round % paths.len();
+                let least = promised[tier][at].load(std::sync::atomic::Ordering::SeqCst);
+                let got = ask(address, Method::GET, paths[at], &[], false).await;
+                if got.status == 503 {
+                    continue; // refreshed faster than it is fetched
+                }
+                assert_eq!(got.status, 200, "{got:?}");
+                let sent = version(got.text());
+                assert!(sent >= least, "{} at tier {tier}: version {sent} after {least} was promised", paths[at]);
+                answers += 1;
+            }
+            answers
+        }));
+    }
+    let mut behind = std::collections::VecDeque::new();
+    for new in 1..=200_u64 {
+        let at = new as usize % paths.len();
+        let page = Page::new(new.to_string());
+        origin.put(paths[at], if new % 4 == 0 { page.with("cache-control", "no-cache") } else { page });
+        let entry = refresh(
+            if new % 5 == 0 && at < 2 { "/x/" } else { paths[at] },
+            if new % 2 == 0 { Mode::Expire } else { Mode::Delete },
+        );
+        child.apply(entry.clone());
+        promised[0][at].store(new, std::sync::atomic::Ordering::SeqCst);
+        behind.push_back((entry, at, new));
+        // The parent lags, now more, now less.
+        while behind.len() > (new % 7) as usize {
+            let (entry, at, new) = behind.pop_front().unwrap();
+            parent.apply(entry);
+            promised[1][at].store(new, std::sync::atomic::Ordering::SeqCst);
+        }
+        tokio::task::yield_now().await;
+        if new % 3 == 0 {
+            let asked = child.pipeline.metrics().bytes_sent.get();
+            eventually("askers go on", || child.pipeline.metrics().bytes_sent.get() > asked).await;
+        }
+    }
+    done.cancel();
+    let mut answers = 0;
+    for asker in askers {
+        answers += asker.await.unwrap();
+    }
+    assert!(answers > 500, "{answers} answers were looked at");
+    let metrics = child.pipeline.metrics();
+    assert!(metrics.misses.get() > 0 && metrics.hits.get() > 0, "{metrics:?}");
+}
