@@ -120,6 +120,7 @@ impl Admin {
         page.counters("requests_total", "Answers, by what X-Cache says", &results);
         page.gauge("requests_running", "Requests being answered", metrics.requests_running.get());
         page.gauge("connections", "Connections of users and children", metrics.connections.get());
+        page.gauge("connections_max", "Bound of those", crate::listener::CONNECTIONS_MAX);
         page.counter(
             "refused_total",
             "Connections and fetches refused because a bound was reached",

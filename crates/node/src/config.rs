@@ -39,8 +39,6 @@ pub struct NodeConfig {
     /// What it does with its store for users while it has been out of touch for longer than the lease.
     #[serde(default)]
     pub isolation: Isolation,
-    /// Threads that serve requests; one per core unless given.
-    pub threads: Option<usize>,
 }
 
 /// The memory tier.
@@ -93,9 +91,6 @@ pub enum ConfigError {
     },
 }
 
-/// Most threads that serve requests.
-const THREADS_MAX: usize = 256;
-
 impl NodeConfig {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<NodeConfig, ConfigError> {
@@ -129,9 +124,6 @@ impl NodeConfig {
         if self.disk.iter().enumerate().any(|(at, disk)| self.disk.iter().take(at).any(|other| other.path == disk.path))
         {
             return bad("disk.path", "is given twice, expected another directory for each disk");
-        }
-        if self.threads.is_some_and(|threads| !(1..=THREADS_MAX).contains(&threads)) {
-            return Err(ConfigError::Field { field: "threads", problem: format!("expected 1 to {THREADS_MAX}") });
         }
         Ok(())
     }
@@ -210,7 +202,6 @@ join_token_file = "/etc/warmfront/join.token"
             (SMALL.replace("http://127.0.0.1:9701", "127.0.0.1:9701") + disk, "`advertise_url`"),
             (SMALL.replace("http://127.0.0.1:9701", "http://127.0.0.1:9701/x") + disk, "`advertise_url`"),
             (format!("{SMALL}{disk}{disk}"), "`disk.path`"),
-            (format!("{SMALL}threads = 0\n{disk}"), "`threads`"),
             (format!("{SMALL}[memory]\ncapacity_bytes = 0\n{disk}"), "`memory.capacity_bytes`"),
             (SMALL.to_owned(), "`state_path`"),
             (SMALL.replace("join_token_file", "join_token_fil") + disk, "join_token_fil"),

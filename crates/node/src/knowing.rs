@@ -11,6 +11,7 @@
 //!   [`Knowing::drained`] waits for those made before, so an acknowledgement never overtakes a header (rule 6).
 //! - `contact` is [`fence::contact`]'s alone.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,7 +53,6 @@ pub(crate) enum Membership {
 }
 
 /// What changes with entries of the log, together.
-#[derive(Debug)]
 pub(crate) struct Known {
     /// Domains, topology, settings.
     pub(crate) knowledge: Knowledge,
@@ -393,6 +393,12 @@ impl Knowing {
 
     fn told(&self) -> std::sync::MutexGuard<'_, Vec<(Moment, Revision)>> {
         self.told.lock().expect("no holder of this lock can panic")
+    }
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").field("log", &self.log).field("membership", &self.membership).finish_non_exhaustive()
     }
 }
 

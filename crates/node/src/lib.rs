@@ -117,8 +117,7 @@ impl Node {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listen_error = |field, address| move |source| StartError::Listen { field, address, source };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let sockets = listener::bind(config.listen, config.threads.unwrap_or(cores))
-            .map_err(listen_error("listen", config.listen))?;
+        let sockets = listener::bind(config.listen, cores).map_err(listen_error("listen", config.listen))?;
         let admin_sockets =
             listener::bind(config.admin_listen, 1).map_err(listen_error("admin_listen", config.admin_listen))?;
         let local = |sockets: &[std::net::TcpListener], asked| {

@@ -33,7 +33,7 @@ use crate::knowing::{Judging, Knowing};
 use crate::pipeline::Pipeline;
 
 /// Connections at a time, all threads together.
-const CONNECTIONS_MAX: u64 = 20_000;
+pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
 
 /// Connections the kernel holds before they are taken.
 const BACKLOG: i32 = 4096;

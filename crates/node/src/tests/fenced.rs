@@ -255,4 +255,5 @@ async fn removed_node_serves_nobody() {
     node.apply(Entry::MemberRemoved(NodeName::parse("edge").unwrap()));
     assert_eq!(node.get("/a").await.status, 503);
     assert!(!node.knowing.is_ready());
+    assert!(!format!("{:?}", node.knowing.known()).contains(PEERS), "no secret is shown with it");
 }

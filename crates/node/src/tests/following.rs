@@ -93,7 +93,6 @@ impl Control {
             disk: vec![DiskTier { path: self.directory.path().join("disk"), capacity_bytes: 600 << 20 }],
             state_path: None,
             isolation: Isolation::Revalidate,
-            threads: Some(1),
         };
         Node::start(config, clock()).await
     }
