@@ -41,9 +41,13 @@ pub fn binary() -> &'static Path {
             build.arg("--release");
         }
         assert!(build.status().expect("cargo runs").success(), "the program does not build");
-        let tests = std::env::current_exe().expect("a test has a path");
-        let profile = tests.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
-        profile.join("warmfront")
+        let own = std::env::current_exe().expect("a program has a path");
+        // Tests lie in target/PROFILE/deps, benchmarks in target/PROFILE.
+        let mut folder = own.parent().expect("a program lies in a folder");
+        if folder.ends_with("deps") {
+            folder = folder.parent().expect("deps lies in a folder");
+        }
+        folder.join("warmfront")
     })
 }
 

@@ -142,3 +142,36 @@ pub(crate) async fn stopped() {
     }
     tracing::info!("stopping");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_are_good_and_mistakes_are_named() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/config");
+        let mut checked = 0;
+        for entry in std::fs::read_dir(examples).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let expected = if name.starts_with("node") { "node" } else { "control plane" };
+            assert_eq!(check(&path).unwrap(), expected, "{name}");
+            checked += 1;
+        }
+        assert!(checked >= 4, "the examples are there");
+
+        let dir = tempfile::tempdir().unwrap();
+        let cases = [
+            ("state = \"sqlite:/x\"\nlisten_on = 1\n", "listen_on"),
+            ("tier = \"L9\"\n", "tier"),
+            ("colour = \"red\"\n", "control_url"),
+            ("state = ", "TOML"),
+        ];
+        for (text, named) in cases {
+            let path = dir.path().join("x.toml");
+            std::fs::write(&path, text).unwrap();
+            let error = format!("{:#}", check(&path).unwrap_err());
+            assert!(error.contains(named) || named == "TOML", "{text}: {error}");
+        }
+    }
+}
