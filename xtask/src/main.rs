@@ -10,7 +10,8 @@ mod tidy;
 type Check = (&'static str, fn() -> anyhow::Result<()>);
 
 /// In the order of how fast they fail.
-const CHECKS: &[Check] = &[("fmt", fmt), ("tidy", tidy::check), ("deny", deny::check), ("clippy", clippy), ("docs", docs)];
+const CHECKS: &[Check] =
+    &[("fmt", fmt), ("tidy", tidy::check), ("deny", deny::check), ("clippy", clippy), ("docs", docs)];
 
 fn main() -> ExitCode {
     match run() {
@@ -54,7 +55,10 @@ fn clippy() -> anyhow::Result<()> {
 }
 
 fn docs() -> anyhow::Result<()> {
-    cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "--deny warnings")])
+    cargo(
+        &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"],
+        &[("RUSTDOCFLAGS", "--deny warnings")],
+    )
 }
 
 fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
@@ -67,7 +71,8 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()>
 
 /// What `cargo metadata` says.
 fn metadata(arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
-    let output = Command::new("cargo").args(["metadata", "--format-version", "1", "--locked"]).args(arguments).output()?;
+    let output =
+        Command::new("cargo").args(["metadata", "--format-version", "1", "--locked"]).args(arguments).output()?;
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)
 }

@@ -25,7 +25,8 @@ const LINES_ASK: usize = 700;
 const LINES_MAX: usize = 900;
 
 /// Words that say that something is not finished, in two parts so that this file does not hold them.
-const UNFINISHED: &[(&str, &str)] = &[("TO", "DO"), ("FIX", "ME"), ("XX", "X "), ("to", "do!("), ("unimple", "mented!(")];
+const UNFINISHED: &[(&str, &str)] =
+    &[("TO", "DO"), ("FIX", "ME"), ("XX", "X "), ("to", "do!("), ("unimple", "mented!(")];
 
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut problems = floors()?;

@@ -60,12 +60,32 @@ async fn main() -> anyhow::Result<()> {
 
     let rate = |time: Duration| objects as f64 / time.as_secs_f64();
     println!("{objects} objects of {BYTES} bytes, one nginx origin, everything on this machine");
-    println!("peer: curl --parallel --parallel-max 64 through nginx proxy_cache   {:>7.1} s  {:>7.0} /s  {:>5.1} s of processor", their_time.as_secs_f64(), rate(their_time), their_processor.as_secs_f64());
-    println!("ours: push --wait to one L2, all Complete (re-read, checked)         {:>7.1} s  {:>7.0} /s  {:>5.1} s of processor", our_time.as_secs_f64(), rate(our_time), our_processor.as_secs_f64());
-    println!("ours: the same to the other region's L2                              {:>7.1} s  {:>7.0} /s", second.as_secs_f64(), rate(second));
-    println!("ratio {:.2} (peer's time over ours; above 1 we are faster)", their_time.as_secs_f64() / our_time.as_secs_f64());
+    println!(
+        "peer: curl --parallel --parallel-max 64 through nginx proxy_cache   {:>7.1} s  {:>7.0} /s  {:>5.1} s of processor",
+        their_time.as_secs_f64(),
+        rate(their_time),
+        their_processor.as_secs_f64()
+    );
+    println!(
+        "ours: push --wait to one L2, all Complete (re-read, checked)         {:>7.1} s  {:>7.0} /s  {:>5.1} s of processor",
+        our_time.as_secs_f64(),
+        rate(our_time),
+        our_processor.as_secs_f64()
+    );
+    println!(
+        "ours: the same to the other region's L2                              {:>7.1} s  {:>7.0} /s",
+        second.as_secs_f64(),
+        rate(second)
+    );
+    println!(
+        "ratio {:.2} (peer's time over ours; above 1 we are faster)",
+        their_time.as_secs_f64() / our_time.as_secs_f64()
+    );
     let busy = our_processor.as_secs_f64() / our_time.as_secs_f64();
-    println!("limited by: {} ({busy:.1} of the cores were ours)", if busy > 1.2 { "processor" } else { "waiting: disk syncs and round trips" });
+    println!(
+        "limited by: {} ({busy:.1} of the cores were ours)",
+        if busy > 1.2 { "processor" } else { "waiting: disk syncs and round trips" }
+    );
     Ok(())
 }
 
@@ -108,8 +128,9 @@ impl Peer {
     /// Warms all objects; the time it took, and the processor time of nginx's master with its children that have ended, plus curl's.
     fn warm(&self, objects: usize) -> anyhow::Result<(Duration, Duration)> {
         let list = self.folder.join("curl.cfg");
-        let lines: Vec<String> =
-            (0..objects).map(|number| format!("url = \"http://127.0.0.1:{}{}\"\noutput = \"/dev/null\"", self.port, path(number))).collect();
+        let lines: Vec<String> = (0..objects)
+            .map(|number| format!("url = \"http://127.0.0.1:{}{}\"\noutput = \"/dev/null\"", self.port, path(number)))
+            .collect();
         std::fs::write(&list, lines.join("\n"))?;
         let workers = || -> anyhow::Result<Duration> {
             let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.process.id()))?;
@@ -117,7 +138,8 @@ impl Peer {
         };
         let before = workers()?;
         let begun = Instant::now();
-        let status = Command::new("curl").args(["-s", "--parallel", "--parallel-max", "64", "-K"]).arg(&list).status()?;
+        let status =
+            Command::new("curl").args(["-s", "--parallel", "--parallel-max", "64", "-K"]).arg(&list).status()?;
         let time = begun.elapsed();
         ensure!(status.success(), "curl ended with {status}");
         Ok((time, workers()?.saturating_sub(before)))

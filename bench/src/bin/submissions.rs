@@ -51,18 +51,27 @@ async fn main() -> anyhow::Result<()> {
         accepted += done;
     }
     let total = total(&stage).await?;
-    ensure!(total >= accepted * URLS as u64, "{accepted} calls of {URLS} URLs were acknowledged, {total} URLs are kept");
+    ensure!(
+        total >= accepted * URLS as u64,
+        "{accepted} calls of {URLS} URLs were acknowledged, {total} URLs are kept"
+    );
 
     let (ours, raw, commits) = (median(ours), median(raw), median(commits));
     let each = used.as_secs_f64() / accepted as f64 * 1e6;
-    println!("durable = SQLite WAL, synchronous=FULL; {URLS} URLs a call, V3 signed, {connections} connections; median of {ROUNDS} rounds");
+    println!(
+        "durable = SQLite WAL, synchronous=FULL; {URLS} URLs a call, V3 signed, {connections} connections; median of {ROUNDS} rounds"
+    );
     println!("submissions      {ours:>9.0} /s   ({:.0} URLs/s; aim 2000 /s)", ours * URLS as f64);
     println!("raw commits      {raw:>9.0} /s   (one row each, one connection, same disk, same run)");
     println!("ratio            {:>9.2}      submissions for each raw commit", ours / raw);
     println!("our commits      {commits:>9.0} /s   ({:.1} submissions in each)", ours / commits);
     println!("processor        {each:>9.0} us  of the control plane for each submission");
     println!("read back        {total:>9} URLs kept, {} acknowledged", accepted * URLS as u64);
-    let limit = if each * ours > 1.2e6 { "processor: signing, parsing and SQLite share the cores with this client" } else { "the disk's syncs" };
+    let limit = if each * ours > 1.2e6 {
+        "processor: signing, parsing and SQLite share the cores with this client"
+    } else {
+        "the disk's syncs"
+    };
     println!("limited by       {limit}");
     Ok(())
 }
@@ -101,7 +110,14 @@ async fn submit(stage: &Stage, round: usize, seconds: Duration, connections: u64
     Ok((done.load(Ordering::Relaxed), begun.elapsed()))
 }
 
-async fn client(key: &Key, port: u16, round: usize, connection: u64, until: Instant, done: &AtomicU64) -> anyhow::Result<()> {
+async fn client(
+    key: &Key,
+    port: u16,
+    round: usize,
+    connection: u64,
+    until: Instant,
+    done: &AtomicU64,
+) -> anyhow::Result<()> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
     let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -110,7 +126,8 @@ async fn client(key: &Key, port: u16, round: usize, connection: u64, until: Inst
     let mut call = 0;
     while Instant::now() < until {
         call += 1;
-        let urls: Vec<String> = (0..URLS).map(|n| format!("http://{DOMAIN}/{round}/{connection}/{call}/{n}.bin")).collect();
+        let urls: Vec<String> =
+            (0..URLS).map(|n| format!("http://{DOMAIN}/{round}/{connection}/{call}/{n}.bin")).collect();
         let body = encode_pairs(&[("ObjectPath", urls.join("\n"))]).into_bytes();
         let nonce = format!("{round}-{connection}-{call}");
         let access = AccessKey { id: &key.id, secret: &key.secret };

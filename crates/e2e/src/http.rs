@@ -52,7 +52,8 @@ pub async fn get(port: u16, host: &str, path: &str, headers: &[(&str, &str)]) ->
 /// Sends one request over a connection of its own.
 pub async fn send(port: u16, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
     let exchange = async {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.with_context(|| format!("connect to port {port}"))?;
+        let stream =
+            TcpStream::connect(("127.0.0.1", port)).await.with_context(|| format!("connect to port {port}"))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
         let response = sender.send_request(request).await?;

@@ -85,7 +85,12 @@ impl Process {
     pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Process> {
         let out = File::options().create(true).append(true).open(log).context("open the log of a process")?;
         let err = out.try_clone()?;
-        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().with_context(|| format!("start {command:?}"))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
         Ok(Process { child, log: log.to_path_buf() })
     }
 
@@ -144,7 +149,12 @@ pub fn warmfront(args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Value> {
         .output()
         .context("run warmfront")?;
     let text = String::from_utf8(output.stdout)?;
-    ensure!(output.status.success(), "warmfront {args:?}: {}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "warmfront {args:?}: {}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     if text.trim().is_empty() {
         return Ok(Value::Null);
     }

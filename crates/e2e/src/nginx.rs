@@ -89,7 +89,9 @@ impl Nginx {
 
 /// Bytes that no two names share and no compression helps with.
 pub fn pattern(name: &str, bytes: usize) -> Vec<u8> {
-    let mut state = name.bytes().fold(0x9E37_79B9_7F4A_7C15_u64, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+    let mut state = name
+        .bytes()
+        .fold(0x9E37_79B9_7F4A_7C15_u64, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
     let mut body = Vec::with_capacity(bytes + 8);
     while body.len() < bytes {
         state ^= state << 13;

@@ -45,6 +45,11 @@ async fn run_with(stage: &Stage, name: &str, args: &[&str], input: String) -> an
     .await?
     .context("run python")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{name} {args:?}: {}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{name} {args:?}: {}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_str(text.trim()).with_context(|| format!("{name} printed {text:?}"))
 }

@@ -119,7 +119,9 @@ impl Stage {
         let configuration = root.join("control.toml");
         std::fs::write(
             &configuration,
-            format!("listen = \"127.0.0.1:{api_port}\"\nlink_listen = \"127.0.0.1:{link_port}\"\nstate = \"{state}\"\n"),
+            format!(
+                "listen = \"127.0.0.1:{api_port}\"\nlink_listen = \"127.0.0.1:{link_port}\"\nstate = \"{state}\"\n"
+            ),
         )?;
 
         let operate = |args: &[&str]| warmfront(&[args, &["--state", &state]].concat(), &[]);
@@ -184,7 +186,8 @@ impl Stage {
     /// An nginx whose files the domain [`DOMAIN`] serves everywhere.
     pub async fn origin(&self) -> anyhow::Result<Nginx> {
         let origin = Nginx::start(&self.folder("origin")?)?;
-        self.cli(&["domain", "add", DOMAIN, "--origin", &format!("127.0.0.1:{}", origin.port), "--coverage", "global"]).await?;
+        self.cli(&["domain", "add", DOMAIN, "--origin", &format!("127.0.0.1:{}", origin.port), "--coverage", "global"])
+            .await?;
         self.online().await;
         Ok(origin)
     }

@@ -38,7 +38,12 @@ async fn post(stage: &Stage, nonce: &str, body: &[u8], content_type: Option<&str
 fn vendor_error(answer: &Answer) -> anyhow::Result<(u16, String, String)> {
     let body = answer.json();
     for field in ["RequestId", "HostId", "Code", "Message", "Recommend"] {
-        ensure!(body[field].as_str().is_some_and(|text| !text.is_empty()), "{field} in {} {}", answer.status, answer.text());
+        ensure!(
+            body[field].as_str().is_some_and(|text| !text.is_empty()),
+            "{field} in {} {}",
+            answer.status,
+            answer.text()
+        );
     }
     ensure!(answer.header("content-type") == "application/json;charset=utf-8", "{}", answer.header("content-type"));
     let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
@@ -65,18 +70,36 @@ async fn what_no_client_sends_is_refused_by_name_and_leaves_nothing() -> anyhow:
         ("invalid UTF-8", b"ObjectPath=http%3A%2F%2Fa%2F%ff".to_vec(), "InvalidParameter", "ObjectPath"),
         ("raw bytes", b"ObjectPath=\xff\xfe".to_vec(), "InvalidParameter", "ObjectPath"),
         ("a control character in a name", b"Object%00Path=x".to_vec(), "InvalidParameter", "form"),
-        ("control characters in a line", form(&[("ObjectPath", &format!("{url}\u{0}b"))]), "InvalidObjectPath.Malformed", "ObjectPath"),
+        (
+            "control characters in a line",
+            form(&[("ObjectPath", &format!("{url}\u{0}b"))]),
+            "InvalidObjectPath.Malformed",
+            "ObjectPath",
+        ),
         ("10,000 lines", form(&[("ObjectPath", &ten_thousand)]), "SingleRequest.OverLimit", "1000"),
-        ("one good line and one bad", form(&[("ObjectPath", &format!("{url}\nhttp:///"))]), "InvalidObjectPath.Malformed", "ObjectPath"),
+        (
+            "one good line and one bad",
+            form(&[("ObjectPath", &format!("{url}\nhttp:///"))]),
+            "InvalidObjectPath.Malformed",
+            "ObjectPath",
+        ),
         ("a parameter twice", form(&[("ObjectPath", &url), ("ObjectPath", &url)]), "InvalidParameter", "ObjectPath"),
         ("an area that is none", form(&[("ObjectPath", &url), ("Area", "moon")]), "InvalidParameter", "Area"),
-        ("a switch that is none", form(&[("ObjectPath", &url), ("L2Preload", "perhaps")]), "InvalidParameter", "L2Preload"),
+        (
+            "a switch that is none",
+            form(&[("ObjectPath", &url), ("L2Preload", "perhaps")]),
+            "InvalidParameter",
+            "L2Preload",
+        ),
         ("a huge parameter", form(&[("ObjectPath", &url), ("Note", &huge)]), "RequestEntityTooLarge", "bytes"),
     ];
     for (number, (why, body, code, names)) in cases.into_iter().enumerate() {
         let answer = post(&stage, &format!("bad-{number}"), &body, None).await.context(why)?;
         let (status, got, message) = vendor_error(&answer).context(why)?;
-        ensure!((400..500).contains(&status) && got == code && message.contains(names), "{why}: {status} {got} {message}");
+        ensure!(
+            (400..500).contains(&status) && got == code && message.contains(names),
+            "{why}: {status} {got} {message}"
+        );
     }
     let answer = post(&stage, "bad-type", b"{}", Some("application/json")).await?;
     let (status, code, message) = vendor_error(&answer)?;
@@ -106,7 +129,9 @@ async fn half_a_body(stage: &Stage) -> anyhow::Result<()> {
     stream.write_all(head.as_bytes()).await?;
     stream.shutdown().await?;
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await.context("half a body holds a connection")??;
+    tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer))
+        .await
+        .context("half a body holds a connection")??;
     let text = String::from_utf8_lossy(&answer);
     ensure!(!text.starts_with("HTTP/1.1 2"), "half a body was taken for a whole one: {text}");
     Ok(())
@@ -115,13 +140,20 @@ async fn half_a_body(stage: &Stage) -> anyhow::Result<()> {
 /// V1 without a format is answered in XML, errors too.
 async fn xml_is_answered_in_xml(stage: &Stage) -> anyhow::Result<()> {
     let key = AccessKey { id: &stage.key.id, secret: "not-the-secret" };
-    let ask = Ask { method: &Method::GET, action: "DescribeRefreshQuota", version: "2018-05-10", now: now(), nonce: "xml" };
+    let ask =
+        Ask { method: &Method::GET, action: "DescribeRefreshQuota", version: "2018-05-10", now: now(), nonce: "xml" };
     let query = encode_pairs(&sign_v1(key, ask, &[]));
     let request = Request::get(format!("/?{query}")).header("host", "127.0.0.1").body(Full::new(Bytes::new()))?;
     let answer = send(stage.api_port, request).await?;
-    ensure!(answer.status == 400 && answer.header("content-type") == "text/xml;charset=utf-8", "{} {}", answer.status, answer.text());
+    ensure!(
+        answer.status == 400 && answer.header("content-type") == "text/xml;charset=utf-8",
+        "{} {}",
+        answer.status,
+        answer.text()
+    );
     let text = answer.text();
-    let parts = ["<Error>", "<Code>SignatureDoesNotMatch</Code>", "server string to sign is:GET&amp;%2F&amp;AccessKeyId%3D"];
+    let parts =
+        ["<Error>", "<Code>SignatureDoesNotMatch</Code>", "server string to sign is:GET&amp;%2F&amp;AccessKeyId%3D"];
     for part in parts {
         ensure!(text.contains(part), "{part} in {text}");
     }

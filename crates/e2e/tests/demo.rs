@@ -23,7 +23,13 @@ async fn demo_shows_that_every_check_holds() -> anyhow::Result<()> {
     let _ports = PORTS.lock().await;
     let (good, text) = demo(&["--once"])?;
     ensure!(good, "{text}");
-    for part in ["HIT from cn-1-l2", "HIT from eu-1-l1", "asked 204 times for 102 objects", "New bytes proved: 408 answers", "Every check held"] {
+    for part in [
+        "HIT from cn-1-l2",
+        "HIT from eu-1-l1",
+        "asked 204 times for 102 objects",
+        "New bytes proved: 408 answers",
+        "Every check held",
+    ] {
         ensure!(text.contains(part), "{part} in:\n{text}");
     }
     Ok(())
@@ -56,7 +62,8 @@ async fn demo_stands_before_a_real_origin_and_says_what_it_skips() -> anyhow::Re
     let paths = folder.path().join("paths");
     std::fs::write(&paths, "/x.bin\n")?;
     let address = format!("http://127.0.0.1:{}", origin.port);
-    let arguments = ["--once", "--origin", &address, "--domain", "real.example.com", "--paths", &paths.display().to_string()];
+    let arguments =
+        ["--once", "--origin", &address, "--domain", "real.example.com", "--paths", &paths.display().to_string()];
     let (good, text) = demo(&arguments)?;
     ensure!(good && text.contains("change check is skipped"), "{text}");
     ensure!(origin.gets()?.get("/x.bin") == Some(&2), "once for each root: {:?}", origin.gets()?);
@@ -115,10 +122,12 @@ async fn serve_keeps_its_data_over_a_restart() -> anyhow::Result<()> {
     ];
     let run = |arguments: Vec<String>| async move {
         tokio::task::spawn_blocking({
-            let environment: Vec<(String, String)> = environment.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+            let environment: Vec<(String, String)> =
+                environment.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
             move || {
                 let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-                let environment: Vec<(&str, &str)> = environment.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+                let environment: Vec<(&str, &str)> =
+                    environment.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
                 warmfront(&arguments, &environment)
             }
         })

@@ -19,7 +19,10 @@ async fn check(stage: &Stage, rows: &[Row]) -> anyhow::Result<()> {
             None => ensure!(answer.get("ok").is_some(), "{why} ({product} {action}): {answer}"),
             Some((status, code, message)) => {
                 let got = (answer["status"].as_u64(), answer["code"].as_str(), answer["message"].as_str());
-                ensure!(got == (Some(u64::from(*status)), Some(*code), Some(*message)), "{why} ({product} {action}): {answer}");
+                ensure!(
+                    got == (Some(u64::from(*status)), Some(*code), Some(*message)),
+                    "{why} ({product} {action}): {answer}"
+                );
             }
         }
     }
@@ -54,13 +57,19 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
     let stage = Stage::without_nodes("cdn-2024", &[]).await?;
     with_domain(&stage).await?;
     let malformed = Some((400, "InvalidObjectPath.Malformed", "The specified ObjectPath is invalid."));
-    let malformed_vod = Some((400, "InvalidObjectPath.Malformed", "The specific value of parameter ObjectPath is malformed."));
-    let missing = Some((400, "MissingParameter", "The input parameter \"ObjectPath\" that is mandatory for processing this request is not supplied."));
+    let malformed_vod =
+        Some((400, "InvalidObjectPath.Malformed", "The specific value of parameter ObjectPath is malformed."));
+    let missing = Some((
+        400,
+        "MissingParameter",
+        "The input parameter \"ObjectPath\" that is mandatory for processing this request is not supplied.",
+    ));
     let not_found = Some((404, "InvalidDomain.NotFound", "The domain provided does not belong to you."));
     let over = Some((400, "SingleRequest.OverLimit", "A maximum of 1000 URLs are supported for each request."));
     let over_vod = Some((400, "InvalidObjectPath.Size.Malformed", "The size of ObjectPath is bigger than 1000."));
     let at_most = Some((400, "InvalidObjectPath.ExceedsMaximum", "The maximum number of urls is exceeded."));
-    let wildcard = Some((400, "InvalidExtensiveDomain.ValueNotSupported", "The specified ExtensiveDomain is not supported."));
+    let wildcard =
+        Some((400, "InvalidExtensiveDomain.ValueNotSupported", "The specified ExtensiveDomain is not supported."));
     let wildcard_vod = Some((400, "InvalidExtensiveDomain.ValueNotSupported", "Extensive domain not supported."));
     let long = format!("http://{DOMAIN}/{}", "x".repeat(1100));
     let file = format!("http://{DOMAIN}/a.bin");
@@ -72,7 +81,11 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
         ("no path", ("vod", "RefreshVodObjectCaches", json!({})), missing),
         ("not a URL", ("cdn", "PushObjectCache", path("http:///")), malformed),
         ("not a URL", ("vod", "PreloadVodObjectCaches", path("http:///")), malformed_vod),
-        ("a directory cannot be prefetched", ("cdn", "PushObjectCache", path(&format!("http://{DOMAIN}/a/"))), malformed),
+        (
+            "a directory cannot be prefetched",
+            ("cdn", "PushObjectCache", path(&format!("http://{DOMAIN}/a/"))),
+            malformed,
+        ),
         ("too long a line", ("cdn", "PushObjectCache", path(&long)), malformed),
         ("a directory ends in a slash", ("cdn", "RefreshObjectCaches", typed(&file, "Directory")), malformed),
         ("a directory ends in a slash", ("vod", "RefreshVodObjectCaches", typed(&file, "Directory")), malformed_vod),
@@ -93,9 +106,17 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
         (
             "no such type",
             ("vod", "RefreshVodObjectCaches", typed(&file, "Folder")),
-            Some((400, "InvalidObjectType.ValueNotSupported", "The specified value of \"<ObjectType>\" is not supported.")),
+            Some((
+                400,
+                "InvalidObjectType.ValueNotSupported",
+                "The specified value of \"<ObjectType>\" is not supported.",
+            )),
         ),
-        ("not JSON", ("cdn", "PushObjectCache", with_header("gzip")), Some((400, "InvalidCustomHeader", "Parse preload header failed."))),
+        (
+            "not JSON",
+            ("cdn", "PushObjectCache", with_header("gzip")),
+            Some((400, "InvalidCustomHeader", "Parse preload header failed.")),
+        ),
         (
             "a header that is not allowed",
             ("cdn", "PushObjectCache", with_header("{\"Host\":[\"x\"]}")),
@@ -116,7 +137,11 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
             ("cdn", "MakeCoffee", json!({})),
             Some((404, "InvalidAction.NotFound", "Specified api is not found, please check your url and method.")),
         ),
-        ("an id that is none", ("cdn", "DescribeRefreshTasks", json!({"TaskId": "abc"})), Some((400, "InvalidTaskId.Malformed", "The specified TaskId is invalid."))),
+        (
+            "an id that is none",
+            ("cdn", "DescribeRefreshTasks", json!({"TaskId": "abc"})),
+            Some((400, "InvalidTaskId.Malformed", "The specified TaskId is invalid.")),
+        ),
         ("an unknown id is no error", ("cdn", "DescribeRefreshTasks", json!({"TaskId": "999999999"})), None),
         (
             "one time alone",
@@ -126,7 +151,11 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
         (
             "a domain wants a type",
             ("cdn", "DescribeRefreshTasks", json!({"DomainName": DOMAIN})),
-            Some((400, "MissingParameter.ObjectType", "The ObjectType parameter is required if DomainName or ObjectType is specified.")),
+            Some((
+                400,
+                "MissingParameter.ObjectType",
+                "The ObjectType parameter is required if DomainName or ObjectType is specified.",
+            )),
         ),
         ("after all that, a good one", ("cdn", "PushObjectCache", path(&file)), None),
     ];
@@ -140,7 +169,11 @@ async fn limits_are_answered_in_the_vendors_words() -> anyhow::Result<()> {
     with_domain(&stage).await?;
     let refresh_day = Some((400, "QuotaExceeded.Refresh", "You've exceeded the prescribed refresh limits."));
     let rows: Vec<Row> = vec![
-        ("the batch does not fit", ("cdn", "PushObjectCache", path(&lines(0, 6))), Some((400, "QuotaExceeded.Preload", "Your preload attempts have exceeded the daily limit."))),
+        (
+            "the batch does not fit",
+            ("cdn", "PushObjectCache", path(&lines(0, 6))),
+            Some((400, "QuotaExceeded.Preload", "Your preload attempts have exceeded the daily limit.")),
+        ),
         ("and was not charged", ("cdn", "PushObjectCache", path(&lines(0, 5))), None),
         ("VOD says it in its words", ("vod", "PreloadVodObjectCaches", path(&lines(9, 1))), refresh_day),
         ("3 of 2 directories", ("cdn", "RefreshObjectCaches", typed(&directories(3), "Directory")), refresh_day),
@@ -148,7 +181,11 @@ async fn limits_are_answered_in_the_vendors_words() -> anyhow::Result<()> {
         (
             "1001 in a minute for one domain",
             ("cdn", "RefreshObjectCaches", path(&lines(1000, 1))),
-            Some((400, "QuotaPerMinuteExceeded.Refresh", "You tried to refresh too frequently; please try again later.")),
+            Some((
+                400,
+                "QuotaPerMinuteExceeded.Refresh",
+                "You tried to refresh too frequently; please try again later.",
+            )),
         ),
         (
             "VOD says it in its words",
@@ -166,8 +203,16 @@ async fn full_queue_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
     with_domain(&stage).await?;
     let rows: Vec<Row> = vec![
         ("room for 150", ("cdn", "PushObjectCache", path(&lines(0, 100))), None),
-        ("50 left", ("cdn", "PushObjectCache", path(&lines(100, 51))), Some((400, "PreloadQueueFull", "Preload queue is full, please try again later."))),
-        ("VOD", ("vod", "PreloadVodObjectCaches", path(&lines(100, 51))), Some((403, "PreloadQueueFull", "Preload queue is full, please try again later!"))),
+        (
+            "50 left",
+            ("cdn", "PushObjectCache", path(&lines(100, 51))),
+            Some((400, "PreloadQueueFull", "Preload queue is full, please try again later.")),
+        ),
+        (
+            "VOD",
+            ("vod", "PreloadVodObjectCaches", path(&lines(100, 51))),
+            Some((403, "PreloadQueueFull", "Preload queue is full, please try again later!")),
+        ),
         ("nothing was half done", ("cdn", "PushObjectCache", path(&lines(100, 50))), None),
     ];
     check(&stage, &rows).await
@@ -183,15 +228,27 @@ async fn state_of_the_account_is_answered_in_the_vendors_words() -> anyhow::Resu
         (
             "not-opened",
             vec![
-                ("push", ("cdn", "PushObjectCache", path(&file)), denied("Your account does not open CDN service yet.")),
-                ("preload", ("vod", "PreloadVodObjectCaches", path(&file)), denied("Your account does not open VOD service yet.")),
+                (
+                    "push",
+                    ("cdn", "PushObjectCache", path(&file)),
+                    denied("Your account does not open CDN service yet."),
+                ),
+                (
+                    "preload",
+                    ("vod", "PreloadVodObjectCaches", path(&file)),
+                    denied("Your account does not open VOD service yet."),
+                ),
             ],
         ),
         (
             "suspended",
             vec![
                 ("refresh", ("cdn", "RefreshObjectCaches", path(&file)), denied("Your CDN service is suspended.")),
-                ("preload", ("vod", "PreloadVodObjectCaches", path(&file)), Some((403, "OperationDenied.Suspended", "Your VOD service is suspended."))),
+                (
+                    "preload",
+                    ("vod", "PreloadVodObjectCaches", path(&file)),
+                    Some((403, "OperationDenied.Suspended", "Your VOD service is suspended.")),
+                ),
             ],
         ),
         ("active", vec![("push", ("cdn", "PushObjectCache", path(&file)), None)]),
@@ -210,7 +267,10 @@ async fn too_many_requests_a_second_are_throttled() -> anyhow::Result<()> {
     let stage = Stage::without_nodes("cdn-2024", &["--qps", "1"]).await?;
     let calls: Vec<Call> = (0..12).map(|_| ("cdn", "DescribeRefreshQuota", json!({}))).collect();
     let answers = sdk::calls(&stage, &calls).await?;
-    let throttled = answers.iter().filter(|answer| answer["code"].as_str().is_some_and(|code| code.starts_with("Throttling"))).count();
+    let throttled = answers
+        .iter()
+        .filter(|answer| answer["code"].as_str().is_some_and(|code| code.starts_with("Throttling")))
+        .count();
     assert!(throttled > 0 && throttled < 12, "some pass, some do not: {answers:?}");
     Ok(())
 }

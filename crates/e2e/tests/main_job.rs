@@ -54,7 +54,11 @@ async fn every_sdk_warms_both_regions_and_users_hit_with_the_origin_gone() -> an
 
         let after = sdk::run(&stage, "main_job.py", &[name, "quota"]).await?;
         let left = |quota: &Value| quota["PreloadRemain"].as_str().and_then(|left| left.parse::<usize>().ok());
-        assert_eq!(left(&before).zip(left(&after)).map(|(before, after)| before - after), Some(paths.len()), "{before} {after}");
+        assert_eq!(
+            left(&before).zip(left(&after)).map(|(before, after)| before - after),
+            Some(paths.len()),
+            "{before} {after}"
+        );
     }
 
     // Two regions without a shared L3 have two roots: the witness saw each object twice, and never again.
@@ -67,7 +71,12 @@ async fn every_sdk_warms_both_regions_and_users_hit_with_the_origin_gone() -> an
     for (pop, edge) in ["cn-1", "eu-1"].into_iter().zip(stage.edges()) {
         for (path, body) in &bodies {
             let first = http::get(edge, DOMAIN, path, &[]).await?;
-            assert_eq!(first.header("x-cache"), format!("HIT from {pop}-l2"), "{path}: {first:?}", first = first.status);
+            assert_eq!(
+                first.header("x-cache"),
+                format!("HIT from {pop}-l2"),
+                "{path}: {first:?}",
+                first = first.status
+            );
             ensure!(first.body == body.as_slice(), "{path} differs on {pop}");
             // What the first answer brought is in the edge's store a moment after its last byte was sent.
             eventually(&format!("{path} is in the store of {pop}-l1"), || async {
@@ -86,7 +95,9 @@ async fn every_sdk_warms_both_regions_and_users_hit_with_the_origin_gone() -> an
 async fn refresh_brings_the_new_bytes_to_every_node() -> anyhow::Result<()> {
     let stage = Stage::set("open").await?;
     let origin = stage.origin().await?;
-    for (kind, sdk_name, scope) in [("File", "tea-cdn", "/a/file.bin"), ("Directory", "legacy-cdn", "/b/"), ("Directory", "tea-vod", "/c/")] {
+    for (kind, sdk_name, scope) in
+        [("File", "tea-cdn", "/a/file.bin"), ("Directory", "legacy-cdn", "/b/"), ("Directory", "tea-vod", "/c/")]
+    {
         let path = if scope.ends_with('/') { format!("{scope}deep/file.bin") } else { scope.to_owned() };
         origin.write_bytes(&path, b"the old bytes")?;
         for node in &stage.nodes {
@@ -95,7 +106,11 @@ async fn refresh_brings_the_new_bytes_to_every_node() -> anyhow::Result<()> {
             }
         }
         origin.write_bytes(&path, b"the new bytes, which are longer")?;
-        assert_eq!(http::get(stage.edges()[0], DOMAIN, &path, &[]).await?.text(), "the old bytes", "nobody refreshed yet");
+        assert_eq!(
+            http::get(stage.edges()[0], DOMAIN, &path, &[]).await?.text(),
+            "the old bytes",
+            "nobody refreshed yet"
+        );
 
         let reply = sdk::run(&stage, "main_job.py", &[sdk_name, "refresh", kind, &url(scope)]).await?;
         assert_complete(&reply, 1)?;

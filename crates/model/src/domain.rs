@@ -149,7 +149,7 @@ mod tests {
         for (name, host, serves) in cases {
             let name = DomainName::parse(name).unwrap();
             assert_eq!(name.serves(host), serves, "{name} for {host}");
-            assert_eq!(DomainName::candidates(host).any(|c| c == name.as_str()) , serves, "candidates of {host}");
+            assert_eq!(DomainName::candidates(host).any(|c| c == name.as_str()), serves, "candidates of {host}");
         }
     }
 }

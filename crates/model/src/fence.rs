@@ -172,7 +172,13 @@ pub enum Passed {
 /// Whether one member is past `revision`. `known_for` is how long this very process has known the revision to be
 /// committed, on its monotonic clock; a restarted one counts anew. `margin` covers clock drift over one lease and
 /// the longest pause between judging and sending. A refresh is complete when no member is [`Passed::Waiting`].
-pub fn passed(revision: Revision, member: MemberView, known_for: Duration, lease: Duration, margin: Duration) -> Passed {
+pub fn passed(
+    revision: Revision,
+    member: MemberView,
+    known_for: Duration,
+    lease: Duration,
+    margin: Duration,
+) -> Passed {
     if member.acked >= revision {
         Passed::Acknowledged
     } else if member.isolation != Isolation::Serve && known_for >= lease + margin {
@@ -202,21 +208,25 @@ mod tests {
         let child = |fence| Asker::Child { fence: Revision(fence) };
         let cases = [
             // why                                        stamp need  asker        applied contact vouched mode        at 100 s
-            ("stamp reaches need, contact young",         5,    5,    Asker::User, 5, Some(95), None,     Revalidate, Verdict::Send),
-            ("stamp below need",                          4,    5,    Asker::User, 5, Some(95), Some(99), Revalidate, Verdict::Covered),
-            ("a lease of 10 s is over at 10 s",           5,    5,    Asker::User, 5, Some(90), None,     Revalidate, Verdict::Unvouched),
-            ("vouched stands in for contact",             5,    5,    Asker::User, 5, None,     Some(95), Revalidate, Verdict::Send),
-            ("never in contact, never vouched",           5,    5,    Asker::User, 5, None,     None,     Revalidate, Verdict::Unvouched),
-            ("serve waives the lease for users",          5,    5,    Asker::User, 5, None,     None,     Serve,      Verdict::Send),
-            ("serve never waives it for children",        5,    5,    child(0),    5, None,     None,     Serve,      Verdict::Unvouched),
-            ("serve never waives an invalidation",        4,    5,    Asker::User, 5, None,     None,     Serve,      Verdict::Covered),
-            ("applied answers for a child's fence",       3,    3,    child(5),    5, Some(95), None,     Revalidate, Verdict::Send),
-            ("the stamp answers for a child's fence",     6,    3,    child(6),    5, Some(95), None,     Revalidate, Verdict::Send),
-            ("neither reaches the child's fence",         3,    3,    child(6),    5, Some(95), Some(99), Revalidate, Verdict::Covered),
+            ("stamp reaches need, contact young", 5, 5, Asker::User, 5, Some(95), None, Revalidate, Verdict::Send),
+            ("stamp below need", 4, 5, Asker::User, 5, Some(95), Some(99), Revalidate, Verdict::Covered),
+            ("a lease of 10 s is over at 10 s", 5, 5, Asker::User, 5, Some(90), None, Revalidate, Verdict::Unvouched),
+            ("vouched stands in for contact", 5, 5, Asker::User, 5, None, Some(95), Revalidate, Verdict::Send),
+            ("never in contact, never vouched", 5, 5, Asker::User, 5, None, None, Revalidate, Verdict::Unvouched),
+            ("serve waives the lease for users", 5, 5, Asker::User, 5, None, None, Serve, Verdict::Send),
+            ("serve never waives it for children", 5, 5, child(0), 5, None, None, Serve, Verdict::Unvouched),
+            ("serve never waives an invalidation", 4, 5, Asker::User, 5, None, None, Serve, Verdict::Covered),
+            ("applied answers for a child's fence", 3, 3, child(5), 5, Some(95), None, Revalidate, Verdict::Send),
+            ("the stamp answers for a child's fence", 6, 3, child(6), 5, Some(95), None, Revalidate, Verdict::Send),
+            ("neither reaches the child's fence", 3, 3, child(6), 5, Some(95), Some(99), Revalidate, Verdict::Covered),
         ];
         for (why, stamp, need, asker, applied, contact, vouched, mode, verdict) in cases {
             let body = Vouched { stamp: Revision(stamp), at: vouched.map(second) };
-            assert_eq!(judge(body, Revision(need), asker, &node(applied, contact, mode), second(100)), verdict, "{why}");
+            assert_eq!(
+                judge(body, Revision(need), asker, &node(applied, contact, mode), second(100)),
+                verdict,
+                "{why}"
+            );
         }
     }
 
@@ -225,7 +235,11 @@ mod tests {
         let fetch = Fetch::begin(second(50), Revision(3), Revision(7), Revision(2));
         assert_eq!((fetch.stamp, fetch.fence), (Revision(7), Revision(7)));
         let fetch = Fetch::begin(second(50), Revision(3), Revision::ZERO, Revision(2));
-        assert_eq!((fetch.stamp, fetch.fence), (Revision(3), Revision(2)), "the floor and the index travel up as the fence");
+        assert_eq!(
+            (fetch.stamp, fetch.fence),
+            (Revision(3), Revision(2)),
+            "the floor and the index travel up as the fence"
+        );
     }
 
     #[test]
@@ -240,7 +254,11 @@ mod tests {
             (3, 4, 0, false),
         ];
         for (applied, asked, need, joins) in cases {
-            assert_eq!(fetch.may_join(Revision(applied), Revision(asked), Revision(need)), joins, "{applied} {asked} {need}");
+            assert_eq!(
+                fetch.may_join(Revision(applied), Revision(asked), Revision(need)),
+                joins,
+                "{applied} {asked} {need}"
+            );
         }
     }
 
@@ -263,7 +281,11 @@ mod tests {
     fn contact_is_the_sending_of_a_heartbeat_whose_head_is_applied() {
         assert_eq!(contact(None, second(5), Revision(3), Revision(2)), None);
         assert_eq!(contact(None, second(5), Revision(3), Revision(3)), Some(second(5)));
-        assert_eq!(contact(Some(second(7)), second(5), Revision(3), Revision(3)), Some(second(7)), "an old answer does not set it back");
+        assert_eq!(
+            contact(Some(second(7)), second(5), Revision(3), Revision(3)),
+            Some(second(7)),
+            "an old answer does not set it back"
+        );
     }
 
     #[test]
@@ -286,7 +308,11 @@ mod tests {
         ];
         for (acked, isolation, known_for, expected) in cases {
             let member = MemberView { acked: Revision(acked), isolation };
-            assert_eq!(passed(Revision(5), member, Duration::from_secs(known_for), LEASE, margin), expected, "{member:?} {known_for}");
+            assert_eq!(
+                passed(Revision(5), member, Duration::from_secs(known_for), LEASE, margin),
+                expected,
+                "{member:?} {known_for}"
+            );
         }
     }
 }

@@ -52,7 +52,8 @@ impl From<Job> for prefetch::Job {
 
 impl From<&prefetch::Report> for Report {
     fn from(report: &prefetch::Report) -> Report {
-        let outcome = serde_json::to_vec(&report.outcome).expect("our own types have string keys and no failing serialiser");
+        let outcome =
+            serde_json::to_vec(&report.outcome).expect("our own types have string keys and no failing serialiser");
         Report { chunk: report.chunk, index: report.index, outcome }
     }
 }

@@ -150,7 +150,8 @@ struct Versioned {
 
 /// Writes an entry or a snapshot down: JSON with the version of the format in front.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(&Writing { v: VERSION, is: value }).expect("our own types have string keys and no failing serialiser")
+    serde_json::to_vec(&Writing { v: VERSION, is: value })
+        .expect("our own types have string keys and no failing serialiser")
 }
 
 /// Reads what [`encode`] wrote.
@@ -175,7 +176,13 @@ mod tests {
         Domain {
             name: DomainName::parse(name).unwrap(),
             coverage: Coverage::Global,
-            sources: vec![Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 }],
+            sources: vec![Source {
+                kind: SourceKind::Address,
+                content: "127.0.0.1".into(),
+                port: 80,
+                priority: 20,
+                weight: 10,
+            }],
             online: true,
         }
     }
@@ -185,7 +192,10 @@ mod tests {
         let entries = [
             Entry::Invalidate(vec![
                 Invalidation { scope: Scope::File(UrlKey::new("a.com", "/x?y").unwrap()), mode: Mode::Delete },
-                Invalidation { scope: Scope::Directory { host: "a.com".into(), path: "/d/".into() }, mode: Mode::Expire },
+                Invalidation {
+                    scope: Scope::Directory { host: "a.com".into(), path: "/d/".into() },
+                    mode: Mode::Expire,
+                },
             ]),
             Entry::Domain(domain(".a.com")),
             Entry::MemberRemoved(NodeName::parse("n").unwrap()),

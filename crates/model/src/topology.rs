@@ -320,7 +320,12 @@ mod tests {
                 pop("cn-1", Coverage::Domestic, &[(Tier::L1, "cn-1", Tier::L2)]),
                 pop("eu-1", Coverage::Overseas, &[(Tier::L1, "eu-1", Tier::L2)]),
             ],
-            &[("cn-1-l1", "cn-1", Tier::L1), ("cn-1-l2", "cn-1", Tier::L2), ("eu-1-l1", "eu-1", Tier::L1), ("eu-1-l2", "eu-1", Tier::L2)],
+            &[
+                ("cn-1-l1", "cn-1", Tier::L1),
+                ("cn-1-l2", "cn-1", Tier::L2),
+                ("eu-1-l1", "eu-1", Tier::L1),
+                ("eu-1-l2", "eu-1", Tier::L2),
+            ],
         )
     }
 

@@ -80,7 +80,8 @@ fn main() -> ExitCode {
         .with_env_var("WARMFRONT_LOG");
     // A demo and a client's verb talk to a person: only what went wrong is worth a line of the log.
     let quiet = !matches!(arguments.command, Command::Serve { .. } | Command::Control { .. } | Command::Node { .. });
-    let filter = if quiet { filter.with_default_directive(tracing::level_filters::LevelFilter::WARN.into()) } else { filter };
+    let filter =
+        if quiet { filter.with_default_directive(tracing::level_filters::LevelFilter::WARN.into()) } else { filter };
     tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
 
@@ -106,10 +107,11 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Control { config } => roles::control(config).await,
         Command::Node { config: Some(config), command: None } => roles::node(config).await,
         Command::Node { command: Some(command), .. } => operate::node(command, output).await,
-        Command::Node { config: None, command: None } => Err(anyhow::anyhow!("expected -c FILE, token, list or remove")),
-        Command::Config { command: ConfigCommand::Check { file } } => {
-            roles::check(file).and_then(|kind| output.object(&serde_json::json!({ "file": file, "good": true, "kind": kind })))
+        Command::Node { config: None, command: None } => {
+            Err(anyhow::anyhow!("expected -c FILE, token, list or remove"))
         }
+        Command::Config { command: ConfigCommand::Check { file } } => roles::check(file)
+            .and_then(|kind| output.object(&serde_json::json!({ "file": file, "good": true, "kind": kind }))),
         Command::Account(command) => operate::account(command, output).await,
         Command::Key(command) => operate::key(command, output).await,
         Command::Pop(command) => operate::pop(command, output).await,

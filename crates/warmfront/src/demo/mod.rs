@@ -130,7 +130,9 @@ impl Stage {
             (None, None) => Some(Origin::made_up()),
         };
         if let Some(origin) = origin.clone() {
-            let listener = TcpListener::bind(("127.0.0.1", ORIGIN_PORT)).await.with_context(|| in_use(ORIGIN_PORT, "the origin"))?;
+            let listener = TcpListener::bind(("127.0.0.1", ORIGIN_PORT))
+                .await
+                .with_context(|| in_use(ORIGIN_PORT, "the origin"))?;
             tokio::spawn(origin.serve(listener, stopping.clone()));
         }
 
@@ -219,7 +221,9 @@ async fn show(stage: &Stage, arguments: &DemoArgs) -> anyhow::Result<bool> {
         Ok(())
     })
     .await?;
-    say("Two regions, an L1 and an L2 each, before one origin:\n  users -> cn-1-l1 -> cn-1-l2 -> origin\n  users -> eu-1-l1 -> eu-1-l2 -> origin\n")?;
+    say(
+        "Two regions, an L1 and an L2 each, before one origin:\n  users -> cn-1-l1 -> cn-1-l2 -> origin\n  users -> eu-1-l1 -> eu-1-l2 -> origin\n",
+    )?;
     add_domain(stage).await?;
 
     let paths = paths(stage, arguments)?;
@@ -245,8 +249,12 @@ async fn add_domain(stage: &Stage) -> anyhow::Result<()> {
     let (host, port) = &stage.source;
     let kind = if host.parse::<std::net::IpAddr>().is_ok() { "ipaddr" } else { "domain" };
     let sources = json!([{ "content": host, "type": kind, "port": port, "priority": "20", "weight": "10" }]);
-    let parameters =
-        [("DomainName", stage.domain.as_str()), ("CdnType", "web"), ("Scope", "global"), ("Sources", &sources.to_string())];
+    let parameters = [
+        ("DomainName", stage.domain.as_str()),
+        ("CdnType", "web"),
+        ("Scope", "global"),
+        ("Sources", &sources.to_string()),
+    ];
     stage.api.call("AddCdnDomain", &parameters).await?;
     eventually("the domain is online", || async {
         let detail = stage.api.call("DescribeCdnDomainDetail", &[("DomainName", stage.domain.as_str())]).await?;
@@ -322,7 +330,8 @@ async fn wait(stage: &Stage, ids: &[String], rows: usize) -> anyhow::Result<Vec<
 async fn edges(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
     let before = stage.origin.as_ref().map(Origin::gets);
     let mut good = true;
-    let mut shown: Vec<&String> = [paths.first(), paths.get(paths.len() / 2), paths.last()].into_iter().flatten().collect();
+    let mut shown: Vec<&String> =
+        [paths.first(), paths.get(paths.len() / 2), paths.last()].into_iter().flatten().collect();
     shown.dedup();
     let mut rows = table(&["edge", "path", "bytes", "first", "ttfb", "second", "ttfb"]);
     for (name, _, _, port) in NODES.iter().filter(|(_, _, tier, _)| *tier == Tier::L1) {
@@ -343,7 +352,9 @@ async fn edges(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
             ]);
         }
     }
-    say(&format!("\nUsers ask each edge twice. The first answer comes from the L2 that was warmed, the second from the edge:\n\n{rows}\n"))?;
+    say(&format!(
+        "\nUsers ask each edge twice. The first answer comes from the L2 that was warmed, the second from the edge:\n\n{rows}\n"
+    ))?;
     if before != stage.origin.as_ref().map(Origin::gets) {
         say("The origin was asked although everything was warm.")?;
         good = false;
@@ -373,7 +384,10 @@ fn asked_once(origin: &Origin) -> anyhow::Result<bool> {
     let gets = origin.gets();
     let total: u64 = gets.values().sum();
     let odd: Vec<_> = gets.iter().filter(|(_, count)| **count != 2).collect();
-    say(&format!("The origin was asked {total} times for {} objects: once for each object and root (cn-1-l2, eu-1-l2).", gets.len()))?;
+    say(&format!(
+        "The origin was asked {total} times for {} objects: once for each object and root (cn-1-l2, eu-1-l2).",
+        gets.len()
+    ))?;
     for (path, count) in &odd {
         say(&format!("  {path} was asked for {count} times, not twice"))?;
     }
@@ -411,12 +425,17 @@ async fn refresh(stage: &Stage, origin: &Origin, paths: &[String]) -> anyhow::Re
     Ok(good)
 }
 
-async fn eventually<F: Future<Output = anyhow::Result<()>>>(what: &str, mut check: impl FnMut() -> F) -> anyhow::Result<()> {
+async fn eventually<F: Future<Output = anyhow::Result<()>>>(
+    what: &str,
+    mut check: impl FnMut() -> F,
+) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + STEP_MAX;
     loop {
         match check().await {
             Ok(()) => return Ok(()),
-            Err(error) if tokio::time::Instant::now() > deadline => return Err(error.context(format!("waited until {what}"))),
+            Err(error) if tokio::time::Instant::now() > deadline => {
+                return Err(error.context(format!("waited until {what}")));
+            }
             Err(_) => tokio::time::sleep(LOOK_EVERY).await,
         }
     }

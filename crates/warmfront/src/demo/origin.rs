@@ -88,7 +88,11 @@ impl Origin {
                     let name = percent_encoding::utf8_percent_encode(&relative, PATH).to_string();
                     let object = Object::new(Source::File(path), metadata.len(), "application/octet-stream");
                     objects.insert(format!("/{name}"), object);
-                    anyhow::ensure!(objects.len() <= FILES_MAX, "more than {FILES_MAX} files below {}", folder.display());
+                    anyhow::ensure!(
+                        objects.len() <= FILES_MAX,
+                        "more than {FILES_MAX} files below {}",
+                        folder.display()
+                    );
                 }
             }
         }
