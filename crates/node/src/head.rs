@@ -259,6 +259,16 @@ mod tests {
         assert_eq!(decode(&Bytes::from_static(b"\x02\x00")), None, "another version is a miss");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(mut bytes: Vec<u8>) {
+            let _ = decode(&Bytes::from(bytes.clone()));
+            bytes.splice(0..0, [VERSION, OBJECT, 0, 0, 0, 0, 0, 0, 0, 9, 0, 200]);
+            let _ = decode(&Bytes::from(bytes.clone()));
+            let _ = url_of(&bytes);
+        }
+    }
+
     #[test]
     fn url_is_found_in_a_full_key() {
         let url = UrlKey::new("a.com", "/x?y=/z").unwrap();

@@ -10,7 +10,8 @@
 //! - An answer of a parent that carries no age did not see the fence: it is not an answer.
 //! - Every wait has a bound.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use model::fence::Fetch;
 use model::{Cause, Domain, NodeName, Source, SourceKind, UrlKey};
+use tokio::time::Instant;
 
 use crate::knowing::{Knowing, Known, LogTag};
 use crate::peer;
@@ -38,6 +40,12 @@ const ORIGIN_ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Longest wait for the first byte of a parent's answer: its own wait for the origin, and some more.
 const PARENT_ANSWER_MAX: Duration = Duration::from_secs(45);
+
+/// Longest wait for an answer to a request that brings a body, which has to be sent first.
+const UPLOAD_MAX: Duration = Duration::from_secs(600);
+
+/// How long a parent that could not be reached is asked only after the others.
+const REST: Duration = Duration::from_secs(5);
 
 /// Longest silence in the middle of a body.
 pub(crate) const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -120,6 +128,8 @@ impl std::convert::From<AskError> for Cause {
 pub(crate) struct Upstream {
     client: Client<HttpsConnector<HttpConnector>, UpBody>,
     knowing: Arc<Knowing>,
+    /// Parents that could not be reached, and since when; at most one entry for each member there was.
+    resting: Arc<Mutex<HashMap<NodeName, Instant>>>,
 }
 
 impl Upstream {
@@ -151,7 +161,7 @@ impl Upstream {
             .http1_max_headers(HEADERS_MAX)
             .set_host(false)
             .build(connector);
-        Ok(Upstream { client, knowing })
+        Ok(Upstream { client, knowing, resting: Arc::default() })
     }
 
     /// Asks, and returns when the head of an answer is there. A `body` can be sent once, so only the first choice is asked then.
@@ -183,12 +193,27 @@ impl Upstream {
         Err(last)
     }
 
-    /// Name and address of the parents, but for those the request has passed.
+    /// Name and address of the parents, but for those the request has passed; first those that could be reached lately.
     fn parents(&self, known: &Known, question: &Question) -> Vec<(NodeName, String)> {
         let own = self.knowing.name();
         let parents = known.knowledge.topology.parents(own, question.key.hash());
         let fresh = parents.into_iter().filter(|parent| &parent.name != own && !question.passed.contains(&parent.name));
-        fresh.map(|parent| (parent.name.clone(), parent.advertise_url.clone())).collect()
+        let mut parents: Vec<_> = fresh.map(|parent| (parent.name.clone(), parent.advertise_url.clone())).collect();
+        let resting = self.resting();
+        if !resting.is_empty() {
+            parents.sort_by_key(|(name, _)| resting.get(name).is_some_and(|since| since.elapsed() < REST));
+        }
+        parents
+    }
+
+    fn resting(&self) -> MutexGuard<'_, HashMap<NodeName, Instant>> {
+        self.resting.lock().expect("no holder of this lock can panic")
+    }
+
+    fn rests(&self, name: &NodeName) {
+        let mut resting = self.resting();
+        resting.retain(|_, since| since.elapsed() < REST);
+        resting.insert(name.clone(), Instant::now());
     }
 
     async fn ask_parent(
@@ -205,8 +230,12 @@ impl Upstream {
         let mut headers = question.headers.clone();
         headers.insert(HOST, host(question.key.host())?);
         peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, self.knowing.name());
-        let answer = tokio::time::timeout(PARENT_ANSWER_MAX, self.send(&question.method, uri, headers, body)).await;
-        let answer = answer.map_err(|_| failed("no answer in time".to_owned()))?.map_err(failed)?;
+        let bound = if body.is_some() { UPLOAD_MAX } else { PARENT_ANSWER_MAX };
+        let answer = tokio::time::timeout(bound, self.send(&question.method, uri, headers, body)).await;
+        let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|problem| {
+            self.rests(&name);
+            failed(problem)
+        })?;
         let (mut head, body) = answer.into_parts();
         let age = peer::told_age(&head.headers);
         let origin = head.headers.get(peer::ORIGIN).map(|origin| origin.as_bytes().to_vec());
@@ -232,7 +261,8 @@ impl Upstream {
             SourceKind::Bucket => &source.content,
         };
         headers.insert(HOST, host(asked_as)?);
-        let answer = tokio::time::timeout(ORIGIN_ANSWER_MAX, self.send(&question.method, uri, headers, body)).await;
+        let bound = if body.is_some() { UPLOAD_MAX } else { ORIGIN_ANSWER_MAX };
+        let answer = tokio::time::timeout(bound, self.send(&question.method, uri, headers, body)).await;
         let answer = answer.map_err(|_| AskError::Timeout)?.map_err(AskError::Unreachable)?;
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);

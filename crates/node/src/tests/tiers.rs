@@ -170,6 +170,39 @@ async fn answer_without_an_age_is_no_answer() {
 }
 
 #[tokio::test]
+async fn parent_that_cannot_be_reached_is_asked_after_the_others_for_a_while() {
+    let origin = Origin::start().await;
+    let clock = clock();
+    let mut knowledge = knowledge(&origin);
+    let parent = TestNode::start("parent-2", &knowledge, clock.clone(), memory().await).await;
+    for path in 0..20 {
+        origin.put(&format!("/{path}"), Page::new("x"));
+    }
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_address = silent.local_addr().unwrap();
+    for (name, address) in [("parent-1", silent_address), ("parent-2", parent.address)] {
+        knowledge.topology.members.insert(NodeName::parse(name).unwrap(), member(name, "pop-1", Tier::L2, address));
+    }
+    parent.apply(Entry::Member(member("parent-2", "pop-1", Tier::L2, parent.address)));
+    let child = TestNode::start("child", &knowledge, clock.clone(), memory().await).await;
+    let reached = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counting = reached.clone();
+    tokio::spawn(async move {
+        // The connection is closed at once, so the child knows.
+        while let Ok((stream, _)) = silent.accept().await {
+            drop(stream);
+            counting.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    for path in 0..20 {
+        let got = child.get(&format!("/{path}")).await;
+        assert_eq!((got.status, got.header("x-cache")), (200, "MISS from parent-2"), "/{path}");
+    }
+    let tried = reached.load(std::sync::atomic::Ordering::SeqCst);
+    assert!((1..=3).contains(&tried), "asked {tried} times, although it owns about half of 20 keys");
+}
+
+#[tokio::test]
 async fn circle_in_the_topology_ends_at_the_origin() {
     let Tiers { origin, child, parent, .. } = tiers().await;
     origin.put("/a", Page::new("a"));
