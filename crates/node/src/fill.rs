@@ -45,6 +45,9 @@ const LONE_FOR: Duration = Duration::from_secs(5);
 /// The same for a body that turned out too large for the store only while it came: whoever follows such a fill is cut off.
 const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
 
+/// Chunks from which on they are kept as they came, in bytes.
+const CHUNK_KEPT_MIN: usize = 128 << 10;
+
 /// Why a fetch is begun: users come first (promise P4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -519,6 +522,8 @@ impl FillTask<'_> {
                         return Err(truncated(fill.length() + bytes.len() as u64));
                     }
                     self.fills.metrics.bytes_fetched.add(bytes.len() as u64);
+                    // A chunk is a part of the connection's buffer and holds all of it; what stays in memory should not.
+                    let bytes = if bytes.len() < CHUNK_KEPT_MIN { Bytes::copy_from_slice(&bytes) } else { bytes };
                     fill.append(bytes).await.map_err(Broken::Store)?;
                 }
             }
