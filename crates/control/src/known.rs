@@ -2,16 +2,19 @@
 //!
 //! Writers of this process nudge the follower after a commit; what other processes write (an operator's verb, another
 //! replica) is seen at its next look, [`LOOK_EVERY`] later at most.
+//!
+//! The newest entries themselves are kept too: every session sends them on, and the database is asked for them once, not
+//! once per node.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::{Clock, DomainName, Knowledge, Moment, Revision};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::state::log::DomainRow;
+use crate::state::log::{DomainRow, Logged};
 use crate::state::{State, StateError};
 
 /// How often the head of the log is looked at without a nudge.
@@ -19,6 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Entries read at a time.
 const ENTRIES_AT_ONCE: u32 = 1000;
+
+/// Entries kept in memory, and their bytes; a session that is further behind reads the database.
+const TAIL_ENTRIES_MAX: usize = 4096;
+const TAIL_BYTES_MAX: usize = 16 << 20;
 
 /// Everything known at a head of the log.
 #[derive(Clone, Debug)]
@@ -38,6 +45,36 @@ pub(crate) struct Known {
 pub(crate) struct Following {
     known: watch::Receiver<Arc<Known>>,
     nudge: Arc<Notify>,
+    tail: Arc<Mutex<Tail>>,
+}
+
+/// The newest entries of the log, one behind the other without a gap.
+#[derive(Default)]
+struct Tail {
+    entries: VecDeque<Logged>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn push(&mut self, entry: Logged) {
+        if self.entries.back().is_some_and(|last| entry.revision.0 != last.revision.0 + 1) {
+            *self = Tail::default();
+        }
+        self.bytes += entry.bytes.len();
+        self.entries.push_back(entry);
+        while self.entries.len() > TAIL_ENTRIES_MAX || self.bytes > TAIL_BYTES_MAX {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.bytes.len();
+        }
+    }
+
+    /// At most `most` entries right behind `after`; none when it no longer reaches back there.
+    fn after(&self, after: Revision, most: usize) -> Vec<Logged> {
+        let Some(first) = self.entries.front() else { return Vec::new() };
+        let Some(skip) = (after.0 + 1).checked_sub(first.revision.0) else { return Vec::new() };
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        self.entries.iter().skip(skip).take(most).cloned().collect()
+    }
 }
 
 impl Following {
@@ -50,6 +87,8 @@ impl Following {
         let (publish, known) = watch::channel(Arc::new(known));
         let nudge = Arc::new(Notify::new());
         let nudged = nudge.clone();
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let following = Following { known, nudge, tail: tail.clone() };
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -58,7 +97,7 @@ impl Following {
                     () = stopping.cancelled() => return,
                 }
                 let before = publish.borrow().clone();
-                match look(&state, &before, &*clock).await {
+                match look(&state, &before, &*clock, &tail).await {
                     Ok(Some(known)) => {
                         publish.send_replace(Arc::new(known));
                     }
@@ -67,7 +106,7 @@ impl Following {
                 }
             }
         });
-        Ok(Following { known, nudge })
+        Ok(following)
     }
 
     /// What is known now.
@@ -85,16 +124,20 @@ impl Following {
         self.nudge.notify_one();
     }
 
-    /// Waits until everything up to `revision` is known.
-    pub(crate) async fn reach(&self, revision: Revision) {
+    /// Waits until everything up to `revision` is known; what is known then. `None` when the process is stopping.
+    pub(crate) async fn reach(&self, revision: Revision) -> Option<Arc<Known>> {
         self.nudge();
         let mut known = self.known.clone();
-        // The follower ends only with the process.
-        let _ = known.wait_for(|known| known.head >= revision).await;
+        known.wait_for(|known| known.head >= revision).await.ok().map(|known| known.clone())
+    }
+
+    /// At most `most` entries right behind `after`, from memory; none when it does not reach back there.
+    pub(crate) fn entries_after(&self, after: Revision, most: usize) -> Vec<Logged> {
+        self.tail.lock().expect("no holder of this lock can panic").after(after, most)
     }
 }
 
-async fn look(state: &State, before: &Known, clock: &dyn Clock) -> Result<Option<Known>, StateError> {
+async fn look(state: &State, before: &Known, clock: &dyn Clock, tail: &Mutex<Tail>) -> Result<Option<Known>, StateError> {
     let head = state.head().await?;
     let unconfigured = before.domains.values().any(|row| !row.configured);
     if head == before.head && !unconfigured {
@@ -102,6 +145,7 @@ async fn look(state: &State, before: &Known, clock: &dyn Clock) -> Result<Option
     }
     let mut known = before.clone();
     let mut of_domains = unconfigured;
+    let mut fresh = Vec::new();
     while known.head < head {
         let entries = state.entries_after(known.head, ENTRIES_AT_ONCE).await?;
         let Some(last) = entries.last() else { break };
@@ -114,6 +158,9 @@ async fn look(state: &State, before: &Known, clock: &dyn Clock) -> Result<Option
                 Arc::make_mut(&mut known.knowledge).apply(&entry);
             }
         }
+        fresh.extend(entries);
+        let over = fresh.len().saturating_sub(TAIL_ENTRIES_MAX);
+        fresh.drain(..over);
     }
     if of_domains {
         let domains = domains(state).await?;
@@ -122,10 +169,40 @@ async fn look(state: &State, before: &Known, clock: &dyn Clock) -> Result<Option
         }
         known.domains = Arc::new(domains);
     }
+    // Last: a look that failed is done again from where it began.
+    let mut tail = tail.lock().expect("no holder of this lock can panic");
+    fresh.into_iter().for_each(|entry| tail.push(entry));
+    drop(tail);
     known.seen = clock.moment();
     Ok(Some(known))
 }
 
 async fn domains(state: &State) -> Result<BTreeMap<DomainName, DomainRow>, StateError> {
     Ok(state.domains().await?.into_iter().map(|row| (row.name.clone(), row)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logged(revision: u64, bytes: usize) -> Logged {
+        Logged { revision: Revision(revision), bytes: vec![b'x'; bytes] }
+    }
+
+    #[test]
+    fn tail_gives_what_follows_without_a_gap_or_nothing() {
+        let mut tail = Tail::default();
+        (5..=9).for_each(|at| tail.push(logged(at, 1)));
+        let after = |tail: &Tail, at, most| tail.after(Revision(at), most).iter().map(|entry| entry.revision.0).collect::<Vec<_>>();
+        let cases: [(u64, usize, &[u64]); 6] =
+            [(4, 9, &[5, 6, 7, 8, 9]), (7, 9, &[8, 9]), (4, 2, &[5, 6]), (9, 9, &[]), (3, 9, &[]), (u64::MAX >> 1, 9, &[])];
+        for (at, most, expected) in cases {
+            assert_eq!(after(&tail, at, most), expected, "after {at}");
+        }
+        tail.push(logged(12, 1));
+        assert_eq!((after(&tail, 9, 9), after(&tail, 11, 9)), (vec![], vec![12]), "nothing is kept across a gap");
+        tail.push(logged(13, TAIL_BYTES_MAX));
+        assert_eq!(after(&tail, 12, 9), [13]);
+        assert_eq!(after(&tail, 11, 9), [0; 0], "what is too much goes, the oldest first");
+    }
 }

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use model::link::{
     Entries, FromControl, FromNode, Head, Jobs, MESSAGE_BYTES_MAX, Refused, Snapshot, Welcome, from_control, from_node,
@@ -47,6 +48,9 @@ const ENTRIES_AT_ONCE: u32 = 512;
 
 /// Bytes of jobs or entries that one message may hold, leaving room for its frame.
 const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+
+/// How long a stream may be open without saying who it is.
+const HELLO_MAX: Duration = Duration::from_secs(10);
 
 /// Sessions at a time.
 const SESSIONS_MAX: usize = 10_000;
@@ -101,7 +105,9 @@ impl service::link_server::Link for Link {
 
     async fn follow(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Answers>, Status> {
         let mut incoming = request.into_inner();
-        let first = incoming.next().await.ok_or_else(|| Status::invalid_argument("expected Hello"))??;
+        let first = tokio::time::timeout(HELLO_MAX, incoming.next()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("expected Hello"))?;
+        let first = first.ok_or_else(|| Status::invalid_argument("expected Hello"))??;
         let Some(from_node::Is::Hello(hello)) = first.is else {
             return Err(Status::invalid_argument("expected Hello first"));
         };
@@ -178,16 +184,22 @@ impl Shared {
         let member = member(&hello)?;
         let program: String = hello.program.chars().take(100).collect();
         let (welcome, start) = self.welcome(&hello, &member, &program).await?;
-        let joined = Revision(welcome.head);
+        let (joined, joins) = (Revision(welcome.head), welcome.joins);
         send(out, from_control::Is::Welcome(welcome)).await?;
 
         let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        self.connected.lock().expect("no holder of this lock can panic").insert(member.name.clone(), session);
+        {
+            let mut connected = self.connected.lock().expect("no holder of this lock can panic");
+            let latest = connected.entry(member.name.clone()).or_default();
+            *latest = session.max(*latest);
+        }
         tracing::info!(node = %member.name, session, applied = start.0, "node connected");
-        let (leases, orders) = self.scheduler.connected(&member.name, session).await;
+        let (leases, orders) = self.scheduler.connected(&member.name, session, joins).await;
         let result = tokio::select! {
             heard = self.hear(&member.name, incoming, out, &leases) => heard,
             told = self.tell(&member.name, session, joined, start, orders, out) => told,
+            // Here, not where it speaks: a node that does not listen must not hold up the end.
+            () = self.stopping.cancelled() => Err(End::Gone),
         };
         drop(leases);
         let mut connected = self.connected.lock().expect("no holder of this lock can panic");
@@ -207,12 +219,13 @@ impl Shared {
         } else {
             Proof::Credential(&hello.credential)
         };
-        let (_, known) = self.state.knowledge().await?;
+        // What is known here and now, not a look through the whole log: thousands of nodes may come back at once.
+        let known = self.known_now().await?;
         let now_ms = millis(self.clock.now());
-        let admitted = self.state.admit(proof, member, &known, program, now_ms).await?;
+        let admitted = self.state.admit(proof, member, &known.knowledge, program, now_ms).await?;
         // The membership is committed: only now is the head read (rule 8).
-        let (head, knowledge) = self.state.knowledge().await?;
-        self.following.nudge();
+        let known = self.known_now().await?;
+        let head = known.head;
         let applied = Revision(hello.applied);
         let same_log = hello.log_id == self.identity.log.0;
         if same_log && applied > head {
@@ -222,7 +235,7 @@ impl Shared {
         let joins = !same_log || admitted.credential.is_some();
         let behind = applied < self.state.compacted().await?;
         let snapshot = if joins || behind {
-            let snapshot = model::Snapshot { log: self.identity.log.clone(), revision: head, knowledge };
+            let snapshot = model::Snapshot { log: self.identity.log.clone(), revision: head, knowledge: (*known.knowledge).clone() };
             model::log::encode(&snapshot)
         } else {
             Vec::new()
@@ -237,6 +250,12 @@ impl Shared {
             snapshot,
         };
         Ok((welcome, start))
+    }
+
+    /// What is known at a head of the log that is read from the database now, or at a later one.
+    async fn known_now(&self) -> Result<Arc<Known>, End> {
+        let head = self.state.head().await?;
+        self.following.reach(head).await.ok_or(End::Gone)
     }
 
     /// Takes what the node says until it goes away.
@@ -303,7 +322,6 @@ impl Shared {
                     }
                     None => return Err(End::Gone), // a later session of this node took over
                 },
-                () = self.stopping.cancelled() => return Err(End::Gone),
             }
         }
     }
@@ -321,23 +339,33 @@ impl Shared {
     }
 
     async fn tell_entries(&self, told: Revision, out: &Sending) -> Result<Revision, End> {
-        if told < self.state.compacted().await? {
-            let (revision, knowledge) = self.state.knowledge().await?;
-            let snapshot = model::Snapshot { log: self.identity.log.clone(), revision, knowledge };
-            send(out, from_control::Is::Snapshot(Snapshot { snapshot: model::log::encode(&snapshot) })).await?;
-            return Ok(revision);
+        let mut logged = self.following.entries_after(told, ENTRIES_AT_ONCE as usize);
+        if logged.is_empty() {
+            logged = self.state.entries_after(told, ENTRIES_AT_ONCE).await?;
         }
-        let logged = self.state.entries_after(told, ENTRIES_AT_ONCE).await?;
         let mut bytes = 0;
-        let entries: Vec<Vec<u8>> = logged
-            .into_iter()
-            .map(|logged| logged.bytes)
+        let entries: Vec<Vec<u8>> = (told.0 + 1..)
+            .zip(logged)
+            // Where invalidations were compacted away the log has gaps; what lies behind one is no continuation.
+            .take_while(|(at, logged)| logged.revision.0 == *at)
+            .map(|(_, logged)| logged.bytes)
             .take_while(|entry| {
                 let first = bytes == 0;
                 bytes += entry.len();
                 first || bytes <= BATCH_BYTES_MAX
             })
             .collect();
+        if entries.is_empty() {
+            let known = self.known_now().await?;
+            if known.head <= told {
+                let reason = format!("the log that reached {told} now ends at {}: the database has lost entries", known.head);
+                return Err(End::Refused { reason, again: true });
+            }
+            let (log, knowledge) = (self.identity.log.clone(), (*known.knowledge).clone());
+            let snapshot = model::Snapshot { log, revision: known.head, knowledge };
+            send(out, from_control::Is::Snapshot(Snapshot { snapshot: model::log::encode(&snapshot) })).await?;
+            return Ok(known.head);
+        }
         let last = Revision(told.0 + entries.len() as u64);
         send(out, from_control::Is::Entries(Entries { first: told.0 + 1, entries })).await?;
         Ok(last)

@@ -7,7 +7,7 @@ use model::prefetch::JOBS_PER_NODE_MAX;
 
 use crate::known::Following;
 use crate::link::Link;
-use crate::scheduler::{LOADED_URLS_MAX, Scheduler};
+use crate::scheduler::{LOADED_JOBS_MAX, Scheduler};
 use crate::state::submit::{Accepting, OPEN_URLS_MAX, WAITING_MAX};
 
 /// Requests at the door, counted by how they ended.
@@ -16,13 +16,12 @@ pub(crate) struct Requests {
     pub(crate) ok: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) failed: AtomicU64,
-    /// Under way now.
-    pub(crate) open: AtomicU64,
 }
 
 /// All that is shown.
 pub(crate) fn render(
     requests: &Requests,
+    requests_open: usize,
     requests_max: usize,
     accepting: &Accepting,
     scheduler: &Scheduler,
@@ -38,7 +37,7 @@ pub(crate) fn render(
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         ("warmfront_api_requests_refused_total", "Requests answered with an error of the caller's.", load(&requests.refused)),
         ("warmfront_api_requests_failed_total", "Requests answered with an error of ours.", load(&requests.failed)),
-        ("warmfront_api_requests_open", "Requests under way.", load(&requests.open)),
+        ("warmfront_api_requests_open", "Requests under way.", requests_open as u64),
         ("warmfront_api_requests_open_max", "Most requests that may be under way.", requests_max as u64),
         ("warmfront_submissions_total", "Submissions committed.", load(&accepted.accepted)),
         ("warmfront_submission_commits_total", "Transactions they took.", load(&accepted.commits)),
@@ -46,8 +45,8 @@ pub(crate) fn render(
         ("warmfront_submissions_waiting_max", "Most submissions that may wait.", WAITING_MAX as u64),
         ("warmfront_prefetch_urls_open", "URLs of prefetches that have not ended.", load(&accepted.open_urls)),
         ("warmfront_prefetch_urls_open_max", "Most URLs that may be open.", OPEN_URLS_MAX),
-        ("warmfront_prefetch_urls_loaded", "URLs of prefetches held in memory.", load(&jobs.loaded_urls)),
-        ("warmfront_prefetch_urls_loaded_max", "About how many may be held in memory.", LOADED_URLS_MAX as u64),
+        ("warmfront_prefetch_jobs_loaded", "Jobs of prefetches held in memory.", load(&jobs.loaded)),
+        ("warmfront_prefetch_jobs_loaded_max", "About how many may be held in memory.", LOADED_JOBS_MAX as u64),
         ("warmfront_prefetch_jobs_leased", "Jobs leased to nodes.", load(&jobs.leased)),
         ("warmfront_prefetch_jobs_leased_max", "Most jobs that may be leased.", (JOBS_PER_NODE_MAX * connected) as u64),
         ("warmfront_prefetch_jobs_resident_total", "Jobs that ended resident.", load(&jobs.resident)),

@@ -4,11 +4,13 @@
 //! `(target * variants + variant) * paths + path`, with targets in the order of [`Progress::targets`].
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Cause, Job, NodeName, Parent, Topology, UrlKey};
+use model::{Cause, Job, NodeName, Parent, UrlKey};
 use tokio::time::Instant;
 
+use super::aims::Aims;
 use crate::state::chunks::{Chunk, Progress};
 
 /// How often a job is tried before a passing failure is final.
@@ -27,7 +29,7 @@ const PASSED_OVER_MAX: usize = 64;
 pub(super) struct Work {
     chunk: Chunk,
     keys: Vec<UrlKey>,
-    targets: Vec<Parent>,
+    targets: Arc<[Parent]>,
     /// Jobs that nobody has, by target.
     waiting: Vec<VecDeque<u32>>,
     /// Jobs that pause after a passing failure.
@@ -37,6 +39,42 @@ pub(super) struct Work {
     /// Jobs that are neither resident nor failed.
     left: usize,
     changed: bool,
+}
+
+/// Who can take jobs in one turn, and what was given out in it.
+pub(super) struct Turn<'a> {
+    aims: &'a Aims,
+    /// How many jobs each connected node can still take.
+    room: &'a mut HashMap<NodeName, usize>,
+    /// Tiers of POPs in which nobody can: within a turn room only shrinks.
+    full: HashSet<Parent>,
+    given: Vec<(NodeName, Job)>,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(aims: &'a Aims, room: &'a mut HashMap<NodeName, usize>) -> Turn<'a> {
+        Turn { aims, room, full: HashSet::new(), given: Vec::new() }
+    }
+
+    /// How many jobs were given out.
+    pub(super) fn count(&self) -> usize {
+        self.given.len()
+    }
+
+    pub(super) fn given(self) -> Vec<(NodeName, Job)> {
+        self.given
+    }
+
+    fn has_room(&mut self, group: &Parent) -> bool {
+        if self.full.contains(group) {
+            return false;
+        }
+        let room = self.aims.members(group).any(|member| self.room.get(member).is_some_and(|free| *free > 0));
+        if !room {
+            self.full.insert(group.clone());
+        }
+        room
+    }
 }
 
 /// The key of a path as it was submitted and kept, with scheme.
@@ -49,14 +87,14 @@ pub(crate) fn key_of(path: &str) -> Option<UrlKey> {
 
 impl Work {
     /// Takes up a chunk where its progress left it.
-    pub(super) fn new(chunk: Chunk, topology: &Topology) -> Work {
+    pub(super) fn new(chunk: Chunk, aims: &mut Aims) -> Work {
         // The door has refused what has no key; a row that has none all the same is an object no domain serves.
         let nowhere = UrlKey::new("invalid", "/").expect("a name and a path");
         let keys = chunk.paths.iter().map(|path| key_of(path).unwrap_or_else(|| nowhere.clone())).collect();
         let mut work = Work {
             chunk,
             keys,
-            targets: Vec::new(),
+            targets: Arc::default(),
             waiting: Vec::new(),
             pausing: Vec::new(),
             leased: HashSet::new(),
@@ -64,16 +102,22 @@ impl Work {
             left: 0,
             changed: false,
         };
-        work.aim(topology);
+        work.aim(aims);
         work
-    }
-
-    pub(super) fn id(&self) -> u64 {
-        self.chunk.id
     }
 
     pub(super) fn urls(&self) -> usize {
         self.keys.len()
+    }
+
+    /// How many jobs it has, ended ones too: what it costs to hold it. As if for one target when it has none.
+    pub(super) fn jobs(&self) -> usize {
+        self.per_target() * self.targets.len().max(1)
+    }
+
+    /// Whether there is a job that somebody could be given.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.iter().any(|waiting| !waiting.is_empty())
     }
 
     pub(super) fn created_ms(&self) -> u64 {
@@ -115,52 +159,65 @@ impl Work {
     }
 
     /// Aims it anew at the topology; says whether anything had to change. All leases are over then.
-    pub(super) fn rebuild(&mut self, topology: &Topology) -> bool {
-        let gone = self.chunk.progress.nodes.iter().any(|node| !topology.members.contains_key(node));
-        let targets = topology.targets(self.chunk.params.area, self.chunk.params.warm);
-        if self.is_done() || (targets == self.targets && !gone) {
+    pub(super) fn rebuild(&mut self, aims: &mut Aims) -> bool {
+        if self.is_done() {
             return false;
         }
-        self.aim(topology);
+        let targets = aims.targets(self.chunk.params.area, self.chunk.params.warm);
+        let stands = |node: &NodeName| targets.iter().any(|target| aims.stands_in(node, target));
+        if targets == self.targets && self.chunk.progress.nodes.iter().all(stands) {
+            return false;
+        }
+        self.aim(aims);
         true
     }
 
-    /// Sets targets and jobs, and keeps of the progress what still holds: failures, and what is resident on a member.
-    fn aim(&mut self, topology: &Topology) {
+    /// The node has lost its store: what was resident there is not.
+    pub(super) fn lost(&mut self, node: &NodeName, aims: &mut Aims) -> bool {
+        let Some(at) = self.chunk.progress.nodes.iter().position(|name| name == node) else { return false };
+        if self.is_done() {
+            return false;
+        }
+        for holder in self.chunk.progress.resident.iter_mut().filter(|holder| **holder as usize == at + 1) {
+            *holder = 0;
+        }
+        self.aim(aims);
+        true
+    }
+
+    /// Sets targets and jobs, and keeps of the progress what still holds: failures, and what is resident on a member of the
+    /// target. What was kept may be of any age, and is believed in nothing that would lead out of bounds.
+    fn aim(&mut self, aims: &mut Aims) {
         let old = std::mem::take(&mut self.chunk.progress);
-        self.targets = topology.targets(self.chunk.params.area, self.chunk.params.warm);
+        self.targets = aims.targets(self.chunk.params.area, self.chunk.params.warm);
         let per_target = self.per_target();
         let new = &mut self.chunk.progress;
         new.targets = self.targets.iter().map(target_name).collect();
-        new.nodes = old.nodes.clone();
+        // Nodes that are gone must not make every later look begin anew.
+        let stands = |node: &&NodeName| self.targets.iter().any(|target| aims.stands_in(node, target));
+        new.nodes = old.nodes.iter().filter(stands).cloned().collect();
+        let places: Vec<u32> = old.nodes.iter().map(|node| place_of(&new.nodes, node)).collect();
         new.resident = vec![0; per_target * self.targets.len()];
-        for (at, name) in new.targets.iter().enumerate() {
+        for (at, (name, target)) in new.targets.iter().zip(self.targets.iter()).enumerate() {
             let Some(before) = old.targets.iter().position(|target| target == name) else { continue };
             for job in 0..per_target {
                 let (to, from) = (at * per_target + job, before * per_target + job);
-                let Some(holder) = old.resident.get(from).copied().filter(|holder| *holder > 0) else {
+                let holder = old.resident.get(from).and_then(|holder| (*holder as usize).checked_sub(1));
+                let Some(holder) = holder else {
                     if let Some(cause) = u32::try_from(from).ok().and_then(|from| old.failed.get(&from)) {
                         new.failed.insert(to as u32, cause.clone());
                     }
                     continue;
                 };
-                let node = old.nodes.get(holder as usize - 1);
-                if node.is_some_and(|node| topology.members.contains_key(node)) {
-                    new.resident[to] = holder;
+                if old.nodes.get(holder).is_some_and(|node| aims.stands_in(node, target)) {
+                    new.resident[to] = places[holder];
                 }
             }
         }
-        // Nodes that are gone must not make every later look begin anew.
-        let kept: Vec<NodeName> = new.nodes.iter().filter(|node| topology.members.contains_key(*node)).cloned().collect();
-        if kept.len() < new.nodes.len() {
-            for holder in new.resident.iter_mut().filter(|holder| **holder > 0) {
-                let node = &old.nodes[*holder as usize - 1];
-                *holder = kept.iter().position(|name| name == node).map_or(0, |at| at as u32 + 1);
-            }
-            new.nodes = kept;
-        }
         self.pausing.clear();
         self.leased.clear();
+        // Indexes mean other jobs now.
+        self.tries.clear();
         self.waiting = (0..self.targets.len())
             .map(|target| {
                 let jobs = (target * per_target) as u32..((target + 1) * per_target) as u32;
@@ -172,32 +229,22 @@ impl Work {
     }
 
     /// Gives out up to `most` jobs to nodes that have room; how many. The owner is the first connected one in line.
-    pub(super) fn lease(
-        &mut self,
-        most: usize,
-        topology: &Topology,
-        room: &mut HashMap<NodeName, usize>,
-        given: &mut Vec<(NodeName, Job)>,
-    ) -> usize {
+    pub(super) fn lease(&mut self, most: usize, turn: &mut Turn<'_>) -> usize {
         let mut count = 0;
-        for at in 0..self.targets.len() {
-            if self.waiting[at].is_empty() {
-                continue;
-            }
-            let members = topology.owners(&self.targets[at], 0);
-            if !members.iter().any(|member| room.get(&member.name).is_some_and(|free| *free > 0)) {
+        let (aims, targets) = (turn.aims, self.targets.clone());
+        for (at, target) in targets.iter().enumerate() {
+            if self.waiting[at].is_empty() || !turn.has_room(target) {
                 continue;
             }
             let mut passed_over = Vec::new();
             while count < most && passed_over.len() < PASSED_OVER_MAX {
                 let Some(index) = self.waiting[at].pop_front() else { break };
-                let key = &self.keys[self.path_of(index)];
-                let owners = topology.owners(&self.targets[at], key.hash());
-                let owner = owners.iter().find(|member| room.contains_key(&member.name));
-                match owner.and_then(|member| room.get_mut(&member.name).map(|free| (&member.name, free))) {
+                let owners = aims.owners(target, self.keys[self.path_of(index)].hash());
+                let owner = owners.iter().find(|member| turn.room.contains_key(&member.name));
+                match owner.and_then(|member| turn.room.get_mut(&member.name).map(|free| (&member.name, free))) {
                     Some((node, free)) if *free > 0 => {
                         *free -= 1;
-                        given.push((node.clone(), self.job(index)));
+                        turn.given.push((node.clone(), self.job(index)));
                         self.leased.insert(index);
                         count += 1;
                     }
@@ -242,7 +289,9 @@ impl Work {
             nodes.push(node.clone());
             nodes.len() - 1
         });
-        self.chunk.progress.resident[index as usize] = at as u32 + 1;
+        if let Some(holder) = self.chunk.progress.resident.get_mut(index as usize) {
+            *holder = at as u32 + 1;
+        }
         self.left -= 1;
         self.changed = true;
     }
@@ -266,14 +315,15 @@ impl Work {
         true
     }
 
-    /// Jobs whose pause is over go back in line.
-    pub(super) fn retry_due(&mut self, now: Instant) {
+    /// Jobs whose pause is over go back in line; whether there were any.
+    pub(super) fn retry_due(&mut self, now: Instant) -> bool {
         let (due, later): (Vec<_>, Vec<_>) = self.pausing.drain(..).partition(|(at, _)| *at <= now);
         self.pausing = later;
-        for (_, index) in due {
-            let target = self.target_of(index);
-            self.waiting[target].push_back(index);
+        for (_, index) in &due {
+            let target = self.target_of(*index);
+            self.waiting[target].push_back(*index);
         }
+        !due.is_empty()
     }
 
     /// The deadline has passed: whatever is not resident has failed. How many jobs that were.
@@ -297,6 +347,11 @@ impl Work {
         self.changed = true;
         left.len() as u64
     }
+}
+
+/// One more than the place of `node` in `nodes`; zero when it is not there.
+fn place_of(nodes: &[NodeName], node: &NodeName) -> u32 {
+    nodes.iter().position(|name| name == node).map_or(0, |at| at as u32 + 1)
 }
 
 fn target_name(group: &Parent) -> String {

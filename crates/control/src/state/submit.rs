@@ -177,9 +177,10 @@ impl Open {
         }
     }
 
-    /// Accounts that have something open.
-    pub fn accounts(&self) -> Vec<String> {
-        self.0.lock().expect("no holder of this lock can panic").keys().cloned().collect()
+    /// Accounts that have something open, and how many chunks.
+    pub fn chunks(&self) -> Vec<(String, u64)> {
+        let open = self.0.lock().expect("no holder of this lock can panic");
+        open.iter().map(|(account, (chunks, _))| (account.clone(), *chunks)).collect()
     }
 
     /// URLs open over all accounts.

@@ -1,0 +1,57 @@
+//! What a topology means to the scheduler, worked out once per topology: which tiers of POPs a prefetch is aimed at, and who
+//! stands in each. Asking the topology itself looks through every member, once per job.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use model::topology::WarmTiers;
+use model::{Coverage, Member, NodeName, Parent, Topology};
+
+/// A topology, prepared.
+pub(super) struct Aims {
+    topology: Topology,
+    /// Each tier of a POP that has members, with those alone.
+    groups: HashMap<Parent, Topology>,
+    /// What was asked for so far: at most one for each area and choice of tiers.
+    targets: HashMap<(Coverage, bool, bool), Arc<[Parent]>>,
+}
+
+impl Aims {
+    pub(super) fn new(topology: Topology) -> Aims {
+        let mut groups: HashMap<Parent, Topology> = HashMap::new();
+        for member in topology.members.values() {
+            let group = groups.entry(group_of(member)).or_default();
+            group.members.insert(member.name.clone(), member.clone());
+        }
+        Aims { topology, groups, targets: HashMap::new() }
+    }
+
+    pub(super) fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The tiers of POPs that a prefetch of `area` warms.
+    pub(super) fn targets(&mut self, area: Coverage, warm: WarmTiers) -> Arc<[Parent]> {
+        let topology = &self.topology;
+        self.targets.entry((area, warm.l2, warm.edge)).or_insert_with(|| topology.targets(area, warm).into()).clone()
+    }
+
+    /// The members of a tier of a POP, in no order that matters.
+    pub(super) fn members(&self, group: &Parent) -> impl Iterator<Item = &NodeName> {
+        self.groups.get(group).into_iter().flat_map(|group| group.members.keys())
+    }
+
+    /// The members of a tier of a POP in the order in which they own `key`.
+    pub(super) fn owners<'a>(&'a self, group: &'a Parent, key: u128) -> Vec<&'a Member> {
+        self.groups.get(group).map(|members| members.owners(group, key)).unwrap_or_default()
+    }
+
+    /// Whether a node is a member, and stands in this tier of a POP.
+    pub(super) fn stands_in(&self, node: &NodeName, group: &Parent) -> bool {
+        self.topology.members.get(node).is_some_and(|member| member.pop == group.pop && member.tier == group.tier)
+    }
+}
+
+fn group_of(member: &Member) -> Parent {
+    Parent { pop: member.pop.clone(), tier: member.tier }
+}
