@@ -385,13 +385,15 @@ impl App {
     }
 
     fn pick(&self, known: &Known, chunk: &Chunk, filter: &LineFilter, skip: u64, size: usize, page: &mut Page) {
+        // Of a refresh all lines are as far: looked up once, for it asks every member.
+        let of_refresh = (chunk.kind != Kind::Prefetch).then(|| self.progress_of_refresh(known, chunk));
         for (at, path) in chunk.paths.iter().enumerate() {
             let key = if filter.host.is_some() || filter.key.is_some() { key_of(path) } else { None };
             let host = key.as_ref().map(UrlKey::host);
             if (filter.host.is_some() && filter.host.as_deref() != host) || (filter.key.is_some() && filter.key != key) {
                 continue;
             }
-            let progress = self.progress_of(known, chunk, at);
+            let progress = of_refresh.clone().unwrap_or_else(|| progress_of_prefetch(chunk, at));
             let status = match progress {
                 Progress::Refreshing(_) => Status::Refreshing,
                 Progress::Complete => Status::Complete,
@@ -408,19 +410,12 @@ impl App {
         }
     }
 
-    fn progress_of(&self, known: &Known, chunk: &Chunk, at: usize) -> Progress {
-        if chunk.kind != Kind::Prefetch {
-            if chunk.finished_ms > 0 {
-                return Progress::Complete;
-            }
-            let (past, all) = self.acknowledged.share(known, chunk.revision);
-            return Progress::Refreshing(hundredths(past, all));
+    fn progress_of_refresh(&self, known: &Known, chunk: &Chunk) -> Progress {
+        if chunk.finished_ms > 0 {
+            return Progress::Complete;
         }
-        match line_state(chunk, at) {
-            LineState::Going { ended, all } => Progress::Refreshing(hundredths(ended, all)),
-            LineState::Resident => Progress::Complete,
-            LineState::Failed(cause) => Progress::Failed(cause),
-        }
+        let (past, all) = self.acknowledged.share(known, chunk.revision);
+        Progress::Refreshing(hundredths(past, all))
     }
 
     /// What the account has spent today, by bucket.
@@ -491,6 +486,14 @@ impl App {
         let known = self.following.now();
         let row = known.domains.get(name).filter(|row| row.account == principal.account());
         row.and_then(|row| view(&known, row)).ok_or_else(|| Denied::NoDomain(name.to_string()))
+    }
+}
+
+fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
+    match line_state(chunk, at) {
+        LineState::Going { ended, all } => Progress::Refreshing(hundredths(ended, all)),
+        LineState::Resident => Progress::Complete,
+        LineState::Failed(cause) => Progress::Failed(cause),
     }
 }
 

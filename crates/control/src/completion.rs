@@ -118,18 +118,19 @@ impl Task {
         self.keep_fresh().await?;
 
         let members = self.members(&known);
-        let lowest = members.values().map(|member| member.acked).min().unwrap_or(known.head).min(known.head);
+        let lowest = members.iter().map(|member| member.acked).min().unwrap_or(known.head).min(known.head);
         if lowest <= self.passed && self.passed >= known.head {
             return Ok(());
         }
         let mut passed = lowest.max(self.passed);
         let lease = if passed < known.head { self.state.longest_lease(lowest).await? } else { Duration::ZERO };
         let now = self.clock.moment();
-        for (head, seen) in &self.sights {
-            let all = members.values().all(|member| fence::passed(*head, *member, now.since(*seen), lease, MARGIN) != Passed::Waiting);
-            if *head > passed && all {
-                passed = *head;
-            }
+        // Whoever is past one head is past those before it, which are lower and have been known for longer.
+        let past = self.sights.partition_point(|(head, seen)| {
+            members.iter().all(|member| fence::passed(*head, *member, now.since(*seen), lease, MARGIN) != Passed::Waiting)
+        });
+        if let Some((head, _)) = past.checked_sub(1).and_then(|at| self.sights.get(at)) {
+            passed = passed.max(*head);
         }
         if passed > self.passed {
             self.complete(passed).await?;
@@ -183,25 +184,24 @@ impl Task {
         Ok(())
     }
 
-    fn members(&self, known: &Known) -> BTreeMap<NodeName, MemberView> {
+    fn members(&self, known: &Known) -> Vec<MemberView> {
         let kept = self.acknowledged.shared.kept.lock().expect("no holder of this lock can panic");
         let members = known.knowledge.topology.members.values();
         members
-            .map(|member| {
-                let acked = kept.get(&member.name).copied().unwrap_or_default();
-                (member.name.clone(), MemberView { acked, isolation: member.isolation })
-            })
+            .map(|member| MemberView { acked: kept.get(&member.name).copied().unwrap_or_default(), isolation: member.isolation })
             .collect()
     }
 }
 
-/// Keeps the list bounded. Dropping a sight only makes what it stood for count from a later one, which is safe.
+/// Keeps the list bounded. Dropping a sight only makes what it stood for count from a later one, which is safe; the newest
+/// stays, or nothing would stand for it.
 fn thin(sights: &mut VecDeque<(Revision, Moment)>) {
     if sights.len() > SIGHTS_MAX {
+        let newest = sights.back().copied();
         let mut keep = false;
-        sights.retain(|_| {
+        sights.retain(|sight| {
             keep = !keep;
-            !keep
+            !keep || Some(*sight) == newest
         });
     }
 }

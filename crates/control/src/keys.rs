@@ -1,6 +1,6 @@
 //! Access keys and rates, as the door needs them at every request: believed for a second, counted per account.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -86,23 +86,43 @@ impl Rates {
 
 /// Nonces of requests that only look, within the window in which a signature is good.
 #[derive(Default)]
-pub(crate) struct Nonces(Mutex<(HashMap<(String, String), u64>, u64)>);
+pub(crate) struct Nonces(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    /// Until when each is remembered.
+    until: HashMap<(String, String), u64>,
+    /// In the order they came.
+    order: VecDeque<(String, String)>,
+}
 
 impl Nonces {
     /// Remembers a nonce until `until_ms`; whether it is new. When too many are remembered the oldest are forgotten early:
     /// a replay then only looks again.
     pub(crate) fn spend(&self, key: &str, nonce: &str, now_ms: u64, until_ms: u64) -> bool {
-        let mut guard = self.0.lock().expect("no holder of this lock can panic");
-        let (seen, swept_ms) = &mut *guard;
-        if seen.len() >= NONCES_MAX || now_ms.saturating_sub(*swept_ms) > 60_000 {
-            seen.retain(|_, until| *until > now_ms);
-            *swept_ms = now_ms;
+        let mut seen = self.0.lock().expect("no holder of this lock can panic");
+        let Seen { until, order } = &mut *seen;
+        while let Some(oldest) = order.front() {
+            let over = until.get(oldest).is_none_or(|until| *until <= now_ms);
+            if !over && order.len() < NONCES_MAX {
+                break;
+            }
+            until.remove(oldest);
+            order.pop_front();
         }
-        if seen.len() >= NONCES_MAX {
-            let middle = now_ms + (until_ms - now_ms) / 2;
-            seen.retain(|_, until| *until > middle);
+        let name = (key.to_owned(), nonce.to_owned());
+        match until.get_mut(&name) {
+            Some(until) if *until > now_ms => false,
+            Some(until) => {
+                *until = until_ms;
+                true
+            }
+            None => {
+                until.insert(name.clone(), until_ms);
+                order.push_back(name);
+                true
+            }
         }
-        seen.insert((key.to_owned(), nonce.to_owned()), until_ms).is_none_or(|until| until <= now_ms)
     }
 }
 
@@ -128,5 +148,16 @@ mod tests {
         assert!(!nonces.spend("k", "n", 1_500, 2_500));
         assert!(nonces.spend("l", "n", 1_500, 2_500));
         assert!(nonces.spend("k", "n", 9_000, 10_000), "after its window it may come again");
+    }
+
+    #[test]
+    fn remembered_nonces_are_bounded_and_the_oldest_go_first() {
+        let nonces = Nonces::default();
+        for n in 0..=NONCES_MAX {
+            assert!(nonces.spend("k", &n.to_string(), 1_000, 900_000));
+        }
+        assert!(!nonces.spend("k", &NONCES_MAX.to_string(), 1_000, 900_000));
+        assert!(nonces.spend("k", "0", 1_000, 900_000), "the oldest was forgotten");
+        assert_eq!(nonces.0.lock().unwrap().until.len(), NONCES_MAX);
     }
 }

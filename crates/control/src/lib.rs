@@ -39,6 +39,9 @@ pub use operator::{NodeView, Operator, OperatorError, ShownKey};
 /// How often what is past its time is forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
+/// How long a spent nonce is kept: as long as a signature could be good on any clock, and some more.
+const NONCES_KEPT: Duration = Duration::from_secs(4 * aliyun::WINDOW.as_secs());
+
 /// Invalidations kept in the log; a node that is further behind starts from a snapshot.
 const INVALIDATIONS_KEPT: u64 = 1_000_000;
 
@@ -163,9 +166,10 @@ impl Control {
     /// Ends sessions, answers what is under way, and lets go of the database.
     pub async fn stop(self) {
         self.stopping.cancel();
-        for task in self.tasks {
-            if tokio::time::timeout(STOPPING_MAX, task).await.is_err() {
+        for mut task in self.tasks {
+            if tokio::time::timeout(STOPPING_MAX, &mut task).await.is_err() {
                 tracing::warn!("a listener did not stop in time");
+                task.abort();
             }
         }
         self.state.close().await;
@@ -201,7 +205,7 @@ async fn forget(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken
         let now_ms = millis(clock.now());
         let before_ms = now_ms.saturating_sub(app::KEPT.as_millis() as u64);
         let done = async {
-            state.forget(before_ms, app::quota_day(before_ms)).await?;
+            state.forget(before_ms, app::quota_day(before_ms), now_ms.saturating_sub(NONCES_KEPT.as_millis() as u64)).await?;
             state.compact(INVALIDATIONS_KEPT).await
         };
         if let Err(error) = done.await {

@@ -49,9 +49,24 @@ impl Caller<'_> {
     }
 }
 
-/// Whether the nonce of a call is spent in the database, with what it submits.
-pub(super) fn submits(call: &Call) -> bool {
-    matches!(call, Call::Prefetch(_) | Call::Refresh(_))
+/// Where the nonce of a call is spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spent {
+    /// In the database, in one transaction with what it submits.
+    WithSubmission,
+    /// In the database, before anything is changed.
+    InDatabase,
+    /// In memory: it only looks.
+    InMemory,
+}
+
+/// Where the nonce of `call` is spent.
+pub(super) fn spent(call: &Call) -> Spent {
+    match call {
+        Call::Prefetch(_) | Call::Refresh(_) => Spent::WithSubmission,
+        Call::AddDomain(_) | Call::DeleteDomain(_) => Spent::InDatabase,
+        Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
+    }
 }
 
 /// Does what a call asks for.

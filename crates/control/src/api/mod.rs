@@ -137,7 +137,9 @@ impl Door {
             },
             "/metrics" => {
                 let (following, accepting) = (&self.app.following, &self.app.accepting);
-                let text = metrics::render(&self.requests, OPEN_MAX, accepting, &self.scheduler, following, &self.link);
+                // Counted by the permits themselves: a caller who leaves early gives his back too.
+                let open = OPEN_MAX - self.open.available_permits();
+                let text = metrics::render(&self.requests, open, OPEN_MAX, accepting, &self.scheduler, following, &self.link);
                 plain(StatusCode::OK, &text)
             }
             _ => self.call(request).await,
@@ -170,9 +172,8 @@ impl Door {
         let Ok(_open) = self.open.try_acquire() else {
             return refused(&Refusal::throttled(), Format::of(&incoming(&[])), None);
         };
-        self.requests.open.fetch_add(1, Ordering::Relaxed);
         let body = read_body(body).await;
-        let rendered = match &body {
+        match &body {
             Ok(body) => {
                 let incoming = incoming(body);
                 let format = Format::of(&incoming);
@@ -185,9 +186,7 @@ impl Door {
                 }
             }
             Err(refusal) => refused(refusal, Format::of(&incoming(&[])), None),
-        };
-        self.requests.open.fetch_sub(1, Ordering::Relaxed);
-        rendered
+        }
     }
 
     /// Everything from reading to rendering. A refusal comes with the product as far as it is known.
@@ -221,10 +220,7 @@ impl Door {
         }
         let profile = limits::profile(account);
         let call = aliyun::call(request, profile, now)?;
-        if !calls::submits(&call) {
-            // Those that submit spend theirs with the submission, in one transaction.
-            self.spend_nonce(request, now)?;
-        }
+        self.spend_nonce(request, calls::spent(&call), id).await?;
         let caller = calls::Caller { principal: &principal, request, profile, wording: profile.wording(request) };
         let reply = calls::answer(&self.app, &caller, call).await.map_err(|denied| {
             if errors::is_ours(&denied) {
@@ -235,10 +231,20 @@ impl Door {
         Ok(aliyun::render(request, id, &reply))
     }
 
-    fn spend_nonce(&self, request: &Request, now: std::time::SystemTime) -> Result<(), Refusal> {
-        let until = millis(request.signed_at + aliyun::WINDOW);
-        let now_ms = millis(now);
-        let fresh = self.nonces.spend(&request.access_key_id, &request.nonce, now_ms, until.max(now_ms));
+    async fn spend_nonce(&self, request: &Request, spent: calls::Spent, id: &str) -> Result<(), Refusal> {
+        let now_ms = millis(self.app.clock.now());
+        let (key, nonce) = (&request.access_key_id, &request.nonce);
+        let fresh = match spent {
+            calls::Spent::WithSubmission => true,
+            calls::Spent::InDatabase => self.app.state.spend_nonce(key, nonce, now_ms).await.map_err(|error| {
+                tracing::error!(request = id, error = &error as &dyn std::error::Error, "nonce could not be spent");
+                Refusal::unavailable()
+            })?,
+            calls::Spent::InMemory => {
+                let until = millis(request.signed_at + aliyun::WINDOW);
+                self.nonces.spend(key, nonce, now_ms, until.max(now_ms))
+            }
+        };
         if fresh { Ok(()) } else { Err(Refusal::nonce_used()) }
     }
 

@@ -11,6 +11,9 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::{State, StateError, json, revision, signed, text, to_json, unsigned};
 
+/// Rows forgotten in one transaction.
+const FORGOTTEN_AT_ONCE: u64 = 2_000;
+
 /// What a task does to its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -228,15 +231,50 @@ impl State {
         writing.commit().await
     }
 
-    /// Forgets tasks that ended before `before_ms`, nonces and quota counts from before then.
-    pub async fn forget(&self, before_ms: u64, before_day: u64) -> Result<(), StateError> {
+    /// Forgets tasks that ended before `before_ms`, quota counts of days before `before_day`, and nonces from before
+    /// `nonces_before_ms`. In many small transactions: whoever submits waits for none of them for long.
+    pub async fn forget(&self, before_ms: u64, before_day: u64, nonces_before_ms: u64) -> Result<(), StateError> {
+        let statements = [
+            ("DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2)", before_ms),
+            (
+                "DELETE FROM nonce WHERE (access_key, nonce) IN (SELECT access_key, nonce FROM nonce WHERE seen_ms < $1 LIMIT $2)",
+                nonces_before_ms,
+            ),
+            ("DELETE FROM join_token WHERE id IN (SELECT id FROM join_token WHERE expires_ms < $1 LIMIT $2)", before_ms),
+            (
+                "DELETE FROM quota_use WHERE (account, day, bucket) IN \
+                 (SELECT account, day, bucket FROM quota_use WHERE day < $1 LIMIT $2)",
+                before_day,
+            ),
+        ];
+        for (statement, before) in statements {
+            loop {
+                let mut writing = self.write().await?;
+                let done = sqlx::query(statement)
+                    .bind(signed(before))
+                    .bind(FORGOTTEN_AT_ONCE as i64)
+                    .execute(writing.connection())
+                    .await?;
+                writing.commit().await?;
+                if done.rows_affected() < FORGOTTEN_AT_ONCE {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Spends a nonce by itself; whether it is new. Submissions spend theirs in their own transaction.
+    pub async fn spend_nonce(&self, key: &str, nonce: &str, now_ms: u64) -> Result<bool, StateError> {
         let mut writing = self.write().await?;
-        let connection = writing.connection();
-        sqlx::query("DELETE FROM chunk WHERE finished_ms > 0 AND finished_ms < $1").bind(signed(before_ms)).execute(&mut *connection).await?;
-        sqlx::query("DELETE FROM nonce WHERE seen_ms < $1").bind(signed(before_ms)).execute(&mut *connection).await?;
-        sqlx::query("DELETE FROM quota_use WHERE day < $1").bind(signed(before_day)).execute(&mut *connection).await?;
-        sqlx::query("DELETE FROM join_token WHERE expires_ms < $1").bind(signed(before_ms)).execute(&mut *connection).await?;
-        writing.commit().await
+        let done = sqlx::query("INSERT INTO nonce (access_key, nonce, seen_ms) VALUES ($1, $2, $3) ON CONFLICT (access_key, nonce) DO NOTHING")
+            .bind(key)
+            .bind(nonce)
+            .bind(signed(now_ms))
+            .execute(writing.connection())
+            .await?;
+        writing.commit().await?;
+        Ok(done.rows_affected() == 1)
     }
 }
 
