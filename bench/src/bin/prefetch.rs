@@ -4,6 +4,8 @@
 //! Ours ends when every task reads `Complete`, which means re-read from stable storage; the peer ends when curl has read
 //! the last byte, which proves nothing of the sort (nginx does not sync). `cargo run --release -p bench --bin prefetch [OBJECTS]`
 
+#![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -138,8 +140,10 @@ impl Peer {
         };
         let before = workers()?;
         let begun = Instant::now();
-        let status =
-            Command::new("curl").args(["-s", "--parallel", "--parallel-max", "64", "-K"]).arg(&list).status()?;
+        let status = Command::new("curl")
+            .args(["-s", "--no-progress-meter", "--parallel", "--parallel-max", "64", "-K"])
+            .arg(&list)
+            .status()?;
         let time = begun.elapsed();
         ensure!(status.success(), "curl ended with {status}");
         Ok((time, workers()?.saturating_sub(before)))
