@@ -112,6 +112,9 @@ pub(crate) enum Denied {
         /// Whether it is the caller's own.
         own: bool,
     },
+    /// Another account has a wildcard over the domain, or a domain under the wildcard.
+    #[error("domain lies with another account's")]
+    DomainConflict,
     /// The account has as many domains as it may.
     #[error("no more domains")]
     DomainsUsedUp,
@@ -463,6 +466,7 @@ impl App {
                 Ok(())
             }
             Err(DomainError::Exists { own }) => Err(Denied::DomainExists { own }),
+            Err(DomainError::Conflict) => Err(Denied::DomainConflict),
             Err(DomainError::Absent) => Err(Denied::NoDomain(String::new())),
             Err(DomainError::State(error)) => Err(Denied::Unavailable(error)),
         }
@@ -552,23 +556,4 @@ fn hundredths(part: usize, whole: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_begin_at_midnight_in_the_zone_of_quotas() {
-        let cases = [
-            (1_767_283_199_000, 0), // 2026-01-01T15:59:59Z is 23:59:59 there
-            (1_767_283_200_000, 1),
-            (1_767_369_599_000, 1),
-        ];
-        for (now_ms, later) in cases {
-            assert_eq!(quota_day(now_ms), quota_day(1_767_283_199_000) + later, "{now_ms}");
-        }
-    }
-
-    #[test]
-    fn progress_never_says_all_while_the_task_has_not() {
-        assert_eq!([hundredths(0, 4), hundredths(1, 4), hundredths(4, 4), hundredths(0, 0)], [0, 2_500, 9_900, 0]);
-    }
-}
+mod tests;

@@ -74,10 +74,8 @@ pub(crate) async fn start(
     clock: Arc<dyn Clock>,
     stopping: CancellationToken,
 ) -> Result<Acknowledged, StateError> {
-    let kept = state.nodes().await?.into_iter().map(|node| (node.name, node.acked)).collect();
-    let shared = Shared { kept: Mutex::new(kept), fresh: Mutex::default(), wake: Notify::new() };
-    let acknowledged = Acknowledged { shared: Arc::new(shared) };
-    let task = Task { state, following, clock, acknowledged: acknowledged.clone(), sights: VecDeque::new(), passed: Revision::ZERO };
+    let task = Task::new(state, following, clock).await?;
+    let acknowledged = task.acknowledged.clone();
     tokio::spawn(async move { stopping.run_until_cancelled(task.run()).await });
     Ok(acknowledged)
 }
@@ -94,6 +92,13 @@ struct Task {
 }
 
 impl Task {
+    async fn new(state: State, following: Following, clock: Arc<dyn Clock>) -> Result<Task, StateError> {
+        let kept = state.nodes().await?.into_iter().map(|node| (node.name, node.acked)).collect();
+        let shared = Shared { kept: Mutex::new(kept), fresh: Mutex::default(), wake: Notify::new() };
+        let acknowledged = Acknowledged { shared: Arc::new(shared) };
+        Ok(Task { state, following, clock, acknowledged, sights: VecDeque::new(), passed: Revision::ZERO })
+    }
+
     async fn run(mut self) {
         let mut changes = self.following.changes();
         loop {
@@ -205,3 +210,6 @@ fn thin(sights: &mut VecDeque<(Revision, Moment)>) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

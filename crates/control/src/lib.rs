@@ -32,6 +32,8 @@ pub mod policy;
 mod scheduler;
 mod seal;
 pub mod state;
+#[cfg(test)]
+mod testing;
 
 pub use config::{ConfigError, ControlConfig, StateUrl};
 pub use operator::{NodeView, Operator, OperatorError, ShownKey};

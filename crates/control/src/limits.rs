@@ -53,8 +53,7 @@ pub(crate) fn of(account: &Account, kind: Kind) -> Limits {
         Kind::RefreshDirectory => "dir",
     };
     let minute = match kind {
-        Kind::Prefetch => None,
-        Kind::RefreshFile => profile.url_min_domain,
+        Kind::Prefetch | Kind::RefreshFile => profile.url_min_domain,
         Kind::RefreshDirectory => profile.dir_min_domain,
     };
     let queue = match (account.quota.get("queue"), profile.queue.max, profile.queue.unit) {

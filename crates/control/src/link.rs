@@ -29,6 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::completion::Acknowledged;
 use crate::known::{Following, Known};
 use crate::scheduler::{Leases, Order, Scheduler};
+use crate::state::log::Logged;
 use crate::state::nodes::{AdmitError, Proof};
 use crate::state::{Identity, State, StateError, millis};
 
@@ -343,18 +344,7 @@ impl Shared {
         if logged.is_empty() {
             logged = self.state.entries_after(told, ENTRIES_AT_ONCE).await?;
         }
-        let mut bytes = 0;
-        let entries: Vec<Vec<u8>> = (told.0 + 1..)
-            .zip(logged)
-            // Where invalidations were compacted away the log has gaps; what lies behind one is no continuation.
-            .take_while(|(at, logged)| logged.revision.0 == *at)
-            .map(|(_, logged)| logged.bytes)
-            .take_while(|entry| {
-                let first = bytes == 0;
-                bytes += entry.len();
-                first || bytes <= BATCH_BYTES_MAX
-            })
-            .collect();
+        let entries = continuing(told, logged);
         if entries.is_empty() {
             let known = self.known_now().await?;
             if known.head <= told {
@@ -376,6 +366,22 @@ async fn send(out: &Sending, is: from_control::Is) -> Result<(), End> {
     out.send(Ok(message(is))).await.map_err(|_| End::Gone)
 }
 
+/// The entries that continue what was told, as many as one message holds. Where invalidations were compacted away the log
+/// has gaps; what lies behind one is no continuation.
+fn continuing(told: Revision, logged: Vec<Logged>) -> Vec<Vec<u8>> {
+    let mut bytes = 0;
+    (told.0 + 1..)
+        .zip(logged)
+        .take_while(|(at, logged)| logged.revision.0 == *at)
+        .map(|(_, logged)| logged.bytes)
+        .take_while(|entry| {
+            let first = bytes == 0;
+            bytes += entry.len();
+            first || bytes <= BATCH_BYTES_MAX
+        })
+        .collect()
+}
+
 /// Cuts jobs into messages that fit.
 fn cut_jobs(jobs: Vec<model::Job>) -> Vec<Vec<model::link::Job>> {
     let mut messages: Vec<Vec<model::link::Job>> = vec![Vec::new()];
@@ -395,3 +401,6 @@ fn cut_jobs(jobs: Vec<model::Job>) -> Vec<Vec<model::link::Job>> {
     messages.retain(|message| !message.is_empty());
     messages
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,6 +221,13 @@ async fn domains_belong_to_one_account(state: &State) {
     assert!(matches!(state.add_domain("you", domain.clone(), &detail, 5).await, Err(DomainError::Exists { own: false })));
     assert!(matches!(state.remove_domain("you", &name("d.com")).await, Err(DomainError::Absent)));
     assert_eq!(state.head().await.unwrap(), head, "what was refused left nothing in the log");
+    let named = |text: &str| Domain { name: name(text), ..domain.clone() };
+    for (taken, conflicting) in [(".w.com", "a.w.com"), (".w.com", ".b.w.com"), ("x.y.com", ".y.com")] {
+        let at = state.add_domain("you", named(taken), &detail, 5).await.unwrap();
+        assert!(matches!(state.add_domain("me", named(conflicting), &detail, 5).await, Err(DomainError::Conflict)), "{conflicting}");
+        state.remove_domain("you", &name(taken)).await.unwrap();
+        assert!(state.head().await.unwrap() > at);
+    }
     assert_eq!(state.configured(Revision(at.0 - 1)).await.unwrap(), 0);
     assert_eq!(state.configured(at).await.unwrap(), 1);
     assert!(state.domains().await.unwrap()[0].configured);

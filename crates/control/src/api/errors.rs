@@ -23,6 +23,7 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::Offline => Fault::DomainOffline,
         Denied::Configuring => Fault::DomainBusy,
         Denied::DomainExists { own: _ } => Fault::DomainExists,
+        Denied::DomainConflict => Fault::DomainConflict,
         Denied::DomainsUsedUp => Fault::DomainOverLimit,
         Denied::Refused(refused) => match (refused, prefetch) {
             (Refused::NonceUsed, _) => return Refusal::nonce_used(),
@@ -31,6 +32,7 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
             (Refused::MinuteUsedUp, true) => Fault::PrefetchPerMinute,
             (Refused::MinuteUsedUp, false) => Fault::RefreshPerMinute,
             (Refused::QueueFull, _) => Fault::PrefetchQueueFull,
+            (Refused::RefreshesFull, _) => Fault::RefreshQueueFull,
             (Refused::Busy, _) => Fault::Overload,
             (Refused::Unavailable, _) => return Refusal::unavailable(),
         },

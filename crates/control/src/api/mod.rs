@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aliyun::{BODY_BYTES_MAX, Envelope, Format, Incoming, Product, Refusal, Rendered, Request};
+use aliyun::{BODY_BYTES_MAX, Envelope, Fault, Format, Incoming, Product, Refusal, Rendered, Request, Wording};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -170,7 +170,9 @@ impl Door {
         };
 
         let Ok(_open) = self.open.try_acquire() else {
-            return refused(&Refusal::throttled(), Format::of(&incoming(&[])), None);
+            let product = product(&head.uri, &headers);
+            let wording = if product == Product::Vod { Wording::LegacyVod } else { Wording::Current };
+            return refused(&Refusal::of(Fault::Overload, wording), Format::of(&incoming(&[])), Some(product));
         };
         let body = read_body(body).await;
         match &body {
@@ -253,6 +255,14 @@ impl Door {
         counter.fetch_add(1, Ordering::Relaxed);
         http_response(aliyun::refuse(refusal, envelope), envelope.request_id, refusal.retry_after())
     }
+}
+
+/// The product a request speaks to, as far as its head tells: all that is looked at when there is no room for more.
+fn product(uri: &http::Uri, headers: &http::HeaderMap) -> Product {
+    let in_header = headers.get("x-acs-version").and_then(|version| version.to_str().ok());
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let version = in_header.or_else(|| pairs.filter_map(|pair| pair.strip_prefix("Version=")).next());
+    version.and_then(Product::of_version).unwrap_or(Product::Cdn)
 }
 
 async fn read_body(body: Body) -> Result<Bytes, Refusal> {

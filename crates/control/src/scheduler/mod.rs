@@ -575,3 +575,6 @@ fn shortened(mut cause: Cause) -> Cause {
     }
     cause
 }
+
+#[cfg(test)]
+mod tests;

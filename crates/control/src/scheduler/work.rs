@@ -389,3 +389,5 @@ pub(crate) fn line_state(chunk: &Chunk, path: usize) -> LineState {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,9 @@ pub enum DomainError {
         /// Whether it is the caller's own.
         own: bool,
     },
+    /// Another account has a wildcard that covers the name, or a name that the wildcard covers.
+    #[error("another account has domains there")]
+    Conflict,
     /// The account has none of that name.
     #[error("no such domain")]
     Absent,
@@ -200,6 +203,9 @@ impl State {
         if let Some(owner) = domain_owner(&mut writing, &name).await? {
             return Err(DomainError::Exists { own: owner == account });
         }
+        if overlaps(&mut writing, &name, account).await? {
+            return Err(DomainError::Conflict);
+        }
         sqlx::query("INSERT INTO domain (name, account, detail, created_ms, modified_ms, revision, configured) VALUES ($1, $2, $3, $4, $4, $5, 0)")
             .bind(name)
             .bind(account)
@@ -247,6 +253,26 @@ async fn domain_owner(writing: &mut Writing, name: &str) -> Result<Option<String
         .fetch_optional(writing.connection())
         .await?;
     row.map(|row| text(&row, "account")).transpose()
+}
+
+/// Whether another account has a wildcard over `name`, or a name under the wildcard that `name` is: whoever has the one would
+/// take users from the other.
+async fn overlaps(writing: &mut Writing, name: &str, account: &str) -> Result<bool, StateError> {
+    let under = "SELECT name FROM domain WHERE account <> $1 AND length(name) > length($2) \
+                 AND substr(name, length(name) - length($2) + 1) = $2 LIMIT 1";
+    if name.starts_with('.') {
+        let row = sqlx::query(under).bind(account).bind(name).fetch_optional(writing.connection()).await?;
+        if row.is_some() {
+            return Ok(true);
+        }
+    }
+    for wildcard in DomainName::candidates(name.trim_start_matches('.')).skip(1) {
+        let owner = domain_owner(writing, wildcard).await?;
+        if owner.is_some_and(|owner| owner != account) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn decode(at: u64, bytes: &[u8]) -> Result<Entry, StateError> {

@@ -114,6 +114,8 @@ pub enum Refused {
     MinuteUsedUp,
     /// It does not fit into the queue.
     QueueFull,
+    /// Too many refreshes of a domain are open.
+    RefreshesFull,
     /// Too many submissions are waiting.
     Busy,
     /// The database failed; whether the submission was written is not known.
@@ -189,6 +191,9 @@ impl Open {
     }
 }
 
+/// Objects of refreshes that may be open in one domain: what comes in at thousands a second until a dead node's lease is over.
+pub const OPEN_REFRESHES_MAX: u64 = 50_000;
+
 /// Prefetch URLs that may be open over all accounts, whatever their profiles say: the store's own bound.
 pub const OPEN_URLS_MAX: u64 = 20_000_000;
 
@@ -203,7 +208,7 @@ impl Accepting {
         let counters = Arc::new(Counters::default());
         let (committed, _) = watch::channel(0);
         let accepting = Accepting { queue, counters: counters.clone(), committed: committed.clone() };
-        let task = Task { state, open: open.clone(), minutes: HashMap::new(), tasks: HashMap::new(), counters, committed };
+        let task = Task { state, open: open.clone(), minutes: HashMap::new(), refreshing: HashMap::new(), tasks: HashMap::new(), counters, committed };
         tokio::spawn(task.run(waiting));
         Ok((accepting, open))
     }
@@ -253,6 +258,8 @@ struct Task {
     open: Open,
     /// What each domain and bucket was sent within the last minute: moments and amounts.
     minutes: HashMap<(DomainName, &'static str), VecDeque<(u64, u64)>>,
+    /// At least as many objects as are open to be refreshed in each domain.
+    refreshing: HashMap<DomainName, u64>,
     tasks: HashMap<(String, DomainName, Kind), SharedTask>,
     counters: Arc<Counters>,
     committed: watch::Sender<u64>,
@@ -325,7 +332,7 @@ impl Task {
 
     /// Why a submission cannot be accepted; `None` when it is, and then its nonce is written and its cost counted.
     async fn judge(
-        &self,
+        &mut self,
         connection: &mut AnyConnection,
         submission: &Submission,
         used: &mut Used,
@@ -363,6 +370,12 @@ impl Task {
             }
             used.open.insert(submission.account.clone(), (more_chunks + submission.groups.len() as u64, more_urls + prefetched));
         }
+        for group in submission.groups.iter().filter(|group| group.kind != Kind::Prefetch) {
+            let more = used.refreshing.get(&group.domain).copied().unwrap_or(0) + group.paths.len() as u64;
+            if !self.has_room(connection, &group.domain, more).await? {
+                return Ok(Some(Refused::RefreshesFull));
+            }
+        }
         sqlx::query("INSERT INTO nonce (access_key, nonce, seen_ms) VALUES ($1, $2, $3)")
             .bind(key)
             .bind(nonce)
@@ -372,8 +385,30 @@ impl Task {
         used.spend(&submission.account, day, bucket, units);
         for group in &submission.groups {
             *used.minutes.entry((group.domain.clone(), bucket)).or_default() += group.paths.len() as u64;
+            if group.kind != Kind::Prefetch {
+                *used.refreshing.entry(group.domain.clone()).or_default() += group.paths.len() as u64;
+            }
         }
         Ok(None)
+    }
+
+    /// Whether `more` objects may be refreshed in a domain besides those that are open. What is remembered only grows; it is
+    /// counted anew before anybody is refused for it.
+    async fn has_room(&mut self, connection: &mut AnyConnection, domain: &DomainName, more: u64) -> Result<bool, StateError> {
+        let remembered = self.refreshing.get(domain);
+        if remembered.is_some_and(|open| open + more <= OPEN_REFRESHES_MAX) {
+            return Ok(true);
+        }
+        let row = sqlx::query(
+            "SELECT CAST(COALESCE(SUM(lines), 0) AS BIGINT) AS open FROM chunk \
+             WHERE finished_ms = 0 AND kind <> 'prefetch' AND domain = $1",
+        )
+        .bind(domain.as_str())
+        .fetch_one(connection)
+        .await?;
+        let open = unsigned(&row, "open")?;
+        self.refreshing.insert(domain.clone(), open);
+        Ok(open + more <= OPEN_REFRESHES_MAX)
     }
 
     /// Cuts a submission into chunks, and gives them task ids: URLs of one domain within one second share an id while they
@@ -438,7 +473,9 @@ impl Task {
                 Some((_, lines)) => *lines += group.paths.len() as u64,
                 None => minute.push_back((second, group.paths.len() as u64)),
             }
-            if group.kind == Kind::Prefetch {
+            if group.kind != Kind::Prefetch {
+                *self.refreshing.entry(group.domain.clone()).or_default() += group.paths.len() as u64;
+            } else {
                 let chunks = group.paths.chunks(TASK_PREFETCHES_MAX as usize).flat_map(cut_paths).count() as u64;
                 self.open.add(&submission.account, chunks, group.paths.len() as u64);
             }
@@ -450,6 +487,9 @@ impl Task {
         if self.minutes.len() > MINUTES_SWEEP_AT {
             let newest = self.minutes.values().filter_map(|minute| minute.back()).map(|(at, _)| *at).max().unwrap_or(0);
             self.minutes.retain(|_, minute| minute.back().is_some_and(|(at, _)| at + MINUTE_MS > newest));
+        }
+        if self.refreshing.len() > MINUTES_SWEEP_AT {
+            self.refreshing.clear(); // counted anew when needed
         }
         if self.tasks.len() > MINUTES_SWEEP_AT {
             let newest = self.tasks.values().map(|shared| shared.second).max().unwrap_or(0);
@@ -484,6 +524,7 @@ struct Used {
     days: HashMap<(String, u64, &'static str), (u64, bool)>,
     minutes: HashMap<(DomainName, &'static str), u64>,
     open: HashMap<String, (u64, u64)>,
+    refreshing: HashMap<DomainName, u64>,
 }
 
 impl Used {

@@ -1,0 +1,281 @@
+use std::sync::Arc;
+
+use model::{Knowledge, ManualClock, Moment, SourceKind};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::policy::Policy;
+use crate::state::accounts::Account;
+use crate::testing::{clock, state, until};
+
+#[test]
+fn days_begin_at_midnight_in_the_zone_of_quotas() {
+    let cases = [
+        (1_767_283_199_000, 0), // 2026-01-01T15:59:59Z is 23:59:59 there
+        (1_767_283_200_000, 1),
+        (1_767_369_599_000, 1),
+    ];
+    for (now_ms, later) in cases {
+        assert_eq!(quota_day(now_ms), quota_day(1_767_283_199_000) + later, "{now_ms}");
+    }
+}
+
+#[test]
+fn progress_never_says_all_while_the_task_has_not() {
+    assert_eq!([hundredths(0, 4), hundredths(1, 4), hundredths(4, 4), hundredths(0, 0)], [0, 2_500, 9_900, 0]);
+}
+
+fn name(text: &str) -> DomainName {
+    DomainName::parse(text).unwrap()
+}
+
+fn domain(text: &str) -> Domain {
+    let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
+    Domain { name: name(text), coverage: Coverage::Domestic, sources: vec![source], online: true }
+}
+
+fn object(url: &str) -> Object {
+    Object { text: format!("http://{url}"), key: key_of(url).unwrap() }
+}
+
+fn objects(urls: &[&str]) -> Vec<Object> {
+    urls.iter().map(|url| object(url)).collect()
+}
+
+#[test]
+fn objects_belong_to_domains_of_the_caller_that_are_served() {
+    let mut knowledge = Knowledge::default();
+    let mut domains = BTreeMap::new();
+    let rows = [
+        ("a.com", "me", true, true),
+        (".w.com", "me", true, true),
+        ("x.w.com", "you", true, true),
+        ("off.com", "me", false, true),
+        ("new.com", "me", true, false),
+    ];
+    for (text, account, online, configured) in rows {
+        knowledge.domains.insert(name(text), Domain { online, ..domain(text) });
+        let detail = DomainDetail::default();
+        let row = DomainRow {
+            name: name(text),
+            account: account.into(),
+            detail,
+            created_ms: 0,
+            modified_ms: 0,
+            revision: Revision(1),
+            configured,
+        };
+        domains.insert(name(text), row);
+    }
+    let known = Known {
+        head: Revision(1),
+        seen: Moment::at(Duration::ZERO),
+        knowledge: Arc::new(knowledge),
+        domains: Arc::new(domains),
+    };
+    let cases: [(&[&str], Result<&[(&str, usize)], &str>); 9] = [
+        (&["a.com/1", "y.w.com/", "a.com/2", "z.w.com/"], Ok(&[("a.com", 2), (".w.com", 2)])),
+        (&["a.com/1", "x.w.com/1"], Err("no domain of the account serves `x.w.com`")),
+        (&["y.x.w.com/1"], Ok(&[(".w.com", 1)])),
+        (&["w.com/1"], Err("no domain of the account serves `w.com`")),
+        (&["www.a.com/1"], Err("no domain of the account serves `www.a.com`")),
+        (&["nobody.com/1"], Err("no domain of the account serves `nobody.com`")),
+        (&["a.com/1", "off.com/1"], Err("domain is offline")),
+        (&["a.com/1", "new.com/1"], Err("domain is being configured")),
+        (&[], Ok(&[])),
+    ];
+    for (urls, expected) in cases {
+        let found = by_domain(&known, "me", objects(urls)).map_err(|denied| denied.to_string());
+        let found = found.map(|groups| groups.iter().map(|(row, of)| (row.name.as_str(), of.len())).collect::<Vec<_>>());
+        assert_eq!(found, expected.map(<[_]>::to_vec).map_err(str::to_owned), "{urls:?}");
+    }
+}
+
+/// The verbs over a database without nodes.
+struct Rig {
+    app: App,
+    clock: Arc<ManualClock>,
+    stopping: CancellationToken,
+    _dir: TempDir,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}
+
+const PUSH: Permission<'_> = Permission { action: "cdn:PushObjectCache", resource: "acs:cdn:*:me:domain/{}" };
+const LOOK: Permission<'_> = Permission { action: "cdn:DescribeRefreshTasks", resource: "acs:cdn:*:me:domain/{}" };
+
+fn limits() -> Limits {
+    Limits { bucket: "preload", day: Some(1_000), minute: None, queue: QueueMax::Unlimited }
+}
+
+fn principal(account: &str, status: AccountStatus, policy: Option<&str>) -> Principal {
+    let account = Account { name: account.into(), profile: "open".into(), quota: BTreeMap::new(), qps: 0, status };
+    let policy = policy.map(|text| Policy::parse(text).unwrap());
+    let key = AccessKey { id: "key".into(), secret: Zeroizing::new("secret".into()), active: true, policy, account };
+    Principal { key: Arc::new(key) }
+}
+
+fn me() -> Principal {
+    principal("me", AccountStatus::Active, None)
+}
+
+impl Rig {
+    /// `a.com` and `b.com` are mine.
+    async fn start() -> Rig {
+        let dir = TempDir::new().unwrap();
+        let (state, clock, stopping) = (state(&dir, &[]).await, clock(), CancellationToken::new());
+        let following = Following::start(state.clone(), clock.clone(), stopping.clone()).await.unwrap();
+        let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+        let acknowledged =
+            crate::completion::start(state.clone(), following.clone(), clock.clone(), stopping.clone()).await.unwrap();
+        let app = App { state, accepting, following, acknowledged, clock: clock.clone() };
+        let rig = Rig { app, clock, stopping, _dir: dir };
+        for name in ["a.com", "b.com"] {
+            rig.add_domain(&me(), name).await.unwrap();
+        }
+        until("domains are configured", || async {
+            rig.app.following.now().domains.values().all(|row| row.configured).then_some(())
+        })
+        .await;
+        rig
+    }
+
+    async fn add_domain(&self, principal: &Principal, text: &str) -> Result<(), Denied> {
+        let Domain { name, coverage, sources, .. } = domain(text);
+        self.app.add_domain(principal, PUSH, name, coverage, sources, DomainDetail::default()).await
+    }
+
+    async fn push(&self, principal: &Principal, nonce: &str, urls: &[&str]) -> Result<Vec<u64>, Denied> {
+        let how = Prefetch { area: None, warm: WarmTiers::default(), variants: vec![Vec::new()] };
+        self.app.prefetch(principal, PUSH, nonce, &limits(), objects(urls), &how).await
+    }
+
+    async fn refresh(&self, principal: &Principal, nonce: &str, urls: &[&str], how: Refresh) -> Result<Vec<u64>, Denied> {
+        self.app.refresh(principal, PUSH, nonce, &limits(), objects(urls), how).await
+    }
+
+    async fn lines(&self, principal: &Principal, filter: &LineFilter, skip: u64, size: usize) -> Result<Page, Denied> {
+        self.app.lines(principal, LOOK, filter, skip, size).await
+    }
+}
+
+fn all() -> LineFilter {
+    LineFilter { chunks: Filter { to_ms: u64::MAX >> 1, ..Filter::default() }, ..LineFilter::default() }
+}
+
+#[tokio::test]
+async fn account_may_do_what_its_status_says() {
+    let rig = Rig::start().await;
+    let cases = [
+        (AccountStatus::Active, true, true),
+        (AccountStatus::NotOpened, false, false),
+        (AccountStatus::Suspended, false, true),
+        (AccountStatus::Overdue, false, true),
+    ];
+    for (status, may_change, may_look) in cases {
+        let who = principal("me", status, None);
+        let denied = |result: Result<(), Denied>| match result {
+            Ok(()) => true,
+            Err(Denied::Account(is)) => {
+                assert_eq!(is, status);
+                false
+            }
+            Err(other) => panic!("{status:?}: {other}"),
+        };
+        let nonce = format!("{status:?}");
+        let changes = [
+            rig.push(&who, &nonce, &["a.com/1"]).await.map(drop),
+            rig.refresh(&who, &format!("r{nonce}"), &["a.com/1"], Refresh::Files).await.map(drop),
+            rig.add_domain(&who, "c.com").await,
+            rig.app.remove_domain(&who, PUSH, &name("c.com")).await,
+        ];
+        assert_eq!(changes.map(denied), [may_change; 4], "{status:?}");
+        let looks = [
+            rig.lines(&who, &all(), 0, 1).await.map(drop),
+            rig.app.spent_today(&who, LOOK).await.map(drop),
+            rig.app.domains(&who, LOOK).map(drop),
+            rig.app.domain(&who, LOOK, &name("a.com")).map(drop),
+        ];
+        assert_eq!(looks.map(denied), [may_look; 4], "{status:?}");
+    }
+    assert_eq!(rig.app.spent_today(&me(), LOOK).await.unwrap()["preload"], 2, "only what was accepted is counted");
+}
+
+#[tokio::test]
+async fn policy_must_allow_every_domain() {
+    let rig = Rig::start().await;
+    let only_a = r#"{"Version":"1","Statement":[{"Effect":"Allow","Action":"cdn:*","Resource":"acs:cdn:*:*:domain/a.com"}]}"#;
+    let who = principal("me", AccountStatus::Active, Some(only_a));
+    assert!(rig.push(&who, "1", &["a.com/1"]).await.is_ok());
+    assert!(matches!(rig.push(&who, "2", &["a.com/1", "b.com/1"]).await, Err(Denied::Forbidden)));
+    assert!(matches!(rig.add_domain(&who, "c.com").await, Err(Denied::Forbidden)));
+    assert!(matches!(rig.app.remove_domain(&who, PUSH, &name("b.com")).await, Err(Denied::Forbidden)));
+    assert!(matches!(rig.app.domains(&who, LOOK), Err(Denied::Forbidden)));
+    assert!(rig.app.domain(&who, LOOK, &name("a.com")).is_ok());
+    assert!(matches!(rig.lines(&who, &all(), 0, 9).await, Err(Denied::Forbidden)), "of all domains");
+    let of_a = LineFilter { host: Some("a.com".into()), ..all() };
+    assert_eq!(rig.lines(&who, &of_a, 0, 9).await.unwrap().total, 1);
+    assert!(rig.push(&who, "2", &["a.com/1"]).await.is_ok(), "what was denied spent no nonce");
+    assert!(matches!(rig.push(&who, "2", &["a.com/1"]).await, Err(Denied::Refused(Refused::NonceUsed))));
+}
+
+#[tokio::test]
+async fn domains_are_each_accounts_own() {
+    let rig = Rig::start().await;
+    let you = principal("you", AccountStatus::Active, None);
+    assert!(matches!(rig.add_domain(&me(), "a.com").await, Err(Denied::DomainExists { own: true })));
+    assert!(matches!(rig.add_domain(&you, "a.com").await, Err(Denied::DomainExists { own: false })));
+    assert!(matches!(rig.app.remove_domain(&you, PUSH, &name("a.com")).await, Err(Denied::NoDomain(_))));
+    assert!(matches!(rig.app.domain(&you, LOOK, &name("a.com")), Err(Denied::NoDomain(_))));
+    assert!(matches!(rig.push(&you, "1", &["a.com/1"]).await, Err(Denied::NoDomain(_))));
+    rig.push(&me(), "1", &["a.com/1"]).await.unwrap();
+    assert_eq!(rig.lines(&you, &all(), 0, 9).await.unwrap().total, 0);
+    rig.app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
+    let names: Vec<String> = rig.app.domains(&me(), LOOK).unwrap().iter().map(|view| view.row.name.to_string()).collect();
+    assert_eq!(names, ["a.com"], "what was just removed is not shown");
+    rig.add_domain(&you, "b.com").await.unwrap();
+}
+
+#[tokio::test]
+async fn lines_come_in_pages_newest_task_first() {
+    let rig = Rig::start().await;
+    let mut tasks = Vec::new();
+    for n in 0..5 {
+        let urls: Vec<String> = (0..3).map(|at| format!("a.com/{n}/{at}")).collect();
+        tasks.extend(rig.push(&me(), &format!("p{n}"), &urls.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap());
+        rig.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(tasks.len(), 5, "each second has its own task");
+    let refreshed = rig.refresh(&me(), "r", &["b.com/d/", "b.com/e/"], Refresh::Directories { force: false }).await.unwrap();
+    assert_eq!(refreshed.len(), 2);
+
+    let whole = rig.lines(&me(), &all(), 0, 100).await.unwrap();
+    assert_eq!((whole.total, whole.lines.len()), (17, 17));
+    assert!(whole.lines.is_sorted_by(|a, b| a.task >= b.task));
+    for (skip, size, expected) in [(0, 4, 4), (4, 4, 4), (16, 4, 1), (17, 4, 0), (3, 1, 1)] {
+        let page = rig.lines(&me(), &all(), skip, size).await.unwrap();
+        assert_eq!((page.total, page.lines.len()), (17, expected), "{skip} {size}");
+        assert_eq!(page.lines[..], whole.lines[skip as usize..skip as usize + expected], "{skip} {size}");
+    }
+    let filtered = |filter: LineFilter| {
+        let rig = &rig;
+        async move { rig.lines(&me(), &filter, 0, 100).await.unwrap().total }
+    };
+    assert_eq!(filtered(LineFilter { key: Some(object("a.com/2/1").key), ..all() }).await, 1);
+    assert_eq!(filtered(LineFilter { host: Some("b.com".into()), ..all() }).await, 2);
+    assert_eq!(filtered(LineFilter { status: Some(Status::Failed), ..all() }).await, 0);
+    let of = |tasks: &[u64]| LineFilter { chunks: Filter { tasks: tasks.to_vec(), ..all().chunks }, ..all() };
+    assert_eq!(filtered(of(&tasks[1..3])).await, 6);
+    assert_eq!(filtered(of(&[999_999])).await, 0, "a task that is not there has no lines");
+    let complete = || async {
+        let filter = LineFilter { status: Some(Status::Complete), ..of(&refreshed) };
+        (filtered(filter).await == 2).then_some(())
+    };
+    until("without nodes a refresh is complete at once", complete).await;
+}

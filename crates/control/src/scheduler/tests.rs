@@ -1,0 +1,248 @@
+use std::time::Duration;
+
+use model::ManualClock;
+use tempfile::TempDir;
+
+use super::*;
+use crate::state::chunks::{Chunk, Filter, Progress};
+use crate::testing::{clock, node, prefetch, soon, state, until};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A scheduler over a database, as if in a process of its own.
+struct Rig {
+    state: State,
+    clock: Arc<ManualClock>,
+    accepting: Accepting,
+    open: Open,
+    scheduler: Scheduler,
+    stopping: CancellationToken,
+}
+
+impl Rig {
+    async fn start(state: State, clock: Arc<ManualClock>) -> Rig {
+        let stopping = CancellationToken::new();
+        let following = Following::start(state.clone(), clock.clone(), stopping.clone()).await.unwrap();
+        let (accepting, open) = Accepting::start(state.clone()).await.unwrap();
+        let scheduler =
+            Scheduler::start(state.clone(), &accepting, open.clone(), following, clock.clone(), DEADLINE, stopping.clone());
+        Rig { state, clock, accepting, open, scheduler, stopping }
+    }
+
+    async fn submit(&self, account: &str, nonce: &str, urls: usize) {
+        self.accepting.submit(prefetch(account, nonce, urls, millis(self.clock.now()))).await.unwrap();
+    }
+
+    /// Waits until so many jobs are loaded: only then can they be given out in turns.
+    async fn loaded(&self, jobs: u64) {
+        let loaded = || async { (self.scheduler.counters().loaded.load(Ordering::Relaxed) == jobs).then_some(()) };
+        until("chunks are loaded", loaded).await;
+    }
+
+    async fn connect(&self, name: &str, session: u64) -> Node {
+        let (leases, orders) = self.scheduler.connected(&node(name), session, false).await;
+        Node { leases, orders }
+    }
+
+    async fn chunks(&self, account: &str) -> Vec<Chunk> {
+        let filter = Filter { to_ms: u64::MAX >> 1, ..Filter::default() };
+        let outlines = self.state.outlines(account, &filter, None, 100).await.unwrap();
+        self.state.chunks(&outlines.iter().map(|outline| outline.id).collect::<Vec<_>>()).await.unwrap()
+    }
+
+    /// Waits until the one chunk of `account` is as asked for in the database.
+    async fn kept(&self, account: &str, what: &str, is: impl Fn(&Chunk) -> bool) -> Chunk {
+        until(what, || async { self.chunks(account).await.into_iter().find(|chunk| is(chunk)) }).await
+    }
+}
+
+struct Node {
+    leases: Leases,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Node {
+    /// Takes jobs until there are `count`.
+    async fn jobs(&mut self, count: usize) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        while jobs.len() < count {
+            match soon("jobs", self.orders.recv()).await {
+                Some(Order::Jobs(more)) => jobs.extend(more),
+                Some(Order::Withdraw(_)) => {}
+                None => panic!("session ended after {} jobs", jobs.len()),
+            }
+        }
+        jobs
+    }
+
+    async fn resident(&self, jobs: &[Job]) {
+        let outcome = Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: true };
+        self.leases.report(jobs.iter().map(|job| Report { chunk: job.chunk, index: job.index, outcome: outcome.clone() }).collect()).await;
+    }
+}
+
+fn residents(progress: &Progress) -> usize {
+    progress.resident.iter().filter(|holder| **holder > 0).count()
+}
+
+#[tokio::test]
+async fn accounts_take_turns_and_nodes_hold_no_more_than_they_may() {
+    let dir = TempDir::new().unwrap();
+    let rig = Rig::start(state(&dir, &["p-1"]).await, clock()).await;
+    for n in 0..4 {
+        rig.submit("large", &format!("n{n}"), 500).await;
+    }
+    rig.submit("small", "n", 100).await;
+    rig.loaded(2_100).await;
+
+    let mut p1 = rig.connect("p-1", 1).await;
+    let jobs = p1.jobs(JOBS_PER_NODE_MAX).await;
+    assert_eq!(jobs.len(), JOBS_PER_NODE_MAX);
+    let small = jobs.iter().filter(|job| job.url.starts_with("http://a.com/n/")).count();
+    assert_eq!(small, 100, "all of the small account's, though the large one came first");
+    let large: Vec<u64> = jobs.iter().filter(|job| !job.url.starts_with("http://a.com/n/")).map(|job| job.chunk).collect();
+    assert!(large.is_sorted(), "oldest first within an account");
+    assert!(p1.orders.try_recv().is_err());
+
+    p1.resident(&jobs[..10]).await;
+    assert_eq!(p1.jobs(10).await.len(), 10, "as many as have ended");
+    rig.stopping.cancel();
+}
+
+#[tokio::test]
+async fn lost_lease_is_handed_on_and_what_is_done_makes_room() {
+    let dir = TempDir::new().unwrap();
+    let rig = Rig::start(state(&dir, &["p-1", "p-2"]).await, clock()).await;
+    rig.submit("me", "n", 50).await;
+    let mut p1 = rig.connect("p-1", 1).await;
+    let jobs = p1.jobs(50).await;
+    p1.resident(&jobs[..20]).await;
+    drop(p1);
+    let mut p2 = rig.connect("p-2", 2).await;
+    let rest = p2.jobs(30).await;
+    assert_eq!(rest.len(), 30);
+    assert!(jobs[20..].iter().all(|job| rest.contains(job)));
+    assert!(rig.scheduler.counters().retried.load(Ordering::Relaxed) >= 30);
+    let missing = Report { chunk: rest[0].chunk, index: rest[0].index, outcome: Outcome::Failed(Cause::OriginStatus(404)) };
+    p2.leases.report(vec![missing]).await;
+    p2.resident(&rest[1..]).await;
+    let chunk = rig.kept("me", "the chunk has ended", |chunk| chunk.finished_ms > 0).await;
+    assert_eq!((residents(&chunk.progress), chunk.progress.failed.len()), (49, 1));
+    until("its place in the queue is free", || async { rig.open.chunks().is_empty().then_some(()) }).await;
+    rig.stopping.cancel();
+}
+
+#[tokio::test]
+async fn report_counts_only_from_whom_the_job_is_leased_to() {
+    let dir = TempDir::new().unwrap();
+    let rig = Rig::start(state(&dir, &["p-1", "q-1"]).await, clock()).await;
+    rig.submit("me", "n", 4).await;
+    let mut other = rig.connect("q-1", 1).await;
+    other.jobs(4).await;
+    let mut earlier = rig.connect("p-1", 2).await;
+    let jobs = earlier.jobs(4).await;
+    let mut later = rig.connect("p-1", 3).await;
+    assert_eq!(later.jobs(4).await.len(), 4, "a later session has all anew");
+
+    earlier.resident(&jobs).await;
+    assert!(soon("the end of the earlier session", earlier.orders.recv()).await.is_none());
+    other.resident(&jobs).await;
+    let made_up = |chunk, index| Job { chunk, index, ..jobs[0].clone() };
+    later.resident(&[made_up(u64::MAX, 0), made_up(jobs[0].chunk, u32::MAX), made_up(jobs[0].chunk, 8)]).await;
+    let mut late = rig.connect("p-1", 2).await;
+    assert!(soon("the end of a session that comes too late", late.orders.recv()).await.is_none());
+    later.resident(&jobs[..1]).await;
+    later.resident(&jobs[..1]).await;
+    let chunk = rig.kept("me", "one report counted", |chunk| residents(&chunk.progress) > 0).await;
+    assert_eq!(residents(&chunk.progress), 1);
+    assert_eq!(rig.scheduler.counters().resident.load(Ordering::Relaxed), 1);
+    rig.stopping.cancel();
+}
+
+#[tokio::test]
+async fn restart_goes_on_where_it_was() {
+    let dir = TempDir::new().unwrap();
+    let (state, clock) = (state(&dir, &["p-1"]).await, clock());
+    let rig = Rig::start(state.clone(), clock.clone()).await;
+    rig.submit("me", "n", 40).await;
+    let mut p1 = rig.connect("p-1", 1).await;
+    let jobs = p1.jobs(40).await;
+    p1.resident(&jobs[..15]).await;
+    rig.kept("me", "progress is kept", |chunk| residents(&chunk.progress) == 15).await;
+    rig.stopping.cancel();
+
+    let rig = Rig::start(state, clock).await;
+    assert_eq!(rig.open.chunks(), [("me".to_owned(), 1)]);
+    let mut p1 = rig.connect("p-1", 1).await;
+    let rest = p1.jobs(25).await;
+    assert_eq!(rest.len(), 25);
+    assert!(rest.iter().all(|job| jobs[15..].contains(job)), "what was resident is not asked for again");
+    p1.resident(&rest).await;
+    let chunk = rig.kept("me", "the chunk has ended", |chunk| chunk.finished_ms > 0).await;
+    assert_eq!(residents(&chunk.progress), 40);
+    rig.stopping.cancel();
+}
+
+#[tokio::test]
+async fn what_has_no_live_target_fails_at_the_deadline() {
+    for (nodes, connected) in [(&[][..], false), (&["p-1"][..], false), (&["p-1"][..], true)] {
+        let dir = TempDir::new().unwrap();
+        let rig = Rig::start(state(&dir, nodes).await, clock()).await;
+        rig.submit("me", "n", 3).await;
+        rig.loaded(3).await;
+        let mut p1 = rig.connect(if connected { "p-1" } else { "q-1" }, 1).await;
+        if connected {
+            p1.jobs(3).await;
+        }
+        rig.clock.advance(DEADLINE - Duration::from_secs(1));
+        rig.submit("other", "n", 1).await;
+        until("the later one is loaded", || async { (rig.open.chunks().len() == 2).then_some(()) }).await;
+        assert_eq!(rig.chunks("me").await[0].finished_ms, 0);
+        rig.clock.advance(Duration::from_secs(2));
+        let chunk = rig.kept("me", "the chunk has failed", |chunk| chunk.finished_ms > 0).await;
+        let cause = if connected { Cause::Deadline } else { Cause::NoTarget };
+        for path in 0..3 {
+            assert_eq!(line_state(&chunk, path), LineState::Failed(cause.clone()), "{nodes:?}");
+        }
+        if connected {
+            let withdrawn = async { while p1.orders.recv().await != Some(Order::Withdraw(vec![chunk.id])) {} };
+            soon("withdrawal", withdrawn).await;
+        }
+        assert_eq!(rig.chunks("other").await[0].finished_ms, 0, "its own deadline is later");
+        rig.stopping.cancel();
+    }
+}
+
+#[tokio::test]
+async fn change_of_members_and_loss_of_a_store_are_made_good() {
+    let dir = TempDir::new().unwrap();
+    let rig = Rig::start(state(&dir, &["p-1", "p-2"]).await, clock()).await;
+    rig.submit("me", "n", 10).await;
+    let mut p1 = rig.connect("p-1", 1).await;
+    let jobs = p1.jobs(10).await;
+    p1.resident(&jobs[..6]).await;
+    rig.kept("me", "progress is kept", |chunk| residents(&chunk.progress) == 6).await;
+
+    // It comes back with an empty store: everything is to be done anew.
+    let (leases, orders) = rig.scheduler.connected(&node("p-1"), 2, true).await;
+    let mut p1 = Node { leases, orders };
+    let jobs = p1.jobs(10).await;
+    p1.resident(&jobs[..6]).await;
+    rig.kept("me", "progress is kept again", |chunk| residents(&chunk.progress) == 6).await;
+
+    // It is removed: another one takes over all.
+    let mut p2 = rig.connect("p-2", 3).await;
+    rig.state.append(&[model::Entry::MemberRemoved(node("p-1"))]).await.unwrap();
+    let jobs = p2.jobs(10).await;
+    p2.resident(&jobs).await;
+    let chunk = rig.kept("me", "the chunk has ended", |chunk| chunk.finished_ms > 0).await;
+    assert_eq!((residents(&chunk.progress), chunk.progress.nodes), (10, vec![node("p-2")]));
+    rig.stopping.cancel();
+}
+
+#[test]
+fn words_of_a_node_are_cut_short() {
+    let long = Cause::Store("é".repeat(CAUSE_CHARS_MAX + 1));
+    assert_eq!(shortened(long), Cause::Store("é".repeat(CAUSE_CHARS_MAX)));
+    assert_eq!(shortened(Cause::OriginStatus(500)), Cause::OriginStatus(500));
+}

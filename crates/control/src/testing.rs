@@ -1,0 +1,99 @@
+//! What tests of this crate build their worlds from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use model::topology::WarmTiers;
+use model::{Coverage, DomainName, Entry, Isolation, ManualClock, Member, NodeName, Pop, PopName, Tier, Topology};
+use tempfile::TempDir;
+
+use crate::StateUrl;
+use crate::state::State;
+use crate::state::chunks::{Kind, Params};
+use crate::state::submit::{Charge, Group, QueueMax, Submission};
+
+/// The longest a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A clock that reads some day of 2026.
+pub(crate) fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::at(UNIX_EPOCH + Duration::from_secs(1_780_000_000)))
+}
+
+/// Waits until `look` finds something.
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What comes next, while there is still patience.
+pub(crate) async fn soon<T>(what: &str, next: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, next).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+}
+
+pub(crate) fn url(dir: &TempDir) -> StateUrl {
+    StateUrl::parse(&format!("sqlite:{}", dir.path().join("c.db").display())).unwrap()
+}
+
+pub(crate) fn node(name: &str) -> NodeName {
+    NodeName::parse(name).unwrap()
+}
+
+pub(crate) fn pop(name: &str) -> Pop {
+    Pop { name: PopName::parse(name).unwrap(), region: Coverage::Global, parents: BTreeMap::new() }
+}
+
+/// An L2 node; what stands before the last `-` of its name is its POP.
+pub(crate) fn member(name: &str) -> Member {
+    let pop = name.rsplit_once('-').map_or(name, |(pop, _)| pop);
+    Member {
+        name: node(name),
+        pop: PopName::parse(pop).unwrap(),
+        tier: Tier::L2,
+        advertise_url: format!("http://{name}.test"),
+        isolation: Isolation::Revalidate,
+    }
+}
+
+/// Nodes, and the POPs they stand in.
+pub(crate) fn topology(names: &[&str]) -> Topology {
+    let mut topology = Topology::default();
+    for member in names.iter().map(|name| member(name)) {
+        topology.pops.insert(member.pop.clone(), pop(member.pop.as_str()));
+        topology.members.insert(member.name.clone(), member);
+    }
+    topology
+}
+
+/// A database in `dir` whose log begins with these nodes.
+pub(crate) async fn state(dir: &TempDir, names: &[&str]) -> State {
+    let state = State::open(&url(dir)).await.unwrap();
+    let topology = topology(names);
+    let pops = topology.pops.into_values().map(Entry::Pop);
+    let entries: Vec<Entry> = pops.chain(topology.members.into_values().map(Entry::Member)).collect();
+    state.append(&entries).await.unwrap();
+    state
+}
+
+/// A prefetch of `urls` objects of `a.com`.
+pub(crate) fn prefetch(account: &str, nonce: &str, urls: usize, now_ms: u64) -> Submission {
+    let paths: Vec<String> = (0..urls).map(|n| format!("http://a.com/{nonce}/{n}")).collect();
+    let params = Params { area: Coverage::Global, warm: WarmTiers::default(), variants: vec![Vec::new()] };
+    let domain = DomainName::parse("a.com").unwrap();
+    Submission {
+        account: account.into(),
+        nonce: (account.into(), nonce.into()),
+        now_ms,
+        groups: vec![Group { domain, kind: Kind::Prefetch, paths, invalidations: Vec::new(), params }],
+        charge: Charge { bucket: "preload", day: 1, units: urls as u64, limit: None },
+        minute_max: None,
+        queue_max: QueueMax::Unlimited,
+    }
+}
