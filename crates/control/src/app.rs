@@ -283,7 +283,13 @@ impl App {
                 variants: prefetch.variants.clone(),
             };
             let paths = objects.into_iter().map(|object| object.text).collect();
-            groups.push(Group { domain: row.name.clone(), kind: Kind::Prefetch, paths, invalidations: Vec::new(), params });
+            groups.push(Group {
+                domain: row.name.clone(),
+                kind: Kind::Prefetch,
+                paths,
+                invalidations: Vec::new(),
+                params,
+            });
         }
         self.submit(principal, permission, nonce, limits, groups).await
     }
@@ -361,7 +367,8 @@ impl App {
             before = Some(last.id);
             for some in outlines.chunks(CHUNKS_AT_ONCE) {
                 // Whole chunks that lie before or behind the page need not be read, unless lines are picked from within.
-                let wanted = |outline: &&Outline, at: u64| within || (at + outline.lines > skip && at < skip + size as u64);
+                let wanted =
+                    |outline: &&Outline, at: u64| within || (at + outline.lines > skip && at < skip + size as u64);
                 let mut at = page.total;
                 let mut ids = Vec::new();
                 for outline in some {
@@ -393,7 +400,8 @@ impl App {
         for (at, path) in chunk.paths.iter().enumerate() {
             let key = if filter.host.is_some() || filter.key.is_some() { key_of(path) } else { None };
             let host = key.as_ref().map(UrlKey::host);
-            if (filter.host.is_some() && filter.host.as_deref() != host) || (filter.key.is_some() && filter.key != key) {
+            if (filter.host.is_some() && filter.host.as_deref() != host) || (filter.key.is_some() && filter.key != key)
+            {
                 continue;
             }
             let progress = of_refresh.clone().unwrap_or_else(|| progress_of_prefetch(chunk, at));
@@ -422,7 +430,11 @@ impl App {
     }
 
     /// What the account has spent today, by bucket.
-    pub(crate) async fn spent_today(&self, principal: &Principal, permission: Permission<'_>) -> Result<BTreeMap<String, u64>, Denied> {
+    pub(crate) async fn spent_today(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+    ) -> Result<BTreeMap<String, u64>, Denied> {
         principal.may_look()?;
         principal.may(permission.action, [permission.on("*")])?;
         let day = quota_day(millis(self.clock.now()));
@@ -451,7 +463,12 @@ impl App {
     }
 
     /// Takes a domain from the account.
-    pub(crate) async fn remove_domain(&self, principal: &Principal, permission: Permission<'_>, name: &DomainName) -> Result<(), Denied> {
+    pub(crate) async fn remove_domain(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        name: &DomainName,
+    ) -> Result<(), Denied> {
         principal.may_change()?;
         principal.may(permission.action, [permission.on(name.as_str())])?;
         let at = self.state.remove_domain(principal.account(), name).await;
@@ -477,14 +494,23 @@ impl App {
         principal.may_look()?;
         principal.may(permission.action, [permission.on("*")])?;
         let known = self.following.now();
-        let mut views: Vec<DomainView> =
-            known.domains.values().filter(|row| row.account == principal.account()).filter_map(|row| view(&known, row)).collect();
+        let mut views: Vec<DomainView> = known
+            .domains
+            .values()
+            .filter(|row| row.account == principal.account())
+            .filter_map(|row| view(&known, row))
+            .collect();
         views.sort_by(|a, b| (a.row.created_ms, &a.row.name).cmp(&(b.row.created_ms, &b.row.name)));
         Ok(views)
     }
 
     /// One domain of the account.
-    pub(crate) fn domain(&self, principal: &Principal, permission: Permission<'_>, name: &DomainName) -> Result<DomainView, Denied> {
+    pub(crate) fn domain(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        name: &DomainName,
+    ) -> Result<DomainView, Denied> {
         principal.may_look()?;
         principal.may(permission.action, [permission.on(name.as_str())])?;
         let known = self.following.now();
@@ -507,7 +533,11 @@ fn view(known: &Known, row: &DomainRow) -> Option<DomainView> {
 }
 
 /// Groups objects by the domain that serves them, which must be the account's own, online and configured.
-fn by_domain<'a>(known: &'a Known, account: &str, objects: Vec<Object>) -> Result<Vec<(&'a DomainRow, Vec<Object>)>, Denied> {
+fn by_domain<'a>(
+    known: &'a Known,
+    account: &str,
+    objects: Vec<Object>,
+) -> Result<Vec<(&'a DomainRow, Vec<Object>)>, Denied> {
     let mut groups: Vec<(&DomainRow, Vec<Object>)> = Vec::new();
     for object in objects {
         let host = object.key.host();

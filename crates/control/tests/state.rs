@@ -12,8 +12,8 @@ use control::state::nodes::{AdmitError, Proof};
 use control::state::submit::{Accepted, Accepting, Charge, Group, QueueMax, Refused, Submission};
 use model::topology::WarmTiers;
 use model::{
-    Coverage, Domain, DomainName, Entry, Invalidation, Isolation, Knowledge, Member, Mode, NodeName, Pop, PopName, Revision,
-    Scope, Source, SourceKind, Tier, UrlKey,
+    Coverage, Domain, DomainName, Entry, Invalidation, Isolation, Knowledge, Member, Mode, NodeName, Pop, PopName,
+    Revision, Scope, Source, SourceKind, Tier, UrlKey,
 };
 use tempfile::TempDir;
 
@@ -145,6 +145,7 @@ async fn conform(url: &StateUrl) {
     log_is_read_in_order_and_compacted(&state).await;
     domains_belong_to_one_account(&state).await;
     nodes_are_let_in_by_proof_alone(&state).await;
+    what_is_past_its_time_is_forgotten(&state).await;
     state.close().await;
     let again = open(url).await;
     assert!(again.head().await.unwrap() > Revision::ZERO, "what was committed is there when it is opened again");
@@ -155,25 +156,41 @@ async fn submissions_are_whole_or_not_at_all(state: &State) {
     let (accepting, open) = Accepting::start(state.clone()).await.unwrap();
 
     // Many at once: one transaction or several, each submission whole.
-    let answers = futures_util::future::join_all((0..9).map(|n| accepting.submit(prefetch(&format!("n{n}"), 100)))).await;
+    let answers =
+        futures_util::future::join_all((0..9).map(|n| accepting.submit(prefetch(&format!("n{n}"), 100)))).await;
     let first = answers[0].as_ref().unwrap().tasks.clone();
-    assert!(answers.iter().take(5).all(|answer| answer.as_ref().unwrap().tasks == first), "500 URLs of one second share an id");
+    assert!(
+        answers.iter().take(5).all(|answer| answer.as_ref().unwrap().tasks == first),
+        "500 URLs of one second share an id"
+    );
     assert_ne!(answers[5].as_ref().unwrap().tasks, first, "the next 500 have another");
     assert_eq!(accepting.submit(prefetch("n0", 1)).await, Err(Refused::NonceUsed));
     assert_eq!(accepting.submit(prefetch("over", 101)).await, Err(Refused::DayUsedUp));
     assert_eq!(state.spent("me", 7).await.unwrap(), [("preload".to_owned(), 900)].into());
-    assert!(accepting.submit(prefetch("over", 100)).await.is_ok(), "a refused nonce was not spent, and the rest of the day is there");
+    assert!(
+        accepting.submit(prefetch("over", 100)).await.is_ok(),
+        "a refused nonce was not spent, and the rest of the day is there"
+    );
 
     let mut queue = prefetch("queue", 1);
     queue.charge.limit = None;
     queue.queue_max = QueueMax::Urls(1_000);
     assert_eq!(accepting.submit(queue.clone()).await, Err(Refused::QueueFull));
     let outlines = state.outlines("me", &all(), None, 100).await.unwrap();
-    assert_eq!(outlines.iter().map(|outline| outline.lines).sum::<u64>(), 1_000, "nothing of what was refused is there");
+    assert_eq!(
+        outlines.iter().map(|outline| outline.lines).sum::<u64>(),
+        1_000,
+        "nothing of what was refused is there"
+    );
 
     // What has ended makes room; what it came to is kept.
     let chunks = state.open_prefetches("me", 0, 1).await.unwrap();
-    let done = Progress { targets: vec!["p/L2".into()], nodes: vec![NodeName::parse("n").unwrap()], resident: vec![1; 100], failed: BTreeMap::new() };
+    let done = Progress {
+        targets: vec!["p/L2".into()],
+        nodes: vec![NodeName::parse("n").unwrap()],
+        resident: vec![1; 100],
+        failed: BTreeMap::new(),
+    };
     state.keep_progress(&[(chunks[0].id, 1_000_500, &done)]).await.unwrap();
     open.ended("me", 100);
     assert!(accepting.submit(queue).await.is_ok());
@@ -195,7 +212,10 @@ async fn submissions_are_whole_or_not_at_all(state: &State) {
     assert_eq!(state.outlines("me", &by_task, None, 10).await.unwrap().len(), 1);
     assert_eq!(state.outlines("you", &by_task, None, 10).await.unwrap(), [], "another account's");
     assert_eq!(state.outlines("me", &Filter { domain: Some("b.com".into()), ..all() }, None, 10).await.unwrap(), []);
-    assert_eq!(state.outlines("me", &Filter { kind: Some(Kind::RefreshFile), ..all() }, None, 10).await.unwrap().len(), 1);
+    assert_eq!(
+        state.outlines("me", &Filter { kind: Some(Kind::RefreshFile), ..all() }, None, 10).await.unwrap().len(),
+        1
+    );
 }
 
 async fn log_is_read_in_order_and_compacted(state: &State) {
@@ -206,7 +226,11 @@ async fn log_is_read_in_order_and_compacted(state: &State) {
     assert!(entries.iter().zip(1..).all(|(entry, at)| entry.revision == Revision(at)), "no gap");
     state.compact(1).await.unwrap();
     assert_eq!(state.compacted().await.unwrap(), Revision(at.0 - 1));
-    assert_eq!(state.entries_after(Revision::ZERO, 1_000).await.unwrap().len(), 1, "invalidations are gone, configuration is not");
+    assert_eq!(
+        state.entries_after(Revision::ZERO, 1_000).await.unwrap().len(),
+        1,
+        "invalidations are gone, configuration is not"
+    );
     let (head, known) = state.knowledge().await.unwrap();
     assert_eq!((head, known.topology.pops.get(&pop.name)), (at, Some(&pop)));
 }
@@ -218,13 +242,19 @@ async fn domains_belong_to_one_account(state: &State) {
     let at = state.add_domain("me", domain.clone(), &detail, 5).await.unwrap();
     let head = state.head().await.unwrap();
     assert!(matches!(state.add_domain("me", domain.clone(), &detail, 5).await, Err(DomainError::Exists { own: true })));
-    assert!(matches!(state.add_domain("you", domain.clone(), &detail, 5).await, Err(DomainError::Exists { own: false })));
+    assert!(matches!(
+        state.add_domain("you", domain.clone(), &detail, 5).await,
+        Err(DomainError::Exists { own: false })
+    ));
     assert!(matches!(state.remove_domain("you", &name("d.com")).await, Err(DomainError::Absent)));
     assert_eq!(state.head().await.unwrap(), head, "what was refused left nothing in the log");
     let named = |text: &str| Domain { name: name(text), ..domain.clone() };
     for (taken, conflicting) in [(".w.com", "a.w.com"), (".w.com", ".b.w.com"), ("x.y.com", ".y.com")] {
         let at = state.add_domain("you", named(taken), &detail, 5).await.unwrap();
-        assert!(matches!(state.add_domain("me", named(conflicting), &detail, 5).await, Err(DomainError::Conflict)), "{conflicting}");
+        assert!(
+            matches!(state.add_domain("me", named(conflicting), &detail, 5).await, Err(DomainError::Conflict)),
+            "{conflicting}"
+        );
         state.remove_domain("you", &name(taken)).await.unwrap();
         assert!(state.head().await.unwrap() > at);
     }
@@ -249,7 +279,10 @@ async fn nodes_are_let_in_by_proof_alone(state: &State) {
     let token = |secret| Proof::Token { id: "t", secret };
     assert!(matches!(state.admit(token("secret"), &elsewhere, &known, "1", 50).await, Err(AdmitError::NoPop(_))));
     assert!(matches!(state.admit(token("wrong"), &member, &known, "1", 50).await, Err(AdmitError::NotInvited)));
-    assert!(matches!(state.admit(token("secret"), &member, &known, "1", 100).await, Err(AdmitError::NotInvited)), "expired");
+    assert!(
+        matches!(state.admit(token("secret"), &member, &known, "1", 100).await, Err(AdmitError::NotInvited)),
+        "expired"
+    );
     let credential = state.admit(token("secret"), &member, &known, "1", 50).await.unwrap().credential.unwrap();
     let (head, known) = state.knowledge().await.unwrap();
     assert_eq!(known.topology.members.get(&member.name), Some(&member));
@@ -265,4 +298,27 @@ async fn nodes_are_let_in_by_proof_alone(state: &State) {
     assert!(matches!(refused, Err(AdmitError::NoPop(_))));
     let refused = state.admit(Proof::Credential(&credential), &member, &known, "1", 50).await;
     assert!(matches!(refused, Err(AdmitError::NotInvited)), "a removed node has no credential");
+}
+
+async fn what_is_past_its_time_is_forgotten(state: &State) {
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    let ended = state.outlines("me", &all(), None, 100).await.unwrap().len() as u64;
+    let mut later = prefetch("later", 1);
+    (later.now_ms, later.charge.day) = (3_000_000, 8);
+    accepting.submit(later.clone()).await.unwrap();
+    assert!(state.spend_nonce("key", "alone", 2_000_000).await.unwrap());
+    assert!(!state.spend_nonce("key", "alone", 2_000_000).await.unwrap());
+    assert!(!state.spend_nonce("key", "later", 3_000_000).await.unwrap(), "a submission spent it");
+    assert!(state.spend_nonce("other key", "later", 3_000_000).await.unwrap());
+
+    state.forget(2_000_000, 8, 2_500_000).await.unwrap();
+    assert!(state.spend_nonce("key", "alone", 3_000_000).await.unwrap(), "its window is over");
+    assert!(!state.spend_nonce("key", "later", 3_000_000).await.unwrap());
+    let left = state.outlines("me", &all(), None, 100).await.unwrap().len() as u64;
+    assert!(
+        left < ended + 1 && left > 1,
+        "{left} of {ended}: what has ended is gone, what is open stays however old it is"
+    );
+    assert!(state.spent("me", 7).await.unwrap().is_empty());
+    assert_eq!(state.spent("me", 8).await.unwrap(), [("preload".to_owned(), 1)].into());
 }

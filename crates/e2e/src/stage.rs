@@ -90,6 +90,15 @@ impl Stage {
         Stage::set_with(profile, &[]).await
     }
 
+    /// As [`Stage::set`], with a lease of `secs` seconds.
+    pub async fn with_lease(profile: &str, secs: u64) -> anyhow::Result<Stage> {
+        let stage = Stage::prepare(profile, &[])?;
+        let mut configuration = std::fs::read_to_string(&stage.configuration)?;
+        configuration.push_str(&format!("lease_secs = {secs}\n"));
+        std::fs::write(&stage.configuration, configuration)?;
+        stage.start().await
+    }
+
     /// As [`Stage::set`], without a node: what is submitted stays open.
     pub async fn without_nodes(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
         let mut stage = Stage::prepare(profile, account)?;
@@ -99,15 +108,18 @@ impl Stage {
 
     /// As [`Stage::set`], with more arguments for `account create`.
     pub async fn set_with(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
-        let mut stage = Stage::prepare(profile, account)?;
-        stage.start_control().await?;
-        for node in &mut stage.nodes {
+        Stage::prepare(profile, account)?.start().await
+    }
+
+    async fn start(mut self) -> anyhow::Result<Stage> {
+        self.start_control().await?;
+        for node in &mut self.nodes {
             node.start()?;
         }
-        for node in &stage.nodes {
+        for node in &self.nodes {
             node.ready().await;
         }
-        Ok(stage)
+        Ok(self)
     }
 
     /// Everything but running processes.

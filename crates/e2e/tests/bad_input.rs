@@ -106,6 +106,7 @@ async fn what_no_client_sends_is_refused_by_name_and_leaves_nothing() -> anyhow:
     ensure!(status == 400 && message.contains("Content-Type"), "a wrong content type: {status} {code} {message}");
 
     half_a_body(&stage).await?;
+    chunked_form_is_read_like_any_other(&stage).await?;
     xml_is_answered_in_xml(&stage).await?;
 
     ensure!(tasks(&stage).await? == 0, "nothing was half done");
@@ -134,6 +135,32 @@ async fn half_a_body(stage: &Stage) -> anyhow::Result<()> {
         .context("half a body holds a connection")??;
     let text = String::from_utf8_lossy(&answer);
     ensure!(!text.starts_with("HTTP/1.1 2"), "half a body was taken for a whole one: {text}");
+    Ok(())
+}
+
+/// Node's SDK streams its forms: the same request with `Transfer-Encoding: chunked`.
+async fn chunked_form_is_read_like_any_other(stage: &Stage) -> anyhow::Result<()> {
+    let key = AccessKey { id: &stage.key.id, secret: &stage.key.secret };
+    let ask = Ask {
+        method: &Method::POST,
+        action: "DescribeRefreshTasks",
+        version: "2018-05-10",
+        now: now(),
+        nonce: "chunked",
+    };
+    let body = b"PageSize=7";
+    let host = format!("127.0.0.1:{}", stage.api_port);
+    let mut head = String::from("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n");
+    for (name, value) in sign_v3(key, ask, &host, &[], body, &[]) {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut stream = TcpStream::connect(("127.0.0.1", stage.api_port)).await?;
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(b"\r\n4\r\nPage\r\n6\r\nSize=7\r\n0\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await??;
+    let text = String::from_utf8_lossy(&answer);
+    ensure!(text.starts_with("HTTP/1.1 200") && text.contains("\"PageSize\":7"), "{text}");
     Ok(())
 }
 

@@ -2,11 +2,15 @@
 //! reached by what a user or an operator can do. The texts are `spec/prefetch-refresh.md` §8's, column "current" for CDN
 //! calls and "legacy" for VOD calls.
 
+use std::process::Command;
+
 use anyhow::{Context, ensure};
 use e2e::sdk::{self, Call};
 use e2e::stage::{DOMAIN, Stage};
 use e2e::warmfront;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 /// A row: why, the call, and what it must be answered: `None` is success.
 type Row = (&'static str, Call, Option<(u16, &'static str, &'static str)>);
@@ -163,6 +167,199 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn queries_of_tasks_are_answered_in_the_vendors_words() -> anyhow::Result<()> {
+    let stage = Stage::without_nodes("cdn-2024", &[]).await?;
+    let error = |code, message| Some((400, code, message));
+    let between = |start: &str, end: &str| json!({ "StartTime": start, "EndTime": end });
+    let (start, end) = (clock(-3_600), clock(0));
+    let cdn = |parameters: Value| ("cdn", "DescribeRefreshTasks", parameters);
+    let vod = |parameters: Value| ("vod", "DescribeVodRefreshTasks", parameters);
+    let no_type = "The specified ObjectType is not supported.";
+    let no_status = "The specified Status is not supported.";
+    let rows: Vec<Row> = vec![
+        ("an hour", cdn(between(&start, &end)), None),
+        ("an hour", vod(between(&start, &end)), None),
+        (
+            "not a time",
+            cdn(between("yesterday", &end)),
+            error("InvalidStartTime.Malformed", "The specified StartTime is invalid."),
+        ),
+        (
+            "not a time",
+            vod(between("yesterday", &end)),
+            error("InvalidStartTime.Malformed", "Specified StartTime is malformed."),
+        ),
+        (
+            "not a time",
+            cdn(between(&start, "now")),
+            error("InvalidEndTime.Malformed", "The specified EndTime is invalid."),
+        ),
+        (
+            "not a time",
+            vod(between(&start, "now")),
+            error("InvalidEndTime.Malformed", "Specified EndTime is malformed."),
+        ),
+        (
+            "backwards",
+            cdn(between(&end, &start)),
+            error("InvalidEndTime.Mismatch", "The specified EndTime is earlier than the StartTime."),
+        ),
+        (
+            "in the future",
+            cdn(between(&clock(86_400), &clock(90_000))),
+            error("InvalidStartTime.ValueNotSupported", "The specified StartTime is invalid."),
+        ),
+        (
+            "too long ago",
+            cdn(between(&clock(-5 * 86_400), &end)),
+            error("InvalidTime", "The query time cannot exceed the last 3 days."),
+        ),
+        (
+            "one time alone",
+            vod(json!({ "EndTime": end })),
+            error("MissingParameter", "StartTime and EndTime can not be single."),
+        ),
+        ("no such type", cdn(json!({ "ObjectType": "folder" })), error("InvalidObjectType.ValueNotSupported", no_type)),
+        (
+            "no such state",
+            cdn(json!({ "ObjectType": "file", "Status": "done" })),
+            error("InvalidStatus.ValueNotSupported", no_status),
+        ),
+        (
+            "a state wants a type",
+            cdn(json!({ "Status": "Complete" })),
+            error(
+                "MissingParameter.ObjectType",
+                "The ObjectType parameter is required if DomainName or ObjectType is specified.",
+            ),
+        ),
+        ("a type of the vendor's that we have none of", cdn(json!({ "ObjectType": "block" })), None),
+        (
+            "page 0",
+            cdn(json!({ "PageNumber": "0" })),
+            error(
+                "InvalidPageNumber.ValueNotSupported",
+                "The specified value of parameter PageNumber is not supported.",
+            ),
+        ),
+        (
+            "a page too large for VOD",
+            vod(json!({ "PageSize": "51" })),
+            error("InvalidPageSize.ValueNotSupported", "The specified value of parameter PageSize is not supported."),
+        ),
+        (
+            "ids that are none",
+            vod(json!({ "TaskId": "1,x" })),
+            error("InvalidTaskId.Malformed", "Specified TaskId is malformed."),
+        ),
+        (
+            "more than ten ids",
+            ("cdn", "DescribeRefreshTaskById", json!({ "TaskId": "1,2,3,4,5,6,7,8,9,10,11" })),
+            error("InvalidTaskId.Malformed", "The specified TaskId is invalid."),
+        ),
+        (
+            "no id",
+            ("cdn", "DescribeRefreshTaskById", json!({})),
+            error(
+                "MissingParameter",
+                "The input parameter \"TaskId\" that is mandatory for processing this request is not supplied.",
+            ),
+        ),
+    ];
+    check(&stage, &rows).await
+}
+
+/// `yyyy-MM-ddTHH:mm:ssZ` so many seconds from now.
+fn clock(from_now: i64) -> String {
+    let at = Command::new("date").args(["-u", "-d", &format!("{from_now} seconds"), "+%Y-%m-%dT%H:%M:%SZ"]).output();
+    String::from_utf8(at.expect("date runs").stdout).expect("date writes text").trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_domain_on_its_way_to_the_nodes_is_busy() -> anyhow::Result<()> {
+    let mut stage = Stage::set("cdn-2024").await?;
+    // A node that is gone has not heard of the domain; the lease must run out before it is configured.
+    stage.node("cn-1-l1").kill9();
+    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
+    let busy = Some((403, "ServiceBusy", "The specified Domain is configuring, please retry later."));
+    let file = format!("http://{DOMAIN}/a.bin");
+    let rows: Vec<Row> = vec![
+        ("refresh", ("cdn", "RefreshObjectCaches", path(&file)), busy),
+        ("prefetch", ("vod", "PreloadVodObjectCaches", path(&file)), busy),
+    ];
+    check(&stage, &rows).await?;
+    stage.online().await;
+    check(&stage, &[("once configured", ("cdn", "RefreshObjectCaches", path(&file)), None)]).await
+}
+
+#[tokio::test]
+async fn full_refresh_queue_of_a_domain_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
+    let mut stage = Stage::with_lease("open", 600).await?;
+    with_domain(&stage).await?;
+    // Refreshes wait for a node that does not answer until it does, or its lease is over.
+    stage.node("cn-1-l1").kill9();
+    let call = |from: usize| ("cdn", "RefreshObjectCaches", path(&lines(from, 1000)));
+    let mut rows: Vec<Row> = (0..50).map(|n| ("room for 50,000", call(n * 1000), None)).collect();
+    let full = Some((400, "TooMany.Refresh", "The refresh queue is full; please try again later."));
+    let full_vod = Some((400, "TooMany.Refresh", "there is too many refresh task, please wait a moment."));
+    rows.push(("one more", ("cdn", "RefreshObjectCaches", path(&format!("http://{DOMAIN}/x"))), full));
+    rows.push((
+        "VOD says it in its words",
+        ("vod", "RefreshVodObjectCaches", path(&format!("http://{DOMAIN}/x"))),
+        full_vod,
+    ));
+    check(&stage, &rows).await?;
+    stage.node("cn-1-l1").start()?;
+    e2e::eventually("the queue is empty again", || async {
+        check(
+            &stage,
+            &[("when they are done", ("cdn", "RefreshObjectCaches", path(&format!("http://{DOMAIN}/x"))), None)],
+        )
+        .await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn overload_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
+    let stage = Stage::without_nodes("cdn-2024", &[]).await?;
+    // As many requests as are worked on at a time, none of which ever comes to its end.
+    let mut half = Vec::new();
+    for _ in 0..512 {
+        let mut stream = TcpStream::connect(("127.0.0.1", stage.api_port)).await?;
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nA").await?;
+        half.push(stream);
+    }
+    e2e::eventually("all of them are being read", || async {
+        let metrics = e2e::http::get(stage.api_port, "localhost", "/metrics", &[]).await?.text();
+        ensure!(metrics.contains("warmfront_api_requests_open 512\n"), "{metrics}");
+        Ok(())
+    })
+    .await;
+    let quota = |product, action| (product, action, json!({}));
+    let rows: Vec<Row> = vec![
+        (
+            "CDN",
+            quota("cdn", "DescribeRefreshQuota"),
+            Some((429, "TooManyRequests", "System load fluctuates, please try again later.")),
+        ),
+        (
+            "VOD",
+            quota("vod", "DescribeVodRefreshQuota"),
+            Some((503, "Throttling", "Request was denied due to request throttling.")),
+        ),
+    ];
+    check(&stage, &rows).await?;
+    drop(half);
+    e2e::eventually("it has recovered", || async {
+        check(&stage, &[("after it", quota("cdn", "DescribeRefreshQuota"), None)]).await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn limits_are_answered_in_the_vendors_words() -> anyhow::Result<()> {
     let quotas = ["--quota", "preload=5,url=1100,dir=2"];
     let stage = Stage::without_nodes("cdn-2024", &quotas).await?;
@@ -194,6 +391,28 @@ async fn limits_are_answered_in_the_vendors_words() -> anyhow::Result<()> {
         ),
         ("101 more files than the day has", ("cdn", "RefreshObjectCaches", path(&lines(2000, 101))), refresh_day),
     ];
+    check(&stage, &rows).await
+}
+
+#[tokio::test]
+async fn prefetches_of_a_minute_are_limited_in_the_vendors_words() -> anyhow::Result<()> {
+    let stage = Stage::without_nodes("cdn-2024", &["--quota", "preload=100000"]).await?;
+    with_domain(&stage).await?;
+    let mut rows: Vec<Row> = (0..10)
+        .map(|n| ("1,000 a minute and domain", ("cdn", "PushObjectCache", path(&lines(n * 100, 100))), None))
+        .collect();
+    let over = "You have exceeded the prescribed preload limits per minute.";
+    let over_vod = "You've exceeded the prescribed refresh limits per minute.";
+    rows.push((
+        "one more",
+        ("cdn", "PushObjectCache", path(&lines(1000, 1))),
+        Some((400, "QuotaPerMinuteExceeded.Refresh", over)),
+    ));
+    rows.push((
+        "VOD",
+        ("vod", "PreloadVodObjectCaches", path(&lines(1000, 1))),
+        Some((400, "QuotaPerMinuteExceeded.Refresh", over_vod)),
+    ));
     check(&stage, &rows).await
 }
 
@@ -249,6 +468,17 @@ async fn state_of_the_account_is_answered_in_the_vendors_words() -> anyhow::Resu
                     ("vod", "PreloadVodObjectCaches", path(&file)),
                     Some((403, "OperationDenied.Suspended", "Your VOD service is suspended.")),
                 ),
+            ],
+        ),
+        (
+            "overdue",
+            vec![
+                (
+                    "push",
+                    ("cdn", "PushObjectCache", path(&file)),
+                    Some((400, "InsufficientBalance", "Your account does not have enough balance.")),
+                ),
+                ("looking works", ("cdn", "DescribeRefreshTasks", json!({})), None),
             ],
         ),
         ("active", vec![("push", ("cdn", "PushObjectCache", path(&file)), None)]),

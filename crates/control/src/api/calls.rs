@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
-    Bucket, Call, CdnType, Description, DomainDetail, DomainQuery, DomainStatus, ObjectPath, Page, Product, Profile, Quota,
-    Reply, Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, Wording,
+    Bucket, Call, CdnType, Description, DomainDetail, DomainQuery, DomainStatus, ObjectPath, Page, Product, Profile,
+    Quota, Reply, Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, Wording,
 };
 use model::topology::WarmTiers;
 use model::{Cause, Source, SourceKind};
 
-use crate::app::{App, Denied, DomainView, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress, Refresh, Status};
+use crate::app::{
+    App, Denied, DomainView, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress, Refresh, Status,
+};
 use crate::limits;
 use crate::state::chunks::{Filter, Kind};
 use crate::state::{log, millis};
@@ -87,7 +89,9 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
         Call::Refresh(refresh) => {
             let (kind, how) = match refresh.kind {
                 aliyun::RefreshType::File => (Kind::RefreshFile, Refresh::Files),
-                aliyun::RefreshType::Directory => (Kind::RefreshDirectory, Refresh::Directories { force: refresh.force }),
+                aliyun::RefreshType::Directory => {
+                    (Kind::RefreshDirectory, Refresh::Directories { force: refresh.force })
+                }
             };
             let limits = limits::of(account, kind);
             let tasks = app.refresh(principal, permission, nonce, &limits, objects(refresh.paths), how).await?;
@@ -137,7 +141,12 @@ fn skip(page: Page) -> u64 {
     u64::from(page.number.saturating_sub(1)) * u64::from(page.size)
 }
 
-async fn tasks(app: &App, principal: &Principal, permission: Permission<'_>, query: TaskQuery) -> Result<Reply, Denied> {
+async fn tasks(
+    app: &App,
+    principal: &Principal,
+    permission: Permission<'_>,
+    query: TaskQuery,
+) -> Result<Reply, Denied> {
     let kind = match query.kind {
         Some(TaskFilter::NoneOfOurs) => return Ok(Reply::Tasks { page: query.page, total: 0, rows: Vec::new() }),
         Some(TaskFilter::Type(TaskType::File)) => Some(Kind::RefreshFile),

@@ -6,7 +6,7 @@
 //!
 //! # What always holds
 //!
-//! - At most [`OPEN_MAX`] requests are read and worked on at a time, each within [`BODY_MAX`] and [`READ_MAX`].
+//! - At most [`OPEN_MAX`] requests are read and worked on at a time, each within [`BODY_BYTES_MAX`] and [`READ_MAX`].
 //! - A nonce is spent only by a request whose signature was good: with the submission in the database when it changes
 //!   something, in memory when it only looks.
 //! - What went wrong on our side is in our log under the request's id, and in no reply.
@@ -139,7 +139,8 @@ impl Door {
                 let (following, accepting) = (&self.app.following, &self.app.accepting);
                 // Counted by the permits themselves: a caller who leaves early gives his back too.
                 let open = OPEN_MAX - self.open.available_permits();
-                let text = metrics::render(&self.requests, open, OPEN_MAX, accepting, &self.scheduler, following, &self.link);
+                let text =
+                    metrics::render(&self.requests, open, OPEN_MAX, accepting, &self.scheduler, following, &self.link);
                 plain(StatusCode::OK, &text)
             }
             _ => self.call(request).await,

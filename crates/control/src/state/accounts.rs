@@ -160,7 +160,9 @@ impl State {
 
     /// Every account, by name.
     pub async fn accounts(&self) -> Result<Vec<Account>, StateError> {
-        let rows = sqlx::query("SELECT name, profile, quota, qps, status FROM account ORDER BY name").fetch_all(&self.pool).await?;
+        let rows = sqlx::query("SELECT name, profile, quota, qps, status FROM account ORDER BY name")
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter().map(account).collect()
     }
 

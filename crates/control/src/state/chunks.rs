@@ -125,8 +125,16 @@ pub struct Outline {
 
 impl State {
     /// Chunks of `account` that pass `filter`, the newest first, at most `most`, starting before the chunk `before`.
-    pub async fn outlines(&self, account: &str, filter: &Filter, before: Option<u64>, most: u32) -> Result<Vec<Outline>, StateError> {
-        let mut sql = String::from("SELECT id, lines FROM chunk WHERE account = $1 AND created_ms >= $2 AND created_ms <= $3 AND id < $4");
+    pub async fn outlines(
+        &self,
+        account: &str,
+        filter: &Filter,
+        before: Option<u64>,
+        most: u32,
+    ) -> Result<Vec<Outline>, StateError> {
+        let mut sql = String::from(
+            "SELECT id, lines FROM chunk WHERE account = $1 AND created_ms >= $2 AND created_ms <= $3 AND id < $4",
+        );
         let mut next = 5;
         if filter.domain.is_some() {
             sql.push_str(&format!(" AND domain = ${next}"));
@@ -235,12 +243,18 @@ impl State {
     /// `nonces_before_ms`. In many small transactions: whoever submits waits for none of them for long.
     pub async fn forget(&self, before_ms: u64, before_day: u64, nonces_before_ms: u64) -> Result<(), StateError> {
         let statements = [
-            ("DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2)", before_ms),
+            (
+                "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2)",
+                before_ms,
+            ),
             (
                 "DELETE FROM nonce WHERE (access_key, nonce) IN (SELECT access_key, nonce FROM nonce WHERE seen_ms < $1 LIMIT $2)",
                 nonces_before_ms,
             ),
-            ("DELETE FROM join_token WHERE id IN (SELECT id FROM join_token WHERE expires_ms < $1 LIMIT $2)", before_ms),
+            (
+                "DELETE FROM join_token WHERE id IN (SELECT id FROM join_token WHERE expires_ms < $1 LIMIT $2)",
+                before_ms,
+            ),
             (
                 "DELETE FROM quota_use WHERE (account, day, bucket) IN \
                  (SELECT account, day, bucket FROM quota_use WHERE day < $1 LIMIT $2)",

@@ -69,7 +69,9 @@ fn kind(entry: &Entry) -> &'static str {
     match entry {
         Entry::Invalidate(_) => "invalidate",
         Entry::Settings(_) => "settings",
-        Entry::Domain(_) | Entry::DomainRemoved(_) | Entry::Pop(_) | Entry::Member(_) | Entry::MemberRemoved(_) => "configure",
+        Entry::Domain(_) | Entry::DomainRemoved(_) | Entry::Pop(_) | Entry::Member(_) | Entry::MemberRemoved(_) => {
+            "configure"
+        }
     }
 }
 
@@ -134,10 +136,12 @@ impl State {
     /// it are there.
     pub async fn knowledge(&self) -> Result<(Revision, Knowledge), StateError> {
         let head = self.head().await?;
-        let rows = sqlx::query("SELECT revision, entry FROM log WHERE kind <> 'invalidate' AND revision <= $1 ORDER BY revision")
-            .bind(signed(head.0))
-            .fetch_all(&self.pool)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT revision, entry FROM log WHERE kind <> 'invalidate' AND revision <= $1 ORDER BY revision",
+        )
+        .bind(signed(head.0))
+        .fetch_all(&self.pool)
+        .await?;
         let mut knowledge = Knowledge::default();
         for row in &rows {
             knowledge.apply(&decode(unsigned(row, "revision")?, text(row, "entry")?.as_bytes())?);
@@ -177,7 +181,8 @@ impl State {
             .map(|row| {
                 let name = text(row, "name")?;
                 Ok(DomainRow {
-                    name: DomainName::parse(&name).map_err(|_| StateError::Corrupt { what: format!("domain {name}") })?,
+                    name: DomainName::parse(&name)
+                        .map_err(|_| StateError::Corrupt { what: format!("domain {name}") })?,
                     account: text(row, "account")?,
                     detail: json(row, "detail")?,
                     created_ms: unsigned(row, "created_ms")?,

@@ -1,7 +1,7 @@
 //! The control plane's memory: one database, SQLite or PostgreSQL, and every SQL statement of the product.
 //!
 //! Values in, values out; a transaction never leaves this module. One SQL text serves both engines: only `BIGINT` and `TEXT`
-//! columns, no nulls, statements in the subset both speak (docs/decisions/0002). What must differ is [`Engine::begin`].
+//! columns, no nulls, statements in the subset both speak (docs/decisions/0002). What must differ is `Engine::begin`.
 //!
 //! # What always holds
 //!
@@ -130,7 +130,8 @@ impl State {
                     if engine == Engine::Sqlite {
                         // FULL syncs the write-ahead log at every commit: an acknowledged task survives a power cut.
                         let busy = BUSY_WAIT.as_millis();
-                        let pragmas = format!("PRAGMA busy_timeout={busy}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL");
+                        let pragmas =
+                            format!("PRAGMA busy_timeout={busy}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL");
                         connection.execute(sqlx::AssertSqlSafe(pragmas)).await?;
                     }
                     Ok(())

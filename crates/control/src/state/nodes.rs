@@ -132,7 +132,8 @@ impl State {
     pub async fn remove_node(&self, name: &NodeName) -> Result<bool, StateError> {
         let mut writing = self.write().await?;
         append(writing.connection(), &[Entry::MemberRemoved(name.clone())]).await?;
-        let done = sqlx::query("DELETE FROM node WHERE name = $1").bind(name.as_str()).execute(writing.connection()).await?;
+        let done =
+            sqlx::query("DELETE FROM node WHERE name = $1").bind(name.as_str()).execute(writing.connection()).await?;
         if done.rows_affected() == 0 {
             return Ok(false);
         }

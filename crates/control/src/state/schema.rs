@@ -39,10 +39,13 @@ pub(super) async fn migrate(state: &State) -> Result<(), StateError> {
     let known = VERSIONS.len() as i64;
     let mut writing = state.write().await?;
     let connection = writing.connection();
-    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (one BIGINT PRIMARY KEY, version BIGINT NOT NULL)").await?;
+    connection
+        .execute("CREATE TABLE IF NOT EXISTS schema_version (one BIGINT PRIMARY KEY, version BIGINT NOT NULL)")
+        .await?;
     connection.execute("INSERT INTO schema_version (one, version) VALUES (1, 0) ON CONFLICT (one) DO NOTHING").await?;
     // An update, not a read: it takes the row's lock, which is the turn to migrate.
-    let row = connection.fetch_one("UPDATE schema_version SET version = version WHERE one = 1 RETURNING version").await?;
+    let row =
+        connection.fetch_one("UPDATE schema_version SET version = version WHERE one = 1 RETURNING version").await?;
     let found: i64 = row.try_get("version")?;
     if !(0..=known).contains(&found) {
         return Err(StateError::Newer { found, known });

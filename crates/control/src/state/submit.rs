@@ -208,7 +208,15 @@ impl Accepting {
         let counters = Arc::new(Counters::default());
         let (committed, _) = watch::channel(0);
         let accepting = Accepting { queue, counters: counters.clone(), committed: committed.clone() };
-        let task = Task { state, open: open.clone(), minutes: HashMap::new(), refreshing: HashMap::new(), tasks: HashMap::new(), counters, committed };
+        let task = Task {
+            state,
+            open: open.clone(),
+            minutes: HashMap::new(),
+            refreshing: HashMap::new(),
+            tasks: HashMap::new(),
+            counters,
+            committed,
+        };
         tokio::spawn(task.run(waiting));
         Ok((accepting, open))
     }
@@ -349,7 +357,8 @@ impl Task {
         let window = submission.now_ms.saturating_sub(MINUTE_MS);
         for group in &submission.groups {
             let key = (group.domain.clone(), bucket);
-            let minute: u64 = self.minutes.get(&key).into_iter().flatten().filter(|(at, _)| *at > window).map(|(_, n)| n).sum();
+            let minute: u64 =
+                self.minutes.get(&key).into_iter().flatten().filter(|(at, _)| *at > window).map(|(_, n)| n).sum();
             let minute = minute + used.minutes.get(&key).copied().unwrap_or(0);
             if submission.minute_max.is_some_and(|most| minute + group.paths.len() as u64 > most) {
                 return Ok(Some(Refused::MinuteUsedUp));
@@ -368,7 +377,10 @@ impl Task {
             if full || self.open.urls() + more_urls + prefetched > OPEN_URLS_MAX {
                 return Ok(Some(Refused::QueueFull));
             }
-            used.open.insert(submission.account.clone(), (more_chunks + submission.groups.len() as u64, more_urls + prefetched));
+            used.open.insert(
+                submission.account.clone(),
+                (more_chunks + submission.groups.len() as u64, more_urls + prefetched),
+            );
         }
         for group in submission.groups.iter().filter(|group| group.kind != Kind::Prefetch) {
             let more = used.refreshing.get(&group.domain).copied().unwrap_or(0) + group.paths.len() as u64;
@@ -394,7 +406,12 @@ impl Task {
 
     /// Whether `more` objects may be refreshed in a domain besides those that are open. What is remembered only grows; it is
     /// counted anew before anybody is refused for it.
-    async fn has_room(&mut self, connection: &mut AnyConnection, domain: &DomainName, more: u64) -> Result<bool, StateError> {
+    async fn has_room(
+        &mut self,
+        connection: &mut AnyConnection,
+        domain: &DomainName,
+        more: u64,
+    ) -> Result<bool, StateError> {
         let remembered = self.refreshing.get(domain);
         if remembered.is_some_and(|open| open + more <= OPEN_REFRESHES_MAX) {
             return Ok(true);
@@ -421,7 +438,14 @@ impl Task {
             let mut invalidations = group.invalidations.iter();
             let mut new = |task: u64, paths: Vec<String>| {
                 let invalidations = invalidations.by_ref().take(paths.len()).cloned().collect();
-                chunks.push(NewChunk { task, domain: group.domain.clone(), kind: group.kind, paths, invalidations, params: params.clone() });
+                chunks.push(NewChunk {
+                    task,
+                    domain: group.domain.clone(),
+                    kind: group.kind,
+                    paths,
+                    invalidations,
+                    params: params.clone(),
+                });
             };
             if group.kind == Kind::RefreshDirectory {
                 for path in &group.paths {
@@ -445,13 +469,19 @@ impl Task {
         (tasks, chunks)
     }
 
-    fn shared_task(&mut self, submission: &Submission, group: &Group, lines: u64, most: u64, next_task: &mut u64) -> u64 {
+    fn shared_task(
+        &mut self,
+        submission: &Submission,
+        group: &Group,
+        lines: u64,
+        most: u64,
+        next_task: &mut u64,
+    ) -> u64 {
         let second = submission.now_ms / 1000;
-        let shared = self.tasks.entry((submission.account.clone(), group.domain.clone(), group.kind)).or_insert(SharedTask {
-            second: 0,
-            task: 0,
-            lines: 0,
-        });
+        let shared = self
+            .tasks
+            .entry((submission.account.clone(), group.domain.clone(), group.kind))
+            .or_insert(SharedTask { second: 0, task: 0, lines: 0 });
         if shared.second != second || shared.lines + lines > most {
             *next_task += 1;
             *shared = SharedTask { second, task: *next_task, lines: 0 };
@@ -528,7 +558,13 @@ struct Used {
 }
 
 impl Used {
-    async fn spent(&mut self, connection: &mut AnyConnection, account: &str, day: u64, bucket: &'static str) -> Result<u64, StateError> {
+    async fn spent(
+        &mut self,
+        connection: &mut AnyConnection,
+        account: &str,
+        day: u64,
+        bucket: &'static str,
+    ) -> Result<u64, StateError> {
         if let Some((spent, _)) = self.days.get(&(account.to_owned(), day, bucket)) {
             return Ok(*spent);
         }
@@ -581,7 +617,11 @@ async fn nonce_used(connection: &mut AnyConnection, key: &str, nonce: &str) -> R
     Ok(row.is_some())
 }
 
-async fn insert(connection: &mut AnyConnection, head: Revision, chunks: Vec<(&Submission, NewChunk)>) -> Result<(), StateError> {
+async fn insert(
+    connection: &mut AnyConnection,
+    head: Revision,
+    chunks: Vec<(&Submission, NewChunk)>,
+) -> Result<(), StateError> {
     let mut id = count_up(connection, "chunk", chunks.len() as u64).await? - chunks.len() as u64;
     for (submission, chunk) in chunks {
         id += 1;
