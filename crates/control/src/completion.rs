@@ -132,7 +132,9 @@ impl Task {
         let now = self.clock.moment();
         // Whoever is past one head is past those before it, which are lower and have been known for longer.
         let past = self.sights.partition_point(|(head, seen)| {
-            members.iter().all(|member| fence::passed(*head, *member, now.since(*seen), lease, MARGIN) != Passed::Waiting)
+            members
+                .iter()
+                .all(|member| fence::passed(*head, *member, now.since(*seen), lease, MARGIN) != Passed::Waiting)
         });
         if let Some((head, _)) = past.checked_sub(1).and_then(|at| self.sights.get(at)) {
             passed = passed.max(*head);
@@ -193,7 +195,10 @@ impl Task {
         let kept = self.acknowledged.shared.kept.lock().expect("no holder of this lock can panic");
         let members = known.knowledge.topology.members.values();
         members
-            .map(|member| MemberView { acked: kept.get(&member.name).copied().unwrap_or_default(), isolation: member.isolation })
+            .map(|member| MemberView {
+                acked: kept.get(&member.name).copied().unwrap_or_default(),
+                isolation: member.isolation,
+            })
             .collect()
     }
 }

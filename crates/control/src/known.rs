@@ -79,7 +79,11 @@ impl Tail {
 
 impl Following {
     /// Reads all that is known and goes on following it until `stopping` is cancelled.
-    pub(crate) async fn start(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Result<Following, StateError> {
+    pub(crate) async fn start(
+        state: State,
+        clock: Arc<dyn Clock>,
+        stopping: CancellationToken,
+    ) -> Result<Following, StateError> {
         let (head, knowledge) = state.knowledge().await?;
         let domains = domains(&state).await?;
         let seen = clock.moment();
@@ -102,7 +106,9 @@ impl Following {
                         publish.send_replace(Arc::new(known));
                     }
                     Ok(None) => {}
-                    Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "log could not be followed"),
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "log could not be followed")
+                    }
                 }
             }
         });
@@ -137,7 +143,12 @@ impl Following {
     }
 }
 
-async fn look(state: &State, before: &Known, clock: &dyn Clock, tail: &Mutex<Tail>) -> Result<Option<Known>, StateError> {
+async fn look(
+    state: &State,
+    before: &Known,
+    clock: &dyn Clock,
+    tail: &Mutex<Tail>,
+) -> Result<Option<Known>, StateError> {
     let head = state.head().await?;
     let unconfigured = before.domains.values().any(|row| !row.configured);
     if head == before.head && !unconfigured {
@@ -193,9 +204,17 @@ mod tests {
     fn tail_gives_what_follows_without_a_gap_or_nothing() {
         let mut tail = Tail::default();
         (5..=9).for_each(|at| tail.push(logged(at, 1)));
-        let after = |tail: &Tail, at, most| tail.after(Revision(at), most).iter().map(|entry| entry.revision.0).collect::<Vec<_>>();
-        let cases: [(u64, usize, &[u64]); 6] =
-            [(4, 9, &[5, 6, 7, 8, 9]), (7, 9, &[8, 9]), (4, 2, &[5, 6]), (9, 9, &[]), (3, 9, &[]), (u64::MAX >> 1, 9, &[])];
+        let after = |tail: &Tail, at, most| {
+            tail.after(Revision(at), most).iter().map(|entry| entry.revision.0).collect::<Vec<_>>()
+        };
+        let cases: [(u64, usize, &[u64]); 6] = [
+            (4, 9, &[5, 6, 7, 8, 9]),
+            (7, 9, &[8, 9]),
+            (4, 2, &[5, 6]),
+            (9, 9, &[]),
+            (3, 9, &[]),
+            (u64::MAX >> 1, 9, &[]),
+        ];
         for (at, most, expected) in cases {
             assert_eq!(after(&tail, at, most), expected, "after {at}");
         }

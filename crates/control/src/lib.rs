@@ -207,7 +207,9 @@ async fn forget(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken
         let now_ms = millis(clock.now());
         let before_ms = now_ms.saturating_sub(app::KEPT.as_millis() as u64);
         let done = async {
-            state.forget(before_ms, app::quota_day(before_ms), now_ms.saturating_sub(NONCES_KEPT.as_millis() as u64)).await?;
+            state
+                .forget(before_ms, app::quota_day(before_ms), now_ms.saturating_sub(NONCES_KEPT.as_millis() as u64))
+                .await?;
             state.compact(INVALIDATIONS_KEPT).await
         };
         if let Err(error) = done.await {

@@ -88,7 +88,19 @@ impl Link {
     ) -> Link {
         let connected = Mutex::new(HashMap::new());
         let sessions = AtomicU64::new(0);
-        Link { shared: Arc::new(Shared { state, identity, following, scheduler, acknowledged, clock, connected, sessions, stopping }) }
+        Link {
+            shared: Arc::new(Shared {
+                state,
+                identity,
+                following,
+                scheduler,
+                acknowledged,
+                clock,
+                connected,
+                sessions,
+                stopping,
+            }),
+        }
     }
 
     /// How many nodes are connected now.
@@ -167,7 +179,8 @@ fn member(hello: &model::link::Hello) -> Result<Member, End> {
         "serve" => Isolation::Serve,
         _ => return Err(bad("isolation", "expected revalidate or serve".into())),
     };
-    let reachable = hello.advertise_url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some() && url.scheme().is_some());
+    let reachable =
+        hello.advertise_url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some() && url.scheme().is_some());
     if !reachable {
         return Err(bad("advertise_url", "expected http://HOST:PORT".into()));
     }
@@ -181,7 +194,12 @@ fn member(hello: &model::link::Hello) -> Result<Member, End> {
 }
 
 impl Shared {
-    async fn session(&self, hello: model::link::Hello, incoming: Streaming<FromNode>, out: &Sending) -> Result<(), End> {
+    async fn session(
+        &self,
+        hello: model::link::Hello,
+        incoming: Streaming<FromNode>,
+        out: &Sending,
+    ) -> Result<(), End> {
         let member = member(&hello)?;
         let program: String = hello.program.chars().take(100).collect();
         let (welcome, start) = self.welcome(&hello, &member, &program).await?;
@@ -213,7 +231,12 @@ impl Shared {
     }
 
     /// Admits a node; the answer to its hello, and the revision it reads on from.
-    async fn welcome(&self, hello: &model::link::Hello, member: &Member, program: &str) -> Result<(Welcome, Revision), End> {
+    async fn welcome(
+        &self,
+        hello: &model::link::Hello,
+        member: &Member,
+        program: &str,
+    ) -> Result<(Welcome, Revision), End> {
         let proof = if hello.credential.is_empty() {
             let (id, secret) = hello.join_token.split_once(':').unwrap_or_default();
             Proof::Token { id, secret }
@@ -230,13 +253,18 @@ impl Shared {
         let applied = Revision(hello.applied);
         let same_log = hello.log_id == self.identity.log.0;
         if same_log && applied > head {
-            let reason = format!("node has applied {applied} of a log that ends at {head}: the database has lost entries");
+            let reason =
+                format!("node has applied {applied} of a log that ends at {head}: the database has lost entries");
             return Err(End::Refused { reason, again: false });
         }
         let joins = !same_log || admitted.credential.is_some();
         let behind = applied < self.state.compacted().await?;
         let snapshot = if joins || behind {
-            let snapshot = model::Snapshot { log: self.identity.log.clone(), revision: head, knowledge: (*known.knowledge).clone() };
+            let snapshot = model::Snapshot {
+                log: self.identity.log.clone(),
+                revision: head,
+                knowledge: (*known.knowledge).clone(),
+            };
             model::log::encode(&snapshot)
         } else {
             Vec::new()
@@ -260,7 +288,13 @@ impl Shared {
     }
 
     /// Takes what the node says until it goes away.
-    async fn hear(&self, node: &NodeName, mut incoming: Streaming<FromNode>, out: &Sending, leases: &Leases) -> Result<(), End> {
+    async fn hear(
+        &self,
+        node: &NodeName,
+        mut incoming: Streaming<FromNode>,
+        out: &Sending,
+        leases: &Leases,
+    ) -> Result<(), End> {
         while let Some(said) = incoming.next().await {
             let Ok(FromNode { is: Some(said) }) = said else { return Err(End::Gone) };
             match said {
@@ -277,12 +311,16 @@ impl Shared {
                     let applied = Revision(acknowledge.applied);
                     let head = if applied > head { self.state.head().await? } else { head };
                     if applied > head {
-                        return Err(End::Refused { reason: format!("acknowledged {applied} of a log that ends at {head}"), again: false });
+                        return Err(End::Refused {
+                            reason: format!("acknowledged {applied} of a log that ends at {head}"),
+                            again: false,
+                        });
                     }
                     self.acknowledged.take(node, applied);
                 }
                 from_node::Is::Reports(reports) => {
-                    let reports: Result<Vec<model::Report>, _> = reports.reports.into_iter().map(model::Report::try_from).collect();
+                    let reports: Result<Vec<model::Report>, _> =
+                        reports.reports.into_iter().map(model::Report::try_from).collect();
                     match reports {
                         Ok(reports) => leases.report(reports).await,
                         Err(error) => return Err(End::Refused { reason: error.to_string(), again: true }),
@@ -348,7 +386,8 @@ impl Shared {
         if entries.is_empty() {
             let known = self.known_now().await?;
             if known.head <= told {
-                let reason = format!("the log that reached {told} now ends at {}: the database has lost entries", known.head);
+                let reason =
+                    format!("the log that reached {told} now ends at {}: the database has lost entries", known.head);
                 return Err(End::Refused { reason, again: true });
             }
             let (log, knowledge) = (self.identity.log.clone(), (*known.knowledge).clone());

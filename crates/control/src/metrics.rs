@@ -35,7 +35,11 @@ pub(crate) fn render(
     let jobs = scheduler.counters();
     let rows: [(&str, &str, u64); 20] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
-        ("warmfront_api_requests_refused_total", "Requests answered with an error of the caller's.", load(&requests.refused)),
+        (
+            "warmfront_api_requests_refused_total",
+            "Requests answered with an error of the caller's.",
+            load(&requests.refused),
+        ),
         ("warmfront_api_requests_failed_total", "Requests answered with an error of ours.", load(&requests.failed)),
         ("warmfront_api_requests_open", "Requests under way.", requests_open as u64),
         ("warmfront_api_requests_open_max", "Most requests that may be under way.", requests_max as u64),

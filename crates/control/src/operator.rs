@@ -104,7 +104,11 @@ struct Token<'a> {
 
 impl Operator {
     /// Opens the state; makes it, its sealing key and its identity when there is none yet.
-    pub async fn open(url: &StateUrl, secret_key_file: Option<&Path>, clock: Arc<dyn Clock>) -> Result<Operator, OperatorError> {
+    pub async fn open(
+        url: &StateUrl,
+        secret_key_file: Option<&Path>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Operator, OperatorError> {
         let key_path = url.secret_key_path(secret_key_file)?;
         let state = State::open(url).await?;
         let seal = Seal::open_or_create(&key_path)?;
@@ -117,13 +121,20 @@ impl Operator {
     }
 
     /// Makes an account. `quota` overrides limits of the profile by name.
-    pub async fn create_account(&self, name: &str, profile: &str, quota: BTreeMap<String, u64>, qps: u64) -> Result<(), OperatorError> {
+    pub async fn create_account(
+        &self,
+        name: &str,
+        profile: &str,
+        quota: BTreeMap<String, u64>,
+        qps: u64,
+    ) -> Result<(), OperatorError> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if !(1..=ACCOUNT_BYTES_MAX).contains(&name.len()) || !name.bytes().all(good) {
             let problem = format!("expected letters, digits, `-`, `_` and `.`, at most {ACCOUNT_BYTES_MAX}");
             return Err(OperatorError::Argument { argument: "NAME", problem });
         }
-        crate::limits::check(profile, &quota).map_err(|(argument, problem)| OperatorError::Argument { argument, problem })?;
+        crate::limits::check(profile, &quota)
+            .map_err(|(argument, problem)| OperatorError::Argument { argument, problem })?;
         let account =
             Account { name: name.to_owned(), profile: profile.to_owned(), quota, qps, status: AccountStatus::Active };
         Ok(self.state.create_account(&account, self.now_ms()).await?)
@@ -141,13 +152,22 @@ impl Operator {
 
     /// Gives an account a new key.
     pub async fn create_key(&self, account: &str, policy: Option<&Policy>) -> Result<ShownKey, OperatorError> {
-        let key = ShownKey { id: format!("WF{}", random_text(KEY_ID_CHARS)), secret: Zeroizing::new(random_text(KEY_SECRET_CHARS)) };
+        let key = ShownKey {
+            id: format!("WF{}", random_text(KEY_ID_CHARS)),
+            secret: Zeroizing::new(random_text(KEY_SECRET_CHARS)),
+        };
         self.import_key(account, &key.id, &key.secret, policy).await?;
         Ok(key)
     }
 
     /// Gives an account a key that is known already.
-    pub async fn import_key(&self, account: &str, id: &str, secret: &str, policy: Option<&Policy>) -> Result<(), OperatorError> {
+    pub async fn import_key(
+        &self,
+        account: &str,
+        id: &str,
+        secret: &str,
+        policy: Option<&Policy>,
+    ) -> Result<(), OperatorError> {
         Ok(self.state.create_key(&self.seal, account, id, secret, policy, self.now_ms()).await?)
     }
 
@@ -157,7 +177,8 @@ impl Operator {
         let name = PopName::parse(name).map_err(|error| bad("NAME", error.to_string()))?;
         let mut pop = Pop { name, region, parents: BTreeMap::new() };
         for text in parents {
-            let (tier, parent) = parse_parent(text).ok_or_else(|| bad("--parent", format!("`{text}`: expected TIER=POP/TIER, such as L1=cn-1/L2")))?;
+            let (tier, parent) = parse_parent(text)
+                .ok_or_else(|| bad("--parent", format!("`{text}`: expected TIER=POP/TIER, such as L1=cn-1/L2")))?;
             if parent.tier <= tier {
                 return Err(bad("--parent", format!("`{text}`: a parent's tier lies nearer the origin")));
             }
@@ -190,7 +211,8 @@ impl Operator {
 
     /// Takes the membership from a node; says whether it had one.
     pub async fn remove_node(&self, name: &str) -> Result<bool, OperatorError> {
-        let name = NodeName::parse(name).map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
+        let name = NodeName::parse(name)
+            .map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
         Ok(self.state.remove_node(&name).await?)
     }
 

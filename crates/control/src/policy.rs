@@ -40,8 +40,9 @@ enum Patterns {
 impl Policy {
     /// Reads a policy from JSON; the error says what was expected.
     pub fn parse(text: &str) -> Result<Policy, String> {
-        let policy: Policy = serde_json::from_str(text)
-            .map_err(|error| format!("policy: {error}; expected Version and Statement, each with Effect, Action and Resource"))?;
+        let policy: Policy = serde_json::from_str(text).map_err(|error| {
+            format!("policy: {error}; expected Version and Statement, each with Effect, Action and Resource")
+        })?;
         if policy.statement.len() > STATEMENTS_MAX {
             return Err(format!("policy: at most {STATEMENTS_MAX} statements"));
         }

@@ -66,7 +66,9 @@ impl Seal {
                 .mode(0o600)
                 .open(&fresh)
                 .map_err(file("create"))?;
-            out.write_all(STANDARD.encode(key.as_slice()).as_bytes()).and_then(|()| out.sync_all()).map_err(file("write"))?;
+            out.write_all(STANDARD.encode(key.as_slice()).as_bytes())
+                .and_then(|()| out.sync_all())
+                .map_err(file("write"))?;
             let linked = std::fs::hard_link(&fresh, path);
             std::fs::remove_file(&fresh).map_err(file("write"))?;
             match linked {

@@ -27,11 +27,13 @@ impl Rig {
     async fn start() -> Rig {
         let dir = TempDir::new().unwrap();
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = ControlConfig { listen: any, link_listen: any, ..ControlConfig::over_sqlite(&dir.path().join("c.db")) };
+        let config =
+            ControlConfig { listen: any, link_listen: any, ..ControlConfig::over_sqlite(&dir.path().join("c.db")) };
         let operator = Operator::open(&url(&dir), None, clock()).await.unwrap();
         operator.set_pop("p", Coverage::Global, &[]).await.unwrap();
         let token = operator.create_join_token().await.unwrap();
-        let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.strip_prefix("wfjoin1.").unwrap()).unwrap();
+        let json =
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.strip_prefix("wfjoin1.").unwrap()).unwrap();
         let token: serde_json::Value = serde_json::from_slice(&json).unwrap();
         let text = |name: &str| token[name].as_str().unwrap().to_owned();
         let control = Some(Control::start(config.clone(), clock()).await.unwrap());
@@ -184,7 +186,12 @@ async fn who_has_no_place_is_refused_and_told_why() {
         ("a tier that is none", Hello { tier: "L9".into(), ..good() }, "`tier`", false),
         ("an isolation that is none", Hello { isolation: "alone".into(), ..good() }, "`isolation`", false),
         ("an address that is none", Hello { advertise_url: "here".into(), ..good() }, "`advertise_url`", false),
-        ("applied beyond the head", Hello { applied: welcome.head + 1, ..again("p-1", &welcome) }, "lost entries", false),
+        (
+            "applied beyond the head",
+            Hello { applied: welcome.head + 1, ..again("p-1", &welcome) },
+            "lost entries",
+            false,
+        ),
     ];
     for (why, hello, says, may_try_again) in cases {
         let refused = rig.connect(hello).await.refusal().await;
@@ -247,7 +254,6 @@ async fn log_that_was_compacted_is_taken_up_by_a_snapshot() {
     assert!(snapshot.knowledge.topology.pops.contains_key(&pop("q").name));
     rig.state().append(&[forgotten]).await.unwrap();
     assert_eq!(p1.entries(back.head, back.head + 1).await.len(), 1, "and reads on from there");
-
 }
 
 #[tokio::test]
@@ -329,7 +335,8 @@ fn jobs_are_cut_into_messages_that_fit() {
 
 #[test]
 fn entries_continue_what_was_told_without_a_gap() {
-    let cases: [(&str, &[(u64, usize)], usize); 6] = [
+    type Log = &'static [(u64, usize)];
+    let cases: [(&str, Log, usize); 6] = [
         ("nothing there", &[], 0),
         ("in order", &[(4, 1), (5, 1), (6, 1)], 3),
         ("a gap behind what was told", &[(5, 1), (6, 1)], 0),
@@ -338,7 +345,8 @@ fn entries_continue_what_was_told_without_a_gap() {
         ("one that is more than a message alone", &[(4, 2 * BATCH_BYTES_MAX)], 1),
     ];
     for (why, log, expected) in cases {
-        let logged = log.iter().map(|(at, bytes)| Logged { revision: Revision(*at), bytes: vec![b'x'; *bytes] }).collect();
+        let logged =
+            log.iter().map(|(at, bytes)| Logged { revision: Revision(*at), bytes: vec![b'x'; *bytes] }).collect();
         assert_eq!(continuing(Revision(3), logged).len(), expected, "{why}");
     }
 }

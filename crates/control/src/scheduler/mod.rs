@@ -156,7 +156,12 @@ impl Scheduler {
 
     /// A node is connected and can be given jobs; `empty` says that its store is new. A later session of the same node, which
     /// has a higher number, takes over from an earlier one.
-    pub(crate) async fn connected(&self, node: &NodeName, session: u64, empty: bool) -> (Leases, mpsc::Receiver<Order>) {
+    pub(crate) async fn connected(
+        &self,
+        node: &NodeName,
+        session: u64,
+        empty: bool,
+    ) -> (Leases, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(MESSAGES_MAX);
         let _ = self.events.send(Event::Here { node: node.clone(), session, empty, orders }).await;
         (Leases { events: self.events.clone(), node: node.clone(), session }, receiver)
@@ -309,7 +314,9 @@ impl Task {
 
     /// Remembers what is to be done about a chunk that something has happened to.
     fn note(&mut self, chunk: u64) {
-        let Some(queue) = self.account_of.get(&chunk).and_then(|account| self.accounts.get_mut(account)) else { return };
+        let Some(queue) = self.account_of.get(&chunk).and_then(|account| self.accounts.get_mut(account)) else {
+            return;
+        };
         let Some(work) = queue.chunks.get(&chunk) else { return };
         if work.is_waiting() {
             queue.waiting.insert(chunk);
@@ -419,7 +426,8 @@ impl Task {
             return;
         }
         for (node, session) in &mut self.sessions {
-            let mut theirs: Vec<u64> = session.leased.iter().map(|(chunk, _)| *chunk).filter(|id| chunks.contains(id)).collect();
+            let mut theirs: Vec<u64> =
+                session.leased.iter().map(|(chunk, _)| *chunk).filter(|id| chunks.contains(id)).collect();
             theirs.sort_unstable();
             theirs.dedup();
             if theirs.is_empty() {
@@ -437,7 +445,8 @@ impl Task {
 
     /// Retries that are due go back in line; what is past the deadline has failed.
     fn expire(&mut self) {
-        let nodes: Vec<NodeName> = self.room.iter().filter(|(_, free)| **free == 0).map(|(node, _)| node.clone()).collect();
+        let nodes: Vec<NodeName> =
+            self.room.iter().filter(|(_, free)| **free == 0).map(|(node, _)| node.clone()).collect();
         for node in &nodes {
             self.measure(node);
         }

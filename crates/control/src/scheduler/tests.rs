@@ -24,8 +24,15 @@ impl Rig {
         let stopping = CancellationToken::new();
         let following = Following::start(state.clone(), clock.clone(), stopping.clone()).await.unwrap();
         let (accepting, open) = Accepting::start(state.clone()).await.unwrap();
-        let scheduler =
-            Scheduler::start(state.clone(), &accepting, open.clone(), following, clock.clone(), DEADLINE, stopping.clone());
+        let scheduler = Scheduler::start(
+            state.clone(),
+            &accepting,
+            open.clone(),
+            following,
+            clock.clone(),
+            DEADLINE,
+            stopping.clone(),
+        );
         Rig { state, clock, accepting, open, scheduler, stopping }
     }
 
@@ -77,7 +84,13 @@ impl Node {
 
     async fn resident(&self, jobs: &[Job]) {
         let outcome = Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: true };
-        self.leases.report(jobs.iter().map(|job| Report { chunk: job.chunk, index: job.index, outcome: outcome.clone() }).collect()).await;
+        self.leases
+            .report(
+                jobs.iter()
+                    .map(|job| Report { chunk: job.chunk, index: job.index, outcome: outcome.clone() })
+                    .collect(),
+            )
+            .await;
     }
 }
 
@@ -100,7 +113,8 @@ async fn accounts_take_turns_and_nodes_hold_no_more_than_they_may() {
     assert_eq!(jobs.len(), JOBS_PER_NODE_MAX);
     let small = jobs.iter().filter(|job| job.url.starts_with("http://a.com/n/")).count();
     assert_eq!(small, 100, "all of the small account's, though the large one came first");
-    let large: Vec<u64> = jobs.iter().filter(|job| !job.url.starts_with("http://a.com/n/")).map(|job| job.chunk).collect();
+    let large: Vec<u64> =
+        jobs.iter().filter(|job| !job.url.starts_with("http://a.com/n/")).map(|job| job.chunk).collect();
     assert!(large.is_sorted(), "oldest first within an account");
     assert!(p1.orders.try_recv().is_err());
 
@@ -123,7 +137,8 @@ async fn lost_lease_is_handed_on_and_what_is_done_makes_room() {
     assert_eq!(rest.len(), 30);
     assert!(jobs[20..].iter().all(|job| rest.contains(job)));
     assert!(rig.scheduler.counters().retried.load(Ordering::Relaxed) >= 30);
-    let missing = Report { chunk: rest[0].chunk, index: rest[0].index, outcome: Outcome::Failed(Cause::OriginStatus(404)) };
+    let missing =
+        Report { chunk: rest[0].chunk, index: rest[0].index, outcome: Outcome::Failed(Cause::OriginStatus(404)) };
     p2.leases.report(vec![missing]).await;
     p2.resident(&rest[1..]).await;
     let chunk = rig.kept("me", "the chunk has ended", |chunk| chunk.finished_ms > 0).await;

@@ -381,7 +381,9 @@ pub(crate) fn line_state(chunk: &Chunk, path: usize) -> LineState {
     let indexes = || (path..progress.resident.len()).step_by(paths.max(1));
     let all = indexes().count();
     let failed = indexes().find_map(|index| progress.failed.get(&(index as u32)));
-    let ended = indexes().filter(|index| progress.resident[*index] > 0 || progress.failed.contains_key(&(*index as u32))).count();
+    let ended = indexes()
+        .filter(|index| progress.resident[*index] > 0 || progress.failed.contains_key(&(*index as u32)))
+        .count();
     match failed {
         Some(cause) if ended == all || chunk.finished_ms > 0 => LineState::Failed(cause.clone()),
         _ if chunk.finished_ms > 0 => LineState::Resident,

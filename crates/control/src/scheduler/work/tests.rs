@@ -73,7 +73,10 @@ fn job_says_what_to_fetch() {
     let jobs: Vec<(u32, String, String)> =
         turn.given().into_iter().map(|(_, job)| (job.index, job.url, job.headers[0].1.clone())).collect();
     let expected = [(4, "0", "0"), (5, "1", "0"), (6, "0", "1"), (7, "1", "1")];
-    assert_eq!(jobs, expected.map(|(index, path, variant)| (index, format!("http://a.com/{path}"), variant.to_owned())));
+    assert_eq!(
+        jobs,
+        expected.map(|(index, path, variant)| (index, format!("http://a.com/{path}"), variant.to_owned()))
+    );
     assert_eq!(room[&node("q-1")], 5);
 }
 
@@ -140,16 +143,17 @@ fn deadline_fails_what_is_left() {
 
 #[test]
 fn change_of_topology_keeps_what_still_holds() {
-    let before = ["p-1", "q-1", "q-2"];
-    let cases: [(&str, &[&str], bool, &[&str], usize); 5] = [
-        ("nothing changed", &before, false, &["p/L2", "q/L2"], 4),
+    const BEFORE: [&str; 3] = ["p-1", "q-1", "q-2"];
+    type Names = &'static [&'static str];
+    let cases: [(&str, Names, bool, Names, usize); 5] = [
+        ("nothing changed", &BEFORE, false, &["p/L2", "q/L2"], 4),
         ("another node where there were some", &["p-1", "p-2", "q-1", "q-2"], false, &["p/L2", "q/L2"], 4),
         ("a node that had something is gone", &["p-1", "q-2"], true, &["p/L2", "q/L2"], 3),
         ("a new target in front", &["a-1", "p-1", "q-1", "q-2"], true, &["a/L2", "p/L2", "q/L2"], 4),
         ("a target less", &["q-1", "q-2"], true, &["q/L2"], 2),
     ];
     for (why, after, changed, targets, ended) in cases {
-        let mut aims = aims(&before);
+        let mut aims = aims(&BEFORE);
         let mut work = Work::new(chunk(4, 1), &mut aims);
         lease(&mut work, &aims, &[("p-1", 9), ("q-1", 9)]);
         // p/L2: 0 resident, 1 failed. q/L2: 4 resident on q-1, 5 failed. The others are leased.
@@ -232,7 +236,8 @@ fn node_that_moved_holds_nothing_for_its_old_place() {
 fn line_is_what_all_its_jobs_came_to() {
     let going = |ended, all| LineState::Going { ended, all };
     // Two paths, two targets: the jobs of path 0 are 0 and 2.
-    let cases: [(&str, &[u32], &[u32], u64, LineState); 7] = [
+    type Jobs = &'static [u32];
+    let cases: [(&str, Jobs, Jobs, u64, LineState); 7] = [
         ("nothing loaded yet", &[], &[], 0, going(0, 0)),
         ("nothing done", &[0, 1, 0, 1], &[], 0, going(0, 2)),
         ("half done", &[1, 0, 0, 0], &[], 0, going(1, 2)),
