@@ -30,6 +30,11 @@ impl Aims {
         &self.topology
     }
 
+    /// How many tiers of POPs have members: no prefetch has more targets.
+    pub(super) fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
     /// The tiers of POPs that a prefetch of `area` warms.
     pub(super) fn targets(&mut self, area: Coverage, warm: WarmTiers) -> Arc<[Parent]> {
         let topology = &self.topology;

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::known::Following;
-use crate::state::submit::{Accepting, Open};
+use crate::state::submit::{Accepting, CHUNK_LINES_MAX, Open};
 use crate::state::{State, StateError, millis};
 use aims::Aims;
 use work::{Turn, Work};
@@ -37,8 +37,9 @@ mod work;
 /// Jobs of chunks that are loaded at a time, over all accounts; one chunk of each account is loaded whatever its size.
 pub(crate) const LOADED_JOBS_MAX: usize = 400_000;
 
-/// Chunks read from the database at a time.
-const CHUNKS_AT_ONCE: u32 = 16;
+/// Chunks read from the database at a time, and how often in one turn: what has come in meanwhile waits no longer.
+const CHUNKS_AT_ONCE: usize = 32;
+const LOADS_AT_ONCE: usize = 16;
 
 /// Jobs an account is given before it is the next one's turn.
 const TURN: usize = 64;
@@ -223,10 +224,11 @@ impl Task {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.look_for_more();
-        let mut troubled = false;
+        let (mut troubled, mut more) = (false, false);
         loop {
             let mut look = false;
             tokio::select! {
+                () = std::future::ready(()), if more => {}
                 event = events.recv() => match event {
                     Some(event) => self.take(event),
                     None => return,
@@ -246,11 +248,12 @@ impl Task {
             self.follow();
             // A database in trouble is asked again at ticks, not at every event.
             if !troubled || look {
-                troubled = false;
-                if let Err(error) = self.load().await {
+                let loaded = self.load().await;
+                troubled = loaded.is_err();
+                more = loaded.unwrap_or_else(|error| {
                     tracing::error!(error = &error as &dyn std::error::Error, "open prefetches could not be read");
-                    troubled = true;
-                }
+                    false
+                });
             }
             if look {
                 self.expire();
@@ -283,13 +286,30 @@ impl Task {
         }
     }
 
-    async fn load(&mut self) -> Result<(), StateError> {
+    /// Loads what there is room for; whether there may be more. Each account has its share of the room, and at least a chunk.
+    async fn load(&mut self) -> Result<bool, StateError> {
         let share = LOADED_JOBS_MAX / self.accounts.len().max(1);
         let mut fresh = Vec::new();
-        for (account, queue) in &mut self.accounts {
+        let mut turns = LOADS_AT_ONCE;
+        let mut loaded = Ok(false);
+        'accounts: for (account, queue) in &mut self.accounts {
             while queue.more && (queue.loaded < share || queue.chunks.is_empty()) {
-                let chunks = self.state.open_prefetches(account, queue.loaded_to, CHUNKS_AT_ONCE).await?;
-                queue.more = chunks.len() == CHUNKS_AT_ONCE as usize;
+                if turns == 0 {
+                    loaded = Ok(true);
+                    break 'accounts;
+                }
+                turns -= 1;
+                // As many as fit even if they are as large as can be; one fits always.
+                let fit = share.saturating_sub(queue.loaded) / (CHUNK_LINES_MAX * self.aims.groups().max(1));
+                let most = fit.clamp(1, CHUNKS_AT_ONCE);
+                let chunks = match self.state.open_prefetches(account, queue.loaded_to, most as u32).await {
+                    Ok(chunks) => chunks,
+                    Err(error) => {
+                        loaded = Err(error);
+                        break 'accounts;
+                    }
+                };
+                queue.more = chunks.len() == most;
                 for chunk in chunks {
                     let id = chunk.id;
                     let work = Work::new(chunk, &mut self.aims);
@@ -304,7 +324,7 @@ impl Task {
         for id in fresh {
             self.note(id);
         }
-        Ok(())
+        loaded
     }
 
     fn work(&mut self, chunk: u64) -> Option<&mut Work> {
@@ -541,7 +561,7 @@ impl Task {
     async fn keep(&mut self, all: bool) -> Result<(), StateError> {
         let now_ms = millis(self.clock.now()).max(1);
         loop {
-            let going = self.changed.iter().filter(|id| all && !self.done.contains(id));
+            let going = all.then_some(&self.changed).into_iter().flatten().filter(|id| !self.done.contains(id));
             let ids: Vec<u64> = self.done.iter().chain(going).take(KEPT_AT_ONCE).copied().collect();
             if ids.is_empty() {
                 return Ok(());

@@ -168,6 +168,13 @@ impl Open {
         *entry = (entry.0 + chunks, entry.1 + urls);
     }
 
+    /// At least so much is open of an account.
+    fn raise(&self, account: String, chunks: u64, urls: u64) {
+        let mut open = self.0.lock().expect("no holder of this lock can panic");
+        let entry = open.entry(account).or_default();
+        *entry = (entry.0.max(chunks), entry.1.max(urls));
+    }
+
     /// A chunk of `urls` of `account` has ended.
     pub fn ended(&self, account: &str, urls: u64) {
         let mut open = self.0.lock().expect("no holder of this lock can panic");
@@ -216,6 +223,7 @@ impl Accepting {
             tasks: HashMap::new(),
             counters,
             committed,
+            doubtful: false,
         };
         tokio::spawn(task.run(waiting));
         Ok((accepting, open))
@@ -271,6 +279,8 @@ struct Task {
     tasks: HashMap<(String, DomainName, Kind), SharedTask>,
     counters: Arc<Counters>,
     committed: watch::Sender<u64>,
+    /// Whether a transaction failed, so that nobody knows what of it was committed.
+    doubtful: bool,
 }
 
 impl Task {
@@ -285,6 +295,7 @@ impl Task {
                     tracing::error!(error = &error as &dyn std::error::Error, "submissions could not be written");
                     // Ids handed out in the transaction that failed will be handed out again.
                     self.tasks.clear();
+                    self.doubtful = true;
                     submissions.iter().map(|_| Err(Refused::Unavailable)).collect()
                 }
             };
@@ -292,6 +303,9 @@ impl Task {
                 if decided.is_ok() {
                     self.committed_one(submission);
                 }
+            }
+            if self.doubtful {
+                self.count_anew().await;
             }
             self.counters.commits.fetch_add(1, Ordering::Relaxed);
             self.counters.open_urls.store(self.open.urls(), Ordering::Relaxed);
@@ -304,6 +318,17 @@ impl Task {
             }
             self.tidy();
         }
+    }
+
+    /// A commit whose answer got lost may stand all the same: what it left open is found in the database, or nobody would
+    /// work on it before the next start.
+    async fn count_anew(&mut self) {
+        let Ok(open) = self.state.open_accounts().await else { return };
+        for (account, chunks, urls) in open {
+            self.open.raise(account, chunks, urls);
+        }
+        self.doubtful = false;
+        self.committed.send_modify(|count| *count += 1);
     }
 
     async fn write(&mut self, submissions: &[Submission]) -> Result<Vec<Result<Accepted, Refused>>, StateError> {
