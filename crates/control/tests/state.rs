@@ -9,7 +9,7 @@ use control::state::State;
 use control::state::chunks::{Filter, Kind, Params, Progress};
 use control::state::log::{DomainDetail, DomainError};
 use control::state::nodes::{AdmitError, Proof};
-use control::state::submit::{Accepted, Accepting, Charge, Group, QueueMax, Refused, Submission};
+use control::state::submit::{Accepted, Accepting, Charge, Group, OPEN_REFRESHES_MAX, QueueMax, Refused, Submission};
 use model::topology::WarmTiers;
 use model::{
     Coverage, Domain, DomainName, Entry, Invalidation, Isolation, Knowledge, Member, Mode, NodeName, Pop, PopName,
@@ -146,6 +146,7 @@ async fn conform(url: &StateUrl) {
     domains_belong_to_one_account(&state).await;
     nodes_are_let_in_by_proof_alone(&state).await;
     what_is_past_its_time_is_forgotten(&state).await;
+    refreshes_of_a_domain_are_bounded(&state).await;
     state.close().await;
     let again = open(url).await;
     assert!(again.head().await.unwrap() > Revision::ZERO, "what was committed is there when it is opened again");
@@ -321,4 +322,34 @@ async fn what_is_past_its_time_is_forgotten(state: &State) {
     );
     assert!(state.spent("me", 7).await.unwrap().is_empty());
     assert_eq!(state.spent("me", 8).await.unwrap(), [("preload".to_owned(), 1)].into());
+}
+
+async fn refreshes_of_a_domain_are_bounded(state: &State) {
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    let paths: Vec<String> = (0..2_000).map(|n| format!("/{n}")).collect();
+    let of = |nonce: &str, domain: &str, lines: usize| {
+        let paths: Vec<&str> = paths.iter().take(lines).map(String::as_str).collect();
+        let mut submission = refresh(nonce, Kind::RefreshFile, &paths);
+        submission.groups[0].domain = name(domain);
+        submission
+    };
+    let head = state.head().await.unwrap();
+    let count = OPEN_REFRESHES_MAX / 2_000;
+    for n in 0..count {
+        assert!(accepting.submit(of(&format!("f{n}"), "full.com", 2_000)).await.is_ok());
+    }
+    for _ in 0..2 {
+        assert_eq!(accepting.submit(of("one more", "full.com", 1)).await, Err(Refused::RefreshesFull));
+    }
+    assert!(accepting.submit(of("elsewhere", "room.com", 1)).await.is_ok());
+    let (again, _) = Accepting::start(state.clone()).await.unwrap();
+    let refused = again.submit(of("one more", "full.com", 1)).await;
+    assert_eq!(refused, Err(Refused::RefreshesFull), "a process that restarted counts what is there");
+
+    state.complete_refreshes(Revision(head.0 + 1), Revision(head.0 + 4), 5).await.unwrap();
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while accepting.submit(of("one more", "full.com", 2_000)).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "what is complete makes room");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }

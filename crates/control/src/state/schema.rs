@@ -5,34 +5,38 @@ use sqlx::{AssertSqlSafe, Executor, Row};
 use super::{State, StateError};
 
 /// Statements that lead from version N to N+1.
-const VERSIONS: &[&[&str]] = &[&[
-    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE counter (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
-    "INSERT INTO counter (name, value) VALUES ('revision', 0), ('compacted', 0), ('task', 0), ('chunk', 0)",
-    "CREATE TABLE log (revision BIGINT PRIMARY KEY, kind TEXT NOT NULL, entry TEXT NOT NULL)",
-    "CREATE INDEX log_kind ON log (kind, revision)",
-    "CREATE TABLE account (name TEXT PRIMARY KEY, profile TEXT NOT NULL, quota TEXT NOT NULL, qps BIGINT NOT NULL, \
+const VERSIONS: &[&[&str]] = &[
+    &[
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        "CREATE TABLE counter (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
+        "INSERT INTO counter (name, value) VALUES ('revision', 0), ('compacted', 0), ('task', 0), ('chunk', 0)",
+        "CREATE TABLE log (revision BIGINT PRIMARY KEY, kind TEXT NOT NULL, entry TEXT NOT NULL)",
+        "CREATE INDEX log_kind ON log (kind, revision)",
+        "CREATE TABLE account (name TEXT PRIMARY KEY, profile TEXT NOT NULL, quota TEXT NOT NULL, qps BIGINT NOT NULL, \
      status TEXT NOT NULL, created_ms BIGINT NOT NULL)",
-    "CREATE TABLE access_key (id TEXT PRIMARY KEY, account TEXT NOT NULL, sealed TEXT NOT NULL, policy TEXT NOT NULL, \
+        "CREATE TABLE access_key (id TEXT PRIMARY KEY, account TEXT NOT NULL, sealed TEXT NOT NULL, policy TEXT NOT NULL, \
      active BIGINT NOT NULL, created_ms BIGINT NOT NULL)",
-    "CREATE TABLE domain (name TEXT PRIMARY KEY, account TEXT NOT NULL, detail TEXT NOT NULL, created_ms BIGINT NOT NULL, \
+        "CREATE TABLE domain (name TEXT PRIMARY KEY, account TEXT NOT NULL, detail TEXT NOT NULL, created_ms BIGINT NOT NULL, \
      modified_ms BIGINT NOT NULL, revision BIGINT NOT NULL, configured BIGINT NOT NULL)",
-    "CREATE TABLE node (name TEXT PRIMARY KEY, credential TEXT NOT NULL, acked BIGINT NOT NULL, program TEXT NOT NULL, \
+        "CREATE TABLE node (name TEXT PRIMARY KEY, credential TEXT NOT NULL, acked BIGINT NOT NULL, program TEXT NOT NULL, \
      joined_ms BIGINT NOT NULL)",
-    "CREATE TABLE join_token (id TEXT PRIMARY KEY, secret TEXT NOT NULL, expires_ms BIGINT NOT NULL)",
-    "CREATE TABLE chunk (id BIGINT PRIMARY KEY, task BIGINT NOT NULL, account TEXT NOT NULL, domain TEXT NOT NULL, \
+        "CREATE TABLE join_token (id TEXT PRIMARY KEY, secret TEXT NOT NULL, expires_ms BIGINT NOT NULL)",
+        "CREATE TABLE chunk (id BIGINT PRIMARY KEY, task BIGINT NOT NULL, account TEXT NOT NULL, domain TEXT NOT NULL, \
      kind TEXT NOT NULL, created_ms BIGINT NOT NULL, revision BIGINT NOT NULL, paths TEXT NOT NULL, lines BIGINT NOT NULL, \
      params TEXT NOT NULL, finished_ms BIGINT NOT NULL, progress TEXT NOT NULL)",
-    "CREATE INDEX chunk_task ON chunk (task)",
-    "CREATE INDEX chunk_account ON chunk (account, created_ms)",
-    "CREATE INDEX chunk_open ON chunk (account, id) WHERE finished_ms = 0",
-    "CREATE INDEX chunk_revision ON chunk (revision) WHERE finished_ms = 0",
-    "CREATE INDEX chunk_finished ON chunk (finished_ms) WHERE finished_ms > 0",
-    "CREATE TABLE quota_use (account TEXT NOT NULL, day BIGINT NOT NULL, bucket TEXT NOT NULL, used BIGINT NOT NULL, \
+        "CREATE INDEX chunk_task ON chunk (task)",
+        "CREATE INDEX chunk_account ON chunk (account, created_ms)",
+        "CREATE INDEX chunk_open ON chunk (account, id) WHERE finished_ms = 0",
+        "CREATE INDEX chunk_revision ON chunk (revision) WHERE finished_ms = 0",
+        "CREATE INDEX chunk_finished ON chunk (finished_ms) WHERE finished_ms > 0",
+        "CREATE TABLE quota_use (account TEXT NOT NULL, day BIGINT NOT NULL, bucket TEXT NOT NULL, used BIGINT NOT NULL, \
      PRIMARY KEY (account, day, bucket))",
-    "CREATE TABLE nonce (access_key TEXT NOT NULL, nonce TEXT NOT NULL, seen_ms BIGINT NOT NULL, PRIMARY KEY (access_key, nonce))",
-    "CREATE INDEX nonce_seen ON nonce (seen_ms)",
-]];
+        "CREATE TABLE nonce (access_key TEXT NOT NULL, nonce TEXT NOT NULL, seen_ms BIGINT NOT NULL, PRIMARY KEY (access_key, nonce))",
+        "CREATE INDEX nonce_seen ON nonce (seen_ms)",
+    ],
+    // Open refreshes of a domain are counted before more are accepted.
+    &["CREATE INDEX chunk_refreshing ON chunk (domain) WHERE finished_ms = 0 AND kind <> 'prefetch'"],
+];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.
 pub(super) async fn migrate(state: &State) -> Result<(), StateError> {

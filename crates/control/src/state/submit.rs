@@ -12,10 +12,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use model::{DomainName, Entry, Invalidation, Revision};
 use sqlx::AnyConnection;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::chunks::{Kind, Params};
 use super::log::append;
@@ -201,6 +203,9 @@ impl Open {
 /// Objects of refreshes that may be open in one domain: what comes in at thousands a second until a dead node's lease is over.
 pub const OPEN_REFRESHES_MAX: u64 = 50_000;
 
+/// How long a domain whose refreshes are too many is taken to have as many.
+const COUNTED_FOR: Duration = Duration::from_secs(1);
+
 /// Prefetch URLs that may be open over all accounts, whatever their profiles say: the store's own bound.
 pub const OPEN_URLS_MAX: u64 = 20_000_000;
 
@@ -274,8 +279,8 @@ struct Task {
     open: Open,
     /// What each domain and bucket was sent within the last minute: moments and amounts.
     minutes: HashMap<(DomainName, &'static str), VecDeque<(u64, u64)>>,
-    /// At least as many objects as are open to be refreshed in each domain.
-    refreshing: HashMap<DomainName, u64>,
+    /// At least as many objects as are open to be refreshed in each domain, and when they were counted.
+    refreshing: HashMap<DomainName, (u64, Instant)>,
     tasks: HashMap<(String, DomainName, Kind), SharedTask>,
     counters: Arc<Counters>,
     committed: watch::Sender<u64>,
@@ -430,16 +435,19 @@ impl Task {
     }
 
     /// Whether `more` objects may be refreshed in a domain besides those that are open. What is remembered only grows; it is
-    /// counted anew before anybody is refused for it.
+    /// counted anew before anybody is refused for it, unless that was done a moment ago.
     async fn has_room(
         &mut self,
         connection: &mut AnyConnection,
         domain: &DomainName,
         more: u64,
     ) -> Result<bool, StateError> {
-        let remembered = self.refreshing.get(domain);
-        if remembered.is_some_and(|open| open + more <= OPEN_REFRESHES_MAX) {
-            return Ok(true);
+        if let Some((open, counted)) = self.refreshing.get(domain) {
+            let fits = open + more <= OPEN_REFRESHES_MAX;
+            // Everybody who submits waits while it is counted: not for each one who is refused.
+            if fits || counted.elapsed() < COUNTED_FOR {
+                return Ok(fits);
+            }
         }
         let row = sqlx::query(
             "SELECT CAST(COALESCE(SUM(lines), 0) AS BIGINT) AS open FROM chunk \
@@ -449,7 +457,7 @@ impl Task {
         .fetch_one(connection)
         .await?;
         let open = unsigned(&row, "open")?;
-        self.refreshing.insert(domain.clone(), open);
+        self.refreshing.insert(domain.clone(), (open, Instant::now()));
         Ok(open + more <= OPEN_REFRESHES_MAX)
     }
 
@@ -529,7 +537,8 @@ impl Task {
                 None => minute.push_back((second, group.paths.len() as u64)),
             }
             if group.kind != Kind::Prefetch {
-                *self.refreshing.entry(group.domain.clone()).or_default() += group.paths.len() as u64;
+                let open = self.refreshing.entry(group.domain.clone()).or_insert((0, Instant::now()));
+                open.0 += group.paths.len() as u64;
             } else {
                 let chunks = group.paths.chunks(TASK_PREFETCHES_MAX as usize).flat_map(cut_paths).count() as u64;
                 self.open.add(&submission.account, chunks, group.paths.len() as u64);
