@@ -1,5 +1,6 @@
 //! Warmfront: a CDN you run yourself. One binary: the roles, the client's and the operator's verbs, the demo.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -82,7 +83,11 @@ fn main() -> ExitCode {
     let quiet = !matches!(arguments.command, Command::Serve { .. } | Command::Control { .. } | Command::Node { .. });
     let filter =
         if quiet { filter.with_default_directive(tracing::level_filters::LevelFilter::WARN.into()) } else { filter };
-    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.from_env_lossy())
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
 
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
