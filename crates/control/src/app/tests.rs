@@ -1,3 +1,5 @@
+//! Who may do what: domains of the account, policies, states of the account.
+
 use std::sync::Arc;
 
 use model::{Knowledge, ManualClock, Moment, SourceKind};

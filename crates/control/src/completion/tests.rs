@@ -1,3 +1,5 @@
+//! When a refresh is complete: by acknowledgement, by lease, and not before.
+
 use model::{Entry, Invalidation, ManualClock, Mode, Scope, Settings, UrlKey};
 use tempfile::TempDir;
 

@@ -1,3 +1,5 @@
+//! The scheduler over a real database, with sessions the tests play.
+
 use std::time::Duration;
 
 use model::ManualClock;

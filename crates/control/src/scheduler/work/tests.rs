@@ -1,3 +1,5 @@
+//! One chunk under way: leases, reports, retries, the deadline, a topology that changes.
+
 use std::collections::BTreeMap;
 
 use model::topology::WarmTiers;
