@@ -1,0 +1,144 @@
+//! Breadth-first search of a world, from its start to every state that can be reached.
+//!
+//! States that were seen are kept as 64-bit hashes. Two of some millions of states that share a hash, one in a
+//! million searches, would hide what follows from one of them in that search.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+use crate::rules::Rules;
+use crate::state::State;
+use crate::step::{Action, Broken, Steps};
+use crate::switch::Switch;
+use crate::world::World;
+
+/// More states than any world here has. A search that comes so far was not exhaustive, and fails.
+const MOST_STATES: usize = 3_000_000;
+
+pub(crate) enum Outcome {
+    /// Every state was seen, and no promise broken.
+    Holds { states: usize, depth: usize },
+    /// The shortest way to a broken promise.
+    Breaks { broken: Broken, trace: Vec<Action>, states: usize },
+}
+
+/// Searches a world with all rules on, or with one line of the protocol switched off.
+pub(crate) fn search(world: &World, off: Option<Switch>) -> Outcome {
+    let rules = Rules::of(world, off);
+    let start = world.start();
+    let mut seen = HashSet::<u64, BuildHasherDefault<Known>>::default();
+    seen.insert(hash(&start));
+    // By state, in the order in which they were found: from which it was reached, as its how manieth successor.
+    let mut ways: Vec<(u32, u16)> = vec![(0, 0)];
+    let (mut level, mut next) = (vec![(start, 0_u32)], Vec::new());
+    let mut depth = 0;
+    while !level.is_empty() {
+        for (from, id) in level.drain(..) {
+            let (mut choice, mut ended) = (0, None);
+            let found = |_, state: State, broken: Option<Broken>| {
+                if let Some(broken) = broken {
+                    ended.get_or_insert((broken, choice));
+                } else if seen.insert(hash(&state)) {
+                    next.push((state, u32::try_from(ways.len()).expect("fewer than the most states")));
+                    ways.push((id, choice));
+                }
+                choice += 1;
+            };
+            Steps { world, rules: &rules, from: &from, found }.all();
+            if let Some((broken, choice)) = ended {
+                return Outcome::Breaks { broken, trace: trace(world, &rules, &ways, id, choice), states: ways.len() };
+            }
+            assert!(ways.len() < MOST_STATES, "{}: more than {MOST_STATES} states at depth {depth}", world.name);
+        }
+        std::mem::swap(&mut level, &mut next);
+        depth += 1;
+    }
+    Outcome::Holds { states: ways.len(), depth }
+}
+
+/// The actions that lead from the start to a state and one step on.
+fn trace(world: &World, rules: &Rules, ways: &[(u32, u16)], mut id: u32, last: u16) -> Vec<Action> {
+    let mut choices = vec![last];
+    while id != 0 {
+        let (from, choice) = ways[id as usize];
+        choices.push(choice);
+        id = from;
+    }
+    let mut state = world.start();
+    let mut actions = Vec::new();
+    for &choice in choices.iter().rev() {
+        let (mut number, mut taken) = (0, None);
+        let found = |action, state, _| {
+            if number == choice {
+                taken = Some((action, state));
+            }
+            number += 1;
+        };
+        Steps { world, rules, from: &state, found }.all();
+        let (action, to) = taken.expect("a way that was gone can be gone again");
+        actions.push(action);
+        state = to;
+    }
+    actions
+}
+
+/// A trace as a numbered list.
+pub(crate) fn print(trace: &[Action]) -> String {
+    trace.iter().enumerate().fold(String::new(), |mut text, (number, action)| {
+        write!(text, "\n  {:2} {action:?}", number + 1).expect("a string takes all that is written");
+        text
+    })
+}
+
+fn hash(state: &State) -> u64 {
+    let mut bytes = Bytes { bytes: [0; 512], length: 0 };
+    state.hash(&mut bytes);
+    bytes.finish()
+}
+
+/// Gathers what a state is made of, and hashes it at once.
+struct Bytes {
+    bytes: [u8; 512],
+    length: usize,
+}
+
+impl Hasher for Bytes {
+    fn write(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        self.bytes[self.length..end].copy_from_slice(bytes);
+        self.length = end;
+    }
+
+    fn finish(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(&self.bytes[..self.length])
+    }
+
+    // A discriminant is handed over as an `isize`; no enum here has more than a few variants.
+    fn write_isize(&mut self, number: isize) {
+        self.write(&[number.to_le_bytes()[0]]);
+    }
+
+    // So is the length of an array.
+    fn write_usize(&mut self, number: usize) {
+        self.write(&[number.to_le_bytes()[0]]);
+    }
+}
+
+/// Takes a hash as it is.
+#[derive(Default)]
+struct Known(u64);
+
+impl Hasher for Known {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are kept");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,606 @@
+//! What may happen next in a world, and what must never have happened.
+
+use model::Isolation;
+use model::fence::Verdict;
+
+use crate::rules::Rules;
+use crate::state::{Age, Beat, Body, Fill, Header, Index, Life, Node, Phase, Rev, State, up_to};
+use crate::switch::Switch;
+use crate::world::World;
+
+/// One step. Numbers are nodes and slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Time passes everywhere, but for one node's clock that may miss it.
+    Tick { missed_by: Option<usize> },
+    /// The origin changes and a refresh of it is accepted.
+    Accept,
+    /// A refresh is accepted though the origin has not changed.
+    AcceptUnchanged,
+    /// An entry that does not cover the key is accepted.
+    AcceptOther,
+    ControlRestarts,
+    Compact { up_to: Rev },
+    Remove(usize),
+    /// An entry is seen in the index; `applied` does not show it yet.
+    Index(usize),
+    Apply(usize),
+    Snapshot(usize),
+    Persist(usize),
+    Retire(usize, Rev),
+    Sweep(usize),
+    /// A heartbeat, in one step.
+    Heartbeat(usize),
+    SendBeat(usize),
+    LoseBeat(usize),
+    /// The control plane commits the membership of the node whose hello arrived.
+    Commit(usize),
+    /// The control plane answers with this head.
+    Answer(usize, Rev),
+    HearAnswer(usize),
+    /// A removed node hears that it was.
+    Stop(usize),
+    /// The process ends, at whatever moment, and starts with the disk it had.
+    Restart(usize),
+    LoseDisk(usize),
+    /// A user's request begins a fetch.
+    Fetch(usize, Option<u8>),
+    /// The origin reads its register for a request.
+    Read(usize, usize),
+    /// The parent answers a request from its store.
+    FromStore(usize, usize),
+    /// The parent lets a request wait for a fetch that runs.
+    Join(usize, usize, usize),
+    /// The parent begins a fetch for a request.
+    FetchFor(usize, usize, usize, Option<u8>),
+    /// An answer arrives, is judged for all who wait, and stored.
+    Deliver(usize, usize),
+    LoseFetch(usize, usize),
+    /// A stored body is judged for a user, whose header leaves later.
+    Judge(usize),
+    SendHeader(usize),
+}
+
+/// A promise that was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// A user's header left this node with a body that does not reflect a complete refresh.
+    Fresh(usize),
+    /// An answer failed the very request it was begun for, though nothing was applied meanwhile.
+    Progress(usize),
+}
+
+/// One state's successors, handed to `found` one by one.
+pub(crate) struct Steps<'a, F> {
+    pub(crate) world: &'a World,
+    pub(crate) rules: &'a Rules,
+    pub(crate) from: &'a State,
+    pub(crate) found: F,
+}
+
+impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
+    pub(crate) fn all(&mut self) {
+        self.control();
+        for n in self.world.nodes() {
+            self.knowledge(n);
+            self.beats(n);
+            self.failures(n);
+            self.headers(n);
+            for slot in 0..self.world.slots {
+                self.fetches(n, slot);
+            }
+        }
+        self.ticks();
+    }
+
+    /// A step that breaks nothing by itself.
+    fn to(&mut self, action: Action, change: impl FnOnce(&mut State)) {
+        self.to_checked(action, |state| {
+            change(state);
+            None
+        });
+    }
+
+    fn to_checked(&mut self, action: Action, change: impl FnOnce(&mut State) -> Option<Broken>) {
+        let mut state = *self.from;
+        let broken = change(&mut state);
+        settle(self.world, self.rules, &mut state);
+        // Who asks at this very moment is served from the store in no step at all.
+        let broken = broken.or_else(|| stale_lookup(self.world, self.rules, &state));
+        if broken.is_some() || state != *self.from {
+            (self.found)(action, state, broken);
+        }
+    }
+
+    fn control(&mut self) {
+        let from = self.from;
+        let accept = |state: &mut State, covers: bool, changes: bool| {
+            let control = &mut state.control;
+            control.head += 1;
+            control.covers |= u8::from(covers) << (control.head - 1);
+            control.changes |= u8::from(changes) << (control.head - 1);
+        };
+        if from.control.head < self.world.entries {
+            self.to(Action::Accept, |state| accept(state, true, true));
+            if from.left.unchanged > 0 {
+                self.to(Action::AcceptUnchanged, |state| {
+                    state.left.unchanged -= 1;
+                    accept(state, true, false);
+                });
+            }
+            if from.left.others > 0 {
+                self.to(Action::AcceptOther, |state| {
+                    state.left.others -= 1;
+                    accept(state, false, false);
+                });
+            }
+        }
+        if from.left.control_restarts > 0 && from.control.complete < from.control.head {
+            let rules = self.rules;
+            let known = if rules.is_off(Switch::ControlDoesNotWaitAnew) { rules.known_for_limit() } else { 0 };
+            self.to(Action::ControlRestarts, |state| {
+                state.left.control_restarts -= 1;
+                state.control.known_for[..usize::from(state.control.head)].fill(known);
+            });
+        }
+        if from.left.compactions > 0 {
+            for revision in from.control.compacted + 1..=from.control.head {
+                self.to(Action::Compact { up_to: revision }, |state| {
+                    state.left.compactions -= 1;
+                    state.control.compacted = revision;
+                });
+            }
+        }
+        for n in self.world.nodes() {
+            if from.left.removals > 0 && from.control.rows[n].member {
+                self.to(Action::Remove(n), |state| {
+                    state.left.removals -= 1;
+                    state.control.rows[n].member = false;
+                    state.control.rows[n].removed = true;
+                });
+            }
+        }
+    }
+
+    /// Entries, snapshots, floors.
+    fn knowledge(&mut self, n: usize) {
+        let (from, node) = (self.from, &self.from.nodes[n]);
+        if node.life != Life::Up {
+            return;
+        }
+        let applied = node.memory.applied;
+        if from.control.rows[n].member && applied < from.control.head {
+            if applied < from.control.compacted {
+                self.to(Action::Snapshot(n), |state| {
+                    let (node, to) = (&mut state.nodes[n], state.control.compacted);
+                    let floor =
+                        if self.rules.is_off(Switch::SnapshotWithoutFloor) { node.memory.floor } else { to };
+                    node.memory = Index { applied: to, floor, covers: 0 };
+                    overtake(node);
+                });
+            } else {
+                let covers = from.control.covers & (1 << applied);
+                if self.world.two_step_apply && node.memory.covers & covers != covers {
+                    self.to(Action::Index(n), |state| {
+                        state.nodes[n].memory.covers |= covers;
+                        overtake(&mut state.nodes[n]);
+                    });
+                } else {
+                    self.to(Action::Apply(n), |state| {
+                        state.nodes[n].memory.covers |= covers;
+                        state.nodes[n].memory.applied += 1;
+                        overtake(&mut state.nodes[n]);
+                    });
+                }
+            }
+        }
+        self.to(Action::Persist(n), |state| state.nodes[n].disk = node.memory);
+        if from.left.retires > 0 {
+            for floor in node.memory.floor + 1..=applied {
+                self.to(Action::Retire(n, floor), |state| {
+                    state.left.retires -= 1;
+                    let node = &mut state.nodes[n];
+                    node.memory.floor = floor;
+                    node.memory.covers &= !up_to(floor);
+                    node.disk = node.memory;
+                    overtake(node);
+                });
+            }
+        }
+        if from.left.sweeps > 0
+            && let Some(body) = node.body
+        {
+            let passes = self.rules.passes_sweep(&body, node, self.isolation(n));
+            self.to(Action::Sweep(n), |state| {
+                state.left.sweeps -= 1;
+                let lifted = Body { stamp: body.stamp.max(applied), ..body };
+                state.nodes[n].body = passes.then_some(lifted);
+            });
+        }
+    }
+
+    /// Heartbeats and hellos.
+    fn beats(&mut self, n: usize) {
+        let (node, row) = (&self.from.nodes[n], self.from.control.rows[n]);
+        let (rules, head) = (self.rules, self.from.control.head);
+        let joining = matches!(node.life, Life::Joining | Life::Lost);
+        if node.life == Life::Up && row.removed {
+            self.to(Action::Stop(n), |state| {
+                stop_process(state, self.world, n);
+                state.nodes[n].life = Life::Joining;
+            });
+        }
+        if !joining && !self.world.beats {
+            if row.member {
+                self.to(Action::Heartbeat(n), |state| state.nodes[n].contact = rules.contact(node, 0, head).0);
+            }
+            return;
+        }
+        self.to(Action::SendBeat(n), |state| state.nodes[n].beat = Beat::Sent { age: 0 });
+        self.to(Action::LoseBeat(n), |state| state.nodes[n].beat = Beat::Idle);
+        let early = rules.is_off(Switch::HeadBeforeMembership);
+        let hello = joining && (matches!(node.beat, Beat::Sent { .. }) || (early && node.beat != Beat::Idle));
+        let late = early && node.life == Life::Up && !row.removed;
+        if !row.member && (hello || late) {
+            self.to(Action::Commit(n), |state| {
+                state.control.rows[n].member = true;
+                state.control.rows[n].removed = false;
+            });
+        }
+        if let Beat::Sent { age } = node.beat
+            && (row.member || (joining && early))
+        {
+            let oldest = if rules.is_off(Switch::OldHead) && !joining { 0 } else { head };
+            for head in oldest..=head {
+                self.to(Action::Answer(n, head), |state| {
+                    state.nodes[n].beat = Beat::Answered { age, head };
+                    if node.life == Life::Lost && rules.is_off(Switch::AckResetInsteadOfFloor) {
+                        state.control.rows[n].acked = 0;
+                    }
+                });
+            }
+        }
+        if let Beat::Answered { age, head } = node.beat {
+            self.to(Action::HearAnswer(n), |state| {
+                let node = &mut state.nodes[n];
+                if joining {
+                    join(rules, node, head);
+                }
+                let (contact, done) = rules.contact(node, age, head);
+                node.contact = contact;
+                if done {
+                    node.beat = Beat::Idle;
+                }
+            });
+        }
+    }
+
+    fn failures(&mut self, n: usize) {
+        let (from, node) = (self.from, &self.from.nodes[n]);
+        let rules = self.rules;
+        if from.left.crashes > 0 && node.life == Life::Up {
+            self.to(Action::Restart(n), |state| {
+                state.left.crashes -= 1;
+                stop_process(state, self.world, n);
+                let node = &mut state.nodes[n];
+                node.memory = node.disk;
+                if rules.is_off(Switch::ContactSurvivesRestart) {
+                    node.contact = from.nodes[n].contact;
+                }
+                if rules.is_off(Switch::VouchingSurvivesRestart) {
+                    node.body = node.body.map(|body| Body { vouched: 0, ..body });
+                }
+            });
+        }
+        if from.left.wipes > 0 && node.life == Life::Up {
+            self.to(Action::LoseDisk(n), |state| {
+                state.left.wipes -= 1;
+                stop_process(state, self.world, n);
+                let member = state.control.rows[n].member;
+                let node = &mut state.nodes[n];
+                (node.memory, node.disk, node.body) = (Index::EMPTY, Index::EMPTY, None);
+                node.life = if member { Life::Lost } else { Life::Joining };
+            });
+        }
+    }
+
+    /// Headers that leave some time after they were judged.
+    fn headers(&mut self, n: usize) {
+        let node = &self.from.nodes[n];
+        if self.world.pause.is_none() {
+            return;
+        }
+        if let Some(header) = node.header {
+            self.to_checked(Action::SendHeader(n), |state| {
+                state.nodes[n].header = None;
+                stale(state, n, header.version).then_some(Broken::Fresh(n))
+            });
+        } else if let Some(body) = node.body
+            && serving(self.rules, node)
+            && self.rules.serves_user(&body, node, self.isolation(n))
+        {
+            let header = Header { version: body.version, age: 0, applied: node.memory.applied };
+            self.to(Action::Judge(n), |state| state.nodes[n].header = Some(header));
+        }
+    }
+
+    fn fetches(&mut self, n: usize, slot: usize) {
+        let node = &self.from.nodes[n];
+        let Some(fill) = node.fills[slot] else {
+            let first_free = node.fills.iter().position(Option::is_none) == Some(slot);
+            if first_free && serving(self.rules, node) && self.world.users.iter().any(|&user| usize::from(user) == n) {
+                for &via in self.world.asks[n] {
+                    let fill = begin(self.rules, node, None, via);
+                    self.to(Action::Fetch(n, via), |state| state.nodes[n].fills[slot] = Some(fill));
+                }
+            }
+            return;
+        };
+        self.to(Action::LoseFetch(n, slot), |state| {
+            state.nodes[n].fills[slot] = None;
+            release(state, self.world, n, Some(slot));
+        });
+        match (fill.phase, fill.via) {
+            (Phase::Asked, None) => {
+                let version = self.from.control.origin();
+                let phase = Phase::Answered { version, modified: fill.validator != Some(version), age: 0 };
+                self.to(Action::Read(n, slot), |state| set_phase(state, n, slot, phase));
+            }
+            (Phase::Asked, Some(parent)) => self.asked(n, slot, &fill, usize::from(parent)),
+            (Phase::Joined(_), _) => {}
+            (Phase::Answered { version, modified, age }, _) => {
+                self.to_checked(Action::Deliver(n, slot), |state| {
+                    deliver(self.world, self.rules, state, n, slot, &fill, (version, modified, age))
+                });
+            }
+        }
+    }
+
+    /// A child's request arrives at its parent.
+    fn asked(&mut self, n: usize, slot: usize, fill: &Fill, parent: usize) {
+        let node = &self.from.nodes[parent];
+        let rules = self.rules;
+        if !serving(rules, node) {
+            return;
+        }
+        if let Some(body) = node.body
+            && rules.serves_child(&body, node, self.isolation(parent), fill.fence)
+        {
+            let phase = answer(rules, fill, &body, node);
+            self.to(Action::FromStore(n, slot), |state| set_phase(state, n, slot, phase));
+        }
+        for running in 0..self.world.slots {
+            let Some(stamp) = node.fills[running].and_then(|run| rules.join(&run, &node.memory, fill.fence)) else {
+                continue;
+            };
+            self.to(Action::Join(n, slot, running), |state| {
+                if let Some(run) = &mut state.nodes[parent].fills[running] {
+                    run.stamp = stamp;
+                }
+                set_phase(state, n, slot, waits_for(running));
+            });
+        }
+        if let Some(free) = node.fills[..self.world.slots].iter().position(Option::is_none) {
+            for &via in self.world.asks[parent] {
+                let begun = begin(rules, node, Some(fill.fence), via);
+                self.to(Action::FetchFor(n, slot, parent, via), |state| {
+                    state.nodes[parent].fills[free] = Some(begun);
+                    set_phase(state, n, slot, waits_for(free));
+                });
+            }
+        }
+    }
+
+    fn ticks(&mut self) {
+        let pause = self.world.pause.unwrap_or(0);
+        // The longest pause is an assumption of the protocol: a header that has used it up leaves now.
+        if self.from.nodes.iter().any(|node| node.header.is_some_and(|header| header.age == pause)) {
+            return;
+        }
+        self.to(Action::Tick { missed_by: None }, |state| tick(self.world, self.rules, state, None));
+        if self.from.left.slips > 0 {
+            for n in self.world.nodes() {
+                self.to(Action::Tick { missed_by: Some(n) }, |state| {
+                    state.left.slips -= 1;
+                    tick(self.world, self.rules, state, Some(n));
+                });
+            }
+        }
+    }
+
+    fn isolation(&self, n: usize) -> Isolation {
+        isolation(self.world, n)
+    }
+}
+
+fn isolation(world: &World, n: usize) -> Isolation {
+    if world.serve.iter().any(|&serve| usize::from(serve) == n) { Isolation::Serve } else { Isolation::Revalidate }
+}
+
+fn serving(rules: &Rules, node: &Node) -> bool {
+    node.life == Life::Up || (node.life == Life::Joining && rules.is_off(Switch::ServesBeforeMember))
+}
+
+/// Whether a user of this node who is sent this version now is sent one that is older than a complete refresh.
+fn stale(state: &State, n: usize, version: Rev) -> bool {
+    !state.control.rows[n].removed && version < state.control.promised()
+}
+
+fn stale_lookup(world: &World, rules: &Rules, state: &State) -> Option<Broken> {
+    world.nodes().find_map(|n| {
+        let node = &state.nodes[n];
+        let body = node.body.filter(|body| stale(state, n, body.version))?;
+        (serving(rules, node) && rules.serves_user(&body, node, isolation(world, n))).then_some(Broken::Fresh(n))
+    })
+}
+
+/// What follows from a state without any choice, so that fewer of them differ.
+fn settle(world: &World, rules: &Rules, state: &mut State) {
+    let persists_late = state.left.crashes > 0;
+    for n in world.nodes() {
+        let node = &mut state.nodes[n];
+        if node.life == Life::Up && !persists_late {
+            node.disk = node.memory;
+        }
+        if world.asks.len() == 1 {
+            node.fills.sort_unstable_by(|a, b| b.cmp(a));
+        }
+        if matches!(node.beat, Beat::Sent { age } | Beat::Answered { age, .. } if age == world.lease) {
+            node.beat = Beat::Idle;
+        }
+        // Nothing but completion reads an acknowledgement: the earliest is the worst.
+        let row = &mut state.control.rows[n];
+        if node.life == Life::Up && row.member {
+            row.acked = row.acked.max(rules.acknowledged(node));
+        }
+    }
+    // So it is with completion: nothing but the promise reads it.
+    let control = &mut state.control;
+    for entry in control.complete + 1..=control.head {
+        let known_for = control.known_for[usize::from(entry) - 1];
+        let all_passed = world.nodes().all(|n| {
+            let row = control.rows[n];
+            !row.member || rules.passed(entry, row.acked, isolation(world, n), known_for)
+        });
+        if !all_passed {
+            break;
+        }
+        control.complete = entry;
+    }
+    control.known_for[..usize::from(control.complete)].fill(rules.known_for_limit());
+    for row in &mut control.rows[..world.asks.len()] {
+        row.acked = row.acked.max(control.complete);
+    }
+    let [a, b, ..] = &mut state.nodes;
+    if world.twins && (&*a, control.rows[0]) > (&*b, control.rows[1]) {
+        std::mem::swap(a, b);
+        control.rows.swap(0, 1);
+    }
+}
+
+fn begin(rules: &Rules, node: &Node, asked: Option<Rev>, via: Option<u8>) -> Fill {
+    let (stamp, fence) = rules.begin(&node.memory, asked);
+    Fill {
+        stamp,
+        fence: if via.is_some() { fence } else { 0 },
+        sent: 0,
+        asked,
+        validator: node.body.map(|body| body.version),
+        overtaken: false,
+        via,
+        phase: Phase::Asked,
+    }
+}
+
+/// A parent's answer to a child's request, with the age it carries.
+fn answer(rules: &Rules, fill: &Fill, body: &Body, node: &Node) -> Phase {
+    let age = rules.answer_age(body, node);
+    Phase::Answered { version: body.version, modified: fill.validator != Some(body.version), age }
+}
+
+fn waits_for(slot: usize) -> Phase {
+    Phase::Joined(u8::try_from(slot).expect("few slots"))
+}
+
+fn set_phase(state: &mut State, n: usize, slot: usize, phase: Phase) {
+    if let Some(fill) = &mut state.nodes[n].fills[slot] {
+        fill.phase = phase;
+    }
+}
+
+fn overtake(node: &mut Node) {
+    for fill in node.fills.iter_mut().flatten() {
+        fill.overtaken = true;
+    }
+}
+
+fn deliver(
+    world: &World,
+    rules: &Rules,
+    state: &mut State,
+    n: usize,
+    slot: usize,
+    fill: &Fill,
+    (version, modified, age): (Rev, bool, Age),
+) -> Option<Broken> {
+    let node = &mut state.nodes[n];
+    node.fills[slot] = None;
+    let Some(body) = rules.arrived(node, fill, version, modified, age) else {
+        // The body that the 304 speaks of is gone: whoever still wants one asks again.
+        release(state, world, n, Some(slot));
+        return None;
+    };
+    node.body = Some(body);
+    let node = *node;
+    let isolation = isolation(world, n);
+    for fill in state.nodes.iter_mut().flat_map(|child| &mut child.fills).flatten() {
+        if waits_at(fill, n, Some(slot)) {
+            let sends = rules.hands_on(&body, &node, isolation, Some(fill.fence)) == Verdict::Send;
+            fill.phase = if sends { answer(rules, fill, &body, &node) } else { Phase::Asked };
+        }
+    }
+    let verdict = rules.hands_on(&body, &node, isolation, fill.asked);
+    if verdict == Verdict::Covered && !fill.overtaken {
+        return Some(Broken::Progress(n));
+    }
+    let to_user = fill.asked.is_none() && verdict == Verdict::Send;
+    (to_user && stale(state, n, body.version)).then_some(Broken::Fresh(n))
+}
+
+fn waits_at(fill: &Fill, n: usize, slot: Option<usize>) -> bool {
+    let Phase::Joined(joined) = fill.phase else { return false };
+    fill.via.map(usize::from) == Some(n) && slot.is_none_or(|slot| slot == usize::from(joined))
+}
+
+/// Requests that waited for a fetch that is no more are asked again.
+fn release(state: &mut State, world: &World, n: usize, slot: Option<usize>) {
+    for child in &mut state.nodes[world.nodes()] {
+        for fill in child.fills.iter_mut().flatten().filter(|fill| waits_at(fill, n, slot)) {
+            fill.phase = Phase::Asked;
+        }
+    }
+}
+
+/// All that is volatile is lost.
+fn stop_process(state: &mut State, world: &World, n: usize) {
+    release(state, world, n, None);
+    let node = &mut state.nodes[n];
+    node.contact = world.lease;
+    node.beat = Beat::Idle;
+    node.fills = Default::default();
+    node.header = None;
+    node.body = node.body.map(|body| Body { vouched: world.lease, ..body });
+}
+
+/// A hello was answered with `head`.
+fn join(rules: &Rules, node: &mut Node, head: Rev) {
+    let lost = node.life == Life::Lost;
+    let reads_anew = lost && rules.is_off(Switch::AckResetInsteadOfFloor);
+    let floorless = rules.is_off(if lost { Switch::LostDiskWithoutFloor } else { Switch::JoinsWithoutFloor });
+    let applied = if reads_anew { 0 } else { head };
+    node.memory = Index { applied, floor: if floorless { 0 } else { applied }, covers: 0 };
+    node.disk = node.memory;
+    node.life = Life::Up;
+}
+
+fn tick(world: &World, rules: &Rules, state: &mut State, missed_by: Option<usize>) {
+    let older = |age: &mut Age| *age = (*age + 1).min(world.lease);
+    for n in world.nodes() {
+        let node = &mut state.nodes[n];
+        if let Some(header) = &mut node.header {
+            header.age += 1;
+        }
+        if missed_by == Some(n) {
+            continue;
+        }
+        older(&mut node.contact);
+        node.body.iter_mut().for_each(|body| older(&mut body.vouched));
+        node.fills.iter_mut().flatten().for_each(|fill| older(&mut fill.sent));
+        if let Beat::Sent { age } | Beat::Answered { age, .. } = &mut node.beat {
+            older(age);
+        }
+    }
+    for known_for in &mut state.control.known_for[..usize::from(state.control.head)] {
+        *known_for = (*known_for + 1).min(rules.known_for_limit());
+    }
+}

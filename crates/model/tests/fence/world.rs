@@ -1,0 +1,210 @@
+//! The worlds that are searched: who asks whom, what may happen, and how often.
+
+use crate::state::{
+    Age, Beat, Control, ENTRIES, Index, Left, Life, NODES, Node, Rev, Row, SLOTS, State,
+};
+
+/// A world. Node 0 is always one that users ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct World {
+    pub(crate) name: &'static str,
+    /// By node, whom it may ask: a node, or `None` for the origin. The length is the number of nodes.
+    pub(crate) asks: &'static [&'static [Option<u8>]],
+    /// Nodes that begin fetches for users of their own; all judge for users.
+    pub(crate) users: &'static [u8],
+    /// Nodes that are not members when the world begins.
+    pub(crate) joiners: &'static [u8],
+    /// Nodes with `isolation = "serve"`.
+    pub(crate) serve: &'static [u8],
+    pub(crate) entries: Rev,
+    pub(crate) lease: Age,
+    /// The longest pause between judging and sending; `None`: the two are one step.
+    pub(crate) pause: Option<Age>,
+    /// Fetches that a node may have in flight.
+    pub(crate) slots: usize,
+    /// Whether a heartbeat is sent, answered and heard in steps. Otherwise it is one step, which is the best it can
+    /// do for its node: an earlier head is sooner applied, and an earlier answer sooner believed.
+    pub(crate) beats: bool,
+    /// Whether an entry is seen in the index before `applied` shows it. Otherwise the two are one step.
+    pub(crate) two_step_apply: bool,
+    /// Nodes 0 and 1 are alike, so that states which differ by their names are one.
+    pub(crate) twins: bool,
+    pub(crate) left: Left,
+}
+
+pub(crate) const NONE_LEFT: Left = Left {
+    crashes: 0,
+    wipes: 0,
+    removals: 0,
+    control_restarts: 0,
+    retires: 0,
+    sweeps: 0,
+    compactions: 0,
+    slips: 0,
+    unchanged: 0,
+    others: 0,
+};
+
+const SMALLEST: World = World {
+    name: "",
+    asks: &[&[None]],
+    users: &[0],
+    joiners: &[],
+    serve: &[],
+    entries: 1,
+    lease: 2,
+    pause: None,
+    slots: 1,
+    beats: false,
+    two_step_apply: false,
+    twins: false,
+    left: NONE_LEFT,
+};
+
+const CHAIN: &[&[Option<u8>]] = &[&[Some(1)], &[None]];
+
+/// One node, two fetches at a time, every step in steps.
+pub(crate) const ALONE: World = World {
+    name: "alone",
+    entries: 2,
+    slots: 2,
+    beats: true,
+    two_step_apply: true,
+    left: Left { crashes: 1, control_restarts: 1, unchanged: 1, others: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// One node whose clock is slow and whose headers leave late.
+pub(crate) const SLOW: World = World {
+    name: "slow",
+    entries: 2,
+    pause: Some(1),
+    beats: true,
+    left: Left { slips: 1, crashes: 1, control_restarts: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// One node that serves when isolated.
+pub(crate) const ISOLATED: World = World {
+    name: "isolated",
+    entries: 2,
+    serve: &[0],
+    beats: true,
+    left: Left { crashes: 1, control_restarts: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// One node that forgets entries, and a log that does.
+pub(crate) const FORGETTING: World = World {
+    name: "forgetting",
+    entries: 3,
+    beats: true,
+    left: Left { crashes: 1, retires: 2, sweeps: 1, compactions: 2, others: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// One node that joins, is removed, loses its disk.
+pub(crate) const JOINING: World = World {
+    name: "joining",
+    entries: 2,
+    joiners: &[0],
+    beats: true,
+    left: Left { wipes: 1, removals: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// A child and its parent, in every step of a heartbeat.
+pub(crate) const TIERS: World = World { name: "two tiers", asks: CHAIN, beats: true, ..SMALLEST };
+
+/// A child and its parent under two entries.
+pub(crate) const TIERS_TWICE: World =
+    World { name: "two tiers, two entries", asks: CHAIN, entries: 2, ..SMALLEST };
+
+/// A child and its parent, with old disks.
+pub(crate) const TIERS_CRASH: World =
+    World { name: "two tiers that crash", asks: CHAIN, left: Left { crashes: 1, ..NONE_LEFT }, ..SMALLEST };
+
+/// A child that loses its disk, and a parent that is removed and does not know.
+pub(crate) const TIERS_WIPE: World = World {
+    name: "two tiers, lost disk, removed parent",
+    asks: CHAIN,
+    left: Left { wipes: 1, removals: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// A child that joins below a parent that is removed and does not know.
+pub(crate) const TIERS_JOIN: World = World {
+    name: "two tiers, joining child, removed parent",
+    asks: CHAIN,
+    joiners: &[0],
+    left: Left { removals: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// A child that retires entries below a parent that is removed and does not know.
+pub(crate) const TIERS_RETIRE: World = World {
+    name: "two tiers that forget, removed parent",
+    asks: CHAIN,
+    left: Left { retires: 1, compactions: 1, removals: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// A child and its parent with two fetches each, users at both.
+pub(crate) const TIERS_BUSY: World =
+    World { name: "two busy tiers", asks: CHAIN, users: &[0, 1], slots: 2, ..SMALLEST };
+
+/// Two children of one parent.
+pub(crate) const FAN_IN: World = World {
+    name: "fan-in",
+    asks: &[&[Some(2)], &[Some(2)], &[None]],
+    users: &[0, 1],
+    twins: true,
+    ..SMALLEST
+};
+
+/// A child that may ask either of two parents.
+pub(crate) const FAN_OUT: World =
+    World { name: "fan-out", asks: &[&[Some(1), Some(2)], &[None], &[None]], ..SMALLEST };
+
+/// Three tiers.
+pub(crate) const THREE_TIERS: World =
+    World { name: "three tiers", asks: &[&[Some(1)], &[Some(2)], &[None]], ..SMALLEST };
+
+impl World {
+    pub(crate) fn nodes(&self) -> std::ops::Range<usize> {
+        0..self.asks.len()
+    }
+
+    /// Nothing stored, nothing known, nothing accepted.
+    pub(crate) fn start(&self) -> State {
+        assert!(self.asks.len() <= NODES && self.slots <= SLOTS && usize::from(self.entries) <= ENTRIES);
+        let mut state = State {
+            control: Control {
+                head: 0,
+                covers: 0,
+                changes: 0,
+                compacted: 0,
+                complete: 0,
+                known_for: [0; ENTRIES],
+                rows: [Row { member: false, removed: false, acked: 0 }; NODES],
+            },
+            nodes: [Node {
+                life: Life::Absent,
+                memory: Index::EMPTY,
+                disk: Index::EMPTY,
+                body: None,
+                contact: self.lease,
+                beat: Beat::Idle,
+                fills: [None; SLOTS],
+                header: None,
+            }; NODES],
+            left: self.left,
+        };
+        for n in self.nodes() {
+            let joins = self.joiners.iter().any(|&joiner| usize::from(joiner) == n);
+            state.nodes[n].life = if joins { Life::Joining } else { Life::Up };
+            state.control.rows[n].member = !joins;
+        }
+        state
+    }
+}
