@@ -289,6 +289,12 @@ async fn nodes_are_let_in_by_proof_alone(state: &State) {
     assert_eq!(known.topology.members.get(&member.name), Some(&member));
     assert!(state.admit(Proof::Credential(&credential), &member, &known, "1", 50).await.unwrap().credential.is_none());
     assert_eq!(state.head().await.unwrap(), head, "nothing new, nothing logged");
+    let mut stale = known.clone();
+    state.remove_node(&member.name).await.unwrap();
+    stale.topology.members.insert(member.name.clone(), member.clone());
+    let credential = state.admit(token("secret"), &member, &stale, "1", 50).await.unwrap().credential.unwrap();
+    let (_, known) = state.knowledge().await.unwrap();
+    assert!(known.topology.members.contains_key(&member.name), "who is invited is a member, whatever was known before");
     state.acknowledge(&[(member.name.clone(), Revision(3))]).await.unwrap();
     state.acknowledge(&[(member.name.clone(), Revision(2))]).await.unwrap();
     assert_eq!(state.nodes().await.unwrap()[0].acked, Revision(3), "an acknowledgement never falls");

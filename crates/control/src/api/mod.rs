@@ -91,9 +91,13 @@ pub(crate) async fn serve(door: Door, listener: TcpListener, stopping: Cancellat
     server.http2().timer(TokioTimer::new()).keep_alive_interval(READ_MAX);
     let graceful = GracefulShutdown::new();
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            // Never closed, so never refused.
+            let permit = connections.clone().acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
             () = stopping.cancelled() => break,
         };
         let stream = match accepted {

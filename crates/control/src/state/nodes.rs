@@ -121,7 +121,8 @@ impl State {
                 Some(credential)
             }
         };
-        if known.topology.members.get(&member.name) != Some(member) {
+        // Whoever was invited anew may have been removed since `known` was read: its membership is logged in any case.
+        if credential.is_some() || known.topology.members.get(&member.name) != Some(member) {
             append(writing.connection(), &[Entry::Member(member.clone())]).await?;
         }
         writing.commit().await?;
