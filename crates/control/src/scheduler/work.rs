@@ -386,7 +386,8 @@ pub(crate) fn line_state(chunk: &Chunk, path: usize) -> LineState {
         .count();
     match failed {
         Some(cause) if ended == all || chunk.finished_ms > 0 => LineState::Failed(cause.clone()),
-        _ if chunk.finished_ms > 0 => LineState::Resident,
+        // What is read here is in the database: a line need not wait for the slowest of its chunk.
+        _ if chunk.finished_ms > 0 || (all > 0 && ended == all) => LineState::Resident,
         _ => LineState::Going { ended, all },
     }
 }
