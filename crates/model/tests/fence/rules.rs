@@ -121,28 +121,41 @@ impl Rules {
         joins.then_some(if raises { fill.stamp.max(asked) } else { fill.stamp })
     }
 
-    /// The body that an answer brings: a new one, or the stored one confirmed. `None` when a 304 speaks of a body
-    /// that is no longer there.
-    pub(crate) fn arrived(&self, node: &Node, fill: &Fill, version: Rev, modified: bool, age: Age) -> Option<Body> {
+    /// When an answer of this age vouches for what it brings; an age of a lease is none.
+    pub(crate) fn vouches(&self, fill: &Fill, age: Age) -> Age {
         let mut fetch = self.fetch(fill);
-        if self.is_off(Switch::StampOnArrival) {
-            fetch = Fetch::begin(fetch.sent, revision(node.memory.applied), self.heard(fill.asked), Revision::ZERO);
-        }
         let mut told = (age < self.lease).then(|| ticks(age));
         if self.is_off(Switch::VouchedByOwnRequest) {
             told = Some(Duration::ZERO);
         }
-        if self.is_off(Switch::AgeFromArrival) {
+        if self.stops_on_the_way(fill) {
             fetch.sent = NOW;
         }
+        self.age(fetch.vouch(told).at)
+    }
+
+    /// Whether what an answer vouches for does not grow older on its way.
+    pub(crate) fn stops_on_the_way(&self, fill: &Fill) -> bool {
+        self.is_off(Switch::AgeFromArrival) && fill.via.is_some()
+    }
+
+    /// The body that an answer brings: a new one, or the stored one confirmed. `None` when a 304 speaks of a body
+    /// that is no longer there.
+    pub(crate) fn arrived(&self, node: &Node, fill: &Fill, version: Rev, modified: bool) -> Option<Body> {
+        let mut fetch = self.fetch(fill);
+        let age = (fill.sent < self.lease).then_some(Duration::ZERO);
+        if self.is_off(Switch::StampOnArrival) {
+            fetch = Fetch::begin(fetch.sent, revision(node.memory.applied), self.heard(fill.asked), Revision::ZERO);
+        }
         if modified {
-            return Some(self.body(version, fetch.vouch(told)));
+            return Some(self.body(version, fetch.vouch(age)));
         }
         if self.is_off(Switch::LiftToApplied) {
             fetch.stamp = fetch.stamp.max(revision(node.memory.applied));
         }
-        let stored = node.body.filter(|body| Some(body.version) == fill.validator || self.is_off(Switch::LiftAnyBody))?;
-        Some(self.body(stored.version, fetch.confirm(self.vouched(&stored), told)))
+        let stored =
+            node.body.filter(|body| Some(body.version) == fill.validator || self.is_off(Switch::LiftAnyBody))?;
+        Some(self.body(stored.version, fetch.confirm(self.vouched(&stored), age)))
     }
 
     fn judge(&self, body: &Body, node: &Node, isolation: Isolation, asked: Option<Rev>) -> Verdict {
@@ -209,8 +222,7 @@ impl Rules {
     pub(crate) fn passed(&self, entry: Rev, acked: Rev, isolation: Isolation, known_for: Age) -> bool {
         let isolation = if self.is_off(Switch::ServeNotWaitedFor) { Isolation::Revalidate } else { isolation };
         let member = MemberView { acked: revision(acked), isolation };
-        let passed =
-            fence::passed(revision(entry), member, ticks(known_for), ticks(self.lease), ticks(self.margin()));
+        let passed = fence::passed(revision(entry), member, ticks(known_for), ticks(self.lease), ticks(self.margin()));
         passed != Passed::Waiting
     }
 }

@@ -7,14 +7,15 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
+use crate::effect::Broken;
 use crate::rules::Rules;
 use crate::state::State;
-use crate::step::{Action, Broken, Steps};
+use crate::step::{Action, Steps};
 use crate::switch::Switch;
 use crate::world::World;
 
 /// More states than any world here has. A search that comes so far was not exhaustive, and fails.
-const MOST_STATES: usize = 3_000_000;
+const MOST_STATES: usize = 8_000_000;
 
 pub(crate) enum Outcome {
     /// Every state was seen, and no promise broken.
@@ -92,14 +93,14 @@ pub(crate) fn print(trace: &[Action]) -> String {
 }
 
 fn hash(state: &State) -> u64 {
-    let mut bytes = Bytes { bytes: [0; 512], length: 0 };
+    let mut bytes = Bytes { bytes: [0; 256], length: 0 };
     state.hash(&mut bytes);
     bytes.finish()
 }
 
 /// Gathers what a state is made of, and hashes it at once.
 struct Bytes {
-    bytes: [u8; 512],
+    bytes: [u8; 256],
     length: usize,
 }
 
@@ -114,14 +115,19 @@ impl Hasher for Bytes {
         xxhash_rust::xxh3::xxh3_64(&self.bytes[..self.length])
     }
 
+    fn write_u8(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
+    }
+
     // A discriminant is handed over as an `isize`; no enum here has more than a few variants.
     fn write_isize(&mut self, number: isize) {
-        self.write(&[number.to_le_bytes()[0]]);
+        self.write_u8(number.to_le_bytes()[0]);
     }
 
     // So is the length of an array.
     fn write_usize(&mut self, number: usize) {
-        self.write(&[number.to_le_bytes()[0]]);
+        self.write_u8(number.to_le_bytes()[0]);
     }
 }
 

@@ -105,15 +105,18 @@ pub(crate) enum Beat {
     },
 }
 
-/// A fetch in flight.
+/// A fetch in flight. What no step can read any more is set to a fixed value, so that fewer states differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Fill {
     pub(crate) stamp: Rev,
-    /// What the request to the parent carries; zero towards the origin, which reads none.
+    /// What the request to the parent carries; zero towards the origin, which reads none, and once answered.
     pub(crate) fence: Rev,
+    /// When it was sent. Once answered, the moment for which its answer vouches: nothing that `Fetch::vouch` makes
+    /// of sending and age depends on when the answer arrives.
     pub(crate) sent: Age,
-    /// The fence of the child it was begun for; `None` for a user.
+    /// The fence of the child it was begun for, zero once overtaken; `None` for a user.
     pub(crate) asked: Option<Rev>,
+    /// `None` once answered with a new body.
     pub(crate) validator: Option<Rev>,
     /// Whether anything was applied since it began: only then may its answer fail whom it was begun for.
     pub(crate) overtaken: bool,
@@ -128,8 +131,8 @@ pub(crate) enum Phase {
     Asked,
     /// The parent lets it wait for its own fetch in this slot.
     Joined(u8),
-    /// The answer is on its way; `modified` is false for a 304. An age of a lease is no age.
-    Answered { version: Rev, modified: bool, age: Age },
+    /// The answer is on its way; `modified` is false for a 304.
+    Answered { version: Rev, modified: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,10 +1,11 @@
-//! What may happen next in a world, and what must never have happened.
+//! What may happen next in a world.
 
 use model::Isolation;
-use model::fence::Verdict;
 
+use crate::effect::{Broken, answer, deliver, isolation, join, overtake, release, serving, set_phase, settle, stale};
+use crate::effect::{stale_lookup, stop_process, tick, waits_for};
 use crate::rules::Rules;
-use crate::state::{Age, Beat, Body, Fill, Header, Index, Life, Node, Phase, Rev, State, up_to};
+use crate::state::{Beat, Body, Fill, Header, Index, Life, Node, Phase, Rev, State, up_to};
 use crate::switch::Switch;
 use crate::world::World;
 
@@ -12,7 +13,9 @@ use crate::world::World;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Time passes everywhere, but for one node's clock that may miss it.
-    Tick { missed_by: Option<usize> },
+    Tick {
+        missed_by: Option<usize>,
+    },
     /// The origin changes and a refresh of it is accepted.
     Accept,
     /// A refresh is accepted though the origin has not changed.
@@ -20,7 +23,9 @@ pub(crate) enum Action {
     /// An entry that does not cover the key is accepted.
     AcceptOther,
     ControlRestarts,
-    Compact { up_to: Rev },
+    Compact {
+        up_to: Rev,
+    },
     Remove(usize),
     /// An entry is seen in the index; `applied` does not show it yet.
     Index(usize),
@@ -59,15 +64,6 @@ pub(crate) enum Action {
     /// A stored body is judged for a user, whose header leaves later.
     Judge(usize),
     SendHeader(usize),
-}
-
-/// A promise that was broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
-    /// A user's header left this node with a body that does not reflect a complete refresh.
-    Fresh(usize),
-    /// An answer failed the very request it was begun for, though nothing was applied meanwhile.
-    Progress(usize),
 }
 
 /// One state's successors, handed to `found` one by one.
@@ -173,8 +169,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             if applied < from.control.compacted {
                 self.to(Action::Snapshot(n), |state| {
                     let (node, to) = (&mut state.nodes[n], state.control.compacted);
-                    let floor =
-                        if self.rules.is_off(Switch::SnapshotWithoutFloor) { node.memory.floor } else { to };
+                    let floor = if self.rules.is_off(Switch::SnapshotWithoutFloor) { node.memory.floor } else { to };
                     node.memory = Index { applied: to, floor, covers: 0 };
                     overtake(node);
                 });
@@ -328,9 +323,12 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         let node = &self.from.nodes[n];
         let Some(fill) = node.fills[slot] else {
             let first_free = node.fills.iter().position(Option::is_none) == Some(slot);
-            if first_free && serving(self.rules, node) && self.world.users.iter().any(|&user| usize::from(user) == n) {
+            let asked = self.world.users.iter().any(|&user| usize::from(user) == n);
+            let served = !self.world.renews
+                && node.body.is_some_and(|body| self.rules.serves_user(&body, node, self.isolation(n)));
+            if first_free && asked && !served && serving(self.rules, node) {
                 for &via in self.world.asks[n] {
-                    let fill = begin(self.rules, node, None, via);
+                    let fill = self.begin(node, None, via);
                     self.to(Action::Fetch(n, via), |state| state.nodes[n].fills[slot] = Some(fill));
                 }
             }
@@ -343,14 +341,14 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         match (fill.phase, fill.via) {
             (Phase::Asked, None) => {
                 let version = self.from.control.origin();
-                let phase = Phase::Answered { version, modified: fill.validator != Some(version), age: 0 };
-                self.to(Action::Read(n, slot), |state| set_phase(state, n, slot, phase));
+                let answered = answer(self.rules, &fill, version, 0);
+                self.to(Action::Read(n, slot), |state| state.nodes[n].fills[slot] = Some(answered));
             }
             (Phase::Asked, Some(parent)) => self.asked(n, slot, &fill, usize::from(parent)),
             (Phase::Joined(_), _) => {}
-            (Phase::Answered { version, modified, age }, _) => {
+            (Phase::Answered { version, modified }, _) => {
                 self.to_checked(Action::Deliver(n, slot), |state| {
-                    deliver(self.world, self.rules, state, n, slot, &fill, (version, modified, age))
+                    deliver(self.world, self.rules, state, n, slot, &fill, (version, modified))
                 });
             }
         }
@@ -366,8 +364,11 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         if let Some(body) = node.body
             && rules.serves_child(&body, node, self.isolation(parent), fill.fence)
         {
-            let phase = answer(rules, fill, &body, node);
-            self.to(Action::FromStore(n, slot), |state| set_phase(state, n, slot, phase));
+            let answered = answer(rules, fill, body.version, rules.answer_age(&body, node));
+            self.to(Action::FromStore(n, slot), |state| state.nodes[n].fills[slot] = Some(answered));
+            if !self.world.renews {
+                return;
+            }
         }
         for running in 0..self.world.slots {
             let Some(stamp) = node.fills[running].and_then(|run| rules.join(&run, &node.memory, fill.fence)) else {
@@ -382,7 +383,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         }
         if let Some(free) = node.fills[..self.world.slots].iter().position(Option::is_none) {
             for &via in self.world.asks[parent] {
-                let begun = begin(rules, node, Some(fill.fence), via);
+                let begun = self.begin(node, Some(fill.fence), via);
                 self.to(Action::FetchFor(n, slot, parent, via), |state| {
                     state.nodes[parent].fills[free] = Some(begun);
                     set_phase(state, n, slot, waits_for(free));
@@ -408,199 +409,24 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         }
     }
 
+    fn begin(&self, node: &Node, asked: Option<Rev>, via: Option<u8>) -> Fill {
+        let (stamp, fence) = self.rules.begin(&node.memory, asked);
+        let fill = Fill {
+            stamp,
+            fence: if via.is_some() { fence } else { 0 },
+            sent: 0,
+            asked,
+            validator: node.body.map(|body| body.version),
+            // An entry of which only the index knows is being applied.
+            overtaken: node.memory.newest().is_some_and(|newest| newest > node.memory.applied),
+            via,
+            phase: Phase::Asked,
+        };
+        let read = via.is_none() && self.world.reads_at_once;
+        if read { answer(self.rules, &fill, self.from.control.origin(), 0) } else { fill }
+    }
+
     fn isolation(&self, n: usize) -> Isolation {
         isolation(self.world, n)
-    }
-}
-
-fn isolation(world: &World, n: usize) -> Isolation {
-    if world.serve.iter().any(|&serve| usize::from(serve) == n) { Isolation::Serve } else { Isolation::Revalidate }
-}
-
-fn serving(rules: &Rules, node: &Node) -> bool {
-    node.life == Life::Up || (node.life == Life::Joining && rules.is_off(Switch::ServesBeforeMember))
-}
-
-/// Whether a user of this node who is sent this version now is sent one that is older than a complete refresh.
-fn stale(state: &State, n: usize, version: Rev) -> bool {
-    !state.control.rows[n].removed && version < state.control.promised()
-}
-
-fn stale_lookup(world: &World, rules: &Rules, state: &State) -> Option<Broken> {
-    world.nodes().find_map(|n| {
-        let node = &state.nodes[n];
-        let body = node.body.filter(|body| stale(state, n, body.version))?;
-        (serving(rules, node) && rules.serves_user(&body, node, isolation(world, n))).then_some(Broken::Fresh(n))
-    })
-}
-
-/// What follows from a state without any choice, so that fewer of them differ.
-fn settle(world: &World, rules: &Rules, state: &mut State) {
-    let persists_late = state.left.crashes > 0;
-    for n in world.nodes() {
-        let node = &mut state.nodes[n];
-        if node.life == Life::Up && !persists_late {
-            node.disk = node.memory;
-        }
-        if world.asks.len() == 1 {
-            node.fills.sort_unstable_by(|a, b| b.cmp(a));
-        }
-        if matches!(node.beat, Beat::Sent { age } | Beat::Answered { age, .. } if age == world.lease) {
-            node.beat = Beat::Idle;
-        }
-        // Nothing but completion reads an acknowledgement: the earliest is the worst.
-        let row = &mut state.control.rows[n];
-        if node.life == Life::Up && row.member {
-            row.acked = row.acked.max(rules.acknowledged(node));
-        }
-    }
-    // So it is with completion: nothing but the promise reads it.
-    let control = &mut state.control;
-    for entry in control.complete + 1..=control.head {
-        let known_for = control.known_for[usize::from(entry) - 1];
-        let all_passed = world.nodes().all(|n| {
-            let row = control.rows[n];
-            !row.member || rules.passed(entry, row.acked, isolation(world, n), known_for)
-        });
-        if !all_passed {
-            break;
-        }
-        control.complete = entry;
-    }
-    control.known_for[..usize::from(control.complete)].fill(rules.known_for_limit());
-    for row in &mut control.rows[..world.asks.len()] {
-        row.acked = row.acked.max(control.complete);
-    }
-    let [a, b, ..] = &mut state.nodes;
-    if world.twins && (&*a, control.rows[0]) > (&*b, control.rows[1]) {
-        std::mem::swap(a, b);
-        control.rows.swap(0, 1);
-    }
-}
-
-fn begin(rules: &Rules, node: &Node, asked: Option<Rev>, via: Option<u8>) -> Fill {
-    let (stamp, fence) = rules.begin(&node.memory, asked);
-    Fill {
-        stamp,
-        fence: if via.is_some() { fence } else { 0 },
-        sent: 0,
-        asked,
-        validator: node.body.map(|body| body.version),
-        overtaken: false,
-        via,
-        phase: Phase::Asked,
-    }
-}
-
-/// A parent's answer to a child's request, with the age it carries.
-fn answer(rules: &Rules, fill: &Fill, body: &Body, node: &Node) -> Phase {
-    let age = rules.answer_age(body, node);
-    Phase::Answered { version: body.version, modified: fill.validator != Some(body.version), age }
-}
-
-fn waits_for(slot: usize) -> Phase {
-    Phase::Joined(u8::try_from(slot).expect("few slots"))
-}
-
-fn set_phase(state: &mut State, n: usize, slot: usize, phase: Phase) {
-    if let Some(fill) = &mut state.nodes[n].fills[slot] {
-        fill.phase = phase;
-    }
-}
-
-fn overtake(node: &mut Node) {
-    for fill in node.fills.iter_mut().flatten() {
-        fill.overtaken = true;
-    }
-}
-
-fn deliver(
-    world: &World,
-    rules: &Rules,
-    state: &mut State,
-    n: usize,
-    slot: usize,
-    fill: &Fill,
-    (version, modified, age): (Rev, bool, Age),
-) -> Option<Broken> {
-    let node = &mut state.nodes[n];
-    node.fills[slot] = None;
-    let Some(body) = rules.arrived(node, fill, version, modified, age) else {
-        // The body that the 304 speaks of is gone: whoever still wants one asks again.
-        release(state, world, n, Some(slot));
-        return None;
-    };
-    node.body = Some(body);
-    let node = *node;
-    let isolation = isolation(world, n);
-    for fill in state.nodes.iter_mut().flat_map(|child| &mut child.fills).flatten() {
-        if waits_at(fill, n, Some(slot)) {
-            let sends = rules.hands_on(&body, &node, isolation, Some(fill.fence)) == Verdict::Send;
-            fill.phase = if sends { answer(rules, fill, &body, &node) } else { Phase::Asked };
-        }
-    }
-    let verdict = rules.hands_on(&body, &node, isolation, fill.asked);
-    if verdict == Verdict::Covered && !fill.overtaken {
-        return Some(Broken::Progress(n));
-    }
-    let to_user = fill.asked.is_none() && verdict == Verdict::Send;
-    (to_user && stale(state, n, body.version)).then_some(Broken::Fresh(n))
-}
-
-fn waits_at(fill: &Fill, n: usize, slot: Option<usize>) -> bool {
-    let Phase::Joined(joined) = fill.phase else { return false };
-    fill.via.map(usize::from) == Some(n) && slot.is_none_or(|slot| slot == usize::from(joined))
-}
-
-/// Requests that waited for a fetch that is no more are asked again.
-fn release(state: &mut State, world: &World, n: usize, slot: Option<usize>) {
-    for child in &mut state.nodes[world.nodes()] {
-        for fill in child.fills.iter_mut().flatten().filter(|fill| waits_at(fill, n, slot)) {
-            fill.phase = Phase::Asked;
-        }
-    }
-}
-
-/// All that is volatile is lost.
-fn stop_process(state: &mut State, world: &World, n: usize) {
-    release(state, world, n, None);
-    let node = &mut state.nodes[n];
-    node.contact = world.lease;
-    node.beat = Beat::Idle;
-    node.fills = Default::default();
-    node.header = None;
-    node.body = node.body.map(|body| Body { vouched: world.lease, ..body });
-}
-
-/// A hello was answered with `head`.
-fn join(rules: &Rules, node: &mut Node, head: Rev) {
-    let lost = node.life == Life::Lost;
-    let reads_anew = lost && rules.is_off(Switch::AckResetInsteadOfFloor);
-    let floorless = rules.is_off(if lost { Switch::LostDiskWithoutFloor } else { Switch::JoinsWithoutFloor });
-    let applied = if reads_anew { 0 } else { head };
-    node.memory = Index { applied, floor: if floorless { 0 } else { applied }, covers: 0 };
-    node.disk = node.memory;
-    node.life = Life::Up;
-}
-
-fn tick(world: &World, rules: &Rules, state: &mut State, missed_by: Option<usize>) {
-    let older = |age: &mut Age| *age = (*age + 1).min(world.lease);
-    for n in world.nodes() {
-        let node = &mut state.nodes[n];
-        if let Some(header) = &mut node.header {
-            header.age += 1;
-        }
-        if missed_by == Some(n) {
-            continue;
-        }
-        older(&mut node.contact);
-        node.body.iter_mut().for_each(|body| older(&mut body.vouched));
-        node.fills.iter_mut().flatten().for_each(|fill| older(&mut fill.sent));
-        if let Beat::Sent { age } | Beat::Answered { age, .. } = &mut node.beat {
-            older(age);
-        }
-    }
-    for known_for in &mut state.control.known_for[..usize::from(state.control.head)] {
-        *known_for = (*known_for + 1).min(rules.known_for_limit());
     }
 }

@@ -1,8 +1,6 @@
 //! The worlds that are searched: who asks whom, what may happen, and how often.
 
-use crate::state::{
-    Age, Beat, Control, ENTRIES, Index, Left, Life, NODES, Node, Rev, Row, SLOTS, State,
-};
+use crate::state::{Age, Beat, Control, ENTRIES, Index, Left, Life, NODES, Node, Rev, Row, SLOTS, State};
 
 /// A world. Node 0 is always one that users ask.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +25,16 @@ pub(crate) struct World {
     pub(crate) beats: bool,
     /// Whether an entry is seen in the index before `applied` shows it. Otherwise the two are one step.
     pub(crate) two_step_apply: bool,
-    /// Nodes 0 and 1 are alike, so that states which differ by their names are one.
-    pub(crate) twins: bool,
+    /// Whether a node may fetch though its stored body could be sent, as HTTP's freshness demands at times.
+    pub(crate) renews: bool,
+    /// Whether the origin reads its register the moment it is asked, which finds the oldest version it may find.
+    pub(crate) reads_at_once: bool,
+    /// Two nodes that are alike: states that differ only by which is which are one.
+    pub(crate) twins: Option<(usize, usize)>,
     pub(crate) left: Left,
 }
 
-pub(crate) const NONE_LEFT: Left = Left {
+const NONE_LEFT: Left = Left {
     crashes: 0,
     wipes: 0,
     removals: 0,
@@ -57,36 +59,56 @@ const SMALLEST: World = World {
     slots: 1,
     beats: false,
     two_step_apply: false,
-    twins: false,
+    renews: true,
+    reads_at_once: false,
+    twins: None,
     left: NONE_LEFT,
 };
 
 const CHAIN: &[&[Option<u8>]] = &[&[Some(1)], &[None]];
 
-/// One node, two fetches at a time, every step in steps.
-pub(crate) const ALONE: World = World {
-    name: "alone",
-    entries: 2,
+/// One node with two fetches at a time, every step in steps.
+pub(crate) static ALONE: World = World {
+    name: "one node",
     slots: 2,
     beats: true,
     two_step_apply: true,
-    left: Left { crashes: 1, control_restarts: 1, unchanged: 1, others: 1, ..NONE_LEFT },
+    left: Left { crashes: 1, control_restarts: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// One node under three entries of every kind.
+pub(crate) static LONG_LOG: World = World {
+    name: "one node, three entries",
+    entries: 3,
+    two_step_apply: true,
+    left: Left { crashes: 1, unchanged: 1, others: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
+
+/// One node whose clock is slow.
+pub(crate) static DRIFTING: World = World {
+    name: "one node, slow clock",
+    entries: 2,
+    lease: 3,
+    beats: true,
+    left: Left { slips: 1, control_restarts: 1, ..NONE_LEFT },
     ..SMALLEST
 };
 
 /// One node whose clock is slow and whose headers leave late.
-pub(crate) const SLOW: World = World {
-    name: "slow",
+pub(crate) static PAUSING: World = World {
+    name: "one node, slow clock, late headers",
     entries: 2,
     pause: Some(1),
     beats: true,
-    left: Left { slips: 1, crashes: 1, control_restarts: 1, ..NONE_LEFT },
+    left: Left { slips: 1, control_restarts: 1, ..NONE_LEFT },
     ..SMALLEST
 };
 
 /// One node that serves when isolated.
-pub(crate) const ISOLATED: World = World {
-    name: "isolated",
+pub(crate) static ISOLATED: World = World {
+    name: "one node that serves when isolated",
     entries: 2,
     serve: &[0],
     beats: true,
@@ -95,17 +117,16 @@ pub(crate) const ISOLATED: World = World {
 };
 
 /// One node that forgets entries, and a log that does.
-pub(crate) const FORGETTING: World = World {
-    name: "forgetting",
+pub(crate) static FORGETTING: World = World {
+    name: "one node that forgets",
     entries: 3,
-    beats: true,
-    left: Left { crashes: 1, retires: 2, sweeps: 1, compactions: 2, others: 1, ..NONE_LEFT },
+    left: Left { crashes: 1, retires: 1, sweeps: 1, compactions: 1, ..NONE_LEFT },
     ..SMALLEST
 };
 
-/// One node that joins, is removed, loses its disk.
-pub(crate) const JOINING: World = World {
-    name: "joining",
+/// One node that joins, is removed, joins again, loses its disk.
+pub(crate) static JOINING: World = World {
+    name: "one node that joins",
     entries: 2,
     joiners: &[0],
     beats: true,
@@ -114,61 +135,83 @@ pub(crate) const JOINING: World = World {
 };
 
 /// A child and its parent, in every step of a heartbeat.
-pub(crate) const TIERS: World = World { name: "two tiers", asks: CHAIN, beats: true, ..SMALLEST };
+pub(crate) static TIERS: World = World { name: "two tiers", asks: CHAIN, beats: true, renews: false, ..SMALLEST };
 
 /// A child and its parent under two entries.
-pub(crate) const TIERS_TWICE: World =
-    World { name: "two tiers, two entries", asks: CHAIN, entries: 2, ..SMALLEST };
+pub(crate) static TIERS_TWICE: World = World { name: "two tiers, two entries", asks: CHAIN, entries: 2, ..SMALLEST };
 
-/// A child and its parent, with old disks.
-pub(crate) const TIERS_CRASH: World =
-    World { name: "two tiers that crash", asks: CHAIN, left: Left { crashes: 1, ..NONE_LEFT }, ..SMALLEST };
+/// A child and its parent, with users at both.
+pub(crate) static TIERS_BUSY: World =
+    World { name: "two tiers, users at both", asks: CHAIN, users: &[0, 1], ..SMALLEST };
 
-/// A child that loses its disk, and a parent that is removed and does not know.
-pub(crate) const TIERS_WIPE: World = World {
-    name: "two tiers, lost disk, removed parent",
+/// A child and its parent, one of which restarts with its old disk.
+pub(crate) static TIERS_CRASH: World =
+    World { name: "two tiers, restart", asks: CHAIN, left: Left { crashes: 1, ..NONE_LEFT }, ..SMALLEST };
+
+/// A disk that is lost, and a node that is removed and does not know: the parent, or the child.
+pub(crate) static TIERS_WIPE: World = World {
+    name: "two tiers, lost disk, removed node",
     asks: CHAIN,
     left: Left { wipes: 1, removals: 1, ..NONE_LEFT },
     ..SMALLEST
 };
 
-/// A child that joins below a parent that is removed and does not know.
-pub(crate) const TIERS_JOIN: World = World {
-    name: "two tiers, joining child, removed parent",
+/// A child that joins, and a node that is removed and does not know.
+pub(crate) static TIERS_JOIN: World = World {
+    name: "two tiers, joining child, removed node",
     asks: CHAIN,
     joiners: &[0],
     left: Left { removals: 1, ..NONE_LEFT },
     ..SMALLEST
 };
 
-/// A child that retires entries below a parent that is removed and does not know.
-pub(crate) const TIERS_RETIRE: World = World {
-    name: "two tiers that forget, removed parent",
+/// A node that retires entries, and one that is removed and does not know.
+pub(crate) static TIERS_RETIRE: World = World {
+    name: "two tiers, retired entries, removed node",
     asks: CHAIN,
-    left: Left { retires: 1, compactions: 1, removals: 1, ..NONE_LEFT },
+    renews: false,
+    left: Left { retires: 1, removals: 1, ..NONE_LEFT },
     ..SMALLEST
 };
 
-/// A child and its parent with two fetches each, users at both.
-pub(crate) const TIERS_BUSY: World =
-    World { name: "two busy tiers", asks: CHAIN, users: &[0, 1], slots: 2, ..SMALLEST };
+/// Nodes that return after compaction, and one that is removed and does not know.
+pub(crate) static TIERS_COMPACT: World = World {
+    name: "two tiers, compacted log, removed node",
+    asks: CHAIN,
+    renews: false,
+    left: Left { compactions: 1, removals: 1, ..NONE_LEFT },
+    ..SMALLEST
+};
 
 /// Two children of one parent.
-pub(crate) const FAN_IN: World = World {
+pub(crate) static FAN_IN: World = World {
     name: "fan-in",
     asks: &[&[Some(2)], &[Some(2)], &[None]],
     users: &[0, 1],
-    twins: true,
+    renews: false,
+    reads_at_once: true,
+    twins: Some((0, 1)),
     ..SMALLEST
 };
 
 /// A child that may ask either of two parents.
-pub(crate) const FAN_OUT: World =
-    World { name: "fan-out", asks: &[&[Some(1), Some(2)], &[None], &[None]], ..SMALLEST };
+pub(crate) static FAN_OUT: World = World {
+    name: "fan-out",
+    asks: &[&[Some(1), Some(2)], &[None], &[None]],
+    renews: false,
+    reads_at_once: true,
+    twins: Some((1, 2)),
+    ..SMALLEST
+};
 
 /// Three tiers.
-pub(crate) const THREE_TIERS: World =
-    World { name: "three tiers", asks: &[&[Some(1)], &[Some(2)], &[None]], ..SMALLEST };
+pub(crate) static THREE_TIERS: World = World {
+    name: "three tiers",
+    asks: &[&[Some(1)], &[Some(2)], &[None]],
+    renews: false,
+    reads_at_once: true,
+    ..SMALLEST
+};
 
 impl World {
     pub(crate) fn nodes(&self) -> std::ops::Range<usize> {
