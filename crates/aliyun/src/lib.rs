@@ -3,10 +3,10 @@
 //! A door reads a request in steps, because some of them need what only the control plane has:
 //!
 //! 1. [`Format::of`]: the form of the reply, known even when nothing else can be read;
-//! 2. [`read`]: routing, common parameters, time stamp;
+//! 2. [`read()`]: routing, common parameters, time stamp;
 //! 3. [`Request::check_window`], the caller's look-up of the key, [`Request::verify`], the caller's memory of nonces;
-//! 4. [`call`]: parameters to a typed [`Call`], limits per call, errors worded by the account's [`Profile`];
-//! 5. [`render`] a [`Reply`], or [`refuse`] with a [`Refusal`].
+//! 4. [`call()`]: parameters to a typed [`Call`], limits per call, errors worded by the account's [`Profile`];
+//! 5. [`render()`] a [`Reply`], or [`refuse`] with a [`Refusal`].
 //!
 //! A client signs by [`sign_v3`] or [`sign_v1`].
 //!

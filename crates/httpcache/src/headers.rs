@@ -115,7 +115,7 @@ pub struct WrongBody;
 /// The stored head after a 304 confirmed it (RFC 9111 §3.2, §4.3.4): its fields replace those of the same name, except
 /// what describes the stored bytes. `Age` and `Date` are the 304's or nobody's.
 ///
-/// The result is to be judged anew ([`crate::storable`]): a 304 may bring `no-store`.
+/// The result is to be judged anew ([`crate::storable()`]): a 304 may bring `no-store`.
 pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap, WrongBody> {
     if let (Some(had), Some(has)) = (stored.get(ETAG), not_modified.get(ETAG)) {
         let same = if is_strong(has.as_bytes()) && is_strong(had.as_bytes()) {

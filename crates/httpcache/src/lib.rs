@@ -1,7 +1,7 @@
 //! HTTP caching's words as pure functions, for a shared cache that stands in front of somebody else's origin.
 //!
-//! A node asks, in this order: [`decide`] what to do with a request and what it has stored; [`answer`] how to
-//! send the stored body (whole, a part, 304, 412, 416); [`storable`] whether a response that arrived may be kept and
+//! A node asks, in this order: [`decide()`] what to do with a request and what it has stored; [`answer()`] how to
+//! send the stored body (whole, a part, 304, 412, 416); [`storable()`] whether a response that arrived may be kept and
 //! for how long; [`freshen`] what a 304 makes of the stored head. The rest ([`end_to_end`], [`upstream`],
 //! [`vary_key`], [`CacheStatus`], [`via`]) builds the headers around these.
 //!
