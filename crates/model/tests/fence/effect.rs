@@ -1,4 +1,4 @@
-//! What a step does to a state, what follows without a choice, and what must never be seen.
+//! What a step does to a state, what follows from it without a choice, and what must never be seen.
 
 use model::Isolation;
 use model::fence::Verdict;
@@ -11,16 +11,17 @@ use crate::world::World;
 /// A promise that was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// A user's header left this node with a body that does not reflect a complete refresh.
+    /// A header leaves for a user of this node with a body that is older than a complete refresh.
     Fresh(usize),
     /// An answer failed the very request it was begun for, though nothing was applied meanwhile.
     Progress(usize),
 }
 
 pub(crate) fn isolation(world: &World, n: usize) -> Isolation {
-    if world.serve.iter().any(|&serve| usize::from(serve) == n) { Isolation::Serve } else { Isolation::Revalidate }
+    if world.serve.contains(&n) { Isolation::Serve } else { Isolation::Revalidate }
 }
 
+/// Whether a node answers anybody.
 pub(crate) fn serving(rules: &Rules, node: &Node) -> bool {
     node.life == Life::Up || (node.life == Life::Joining && rules.is_off(Switch::ServesBeforeMember))
 }
@@ -30,6 +31,7 @@ pub(crate) fn stale(state: &State, n: usize, version: Rev) -> bool {
     !state.control.rows[n].removed && version < state.control.promised()
 }
 
+/// Whether a user of some node who asks at this very moment is sent a stored body that is too old.
 pub(crate) fn stale_lookup(world: &World, rules: &Rules, state: &State) -> Option<Broken> {
     world.nodes().find_map(|n| {
         let node = &state.nodes[n];
@@ -83,13 +85,10 @@ pub(crate) fn settle(world: &World, rules: &Rules, state: &mut State) {
         for via in
             state.nodes.iter_mut().flat_map(|node| &mut node.fills).flatten().filter_map(|fill| fill.via.as_mut())
         {
-            let asked = usize::from(*via);
-            let same = if asked == a {
-                b
-            } else if asked == b {
-                a
-            } else {
-                asked
+            let same = match usize::from(*via) {
+                asked if asked == a => b,
+                asked if asked == b => a,
+                asked => asked,
             };
             *via = u8::try_from(same).expect("few nodes");
         }
@@ -108,6 +107,7 @@ pub(crate) fn answer(rules: &Rules, fill: &Fill, version: Rev, age: Age) -> Fill
     }
 }
 
+/// The phase of a request that waits for its parent's fetch in this slot.
 pub(crate) fn waits_for(slot: usize) -> Phase {
     Phase::Joined(u8::try_from(slot).expect("few slots"))
 }
@@ -118,6 +118,7 @@ pub(crate) fn set_phase(state: &mut State, n: usize, slot: usize, phase: Phase) 
     }
 }
 
+/// Something is applied while fetches run.
 pub(crate) fn overtake(node: &mut Node) {
     for fill in node.fills.iter_mut().flatten() {
         fill.overtaken = true;
@@ -125,6 +126,7 @@ pub(crate) fn overtake(node: &mut Node) {
     }
 }
 
+/// An answer arrives: it is judged for the one its fetch was begun for and for those who joined, and stored.
 pub(crate) fn deliver(
     world: &World,
     rules: &Rules,
@@ -159,6 +161,7 @@ pub(crate) fn deliver(
     (to_user && stale(state, n, body.version)).then_some(Broken::Fresh(n))
 }
 
+/// Whether a request waits at this node, for the fetch in this slot or for any.
 pub(crate) fn waits_at(fill: &Fill, n: usize, slot: Option<usize>) -> bool {
     let Phase::Joined(joined) = fill.phase else { return false };
     fill.via.map(usize::from) == Some(n) && slot.is_none_or(|slot| slot == usize::from(joined))
@@ -195,6 +198,7 @@ pub(crate) fn join(rules: &Rules, node: &mut Node, head: Rev) {
     node.life = Life::Up;
 }
 
+/// Time passes, though one node's clock may not show it.
 pub(crate) fn tick(world: &World, rules: &Rules, state: &mut State, missed_by: Option<usize>) {
     let older = |age: &mut Age| *age = (*age + 1).min(world.lease);
     for n in world.nodes() {

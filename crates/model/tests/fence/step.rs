@@ -90,14 +90,14 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
     }
 
     /// A step that breaks nothing by itself.
-    fn to(&mut self, action: Action, change: impl FnOnce(&mut State)) {
-        self.to_checked(action, |state| {
+    fn step(&mut self, action: Action, change: impl FnOnce(&mut State)) {
+        self.step_checked(action, |state| {
             change(state);
             None
         });
     }
 
-    fn to_checked(&mut self, action: Action, change: impl FnOnce(&mut State) -> Option<Broken>) {
+    fn step_checked(&mut self, action: Action, change: impl FnOnce(&mut State) -> Option<Broken>) {
         let mut state = *self.from;
         let broken = change(&mut state);
         settle(self.world, self.rules, &mut state);
@@ -117,15 +117,15 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             control.changes |= u8::from(changes) << (control.head - 1);
         };
         if from.control.head < self.world.entries {
-            self.to(Action::Accept, |state| accept(state, true, true));
+            self.step(Action::Accept, |state| accept(state, true, true));
             if from.left.unchanged > 0 {
-                self.to(Action::AcceptUnchanged, |state| {
+                self.step(Action::AcceptUnchanged, |state| {
                     state.left.unchanged -= 1;
                     accept(state, true, false);
                 });
             }
             if from.left.others > 0 {
-                self.to(Action::AcceptOther, |state| {
+                self.step(Action::AcceptOther, |state| {
                     state.left.others -= 1;
                     accept(state, false, false);
                 });
@@ -134,14 +134,14 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         if from.left.control_restarts > 0 && from.control.complete < from.control.head {
             let rules = self.rules;
             let known = if rules.is_off(Switch::ControlDoesNotWaitAnew) { rules.known_for_limit() } else { 0 };
-            self.to(Action::ControlRestarts, |state| {
+            self.step(Action::ControlRestarts, |state| {
                 state.left.control_restarts -= 1;
                 state.control.known_for[..usize::from(state.control.head)].fill(known);
             });
         }
         if from.left.compactions > 0 {
             for revision in from.control.compacted + 1..=from.control.head {
-                self.to(Action::Compact { up_to: revision }, |state| {
+                self.step(Action::Compact { up_to: revision }, |state| {
                     state.left.compactions -= 1;
                     state.control.compacted = revision;
                 });
@@ -149,7 +149,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         }
         for n in self.world.nodes() {
             if from.left.removals > 0 && from.control.rows[n].member {
-                self.to(Action::Remove(n), |state| {
+                self.step(Action::Remove(n), |state| {
                     state.left.removals -= 1;
                     state.control.rows[n].member = false;
                     state.control.rows[n].removed = true;
@@ -167,7 +167,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         let applied = node.memory.applied;
         if from.control.rows[n].member && applied < from.control.head {
             if applied < from.control.compacted {
-                self.to(Action::Snapshot(n), |state| {
+                self.step(Action::Snapshot(n), |state| {
                     let (node, to) = (&mut state.nodes[n], state.control.compacted);
                     let floor = if self.rules.is_off(Switch::SnapshotWithoutFloor) { node.memory.floor } else { to };
                     node.memory = Index { applied: to, floor, covers: 0 };
@@ -176,12 +176,12 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             } else {
                 let covers = from.control.covers & (1 << applied);
                 if self.world.two_step_apply && node.memory.covers & covers != covers {
-                    self.to(Action::Index(n), |state| {
+                    self.step(Action::Index(n), |state| {
                         state.nodes[n].memory.covers |= covers;
                         overtake(&mut state.nodes[n]);
                     });
                 } else {
-                    self.to(Action::Apply(n), |state| {
+                    self.step(Action::Apply(n), |state| {
                         state.nodes[n].memory.covers |= covers;
                         state.nodes[n].memory.applied += 1;
                         overtake(&mut state.nodes[n]);
@@ -189,10 +189,10 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
                 }
             }
         }
-        self.to(Action::Persist(n), |state| state.nodes[n].disk = node.memory);
+        self.step(Action::Persist(n), |state| state.nodes[n].disk = node.memory);
         if from.left.retires > 0 {
             for floor in node.memory.floor + 1..=applied {
-                self.to(Action::Retire(n, floor), |state| {
+                self.step(Action::Retire(n, floor), |state| {
                     state.left.retires -= 1;
                     let node = &mut state.nodes[n];
                     node.memory.floor = floor;
@@ -206,7 +206,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             && let Some(body) = node.body
         {
             let passes = self.rules.passes_sweep(&body, node, self.isolation(n));
-            self.to(Action::Sweep(n), |state| {
+            self.step(Action::Sweep(n), |state| {
                 state.left.sweeps -= 1;
                 let lifted = Body { stamp: body.stamp.max(applied), ..body };
                 state.nodes[n].body = passes.then_some(lifted);
@@ -220,24 +220,24 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         let (rules, head) = (self.rules, self.from.control.head);
         let joining = matches!(node.life, Life::Joining | Life::Lost);
         if node.life == Life::Up && row.removed {
-            self.to(Action::Stop(n), |state| {
+            self.step(Action::Stop(n), |state| {
                 stop_process(state, self.world, n);
                 state.nodes[n].life = Life::Joining;
             });
         }
         if !joining && !self.world.beats {
             if row.member {
-                self.to(Action::Heartbeat(n), |state| state.nodes[n].contact = rules.contact(node, 0, head).0);
+                self.step(Action::Heartbeat(n), |state| state.nodes[n].contact = rules.contact(node, 0, head).0);
             }
             return;
         }
-        self.to(Action::SendBeat(n), |state| state.nodes[n].beat = Beat::Sent { age: 0 });
-        self.to(Action::LoseBeat(n), |state| state.nodes[n].beat = Beat::Idle);
+        self.step(Action::SendBeat(n), |state| state.nodes[n].beat = Beat::Sent { age: 0 });
+        self.step(Action::LoseBeat(n), |state| state.nodes[n].beat = Beat::Idle);
         let early = rules.is_off(Switch::HeadBeforeMembership);
         let hello = joining && (matches!(node.beat, Beat::Sent { .. }) || (early && node.beat != Beat::Idle));
         let late = early && node.life == Life::Up && !row.removed;
         if !row.member && (hello || late) {
-            self.to(Action::Commit(n), |state| {
+            self.step(Action::Commit(n), |state| {
                 state.control.rows[n].member = true;
                 state.control.rows[n].removed = false;
             });
@@ -247,7 +247,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         {
             let oldest = if rules.is_off(Switch::OldHead) && !joining { 0 } else { head };
             for head in oldest..=head {
-                self.to(Action::Answer(n, head), |state| {
+                self.step(Action::Answer(n, head), |state| {
                     state.nodes[n].beat = Beat::Answered { age, head };
                     if node.life == Life::Lost && rules.is_off(Switch::AckResetInsteadOfFloor) {
                         state.control.rows[n].acked = 0;
@@ -256,7 +256,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             }
         }
         if let Beat::Answered { age, head } = node.beat {
-            self.to(Action::HearAnswer(n), |state| {
+            self.step(Action::HearAnswer(n), |state| {
                 let node = &mut state.nodes[n];
                 if joining {
                     join(rules, node, head);
@@ -274,7 +274,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         let (from, node) = (self.from, &self.from.nodes[n]);
         let rules = self.rules;
         if from.left.crashes > 0 && node.life == Life::Up {
-            self.to(Action::Restart(n), |state| {
+            self.step(Action::Restart(n), |state| {
                 state.left.crashes -= 1;
                 stop_process(state, self.world, n);
                 let node = &mut state.nodes[n];
@@ -288,7 +288,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             });
         }
         if from.left.wipes > 0 && node.life == Life::Up {
-            self.to(Action::LoseDisk(n), |state| {
+            self.step(Action::LoseDisk(n), |state| {
                 state.left.wipes -= 1;
                 stop_process(state, self.world, n);
                 let member = state.control.rows[n].member;
@@ -306,7 +306,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             return;
         }
         if let Some(header) = node.header {
-            self.to_checked(Action::SendHeader(n), |state| {
+            self.step_checked(Action::SendHeader(n), |state| {
                 state.nodes[n].header = None;
                 stale(state, n, header.version).then_some(Broken::Fresh(n))
             });
@@ -315,7 +315,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             && self.rules.serves_user(&body, node, self.isolation(n))
         {
             let header = Header { version: body.version, age: 0, applied: node.memory.applied };
-            self.to(Action::Judge(n), |state| state.nodes[n].header = Some(header));
+            self.step(Action::Judge(n), |state| state.nodes[n].header = Some(header));
         }
     }
 
@@ -323,18 +323,18 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         let node = &self.from.nodes[n];
         let Some(fill) = node.fills[slot] else {
             let first_free = node.fills.iter().position(Option::is_none) == Some(slot);
-            let asked = self.world.users.iter().any(|&user| usize::from(user) == n);
+            let asked = self.world.users.contains(&n);
             let served = !self.world.renews
                 && node.body.is_some_and(|body| self.rules.serves_user(&body, node, self.isolation(n)));
             if first_free && asked && !served && serving(self.rules, node) {
                 for &via in self.world.asks[n] {
                     let fill = self.begin(node, None, via);
-                    self.to(Action::Fetch(n, via), |state| state.nodes[n].fills[slot] = Some(fill));
+                    self.step(Action::Fetch(n, via), |state| state.nodes[n].fills[slot] = Some(fill));
                 }
             }
             return;
         };
-        self.to(Action::LoseFetch(n, slot), |state| {
+        self.step(Action::LoseFetch(n, slot), |state| {
             state.nodes[n].fills[slot] = None;
             release(state, self.world, n, Some(slot));
         });
@@ -342,12 +342,12 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             (Phase::Asked, None) => {
                 let version = self.from.control.origin();
                 let answered = answer(self.rules, &fill, version, 0);
-                self.to(Action::Read(n, slot), |state| state.nodes[n].fills[slot] = Some(answered));
+                self.step(Action::Read(n, slot), |state| state.nodes[n].fills[slot] = Some(answered));
             }
             (Phase::Asked, Some(parent)) => self.asked(n, slot, &fill, usize::from(parent)),
             (Phase::Joined(_), _) => {}
             (Phase::Answered { version, modified }, _) => {
-                self.to_checked(Action::Deliver(n, slot), |state| {
+                self.step_checked(Action::Deliver(n, slot), |state| {
                     deliver(self.world, self.rules, state, n, slot, &fill, (version, modified))
                 });
             }
@@ -365,7 +365,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             && rules.serves_child(&body, node, self.isolation(parent), fill.fence)
         {
             let answered = answer(rules, fill, body.version, rules.answer_age(&body, node));
-            self.to(Action::FromStore(n, slot), |state| state.nodes[n].fills[slot] = Some(answered));
+            self.step(Action::FromStore(n, slot), |state| state.nodes[n].fills[slot] = Some(answered));
             if !self.world.renews {
                 return;
             }
@@ -374,7 +374,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             let Some(stamp) = node.fills[running].and_then(|run| rules.join(&run, &node.memory, fill.fence)) else {
                 continue;
             };
-            self.to(Action::Join(n, slot, running), |state| {
+            self.step(Action::Join(n, slot, running), |state| {
                 if let Some(run) = &mut state.nodes[parent].fills[running] {
                     run.stamp = stamp;
                 }
@@ -384,7 +384,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         if let Some(free) = node.fills[..self.world.slots].iter().position(Option::is_none) {
             for &via in self.world.asks[parent] {
                 let begun = self.begin(node, Some(fill.fence), via);
-                self.to(Action::FetchFor(n, slot, parent, via), |state| {
+                self.step(Action::FetchFor(n, slot, parent, via), |state| {
                     state.nodes[parent].fills[free] = Some(begun);
                     set_phase(state, n, slot, waits_for(free));
                 });
@@ -398,10 +398,10 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         if self.from.nodes.iter().any(|node| node.header.is_some_and(|header| header.age == pause)) {
             return;
         }
-        self.to(Action::Tick { missed_by: None }, |state| tick(self.world, self.rules, state, None));
+        self.step(Action::Tick { missed_by: None }, |state| tick(self.world, self.rules, state, None));
         if self.from.left.slips > 0 {
             for n in self.world.nodes() {
-                self.to(Action::Tick { missed_by: Some(n) }, |state| {
+                self.step(Action::Tick { missed_by: Some(n) }, |state| {
                     state.left.slips -= 1;
                     tick(self.world, self.rules, state, Some(n));
                 });

@@ -9,11 +9,11 @@ pub(crate) struct World {
     /// By node, whom it may ask: a node, or `None` for the origin. The length is the number of nodes.
     pub(crate) asks: &'static [&'static [Option<u8>]],
     /// Nodes that begin fetches for users of their own; all judge for users.
-    pub(crate) users: &'static [u8],
+    pub(crate) users: &'static [usize],
     /// Nodes that are not members when the world begins.
-    pub(crate) joiners: &'static [u8],
+    pub(crate) joiners: &'static [usize],
     /// Nodes with `isolation = "serve"`.
-    pub(crate) serve: &'static [u8],
+    pub(crate) serve: &'static [usize],
     pub(crate) entries: Rev,
     pub(crate) lease: Age,
     /// The longest pause between judging and sending; `None`: the two are one step.
@@ -144,6 +144,10 @@ pub(crate) static TIERS_TWICE: World = World { name: "two tiers, two entries", a
 pub(crate) static TIERS_BUSY: World =
     World { name: "two tiers, users at both", asks: CHAIN, users: &[0, 1], ..SMALLEST };
 
+/// A child, and a parent that serves its users when isolated.
+pub(crate) static TIERS_SERVE: World =
+    World { name: "two tiers, parent that serves when isolated", asks: CHAIN, serve: &[1], ..SMALLEST };
+
 /// A child and its parent, one of which restarts with its old disk.
 pub(crate) static TIERS_CRASH: World =
     World { name: "two tiers, restart", asks: CHAIN, left: Left { crashes: 1, ..NONE_LEFT }, ..SMALLEST };
@@ -183,6 +187,13 @@ pub(crate) static TIERS_COMPACT: World = World {
     ..SMALLEST
 };
 
+/// A child that may ask its parent or the origin, and a node that is removed and does not know.
+pub(crate) static EITHER: World = World {
+    name: "parent or origin, retired entries, removed node",
+    asks: &[&[Some(1), None], &[None]],
+    ..TIERS_RETIRE
+};
+
 /// Two children of one parent.
 pub(crate) static FAN_IN: World = World {
     name: "fan-in",
@@ -193,6 +204,10 @@ pub(crate) static FAN_IN: World = World {
     twins: Some((0, 1)),
     ..SMALLEST
 };
+
+/// Two children of one parent, one of the three of which restarts with its old disk.
+pub(crate) static FAN_IN_CRASH: World =
+    World { name: "fan-in, restart", lease: 1, left: Left { crashes: 1, ..NONE_LEFT }, ..FAN_IN };
 
 /// A child that may ask either of two parents.
 pub(crate) static FAN_OUT: World = World {
@@ -212,6 +227,10 @@ pub(crate) static THREE_TIERS: World = World {
     reads_at_once: true,
     ..SMALLEST
 };
+
+/// Three tiers, a node of which is removed and does not know.
+pub(crate) static THREE_TIERS_REMOVED: World =
+    World { name: "three tiers, removed node", lease: 1, left: Left { removals: 1, ..NONE_LEFT }, ..THREE_TIERS };
 
 impl World {
     pub(crate) fn nodes(&self) -> std::ops::Range<usize> {
@@ -244,7 +263,7 @@ impl World {
             left: self.left,
         };
         for n in self.nodes() {
-            let joins = self.joiners.iter().any(|&joiner| usize::from(joiner) == n);
+            let joins = self.joiners.contains(&n);
             state.nodes[n].life = if joins { Life::Joining } else { Life::Up };
             state.control.rows[n].member = !joins;
         }
