@@ -29,7 +29,7 @@ pub(crate) struct World {
     pub(crate) renews: bool,
     /// Whether the origin reads its register the moment it is asked, which finds the oldest version it may find.
     pub(crate) reads_at_once: bool,
-    /// Two nodes that are alike: states that differ only by which is which are one.
+    /// Two nodes that are alike: states that differ only by which is which are one. A trace may then change their names.
     pub(crate) twins: Option<(usize, usize)>,
     pub(crate) left: Left,
 }
