@@ -237,11 +237,12 @@ impl Shared {
         member: &Member,
         program: &str,
     ) -> Result<(Welcome, Revision), End> {
+        let same_log = hello.log_id == self.identity.log.0;
         let proof = if hello.credential.is_empty() {
             let (id, secret) = hello.join_token.split_once(':').unwrap_or_default();
             Proof::Token { id, secret }
         } else {
-            Proof::Credential(&hello.credential)
+            Proof::Credential { secret: &hello.credential, of_this_log: same_log }
         };
         // What is known here and now, not a look through the whole log: thousands of nodes may come back at once.
         let known = self.known_now().await?;
@@ -251,7 +252,6 @@ impl Shared {
         let known = self.known_now().await?;
         let head = known.head;
         let applied = Revision(hello.applied);
-        let same_log = hello.log_id == self.identity.log.0;
         if same_log && applied > head {
             let reason =
                 format!("node has applied {applied} of a log that ends at {head}: the database has lost entries");

@@ -278,6 +278,9 @@ async fn nodes_are_let_in_by_proof_alone(state: &State) {
     let elsewhere = Member { pop: PopName::parse("nowhere").unwrap(), ..member.clone() };
     state.create_join_token("t", "secret", 100).await.unwrap();
     let token = |secret| Proof::Token { id: "t", secret };
+    fn own(secret: &str) -> Proof<'_> {
+        Proof::Credential { secret, of_this_log: true }
+    }
     assert!(matches!(state.admit(token("secret"), &elsewhere, &known, "1", 50).await, Err(AdmitError::NoPop(_))));
     assert!(matches!(state.admit(token("wrong"), &member, &known, "1", 50).await, Err(AdmitError::NotInvited)));
     assert!(
@@ -287,7 +290,7 @@ async fn nodes_are_let_in_by_proof_alone(state: &State) {
     let credential = state.admit(token("secret"), &member, &known, "1", 50).await.unwrap().credential.unwrap();
     let (head, known) = state.knowledge().await.unwrap();
     assert_eq!(known.topology.members.get(&member.name), Some(&member));
-    assert!(state.admit(Proof::Credential(&credential), &member, &known, "1", 50).await.unwrap().credential.is_none());
+    assert!(state.admit(own(&credential), &member, &known, "1", 50).await.unwrap().credential.is_none());
     assert_eq!(state.head().await.unwrap(), head, "nothing new, nothing logged");
     let mut stale = known.clone();
     state.remove_node(&member.name).await.unwrap();
@@ -298,12 +301,35 @@ async fn nodes_are_let_in_by_proof_alone(state: &State) {
     state.acknowledge(&[(member.name.clone(), Revision(3))]).await.unwrap();
     state.acknowledge(&[(member.name.clone(), Revision(2))]).await.unwrap();
     assert_eq!(state.nodes().await.unwrap()[0].acked, Revision(3), "an acknowledgement never falls");
+    // A node that is invited again comes without a store: what open prefetches had resident there is not.
+    let open = state.open_prefetches("me", 0, 2).await.unwrap();
+    let holding = |name: &str| Progress {
+        targets: vec!["p/L2".into()],
+        nodes: vec![NodeName::parse(name).unwrap()],
+        resident: vec![1; 100],
+        failed: BTreeMap::new(),
+    };
+    let (here, elsewhere) = (holding("n1"), holding("n11"));
+    state.keep_progress(&[(open[0].id, 0, &here), (open[1].id, 0, &elsewhere)]).await.unwrap();
+    state.admit(own(&credential), &member, &known, "1", 50).await.unwrap();
+    let kept = || async {
+        state
+            .chunks(&[open[1].id, open[0].id])
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|chunk| chunk.progress)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kept().await, [elsewhere.clone(), here], "a node that only comes back holds what it held");
+    let credential = state.admit(token("secret"), &member, &known, "1", 50).await.unwrap().credential.unwrap();
+    assert_eq!(kept().await, [elsewhere, Progress::default()]);
     assert!(state.remove_node(&member.name).await.unwrap());
     assert!(!state.remove_node(&member.name).await.unwrap());
     let none = Knowledge::default();
-    let refused = state.admit(Proof::Credential(&credential), &member, &none, "1", 50).await;
+    let refused = state.admit(own(&credential), &member, &none, "1", 50).await;
     assert!(matches!(refused, Err(AdmitError::NoPop(_))));
-    let refused = state.admit(Proof::Credential(&credential), &member, &known, "1", 50).await;
+    let refused = state.admit(own(&credential), &member, &known, "1", 50).await;
     assert!(matches!(refused, Err(AdmitError::NotInvited)), "a removed node has no credential");
 }
 

@@ -12,7 +12,12 @@ const CREDENTIAL_CHARS: usize = 40;
 /// What a connecting node shows.
 pub enum Proof<'a> {
     /// A member's own credential.
-    Credential(&'a str),
+    Credential {
+        /// The secret.
+        secret: &'a str,
+        /// Whether what it holds is of this log; what is of another it does not send.
+        of_this_log: bool,
+    },
     /// An operator's invitation.
     Token {
         /// Which one.
@@ -83,15 +88,16 @@ impl State {
         let mut writing = self.write().await?;
         // The lock of the log, before anything is read that the decision rests on.
         count_up(writing.connection(), "revision", 0).await?;
+        let holds_nothing = !matches!(proof, Proof::Credential { of_this_log: true, .. });
         let credential = match proof {
-            Proof::Credential(shown) => {
+            Proof::Credential { secret, .. } => {
                 let row = sqlx::query("SELECT credential FROM node WHERE name = $1")
                     .bind(member.name.as_str())
                     .fetch_optional(writing.connection())
                     .await
                     .map_err(StateError::from)?;
                 let kept: Option<String> = row.map(|row| text(&row, "credential")).transpose()?;
-                if !kept.is_some_and(|kept| matches_fingerprint(shown, &kept)) {
+                if !kept.is_some_and(|kept| matches_fingerprint(secret, &kept)) {
                     return Err(AdmitError::NotInvited);
                 }
                 None
@@ -121,6 +127,17 @@ impl State {
                 Some(credential)
             }
         };
+        if holds_nothing {
+            // What open prefetches have resident there is not: they begin anew, and what others still hold is found there.
+            let named = format!("%\"{}\"%", member.name);
+            sqlx::query(
+                "UPDATE chunk SET progress = '' WHERE finished_ms = 0 AND kind = 'prefetch' AND progress LIKE $1",
+            )
+            .bind(named)
+            .execute(writing.connection())
+            .await
+            .map_err(StateError::from)?;
+        }
         // Whoever was invited anew may have been removed since `known` was read: its membership is logged in any case.
         if credential.is_some() || known.topology.members.get(&member.name) != Some(member) {
             append(writing.connection(), &[Entry::Member(member.clone())]).await?;
