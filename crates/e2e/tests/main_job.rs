@@ -178,3 +178,43 @@ async fn store_of_a_node_is_there_after_kill_9() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prefetch_under_way_survives_kill_9_of_a_node_and_of_the_control_plane() -> anyhow::Result<()> {
+    let mut stage = Stage::set("open").await?;
+    let origin = stage.origin().await?;
+    let mut bodies = BTreeMap::new();
+    for n in 0..400 {
+        let path = format!("/killed/{n}.bin");
+        bodies.insert(path.clone(), origin.write(&path, 100_000 + n)?);
+    }
+    let urls: Vec<String> = bodies.keys().map(|path| url(path)).collect();
+    let mut args = vec!["push"];
+    args.extend(urls.iter().map(String::as_str));
+    let submitted = stage.cli(&args).await?;
+    let ids: Vec<&str> = submitted["task_ids"].as_array().into_iter().flatten().filter_map(|id| id.as_str()).collect();
+    ensure!(!ids.is_empty(), "{submitted}");
+
+    stage.node("cn-1-l2").kill9();
+    stage.kill_control();
+    stage.node("eu-1-l2").kill9();
+    stage.start_control().await?;
+    for name in ["cn-1-l2", "eu-1-l2"] {
+        stage.node(name).start()?;
+        stage.node(name).ready().await;
+    }
+    let reply = sdk::run(&stage, "main_job.py", &["tea-cdn", "wait", &ids.join(",")]).await?;
+    assert_complete(&reply, bodies.len())?;
+    // Work that was handed on may have been fetched again, but not lost.
+    let gets = origin.gets()?;
+    ensure!(bodies.keys().all(|path| gets.get(path).is_some_and(|count| *count >= 2)), "{gets:?}");
+    origin.stop()?;
+    for (port, pop) in stage.edges().into_iter().zip(["cn-1", "eu-1"]) {
+        for (path, body) in &bodies {
+            let answer = http::get(port, DOMAIN, path, &[]).await?;
+            ensure!(answer.header("x-cache") == format!("HIT from {pop}-l2"), "{path}: {}", answer.header("x-cache"));
+            ensure!(answer.body == body.as_slice(), "{path} differs");
+        }
+    }
+    Ok(())
+}
