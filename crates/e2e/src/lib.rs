@@ -134,7 +134,17 @@ impl Process {
 }
 
 impl Drop for Process {
+    /// Asked to end first: nginx leaves its workers behind when it is killed.
     fn drop(&mut self) {
+        if self.runs() {
+            let _ = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
+            for _ in 0..250 {
+                if !self.runs() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
         self.kill9();
     }
 }
