@@ -14,6 +14,14 @@ pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
+/// Time that all processors of the machine together have been idle since it started.
+pub fn idle_time() -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat").context("processor times of the machine")?;
+    // The first line is the sum over all processors; its fourth figure is the idle time.
+    let idle = stat.split_whitespace().nth(4).context("idle time")?;
+    Ok(Duration::from_millis(idle.parse::<u64>()? * 10))
+}
+
 /// Middle of some figures; the figures are few and not empty.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use bench::processor_time;
+use bench::{idle_time, processor_time};
 use e2e::nginx::pattern;
 use e2e::stage::{DOMAIN, Stage};
 use e2e::{Process, free_port};
@@ -45,11 +45,12 @@ async fn main() -> anyhow::Result<()> {
         pids.push(node.process().context("it runs")?.id());
     }
     let used = || pids.iter().map(|pid| processor_time(*pid)).sum::<anyhow::Result<Duration>>();
-    let before = used()?;
+    let (before, idle) = (used()?, idle_time()?);
     let begun = Instant::now();
     let done = stage.cli(&["push", &format!("@{}", list.display()), "--area", "domestic", "--wait"]).await?;
     let our_time = begun.elapsed();
     let our_processor = used()?.saturating_sub(before);
+    let idle = idle_time()?.saturating_sub(idle);
     let complete = done["urls"].as_array().into_iter().flatten().filter(|url| url["state"] == "Complete").count();
     ensure!(complete == objects, "{complete} of {objects} are Complete");
 
@@ -83,10 +84,12 @@ async fn main() -> anyhow::Result<()> {
         "ratio {:.2} (peer's time over ours; above 1 we are faster)",
         their_time.as_secs_f64() / our_time.as_secs_f64()
     );
-    let busy = our_processor.as_secs_f64() / our_time.as_secs_f64();
+    let per_second = |time: Duration| time.as_secs_f64() / our_time.as_secs_f64();
     println!(
-        "limited by: {} ({busy:.1} of the cores were ours)",
-        if busy > 1.2 { "processor" } else { "waiting: disk syncs and round trips" }
+        "limited by: {} (processors: {:.1} ours, {:.1} idle, the rest nginx, this client and the system)",
+        if per_second(idle) < 0.3 { "the processors" } else { "waiting: disk syncs and round trips" },
+        per_second(our_processor),
+        per_second(idle)
     );
     Ok(())
 }
