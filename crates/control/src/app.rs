@@ -277,7 +277,7 @@ impl App {
         for (row, objects) in by_domain(&known, principal.account(), objects)? {
             let coverage = known.knowledge.domains.get(&row.name).map_or(Coverage::Global, |domain| domain.coverage);
             let params = Params {
-                // A task aimed where its domain is not served is aimed where it was told all the same: no node there serves it.
+                // Aimed where it was told, also where the domain is not served: no page refuses that.
                 area: prefetch.area.unwrap_or(coverage),
                 warm: prefetch.warm,
                 variants: prefetch.variants.clone(),
