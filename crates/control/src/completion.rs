@@ -103,6 +103,7 @@ impl Task {
         let mut changes = self.following.changes();
         loop {
             tokio::select! {
+                biased;
                 changed = changes.changed() => if changed.is_err() { return },
                 () = self.acknowledged.shared.wake.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}

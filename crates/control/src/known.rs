@@ -96,9 +96,10 @@ impl Following {
         tokio::spawn(async move {
             loop {
                 tokio::select! {
+                    biased;
+                    () = stopping.cancelled() => return,
                     () = nudged.notified() => {}
                     () = tokio::time::sleep(LOOK_EVERY) => {}
-                    () = stopping.cancelled() => return,
                 }
                 let before = publish.borrow().clone();
                 match look(&state, &before, &*clock, &tail).await {

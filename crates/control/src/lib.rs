@@ -4,19 +4,26 @@
 //! prefetch jobs, `completion` decides when a refresh is complete. [`Control::start`] wires them; [`Operator`] is the
 //! other way in, for whoever can write the database.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::{Clock, Entry, Settings};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
 use tonic::transport::{Identity as TlsIdentity, Server, ServerTlsConfig};
 
 use crate::state::submit::Accepting;
-use crate::state::{State, StateError, millis};
+use crate::state::{StateError, millis};
 
 mod api;
 mod app;
@@ -37,6 +44,8 @@ mod testing;
 
 pub use config::{ConfigError, ControlConfig, StateUrl};
 pub use operator::{NodeView, Operator, OperatorError, ShownKey};
+pub use seal::{Seal, SealError};
+pub use state::State;
 
 /// How often what is past its time is forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
@@ -73,7 +82,7 @@ pub enum StartError {
     State(#[from] StateError),
     /// The sealing key.
     #[error(transparent)]
-    Seal(#[from] seal::SealError),
+    Seal(#[from] SealError),
     /// The identity in the database.
     #[error(transparent)]
     Identity(#[from] state::identity::IdentityError),
@@ -103,56 +112,57 @@ impl Control {
         let (api, link_address) = (address(&api_listener, config.listen), address(&link_listener, config.link_listen));
 
         let state = State::open(&config.state).await?;
-        let seal = seal::Seal::open_or_create(&config.secret_key_path()?)?;
+        let seal = Seal::open_or_create(&config.secret_key_path()?)?;
         let identity = state.identity(&seal).await?;
-        settle_lease(&state, config.lease_secs).await?;
         let (certificate, key) = identity.link_certificate()?;
-
-        let stopping = CancellationToken::new();
-        let following = known::Following::start(state.clone(), clock.clone(), stopping.clone()).await?;
-        let (accepting, open) = Accepting::start(state.clone()).await?;
-        let acknowledged = completion::start(state.clone(), following.clone(), clock.clone(), stopping.clone()).await?;
-        let deadline = config.prefetch_deadline();
-        let scheduler = scheduler::Scheduler::start(
-            state.clone(),
-            &accepting,
-            open,
-            following.clone(),
-            clock.clone(),
-            deadline,
-            stopping.clone(),
-        );
-        let link = link::Link::new(
-            state.clone(),
-            identity,
-            following.clone(),
-            scheduler.clone(),
-            acknowledged.clone(),
-            clock.clone(),
-            stopping.clone(),
-        );
-
         let tls = ServerTlsConfig::new().identity(TlsIdentity::from_pem(certificate, key.as_bytes()));
-        let service = link::LinkServer::new(link.clone())
-            .max_decoding_message_size(2 * model::link::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(usize::MAX);
-        let serving = Server::builder()
-            .tls_config(tls)?
-            .http2_keepalive_interval(Some(Duration::from_secs(45)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-            .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(link_listener), stopping.clone().cancelled_owned());
-        let mut tasks = vec![tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(error = &error as &dyn std::error::Error, "link ended");
-            }
-        })];
+        let mut control = Control {
+            api,
+            link: link_address,
+            stopping: CancellationToken::new(),
+            tasks: Vec::new(),
+            state: state.clone(),
+        };
+        let parts = Parts::start(
+            state,
+            seal,
+            identity,
+            clock,
+            config.lease_secs,
+            config.prefetch_deadline(),
+            &control.stopping,
+        )
+        .await?;
+        let api_incoming = TcpListenerStream::new(api_listener).map(|accepted| {
+            let stream = accepted?;
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        });
+        control.tasks =
+            parts.serve(api_incoming, Server::builder().tls_config(tls)?, TcpListenerStream::new(link_listener));
+        Ok(control)
+    }
 
-        let app = app::App { state: state.clone(), accepting, following, acknowledged, clock: clock.clone() };
-        let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link);
-        tasks.push(tokio::spawn(api::serve(door, api_listener, stopping.clone())));
-        tasks.push(tokio::spawn(forget(state.clone(), clock, stopping.clone())));
-        Ok(Control { api, link: link_address, stopping, tasks, state })
+    /// Starts a control plane whose connections come from elsewhere than sockets: from the hosts of a simulation, above all.
+    /// The link is spoken without TLS.
+    pub async fn start_on<S: Stream>(
+        state: State,
+        seal: Seal,
+        clock: Arc<dyn Clock>,
+        lease_secs: Option<u64>,
+        prefetch_deadline: Duration,
+        api: mpsc::Receiver<S>,
+        link: mpsc::Receiver<S>,
+    ) -> Result<Control, StartError> {
+        let identity = state.identity(&seal).await?;
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let stopping = CancellationToken::new();
+        let mut control = Control { api: nowhere, link: nowhere, stopping, tasks: Vec::new(), state: state.clone() };
+        let parts =
+            Parts::start(state, seal, identity, clock, lease_secs, prefetch_deadline, &control.stopping).await?;
+        let link = ReceiverStream::new(link).map(|stream| Ok(Unnamed(stream)));
+        control.tasks = parts.serve(ReceiverStream::new(api).map(Ok), Server::builder(), link);
+        Ok(control)
     }
 
     /// Where the API is served.
@@ -175,6 +185,120 @@ impl Control {
             }
         }
         self.state.close().await;
+    }
+}
+
+/// A control plane but for where its connections come from.
+struct Parts {
+    state: State,
+    clock: Arc<dyn Clock>,
+    door: api::Door,
+    link: link::Link,
+    stopping: CancellationToken,
+}
+
+impl Parts {
+    async fn start(
+        state: State,
+        seal: Seal,
+        identity: state::Identity,
+        clock: Arc<dyn Clock>,
+        lease_secs: Option<u64>,
+        prefetch_deadline: Duration,
+        stopping: &CancellationToken,
+    ) -> Result<Parts, StartError> {
+        settle_lease(&state, lease_secs).await?;
+        let stopping = stopping.clone();
+        let following = known::Following::start(state.clone(), clock.clone(), stopping.clone()).await?;
+        let (accepting, open) = Accepting::start(state.clone()).await?;
+        let acknowledged = completion::start(state.clone(), following.clone(), clock.clone(), stopping.clone()).await?;
+        let scheduler = scheduler::Scheduler::start(
+            state.clone(),
+            &accepting,
+            open,
+            following.clone(),
+            clock.clone(),
+            prefetch_deadline,
+            stopping.clone(),
+        );
+        let link = link::Link::new(
+            state.clone(),
+            identity,
+            following.clone(),
+            scheduler.clone(),
+            acknowledged.clone(),
+            clock.clone(),
+            stopping.clone(),
+        );
+        let app = app::App { state: state.clone(), accepting, following, acknowledged, clock: clock.clone() };
+        let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link.clone());
+        Ok(Parts { state, clock, door, link, stopping })
+    }
+
+    /// Serves the API and the link on what comes in.
+    fn serve<S: Stream, L: Stream + Connected>(
+        self,
+        api: impl tokio_stream::Stream<Item = io::Result<S>> + Send + 'static,
+        server: Server,
+        link: impl tokio_stream::Stream<Item = io::Result<L>> + Send + 'static,
+    ) -> Vec<JoinHandle<()>> {
+        let Parts { state, clock, door, link: sessions, stopping } = self;
+        let service = link::LinkServer::new(sessions)
+            .max_decoding_message_size(2 * model::link::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(usize::MAX);
+        let serving = server
+            .http2_keepalive_interval(Some(Duration::from_secs(45)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .add_service(service)
+            .serve_with_incoming_shutdown(link, stopping.clone().cancelled_owned());
+        let serving = async move {
+            if let Err(error) = serving.await {
+                tracing::error!(error = &error as &dyn std::error::Error, "link ended");
+            }
+        };
+        vec![
+            tokio::spawn(serving),
+            tokio::spawn(api::serve(door, Box::pin(api), stopping.clone())),
+            tokio::spawn(forget(state, clock, stopping)),
+        ]
+    }
+}
+
+/// A connection, whatever it runs over.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
+/// A connection whose other end has no address.
+struct Unnamed<S>(S);
+
+impl<S> Connected for Unnamed<S> {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl<S: Stream> AsyncRead for Unnamed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl<S: Stream> AsyncWrite for Unnamed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
@@ -201,8 +325,9 @@ async fn forget(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken
     let mut every = tokio::time::interval(FORGET_EVERY);
     loop {
         tokio::select! {
-            _ = every.tick() => {}
+            biased;
             () = stopping.cancelled() => return,
+            _ = every.tick() => {}
         }
         let now_ms = millis(clock.now());
         let before_ms = now_ms.saturating_sub(app::KEPT.as_millis() as u64);

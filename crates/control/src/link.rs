@@ -215,6 +215,7 @@ impl Shared {
         tracing::info!(node = %member.name, session, applied = start.0, "node connected");
         let (leases, orders) = self.scheduler.connected(&member.name, session, joins).await;
         let result = tokio::select! {
+            biased;
             heard = self.hear(&member.name, incoming, out, &leases) => heard,
             told = self.tell(&member.name, session, joined, start, orders, out) => told,
             // Here, not where it speaks: a node that does not listen must not hold up the end.
@@ -348,8 +349,9 @@ impl Shared {
             while told < known.head {
                 told = self.tell_entries(told, out).await?;
             }
+            // Jobs first: what is new in the log is told before each of them all the same.
             tokio::select! {
-                changed = changes.changed() => changed.map_err(|_| End::Gone)?,
+                biased;
                 order = orders.recv() => match order {
                     Some(Order::Jobs(jobs)) => {
                         for jobs in cut_jobs(jobs) {
@@ -361,6 +363,7 @@ impl Shared {
                     }
                     None => return Err(End::Gone), // a later session of this node took over
                 },
+                changed = changes.changed() => changed.map_err(|_| End::Gone)?,
             }
         }
     }

@@ -111,7 +111,11 @@ impl Operator {
     ) -> Result<Operator, OperatorError> {
         let key_path = url.secret_key_path(secret_key_file)?;
         let state = State::open(url).await?;
-        let seal = Seal::open_or_create(&key_path)?;
+        Operator::over(state, Seal::open_or_create(&key_path)?, clock).await
+    }
+
+    /// An operator over a state that is open.
+    pub async fn over(state: State, seal: Seal, clock: Arc<dyn Clock>) -> Result<Operator, OperatorError> {
         let identity = state.identity(&seal).await?;
         Ok(Operator { state, seal, identity, clock })
     }

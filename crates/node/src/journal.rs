@@ -109,10 +109,12 @@ pub(crate) struct Remembered {
     pub(crate) entries: Vec<(Revision, Entry)>,
 }
 
-/// The journal. Cheap to clone; calls block on the disk, so async code makes them through `spawn_blocking`.
+/// The journal. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Journal {
     database: Arc<Database>,
+    /// Calls wait for a disk, rather than for memory.
+    blocks: bool,
 }
 
 impl Journal {
@@ -127,9 +129,29 @@ impl Journal {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(&path).map_err(failed)?;
         let database = Database::builder().set_cache_size(CACHE_BYTES).create_file(file)?;
-        let journal = Journal { database: Arc::new(database) };
+        let journal = Journal { database: Arc::new(database), blocks: true };
         journal.check_format()?;
         Ok(journal)
+    }
+
+    /// Opens or makes the journal in memory that `place` stands for, so that no call waits.
+    pub(crate) fn open_on(place: impl redb::StorageBackend) -> Result<Journal, JournalError> {
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(place)?;
+        let journal = Journal { database: Arc::new(database), blocks: false };
+        journal.check_format()?;
+        Ok(journal)
+    }
+
+    /// Works on the journal where waiting for the disk holds nobody up.
+    pub(crate) async fn on<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        if !self.blocks {
+            return work(self);
+        }
+        let journal = self.clone();
+        tokio::task::spawn_blocking(move || work(&journal)).await.expect("the journal does not panic")
     }
 
     fn check_format(&self) -> Result<(), JournalError> {

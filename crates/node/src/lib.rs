@@ -21,11 +21,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use model::Clock;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ConfigError, DiskTier, MemoryTier, NodeConfig};
 pub use journal::JournalError;
+pub use machine::Machine;
+pub use network::{Network, Stream};
 
 mod admin;
 mod config;
@@ -37,7 +40,9 @@ mod journal;
 mod knowing;
 mod link;
 mod listener;
+mod machine;
 mod metrics;
+mod network;
 mod peer;
 mod pipeline;
 mod prefetch;
@@ -51,6 +56,7 @@ use journal::Journal;
 use knowing::Knowing;
 use link::Link;
 use metrics::Metrics;
+use network::Internet;
 use pipeline::Pipeline;
 use prefetch::Prefetch;
 use upstream::Upstream;
@@ -126,48 +132,25 @@ impl Node {
         let (address, admin_address) = (local(&sockets, config.listen), local(&admin_sockets, config.admin_listen));
 
         let journal = Journal::open(&config.state_dir())?;
-        let mut remembered = journal.load()?;
-        let token = read_token(&config);
-        // Another invitation than the one it joined with: the operator wants it to join anew.
-        let invited_again =
-            |remembered: &journal::Remembered| matches!(&token, Ok(token) if token.id != remembered.identity.token_id);
-        if remembered.as_ref().is_some_and(invited_again) {
-            remembered = None;
-        }
-        let token = match (token, &remembered) {
-            (Ok(token), _) => Some(token),
-            (Err(_), Some(_)) => None,
-            (Err(problem), None) => return Err(StartError::Token { path: config.join_token_file, problem }),
-        };
-        let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
-        let kept = remembered.as_ref().map_or(0, |remembered| remembered.entries.len());
         let store = store::Store::open(config.store()).await?;
-        let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
-        let (pipeline, prefetch) = assemble(knowing.clone(), store.clone())?;
-
+        let token = read_token(&config);
+        let network = Arc::new(Internet::new()?);
+        let parts = Parts::new(config, clock, network, journal, store, token, link::RETIRE_ABOVE)?;
         let stopping = CancellationToken::new();
-        let connected = Arc::new(AtomicBool::new(false));
-        let link = Link {
-            config: Arc::new(config),
-            knowing,
-            journal,
-            identity,
-            token,
-            store: store.clone(),
-            prefetch: prefetch.clone(),
-            connected: connected.clone(),
-            kept,
-            retiring: None,
+        let mut node = Node {
+            address,
+            admin_address,
+            stopping: stopping.clone(),
+            threads: Vec::new(),
+            tasks: Vec::new(),
+            store: parts.store.clone(),
         };
-        let admin = Arc::new(admin::Admin { pipeline: pipeline.clone(), prefetch: prefetch.clone(), connected });
-        let mut node =
-            Node { address, admin_address, stopping: stopping.clone(), threads: Vec::new(), tasks: Vec::new(), store };
         tracing::info!(%address, %admin_address, "node started");
         for socket in sockets {
-            node.threads.push(serve_on_a_thread(socket, pipeline.clone(), stopping.clone())?);
+            node.threads.push(serve_on_a_thread(socket, parts.pipeline.clone(), stopping.clone())?);
         }
-        node.tasks.push(tokio::spawn(link.run(stopping.clone())));
-        node.tasks.push(tokio::spawn(prefetch.run(pipeline, stopping.clone())));
+        let admin = parts.admin();
+        node.tasks.extend(parts.run(&stopping));
         for socket in admin_sockets {
             let (admin, stopping) = (admin.clone(), stopping.clone());
             node.tasks.push(tokio::spawn(async move {
@@ -177,6 +160,28 @@ impl Node {
             }));
         }
         Ok(node)
+    }
+
+    /// Starts a node on a machine that is not this one: a simulated one, above all. It has no sockets and no threads of its own;
+    /// users and children come in by `incoming`. `token` is the text of an invitation, needed until the node has joined.
+    pub async fn start_on(
+        machine: Machine<impl redb::StorageBackend>,
+        config: NodeConfig,
+        token: Option<&str>,
+        incoming: mpsc::Receiver<Box<dyn Stream>>,
+    ) -> Result<Node, StartError> {
+        let Machine { clock, network, disks, journal, retire_above } = machine;
+        let journal = Journal::open_on(journal)?;
+        let store = store::Store::open_on(config.store(), disks).await?;
+        let token = token.ok_or_else(|| "none was given".to_owned());
+        let token = token.and_then(|text| JoinToken::parse(text).map_err(|error| error.to_string()));
+        let (address, admin_address) = (config.listen, config.admin_listen);
+        let parts = Parts::new(config, clock, network, journal, store, token, retire_above)?;
+        let stopping = CancellationToken::new();
+        let store = parts.store.clone();
+        let mut tasks = vec![tokio::spawn(listener::serve_on(incoming, parts.pipeline.clone(), stopping.clone()))];
+        tasks.extend(parts.run(&stopping));
+        Ok(Node { address, admin_address, stopping, threads: Vec::new(), tasks, store })
     }
 
     /// Where users are served.
@@ -217,14 +222,77 @@ impl std::fmt::Debug for Node {
     }
 }
 
+/// A node but for where its connections come from.
+struct Parts {
+    pipeline: Arc<Pipeline>,
+    prefetch: Arc<Prefetch>,
+    link: Link,
+    store: store::Store,
+}
+
+impl Parts {
+    fn new(
+        config: NodeConfig,
+        clock: Arc<dyn Clock>,
+        network: Arc<dyn Network>,
+        journal: Journal,
+        store: store::Store,
+        token: Result<JoinToken, String>,
+        retire_above: usize,
+    ) -> Result<Parts, StartError> {
+        let mut remembered = journal.load()?;
+        // Another invitation than the one it joined with: the operator wants it to join anew.
+        let invited_again =
+            |remembered: &journal::Remembered| matches!(&token, Ok(token) if token.id != remembered.identity.token_id);
+        if remembered.as_ref().is_some_and(invited_again) {
+            remembered = None;
+        }
+        let token = match (token, &remembered) {
+            (Ok(token), _) => Some(token),
+            (Err(_), Some(_)) => None,
+            (Err(problem), None) => return Err(StartError::Token { path: config.join_token_file, problem }),
+        };
+        let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
+        let kept = remembered.as_ref().map_or(0, |remembered| remembered.entries.len());
+        let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
+        let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone());
+        let link = Link {
+            config: Arc::new(config),
+            knowing,
+            network,
+            journal,
+            identity,
+            token,
+            store: store.clone(),
+            prefetch: prefetch.clone(),
+            connected: Arc::new(AtomicBool::new(false)),
+            kept,
+            retire_above,
+            retiring: None,
+        };
+        Ok(Parts { pipeline, prefetch, link, store })
+    }
+
+    fn admin(&self) -> Arc<admin::Admin> {
+        let connected = self.link.connected.clone();
+        Arc::new(admin::Admin { pipeline: self.pipeline.clone(), prefetch: self.prefetch.clone(), connected })
+    }
+
+    /// Starts what is not bound to a core.
+    fn run(self, stopping: &CancellationToken) -> [JoinHandle<()>; 2] {
+        let link = tokio::spawn(self.link.run(stopping.clone()));
+        [link, tokio::spawn(self.prefetch.run(self.pipeline, stopping.clone()))]
+    }
+}
+
 /// The data plane around what a node knows and stores.
-fn assemble(knowing: Arc<Knowing>, store: store::Store) -> Result<(Arc<Pipeline>, Arc<Prefetch>), StartError> {
+fn assemble(knowing: Arc<Knowing>, network: Arc<dyn Network>, store: store::Store) -> (Arc<Pipeline>, Arc<Prefetch>) {
     let metrics = Arc::new(Metrics::default());
-    let upstream = Upstream::new(knowing.clone())?;
+    let upstream = Upstream::new(knowing.clone(), network);
     let main = tokio::runtime::Handle::current();
     let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, metrics.clone()));
     let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics));
-    Ok((pipeline, Arc::new(Prefetch::new())))
+    (pipeline, Arc::new(Prefetch::new()))
 }
 
 fn read_token(config: &NodeConfig) -> Result<JoinToken, String> {

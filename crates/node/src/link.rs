@@ -17,21 +17,24 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::link::{Acknowledge, FromControl, FromNode, Heartbeat, Hello, Reports, Welcome, from_control, from_node};
-use model::{Entry, Isolation, LogId, Moment, Revision, Snapshot};
+use model::{Entry, Isolation, LogId, Moment, NodeName, Revision, Snapshot};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::codegen::Service;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Uri};
 
 use crate::config::NodeConfig;
 use crate::join::JoinToken;
 use crate::journal::{Identity, Journal, JournalError};
 use crate::knowing::{Knowing, Membership};
+use crate::network::{Connector, Network};
 use crate::prefetch::Prefetch;
 
 /// The generated client.
@@ -72,6 +75,7 @@ pub(crate) const RETIRE_ABOVE: usize = 200_000;
 pub(crate) struct Link {
     pub(crate) config: Arc<NodeConfig>,
     pub(crate) knowing: Arc<Knowing>,
+    pub(crate) network: Arc<dyn Network>,
     pub(crate) journal: Journal,
     pub(crate) identity: Option<Identity>,
     pub(crate) token: Option<JoinToken>,
@@ -80,6 +84,8 @@ pub(crate) struct Link {
     pub(crate) connected: Arc<AtomicBool>,
     /// Log entries taken since the floor was last raised.
     pub(crate) kept: usize,
+    /// How many index entries and kept log entries there may be before the oldest are retired.
+    pub(crate) retire_above: usize,
     /// Old entries being retired.
     pub(crate) retiring: Option<JoinHandle<()>>,
 }
@@ -115,6 +121,26 @@ impl From<tonic::Status> for LinkError {
     }
 }
 
+/// Connects without TLS, which is put over it here: the control plane is not of the public authorities.
+#[derive(Clone)]
+struct Plain(Connector);
+
+impl Service<Uri> for Plain {
+    type Response = <Connector as Service<Uri>>::Response;
+    type Error = <Connector as Service<Uri>>::Error;
+    type Future = <Connector as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let mut plain = to.into_parts();
+        plain.scheme = plain.scheme.map(|_| http::uri::Scheme::HTTP);
+        self.0.call(Uri::from_parts(plain).unwrap_or_default())
+    }
+}
+
 /// A heartbeat that was sent and not answered.
 struct Beat {
     sequence: u64,
@@ -128,8 +154,9 @@ impl Link {
         loop {
             let began = Instant::now();
             let ended = tokio::select! {
-                ended = self.session() => ended,
+                biased;
                 () = stopping.cancelled() => return,
+                ended = self.session() => ended,
             };
             self.connected.store(false, Ordering::SeqCst);
             let Err(error) = ended;
@@ -145,8 +172,9 @@ impl Link {
                 pause = PAUSE_MIN;
             }
             tokio::select! {
-                () = tokio::time::sleep(jittered(pause)) => {}
+                biased;
                 () = stopping.cancelled() => return,
+                () = tokio::time::sleep(jittered(pause, &self.config.name, self.knowing.clock().moment())) => {}
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -156,14 +184,16 @@ impl Link {
     async fn session(&mut self) -> Result<std::convert::Infallible, LinkError> {
         let ca = self.identity.as_ref().map(|identity| &identity.ca).or(self.token.as_ref().map(|token| &token.ca));
         let ca = ca.ok_or(LinkError::NoToken)?;
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(SERVER_NAME);
-        let endpoint = Endpoint::from_shared(self.config.control_url.clone())?
+        let mut endpoint = Endpoint::from_shared(self.config.control_url.clone())?
             .connect_timeout(CONNECT_MAX)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .tls_config(tls)?;
-        let channel = endpoint.connect().await?;
+            .keep_alive_timeout(Duration::from_secs(20));
+        // Only within one process is it anything else: a configuration without TLS is refused.
+        if self.config.control_url.starts_with("https:") {
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(SERVER_NAME);
+            endpoint = endpoint.tls_config(tls)?;
+        }
+        let channel = endpoint.connect_with_connector(Plain(Connector::new(self.network.clone()))).await?;
         let mut client = service::link_client::LinkClient::new(channel).max_decoding_message_size(SNAPSHOT_BYTES_MAX);
 
         let (out, outgoing) = mpsc::channel(WAITING_MAX);
@@ -290,12 +320,9 @@ impl Link {
         let mut heard = Instant::now();
         let prefetch = self.prefetch.clone();
         loop {
+            // In this order: neither a heartbeat nor what was done may wait behind a long log.
             tokio::select! {
-                message = incoming.message() => {
-                    let is = message?.ok_or(LinkError::Closed)?.is.ok_or(LinkError::Unexpected("a message of a later version"))?;
-                    heard = Instant::now();
-                    self.take(is, &mut beats).await?;
-                }
+                biased;
                 () = tokio::time::sleep_until(next_beat) => {
                     let silence = self.silence();
                     if heard.elapsed() >= silence {
@@ -312,6 +339,11 @@ impl Link {
                 reports = prefetch.reports(REPORTS_AT_ONCE) => {
                     let reports = reports.iter().map(model::link::Report::from).collect();
                     say(out, from_node::Is::Reports(Reports { reports })).await?;
+                }
+                message = incoming.message() => {
+                    let is = message?.ok_or(LinkError::Closed)?.is.ok_or(LinkError::Unexpected("a message of a later version"))?;
+                    heard = Instant::now();
+                    self.take(is, &mut beats).await?;
                 }
             }
         }
@@ -360,7 +392,7 @@ impl Link {
         if let Membership::Refused { reason } = &self.knowing.known().membership {
             return Err(LinkError::Refused { reason: reason.clone(), again: false });
         }
-        if self.knowing.index().len().max(self.kept) > RETIRE_ABOVE {
+        if self.knowing.index().len().max(self.kept) > self.retire_above {
             self.retire();
         }
         Ok(())
@@ -398,7 +430,7 @@ impl Link {
                 }
             };
             let snapshot = Snapshot { log: known.log.clone(), revision: applied, knowledge: known.knowledge.clone() };
-            match on(&journal, move |journal| journal.retire(&snapshot)).await {
+            match journal.on(move |journal| journal.retire(&snapshot)).await {
                 Ok(()) => {
                     knowing.index().forget(applied);
                     tracing::info!(floor = applied.0, ?swept, "old entries retired");
@@ -419,17 +451,8 @@ impl Link {
         &self,
         work: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
     ) -> Result<T, JournalError> {
-        on(&self.journal, work).await
+        self.journal.on(work).await
     }
-}
-
-/// Works on the journal where blocking on the disk harms nobody.
-async fn on<T: Send + 'static>(
-    journal: &Journal,
-    work: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
-) -> Result<T, JournalError> {
-    let journal = journal.clone();
-    tokio::task::spawn_blocking(move || work(&journal)).await.expect("the journal does not panic")
 }
 
 fn read_snapshot(bytes: &[u8], log: &LogId) -> Result<Snapshot, LinkError> {
@@ -462,10 +485,10 @@ async fn say(out: &mpsc::Sender<FromNode>, is: from_node::Is) -> Result<(), Link
     out.send(FromNode { is: Some(is) }).await.map_err(|_| LinkError::Closed)
 }
 
-/// `pause`, more or less a half: nodes that lost one control plane together do not return together.
-fn jittered(pause: Duration) -> Duration {
-    let mut bytes = [0_u8; 2];
-    // Without randomness the pause is merely not spread.
-    let _ = getrandom::fill(&mut bytes);
-    pause / 2 + pause.mul_f64(f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX))
+/// `pause`, more or less a half: nodes that lost one control plane together do not return together. Names spread them, and the
+/// moment spreads the attempts of one; both are there without asking for randomness.
+fn jittered(pause: Duration, name: &NodeName, now: Moment) -> Duration {
+    let nanos = now.since(Moment::at(Duration::ZERO)).as_nanos() as u64;
+    let spread = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_str().as_bytes(), nanos);
+    pause / 2 + pause.mul_f64(spread as f64 / u64::MAX as f64)
 }

@@ -22,14 +22,15 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::knowing::{Judging, Knowing};
+use crate::network::Stream;
 use crate::pipeline::Pipeline;
 
 /// Connections at a time, all threads together.
@@ -89,23 +90,11 @@ pub(crate) async fn serve(
     stopping: CancellationToken,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX);
-    http.http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(45))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .max_send_buf_size(STREAM_BUFFER_BYTES);
-    let http = Arc::new(http);
-    let graceful = GracefulShutdown::new();
+    let server = Server::new(pipeline);
     loop {
         let stream = tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -115,42 +104,108 @@ pub(crate) async fn serve(
                     continue;
                 }
             },
-            () = stopping.cancelled() => break,
         };
-        let metrics = pipeline.metrics();
-        if metrics.connections.get() >= CONNECTIONS_MAX {
-            metrics.refused.inc();
-            continue;
-        }
-        let held = metrics.connections.hold();
-        let (http, pipeline, watcher, stopping) =
-            (http.clone(), pipeline.clone(), graceful.watcher(), stopping.clone());
+        let Some(taken) = server.take() else { continue };
+        let stopping = stopping.clone();
         tokio::spawn(async move {
-            let _held = held;
             let _ = stream.set_nodelay(true);
             tokio::select! {
-                readable = tokio::time::timeout(HEAD_MAX, stream.readable()) => if !matches!(readable, Ok(Ok(()))) { return },
+                biased;
                 () = stopping.cancelled() => return,
+                readable = tokio::time::timeout(HEAD_MAX, stream.readable()) => if !matches!(readable, Ok(Ok(()))) { return },
             }
-            let handoff = Arc::new(Handoff::new(pipeline.knowing().clone()));
-            let io = TokioIo::new(Connection { stream, handoff: handoff.clone(), stalled: None });
-            let service = service_fn(move |request: http::Request<Incoming>| {
-                if request.version() == http::Version::HTTP_2 {
-                    handoff.queues.store(true, Ordering::Relaxed);
-                }
-                let (pipeline, handoff) = (pipeline.clone(), handoff.clone());
-                async move { Ok::<_, std::convert::Infallible>(pipeline.handle(request, handoff).await) }
-            });
-            let connection = http.serve_connection_with_upgrades(io, service);
-            // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
-            if let Err(error) = watcher.watch(connection.into_owned()).await {
-                tracing::debug!(error = error.as_ref(), "connection ended");
-            }
+            taken.serve(stream).await;
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(STOP_MAX, graceful.shutdown()).await;
+    server.stop().await;
     Ok(())
+}
+
+/// The same for connections that come from elsewhere than a socket.
+pub(crate) async fn serve_on(
+    mut incoming: mpsc::Receiver<Box<dyn Stream>>,
+    pipeline: Arc<Pipeline>,
+    stopping: CancellationToken,
+) {
+    let server = Server::new(pipeline);
+    while let Some(Some(stream)) = stopping.run_until_cancelled(incoming.recv()).await {
+        if let Some(taken) = server.take() {
+            tokio::spawn(taken.serve(stream));
+        }
+    }
+    server.stop().await;
+}
+
+/// What one thread serves its connections with.
+struct Server {
+    http: Arc<auto::Builder<TokioExecutor>>,
+    graceful: GracefulShutdown,
+    pipeline: Arc<Pipeline>,
+}
+
+/// A connection that there is room for.
+struct Taken {
+    http: Arc<auto::Builder<TokioExecutor>>,
+    watcher: Watcher,
+    pipeline: Arc<Pipeline>,
+    _held: crate::metrics::Held,
+}
+
+impl Server {
+    fn new(pipeline: Arc<Pipeline>) -> Server {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(45))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .max_send_buf_size(STREAM_BUFFER_BYTES);
+        Server { http: Arc::new(http), graceful: GracefulShutdown::new(), pipeline }
+    }
+
+    /// Room for one more connection, if there is any.
+    fn take(&self) -> Option<Taken> {
+        let metrics = self.pipeline.metrics();
+        if metrics.connections.get() >= CONNECTIONS_MAX {
+            metrics.refused.inc();
+            return None;
+        }
+        let held = metrics.connections.hold();
+        let (http, watcher, pipeline) = (self.http.clone(), self.graceful.watcher(), self.pipeline.clone());
+        Some(Taken { http, watcher, pipeline, _held: held })
+    }
+
+    /// Lets running answers go on for a while.
+    async fn stop(self) {
+        let _ = tokio::time::timeout(STOP_MAX, self.graceful.shutdown()).await;
+    }
+}
+
+impl Taken {
+    async fn serve<S: Stream>(self, stream: S) {
+        let Taken { http, watcher, pipeline, _held } = self;
+        let handoff = Arc::new(Handoff::new(pipeline.knowing().clone()));
+        let io = TokioIo::new(Connection { stream, handoff: handoff.clone(), stalled: None });
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            if request.version() == http::Version::HTTP_2 {
+                handoff.queues.store(true, Ordering::Relaxed);
+            }
+            let (pipeline, handoff) = (pipeline.clone(), handoff.clone());
+            async move { Ok::<_, std::convert::Infallible>(pipeline.handle(request, handoff).await) }
+        });
+        let connection = http.serve_connection_with_upgrades(io, service);
+        // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
+        if let Err(error) = watcher.watch(connection.into_owned()).await {
+            tracing::debug!(error = error.as_ref(), "connection ended");
+        }
+    }
 }
 
 /// The judged headers of one connection that are not on their way yet.
@@ -229,14 +284,14 @@ impl Handoff {
 }
 
 /// A client's socket that tells when everything written is handed over, and does not wait for ever.
-struct Connection {
-    stream: TcpStream,
+struct Connection<S> {
+    stream: S,
     handoff: Arc<Handoff>,
     /// Since when the client takes nothing, and when to look again.
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl Connection {
+impl<S> Connection<S> {
     /// Passes a finished write on; bounds one that waits.
     fn bounded<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
@@ -255,13 +310,13 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: Stream> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: Stream> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.bounded(cx, poll)

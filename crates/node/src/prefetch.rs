@@ -171,11 +171,12 @@ impl Prefetch {
                 });
             }
             tokio::select! {
+                biased;
+                () = stopping.cancelled() => return,
                 _ = running.join_next(), if !running.is_empty() => {}
                 () = self.arrived.notified() => {}
                 changed = applied.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(BUSY_RECHECK), if busy => {}
-                () = stopping.cancelled() => return,
             }
         }
     }

@@ -21,19 +21,15 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use model::fence::Fetch;
 use model::{Cause, Domain, NodeName, Source, SourceKind, UrlKey};
 use tokio::time::Instant;
 
 use crate::knowing::{Knowing, Known, LogTag};
+use crate::network::{Connector, Network};
 use crate::peer;
-
-/// Longest wait for a connection.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Longest wait for the first byte of an origin's answer, its connection included.
 const ORIGIN_ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -126,7 +122,7 @@ impl std::convert::From<AskError> for Cause {
 /// The node's client.
 #[derive(Clone)]
 pub(crate) struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, UpBody>,
+    client: Client<Connector, UpBody>,
     knowing: Arc<Knowing>,
     /// Parents that could not be reached, and since when; at most one entry for each member there was.
     resting: Arc<Mutex<HashMap<NodeName, Instant>>>,
@@ -134,24 +130,7 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// A client whose connections are tasks of whatever runtime asks.
-    pub(crate) fn new(knowing: Arc<Knowing>) -> Result<Upstream, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            || rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        // A machine without certificates of its own still knows the public authorities.
-        let tls = match builder()?.with_native_roots() {
-            Ok(builder) => builder.with_no_client_auth(),
-            Err(_) => builder()?.with_webpki_roots().with_no_client_auth(),
-        };
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_MAX));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+    pub(crate) fn new(knowing: Arc<Knowing>, network: Arc<dyn Network>) -> Upstream {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -160,8 +139,8 @@ impl Upstream {
             .http1_max_buf_size(HEAD_BYTES_MAX)
             .http1_max_headers(HEADERS_MAX)
             .set_host(false)
-            .build(connector);
-        Ok(Upstream { client, knowing, resting: Arc::default() })
+            .build(Connector::new(network));
+        Upstream { client, knowing, resting: Arc::default() }
     }
 
     /// Asks, and returns when the head of an answer is there. A `body` can be sent once, so only the first choice is asked then.

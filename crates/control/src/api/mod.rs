@@ -12,6 +12,7 @@
 //! - What went wrong on our side is in our log under the request's id, and in no reply.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,8 +26,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Principal};
@@ -83,7 +84,11 @@ impl Door {
 }
 
 /// Serves HTTP/1.1 and HTTP/2 until `stopping` is cancelled.
-pub(crate) async fn serve(door: Door, listener: TcpListener, stopping: CancellationToken) {
+pub(crate) async fn serve<S: crate::Stream>(
+    door: Door,
+    mut incoming: impl tokio_stream::Stream<Item = io::Result<S>> + Unpin,
+    stopping: CancellationToken,
+) {
     let door = Arc::new(door);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -94,22 +99,23 @@ pub(crate) async fn serve(door: Door, listener: TcpListener, stopping: Cancellat
         let next = async {
             // Never closed, so never refused.
             let permit = connections.clone().acquire_owned().await.ok();
-            (permit, listener.accept().await)
+            (permit, incoming.next().await)
         };
         let (permit, accepted) = tokio::select! {
-            next = next => next,
+            biased;
             () = stopping.cancelled() => break,
+            next = next => next,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
+            None => break,
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
                 // Out of descriptors, most likely: others must end first.
                 tracing::warn!(%error, "connection not taken");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
         let door = door.clone();
         let service = service_fn(move |request| {
             let door = door.clone();
@@ -124,7 +130,7 @@ pub(crate) async fn serve(door: Door, listener: TcpListener, stopping: Cancellat
             drop(permit);
         });
     }
-    drop(listener);
+    drop(incoming);
     let _ = tokio::time::timeout(STOPPING_MAX, graceful.shutdown()).await;
 }
 

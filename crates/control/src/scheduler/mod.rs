@@ -142,7 +142,7 @@ impl Scheduler {
             clock,
             deadline,
             counters: counters.clone(),
-            sessions: HashMap::new(),
+            sessions: BTreeMap::new(),
             room: HashMap::new(),
             done: BTreeSet::new(),
             changed: BTreeSet::new(),
@@ -205,7 +205,7 @@ struct Task {
     known: Arc<Knowledge>,
     aims: Aims,
     /// One for each connected member.
-    sessions: HashMap<NodeName, Session>,
+    sessions: BTreeMap<NodeName, Session>,
     /// How many jobs each of them can still take.
     room: HashMap<NodeName, usize>,
     accounts: BTreeMap<String, Queue>,
@@ -227,8 +227,10 @@ impl Task {
         let (mut troubled, mut more) = (false, false);
         loop {
             let mut look = false;
+            // Whichever it is, all of the turn's work is done below.
             tokio::select! {
-                () = std::future::ready(()), if more => {}
+                biased;
+                _ = tick.tick() => look = true,
                 event = events.recv() => match event {
                     Some(event) => self.take(event),
                     None => return,
@@ -238,7 +240,7 @@ impl Task {
                     Err(_) => return,
                 },
                 changed = changes.changed() => if changed.is_err() { return },
-                _ = tick.tick() => look = true,
+                () = std::future::ready(()), if more => {}
             }
             // Whatever else has come in meanwhile is one turn's work.
             for _ in 0..EVENTS_MAX {
@@ -537,7 +539,7 @@ impl Task {
     }
 
     fn send(&mut self, given: Vec<(NodeName, Job)>) {
-        let mut orders: HashMap<NodeName, Vec<Job>> = HashMap::new();
+        let mut orders: BTreeMap<NodeName, Vec<Job>> = BTreeMap::new();
         for (node, job) in given {
             orders.entry(node).or_default().push(job);
         }

@@ -314,7 +314,7 @@ impl TestNode {
             .entry(knowing.name().clone())
             .or_insert_with(|| member(name, "pop-1", Tier::L1, address));
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
-        let (pipeline, prefetch) = crate::assemble(knowing.clone(), store).unwrap();
+        let (pipeline, prefetch) = crate::assemble(knowing.clone(), Arc::new(crate::Internet::new().unwrap()), store);
         let stopping = CancellationToken::new();
         tokio::spawn(crate::listener::serve(listener, pipeline.clone(), stopping.clone()));
         tokio::spawn(prefetch.clone().run(pipeline.clone(), stopping.clone()));
