@@ -1,0 +1,120 @@
+//! Where a simulated node's journal lies: bytes of which a crash takes whatever no finished sync covers.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::random::Random;
+
+/// What a crash keeps or loses as one, in bytes.
+const SECTOR: usize = 512;
+
+/// A file that redb writes to. Clones are the same file; a handle of the time before a crash fails.
+#[derive(Clone)]
+pub struct JournalFile {
+    file: Arc<Mutex<File>>,
+    boot: u64,
+}
+
+struct File {
+    random: Random,
+    boot: u64,
+    now: Vec<u8>,
+    stable: Vec<u8>,
+    /// Writes since the last sync, in order.
+    unsynced: Vec<(usize, Vec<u8>)>,
+    lies: bool,
+}
+
+impl JournalFile {
+    /// An empty file. One that `lies` says that it has synced when it has not.
+    pub fn new(random: Random, lies: bool) -> JournalFile {
+        let file = File { random, boot: 0, now: Vec::new(), stable: Vec::new(), unsynced: Vec::new(), lies };
+        JournalFile { file: Arc::new(Mutex::new(file)), boot: 0 }
+    }
+
+    /// Pulls the plug: what no sync covers is kept, lost or torn. The handle for the time after.
+    pub fn crash(&self) -> JournalFile {
+        let mut file = self.lock();
+        file.boot += 1;
+        for (offset, bytes) in std::mem::take(&mut file.unsynced) {
+            match file.random.next() % 3 {
+                0 => {}
+                1 => put(&mut file.stable, offset, &bytes),
+                _ => {
+                    for (number, sector) in bytes.chunks(SECTOR).enumerate() {
+                        if file.random.one_in(2) {
+                            put(&mut file.stable, offset + number * SECTOR, sector);
+                        }
+                    }
+                }
+            }
+        }
+        file.now = file.stable.clone();
+        JournalFile { file: self.file.clone(), boot: file.boot }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, File> {
+        self.file.lock().expect("no holder of this lock can panic")
+    }
+
+    fn alive(&self) -> io::Result<MutexGuard<'_, File>> {
+        let file = self.lock();
+        if file.boot == self.boot { Ok(file) } else { Err(io::Error::other("the machine has crashed")) }
+    }
+}
+
+fn put(bytes: &mut [u8], offset: usize, new: &[u8]) {
+    // What lies behind the end was cut off later.
+    if let Some(rest) = bytes.get_mut(offset..) {
+        let length = rest.len().min(new.len());
+        rest[..length].copy_from_slice(&new[..length]);
+    }
+}
+
+impl fmt::Debug for JournalFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalFile").field("boot", &self.boot).finish_non_exhaustive()
+    }
+}
+
+impl redb::StorageBackend for JournalFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.alive()?.now.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let file = self.alive()?;
+        let from = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = file.now.get(from..from + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        let mut file = self.alive()?;
+        file.now.resize(length, 0);
+        // As of file systems that keep the length in their own journal.
+        file.stable.resize(length, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut file = self.alive()?;
+        if !file.lies {
+            for (offset, bytes) in std::mem::take(&mut file.unsynced) {
+                put(&mut file.stable, offset, &bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let mut file = self.alive()?;
+        put(&mut file.now, offset, data);
+        file.unsynced.push((offset, data.to_vec()));
+        Ok(())
+    }
+}

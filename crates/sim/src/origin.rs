@@ -1,0 +1,129 @@
+//! The origin: one register for each path, whose version rises when a writer says so.
+//!
+//! A version is in the header, in the ETag and in every line of the body, so that what was put together from two of them is
+//! found out. What a path is like is in its name, for a checker must not have to guess: `weak` has no strong validator, `bare` has
+//! none at all, `vary` differs by Accept-Encoding, `slow` takes a while, `open` does not say its length, `long` is long.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use crate::http1;
+use crate::random::Random;
+
+/// What every path of a run's origin has.
+pub const PATHS: [&str; 8] =
+    ["/a/1", "/a/vary-2", "/a/b/slow-3", "/a/b/weak-4", "/c/bare-5", "/c/long-6", "/c/open-7", "/c/8.png?q=1"];
+
+/// Lines of a body, and of a long one.
+const LINES: usize = 4;
+const LINES_LONG: usize = 3_000;
+
+/// The origin. Clones are the same one.
+#[derive(Clone)]
+pub struct Origin(Arc<Mutex<Inner>>);
+
+struct Inner {
+    versions: BTreeMap<String, u64>,
+    random: Random,
+    gets: u64,
+    confirmed: u64,
+}
+
+impl Origin {
+    /// Every path at version one.
+    pub fn new(random: Random) -> Origin {
+        let versions = PATHS.iter().map(|path| ((*path).to_owned(), 1)).collect();
+        Origin(Arc::new(Mutex::new(Inner { versions, random, gets: 0, confirmed: 0 })))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().expect("no holder of this lock can panic")
+    }
+
+    /// Changes a path; its version from now on.
+    pub fn change(&self, path: &str) -> u64 {
+        let mut inner = self.lock();
+        let version = inner.versions.entry(path.to_owned()).or_insert(0);
+        *version += 1;
+        *version
+    }
+
+    /// The version of a path.
+    pub fn version(&self, path: &str) -> u64 {
+        self.lock().versions.get(path).copied().unwrap_or(0)
+    }
+
+    /// Bodies that were sent, and validators that were confirmed.
+    pub fn counts(&self) -> (u64, u64) {
+        let inner = self.lock();
+        (inner.gets, inner.confirmed)
+    }
+
+    /// Answers whoever comes.
+    pub async fn serve(self, mut incoming: mpsc::Receiver<Box<dyn node::Stream>>) {
+        while let Some(stream) = incoming.recv().await {
+            let origin = self.clone();
+            tokio::spawn(async move { origin.connection(stream).await });
+        }
+    }
+
+    async fn connection(&self, mut stream: Box<dyn node::Stream>) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        while let Some((line, headers)) = http1::read_head(&mut stream, &mut buffer).await? {
+            let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+            let (before, after, breaks) = {
+                let random = &mut self.lock().random;
+                let slow = path.contains("slow");
+                let pause = |random: &mut Random| match random.next() % 8 {
+                    0 if slow => random.millis(500..4_000),
+                    0 | 1 => random.millis(1..400),
+                    _ => random.millis(0..5),
+                };
+                (pause(random), pause(random), random.one_in(40))
+            };
+            // The version is read at some moment between the question and the answer.
+            tokio::time::sleep(before).await;
+            let version = self.version(&path);
+            tokio::time::sleep(after).await;
+            if version == 0 {
+                stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await?;
+                continue;
+            }
+            let etag = if path.contains("weak") { format!("W/\"{version}\"") } else { format!("\"{version}\"") };
+            let mut head = format!("x-version: {version}\r\ncache-control: max-age=3600\r\ncache-tag: all, t{}\r\n", path.len());
+            if !path.contains("bare") {
+                head.push_str(&format!("etag: {etag}\r\n"));
+            }
+            if path.contains("vary") {
+                head.push_str("vary: accept-encoding\r\n");
+            }
+            let confirms = !path.contains("bare") && headers.get("if-none-match").is_some_and(|sent| *sent == etag);
+            if confirms {
+                self.lock().confirmed += 1;
+                stream.write_all(format!("HTTP/1.1 304 Not Modified\r\n{head}\r\n").as_bytes()).await?;
+                continue;
+            }
+            self.lock().gets += 1;
+            let lines = if path.contains("long") { LINES_LONG } else { LINES };
+            let body = format!("{path} {version}\n").repeat(lines);
+            let open = path.contains("open");
+            let length = if open { "connection: close\r\n".to_owned() } else { format!("content-length: {}\r\n", body.len()) };
+            stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}{length}\r\n").as_bytes()).await?;
+            let (first, second) = body.as_bytes().split_at(body.len() / 2);
+            stream.write_all(first).await?;
+            tokio::time::sleep(after / 2).await;
+            if breaks && !open {
+                return Ok(());
+            }
+            stream.write_all(second).await?;
+            if open {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

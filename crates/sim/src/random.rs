@@ -1,0 +1,49 @@
+//! Numbers drawn from a seed: every choice of a run comes from here, so a run can be repeated.
+
+use std::ops::Range;
+use std::time::Duration;
+
+/// A stream of numbers (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// The stream of a seed.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// Another stream, that goes its own way.
+    pub fn fork(&mut self) -> Random {
+        Random(self.next())
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number of the range.
+    pub fn within(&mut self, range: Range<u64>) -> u64 {
+        range.start + self.next() % (range.end - range.start)
+    }
+
+    /// Whether something that happens once in `many` times happens now.
+    pub fn one_in(&mut self, many: u64) -> bool {
+        self.next().is_multiple_of(many)
+    }
+
+    /// One of them.
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[(self.next() % all.len() as u64) as usize]
+    }
+
+    /// Milliseconds of the range, and a part of one.
+    pub fn millis(&mut self, range: Range<u64>) -> Duration {
+        Duration::from_micros(self.within(range.start * 1000..range.end * 1000))
+    }
+}
