@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::fence::{self, MemberView, Passed};
+use model::mistake::{Mistake, made};
 use model::{Clock, Moment, NodeName, Revision};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -118,7 +119,10 @@ impl Task {
     async fn fold(&mut self) -> Result<(), StateError> {
         let known = self.following.now();
         if self.sights.back().is_none_or(|(head, _)| *head < known.head) {
-            self.sights.push_back((known.head, known.seen));
+            let anew = self.sights.is_empty() && self.passed == Revision::ZERO;
+            let seen =
+                if anew && made(Mistake::ControlDoesNotWaitAnew) { Moment::at(Duration::ZERO) } else { known.seen };
+            self.sights.push_back((known.head, seen));
             thin(&mut self.sights);
         }
         self.keep_fresh().await?;
@@ -131,11 +135,12 @@ impl Task {
         let mut passed = lowest.max(self.passed);
         let lease = if passed < known.head { self.state.longest_lease(lowest).await? } else { Duration::ZERO };
         let now = self.clock.moment();
+        let margin = if made(Mistake::MarginBelowDrift) { Duration::ZERO } else { MARGIN };
         // Whoever is past one head is past those before it, which are lower and have been known for longer.
         let past = self.sights.partition_point(|(head, seen)| {
             members
                 .iter()
-                .all(|member| fence::passed(*head, *member, now.since(*seen), lease, MARGIN) != Passed::Waiting)
+                .all(|member| fence::passed(*head, *member, now.since(*seen), lease, margin) != Passed::Waiting)
         });
         if let Some((head, _)) = past.checked_sub(1).and_then(|at| self.sights.get(at)) {
             passed = passed.max(*head);

@@ -19,6 +19,7 @@ use std::time::Duration;
 use model::link::{
     Entries, FromControl, FromNode, Head, Jobs, MESSAGE_BYTES_MAX, Refused, Snapshot, Welcome, from_control, from_node,
 };
+use model::mistake::{Mistake, made};
 use model::{Clock, Isolation, Member, NodeName, PopName, Revision, Tier};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -250,7 +251,7 @@ impl Shared {
         let now_ms = millis(self.clock.now());
         let admitted = self.state.admit(proof, member, &known.knowledge, program, now_ms).await?;
         // The membership is committed: only now is the head read (rule 8).
-        let known = self.known_now().await?;
+        let known = if made(Mistake::HeadBeforeMembership) { known } else { self.known_now().await? };
         let head = known.head;
         let applied = Revision(hello.applied);
         if same_log && applied > head {
@@ -303,7 +304,10 @@ impl Shared {
                     return Err(End::Refused { reason: "Hello twice on one connection".into(), again: true });
                 }
                 from_node::Is::Heartbeat(heartbeat) => {
-                    let head = self.state.head().await?;
+                    let head = match made(Mistake::OldHead) {
+                        true => self.following.now().head,
+                        false => self.state.head().await?,
+                    };
                     send(out, from_control::Is::Head(Head { sequence: heartbeat.sequence, head: head.0 })).await?;
                 }
                 from_node::Is::Acknowledge(acknowledge) => {

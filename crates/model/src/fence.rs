@@ -18,6 +18,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::mistake::{Mistake, made};
 use crate::revision::Revision;
 use crate::topology::Isolation;
 
@@ -46,6 +47,12 @@ impl Fetch {
     /// Notes moment, stamp and fence of a fetch that begins now. `asked` is the fence the node was itself asked
     /// with: zero for a user or a prefetch, the child's fence for a child. Rules 1 and 2.
     pub fn begin(now: Moment, applied: Revision, asked: Revision, need: Revision) -> Fetch {
+        if made(Mistake::StampWithoutFence) {
+            return Fetch { stamp: applied, sent: now, fence: asked.max(need) };
+        }
+        if made(Mistake::NoFence) {
+            return Fetch { stamp: applied.max(asked), sent: now, fence: Revision::ZERO };
+        }
         Fetch { stamp: applied.max(asked), sent: now, fence: asked.max(need) }
     }
 
@@ -58,6 +65,9 @@ impl Fetch {
     /// What a new body brought by this fetch carries. `age` is what the answer said of itself: `Some(0)` from the
     /// origin, a parent's answer age, `None` when a parent gave none (then nobody vouched). Rules 1 and 5.
     pub fn vouch(&self, age: Option<Duration>) -> Vouched {
+        if made(Mistake::VouchedByOwnRequest) {
+            return Vouched { stamp: self.stamp, at: Some(self.sent) };
+        }
         Vouched { stamp: self.stamp, at: age.and_then(|age| self.sent.earlier(age)) }
     }
 
@@ -122,13 +132,19 @@ pub fn need(floor: Revision, newest_covering: Option<Revision>) -> Revision {
 
 /// The one guard, for every header sent to a user or a child, from a store or from a running fetch (rule 3).
 pub fn judge(body: Vouched, need: Revision, asker: Asker, node: &Standing, now: Moment) -> Verdict {
-    let covered = body.stamp < need || body.stamp.max(node.applied) < asker.fence();
+    let mut covered = body.stamp < need || body.stamp.max(node.applied) < asker.fence();
+    covered = match asker {
+        Asker::Child { .. } if made(Mistake::ParentDoesNotJudge) => return Verdict::Send,
+        Asker::Child { .. } if made(Mistake::ParentIgnoresFence) => body.stamp < need,
+        _ if made(Mistake::VouchedNotJudged) && body.at.is_some_and(|at| now.since(at) < node.lease) => false,
+        _ => covered,
+    };
     if covered {
         return Verdict::Covered;
     }
     // Isolation "serve" waives the lease for users, never for children: a child would serve it as vouched.
     let waived = matches!((asker, node.isolation), (Asker::User, Isolation::Serve));
-    let young = age(body, node.contact, now).is_some_and(|age| age < node.lease);
+    let young = age(body, node.contact, now).is_some_and(|age| age < node.lease) || made(Mistake::NoLease);
     if young || waived { Verdict::Send } else { Verdict::Unvouched }
 }
 
@@ -146,7 +162,7 @@ pub fn ceil_millis(age: Duration) -> u64 {
 /// Contact after a heartbeat, sent at `sent`, was answered with `head` (rule 4). Unchanged while the node has not
 /// applied that head: ask again whenever `applied` rises.
 pub fn contact(contact: Option<Moment>, sent: Moment, head: Revision, applied: Revision) -> Option<Moment> {
-    if applied >= head { contact.max(Some(sent)) } else { contact }
+    if applied >= head || made(Mistake::ContactBeforeCaughtUp) { contact.max(Some(sent)) } else { contact }
 }
 
 /// A member as the control plane sees it, for rule 7.
@@ -181,7 +197,8 @@ pub fn passed(
 ) -> Passed {
     if member.acked >= revision {
         Passed::Acknowledged
-    } else if member.isolation != Isolation::Serve && known_for >= lease + margin {
+    } else if (member.isolation != Isolation::Serve || made(Mistake::ServeNotWaitedFor)) && known_for >= lease + margin
+    {
         Passed::LeaseOver
     } else {
         Passed::Waiting

@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use model::fence::{Asker, Fetch, Vouched};
+use model::mistake::{Mistake, made};
 use model::{Cause, Domain, NodeName, Revision, UrlKey};
 use store::{Object, Store, WriteError};
 use tokio::sync::{oneshot, watch};
@@ -318,7 +319,17 @@ impl FillTask<'_> {
         let sent = self.fills.knowing.clock().now();
         match self.fills.upstream.ask(&self.question(headers), None).await {
             Err(error) => self.tell(Arrival::Failed(error)),
-            Ok(answer) => self.take(answer, sent, lone).await,
+            Ok(answer) => {
+                let mut late = FillTask { told: self.told.clone(), ..*self };
+                let knowing = &self.fills.knowing;
+                if made(Mistake::StampOnArrival) {
+                    late.fetch.stamp = self.fetch.stamp.max(knowing.applied());
+                }
+                if made(Mistake::AgeFromArrival) {
+                    late.fetch.sent = knowing.clock().moment();
+                }
+                late.take(answer, sent, lone).await;
+            }
         }
     }
 
@@ -406,9 +417,22 @@ impl FillTask<'_> {
             let _ = self.fills.store.remove(key.hash(), key.bytes(), only).await;
             return None;
         };
-        let vouched = self.fetch.confirm(confirm.vouched, answer.age);
+        let mut vouched = self.fetch.confirm(confirm.vouched, answer.age);
+        if made(Mistake::LiftToApplied) {
+            vouched.stamp = vouched.stamp.max(self.fills.knowing.applied());
+        }
         let head = Arc::new(Head::new(self.log, confirm.head.status, headers, sent, received));
-        let object = match self.fills.store.update_head(&confirm.object, head.encode(), vouched.stamp.0).await {
+        let there = if made(Mistake::LiftAnyBody) {
+            self.fills.store.lookup(key.hash(), key.bytes()).await.ok().flatten()
+        } else {
+            None
+        };
+        let object = match self
+            .fills
+            .store
+            .update_head(there.as_ref().unwrap_or(&confirm.object), head.encode(), vouched.stamp.0)
+            .await
+        {
             Ok(updated) => updated?,
             Err(error) => {
                 // The body is good all the same; it will be asked for again.

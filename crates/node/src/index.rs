@@ -14,6 +14,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use model::mistake::{Mistake, made};
 use model::{DomainName, Entry, Invalidation, Mode, Revision, Scope, UrlKey, fence};
 
 /// Locks per kind of scope; entries are taken rarely and looked up by every request.
@@ -152,13 +153,24 @@ impl Index {
     /// What a body of `key`, served for `domain`, must reflect.
     pub(crate) fn need(&self, domain: &DomainName, key: &UrlKey) -> Need {
         // The floor last: it may only rise while the others are read, and covers whatever they lose.
+        let newest = self.newest(domain, key);
+        let floor = if made(Mistake::FloorNotJudged) { Revision::ZERO } else { self.floor() };
+        Need { revision: fence::need(floor, Some(newest.any)), deleted: newest.deleting }
+    }
+
+    fn newest(&self, domain: &DomainName, key: &UrlKey) -> Newest {
         let mut newest = self.files.get(|| key.hash()).with(self.domains.get(|| hash(domain.as_str(), "")));
         if self.directories.count.load(Ordering::SeqCst) > 0 {
             for directory in key.directories() {
                 newest = newest.with(self.directories.get(|| hash(key.host(), directory)));
             }
         }
-        Need { revision: fence::need(self.floor(), Some(newest.any)), deleted: newest.deleting }
+        newest
+    }
+
+    /// What a parent is asked to reflect of it (fence rule 2).
+    pub(crate) fn fence(&self, domain: &DomainName, key: &UrlKey) -> Revision {
+        if made(Mistake::FloorNotInFence) { self.newest(domain, key).any } else { self.need(domain, key).revision }
     }
 
     /// Entries up to here may have been forgotten.
@@ -168,7 +180,9 @@ impl Index {
 
     /// Raises the floor, then drops what it stands in for (rule 9). The caller has made the floor durable.
     pub(crate) fn forget(&self, upto: Revision) {
-        self.floor.fetch_max(upto.0, Ordering::SeqCst);
+        if !made(Mistake::SnapshotWithoutFloor) {
+            self.floor.fetch_max(upto.0, Ordering::SeqCst);
+        }
         for kind in [&self.files, &self.directories, &self.domains] {
             kind.forget(upto);
         }
@@ -179,7 +193,7 @@ impl Index {
         for kind in [&self.files, &self.directories, &self.domains] {
             kind.forget(Revision(u64::MAX));
         }
-        self.floor.store(floor.0, Ordering::SeqCst);
+        self.floor.store(if made(Mistake::JoinsWithoutFloor) { 0 } else { floor.0 }, Ordering::SeqCst);
     }
 
     /// Scopes held now.

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use model::fence::{self, Asker, Fetch, Standing, Verdict, Vouched};
+use model::mistake::{Mistake, made};
 use model::{Clock, DomainName, Entry, Isolation, Knowledge, LogId, Mode, Moment, NodeName, Revision, UrlKey};
 use tokio::sync::{Notify, watch};
 
@@ -175,6 +176,7 @@ impl Knowing {
                 (known, remembered.applied, index)
             }
         };
+        let contact = if made(Mistake::ContactSurvivesRestart) { nanos(clock.moment()) } else { 0 };
         Knowing {
             name,
             wanted,
@@ -183,7 +185,7 @@ impl Knowing {
             known: ArcSwap::from_pointee(known),
             applied: watch::Sender::new(applied),
             applied_now: AtomicU64::new(applied.0),
-            contact: AtomicU64::new(0),
+            contact: AtomicU64::new(contact),
             told: Mutex::default(),
             drain: Arc::new(Drain {
                 epoch: AtomicUsize::new(0),
@@ -300,7 +302,7 @@ impl Knowing {
     pub(crate) fn begin_fetch(&self, domain: &DomainName, key: &UrlKey, asker: Asker) -> (Fetch, LogTag) {
         let tag = self.known().tag;
         let applied = self.applied();
-        let need = self.index.need(domain, key).revision;
+        let need = self.index.fence(domain, key);
         (Fetch::begin(self.clock.moment(), applied, asker.fence(), need), tag)
     }
 
@@ -376,11 +378,11 @@ impl Knowing {
 
     /// Takes the answer to a heartbeat that was sent at `sent` (rule 4); kept until the head it names is applied.
     pub(crate) fn heard(&self, sent: Moment, head: Revision) {
+        let sent = if made(Mistake::ContactOnReceipt) { self.clock.moment() } else { sent };
         let applied = self.applied();
         let contact = fence::contact(self.contact(), sent, head, applied);
         if let Some(contact) = contact {
-            let nanos = contact.since(Moment::at(Duration::ZERO)).as_nanos();
-            self.contact.fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX - 1) + 1, Ordering::SeqCst);
+            self.contact.fetch_max(nanos(contact), Ordering::SeqCst);
         }
         if head > applied {
             let mut told = self.told();
@@ -394,6 +396,12 @@ impl Knowing {
     fn told(&self) -> std::sync::MutexGuard<'_, Vec<(Moment, Revision)>> {
         self.told.lock().expect("no holder of this lock can panic")
     }
+}
+
+/// A moment as it is kept in a number that is zero for never.
+fn nanos(moment: Moment) -> u64 {
+    let nanos = moment.since(Moment::at(Duration::ZERO)).as_nanos();
+    u64::try_from(nanos).unwrap_or(u64::MAX - 1) + 1
 }
 
 impl fmt::Debug for Known {

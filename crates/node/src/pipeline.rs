@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
+use model::mistake::{Mistake, made};
 use model::{Domain, Mode, NodeName, Revision, UrlKey};
 use store::Store;
 
@@ -185,6 +186,10 @@ impl Pipeline {
             let mut judging = self.knowing.judging();
             let judged =
                 look.found.as_ref().and_then(|found| self.judge(&mut judging, found.vouched, found.head.log, &wanted));
+            let judged = judged.map(|judged| match made(Mistake::NoJudgementAtLookup) {
+                true => Judged { verdict: Verdict::Send, ..judged },
+                false => judged,
+            });
             let now = self.knowing.clock().now();
             let stored = look.found.as_ref().zip(judged.as_ref());
             let stored = stored.map(|(found, judged)| (&found.head.freshness, allowed(judged, found.vouched.stamp)));
@@ -336,7 +341,7 @@ impl Pipeline {
         }
         let mut judging = self.knowing.judging();
         let judged = self.judge(&mut judging, arrived.vouched, arrived.head.log, wanted);
-        let Some(Judged { verdict: Verdict::Send, age, .. }) = judged else {
+        let Some(Judged { age, .. }) = judged.filter(may_pass) else {
             self.metrics.overtaken.inc();
             return Step::Again { alone: false };
         };
@@ -350,7 +355,7 @@ impl Pipeline {
     fn deliver_lone(&self, wanted: &Wanted, lone: LoneAnswer, why: Forward, reply: &Reply) -> Step {
         let mut judging = self.knowing.judging();
         let judged = self.judge(&mut judging, lone.vouched, lone.log, wanted);
-        let Some(Judged { verdict: Verdict::Send, age, .. }) = judged else {
+        let Some(Judged { age, .. }) = judged.filter(may_pass) else {
             self.metrics.overtaken.inc();
             return Step::Again { alone: true };
         };
@@ -446,7 +451,7 @@ impl Pipeline {
         if upstream::is_fenced(&wanted.method) {
             let mut held = self.knowing.judging();
             let judged = self.judge(&mut held, fetch.vouch(answer.age), log, wanted);
-            let Some(Judged { verdict: Verdict::Send, age: known_good, .. }) = judged else {
+            let Some(Judged { age: known_good, .. }) = judged.filter(may_pass) else {
                 self.metrics.overtaken.inc();
                 return Step::Again { alone: true };
             };
@@ -469,6 +474,15 @@ impl Pipeline {
                 tracing::warn!(error = &error as &dyn std::error::Error, "remove after an unsafe request");
             }
         }
+    }
+}
+
+/// Whether an answer that came may be handed on.
+fn may_pass(judged: &Judged) -> bool {
+    match judged.verdict {
+        Verdict::Send => true,
+        Verdict::Covered => made(Mistake::OwnAnswerNotJudged),
+        Verdict::Unvouched => made(Mistake::OwnAnswerNotJudged) || made(Mistake::OwnAnswerExemptFromTime),
     }
 }
 

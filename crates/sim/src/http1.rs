@@ -13,22 +13,22 @@ use crate::net::End;
 const BYTES_MAX: usize = 1 << 20;
 
 /// An answer.
-pub struct Answer {
+pub(crate) struct Answer {
     /// Its status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// Its header fields, lower case; of one that is repeated the last.
-    pub headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
     /// When the header had been handed over by whoever answered.
-    pub written: Instant,
+    pub(crate) written: Instant,
     /// The body; an error where it was cut off.
-    pub body: io::Result<Vec<u8>>,
+    pub(crate) body: io::Result<Vec<u8>>,
 }
 
 /// Status line and fields, or request line and fields.
-pub type Head = (String, BTreeMap<String, String>);
+pub(crate) type Head = (String, BTreeMap<String, String>);
 
 /// Reads up to the end of a head; what came behind it stays in `buffer`. `None` at the end of the connection.
-pub async fn read_head<R: AsyncReadExt + Unpin>(from: &mut R, buffer: &mut Vec<u8>) -> io::Result<Option<Head>> {
+pub(crate) async fn read_head<R: AsyncReadExt + Unpin>(from: &mut R, buffer: &mut Vec<u8>) -> io::Result<Option<Head>> {
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let text = String::from_utf8_lossy(&buffer[..end]).into_owned();
@@ -46,7 +46,7 @@ pub async fn read_head<R: AsyncReadExt + Unpin>(from: &mut R, buffer: &mut Vec<u
 }
 
 /// Sends `request`, and reads the answer. `pause` is made before anything is read.
-pub async fn exchange(mut end: End, request: &[u8], pause: std::time::Duration) -> io::Result<Answer> {
+pub(crate) async fn exchange(mut end: End, request: &[u8], pause: std::time::Duration) -> io::Result<Answer> {
     end.write_all(request).await?;
     if !pause.is_zero() {
         tokio::time::sleep(pause).await;

@@ -94,7 +94,8 @@ impl Origin {
                 continue;
             }
             let etag = if path.contains("weak") { format!("W/\"{version}\"") } else { format!("\"{version}\"") };
-            let mut head = format!("x-version: {version}\r\ncache-control: max-age=3600\r\ncache-tag: all, t{}\r\n", path.len());
+            let mut head =
+                format!("x-version: {version}\r\ncache-control: max-age=3600\r\ncache-tag: all, t{}\r\n", path.len());
             if !path.contains("bare") {
                 head.push_str(&format!("etag: {etag}\r\n"));
             }
@@ -111,7 +112,8 @@ impl Origin {
             let lines = if path.contains("long") { LINES_LONG } else { LINES };
             let body = format!("{path} {version}\n").repeat(lines);
             let open = path.contains("open");
-            let length = if open { "connection: close\r\n".to_owned() } else { format!("content-length: {}\r\n", body.len()) };
+            let length =
+                if open { "connection: close\r\n".to_owned() } else { format!("content-length: {}\r\n", body.len()) };
             stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}{length}\r\n").as_bytes()).await?;
             let (first, second) = body.as_bytes().split_at(body.len() / 2);
             stream.write_all(first).await?;

@@ -1,0 +1,129 @@
+//! Lines of the fence that can be switched off in the real code, so that a checker of it can show that it notices.
+//!
+//! Without the feature `mistakes`, which nothing that ships has, [`made`] is the constant `false` and the mistakes are not even
+//! compiled. The names are those of the model checker (`tests/fence/switch.rs`); those that the code cannot be made to make are
+//! not here, and the simulation says which these are.
+
+/// A line of the protocol, named after the mistake that is made without it. The digit is the part of the protocol: 1 stamp, 2 fence,
+/// 3 guard, 4 the 304 part of rule 1, 5 contact, 6 vouching, 7 acknowledge, 8 complete and members, 9 retire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// 1: the stamp is taken when the answer arrives.
+    StampOnArrival,
+    /// 1: the stamp does not count the fence that was asked for.
+    StampWithoutFence,
+    /// 2: a child's request carries no fence.
+    NoFence,
+    /// 2: the parent does as if it carried none.
+    ParentIgnoresFence,
+    /// 2: the parent does not judge for a child.
+    ParentDoesNotJudge,
+    /// 3: no judgement at lookup.
+    NoJudgementAtLookup,
+    /// 3: a fetch's answer goes unjudged to those who waited for it.
+    OwnAnswerNotJudged,
+    /// 3: a fetch's answer is exempt from the time check.
+    OwnAnswerExemptFromTime,
+    /// 3: vouched bodies are not judged.
+    VouchedNotJudged,
+    /// 4: a 304 lifts to what is applied when it arrives.
+    LiftToApplied,
+    /// 4: a 304 lifts whatever is stored by then.
+    LiftAnyBody,
+    /// 5: there is no lease.
+    NoLease,
+    /// 5: contact is when the answer to a heartbeat came.
+    ContactOnReceipt,
+    /// 5: contact counts before the head that was told is applied.
+    ContactBeforeCaughtUp,
+    /// 5: the head in the answer is older than the heartbeat.
+    OldHead,
+    /// 5: a node that restarts counts itself in contact.
+    ContactSurvivesRestart,
+    /// 5: there is no margin beside the lease.
+    MarginBelowDrift,
+    /// 6: vouching counts from the child's own request whatever the answer's age.
+    VouchedByOwnRequest,
+    /// 6: the age of an answer counts from its arrival.
+    AgeFromArrival,
+    /// 7: acknowledged while answers that were judged are unsent.
+    AckWhileUnsent,
+    /// 7: acknowledged before it is durable.
+    AckBeforePersisted,
+    /// 8: a restarted control plane does not wait anew.
+    ControlDoesNotWaitAnew,
+    /// 8: nodes that serve when isolated are not waited for.
+    ServeNotWaitedFor,
+    /// 8: the head is read before the membership is committed.
+    HeadBeforeMembership,
+    /// 8: a node that joins starts without a floor.
+    JoinsWithoutFloor,
+    /// 9: the floor is not used in judgement.
+    FloorNotJudged,
+    /// 9: a snapshot sets no floor.
+    SnapshotWithoutFloor,
+    /// 9: the floor is not part of the fence.
+    FloorNotInFence,
+}
+
+impl Mistake {
+    /// All of them.
+    pub const ALL: [Mistake; 28] = [
+        Mistake::StampOnArrival,
+        Mistake::StampWithoutFence,
+        Mistake::NoFence,
+        Mistake::ParentIgnoresFence,
+        Mistake::ParentDoesNotJudge,
+        Mistake::NoJudgementAtLookup,
+        Mistake::OwnAnswerNotJudged,
+        Mistake::OwnAnswerExemptFromTime,
+        Mistake::VouchedNotJudged,
+        Mistake::LiftToApplied,
+        Mistake::LiftAnyBody,
+        Mistake::NoLease,
+        Mistake::ContactOnReceipt,
+        Mistake::ContactBeforeCaughtUp,
+        Mistake::OldHead,
+        Mistake::ContactSurvivesRestart,
+        Mistake::MarginBelowDrift,
+        Mistake::VouchedByOwnRequest,
+        Mistake::AgeFromArrival,
+        Mistake::AckWhileUnsent,
+        Mistake::AckBeforePersisted,
+        Mistake::ControlDoesNotWaitAnew,
+        Mistake::ServeNotWaitedFor,
+        Mistake::HeadBeforeMembership,
+        Mistake::JoinsWithoutFloor,
+        Mistake::FloorNotJudged,
+        Mistake::SnapshotWithoutFloor,
+        Mistake::FloorNotInFence,
+    ];
+
+    /// The mistake of this name.
+    pub fn named(name: &str) -> Option<Mistake> {
+        Mistake::ALL.into_iter().find(|mistake| format!("{mistake:?}") == name)
+    }
+}
+
+#[cfg(feature = "mistakes")]
+thread_local! {
+    static MADE: std::cell::Cell<Option<Mistake>> = const { std::cell::Cell::new(None) };
+}
+
+/// Makes a mistake on this thread from now on, or none.
+#[cfg(feature = "mistakes")]
+pub fn make(mistake: Option<Mistake>) {
+    MADE.set(mistake);
+}
+
+/// Whether a mistake is made.
+#[cfg(feature = "mistakes")]
+pub fn made(mistake: Mistake) -> bool {
+    MADE.get() == Some(mistake)
+}
+
+/// Whether a mistake is made: never.
+#[cfg(not(feature = "mistakes"))]
+pub const fn made(_: Mistake) -> bool {
+    false
+}
