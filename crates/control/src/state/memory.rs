@@ -494,3 +494,6 @@ impl Tables {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
