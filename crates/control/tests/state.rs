@@ -254,7 +254,8 @@ async fn queries_are_filtered_ordered_and_limited(state: &State) {
     };
     let newest = state.outlines("asks", &all(), None, 1).await.unwrap()[0].id;
     let between = |from_ms, to_ms| Filter { from_ms, to_ms, ..Filter::default() };
-    let cases: [(&str, Filter, Option<u64>, u32, &[u64]); 11] = [
+    type Case<'a> = (&'a str, Filter, Option<u64>, u32, &'a [u64]);
+    let cases: [Case<'_>; 11] = [
         ("all", all(), None, 100, &[4, 3, 4, 2, 4, 1]),
         ("the first", all(), None, 2, &[4, 3]),
         ("none", all(), None, 0, &[]),
