@@ -438,6 +438,15 @@ async fn domains_belong_to_one_account(state: &State) {
         state.remove_domain("you", &name(taken)).await.unwrap();
         assert!(state.head().await.unwrap() > at);
     }
+    for (wide, narrow) in [(".own.com", "a.own.com"), ("a.own.com", ".own.com")] {
+        state.add_domain("me", named(wide), &detail, 5).await.unwrap();
+        state.add_domain("me", named(narrow), &detail, 5).await.expect("both are the caller's own");
+        let aside = state.add_domain("you", named("down.com"), &detail, 5).await;
+        assert!(aside.is_ok(), "a name that ends alike, but not at a dot");
+        for (account, text) in [("me", wide), ("me", narrow), ("you", "down.com")] {
+            state.remove_domain(account, &name(text)).await.unwrap();
+        }
+    }
     assert_eq!(state.configured(Revision(at.0 - 1)).await.unwrap(), 0);
     assert_eq!(state.configured(at).await.unwrap(), 1);
     assert_eq!(state.configured(at).await.unwrap(), 0, "each once");
@@ -539,7 +548,14 @@ async fn what_is_past_its_time_is_forgotten(state: &State) {
     assert!(!state.spend_nonce("key", "later", 3_000_000).await.unwrap(), "a submission spent it");
     assert!(state.spend_nonce("other key", "later", 3_000_000).await.unwrap());
 
+    assert!(state.spend_nonce("key", "last", 2_500_000).await.unwrap());
+    state.create_join_token("over", "secret", 1_999_999).await.unwrap();
+    state.create_join_token("last", "secret", 2_000_000).await.unwrap();
+
     state.forget(2_000_000, 8, 2_500_000).await.unwrap();
+    assert!(!state.spend_nonce("key", "last", 3_000_000).await.unwrap(), "what is of that very moment stays");
+    assert!(state.create_join_token("last", "secret", 2_000_000).await.is_err());
+    assert!(state.create_join_token("over", "secret", 2_000_000).await.is_ok(), "it was forgotten");
     assert!(state.spend_nonce("key", "alone", 3_000_000).await.unwrap(), "its window is over");
     assert!(!state.spend_nonce("key", "later", 3_000_000).await.unwrap());
     let left = state.outlines("me", &all(), None, 100).await.unwrap().len() as u64;
