@@ -2,7 +2,7 @@
 //!
 //! A database brings threads and timers, and so an order of events that no seed repeats. Here every call is done when it
 //! is first polled, maps are walked in order, and nothing is random. What the statements of the other modules do to rows,
-//! the functions of [`Tables`] do to maps, one beside each statement; what is decided on top is the same code.
+//! the functions of `Tables` do to maps, one beside each statement; what is decided on top is the same code.
 //!
 //! # What always holds
 //!
@@ -494,3 +494,6 @@ impl Tables {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
