@@ -1,4 +1,5 @@
-//! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests.
+//! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests. `cargo xtask sim`: seeds of the
+//! simulation, more than a test has time for.
 
 use std::process::{Command, ExitCode};
 
@@ -25,8 +26,21 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    ensure!(arguments.next().as_deref() == Some("check"), "expected: cargo xtask check [fmt|tidy|deny|clippy|docs]");
-    let only = arguments.next();
+    match arguments.next().as_deref() {
+        Some("check") => checks(arguments.next()),
+        Some("sim") => sim(&arguments.collect::<Vec<_>>()),
+        _ => bail!("expected: cargo xtask check [fmt|tidy|deny|clippy|docs], or cargo xtask sim [--seeds N] [--replay SEED]"),
+    }
+}
+
+/// As many seeds of the simulation as one likes; the last line says what came of them.
+fn sim(arguments: &[String]) -> anyhow::Result<()> {
+    let mut all = vec!["run", "--quiet", "--release", "--package", "sim", "--"];
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all, &[])
+}
+
+fn checks(only: Option<String>) -> anyhow::Result<()> {
     if let Some(name) = &only {
         ensure!(CHECKS.iter().any(|(known, _)| known == name), "no check `{name}`");
     }

@@ -15,6 +15,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("control", 2),
     ("node", 2),
     ("warmfront", 3),
+    ("sim", 4),
     ("e2e", 4),
     ("bench", 5),
     ("xtask", 0),

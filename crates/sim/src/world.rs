@@ -600,6 +600,7 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        self.lagging().await;
         // Whoever waited for a slow link is back by now.
         let deadline = Instant::now() + HEALED_MAX;
         for at in 0..self.nodes() {
@@ -614,5 +615,34 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A parent that does not hear of a refresh must not keep its children from serving what was refreshed: its answers reflect
+    /// what it was asked to reflect.
+    async fn lagging(&self) {
+        let parent = lock(&self.hosts).iter().find(|host| host.tier > Tier::L1).map(|host| host.name.clone());
+        let Some(parent) = parent else { return };
+        self.net.cut("control", &parent);
+        self.history().note(&format!("{parent} lags"));
+        let path = PATHS[0];
+        self.origin.change(path);
+        let object = format!("http://{DOMAIN}{path}");
+        let parameters = [("ObjectPath", object.as_str()), ("ObjectType", "File")];
+        if let Err(error) = self.call("RefreshObjectCaches", &parameters).await {
+            self.history().violation(format!("a refresh is refused though all is healed: {error}"));
+        }
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let deadline = Instant::now() + HEALED_MAX;
+        for at in 0..self.nodes() {
+            while self.ask(at, path, "", WIDE, Duration::ZERO).await.is_none_or(|status| status >= 400) {
+                if Instant::now() > deadline {
+                    let name = lock(&self.hosts)[at].name.clone();
+                    self.history().violation(format!("{name} does not serve {path} because {parent} lags"));
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        self.net.heal("control", &parent);
     }
 }
