@@ -29,7 +29,9 @@ fn run() -> anyhow::Result<()> {
     match arguments.next().as_deref() {
         Some("check") => checks(arguments.next()),
         Some("sim") => sim(&arguments.collect::<Vec<_>>()),
-        _ => bail!("expected: cargo xtask check [fmt|tidy|deny|clippy|docs], or cargo xtask sim [--seeds N] [--replay SEED]"),
+        _ => bail!(
+            "expected: cargo xtask check [fmt|tidy|deny|clippy|docs], or cargo xtask sim [--seeds N] [--replay SEED]"
+        ),
     }
 }
 

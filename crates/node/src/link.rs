@@ -212,7 +212,8 @@ impl Link {
             Some(from_control::Is::Refused(refused)) => {
                 return Err(LinkError::Refused { reason: refused.reason, again: refused.again });
             }
-            _ => return Err(LinkError::Unexpected("something other than Welcome first")),
+            None => return Err(LinkError::Closed),
+            Some(_) => return Err(LinkError::Unexpected("something other than Welcome first")),
         }
         self.connected.store(true, Ordering::SeqCst);
         tracing::info!(applied = self.knowing.applied().0, "following the control plane");

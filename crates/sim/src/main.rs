@@ -18,6 +18,9 @@ struct Args {
     /// Runs one seed alone and shows what happened.
     #[arg(long)]
     replay: Option<u64>,
+    /// With `--replay`: what the processes log, such as `debug` or `control=debug`.
+    #[arg(long, requires = "replay")]
+    log: Option<String>,
     /// Threads; each runs seeds of its own.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     threads: usize,
@@ -40,6 +43,9 @@ impl Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(seed) = args.replay {
+        if let Some(log) = &args.log {
+            tracing_subscriber::fmt().with_env_filter(log).without_time().with_writer(std::io::stderr).init();
+        }
         let outcome = run(Plan { seed, mistake: args.mistake(), trace: true });
         for event in &outcome.events {
             println!("{event}");

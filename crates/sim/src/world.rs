@@ -11,7 +11,7 @@ use control::state::memory::{Faults, Memory};
 use control::{Control, Operator, Seal};
 use http::Method;
 use model::{Clock, Coverage, Isolation, NodeName, PopName, Tier};
-use node::{DiskTier, Machine, MemoryTier, Node, NodeConfig};
+use node::{DiskTier, Machine, MemoryTier, Node, NodeConfig, StartError};
 use serde_json::Value;
 use store::disk::FaultyDisk;
 use tokio::runtime::RngSeed;
@@ -131,6 +131,7 @@ fn seal() -> Seal {
     let (_, path) = FILE.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path().join("secret.key");
+        Seal::open_or_create(&path).expect("the key file can be made");
         (folder, path)
     });
     Seal::open_or_create(path).expect("the key file can be read")
@@ -288,13 +289,13 @@ impl World {
         }
     }
 
-    /// Starts a node, unless it runs.
-    pub(crate) async fn start_host(&self, at: usize) {
+    /// Starts a node, unless it runs; `false` when its disk failed.
+    async fn try_start(&self, at: usize) -> bool {
         let (machine, config, token, port, incoming) = {
             let mut hosts = lock(&self.hosts);
             let host = &mut hosts[at];
             if host.running.is_some() || host.starting {
-                return;
+                return true;
             }
             host.starting = true;
             let port = self.net.port(&host.name);
@@ -330,11 +331,24 @@ impl World {
             Ok(node) => {
                 self.history().note(&format!("{name} starts"));
                 lock(&self.hosts)[at].running = Some((node, port));
+                true
+            }
+            Err(StartError::Store(error)) => {
+                self.history().note(&format!("{name} does not start: {error:?}"));
+                false
             }
             Err(error) => {
                 let text = format!("{name} does not start: {error:?}");
                 self.history().violation(text);
+                true
             }
+        }
+    }
+
+    /// Starts a node, unless it runs; again when its disk fails just then.
+    pub(crate) async fn start_host(&self, at: usize) {
+        while !self.try_start(at).await {
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -575,7 +589,7 @@ impl World {
     async fn healed(&self) {
         self.net.heal_all();
         self.start_plane().await;
-        lock(&self.plane).faults.cut_off(false);
+        lock(&self.plane).faults.clear();
         for at in 0..self.nodes() {
             self.start_host(at).await;
         }
@@ -600,7 +614,6 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        self.lagging().await;
         // Whoever waited for a slow link is back by now.
         let deadline = Instant::now() + HEALED_MAX;
         for at in 0..self.nodes() {
@@ -615,6 +628,7 @@ impl World {
                 }
             }
         }
+        self.lagging().await;
     }
 
     /// A parent that does not hear of a refresh must not keep its children from serving what was refreshed: its answers reflect

@@ -77,6 +77,11 @@ impl Faults {
         pending.queue.push_back(fault);
     }
 
+    /// Nothing goes wrong any more, whatever was set before.
+    pub fn clear(&self) {
+        *self.pending() = Pending::default();
+    }
+
     /// Whether from now on every operation finds no database.
     pub fn cut_off(&self, cut_off: bool) {
         self.pending().cut_off = cut_off;
