@@ -23,13 +23,18 @@ struct File {
     stable: Vec<u8>,
     /// Writes since the last sync, in order.
     unsynced: Vec<(usize, Vec<u8>)>,
-    lies: bool,
+    /// What it had at the sync before the last, when that is what a crash leaves.
+    lies: Option<Vec<u8>>,
+    /// Whether writes fail.
+    fails: bool,
 }
 
 impl JournalFile {
-    /// An empty file. One that `lies` says that it has synced when it has not.
+    /// An empty file. One that `lies` is always a sync behind what it says.
     pub fn new(random: Random, lies: bool) -> JournalFile {
-        let file = File { random, boot: 0, now: Vec::new(), stable: Vec::new(), unsynced: Vec::new(), lies };
+        let lies = lies.then(Vec::new);
+        let file =
+            File { random, boot: 0, now: Vec::new(), stable: Vec::new(), unsynced: Vec::new(), lies, fails: false };
         JournalFile { file: Arc::new(Mutex::new(file)), boot: 0 }
     }
 
@@ -37,6 +42,11 @@ impl JournalFile {
     pub fn crash(&self) -> JournalFile {
         let mut file = self.lock();
         file.boot += 1;
+        file.fails = false;
+        if let Some(behind) = file.lies.clone() {
+            file.stable = behind;
+            file.unsynced.clear();
+        }
         for (offset, bytes) in std::mem::take(&mut file.unsynced) {
             match file.random.next() % 3 {
                 0 => {}
@@ -52,6 +62,22 @@ impl JournalFile {
         }
         file.now = file.stable.clone();
         JournalFile { file: self.file.clone(), boot: file.boot }
+    }
+
+    /// An empty file in the place of this one.
+    pub fn anew(&self) -> JournalFile {
+        let file = self.lock();
+        JournalFile::new(file.random.clone(), file.lies.is_some())
+    }
+
+    /// Whether writes fail.
+    pub fn fails(&self) -> bool {
+        self.lock().fails
+    }
+
+    /// Lets every write fail until the next crash.
+    pub fn fail(&self) {
+        self.lock().fails = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, File> {
@@ -102,10 +128,11 @@ impl redb::StorageBackend for JournalFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut file = self.alive()?;
-        if !file.lies {
-            for (offset, bytes) in std::mem::take(&mut file.unsynced) {
-                put(&mut file.stable, offset, &bytes);
-            }
+        if file.lies.is_some() {
+            file.lies = Some(file.stable.clone());
+        }
+        for (offset, bytes) in std::mem::take(&mut file.unsynced) {
+            put(&mut file.stable, offset, &bytes);
         }
         Ok(())
     }
@@ -113,6 +140,9 @@ impl redb::StorageBackend for JournalFile {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let mut file = self.alive()?;
+        if file.fails {
+            return Err(io::Error::other("write failed"));
+        }
         put(&mut file.now, offset, data);
         file.unsynced.push((offset, data.to_vec()));
         Ok(())

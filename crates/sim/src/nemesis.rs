@@ -24,7 +24,7 @@ pub(crate) async fn disturb(world: World, mut random: Random, end: Instant) -> u
 /// One thing that goes wrong, and is put right again.
 async fn fault(world: World, at: usize, mut random: Random) {
     let name = lock(&world.hosts)[at].name.clone();
-    match random.next() % 16 {
+    match random.next() % 17 {
         0 | 1 => {
             if world.kill_host(at) {
                 tokio::time::sleep(random.millis(1..4_000)).await;
@@ -32,12 +32,13 @@ async fn fault(world: World, at: usize, mut random: Random) {
             }
         }
         2 | 3 => {
-            world.kill_plane();
+            let plane = random.within(0..world.replicas() as u64) as usize;
+            world.kill_plane(plane);
             tokio::time::sleep(random.millis(1..4_000)).await;
             if random.one_in(3) {
-                lock(&world.plane).lease_secs = random.within(2..4);
+                lock(&world.planes)[plane].lease_secs = random.within(2..4);
             }
-            world.start_plane().await;
+            world.start_plane(plane).await;
         }
         4 | 5 => link(&world, "control", &name, &mut random).await,
         6 | 7 | 8 => {
@@ -49,20 +50,22 @@ async fn fault(world: World, at: usize, mut random: Random) {
             link(&world, &name, &other, &mut random).await;
         }
         9 => {
+            let faults = lock(&world.planes)[0].faults.clone();
             for _ in 0..random.within(1..6) {
-                let fault = *random.pick(&[Fault::Unavailable, Fault::BeforeCommit, Fault::AfterCommit]);
-                lock(&world.plane).faults.push(fault);
+                faults.push(*random.pick(&[Fault::Unavailable, Fault::BeforeCommit, Fault::AfterCommit]));
             }
             world.history().note("the database fails a few times");
         }
         10 => {
-            let faults = lock(&world.plane).faults.clone();
+            let plane = random.within(0..world.replicas() as u64) as usize;
+            let faults = lock(&world.planes)[plane].faults.clone();
             faults.cut_off(true);
-            world.history().note("the database is out of reach");
-            tokio::time::sleep(random.millis(1..4_000)).await;
+            world.history().note(&format!("the database is out of reach of control plane {plane}"));
+            tokio::time::sleep(random.millis(1..6_000)).await;
             // Of a process that was killed meanwhile it stays so.
-            if lock(&world.plane).running.is_some() {
-                lock(&world.plane).faults.cut_off(false);
+            let planes = lock(&world.planes);
+            if planes[plane].running.is_some() {
+                planes[plane].faults.cut_off(false);
             }
         }
         11 => {
@@ -75,7 +78,7 @@ async fn fault(world: World, at: usize, mut random: Random) {
         }
         12 => remove(&world, at, &name, &mut random).await,
         13 => {
-            let state = lock(&world.plane).memory.open(&Faults::default());
+            let state = world.memory.open(&Faults::default());
             let compacted = state.compact(random.within(0..4)).await;
             world.history().note(&format!("the log is compacted: {}", compacted.is_ok()));
         }
@@ -88,6 +91,13 @@ async fn fault(world: World, at: usize, mut random: Random) {
             }
             world.history().note(&format!("{name}'s disk fails"));
         }
+        15 => {
+            lock(&world.hosts)[at].journal.fail();
+            world.history().note(&format!("{name}'s journal fails"));
+            tokio::time::sleep(random.millis(1_000..6_000)).await;
+            world.stop_host(at).await;
+            world.start_host(at).await;
+        }
         _ => {
             if world.kill_host(at) {
                 world.start_host(at).await;
@@ -96,31 +106,64 @@ async fn fault(world: World, at: usize, mut random: Random) {
     }
 }
 
-/// A link that is cut, stalled or slow for a while.
+/// A link that is cut, stalled or slow for a while; or slow at first, and then gone with what is on its way.
 async fn link(world: &World, a: &str, b: &str, random: &mut Random) {
-    let how = random.next() % 3;
-    match how {
-        0 => world.net.cut(a, b),
-        1 => world.net.stall(a, b),
-        _ => {
-            let longest = random.within(2..3_000);
-            world.net.slow(a, b, longest / 2..longest + 1);
-        }
+    let how = random.next() % 4;
+    if how >= 2 {
+        let longest = random.within(2..3_000);
+        world.net.slow(a, b, longest / 2..longest + 1);
+        world.history().note(&format!("{a} to {b} is slow"));
+        tokio::time::sleep(random.millis(1..4_000)).await;
     }
-    world.history().note(&format!("{a} to {b} is {}", ["cut", "stalled", "slow"][how as usize]));
-    tokio::time::sleep(random.millis(1..5_000)).await;
+    if how != 2 {
+        if random.one_in(2) {
+            world.net.cut(a, b);
+        } else {
+            world.net.stall(a, b);
+        }
+        world.history().note(&format!("{a} to {b} is gone"));
+        tokio::time::sleep(random.millis(1..5_000)).await;
+    }
     world.net.heal(a, b);
     world.history().note(&format!("{a} to {b} is healed"));
 }
 
+/// Nodes that the control plane does not reach for a while: one, some or all.
+pub(crate) fn isolate(world: &World, random: &mut Random, end: Instant) {
+    let all = random.one_in(3);
+    let mut names: Vec<String> = lock(&world.hosts).iter().map(|host| host.name.clone()).collect();
+    if !all {
+        names.retain(|_| random.one_in(2));
+    }
+    let cuts = random.one_in(2);
+    for name in &names {
+        if cuts { world.net.cut("control", name) } else { world.net.stall("control", name) }
+    }
+    world.history().note(&format!("{names:?} are isolated"));
+    let (world, until) = (world.clone(), (Instant::now() + random.millis(1_000..7_000)).min(end));
+    tokio::spawn(async move {
+        tokio::time::sleep_until(until).await;
+        names.iter().for_each(|name| world.net.heal("control", name));
+        world.history().note(&format!("{names:?} are not isolated any more"));
+    });
+}
+
 /// A node is removed while it runs on, and after a while invited again with the disk it has.
 async fn remove(world: &World, at: usize, name: &str, random: &mut Random) {
+    // Sometimes it does not hear of it.
+    if random.one_in(2) {
+        world.net.stall("control", name);
+    }
     // From here on nothing is promised for it.
     lock(&world.outside).insert(name.to_owned());
     let operator = world.operator().await;
     let _ = operator.remove_node(name).await;
     world.history().note(&format!("{name} is removed"));
+    for _ in 0..random.within(0..6) {
+        world.refresh(random).await;
+    }
     tokio::time::sleep(random.millis(1..4_000)).await;
+    world.net.heal("control", name);
     world.invite_host(at).await;
     world.stop_host(at).await;
     // What a process says from here on is a member's word, or nothing.

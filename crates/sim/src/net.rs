@@ -37,7 +37,8 @@ pub struct Net(Arc<Mutex<Inner>>);
 
 struct Inner {
     random: Random,
-    listening: BTreeMap<String, (mpsc::Sender<Box<dyn node::Stream>>, Arc<Mutex<Alive>>)>,
+    /// Processes that listen under a name; replicas share one.
+    listening: BTreeMap<String, Vec<Listener>>,
     cut: BTreeSet<(String, String)>,
     stalled: BTreeSet<(String, String)>,
     /// Milliseconds that a write takes to arrive, where it is not [`Inner::usual`].
@@ -52,6 +53,12 @@ pub struct Port {
     net: Net,
     host: String,
     alive: Arc<Mutex<Alive>>,
+}
+
+#[derive(Clone)]
+struct Listener {
+    to: mpsc::Sender<Box<dyn node::Stream>>,
+    process: Arc<Mutex<Alive>>,
 }
 
 struct Alive {
@@ -207,7 +214,8 @@ impl Port {
     /// Takes connections to `name`, from whomever.
     pub fn listen(&self, name: &str) -> mpsc::Receiver<Box<dyn node::Stream>> {
         let (to, from) = mpsc::channel(BACKLOG);
-        self.net.lock().listening.insert(name.to_owned(), (to, self.alive.clone()));
+        let listener = Listener { to, process: self.alive.clone() };
+        self.net.lock().listening.entry(name.to_owned()).or_default().push(listener);
         from
     }
 
@@ -220,7 +228,9 @@ impl Port {
         }
         drop(alive);
         // Whoever connects from now on finds nobody.
-        self.net.lock().listening.retain(|_, (_, owner)| !Arc::ptr_eq(owner, &self.alive));
+        for listeners in self.net.lock().listening.values_mut() {
+            listeners.retain(|listener| !Arc::ptr_eq(&listener.process, &self.alive));
+        }
     }
 
     /// Connects to `name`, with pipes of `capacity` bytes.
@@ -248,11 +258,11 @@ impl Port {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let listener = self.net.lock().listening.get(name).cloned();
-        let (listener, there) = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
+        let listener = self.net.lock().listener(name);
+        let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
         let pipe = || Pipe { capacity, ..Pipe::default() };
         let wire = Arc::new(Mutex::new(Wire { pipes: [pipe(), pipe()], broken: false, stalled: false }));
-        for process in [&self.alive, &there] {
+        for process in [&self.alive, &listener.process] {
             let mut alive = process.lock().expect("no holder of this lock can panic");
             if alive.dead {
                 return Err(io::ErrorKind::NotConnected.into());
@@ -269,12 +279,17 @@ impl Port {
             waiting: None,
             written: Instant::now(),
         };
-        listener.try_send(Box::new(end(1))).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        listener.to.try_send(Box::new(end(1))).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         Ok(end(0))
     }
 }
 
 impl Inner {
+    fn listener(&mut self, name: &str) -> Option<Listener> {
+        let listeners = self.listening.get(name).filter(|listeners| !listeners.is_empty())?;
+        Some(self.random.pick(listeners).clone())
+    }
+
     fn delay(&mut self, link: &(String, String)) -> Duration {
         // Users are where the node is: what they see is what it did.
         if link.0 == "user" || link.1 == "user" {

@@ -99,12 +99,13 @@ pub struct Host {
     token: String,
     retire_above: usize,
     starting: bool,
+    /// The journal was whole once: a start that is cut short before leaves a file that the next one makes anew.
+    pub(crate) opened: bool,
     pub(crate) running: Option<(Node, Port)>,
 }
 
-/// The control plane of a run.
+/// A replica of the control plane of a run.
 pub struct Plane {
-    pub(crate) memory: Memory,
     pub(crate) faults: Faults,
     clock: HostClock,
     pub(crate) lease_secs: u64,
@@ -116,8 +117,10 @@ pub struct Plane {
 pub struct World {
     pub(crate) net: Net,
     pub(crate) origin: Origin,
+    /// What all replicas keep.
+    pub(crate) memory: Memory,
     pub(crate) hosts: Arc<Mutex<Vec<Host>>>,
-    pub(crate) plane: Arc<Mutex<Plane>>,
+    pub(crate) planes: Arc<Mutex<Vec<Plane>>>,
     history: Arc<Mutex<History>>,
     user: Port,
     nonces: Arc<Mutex<Random>>,
@@ -176,6 +179,11 @@ impl World {
         lock(&self.hosts).len()
     }
 
+    /// How many control planes there are, on one state.
+    pub(crate) fn replicas(&self) -> usize {
+        lock(&self.planes).len()
+    }
+
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
     }
@@ -186,14 +194,15 @@ impl World {
         let net = Net::new(random.fork(), usual.0..usual.1);
         let origin = Origin::new(random.fork());
         let drift = |random: &mut Random| random.within(0..2_001) as i64 - 1_000;
-        let memory = Memory::default();
-        let plane = Plane {
-            memory: memory.clone(),
+        let lease_secs = random.within(2..4);
+        let replicas = if random.one_in(3) { 2 } else { 1 };
+        let planes = (0..replicas).map(|_| Plane {
             faults: Faults::default(),
             clock: HostClock::new(began, drift(random), 0),
-            lease_secs: random.within(2..4),
+            lease_secs,
             running: None,
-        };
+        });
+        let planes = planes.collect();
         // How many nodes stand in each tier.
         let shape: &[[u64; 3]] =
             &[[1, 0, 0], [2, 0, 0], [1, 1, 0], [2, 1, 0], [1, 2, 0], [1, 1, 1], [2, 1, 1], [2, 2, 1]];
@@ -204,7 +213,8 @@ impl World {
             net,
             origin: origin.clone(),
             hosts: Arc::default(),
-            plane: Arc::new(Mutex::new(plane)),
+            memory: Memory::default(),
+            planes: Arc::new(Mutex::new(planes)),
             history: Arc::new(Mutex::new(History::new(plan.trace))),
             nonces: Arc::new(Mutex::new(random.fork())),
             operator_faults,
@@ -238,12 +248,15 @@ impl World {
                     token: operator.create_join_token().await.expect("the state works").to_string(),
                     retire_above: *random.pick(&[3, 8, 100_000]),
                     starting: false,
+                    opened: false,
                     running: None,
                 };
                 lock(&world.hosts).push(host);
             }
         }
-        world.start_plane().await;
+        for at in 0..replicas {
+            world.start_plane(at).await;
+        }
         for at in 0..world.nodes() {
             world.start_host(at).await;
         }
@@ -252,46 +265,45 @@ impl World {
 
     /// An operator beside the control plane.
     pub(crate) async fn operator(&self) -> Operator {
-        let (state, clock) = {
-            let plane = lock(&self.plane);
-            (plane.memory.open(&self.operator_faults), plane.clock)
-        };
+        let (state, clock) = (self.memory.open(&self.operator_faults), lock(&self.planes)[0].clock);
         Operator::over(state, seal(), Arc::new(clock)).await.expect("nothing befalls the operator's state")
     }
 
-    /// Starts the control plane, unless it runs.
-    pub(crate) async fn start_plane(&self) {
+    /// Starts a replica of the control plane, unless it runs.
+    pub(crate) async fn start_plane(&self, at: usize) {
         let (state, clock, lease_secs, port) = {
-            let mut plane = lock(&self.plane);
+            let mut planes = lock(&self.planes);
+            let plane = &mut planes[at];
             if plane.running.is_some() {
                 return;
             }
             plane.faults = Faults::default();
-            (plane.memory.open(&plane.faults), plane.clock, plane.lease_secs, self.net.port("control"))
+            (self.memory.open(&plane.faults), plane.clock, plane.lease_secs, self.net.port("control"))
         };
         let (api, link) = (port.listen("control:9680"), port.listen("control:9681"));
         let hour = Duration::from_secs(3600);
         let started = Control::start_on(state, seal(), Arc::new(clock), Some(lease_secs), hour, api, link).await;
         let control = started.expect("nothing befalls a state that is just opened");
-        self.history().note(&format!("control plane starts, lease {lease_secs} s"));
-        lock(&self.plane).running = Some((control, port));
+        self.history().note(&format!("control plane {at} starts, lease {lease_secs} s"));
+        lock(&self.planes)[at].running = Some((control, port));
     }
 
-    /// Kills the control plane.
-    pub(crate) fn kill_plane(&self) {
-        let mut plane = lock(&self.plane);
+    /// Kills a replica of the control plane.
+    pub(crate) fn kill_plane(&self, at: usize) {
+        let mut planes = lock(&self.planes);
+        let plane = &mut planes[at];
         if let Some((control, port)) = plane.running.take() {
             port.kill();
             plane.faults.cut_off(true);
             // What is left of it can reach nobody any more; it is told to end.
             tokio::spawn(control.stop());
-            self.history().note("control plane is killed");
+            self.history().note(&format!("control plane {at} is killed"));
         }
     }
 
     /// Starts a node, unless it runs; `false` when its disk failed.
     async fn try_start(&self, at: usize) -> bool {
-        let (machine, config, token, port, incoming) = {
+        let (machine, config, token, port, incoming, journal, opened) = {
             let mut hosts = lock(&self.hosts);
             let host = &mut hosts[at];
             if host.running.is_some() || host.starting {
@@ -322,7 +334,7 @@ impl World {
                 state_path: None,
                 isolation: host.isolation,
             };
-            (machine, config, host.token.clone(), port, incoming)
+            (machine, config, host.token.clone(), port, incoming, host.journal.clone(), host.opened)
         };
         let name = config.name.to_string();
         let started = Node::start_on(machine, config, Some(&token), incoming).await;
@@ -330,8 +342,17 @@ impl World {
         match started {
             Ok(node) => {
                 self.history().note(&format!("{name} starts"));
-                lock(&self.hosts)[at].running = Some((node, port));
+                let mut hosts = lock(&self.hosts);
+                hosts[at].opened = true;
+                hosts[at].running = Some((node, port));
                 true
+            }
+            Err(StartError::Journal(error)) if journal.fails() || !opened => {
+                self.history().note(&format!("{name} does not start: {error:?}"));
+                let mut hosts = lock(&self.hosts);
+                let host = &mut hosts[at];
+                host.journal = if opened { host.journal.crash() } else { host.journal.anew() };
+                false
             }
             Err(StartError::Store(error)) => {
                 self.history().note(&format!("{name} does not start: {error:?}"));
@@ -379,6 +400,7 @@ impl World {
         let host = &mut hosts[at];
         host.disk = FaultyDisk::new(random.next());
         host.journal = JournalFile::new(random.fork(), false);
+        host.opened = false;
         self.history().note(&format!("{} lost its disk", host.name));
     }
 
@@ -392,7 +414,7 @@ impl World {
     /// One call of the API.
     async fn call(&self, action: &str, parameters: &[(&str, &str)]) -> io::Result<Value> {
         let form = encode_pairs(parameters);
-        let now = lock(&self.plane).clock.now();
+        let now = lock(&self.planes)[0].clock.now();
         let nonce = format!("{:016x}", lock(&self.nonces).next());
         let ask = Ask { method: &Method::POST, action, version: "2018-05-10", now, nonce: &nonce };
         let headers = sign_v3(KEY, ask, "control:9680", &[], form.as_bytes(), &[("accept", "application/json")]);
@@ -513,19 +535,28 @@ impl World {
     async fn refreshes(self, mut random: Random, end: Instant) {
         let mut watching = tokio::task::JoinSet::new();
         while Instant::now() < end {
-            tokio::time::sleep(random.millis(50..900)).await;
+            tokio::time::sleep(random.millis(50..1_200)).await;
             while watching.len() >= OPEN_MAX {
                 watching.join_next().await;
             }
-            if let Some(task) = self.refresh(&mut random).await {
-                watching.spawn(self.clone().watch(task, random.fork(), end));
+            // Now and then just while nodes cannot hear of it, and then a few of them at once.
+            let mut many = 1;
+            if random.one_in(3) {
+                nemesis::isolate(&self, &mut random, end);
+                tokio::time::sleep(random.millis(0..300)).await;
+                many = random.within(1..5);
+            }
+            for _ in 0..many {
+                if let Some(task) = self.refresh(&mut random).await {
+                    watching.spawn(self.clone().watch(task, random.fork(), end));
+                }
             }
         }
         while watching.join_next().await.is_some() {}
     }
 
     /// Changes what a refresh will cover, and submits it; the task's id, when it is known to be accepted.
-    async fn refresh(&self, random: &mut Random) -> Option<String> {
+    pub(crate) async fn refresh(&self, random: &mut Random) -> Option<String> {
         let path = *random.pick(&PATHS);
         let (kind, covers): (&str, String) = match random.next() % 3 {
             0 => ("Directory", path[..=path.rfind('/').unwrap_or(0)].to_owned()),
@@ -557,8 +588,9 @@ impl World {
 
     /// Asks for a task until it is complete, and then looks at once whether that is true.
     async fn watch(self, task: String, mut random: Random, end: Instant) {
+        let every = *random.pick(&[40, 300]);
         while Instant::now() < end {
-            tokio::time::sleep(random.millis(20..300)).await;
+            tokio::time::sleep(random.millis(20..every)).await;
             if self.look(&task).await {
                 self.look_around(&task, &mut random).await;
                 return;
@@ -588,19 +620,23 @@ impl World {
     /// All is made well; then every task must complete, and every node serve what the origin has.
     async fn healed(&self) {
         self.net.heal_all();
-        self.start_plane().await;
-        lock(&self.plane).faults.clear();
+        for at in 0..self.replicas() {
+            self.start_plane(at).await;
+            lock(&self.planes)[at].faults.clear();
+        }
         for at in 0..self.nodes() {
             self.start_host(at).await;
         }
         self.history().note("all is healed");
         let mut random = Random::new(1);
+        let mut looking = tokio::task::JoinSet::new();
         let deadline = Instant::now() + HEALED_MAX;
         loop {
             let open = self.history().open();
-            for task in &open {
-                if self.look(task).await {
-                    self.look_around(task, &mut random).await;
+            for task in open {
+                if self.look(&task).await {
+                    let (world, mut random) = (self.clone(), random.fork());
+                    looking.spawn(async move { world.look_around(&task, &mut random).await });
                 }
             }
             let open = self.history().open();
@@ -614,18 +650,11 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        while looking.join_next().await.is_some() {}
         // Whoever waited for a slow link is back by now.
-        let deadline = Instant::now() + HEALED_MAX;
         for at in 0..self.nodes() {
             for path in PATHS {
-                while self.ask(at, path, "", WIDE, Duration::ZERO).await.is_none_or(|status| status >= 400) {
-                    if Instant::now() > deadline {
-                        let name = lock(&self.hosts)[at].name.clone();
-                        self.history().violation(format!("{name} does not serve {path} though all is healed"));
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
+                self.must_serve(at, path, "though all is healed").await;
             }
         }
         self.lagging().await;
@@ -646,17 +675,22 @@ impl World {
             self.history().violation(format!("a refresh is refused though all is healed: {error}"));
         }
         tokio::time::sleep(Duration::from_millis(700)).await;
-        let deadline = Instant::now() + HEALED_MAX;
         for at in 0..self.nodes() {
-            while self.ask(at, path, "", WIDE, Duration::ZERO).await.is_none_or(|status| status >= 400) {
-                if Instant::now() > deadline {
-                    let name = lock(&self.hosts)[at].name.clone();
-                    self.history().violation(format!("{name} does not serve {path} because {parent} lags"));
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
+            self.must_serve(at, path, &format!("because {parent} lags")).await;
         }
         self.net.heal("control", &parent);
+    }
+
+    /// A node must serve a path, if not at once.
+    async fn must_serve(&self, at: usize, path: &str, why: &str) {
+        let deadline = Instant::now() + HEALED_MAX;
+        while self.ask(at, path, "", WIDE, Duration::ZERO).await.is_none_or(|status| status >= 400) {
+            if Instant::now() > deadline {
+                let name = lock(&self.hosts)[at].name.clone();
+                self.history().violation(format!("{name} does not serve {path} {why}"));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 }
