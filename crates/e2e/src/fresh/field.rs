@@ -31,11 +31,11 @@ use crate::{Process, binary, eventually, http, warmfront};
 
 /// The nodes, by number.
 pub const PLACES: [Place; 5] = [
-    Place { name: "cn-1-l1", pop: "cn-1", tier: "L1", clock: "+3h" },
-    Place { name: "eu-1-l1", pop: "eu-1", tier: "L1", clock: "-2d" },
-    Place { name: "cn-1-l2a", pop: "cn-1", tier: "L2", clock: "+11d" },
-    Place { name: "cn-1-l2b", pop: "cn-1", tier: "L2", clock: "+0" },
-    Place { name: "core-l3", pop: "core", tier: "L3", clock: "-40m" },
+    Place { name: "cn-1-l1", pop: "cn-1", tier: "L1", ahead_secs: 3 * 3_600 },
+    Place { name: "eu-1-l1", pop: "eu-1", tier: "L1", ahead_secs: -2 * 86_400 },
+    Place { name: "cn-1-l2a", pop: "cn-1", tier: "L2", ahead_secs: 11 * 86_400 },
+    Place { name: "cn-1-l2b", pop: "cn-1", tier: "L2", ahead_secs: 0 },
+    Place { name: "core-l3", pop: "core", tier: "L3", ahead_secs: -40 * 60 },
 ];
 
 /// How long the control plane waits beyond the lease.

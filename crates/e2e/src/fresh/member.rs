@@ -20,8 +20,8 @@ pub struct Place {
     pub pop: &'static str,
     /// Its tier.
     pub tier: &'static str,
-    /// As libfaketime reads it: `+3h`, `-2d`.
-    pub clock: &'static str,
+    /// How far its wall clock is ahead, in seconds.
+    pub ahead_secs: i64,
 }
 
 /// The ports around a node, all on loopback.
@@ -55,7 +55,7 @@ pub struct Member {
 impl Member {
     /// A node whose files lie in `root`; it does not run yet. `more` is added to its configuration.
     pub fn new(root: &Path, place: Place, ports: Ports, more: &str) -> anyhow::Result<Member> {
-        let Place { name, pop, tier, clock } = place;
+        let Place { name, pop, tier, ahead_secs } = place;
         let Ports { own, admin, front, link } = ports;
         let file = |end: &str| root.join(format!("{name}.{end}"));
         let (configuration, token_file, clock_file, log) = (file("toml"), file("token"), file("clock"), file("log"));
@@ -68,7 +68,7 @@ impl Member {
                  [memory]\ncapacity_bytes = 8388608\n\n[[disk]]\npath = {disk:?}\ncapacity_bytes = 1073741824\n",
             ),
         )?;
-        std::fs::write(&clock_file, clock)?;
+        std::fs::write(&clock_file, format!("{ahead_secs:+}"))?;
         Ok(Member { place, ports, configuration, token_file, clock_file, disk, log, process: None })
     }
 
@@ -117,11 +117,11 @@ impl Member {
         Ok(std::fs::remove_dir_all(&self.disk)?)
     }
 
-    /// Steps its wall clock.
-    pub fn set_clock(&self, offset: &str) -> anyhow::Result<()> {
+    /// Steps its wall clock to that many seconds ahead; it follows within a second.
+    pub fn set_clock(&self, ahead_secs: i64) -> anyhow::Result<()> {
         // Another file in its place: it never reads half of one.
         let new = self.clock_file.with_extension("clock.new");
-        std::fs::write(&new, offset)?;
+        std::fs::write(&new, format!("{ahead_secs:+}"))?;
         Ok(std::fs::rename(new, &self.clock_file)?)
     }
 

@@ -71,7 +71,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { reads, held_to, under_way, unanswered, refreshes, stale, stopped, removed } = self.counts;
         for (place, (objects, hits)) in PLACES.iter().zip(&self.seen) {
-            writeln!(f, "{}: {objects} objects, {hits} hits, wall clock {}", place.name, place.clock)?;
+            writeln!(f, "{}: {objects} objects, {hits} hits, wall clock {:+} s", place.name, place.ahead_secs)?;
         }
         let (bodies, confirmed) = self.origin;
         writeln!(f, "origin: {bodies} bodies, {confirmed} times 304")?;
@@ -239,9 +239,9 @@ async fn breaks(field: &Field, dice: &mut Dice) -> anyhow::Result<bool> {
         }
         Fault::StepClock => {
             let Ok(member) = field.nodes[node].try_lock() else { return Ok(false) };
-            let offset = *dice.pick(&["+0", "+5s", "-5s", "+2h", "-2h", "+400d", "-400d"]);
-            field.history.event(format!("{name} steps its wall clock to {offset}"));
-            member.set_clock(offset)?;
+            let ahead_secs = *dice.pick(&[0, 5, -5, 7_200, -7_200, 400 * 86_400, -400 * 86_400]);
+            field.history.event(format!("{name} steps its wall clock to {ahead_secs:+} s"));
+            member.set_clock(ahead_secs)?;
         }
     }
     field.history.event(format!("{fault:?} of {name} is over"));
