@@ -120,10 +120,11 @@ impl Reader {
             };
             for _ in 0..dice.within(1..12) {
                 let path = dice.pick(&paths);
-                if !self.read(&mut connection, path, patience, &mut dice).await? {
+                let again = self.read(&mut connection, path, patience, &mut dice).await?;
+                tokio::time::sleep(dice.millis(0..self.pause_ms.max(1))).await;
+                if !again {
                     break;
                 }
-                tokio::time::sleep(dice.millis(0..self.pause_ms.max(1))).await;
             }
         }
     }
