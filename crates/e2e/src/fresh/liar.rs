@@ -27,12 +27,15 @@ pub struct Liar {
     accepting: JoinHandle<()>,
 }
 
+/// Path and language.
+type Asked = (String, Vec<u8>);
+
 #[derive(Debug)]
 struct Shared {
     target: u16,
     lies: AtomicBool,
     told: AtomicU64,
-    kept: Mutex<HashMap<(String, Vec<u8>), Response<Full<Bytes>>>>,
+    kept: Mutex<HashMap<Asked, Response<Full<Bytes>>>>,
 }
 
 impl Liar {
