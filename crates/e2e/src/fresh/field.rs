@@ -6,10 +6,11 @@
 //! eu-1-l1 --'      '-- cn-1-l2b --'
 //! ```
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -25,6 +26,7 @@ use super::member::{Member, Place, Ports, go_on, stand_still};
 use super::origin::{Origin, Pace};
 use super::reader::{Reader, Seen};
 use super::relay::{Mode, Relay};
+use super::wall::{self, Wall};
 use super::writer::{Api, Scope, Submitted, submit};
 use crate::stage::{DOMAIN, Key};
 use crate::{Process, binary, eventually, http, warmfront};
@@ -40,6 +42,9 @@ pub const PLACES: [Place; 5] = [
 
 /// How long the control plane waits beyond the lease.
 pub const MARGIN: Duration = Duration::from_secs(1);
+
+/// How far the control plane's wall clock is ahead, in seconds: a signature is good for a quarter of an hour.
+const CONTROL_AHEAD_SECS: i64 = 7 * 60;
 
 /// How long a refresh is waited for at most while things break.
 pub const COMPLETE_MAX: Duration = Duration::from_secs(90);
@@ -71,7 +76,17 @@ impl Plan {
 pub struct Control {
     process: Option<Process>,
     configuration: PathBuf,
+    wall: Wall,
     log: PathBuf,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill9();
+            wall::take_down(process.id());
+        }
+    }
 }
 
 /// Everything.
@@ -102,14 +117,25 @@ pub struct Field {
     _dir: TempDir,
 }
 
-/// A port that was free a moment ago, and that no connection gets as its own: a process can be started on it again.
+/// Ports that one process of tests takes, the first one to mark them as taken.
+const BLOCK: u16 = 200;
+const BLOCKS: u16 = 95;
+const FIRST_PORT: u16 = 12_000;
+
+/// A port that no connection is given as its own, and no other process of tests takes: a process can be started on it again.
+/// All of [`FIRST_PORT`] and on lie below the range that the system gives to connections.
 fn steady_port() -> u16 {
+    static TAKEN: OnceLock<(TcpListener, u16)> = OnceLock::new();
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port)).ok();
+    let (_, first) = TAKEN.get_or_init(|| {
+        let start = (std::process::id() % u32::from(BLOCKS)) as u16;
+        let mut firsts = (0..BLOCKS).map(|block| FIRST_PORT + (start + block) % BLOCKS * BLOCK);
+        firsts.find_map(|first| Some((bind(first)?, first))).expect("fewer processes of tests than blocks of ports")
+    });
     loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Below the range that the system gives to connections; elsewhere for each process.
-        let port = 12_000 + ((std::process::id() % 200) as u16 * 90 + step) % 19_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let port = first + 1 + NEXT.fetch_add(1, Ordering::Relaxed) % (BLOCK - 1);
+        if bind(port).is_some() {
             return port;
         }
     }
@@ -161,7 +187,8 @@ impl Field {
             ports.push(own);
         }
         let origin = Origin::start(plan.pace, Dice::new(plan.seed).split()).await?;
-        let control = Control { process: None, configuration, log: root.join("control.log") };
+        let wall = Wall::new(root.join("control.clock"), CONTROL_AHEAD_SECS)?;
+        let control = Control { process: None, configuration, wall, log: root.join("control.log") };
         let field = Field {
             history: History::new(PLACES.iter().map(|place| place.name.to_owned()).collect()),
             api: Api { port: api_port, key },
@@ -233,6 +260,7 @@ impl Field {
         let mut control = self.control.lock().await;
         let mut command = Command::new(binary());
         command.arg("control").arg("-c").arg(&control.configuration);
+        control.wall.hang_in(&mut command)?;
         control.process = Some(Process::start(&mut command, &control.log)?);
         eventually("the control plane is ready", || async {
             let answer = http::get(self.api.port, "localhost", "/readyz", &[]).await?;
@@ -252,6 +280,7 @@ impl Field {
     pub async fn kill_control(&self) {
         if let Some(mut process) = self.control.lock().await.process.take() {
             process.kill9();
+            wall::take_down(process.id());
         }
     }
 

@@ -1,7 +1,4 @@
 //! A node process whose wall clock is its own, which can be killed, stopped and robbed of its disk.
-//!
-//! The wall clock is libfaketime's: it reads its offset from a file, so that a test can also step it while the node runs. The
-//! monotonic clock is left alone, which is what the lease is counted on.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use super::wall::{self, Wall};
 use crate::{Process, binary, eventually, http};
 
 /// Where a node stands, and how far its wall clock is off.
@@ -46,7 +44,7 @@ pub struct Member {
     pub ports: Ports,
     configuration: PathBuf,
     token_file: PathBuf,
-    clock_file: PathBuf,
+    wall: Wall,
     disk: PathBuf,
     log: PathBuf,
     process: Option<Process>,
@@ -58,7 +56,7 @@ impl Member {
         let Place { name, pop, tier, ahead_secs } = place;
         let Ports { own, admin, front, link } = ports;
         let file = |end: &str| root.join(format!("{name}.{end}"));
-        let (configuration, token_file, clock_file, log) = (file("toml"), file("token"), file("clock"), file("log"));
+        let (configuration, token_file, log) = (file("toml"), file("token"), file("log"));
         let disk = root.join(name);
         std::fs::write(
             &configuration,
@@ -68,8 +66,8 @@ impl Member {
                  [memory]\ncapacity_bytes = 8388608\n\n[[disk]]\npath = {disk:?}\ncapacity_bytes = 1073741824\n",
             ),
         )?;
-        std::fs::write(&clock_file, format!("{ahead_secs:+}"))?;
-        Ok(Member { place, ports, configuration, token_file, clock_file, disk, log, process: None })
+        let wall = Wall::new(file("clock"), ahead_secs)?;
+        Ok(Member { place, ports, configuration, token_file, wall, disk, log, process: None })
     }
 
     /// Gives it an invitation, for when it joins next.
@@ -81,14 +79,8 @@ impl Member {
     pub fn start(&mut self) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.disk)?;
         let mut command = Command::new(binary());
-        command
-            .arg("node")
-            .arg("-c")
-            .arg(&self.configuration)
-            .env("LD_PRELOAD", faketime()?)
-            .env("FAKETIME_TIMESTAMP_FILE", &self.clock_file)
-            .env("FAKETIME_CACHE_DURATION", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        command.arg("node").arg("-c").arg(&self.configuration);
+        self.wall.hang_in(&mut command)?;
         self.process = Some(Process::start(&mut command, &self.log)?);
         Ok(())
     }
@@ -105,10 +97,7 @@ impl Member {
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill9();
-            // What libfaketime leaves behind when it is not asked to end.
-            for name in [format!("sem.faketime_sem_{}", process.id()), format!("faketime_shm_{}", process.id())] {
-                let _ = std::fs::remove_file(Path::new("/dev/shm").join(name));
-            }
+            wall::take_down(process.id());
         }
     }
 
@@ -119,10 +108,7 @@ impl Member {
 
     /// Steps its wall clock to that many seconds ahead; it follows within a second.
     pub fn set_clock(&self, ahead_secs: i64) -> anyhow::Result<()> {
-        // Another file in its place: it never reads half of one.
-        let new = self.clock_file.with_extension("clock.new");
-        std::fs::write(&new, format!("{ahead_secs:+}"))?;
-        Ok(std::fs::rename(new, &self.clock_file)?)
+        self.wall.set(ahead_secs)
     }
 
     /// Its process id, while it runs.
@@ -159,15 +145,6 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.kill9();
     }
-}
-
-/// The library that gives a process another wall clock.
-fn faketime() -> anyhow::Result<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib")?.filter_map(Result::ok).map(|entry| entry.path());
-    folders
-        .map(|folder| folder.join("faketime/libfaketimeMT.so.1"))
-        .find(|library| library.exists())
-        .context("libfaketime is needed for this test; ./test installs it (apt-get install libfaketime)")
 }
 
 /// Stops a process (SIGSTOP), and returns when all its threads stand still.

@@ -1,6 +1,6 @@
 //! The promise of a refresh over real processes under faults: `Complete` means fresh.
 //!
-//! A [`field::Field`] is a control plane and five nodes in three tiers on loopback, each node on a wall clock of its own, with a
+//! A [`field::Field`] is a control plane and five nodes in three tiers on loopback, each process on a wall clock of its own, with a
 //! [`relay::Relay`] before the link of every node and before every parent, so that any of these links can be cut, stalled or
 //! slowed. [`reader`]s ask every node all the time, [`writer`]s change objects at the [`origin`] and refresh them, [`storm`]
 //! breaks things, and the one [`checker::Checker`] says whether anybody read what a refresh had made an end of.
@@ -23,6 +23,7 @@ pub mod origin;
 pub mod reader;
 pub mod relay;
 pub mod storm;
+pub mod wall;
 pub mod writer;
 
 /// Random choices that a seed repeats. How the processes are scheduled around them it does not.

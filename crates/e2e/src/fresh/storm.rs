@@ -112,18 +112,19 @@ pub async fn run(time: Duration, seed: u64) -> anyhow::Result<Summary> {
     }
     took.sort_unstable();
 
-    field.ready().await;
-    calm(&field).await?;
-    readers.finish()?;
-    let summary = Summary {
+    let summary = |took: &[Duration]| Summary {
         counts: field.history.counts(),
         faults: faults.load(Ordering::Relaxed),
         seen: field.seen(),
         origin: field.origin.answers(),
         took: (took.get(took.len() / 2).copied().unwrap_or_default(), took.last().copied().unwrap_or_default()),
     };
-    field.verdict().with_context(|| format!("seed {seed}: {summary}"))?;
-    Ok(summary)
+    field.verdict().with_context(|| format!("seed {seed}: {}", summary(&took)))?;
+    field.ready().await;
+    calm(&field).await.with_context(|| format!("after the storm of seed {seed}"))?;
+    readers.finish()?;
+    field.verdict().with_context(|| format!("seed {seed}: {}", summary(&took)))?;
+    Ok(summary(&took))
 }
 
 /// With everything whole again a refresh is quick, and every node has the newest of everything.
@@ -132,14 +133,14 @@ async fn calm(field: &Field) -> anyhow::Result<()> {
     ensure!(took < COMPLETE_MAX / 4, "a refresh in the calm took {took:?}");
     for (node, place) in PLACES.iter().enumerate() {
         for path in origin::paths() {
-            crate::eventually(&format!("{path} is served by {}", place.name), || async {
+            let answer = crate::eventually(&format!("{path} is served by {}", place.name), || async {
                 let answer = http::get(field.port(node), DOMAIN, &path, &[]).await?;
                 ensure!(answer.status.is_success(), "{}", answer.status);
-                let (got, wanted) = (answer.header("x-version").to_owned(), field.origin.version(&path).to_string());
-                assert_eq!(got, wanted, "{path} from {} after the storm", place.name);
-                Ok(())
+                Ok(answer)
             })
             .await;
+            let (got, wanted) = (answer.header("x-version"), field.origin.version(&path).to_string());
+            ensure!(got == wanted, "{path} from {} has version {got}, expected {wanted}", place.name);
         }
     }
     Ok(())
