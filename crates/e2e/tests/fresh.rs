@@ -5,9 +5,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, ensure};
-use e2e::fresh::field::{Field, MARGIN, PLACES, Plan, Readers};
+use anyhow::{Context, bail, ensure};
+use e2e::fresh::field::{COMPLETE_MAX, Field, MARGIN, PLACES, Plan, Readers};
 use e2e::fresh::liar::Liar;
+use e2e::fresh::member::go_on;
 use e2e::fresh::origin::Pace;
 use e2e::fresh::relay::{Flow, Mode};
 use e2e::fresh::writer::{Scope, Submitted};
@@ -61,11 +62,19 @@ async fn follows(field: &Field, node: usize) {
     field.nodes[node].lock().await.ready().await;
 }
 
+/// How often a loaded machine is given another chance to be quick.
+const TRIES: usize = 4;
+
 /// A refresh that all nodes acknowledge: before any lease could be over.
 async fn prompt(field: &Field, scope: &Scope) -> anyhow::Result<()> {
-    let took = field.refresh(scope, false).await?;
-    ensure!(took < field.lease_and_margin(), "{scope:?} took {took:?} with all nodes there");
-    Ok(())
+    let mut took = Duration::ZERO;
+    for _ in 0..TRIES {
+        took = field.refresh(scope, false).await?;
+        if took < field.lease_and_margin() {
+            return Ok(());
+        }
+    }
+    bail!("{scope:?} took {took:?} with all nodes there")
 }
 
 /// A refresh that has to wait until the lease of a node is over: not shorter, and not much longer.
@@ -81,7 +90,7 @@ async fn by_lease(field: &Field, scope: &Scope, force: bool) -> anyhow::Result<(
 async fn stays_open(field: &Field, submitted: &Submitted, time: Duration) -> anyhow::Result<()> {
     let until = field.history.now() + time;
     while field.history.now() < until {
-        ensure!(!submitted.is_complete().await?, "complete though a node that serves in isolation is away");
+        ensure!(!submitted.is_complete().await?, "complete though a node is away that may serve what it has");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
@@ -152,25 +161,24 @@ async fn node_that_stood_still_does_not_trust_its_store() -> anyhow::Result<()> 
         let number = Field::number(name);
         let node = field.nodes[number].lock().await;
         // For less than the lease: it acknowledges when it goes on.
-        let short = Duration::from_millis(1_500);
-        let submitted = async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            field.refresh(&folder(), false).await
-        };
-        let (stopped, took) = tokio::join!(field.stop_node(number, &node, short), submitted);
-        stopped?;
-        let took = took?;
-        ensure!(took >= Duration::from_millis(1_000), "complete after {took:?} while {name} stood still");
-        ensure!(took < due, "{name} went on after {short:?}, and the refresh took {took:?}");
+        let mut took = due;
+        for _ in 0..TRIES {
+            let id = field.freeze(number, &node).await?;
+            let submitted = field.submit(&folder(), false).await?;
+            stays_open(&field, &submitted, Duration::from_millis(1_000)).await?;
+            go_on(id)?;
+            took = submitted.wait(&field.history, COMPLETE_MAX).await?;
+            if took < due {
+                break;
+            }
+        }
+        ensure!(took < due, "{name} went on after a second, and the refresh took {took:?}");
 
         // For longer: the refresh is complete before, and what the node is asked afterwards is answered anew.
-        let submitted = async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            by_lease(&field, &site(), false).await
-        };
-        let (stopped, done) = tokio::join!(field.stop_node(number, &node, due + Duration::from_secs(3)), submitted);
-        stopped?;
-        done?;
+        let id = field.freeze(number, &node).await?;
+        by_lease(&field, &site(), false).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        go_on(id)?;
         drop(node);
         follows(&field, number).await;
         prompt(&field, &file()).await?;

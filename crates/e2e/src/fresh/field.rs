@@ -251,8 +251,11 @@ impl Field {
     /// Takes the membership from a node.
     pub async fn remove(&self, node: usize) -> anyhow::Result<()> {
         self.history.tell(|checker| checker.removed(node));
-        operate(&self.state, &["node", "remove", PLACES[node].name]).await?;
-        Ok(())
+        let done = operate(&self.state, &["node", "remove", PLACES[node].name]).await;
+        if done.is_err() {
+            self.history.tell(|checker| checker.replaced(node));
+        }
+        done.map(drop)
     }
 
     /// Starts the control plane and waits until it answers; it was not running.
@@ -292,15 +295,14 @@ impl Field {
         go_on(id)
     }
 
-    /// Stops a node for `time`, as the history must know. The caller holds its lock.
-    pub async fn stop_node(&self, node: usize, member: &Member, time: Duration) -> anyhow::Result<()> {
-        let Some(id) = member.id() else { return Ok(()) };
+    /// Stops a node, as the history must know, until [`go_on`] is called for the id that is returned. The caller holds its lock.
+    pub async fn freeze(&self, node: usize, member: &Member) -> anyhow::Result<u32> {
+        let id = member.id().context("a process to stop")?;
+        self.history.event(format!("{} is stopped", member.place.name));
         self.history.tell(|checker| checker.stopping(node));
         let still = stand_still(id).await;
         self.history.tell(|checker| checker.stopped(node));
-        still?;
-        tokio::time::sleep(time).await;
-        go_on(id)
+        still.map(|()| id)
     }
 
     /// Lets a node whose disk is lost, or that was removed, join anew under its name. The caller holds its lock.

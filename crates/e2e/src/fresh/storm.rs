@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::Dice;
 use super::checker::Counts;
 use super::field::{COMPLETE_MAX, Field, PLACES, Plan};
-use super::origin;
+use super::member::go_on;
+use super::origin::{self, Pace};
 use super::relay::{Flow, Mode};
 use super::writer::Scope;
 use crate::http;
@@ -21,6 +22,9 @@ use crate::stage::DOMAIN;
 const WRITERS: usize = 3;
 const READERS: usize = 5;
 const PAUSE_MS: u64 = 60;
+
+/// The node that serves while it is cut off, where one does: an L1.
+const SERVES: usize = 1;
 
 /// Faults at a time.
 const STORMS: usize = 2;
@@ -90,7 +94,9 @@ impl fmt::Display for Summary {
 /// Fails with a report when somebody read what was stale.
 pub async fn run(time: Duration, seed: u64) -> anyhow::Result<Summary> {
     let mut dice = Dice::new(seed);
-    let field = Arc::new(Field::set(Plan::new(seed)).await?);
+    // In every third run one node serves its users while it is cut off, and is waited for instead.
+    let plan = Plan { lease_secs: 2 + seed % 2, serves: seed.is_multiple_of(3).then_some(SERVES), ..Plan::new(seed) };
+    let field = Arc::new(Field::set(plan).await?);
     let readers = field.read(READERS, PAUSE_MS);
     let until = Instant::now() + time;
     let faults = Arc::new(AtomicU64::new(0));
@@ -128,20 +134,31 @@ pub async fn run(time: Duration, seed: u64) -> anyhow::Result<Summary> {
 }
 
 /// With everything whole again a refresh is quick, and every node has the newest of everything.
-async fn calm(field: &Field) -> anyhow::Result<()> {
+async fn calm(field: &Arc<Field>) -> anyhow::Result<()> {
+    field.origin.set_pace(Pace::QUICK);
     let took = field.refresh(&Scope::Directory("/".to_owned()), false).await?;
     ensure!(took < COMPLETE_MAX / 4, "a refresh in the calm took {took:?}");
-    for (node, place) in PLACES.iter().enumerate() {
-        for path in origin::paths() {
-            let answer = crate::eventually(&format!("{path} is served by {}", place.name), || async {
-                let answer = http::get(field.port(node), DOMAIN, &path, &[]).await?;
-                ensure!(answer.status.is_success(), "{}", answer.status);
-                Ok(answer)
-            })
-            .await;
-            let (got, wanted) = (answer.header("x-version"), field.origin.version(&path).to_string());
-            ensure!(got == wanted, "{path} from {} has version {got}, expected {wanted}", place.name);
-        }
+    let mut looking = tokio::task::JoinSet::new();
+    for node in 0..PLACES.len() {
+        looking.spawn(has_the_newest(field.clone(), node));
+    }
+    while let Some(looked) = looking.join_next().await {
+        looked??;
+    }
+    Ok(())
+}
+
+async fn has_the_newest(field: Arc<Field>, node: usize) -> anyhow::Result<()> {
+    let name = PLACES[node].name;
+    for path in origin::paths() {
+        let answer = crate::eventually(&format!("{path} is served by {name}"), || async {
+            let answer = http::get(field.port(node), DOMAIN, &path, &[]).await?;
+            ensure!(answer.status.is_success(), "{}", answer.status);
+            Ok(answer)
+        })
+        .await;
+        let (got, wanted) = (answer.header("x-version"), field.origin.version(&path).to_string());
+        ensure!(got == wanted, "{path} from {name} has version {got}, expected {wanted}");
     }
     Ok(())
 }
@@ -198,8 +215,9 @@ async fn breaks(field: &Field, dice: &mut Dice) -> anyhow::Result<bool> {
         Fault::StopNode => {
             let Ok(member) = field.nodes[node].try_lock() else { return Ok(false) };
             field.history.event(format!("stop {name} for {time:?}"));
-            // A process that has just been started may have ended by itself; whoever heals starts it again.
-            let _ = field.stop_node(node, &member, time).await;
+            let Ok(id) = field.freeze(node, &member).await else { return Ok(false) };
+            tokio::time::sleep(time).await;
+            go_on(id)?;
         }
         Fault::StopControl => {
             let Some(_alone) = field.control_alone() else { return Ok(false) };
@@ -230,10 +248,15 @@ async fn breaks(field: &Field, dice: &mut Dice) -> anyhow::Result<bool> {
             if let Some(link) = &deaf {
                 link.set(broken(dice));
             }
-            field.remove(node).await?;
-            tokio::time::sleep(time).await;
+            let removed = field.remove(node).await.is_ok();
+            if removed {
+                tokio::time::sleep(time).await;
+            }
             if let Some(link) = &deaf {
                 link.set(Mode::WHOLE);
+            }
+            if !removed {
+                return Ok(false); // it has not joined yet since the last time
             }
             field.join_anew(node, &mut member).await?;
         }
