@@ -7,8 +7,8 @@
 //!
 //! - **Begun**: a read that begins after the answer `Complete` came for a refresh carries no version older than the one that the
 //!   origin had before the refresh was submitted.
-//! - **Sent**: nor does a read under way of which nothing had arrived when that answer came. Its header left after `Complete`,
-//!   so the guard at that header saw the refresh or a lease that was over. This is more than the promise, which speaks of
+//! - **Sent**: nor does a read under way of which nothing had arrived when that answer had come and everything sent before was
+//!   delivered. Its header left after `Complete`, so the guard at that header saw the refresh or a lease that was over. This is more than the promise, which speaks of
 //!   requests that begin after the refresh was accepted; the rules give it for every request.
 //!
 //! # What it lets pass, and counts
@@ -102,6 +102,10 @@ struct Floor {
     because: Arc<Why>,
 }
 
+/// A refresh and when the answer `Complete` came.
+#[derive(Clone, Debug)]
+pub struct Completed(Arc<Why>);
+
 #[derive(Debug)]
 struct Why {
     refresh: Refresh,
@@ -160,20 +164,29 @@ impl Checker {
         ticket
     }
 
-    /// The answer `Complete` came. `waiting` says of a read under way whether nothing of its answer has arrived yet.
-    pub fn completed(&mut self, now: Duration, refresh: Refresh, waiting: impl Fn(Ticket) -> bool) {
+    /// The answer `Complete` came: what begins from now on is held to it.
+    pub fn completed(&mut self, now: Duration, refresh: Refresh) -> Completed {
         self.counts.refreshes += 1;
         let because = Arc::new(Why { refresh, completed: now });
         for (path, version) in &because.refresh.set {
             let floor = Floor { version: *version, because: because.clone() };
-            for (ticket, read) in self.reads.iter_mut().filter(|(_, read)| read.path == *path) {
-                if read.late.as_ref().is_none_or(|late| late.version < floor.version) && waiting(*ticket) {
-                    read.late = Some(floor.clone());
-                }
-            }
             let kept = self.floors.entry(path.clone()).or_insert_with(|| floor.clone());
             if kept.version < floor.version {
                 *kept = floor;
+            }
+        }
+        Completed(because)
+    }
+
+    /// Everything that was handed to the kernel before `Complete` has been delivered: reads of which nothing has arrived by now
+    /// are held to it as well. `waiting` says of a read under way whether it is one.
+    pub fn delivered(&mut self, completed: &Completed, waiting: impl Fn(Ticket) -> bool) {
+        let Completed(because) = completed;
+        for (path, version) in &because.refresh.set {
+            for (ticket, read) in self.reads.iter_mut().filter(|(_, read)| read.path == *path) {
+                if read.late.as_ref().is_none_or(|late| late.version < *version) && waiting(*ticket) {
+                    read.late = Some(Floor { version: *version, because: because.clone() });
+                }
             }
         }
     }
@@ -307,7 +320,8 @@ mod tests {
                 Completes(version, arrived) => {
                     let set = vec![("/a".to_owned(), *version)];
                     let refresh = Refresh { task: "1".into(), what: "/a".into(), set, submitted: now, accepted: now };
-                    checker.completed(now, refresh, |ticket| !arrived.contains(&ticket.0));
+                    let completed = checker.completed(now, refresh);
+                    checker.delivered(&completed, |ticket| !arrived.contains(&ticket.0));
                 }
                 Answers(number, version, expected) => {
                     let answered = Answered { version: *version, said: String::new() };
@@ -396,7 +410,7 @@ mod tests {
         checker.event(second(1), "kill -9 cn-1-l2".into());
         let set = vec![("/d/a".to_owned(), 7)];
         let refresh = Refresh { task: "42".into(), what: "/d/".into(), set, submitted: second(2), accepted: second(3) };
-        checker.completed(second(4), refresh, |_| true);
+        checker.completed(second(4), refresh);
         let ticket = checker.begun(second(5), 0, "/d/a");
         checker.answered(second(6), ticket, &Answered { version: 6, said: "X-Cache: HIT".into() });
         let report = &checker.violations()[0].report;

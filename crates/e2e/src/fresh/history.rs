@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::UdpSocket;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use anyhow::Context as _;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -65,13 +68,18 @@ impl History {
         inner.checker.unanswered(ticket);
     }
 
-    /// The answer `Complete` came; returns when.
-    pub fn completed(&self, refresh: Refresh) -> Duration {
+    /// The answer `Complete` came. Returns when, after what was sent before it was delivered, and those who still wait were found.
+    pub async fn completed(&self, refresh: Refresh) -> anyhow::Result<Duration> {
+        let (now, completed) = {
+            let mut inner = self.lock();
+            let now = self.now();
+            (now, inner.checker.completed(now, refresh))
+        };
+        tokio::task::spawn_blocking(loopback_delivers).await?.context("wait until loopback has delivered")?;
         let mut inner = self.lock();
-        let now = self.now();
         let Inner { checker, witnesses } = &mut *inner;
-        checker.completed(now, refresh, |ticket| witnesses.get(&ticket).is_some_and(|witness| witness.waits()));
-        now
+        checker.delivered(&completed, |ticket| witnesses.get(&ticket).is_some_and(|witness| witness.waits()));
+        Ok(now)
     }
 
     /// Tells the checker what is done to the nodes.
@@ -96,6 +104,26 @@ impl History {
             self.lock().checker.violations().iter().map(|violation| violation.report.clone()).collect();
         reports.join("\n\n")
     }
+}
+
+/// Returns when everything that was sent over loopback before has reached its socket.
+///
+/// What a process sends waits in the queue of its processor, and on a loaded machine may wait there while others run. The queue
+/// keeps its order, so a datagram that was sent on every processor and has come back has everything before it delivered.
+fn loopback_delivers() -> anyhow::Result<()> {
+    let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+    socket.connect(socket.local_addr()?)?;
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let all = sched_getaffinity(None)?;
+    for processor in (0..CpuSet::MAX_CPU).filter(|processor| all.is_set(*processor)) {
+        let mut one = CpuSet::new();
+        one.set(processor);
+        sched_setaffinity(None, &one)?;
+        let passed = socket.send(&[0]).and_then(|_| socket.recv(&mut [0]));
+        sched_setaffinity(None, &all)?;
+        passed?;
+    }
+    Ok(())
 }
 
 /// Sees whether anything of an answer has reached this machine's kernel: then its header may have left its node before now.

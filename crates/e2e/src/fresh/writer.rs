@@ -130,7 +130,7 @@ impl Submitted {
             let last = match tokio::time::timeout(Duration::from_secs(2), self.is_complete()).await {
                 Ok(Ok(true)) => {
                     let since = self.refresh.submitted;
-                    return Ok(history.completed(self.refresh).saturating_sub(since));
+                    return Ok(history.completed(self.refresh).await?.saturating_sub(since));
                 }
                 Ok(Ok(false)) => "is not complete".to_owned(),
                 Ok(Err(error)) => format!("{error:#}"),
