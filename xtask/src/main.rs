@@ -1,5 +1,5 @@
 //! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests. `cargo xtask sim`: seeds of the
-//! simulation, more than a test has time for.
+//! simulation, more than a test has time for. `cargo xtask chaos`: real processes under random faults, for as long as wanted.
 
 use std::process::{Command, ExitCode};
 
@@ -29,8 +29,9 @@ fn run() -> anyhow::Result<()> {
     match arguments.next().as_deref() {
         Some("check") => checks(arguments.next()),
         Some("sim") => sim(&arguments.collect::<Vec<_>>()),
+        Some("chaos") => chaos(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "expected: cargo xtask check [fmt|tidy|deny|clippy|docs], or cargo xtask sim [--seeds N] [--replay SEED]"
+            "expected: cargo xtask check [fmt|tidy|deny|clippy|docs], cargo xtask sim [--seeds N] [--replay SEED], or cargo xtask chaos --secs N --seed S"
         ),
     }
 }
@@ -60,6 +61,13 @@ fn checks(only: Option<String>) -> anyhow::Result<()> {
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Readers, writers and faults over real processes; the last line sums up.
+fn chaos(arguments: &[String]) -> anyhow::Result<()> {
+    let program = ["run", "--quiet", "--package", "e2e", "--bin", "chaos", "--"];
+    let arguments: Vec<&str> = program.into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    cargo(&arguments, &[])
 }
 
 fn fmt() -> anyhow::Result<()> {
