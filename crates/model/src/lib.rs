@@ -22,6 +22,7 @@ pub mod key;
 pub mod link;
 pub mod log;
 pub mod prefetch;
+pub mod receipt;
 pub mod revision;
 pub mod topology;
 

@@ -241,10 +241,11 @@ async fn sweep_does_as_it_is_told() {
             put(&store, &format!("/{number}"), &body(number, 500), number).await;
         }
         let mut shown = 0;
-        let swept = store.sweep(|full_key, stamp, head| {
+        let swept = store.sweep(|object| {
             shown += 1;
-            assert_eq!(head, &[b"head of ", full_key].concat());
-            match stamp % 3 {
+            assert_eq!(object.head, &[b"head of ", object.full_key].concat());
+            assert_eq!(object.length, 500);
+            match object.stamp % 3 {
                 0 => Sweep::Keep,
                 1 => Sweep::Restamp(100),
                 _ => Sweep::Drop,
@@ -252,14 +253,58 @@ async fn sweep_does_as_it_is_told() {
         });
         let swept = swept.await.expect("sweep");
         assert_eq!((swept.kept, swept.restamped, swept.dropped, swept.skipped), (10, 10, 10, 0), "{kind}");
-        assert_eq!(shown, 30, "{kind}");
+        assert_eq!((shown, swept.dropped_bytes), (30, 5_000), "{kind}");
         for number in 0..30 {
             let stamp = get(&store, &format!("/{number}")).await.map(|object| object.stamp());
             let expected = [Some(number), Some(100), None][number as usize % 3];
             assert_eq!(stamp, expected, "{kind}: /{number}");
         }
-        let again = store.sweep(|_, _, _| Sweep::Restamp(1)).await.expect("sweep");
+        let again = store.sweep(|_| Sweep::Restamp(1)).await.expect("sweep");
         assert_eq!((again.kept, again.restamped), (19, 1), "{kind}: only a stamp of 0 is lower than 1");
+    }
+}
+
+#[tokio::test]
+async fn sweep_of_keys_touches_nothing_else_and_lasts() {
+    for (kind, store) in both().await {
+        for number in 0..6 {
+            put(&store, &format!("/{number}"), &body(number, 500), number).await;
+        }
+        let keys: Vec<_> = ["/1", "/2", "/9"].map(|name| (key(name), name.as_bytes().to_vec())).into();
+        let swept =
+            store.sweep_keys(&keys, |object| if object.stamp == 1 { Sweep::Keep } else { Sweep::Drop }).await.unwrap();
+        assert_eq!((swept.kept, swept.dropped, swept.dropped_bytes, swept.skipped), (1, 1, 500, 0), "{kind}");
+        store.sync_removals().await.unwrap();
+        for number in 0..6 {
+            assert_eq!(get(&store, &format!("/{number}")).await.is_some(), number != 2, "{kind}: /{number}");
+        }
+    }
+}
+
+/// The body that a sweep judged is validated before it is removed: it is another one by then.
+#[tokio::test]
+async fn what_changes_under_a_sweep_is_left_alone() {
+    for (kind, store) in both().await {
+        put(&store, "/a", &body(1, 500), 1).await;
+        let object = get(&store, "/a").await.expect("stored");
+        let (changing, head) = (store.clone(), object.head().clone());
+        let swept = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Handle::current();
+            runtime.clone().block_on(store.sweep(|_| {
+                // In the middle of the judgement, from another thread.
+                let (changing, object, head) = (changing.clone(), object.clone(), head.clone());
+                let (runtime, done) = (runtime.clone(), std::sync::mpsc::channel());
+                let sender = done.0;
+                std::thread::spawn(move || {
+                    let lifted = runtime.block_on(changing.update_head(&object, head, 9));
+                    sender.send(lifted.expect("lift").is_some()).expect("the sweep waits");
+                });
+                assert!(done.1.recv().expect("lifted"), "lifted");
+                Sweep::Drop
+            }))
+        });
+        let swept = swept.await.expect("no panic").expect("sweep");
+        assert_eq!((swept.dropped, swept.skipped), (0, 1), "{kind}");
     }
 }
 
