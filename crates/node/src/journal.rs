@@ -21,7 +21,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 /// Version of the file's layout.
 const FORMAT: u64 = 1;
 
-/// Numbers, by name: `format`, `applied`, `floor`.
+/// Numbers, by name: `format`, `applied`, `floor`, `swept`.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 /// Texts and bytes, by name: `log`, `credential`, `peer_credential`, `token`, `ca`, `snapshot`.
 const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
@@ -71,7 +71,7 @@ macro_rules! from_redb {
     };
 }
 
-from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);
+from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
 
 /// Who the node is to the control plane, kept from its first join on.
 #[derive(Clone, PartialEq, Eq)]
@@ -103,6 +103,8 @@ pub(crate) struct Remembered {
     pub(crate) applied: Revision,
     /// Entries up to here may be missing in `entries`.
     pub(crate) floor: Revision,
+    /// What entries up to here say to delete was swept from the store.
+    pub(crate) swept: Revision,
     /// What everything up to `applied` adds up to.
     pub(crate) knowledge: Knowledge,
     /// Entries above the floor, oldest first.
@@ -172,6 +174,8 @@ impl Journal {
             Ok(Revision(numbers.get(name)?.ok_or(JournalError::Damaged(name))?.value()))
         };
         let (applied, floor) = (number("applied")?, number("floor")?);
+        // Absent where an earlier version wrote: then what is above the floor was never swept.
+        let swept = numbers.get("swept")?.map_or(floor, |swept| Revision(swept.value()));
         let snapshot = values.get("snapshot")?.ok_or(JournalError::Damaged("snapshot"))?;
         let snapshot: Snapshot = model::log::decode(snapshot.value())?;
         let mut knowledge = snapshot.knowledge;
@@ -195,7 +199,7 @@ impl Journal {
         if expected != applied {
             return Err(JournalError::Damaged("applied"));
         }
-        Ok(Some(Remembered { identity, applied, floor, knowledge, entries }))
+        Ok(Some(Remembered { identity, applied, floor, swept, knowledge, entries }))
     }
 
     /// Keeps who the node is, when it has heard a new secret.
@@ -235,6 +239,21 @@ impl Journal {
             let mut numbers = transaction.open_table(NUMBERS)?;
             numbers.insert("applied", snapshot.revision.0)?;
             numbers.insert("floor", snapshot.revision.0)?;
+            numbers.insert("swept", snapshot.revision.0)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Keeps up to where the store was swept, unless it was further. Not synced by itself: what a crash takes with it is merely
+    /// swept again.
+    pub(crate) fn swept(&self, upto: Revision) -> Result<(), JournalError> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(redb::Durability::None)?;
+        {
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            let kept = numbers.get("swept")?.map_or(0, |kept| kept.value());
+            numbers.insert("swept", kept.max(upto.0))?;
         }
         transaction.commit()?;
         Ok(())

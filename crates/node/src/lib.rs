@@ -2,7 +2,7 @@
 //!
 //! `pipeline` is the place to start: `handle` takes a request from key to answer, and its one `match` on the decision shows
 //! everything that can happen. `link` follows the control plane; `knowing` is what it was told, `index` what it must forget,
-//! `journal` what of that survives a restart.
+//! `journal` what of that survives a restart, `sweep` takes from the store what entries say to delete.
 //!
 //! # What always holds
 //!
@@ -42,6 +42,7 @@ mod peer;
 mod pipeline;
 mod prefetch;
 mod respond;
+mod sweep;
 mod upstream;
 mod vouched;
 
@@ -53,6 +54,7 @@ use link::Link;
 use metrics::Metrics;
 use pipeline::Pipeline;
 use prefetch::Prefetch;
+use sweep::Sweeper;
 use upstream::Upstream;
 
 #[cfg(test)]
@@ -142,6 +144,10 @@ impl Node {
         let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
         let kept = remembered.as_ref().map_or(0, |remembered| remembered.entries.len());
         let store = store::Store::open(config.store()).await?;
+        let sweeper = Arc::new(match &remembered {
+            None => Sweeper::default(),
+            Some(kept) => Sweeper::new(kept.swept, kept.entries.iter().map(|(revision, entry)| (*revision, entry))),
+        });
         let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
         let (pipeline, prefetch) = assemble(knowing.clone(), store.clone())?;
 
@@ -149,17 +155,24 @@ impl Node {
         let connected = Arc::new(AtomicBool::new(false));
         let link = Link {
             config: Arc::new(config),
-            knowing,
-            journal,
+            knowing: knowing.clone(),
+            journal: journal.clone(),
             identity,
             token,
             store: store.clone(),
             prefetch: prefetch.clone(),
+            sweeper: sweeper.clone(),
             connected: connected.clone(),
             kept,
             retiring: None,
         };
-        let admin = Arc::new(admin::Admin { pipeline: pipeline.clone(), prefetch: prefetch.clone(), connected });
+        let admin = Arc::new(admin::Admin {
+            pipeline: pipeline.clone(),
+            prefetch: prefetch.clone(),
+            sweeper: sweeper.clone(),
+            connected,
+        });
+        let sweeping = sweeper.run(store.clone(), knowing, Some(journal), stopping.clone());
         let mut node =
             Node { address, admin_address, stopping: stopping.clone(), threads: Vec::new(), tasks: Vec::new(), store };
         tracing::info!(%address, %admin_address, "node started");
@@ -168,6 +181,7 @@ impl Node {
         }
         node.tasks.push(tokio::spawn(link.run(stopping.clone())));
         node.tasks.push(tokio::spawn(prefetch.run(pipeline, stopping.clone())));
+        node.tasks.push(tokio::spawn(sweeping));
         for socket in admin_sockets {
             let (admin, stopping) = (admin.clone(), stopping.clone());
             node.tasks.push(tokio::spawn(async move {

@@ -342,15 +342,19 @@ impl Store {
         Ok(verified(&entry))
     }
 
-    /// Shows every object's full key, stamp and head to `judge`, one after another, and does as it says. Objects stored while it
-    /// runs may be left out, and one that changes between judgement and deed is left as it is. Reads heads alone, and lets
-    /// others have their turn after every few objects. On return all of it is durable.
-    pub async fn sweep(&self, mut judge: impl FnMut(&SweptObject<'_>) -> Sweep + Send) -> Result<Swept, WriteError> {
+    /// Shows every object's full key, stamp and head to `judge`, one after another, and does as it says; what was removed is
+    /// shown to `dropped`. Objects stored while it runs may be left out, and one that changes between judgement and deed is left
+    /// as it is. Reads heads alone, and lets others have their turn after every few objects. On return all of it is durable.
+    pub async fn sweep(
+        &self,
+        mut judge: impl FnMut(&SweptObject<'_>) -> Sweep + Send,
+        mut dropped: impl FnMut(&SweptObject<'_>) + Send,
+    ) -> Result<Swept, WriteError> {
         let mut swept = Swept::default();
         if self.inner.disks.is_empty() {
             for name in self.inner.memory.names() {
                 let Some(entry) = self.inner.memory.head(name) else { continue };
-                self.sweep_one(Object { entry, tier: None }, &mut judge, &mut swept).await?;
+                self.sweep_one(Object { entry, tier: None }, &mut judge, &mut dropped, &mut swept).await?;
             }
         }
         for volume in &self.inner.disks {
@@ -370,7 +374,8 @@ impl Store {
                             }
                         },
                     };
-                    self.sweep_one(Object { entry, tier: Some(tier.clone()) }, &mut judge, &mut swept).await?;
+                    self.sweep_one(Object { entry, tier: Some(tier.clone()) }, &mut judge, &mut dropped, &mut swept)
+                        .await?;
                 }
             }
         }
@@ -383,11 +388,12 @@ impl Store {
         &self,
         keys: &[(Key, Vec<u8>)],
         mut judge: impl FnMut(&SweptObject<'_>) -> Sweep + Send,
+        mut dropped: impl FnMut(&SweptObject<'_>) + Send,
     ) -> Result<Swept, WriteError> {
         let mut swept = Swept::default();
         for (key, full_key) in keys {
             match self.find(self.volume(*key), *key, full_key).await {
-                Ok(Some(object)) => self.sweep_one(object, &mut judge, &mut swept).await?,
+                Ok(Some(object)) => self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?,
                 Ok(None) => {}
                 Err(_) => swept.skipped += 1,
             }
@@ -416,6 +422,7 @@ impl Store {
         &self,
         object: Object,
         judge: &mut (impl FnMut(&SweptObject<'_>) -> Sweep + Send),
+        dropped: &mut (impl FnMut(&SweptObject<'_>) + Send),
         swept: &mut Swept,
     ) -> Result<(), WriteError> {
         let seen = swept.kept + swept.restamped + swept.dropped + swept.skipped;
@@ -423,12 +430,9 @@ impl Store {
             tokio::task::yield_now().await;
         }
         let record = &object.entry.record;
-        let verdict = judge(&SweptObject {
-            full_key: &record.full_key,
-            stamp: record.stamp,
-            head: &record.head,
-            length: record.length,
-        });
+        let shown =
+            SweptObject { full_key: &record.full_key, stamp: record.stamp, head: &record.head, length: record.length };
+        let verdict = judge(&shown);
         let done = match verdict {
             Sweep::Restamp(stamp) if stamp > object.stamp() => {
                 self.update_head(&object, object.head().clone(), stamp).await.map(|changed| changed.is_some())
@@ -443,6 +447,7 @@ impl Store {
             Ok(true) if verdict == Sweep::Drop => {
                 swept.dropped += 1;
                 swept.dropped_bytes += object.length();
+                dropped(&shown);
             }
             Ok(true) => swept.restamped += 1,
             Ok(false) | Err(WriteError::Read(_)) => swept.skipped += 1,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::{body, collect, config, get, key, open, put, small_config, whole};
 use futures_util::FutureExt;
 use store::disk::FaultyDisk;
-use store::{Config, ReadError, Store, Sweep, Which, WriteError};
+use store::{Config, ReadError, Store, Sweep, SweptObject, Which, WriteError};
 
 async fn both() -> [(&'static str, Store); 2] {
     let memory = Store::open(Config::memory_only(8 << 20)).await.expect("open");
@@ -241,7 +241,8 @@ async fn sweep_does_as_it_is_told() {
             put(&store, &format!("/{number}"), &body(number, 500), number).await;
         }
         let mut shown = 0;
-        let swept = store.sweep(|object| {
+        let mut removed = 0;
+        let judge = |object: &SweptObject<'_>| {
             shown += 1;
             assert_eq!(object.head, &[b"head of ", object.full_key].concat());
             assert_eq!(object.length, 500);
@@ -250,8 +251,9 @@ async fn sweep_does_as_it_is_told() {
                 1 => Sweep::Restamp(100),
                 _ => Sweep::Drop,
             }
-        });
-        let swept = swept.await.expect("sweep");
+        };
+        let swept = store.sweep(judge, |object| removed += object.length).await.expect("sweep");
+        assert_eq!(removed, 5_000, "{kind}");
         assert_eq!((swept.kept, swept.restamped, swept.dropped, swept.skipped), (10, 10, 10, 0), "{kind}");
         assert_eq!((shown, swept.dropped_bytes), (30, 5_000), "{kind}");
         for number in 0..30 {
@@ -259,7 +261,7 @@ async fn sweep_does_as_it_is_told() {
             let expected = [Some(number), Some(100), None][number as usize % 3];
             assert_eq!(stamp, expected, "{kind}: /{number}");
         }
-        let again = store.sweep(|_| Sweep::Restamp(1)).await.expect("sweep");
+        let again = store.sweep(|_| Sweep::Restamp(1), |_| {}).await.expect("sweep");
         assert_eq!((again.kept, again.restamped), (19, 1), "{kind}: only a stamp of 0 is lower than 1");
     }
 }
@@ -271,8 +273,8 @@ async fn sweep_of_keys_touches_nothing_else_and_lasts() {
             put(&store, &format!("/{number}"), &body(number, 500), number).await;
         }
         let keys: Vec<_> = ["/1", "/2", "/9"].map(|name| (key(name), name.as_bytes().to_vec())).into();
-        let swept =
-            store.sweep_keys(&keys, |object| if object.stamp == 1 { Sweep::Keep } else { Sweep::Drop }).await.unwrap();
+        let judge = |object: &SweptObject<'_>| if object.stamp == 1 { Sweep::Keep } else { Sweep::Drop };
+        let swept = store.sweep_keys(&keys, judge, |_| {}).await.unwrap();
         assert_eq!((swept.kept, swept.dropped, swept.dropped_bytes, swept.skipped), (1, 1, 500, 0), "{kind}");
         store.sync_removals().await.unwrap();
         for number in 0..6 {
@@ -290,7 +292,7 @@ async fn what_changes_under_a_sweep_is_left_alone() {
         let (changing, head) = (store.clone(), object.head().clone());
         let swept = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Handle::current();
-            runtime.clone().block_on(store.sweep(|_| {
+            let judge = |_: &SweptObject<'_>| {
                 // In the middle of the judgement, from another thread.
                 let (changing, object, head) = (changing.clone(), object.clone(), head.clone());
                 let (runtime, done) = (runtime.clone(), std::sync::mpsc::channel());
@@ -301,7 +303,8 @@ async fn what_changes_under_a_sweep_is_left_alone() {
                 });
                 assert!(done.1.recv().expect("lifted"), "lifted");
                 Sweep::Drop
-            }))
+            };
+            runtime.clone().block_on(store.sweep(judge, |_| panic!("removed")))
         });
         let swept = swept.await.expect("no panic").expect("sweep");
         assert_eq!((swept.dropped, swept.skipped), (0, 1), "{kind}");

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::pin::Pin;
 
 use base64::Engine;
-use model::link::{Entries, FromControl, FromNode, Head, Hello, Jobs, Refused, Welcome, from_control, from_node};
+use model::link::{
+    Entries, FromControl, FromNode, Head, Hello, Jobs, Refused, Swept, Welcome, from_control, from_node,
+};
 use model::{Job, Snapshot};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -25,6 +27,8 @@ struct Session {
     hello: Hello,
     incoming: Streaming<FromNode>,
     out: mpsc::Sender<Result<FromControl, Status>>,
+    /// What it said of its sweeps.
+    swept: Vec<Swept>,
 }
 
 struct Doorman(mpsc::Sender<Session>);
@@ -39,7 +43,10 @@ impl service::link_server::Link for Doorman {
             panic!("Hello first")
         };
         let (out, outgoing) = mpsc::channel(16);
-        self.0.send(Session { hello, incoming, out }).await.map_err(|_| Status::unavailable("the test is over"))?;
+        self.0
+            .send(Session { hello, incoming, out, swept: Vec::new() })
+            .await
+            .map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Answer::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
@@ -139,7 +146,7 @@ impl Session {
         self.say(from_control::Is::Entries(Entries { first, entries })).await;
     }
 
-    /// The next message that is no heartbeat; those are answered with `head`. `None` when the node hangs up.
+    /// The next message that is no heartbeat; those are answered with `head`. What was swept is kept aside. `None` when the node hangs up.
     async fn heard(&mut self, head: u64) -> Option<from_node::Is> {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
@@ -147,6 +154,7 @@ impl Session {
                 from_node::Is::Heartbeat(beat) => {
                     self.say(from_control::Is::Head(Head { sequence: beat.sequence, head })).await
                 }
+                from_node::Is::Swept(swept) => self.swept.push(swept),
                 other => return Some(other),
             }
         }
