@@ -329,6 +329,20 @@ mod tests {
     }
 
     #[test]
+    fn position_of_the_sweep_never_falls_and_begins_anew_with_a_snapshot() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = joined(directory.path());
+        let swept = |journal: &Journal| journal.load().unwrap().unwrap().swept;
+        assert_eq!(swept(&journal), Revision(7));
+        journal.swept(Revision(9)).unwrap();
+        journal.swept(Revision(8)).unwrap();
+        assert_eq!(swept(&journal), Revision(9));
+        let snapshot = Snapshot { log: LogId("other".into()), revision: Revision(3), knowledge: Knowledge::default() };
+        journal.restart(Some(&identity()), &snapshot).unwrap();
+        assert_eq!(swept(&journal), Revision(3));
+    }
+
+    #[test]
     fn retiring_keeps_what_came_after() {
         let directory = tempfile::tempdir().unwrap();
         let journal = joined(directory.path());

@@ -160,6 +160,23 @@ impl Session {
         }
     }
 
+    /// What was swept, once that is everything up to `upto`: revision, objects, bytes.
+    async fn told(&mut self, upto: u64) -> Vec<(u64, u64, u64)> {
+        while self.swept.last().is_none_or(|swept| swept.upto < upto) {
+            let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
+            match message.unwrap().and_then(|message| message.is) {
+                Some(from_node::Is::Heartbeat(beat)) => {
+                    self.say(from_control::Is::Head(Head { sequence: beat.sequence, head: upto })).await
+                }
+                Some(from_node::Is::Swept(swept)) => self.swept.push(swept),
+                Some(_) => {}
+                None => panic!("the node hung up"),
+            }
+        }
+        let entries = self.swept.iter().flat_map(|swept| &swept.entries);
+        entries.map(|entry| (entry.revision, entry.objects, entry.bytes)).collect()
+    }
+
     async fn acknowledged(&mut self, applied: u64) {
         loop {
             match self.heard(applied).await {
@@ -387,6 +404,34 @@ async fn full_index_is_retired_behind_the_floor_and_good_bodies_stay() {
     session.acknowledged(5).await;
     becomes_ready(&node).await;
     assert_eq!(ask(node.address(), Method::GET, "/good", &[], false).await.header("x-cache"), "HIT from edge");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn sweep_is_told_and_goes_on_where_it_was_after_a_restart() {
+    let origin = Origin::start().await;
+    origin.put("/a", Page::new("four"));
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(1).await;
+    ask(node.address(), Method::GET, "/a", &[], false).await;
+    let metrics = |node: &Node| ask(node.admin_address(), Method::GET, "/metrics", &[], false);
+    while !metrics(&node).await.text().contains("stored_total 1\n") {}
+    session.entries(2, &[refresh("/x", Mode::Expire), refresh("/a", Mode::Delete)]).await;
+    let told = session.told(3).await;
+    assert_eq!(told, [(3, 1, 4)]);
+    let page = metrics(&node).await;
+    for line in ["swept_revision 3\n", "swept_objects_total 1\n", "swept_bytes_total 4\n", "store_objects 0\n"] {
+        assert!(page.text().contains(&format!("\nwarmfront_node_{line}")), "{line}{}", page.text());
+    }
+    node.stop().await;
+
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 3, None).await;
+    assert_eq!(session.told(3).await, [], "where it is is said anew, what was told is not");
     node.stop().await;
 }
 
