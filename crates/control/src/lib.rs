@@ -29,6 +29,7 @@ mod link;
 mod metrics;
 mod operator;
 pub mod policy;
+pub mod receipt;
 mod scheduler;
 mod seal;
 pub mod state;
@@ -111,7 +112,9 @@ impl Control {
         let stopping = CancellationToken::new();
         let following = known::Following::start(state.clone(), clock.clone(), stopping.clone()).await?;
         let (accepting, open) = Accepting::start(state.clone()).await?;
-        let acknowledged = completion::start(state.clone(), following.clone(), clock.clone(), stopping.clone()).await?;
+        let acknowledged =
+            completion::start(state.clone(), following.clone(), clock.clone(), config.margin(), stopping.clone())
+                .await?;
         let deadline = config.prefetch_deadline();
         let scheduler = scheduler::Scheduler::start(
             state.clone(),
@@ -122,6 +125,7 @@ impl Control {
             deadline,
             stopping.clone(),
         );
+        let (signer, log) = (identity.signer.clone(), identity.log.clone());
         let link = link::Link::new(
             state.clone(),
             identity,
@@ -148,7 +152,8 @@ impl Control {
             }
         })];
 
-        let app = app::App { state: state.clone(), accepting, following, acknowledged, clock: clock.clone() };
+        let app =
+            app::App { state: state.clone(), accepting, following, acknowledged, clock: clock.clone(), signer, log };
         let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link);
         tasks.push(tokio::spawn(api::serve(door, api_listener, stopping.clone())));
         tasks.push(tokio::spawn(forget(state.clone(), clock, stopping.clone())));
@@ -210,6 +215,10 @@ async fn forget(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken
             state
                 .forget(before_ms, app::quota_day(before_ms), now_ms.saturating_sub(NONCES_KEPT.as_millis() as u64))
                 .await?;
+            let beyond = state.forget_completions(before_ms, state::completions::BYTES_MAX).await?;
+            if beyond > 0 {
+                tracing::warn!(steps = beyond, "too much is kept for receipts: those of the oldest refreshes are gone");
+            }
             state.compact(INVALIDATIONS_KEPT).await
         };
         if let Err(error) = done.await {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
+use super::completions::{self, Completion};
 use super::{State, StateError, json, revision, signed, text, to_json, unsigned};
 
 /// Rows forgotten in one transaction.
@@ -27,7 +28,7 @@ pub enum Kind {
 
 impl Kind {
     /// As it is kept.
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Kind::Prefetch => "prefetch",
             Kind::RefreshFile => "file",
@@ -210,17 +211,22 @@ impl State {
         rows.iter().map(|row| revision(row, "revision")).collect()
     }
 
-    /// Marks refreshes of the log entries `from` to `to` as complete; how many chunks those were.
-    pub async fn complete_refreshes(&self, from: Revision, to: Revision, now_ms: u64) -> Result<u64, StateError> {
+    /// Marks the refreshes of a step as complete and writes the step down with them; how many chunks those were. Without any
+    /// nothing is written.
+    pub async fn complete_refreshes(&self, step: &Completion) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
         let done = sqlx::query(
             "UPDATE chunk SET finished_ms = $1 WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3",
         )
-        .bind(signed(now_ms.max(1)))
-        .bind(signed(from.0))
-        .bind(signed(to.0))
+        .bind(signed(step.completed_ms.max(1)))
+        .bind(signed(step.range.0.0))
+        .bind(signed(step.range.1.0))
         .execute(writing.connection())
         .await?;
+        if done.rows_affected() == 0 {
+            return Ok(0);
+        }
+        completions::insert(&mut writing, step).await?;
         writing.commit().await?;
         Ok(done.rows_affected())
     }

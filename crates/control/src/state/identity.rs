@@ -1,10 +1,13 @@
 //! What a control plane is, made once with its database: the log's identity, the authority that signs the link's
-//! certificate, and the secret its nodes show each other.
+//! certificate, the secret its nodes show each other, and the key that signs receipts.
+
+use std::sync::Arc;
 
 use model::LogId;
 use zeroize::Zeroizing;
 
 use super::{State, StateError};
+use crate::receipt::Signer;
 use crate::seal::{Seal, SealError, random_text};
 
 /// The name under which the link's certificate is made out; nodes connect by address, and ask for this name.
@@ -15,6 +18,7 @@ const PEER_CREDENTIAL_CHARS: usize = 40;
 
 const AUTHORITY_KEY: &str = "authority key";
 const PEER_CREDENTIAL: &str = "peer credential";
+const RECEIPT_SEED: &str = "receipt key";
 
 /// The identity of a control plane. Holds secrets: not shown.
 pub struct Identity {
@@ -26,6 +30,8 @@ pub struct Identity {
     pub(crate) authority_key: Zeroizing<String>,
     /// What nodes show each other.
     pub(crate) peer_credential: Zeroizing<String>,
+    /// What receipts are signed with.
+    pub(crate) signer: Arc<Signer>,
 }
 
 /// Why there is no identity.
@@ -49,6 +55,11 @@ impl State {
         if self.meta("log").await?.is_none() {
             self.make_identity(seal).await?;
         }
+        if self.meta("receipt_seed").await?.is_none() {
+            // Databases of earlier versions have none.
+            let sealed = seal.seal(RECEIPT_SEED, &Signer::fresh_seed());
+            self.keep_meta([("receipt_seed", sealed)]).await?;
+        }
         let have = |name: &'static str| async move {
             let value = self.meta(name).await?;
             value.ok_or_else(|| StateError::Corrupt { what: format!("meta {name}") })
@@ -58,6 +69,9 @@ impl State {
             authority: have("authority").await?,
             authority_key: seal.open(AUTHORITY_KEY, &have("authority_key").await?)?,
             peer_credential: seal.open(PEER_CREDENTIAL, &have("peer_credential").await?)?,
+            signer: Signer::of_seed(&seal.open(RECEIPT_SEED, &have("receipt_seed").await?)?)
+                .map(Arc::new)
+                .ok_or_else(|| StateError::Corrupt { what: "meta receipt_seed".into() })?,
         })
     }
 
@@ -75,6 +89,10 @@ impl State {
             ("peer_credential", seal.seal(PEER_CREDENTIAL, &random_text(PEER_CREDENTIAL_CHARS))),
             ("log", uuid::Uuid::new_v4().to_string()),
         ];
+        Ok(self.keep_meta(rows).await?)
+    }
+
+    async fn keep_meta<const N: usize>(&self, rows: [(&str, String); N]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, value) in rows {
             // Whoever came first is right: the rows are written together or not at all.
@@ -82,11 +100,9 @@ impl State {
                 .bind(name)
                 .bind(value)
                 .execute(writing.connection())
-                .await
-                .map_err(StateError::from)?;
+                .await?;
         }
-        writing.commit().await?;
-        Ok(())
+        writing.commit().await
     }
 
     async fn meta(&self, name: &str) -> Result<Option<String>, StateError> {
