@@ -344,7 +344,8 @@ impl Store {
 
     /// Shows every object's full key, stamp and head to `judge`, one after another, and does as it says; what was removed is
     /// shown to `dropped`. Objects stored while it runs may be left out, and one that changes between judgement and deed is left
-    /// as it is. Reads heads alone, and lets others have their turn after every few objects. On return all of it is durable.
+    /// as it is. Reads heads alone, and lets others have their turn after every few objects. On return all of it is durable, and
+    /// the oldest segments that hold nothing of what was left are gone from the disk.
     pub async fn sweep(
         &self,
         mut judge: impl FnMut(&SweptObject<'_>) -> Sweep + Send,
@@ -359,6 +360,9 @@ impl Store {
         }
         for volume in &self.inner.disks {
             let tier = &volume.tier;
+            // No object that is left needs a segment below this one; those stored meanwhile lie in newer ones.
+            let mut needed = tier.newest_segment_id().unwrap_or(0);
+            let dropped_before = swept.dropped;
             for shard in 0..crate::index::SHARDS {
                 let names: Vec<u64> = tier.index.shard(shard).keys().copied().collect();
                 for name in names {
@@ -370,16 +374,28 @@ impl Store {
                             Ok(entry) => Arc::new(Entry { place, ..entry }),
                             Err(_) => {
                                 swept.skipped += 1;
+                                needed = 0; // nobody knows where its body lies
                                 continue;
                             }
                         },
                     };
-                    self.sweep_one(Object { entry, tier: Some(tier.clone()) }, &mut judge, &mut dropped, &mut swept)
-                        .await?;
+                    // Slices are written in order, and before their head.
+                    let first = entry.record.slices.first().map_or(place.segment, |slice| slice.segment);
+                    let before = swept.dropped;
+                    let object = Object { entry, tier: Some(tier.clone()) };
+                    self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?;
+                    if swept.dropped == before {
+                        needed = needed.min(first);
+                    }
                 }
             }
+            if swept.dropped + swept.restamped > 0 {
+                volume.queue.ask(|reply| Command::Sync { reply }).await?;
+            }
+            if swept.dropped > dropped_before {
+                volume.queue.ask(|reply| Command::Reclaim { before: needed, reply }).await?;
+            }
         }
-        self.settle(&swept).await?;
         Ok(swept)
     }
 
@@ -405,15 +421,6 @@ impl Store {
     pub async fn sync_removals(&self) -> Result<(), WriteError> {
         for volume in self.inner.disks.iter().filter(|volume| volume.tier.unsettled.load(Ordering::SeqCst)) {
             volume.queue.ask(|reply| Command::Sync { reply }).await?;
-        }
-        Ok(())
-    }
-
-    async fn settle(&self, swept: &Swept) -> Result<(), WriteError> {
-        if swept.dropped + swept.restamped > 0 {
-            for volume in &self.inner.disks {
-                volume.queue.ask(|reply| Command::Sync { reply }).await?;
-            }
         }
         Ok(())
     }

@@ -267,6 +267,35 @@ async fn sweep_does_as_it_is_told() {
 }
 
 #[tokio::test]
+async fn sweep_gives_the_disk_back_what_nothing_needs_any_more() {
+    let disk = FaultyDisk::new(3);
+    let store = open(&disk, small_config()).await;
+    // Segments of 64 KiB: the first objects lie in the oldest ones, `/large` across several.
+    for number in 0..8 {
+        put(&store, &format!("/old/{number}"), &body(number, 20_000), number).await;
+    }
+    put(&store, "/large", &body(90, 100_000), 90).await;
+    put(&store, "/new", &body(91, 20_000), 91).await;
+    let before = store.stats();
+    let old = |object: &SweptObject<'_>| if object.full_key.starts_with(b"/old/") { Sweep::Drop } else { Sweep::Keep };
+    store.sweep(old, |_| {}).await.expect("sweep");
+    let after = store.stats();
+    assert_eq!(before.segments - after.segments, 2, "{before:?} {after:?}");
+    assert!(before.disk_bytes - after.disk_bytes >= 5 * 20_000, "{before:?} {after:?}");
+    for (name, seed, length) in [("/large", 90, 100_000), ("/new", 91, 20_000)] {
+        assert_eq!(whole(&get(&store, name).await.expect("kept")).await, body(seed, length), "{name}");
+    }
+    store.close().await.expect("close");
+    drop(store);
+
+    let store = open(&disk, small_config()).await;
+    assert_eq!(store.stats().objects, 2, "after a restart, too");
+    assert_eq!(whole(&get(&store, "/large").await.expect("kept")).await, body(90, 100_000));
+    let large = store.sweep(|_| Sweep::Keep, |_| {}).await.expect("sweep");
+    assert_eq!((large.kept, store.stats().segments), (2, store.stats().segments), "nothing dropped, nothing reclaimed");
+}
+
+#[tokio::test]
 async fn sweep_of_keys_touches_nothing_else_and_lasts() {
     for (kind, store) in both().await {
         for number in 0..6 {
