@@ -104,6 +104,11 @@ impl Link {
         }
     }
 
+    /// What members have said.
+    pub(crate) fn acknowledged(&self) -> &Acknowledged {
+        &self.shared.acknowledged
+    }
+
     /// How many nodes are connected now.
     pub(crate) fn connected(&self) -> usize {
         self.shared.connected.lock().expect("no holder of this lock can panic").len()

@@ -125,6 +125,11 @@ impl Acknowledged {
         }
     }
 
+    /// Amounts of what was swept that wait to be written down, and how many may.
+    pub(crate) fn swept_waiting(&self) -> (usize, usize) {
+        (lock(&self.shared.swept).count, SWEPT_MAX)
+    }
+
     /// Up to where a node has swept its store, as far as it told this process.
     pub(crate) fn swept_upto(&self, node: &NodeName) -> Option<Revision> {
         lock(&self.shared.swept).upto.get(node).copied()

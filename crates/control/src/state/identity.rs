@@ -121,3 +121,28 @@ impl Identity {
         Ok((certificate.pem(), Zeroizing::new(key.serialize_pem())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn database_of_an_earlier_version_gets_a_key_for_receipts_and_keeps_it() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let state = testing::state(&dir, &[]).await;
+        let seal = Seal::open_or_create(&dir.path().join("secret.key")).unwrap();
+        let made = state.identity(&seal).await.unwrap();
+        let again = state.identity(&seal).await.unwrap();
+        assert_eq!((made.signer.public(), &made.log), (again.signer.public(), &again.log));
+        sqlx::query("DELETE FROM meta WHERE name = 'receipt_seed'").execute(&state.pool).await.unwrap();
+        let upgraded = state.identity(&seal).await.unwrap();
+        assert_eq!(upgraded.log, made.log, "it is the same deployment");
+        assert_ne!(upgraded.signer.public(), made.signer.public());
+        assert_eq!(state.identity(&seal).await.unwrap().signer.public(), upgraded.signer.public());
+        let row =
+            sqlx::query("SELECT value FROM meta WHERE name = 'receipt_seed'").fetch_one(&state.pool).await.unwrap();
+        let kept = super::super::text(&row, "value").unwrap();
+        assert!(Signer::of_seed(&kept).is_none(), "it lies there sealed");
+    }
+}
