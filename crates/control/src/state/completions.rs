@@ -13,14 +13,15 @@ use std::collections::BTreeMap;
 
 use model::{Isolation, NodeName, Revision};
 use sha2::Digest;
+use sqlx::any::AnyRow;
 
-use super::{State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
+use super::{Counter, On, State, StateError, Writing, count_up, json, revision, signed, text, to_json, unsigned};
 
 /// Bytes that the values of all rows may take together.
 pub const BYTES_MAX: u64 = 4 << 30;
 
 /// Rows forgotten in one transaction.
-const FORGOTTEN_AT_ONCE: i64 = 1_000;
+const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
 /// Amounts that one row tells for each revision by itself, unless it has more members; when there are more they are told
 /// for all its revisions together.
@@ -139,27 +140,41 @@ fn roster_id(text: &str) -> i64 {
     i64::from_be_bytes(head) & i64::MAX
 }
 
+impl Completion {
+    /// What members had acknowledged, as it is kept: relative to the step it is short, mostly two digits.
+    fn encode_acked(&self) -> String {
+        let of = |member: &CompletionMember| {
+            let since = (member.acked_ms > 0).then(|| signed(self.completed_ms) - signed(member.acked_ms));
+            (signed(member.acked.0) - signed(self.range.1.0), since)
+        };
+        to_json(&self.members.iter().map(of).collect::<Vec<_>>())
+    }
+
+    /// What it counts for the bound of bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.encode_acked().len() + self.swept.encode(self.range.0).len()) as u64
+    }
+}
+
 /// Writes a step down, as part of a transaction.
 pub(super) async fn insert(writing: &mut Writing, step: &Completion) -> Result<(), StateError> {
+    let connection = match writing.on() {
+        On::Sql(connection) => connection,
+        On::Memory(tables) => {
+            tables.add_completion(step);
+            return Ok(());
+        }
+    };
     let roster: Roster = step.members.iter().map(|member| (member.node.clone(), member.isolation)).collect();
     let roster = to_json(&roster);
-    // Relative to the step they are short: mostly two digits.
-    let acked: Vec<(i64, Option<i64>)> = step
-        .members
-        .iter()
-        .map(|member| {
-            let since = (member.acked_ms > 0).then(|| signed(step.completed_ms) - signed(member.acked_ms));
-            (signed(member.acked.0) - signed(step.range.1.0), since)
-        })
-        .collect();
-    let acked = to_json(&acked);
+    let acked = step.encode_acked();
     sqlx::query(
         "INSERT INTO roster (id, members, used_ms) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET used_ms = excluded.used_ms",
     )
     .bind(roster_id(&roster))
     .bind(&roster)
     .bind(signed(step.completed_ms))
-    .execute(writing.connection())
+    .execute(&mut *connection)
     .await?;
     sqlx::query(
         "INSERT INTO completion (last, first, completed_ms, known_ms, lease_ms, margin_ms, roster, bytes, acked, swept) \
@@ -174,51 +189,75 @@ pub(super) async fn insert(writing: &mut Writing, step: &Completion) -> Result<(
     .bind(roster_id(&roster))
     .bind(signed(acked.len() as u64))
     .bind(&acked)
-    .execute(writing.connection())
+    .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// A step as a row and its roster have it.
+fn completion(row: &AnyRow) -> Result<Completion, StateError> {
+    let range = (revision(row, "first")?, revision(row, "last")?);
+    let roster: Roster = json(row, "members")?;
+    let acked: Vec<(i64, Option<i64>)> = json(row, "acked")?;
+    let completed_ms = unsigned(row, "completed_ms")?;
+    let damaged = |what: &str| StateError::Corrupt { what: format!("completion {}: {what}", range.1) };
+    if roster.len() != acked.len() {
+        return Err(damaged("members"));
+    }
+    let members = roster
+        .into_iter()
+        .zip(acked)
+        .map(|((node, isolation), (behind, since))| {
+            let acked = range.1.0.checked_add_signed(behind).ok_or_else(|| damaged("acked"))?;
+            let acked_ms = since.map_or(0, |since| completed_ms.saturating_add_signed(since.saturating_neg()));
+            Ok(CompletionMember { node, isolation, acked: Revision(acked), acked_ms })
+        })
+        .collect::<Result<_, StateError>>()?;
+    Ok(Completion {
+        range,
+        completed_ms,
+        known_for_ms: unsigned(row, "known_ms")?,
+        lease_ms: unsigned(row, "lease_ms")?,
+        margin_ms: unsigned(row, "margin_ms")?,
+        members,
+        swept: Amounts::decode(&text(row, "swept")?, range.0)?,
+    })
+}
+
+/// Puts other amounts into a step.
+async fn set_swept(writing: &mut Writing, step: &Completion) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let swept = step.swept.encode(step.range.0);
+            sqlx::query("UPDATE completion SET swept = $1, bytes = bytes + $3 - length(swept) WHERE last = $2")
+                .bind(&swept)
+                .bind(signed(step.range.1.0))
+                .bind(signed(swept.len() as u64))
+                .execute(connection)
+                .await?;
+        }
+        On::Memory(tables) => tables.set_swept(step.range.1, &step.swept),
+    }
     Ok(())
 }
 
 impl State {
     /// The step that completed `revision`; none where there is no record of it.
     pub async fn completion_of(&self, revision: Revision) -> Result<Option<Completion>, StateError> {
-        let row = sqlx::query(
-            "SELECT last, first, completed_ms, known_ms, lease_ms, margin_ms, acked, swept, members FROM completion \
-             JOIN roster ON roster.id = completion.roster WHERE last >= $1 ORDER BY last LIMIT 1",
-        )
-        .bind(signed(revision.0))
-        .fetch_optional(&self.pool)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        let range = (self::revision(&row, "first")?, self::revision(&row, "last")?);
-        if revision < range.0 {
-            return Ok(None);
-        }
-        let roster: Roster = json(&row, "members")?;
-        let acked: Vec<(i64, Option<i64>)> = json(&row, "acked")?;
-        let completed_ms = unsigned(&row, "completed_ms")?;
-        let damaged = |what: &str| StateError::Corrupt { what: format!("completion {}: {what}", range.1) };
-        if roster.len() != acked.len() {
-            return Err(damaged("members"));
-        }
-        let members = roster
-            .into_iter()
-            .zip(acked)
-            .map(|((node, isolation), (behind, since))| {
-                let acked = range.1.0.checked_add_signed(behind).ok_or_else(|| damaged("acked"))?;
-                let acked_ms = since.map_or(0, |since| completed_ms.saturating_add_signed(since.saturating_neg()));
-                Ok(CompletionMember { node, isolation, acked: Revision(acked), acked_ms })
-            })
-            .collect::<Result<_, StateError>>()?;
-        Ok(Some(Completion {
-            range,
-            completed_ms,
-            known_for_ms: unsigned(&row, "known_ms")?,
-            lease_ms: unsigned(&row, "lease_ms")?,
-            margin_ms: unsigned(&row, "margin_ms")?,
-            members,
-            swept: Amounts::decode(&text(&row, "swept")?, range.0)?,
-        }))
+        let step = match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query(
+                    "SELECT last, first, completed_ms, known_ms, lease_ms, margin_ms, acked, swept, members FROM completion \
+                     JOIN roster ON roster.id = completion.roster WHERE last >= $1 ORDER BY last LIMIT 1",
+                )
+                .bind(signed(revision.0))
+                .fetch_optional(pool)
+                .await?;
+                row.as_ref().map(completion).transpose()?
+            }
+            On::Memory(tables) => tables.completion_from(revision),
+        };
+        Ok(step.filter(|step| step.range.0 <= revision))
     }
 
     /// Adds what nodes swept for revisions, to the steps that completed them, all in one transaction. What has no step is left
@@ -228,10 +267,9 @@ impl State {
         swept: &BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>>,
     ) -> Result<(), StateError> {
         let mut rest = swept.range(Revision::ZERO..).peekable();
-        let mut changed: Vec<(Completion, String)> = Vec::new();
         // One at a time decides about the rows: what another replica adds meanwhile must not be lost.
         let mut writing = self.write().await?;
-        super::count_up(writing.connection(), "revision", 0).await?;
+        count_up(&mut writing, Counter::Revision, 0).await?;
         while let Some((first, _)) = rest.peek() {
             let step = self.completion_of(**first).await?;
             let Some(mut step) = step else {
@@ -248,16 +286,7 @@ impl State {
                     }
                 }
             }
-            let text = step.swept.encode(step.range.0);
-            changed.push((step, text));
-        }
-        for (step, text) in changed {
-            sqlx::query("UPDATE completion SET swept = $1, bytes = bytes + $3 - length(swept) WHERE last = $2")
-                .bind(&text)
-                .bind(signed(step.range.1.0))
-                .bind(signed(text.len() as u64))
-                .execute(writing.connection())
-                .await?;
+            set_swept(&mut writing, &step).await?;
         }
         writing.commit().await
     }
@@ -265,35 +294,55 @@ impl State {
     /// Forgets steps from before `before_ms`, and the oldest beyond `bytes_max` bytes; how many those beyond were. In many
     /// small transactions.
     pub async fn forget_completions(&self, before_ms: u64, bytes_max: u64) -> Result<u64, StateError> {
-        loop {
-            let sql =
-                "DELETE FROM completion WHERE last IN (SELECT last FROM completion WHERE completed_ms < $1 LIMIT $2)";
-            if self.forget_some(sql, before_ms).await? < FORGOTTEN_AT_ONCE as u64 {
-                break;
-            }
-        }
+        while self.forget_some(before_ms).await? >= FORGOTTEN_AT_ONCE {}
         let mut beyond = 0;
-        loop {
-            // Whoever writes does not wait for the sum.
-            let row = sqlx::query("SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM completion")
-                .fetch_one(&self.pool)
-                .await?;
-            if unsigned(&row, "bytes")? <= bytes_max {
-                break;
-            }
-            let sql = "DELETE FROM completion WHERE last IN (SELECT last FROM completion WHERE last > $1 ORDER BY last LIMIT $2)";
-            beyond += self.forget_some(sql, 0).await?;
+        // Whoever writes does not wait for the sum.
+        while self.completion_bytes().await? > bytes_max {
+            beyond += self.forget_some(u64::MAX >> 1).await?;
         }
-        // A roster is as young as the last step that used it; all of those are gone.
-        let sql = "DELETE FROM roster WHERE id IN (SELECT id FROM roster WHERE used_ms < $1 LIMIT $2) AND used_ms < $1";
-        self.forget_some(sql, before_ms).await?;
+        let mut writing = self.write().await?;
+        match writing.on() {
+            On::Sql(connection) => {
+                // A roster is as young as the last step that used it; all of those are gone.
+                sqlx::query("DELETE FROM roster WHERE used_ms < $1")
+                    .bind(signed(before_ms))
+                    .execute(connection)
+                    .await?;
+            }
+            On::Memory(_) => {} // members lie with their steps
+        }
+        writing.commit().await?;
         Ok(beyond)
     }
 
-    async fn forget_some(&self, sql: &'static str, before: u64) -> Result<u64, StateError> {
+    /// Forgets some of the steps from before `before_ms`, the lowest first; how many those were.
+    async fn forget_some(&self, before_ms: u64) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
-        let done = sqlx::query(sql).bind(signed(before)).bind(FORGOTTEN_AT_ONCE).execute(writing.connection()).await?;
+        let count = match writing.on() {
+            On::Sql(connection) => sqlx::query(
+                "DELETE FROM completion WHERE last IN \
+                     (SELECT last FROM completion WHERE completed_ms < $1 ORDER BY last LIMIT $2)",
+            )
+            .bind(signed(before_ms))
+            .bind(signed(FORGOTTEN_AT_ONCE))
+            .execute(connection)
+            .await?
+            .rows_affected(),
+            On::Memory(tables) => tables.forget_completions(before_ms, FORGOTTEN_AT_ONCE),
+        };
         writing.commit().await?;
-        Ok(done.rows_affected())
+        Ok(count)
+    }
+
+    async fn completion_bytes(&self) -> Result<u64, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query("SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM completion")
+                    .fetch_one(pool)
+                    .await?;
+                unsigned(&row, "bytes")
+            }
+            On::Memory(tables) => Ok(tables.completion_bytes()),
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use model::LogId;
 use zeroize::Zeroizing;
 
-use super::{State, StateError};
+use super::{On, State, StateError, Writing};
 use crate::receipt::Signer;
 use crate::seal::{Seal, SealError, random_text};
 
@@ -92,23 +92,39 @@ impl State {
         Ok(self.keep_meta(rows).await?)
     }
 
-    async fn keep_meta<const N: usize>(&self, rows: [(&str, String); N]) -> Result<(), StateError> {
+    async fn keep_meta<const N: usize>(&self, rows: [(&'static str, String); N]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, value) in rows {
             // Whoever came first is right: the rows are written together or not at all.
-            sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
-                .bind(name)
-                .bind(value)
-                .execute(writing.connection())
-                .await?;
+            add_meta(&mut writing, name, value).await?;
         }
         writing.commit().await
     }
 
     async fn meta(&self, name: &str) -> Result<Option<String>, StateError> {
-        let row = sqlx::query("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(&self.pool).await?;
-        row.map(|row| super::text(&row, "value")).transpose()
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(pool).await?;
+                row.map(|row| super::text(&row, "value")).transpose()
+            }
+            On::Memory(tables) => Ok(tables.meta(name)),
+        }
     }
+}
+
+/// Adds a row unless there is one.
+async fn add_meta(writing: &mut Writing, name: &'static str, value: String) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+                .bind(name)
+                .bind(value)
+                .execute(connection)
+                .await?;
+        }
+        On::Memory(tables) => tables.add_meta(name, value),
+    }
+    Ok(())
 }
 
 impl Identity {
@@ -135,13 +151,13 @@ mod tests {
         let made = state.identity(&seal).await.unwrap();
         let again = state.identity(&seal).await.unwrap();
         assert_eq!((made.signer.public(), &made.log), (again.signer.public(), &again.log));
-        sqlx::query("DELETE FROM meta WHERE name = 'receipt_seed'").execute(&state.pool).await.unwrap();
+        let super::On::Sql(sql) = &state.store else { panic!("a database") };
+        sqlx::query("DELETE FROM meta WHERE name = 'receipt_seed'").execute(&sql.pool).await.unwrap();
         let upgraded = state.identity(&seal).await.unwrap();
         assert_eq!(upgraded.log, made.log, "it is the same deployment");
         assert_ne!(upgraded.signer.public(), made.signer.public());
         assert_eq!(state.identity(&seal).await.unwrap().signer.public(), upgraded.signer.public());
-        let row =
-            sqlx::query("SELECT value FROM meta WHERE name = 'receipt_seed'").fetch_one(&state.pool).await.unwrap();
+        let row = sqlx::query("SELECT value FROM meta WHERE name = 'receipt_seed'").fetch_one(&sql.pool).await.unwrap();
         let kept = super::super::text(&row, "value").unwrap();
         assert!(Signer::of_seed(&kept).is_none(), "it lies there sealed");
     }
