@@ -174,8 +174,8 @@ impl Journal {
             Ok(Revision(numbers.get(name)?.ok_or(JournalError::Damaged(name))?.value()))
         };
         let (applied, floor) = (number("applied")?, number("floor")?);
-        // Absent where an earlier version wrote: then what is above the floor was never swept.
-        let swept = numbers.get("swept")?.map_or(floor, |swept| Revision(swept.value()));
+        // Retiring swept what lies below the floor. Absent where an earlier version wrote, which never swept what is above it.
+        let swept = numbers.get("swept")?.map_or(floor, |swept| Revision(swept.value()).max(floor));
         let snapshot = values.get("snapshot")?.ok_or(JournalError::Damaged("snapshot"))?;
         let snapshot: Snapshot = model::log::decode(snapshot.value())?;
         let mut knowledge = snapshot.knowledge;
@@ -361,6 +361,7 @@ mod tests {
             (Revision(12), Revision(10), &knowledge)
         );
         assert_eq!(remembered.entries, [(Revision(11), refresh("/11")), (Revision(12), refresh("/12"))]);
+        assert_eq!(remembered.swept, Revision(10), "retiring swept what it retired");
     }
 
     #[test]
