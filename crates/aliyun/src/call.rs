@@ -24,6 +24,10 @@ pub enum Call {
     Tasks(TaskQuery),
     /// DescribeRefreshTaskById: one to ten ids
     TasksById(Vec<u64>),
+    /// Our own: DescribeRefreshTaskReceipt, of one task.
+    Receipt(u64),
+    /// Our own: DescribeReceiptKey.
+    ReceiptKey,
     /// DescribeRefreshQuota, DescribeVodRefreshQuota
     Quota,
     /// AddCdnDomain, AddVodDomain
@@ -52,6 +56,8 @@ pub fn call(request: &Request, profile: &Profile, now: SystemTime) -> Result<Cal
             Call::Tasks(tasks::query(request, profile, now)?)
         }
         (Cdn, "DescribeRefreshTaskById") => Call::TasksById(tasks::by_id(request, profile)?),
+        (_, "DescribeRefreshTaskReceipt") => Call::Receipt(tasks::one(request, profile)?),
+        (_, "DescribeReceiptKey") => Call::ReceiptKey,
         (Cdn, "DescribeRefreshQuota") | (Vod, "DescribeVodRefreshQuota") => Call::Quota,
         (Cdn, "AddCdnDomain") | (Vod, "AddVodDomain") => Call::AddDomain(domains::add(request, profile)?),
         (Cdn, "DeleteCdnDomain") | (Vod, "DeleteVodDomain") => Call::DeleteDomain(domains::name(request, profile)?),

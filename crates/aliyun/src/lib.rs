@@ -45,6 +45,6 @@ pub use profile::{
 pub use read::{BODY_BYTES_MAX, Format, Incoming, Params, Product, Request, VERSION_2014, WINDOW, read};
 pub use refusal::{Fault, Refusal};
 pub use render::{Envelope, Rendered, refuse, render};
-pub use reply::{Bucket, Description, DomainDetail, Quota, Reply, TaskRow, UNLIMITED};
+pub use reply::{Bucket, Description, DomainDetail, Quota, Reply, TaskRow, UNLIMITED, WaitedFor, Waiting};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

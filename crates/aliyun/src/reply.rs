@@ -33,7 +33,16 @@ pub enum Reply {
         rows: Vec<TaskRow>,
     },
     /// Tasks of the ids that were asked for.
-    TasksById(Vec<TaskRow>),
+    TasksById {
+        /// Their rows.
+        rows: Vec<TaskRow>,
+        /// Whom those that are refreshing wait for.
+        waiting: Vec<Waiting>,
+    },
+    /// A signed receipt, as its file is written.
+    Receipt(String),
+    /// The public key that receipts are checked with, in base64.
+    ReceiptKey(String),
     /// Quotas and what is left of them today.
     Quota(Quota),
     /// Done, nothing to say.
@@ -70,6 +79,32 @@ pub struct TaskRow {
     pub created_at: SystemTime,
     /// Why it failed.
     pub description: Description,
+}
+
+/// Whom a refresh waits for: a field of our own, which the vendor's clients leave out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The task.
+    pub task: u64,
+    /// The highest revision of it that is waited for.
+    pub revision: u64,
+    /// Some of the nodes.
+    pub nodes: Vec<WaitedFor>,
+    /// How many more there are.
+    pub more: usize,
+}
+
+/// A node that is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitedFor {
+    /// Its name.
+    pub name: String,
+    /// When it was last heard; `None`: not since the control plane started.
+    pub last_heard: Option<SystemTime>,
+    /// The highest revision it acknowledged.
+    pub acknowledged: u64,
+    /// When it will be waited for no longer, whatever it does; `None`: it is waited for until it acknowledges.
+    pub at_most_until: Option<SystemTime>,
 }
 
 /// Why a task failed: the vendor's words where one fits.
@@ -187,10 +222,16 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
                 "Tasks": { element: rows },
             })
         }
-        Reply::TasksById(rows) => {
+        Reply::TasksById { rows, waiting } => {
             let rows: Vec<Value> = rows.iter().map(|row| task(row, false)).collect();
-            json!({ "RequestId": request_id, "TotalCount": rows.len(), "Tasks": rows })
+            let mut fields = json!({ "RequestId": request_id, "TotalCount": rows.len(), "Tasks": rows });
+            if !waiting.is_empty() {
+                fields["WaitingFor"] = waiting.iter().map(waited_for).collect();
+            }
+            fields
         }
+        Reply::Receipt(file) => json!({ "RequestId": request_id, "Receipt": file }),
+        Reply::ReceiptKey(key) => json!({ "RequestId": request_id, "Algorithm": "Ed25519", "PublicKey": key }),
         Reply::Quota(quota) => quotas(product, request_id, quota),
         Reply::Done => json!({ "RequestId": request_id }),
         Reply::Domains { page, total, rows } => {
@@ -216,6 +257,25 @@ fn task(row: &TaskRow, in_cdn_list: bool) -> Value {
         "Process": process(row),
         "CreationTime": timestamp(row.created_at),
         "Description": row.description.words(in_cdn_list),
+    })
+}
+
+fn waited_for(waiting: &Waiting) -> Value {
+    let nodes = waiting.nodes.iter().map(|node| {
+        json!({
+            "Name": node.name,
+            // Empty: not heard since the control plane started.
+            "LastHeardTime": node.last_heard.map(timestamp).unwrap_or_default(),
+            "Acknowledged": node.acknowledged,
+            "Until": if node.at_most_until.is_some() { "LeaseOver" } else { "Acknowledged" },
+            "AtMostUntilTime": node.at_most_until.map(timestamp).unwrap_or_default(),
+        })
+    });
+    json!({
+        "TaskId": waiting.task.to_string(),
+        "Revision": waiting.revision,
+        "Nodes": nodes.collect::<Vec<_>>(),
+        "MoreNodes": waiting.more,
     })
 }
 

@@ -160,6 +160,13 @@ pub(crate) fn by_id(request: &Request, profile: &Profile) -> Result<Vec<u64>, Re
     ids(request.params.required("TaskId")?, IDS_BY_ID_MAX).map_err(|fault| Refusal::of(fault, profile.wording(request)))
 }
 
+/// Reads the id of an action about one task.
+pub(crate) fn one(request: &Request, profile: &Profile) -> Result<u64, Refusal> {
+    let ids =
+        ids(request.params.required("TaskId")?, 1).map_err(|fault| Refusal::of(fault, profile.wording(request)))?;
+    ids.first().copied().ok_or_else(|| Refusal::missing("TaskId"))
+}
+
 /// A comma list of decimal ids, none twice.
 fn ids(text: &str, most: usize) -> Result<Vec<u64>, Fault> {
     let mut ids: Vec<u64> = Vec::new();

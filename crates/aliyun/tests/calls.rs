@@ -390,6 +390,17 @@ fn tasks_by_id_takes_one_to_ten() {
 }
 
 #[test]
+fn receipts_are_asked_for_one_by_one_under_both_products() {
+    for version in [CDN, VOD] {
+        let ask = |text: &str| ask("cdn-2024", version, "DescribeRefreshTaskReceipt", &[("TaskId", text)]);
+        assert_eq!(ask("12"), Ok(Call::Receipt(12)));
+        assert_eq!(ask("").unwrap_err().code, "MissingParameter");
+        assert_eq!(ask("1,2").unwrap_err().code, "InvalidTaskId.Malformed");
+    }
+    assert_eq!(ask("cdn-2024", CDN, "DescribeReceiptKey", &[]), Ok(Call::ReceiptKey));
+}
+
+#[test]
 fn domain_calls_are_read() {
     let sources = ("Sources", r#"[{"content":"127.0.0.1","type":"ipaddr","port":9790}]"#);
     let add = |version: &str, params: &[(&str, &str)]| {

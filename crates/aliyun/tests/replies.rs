@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aliyun::{
     Bucket, CdnType, Description, DomainDetail, DomainStatus, Page, Quota, Reply, Source, SourceType, TaskRow,
-    TaskStatus, TaskType, render,
+    TaskStatus, TaskType, WaitedFor, Waiting, render,
 };
 use common::{now, request};
 use model::Coverage;
@@ -87,9 +87,41 @@ fn tasks_are_wrapped_as_each_client_expects() {
         let expected = json!({ "RequestId": "R-1", "PageNumber": 2, "PageSize": 20, "TotalCount": 21, "Tasks": tasks });
         assert_eq!(body(version, action, &list), expected, "{action}");
     }
-    let by_id = body(CDN, "DescribeRefreshTaskById", &Reply::TasksById(vec![row()]));
+    let by_id = body(CDN, "DescribeRefreshTaskById", &Reply::TasksById { rows: vec![row()], waiting: Vec::new() });
     let expected = json!({ "RequestId": "R-1", "TotalCount": 1, "Tasks": [task("Origin Return StatusCode 503")] });
     assert_eq!(by_id, expected, "a bare array");
+    let node = |name: &str, last_heard, at_most_until| WaitedFor {
+        name: name.into(),
+        last_heard,
+        acknowledged: 5,
+        at_most_until,
+    };
+    let waiting = Waiting {
+        task: 17,
+        revision: 6,
+        nodes: vec![
+            node("never-heard", None, None),
+            node("cut-off", Some(SystemTime::UNIX_EPOCH), Some(SystemTime::UNIX_EPOCH)),
+        ],
+        more: 3,
+    };
+    let mut by_id =
+        body(CDN, "DescribeRefreshTaskById", &Reply::TasksById { rows: vec![row()], waiting: vec![waiting] });
+    let nodes = json!([
+        { "Name": "never-heard", "LastHeardTime": "", "Acknowledged": 5, "Until": "Acknowledgement", "AtMostUntilTime": "" },
+        { "Name": "cut-off", "LastHeardTime": "1970-01-01T00:00:00Z", "Acknowledged": 5, "Until": "LeaseOver",
+          "AtMostUntilTime": "1970-01-01T00:00:00Z" },
+    ]);
+    assert_eq!(
+        by_id.as_object_mut().unwrap().remove("WaitingFor"),
+        Some(json!([{ "TaskId": "17", "Revision": 6, "Nodes": nodes, "MoreNodes": 3 }]))
+    );
+    assert_eq!(by_id, expected, "beside our own field nothing changes");
+
+    let receipt = body(CDN, "DescribeRefreshTaskReceipt", &Reply::Receipt("{\"a\":1}".into()));
+    assert_eq!(receipt, json!({ "RequestId": "R-1", "Receipt": "{\"a\":1}" }));
+    let key = body(VOD, "DescribeReceiptKey", &Reply::ReceiptKey("AA==".into()));
+    assert_eq!(key, json!({ "RequestId": "R-1", "Algorithm": "Ed25519", "PublicKey": "AA==" }));
 
     let none = Reply::Tasks { page: Page { number: 1, size: 20 }, total: 0, rows: vec![] };
     assert_eq!(

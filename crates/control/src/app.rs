@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::topology::WarmTiers;
-use model::{Clock, Coverage, Domain, DomainName, Invalidation, Mode, Revision, Scope, Source, UrlKey};
+use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Revision, Scope, Source, UrlKey};
 
-use crate::completion::Acknowledged;
+use crate::completion::{Acknowledged, Waiting};
 use crate::known::{Following, Known};
+use crate::receipt::Signer;
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
 use crate::state::chunks::{Chunk, Filter, Kind, Outline, Params};
@@ -121,6 +122,15 @@ pub(crate) enum Denied {
     /// Not accepted.
     #[error("not accepted: {0:?}")]
     Refused(Refused),
+    /// The account has no such task.
+    #[error("no such task")]
+    NoTask,
+    /// The task is not complete.
+    #[error("task is not complete")]
+    NotComplete,
+    /// There is no receipt of the task, for this reason.
+    #[error("no receipt: {0}")]
+    NoReceipt(&'static str),
     /// The database failed.
     #[error("state is not available")]
     Unavailable(#[source] StateError),
@@ -234,6 +244,8 @@ pub(crate) struct Page {
     pub(crate) lines: Vec<Line>,
     /// How many there are on all pages.
     pub(crate) total: u64,
+    /// Refreshes on this page that are not complete, by task, each with the highest revision it waits for.
+    pub(crate) open: BTreeMap<u64, Revision>,
 }
 
 /// A domain as users see it.
@@ -258,6 +270,10 @@ pub(crate) struct App {
     pub(crate) acknowledged: Acknowledged,
     /// The time.
     pub(crate) clock: Arc<dyn Clock>,
+    /// What receipts are signed with.
+    pub(crate) signer: Arc<Signer>,
+    /// The identity of the log.
+    pub(crate) log: LogId,
 }
 
 impl App {
@@ -358,7 +374,7 @@ impl App {
         let mut chunks_filter = filter.chunks.clone();
         let domain = filter.host.as_deref().and_then(|host| known.knowledge.domain_for(host));
         chunks_filter.domain = domain.map(|domain| domain.name.to_string());
-        let mut page = Page { lines: Vec::new(), total: 0 };
+        let mut page = Page { lines: Vec::new(), total: 0, open: BTreeMap::new() };
         let mut searched = 0;
         let mut before = None;
         loop {
@@ -415,6 +431,10 @@ impl App {
             }
             if page.total >= skip && page.lines.len() < size {
                 let (task, kind, created_ms) = (chunk.task, chunk.kind, chunk.created_ms);
+                if of_refresh.is_some() && status == Status::Refreshing {
+                    let highest = page.open.entry(task).or_default();
+                    *highest = (*highest).max(chunk.revision);
+                }
                 page.lines.push(Line { task, path: path.clone(), kind, created_ms, progress });
             }
             page.total += 1;
@@ -427,6 +447,11 @@ impl App {
         }
         let (past, all) = self.acknowledged.share(known, chunk.revision);
         Progress::Refreshing(hundredths(past, all))
+    }
+
+    /// Whom a revision waits for now.
+    pub(crate) fn waiting(&self, revision: Revision) -> Waiting {
+        self.acknowledged.waiting(&self.following.now(), revision, self.clock.moment())
     }
 
     /// What the account has spent today, by bucket.
@@ -585,5 +610,6 @@ fn hundredths(part: usize, whole: usize) -> u32 {
     share.min(9_900) as u32
 }
 
+mod receipts;
 #[cfg(test)]
 mod tests;

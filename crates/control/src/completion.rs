@@ -7,23 +7,27 @@
 //!
 //! - The members are those known at a head of the log at or above the revision.
 //! - An acknowledgement counts once it is in the database.
-//! - What has passed is marked in the database before anybody is told.
+//! - What has passed is marked in the database before anybody is told, and by which right is written down with it.
+//! - Steps are bounded: the next one comes no sooner than [`pace`] says, so what they write does not grow with how much is
+//!   refreshed, nor with the number of members.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::fence::{self, MemberView, Passed};
 use model::mistake::{Mistake, made};
-use model::{Clock, Moment, NodeName, Revision};
-use tokio::sync::Notify;
+use model::{Clock, Moment, Revision};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::known::{Following, Known};
+use crate::known::Following;
+use crate::state::completions::{Amounts, Completion, CompletionMember};
 use crate::state::{State, StateError, millis};
 
-/// Covers the drift of clocks over one lease and the longest pause between judging and sending (fence, assumption 3).
-pub(crate) const MARGIN: Duration = Duration::from_secs(1);
+mod said;
+
+pub(crate) use said::{Acknowledged, WaitedFor, Waiting};
 
 /// How often leases are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -35,47 +39,26 @@ const SIGHTS_MAX: usize = 4096;
 /// Revisions looked at in one turn.
 const REVISIONS_AT_ONCE: u32 = 10_000;
 
-/// What nodes have acknowledged. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Acknowledged {
-    shared: Arc<Shared>,
-}
+/// Least pause between two steps that completed something, and what each member adds to it: whatever is refreshed, at most
+/// 100 steps and 10,000 members' values are written a second.
+const STEP_PAUSE: Duration = Duration::from_millis(10);
+const STEP_PAUSE_A_MEMBER: Duration = Duration::from_micros(100);
 
-struct Shared {
-    /// In the database.
-    kept: Mutex<BTreeMap<NodeName, Revision>>,
-    /// Not yet in the database; at most one for each member.
-    fresh: Mutex<BTreeMap<NodeName, Revision>>,
-    wake: Notify,
-}
+/// Longest of those pauses.
+const STEP_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-impl Acknowledged {
-    /// A node acknowledged everything up to `revision`.
-    pub(crate) fn take(&self, node: &NodeName, revision: Revision) {
-        let mut fresh = self.shared.fresh.lock().expect("no holder of this lock can panic");
-        let entry = fresh.entry(node.clone()).or_default();
-        *entry = (*entry).max(revision);
-        drop(fresh);
-        self.shared.wake.notify_one();
-    }
-
-    /// How many of the members have acknowledged `revision`, and how many there are.
-    pub(crate) fn share(&self, known: &Known, revision: Revision) -> (usize, usize) {
-        let kept = self.shared.kept.lock().expect("no holder of this lock can panic");
-        let members = &known.knowledge.topology.members;
-        let past = members.keys().filter(|name| kept.get(*name).is_some_and(|acked| *acked >= revision)).count();
-        (past, members.len())
-    }
-}
+/// How often what nodes swept is added to the steps it belongs to.
+const SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts folding. It goes on until `stopping` is cancelled.
 pub(crate) async fn start(
     state: State,
     following: Following,
     clock: Arc<dyn Clock>,
+    margin: Duration,
     stopping: CancellationToken,
 ) -> Result<Acknowledged, StateError> {
-    let task = Task::new(state, following, clock).await?;
+    let task = Task::new(state, following, clock, margin).await?;
     let acknowledged = task.acknowledged.clone();
     tokio::spawn(async move { stopping.run_until_cancelled(task.run()).await });
     Ok(acknowledged)
@@ -85,83 +68,114 @@ struct Task {
     state: State,
     following: Following,
     clock: Arc<dyn Clock>,
+    /// Covers the drift of clocks over one lease and the longest pause between judging and sending (fence, assumption 3).
+    margin: Duration,
     acknowledged: Acknowledged,
-    /// Heads of the log and when this process first saw them, both rising.
-    sights: VecDeque<(Revision, Moment)>,
     /// Everything up to here was found passed.
     passed: Revision,
 }
 
+/// By which right something is past: how long its head was known, and the longest lease.
+#[derive(Clone, Copy)]
+struct Right {
+    known_for: Duration,
+    lease: Duration,
+}
+
 impl Task {
-    async fn new(state: State, following: Following, clock: Arc<dyn Clock>) -> Result<Task, StateError> {
-        let kept = state.nodes().await?.into_iter().map(|node| (node.name, node.acked)).collect();
-        let shared = Shared { kept: Mutex::new(kept), fresh: Mutex::default(), wake: Notify::new() };
-        let acknowledged = Acknowledged { shared: Arc::new(shared) };
-        Ok(Task { state, following, clock, acknowledged, sights: VecDeque::new(), passed: Revision::ZERO })
+    async fn new(
+        state: State,
+        following: Following,
+        clock: Arc<dyn Clock>,
+        margin: Duration,
+    ) -> Result<Task, StateError> {
+        let kept = state.nodes().await?.into_iter().map(|node| (node.name, (node.acked, node.acked_ms))).collect();
+        let acknowledged = Acknowledged::new(kept, margin);
+        Ok(Task { state, following, clock, margin, acknowledged, passed: Revision::ZERO })
     }
 
     async fn run(mut self) {
         let mut changes = self.following.changes();
+        let mut swept = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 changed = changes.changed() => if changed.is_err() { return },
-                () = self.acknowledged.shared.wake.notified() => {}
+                () = self.acknowledged.woken() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            if let Err(error) = self.fold().await {
-                tracing::error!(error = &error as &dyn std::error::Error, "acknowledgements could not be folded");
-                tokio::time::sleep(LOOK_EVERY).await;
+            let mut folded = self.fold().await;
+            if folded.is_ok() && swept.elapsed() >= SWEPT_EVERY {
+                swept = Instant::now();
+                folded = self.keep_swept().await.and(folded);
+            }
+            match folded {
+                Ok(false) => {}
+                // Acknowledgements that come meanwhile are kept together.
+                Ok(true) => tokio::time::sleep(pace(self.following.now().knowledge.topology.members.len())).await,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "acknowledgements could not be folded");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
             }
         }
     }
 
-    async fn fold(&mut self) -> Result<(), StateError> {
+    /// Looks once; says whether anything was marked complete.
+    async fn fold(&mut self) -> Result<bool, StateError> {
         let known = self.following.now();
-        if self.sights.back().is_none_or(|(head, _)| *head < known.head) {
-            let anew = self.sights.is_empty() && self.passed == Revision::ZERO;
-            let seen =
-                if anew && made(Mistake::ControlDoesNotWaitAnew) { Moment::at(Duration::ZERO) } else { known.seen };
-            self.sights.push_back((known.head, seen));
-            thin(&mut self.sights);
-        }
+        self.acknowledged.sighted(&known);
         self.keep_fresh().await?;
 
-        let members = self.members(&known);
-        let lowest = members.iter().map(|member| member.acked).min().unwrap_or(known.head).min(known.head);
+        let members = self.acknowledged.members(&known);
+        let views: Vec<MemberView> =
+            members.iter().map(|member| MemberView { acked: member.acked, isolation: member.isolation }).collect();
+        let lowest = views.iter().map(|member| member.acked).min().unwrap_or(known.head).min(known.head);
         if lowest <= self.passed && self.passed >= known.head {
-            return Ok(());
+            return Ok(false);
         }
         let mut passed = lowest.max(self.passed);
-        let lease = if passed < known.head { self.state.longest_lease(lowest).await? } else { Duration::ZERO };
+        let settled = known.knowledge.settings.lease();
+        let lease = if passed < known.head { self.state.longest_lease(lowest).await? } else { settled };
+        self.acknowledged.leased(lease);
         let now = self.clock.moment();
-        let margin = if made(Mistake::MarginBelowDrift) { Duration::ZERO } else { MARGIN };
+        let mut right = Right { known_for: Duration::ZERO, lease };
+        let margin = if made(Mistake::MarginBelowDrift) { Duration::ZERO } else { self.margin };
         // Whoever is past one head is past those before it, which are lower and have been known for longer.
-        let past = self.sights.partition_point(|(head, seen)| {
-            members
-                .iter()
-                .all(|member| fence::passed(*head, *member, now.since(*seen), lease, margin) != Passed::Waiting)
+        let sight = self.acknowledged.last_sight(|head, seen| {
+            views.iter().all(|member| fence::passed(head, *member, now.since(seen), lease, margin) != Passed::Waiting)
         });
-        if let Some((head, _)) = past.checked_sub(1).and_then(|at| self.sights.get(at)) {
-            passed = passed.max(*head);
+        if let Some((head, seen)) = sight.filter(|(head, _)| *head >= passed) {
+            passed = head;
+            right.known_for = now.since(seen);
         }
+        let mut completed = false;
         if passed > self.passed {
-            self.complete(passed).await?;
+            completed = self.complete(passed, right, &members).await?;
             self.passed = passed;
-            while self.sights.len() > 1 && self.sights.front().is_some_and(|(head, _)| *head <= passed) {
-                self.sights.pop_front();
-            }
+            self.acknowledged.forget_sights(passed);
         }
-        Ok(())
+        Ok(completed)
     }
 
-    /// Marks what has passed, in turns that are bounded.
-    async fn complete(&self, passed: Revision) -> Result<(), StateError> {
+    /// Marks what has passed, in turns that are bounded; says whether there was anything.
+    async fn complete(&self, passed: Revision, right: Right, members: &[CompletionMember]) -> Result<bool, StateError> {
+        let mut completed = false;
         loop {
             let open = self.state.open_refreshes(REVISIONS_AT_ONCE).await?;
             let done: Vec<Revision> = open.iter().copied().take_while(|revision| *revision <= passed).collect();
             let (Some(first), Some(last)) = (done.first(), done.last()) else { break };
-            self.state.complete_refreshes(*first, *last, millis(self.clock.now())).await?;
+            let whole = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let step = Completion {
+                range: (*first, *last),
+                completed_ms: millis(self.clock.now()),
+                known_for_ms: whole(right.known_for),
+                lease_ms: whole(right.lease),
+                margin_ms: whole(self.margin),
+                members: members.to_vec(),
+                swept: Amounts::default(),
+            };
+            completed |= self.state.complete_refreshes(&step).await? > 0;
             if done.len() < open.len() || open.len() < REVISIONS_AT_ONCE as usize {
                 break;
             }
@@ -170,43 +184,41 @@ impl Task {
         if unconfigured && self.state.configured(passed).await? > 0 {
             self.following.nudge();
         }
-        Ok(())
+        Ok(completed)
     }
 
     async fn keep_fresh(&self) -> Result<(), StateError> {
-        let fresh: Vec<(NodeName, Revision)> = {
-            let mut fresh = self.acknowledged.shared.fresh.lock().expect("no holder of this lock can panic");
-            std::mem::take(&mut *fresh).into_iter().collect()
-        };
+        let fresh = self.acknowledged.take_fresh();
         if fresh.is_empty() {
             return Ok(());
         }
-        let result = self.state.acknowledge(&fresh).await;
-        if result.is_err() {
+        let now_ms = millis(self.clock.now());
+        let result = self.state.acknowledge(&fresh, now_ms).await;
+        match result {
+            Ok(()) => self.acknowledged.keep(fresh, now_ms),
             // It is said again at the next turn.
-            for (node, revision) in &fresh {
-                self.acknowledged.take(node, *revision);
-            }
-            return result;
+            Err(_) => fresh.iter().for_each(|(node, revision)| self.acknowledged.take(node, *revision)),
         }
-        let mut kept = self.acknowledged.shared.kept.lock().expect("no holder of this lock can panic");
-        for (node, revision) in fresh {
-            let entry = kept.entry(node).or_default();
-            *entry = (*entry).max(revision);
-        }
-        Ok(())
+        result
     }
 
-    fn members(&self, known: &Known) -> Vec<MemberView> {
-        let kept = self.acknowledged.shared.kept.lock().expect("no holder of this lock can panic");
-        let members = known.knowledge.topology.members.values();
-        members
-            .map(|member| MemberView {
-                acked: kept.get(&member.name).copied().unwrap_or_default(),
-                isolation: member.isolation,
-            })
-            .collect()
+    /// Adds what nodes swept to the steps that are written; what has not passed yet waits.
+    async fn keep_swept(&self) -> Result<bool, StateError> {
+        let swept = self.acknowledged.take_swept(self.passed);
+        if !swept.is_empty()
+            && let Err(error) = self.state.add_swept(&swept).await
+        {
+            self.acknowledged.swept_again(swept);
+            return Err(error);
+        }
+        Ok(false)
     }
+}
+
+/// How long the next step waits after one that completed something.
+fn pace(members: usize) -> Duration {
+    let members = u32::try_from(members).unwrap_or(u32::MAX);
+    STEP_PAUSE_A_MEMBER.saturating_mul(members).clamp(STEP_PAUSE, STEP_PAUSE_MAX)
 }
 
 /// Keeps the list bounded. Dropping a sight only makes what it stood for count from a later one, which is safe; the newest

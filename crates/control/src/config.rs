@@ -22,6 +22,11 @@ pub struct ControlConfig {
     pub secret_key_file: Option<PathBuf>,
     /// How long nodes may trust their stores after a contact, in seconds; what the log says when absent.
     pub lease_secs: Option<u64>,
+    /// What is added to the lease before a refresh is complete without a node, in seconds: it covers what clocks drift apart over one
+    /// lease, and the longest pause between judging a header and sending it. A node looks at headers it could not send every
+    /// quarter of a second, so a whole second is the least that leaves room for a busy machine.
+    #[serde(default = "default_margin_secs")]
+    pub margin_secs: u64,
     /// How long a prefetch may take before what is not done has failed, in seconds.
     #[serde(default = "default_prefetch_deadline_secs")]
     pub prefetch_deadline_secs: u64,
@@ -35,12 +40,20 @@ fn default_link_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9681))
 }
 
+fn default_margin_secs() -> u64 {
+    1
+}
+
 fn default_prefetch_deadline_secs() -> u64 {
     1800
 }
 
 /// Leases that make sense: shorter ones are lost to a pause of the machine, longer ones let a refresh wait for hours.
 const LEASE_SECS: std::ops::RangeInclusive<u64> = 2..=3600;
+
+/// Margins that make sense: shorter ones do not cover how seldom a node looks at headers that wait, with longer ones a refresh
+/// waits for no reason.
+const MARGIN_SECS: std::ops::RangeInclusive<u64> = 1..=600;
 
 /// Deadlines that make sense, in seconds: up to a week.
 const PREFETCH_DEADLINE_SECS: std::ops::RangeInclusive<u64> = 1..=7 * 86_400;
@@ -78,6 +91,7 @@ impl ControlConfig {
         if let Some(lease) = config.lease_secs {
             within("lease_secs", lease, LEASE_SECS)?;
         }
+        within("margin_secs", config.margin_secs, MARGIN_SECS)?;
         within("prefetch_deadline_secs", config.prefetch_deadline_secs, PREFETCH_DEADLINE_SECS)?;
         config.secret_key_path()?;
         Ok(config)
@@ -91,6 +105,7 @@ impl ControlConfig {
             state: StateUrl(format!("sqlite:{}", path.display())),
             secret_key_file: None,
             lease_secs: None,
+            margin_secs: default_margin_secs(),
             prefetch_deadline_secs: default_prefetch_deadline_secs(),
         }
     }
@@ -98,6 +113,11 @@ impl ControlConfig {
     /// Where the sealing key lies.
     pub fn secret_key_path(&self) -> Result<PathBuf, ConfigError> {
         self.state.secret_key_path(self.secret_key_file.as_deref())
+    }
+
+    /// What is added to the lease.
+    pub fn margin(&self) -> Duration {
+        Duration::from_secs(self.margin_secs)
     }
 
     /// How long a prefetch may take.
@@ -176,6 +196,9 @@ mod tests {
             ("state = \"sqlite:/x\"\nlisten_on = \"1\"\n", Some("listen_on")),
             ("listen = \"127.0.0.1:1\"\n", Some("state")),
             ("state = \"sqlite:/x\"\nlease_secs = 0\n", Some("lease_secs")),
+            ("state = \"sqlite:/x\"\nlease_secs = 3601\n", Some("lease_secs")),
+            ("state = \"sqlite:/x\"\nmargin_secs = 0\n", Some("margin_secs")),
+            ("state = \"sqlite:/x\"\nmargin_secs = 2\n", None),
             ("state = \"sqlite:/x\"\nprefetch_deadline_secs = 0\n", Some("prefetch_deadline_secs")),
             ("state = \"sqlite:/x\"\nlisten = \"here\"\n", Some("listen")),
         ];

@@ -36,6 +36,7 @@ mod link;
 mod metrics;
 mod operator;
 pub mod policy;
+pub mod receipt;
 mod scheduler;
 mod seal;
 pub mod state;
@@ -123,16 +124,12 @@ impl Control {
             tasks: Vec::new(),
             state: state.clone(),
         };
-        let parts = Parts::start(
-            state,
-            seal,
-            identity,
-            clock,
-            config.lease_secs,
-            config.prefetch_deadline(),
-            &control.stopping,
-        )
-        .await?;
+        let times = Times {
+            lease_secs: config.lease_secs,
+            margin: config.margin(),
+            prefetch_deadline: config.prefetch_deadline(),
+        };
+        let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
         let api_incoming = TcpListenerStream::new(api_listener).map(|accepted| {
             let stream = accepted?;
             let _ = stream.set_nodelay(true);
@@ -149,8 +146,7 @@ impl Control {
         state: State,
         seal: Seal,
         clock: Arc<dyn Clock>,
-        lease_secs: Option<u64>,
-        prefetch_deadline: Duration,
+        times: Times,
         api: mpsc::Receiver<S>,
         link: mpsc::Receiver<S>,
     ) -> Result<Control, StartError> {
@@ -158,8 +154,7 @@ impl Control {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let stopping = CancellationToken::new();
         let mut control = Control { api: nowhere, link: nowhere, stopping, tasks: Vec::new(), state: state.clone() };
-        let parts =
-            Parts::start(state, seal, identity, clock, lease_secs, prefetch_deadline, &control.stopping).await?;
+        let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
         let link = ReceiverStream::new(link).map(|stream| Ok(Unnamed(stream)));
         control.tasks = parts.serve(ReceiverStream::new(api).map(Ok), Server::builder(), link);
         Ok(control)
@@ -188,6 +183,17 @@ impl Control {
     }
 }
 
+/// What a control plane goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How long nodes may trust their stores after a contact, in seconds; what the log says when absent.
+    pub lease_secs: Option<u64>,
+    /// What is waited for beyond a lease (`margin_secs`).
+    pub margin: Duration,
+    /// How long a prefetch may take.
+    pub prefetch_deadline: Duration,
+}
+
 /// A control plane but for where its connections come from.
 struct Parts {
     state: State,
@@ -203,24 +209,25 @@ impl Parts {
         seal: Seal,
         identity: state::Identity,
         clock: Arc<dyn Clock>,
-        lease_secs: Option<u64>,
-        prefetch_deadline: Duration,
+        times: Times,
         stopping: &CancellationToken,
     ) -> Result<Parts, StartError> {
-        settle_lease(&state, lease_secs).await?;
+        settle_lease(&state, times.lease_secs).await?;
         let stopping = stopping.clone();
         let following = known::Following::start(state.clone(), clock.clone(), stopping.clone()).await?;
         let (accepting, open) = Accepting::start(state.clone()).await?;
-        let acknowledged = completion::start(state.clone(), following.clone(), clock.clone(), stopping.clone()).await?;
+        let acknowledged =
+            completion::start(state.clone(), following.clone(), clock.clone(), times.margin, stopping.clone()).await?;
         let scheduler = scheduler::Scheduler::start(
             state.clone(),
             &accepting,
             open,
             following.clone(),
             clock.clone(),
-            prefetch_deadline,
+            times.prefetch_deadline,
             stopping.clone(),
         );
+        let (signer, log) = (identity.signer.clone(), identity.log.clone());
         let link = link::Link::new(
             state.clone(),
             identity,
@@ -230,7 +237,8 @@ impl Parts {
             clock.clone(),
             stopping.clone(),
         );
-        let app = app::App { state: state.clone(), accepting, following, acknowledged, clock: clock.clone() };
+        let app =
+            app::App { state: state.clone(), accepting, following, acknowledged, clock: clock.clone(), signer, log };
         let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link.clone());
         Ok(Parts { state, clock, door, link, stopping })
     }
@@ -335,6 +343,10 @@ async fn forget(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken
             state
                 .forget(before_ms, app::quota_day(before_ms), now_ms.saturating_sub(NONCES_KEPT.as_millis() as u64))
                 .await?;
+            let beyond = state.forget_completions(before_ms, state::completions::BYTES_MAX).await?;
+            if beyond > 0 {
+                tracing::warn!(steps = beyond, "too much is kept for receipts: those of the oldest refreshes are gone");
+            }
             state.compact(INVALIDATIONS_KEPT).await
         };
         if let Err(error) = done.await {

@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::link::{
-    Entries, FromControl, FromNode, Head, Jobs, MESSAGE_BYTES_MAX, Refused, Snapshot, Welcome, from_control, from_node,
+    Entries, FromControl, FromNode, Head, Jobs, MESSAGE_BYTES_MAX, Refused, SWEPT_ENTRIES_MAX, Snapshot, Welcome,
+    from_control, from_node,
 };
 use model::mistake::{Mistake, made};
 use model::{Clock, Isolation, Member, NodeName, PopName, Revision, Tier};
@@ -102,6 +103,11 @@ impl Link {
                 stopping,
             }),
         }
+    }
+
+    /// What members have said.
+    pub(crate) fn acknowledged(&self) -> &Acknowledged {
+        &self.shared.acknowledged
     }
 
     /// How many nodes are connected now.
@@ -204,6 +210,7 @@ impl Shared {
         let member = member(&hello)?;
         let program: String = hello.program.chars().take(100).collect();
         let (welcome, start) = self.welcome(&hello, &member, &program).await?;
+        self.acknowledged.heard(&member.name, millis(self.clock.now()));
         let (joined, joins) = (Revision(welcome.head), welcome.joins);
         send(out, from_control::Is::Welcome(welcome)).await?;
 
@@ -304,6 +311,7 @@ impl Shared {
                     return Err(End::Refused { reason: "Hello twice on one connection".into(), again: true });
                 }
                 from_node::Is::Heartbeat(heartbeat) => {
+                    self.acknowledged.heard(node, millis(self.clock.now()));
                     let head = match made(Mistake::OldHead) {
                         true => self.following.now().head,
                         false => self.state.head().await?,
@@ -322,6 +330,16 @@ impl Shared {
                         });
                     }
                     self.acknowledged.take(node, applied);
+                }
+                from_node::Is::Swept(swept) => {
+                    let head = self.following.now().head.0;
+                    if swept.entries.len() > SWEPT_ENTRIES_MAX {
+                        let reason = format!("more than {SWEPT_ENTRIES_MAX} entries in one message of what was swept");
+                        return Err(End::Refused { reason, again: true });
+                    }
+                    let entries = swept.entries.iter().filter(|entry| entry.revision <= head);
+                    let entries = entries.map(|entry| (Revision(entry.revision), (entry.objects, entry.bytes)));
+                    self.acknowledged.swept(node, Revision(swept.upto.min(head)), entries);
                 }
                 from_node::Is::Reports(reports) => {
                     let reports: Result<Vec<model::Report>, _> =

@@ -33,7 +33,8 @@ pub(crate) fn render(
     let connected = link.connected();
     let accepted = accepting.counters();
     let jobs = scheduler.counters();
-    let rows: [(&str, &str, u64); 20] = [
+    let (swept_waiting, swept_max) = link.acknowledged().swept_waiting();
+    let rows: [(&str, &str, u64); 22] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         (
             "warmfront_api_requests_refused_total",
@@ -58,6 +59,8 @@ pub(crate) fn render(
         ("warmfront_prefetch_jobs_retried_total", "Jobs given out again.", load(&jobs.retried)),
         ("warmfront_log_head", "Head of the log.", known.head.0),
         ("warmfront_nodes_connected", "Nodes connected.", connected as u64),
+        ("warmfront_swept_amounts_waiting", "Amounts swept that wait to be written down.", swept_waiting as u64),
+        ("warmfront_swept_amounts_waiting_max", "Most that may wait; the oldest are left out.", swept_max as u64),
     ];
     let mut text = String::new();
     for (name, help, value) in rows {

@@ -8,6 +8,7 @@ use control::StateUrl;
 use control::state::State;
 use control::state::accounts::{Account, AccountError, AccountStatus};
 use control::state::chunks::{Filter, Kind, Params, Progress};
+use control::state::completions::{Amounts, Completion, CompletionMember};
 use control::state::log::{DomainDetail, DomainError};
 use control::state::memory::{Faults, Memory};
 use control::state::nodes::{AdmitError, Proof};
@@ -124,6 +125,25 @@ fn refresh(nonce: &str, kind: Kind, paths: &[&str]) -> Submission {
     submission
 }
 
+/// A step that completes `first` to `last`, with these members: name, acknowledged, when.
+fn step(first: Revision, last: Revision, completed_ms: u64, members: &[(&str, u64, u64)]) -> Completion {
+    let member = |(name, acked, acked_ms): &(&str, u64, u64)| CompletionMember {
+        node: NodeName::parse(name).unwrap(),
+        isolation: if name.starts_with("serving") { Isolation::Serve } else { Isolation::Revalidate },
+        acked: Revision(*acked),
+        acked_ms: *acked_ms,
+    };
+    Completion {
+        range: (first, last),
+        completed_ms,
+        known_for_ms: 11_000,
+        lease_ms: 10_000,
+        margin_ms: 1_000,
+        members: members.iter().map(member).collect(),
+        swept: Amounts::default(),
+    }
+}
+
 fn all() -> Filter {
     Filter { to_ms: u64::MAX >> 1, ..Filter::default() }
 }
@@ -159,6 +179,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     nodes_are_let_in_by_proof_alone(&state).await;
     what_is_past_its_time_is_forgotten(&state).await;
     refreshes_of_a_domain_are_bounded(&state).await;
+    what_completed_a_refresh_is_kept_with_it(&state).await;
     what_is_not_committed_never_was(&state).await;
     let head = state.head().await.unwrap();
     let domains = state.domains().await.unwrap();
@@ -223,7 +244,7 @@ async fn submissions_are_whole_or_not_at_all(state: &State) {
     let entries = state.entries_after(head, 10).await.unwrap();
     assert_eq!(entries.len(), 3, "one entry a chunk");
     assert_eq!(state.open_refreshes(10).await.unwrap(), entries.iter().map(|entry| entry.revision).collect::<Vec<_>>());
-    assert_eq!(state.complete_refreshes(entries[0].revision, entries[1].revision, 5).await.unwrap(), 2);
+    assert_eq!(state.complete_refreshes(&step(entries[0].revision, entries[1].revision, 5, &[])).await.unwrap(), 2);
     assert_eq!(state.open_refreshes(10).await.unwrap(), [entries[2].revision]);
     let by_task = Filter { tasks, ..all() };
     assert_eq!(state.outlines("me", &by_task, None, 10).await.unwrap().len(), 1);
@@ -308,11 +329,26 @@ async fn queries_are_filtered_ordered_and_limited(state: &State) {
     assert!(refreshes.is_sorted_by(|a, b| a < b));
     assert_eq!(state.open_refreshes(2).await.unwrap(), refreshes[..2]);
     let (first, last) = (chunks[1].revision, chunks[0].revision);
-    assert_eq!(state.complete_refreshes(last, first, 5).await.unwrap(), 0, "a span that ends before it begins");
-    assert_eq!(state.complete_refreshes(first, last, 0).await.unwrap(), 2, "both ends are in it, prefetches are not");
-    assert_eq!(state.complete_refreshes(first, last, 5).await.unwrap(), 0, "what is complete stays as it is");
+    assert_eq!(
+        state.complete_refreshes(&step(last, first, 5, &[])).await.unwrap(),
+        0,
+        "a span that ends before it begins"
+    );
+    assert_eq!(
+        state.complete_refreshes(&step(first, last, 0, &[])).await.unwrap(),
+        2,
+        "both ends are in it, prefetches are not"
+    );
+    assert_eq!(
+        state.complete_refreshes(&step(first, last, 5, &[])).await.unwrap(),
+        0,
+        "what is complete stays as it is"
+    );
     assert!(state.chunks(&[ids[0]]).await.unwrap()[0].finished_ms > 0, "whatever the clock says");
-    assert_eq!(state.complete_refreshes(Revision::ZERO, first, 5).await.unwrap() as usize, refreshes.len() - 2);
+    assert_eq!(
+        state.complete_refreshes(&step(Revision::ZERO, first, 5, &[])).await.unwrap() as usize,
+        refreshes.len() - 2
+    );
 }
 
 async fn log_is_read_in_order_and_compacted(state: &State) {
@@ -395,7 +431,7 @@ async fn what_is_not_committed_never_was(state: &State) {
     };
     let second = Proof::Token { id: "once", secret: "second" };
     assert!(matches!(state.admit(second, &member, &known, "1", 5).await, Err(AdmitError::NotInvited)));
-    state.acknowledge(&[(member.name.clone(), Revision(1))]).await.unwrap();
+    state.acknowledge(&[(member.name.clone(), Revision(1))], 60).await.unwrap();
     assert_eq!((state.head().await.unwrap(), state.nodes().await.unwrap()), (head, nodes));
 
     // Callers that go away while they write take nothing with them: neither a part of what they wrote, nor the turn.
@@ -495,9 +531,10 @@ async fn nodes_are_let_in_by_proof_alone(state: &State) {
     let credential = state.admit(token("secret"), &member, &stale, "1", 50).await.unwrap().credential.unwrap();
     let (_, known) = state.knowledge().await.unwrap();
     assert!(known.topology.members.contains_key(&member.name), "who is invited is a member, whatever was known before");
-    state.acknowledge(&[(member.name.clone(), Revision(3))]).await.unwrap();
-    state.acknowledge(&[(member.name.clone(), Revision(2))]).await.unwrap();
-    assert_eq!(state.nodes().await.unwrap()[0].acked, Revision(3), "an acknowledgement never falls");
+    state.acknowledge(&[(member.name.clone(), Revision(3))], 70).await.unwrap();
+    state.acknowledge(&[(member.name.clone(), Revision(2))], 80).await.unwrap();
+    let kept = &state.nodes().await.unwrap()[0];
+    assert_eq!((kept.acked, kept.acked_ms), (Revision(3), 70), "an acknowledgement never falls");
     // A node that is invited again comes without a store: what open prefetches had resident there is not.
     let open = state.open_prefetches("me", 0, 2).await.unwrap();
     let holding = |name: &str| Progress {
@@ -589,10 +626,61 @@ async fn refreshes_of_a_domain_are_bounded(state: &State) {
     let refused = again.submit(of("one more", "full.com", 1)).await;
     assert_eq!(refused, Err(Refused::RefreshesFull), "a process that restarted counts what is there");
 
-    state.complete_refreshes(Revision(head.0 + 1), Revision(head.0 + 4), 5).await.unwrap();
+    state.complete_refreshes(&step(Revision(head.0 + 1), Revision(head.0 + 4), 5, &[])).await.unwrap();
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
     while accepting.submit(of("one more", "full.com", 2_000)).await.is_err() {
         assert!(tokio::time::Instant::now() < deadline, "what is complete makes room");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+}
+
+async fn what_completed_a_refresh_is_kept_with_it(state: &State) {
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    let head = state.head().await.unwrap().0;
+    let directories: Vec<String> = (0..8).map(|n| format!("/completed/{n}/")).collect();
+    let directories: Vec<&str> = directories.iter().map(String::as_str).collect();
+    let mut submission = refresh("completed", Kind::RefreshDirectory, &directories);
+    submission.groups[0].domain = name("completed.com");
+    accepting.submit(submission).await.unwrap();
+    let at = |n: u64| Revision(head + n);
+    let of = |revision| async move { state.completion_of(revision).await.unwrap() };
+    let members: [(&str, u64, u64); 3] = [("n1", head + 9, 1_999_990), ("n2", 0, 0), ("serving", head + 4, 2_000_010)];
+
+    let nothing = step(at(100), at(200), 2_000_000, &members);
+    assert_eq!(state.complete_refreshes(&nothing).await.unwrap(), 0);
+    assert_eq!(of(at(150)).await, None, "a step that completes nothing leaves nothing");
+    let (first, second) = (step(at(1), at(3), 2_000_000, &members), step(at(6), at(8), 3_000_000, &members[..2]));
+    assert_eq!(state.complete_refreshes(&first).await.unwrap(), 3);
+    assert_eq!(state.complete_refreshes(&second).await.unwrap(), 3);
+    for (revision, expected) in [(1, Some(&first)), (3, Some(&first)), (4, None), (6, Some(&second)), (9, None)] {
+        assert_eq!(of(at(revision)).await.as_ref(), expected, "revision {revision}");
+    }
+
+    let node = |name: &str| NodeName::parse(name).unwrap();
+    let swept = |revision: u64, name: &str, amount: (u64, u64)| (at(revision), [(node(name), amount)].into());
+    let told = [swept(1, "n1", (1, 10)), swept(3, "n2", (2, 20)), swept(4, "n1", (9, 90)), swept(7, "gone", (9, 90))];
+    state.add_swept(&told.into()).await.unwrap();
+    state.add_swept(&[swept(1, "n1", (4, 40))].into()).await.unwrap();
+    let each = [((at(1), 0), (5, 50)), ((at(3), 1), (2, 20))];
+    assert_eq!(of(at(2)).await.unwrap().swept, Amounts::Each(each.into()));
+    assert_eq!(of(at(7)).await.unwrap().swept, Amounts::default(), "who was no member is left out");
+
+    // So many amounts that they are told together.
+    let wide = step(Revision(head + 5_000), Revision(head + 9_000), 3_000_000, &members);
+    let mut many = refresh("many", Kind::RefreshDirectory, &["/wide/"]);
+    many.groups[0].domain = name("completed.com");
+    let before = state.head().await.unwrap();
+    state.append(&vec![Entry::Settings(model::Settings::default()); (head + 5_000 - before.0) as usize]).await.unwrap();
+    accepting.submit(many).await.unwrap();
+    assert_eq!(state.complete_refreshes(&wide).await.unwrap(), 1);
+    let amounts = |from: u64, to: u64| (from..to).map(|n| swept(5_000 + n, "n2", (1, 2))).collect();
+    state.add_swept(&amounts(0, 1_024)).await.unwrap();
+    assert!(matches!(of(at(5_001)).await.unwrap().swept, Amounts::Each(each) if each.len() == 1_024));
+    state.add_swept(&amounts(1_000, 1_030)).await.unwrap();
+    assert_eq!(of(at(5_001)).await.unwrap().swept, Amounts::Together([(1, (1_054, 2_108))].into()));
+
+    assert_eq!(state.forget_completions(2_500_000, u64::MAX >> 1).await.unwrap(), 0);
+    assert_eq!((of(at(1)).await, of(at(6)).await.as_ref()), (None, Some(&second)), "as old as the tasks");
+    assert!(state.forget_completions(0, 1).await.unwrap() > 0, "too much is kept");
+    assert_eq!(of(at(6)).await, None);
 }

@@ -33,4 +33,4 @@ pub use decide::{Allowed, Bypass, Decision, decide, invalidates};
 pub use freshness::{Freshness, LIFETIME_MAX};
 pub use headers::{WrongBody, end_to_end, freshen, not_modified, upstream, validators};
 pub use storable::{NotStorable, storable};
-pub use vary::{VaryStar, accept_encoding, vary_fields, vary_key};
+pub use vary::{VaryStar, accept_encoding, accept_encodings, vary_fields, vary_key};

@@ -96,8 +96,40 @@ pub fn accept_encoding(request: &HeaderMap) -> String {
     text
 }
 
+/// Every value [`accept_encoding`] has: what a request may say that tells variants apart by `Accept-Encoding` alone.
+pub fn accept_encodings() -> impl Iterator<Item = String> {
+    (0_u32..2 << CODINGS.len()).map(|set| {
+        let refused = set & 1 == 1;
+        let some = CODINGS.iter().enumerate().filter(|(at, _)| set & (2 << at) != 0).map(|(_, coding)| *coding);
+        some.chain(refused.then_some("identity;q=0")).collect::<Vec<_>>().join(", ")
+    })
+}
+
 /// Whether a parameter is a weight of zero (RFC 9110 §12.4.2).
 fn is_zero_weight(parameter: &str) -> bool {
     let Some((name, value)) = parameter.split_once('=') else { return false };
     name.trim().eq_ignore_ascii_case("q") && value.trim().parse::<f32>().is_ok_and(|weight| weight <= 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_accept_encoding_is_among_the_values_it_can_have() {
+        let all: std::collections::BTreeSet<String> = accept_encodings().collect();
+        assert_eq!(all.len(), 32);
+        for text in
+            ["", "gzip", "gzip, br;q=0.5", "*", "*;q=0", "identity;q=0, x-gzip", "zstd,*;q=0", "compress", "*, br;q=0"]
+        {
+            let mut request = HeaderMap::new();
+            request.insert(ACCEPT_ENCODING, text.parse().unwrap());
+            assert!(all.contains(&accept_encoding(&request)), "{text}");
+        }
+        for text in all {
+            let mut request = HeaderMap::new();
+            request.insert(ACCEPT_ENCODING, text.parse().unwrap());
+            assert_eq!(accept_encoding(&request), text, "each is its own form");
+        }
+    }
 }

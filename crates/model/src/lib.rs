@@ -23,6 +23,7 @@ pub mod link;
 pub mod log;
 pub mod mistake;
 pub mod prefetch;
+pub mod receipt;
 pub mod revision;
 pub mod topology;
 

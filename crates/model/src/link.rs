@@ -18,6 +18,9 @@ mod wire {
 /// Largest message either side sends, in bytes; batches of entries and jobs are cut to fit.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
+/// Entries in one message of what was swept.
+pub const SWEPT_ENTRIES_MAX: usize = 4096;
+
 /// Why a message does not make sense.
 #[derive(Debug, thiserror::Error)]
 #[error("message of the link has a field that does not make sense: {field}")]

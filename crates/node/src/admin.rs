@@ -21,6 +21,7 @@ use crate::knowing::Membership;
 use crate::metrics::Page;
 use crate::pipeline::Pipeline;
 use crate::prefetch::Prefetch;
+use crate::sweep::Sweeper;
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -32,6 +33,7 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Admin {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) prefetch: Arc<Prefetch>,
+    pub(crate) sweeper: Arc<Sweeper>,
     pub(crate) connected: Arc<AtomicBool>,
 }
 
@@ -146,7 +148,14 @@ impl Admin {
         page.gauge("ready", "1 while the node is a member within its lease", u8::from(knowing.is_ready()));
         page.gauge("applied_revision", "The log is applied up to here", knowing.applied());
         page.gauge("floor_revision", "Entries up to here may be forgotten", knowing.index().floor());
+        let kinds = knowing.index().kinds();
         page.gauge("index_scopes", "Scopes in the index of invalidations", knowing.index().len());
+        page.gauges("index_scopes_live", "The same, by kind", &kinds.map(|(kind, live)| (kind, live as u64)));
+        page.gauge(
+            "index_oldest_revision",
+            "Nothing older than this can be in the index: the floor and one",
+            knowing.index().floor().next(),
+        );
         page.gauge("index_scopes_max", "Bound from which the oldest are retired", crate::link::RETIRE_ABOVE);
         if let Some(contact) = knowing.contact() {
             let age = fence::ceil_millis(knowing.clock().moment().since(contact));
@@ -163,6 +172,15 @@ impl Admin {
         page.gauge("jobs_max", "Bound of the three together", model::prefetch::JOBS_PER_NODE_MAX);
         page.counter("jobs_done_total", "Prefetch jobs done", metrics.jobs_done.get());
         page.counter("jobs_failed_total", "Prefetch jobs failed", metrics.jobs_failed.get());
+
+        let sweeper = &self.sweeper;
+        page.gauge("swept_revision", "The store was swept of what entries up to here delete", sweeper.upto());
+        page.gauge("sweeps_running", "Sweeps under way", u8::from(sweeper.is_running()));
+        page.gauge("sweep_files_waiting", "Files that wait to be swept", sweeper.waiting());
+        page.gauge("sweep_files_waiting_max", "Bound from which a pass does for all of them", crate::sweep::FILES_MAX);
+        page.counter("sweep_passes_total", "Passes over the whole store", sweeper.passes.get());
+        page.counter("swept_objects_total", "Objects that sweeps took from the store", sweeper.objects.get());
+        page.counter("swept_bytes_total", "Bytes of their bodies", sweeper.bytes.get());
 
         page.gauge("store_objects", "Objects stored", store.objects);
         page.gauge("store_disk_bytes", "Bytes the segments take", store.disk_bytes);

@@ -17,8 +17,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use httpcache::Freshness;
 use model::{Revision, UrlKey};
 use sha2::{Digest, Sha256};
-use store::{Sweep, Swept};
+use store::{Sweep, Swept, SweptObject};
 
+use crate::index::Need;
 use crate::knowing::{Knowing, Known, LogTag};
 
 /// Version of the format.
@@ -200,20 +201,27 @@ pub(crate) async fn sweep(
     upto: Revision,
 ) -> Result<Swept, store::WriteError> {
     store
-        .sweep(|full_key, stamp, head| {
-            let Some((_, stored)) = decode(head).filter(|(log, _)| *log == known.tag) else { return Sweep::Drop };
-            let Some(url) = url_of(full_key) else { return Sweep::Drop };
-            let Some(domain) = known.knowledge.domain_for(url.host()) else { return Sweep::Drop };
-            match stored {
-                Stored::Marker(_) => Sweep::Keep,
+        .sweep(
+            |object| match measure(knowing, known, object) {
+                None => Sweep::Drop,
+                Some((Stored::Marker(_), _)) => Sweep::Keep,
                 // Guard (a) alone: whether the lease runs has no part in it.
-                Stored::Object(_) if Revision(stamp) >= knowing.index().need(&domain.name, &url).revision => {
-                    Sweep::Restamp(upto.0)
-                }
-                Stored::Object(_) => Sweep::Drop,
-            }
-        })
+                Some((Stored::Object(_), need)) if Revision(object.stamp) >= need.revision => Sweep::Restamp(upto.0),
+                Some((Stored::Object(_), _)) => Sweep::Drop,
+            },
+            |_| {},
+        )
         .await
+}
+
+/// What lies under a key of the store, and what it must reflect; `None` for what nobody can be sent any more: heads that cannot
+/// be read, bodies of another log, of a domain that is not served.
+pub(crate) fn measure(knowing: &Knowing, known: &Known, object: &SweptObject<'_>) -> Option<(Stored, Need)> {
+    let (_, stored) = decode(object.head).filter(|(log, _)| *log == known.tag)?;
+    let url = url_of(object.full_key)?;
+    let domain = known.knowledge.domain_for(url.host())?;
+    let need = knowing.index().need(&domain.name, &url);
+    Some((stored, need))
 }
 
 #[cfg(test)]

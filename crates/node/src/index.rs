@@ -26,7 +26,7 @@ pub(crate) struct Need {
     /// A body must reflect this: the larger of the floor and the newest entry that covers the key.
     pub(crate) revision: Revision,
     /// The newest covering entry that says *delete*.
-    deleted: Revision,
+    pub(crate) deleted: Revision,
 }
 
 impl Need {
@@ -194,6 +194,16 @@ impl Index {
             kind.forget(Revision(u64::MAX));
         }
         self.floor.store(if made(Mistake::JoinsWithoutFloor) { 0 } else { floor.0 }, Ordering::SeqCst);
+    }
+
+    /// Scopes held now, by kind, each with the label that metrics give it.
+    pub(crate) fn kinds(&self) -> [(&'static str, usize); 3] {
+        let live = |kind: &Kind| kind.count.load(Ordering::SeqCst);
+        [
+            ("kind=\"file\"", live(&self.files)),
+            ("kind=\"directory\"", live(&self.directories)),
+            ("kind=\"domain\"", live(&self.domains)),
+        ]
     }
 
     /// Scopes held now.

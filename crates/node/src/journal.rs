@@ -21,7 +21,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 /// Version of the file's layout.
 const FORMAT: u64 = 1;
 
-/// Numbers, by name: `format`, `applied`, `floor`.
+/// Numbers, by name: `format`, `applied`, `floor`, `swept`.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 /// Texts and bytes, by name: `log`, `credential`, `peer_credential`, `token`, `ca`, `snapshot`.
 const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
@@ -71,7 +71,7 @@ macro_rules! from_redb {
     };
 }
 
-from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);
+from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
 
 /// Who the node is to the control plane, kept from its first join on.
 #[derive(Clone, PartialEq, Eq)]
@@ -103,6 +103,8 @@ pub(crate) struct Remembered {
     pub(crate) applied: Revision,
     /// Entries up to here may be missing in `entries`.
     pub(crate) floor: Revision,
+    /// What entries up to here say to delete was swept from the store.
+    pub(crate) swept: Revision,
     /// What everything up to `applied` adds up to.
     pub(crate) knowledge: Knowledge,
     /// Entries above the floor, oldest first.
@@ -194,6 +196,8 @@ impl Journal {
             Ok(Revision(numbers.get(name)?.ok_or(JournalError::Damaged(name))?.value()))
         };
         let (applied, floor) = (number("applied")?, number("floor")?);
+        // Retiring swept what lies below the floor. Absent where an earlier version wrote, which never swept what is above it.
+        let swept = numbers.get("swept")?.map_or(floor, |swept| Revision(swept.value()).max(floor));
         let snapshot = values.get("snapshot")?.ok_or(JournalError::Damaged("snapshot"))?;
         let snapshot: Snapshot = model::log::decode(snapshot.value())?;
         let mut knowledge = snapshot.knowledge;
@@ -217,7 +221,7 @@ impl Journal {
         if expected != applied {
             return Err(JournalError::Damaged("applied"));
         }
-        Ok(Some(Remembered { identity, applied, floor, knowledge, entries }))
+        Ok(Some(Remembered { identity, applied, floor, swept, knowledge, entries }))
     }
 
     /// Keeps who the node is, when it has heard a new secret.
@@ -257,6 +261,21 @@ impl Journal {
             let mut numbers = transaction.open_table(NUMBERS)?;
             numbers.insert("applied", snapshot.revision.0)?;
             numbers.insert("floor", snapshot.revision.0)?;
+            numbers.insert("swept", snapshot.revision.0)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Keeps up to where the store was swept, unless it was further. Not synced by itself: what a crash takes with it is merely
+    /// swept again.
+    pub(crate) fn swept(&self, upto: Revision) -> Result<(), JournalError> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(redb::Durability::None)?;
+        {
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            let kept = numbers.get("swept")?.map_or(0, |kept| kept.value());
+            numbers.insert("swept", kept.max(upto.0))?;
         }
         transaction.commit()?;
         Ok(())
@@ -332,6 +351,20 @@ mod tests {
     }
 
     #[test]
+    fn position_of_the_sweep_never_falls_and_begins_anew_with_a_snapshot() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = joined(directory.path());
+        let swept = |journal: &Journal| journal.load().unwrap().unwrap().swept;
+        assert_eq!(swept(&journal), Revision(7));
+        journal.swept(Revision(9)).unwrap();
+        journal.swept(Revision(8)).unwrap();
+        assert_eq!(swept(&journal), Revision(9));
+        let snapshot = Snapshot { log: LogId("other".into()), revision: Revision(3), knowledge: Knowledge::default() };
+        journal.restart(Some(&identity()), &snapshot).unwrap();
+        assert_eq!(swept(&journal), Revision(3));
+    }
+
+    #[test]
     fn retiring_keeps_what_came_after() {
         let directory = tempfile::tempdir().unwrap();
         let journal = joined(directory.path());
@@ -350,6 +383,7 @@ mod tests {
             (Revision(12), Revision(10), &knowledge)
         );
         assert_eq!(remembered.entries, [(Revision(11), refresh("/11")), (Revision(12), refresh("/12"))]);
+        assert_eq!(remembered.swept, Revision(10), "retiring swept what it retired");
     }
 
     #[test]

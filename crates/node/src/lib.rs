@@ -2,7 +2,7 @@
 //!
 //! `pipeline` is the place to start: `handle` takes a request from key to answer, and its one `match` on the decision shows
 //! everything that can happen. `link` follows the control plane; `knowing` is what it was told, `index` what it must forget,
-//! `journal` what of that survives a restart.
+//! `journal` what of that survives a restart, `sweep` takes from the store what entries say to delete.
 //!
 //! # What always holds
 //!
@@ -47,6 +47,7 @@ mod peer;
 mod pipeline;
 mod prefetch;
 mod respond;
+mod sweep;
 mod upstream;
 mod vouched;
 
@@ -59,6 +60,7 @@ use metrics::Metrics;
 use network::Internet;
 use pipeline::Pipeline;
 use prefetch::Prefetch;
+use sweep::Sweeper;
 use upstream::Upstream;
 
 #[cfg(test)]
@@ -254,6 +256,10 @@ impl Parts {
         };
         let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
         let kept = remembered.as_ref().map_or(0, |remembered| remembered.entries.len());
+        let sweeper = Arc::new(match &remembered {
+            None => Sweeper::default(),
+            Some(kept) => Sweeper::new(kept.swept, kept.entries.iter().map(|(revision, entry)| (*revision, entry))),
+        });
         let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
         let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone());
         let link = Link {
@@ -265,6 +271,7 @@ impl Parts {
             token,
             store: store.clone(),
             prefetch: prefetch.clone(),
+            sweeper,
             connected: Arc::new(AtomicBool::new(false)),
             kept,
             retire_above,
@@ -274,14 +281,20 @@ impl Parts {
     }
 
     fn admin(&self) -> Arc<admin::Admin> {
-        let connected = self.link.connected.clone();
-        Arc::new(admin::Admin { pipeline: self.pipeline.clone(), prefetch: self.prefetch.clone(), connected })
+        Arc::new(admin::Admin {
+            pipeline: self.pipeline.clone(),
+            prefetch: self.prefetch.clone(),
+            sweeper: self.link.sweeper.clone(),
+            connected: self.link.connected.clone(),
+        })
     }
 
     /// Starts what is not bound to a core.
-    fn run(self, stopping: &CancellationToken) -> [JoinHandle<()>; 2] {
+    fn run(self, stopping: &CancellationToken) -> [JoinHandle<()>; 3] {
+        let (store, knowing, journal) = (self.store, self.link.knowing.clone(), self.link.journal.clone());
+        let sweeping = self.link.sweeper.clone().run(store, knowing, Some(journal), stopping.clone());
         let link = tokio::spawn(self.link.run(stopping.clone()));
-        [link, tokio::spawn(self.prefetch.run(self.pipeline, stopping.clone()))]
+        [link, tokio::spawn(self.prefetch.run(self.pipeline, stopping.clone())), tokio::spawn(sweeping)]
     }
 }
 

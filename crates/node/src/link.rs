@@ -37,6 +37,7 @@ use crate::journal::{Identity, Journal, JournalError};
 use crate::knowing::{Knowing, Membership};
 use crate::network::{Connector, Network};
 use crate::prefetch::Prefetch;
+use crate::sweep::Sweeper;
 
 /// The generated client.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the proto file documents it")]
@@ -82,6 +83,7 @@ pub(crate) struct Link {
     pub(crate) token: Option<JoinToken>,
     pub(crate) store: store::Store,
     pub(crate) prefetch: Arc<Prefetch>,
+    pub(crate) sweeper: Arc<Sweeper>,
     pub(crate) connected: Arc<AtomicBool>,
     /// Log entries taken since the floor was last raised.
     pub(crate) kept: usize,
@@ -283,9 +285,12 @@ impl Link {
                     .ok_or(LinkError::NoToken)?,
             };
             self.retired().await;
+            let turn = self.sweeper.turn().await;
             let (written, start) = (identity.clone(), snapshot.clone());
             self.on_journal(move |journal| journal.restart(Some(&written), &start)).await?;
             self.knowing.join(log, identity.peer_credential.clone(), snapshot.revision, snapshot.knowledge).await;
+            self.sweeper.restart(&turn, snapshot.revision);
+            drop(turn);
             tracing::info!(log = %identity.log, floor = snapshot.revision.0, "joined");
             self.identity = Some(identity);
             self.kept = 0;
@@ -320,7 +325,8 @@ impl Link {
         let mut sequence = 0;
         let mut next_beat = Instant::now();
         let mut heard = Instant::now();
-        let prefetch = self.prefetch.clone();
+        let (prefetch, sweeper) = (self.prefetch.clone(), self.sweeper.clone());
+        sweeper.tell_again();
         loop {
             // In this order: neither a heartbeat nor what was done may wait behind a long log.
             tokio::select! {
@@ -342,6 +348,7 @@ impl Link {
                     let reports = reports.iter().map(model::link::Report::from).collect();
                     say(out, from_node::Is::Reports(Reports { reports })).await?;
                 }
+                swept = sweeper.report() => say(out, from_node::Is::Swept(swept)).await?,
                 message = incoming.message() => {
                     let is = message?.ok_or(LinkError::Closed)?.is.ok_or(LinkError::Unexpected("a message of a later version"))?;
                     heard = Instant::now();
@@ -391,6 +398,7 @@ impl Link {
         self.kept += entries.len();
         self.on_journal(move |journal| journal.append(first, &bytes)).await?;
         self.knowing.apply(first, &entries);
+        self.sweeper.note(first, &entries);
         if let Membership::Refused { reason } = &self.knowing.known().membership {
             return Err(LinkError::Refused { reason: reason.clone(), again: false });
         }
@@ -406,9 +414,12 @@ impl Link {
             return Err(LinkError::Unexpected("a snapshot older than what is applied"));
         }
         self.retired().await;
+        let turn = self.sweeper.turn().await;
         let start = snapshot.clone();
         self.on_journal(move |journal| journal.restart(None, &start)).await?;
         self.knowing.skip_to(snapshot.revision, snapshot.knowledge);
+        self.sweeper.restart(&turn, snapshot.revision);
+        drop(turn);
         self.kept = 0;
         Ok(())
     }
@@ -423,7 +434,9 @@ impl Link {
         let applied = self.knowing.applied();
         let known = self.knowing.known().clone();
         let (store, knowing, journal) = (self.store.clone(), self.knowing.clone(), self.journal.clone());
+        let sweeper = self.sweeper.clone();
         self.retiring = Some(tokio::spawn(async move {
+            let turn = sweeper.turn().await;
             let swept = match crate::head::sweep(&store, &knowing, &known, applied).await {
                 Ok(swept) => swept,
                 Err(error) => {
@@ -435,6 +448,7 @@ impl Link {
             match journal.on(move |journal| journal.retire(&snapshot)).await {
                 Ok(()) => {
                     knowing.index().forget(applied);
+                    sweeper.retired(&turn, applied, swept);
                     tracing::info!(floor = applied.0, ?swept, "old entries retired");
                 }
                 Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "old entries are not retired"),

@@ -26,7 +26,7 @@ pub use fill::{Durable, Fill, Follower};
 pub use object::Object;
 pub use reader::Reader;
 pub use stats::Stats;
-pub use store::{Generation, Store, Sweep, Swept, Verified, Which};
+pub use store::{Generation, Store, Sweep, Swept, SweptObject, Verified, Which};
 
 mod config;
 pub mod disk;

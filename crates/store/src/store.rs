@@ -18,7 +18,7 @@ use crate::disk::{Disk, FileDisk};
 use crate::fill::Fill;
 use crate::format::{self, FULL_KEY_BYTES_MAX, HEAD_BYTES_MAX, SLICE_BYTES_MAX};
 use crate::growing::Growing;
-use crate::index::name;
+use crate::index::{Place, name};
 use crate::memory::Memory;
 use crate::object::Entry;
 use crate::recover::recover;
@@ -65,6 +65,9 @@ pub enum Which {
     Only(Generation),
 }
 
+/// Objects a sweep looks at before it lets others have their turn.
+const SWEEP_BATCH: u64 = 64;
+
 /// What becomes of an object in a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sweep {
@@ -76,8 +79,23 @@ pub enum Sweep {
     Drop,
 }
 
+/// What a sweep shows of an object.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SweptObject<'a> {
+    /// The full key it is stored under.
+    pub full_key: &'a [u8],
+    /// The stamp stored with the head.
+    pub stamp: u64,
+    /// The opaque head.
+    pub head: &'a Bytes,
+    /// Bytes of the whole body.
+    pub length: u64,
+}
+
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Swept {
     /// Objects left as they were.
     pub kept: u64,
@@ -85,6 +103,8 @@ pub struct Swept {
     pub restamped: u64,
     /// Objects removed.
     pub dropped: u64,
+    /// Bytes of their bodies.
+    pub dropped_bytes: u64,
     /// Objects whose head could not be read, or which changed under the sweep; left as they were.
     pub skipped: u64,
 }
@@ -261,10 +281,6 @@ impl Store {
     /// Removes what is stored under `key`, durably: on return it stays away after a crash. Says whether something was there.
     /// On an error it is gone from this process, and may be back after a restart.
     pub async fn remove(&self, key: Key, full_key: &[u8], which: Which) -> Result<bool, WriteError> {
-        self.remove_as(key, full_key, which, true).await
-    }
-
-    async fn remove_as(&self, key: Key, full_key: &[u8], which: Which, durable: bool) -> Result<bool, WriteError> {
         let volume = self.volume(key);
         // Once more only if another change of this object came first.
         loop {
@@ -281,7 +297,7 @@ impl Store {
                 return Ok(false);
             };
             let removed = match volume {
-                Some(volume) => volume.queue.ask(|reply| Command::Remove { entry, durable, reply }).await?,
+                Some(volume) => volume.queue.ask(|reply| Command::Remove { entry, durable: true, reply }).await?,
                 None => self.change_in_memory(&entry, None).is_some(),
             };
             if removed {
@@ -326,19 +342,27 @@ impl Store {
         Ok(verified(&entry))
     }
 
-    /// Shows every object's full key, stamp and head to `judge`, one after another, and does as it says. Objects stored while it
-    /// runs may be left out. On return all of it is durable.
-    pub async fn sweep(&self, mut judge: impl FnMut(&[u8], u64, &Bytes) -> Sweep + Send) -> Result<Swept, WriteError> {
+    /// Shows every object's full key, stamp and head to `judge`, one after another, and does as it says; what was removed is
+    /// shown to `dropped`. Objects stored while it runs may be left out, and one that changes between judgement and deed is left
+    /// as it is. Reads heads alone, and lets others have their turn after every few objects. On return all of it is durable, and
+    /// the oldest segments that hold nothing of what was left are gone from the disk.
+    pub async fn sweep(
+        &self,
+        mut judge: impl FnMut(&SweptObject<'_>) -> Sweep + Send,
+        mut dropped: impl FnMut(&SweptObject<'_>) + Send,
+    ) -> Result<Swept, WriteError> {
         let mut swept = Swept::default();
         if self.inner.disks.is_empty() {
             for name in self.inner.memory.names() {
                 let Some(entry) = self.inner.memory.head(name) else { continue };
-                let verdict = judge(&entry.record.full_key, entry.record.stamp, &entry.record.head);
-                self.sweep_one(Object { entry, tier: None }, verdict, &mut swept).await?;
+                self.sweep_one(Object { entry, tier: None }, &mut judge, &mut dropped, &mut swept).await?;
             }
         }
         for volume in &self.inner.disks {
             let tier = &volume.tier;
+            // No object that is left needs a segment below this one; those stored meanwhile lie in newer ones.
+            let mut needed = tier.newest_segment_id().unwrap_or(0);
+            let dropped_before = swept.dropped;
             for shard in 0..crate::index::SHARDS {
                 let names: Vec<u64> = tier.index.shard(shard).keys().copied().collect();
                 for name in names {
@@ -346,26 +370,76 @@ impl Store {
                     let at_hand = tier.memory.head(name).filter(|entry| entry.place == place);
                     let entry = match at_hand {
                         Some(entry) => entry,
-                        None => match tier.load(name, place).await {
-                            Ok(entry) => Arc::new(entry),
+                        None => match tier.load(name, Place { lead: 0, ..place }).await {
+                            Ok(entry) => Arc::new(Entry { place, ..entry }),
                             Err(_) => {
                                 swept.skipped += 1;
+                                needed = 0; // nobody knows where its body lies
                                 continue;
                             }
                         },
                     };
-                    let verdict = judge(&entry.record.full_key, entry.record.stamp, &entry.record.head);
-                    self.sweep_one(Object { entry, tier: Some(tier.clone()) }, verdict, &mut swept).await?;
+                    // Slices are written in order, and before their head.
+                    let first = entry.record.slices.first().map_or(place.segment, |slice| slice.segment);
+                    let before = swept.dropped;
+                    let object = Object { entry, tier: Some(tier.clone()) };
+                    self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?;
+                    if swept.dropped == before {
+                        needed = needed.min(first);
+                    }
                 }
             }
             if swept.dropped + swept.restamped > 0 {
                 volume.queue.ask(|reply| Command::Sync { reply }).await?;
             }
+            if swept.dropped > dropped_before {
+                volume.queue.ask(|reply| Command::Reclaim { before: needed, reply }).await?;
+            }
         }
         Ok(swept)
     }
 
-    async fn sweep_one(&self, object: Object, verdict: Sweep, swept: &mut Swept) -> Result<(), WriteError> {
+    /// The same for what is stored under these keys alone. Durable with the next sync, or [`Store::sync_removals`].
+    pub async fn sweep_keys(
+        &self,
+        keys: &[(Key, Vec<u8>)],
+        mut judge: impl FnMut(&SweptObject<'_>) -> Sweep + Send,
+        mut dropped: impl FnMut(&SweptObject<'_>) + Send,
+    ) -> Result<Swept, WriteError> {
+        let mut swept = Swept::default();
+        for (key, full_key) in keys {
+            match self.find(self.volume(*key), *key, full_key).await {
+                Ok(Some(object)) => self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?,
+                Ok(None) => {}
+                Err(_) => swept.skipped += 1,
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Makes removals durable that a sweep made.
+    pub async fn sync_removals(&self) -> Result<(), WriteError> {
+        for volume in self.inner.disks.iter().filter(|volume| volume.tier.unsettled.load(Ordering::SeqCst)) {
+            volume.queue.ask(|reply| Command::Sync { reply }).await?;
+        }
+        Ok(())
+    }
+
+    async fn sweep_one(
+        &self,
+        object: Object,
+        judge: &mut (impl FnMut(&SweptObject<'_>) -> Sweep + Send),
+        dropped: &mut (impl FnMut(&SweptObject<'_>) + Send),
+        swept: &mut Swept,
+    ) -> Result<(), WriteError> {
+        let seen = swept.kept + swept.restamped + swept.dropped + swept.skipped;
+        if seen % SWEEP_BATCH == SWEEP_BATCH - 1 {
+            tokio::task::yield_now().await;
+        }
+        let record = &object.entry.record;
+        let shown =
+            SweptObject { full_key: &record.full_key, stamp: record.stamp, head: &record.head, length: record.length };
+        let verdict = judge(&shown);
         let done = match verdict {
             Sweep::Restamp(stamp) if stamp > object.stamp() => {
                 self.update_head(&object, object.head().clone(), stamp).await.map(|changed| changed.is_some())
@@ -374,18 +448,28 @@ impl Store {
                 swept.kept += 1;
                 return Ok(());
             }
-            Sweep::Drop => {
-                let which = Which::Only(object.generation());
-                self.remove_as(object.key(), object.full_key(), which, false).await
-            }
+            Sweep::Drop => self.remove_unchanged(&object).await,
         };
         match done {
-            Ok(true) if verdict == Sweep::Drop => swept.dropped += 1,
+            Ok(true) if verdict == Sweep::Drop => {
+                swept.dropped += 1;
+                swept.dropped_bytes += object.length();
+                dropped(&shown);
+            }
             Ok(true) => swept.restamped += 1,
             Ok(false) | Err(WriteError::Read(_)) => swept.skipped += 1,
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Removes an object, unless its head or body changed since: what was judged is what goes.
+    async fn remove_unchanged(&self, object: &Object) -> Result<bool, WriteError> {
+        let entry = object.entry.clone();
+        match self.volume(object.key()) {
+            Some(volume) => volume.queue.ask(|reply| Command::Remove { entry, durable: false, reply }).await,
+            None => Ok(self.change_in_memory(&entry, None).is_some()),
+        }
     }
 
     /// Counters, as of now.

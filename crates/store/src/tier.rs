@@ -159,6 +159,12 @@ impl Tier {
         segments.first_key_value().map(|(_, segment)| segment.clone())
     }
 
+    /// The id of the segment that is written to, or was last.
+    pub(crate) fn newest_segment_id(&self) -> Option<u32> {
+        let segments = self.segments.read().expect("no code panics while it holds the segments");
+        segments.last_key_value().map(|(id, _)| *id)
+    }
+
     pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
         let mut segments = self.segments.write().expect("no code panics while it holds the segments");
         segments.insert(segment.id, segment);

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Head { entry: Box<Entry>, expected: Place, reply: Reply<Option<Arc<Entry>>> },
     /// Remove the object whose head lies at `expected`; `false` if it is another one now. If `durable`, the answer waits for a sync.
     Remove { entry: Arc<Entry>, durable: bool, reply: Reply<bool> },
+    /// Remove the oldest segments, those below `before`: nothing in them is needed any more.
+    Reclaim { before: u32, reply: Reply<bool> },
     /// Answer when everything sent before is durable.
     Sync { reply: Reply<bool> },
     /// Sync, seal and end.
@@ -259,6 +261,10 @@ impl Writer {
                     }
                 }
             }
+            Command::Reclaim { before, reply } => {
+                self.flush().await;
+                let _ = reply.send(Ok(self.reclaim_before(before).await));
+            }
             Command::Sync { reply } => self.waiting.push(reply),
             Command::Close { reply } => drop(reply.send(Err(WriteError::Closed))),
         }
@@ -461,6 +467,18 @@ impl Writer {
         self.tier.forget_segment(segment.id);
         self.tier.counters.evicted_segments.fetch_add(1, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Removes the oldest segments below `before`, but never the one that is open; says whether all of them went.
+    async fn reclaim_before(&mut self, before: u32) -> bool {
+        let open = self.open.as_ref().map_or(u32::MAX, |open| open.segment.id);
+        while let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < before.min(open)) {
+            if let Err(error) = self.reclaim().await {
+                tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
+                return false;
+            }
+        }
+        true
     }
 
     /// Writes the batch and makes it visible.

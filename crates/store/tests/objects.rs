@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::{body, collect, config, get, key, open, put, small_config, whole};
 use futures_util::FutureExt;
 use store::disk::FaultyDisk;
-use store::{Config, ReadError, Store, Sweep, Which, WriteError};
+use store::{Config, ReadError, Store, Sweep, SweptObject, Which, WriteError};
 
 async fn both() -> [(&'static str, Store); 2] {
     let memory = Store::open(Config::memory_only(8 << 20)).await.expect("open");
@@ -241,25 +241,102 @@ async fn sweep_does_as_it_is_told() {
             put(&store, &format!("/{number}"), &body(number, 500), number).await;
         }
         let mut shown = 0;
-        let swept = store.sweep(|full_key, stamp, head| {
+        let mut removed = 0;
+        let judge = |object: &SweptObject<'_>| {
             shown += 1;
-            assert_eq!(head, &[b"head of ", full_key].concat());
-            match stamp % 3 {
+            assert_eq!(object.head, &[b"head of ", object.full_key].concat());
+            assert_eq!(object.length, 500);
+            match object.stamp % 3 {
                 0 => Sweep::Keep,
                 1 => Sweep::Restamp(100),
                 _ => Sweep::Drop,
             }
-        });
-        let swept = swept.await.expect("sweep");
+        };
+        let swept = store.sweep(judge, |object| removed += object.length).await.expect("sweep");
+        assert_eq!(removed, 5_000, "{kind}");
         assert_eq!((swept.kept, swept.restamped, swept.dropped, swept.skipped), (10, 10, 10, 0), "{kind}");
-        assert_eq!(shown, 30, "{kind}");
+        assert_eq!((shown, swept.dropped_bytes), (30, 5_000), "{kind}");
         for number in 0..30 {
             let stamp = get(&store, &format!("/{number}")).await.map(|object| object.stamp());
             let expected = [Some(number), Some(100), None][number as usize % 3];
             assert_eq!(stamp, expected, "{kind}: /{number}");
         }
-        let again = store.sweep(|_, _, _| Sweep::Restamp(1)).await.expect("sweep");
+        let again = store.sweep(|_| Sweep::Restamp(1), |_| {}).await.expect("sweep");
         assert_eq!((again.kept, again.restamped), (19, 1), "{kind}: only a stamp of 0 is lower than 1");
+    }
+}
+
+#[tokio::test]
+async fn sweep_gives_the_disk_back_what_nothing_needs_any_more() {
+    let disk = FaultyDisk::new(3);
+    let store = open(&disk, small_config()).await;
+    // Segments of 64 KiB: the first objects lie in the oldest ones, `/large` across several.
+    for number in 0..8 {
+        put(&store, &format!("/old/{number}"), &body(number, 20_000), number).await;
+    }
+    put(&store, "/large", &body(90, 100_000), 90).await;
+    put(&store, "/new", &body(91, 20_000), 91).await;
+    let before = store.stats();
+    let old = |object: &SweptObject<'_>| if object.full_key.starts_with(b"/old/") { Sweep::Drop } else { Sweep::Keep };
+    store.sweep(old, |_| {}).await.expect("sweep");
+    let after = store.stats();
+    assert_eq!(before.segments - after.segments, 2, "{before:?} {after:?}");
+    assert!(before.disk_bytes - after.disk_bytes >= 5 * 20_000, "{before:?} {after:?}");
+    for (name, seed, length) in [("/large", 90, 100_000), ("/new", 91, 20_000)] {
+        assert_eq!(whole(&get(&store, name).await.expect("kept")).await, body(seed, length), "{name}");
+    }
+    store.close().await.expect("close");
+    drop(store);
+
+    let store = open(&disk, small_config()).await;
+    assert_eq!(store.stats().objects, 2, "after a restart, too");
+    assert_eq!(whole(&get(&store, "/large").await.expect("kept")).await, body(90, 100_000));
+    let large = store.sweep(|_| Sweep::Keep, |_| {}).await.expect("sweep");
+    assert_eq!((large.kept, store.stats().segments), (2, store.stats().segments), "nothing dropped, nothing reclaimed");
+}
+
+#[tokio::test]
+async fn sweep_of_keys_touches_nothing_else_and_lasts() {
+    for (kind, store) in both().await {
+        for number in 0..6 {
+            put(&store, &format!("/{number}"), &body(number, 500), number).await;
+        }
+        let keys: Vec<_> = ["/1", "/2", "/9"].map(|name| (key(name), name.as_bytes().to_vec())).into();
+        let judge = |object: &SweptObject<'_>| if object.stamp == 1 { Sweep::Keep } else { Sweep::Drop };
+        let swept = store.sweep_keys(&keys, judge, |_| {}).await.unwrap();
+        assert_eq!((swept.kept, swept.dropped, swept.dropped_bytes, swept.skipped), (1, 1, 500, 0), "{kind}");
+        store.sync_removals().await.unwrap();
+        for number in 0..6 {
+            assert_eq!(get(&store, &format!("/{number}")).await.is_some(), number != 2, "{kind}: /{number}");
+        }
+    }
+}
+
+/// The body that a sweep judged is validated before it is removed: it is another one by then.
+#[tokio::test]
+async fn what_changes_under_a_sweep_is_left_alone() {
+    for (kind, store) in both().await {
+        put(&store, "/a", &body(1, 500), 1).await;
+        let object = get(&store, "/a").await.expect("stored");
+        let (changing, head) = (store.clone(), object.head().clone());
+        let swept = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Handle::current();
+            let judge = |_: &SweptObject<'_>| {
+                // In the middle of the judgement, from another thread.
+                let (changing, object, head) = (changing.clone(), object.clone(), head.clone());
+                let (runtime, done) = (runtime.clone(), std::sync::mpsc::channel());
+                let sender = done.0;
+                std::thread::spawn(move || {
+                    let lifted = runtime.block_on(changing.update_head(&object, head, 9));
+                    sender.send(lifted.expect("lift").is_some()).expect("the sweep waits");
+                });
+                assert!(done.1.recv().expect("lifted"), "lifted");
+                Sweep::Drop
+            };
+            runtime.clone().block_on(store.sweep(judge, |_| panic!("removed")))
+        });
+        let swept = swept.await.expect("no panic").expect("sweep");
+        assert_eq!((swept.dropped, swept.skipped), (0, 1), "{kind}");
     }
 }
 

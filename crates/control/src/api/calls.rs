@@ -8,11 +8,12 @@ use aliyun::{
     Quota, Reply, Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, Wording,
 };
 use model::topology::WarmTiers;
-use model::{Cause, Source, SourceKind};
+use model::{Cause, Revision, Source, SourceKind};
 
 use crate::app::{
     App, Denied, DomainView, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress, Refresh, Status,
 };
+use crate::completion::WaitedFor;
 use crate::limits;
 use crate::state::chunks::{Filter, Kind};
 use crate::state::{log, millis};
@@ -68,6 +69,7 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::Prefetch(_) | Call::Refresh(_) => Spent::WithSubmission,
         Call::AddDomain(_) | Call::DeleteDomain(_) => Spent::InDatabase,
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
+        Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
     }
 }
 
@@ -103,7 +105,16 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             let filter = LineFilter { chunks, ..LineFilter::default() };
             let permission = Permission { resource: "*", ..permission };
             let page = app.lines(principal, permission, &filter, 0, LINES_BY_ID_MAX).await?;
-            Ok(Reply::TasksById(page.lines.into_iter().map(row).collect()))
+            let waiting = page.open.iter().map(|(task, revision)| waiting(app, *task, *revision)).collect();
+            Ok(Reply::TasksById { rows: page.lines.into_iter().map(row).collect(), waiting })
+        }
+        Call::Receipt(task) => {
+            let permission = Permission { resource: "*", ..permission };
+            Ok(Reply::Receipt(app.receipt(principal, permission, task).await?))
+        }
+        Call::ReceiptKey => {
+            let permission = Permission { resource: "*", ..permission };
+            Ok(Reply::ReceiptKey(app.receipt_key(principal, permission)?))
         }
         Call::Quota => {
             let spent = app.spent_today(principal, permission).await?;
@@ -130,6 +141,24 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             Ok(Reply::Domains { page: query.page, total, rows })
         }
         Call::DomainDetail(name) => Ok(Reply::DomainDetail(detail(&app.domain(principal, permission, &name)?))),
+    }
+}
+
+/// Whom a task waits for, with times of the wall.
+fn waiting(app: &App, task: u64, revision: Revision) -> aliyun::Waiting {
+    let now = app.clock.now();
+    let waiting = app.waiting(revision);
+    let node = |node: WaitedFor| aliyun::WaitedFor {
+        name: node.node.to_string(),
+        last_heard: node.heard_ms.map(time),
+        acknowledged: node.acked.0,
+        at_most_until: node.at_most.map(|at_most| now + at_most),
+    };
+    aliyun::Waiting {
+        task,
+        revision: revision.0,
+        nodes: waiting.nodes.into_iter().map(node).collect(),
+        more: waiting.more,
     }
 }
 

@@ -36,6 +36,12 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
             (Refused::Busy, _) => Fault::Overload,
             (Refused::Unavailable, _) => return Refusal::unavailable(),
         },
+        Denied::NoTask => return Refusal::new(404, "InvalidTaskId.NotFound", "The specified task does not exist."),
+        Denied::NotComplete => {
+            let message = "The specified task is not complete; there is a receipt once it is.";
+            return Refusal::new(400, "TaskNotComplete", message);
+        }
+        Denied::NoReceipt(reason) => return Refusal::new(404, "ReceiptNotFound", *reason),
         Denied::Unavailable(_) => return Refusal::unavailable(),
     };
     Refusal::of(fault, wording)

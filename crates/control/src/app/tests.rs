@@ -97,6 +97,8 @@ fn objects_belong_to_domains_of_the_caller_that_are_served() {
     }
 }
 
+const MARGIN: Duration = Duration::from_secs(1);
+
 /// The verbs over a database without nodes.
 struct Rig {
     app: App,
@@ -132,17 +134,28 @@ fn me() -> Principal {
 impl Rig {
     /// `a.com` and `b.com` are mine.
     async fn start() -> Rig {
+        Rig::with_nodes(&[]).await
+    }
+
+    /// The same, with nodes that have acknowledged so much.
+    async fn with_nodes(names: &[&str]) -> Rig {
         let dir = TempDir::new().unwrap();
-        let (state, clock, stopping) = (state(&dir, &[]).await, clock(), CancellationToken::new());
+        let (state, clock, stopping) = (state(&dir, names).await, clock(), CancellationToken::new());
         let following = Following::start(state.clone(), clock.clone(), stopping.clone()).await.unwrap();
         let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
         let acknowledged =
-            crate::completion::start(state.clone(), following.clone(), clock.clone(), stopping.clone()).await.unwrap();
-        let app = App { state, accepting, following, acknowledged, clock: clock.clone() };
+            crate::completion::start(state.clone(), following.clone(), clock.clone(), MARGIN, stopping.clone())
+                .await
+                .unwrap();
+        let signer = Arc::new(Signer::of_seed(&Signer::fresh_seed()).unwrap());
+        let app =
+            App { state, accepting, following, acknowledged, clock: clock.clone(), signer, log: LogId("log".into()) };
         let rig = Rig { app, clock, stopping, _dir: dir };
         for name in ["a.com", "b.com"] {
             rig.add_domain(&me(), name).await.unwrap();
         }
+        let head = rig.app.state.head().await.unwrap();
+        names.iter().for_each(|name| rig.app.acknowledged.take(&crate::testing::node(name), head));
         until("domains are configured", || async {
             rig.app.following.now().domains.values().all(|row| row.configured).then_some(())
         })
@@ -294,4 +307,82 @@ async fn lines_come_in_pages_newest_task_first() {
     let of = |tasks: &[u64]| LineFilter { chunks: Filter { tasks: tasks.to_vec(), ..all().chunks }, ..all() };
     assert_eq!(filtered(of(&tasks[1..3])).await, 6);
     assert_eq!(filtered(of(&[999_999])).await, 0, "a task that is not there has no lines");
+}
+
+const RECEIPT: Permission<'_> = Permission { action: "cdn:DescribeRefreshTaskReceipt", resource: "*" };
+
+/// The receipt of a task, as somebody reads it who trusts the control plane's key.
+async fn receipt(rig: &Rig, task: u64) -> Result<model::receipt::Receipt, Denied> {
+    let file = rig.app.receipt(&me(), RECEIPT, task).await?;
+    let key = crate::receipt::PublicKey::parse(&rig.app.receipt_key(&me(), RECEIPT)?).unwrap();
+    Ok(crate::receipt::verify(&file, key).unwrap())
+}
+
+#[tokio::test]
+async fn receipt_says_by_which_right_each_member_was_past() {
+    use crate::testing::node;
+    let rig = Rig::with_nodes(&["p-1", "p-2"]).await;
+    let accepted_ms = millis(rig.clock.now());
+    let task = rig.refresh(&me(), "1", &["a.com/1", "a.com/2"], Refresh::Files).await.unwrap()[0];
+    let revision = rig.app.state.head().await.unwrap();
+    assert!(matches!(receipt(&rig, task).await, Err(Denied::NotComplete)));
+    let of = |task| LineFilter { chunks: Filter { tasks: vec![task], ..all().chunks }, ..all() };
+    rig.clock.advance(Duration::from_secs(2));
+    rig.app.acknowledged.take(&node("p-1"), revision);
+    until("half of the members are past", || async {
+        let page = rig.lines(&me(), &of(task), 0, 1).await.unwrap();
+        (page.lines[0].progress == Progress::Refreshing(5_000)).then_some(())
+    })
+    .await;
+    let page = rig.lines(&me(), &of(task), 0, 9).await.unwrap();
+    assert_eq!(page.open, [(task, revision)].into());
+    let waiting = rig.app.waiting(revision);
+    assert_eq!((waiting.nodes.len(), waiting.more, waiting.nodes[0].node.as_str()), (1, 0, "p-2"));
+
+    rig.clock.advance(Duration::from_secs(11));
+    until("the lease of the other is over", || async {
+        let page = rig.lines(&me(), &of(task), 0, 1).await.unwrap();
+        (page.lines[0].progress == Progress::Complete && page.open.is_empty()).then_some(())
+    })
+    .await;
+    let shown = receipt(&rig, task).await.unwrap();
+    assert_eq!((shown.task, shown.account.as_str(), shown.kind.as_str()), (task.to_string(), "me", "file"));
+    assert_eq!((shown.accepted_ms, shown.completed_ms), (accepted_ms, accepted_ms + 13_000));
+    assert_eq!(shown.objects.listed, ["http://a.com/1", "http://a.com/2"]);
+    let step = &shown.steps[0];
+    assert_eq!((step.revisions.as_slice(), step.lease_ms, step.margin_ms), (&[revision][..], 10_000, 1_000));
+    let passed: Vec<_> = step.members.iter().map(|member| (member.node.as_str(), step.passed(member))).collect();
+    use model::fence::Passed::{Acknowledged, LeaseOver};
+    assert_eq!(passed, [("p-1", Acknowledged), ("p-2", LeaseOver)]);
+    assert_eq!(step.members[0].acknowledged_ms, accepted_ms + 2_000);
+
+    // What is swept later is in the next receipt of the same task.
+    rig.app.acknowledged.swept(&node("p-1"), revision, [(revision, (3, 3_000))]);
+    let swept = || async {
+        let step = receipt(&rig, task).await.unwrap().steps.remove(0);
+        let member = &step.members[0];
+        ((member.swept_objects, member.swept_bytes) == (3, 3_000) && member.swept_upto == Some(revision)).then_some(())
+    };
+    until("what was swept is written down", swept).await;
+}
+
+#[tokio::test]
+async fn receipt_needs_a_refresh_of_ones_own_that_is_kept() {
+    let rig = Rig::start().await;
+    assert!(matches!(receipt(&rig, 99).await, Err(Denied::NoTask)));
+    let pushed = rig.push(&me(), "1", &["a.com/1"]).await.unwrap()[0];
+    assert!(matches!(receipt(&rig, pushed).await, Err(Denied::NoReceipt(_))));
+    let urls: Vec<String> = (0..150).map(|n| format!("a.com/{n}")).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let task = rig.refresh(&me(), "2", &urls, Refresh::Files).await.unwrap()[0];
+    let shown = until("without nodes it is complete at once", || async { receipt(&rig, task).await.ok() }).await;
+    assert_eq!((shown.objects.count, shown.objects.listed.len()), (150, 0), "many objects are told by their digest");
+    assert!(shown.steps[0].members.is_empty());
+    let you = principal("you", AccountStatus::Active, None);
+    assert!(matches!(rig.app.receipt(&you, RECEIPT, task).await, Err(Denied::NoTask)), "another account's");
+    let nothing = principal("me", AccountStatus::Active, Some(r#"{"Version":"1","Statement":[]}"#));
+    assert!(matches!(rig.app.receipt(&nothing, RECEIPT, task).await, Err(Denied::Forbidden)));
+    // As of a task that an earlier version completed.
+    rig.app.state.forget_completions(u64::MAX >> 1, 0).await.unwrap();
+    assert!(matches!(receipt(&rig, task).await, Err(Denied::NoReceipt(_))));
 }

@@ -10,6 +10,7 @@ use crate::state::submit::Accepting;
 use crate::testing::{clock, member, node, pop, prefetch, state};
 
 const LEASE: Duration = Duration::from_secs(10);
+const MARGIN: Duration = Duration::from_secs(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A process that folds when it is told to.
@@ -32,7 +33,7 @@ impl Rig {
         let stopping = CancellationToken::new();
         let following = Following::start(state.clone(), clock.clone(), stopping.clone()).await.unwrap();
         let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
-        let task = Task::new(state.clone(), following, clock.clone()).await.unwrap();
+        let task = Task::new(state.clone(), following, clock.clone(), MARGIN).await.unwrap();
         Rig { state: state.clone(), clock: clock.clone(), accepting, task, stopping }
     }
 
@@ -203,6 +204,107 @@ async fn longer_lease_counts_until_the_shorter_one_is_acknowledged() {
     assert_eq!(rig.open().await, [third], "a longer one counts from when it is there");
     rig.clock.advance(SECOND);
     assert_eq!(rig.open().await, []);
+}
+
+#[tokio::test]
+async fn who_is_waited_for_is_named_with_what_is_known_of_him() {
+    let dir = TempDir::new().unwrap();
+    let mut rig = Rig::start(&state(&dir, &["p-1", "p-2", "p-3"]).await, &clock()).await;
+    rig.append(Entry::Member(model::Member { isolation: model::Isolation::Serve, ..member("p-3") })).await;
+    let now_ms = millis(rig.clock.now());
+    rig.task.acknowledged.heard(&node("p-2"), now_ms);
+    let before = rig.known().await;
+    rig.acknowledge("p-3", before);
+    rig.clock.advance(SECOND);
+    let revision = rig.refresh("1").await;
+    rig.acknowledge("p-1", revision);
+    assert_eq!(rig.open().await, [revision]);
+    let waiting =
+        |rig: &Rig| rig.task.acknowledged.waiting(&rig.task.following.now(), revision, rig.clock.moment()).nodes;
+    let cut_off =
+        |left| WaitedFor { node: node("p-2"), heard_ms: Some(now_ms), acked: Revision::ZERO, at_most: Some(left) };
+    let serving = WaitedFor { node: node("p-3"), heard_ms: None, acked: before, at_most: None };
+    assert_eq!(waiting(&rig), [serving.clone(), cut_off(LEASE + MARGIN)]);
+    rig.clock.advance(4 * SECOND);
+    assert_eq!(waiting(&rig), [serving.clone(), cut_off(LEASE + MARGIN - 4 * SECOND)]);
+    rig.clock.advance(1_000 * LEASE);
+    assert_eq!(waiting(&rig), [serving], "it is waited for for ever, and named");
+    rig.acknowledge("p-3", revision);
+    assert_eq!(rig.open().await, []);
+    assert_eq!(waiting(&rig), []);
+}
+
+#[tokio::test]
+async fn many_who_are_waited_for_are_counted() {
+    let dir = TempDir::new().unwrap();
+    let names: Vec<String> = (0..30).map(|n| format!("p-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut rig = Rig::start(&state(&dir, &names).await, &clock()).await;
+    let revision = rig.refresh("1").await;
+    assert_eq!(rig.open().await, [revision]);
+    let waiting = rig.task.acknowledged.waiting(&rig.task.following.now(), revision, rig.clock.moment());
+    assert_eq!((waiting.nodes.len(), waiting.more), (20, 10));
+}
+
+#[tokio::test]
+async fn step_is_kept_with_the_right_by_which_it_completed() {
+    let dir = TempDir::new().unwrap();
+    let mut rig = Rig::start(&state(&dir, &["p-1", "p-2"]).await, &clock()).await;
+    let first = rig.refresh("1").await;
+    rig.acknowledge("p-1", first);
+    rig.acknowledge("p-2", first);
+    let acknowledged_ms = millis(rig.clock.now());
+    assert_eq!(rig.open().await, []);
+    let of = |rig: &Rig, revision| {
+        let state = rig.state.clone();
+        async move { state.completion_of(revision).await.unwrap().unwrap() }
+    };
+    let step = of(&rig, first).await;
+    assert_eq!((step.range, step.completed_ms), ((first, first), acknowledged_ms));
+    let member = |name, acked: Revision, acked_ms| CompletionMember {
+        node: node(name),
+        isolation: model::Isolation::Revalidate,
+        acked,
+        acked_ms,
+    };
+    assert_eq!(step.members, [member("p-1", first, acknowledged_ms), member("p-2", first, acknowledged_ms)]);
+
+    rig.clock.advance(SECOND);
+    let second = rig.refresh("2").await;
+    let third = rig.refresh("3").await;
+    rig.acknowledge("p-1", third);
+    assert_eq!(rig.open().await, [second, third]);
+    rig.clock.advance(LEASE + MARGIN);
+    assert_eq!(rig.open().await, []);
+    let step = of(&rig, second).await;
+    assert_eq!(step.range, (second, third), "one step, one row");
+    let then = [member("p-1", third, acknowledged_ms + 1_000), member("p-2", first, acknowledged_ms)];
+    assert_eq!((step.members.as_slice(), step.known_for_ms), (&then[..], 11_000));
+    assert_eq!((step.lease_ms, step.margin_ms), (10_000, 1_000));
+
+    // What was swept before the step was written is added to it, and what comes later too.
+    let swept = |node: &str, revision, amount| {
+        rig.task.acknowledged.swept(&crate::testing::node(node), third, [(revision, amount)]);
+    };
+    swept("p-1", second, (1, 10));
+    swept("p-1", third.next(), (7, 70));
+    rig.task.keep_swept().await.unwrap();
+    swept("p-1", second, (1, 5));
+    swept("p-2", third, (2, 2));
+    rig.task.keep_swept().await.unwrap();
+    let each = [((second, 0), (2, 15)), ((third, 1), (2, 2))];
+    assert_eq!(of(&rig, third).await.swept, Amounts::Each(each.into()));
+    assert_eq!(rig.task.acknowledged.swept_upto(&node("p-2")), Some(third));
+    assert_eq!(rig.task.acknowledged.swept_upto(&node("p-3")), None);
+}
+
+#[test]
+fn what_is_written_down_does_not_grow_with_the_members() {
+    for members in [0, 1, 100, 1_000, 10_000] {
+        let steps_a_second = 1.0 / pace(members).as_secs_f64();
+        assert!(steps_a_second <= 100.0 && steps_a_second * members as f64 <= 10_000.1, "{members}");
+    }
+    assert!(pace(usize::MAX) <= Duration::from_secs(1));
 }
 
 #[test]

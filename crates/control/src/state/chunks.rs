@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
+use super::completions::{self, Completion};
 use super::{On, State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
 
 /// Rows forgotten in one transaction.
@@ -27,7 +28,7 @@ pub enum Kind {
 
 impl Kind {
     /// As it is kept.
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Kind::Prefetch => "prefetch",
             Kind::RefreshFile => "file",
@@ -248,10 +249,12 @@ impl State {
         }
     }
 
-    /// Marks refreshes of the log entries `from` to `to` as complete; how many chunks those were.
-    pub async fn complete_refreshes(&self, from: Revision, to: Revision, now_ms: u64) -> Result<u64, StateError> {
+    /// Marks the refreshes of a step as complete and writes the step down with them; how many chunks those were. Without any
+    /// nothing is written.
+    pub async fn complete_refreshes(&self, step: &Completion) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
-        let finished_ms = now_ms.max(1); // zero would be open
+        let (from, to) = step.range;
+        let finished_ms = step.completed_ms.max(1); // zero would be open
         let count = match writing.on() {
             On::Sql(connection) => {
                 sqlx::query(
@@ -266,6 +269,10 @@ impl State {
             }
             On::Memory(tables) => tables.complete_refreshes(from, to, finished_ms),
         };
+        if count == 0 {
+            return Ok(0);
+        }
+        completions::insert(&mut writing, step).await?;
         writing.commit().await?;
         Ok(count)
     }

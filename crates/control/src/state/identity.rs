@@ -1,10 +1,13 @@
 //! What a control plane is, made once with its database: the log's identity, the authority that signs the link's
-//! certificate, and the secret its nodes show each other.
+//! certificate, the secret its nodes show each other, and the key that signs receipts.
+
+use std::sync::Arc;
 
 use model::LogId;
 use zeroize::Zeroizing;
 
 use super::{On, State, StateError, Writing};
+use crate::receipt::Signer;
 use crate::seal::{Seal, SealError, random_text};
 
 /// The name under which the link's certificate is made out; nodes connect by address, and ask for this name.
@@ -15,6 +18,7 @@ const PEER_CREDENTIAL_CHARS: usize = 40;
 
 const AUTHORITY_KEY: &str = "authority key";
 const PEER_CREDENTIAL: &str = "peer credential";
+const RECEIPT_SEED: &str = "receipt key";
 
 /// The identity of a control plane. Holds secrets: not shown.
 pub struct Identity {
@@ -26,6 +30,8 @@ pub struct Identity {
     pub(crate) authority_key: Zeroizing<String>,
     /// What nodes show each other.
     pub(crate) peer_credential: Zeroizing<String>,
+    /// What receipts are signed with.
+    pub(crate) signer: Arc<Signer>,
 }
 
 /// Why there is no identity.
@@ -49,6 +55,11 @@ impl State {
         if self.meta("log").await?.is_none() {
             self.make_identity(seal).await?;
         }
+        if self.meta("receipt_seed").await?.is_none() {
+            // Databases of earlier versions have none.
+            let sealed = seal.seal(RECEIPT_SEED, &Signer::fresh_seed());
+            self.keep_meta([("receipt_seed", sealed)]).await?;
+        }
         let have = |name: &'static str| async move {
             let value = self.meta(name).await?;
             value.ok_or_else(|| StateError::Corrupt { what: format!("meta {name}") })
@@ -58,6 +69,9 @@ impl State {
             authority: have("authority").await?,
             authority_key: seal.open(AUTHORITY_KEY, &have("authority_key").await?)?,
             peer_credential: seal.open(PEER_CREDENTIAL, &have("peer_credential").await?)?,
+            signer: Signer::of_seed(&seal.open(RECEIPT_SEED, &have("receipt_seed").await?)?)
+                .map(Arc::new)
+                .ok_or_else(|| StateError::Corrupt { what: "meta receipt_seed".into() })?,
         })
     }
 
@@ -75,13 +89,16 @@ impl State {
             ("peer_credential", seal.seal(PEER_CREDENTIAL, &random_text(PEER_CREDENTIAL_CHARS))),
             ("log", uuid::Uuid::new_v4().to_string()),
         ];
+        Ok(self.keep_meta(rows).await?)
+    }
+
+    async fn keep_meta<const N: usize>(&self, rows: [(&'static str, String); N]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, value) in rows {
             // Whoever came first is right: the rows are written together or not at all.
             add_meta(&mut writing, name, value).await?;
         }
-        writing.commit().await?;
-        Ok(())
+        writing.commit().await
     }
 
     async fn meta(&self, name: &str) -> Result<Option<String>, StateError> {
@@ -118,5 +135,30 @@ impl Identity {
         let key = rcgen::KeyPair::generate()?;
         let certificate = rcgen::CertificateParams::new(vec![LINK_NAME.to_owned()])?.signed_by(&key, &issuer)?;
         Ok((certificate.pem(), Zeroizing::new(key.serialize_pem())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn database_of_an_earlier_version_gets_a_key_for_receipts_and_keeps_it() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let state = testing::state(&dir, &[]).await;
+        let seal = Seal::open_or_create(&dir.path().join("secret.key")).unwrap();
+        let made = state.identity(&seal).await.unwrap();
+        let again = state.identity(&seal).await.unwrap();
+        assert_eq!((made.signer.public(), &made.log), (again.signer.public(), &again.log));
+        let super::On::Sql(sql) = &state.store else { panic!("a database") };
+        sqlx::query("DELETE FROM meta WHERE name = 'receipt_seed'").execute(&sql.pool).await.unwrap();
+        let upgraded = state.identity(&seal).await.unwrap();
+        assert_eq!(upgraded.log, made.log, "it is the same deployment");
+        assert_ne!(upgraded.signer.public(), made.signer.public());
+        assert_eq!(state.identity(&seal).await.unwrap().signer.public(), upgraded.signer.public());
+        let row = sqlx::query("SELECT value FROM meta WHERE name = 'receipt_seed'").fetch_one(&sql.pool).await.unwrap();
+        let kept = super::super::text(&row, "value").unwrap();
+        assert!(Signer::of_seed(&kept).is_none(), "it lies there sealed");
     }
 }

@@ -23,6 +23,7 @@ use model::{DomainName, NodeName, Revision};
 
 use super::accounts::{Account, AccountStatus};
 use super::chunks::{Chunk, Filter, Kind, Outline, Past, Progress};
+use super::completions::{Amounts, Completion};
 use super::log::{DomainRow, Filed, Logged};
 use super::nodes::NodeRow;
 use super::{Counter, On, State, StateError};
@@ -166,6 +167,7 @@ pub(super) struct Tables {
     nodes: Arc<BTreeMap<NodeName, MemberRow>>,
     invitations: Arc<BTreeMap<String, (String, u64)>>,
     chunks: Arc<BTreeMap<u64, Arc<Chunk>>>,
+    completions: Arc<BTreeMap<Revision, Arc<Completion>>>,
     days: Arc<BTreeMap<(String, u64, &'static str), u64>>,
     nonces: Arc<BTreeMap<Arc<(String, String)>, u64>>,
 }
@@ -187,6 +189,7 @@ pub(super) struct KeyRow {
 struct MemberRow {
     credential: String,
     acked: Revision,
+    acked_ms: u64,
     program: String,
 }
 
@@ -381,8 +384,8 @@ impl Tables {
 
     /// Adds a node, or gives one that is there another credential; what it acknowledged stays.
     pub(super) fn set_credential(&mut self, name: &NodeName, credential: String, program: &str) {
-        let acked = self.nodes.get(name).map_or(Revision::ZERO, |row| row.acked);
-        let row = MemberRow { credential, acked, program: program.to_owned() };
+        let (acked, acked_ms) = self.nodes.get(name).map_or((Revision::ZERO, 0), |row| (row.acked, row.acked_ms));
+        let row = MemberRow { credential, acked, acked_ms, program: program.to_owned() };
         Arc::make_mut(&mut self.nodes).insert(name.clone(), row);
     }
 
@@ -391,15 +394,20 @@ impl Tables {
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeRow> {
-        let rows = self.nodes.iter();
-        rows.map(|(name, row)| NodeRow { name: name.clone(), acked: row.acked, program: row.program.clone() }).collect()
+        let row = |(name, row): (&NodeName, &MemberRow)| NodeRow {
+            name: name.clone(),
+            acked: row.acked,
+            acked_ms: row.acked_ms,
+            program: row.program.clone(),
+        };
+        self.nodes.iter().map(row).collect()
     }
 
-    pub(super) fn acknowledge(&mut self, name: &NodeName, at: Revision) {
+    pub(super) fn acknowledge(&mut self, name: &NodeName, at: Revision, now_ms: u64) {
         if self.nodes.get(name).is_some_and(|row| row.acked < at)
             && let Some(row) = Arc::make_mut(&mut self.nodes).get_mut(name)
         {
-            row.acked = at;
+            (row.acked, row.acked_ms) = (at, now_ms);
         }
     }
 }
@@ -497,6 +505,33 @@ impl Tables {
             Past::Invitations => drop_past(&mut self.invitations, most, |_, (_, expires_ms)| *expires_ms < before),
             Past::Days => drop_past(&mut self.days, most, |(_, day, _), _| *day < before),
         }
+    }
+}
+
+/// Completions, by the highest revision of each.
+impl Tables {
+    pub(super) fn add_completion(&mut self, step: &Completion) {
+        insert_new(&mut self.completions, step.range.1, Arc::new(step.clone()));
+    }
+
+    /// The first step whose highest revision is at or above `revision`.
+    pub(super) fn completion_from(&self, revision: Revision) -> Option<Completion> {
+        self.completions.range(revision..).next().map(|(_, step)| Completion::clone(step))
+    }
+
+    pub(super) fn set_swept(&mut self, last: Revision, swept: &Amounts) {
+        if let Some(step) = Arc::make_mut(&mut self.completions).get_mut(&last) {
+            Arc::make_mut(step).swept = swept.clone();
+        }
+    }
+
+    pub(super) fn completion_bytes(&self) -> u64 {
+        self.completions.values().map(|step| step.bytes()).sum()
+    }
+
+    /// Forgets steps from before `before_ms`, the lowest first.
+    pub(super) fn forget_completions(&mut self, before_ms: u64, most: u64) -> u64 {
+        drop_past(&mut self.completions, most, |_, step| step.completed_ms < before_ms)
     }
 }
 

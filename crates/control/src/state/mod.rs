@@ -27,6 +27,7 @@ use crate::config::StateUrl;
 
 pub mod accounts;
 pub mod chunks;
+pub mod completions;
 pub mod identity;
 pub mod log;
 pub mod memory;

@@ -56,6 +56,8 @@ pub struct NodeRow {
     pub name: NodeName,
     /// The highest revision it acknowledged.
     pub acked: Revision,
+    /// When that was written down, in milliseconds since 1970; zero when it was not.
+    pub acked_ms: u64,
     /// Version of its program, as it said.
     pub program: String,
 }
@@ -149,7 +151,9 @@ impl State {
     pub async fn nodes(&self) -> Result<Vec<NodeRow>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
-                let rows = sqlx::query("SELECT name, acked, program FROM node ORDER BY name").fetch_all(pool).await?;
+                let rows = sqlx::query("SELECT name, acked, acked_ms, program FROM node ORDER BY name")
+                    .fetch_all(pool)
+                    .await?;
                 rows.iter().map(node_row).collect()
             }
             On::Memory(tables) => Ok(tables.nodes()),
@@ -157,18 +161,19 @@ impl State {
     }
 
     /// Keeps what nodes acknowledged. An acknowledgement never falls.
-    pub async fn acknowledge(&self, acked: &[(NodeName, Revision)]) -> Result<(), StateError> {
+    pub async fn acknowledge(&self, acked: &[(NodeName, Revision)], now_ms: u64) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, at) in acked {
             match writing.on() {
                 On::Sql(connection) => {
-                    sqlx::query("UPDATE node SET acked = $1 WHERE name = $2 AND acked < $1")
+                    sqlx::query("UPDATE node SET acked = $1, acked_ms = $3 WHERE name = $2 AND acked < $1")
                         .bind(signed(at.0))
                         .bind(name.as_str())
+                        .bind(signed(now_ms))
                         .execute(connection)
                         .await?;
                 }
-                On::Memory(tables) => tables.acknowledge(name, *at),
+                On::Memory(tables) => tables.acknowledge(name, *at, now_ms),
             }
         }
         writing.commit().await
@@ -178,7 +183,8 @@ impl State {
 fn node_row(row: &AnyRow) -> Result<NodeRow, StateError> {
     let name = text(row, "name")?;
     let name = NodeName::parse(&name).map_err(|_| StateError::Corrupt { what: format!("node {name}") })?;
-    Ok(NodeRow { name, acked: revision(row, "acked")?, program: text(row, "program")? })
+    let (acked, acked_ms) = (revision(row, "acked")?, unsigned(row, "acked_ms")?);
+    Ok(NodeRow { name, acked, acked_ms, program: text(row, "program")? })
 }
 
 /// The fingerprint of a member's credential.
@@ -221,7 +227,7 @@ async fn keep_credential(
     match writing.on() {
         On::Sql(connection) => {
             sqlx::query(
-                "INSERT INTO node (name, credential, acked, program, joined_ms) VALUES ($1, $2, 0, $3, $4) \
+                "INSERT INTO node (name, credential, acked, acked_ms, program, joined_ms) VALUES ($1, $2, 0, 0, $3, $4) \
                  ON CONFLICT (name) DO UPDATE SET credential = excluded.credential, program = excluded.program",
             )
             .bind(name.as_str())

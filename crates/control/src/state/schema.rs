@@ -36,6 +36,15 @@ const VERSIONS: &[&[&str]] = &[
     ],
     // Open refreshes of a domain are counted before more are accepted.
     &["CREATE INDEX chunk_refreshing ON chunk (domain) WHERE finished_ms = 0 AND kind <> 'prefetch'"],
+    // Receipts of refreshes: what completed them, and when acknowledgements were there.
+    &[
+        "ALTER TABLE node ADD COLUMN acked_ms BIGINT NOT NULL DEFAULT 0",
+        "CREATE TABLE roster (id BIGINT PRIMARY KEY, members TEXT NOT NULL, used_ms BIGINT NOT NULL)",
+        "CREATE TABLE completion (last BIGINT PRIMARY KEY, first BIGINT NOT NULL, completed_ms BIGINT NOT NULL, \
+     known_ms BIGINT NOT NULL, lease_ms BIGINT NOT NULL, margin_ms BIGINT NOT NULL, roster BIGINT NOT NULL, \
+     bytes BIGINT NOT NULL, acked TEXT NOT NULL, swept TEXT NOT NULL)",
+        "CREATE INDEX completion_completed ON completion (completed_ms)",
+    ],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

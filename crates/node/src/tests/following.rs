@@ -4,7 +4,9 @@ use std::path::Path;
 use std::pin::Pin;
 
 use base64::Engine;
-use model::link::{Entries, FromControl, FromNode, Head, Hello, Jobs, Refused, Welcome, from_control, from_node};
+use model::link::{
+    Entries, FromControl, FromNode, Head, Hello, Jobs, Refused, Swept, Welcome, from_control, from_node,
+};
 use model::{Job, Snapshot};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -25,6 +27,8 @@ struct Session {
     hello: Hello,
     incoming: Streaming<FromNode>,
     out: mpsc::Sender<Result<FromControl, Status>>,
+    /// What it said of its sweeps.
+    swept: Vec<Swept>,
 }
 
 struct Doorman(mpsc::Sender<Session>);
@@ -39,7 +43,10 @@ impl service::link_server::Link for Doorman {
             panic!("Hello first")
         };
         let (out, outgoing) = mpsc::channel(16);
-        self.0.send(Session { hello, incoming, out }).await.map_err(|_| Status::unavailable("the test is over"))?;
+        self.0
+            .send(Session { hello, incoming, out, swept: Vec::new() })
+            .await
+            .map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Answer::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
@@ -139,7 +146,7 @@ impl Session {
         self.say(from_control::Is::Entries(Entries { first, entries })).await;
     }
 
-    /// The next message that is no heartbeat; those are answered with `head`. `None` when the node hangs up.
+    /// The next message that is no heartbeat; those are answered with `head`. What was swept is kept aside. `None` when the node hangs up.
     async fn heard(&mut self, head: u64) -> Option<from_node::Is> {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
@@ -147,9 +154,27 @@ impl Session {
                 from_node::Is::Heartbeat(beat) => {
                     self.say(from_control::Is::Head(Head { sequence: beat.sequence, head })).await
                 }
+                from_node::Is::Swept(swept) => self.swept.push(swept),
                 other => return Some(other),
             }
         }
+    }
+
+    /// What was swept, once that is everything up to `upto`: revision, objects, bytes.
+    async fn told(&mut self, upto: u64) -> Vec<(u64, u64, u64)> {
+        while self.swept.last().is_none_or(|swept| swept.upto < upto) {
+            let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
+            match message.unwrap().and_then(|message| message.is) {
+                Some(from_node::Is::Heartbeat(beat)) => {
+                    self.say(from_control::Is::Head(Head { sequence: beat.sequence, head: upto })).await
+                }
+                Some(from_node::Is::Swept(swept)) => self.swept.push(swept),
+                Some(_) => {}
+                None => panic!("the node hung up"),
+            }
+        }
+        let entries = self.swept.iter().flat_map(|swept| &swept.entries);
+        entries.map(|entry| (entry.revision, entry.objects, entry.bytes)).collect()
     }
 
     async fn acknowledged(&mut self, applied: u64) {
@@ -379,6 +404,34 @@ async fn full_index_is_retired_behind_the_floor_and_good_bodies_stay() {
     session.acknowledged(5).await;
     becomes_ready(&node).await;
     assert_eq!(ask(node.address(), Method::GET, "/good", &[], false).await.header("x-cache"), "HIT from edge");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn sweep_is_told_and_goes_on_where_it_was_after_a_restart() {
+    let origin = Origin::start().await;
+    origin.put("/a", Page::new("four"));
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(1).await;
+    ask(node.address(), Method::GET, "/a", &[], false).await;
+    let metrics = |node: &Node| ask(node.admin_address(), Method::GET, "/metrics", &[], false);
+    while !metrics(&node).await.text().contains("stored_total 1\n") {}
+    session.entries(2, &[refresh("/x", Mode::Expire), refresh("/a", Mode::Delete)]).await;
+    let told = session.told(3).await;
+    assert_eq!(told, [(3, 1, 4)]);
+    let page = metrics(&node).await;
+    for line in ["swept_revision 3\n", "swept_objects_total 1\n", "swept_bytes_total 4\n", "store_objects 0\n"] {
+        assert!(page.text().contains(&format!("\nwarmfront_node_{line}")), "{line}{}", page.text());
+    }
+    node.stop().await;
+
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 3, None).await;
+    assert_eq!(session.told(3).await, [], "where it is is said anew, what was told is not");
     node.stop().await;
 }
 

@@ -31,6 +31,7 @@ mod fenced;
 mod following;
 mod prefetching;
 mod serving;
+mod sweeping;
 mod tiers;
 
 /// The accelerated domain of every test.

@@ -1,4 +1,4 @@
-//! The client's verbs: `push`, `refresh`, `tasks`, `quota`, `domain`.
+//! The client's verbs: `push`, `refresh`, `tasks`, `receipt`, `quota`, `domain`.
 //!
 //! They speak the vendor's API like any other client, signed with V3, so they work against the vendor's own endpoint
 //! just as against ours. Each verb is a function from arguments to data; data goes to the writer it is given
@@ -19,6 +19,7 @@
 
 pub(crate) mod api;
 mod query;
+mod receipt;
 mod submit;
 mod urls;
 mod wait;
@@ -75,9 +76,12 @@ pub(crate) enum ClientCommand {
     /// Make cached copies stale, so that the next request asks the origin again
     #[command(after_long_help = SUBMIT_HELP)]
     Refresh(Verb<submit::RefreshArgs>),
-    /// Show tasks, the newest first
+    /// Show tasks, the newest first; one task with what it waits for; the receipt of a refresh
     #[command(after_long_help = TASKS_HELP)]
     Tasks(Verb<query::TasksArgs>),
+    /// Receipts of refreshes, and the key they are signed with
+    #[command(subcommand, after_long_help = RECEIPT_HELP)]
+    Receipt(receipt::ReceiptCommand),
     /// Show what is left of today's quota
     #[command(after_long_help = QUOTA_HELP)]
     Quota(Verb<query::QuotaArgs>),
@@ -93,7 +97,20 @@ JSON: {\"task_ids\": [ID], \"urls\": [{\"url\", \"task_id\", \"state\", \"proces
 `state` is Complete, Failed or Refreshing; Submitted where it was not waited for; Refused for the URLs of a call that was
 refused, and NotSent for those behind it.";
 
-const TASKS_HELP: &str = "JSON: [{\"task_id\", \"url\", \"type\", \"state\", \"process\", \"created\", \"cause\"}]";
+const TASKS_HELP: &str = "\
+JSON: [{\"task_id\", \"url\", \"type\", \"state\", \"process\", \"created\", \"cause\"}]
+JSON of show: {\"task_id\", \"urls\": [as above], \"revision\", \"more_nodes\",
+               \"waiting_for\": [{\"node\", \"last_heard\", \"acknowledged\", \"until\", \"at_most_until\"}]}
+`until` is Acknowledgement, or LeaseOver: then it is waited for until `at_most_until`. `last_heard` is null for a node that the
+control plane has not heard since it started. `receipt` writes the signed file, whatever --output says.";
+
+const RECEIPT_HELP: &str = "\
+Exit status of verify: 0 only when the trusted key signed the receipt and it proves that every node was past the refresh.
+
+JSON of verify: {\"good\": true, \"fingerprint\", \"task_id\", \"account\", \"type\", \"log\", \"accepted\", \"completed\", \"swept_as_of\",
+                 \"objects\", \"steps\": [{\"revisions\", \"completed\", \"known_for_ms\", \"lease_ms\", \"margin_ms\", \"swept_together\",
+                 \"members\": [{\"node\", \"past_by\", \"acknowledged\", \"at\", \"swept_objects\", \"swept_bytes\", \"swept_upto\", \"isolation\"}]}]}
+JSON of key: {\"key\", \"fingerprint\"}";
 
 const QUOTA_HELP: &str = "JSON: {\"preload\": {\"limit\": N, \"remaining\": N}, \"url\", \"dir\", \"regex\", \"ignore_params\"}; null where the service does not say";
 
@@ -143,6 +160,10 @@ pub(crate) async fn run(
             ClientCommand::Push(verb) => submit::push(&verb.args, &api(&verb.api)?, output, out).await,
             ClientCommand::Refresh(verb) => submit::refresh(&verb.args, &api(&verb.api)?, output, out).await,
             ClientCommand::Tasks(verb) => query::tasks(&verb.args, &api(&verb.api)?, output, out).await,
+            ClientCommand::Receipt(receipt::ReceiptCommand::Verify(args)) => receipt::check(args, output, out),
+            ClientCommand::Receipt(receipt::ReceiptCommand::Key(verb)) => {
+                receipt::key(&api(&verb.api)?, output, out).await
+            }
             ClientCommand::Quota(verb) => query::quota(&api(&verb.api)?, output, out).await,
             ClientCommand::Domain(verb) => query::domain(&verb.args.command, &api(&verb.api)?, output, out).await,
         }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Stop;
 use super::api::{Api, ApiError};
+use super::receipt::{self, TasksCommand};
 use super::submit::show;
 use super::wait::Row;
 use crate::output::Output;
@@ -38,6 +39,8 @@ pub(crate) struct TasksArgs {
     /// Show this many at most
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
+    #[command(subcommand)]
+    command: Option<TasksCommand>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -61,6 +64,9 @@ pub(super) async fn tasks(
     output: Output,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Stop> {
+    if let Some(command) = &args.command {
+        return receipt::tasks(command, api, output, out).await;
+    }
     let ids = args.ids.join(",");
     let mut filter: Vec<(&str, &str)> = Vec::new();
     if !ids.is_empty() {

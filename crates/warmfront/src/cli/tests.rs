@@ -428,3 +428,63 @@ async fn a_service_that_is_not_there_fails_at_once() {
     let (status, _) = command(&free, &["quota"]).await;
     assert_eq!(format!("{status:?}"), format!("{:?}", ExitCode::from(1)));
 }
+
+#[tokio::test]
+async fn one_task_is_shown_with_the_nodes_it_waits_for() {
+    let script = |call: &Call, _: &[Call]| {
+        assert_eq!((call.action.as_str(), call.get("TaskId")), ("DescribeRefreshTaskById", "7"));
+        let node = |name: &str, heard: &str, until: &str, time: &str| json!({ "Name": name, "LastHeardTime": heard, "Acknowledged": 3, "Until": until, "AtMostUntilTime": time });
+        ok(json!({
+            "Tasks": rows("7", "http://a.com/x", "Refreshing", ""), "TotalCount": 1, "RequestId": "R",
+            "WaitingFor": [{ "TaskId": "7", "Revision": 9, "MoreNodes": 4, "Nodes": [
+                node("eu-1-l1", "", "Acknowledgement", ""),
+                node("cn-1-l1", "2026-01-02T03:04:05Z", "LeaseOver", "2026-01-02T03:04:16Z"),
+            ] }],
+        }))
+    };
+    let ran = against(&["tasks", "show", "7", "--output", "json"], script).await;
+    ran.check(0);
+    assert_eq!(ran.json()["urls"][0]["process"], "50%");
+    assert_eq!((&ran.json()["revision"], &ran.json()["more_nodes"]), (&json!(9), &json!(4)));
+    let nodes = json!([
+        { "node": "eu-1-l1", "last_heard": null, "acknowledged": 3, "until": "Acknowledgement", "at_most_until": null },
+        { "node": "cn-1-l1", "last_heard": "2026-01-02T03:04:05Z", "acknowledged": 3, "until": "LeaseOver",
+          "at_most_until": "2026-01-02T03:04:16Z" },
+    ]);
+    assert_eq!(ran.json()["waiting_for"], nodes);
+
+    let ran = against(&["tasks", "show", "7"], script).await;
+    ran.check(0);
+    for part in ["eu-1-l1", "never since the control plane started", "2026-01-02T03:04:16Z at the latest", "and 4 more"]
+    {
+        assert!(ran.out.contains(part), "{part} in {}", ran.out);
+    }
+    let ran = against(&["tasks", "show", "8"], |_, _| ok(json!({ "Tasks": [], "TotalCount": 0 }))).await;
+    ran.check(1);
+}
+
+#[tokio::test]
+async fn receipt_is_written_as_it_came() {
+    let script = |call: &Call, _: &[Call]| {
+        assert_eq!((call.action.as_str(), call.get("TaskId")), ("DescribeRefreshTaskReceipt", "7"));
+        ok(json!({ "Receipt": "{\"x\":1}", "RequestId": "R" }))
+    };
+    let ran = against(&["tasks", "receipt", "7"], script).await;
+    ran.check(0);
+    assert_eq!(ran.out, "{\"x\":1}\n");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let ran = against(&["tasks", "receipt", "7", "--file", file.path().to_str().unwrap()], script).await;
+    ran.check(0);
+    assert_eq!((ran.out.as_str(), std::fs::read_to_string(file.path()).unwrap().as_str()), ("", "{\"x\":1}\n"));
+    let ran = against(&["tasks", "receipt", "7"], |_, _| refused(400, "TaskNotComplete")).await;
+    ran.check(1);
+
+    let key = "6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
+    let ran = against(&["receipt", "key"], move |call, _| {
+        assert_eq!(call.action, "DescribeReceiptKey");
+        ok(json!({ "Algorithm": "Ed25519", "PublicKey": key, "RequestId": "R" }))
+    })
+    .await;
+    ran.check(0);
+    assert_eq!(ran.out, format!("{key}\n"));
+}

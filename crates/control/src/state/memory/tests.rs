@@ -31,7 +31,7 @@ fn every_call_is_done_at_once_and_without_a_runtime() {
     assert_eq!(now(state.append(&[settings(), settings()])).unwrap(), Revision(2));
     assert_eq!(now(state.head()).unwrap(), Revision(2));
     assert_eq!(now(state.entries_after(Revision::ZERO, 10)).unwrap().len(), 2);
-    now(state.acknowledge(&[])).unwrap();
+    now(state.acknowledge(&[], 0)).unwrap();
     assert!(now(state.spend_nonce("key", "nonce", 1)).unwrap());
     now(state.forget(5, 5, 5)).unwrap();
     assert!(now(state.spend_nonce("key", "nonce", 1)).unwrap());

@@ -1,0 +1,439 @@
+//! The background sweep: takes from the store what entries say to delete, so that its bytes can be used again.
+//!
+//! Applying an entry touches no object; a body that is covered is not sent, swept or not. So nobody waits for a sweep, and
+//! one that is late costs room, never freshness. A file is looked up by its key; everything else that is pending is done in
+//! one pass over the store's index, however many entries there are. A pass rests nine times as long as it took.
+//!
+//! # What always holds
+//!
+//! - Only a body that fails part (a) of the guard goes, and only if an entry it missed says *delete*, or nobody can be sent
+//!   it at all. The store removes the very version that was judged.
+//! - One sweep at a time, the retiring of old entries included: whoever sweeps holds a [`Turn`].
+//! - Everything up to [`Sweeper::upto`] was swept. What a restart finds above that in the journal is swept again.
+//!
+//! # Not here
+//!
+//! Who may be sent what ([`model::fence`]); retiring ([`crate::head::sweep`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use model::link::{SWEPT_ENTRIES_MAX, Swept as Message, SweptFor};
+use model::{Entry, Invalidation, Mode, Revision, Scope, UrlKey};
+use store::{Sweep, Swept, SweptObject};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::head::{ObjectKey, Stored, measure};
+use crate::journal::Journal;
+use crate::knowing::Knowing;
+use crate::metrics::Counter;
+
+/// Files remembered until they are swept; when there are more, a pass over the store's index does for all of them.
+pub(crate) const FILES_MAX: usize = 50_000;
+
+/// Files swept before the position is noted and others have their turn.
+const FILES_AT_ONCE: usize = 256;
+
+/// A pass is followed by a rest this many times as long.
+const REST_FACTOR: u32 = 9;
+
+/// Entries that amounts are told for by name; what belongs to others is told without one.
+const ATTRIBUTED_MAX: usize = 20_000;
+
+/// How often the control plane is told, and the journal written, at most.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+
+/// What is to be swept.
+#[derive(Default)]
+struct Pending {
+    /// By key, oldest first.
+    files: VecDeque<(Revision, UrlKey)>,
+    /// The oldest and the newest entry that need a pass over everything.
+    pass: Option<(Revision, Revision)>,
+    /// Entries up to here were noted.
+    noted: Revision,
+}
+
+impl Pending {
+    fn needs_pass(&mut self, revision: Revision) {
+        let (oldest, newest) = self.pass.unwrap_or((revision, revision));
+        self.pass = Some((oldest.min(revision), newest.max(revision)));
+    }
+
+    /// A pass has seen to everything up to `upto`.
+    fn passed(&mut self, upto: Revision) {
+        self.files.retain(|(revision, _)| *revision > upto);
+        self.pass =
+            self.pass.filter(|(_, newest)| *newest > upto).map(|(oldest, newest)| (oldest.max(upto.next()), newest));
+    }
+
+    /// Up to where nothing is left to do.
+    fn done(&self) -> Revision {
+        let oldest = self.files.front().map(|(revision, _)| *revision);
+        let oldest = oldest.into_iter().chain(self.pass.map(|(oldest, _)| oldest)).min();
+        oldest.map_or(self.noted, |oldest| Revision(oldest.0.saturating_sub(1))).min(self.noted)
+    }
+}
+
+/// What was not told yet.
+#[derive(Default)]
+struct Outbox {
+    amounts: BTreeMap<Revision, (u64, u64)>,
+    /// Whether there is anything new, the position included.
+    fresh: bool,
+    told: Option<Instant>,
+}
+
+/// What sweeps have done since the node started, and how far they are.
+#[derive(Default)]
+pub(crate) struct Sweeper {
+    pending: Mutex<Pending>,
+    wake: Notify,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// How many want the turn now: a pass gives it up.
+    wanting: AtomicU64,
+    wanted: Notify,
+    upto: AtomicU64,
+    running: AtomicBool,
+    outbox: Mutex<Outbox>,
+    ready: Notify,
+    /// Objects taken.
+    pub(crate) objects: Counter,
+    /// Bytes of their bodies.
+    pub(crate) bytes: Counter,
+    /// Passes that came to their end.
+    pub(crate) passes: Counter,
+}
+
+/// The right to sweep.
+pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedMutexGuard<()>);
+
+impl Sweeper {
+    /// A sweeper of a store that was swept up to `upto`, with the entries after that.
+    pub(crate) fn new<'a>(upto: Revision, entries: impl IntoIterator<Item = (Revision, &'a Entry)>) -> Sweeper {
+        let sweeper = Sweeper::default();
+        sweeper.upto.store(upto.0, Ordering::SeqCst);
+        sweeper.pending().noted = upto;
+        for (revision, entry) in entries.into_iter().filter(|(revision, _)| *revision > upto) {
+            sweeper.note(revision, std::slice::from_ref(entry));
+        }
+        sweeper
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().expect("no holder of this lock can panic")
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().expect("no holder of this lock can panic")
+    }
+
+    /// Takes note of entries that were applied, `first` and those behind it.
+    pub(crate) fn note(&self, first: Revision, entries: &[Entry]) {
+        let mut pending = self.pending();
+        for (at, entry) in (first.0..).map(Revision).zip(entries) {
+            pending.noted = at;
+            match entry {
+                Entry::Invalidate(invalidations) => {
+                    for Invalidation { scope, .. } in invalidations.iter().filter(|one| one.mode == Mode::Delete) {
+                        match scope {
+                            Scope::File(key) if pending.files.len() < FILES_MAX => {
+                                pending.files.push_back((at, key.clone()));
+                            }
+                            _ => pending.needs_pass(at),
+                        }
+                    }
+                }
+                Entry::DomainRemoved(_) => pending.needs_pass(at),
+                _ => {}
+            }
+        }
+        drop(pending);
+        self.wake.notify_one();
+    }
+
+    /// Everything up to here was swept.
+    pub(crate) fn upto(&self) -> Revision {
+        Revision(self.upto.load(Ordering::SeqCst))
+    }
+
+    /// Whether a sweep is under way.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// Files that wait to be swept.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pending().files.len()
+    }
+
+    /// Gets the turn at once: a pass that is under way gives it up, and is done again later.
+    pub(crate) async fn turn(&self) -> Turn {
+        if let Ok(turn) = self.turn.clone().try_lock_owned() {
+            return Turn(turn);
+        }
+        self.wanting.fetch_add(1, Ordering::SeqCst);
+        self.wanted.notify_one();
+        let turn = self.turn.clone().lock_owned().await;
+        self.wanting.fetch_sub(1, Ordering::SeqCst);
+        Turn(turn)
+    }
+
+    /// Waits until somebody wants the turn.
+    async fn wanted(&self) {
+        while self.wanting.load(Ordering::SeqCst) == 0 {
+            self.wanted.notified().await;
+        }
+    }
+
+    /// The store was swept of everything up to `upto` by whoever holds the turn.
+    pub(crate) fn retired(&self, _turn: &Turn, upto: Revision, swept: Swept) {
+        self.pending().passed(upto);
+        self.count(Revision::ZERO, swept.dropped, swept.dropped_bytes);
+        self.advance();
+    }
+
+    /// Begins at a snapshot: entries before it are forgotten, and a pass takes what belongs to another log.
+    pub(crate) fn restart(&self, _turn: &Turn, at: Revision) {
+        *self.pending() = Pending { files: VecDeque::new(), pass: Some((at, at)), noted: at };
+        self.outbox().amounts.clear();
+        self.upto.store(at.0.saturating_sub(1), Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    fn count(&self, revision: Revision, objects: u64, bytes: u64) {
+        if objects == 0 {
+            return;
+        }
+        self.objects.add(objects);
+        self.bytes.add(bytes);
+        let mut outbox = self.outbox();
+        let known = outbox.amounts.len() < ATTRIBUTED_MAX || outbox.amounts.contains_key(&revision);
+        let entry = outbox.amounts.entry(if known { revision } else { Revision::ZERO }).or_default();
+        *entry = (entry.0 + objects, entry.1 + bytes);
+        outbox.fresh = true;
+    }
+
+    /// Notes how far it is; says whether that is further than before.
+    fn advance(&self) -> bool {
+        let done = self.pending().done();
+        let before = self.upto.fetch_max(done.0, Ordering::SeqCst);
+        if before < done.0 {
+            self.outbox().fresh = true;
+        }
+        if self.outbox().fresh {
+            self.ready.notify_one();
+        }
+        before < done.0
+    }
+
+    /// A control plane that was not told before should hear where the sweep is.
+    pub(crate) fn tell_again(&self) {
+        self.outbox().fresh = self.upto() > Revision::ZERO;
+        self.ready.notify_one();
+    }
+
+    /// What is to be told, when there is something. Given up before it returns, nothing is lost.
+    pub(crate) async fn report(&self) -> Message {
+        loop {
+            let wait = {
+                let mut outbox = self.outbox();
+                let due = outbox.told.map(|told| told + TELL_EVERY).filter(|due| *due > Instant::now());
+                match (outbox.fresh, due) {
+                    (true, None) => {
+                        outbox.told = Some(Instant::now());
+                        return self.take(&mut outbox);
+                    }
+                    (true, Some(due)) => Some(due),
+                    (false, _) => None,
+                }
+            };
+            match wait {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => self.ready.notified().await,
+            }
+        }
+    }
+
+    fn take(&self, outbox: &mut Outbox) -> Message {
+        let mut entries = Vec::new();
+        while entries.len() < SWEPT_ENTRIES_MAX
+            && let Some((revision, (objects, bytes))) = outbox.amounts.pop_first()
+        {
+            entries.push(SweptFor { revision: revision.0, objects, bytes });
+        }
+        outbox.fresh = !outbox.amounts.is_empty();
+        Message { upto: self.upto().0, entries }
+    }
+
+    /// Sweeps whenever there is something to sweep, until `stopping`.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        store: store::Store,
+        knowing: Arc<Knowing>,
+        journal: Option<Journal>,
+        stopping: CancellationToken,
+    ) {
+        let mut rest_until = Instant::now();
+        let mut written = Instant::now();
+        loop {
+            tokio::select! {
+                () = self.work(rest_until) => {}
+                () = stopping.cancelled() => return,
+            }
+            let turn = Turn(self.turn.clone().lock_owned().await);
+            self.running.store(true, Ordering::SeqCst);
+            let result = self.sweep_files(&store, &knowing).await;
+            let passing = result.is_ok() && Instant::now() >= rest_until && self.pending().pass.is_some();
+            let result = if passing {
+                let began = Instant::now();
+                let passed = tokio::select! {
+                    passed = self.pass(&store, &knowing) => passed,
+                    () = self.wanted() => Ok(()),
+                    () = stopping.cancelled() => return,
+                };
+                rest_until = Instant::now() + began.elapsed() * REST_FACTOR;
+                passed
+            } else {
+                result
+            };
+            self.running.store(false, Ordering::SeqCst);
+            if let Err(error) = result {
+                tracing::warn!(error = &error as &dyn std::error::Error, "store could not be swept");
+                rest_until = Instant::now() + Duration::from_secs(1);
+                tokio::time::sleep(TELL_EVERY).await;
+            }
+            // Written while the turn is held: a new log must not begin with the position in another.
+            if self.advance()
+                && written.elapsed() >= TELL_EVERY
+                && let Some(journal) = journal.clone()
+            {
+                written = Instant::now();
+                let upto = self.upto();
+                let kept = tokio::task::spawn_blocking(move || journal.swept(upto)).await;
+                if let Ok(Err(error)) = kept {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "position of the sweep is not kept");
+                }
+            }
+            drop(turn);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn work(&self, rest_until: Instant) {
+        loop {
+            let pass = {
+                let pending = self.pending();
+                if !pending.files.is_empty() || pending.done() > self.upto() {
+                    return;
+                }
+                pending.pass.is_some()
+            };
+            if pass && Instant::now() >= rest_until {
+                return;
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(rest_until), if pass => {}
+            }
+        }
+    }
+
+    /// Sweeps some of the files that wait, by their keys.
+    async fn sweep_files(&self, store: &store::Store, knowing: &Knowing) -> Result<(), store::WriteError> {
+        let batch: Vec<(Revision, UrlKey)> = {
+            let pending = self.pending();
+            pending.files.iter().take(FILES_AT_ONCE).cloned().collect()
+        };
+        let mut any = false;
+        for (revision, url) in &batch {
+            let bare = ObjectKey::bare(url);
+            let mut vary = None;
+            any |= self.sweep_keys(store, knowing, &[bare], &mut vary).await?;
+            match vary.as_deref() {
+                None => {}
+                Some([only]) if *only == ACCEPT_ENCODING => {
+                    let variants: Vec<ObjectKey> = by_encoding(only, url).collect();
+                    any |= self.sweep_keys(store, knowing, &variants, &mut None).await?;
+                }
+                // By what other headers they differ nobody knows; a pass finds them by their URL.
+                Some(_) => self.pending().needs_pass(*revision),
+            }
+        }
+        if any {
+            store.sync_removals().await?;
+        }
+        self.pending().files.drain(..batch.len());
+        Ok(())
+    }
+
+    /// Sweeps what lies under `keys`; says whether something went. By which headers variants differ is left in `vary`.
+    async fn sweep_keys(
+        &self,
+        store: &store::Store,
+        knowing: &Knowing,
+        keys: &[ObjectKey],
+        vary: &mut Option<Vec<HeaderName>>,
+    ) -> Result<bool, store::WriteError> {
+        let keys: Vec<_> = keys.iter().map(|key| (key.hash(), key.bytes().to_vec())).collect();
+        let judge = |object: &SweptObject<'_>| {
+            if let Some((Stored::Marker(fields), _)) = measure(knowing, &knowing.known(), object) {
+                *vary = Some(fields);
+            }
+            verdict(knowing, object)
+        };
+        let swept = store.sweep_keys(&keys, judge, |object| self.count_one(knowing, object)).await?;
+        Ok(swept.dropped > 0)
+    }
+
+    /// One look at everything the store holds.
+    async fn pass(&self, store: &store::Store, knowing: &Knowing) -> Result<(), store::WriteError> {
+        // What comes while it runs waits for the next one.
+        let noted = self.pending().noted;
+        let judge = |object: &SweptObject<'_>| verdict(knowing, object);
+        let swept = store.sweep(judge, |object| self.count_one(knowing, object)).await?;
+        self.pending().passed(noted);
+        self.passes.inc();
+        tracing::debug!(upto = noted.0, ?swept, "store swept");
+        Ok(())
+    }
+
+    fn count_one(&self, knowing: &Knowing, object: &SweptObject<'_>) {
+        let revision = measure(knowing, &knowing.known(), object).map_or(Revision::ZERO, |(_, need)| need.deleted);
+        self.count(revision, 1, object.length);
+    }
+}
+
+/// Whether a stored body goes.
+fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
+    let known = knowing.known();
+    // Between two logs nobody knows what a body is worth.
+    if !known.serves() {
+        return Sweep::Keep;
+    }
+    match measure(knowing, &known, object) {
+        None => Sweep::Drop,
+        Some((Stored::Marker(_), _)) => Sweep::Keep,
+        Some((Stored::Object(_), need)) => {
+            let stamp = Revision(object.stamp);
+            let covered = stamp < need.revision && need.mode(stamp) == Mode::Delete;
+            if covered { Sweep::Drop } else { Sweep::Keep }
+        }
+    }
+}
+
+/// Every variant that `Accept-Encoding` alone can choose.
+fn by_encoding<'a>(field: &'a HeaderName, url: &'a UrlKey) -> impl Iterator<Item = ObjectKey> + 'a {
+    httpcache::accept_encodings().filter_map(move |value| {
+        let mut request = HeaderMap::new();
+        request.insert(ACCEPT_ENCODING, HeaderValue::from_str(&value).ok()?);
+        Some(ObjectKey::variant(url, &httpcache::vary_key(std::slice::from_ref(field), &request)))
+    })
+}
