@@ -457,7 +457,7 @@ impl App {
         if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
             return Err(Denied::DomainsUsedUp);
         }
-        let domain = Domain { name, coverage, sources, online: true };
+        let domain = Domain { name, coverage, sources, online: true, tag_header: None };
         let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;
         self.reach(at).await
     }

@@ -147,6 +147,16 @@ impl Admin {
         page.gauge("applied_revision", "The log is applied up to here", knowing.applied());
         page.gauge("floor_revision", "Entries up to here may be forgotten", knowing.index().floor());
         page.gauge("index_scopes", "Scopes in the index of invalidations", knowing.index().len());
+        let live = knowing.index().counts();
+        let kinds = [
+            ("kind=\"file\"", live.files),
+            ("kind=\"directory\"", live.directories),
+            ("kind=\"ignore_params\"", live.paths),
+            ("kind=\"regex\"", live.regexes),
+            ("kind=\"tag\"", live.tags),
+            ("kind=\"domain\"", live.domains),
+        ];
+        page.gauges("index_scopes_by_kind", "The same by kind", &kinds);
         page.gauge("index_scopes_max", "Bound from which the oldest are retired", crate::link::RETIRE_ABOVE);
         if let Some(contact) = knowing.contact() {
             let age = fence::ceil_millis(knowing.clock().moment().since(contact));

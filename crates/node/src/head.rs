@@ -19,6 +19,7 @@ use model::{Revision, UrlKey};
 use sha2::{Digest, Sha256};
 use store::{Sweep, Swept};
 
+use crate::index::About;
 use crate::knowing::{Knowing, Known, LogTag};
 
 /// Version of the format.
@@ -207,10 +208,11 @@ pub(crate) async fn sweep(
             match stored {
                 Stored::Marker(_) => Sweep::Keep,
                 // Guard (a) alone: whether the lease runs has no part in it.
-                Stored::Object(_) if Revision(stamp) >= knowing.index().need(&domain.name, &url).revision => {
-                    Sweep::Restamp(upto.0)
+                Stored::Object(head) => {
+                    let about = About::Body { stamp: Revision(stamp), headers: Some(&head.headers) };
+                    let need = knowing.index().need(Some(domain), &url, about).revision;
+                    if Revision(stamp) >= need { Sweep::Restamp(upto.0) } else { Sweep::Drop }
                 }
-                Stored::Object(_) => Sweep::Drop,
             }
         })
         .await

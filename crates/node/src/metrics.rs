@@ -162,6 +162,11 @@ impl Page {
         self.metric(name, help, "counter", values);
     }
 
+    /// The same for numbers that rise and fall.
+    pub(crate) fn gauges(&mut self, name: &str, help: &str, values: &[(&str, usize)]) {
+        self.metric(name, help, "gauge", values);
+    }
+
     fn metric(&mut self, name: &str, help: &str, kind: &str, values: &[(&str, impl Display)]) {
         let _ = writeln!(self.0, "# HELP warmfront_node_{name} {help}\n# TYPE warmfront_node_{name} {kind}");
         for (label, value) in values {
