@@ -214,7 +214,7 @@ async fn submissions_are_whole_or_not_at_all(state: &State) {
     assert_eq!(state.outlines("you", &by_task, None, 10).await.unwrap(), [], "another account's");
     assert_eq!(state.outlines("me", &Filter { domain: Some("b.com".into()), ..all() }, None, 10).await.unwrap(), []);
     assert_eq!(
-        state.outlines("me", &Filter { kind: Some(Kind::RefreshFile), ..all() }, None, 10).await.unwrap().len(),
+        state.outlines("me", &Filter { kinds: vec![Kind::RefreshFile], ..all() }, None, 10).await.unwrap().len(),
         1
     );
 }
@@ -238,7 +238,13 @@ async fn log_is_read_in_order_and_compacted(state: &State) {
 
 async fn domains_belong_to_one_account(state: &State) {
     let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
-    let domain = Domain { name: name("d.com"), coverage: Coverage::Global, sources: vec![source], online: true, tag_header: None };
+    let domain = Domain {
+        name: name("d.com"),
+        coverage: Coverage::Global,
+        sources: vec![source],
+        online: true,
+        tag_header: None,
+    };
     let detail = DomainDetail::default();
     let at = state.add_domain("me", domain.clone(), &detail, 5).await.unwrap();
     let head = state.head().await.unwrap();

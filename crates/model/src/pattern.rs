@@ -183,7 +183,7 @@ mod tests {
             ("/[^/]*/x", "//x", true),
             ("/[^/]*", "/a?b=c/d", false), // a slash is one in the query too
             ("/a?b=[0-9]", "/a?b=1", true),
-            ("/a?b=[0-9]", "/b=1", false), // a question mark is one
+            ("/a?b=[0-9]", "/b=1", false),  // a question mark is one
             ("/a+b!c*d", "/a+b!c*d", true), // what URLs may hold stands for itself
             ("/a%2f.*", "/a%2Fb", true),
             ("/中/.*", "/%E4%B8%AD/x", true),

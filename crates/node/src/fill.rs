@@ -248,8 +248,7 @@ impl Fills {
         let running = {
             let mut all = self.running();
             let joinable = all.get(&order.key).filter(|running| {
-                !order.alone
-                    && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
+                !order.alone && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
             });
             if let Some(running) = joinable {
                 return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });

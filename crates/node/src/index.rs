@@ -270,9 +270,9 @@ impl Index {
         }
         match headers.map(|headers| Tags::of(headers, domain.tag_header.as_deref())) {
             None | Some(Tags::Any) => any,
-            Some(Tags::Named(tags)) => tags.iter().fold(Newest::default(), |newest, tag| {
-                newest.with(self.tags.get(|| tag_hash(&domain.name, tag)))
-            }),
+            Some(Tags::Named(tags)) => tags
+                .iter()
+                .fold(Newest::default(), |newest, tag| newest.with(self.tags.get(|| tag_hash(&domain.name, tag)))),
         }
     }
 

@@ -22,7 +22,7 @@ use store::Store;
 
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
 use crate::head::{self, Head, ObjectKey, Stored};
-use crate::knowing::{Judged, Judging, Known, Knowing, LogTag};
+use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
@@ -186,8 +186,7 @@ impl Pipeline {
             }
             let look = self.look(&wanted).await;
             let mut judging = self.knowing.judging();
-            let judged =
-                look.found.as_ref().and_then(|found| self.judge_found(&mut judging, found, &wanted));
+            let judged = look.found.as_ref().and_then(|found| self.judge_found(&mut judging, found, &wanted));
             let now = self.knowing.clock().now();
             let stored = look.found.as_ref().zip(judged.as_ref());
             let stored = stored.map(|(found, judged)| (&found.head.freshness, allowed(judged, found.vouched.stamp)));

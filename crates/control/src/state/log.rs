@@ -43,7 +43,7 @@ pub struct DomainDetail {
     pub source_types: Vec<String>,
 }
 
-/// Why a domain was not added or removed.
+/// Why a domain was not added, changed or removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DomainError {
@@ -59,6 +59,9 @@ pub enum DomainError {
     /// The account has none of that name.
     #[error("no such domain")]
     Absent,
+    /// Somebody else changed it meanwhile.
+    #[error("domain was changed meanwhile")]
+    Changed,
     /// The database.
     #[error(transparent)]
     State(#[from] StateError),
@@ -220,6 +223,37 @@ impl State {
             .execute(writing.connection())
             .await
             .map_err(StateError::from)?;
+        writing.commit().await?;
+        Ok(at)
+    }
+
+    /// Changes a domain of an account from what it was at `seen`, and tells the nodes.
+    pub async fn change_domain(
+        &self,
+        account: &str,
+        domain: model::Domain,
+        seen: Revision,
+        now_ms: u64,
+    ) -> Result<Revision, DomainError> {
+        let mut writing = self.write().await?;
+        let name = domain.name.to_string();
+        let at = append(writing.connection(), &[Entry::Domain(domain)]).await?;
+        if domain_owner(&mut writing, &name).await?.as_deref() != Some(account) {
+            return Err(DomainError::Absent);
+        }
+        let done = sqlx::query(
+            "UPDATE domain SET modified_ms = $1, revision = $2, configured = 0 WHERE name = $3 AND revision = $4",
+        )
+        .bind(signed(now_ms))
+        .bind(signed(at.0))
+        .bind(name)
+        .bind(signed(seen.0))
+        .execute(writing.connection())
+        .await
+        .map_err(StateError::from)?;
+        if done.rows_affected() == 0 {
+            return Err(DomainError::Changed);
+        }
         writing.commit().await?;
         Ok(at)
     }

@@ -219,7 +219,11 @@ mod tests {
             regexes.add(&pattern("a.com", "/x.*"), Revision(revision), mode, never);
             let said = regexes.above(Revision::ZERO, &key);
             let deleting = if revision < 7 { Revision::ZERO } else { Revision(7) };
-            assert_eq!(said, Newest { any: Revision(revision), deleting }, "an answer that was remembered is not the last");
+            assert_eq!(
+                said,
+                Newest { any: Revision(revision), deleting },
+                "an answer that was remembered is not the last"
+            );
         }
         assert_eq!(regexes.count(), 1);
     }

@@ -9,8 +9,7 @@ use super::regexes::PER_HOST_MAX;
 use super::*;
 
 const HOSTS: [&str; 3] = ["a.com", "b.com", "x.a.com"];
-const PATHS: [&str; 10] =
-    ["/", "/d/", "/d/e/", "/d/e/f", "/d/e?q=/d/", "/de/f", "/d", "/d/e/f?x", "/d?1", "/d/e/7?"];
+const PATHS: [&str; 10] = ["/", "/d/", "/d/e/", "/d/e/f", "/d/e?q=/d/", "/de/f", "/d", "/d/e/f?x", "/d?1", "/d/e/7?"];
 const REGEXES: [&str; 8] = ["/.*", "/d.*", "/d/[^/]*", "/[^/]*/e/.*", "/d/e/[0-9].*", "/[a-z]", "/d?[0-9]", "/none"];
 const DOMAINS: [&str; 3] = ["a.com", "b.com", ".a.com"];
 const TAGS: [&str; 3] = ["t", "u", "v"];
@@ -18,7 +17,13 @@ const HEADERS: [Option<&str>; 2] = [None, Some("x-tags")];
 
 fn domain(name: &str, tag_header: Option<&str>) -> Domain {
     let tag_header = tag_header.map(str::to_owned);
-    Domain { name: DomainName::parse(name).unwrap(), coverage: Coverage::Global, sources: Vec::new(), online: true, tag_header }
+    Domain {
+        name: DomainName::parse(name).unwrap(),
+        coverage: Coverage::Global,
+        sources: Vec::new(),
+        online: true,
+        tag_header,
+    }
 }
 
 fn one_of<T: Clone + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -31,9 +36,12 @@ fn scope() -> impl Strategy<Value = Scope> {
         (one_of(&HOSTS), one_of(&PATHS)).prop_map(move |(host, path)| Scope::File(key(host, path))),
         (one_of(&HOSTS), one_of(&["/", "/d/", "/d/e/"]))
             .prop_map(|(host, path)| Scope::Directory { host: host.into(), path: path.into() }),
-        (one_of(&HOSTS), one_of(&PATHS))
-            .prop_map(move |(host, path)| Scope::IgnoreParams { host: host.into(), path: key(host, path).path().into() }),
-        (one_of(&HOSTS), one_of(&REGEXES)).prop_map(move |(host, path)| Scope::Regex(Pattern::parse(key(host, path)).unwrap())),
+        (one_of(&HOSTS), one_of(&PATHS)).prop_map(move |(host, path)| Scope::IgnoreParams {
+            host: host.into(),
+            path: key(host, path).path().into()
+        }),
+        (one_of(&HOSTS), one_of(&REGEXES))
+            .prop_map(move |(host, path)| Scope::Regex(Pattern::parse(key(host, path)).unwrap())),
         (one_of(&DOMAINS), one_of(&TAGS)).prop_map(|(name, tag)| Scope::Tag {
             domain: DomainName::parse(name).unwrap(),
             tag: Tag::parse(tag).unwrap()

@@ -382,7 +382,13 @@ pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
         priority: 20,
         weight: 10,
     };
-    let domain = Domain { name: name.clone(), coverage: Coverage::Global, sources: vec![source], online: true, tag_header: None };
+    let domain = Domain {
+        name: name.clone(),
+        coverage: Coverage::Global,
+        sources: vec![source],
+        online: true,
+        tag_header: None,
+    };
     let pop = PopName::parse("pop-1").unwrap();
     let parents = [(Tier::L1, Parent { pop: pop.clone(), tier: Tier::L2 })].into();
     let pop = Pop { name: pop, region: Coverage::Global, parents };

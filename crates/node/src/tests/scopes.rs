@@ -158,7 +158,11 @@ async fn domain_that_names_another_tag_header_has_everything_asked_for_again() {
     assert_eq!(node.get("/a").await.text(), "new", "covered under the old name, whatever the new one says");
     node.settled().await;
     node.apply(Entry::Domain(domain));
-    assert_eq!(node.get("/a").await.header("x-cache"), "HIT from edge", "an entry that changes no header expires nothing");
+    assert_eq!(
+        node.get("/a").await.header("x-cache"),
+        "HIT from edge",
+        "an entry that changes no header expires nothing"
+    );
     origin.put("/a", page("newer"));
     node.apply(invalidate(tag("usual"), Mode::Expire));
     assert_eq!(node.get("/a").await.text(), "new", "the usual header is looked at no more");
@@ -221,7 +225,8 @@ async fn sweep_drops_what_expressions_and_tags_cover_and_keeps_the_rest() {
     crate::head::sweep(node.pipeline.store(), &node.knowing, &known, applied).await.unwrap();
     node.knowing.index().forget(applied);
     assert_eq!(node.knowing.index().len(), 0);
-    for (path, hit) in [("/t", false), ("/other", true), ("/r1", false), ("/rx", true), ("/p?1", false), ("/p/1", true)] {
+    for (path, hit) in [("/t", false), ("/other", true), ("/r1", false), ("/rx", true), ("/p?1", false), ("/p/1", true)]
+    {
         assert_eq!(node.get(path).await.header("x-cache") == "HIT from edge", hit, "{path}");
     }
 }
