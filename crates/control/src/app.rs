@@ -8,16 +8,20 @@ use std::time::Duration;
 
 use model::pattern::BadPattern;
 use model::topology::WarmTiers;
-use model::{Clock, Coverage, Domain, DomainName, Invalidation, Mode, Pattern, Revision, Scope, Source, Tag, UrlKey};
+use model::{Clock, Coverage, Domain, DomainName, Invalidation, Mode, Pattern, Scope, Tag, UrlKey};
 
 use crate::completion::Acknowledged;
 use crate::known::{Following, Known};
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
 use crate::state::chunks::{Chunk, Filter, Kind, Outline, Params};
-use crate::state::log::{DomainDetail, DomainError, DomainRow};
+use crate::state::log::DomainRow;
 use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submission};
 use crate::state::{State, StateError, millis};
+
+mod domains;
+
+pub(crate) use domains::{DomainChange, DomainView};
 
 /// How long tasks are shown and kept after they ended.
 pub(crate) const KEPT: Duration = Duration::from_secs(3 * 86_400);
@@ -32,9 +36,6 @@ const CHUNKS_SEARCHED_MAX: usize = 20_000;
 /// Outlines and chunks read at a time.
 const OUTLINES_AT_ONCE: u32 = 2_000;
 const CHUNKS_AT_ONCE: usize = 64;
-
-/// Domains one account may have.
-const DOMAINS_MAX: usize = 50_000;
 
 /// Who asks: a key that signed, with its account and policy.
 #[derive(Clone)]
@@ -192,15 +193,6 @@ impl RefreshOf {
     }
 }
 
-/// What becomes of a domain that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum DomainChange {
-    /// Whether it is served.
-    Online(bool),
-    /// In which response header its origins name tags; those that are usual when none.
-    TagHeader(Option<String>),
-}
-
 /// What a prefetch does.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Prefetch {
@@ -269,15 +261,6 @@ pub(crate) struct Page {
     pub(crate) lines: Vec<Line>,
     /// How many there are on all pages.
     pub(crate) total: u64,
-}
-
-/// A domain as users see it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct DomainView {
-    /// What the control plane keeps.
-    pub(crate) row: DomainRow,
-    /// What nodes know.
-    pub(crate) domain: Domain,
 }
 
 /// The verbs. Cheap to clone.
@@ -499,116 +482,6 @@ impl App {
         let day = quota_day(millis(self.clock.now()));
         Ok(self.state.spent(principal.account(), day).await?.into_iter().collect())
     }
-
-    /// Adds a domain to the account.
-    pub(crate) async fn add_domain(
-        &self,
-        principal: &Principal,
-        permission: Permission<'_>,
-        name: DomainName,
-        coverage: Coverage,
-        sources: Vec<Source>,
-        detail: DomainDetail,
-    ) -> Result<(), Denied> {
-        principal.may_change()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
-        let known = self.following.now();
-        if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
-            return Err(Denied::DomainsUsedUp);
-        }
-        let domain = Domain { name, coverage, sources, online: true, tag_header: None };
-        let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;
-        self.reach(at).await
-    }
-
-    /// Changes a domain of the account. What it is already changes nothing, and is no entry of the log.
-    pub(crate) async fn change_domain(
-        &self,
-        principal: &Principal,
-        permission: Permission<'_>,
-        name: &DomainName,
-        change: DomainChange,
-    ) -> Result<(), Denied> {
-        principal.may_change()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
-        let known = self.following.now();
-        let row = known.domains.get(name).filter(|row| row.account == principal.account());
-        let (Some(row), Some(before)) = (row, known.knowledge.domains.get(name)) else {
-            return Err(Denied::NoDomain(name.to_string()));
-        };
-        let mut domain = before.clone();
-        match change {
-            DomainChange::Online(online) => domain.online = online,
-            DomainChange::TagHeader(header) => domain.tag_header = header,
-        }
-        if domain == *before {
-            return Ok(());
-        }
-        // One change at a time, on top of the last one: both are read at their own pace.
-        if !row.configured || row.revision > known.head {
-            return Err(Denied::Configuring);
-        }
-        let now_ms = millis(self.clock.now());
-        let at = self.state.change_domain(principal.account(), domain, row.revision, now_ms).await;
-        self.reach(at).await
-    }
-
-    /// Takes a domain from the account.
-    pub(crate) async fn remove_domain(
-        &self,
-        principal: &Principal,
-        permission: Permission<'_>,
-        name: &DomainName,
-    ) -> Result<(), Denied> {
-        principal.may_change()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
-        let at = self.state.remove_domain(principal.account(), name).await;
-        self.reach(at).await
-    }
-
-    /// Waits until this process knows what it just wrote, so that the caller's next request finds it.
-    async fn reach(&self, written: Result<Revision, DomainError>) -> Result<(), Denied> {
-        match written {
-            Ok(revision) => {
-                self.following.reach(revision).await;
-                Ok(())
-            }
-            Err(DomainError::Exists { own }) => Err(Denied::DomainExists { own }),
-            Err(DomainError::Conflict) => Err(Denied::DomainConflict),
-            Err(DomainError::Absent) => Err(Denied::NoDomain(String::new())),
-            Err(DomainError::Changed) => Err(Denied::Configuring),
-            Err(DomainError::State(error)) => Err(Denied::Unavailable(error)),
-        }
-    }
-
-    /// The account's domains that its key may see, in the order they were added.
-    pub(crate) fn domains(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<DomainView>, Denied> {
-        principal.may_look()?;
-        principal.may(permission.action, [permission.on("*")])?;
-        let known = self.following.now();
-        let mut views: Vec<DomainView> = known
-            .domains
-            .values()
-            .filter(|row| row.account == principal.account())
-            .filter_map(|row| view(&known, row))
-            .collect();
-        views.sort_by(|a, b| (a.row.created_ms, &a.row.name).cmp(&(b.row.created_ms, &b.row.name)));
-        Ok(views)
-    }
-
-    /// One domain of the account.
-    pub(crate) fn domain(
-        &self,
-        principal: &Principal,
-        permission: Permission<'_>,
-        name: &DomainName,
-    ) -> Result<DomainView, Denied> {
-        principal.may_look()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
-        let known = self.following.now();
-        let row = known.domains.get(name).filter(|row| row.account == principal.account());
-        row.and_then(|row| view(&known, row)).ok_or_else(|| Denied::NoDomain(name.to_string()))
-    }
 }
 
 fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
@@ -617,11 +490,6 @@ fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
         LineState::Resident => Progress::Complete,
         LineState::Failed(cause) => Progress::Failed(cause),
     }
-}
-
-fn view(known: &Known, row: &DomainRow) -> Option<DomainView> {
-    let domain = known.knowledge.domains.get(&row.name)?.clone();
-    Some(DomainView { row: row.clone(), domain })
 }
 
 /// Groups objects by the domain that serves them, which must be the account's own, online and configured.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Knowledge, ManualClock, Moment, SourceKind};
+use model::{Knowledge, ManualClock, Moment, Revision, Source, SourceKind};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::policy::Policy;
 use crate::state::accounts::Account;
+use crate::state::log::{DomainDetail, DomainError};
 use crate::testing::{clock, state, until};
 
 #[test]
