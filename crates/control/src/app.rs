@@ -480,7 +480,7 @@ impl App {
         principal.may_look()?;
         principal.may(permission.action, [permission.on("*")])?;
         let day = quota_day(millis(self.clock.now()));
-        Ok(self.state.spent(principal.account(), day).await?.into_iter().collect())
+        Ok(self.state.spent(principal.account(), day).await?)
     }
 }
 

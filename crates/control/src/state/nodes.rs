@@ -1,9 +1,10 @@
 //! Nodes: invitations, membership, acknowledgements.
 
 use model::{Entry, Knowledge, Member, NodeName, Revision};
+use sqlx::any::AnyRow;
 
 use super::log::append;
-use super::{State, StateError, count_up, revision, signed, text, unsigned};
+use super::{Counter, On, State, StateError, Writing, count_up, revision, signed, text, unsigned};
 use crate::seal::{fingerprint, matches_fingerprint, random_text};
 
 /// Characters of a node's own credential.
@@ -63,12 +64,18 @@ impl State {
     /// Writes down an invitation; only a fingerprint of the secret is kept.
     pub async fn create_join_token(&self, id: &str, secret: &str, expires_ms: u64) -> Result<(), StateError> {
         let mut writing = self.write().await?;
-        sqlx::query("INSERT INTO join_token (id, secret, expires_ms) VALUES ($1, $2, $3)")
-            .bind(id)
-            .bind(fingerprint(secret))
-            .bind(signed(expires_ms))
-            .execute(writing.connection())
-            .await?;
+        let secret = fingerprint(secret);
+        match writing.on() {
+            On::Sql(connection) => {
+                sqlx::query("INSERT INTO join_token (id, secret, expires_ms) VALUES ($1, $2, $3)")
+                    .bind(id)
+                    .bind(secret)
+                    .bind(signed(expires_ms))
+                    .execute(connection)
+                    .await?;
+            }
+            On::Memory(tables) => tables.add_invitation(id, secret, expires_ms)?,
+        }
         writing.commit().await
     }
 
@@ -87,60 +94,33 @@ impl State {
         }
         let mut writing = self.write().await?;
         // The lock of the log, before anything is read that the decision rests on.
-        count_up(writing.connection(), "revision", 0).await?;
+        count_up(&mut writing, Counter::Revision, 0).await?;
         let holds_nothing = !matches!(proof, Proof::Credential { of_this_log: true, .. });
         let credential = match proof {
             Proof::Credential { secret, .. } => {
-                let row = sqlx::query("SELECT credential FROM node WHERE name = $1")
-                    .bind(member.name.as_str())
-                    .fetch_optional(writing.connection())
-                    .await
-                    .map_err(StateError::from)?;
-                let kept: Option<String> = row.map(|row| text(&row, "credential")).transpose()?;
+                let kept = kept_credential(&mut writing, &member.name).await?;
                 if !kept.is_some_and(|kept| matches_fingerprint(secret, &kept)) {
                     return Err(AdmitError::NotInvited);
                 }
                 None
             }
             Proof::Token { id, secret } => {
-                let row = sqlx::query("SELECT secret, expires_ms FROM join_token WHERE id = $1")
-                    .bind(id)
-                    .fetch_optional(writing.connection())
-                    .await
-                    .map_err(StateError::from)?
-                    .ok_or(AdmitError::NotInvited)?;
-                if !matches_fingerprint(secret, &text(&row, "secret")?) || unsigned(&row, "expires_ms")? <= now_ms {
+                let (kept, expires_ms) = invitation(&mut writing, id).await?.ok_or(AdmitError::NotInvited)?;
+                if !matches_fingerprint(secret, &kept) || expires_ms <= now_ms {
                     return Err(AdmitError::NotInvited);
                 }
                 let credential = random_text(CREDENTIAL_CHARS);
-                sqlx::query(
-                    "INSERT INTO node (name, credential, acked, program, joined_ms) VALUES ($1, $2, 0, $3, $4) \
-                     ON CONFLICT (name) DO UPDATE SET credential = excluded.credential, program = excluded.program",
-                )
-                .bind(member.name.as_str())
-                .bind(fingerprint(&credential))
-                .bind(program)
-                .bind(signed(now_ms))
-                .execute(writing.connection())
-                .await
-                .map_err(StateError::from)?;
+                keep_credential(&mut writing, &member.name, &credential, program, now_ms).await?;
                 Some(credential)
             }
         };
         if holds_nothing {
             // What open prefetches have resident there is not: they begin anew, and what others still hold is found there.
-            let named = format!("%\"{}\"%", member.name);
-            sqlx::query(
-                "UPDATE chunk SET progress = '' WHERE finished_ms = 0 AND kind = 'prefetch' AND progress LIKE $1",
-            )
-            .bind(named)
-            .execute(writing.connection())
-            .await
-            .map_err(StateError::from)?;
+            begin_anew(&mut writing, &member.name).await?;
         }
         // Whoever was invited anew may have been removed since `known` was read: its membership is logged in any case.
         if credential.is_some() || known.topology.members.get(&member.name) != Some(member) {
-            append(writing.connection(), &[Entry::Member(member.clone())]).await?;
+            append(&mut writing, &[Entry::Member(member.clone())]).await?;
         }
         writing.commit().await?;
         Ok(Admitted { credential })
@@ -149,10 +129,16 @@ impl State {
     /// Takes the membership from a node; says whether it had one.
     pub async fn remove_node(&self, name: &NodeName) -> Result<bool, StateError> {
         let mut writing = self.write().await?;
-        append(writing.connection(), &[Entry::MemberRemoved(name.clone())]).await?;
-        let done =
-            sqlx::query("DELETE FROM node WHERE name = $1").bind(name.as_str()).execute(writing.connection()).await?;
-        if done.rows_affected() == 0 {
+        append(&mut writing, &[Entry::MemberRemoved(name.clone())]).await?;
+        let was_there = match writing.on() {
+            On::Sql(connection) => {
+                let done =
+                    sqlx::query("DELETE FROM node WHERE name = $1").bind(name.as_str()).execute(connection).await?;
+                done.rows_affected() > 0
+            }
+            On::Memory(tables) => tables.remove_node(name),
+        };
+        if !was_there {
             return Ok(false);
         }
         writing.commit().await?;
@@ -161,26 +147,107 @@ impl State {
 
     /// Every member.
     pub async fn nodes(&self) -> Result<Vec<NodeRow>, StateError> {
-        let rows = sqlx::query("SELECT name, acked, program FROM node ORDER BY name").fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                let name = text(row, "name")?;
-                let name = NodeName::parse(&name).map_err(|_| StateError::Corrupt { what: format!("node {name}") })?;
-                Ok(NodeRow { name, acked: revision(row, "acked")?, program: text(row, "program")? })
-            })
-            .collect()
+        match self.read()? {
+            On::Sql(pool) => {
+                let rows = sqlx::query("SELECT name, acked, program FROM node ORDER BY name").fetch_all(pool).await?;
+                rows.iter().map(node_row).collect()
+            }
+            On::Memory(tables) => Ok(tables.nodes()),
+        }
     }
 
     /// Keeps what nodes acknowledged. An acknowledgement never falls.
     pub async fn acknowledge(&self, acked: &[(NodeName, Revision)]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, at) in acked {
-            sqlx::query("UPDATE node SET acked = $1 WHERE name = $2 AND acked < $1")
-                .bind(signed(at.0))
-                .bind(name.as_str())
-                .execute(writing.connection())
-                .await?;
+            match writing.on() {
+                On::Sql(connection) => {
+                    sqlx::query("UPDATE node SET acked = $1 WHERE name = $2 AND acked < $1")
+                        .bind(signed(at.0))
+                        .bind(name.as_str())
+                        .execute(connection)
+                        .await?;
+                }
+                On::Memory(tables) => tables.acknowledge(name, *at),
+            }
         }
         writing.commit().await
     }
+}
+
+fn node_row(row: &AnyRow) -> Result<NodeRow, StateError> {
+    let name = text(row, "name")?;
+    let name = NodeName::parse(&name).map_err(|_| StateError::Corrupt { what: format!("node {name}") })?;
+    Ok(NodeRow { name, acked: revision(row, "acked")?, program: text(row, "program")? })
+}
+
+/// The fingerprint of a member's credential.
+async fn kept_credential(writing: &mut Writing, name: &NodeName) -> Result<Option<String>, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row = sqlx::query("SELECT credential FROM node WHERE name = $1")
+                .bind(name.as_str())
+                .fetch_optional(connection)
+                .await?;
+            row.map(|row| text(&row, "credential")).transpose()
+        }
+        On::Memory(tables) => Ok(tables.credential(name)),
+    }
+}
+
+/// The fingerprint of an invitation's secret, and when it expires.
+async fn invitation(writing: &mut Writing, id: &str) -> Result<Option<(String, u64)>, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row = sqlx::query("SELECT secret, expires_ms FROM join_token WHERE id = $1")
+                .bind(id)
+                .fetch_optional(connection)
+                .await?;
+            row.map(|row| Ok((text(&row, "secret")?, unsigned(&row, "expires_ms")?))).transpose()
+        }
+        On::Memory(tables) => Ok(tables.invitation(id)),
+    }
+}
+
+/// Gives a node its credential; what one that is there has acknowledged stays.
+async fn keep_credential(
+    writing: &mut Writing,
+    name: &NodeName,
+    credential: &str,
+    program: &str,
+    now_ms: u64,
+) -> Result<(), StateError> {
+    let credential = fingerprint(credential);
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query(
+                "INSERT INTO node (name, credential, acked, program, joined_ms) VALUES ($1, $2, 0, $3, $4) \
+                 ON CONFLICT (name) DO UPDATE SET credential = excluded.credential, program = excluded.program",
+            )
+            .bind(name.as_str())
+            .bind(credential)
+            .bind(program)
+            .bind(signed(now_ms))
+            .execute(connection)
+            .await?;
+        }
+        On::Memory(tables) => tables.set_credential(name, credential, program),
+    }
+    Ok(())
+}
+
+/// Forgets what open prefetches in which a node is named have come to.
+async fn begin_anew(writing: &mut Writing, name: &NodeName) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query(
+                "UPDATE chunk SET progress = '' WHERE finished_ms = 0 AND kind = 'prefetch' AND progress LIKE $1",
+            )
+            .bind(format!("%\"{name}\"%"))
+            .execute(connection)
+            .await?;
+        }
+        On::Memory(tables) => tables.begin_anew(name),
+    }
+    Ok(())
 }
