@@ -114,7 +114,8 @@ fn refresh_by_tag_is_read() {
     };
     let many = (0..1001).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
     let long = "x".repeat(model::tags::TAG_BYTES_MAX + 1);
-    let cases: &[(&str, &str, &str, Result<RefreshByTag, (u16, &str)>)] = &[
+    type Expected = Result<RefreshByTag, (u16, &'static str)>;
+    let cases: &[(&str, &str, &str, Expected)] = &[
         ("A.com", "news", "", Ok(refresh("a.com", &["news"], false))),
         (".a.com", " news, sport ,,news", "true", Ok(refresh(".a.com", &["news", "sport"], true))),
         ("", "news", "", Err((400, "MissingParameter"))),

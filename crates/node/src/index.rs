@@ -311,6 +311,11 @@ impl Index {
         }
     }
 
+    /// Keys for which it is remembered what regexes said, and their bound.
+    pub(crate) fn answers(&self) -> (usize, usize) {
+        self.regexes.answers()
+    }
+
     /// Scopes held now.
     pub(crate) fn len(&self) -> usize {
         let Counts { files, directories, paths, regexes, tags, domains } = self.counts();

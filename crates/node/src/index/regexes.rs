@@ -95,6 +95,12 @@ impl Regexes {
         self.live.load().count
     }
 
+    /// Keys whose answers are remembered now, and their bound.
+    pub(super) fn answers(&self) -> (usize, usize) {
+        let lock = |shard: &Mutex<Remembered>| shard.lock().expect("no holder of this lock can panic").len();
+        (self.live.load().answers.0.iter().map(lock).sum(), SHARDS * KEYS_MAX)
+    }
+
     /// Takes one. `fold` is handed every regex that there is no room for, before that one is dropped here.
     pub(super) fn add(&self, pattern: &Pattern, revision: Revision, mode: Mode, fold: impl Fn(Folded)) {
         let _changing = self.changing.lock().expect("no holder of this lock can panic");

@@ -98,8 +98,11 @@ fn covers(entry: &Entry, before: Option<&Domain>, name: &DomainName, key: &UrlKe
     }
 }
 
-/// The log, with what each entry that is a domain changes.
-fn with_before(log: &[Entry]) -> (Vec<(Revision, &Entry, Option<Domain>)>, model::Knowledge) {
+/// An entry, and the domain it changes as it was.
+type Logged<'a> = (Revision, &'a Entry, Option<Domain>);
+
+/// The log, with what each entry that is a domain changes, and what it adds up to.
+fn with_before(log: &[Entry]) -> (Vec<Logged<'_>>, model::Knowledge) {
     let mut known = model::Knowledge::default();
     let mut all = Vec::new();
     for (revision, entry) in (1..).map(Revision).zip(log) {
