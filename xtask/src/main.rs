@@ -1,4 +1,5 @@
-//! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests.
+//! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests. `cargo xtask chaos`: real
+//! processes under random faults, for as long as wanted.
 
 use std::process::{Command, ExitCode};
 
@@ -25,8 +26,14 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    ensure!(arguments.next().as_deref() == Some("check"), "expected: cargo xtask check [fmt|tidy|deny|clippy|docs]");
-    let only = arguments.next();
+    match arguments.next().as_deref() {
+        Some("check") => checks(arguments.next()),
+        Some("chaos") => chaos(&arguments.collect::<Vec<_>>()),
+        _ => bail!("expected: cargo xtask check [fmt|tidy|deny|clippy|docs], or cargo xtask chaos --secs N --seed S"),
+    }
+}
+
+fn checks(only: Option<String>) -> anyhow::Result<()> {
     if let Some(name) = &only {
         ensure!(CHECKS.iter().any(|(known, _)| known == name), "no check `{name}`");
     }
@@ -44,6 +51,13 @@ fn run() -> anyhow::Result<()> {
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Readers, writers and faults over real processes; the last line sums up.
+fn chaos(arguments: &[String]) -> anyhow::Result<()> {
+    let program = ["run", "--quiet", "--package", "e2e", "--bin", "chaos", "--"];
+    let arguments: Vec<&str> = program.into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    cargo(&arguments, &[])
 }
 
 fn fmt() -> anyhow::Result<()> {

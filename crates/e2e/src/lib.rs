@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+pub mod fresh;
 pub mod http;
 pub mod nginx;
 pub mod sdk;

@@ -1,0 +1,167 @@
+//! A TCP relay on loopback: a link that a test can cut, stall or slow, each direction on its own.
+//!
+//! A cut link closes what is there and closes at once what comes. A stalled direction takes nothing more from its sender and
+//! gives nothing more, as when packets are lost: connections stay, and what was on its way arrives when the link is whole again.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Bytes taken at once.
+const CHUNK_BYTES: usize = 16 << 10;
+
+/// What one direction does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flow {
+    /// Bytes pass.
+    #[default]
+    Open,
+    /// Bytes wait.
+    Stalled,
+    /// Bytes pass that much later.
+    Slow(Duration),
+}
+
+/// What a link does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// No connection lives.
+    pub cut: bool,
+    /// From who connects to who listens.
+    pub up: Flow,
+    /// And back.
+    pub down: Flow,
+}
+
+impl Mode {
+    /// Everything passes.
+    pub const WHOLE: Mode = Mode { cut: false, up: Flow::Open, down: Flow::Open };
+    /// Nothing lives.
+    pub const CUT: Mode = Mode { cut: true, up: Flow::Open, down: Flow::Open };
+    /// Nothing passes, and nobody is told.
+    pub const STALLED: Mode = Mode { cut: false, up: Flow::Stalled, down: Flow::Stalled };
+}
+
+/// A running relay; it ends with its owner.
+#[derive(Debug)]
+pub struct Relay {
+    /// Where it listens on loopback.
+    pub port: u16,
+    mode: Arc<watch::Sender<Mode>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Relay {
+    /// A relay to another port of loopback, whole.
+    pub async fn start(target: u16) -> io::Result<Relay> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let mode = Arc::new(watch::Sender::new(Mode::WHOLE));
+        let accepting = tokio::spawn(accept(listener, target, mode.clone()));
+        Ok(Relay { port, mode, accepting })
+    }
+
+    /// Sets what the link does from now on.
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.set(Mode::CUT);
+    }
+}
+
+async fn accept(listener: TcpListener, target: u16, mode: Arc<watch::Sender<Mode>>) {
+    loop {
+        let Ok((incoming, _)) = listener.accept().await else { continue };
+        let mode = mode.subscribe();
+        if !mode.borrow().cut {
+            tokio::spawn(relay(incoming, target, mode));
+        }
+    }
+}
+
+async fn relay(incoming: TcpStream, target: u16, mode: watch::Receiver<Mode>) {
+    let mut watched = mode.clone();
+    let both = async {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, target));
+        let Ok(outgoing) = TcpStream::connect(address).await else { return };
+        let _ = (incoming.set_nodelay(true), outgoing.set_nodelay(true));
+        let (from_in, to_in) = incoming.into_split();
+        let (from_out, to_out) = outgoing.into_split();
+        tokio::join!(
+            copy(from_in, to_out, mode.clone(), |mode| mode.up),
+            copy(from_out, to_in, mode, |mode| mode.down)
+        );
+    };
+    tokio::select! {
+        () = both => {}
+        _ = watched.wait_for(|mode| mode.cut) => {} // both sockets are dropped
+    }
+}
+
+async fn copy(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    flow: fn(&Mode) -> Flow,
+) {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let read = from.read(&mut chunk).await.unwrap_or(0);
+        let now = match mode.wait_for(|mode| flow(mode) != Flow::Stalled).await {
+            Ok(mode) => flow(&mode),
+            Err(_) => return,
+        };
+        if let Flow::Slow(by) = now {
+            tokio::time::sleep(by).await;
+        }
+        if read == 0 || to.write_all(&chunk[..read]).await.is_err() {
+            let _ = to.shutdown().await;
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_is_whole_stalled_and_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let relay = Relay::start(listener.local_addr().unwrap().port()).await.unwrap();
+        let mut near = TcpStream::connect(("127.0.0.1", relay.port)).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        let mut byte = [0];
+
+        near.write_all(b"a").await.unwrap();
+        far.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"a");
+
+        relay.set(Mode { up: Flow::Stalled, ..Mode::WHOLE });
+        near.write_all(b"b").await.unwrap();
+        far.write_all(b"c").await.unwrap();
+        near.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"c", "the other direction passes");
+        assert!(far.try_read(&mut byte).is_err(), "nothing came");
+        relay.set(Mode::WHOLE);
+        far.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"b", "what was on its way arrives");
+
+        relay.set(Mode::CUT);
+        assert_eq!(near.read(&mut byte).await.unwrap_or(0), 0, "the connection is closed");
+        let mut again = TcpStream::connect(("127.0.0.1", relay.port)).await.unwrap();
+        assert_eq!(again.read(&mut byte).await.unwrap_or(0), 0, "and so is the next");
+    }
+}
