@@ -6,12 +6,15 @@ use std::time::SystemTime;
 
 use model::DomainName;
 
-use crate::domains::{self, AddDomain, DomainQuery};
-use crate::prefetch::{self, Prefetch, Refresh};
+use crate::domains::{self, AddDomain, DomainQuery, SetDomain};
+use crate::prefetch::{self, Prefetch, Refresh, RefreshByTag};
 use crate::profile::Profile;
 use crate::read::{Params, Product, Request};
 use crate::refusal::Refusal;
 use crate::tasks::{self, TaskQuery};
+
+/// Our own action: what the vendor has no function for (reference of the API's own parts).
+pub(crate) const SET_DOMAIN: &str = "SetWarmfrontDomain";
 
 /// What is asked for. Which product asked is in the [`Request`]; the same verbs serve both.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum Call {
     Prefetch(Prefetch),
     /// RefreshObjectCaches, RefreshVodObjectCaches
     Refresh(Refresh),
+    /// RefreshObjectCacheByCacheTag
+    RefreshByTag(RefreshByTag),
     /// DescribeRefreshTasks, DescribeVodRefreshTasks
     Tasks(TaskQuery),
     /// DescribeRefreshTaskById: one to ten ids
@@ -34,6 +39,15 @@ pub enum Call {
     AddDomain(AddDomain),
     /// DeleteCdnDomain, DeleteVodDomain
     DeleteDomain(DomainName),
+    /// StartCdnDomain, StopCdnDomain
+    SwitchDomain {
+        /// Which domain.
+        name: DomainName,
+        /// Whether it is to be served.
+        online: bool,
+    },
+    /// SetWarmfrontDomain, our own
+    SetDomain(SetDomain),
     /// DescribeUserDomains, DescribeVodUserDomains
     Domains(DomainQuery),
     /// DescribeCdnDomainDetail, DescribeVodDomainDetail
@@ -52,6 +66,7 @@ pub fn call(request: &Request, profile: &Profile, now: SystemTime) -> Result<Cal
         (Cdn, "RefreshObjectCaches") | (Vod, "RefreshVodObjectCaches") => {
             Call::Refresh(prefetch::refresh(request, profile)?)
         }
+        (Cdn, "RefreshObjectCacheByCacheTag") => Call::RefreshByTag(prefetch::refresh_by_tag(request, profile)?),
         (Cdn, "DescribeRefreshTasks") | (Vod, "DescribeVodRefreshTasks") => {
             Call::Tasks(tasks::query(request, profile, now)?)
         }
@@ -61,6 +76,9 @@ pub fn call(request: &Request, profile: &Profile, now: SystemTime) -> Result<Cal
         (Cdn, "DescribeRefreshQuota") | (Vod, "DescribeVodRefreshQuota") => Call::Quota,
         (Cdn, "AddCdnDomain") | (Vod, "AddVodDomain") => Call::AddDomain(domains::add(request, profile)?),
         (Cdn, "DeleteCdnDomain") | (Vod, "DeleteVodDomain") => Call::DeleteDomain(domains::name(request, profile)?),
+        (Cdn, "StartCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: true },
+        (Cdn, "StopCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: false },
+        (Cdn, SET_DOMAIN) => Call::SetDomain(domains::set(request, profile)?),
         (Cdn, "DescribeUserDomains") | (Vod, "DescribeVodUserDomains") => {
             Call::Domains(domains::query(request, profile)?)
         }

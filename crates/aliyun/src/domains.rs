@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use http::HeaderName;
 use model::{Coverage, DomainName};
 use serde_json::{Map, Value};
 
@@ -18,6 +19,9 @@ use crate::tasks::{Page, page, read_time};
 
 /// Most origins of one domain.
 const SOURCES_MAX: usize = 20;
+
+/// Longest name of a header, in bytes.
+const TAG_HEADER_BYTES_MAX: usize = 100;
 
 /// Longest `Sources`, in bytes.
 const SOURCES_BYTES_MAX: usize = 16 << 10;
@@ -33,6 +37,15 @@ pub struct AddDomain {
     pub sources: Vec<Source>,
     /// What it is for; `None` for VOD, which has no such kinds.
     pub kind: Option<CdnType>,
+}
+
+/// What is to become of a domain that is there (SetWarmfrontDomain).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetDomain {
+    /// Which domain.
+    pub name: DomainName,
+    /// The response header in which its origins name tags, lower case; `None` for those that are usual.
+    pub tag_header: Option<String>,
 }
 
 /// One origin.
@@ -213,6 +226,16 @@ pub(crate) fn add(request: &Request, profile: &Profile) -> Result<AddDomain, Ref
         sources: read_sources(sources).map_err(worded)?,
         kind,
     })
+}
+
+/// Reads what a domain is to become.
+pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetDomain, Refusal> {
+    let tag_header = request.params.get("TagHeader").map(|text| {
+        let name = HeaderName::from_bytes(text.as_bytes()).ok().filter(|_| text.len() <= TAG_HEADER_BYTES_MAX);
+        name.map(|name| name.as_str().to_owned())
+            .ok_or_else(|| Refusal::invalid("TagHeader", "the name of a response header is expected"))
+    });
+    Ok(SetDomain { name: name(request, profile)?, tag_header: tag_header.transpose()? })
 }
 
 /// Reads the one domain that a call is about.

@@ -35,10 +35,10 @@ mod sign;
 mod tasks;
 
 pub use call::{Call, call};
-pub use domains::{AddDomain, CdnType, DomainQuery, DomainStatus, SearchType, Source, SourceType};
+pub use domains::{AddDomain, CdnType, DomainQuery, DomainStatus, SearchType, SetDomain, Source, SourceType};
 pub use form::{PAIRS_MAX, encode, encode_pairs};
 pub use path::{LINE_CHARACTERS_MAX, ObjectPath};
-pub use prefetch::{Prefetch, Refresh, RefreshType, VARIANTS_MAX};
+pub use prefetch::{Prefetch, Refresh, RefreshByTag, RefreshType, VARIANTS_MAX};
 pub use profile::{
     AreaDefault, DEFAULT as DEFAULT_PROFILE, LINES_PER_CALL_MAX, PerCall, Profile, Queue, QueueUnit, Wording,
 };

@@ -21,7 +21,8 @@ pub const LINE_CHARACTERS_MAX: usize = 1024;
 pub struct ObjectPath {
     /// The URL with its scheme, as task lists show it; `http` when none was given.
     pub text: String,
-    /// Host and path. A directory's path ends in `/`.
+    /// Host and path, of what it stands for: a directory's path ends in `/`, that of a line whose parameters are ignored has no
+    /// query, that of a regular expression is one.
     pub key: UrlKey,
 }
 
@@ -34,6 +35,10 @@ pub(crate) enum Shape {
     File,
     /// A directory: ends in `/`.
     Directory,
+    /// A regular expression over the paths of a literal host, with or without anchors.
+    Regex,
+    /// A path whatever its query.
+    IgnoreParams,
     /// Whatever a task may have had.
     Any,
 }
@@ -44,6 +49,15 @@ impl ObjectPath {
         if line.chars().count() > LINE_CHARACTERS_MAX || line.chars().any(char::is_control) {
             return Err(Fault::ObjectPath);
         }
+        // Not a byte that a URL begins with. The one at the end is one that a URL may end with.
+        let line = match (shape, line.strip_prefix('^')) {
+            (Shape::Regex, anchored) => {
+                let line = anchored.unwrap_or(line);
+                line.strip_suffix('$').unwrap_or(line)
+            }
+            (Shape::Any, Some(anchored)) => anchored.strip_suffix('$').unwrap_or(anchored),
+            _ => line,
+        };
         let (scheme, rest) = match line.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => ("http", rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => ("https", rest),
@@ -51,7 +65,9 @@ impl ObjectPath {
         };
         let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
-        if authority.starts_with(['*', '.']) {
+        // Ours: `.example.com/` as a directory is all of a wildcard domain. The vendor's way to write one is refused, as there.
+        let whole_wildcard = matches!(shape, Shape::Directory | Shape::Any) && path == "/";
+        if authority.starts_with('*') || (authority.starts_with('.') && !whole_wildcard) {
             return Err(Fault::WildcardHost);
         }
         let host = match authority.split_once(':') {
@@ -64,12 +80,17 @@ impl ObjectPath {
         let fits = match shape {
             Shape::Prefetch => !is_directory,
             Shape::Directory => is_directory,
-            Shape::File | Shape::Any => true,
+            Shape::File | Shape::Regex | Shape::IgnoreParams | Shape::Any => true,
         };
         if !fits {
             return Err(Fault::ObjectPath);
         }
-        Ok(ObjectPath { text: format!("{scheme}://{key}"), key })
+        let text = format!("{scheme}://{key}");
+        let key = match shape {
+            Shape::IgnoreParams => UrlKey::new(key.host(), key.path()).map_err(|_| Fault::ObjectPath)?,
+            _ => key,
+        };
+        Ok(ObjectPath { text, key })
     }
 }
 
@@ -133,7 +154,7 @@ mod tests {
     #[test]
     fn lines_are_read_as_the_page_says() {
         use Fault::{ObjectPath as Bad, WildcardHost};
-        use Shape::{Directory, File, Prefetch};
+        use Shape::{Any, Directory, File, IgnoreParams, Prefetch, Regex};
         let cases = [
             // shape     line                                expected
             (Prefetch, "http://example.com/a.png", Ok("http://example.com/a.png")),
@@ -162,6 +183,18 @@ mod tests {
             (Directory, "example.com/dir/", Ok("http://example.com/dir/")),
             (Directory, "example.com/dir", Err(Bad)),
             (Directory, "example.com/dir/?a=/", Err(Bad)),
+            (Directory, ".example.com/", Ok("http://.example.com/")), // ours: all of a wildcard domain
+            (Directory, ".example.com/dir/", Err(WildcardHost)),
+            (Directory, "*.example.com/", Err(WildcardHost)),
+            (File, ".example.com/", Err(WildcardHost)),
+            (Regex, "^http://example.com/[a-z]/.*$", Ok("http://example.com/[a-z]/.*")),
+            (Regex, "example.com/[^/]*/x", Ok("http://example.com/[^/]*/x")),
+            (Regex, "http://[a-z].example.com/x", Err(Bad)), // the host is literal
+            (Regex, "http://.*/x", Err(WildcardHost)),
+            (Regex, "http://example.com", Err(Bad)),
+            (IgnoreParams, "https://example.com/x?a=1&b=/", Ok("https://example.com/x?a=1&b=/")), // shown as submitted
+            (Any, "^example.com/x$", Ok("http://example.com/x")),
+            (Any, "example.com/x$", Ok("http://example.com/x$")),
         ];
         for (shape, line, expected) in cases {
             let got = ObjectPath::read(line, shape).map(|path| path.text);
@@ -170,6 +203,14 @@ mod tests {
         let longest = format!("a.com/{}", "x".repeat(LINE_CHARACTERS_MAX - 6));
         assert!(ObjectPath::read(&longest, File).is_ok());
         assert_eq!(ObjectPath::read(&format!("{longest}x"), File), Err(Bad));
+    }
+
+    #[test]
+    fn lines_that_differ_in_what_is_ignored_are_one() {
+        let text = "a.com/x?1\nhttps://a.com/x?2\na.com/x\na.com/y?1";
+        let keys: Vec<String> =
+            read_lines(text, Shape::IgnoreParams, NO_LIMIT).unwrap().iter().map(|path| path.key.to_string()).collect();
+        assert_eq!(keys, ["a.com/x", "a.com/y"]);
     }
 
     #[test]

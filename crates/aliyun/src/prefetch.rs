@@ -1,16 +1,17 @@
-//! Submitting: PushObjectCache, PreloadVodObjectCaches, RefreshObjectCaches, RefreshVodObjectCaches.
+//! Submitting: PushObjectCache, PreloadVodObjectCaches, RefreshObjectCaches, RefreshVodObjectCaches,
+//! RefreshObjectCacheByCacheTag.
 //!
 //! # Not here
 //!
 //! Whether a host is the caller's, and whether today's quota allows it: the control plane knows.
 
 use http::{HeaderName, HeaderValue};
-use model::Coverage;
+use model::{Coverage, DomainName, Pattern, Tag};
 use serde_json::Value;
 
 use crate::call::boolean;
 use crate::path::{Limits, ObjectPath, Shape, read_lines};
-use crate::profile::{AreaDefault, Profile, Wording};
+use crate::profile::{AreaDefault, LINES_PER_CALL_MAX, Profile, Wording};
 use crate::read::Request;
 use crate::refusal::{Fault, Refusal};
 
@@ -52,13 +53,35 @@ pub struct Refresh {
     pub force: bool,
 }
 
-/// What a refresh's paths stand for. Regular expressions and ignored parameters are not built.
+/// What a refresh's paths stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshType {
     /// One object each.
     File,
-    /// Everything below each.
+    /// Everything below each. The key's host may be a wildcard domain with its leading dot and the path `/`: all of that domain.
     Directory,
+    /// Everything that each matches as a [`Pattern`].
+    Regex,
+    /// One path each, whatever the query; keys have none.
+    IgnoreParams,
+}
+
+/// A refresh by tag, checked but for what only the control plane knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshByTag {
+    /// Whose objects.
+    pub domain: DomainName,
+    /// The tags: at least one, no two alike.
+    pub tags: Vec<Tag>,
+    /// Whether stored copies are dropped rather than revalidated.
+    pub force: bool,
+}
+
+impl RefreshByTag {
+    /// What stands for one of its tags in a list of tasks, where every line is a URL: none of the vendor's pages shows one.
+    pub fn line(domain: &DomainName, tag: &Tag) -> String {
+        format!("http://{domain}/?CacheTag={}", crate::form::encode(tag.as_str()))
+    }
 }
 
 /// Reads the parameters of a prefetch.
@@ -104,16 +127,51 @@ pub(crate) fn refresh(request: &Request, profile: &Profile) -> Result<Refresh, R
     let kind = match params.get("ObjectType").unwrap_or("File").to_ascii_lowercase().as_str() {
         "file" => RefreshType::File,
         "directory" => RefreshType::Directory,
-        "regex" | "exquery" | "ignoreparams" => return Err(Refusal::unsupported()),
+        "regex" => RefreshType::Regex,
+        "exquery" | "ignoreparams" => RefreshType::IgnoreParams,
         _ => return Err(Refusal::of(Fault::ObjectType, wording)),
     };
     let per_call = profile.per_call(request.product).call;
     let (shape, lines) = match kind {
         RefreshType::File => (Shape::File, per_call.url),
         RefreshType::Directory => (Shape::Directory, per_call.dir),
+        RefreshType::Regex => (Shape::Regex, per_call.regex.unwrap_or(per_call.dir)),
+        RefreshType::IgnoreParams => (Shape::IgnoreParams, per_call.url),
     };
     let limits = Limits { lines, hosts: per_call.domains, per_host: per_call.per_domain };
-    Ok(Refresh { paths: paths(request, shape, limits, wording)?, kind, force: boolean(params, "Force")? })
+    let paths = paths(request, shape, limits, wording)?;
+    if kind == RefreshType::Regex {
+        let bad = paths.iter().find_map(|path| Pattern::parse(path.key.clone()).err());
+        if let Some(bad) = bad {
+            return Err(Refusal::of(Fault::ObjectPath, wording).because(&bad.to_string()));
+        }
+    }
+    Ok(Refresh { paths, kind, force: boolean(params, "Force")? })
+}
+
+/// Reads the parameters of a refresh by tag.
+pub(crate) fn refresh_by_tag(request: &Request, profile: &Profile) -> Result<RefreshByTag, Refusal> {
+    let params = &request.params;
+    let wording = profile.wording(request);
+    let (name, list) = (params.required("DomainName")?, params.required("CacheTag")?);
+    if name.starts_with('*') {
+        return Err(Refusal::of(Fault::WildcardHost, wording));
+    }
+    let domain = DomainName::parse(name).map_err(|_| Refusal::of(Fault::DomainUnknown, wording))?;
+    let mut tags: Vec<Tag> = Vec::new();
+    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let tag = Tag::parse(text).map_err(|bad| Refusal::of(Fault::ObjectPath, wording).because(&bad.to_string()))?;
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+        if tags.len() > LINES_PER_CALL_MAX {
+            return Err(Refusal::of(Fault::OverLimit, wording));
+        }
+    }
+    if tags.is_empty() {
+        return Err(Refusal::missing("CacheTag"));
+    }
+    Ok(RefreshByTag { domain, tags, force: boolean(params, "Force")? })
 }
 
 /// The lines of `ObjectPath`, at least one.

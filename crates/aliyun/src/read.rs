@@ -23,6 +23,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use crate::call::SET_DOMAIN;
 use crate::form;
 use crate::proof::{self, Proof};
 use crate::refusal::Refusal;
@@ -279,10 +280,9 @@ const OWN_ACTIONS: [&str; 2] = ["DescribeRefreshTaskReceipt", "DescribeReceiptKe
 
 /// Whether the vendor has this action in this version, or we do.
 fn is_known(version: &str, action: &str) -> bool {
-    if OWN_ACTIONS.contains(&action) {
-        return version != VERSION_2014;
-    }
-    include_str!("../data/actions.txt").lines().any(|line| line.split_once(' ') == Some((version, action)))
+    let own =
+        (version == "2018-05-10" && action == SET_DOMAIN) || (version != VERSION_2014 && OWN_ACTIONS.contains(&action));
+    own || include_str!("../data/actions.txt").lines().any(|line| line.split_once(' ') == Some((version, action)))
 }
 
 /// The pairs of a form body. The type may be absent, and may be there without a body (both occur).

@@ -17,7 +17,7 @@ use crate::profile::Wording;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Longest piece of a client's input that a message repeats, in characters.
-const QUOTED_MAX: usize = 100;
+const QUOTED_MAX: usize = 160;
 
 /// An answer other than success.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,12 @@ impl Refusal {
     /// An answer of our own making; prefer the named ones.
     pub fn new(status: u16, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Refusal {
         Refusal { status, code: code.into(), message: message.into() }
+    }
+
+    /// The same with what is wrong said behind the vendor's text.
+    pub fn because(mut self, reason: &str) -> Refusal {
+        self.message = format!("{} ({})", self.message, quoted(reason));
+        self
     }
 
     /// How long the client should wait before it asks again; `None` when waiting would not help.

@@ -192,6 +192,8 @@ pub struct DomainDetail {
     pub description: String,
     /// Its origins.
     pub sources: Vec<Source>,
+    /// The response header in which its origins name tags, where it is not one of those that are usual.
+    pub tag_header: Option<String>,
     /// When it was made.
     pub created_at: SystemTime,
     /// When it was last changed.
@@ -350,6 +352,10 @@ fn domain_detail(product: Product, request_id: &str, domain: &DomainDetail) -> V
             detail["HttpsCname"] = json!("");
             detail["ResourceGroupId"] = json!("");
             detail["ServerCertificateStatus"] = json!("off");
+            // Our own; clients pass over fields that they do not know.
+            if let Some(header) = &domain.tag_header {
+                detail["TagHeader"] = json!(header);
+            }
             detail["SourceModels"] = json!({ "SourceModel": sources });
             json!({ "RequestId": request_id, "GetDomainDetailModel": detail })
         }

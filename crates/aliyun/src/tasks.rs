@@ -84,10 +84,12 @@ impl TaskStatus {
 /// The types of tasks that exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskType {
-    /// Refresh of an object.
+    /// Refresh of an object, of a path whatever its query, or by tag: the vendor has no types of their own for the last two.
     File,
     /// Refresh of a directory.
     Directory,
+    /// Refresh by regular expression.
+    Regex,
     /// Prefetch of an object.
     Preload,
 }
@@ -98,6 +100,7 @@ impl TaskType {
         match self {
             TaskType::File => "file",
             TaskType::Directory => "directory",
+            TaskType::Regex => "regex",
             TaskType::Preload => "preload",
         }
     }
@@ -108,7 +111,7 @@ impl TaskType {
 pub enum TaskFilter {
     /// Tasks of this type.
     Type(TaskType),
-    /// Tasks of a type that the vendor has and we have none of: `regex`, `block`, `unblock`.
+    /// Tasks of a type that the vendor has and we have none of: `block`, `unblock`.
     NoneOfOurs,
 }
 
@@ -126,7 +129,8 @@ pub(crate) fn query(request: &Request, profile: &Profile, now: SystemTime) -> Re
         Some("file") => Some(TaskFilter::Type(TaskType::File)),
         Some("directory") => Some(TaskFilter::Type(TaskType::Directory)),
         Some("preload") => Some(TaskFilter::Type(TaskType::Preload)),
-        Some("regex" | "block" | "unblock") => Some(TaskFilter::NoneOfOurs),
+        Some("regex") => Some(TaskFilter::Type(TaskType::Regex)),
+        Some("block" | "unblock") => Some(TaskFilter::NoneOfOurs),
         Some(_) => return Err(worded(Fault::FilterType)),
     };
     let status = match params.get("Status").map(str::to_ascii_lowercase).as_deref() {

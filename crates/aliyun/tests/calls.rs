@@ -5,11 +5,12 @@ mod common;
 use std::time::Duration;
 
 use aliyun::{
-    Call, CdnType, DomainQuery, DomainStatus, Fault, ObjectPath, Page, Prefetch, Profile, Refresh, RefreshType,
-    Refusal, SearchType, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType, Wording, call,
+    Call, CdnType, DomainQuery, DomainStatus, Fault, ObjectPath, Page, Prefetch, Profile, Refresh, RefreshByTag,
+    RefreshType, Refusal, SearchType, SetDomain, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType, Wording,
+    call,
 };
 use common::{now, request};
-use model::{Coverage, DomainName, UrlKey};
+use model::{Coverage, DomainName, Tag, UrlKey};
 
 /// Parameters as a table writes them.
 type OwnedParams = Vec<(String, String)>;
@@ -82,6 +83,8 @@ fn prefetch_is_read_with_its_defaults() {
 fn refresh_is_read_with_its_defaults() {
     let file = Refresh { paths: vec![path("http", "a.com", "/d/")], kind: RefreshType::File, force: false };
     let directory = Refresh { kind: RefreshType::Directory, ..file.clone() };
+    let regex = Refresh { kind: RefreshType::Regex, ..file.clone() };
+    let ignore_params = Refresh { kind: RefreshType::IgnoreParams, ..file.clone() };
     let cases: &[(&str, Params<'_>, &Refresh)] = &[
         (CDN, &[], &file),
         (CDN, &[("ObjectType", "file")], &file),
@@ -90,11 +93,90 @@ fn refresh_is_read_with_its_defaults() {
         (CDN, &[("ObjectType", "DIRECTORY"), ("Force", "false")], &directory),
         (CDN, &[("ObjectType", "Directory"), ("Force", "True")], &Refresh { force: true, ..directory.clone() }),
         (VOD, &[("ObjectType", "Directory")], &directory),
+        (CDN, &[("ObjectType", "Regex")], &regex),
+        (VOD, &[("ObjectType", "regex"), ("Force", "true")], &Refresh { force: true, ..regex.clone() }),
+        (CDN, &[("ObjectType", "ExQuery")], &ignore_params),
+        (CDN, &[("ObjectType", "IgnoreParams")], &ignore_params),
+        (VOD, &[("ObjectType", "ignoreparams")], &ignore_params),
     ];
     for (version, params, expected) in cases {
         let action = if *version == VOD { "RefreshVodObjectCaches" } else { "RefreshObjectCaches" };
         let params = [&[("ObjectPath", "a.com/d/")], *params].concat();
         assert_eq!(ask("cdn-2024", version, action, &params), Ok(Call::Refresh((*expected).clone())), "{params:?}");
+    }
+}
+
+#[test]
+fn refresh_by_tag_is_read() {
+    let refresh = |domain: &str, tags: &[&str], force| {
+        let tags = tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect();
+        RefreshByTag { domain: DomainName::parse(domain).unwrap(), tags, force }
+    };
+    let many = (0..1001).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let long = "x".repeat(model::tags::TAG_BYTES_MAX + 1);
+    type Expected = Result<RefreshByTag, (u16, &'static str)>;
+    let cases: &[(&str, &str, &str, Expected)] = &[
+        ("A.com", "news", "", Ok(refresh("a.com", &["news"], false))),
+        (".a.com", " news, sport ,,news", "true", Ok(refresh(".a.com", &["news", "sport"], true))),
+        ("", "news", "", Err((400, "MissingParameter"))),
+        ("a.com", "", "", Err((400, "MissingParameter"))),
+        ("a.com", " , ", "", Err((400, "MissingParameter"))),
+        ("a.com", "two words", "", Err((400, "InvalidObjectPath.Malformed"))),
+        ("a.com", &long, "", Err((400, "InvalidObjectPath.Malformed"))),
+        ("a.com", &many, "", Err((400, "SingleRequest.OverLimit"))),
+        ("a.com", "news", "maybe", Err((400, "InvalidParameter"))),
+        ("*.a.com", "news", "", Err((400, "InvalidExtensiveDomain.ValueNotSupported"))),
+        ("a.com,b.com", "news", "", Err((404, "InvalidDomain.NotFound"))),
+    ];
+    for (domain, tags, force, expected) in cases {
+        let params = [("DomainName", *domain), ("CacheTag", *tags), ("Force", *force)];
+        let got = ask("cdn-2024", CDN, "RefreshObjectCacheByCacheTag", &params);
+        let got = got.map_err(|refusal| (refusal.status, refusal.code.into_owned()));
+        let expected = expected.clone().map(Call::RefreshByTag).map_err(|(status, code)| (status, code.to_owned()));
+        assert_eq!(got, expected, "{domain} {force}");
+    }
+    let line = RefreshByTag::line(&DomainName::parse(".a.com").unwrap(), &Tag::parse("a/b#c?d").unwrap());
+    assert_eq!(line, "http://.a.com/?CacheTag=a%2Fb%23c%3Fd");
+}
+
+#[test]
+fn regex_that_is_refused_says_why_behind_the_vendors_words() {
+    let words = [
+        (CDN, "The specified ObjectPath is invalid."),
+        (OLD, "The specific value of parameter ObjectPath is malformed."),
+        (VOD, "The specific value of parameter ObjectPath is malformed."),
+    ];
+    for (version, text) in words {
+        let action = if version == VOD { "RefreshVodObjectCaches" } else { "RefreshObjectCaches" };
+        let refusal = ask("cdn-2024", version, action, &[("ObjectPath", r"a.com/x\.png"), ("ObjectType", "Regex")]);
+        let refusal = refusal.unwrap_err();
+        assert_eq!((refusal.status, refusal.code.as_ref()), (400, "InvalidObjectPath.Malformed"));
+        let reason =
+            r"(`\.` is not understood in a regex: only [0-9], [a-z], [^/]* and .* are, everything else is literal)";
+        assert_eq!(refusal.message, format!("{text} {reason}"));
+    }
+}
+
+#[test]
+fn domains_are_switched_and_set() {
+    let name = || DomainName::parse("a.com").unwrap();
+    let set =
+        |header: Option<&str>| Ok(Call::SetDomain(SetDomain { name: name(), tag_header: header.map(str::to_owned) }));
+    let cases: &[(&str, Params<'_>, Result<Call, &str>)] = &[
+        ("StopCdnDomain", &[], Ok(Call::SwitchDomain { name: name(), online: false })),
+        ("StartCdnDomain", &[], Ok(Call::SwitchDomain { name: name(), online: true })),
+        ("SetWarmfrontDomain", &[("TagHeader", "X-Tags")], set(Some("x-tags"))),
+        ("SetWarmfrontDomain", &[("TagHeader", "")], set(None)),
+        ("SetWarmfrontDomain", &[("TagHeader", "x tags")], Err("InvalidParameter")),
+        ("SetWarmfrontDomain", &[("DomainName", "no")], Err("InvalidDomainName.Malformed")),
+    ];
+    for (action, params, expected) in cases {
+        let mut all = params.to_vec();
+        if !params.iter().any(|(name, _)| *name == "DomainName") {
+            all.push(("DomainName", "A.com"));
+        }
+        let got = ask("cdn-2024", CDN, action, &all).map_err(|refusal| refusal.code.into_owned());
+        assert_eq!(got, expected.clone().map_err(str::to_owned), "{action} {params:?}");
     }
 }
 
@@ -154,16 +236,6 @@ fn faults_of_submissions_are_worded_by_generation() {
         ),
         (
             false,
-            and("a.com/.*", "ObjectType", "Regex"),
-            [(400, "UnsupportedOperation", "The specified action is not supported."); 3],
-        ),
-        (
-            false,
-            and("a.com/1", "ObjectType", "ExQuery"),
-            [(400, "UnsupportedOperation", "The specified action is not supported."); 3],
-        ),
-        (
-            false,
             and("a.com/1", "Force", "maybe"),
             [(400, "InvalidParameter", "The specified parameter Force is not valid: true or false is expected."); 3],
         ),
@@ -217,6 +289,9 @@ fn limits_of_one_call_are_those_of_the_profile() {
         ("cdn-2024", "RefreshObjectCaches", "File", lines(1000, ""), None),
         ("cdn-2024", "RefreshObjectCaches", "Directory", lines(100, "/"), None),
         ("cdn-2024", "RefreshObjectCaches", "Directory", lines(101, "/"), Some(too_many)),
+        ("cdn-2024", "RefreshObjectCaches", "Regex", lines(1, ".*"), None),
+        ("cdn-2024", "RefreshObjectCaches", "Regex", lines(2, ".*"), Some(too_many)),
+        ("cdn-2024", "RefreshObjectCaches", "ExQuery", lines(1000, "?x"), None),
         ("cdn-2024", "RefreshObjectCaches", "File", hosts(10), None),
         ("cdn-2024", "RefreshObjectCaches", "File", hosts(11), Some(too_many)),
         ("cdn-2020", "RefreshObjectCaches", "File", hosts(11), None),
@@ -480,7 +555,7 @@ fn faults_of_domain_calls() {
         ("DescribeUserDomains", &[("CdnType", "x")], "InvalidCdnType.ValueNotSupported", ""),
         ("DescribeUserDomains", &[("Tag.1.Key", "k")], "UnsupportedOperation", ""),
         ("DescribeUserDomains", &[("ChangeEndTime", "x")], "InvalidParameter", "ChangeEndTime"),
-        ("StopCdnDomain", &[name], "UnsupportedOperation", "The specified action is not supported."),
+        ("BatchStopCdnDomain", &[name], "UnsupportedOperation", "The specified action is not supported."),
         ("DescribePreloadDetailById", &[("TaskId", "1")], "UnsupportedOperation", ""),
     ];
     for (action, params, code, text) in cases {

@@ -51,6 +51,7 @@ fn domain(kind: Option<CdnType>) -> DomainDetail {
             priority: 20,
             weight: 10,
         }],
+        tag_header: None,
         created_at: now(),
         modified_at: now() + Duration::from_secs(1),
     }

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::pattern::BadPattern;
 use model::topology::WarmTiers;
-use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Revision, Scope, Source, UrlKey};
+use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Revision, Scope, Tag, UrlKey};
 
 use crate::completion::{Acknowledged, Waiting};
 use crate::known::{Following, Known};
@@ -15,9 +16,13 @@ use crate::receipt::Signer;
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
 use crate::state::chunks::{Chunk, Filter, Kind, Outline, Params};
-use crate::state::log::{DomainDetail, DomainError, DomainRow};
+use crate::state::log::DomainRow;
 use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submission};
 use crate::state::{State, StateError, millis};
+
+mod domains;
+
+pub(crate) use domains::{DomainChange, DomainView};
 
 /// How long tasks are shown and kept after they ended.
 pub(crate) const KEPT: Duration = Duration::from_secs(3 * 86_400);
@@ -32,9 +37,6 @@ const CHUNKS_SEARCHED_MAX: usize = 20_000;
 /// Outlines and chunks read at a time.
 const OUTLINES_AT_ONCE: u32 = 2_000;
 const CHUNKS_AT_ONCE: usize = 64;
-
-/// Domains one account may have.
-const DOMAINS_MAX: usize = 50_000;
 
 /// Who asks: a key that signed, with its account and policy.
 #[derive(Clone)]
@@ -116,6 +118,9 @@ pub(crate) enum Denied {
     /// Another account has a wildcard over the domain, or a domain under the wildcard.
     #[error("domain lies with another account's")]
     DomainConflict,
+    /// What is to be refreshed is no regular expression.
+    #[error(transparent)]
+    Regex(#[from] BadPattern),
     /// The account has as many domains as it may.
     #[error("no more domains")]
     DomainsUsedUp,
@@ -160,20 +165,42 @@ pub(crate) struct Limits {
 pub(crate) struct Object {
     /// As it will be shown, with scheme.
     pub(crate) text: String,
-    /// Its key; of a directory, the key of its index.
+    /// Its key; of a directory, the key of its index; of a regular expression, its text.
     pub(crate) key: UrlKey,
 }
 
 /// What a refresh does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refresh {
-    /// Forgets files.
+pub(crate) struct Refresh {
+    /// What its objects stand for.
+    pub(crate) of: RefreshOf,
+    /// Whether what they cover is fetched whole again, rather than validated. Files always are.
+    pub(crate) force: bool,
+}
+
+/// What the objects of a refresh stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefreshOf {
+    /// Themselves.
     Files,
-    /// Forgets directories.
-    Directories {
-        /// Whether what lies in them is fetched whole again, rather than validated.
-        force: bool,
-    },
+    /// What lies beneath them; `/` of a wildcard domain's own name for all of the domain.
+    Directories,
+    /// What they match.
+    Regexes,
+    /// Their path, whatever the query.
+    Paths,
+}
+
+impl RefreshOf {
+    /// The kind of its tasks.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            RefreshOf::Files => Kind::RefreshFile,
+            RefreshOf::Directories => Kind::RefreshDirectory,
+            RefreshOf::Regexes => Kind::RefreshRegex,
+            RefreshOf::Paths => Kind::RefreshIgnoreParams,
+        }
+    }
 }
 
 /// What a prefetch does.
@@ -248,15 +275,6 @@ pub(crate) struct Page {
     pub(crate) open: BTreeMap<u64, Revision>,
 }
 
-/// A domain as users see it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct DomainView {
-    /// What the control plane keeps.
-    pub(crate) row: DomainRow,
-    /// What nodes know.
-    pub(crate) domain: Domain,
-}
-
 /// The verbs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App {
@@ -324,12 +342,36 @@ impl App {
         let known = self.following.now();
         let mut groups = Vec::new();
         for (row, objects) in by_domain(&known, principal.account(), objects)? {
-            let params = Params { area: Coverage::Global, warm: WarmTiers::default(), variants: Vec::new() };
-            let invalidations = objects.iter().map(|object| invalidation(&object.key, refresh)).collect();
-            let kind = if refresh == Refresh::Files { Kind::RefreshFile } else { Kind::RefreshDirectory };
+            let invalidations: Result<_, BadPattern> =
+                objects.iter().map(|object| invalidation(&object.key, refresh)).collect();
             let paths = objects.into_iter().map(|object| object.text).collect();
-            groups.push(Group { domain: row.name.clone(), kind, paths, invalidations, params });
+            groups.push(refreshes(row, refresh.of.kind(), paths, invalidations?));
         }
+        self.submit(principal, permission, nonce, limits, groups).await
+    }
+
+    /// Submits a refresh of what has one of these tags in one domain, each with the text it will be shown as. The nonce of the
+    /// request is spent with it.
+    #[expect(clippy::too_many_arguments, reason = "the first four are those of every submission")]
+    pub(crate) async fn refresh_tags(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        nonce: &str,
+        limits: &Limits,
+        domain: &DomainName,
+        tags: Vec<(String, Tag)>,
+        force: bool,
+    ) -> Result<Vec<u64>, Denied> {
+        principal.may_change()?;
+        let known = self.following.now();
+        let row = own(&known, principal.account(), domain.as_str(), known.knowledge.domains.get(domain))?;
+        let mode = if force { Mode::Delete } else { Mode::Expire };
+        let (paths, invalidations) = tags
+            .into_iter()
+            .map(|(text, tag)| (text, Invalidation { scope: Scope::Tag { domain: domain.clone(), tag }, mode }))
+            .unzip();
+        let groups = vec![refreshes(row, Kind::RefreshTag, paths, invalidations)];
         self.submit(principal, permission, nonce, limits, groups).await
     }
 
@@ -465,83 +507,6 @@ impl App {
         let day = quota_day(millis(self.clock.now()));
         Ok(self.state.spent(principal.account(), day).await?)
     }
-
-    /// Adds a domain to the account.
-    pub(crate) async fn add_domain(
-        &self,
-        principal: &Principal,
-        permission: Permission<'_>,
-        name: DomainName,
-        coverage: Coverage,
-        sources: Vec<Source>,
-        detail: DomainDetail,
-    ) -> Result<(), Denied> {
-        principal.may_change()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
-        let known = self.following.now();
-        if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
-            return Err(Denied::DomainsUsedUp);
-        }
-        let domain = Domain { name, coverage, sources, online: true };
-        let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;
-        self.reach(at).await
-    }
-
-    /// Takes a domain from the account.
-    pub(crate) async fn remove_domain(
-        &self,
-        principal: &Principal,
-        permission: Permission<'_>,
-        name: &DomainName,
-    ) -> Result<(), Denied> {
-        principal.may_change()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
-        let at = self.state.remove_domain(principal.account(), name).await;
-        self.reach(at).await
-    }
-
-    /// Waits until this process knows what it just wrote, so that the caller's next request finds it.
-    async fn reach(&self, written: Result<Revision, DomainError>) -> Result<(), Denied> {
-        match written {
-            Ok(revision) => {
-                self.following.reach(revision).await;
-                Ok(())
-            }
-            Err(DomainError::Exists { own }) => Err(Denied::DomainExists { own }),
-            Err(DomainError::Conflict) => Err(Denied::DomainConflict),
-            Err(DomainError::Absent) => Err(Denied::NoDomain(String::new())),
-            Err(DomainError::State(error)) => Err(Denied::Unavailable(error)),
-        }
-    }
-
-    /// The account's domains that its key may see, in the order they were added.
-    pub(crate) fn domains(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<DomainView>, Denied> {
-        principal.may_look()?;
-        principal.may(permission.action, [permission.on("*")])?;
-        let known = self.following.now();
-        let mut views: Vec<DomainView> = known
-            .domains
-            .values()
-            .filter(|row| row.account == principal.account())
-            .filter_map(|row| view(&known, row))
-            .collect();
-        views.sort_by(|a, b| (a.row.created_ms, &a.row.name).cmp(&(b.row.created_ms, &b.row.name)));
-        Ok(views)
-    }
-
-    /// One domain of the account.
-    pub(crate) fn domain(
-        &self,
-        principal: &Principal,
-        permission: Permission<'_>,
-        name: &DomainName,
-    ) -> Result<DomainView, Denied> {
-        principal.may_look()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
-        let known = self.following.now();
-        let row = known.domains.get(name).filter(|row| row.account == principal.account());
-        row.and_then(|row| view(&known, row)).ok_or_else(|| Denied::NoDomain(name.to_string()))
-    }
 }
 
 fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
@@ -550,11 +515,6 @@ fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
         LineState::Resident => Progress::Complete,
         LineState::Failed(cause) => Progress::Failed(cause),
     }
-}
-
-fn view(known: &Known, row: &DomainRow) -> Option<DomainView> {
-    let domain = known.knowledge.domains.get(&row.name)?.clone();
-    Some(DomainView { row: row.clone(), domain })
 }
 
 /// Groups objects by the domain that serves them, which must be the account's own, online and configured.
@@ -572,15 +532,9 @@ fn by_domain<'a>(
             groups[at].1.push(object);
             continue;
         }
-        let domain = known.knowledge.domain_for(host);
-        let row = domain.and_then(|domain| known.domains.get(&domain.name)).filter(|row| row.account == account);
-        let (Some(domain), Some(row)) = (domain, row) else { return Err(Denied::NoDomain(host.to_owned())) };
-        if !domain.online {
-            return Err(Denied::Offline);
-        }
-        if !row.configured {
-            return Err(Denied::Configuring);
-        }
+        // No host begins with a dot: it is the name of a wildcard domain.
+        let whole = host.starts_with('.').then(|| known.knowledge.domains.get(host));
+        let row = own(known, account, host, whole.unwrap_or_else(|| known.knowledge.domain_for(host)))?;
         match groups.iter_mut().find(|(known, _)| known.name == row.name) {
             Some((_, objects)) => objects.push(object),
             None => groups.push((row, vec![object])),
@@ -589,14 +543,35 @@ fn by_domain<'a>(
     Ok(groups)
 }
 
-fn invalidation(key: &UrlKey, refresh: Refresh) -> Invalidation {
-    match refresh {
-        Refresh::Files => Invalidation { scope: Scope::File(key.clone()), mode: Mode::Delete },
-        Refresh::Directories { force } => {
-            let scope = Scope::Directory { host: key.host().to_owned(), path: key.path().to_owned() };
-            Invalidation { scope, mode: if force { Mode::Delete } else { Mode::Expire } }
-        }
+/// The account's row of `domain`, which must be online and configured; `asked` is how it was named.
+fn own<'a>(known: &'a Known, account: &str, asked: &str, domain: Option<&Domain>) -> Result<&'a DomainRow, Denied> {
+    let row = domain.and_then(|domain| known.domains.get(&domain.name)).filter(|row| row.account == account);
+    let (Some(domain), Some(row)) = (domain, row) else { return Err(Denied::NoDomain(asked.to_owned())) };
+    if !domain.online {
+        return Err(Denied::Offline);
     }
+    if row.configured { Ok(row) } else { Err(Denied::Configuring) }
+}
+
+fn refreshes(row: &DomainRow, kind: Kind, paths: Vec<String>, invalidations: Vec<Invalidation>) -> Group {
+    let params = Params { area: Coverage::Global, warm: WarmTiers::default(), variants: Vec::new() };
+    Group { domain: row.name.clone(), kind, paths, invalidations, params }
+}
+
+/// What nodes are told of one object of a refresh.
+fn invalidation(key: &UrlKey, refresh: Refresh) -> Result<Invalidation, BadPattern> {
+    let (host, path) = (key.host().to_owned(), key.path().to_owned());
+    let scope = match refresh.of {
+        RefreshOf::Files => Scope::File(key.clone()),
+        RefreshOf::Directories => match DomainName::parse(&host).ok().filter(DomainName::is_wildcard) {
+            Some(wildcard) => Scope::Domain(wildcard),
+            None => Scope::Directory { host, path },
+        },
+        RefreshOf::Regexes => Scope::Regex(Pattern::parse(key.clone())?),
+        RefreshOf::Paths => Scope::IgnoreParams { host, path },
+    };
+    let delete = refresh.force || refresh.of == RefreshOf::Files;
+    Ok(Invalidation { scope, mode: if delete { Mode::Delete } else { Mode::Expire } })
 }
 
 /// The day that quotas are counted in, from 1970 in UTC+8.

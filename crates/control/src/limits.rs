@@ -51,10 +51,14 @@ pub(crate) fn of(account: &Account, kind: Kind) -> Limits {
         Kind::Prefetch => "preload",
         Kind::RefreshFile => "url",
         Kind::RefreshDirectory => "dir",
+        Kind::RefreshRegex => "regex",
+        Kind::RefreshIgnoreParams => "ignore_params",
+        // One unit of URLs for each tag (spec, quota accounting).
+        Kind::RefreshTag => "url",
     };
     let minute = match kind {
-        Kind::Prefetch | Kind::RefreshFile => profile.url_min_domain,
-        Kind::RefreshDirectory => profile.dir_min_domain,
+        Kind::Prefetch | Kind::RefreshFile | Kind::RefreshIgnoreParams | Kind::RefreshTag => profile.url_min_domain,
+        Kind::RefreshDirectory | Kind::RefreshRegex => profile.dir_min_domain,
     };
     let queue = match (account.quota.get("queue"), profile.queue.max, profile.queue.unit) {
         (Some(most), _, _) => QueueMax::Urls(*most),

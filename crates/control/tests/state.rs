@@ -251,7 +251,7 @@ async fn submissions_are_whole_or_not_at_all(state: &State) {
     assert_eq!(state.outlines("you", &by_task, None, 10).await.unwrap(), [], "another account's");
     assert_eq!(state.outlines("me", &Filter { domain: Some("b.com".into()), ..all() }, None, 10).await.unwrap(), []);
     assert_eq!(
-        state.outlines("me", &Filter { kind: Some(Kind::RefreshFile), ..all() }, None, 10).await.unwrap().len(),
+        state.outlines("me", &Filter { kinds: vec![Kind::RefreshFile], ..all() }, None, 10).await.unwrap().len(),
         1
     );
 }
@@ -276,7 +276,7 @@ async fn queries_are_filtered_ordered_and_limited(state: &State) {
     let newest = state.outlines("asks", &all(), None, 1).await.unwrap()[0].id;
     let between = |from_ms, to_ms| Filter { from_ms, to_ms, ..Filter::default() };
     type Case<'a> = (&'a str, Filter, Option<u64>, u32, &'a [u64]);
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 12] = [
         ("all", all(), None, 100, &[4, 3, 4, 2, 4, 1]),
         ("the first", all(), None, 2, &[4, 3]),
         ("none", all(), None, 0, &[]),
@@ -285,11 +285,12 @@ async fn queries_are_filtered_ordered_and_limited(state: &State) {
         ("and nothing else is", between(2_000_001, 2_000_999), None, 100, &[]),
         ("a span that ends before it begins", between(2_002_000, 2_000_000), None, 100, &[]),
         ("tasks", Filter { tasks: vec![tasks[0], tasks[3], u64::MAX >> 1], ..all() }, None, 100, &[4, 1]),
-        ("a kind", Filter { kind: Some(Kind::Prefetch), ..all() }, None, 100, &[3, 2, 1]),
+        ("a kind", Filter { kinds: vec![Kind::Prefetch], ..all() }, None, 100, &[3, 2, 1]),
+        ("two kinds", Filter { kinds: vec![Kind::Prefetch, Kind::RefreshTag], ..all() }, None, 100, &[3, 2, 1]),
         ("a domain", Filter { domain: Some("d2.com".into()), ..all() }, None, 100, &[4]),
         (
             "a domain and a kind",
-            Filter { domain: Some("d2.com".into()), kind: Some(Kind::Prefetch), ..all() },
+            Filter { domain: Some("d2.com".into()), kinds: vec![Kind::Prefetch], ..all() },
             None,
             100,
             &[],
@@ -453,7 +454,13 @@ async fn what_is_not_committed_never_was(state: &State) {
 
 async fn domains_belong_to_one_account(state: &State) {
     let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
-    let domain = Domain { name: name("d.com"), coverage: Coverage::Global, sources: vec![source], online: true };
+    let domain = Domain {
+        name: name("d.com"),
+        coverage: Coverage::Global,
+        sources: vec![source],
+        online: true,
+        tag_header: None,
+    };
     let detail = DomainDetail::default();
     let at = state.add_domain("me", domain.clone(), &detail, 5).await.unwrap();
     let head = state.head().await.unwrap();
@@ -494,6 +501,17 @@ async fn domains_belong_to_one_account(state: &State) {
     let expected = [("e.com", "you", earlier, false), ("d.com", "me", at, true), ("a.com", "you", later, false)];
     assert_eq!(rows, expected, "the oldest first");
     assert_eq!((domains[1].created_ms, domains[1].modified_ms), (5, 5));
+    let offline = Domain { online: false, ..domain.clone() };
+    let head = state.head().await.unwrap();
+    assert!(matches!(state.change_domain("you", offline.clone(), at, 6).await, Err(DomainError::Absent)));
+    let outdated = Revision(at.0 - 1);
+    assert!(matches!(state.change_domain("me", offline.clone(), outdated, 6).await, Err(DomainError::Changed)));
+    assert_eq!(state.head().await.unwrap(), head, "what was refused left nothing in the log");
+    let changed = state.change_domain("me", offline.clone(), at, 6).await.unwrap();
+    assert_eq!(changed, head.next());
+    let row = state.domains().await.unwrap().into_iter().find(|row| row.name == domain.name).unwrap();
+    assert_eq!((row.created_ms, row.modified_ms, row.revision, row.configured), (5, 6, changed, false));
+    assert_eq!(state.knowledge().await.unwrap().1.domains[&domain.name], offline);
     state.remove_domain("me", &name("d.com")).await.unwrap();
     state.remove_domain("you", &name("e.com")).await.unwrap();
     assert_eq!(state.domains().await.unwrap().len(), 1);

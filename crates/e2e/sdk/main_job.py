@@ -5,6 +5,7 @@ usage: main_job.py SDK VERB ARG...      SDK is tea-cdn, tea-vod, legacy-cdn or l
   submit URL...      -> {"ids": "..."}                   returns at once
   wait IDS           -> {"tasks": [...]}
   refresh TYPE URL...-> {"ids": "...", "tasks": [...]}
+  refresh-tag DOMAIN TAGS [force] -> {"ids": "...", "tasks": [...]}   tea-cdn alone has it
   quota              -> the quota's fields
 
 Prints one JSON object. Errors of the API are printed as {"error": {"code", "status", "message"}}.
@@ -51,6 +52,10 @@ class Tea:
             return self.client.refresh_object_caches(request).body.refresh_task_id
         request = self.models.RefreshVodObjectCachesRequest(object_path=path, object_type=kind)
         return self.client.refresh_vod_object_caches(request).body.refresh_task_id
+
+    def refresh_tag(self, domain, tags, force):
+        request = self.models.RefreshObjectCacheByCacheTagRequest(domain_name=domain, cache_tag=tags, force=force)
+        return self.client.refresh_object_cache_by_cache_tag(request).body.refresh_task_id
 
     def tasks(self, ids, page):
         if self.product == "cdn":
@@ -144,6 +149,9 @@ def main():
         return {"tasks": wait(sdk, args[0])}
     if verb == "refresh":
         ids = sdk.refresh(args[0], args[1:])
+        return {"ids": ids, "tasks": wait(sdk, ids)}
+    if verb == "refresh-tag":
+        ids = sdk.refresh_tag(args[0], args[1], args[2:] == ["force"])
         return {"ids": ids, "tasks": wait(sdk, ids)}
     if verb == "quota":
         return sdk.quota()

@@ -21,7 +21,8 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx in `dir`, serving `dir/files` with validators and `Cache-Control: max-age=3600`.
+    /// Starts nginx in `dir`, serving `dir/files` with validators and `Cache-Control: max-age=3600`; what lies under
+    /// `/tagged/NAME/` has the tags `all` and NAME.
     pub fn start(dir: &Path) -> anyhow::Result<Nginx> {
         let files = dir.join("files");
         std::fs::create_dir_all(&files)?;
@@ -41,6 +42,7 @@ impl Nginx {
                  sendfile on; keepalive_requests 100000;\n\
                  server {{ listen 127.0.0.1:{port}; root {files}; default_type application/octet-stream;\n\
                  location / {{ add_header Cache-Control max-age=3600; }}\n\
+                 location ~ ^/tagged/([a-z]+)/ {{ add_header Cache-Control max-age=3600; add_header Cache-Tag \"all, $1\"; }}\n\
                  location /private/ {{ add_header Cache-Control no-store; }} }}\n}}\n",
                 dir = dir.display(),
                 log = log.display(),

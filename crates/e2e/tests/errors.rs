@@ -127,9 +127,19 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
             Some((400, "InvalidCustomHeader", "Unsupported Preload headers included.")),
         ),
         (
-            "parsed, not built yet",
-            ("cdn", "RefreshObjectCaches", typed(&format!("http://{DOMAIN}/[0-9].png"), "Regex")),
-            Some((400, "UnsupportedOperation", "The specified action is not supported.")),
+            "more of a regex than there is",
+            ("cdn", "RefreshObjectCaches", typed(&format!("http://{DOMAIN}/[0-9]+.png"), "Regex")),
+            Some((
+                400,
+                "InvalidObjectPath.Malformed",
+                "The specified ObjectPath is invalid. (`[0-9]+` is not understood in a regex: only [0-9], [a-z], [^/]* and .* \
+                 are, everything else is literal)",
+            )),
+        ),
+        (
+            "two regexes",
+            ("cdn", "RefreshObjectCaches", typed(&format!("http://{DOMAIN}/1\nhttp://{DOMAIN}/2"), "Regex")),
+            Some((400, "InvalidObjectPath.ExceedsMaximum", "The maximum number of urls is exceeded.")),
         ),
         (
             "known, not built yet",

@@ -61,6 +61,12 @@ impl fmt::Display for DomainName {
     }
 }
 
+impl std::borrow::Borrow<str> for DomainName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl TryFrom<String> for DomainName {
     type Error = BadDomainName;
 
@@ -86,6 +92,10 @@ pub struct Domain {
     pub sources: Vec<Source>,
     /// Whether users are served at all.
     pub online: bool,
+    /// The response header in which its origins name tags, lower case; those that are usual ([`crate::tags::HEADERS`]) when
+    /// none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag_header: Option<String>,
 }
 
 /// One origin server of a domain.

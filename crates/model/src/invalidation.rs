@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::DomainName;
 use crate::key::UrlKey;
+use crate::pattern::Pattern;
+use crate::tags::{Tag, Tags};
 
 /// One thing to forget. Several of them can share a log entry, and so a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,22 @@ pub enum Scope {
         /// Starts and ends with `/`; `/` is the whole site.
         path: String,
     },
+    /// One path of a host, whatever its query.
+    IgnoreParams {
+        /// Lower case, without a port.
+        host: String,
+        /// Without a query.
+        path: String,
+    },
+    /// Every object of one host that a regular expression matches.
+    Regex(Pattern),
+    /// Every body of a domain that its origin gave a tag.
+    Tag {
+        /// Whose bodies.
+        domain: DomainName,
+        /// The tag.
+        tag: Tag,
+    },
     /// Everything of a domain, whatever the host.
     Domain(DomainName),
 }
@@ -42,11 +60,15 @@ pub enum Mode {
 }
 
 impl Scope {
-    /// Whether the object `key`, served for `domain`, lies in this scope.
-    pub fn covers(&self, domain: &DomainName, key: &UrlKey) -> bool {
+    /// Whether the object `key` with `tags`, served for `domain`, lies in this scope. This is what scopes mean; how it is found
+    /// out fast is the node's business.
+    pub fn covers(&self, domain: &DomainName, key: &UrlKey, tags: &Tags<'_>) -> bool {
         match self {
             Scope::File(file) => file == key,
             Scope::Directory { host, path } => host == key.host() && key.path().starts_with(path.as_str()),
+            Scope::IgnoreParams { host, path } => host == key.host() && key.path() == path,
+            Scope::Regex(pattern) => pattern.matches(key),
+            Scope::Tag { domain: of, tag } => of == domain && tags.has(tag),
             Scope::Domain(name) => name == domain,
         }
     }
@@ -72,9 +94,47 @@ mod tests {
         for (directory, path, covered) in cases {
             let scope = Scope::Directory { host: "a.com".into(), path: directory.into() };
             let key = UrlKey::new("a.com", path).unwrap();
-            assert_eq!(scope.covers(&domain, &key), covered, "{directory} over {path}");
+            assert_eq!(scope.covers(&domain, &key, &Tags::Any), covered, "{directory} over {path}");
             let elsewhere = UrlKey::new("b.com", path).unwrap();
-            assert!(!scope.covers(&domain, &elsewhere), "another host is never covered");
+            assert!(!scope.covers(&domain, &elsewhere, &Tags::Any), "another host is never covered");
+        }
+    }
+
+    #[test]
+    fn path_without_parameters_covers_every_query_of_it() {
+        let domain = DomainName::parse("a.com").unwrap();
+        let cases = [
+            ("/a", "/a", true),
+            ("/a", "/a?x=1", true),
+            ("/a", "/a?", true),
+            ("/a", "/a/b", false),
+            ("/a", "/b?x=/a", false),
+            ("/", "/?x", true),
+            ("/", "/a", false), // a directory it is not
+        ];
+        for (path, requested, covered) in cases {
+            let scope = Scope::IgnoreParams { host: "a.com".into(), path: path.into() };
+            let key = UrlKey::new("a.com", requested).unwrap();
+            assert_eq!(scope.covers(&domain, &key, &Tags::Any), covered, "{path} over {requested}");
+            assert!(!scope.covers(&domain, &UrlKey::new("b.com", requested).unwrap(), &Tags::Any));
+        }
+    }
+
+    #[test]
+    fn tag_covers_what_has_it_in_its_own_domain() {
+        let (own, other) = (DomainName::parse("a.com").unwrap(), DomainName::parse("b.com").unwrap());
+        let key = UrlKey::new("a.com", "/x").unwrap();
+        let scope = Scope::Tag { domain: own.clone(), tag: Tag::parse("news").unwrap() };
+        let cases = [
+            (&own, Tags::Named(vec![b"sport", b"news"]), true),
+            (&own, Tags::Named(vec![b"sport", b"News"]), false), // tags differ by letter case
+            (&own, Tags::Named(Vec::new()), false),
+            (&own, Tags::Any, true), // not known is covered
+            (&other, Tags::Named(vec![b"news"]), false),
+            (&other, Tags::Any, false),
+        ];
+        for (domain, tags, covered) in cases {
+            assert_eq!(scope.covers(domain, &key, &tags), covered, "{tags:?} of {domain}");
         }
     }
 }

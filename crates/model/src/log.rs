@@ -99,8 +99,8 @@ impl Knowledge {
 
     /// The domain that serves `host` (lower case, no port): the exact name before wildcards, narrow before wide.
     pub fn domain_for(&self, host: &str) -> Option<&Domain> {
-        DomainName::candidates(host).filter_map(|name| DomainName::parse(name).ok()).find_map(|name| {
-            let domain = self.domains.get(&name)?;
+        DomainName::candidates(host).find_map(|name| {
+            let domain = self.domains.get(name)?;
             domain.name.serves(host).then_some(domain)
         })
     }
@@ -170,6 +170,8 @@ mod tests {
     use crate::domain::{Source, SourceKind};
     use crate::invalidation::{Mode, Scope};
     use crate::key::UrlKey;
+    use crate::pattern::Pattern;
+    use crate::tags::Tag;
     use crate::topology::Coverage;
 
     fn domain(name: &str) -> Domain {
@@ -184,6 +186,7 @@ mod tests {
                 weight: 10,
             }],
             online: true,
+            tag_header: None,
         }
     }
 
@@ -197,7 +200,26 @@ mod tests {
                     mode: Mode::Expire,
                 },
             ]),
+            Entry::Invalidate(vec![
+                Invalidation {
+                    scope: Scope::IgnoreParams { host: "a.com".into(), path: "/x".into() },
+                    mode: Mode::Expire,
+                },
+                Invalidation {
+                    scope: Scope::Regex(Pattern::parse(UrlKey::new("a.com", "/x[0-9].*").unwrap()).unwrap()),
+                    mode: Mode::Expire,
+                },
+                Invalidation {
+                    scope: Scope::Tag {
+                        domain: DomainName::parse(".a.com").unwrap(),
+                        tag: Tag::parse("news").unwrap(),
+                    },
+                    mode: Mode::Delete,
+                },
+                Invalidation { scope: Scope::Domain(DomainName::parse(".a.com").unwrap()), mode: Mode::Expire },
+            ]),
             Entry::Domain(domain(".a.com")),
+            Entry::Domain(Domain { tag_header: Some("x-tags".into()), ..domain("a.com") }),
             Entry::MemberRemoved(NodeName::parse("n").unwrap()),
         ];
         for entry in entries {
@@ -211,8 +233,13 @@ mod tests {
         let samples = [
             r#"{"v":1,"is":{"invalidate":[{"scope":{"file":{"host":"a.com","path":"/x?y"}},"mode":"delete"}]}}"#,
             r#"{"v":1,"is":{"invalidate":[{"scope":{"directory":{"host":"a.com","path":"/d/"}},"mode":"expire"}]}}"#,
+            r#"{"v":1,"is":{"invalidate":[{"scope":{"ignore_params":{"host":"a.com","path":"/x"}},"mode":"expire"}]}}"#,
+            r#"{"v":1,"is":{"invalidate":[{"scope":{"regex":{"host":"a.com","path":"/x[0-9]/[^/]*.*"}},"mode":"expire"}]}}"#,
+            r#"{"v":1,"is":{"invalidate":[{"scope":{"tag":{"domain":".a.com","tag":"news"}},"mode":"delete"}]}}"#,
+            r#"{"v":1,"is":{"invalidate":[{"scope":{"domain":"a.com"},"mode":"delete"}]}}"#,
             r#"{"v":1,"is":{"settings":{"lease_secs":10}}}"#,
             r#"{"v":1,"is":{"domain":{"name":".a.com","coverage":"global","sources":[{"kind":"address","content":"127.0.0.1","port":80,"priority":20,"weight":10}],"online":true}}}"#,
+            r#"{"v":1,"is":{"domain":{"name":"a.com","coverage":"global","sources":[],"online":false,"tag_header":"x-tags"}}}"#,
             r#"{"v":1,"is":{"pop":{"name":"cn-1","region":"domestic","parents":{"L1":{"pop":"cn-1","tier":"L2"}}}}}"#,
         ];
         for sample in samples {

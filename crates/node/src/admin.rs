@@ -156,6 +156,9 @@ impl Admin {
             "Nothing older than this can be in the index: the floor and one",
             knowing.index().floor().next(),
         );
+        let (answers, answers_max) = knowing.index().answers();
+        page.gauge("index_regex_answers", "Keys for which it is remembered what regexes matched", answers);
+        page.gauge("index_regex_answers_max", "Bound of those", answers_max);
         page.gauge("index_scopes_max", "Bound from which the oldest are retired", crate::link::RETIRE_ABOVE);
         if let Some(contact) = knowing.contact() {
             let age = fence::ceil_millis(knowing.clock().moment().since(contact));

@@ -249,8 +249,7 @@ impl Fills {
         let running = {
             let mut all = self.running();
             let joinable = all.get(&order.key).filter(|running| {
-                !order.alone
-                    && self.knowing.may_join(&running.fetch, running.log, &order.domain.name, &order.url, order.asker)
+                !order.alone && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
             });
             if let Some(running) = joinable {
                 return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });
@@ -260,7 +259,7 @@ impl Fills {
                 return None;
             }
             // Noted here, before anything is asked (rule 1).
-            let (fetch, log) = self.knowing.begin_fetch(&order.domain.name, &order.url, order.asker);
+            let (fetch, log) = self.knowing.begin_fetch(&order.url, order.asker);
             let running = Arc::new(Running { fetch, log, arrival: arrival.clone() });
             if !order.alone {
                 all.insert(order.key.clone(), running.clone());

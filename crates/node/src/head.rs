@@ -19,7 +19,7 @@ use model::{Revision, UrlKey};
 use sha2::{Digest, Sha256};
 use store::{Sweep, Swept, SweptObject};
 
-use crate::index::Need;
+use crate::index::{About, Need};
 use crate::knowing::{Knowing, Known, LogTag};
 
 /// Version of the format.
@@ -220,7 +220,11 @@ pub(crate) fn measure(knowing: &Knowing, known: &Known, object: &SweptObject<'_>
     let (_, stored) = decode(object.head).filter(|(log, _)| *log == known.tag)?;
     let url = url_of(object.full_key)?;
     let domain = known.knowledge.domain_for(url.host())?;
-    let need = knowing.index().need(&domain.name, &url);
+    let headers = match &stored {
+        Stored::Object(head) => Some(&head.headers),
+        Stored::Marker(_) => None,
+    };
+    let need = knowing.index().need(Some(domain), &url, About::Body { stamp: Revision(object.stamp), headers });
     Some((stored, need))
 }
 

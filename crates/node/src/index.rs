@@ -1,21 +1,33 @@
 //! What must be forgotten: the newest log entry that covers a key, in bounded time.
 //!
-//! One probe for the URL, one for each directory it lies in, one for its domain; the size of the index does not matter, nor
-//! does the number of objects in the store (promise P6). Keys are 128-bit hashes: a collision could only make a body be
-//! asked for again, never be kept.
+//! One probe for the URL, one for it without its query, one for each directory it lies in, one for its domain, one for each tag
+//! of the body, and the few regexes above the body's stamp; the size of the index does not matter, nor does the number of
+//! objects in the store (promise P6). Keys are 128-bit hashes: a collision could only make a body be asked for again, never
+//! be kept.
+//!
+//! Tags are known from a body alone. A fetch that begins does not know what it will bring, so it needs the newest tag entry of
+//! the domain, whatever the tag ([`About::Fetch`]): else a child would ask a parent that lags without the fence of a refresh
+//! that covers what comes, stamp it as if it reflected that refresh, and serve it for ever.
 //!
 //! # What always holds
 //!
 //! - The floor stands in for every entry that was forgotten: it is raised before entries are dropped.
 //! - An answer reflects every entry whose [`Index::add`] returned before the question.
+//! - A host or a tag header that changes hands makes a body be asked for again: what older entries cover is said in the words
+//!   of the configuration they were accepted under.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use http::HeaderMap;
 use model::mistake::{Mistake, made};
-use model::{DomainName, Entry, Invalidation, Mode, Revision, Scope, UrlKey, fence};
+use model::{Domain, DomainName, Entry, Invalidation, Mode, Revision, Scope, Tags, UrlKey, fence};
+
+use regexes::Regexes;
+
+mod regexes;
 
 /// Locks per kind of scope; entries are taken rarely and looked up by every request.
 const SHARDS: usize = 64;
@@ -36,8 +48,22 @@ impl Need {
     }
 }
 
+/// What a question is about.
+#[derive(Clone, Copy)]
+pub(crate) enum About<'a> {
+    /// A body. Entries at or below its stamp may be left out of the answer.
+    Body {
+        /// What it reflects.
+        stamp: Revision,
+        /// The headers that name its tags; `None` when they are not all there, as in a 304.
+        headers: Option<&'a HeaderMap>,
+    },
+    /// Whatever a fetch that begins now will bring.
+    Fetch,
+}
+
 /// The newest entries of one scope.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Newest {
     any: Revision,
     deleting: Revision,
@@ -93,11 +119,22 @@ impl Kind {
     }
 
     fn add(&self, key: u128, revision: Revision, mode: Mode) {
+        let mut newest = Newest::default();
+        newest.take(revision, mode);
+        self.put(key, newest);
+    }
+
+    fn put(&self, key: u128, newest: Newest) {
         let mut shard = self.shard(key).write().expect("no holder of this lock can panic");
         if !shard.contains_key(&key) {
             self.count.fetch_add(1, Ordering::SeqCst);
         }
-        shard.entry(key).or_default().take(revision, mode);
+        let kept = shard.entry(key).or_default();
+        *kept = kept.with(newest);
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
     }
 
     fn get(&self, key: impl FnOnce() -> u128) -> Newest {
@@ -123,54 +160,125 @@ impl Kind {
 pub(crate) struct Index {
     files: Kind,
     directories: Kind,
+    /// Paths whatever their query.
+    paths: Kind,
+    regexes: Regexes,
+    tags: Kind,
+    /// The newest entry of any tag, by domain; made of `tags`.
+    tagged: Kind,
     domains: Kind,
+    /// Names of domains that were removed, by which the hosts they served are found.
+    removed: Kind,
     floor: AtomicU64,
 }
 
 impl Index {
     /// An index without entries.
     pub(crate) fn new(floor: Revision) -> Index {
-        Index { files: Kind::new(), directories: Kind::new(), domains: Kind::new(), floor: AtomicU64::new(floor.0) }
+        Index {
+            files: Kind::new(),
+            directories: Kind::new(),
+            paths: Kind::new(),
+            regexes: Regexes::new(),
+            tags: Kind::new(),
+            tagged: Kind::new(),
+            domains: Kind::new(),
+            removed: Kind::new(),
+            floor: AtomicU64::new(floor.0),
+        }
     }
 
-    /// Takes what a log entry says is to be forgotten, if anything.
-    pub(crate) fn add(&self, revision: Revision, entry: &Entry) {
+    fn tables(&self) -> [&Kind; 7] {
+        [&self.files, &self.directories, &self.paths, &self.tags, &self.tagged, &self.domains, &self.removed]
+    }
+
+    /// Takes what a log entry says is to be forgotten, if anything. `before` is the domain an [`Entry::Domain`] changes, as it was;
+    /// `None` when there was none, or it is not known any more.
+    pub(crate) fn add(&self, revision: Revision, entry: &Entry, before: Option<&Domain>) {
         match entry {
             Entry::Invalidate(invalidations) => {
                 for Invalidation { scope, mode } in invalidations {
-                    match scope {
-                        Scope::File(key) => self.files.add(key.hash(), revision, *mode),
-                        Scope::Directory { host, path } => self.directories.add(hash(host, path), revision, *mode),
-                        Scope::Domain(name) => self.domains.add(hash(name.as_str(), ""), revision, *mode),
-                    }
+                    self.add_scope(revision, scope, *mode);
                 }
             }
-            Entry::DomainRemoved(name) => self.domains.add(hash(name.as_str(), ""), revision, Mode::Delete),
+            Entry::DomainRemoved(name) => self.removed.add(hash(name.as_str(), ""), revision, Mode::Delete),
+            // A new name may take hosts over from a wildcard, whose tags and refreshes spoke of them until now.
+            Entry::Domain(domain) if before.is_none_or(|before| before.tag_header != domain.tag_header) => {
+                self.domains.add(hash(domain.name.as_str(), ""), revision, Mode::Expire);
+            }
             Entry::Domain(_) | Entry::Pop(_) | Entry::Member(_) | Entry::MemberRemoved(_) | Entry::Settings(_) => {}
         }
     }
 
+    fn add_scope(&self, revision: Revision, scope: &Scope, mode: Mode) {
+        match scope {
+            Scope::File(key) => self.files.add(key.hash(), revision, mode),
+            Scope::Directory { host, path } => self.directories.add(hash(host, path), revision, mode),
+            Scope::IgnoreParams { host, path } => self.paths.add(hash(host, path), revision, mode),
+            Scope::Regex(pattern) => self.regexes.add(pattern, revision, mode, |folded| {
+                self.directories.put(hash(&folded.host, "/"), folded.newest);
+            }),
+            Scope::Tag { domain, tag } => {
+                self.tags.add(tag_hash(domain, tag.as_str().as_bytes()), revision, mode);
+                self.tagged.add(hash(domain.as_str(), ""), revision, mode);
+            }
+            Scope::Domain(name) => self.domains.add(hash(name.as_str(), ""), revision, mode),
+        }
+    }
+
     /// What a body of `key`, served for `domain`, must reflect.
-    pub(crate) fn need(&self, domain: &DomainName, key: &UrlKey) -> Need {
+    pub(crate) fn need(&self, domain: Option<&Domain>, key: &UrlKey, about: About<'_>) -> Need {
         // The floor last: it may only rise while the others are read, and covers whatever they lose.
-        let newest = self.newest(domain, key);
+        let newest = self.newest(domain, key, about);
         let floor = if made(Mistake::FloorNotJudged) { Revision::ZERO } else { self.floor() };
         Need { revision: fence::need(floor, Some(newest.any)), deleted: newest.deleting }
     }
 
-    fn newest(&self, domain: &DomainName, key: &UrlKey) -> Newest {
-        let mut newest = self.files.get(|| key.hash()).with(self.domains.get(|| hash(domain.as_str(), "")));
-        if self.directories.count.load(Ordering::SeqCst) > 0 {
+    /// The newest entries that cover it, as far as they are not forgotten.
+    fn newest(&self, domain: Option<&Domain>, key: &UrlKey, about: About<'_>) -> Newest {
+        // Regexes before directories, which they are folded into.
+        let mut newest = match about {
+            About::Body { stamp, .. } => self.regexes.above(stamp, key),
+            About::Fetch => self.regexes.newest(key.host()),
+        };
+        newest = newest.with(self.files.get(|| key.hash())).with(self.paths.get(|| hash(key.host(), key.path())));
+        if self.directories.count() > 0 {
             for directory in key.directories() {
                 newest = newest.with(self.directories.get(|| hash(key.host(), directory)));
             }
         }
+        if self.removed.count() > 0 {
+            for name in DomainName::candidates(key.host()) {
+                newest = newest.with(self.removed.get(|| hash(name, "")));
+            }
+        }
+        if let Some(domain) = domain {
+            newest = newest.with(self.domains.get(|| hash(domain.name.as_str(), ""))).with(self.tagged(domain, about));
+        }
         newest
     }
 
-    /// What a parent is asked to reflect of it (fence rule 2).
-    pub(crate) fn fence(&self, domain: &DomainName, key: &UrlKey) -> Revision {
-        if made(Mistake::FloorNotInFence) { self.newest(domain, key).any } else { self.need(domain, key).revision }
+    /// What a parent is asked to reflect (fence rule 2).
+    pub(crate) fn fence(&self, domain: Option<&Domain>, key: &UrlKey) -> Revision {
+        match made(Mistake::FloorNotInFence) {
+            true => self.newest(domain, key, About::Fetch).any,
+            false => self.need(domain, key, About::Fetch).revision,
+        }
+    }
+
+    /// The newest entries by tag that cover what the question is about.
+    fn tagged(&self, domain: &Domain, about: About<'_>) -> Newest {
+        let any = self.tagged.get(|| hash(domain.name.as_str(), ""));
+        let About::Body { stamp, headers } = about else { return any };
+        if any.any <= stamp {
+            return Newest::default();
+        }
+        match headers.map(|headers| Tags::of(headers, domain.tag_header.as_deref())) {
+            None | Some(Tags::Any) => any,
+            Some(Tags::Named(tags)) => tags
+                .iter()
+                .fold(Newest::default(), |newest, tag| newest.with(self.tags.get(|| tag_hash(&domain.name, tag)))),
+        }
     }
 
     /// Entries up to here may have been forgotten.
@@ -183,32 +291,41 @@ impl Index {
         if !made(Mistake::SnapshotWithoutFloor) {
             self.floor.fetch_max(upto.0, Ordering::SeqCst);
         }
-        for kind in [&self.files, &self.directories, &self.domains] {
+        for kind in self.tables() {
             kind.forget(upto);
         }
+        self.regexes.forget(upto);
     }
 
     /// Begins with another log, whose revisions say nothing of those before. The caller sends nothing meanwhile.
     pub(crate) fn restart(&self, floor: Revision) {
-        for kind in [&self.files, &self.directories, &self.domains] {
+        for kind in self.tables() {
             kind.forget(Revision(u64::MAX));
         }
+        self.regexes.restart();
         self.floor.store(if made(Mistake::JoinsWithoutFloor) { 0 } else { floor.0 }, Ordering::SeqCst);
     }
 
     /// Scopes held now, by kind, each with the label that metrics give it.
-    pub(crate) fn kinds(&self) -> [(&'static str, usize); 3] {
-        let live = |kind: &Kind| kind.count.load(Ordering::SeqCst);
+    pub(crate) fn kinds(&self) -> [(&'static str, usize); 6] {
         [
-            ("kind=\"file\"", live(&self.files)),
-            ("kind=\"directory\"", live(&self.directories)),
-            ("kind=\"domain\"", live(&self.domains)),
+            ("kind=\"file\"", self.files.count()),
+            ("kind=\"directory\"", self.directories.count()),
+            ("kind=\"ignore_params\"", self.paths.count()),
+            ("kind=\"regex\"", self.regexes.count()),
+            ("kind=\"tag\"", self.tags.count()),
+            ("kind=\"domain\"", self.domains.count() + self.removed.count()),
         ]
+    }
+
+    /// Keys for which it is remembered what regexes said, and their bound.
+    pub(crate) fn answers(&self) -> (usize, usize) {
+        self.regexes.answers()
     }
 
     /// Scopes held now.
     pub(crate) fn len(&self) -> usize {
-        [&self.files, &self.directories, &self.domains].iter().map(|kind| kind.count.load(Ordering::SeqCst)).sum()
+        self.kinds().iter().map(|(_, live)| live).sum()
     }
 }
 
@@ -220,91 +337,14 @@ fn hash(host: &str, path: &str) -> u128 {
     state.digest128()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const HOSTS: [&str; 3] = ["a.com", "b.com", "x.a.com"];
-    const PATHS: [&str; 8] = ["/", "/d/", "/d/e/", "/d/e/f", "/d/e?q=/d/", "/de/f", "/d", "/d/e/f?x"];
-    const DOMAINS: [&str; 3] = ["a.com", "b.com", ".a.com"];
-
-    fn invalidation() -> impl Strategy<Value = Invalidation> {
-        let scope = (0..3_usize, 0..HOSTS.len(), 0..PATHS.len()).prop_map(|(kind, host, path)| match kind {
-            0 => Scope::File(UrlKey::new(HOSTS[host], PATHS[path]).unwrap()),
-            1 => Scope::Directory { host: HOSTS[host].into(), path: ["/", "/d/", "/d/e/"][path % 3].into() },
-            _ => Scope::Domain(DomainName::parse(DOMAINS[host]).unwrap()),
-        });
-        (scope, prop_oneof![Just(Mode::Expire), Just(Mode::Delete)])
-            .prop_map(|(scope, mode)| Invalidation { scope, mode })
-    }
-
-    fn entry() -> impl Strategy<Value = Entry> {
-        prop_oneof![
-            4 => prop::collection::vec(invalidation(), 1..3).prop_map(Entry::Invalidate),
-            1 => (0..DOMAINS.len()).prop_map(|at| Entry::DomainRemoved(DomainName::parse(DOMAINS[at]).unwrap())),
-            1 => Just(Entry::Settings(model::Settings::default())),
-        ]
-    }
-
-    /// What an entry covers, by the words of the model alone.
-    fn covers(entry: &Entry, domain: &DomainName, key: &UrlKey) -> Option<Mode> {
-        match entry {
-            Entry::Invalidate(all) => {
-                let covering: Vec<Mode> =
-                    all.iter().filter(|one| one.scope.covers(domain, key)).map(|one| one.mode).collect();
-                let any = covering.first().copied();
-                if covering.contains(&Mode::Delete) { Some(Mode::Delete) } else { any }
-            }
-            Entry::DomainRemoved(name) => (name == domain).then_some(Mode::Delete),
-            _ => None,
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn index_agrees_with_looking_at_every_entry(
-            log in prop::collection::vec(entry(), 0..20),
-            forgotten in 0..25_u64,
-            stamp in 0..25_u64,
-        ) {
-            let index = Index::new(Revision::ZERO);
-            for (at, entry) in log.iter().enumerate() {
-                index.add(Revision(at as u64 + 1), entry);
-            }
-            let floor = Revision(forgotten.min(log.len() as u64));
-            index.forget(floor);
-            for (host, domain) in [("a.com", "a.com"), ("b.com", "b.com"), ("x.a.com", ".a.com")] {
-                let domain = DomainName::parse(domain).unwrap();
-                for path in PATHS {
-                    let key = UrlKey::new(host, path).unwrap();
-                    let covering = log.iter().enumerate().map(|(at, entry)| (Revision(at as u64 + 1), covers(entry, &domain, &key)));
-                    let covering: Vec<(Revision, Mode)> = covering.filter_map(|(revision, mode)| Some((revision, mode?))).collect();
-                    let newest = covering.iter().map(|(revision, _)| *revision).max();
-                    let need = index.need(&domain, &key);
-                    prop_assert_eq!(need.revision, fence::need(floor, newest));
-                    let kept = covering.iter().any(|(at, mode)| *at > floor && at.0 > stamp && *mode == Mode::Delete);
-                    let all = covering.iter().any(|(at, mode)| at.0 > stamp && *mode == Mode::Delete);
-                    let says = need.mode(Revision(stamp)) == Mode::Delete;
-                    // What was forgotten may or may not still say *delete*; what is kept must.
-                    prop_assert!(says >= kept && says <= all, "{:?} {} {} {}", need, says, kept, all);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn restart_forgets_a_higher_floor() {
-        let index = Index::new(Revision(1_000));
-        index.add(
-            Revision(1_001),
-            &Entry::Invalidate(vec![Invalidation {
-                scope: Scope::Directory { host: "a.com".into(), path: "/".into() },
-                mode: Mode::Expire,
-            }]),
-        );
-        index.restart(Revision(3));
-        let need = index.need(&DomainName::parse("a.com").unwrap(), &UrlKey::new("a.com", "/x").unwrap());
-        assert_eq!((need.revision, index.len()), (Revision(3), 0));
-    }
+/// A name of a domain cannot hold a zero.
+fn tag_hash(domain: &DomainName, tag: &[u8]) -> u128 {
+    let mut state = xxhash_rust::xxh3::Xxh3::new();
+    state.update(domain.as_str().as_bytes());
+    state.update(b"\0");
+    state.update(tag);
+    state.digest128()
 }
+
+#[cfg(test)]
+mod tests;

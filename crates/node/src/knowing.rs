@@ -2,8 +2,9 @@
 //!
 //! Written by the link alone, read by every request without waiting. The order of writes and reads is what makes the fence
 //! hold inside a node (assumption 8): an entry is in the index before `applied` shows it, and `contact` moves only when the
-//! head it was told is applied. So whoever reads contact, then applied, then the index sees an index that is at least as new
-//! as the rest.
+//! head it was told is applied. So whoever reads contact, then applied, then the knowledge, then the index sees an index that is
+//! at least as new as the rest. A domain's entry is in the index before its knowledge is shown, so no body is judged by a new
+//! configuration and an index that has not heard of it.
 //!
 //! # What always holds
 //!
@@ -17,12 +18,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 use model::fence::{self, Asker, Fetch, Standing, Verdict, Vouched};
 use model::mistake::{Mistake, made};
-use model::{Clock, DomainName, Entry, Isolation, Knowledge, LogId, Mode, Moment, NodeName, Revision, UrlKey};
+use model::{Clock, Entry, Isolation, Knowledge, LogId, Mode, Moment, NodeName, Revision, UrlKey};
 use tokio::sync::{Notify, watch};
 
-use crate::index::{Index, Need};
+use crate::index::{About, Index, Need};
 use crate::journal::Remembered;
 
 /// Heads that were told and are not applied yet; the oldest is given up first, which only makes contact come later.
@@ -161,8 +163,10 @@ impl Knowing {
             }
             Some(remembered) => {
                 let index = Index::new(remembered.floor);
+                // What a domain was before the first entry that is left of it is not known any more.
+                let mut before = Knowledge::default();
                 for (revision, entry) in &remembered.entries {
-                    index.add(*revision, entry);
+                    learn(&index, &mut before, *revision, entry);
                 }
                 let identity = remembered.identity;
                 let known = Known::new(
@@ -263,25 +267,27 @@ impl Knowing {
         self.drain.emptied(epoch).await;
     }
 
-    /// Judges a body of `key` for `asker` now (rule 3). `None` when the node serves nobody, or has begun another log since the
-    /// body was asked for.
+    /// Judges a body of `key` for `asker` now (rule 3). `None` when the node serves nobody or no such host, or has begun another
+    /// log since the body was asked for. `headers` are those that came with the body, where it names its tags.
     pub(crate) fn judge(
         &self,
         held: &mut Judging,
         body: Vouched,
         of: LogTag,
-        domain: &DomainName,
         key: &UrlKey,
+        headers: Option<&HeaderMap>,
         asker: Asker,
     ) -> Option<Judged> {
+        // The order matters; see the head of the file. The clock is read last (assumption 3).
+        let contact = self.contact();
+        let applied = self.applied();
         let known = self.known();
         if !known.serves() || known.tag != of {
             return None;
         }
-        // The order matters; see the head of the file. The clock is read last (assumption 3).
-        let contact = self.contact();
-        let applied = self.applied();
-        let need = self.index.need(domain, key);
+        // As it is now, not as it was when the body was asked for: hosts and tag headers change hands by the log too.
+        let domain = known.knowledge.domain_for(key.host()).filter(|domain| domain.online)?;
+        let need = self.index.need(Some(domain), key, About::Body { stamp: body.stamp, headers });
         let node = Standing { applied, contact, lease: known.knowledge.settings.lease(), isolation: known.isolation };
         let now = self.clock.moment();
         let verdict = fence::judge(body, need.revision, asker, &node, now);
@@ -299,31 +305,40 @@ impl Knowing {
     }
 
     /// Notes the beginning of a fetch (rules 1 and 2): call it before anything is sent.
-    pub(crate) fn begin_fetch(&self, domain: &DomainName, key: &UrlKey, asker: Asker) -> (Fetch, LogTag) {
+    pub(crate) fn begin_fetch(&self, key: &UrlKey, asker: Asker) -> (Fetch, LogTag) {
         let tag = self.known().tag;
         let applied = self.applied();
-        let need = self.index.fence(domain, key);
+        let known = self.known();
+        let need = self.index.fence(known.knowledge.domain_for(key.host()), key);
         (Fetch::begin(self.clock.moment(), applied, asker.fence(), need), tag)
     }
 
     /// Whether `asker` may wait for a fetch that is running.
-    pub(crate) fn may_join(&self, fetch: &Fetch, of: LogTag, domain: &DomainName, key: &UrlKey, asker: Asker) -> bool {
+    pub(crate) fn may_join(&self, fetch: &Fetch, of: LogTag, key: &UrlKey, asker: Asker) -> bool {
         let applied = self.applied();
-        self.known().tag == of && fetch.may_join(applied, asker.fence(), self.index.need(domain, key).revision)
+        self.known().tag == of && fetch.may_join(applied, asker.fence(), self.need_of_fetch(key))
+    }
+
+    /// What a fetch of `key` must reflect, whatever it brings.
+    fn need_of_fetch(&self, key: &UrlKey) -> Revision {
+        let known = self.known();
+        self.index.need(known.knowledge.domain_for(key.host()), key, About::Fetch).revision
     }
 
     /// Takes entries that the journal has made durable: into the index, then what they add up to, then `applied` shows them.
     pub(crate) fn apply(&self, first: Revision, entries: &[Entry]) {
         assert!(first == self.applied().next(), "went from {} to {first}", self.applied());
         let mut last = self.applied();
+        let known = self.known.load_full();
+        let mut knowledge = std::borrow::Cow::Borrowed(&known.knowledge);
         for entry in entries {
             last = last.next();
-            self.index.add(last, entry);
+            match entry {
+                Entry::Invalidate(_) => self.index.add(last, entry, None),
+                _ => learn(&self.index, knowledge.to_mut(), last, entry),
+            }
         }
-        if entries.iter().any(|entry| !matches!(entry, Entry::Invalidate(_))) {
-            let known = self.known.load_full();
-            let mut knowledge = known.knowledge.clone();
-            entries.iter().for_each(|entry| knowledge.apply(entry));
+        if let std::borrow::Cow::Owned(knowledge) = knowledge {
             self.publish(knowledge, &known.log, &known.peer_credential, known.membership.clone());
         }
         self.show_applied(last);
@@ -402,6 +417,16 @@ impl Knowing {
 fn nanos(moment: Moment) -> u64 {
     let nanos = moment.since(Moment::at(Duration::ZERO)).as_nanos();
     u64::try_from(nanos).unwrap_or(u64::MAX - 1) + 1
+}
+
+/// Takes an entry into the index, then into what everything before it adds up to.
+fn learn(index: &Index, before: &mut Knowledge, revision: Revision, entry: &Entry) {
+    let domain = match entry {
+        Entry::Domain(domain) => before.domains.get(&domain.name),
+        _ => None,
+    };
+    index.add(revision, entry, domain);
+    before.apply(entry);
 }
 
 impl fmt::Debug for Known {

@@ -23,7 +23,7 @@ use store::Store;
 
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
 use crate::head::{self, Head, ObjectKey, Stored};
-use crate::knowing::{Judged, Judging, Knowing};
+use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
@@ -141,12 +141,10 @@ impl Pipeline {
         let Some(host) = host(&request) else {
             return reply.refusal(StatusCode::BAD_REQUEST, "expected one Host");
         };
-        let Some(domain) = known.knowledge.domain_for(&host) else {
-            return reply.refusal(StatusCode::NOT_FOUND, "no domain is served under this host");
+        let domain = match site(&known, &host) {
+            Ok(domain) => domain,
+            Err((status, why)) => return reply.refusal(status, why),
         };
-        if !domain.online {
-            return reply.refusal(StatusCode::FORBIDDEN, "the domain is offline");
-        }
         let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let Ok(url) = UrlKey::new(&host, path) else {
             return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
@@ -179,13 +177,17 @@ impl Pipeline {
     async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
         let mut alone = false;
         for _ in 0..ATTEMPTS_MAX {
-            if !self.knowing.known().serves() {
+            // Both may have changed while something was waited for.
+            let known = self.knowing.known().clone();
+            if !known.serves() {
                 break;
+            }
+            if let Err((status, why)) = site(&known, wanted.url.host()) {
+                return reply.refusal(status, why);
             }
             let look = self.look(&wanted).await;
             let mut judging = self.knowing.judging();
-            let judged =
-                look.found.as_ref().and_then(|found| self.judge(&mut judging, found.vouched, found.head.log, &wanted));
+            let judged = look.found.as_ref().and_then(|found| self.judge_found(&mut judging, found, &wanted));
             let judged = judged.map(|judged| match made(Mistake::NoJudgementAtLookup) {
                 true => Judged { verdict: Verdict::Send, ..judged },
                 false => judged,
@@ -277,14 +279,25 @@ impl Pipeline {
         Look { key, seen, found, has_variants }
     }
 
-    pub(crate) fn judge(
+    /// Judges what is stored.
+    pub(crate) fn judge_found(&self, judging: &mut Judging, found: &Found, wanted: &Wanted) -> Option<Judged> {
+        let headers = Some(&found.head.headers);
+        self.knowing.judge(judging, found.vouched, found.head.log, &wanted.url, headers, wanted.asker)
+    }
+
+    /// Judges an answer that is not stored.
+    fn judge_passed(
         &self,
         judging: &mut Judging,
-        body: Vouched,
-        log: crate::knowing::LogTag,
+        vouched: Vouched,
+        log: LogTag,
+        head: &http::response::Parts,
         wanted: &Wanted,
     ) -> Option<Judged> {
-        self.knowing.judge(judging, body, log, &wanted.domain.name, &wanted.url, wanted.asker)
+        // These two need not repeat all headers of what they speak of.
+        let partial = matches!(head.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT);
+        let headers = (!partial).then_some(&head.headers);
+        self.knowing.judge(judging, vouched, log, &wanted.url, headers, wanted.asker)
     }
 
     /// What is to be fetched for a request; `confirm` when a 304 is good enough.
@@ -340,7 +353,9 @@ impl Pipeline {
             return Step::Again { alone: false }; // another variant than ours came
         }
         let mut judging = self.knowing.judging();
-        let judged = self.judge(&mut judging, arrived.vouched, arrived.head.log, wanted);
+        let headers = Some(&arrived.head.headers);
+        let judged =
+            self.knowing.judge(&mut judging, arrived.vouched, arrived.head.log, &wanted.url, headers, wanted.asker);
         let Some(Judged { age, .. }) = judged.filter(may_pass) else {
             self.metrics.overtaken.inc();
             return Step::Again { alone: false };
@@ -354,7 +369,7 @@ impl Pipeline {
 
     fn deliver_lone(&self, wanted: &Wanted, lone: LoneAnswer, why: Forward, reply: &Reply) -> Step {
         let mut judging = self.knowing.judging();
-        let judged = self.judge(&mut judging, lone.vouched, lone.log, wanted);
+        let judged = self.judge_passed(&mut judging, lone.vouched, lone.log, &lone.answer.head, wanted);
         let Some(Judged { age, .. }) = judged.filter(may_pass) else {
             self.metrics.overtaken.inc();
             return Step::Again { alone: true };
@@ -375,7 +390,7 @@ impl Pipeline {
     ) -> Option<Response<AnswerBody>> {
         let found = look.found.as_ref().filter(|_| allowed)?;
         let mut judging = self.knowing.judging();
-        let judged = self.judge(&mut judging, found.vouched, found.head.log, wanted)?;
+        let judged = self.judge_found(&mut judging, found, wanted)?;
         if judged.verdict != Verdict::Send {
             return None;
         }
@@ -429,7 +444,7 @@ impl Pipeline {
         why: Forward,
         reply: &Reply,
     ) -> Step {
-        let (fetch, log) = self.knowing.begin_fetch(&wanted.domain.name, &wanted.url, wanted.asker);
+        let (fetch, log) = self.knowing.begin_fetch(&wanted.url, wanted.asker);
         let bypass = body.is_some();
         let question = Question {
             method: wanted.method.clone(),
@@ -450,7 +465,7 @@ impl Pipeline {
         let mut age = None;
         if upstream::is_fenced(&wanted.method) {
             let mut held = self.knowing.judging();
-            let judged = self.judge(&mut held, fetch.vouch(answer.age), log, wanted);
+            let judged = self.judge_passed(&mut held, fetch.vouch(answer.age), log, &answer.head, wanted);
             let Some(Judged { age: known_good, .. }) = judged.filter(may_pass) else {
                 self.metrics.overtaken.inc();
                 return Step::Again { alone: true };
@@ -508,6 +523,15 @@ fn said(came: &Came, why: Forward, known_good: Option<std::time::Duration>) -> S
         (From::Origin | From::Parent(_), _) => (metrics::XCache::Miss, None),
     };
     Said { x_cache, ..Said::forwarded(result, why, status, known_good) }
+}
+
+/// The domain that serves `host`, or the refusal of who asks for it.
+fn site<'a>(known: &'a Known, host: &str) -> Result<&'a Domain, (StatusCode, &'static str)> {
+    match known.knowledge.domain_for(host) {
+        None => Err((StatusCode::NOT_FOUND, "no domain is served under this host")),
+        Some(domain) if !domain.online => Err((StatusCode::FORBIDDEN, "the domain is offline")),
+        Some(domain) => Ok(domain),
+    }
 }
 
 /// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of the one `Host`; lower case, no port.

@@ -257,7 +257,7 @@ impl Pipeline {
     fn weigh(&self, wanted: &Wanted, look: &Look) -> (bool, bool) {
         let Some(found) = &look.found else { return (false, false) };
         let mut judging = self.knowing().judging();
-        let Some(judged) = self.judge(&mut judging, found.vouched, found.head.log, wanted) else {
+        let Some(judged) = self.judge_found(&mut judging, found, wanted) else {
             return (false, false);
         };
         let allowed = allowed(&judged, found.vouched.stamp);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aliyun::{AccessKey, Ask, encode_pairs, sign_v3};
 use control::state::memory::{Faults, Memory};
-use control::{Control, Operator, Seal};
+use control::{Control, Operator, Seal, Times};
 use http::Method;
 use model::{Clock, Coverage, Isolation, NodeName, PopName, Tier};
 use node::{DiskTier, Machine, MemoryTier, Node, NodeConfig, StartError};
@@ -30,6 +30,10 @@ use crate::random::Random;
 pub const DOMAIN: &str = "sim.test";
 
 const KEY: AccessKey<'static> = AccessKey { id: "sim-key", secret: "sim-secret" };
+
+/// What is waited for beyond a lease. Clocks of a run are wrong by a tenth at most, leases are 3 s at most, and a header that waits is
+/// looked at again every quarter of a second: 2 × 0.1 × 3 s ÷ 0.9 + 0.25 s.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// How long things go wrong.
 const CHAOS: Duration = Duration::from_secs(9);
@@ -281,8 +285,8 @@ impl World {
             (self.memory.open(&plane.faults), plane.clock, plane.lease_secs, self.net.port("control"))
         };
         let (api, link) = (port.listen("control:9680"), port.listen("control:9681"));
-        let hour = Duration::from_secs(3600);
-        let started = Control::start_on(state, seal(), Arc::new(clock), Some(lease_secs), hour, api, link).await;
+        let times = Times { lease_secs: Some(lease_secs), margin: MARGIN, prefetch_deadline: PATIENCE };
+        let started = Control::start_on(state, seal(), Arc::new(clock), times, api, link).await;
         let control = started.expect("nothing befalls a state that is just opened");
         self.history().note(&format!("control plane {at} starts, lease {lease_secs} s"));
         lock(&self.planes)[at].running = Some((control, port));

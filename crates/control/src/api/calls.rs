@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
     Bucket, Call, CdnType, Description, DomainDetail, DomainQuery, DomainStatus, ObjectPath, Page, Product, Profile,
-    Quota, Reply, Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, Wording,
+    Quota, RefreshByTag, RefreshType, Reply, Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow,
+    TaskStatus, TaskType, Wording,
 };
 use model::topology::WarmTiers;
 use model::{Cause, Revision, Source, SourceKind};
 
 use crate::app::{
-    App, Denied, DomainView, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress, Refresh, Status,
+    App, Denied, DomainChange, DomainView, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress,
+    Refresh, RefreshOf, Status,
 };
 use crate::completion::WaitedFor;
 use crate::limits;
@@ -66,8 +68,10 @@ pub(super) enum Spent {
 /// Where the nonce of `call` is spent.
 pub(super) fn spent(call: &Call) -> Spent {
     match call {
-        Call::Prefetch(_) | Call::Refresh(_) => Spent::WithSubmission,
-        Call::AddDomain(_) | Call::DeleteDomain(_) => Spent::InDatabase,
+        Call::Prefetch(_) | Call::Refresh(_) | Call::RefreshByTag(_) => Spent::WithSubmission,
+        Call::AddDomain(_) | Call::DeleteDomain(_) | Call::SwitchDomain { .. } | Call::SetDomain(_) => {
+            Spent::InDatabase
+        }
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
         Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
     }
@@ -89,14 +93,24 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             Ok(Reply::Submitted(tasks))
         }
         Call::Refresh(refresh) => {
-            let (kind, how) = match refresh.kind {
-                aliyun::RefreshType::File => (Kind::RefreshFile, Refresh::Files),
-                aliyun::RefreshType::Directory => {
-                    (Kind::RefreshDirectory, Refresh::Directories { force: refresh.force })
-                }
+            let of = match refresh.kind {
+                RefreshType::File => RefreshOf::Files,
+                RefreshType::Directory => RefreshOf::Directories,
+                RefreshType::Regex => RefreshOf::Regexes,
+                RefreshType::IgnoreParams => RefreshOf::Paths,
             };
-            let limits = limits::of(account, kind);
+            let how = Refresh { of, force: refresh.force };
+            let limits = limits::of(account, of.kind());
             let tasks = app.refresh(principal, permission, nonce, &limits, objects(refresh.paths), how).await?;
+            Ok(Reply::Submitted(tasks))
+        }
+        Call::RefreshByTag(refresh) => {
+            let limits = limits::of(account, Kind::RefreshTag);
+            let permission = Permission { resource: "*", ..permission };
+            let line = |tag| (RefreshByTag::line(&refresh.domain, &tag), tag);
+            let tags = refresh.tags.into_iter().map(line).collect();
+            let (domain, force) = (&refresh.domain, refresh.force);
+            let tasks = app.refresh_tags(principal, permission, nonce, &limits, domain, tags, force).await?;
             Ok(Reply::Submitted(tasks))
         }
         Call::Tasks(query) => tasks(app, principal, permission, query).await,
@@ -131,6 +145,14 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
         }
         Call::DeleteDomain(name) => {
             app.remove_domain(principal, permission, &name).await?;
+            Ok(Reply::Done)
+        }
+        Call::SwitchDomain { name, online } => {
+            app.change_domain(principal, permission, &name, DomainChange::Online(online)).await?;
+            Ok(Reply::Done)
+        }
+        Call::SetDomain(set) => {
+            app.change_domain(principal, permission, &set.name, DomainChange::TagHeader(set.tag_header)).await?;
             Ok(Reply::Done)
         }
         Call::Domains(query) => {
@@ -176,12 +198,13 @@ async fn tasks(
     permission: Permission<'_>,
     query: TaskQuery,
 ) -> Result<Reply, Denied> {
-    let kind = match query.kind {
+    let kinds = match query.kind {
         Some(TaskFilter::NoneOfOurs) => return Ok(Reply::Tasks { page: query.page, total: 0, rows: Vec::new() }),
-        Some(TaskFilter::Type(TaskType::File)) => Some(Kind::RefreshFile),
-        Some(TaskFilter::Type(TaskType::Directory)) => Some(Kind::RefreshDirectory),
-        Some(TaskFilter::Type(TaskType::Preload)) => Some(Kind::Prefetch),
-        None => None,
+        Some(TaskFilter::Type(TaskType::File)) => vec![Kind::RefreshFile, Kind::RefreshIgnoreParams, Kind::RefreshTag],
+        Some(TaskFilter::Type(TaskType::Directory)) => vec![Kind::RefreshDirectory],
+        Some(TaskFilter::Type(TaskType::Regex)) => vec![Kind::RefreshRegex],
+        Some(TaskFilter::Type(TaskType::Preload)) => vec![Kind::Prefetch],
+        None => Vec::new(),
     };
     let now_ms = millis(app.clock.now());
     let (from_ms, to_ms) = match (query.between, &query.ids) {
@@ -189,7 +212,7 @@ async fn tasks(
         (None, Some(_)) => (0, u64::MAX >> 1),
         (None, None) => (now_ms.saturating_sub(crate::app::KEPT.as_millis() as u64), u64::MAX >> 1),
     };
-    let chunks = Filter { tasks: query.ids.unwrap_or_default(), domain: None, kind, from_ms, to_ms };
+    let chunks = Filter { tasks: query.ids.unwrap_or_default(), domain: None, kinds, from_ms, to_ms };
     let status = query.status.map(|status| match status {
         TaskStatus::Refreshing => Status::Refreshing,
         TaskStatus::Complete => Status::Complete,
@@ -211,8 +234,9 @@ fn row(line: Line) -> TaskRow {
         path: line.path,
         kind: match line.kind {
             Kind::Prefetch => TaskType::Preload,
-            Kind::RefreshFile => TaskType::File,
+            Kind::RefreshFile | Kind::RefreshIgnoreParams | Kind::RefreshTag => TaskType::File,
             Kind::RefreshDirectory => TaskType::Directory,
+            Kind::RefreshRegex => TaskType::Regex,
         },
         status,
         done,
@@ -289,6 +313,7 @@ fn detail(view: &DomainView) -> DomainDetail {
         },
         description: String::new(),
         sources: sources.collect(),
+        tag_header: view.domain.tag_header.clone(),
         created_at: time(view.row.created_ms),
         modified_at: time(view.row.modified_ms),
     }

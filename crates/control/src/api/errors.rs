@@ -22,6 +22,7 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::NoDomain(_) => Fault::DomainUnknown,
         Denied::Offline => Fault::DomainOffline,
         Denied::Configuring => Fault::DomainBusy,
+        Denied::Regex(bad) => return Refusal::of(Fault::ObjectPath, wording).because(&bad.to_string()),
         Denied::DomainExists { own: _ } => Fault::DomainExists,
         Denied::DomainConflict => Fault::DomainConflict,
         Denied::DomainsUsedUp => Fault::DomainOverLimit,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Knowledge, ManualClock, Moment, SourceKind};
+use model::{Knowledge, ManualClock, Moment, Revision, Source, SourceKind};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::policy::Policy;
 use crate::state::accounts::Account;
+use crate::state::log::{DomainDetail, DomainError};
 use crate::testing::{clock, state, until};
 
 #[test]
@@ -35,7 +36,7 @@ fn name(text: &str) -> DomainName {
 
 fn domain(text: &str) -> Domain {
     let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
-    Domain { name: name(text), coverage: Coverage::Domestic, sources: vec![source], online: true }
+    Domain { name: name(text), coverage: Coverage::Domestic, sources: vec![source], online: true, tag_header: None }
 }
 
 fn object(url: &str) -> Object {
@@ -113,6 +114,9 @@ impl Drop for Rig {
     }
 }
 
+const FILES: Refresh = Refresh { of: RefreshOf::Files, force: false };
+const DIRECTORIES: Refresh = Refresh { of: RefreshOf::Directories, force: false };
+
 const PUSH: Permission<'_> = Permission { action: "cdn:PushObjectCache", resource: "acs:cdn:*:me:domain/{}" };
 const LOOK: Permission<'_> = Permission { action: "cdn:DescribeRefreshTasks", resource: "acs:cdn:*:me:domain/{}" };
 
@@ -188,6 +192,89 @@ impl Rig {
     }
 }
 
+#[test]
+fn objects_of_a_refresh_become_scopes() {
+    let pattern = |path: &str| Pattern::parse(UrlKey::new("a.com", path).unwrap()).unwrap();
+    let directory = |path: &str| Scope::Directory { host: "a.com".into(), path: path.into() };
+    let path = |path: &str| Scope::IgnoreParams { host: "a.com".into(), path: path.into() };
+    use Mode::{Delete, Expire};
+    use RefreshOf::{Directories, Files, Paths, Regexes};
+    let cases = [
+        // of        force  url              scope                                     mode
+        (Files, false, "a.com/x?1", Scope::File(UrlKey::new("a.com", "/x?1").unwrap()), Delete),
+        (Files, true, "a.com/x", Scope::File(UrlKey::new("a.com", "/x").unwrap()), Delete),
+        (Directories, false, "a.com/d/", directory("/d/"), Expire),
+        (Directories, true, "a.com/", directory("/"), Delete),
+        (Directories, false, ".a.com/", Scope::Domain(name(".a.com")), Expire), // all hosts of a wildcard domain
+        (Regexes, false, "a.com/[0-9].*", Scope::Regex(pattern("/[0-9].*")), Expire),
+        (Regexes, true, "a.com/x", Scope::Regex(pattern("/x")), Delete),
+        (Paths, false, "a.com/x?1", path("/x"), Expire),
+        (Paths, true, "a.com/x", path("/x"), Delete),
+    ];
+    for (of, force, url, scope, mode) in cases {
+        let got = invalidation(&object(url).key, Refresh { of, force });
+        assert_eq!(got, Ok(Invalidation { scope, mode }), "{of:?} {url}");
+    }
+    assert!(invalidation(&object("a.com/(?x)").key, Refresh { of: Regexes, force: false }).is_err());
+}
+
+#[tokio::test]
+async fn tags_are_refreshed_in_a_domain_of_the_caller() {
+    let rig = Rig::start().await;
+    let refresh = async |domain: &str, nonce: &str| {
+        let tags = ["x", "y"].map(|tag| (format!("http://a.com/?{tag}"), Tag::parse(tag).unwrap()));
+        rig.app.refresh_tags(&me(), PUSH, nonce, &limits(), &name(domain), tags.into(), false).await
+    };
+    assert!(matches!(refresh("c.com", "1").await, Err(Denied::NoDomain(_))));
+    assert!(matches!(refresh("x.a.com", "1").await, Err(Denied::NoDomain(_))), "a host is not a domain");
+    let tasks = refresh("a.com", "1").await.unwrap();
+    assert_eq!(tasks.len(), 1, "tags of one call are one task");
+    let again = refresh("a.com", "2").await.unwrap();
+    let page = rig.lines(&me(), &all(), 0, 10).await.unwrap();
+    assert_eq!(page.total, 4, "the same again is done again: {again:?}");
+    assert!(page.lines.iter().all(|line| line.kind == Kind::RefreshTag), "{page:?}");
+    let logged = rig.app.state.entries_after(Revision::ZERO, 100).await.unwrap();
+    let last = model::log::decode::<model::Entry>(&logged.last().unwrap().bytes).unwrap();
+    let scope = |tag: &str| Scope::Tag { domain: name("a.com"), tag: Tag::parse(tag).unwrap() };
+    let both = ["x", "y"].map(|tag| Invalidation { scope: scope(tag), mode: Mode::Expire });
+    assert_eq!(last, model::Entry::Invalidate(both.into()));
+}
+
+#[tokio::test]
+async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
+    let rig = Rig::start().await;
+    let change = |change| async { rig.app.change_domain(&me(), PUSH, &name("a.com"), change).await };
+    let configured = || {
+        until("the domain is configured", || async {
+            rig.app.following.now().domains[&name("a.com")].configured.then_some(())
+        })
+    };
+    let head = || async { rig.app.state.head().await.unwrap() };
+    let before = head().await;
+    change(DomainChange::Online(true)).await.unwrap();
+    change(DomainChange::TagHeader(None)).await.unwrap();
+    assert_eq!(head().await, before, "what it is already is no entry");
+
+    change(DomainChange::Online(false)).await.unwrap();
+    assert!(matches!(rig.refresh(&me(), "1", &["a.com/x"], FILES).await, Err(Denied::Offline)));
+    assert!(matches!(rig.push(&me(), "1", &["a.com/x"]).await, Err(Denied::Offline)));
+    configured().await;
+    change(DomainChange::Online(true)).await.unwrap();
+    configured().await;
+    rig.refresh(&me(), "2", &["a.com/x"], FILES).await.unwrap();
+    change(DomainChange::TagHeader(Some("x-tags".into()))).await.unwrap();
+    let domain = rig.app.following.now().knowledge.domains[&name("a.com")].clone();
+    assert_eq!((domain.online, domain.tag_header.as_deref()), (true, Some("x-tags")));
+
+    let stranger = principal("you", AccountStatus::Active, None);
+    let denied = rig.app.change_domain(&stranger, PUSH, &name("a.com"), DomainChange::Online(false)).await;
+    assert!(matches!(denied, Err(Denied::NoDomain(_))));
+    let row = rig.app.following.now().domains[&name("a.com")].clone();
+    let outdated = rig.app.state.change_domain("me", domain, Revision(row.revision.0 - 1), 0).await;
+    assert!(matches!(outdated, Err(DomainError::Changed)), "{outdated:?}");
+    assert_eq!(rig.app.following.now().knowledge.domains[&name("a.com")].tag_header.as_deref(), Some("x-tags"));
+}
+
 fn all() -> LineFilter {
     LineFilter { chunks: Filter { to_ms: u64::MAX >> 1, ..Filter::default() }, ..LineFilter::default() }
 }
@@ -214,7 +301,7 @@ async fn account_may_do_what_its_status_says() {
         let nonce = format!("{status:?}");
         let changes = [
             rig.push(&who, &nonce, &["a.com/1"]).await.map(drop),
-            rig.refresh(&who, &format!("r{nonce}"), &["a.com/1"], Refresh::Files).await.map(drop),
+            rig.refresh(&who, &format!("r{nonce}"), &["a.com/1"], FILES).await.map(drop),
             rig.add_domain(&who, "c.com").await,
             rig.app.remove_domain(&who, PUSH, &name("c.com")).await,
         ];
@@ -279,8 +366,7 @@ async fn lines_come_in_pages_newest_task_first() {
         rig.clock.advance(Duration::from_secs(1));
     }
     assert_eq!(tasks.len(), 5, "each second has its own task");
-    let refreshed =
-        rig.refresh(&me(), "r", &["b.com/d/", "b.com/e/"], Refresh::Directories { force: false }).await.unwrap();
+    let refreshed = rig.refresh(&me(), "r", &["b.com/d/", "b.com/e/"], DIRECTORIES).await.unwrap();
     assert_eq!(refreshed.len(), 2);
 
     let complete = || async {
@@ -323,7 +409,7 @@ async fn receipt_says_by_which_right_each_member_was_past() {
     use crate::testing::node;
     let rig = Rig::with_nodes(&["p-1", "p-2"]).await;
     let accepted_ms = millis(rig.clock.now());
-    let task = rig.refresh(&me(), "1", &["a.com/1", "a.com/2"], Refresh::Files).await.unwrap()[0];
+    let task = rig.refresh(&me(), "1", &["a.com/1", "a.com/2"], FILES).await.unwrap()[0];
     let revision = rig.app.state.head().await.unwrap();
     assert!(matches!(receipt(&rig, task).await, Err(Denied::NotComplete)));
     let of = |task| LineFilter { chunks: Filter { tasks: vec![task], ..all().chunks }, ..all() };
@@ -374,7 +460,7 @@ async fn receipt_needs_a_refresh_of_ones_own_that_is_kept() {
     assert!(matches!(receipt(&rig, pushed).await, Err(Denied::NoReceipt(_))));
     let urls: Vec<String> = (0..150).map(|n| format!("a.com/{n}")).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-    let task = rig.refresh(&me(), "2", &urls, Refresh::Files).await.unwrap()[0];
+    let task = rig.refresh(&me(), "2", &urls, FILES).await.unwrap()[0];
     let shown = until("without nodes it is complete at once", || async { receipt(&rig, task).await.ok() }).await;
     assert_eq!((shown.objects.count, shown.objects.listed.len()), (150, 0), "many objects are told by their digest");
     assert!(shown.steps[0].members.is_empty());

@@ -24,20 +24,43 @@ pub enum Kind {
     RefreshFile,
     /// Forgets directories.
     RefreshDirectory,
+    /// Forgets what regular expressions match.
+    RefreshRegex,
+    /// Forgets paths whatever their query.
+    RefreshIgnoreParams,
+    /// Forgets what has a tag.
+    RefreshTag,
 }
 
 impl Kind {
+    const ALL: [Kind; 6] = [
+        Kind::Prefetch,
+        Kind::RefreshFile,
+        Kind::RefreshDirectory,
+        Kind::RefreshRegex,
+        Kind::RefreshIgnoreParams,
+        Kind::RefreshTag,
+    ];
+
+    /// Whether each object is a task of its own, rather than one of many (spec, tasks: merge).
+    pub(super) fn stands_alone(self) -> bool {
+        matches!(self, Kind::RefreshDirectory | Kind::RefreshRegex)
+    }
+
     /// As it is kept.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Kind::Prefetch => "prefetch",
             Kind::RefreshFile => "file",
             Kind::RefreshDirectory => "directory",
+            Kind::RefreshRegex => "regex",
+            Kind::RefreshIgnoreParams => "ignore_params",
+            Kind::RefreshTag => "tag",
         }
     }
 
     fn parse(text: &str) -> Option<Kind> {
-        [Kind::Prefetch, Kind::RefreshFile, Kind::RefreshDirectory].into_iter().find(|kind| kind.as_str() == text)
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
@@ -107,8 +130,8 @@ pub struct Filter {
     pub tasks: Vec<u64>,
     /// Only of this domain.
     pub domain: Option<String>,
-    /// Only of this kind.
-    pub kind: Option<Kind>,
+    /// Only of these kinds; any when empty.
+    pub kinds: Vec<Kind>,
     /// Submitted at or after, in milliseconds since 1970.
     pub from_ms: u64,
     /// Submitted before or at.
@@ -153,16 +176,15 @@ impl State {
         let mut sql = String::from(
             "SELECT id, lines FROM chunk WHERE account = $1 AND created_ms >= $2 AND created_ms <= $3 AND id < $4",
         );
-        let mut next = 5;
         if filter.domain.is_some() {
-            sql.push_str(&format!(" AND domain = ${next}"));
-            next += 1;
+            sql.push_str(" AND domain = $5");
         }
-        if filter.kind.is_some() {
-            sql.push_str(&format!(" AND kind = ${next}"));
+        if !filter.kinds.is_empty() {
+            // Our own words, as below our own numbers: nothing of the caller's text reaches the statement.
+            let kinds: Vec<String> = filter.kinds.iter().map(|kind| format!("'{}'", kind.as_str())).collect();
+            sql.push_str(&format!(" AND kind IN ({})", kinds.join(",")));
         }
         if !filter.tasks.is_empty() {
-            // Numbers we parsed ourselves: nothing of the caller's text reaches the statement.
             let ids: Vec<String> = filter.tasks.iter().map(u64::to_string).collect();
             sql.push_str(&format!(" AND task IN ({})", ids.join(",")));
         }
@@ -174,9 +196,6 @@ impl State {
             .bind(before.map_or(i64::MAX, signed));
         if let Some(domain) = &filter.domain {
             query = query.bind(domain);
-        }
-        if let Some(kind) = filter.kind {
-            query = query.bind(kind.as_str());
         }
         let rows = query.fetch_all(pool).await?;
         rows.iter().map(|row| Ok(Outline { id: unsigned(row, "id")?, lines: unsigned(row, "lines")? })).collect()

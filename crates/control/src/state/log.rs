@@ -45,7 +45,7 @@ pub struct DomainDetail {
     pub source_types: Vec<String>,
 }
 
-/// Why a domain was not added or removed.
+/// Why a domain was not added, changed or removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DomainError {
@@ -61,6 +61,9 @@ pub enum DomainError {
     /// The account has none of that name.
     #[error("no such domain")]
     Absent,
+    /// Somebody else changed it meanwhile.
+    #[error("domain was changed meanwhile")]
+    Changed,
     /// The database.
     #[error(transparent)]
     State(#[from] StateError),
@@ -259,6 +262,27 @@ impl State {
         Ok(at)
     }
 
+    /// Changes a domain of an account from what it was at `seen`, and tells the nodes.
+    pub async fn change_domain(
+        &self,
+        account: &str,
+        domain: model::Domain,
+        seen: Revision,
+        now_ms: u64,
+    ) -> Result<Revision, DomainError> {
+        let mut writing = self.write().await?;
+        let name = domain.name.clone();
+        let at = append(&mut writing, &[Entry::Domain(domain)]).await?;
+        if domain_owner(&mut writing, name.as_str()).await?.as_deref() != Some(account) {
+            return Err(DomainError::Absent);
+        }
+        if !update_domain(&mut writing, &name, seen, at, now_ms).await? {
+            return Err(DomainError::Changed);
+        }
+        writing.commit().await?;
+        Ok(at)
+    }
+
     /// Marks domains whose entry is at or below `passed` as configured; how many those were.
     pub async fn configured(&self, passed: Revision) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
@@ -323,6 +347,31 @@ async fn insert_domain(writing: &mut Writing, row: DomainRow) -> Result<(), Stat
         On::Memory(tables) => tables.add_domain(row),
     }
     Ok(())
+}
+
+/// Writes when a domain was changed; whether it was still as it was at `seen`.
+async fn update_domain(
+    writing: &mut Writing,
+    name: &DomainName,
+    seen: Revision,
+    at: Revision,
+    now_ms: u64,
+) -> Result<bool, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let done = sqlx::query(
+                "UPDATE domain SET modified_ms = $1, revision = $2, configured = 0 WHERE name = $3 AND revision = $4",
+            )
+            .bind(signed(now_ms))
+            .bind(signed(at.0))
+            .bind(name.as_str())
+            .bind(signed(seen.0))
+            .execute(connection)
+            .await?;
+            Ok(done.rows_affected() > 0)
+        }
+        On::Memory(tables) => Ok(tables.change_domain(name, seen, at, now_ms)),
+    }
 }
 
 async fn delete_domain(writing: &mut Writing, name: &DomainName) -> Result<(), StateError> {

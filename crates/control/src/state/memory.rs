@@ -301,6 +301,16 @@ impl Tables {
         insert_new(&mut self.domains, row.name.to_string(), Arc::new(row));
     }
 
+    /// Whether the domain was still as it was at `seen`.
+    pub(super) fn change_domain(&mut self, name: &DomainName, seen: Revision, at: Revision, now_ms: u64) -> bool {
+        let changed = update(
+            &mut self.domains,
+            |row| row.name == *name && row.revision == seen,
+            |row| (row.modified_ms, row.revision, row.configured) = (now_ms, at, false),
+        );
+        changed > 0
+    }
+
     pub(super) fn configured(&mut self, passed: Revision) -> u64 {
         update(&mut self.domains, |row| !row.configured && row.revision <= passed, |row| row.configured = true)
     }
@@ -432,7 +442,7 @@ impl Tables {
                 chunk.account == account
                     && (filter.from_ms..=filter.to_ms).contains(&chunk.created_ms)
                     && filter.domain.as_ref().is_none_or(|domain| chunk.domain.as_str() == domain)
-                    && filter.kind.is_none_or(|kind| chunk.kind == kind)
+                    && (filter.kinds.is_empty() || filter.kinds.contains(&chunk.kind))
                     && (filter.tasks.is_empty() || filter.tasks.contains(&chunk.task))
             })
             .take(most as usize)

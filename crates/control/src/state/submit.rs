@@ -446,7 +446,7 @@ impl Task {
     }
 
     /// Cuts a submission into chunks, and gives them task ids: URLs of one domain within one second share an id while they
-    /// fit, each directory has its own (spec, tasks: merge).
+    /// fit, each directory and regex has its own (spec, tasks: merge).
     fn cut(&mut self, submission: &Submission, next_task: &mut u64) -> (Vec<u64>, Vec<NewChunk>) {
         let mut tasks = Vec::new();
         let mut chunks = Vec::new();
@@ -463,7 +463,7 @@ impl Task {
                     params: group.params.clone(),
                 });
             };
-            if group.kind == Kind::RefreshDirectory {
+            if group.kind.stands_alone() {
                 for path in &group.paths {
                     *next_task += 1;
                     tasks.push(*next_task);

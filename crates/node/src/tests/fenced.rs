@@ -187,17 +187,10 @@ async fn new_log_makes_every_stored_body_a_miss_though_its_stamp_is_higher() {
 async fn acknowledging_waits_for_headers_judged_before() {
     let Stage { node, .. } = Stage::set().await;
     let key = UrlKey::new(DOMAIN, "/a").unwrap();
-    let domain = DomainName::parse(DOMAIN).unwrap();
     let body = model::fence::Vouched { stamp: Revision(1), at: None };
     let mut judging = node.knowing.judging();
-    let judged = node.knowing.judge(
-        &mut judging,
-        body,
-        LogTag::of(&LogId("log".into())),
-        &domain,
-        &key,
-        model::fence::Asker::User,
-    );
+    let judged =
+        node.knowing.judge(&mut judging, body, LogTag::of(&LogId("log".into())), &key, None, model::fence::Asker::User);
     assert_eq!(judged.map(|judged| judged.verdict), Some(model::fence::Verdict::Send));
     node.refresh("/a", Mode::Expire);
     let mut drained = std::pin::pin!(node.knowing.drained());

@@ -30,6 +30,7 @@ use crate::prefetch::Prefetch;
 mod fenced;
 mod following;
 mod prefetching;
+mod scopes;
 mod serving;
 mod sweeping;
 mod tiers;
@@ -382,7 +383,13 @@ pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
         priority: 20,
         weight: 10,
     };
-    let domain = Domain { name: name.clone(), coverage: Coverage::Global, sources: vec![source], online: true };
+    let domain = Domain {
+        name: name.clone(),
+        coverage: Coverage::Global,
+        sources: vec![source],
+        online: true,
+        tag_header: None,
+    };
     let pop = PopName::parse("pop-1").unwrap();
     let parents = [(Tier::L1, Parent { pop: pop.clone(), tier: Tier::L2 })].into();
     let pop = Pop { name: pop, region: Coverage::Global, parents };

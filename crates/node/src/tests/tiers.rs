@@ -3,14 +3,14 @@
 use super::*;
 
 /// An origin, an L2 before it, and an L1 that asks the L2.
-struct Tiers {
-    origin: Origin,
-    child: TestNode,
-    parent: TestNode,
-    clock: Arc<ManualClock>,
+pub(super) struct Tiers {
+    pub(super) origin: Origin,
+    pub(super) child: TestNode,
+    pub(super) parent: TestNode,
+    pub(super) clock: Arc<ManualClock>,
 }
 
-async fn tiers() -> Tiers {
+pub(super) async fn tiers() -> Tiers {
     let origin = Origin::start().await;
     let clock = clock();
     let mut knowledge = knowledge(&origin);

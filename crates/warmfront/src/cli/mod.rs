@@ -116,8 +116,8 @@ const QUOTA_HELP: &str = "JSON: {\"preload\": {\"limit\": N, \"remaining\": N}, 
 
 const DOMAIN_HELP: &str = "\
 JSON of list: [{\"domain\", \"status\", \"coverage\", \"cname\"}]
-JSON of add and show: {\"domain\", \"status\", \"coverage\", \"cname\", \"type\",
-                       \"sources\": [{\"content\", \"type\", \"port\", \"priority\", \"weight\"}]}
+JSON of add, show, start, stop and set: {\"domain\", \"status\", \"coverage\", \"cname\", \"type\",
+    \"sources\": [{\"content\", \"type\", \"port\", \"priority\", \"weight\"}]}, with \"tag_header\" where one is set
 JSON of delete: {\"deleted\": NAME}";
 
 /// Why a verb ended without doing all that was asked.

@@ -199,6 +199,24 @@ pub(crate) enum DomainCommand {
         /// The domain
         domain: String,
     },
+    /// Serve a domain again that was stopped
+    Start {
+        /// The domain
+        domain: String,
+    },
+    /// Serve a domain no more, and keep it
+    Stop {
+        /// The domain
+        domain: String,
+    },
+    /// Change what a domain does; Warmfront only
+    Set {
+        /// The domain
+        domain: String,
+        /// The response header in which its origins name tags; empty for Cache-Tag and Surrogate-Key
+        #[arg(long, value_name = "HEADER")]
+        tag_header: String,
+    },
     /// Stop accelerating a domain
     Delete {
         /// The domain
@@ -266,6 +284,18 @@ pub(super) async fn domain(
             }
         }
         DomainCommand::Show { domain } => detail(domain, api, output, out).await,
+        DomainCommand::Start { domain } => {
+            api.call("StartCdnDomain", &[("DomainName", domain)]).await?;
+            detail(domain, api, output, out).await
+        }
+        DomainCommand::Stop { domain } => {
+            api.call("StopCdnDomain", &[("DomainName", domain)]).await?;
+            detail(domain, api, output, out).await
+        }
+        DomainCommand::Set { domain, tag_header } => {
+            api.call("SetWarmfrontDomain", &[("DomainName", domain), ("TagHeader", tag_header)]).await?;
+            detail(domain, api, output, out).await
+        }
         DomainCommand::Delete { domain } => {
             api.call("DeleteCdnDomain", &[("DomainName", domain)]).await?;
             match output {
@@ -288,13 +318,15 @@ async fn detail(domain: &str, api: &Api, output: Output, out: &mut (dyn Write + 
                     "priority": source["Priority"], "weight": source["Weight"] })
         })
         .collect();
-    let fields = [
+    let mut fields = vec![
         ("domain", &model["DomainName"]),
         ("status", &model["DomainStatus"]),
         ("coverage", &model["Scope"]),
         ("cname", &model["Cname"]),
         ("type", &model["CdnType"]),
     ];
+    // Only where it is set, and only of our own service.
+    fields.extend(model.get("TagHeader").map(|header| ("tag_header", header)));
     match output {
         Output::Json => {
             let mut value = json!({ "sources": sources });
@@ -305,7 +337,7 @@ async fn detail(domain: &str, api: &Api, output: Output, out: &mut (dyn Write + 
         }
         Output::Table => {
             for (name, field) in fields {
-                writeln!(out, "{name:8}  {}", field.as_str().unwrap_or_default())?;
+                writeln!(out, "{name:10}  {}", field.as_str().unwrap_or_default())?;
             }
             show(&["content", "type", "port", "priority", "weight"], &sources, out)
         }

@@ -51,13 +51,20 @@ pub(super) enum Area {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("urls", |urls| urls.required(false).required_unless_present("tags")))]
 pub(crate) struct RefreshArgs {
     #[command(flatten)]
     pub(super) batch: Batch,
     /// What the URLs mean [default: directory for those that end in `/`, file for the others]
     #[arg(long = "type", value_name = "TYPE")]
     pub(super) kind: Option<Kind>,
-    /// Drop the copies of a directory instead of revalidating them
+    /// Everything that the origin gave this tag, instead of URLs; may be given more than once
+    #[arg(long = "tag", value_name = "TAG", requires = "domain", conflicts_with_all = ["urls", "kind"])]
+    pub(super) tags: Vec<String>,
+    /// The domain whose tags are meant
+    #[arg(long, value_name = "NAME", requires = "tags")]
+    pub(super) domain: Option<String>,
+    /// Drop the copies instead of revalidating them; those of files always are
     #[arg(long)]
     pub(super) force: bool,
 }
@@ -68,9 +75,10 @@ pub(super) enum Kind {
     File,
     /// Everything beneath
     Directory,
-    /// Everything a regular expression matches
+    /// Everything a regular expression of [0-9], [a-z], [^/]* and .* matches, from the first byte of the path to the last of the
+    /// query
     Regex,
-    /// One object each, with every query string
+    /// One path each, with every query string
     IgnoreParams,
 }
 
@@ -96,13 +104,51 @@ impl Kind {
 }
 
 /// Calls of one action with the same parameters.
-struct Group {
+struct Group<'a> {
     action: &'static str,
     /// Where the reply has the task ids.
     id_field: &'static str,
-    parameters: Vec<(&'static str, &'static str)>,
-    urls: Vec<String>,
+    parameters: Vec<(&'static str, &'a str)>,
+    what: What,
+    /// URLs, or tags.
+    list: Vec<String>,
     per_call: usize,
+}
+
+/// What is listed in a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Urls,
+    Tags,
+}
+
+impl What {
+    /// The parameter that has the list, and what stands between two of it.
+    fn parameter(self) -> (&'static str, &'static str) {
+        match self {
+            What::Urls => ("ObjectPath", "\n"),
+            What::Tags => ("CacheTag", ","),
+        }
+    }
+}
+
+impl Group<'_> {
+    /// The list, cut into calls.
+    fn calls(&self) -> Vec<&[String]> {
+        match self.what {
+            What::Urls => urls::calls(&self.list, self.per_call),
+            What::Tags => self.list.chunks(self.per_call).collect(),
+        }
+    }
+
+    /// So many of the list, in words.
+    fn count(&self, many: usize) -> String {
+        match self.what {
+            What::Urls => count(many),
+            What::Tags if many == 1 => "1 tag".to_owned(),
+            What::Tags => format!("{many} tags"),
+        }
+    }
 }
 
 pub(super) async fn push(args: &PushArgs, api: &Api, output: Output, out: &mut (dyn Write + Send)) -> Result<(), Stop> {
@@ -118,9 +164,10 @@ pub(super) async fn push(args: &PushArgs, api: &Api, output: Output, out: &mut (
     if args.edge {
         parameters.push(("Tier", "edge"));
     }
-    let urls = urls::read(&args.batch.urls, std::io::stdin())?;
+    let list = urls::read(&args.batch.urls, std::io::stdin())?;
     let per_call = usize::from(args.batch.per_call);
-    let group = Group { action: "PushObjectCache", id_field: "PushTaskId", parameters, urls, per_call };
+    let (action, id_field) = ("PushObjectCache", "PushTaskId");
+    let group = Group { action, id_field, parameters, what: What::Urls, list, per_call };
     submit(&[group], &args.batch, api, output, out).await
 }
 
@@ -130,17 +177,26 @@ pub(super) async fn refresh(
     output: Output,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Stop> {
+    let id_field = "RefreshTaskId";
+    let force = args.force.then_some(("Force", "true"));
+    let per_call = usize::from(args.batch.per_call);
+    if let Some(domain) = &args.domain {
+        if let Some(bad) = args.tags.iter().find(|tag| tag.contains([',', ' ']) || tag.is_empty()) {
+            return Err(Stop::usage(format_args!("--tag `{bad}`: a tag has no commas and no spaces")));
+        }
+        let parameters = [("DomainName", domain.as_str())].into_iter().chain(force).collect();
+        let (action, list) = ("RefreshObjectCacheByCacheTag", args.tags.clone());
+        let group = Group { action, id_field, parameters, what: What::Tags, list, per_call };
+        return submit(&[group], &args.batch, api, output, out).await;
+    }
     let urls = urls::read(&args.batch.urls, std::io::stdin())?;
     let kind = |url: &str| args.kind.unwrap_or(if url.ends_with('/') { Kind::Directory } else { Kind::File });
     let mut groups = Vec::new();
     for wanted in Kind::value_variants() {
-        let urls: Vec<String> = urls.iter().filter(|url| kind(url) == *wanted).cloned().collect();
-        let mut parameters = vec![("ObjectType", wanted.as_str())];
-        if args.force {
-            parameters.push(("Force", "true"));
-        }
-        let per_call = usize::from(args.batch.per_call).min(wanted.per_call_max());
-        groups.push(Group { action: "RefreshObjectCaches", id_field: "RefreshTaskId", parameters, urls, per_call });
+        let list: Vec<String> = urls.iter().filter(|url| kind(url) == *wanted).cloned().collect();
+        let parameters = [("ObjectType", wanted.as_str())].into_iter().chain(force).collect();
+        let per_call = per_call.min(wanted.per_call_max());
+        groups.push(Group { action: "RefreshObjectCaches", id_field, parameters, what: What::Urls, list, per_call });
     }
     submit(&groups, &args.batch, api, output, out).await
 }
@@ -158,19 +214,20 @@ struct Submitted {
 
 /// Submits call after call. The first refusal ends it: what follows would most likely be refused as well, and the
 /// quota is better kept for a corrected command.
-async fn submit_all(groups: &[Group], api: &Api) -> Submitted {
+async fn submit_all(groups: &[Group<'_>], api: &Api) -> Submitted {
     let mut submitted = Submitted::default();
     for group in groups {
-        for urls in urls::calls(&group.urls, group.per_call) {
+        for urls in group.calls() {
             let all =
                 |state, cause: &str| urls.iter().map(|url| (url.clone(), state, cause.to_owned())).collect::<Vec<_>>();
             if submitted.problem.is_some() {
                 submitted.others.extend(all("NotSent", ""));
                 continue;
             }
-            let lines = urls.join("\n");
+            let (parameter, separator) = group.what.parameter();
+            let list = urls.join(separator);
             let mut parameters = group.parameters.clone();
-            parameters.push(("ObjectPath", &lines));
+            parameters.push((parameter, &list));
             let reply = api.call(group.action, &parameters).await.map_err(|error| error.to_string());
             let ids = reply.and_then(|reply| match reply[group.id_field].as_str() {
                 Some(ids) if !ids.is_empty() => Ok(ids.to_owned()),
@@ -178,7 +235,7 @@ async fn submit_all(groups: &[Group], api: &Api) -> Submitted {
             });
             match ids {
                 Ok(ids) => {
-                    note(format_args!("task {ids}: {} submitted", count(urls.len())));
+                    note(format_args!("task {ids}: {} submitted", group.count(urls.len())));
                     submitted.accepted.extend(urls.iter().map(|url| (url.clone(), ids.clone())));
                     // Calls within one second may share a task.
                     for id in ids.split(',').map(str::trim) {
@@ -198,7 +255,7 @@ async fn submit_all(groups: &[Group], api: &Api) -> Submitted {
 }
 
 async fn submit(
-    groups: &[Group],
+    groups: &[Group<'_>],
     batch: &Batch,
     api: &Api,
     output: Output,

@@ -323,6 +323,48 @@ async fn refresh_speaks_of_each_kind_apart() {
 }
 
 #[tokio::test]
+async fn refresh_by_tag_names_the_domain() {
+    let submit = |_: &Call, before: &[Call]| ok(json!({ "RefreshTaskId": before.len().to_string() }));
+    let line =
+        ["refresh", "--tag", "a", "--tag", "b", "--tag", "c", "--domain", "d.test", "--per-call", "2", "--force"];
+    let ran = against(&line, submit).await;
+    ran.check(0);
+    let fields = |call: &Call| {
+        assert_eq!(call.action, "RefreshObjectCacheByCacheTag");
+        ["DomainName", "CacheTag", "Force"].map(|name| call.get(name).to_owned())
+    };
+    let sent: Vec<_> = ran.calls.iter().map(fields).collect();
+    assert_eq!(sent, [["d.test", "a,b", "true"], ["d.test", "c", "true"]]);
+    assert_eq!(ran.out.lines().collect::<Vec<_>>(), ["0", "1"]);
+
+    let ran = against(&["refresh", "--tag", "a,b", "--domain", "d.test"], submit).await;
+    ran.check(2);
+    assert!(ran.calls.is_empty());
+}
+
+#[tokio::test]
+async fn domains_are_stopped_started_and_set() {
+    let script = |call: &Call, _: &[Call]| match call.action.as_str() {
+        "DescribeCdnDomainDetail" => ok(json!({ "GetDomainDetailModel": {
+            "DomainName": "d.test", "DomainStatus": "configuring", "TagHeader": "x-tags" } })),
+        _ => ok(json!({})),
+    };
+    let cases: [(&[&str], &str, &str); 4] = [
+        (&["stop", "d.test"], "StopCdnDomain", ""),
+        (&["start", "d.test"], "StartCdnDomain", ""),
+        (&["set", "d.test", "--tag-header", "x-tags"], "SetWarmfrontDomain", "x-tags"),
+        (&["set", "d.test", "--tag-header", ""], "SetWarmfrontDomain", ""),
+    ];
+    for (line, action, header) in cases {
+        let ran = against(&[&["domain"], line, &["--output", "json"]].concat(), script).await;
+        ran.check(0);
+        let call = &ran.calls[0];
+        assert_eq!((call.action.as_str(), call.get("DomainName"), call.get("TagHeader")), (action, "d.test", header));
+        assert_eq!(ran.json()["tag_header"], "x-tags");
+    }
+}
+
+#[tokio::test]
 async fn quota_is_numbers() {
     let script = |call: &Call, _: &[Call]| {
         assert_eq!(call.action, "DescribeRefreshQuota");

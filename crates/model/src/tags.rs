@@ -1,0 +1,163 @@
+//! Tags: names that an origin gives a body in a response header, by which a refresh may cover it.
+//!
+//! Fastly calls the header `Surrogate-Key` and separates by spaces, others call it `Cache-Tag` and separate by commas; both
+//! are read, in both ways, unless a domain names a header of its own. Tags differ by letter case.
+//!
+//! # What always holds
+//!
+//! - A body whose tags are not known, or are more or longer than the bounds, counts as having every tag: a refresh by tag may
+//!   then ask for it again without need, and never passes it by.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderName};
+use serde::{Deserialize, Serialize};
+
+/// The headers that are looked at where a domain names none.
+pub const HEADERS: [HeaderName; 2] = [HeaderName::from_static("cache-tag"), HeaderName::from_static("surrogate-key")];
+
+/// Tags of one body that are told apart.
+pub const TAGS_PER_OBJECT_MAX: usize = 128;
+
+/// Longest tag, in bytes.
+pub const TAG_BYTES_MAX: usize = 256;
+
+/// One tag.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Tag(String);
+
+/// Why a text is not a tag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a tag has 1 to {TAG_BYTES_MAX} bytes, without spaces, commas and control characters")]
+pub struct BadTag;
+
+impl Tag {
+    /// Reads a tag.
+    pub fn parse(text: &str) -> Result<Tag, BadTag> {
+        let plain = |c: char| c != ',' && !c.is_whitespace() && !c.is_control();
+        let fits = (1..=TAG_BYTES_MAX).contains(&text.len()) && text.chars().all(plain);
+        if fits { Ok(Tag(text.to_owned())) } else { Err(BadTag) }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Tag {
+    type Error = BadTag;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Tag::parse(&text)
+    }
+}
+
+impl From<Tag> for String {
+    fn from(tag: Tag) -> String {
+        tag.0
+    }
+}
+
+/// What is known of a body's tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tags<'a> {
+    /// These, in the order of the header; at most [`TAGS_PER_OBJECT_MAX`]. A header may hold bytes that no [`Tag`] has.
+    Named(Vec<&'a [u8]>),
+    /// Not known, or beyond the bounds: it counts as having every tag.
+    Any,
+}
+
+impl<'a> Tags<'a> {
+    /// The tags in a response's `headers`: of the header called `name`, or of [`HEADERS`] where a domain names none.
+    pub fn of(headers: &'a HeaderMap, name: Option<&str>) -> Tags<'a> {
+        let mut named = Vec::new();
+        let own = name.map(|name| headers.get_all(name));
+        let usual = HEADERS.into_iter().filter(|_| name.is_none()).map(|name| headers.get_all(name));
+        for value in own.into_iter().chain(usual).flatten() {
+            let pieces = value.as_bytes().split(|byte| matches!(byte, b',' | b' ' | b'\t'));
+            for tag in pieces.filter(|tag| !tag.is_empty()) {
+                if tag.len() > TAG_BYTES_MAX || named.len() == TAGS_PER_OBJECT_MAX {
+                    return Tags::Any;
+                }
+                named.push(tag);
+            }
+        }
+        Tags::Named(named)
+    }
+
+    /// Whether a refresh of `tag` covers the body.
+    pub fn has(&self, tag: &Tag) -> bool {
+        match self {
+            Tags::Named(named) => named.contains(&tag.as_str().as_bytes()),
+            Tags::Any => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let lines = lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()));
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    #[test]
+    fn tags_are_read_from_every_header_that_may_hold_them() {
+        type Lines<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Lines<'_>, Option<&str>, &[&str]); 8] = [
+            (&[("cache-tag", "a,b , c")], None, &["a", "b", "c"]),
+            (&[("surrogate-key", "a b  c")], None, &["a", "b", "c"]),
+            (&[("surrogate-key", "b"), ("cache-tag", "a"), ("cache-tag", "c")], None, &["a", "c", "b"]),
+            (&[("x-tags", "a")], None, &[]),
+            (&[("x-tags", "a"), ("cache-tag", "b")], Some("x-tags"), &["a"]), // its own name alone
+            (&[("cache-tag", ",, ,")], None, &[]),
+            (&[], None, &[]),
+            (&[("cache-tag", "a")], Some("not a name"), &[]),
+        ];
+        for (lines, name, expected) in cases {
+            let headers = headers(lines);
+            let expected: Vec<&[u8]> = expected.iter().map(|tag| tag.as_bytes()).collect();
+            assert_eq!(Tags::of(&headers, name), Tags::Named(expected), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_the_bounds_counts_as_every_tag() {
+        let tag = Tag::parse("never-named").unwrap();
+        let many = |count| (0..count).map(|n| format!("t{n}")).collect::<Vec<_>>().join(" ");
+        let cases = [
+            (many(TAGS_PER_OBJECT_MAX), false),
+            (many(TAGS_PER_OBJECT_MAX + 1), true),
+            ("x".repeat(TAG_BYTES_MAX), false),
+            ("x".repeat(TAG_BYTES_MAX + 1), true),
+        ];
+        for (value, any) in cases {
+            let headers = headers(&[("cache-tag", &value)]);
+            assert_eq!(Tags::of(&headers, None).has(&tag), any, "{} bytes", value.len());
+        }
+    }
+
+    #[test]
+    fn tags_are_short_and_plain() {
+        for good in ["a", "A-b_c.d:e/f", "中"] {
+            assert_eq!(Tag::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a,b", "a\n", &"x".repeat(TAG_BYTES_MAX + 1)] {
+            assert_eq!(Tag::parse(bad), Err(BadTag), "{bad:?}");
+        }
+    }
+}

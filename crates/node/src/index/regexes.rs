@@ -1,0 +1,268 @@
+//! The live regular expressions, by host, and what they have said of keys already.
+//!
+//! Nothing but trying tells whether one matches, so they are few: beyond a bound the oldest becomes a refresh of the whole host
+//! at its own revision, which asks for more again than it would have and keeps nothing that it would not. Of those that are
+//! live only the ones above a body's stamp are tried, and their answer is remembered for the key, so a hit pays once.
+//!
+//! # What always holds
+//!
+//! - What was remembered of a key is true of all regexes up to a revision, whatever was folded or forgotten since.
+//! - Answers are remembered by the whole key, never by its hash: a collision would keep what must be asked for again.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::ArcSwap;
+use model::{Mode, Pattern, Revision, UrlKey};
+
+use super::{Newest, Uniform};
+
+/// Regexes live at a time on one host; a domain that is no wildcard has one host.
+pub(super) const PER_HOST_MAX: usize = 64;
+
+/// Regexes live at a time on all hosts.
+pub(super) const REGEXES_MAX: usize = 4096;
+
+const SHARDS: usize = 64;
+
+/// Keys per shard whose answers are remembered; a full shard starts over.
+const KEYS_MAX: usize = 2048;
+
+/// The regexes of a node.
+pub(super) struct Regexes {
+    live: ArcSwap<Live>,
+    /// Who changes `live`.
+    changing: Mutex<()>,
+}
+
+/// Everything at one moment.
+#[derive(Clone, Default)]
+struct Live {
+    /// Of each host, in the order they were added; revisions rise with it.
+    hosts: HashMap<Arc<str>, Arc<[One]>>,
+    count: usize,
+    /// How many were ever added. Several may share a revision, so it does not tell whether all of them were tried.
+    added: u64,
+    /// Shared by all moments of one log: begun anew with another, whose revisions say nothing of those before.
+    answers: Arc<Answers>,
+}
+
+#[derive(Clone)]
+struct One {
+    pattern: Pattern,
+    newest: Newest,
+    added: u64,
+}
+
+/// What became of a host's oldest regex: it is to be taken as a refresh of the host.
+pub(super) struct Folded {
+    pub(super) host: Arc<str>,
+    pub(super) newest: Newest,
+}
+
+/// What the first regexes of a host said of a key.
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    /// Up to the one that was added as this.
+    upto: u64,
+    newest: Newest,
+}
+
+type Remembered = HashMap<UrlKey, Answer, BuildHasherDefault<Uniform>>;
+
+struct Answers(Vec<Mutex<Remembered>>);
+
+impl Default for Answers {
+    fn default() -> Self {
+        Answers((0..SHARDS).map(|_| Mutex::default()).collect())
+    }
+}
+
+impl Answers {
+    fn shard(&self, key: &UrlKey) -> MutexGuard<'_, Remembered> {
+        self.0[key.hash() as usize % SHARDS].lock().expect("no holder of this lock can panic")
+    }
+}
+
+impl Regexes {
+    pub(super) fn new() -> Regexes {
+        Regexes { live: ArcSwap::default(), changing: Mutex::default() }
+    }
+
+    /// Regexes live now.
+    pub(super) fn count(&self) -> usize {
+        self.live.load().count
+    }
+
+    /// Keys whose answers are remembered now, and their bound.
+    pub(super) fn answers(&self) -> (usize, usize) {
+        let lock = |shard: &Mutex<Remembered>| shard.lock().expect("no holder of this lock can panic").len();
+        (self.live.load().answers.0.iter().map(lock).sum(), SHARDS * KEYS_MAX)
+    }
+
+    /// Takes one. `fold` is handed every regex that there is no room for, before that one is dropped here.
+    pub(super) fn add(&self, pattern: &Pattern, revision: Revision, mode: Mode, fold: impl Fn(Folded)) {
+        let _changing = self.changing.lock().expect("no holder of this lock can panic");
+        let mut live = Live::clone(&self.live.load());
+        let of_host = live.hosts.get(pattern.host()).cloned().unwrap_or_default();
+        let before = of_host.iter().find(|one| one.pattern == *pattern).map_or(Newest::default(), |one| one.newest);
+        let mut newest = before;
+        newest.take(revision, mode);
+        live.added += 1;
+        let one = One { pattern: pattern.clone(), newest, added: live.added };
+        let others = of_host.iter().filter(|one| one.pattern != *pattern).cloned();
+        let all: Vec<One> = others.chain([one]).collect();
+        live.count = live.count + all.len() - of_host.len();
+        let full = all.len() > PER_HOST_MAX;
+        live.hosts.insert(pattern.host().into(), all.into());
+        if full {
+            live.fold(pattern.host(), &fold);
+        }
+        if live.count > REGEXES_MAX {
+            let oldest = live.hosts.iter().min_by_key(|(_, all)| all.first().map(|one| one.newest.any));
+            if let Some(host) = oldest.map(|(host, _)| host.clone()) {
+                live.fold(&host, &fold);
+            }
+        }
+        self.live.store(Arc::new(live));
+    }
+
+    /// What the regexes say of `key` that are above `stamp`. Those that are not may be left out.
+    pub(super) fn above(&self, stamp: Revision, key: &UrlKey) -> Newest {
+        let live = self.live.load();
+        let Some(all) = live.hosts.get(key.host()) else { return Newest::default() };
+        let Some(last) = all.last().filter(|last| last.newest.any > stamp) else { return Newest::default() };
+        let mut answer = live.answers.shard(key).get(key).copied().unwrap_or_default();
+        if answer.upto >= last.added {
+            return answer.newest;
+        }
+        for one in all.iter().rev().take_while(|one| one.added > answer.upto) {
+            if one.pattern.matches(key) {
+                answer.newest = answer.newest.with(one.newest);
+            }
+        }
+        answer.upto = last.added;
+        let mut shard = live.answers.shard(key);
+        if shard.len() >= KEYS_MAX && !shard.contains_key(key) {
+            shard.clear();
+        }
+        shard.insert(key.clone(), answer);
+        answer.newest
+    }
+
+    /// The newest regex of a host, whatever it matches.
+    pub(super) fn newest(&self, host: &str) -> Newest {
+        self.live.load().hosts.get(host).and_then(|all| all.last()).map_or(Newest::default(), |last| last.newest)
+    }
+
+    /// Drops what a floor at `upto` stands in for.
+    pub(super) fn forget(&self, upto: Revision) {
+        let _changing = self.changing.lock().expect("no holder of this lock can panic");
+        let mut live = Live::clone(&self.live.load());
+        live.hosts.retain(|_, all| {
+            if all.first().is_some_and(|oldest| oldest.newest.any <= upto) {
+                *all = all.iter().filter(|one| one.newest.any > upto).cloned().collect();
+            }
+            !all.is_empty()
+        });
+        live.count = live.hosts.values().map(|all| all.len()).sum();
+        self.live.store(Arc::new(live));
+    }
+
+    /// Drops everything, what is remembered too.
+    pub(super) fn restart(&self) {
+        let _changing = self.changing.lock().expect("no holder of this lock can panic");
+        self.live.store(Arc::default());
+    }
+}
+
+impl Live {
+    /// Drops the oldest regex of `host`, once `fold` has it.
+    fn fold(&mut self, host: &str, fold: &impl Fn(Folded)) {
+        let Some((host, all)) = self.hosts.get_key_value(host) else { return };
+        let (host, all) = (host.clone(), all.clone());
+        let Some((oldest, rest)) = all.split_first() else { return };
+        fold(Folded { host: host.clone(), newest: oldest.newest });
+        self.count -= 1;
+        if rest.is_empty() {
+            self.hosts.remove(&host);
+        } else {
+            self.hosts.insert(host, rest.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(host: &str, path: &str) -> Pattern {
+        Pattern::parse(UrlKey::new(host, path).unwrap()).unwrap()
+    }
+
+    fn never(folded: Folded) {
+        panic!("a regex of {} was folded", folded.host)
+    }
+
+    #[test]
+    fn regex_added_at_the_same_revision_as_one_that_was_tried_is_tried_too() {
+        let regexes = Regexes::new();
+        let key = UrlKey::new("a.com", "/x").unwrap();
+        regexes.add(&pattern("a.com", "/y.*"), Revision(5), Mode::Expire, never);
+        assert_eq!(regexes.above(Revision(1), &key).any, Revision::ZERO);
+        regexes.add(&pattern("a.com", "/x.*"), Revision(5), Mode::Expire, never);
+        assert_eq!(regexes.above(Revision(1), &key).any, Revision(5));
+        assert_eq!(regexes.above(Revision(5), &key).any, Revision::ZERO, "what the body reflects need not be said");
+    }
+
+    #[test]
+    fn pattern_issued_again_takes_one_place_and_keeps_that_it_deletes() {
+        let regexes = Regexes::new();
+        let key = UrlKey::new("a.com", "/x").unwrap();
+        for revision in 1..200 {
+            let mode = if revision == 7 { Mode::Delete } else { Mode::Expire };
+            regexes.add(&pattern("a.com", "/x.*"), Revision(revision), mode, never);
+            let said = regexes.above(Revision::ZERO, &key);
+            let deleting = if revision < 7 { Revision::ZERO } else { Revision(7) };
+            assert_eq!(
+                said,
+                Newest { any: Revision(revision), deleting },
+                "an answer that was remembered is not the last"
+            );
+        }
+        assert_eq!(regexes.count(), 1);
+    }
+
+    #[test]
+    fn oldest_is_handed_on_when_a_host_or_the_node_has_no_room() {
+        let regexes = Regexes::new();
+        let folded = Mutex::new(Vec::new());
+        let fold = |one: Folded| folded.lock().unwrap().push((one.host.to_string(), one.newest.any));
+        for revision in 1..=PER_HOST_MAX as u64 + 2 {
+            regexes.add(&pattern("a.com", &format!("/{revision}")), Revision(revision), Mode::Expire, fold);
+        }
+        assert_eq!(*folded.lock().unwrap(), [("a.com".to_owned(), Revision(1)), ("a.com".to_owned(), Revision(2))]);
+        assert_eq!(regexes.count(), PER_HOST_MAX);
+
+        let regexes = Regexes::new();
+        folded.lock().unwrap().clear();
+        for revision in 1..=REGEXES_MAX as u64 + 1 {
+            regexes.add(&pattern(&format!("h{revision}.a.com"), "/x"), Revision(revision), Mode::Expire, fold);
+        }
+        assert_eq!(*folded.lock().unwrap(), [("h1.a.com".to_owned(), Revision(1))]);
+        assert_eq!(regexes.count(), REGEXES_MAX);
+    }
+
+    #[test]
+    fn another_log_begins_without_answers_of_the_old_one() {
+        let regexes = Regexes::new();
+        let key = UrlKey::new("a.com", "/x").unwrap();
+        regexes.add(&pattern("a.com", "/x"), Revision(1_000), Mode::Expire, never);
+        assert_eq!(regexes.above(Revision(1), &key).any, Revision(1_000));
+        regexes.restart();
+        assert_eq!(regexes.above(Revision(1), &key).any, Revision::ZERO);
+        regexes.add(&pattern("a.com", "/x"), Revision(5), Mode::Expire, never);
+        assert_eq!(regexes.above(Revision(1), &key).any, Revision(5));
+    }
+}
