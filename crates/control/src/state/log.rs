@@ -1,18 +1,20 @@
 //! The one log: appended inside a writing transaction, read in order.
 
+use bytes::Bytes;
 use model::{DomainName, Entry, Knowledge, Revision, Settings};
 use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 
 use super::{State, StateError, Writing, count_up, json, revision, signed, text, to_json, unsigned};
 
-/// An entry as it lies in the log, encoded once for database, wire and journal.
+/// An entry as it lies in the log, encoded once for database, wire and journal. Cheap to clone: every session sends the same
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     /// Its position.
     pub revision: Revision,
     /// What `model::log::encode` made of it.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 /// A domain as the control plane keeps it, beside what nodes know of it.
@@ -106,7 +108,7 @@ impl State {
             .fetch_all(&self.pool)
             .await?;
         rows.iter()
-            .map(|row| Ok(Logged { revision: revision(row, "revision")?, bytes: text(row, "entry")?.into_bytes() }))
+            .map(|row| Ok(Logged { revision: revision(row, "revision")?, bytes: text(row, "entry")?.into() }))
             .collect()
     }
 

@@ -1,6 +1,9 @@
 //! Nodes: invitations, membership, acknowledgements.
 
+use std::collections::BTreeMap;
+
 use model::{Entry, Knowledge, Member, NodeName, Revision};
+use sqlx::AssertSqlSafe;
 
 use super::log::append;
 use super::{State, StateError, count_up, revision, signed, text, unsigned};
@@ -8,6 +11,9 @@ use crate::seal::{fingerprint, matches_fingerprint, random_text};
 
 /// Characters of a node's own credential.
 const CREDENTIAL_CHARS: usize = 40;
+
+/// Names in one statement.
+const NAMES_AT_ONCE: usize = 100;
 
 /// What a connecting node shows.
 pub enum Proof<'a> {
@@ -84,6 +90,17 @@ impl State {
     ) -> Result<Admitted, AdmitError> {
         if !known.topology.pops.contains_key(&member.pop) {
             return Err(AdmitError::NoPop(member.pop.to_string()));
+        }
+        if let Proof::Credential { secret, of_this_log: true } = proof
+            && known.topology.members.get(&member.name) == Some(member)
+        {
+            // A member that comes back as it was changes nothing, so it takes no writer's turn: thousands may come back at
+            // once. Its credential stands only while its membership does, for both are removed together.
+            let row = sqlx::query("SELECT credential FROM node WHERE name = $1").bind(member.name.as_str());
+            let row = row.fetch_optional(&self.pool).await.map_err(StateError::from)?;
+            let kept = row.map(|row| text(&row, "credential")).transpose()?;
+            let good = kept.is_some_and(|kept| matches_fingerprint(secret, &kept));
+            return good.then_some(Admitted { credential: None }).ok_or(AdmitError::NotInvited);
         }
         let mut writing = self.write().await?;
         // The lock of the log, before anything is read that the decision rests on.
@@ -173,13 +190,25 @@ impl State {
 
     /// Keeps what nodes acknowledged. An acknowledgement never falls.
     pub async fn acknowledge(&self, acked: &[(NodeName, Revision)]) -> Result<(), StateError> {
-        let mut writing = self.write().await?;
+        // Most say the same of the same entries: one statement for many of them, as the writer's turn is everybody's.
+        let mut names: BTreeMap<Revision, Vec<&str>> = BTreeMap::new();
         for (name, at) in acked {
-            sqlx::query("UPDATE node SET acked = $1 WHERE name = $2 AND acked < $1")
-                .bind(signed(at.0))
-                .bind(name.as_str())
-                .execute(writing.connection())
-                .await?;
+            names.entry(*at).or_default().push(name.as_str());
+        }
+        let mut writing = self.write().await?;
+        for (at, names) in &names {
+            for names in names.chunks(NAMES_AT_ONCE) {
+                // Two texts in all, so that both stay prepared: where names are missing the first stands in for them.
+                let count = if names.len() == 1 { 1 } else { NAMES_AT_ONCE };
+                let places: Vec<String> = (2..count + 2).map(|at| format!("${at}")).collect();
+                let statement =
+                    format!("UPDATE node SET acked = $1 WHERE acked < $1 AND name IN ({})", places.join(", "));
+                let mut query = sqlx::query(AssertSqlSafe(statement)).bind(signed(at.0));
+                for name in names.iter().chain(names.iter().take(1).cycle()).take(count) {
+                    query = query.bind(*name);
+                }
+                query.execute(writing.connection()).await?;
+            }
         }
         writing.commit().await
     }
