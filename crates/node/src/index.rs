@@ -1,8 +1,8 @@
 //! What must be forgotten: the newest log entry that covers a key, in bounded time.
 //!
 //! One probe for the URL, one for each directory it lies in, one for its domain; the size of the index does not matter, nor
-//! does the number of objects in the store (promise P6). Keys are 128-bit hashes: a collision could only make a body be
-//! asked for again, never be kept.
+//! does the number of objects in the store (promise P6). An empty index is probed like a full one, so that a refresh makes no
+//! hit dearer than it was. Keys are 128-bit hashes: a collision could only make a body be asked for again, never be kept.
 //!
 //! # What always holds
 //!
@@ -15,6 +15,10 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use model::{DomainName, Entry, Invalidation, Mode, Revision, Scope, UrlKey, fence};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Host and path of most keys; what is longer is put together on the heap to be hashed.
+const KEY_BYTES_INLINE: usize = 256;
 
 /// Locks per kind of scope; entries are taken rarely and looked up by every request.
 const SHARDS: usize = 64;
@@ -78,7 +82,7 @@ type Map = HashMap<u128, Newest, BuildHasherDefault<Uniform>>;
 /// The entries of one kind of scope.
 struct Kind {
     shards: Vec<RwLock<Map>>,
-    /// Read first: nearly always there are no entries of most kinds.
+    /// Entries in all shards.
     count: AtomicUsize,
 }
 
@@ -99,11 +103,7 @@ impl Kind {
         shard.entry(key).or_default().take(revision, mode);
     }
 
-    fn get(&self, key: impl FnOnce() -> u128) -> Newest {
-        if self.count.load(Ordering::SeqCst) == 0 {
-            return Newest::default();
-        }
-        let key = key();
+    fn get(&self, key: u128) -> Newest {
         self.shard(key).read().expect("no holder of this lock can panic").get(&key).copied().unwrap_or_default()
     }
 
@@ -152,12 +152,13 @@ impl Index {
     /// What a body of `key`, served for `domain`, must reflect.
     pub(crate) fn need(&self, domain: &DomainName, key: &UrlKey) -> Need {
         // The floor last: it may only rise while the others are read, and covers whatever they lose.
-        let mut newest = self.files.get(|| key.hash()).with(self.domains.get(|| hash(domain.as_str(), "")));
-        if self.directories.count.load(Ordering::SeqCst) > 0 {
+        let mut newest = self.domains.get(xxh3_128(domain.as_str().as_bytes()));
+        joined(key.host(), key.path_and_query(), |bytes| {
+            newest = newest.with(self.files.get(xxh3_128(bytes)));
             for directory in key.directories() {
-                newest = newest.with(self.directories.get(|| hash(key.host(), directory)));
+                newest = newest.with(self.directories.get(xxh3_128(&bytes[..key.host().len() + directory.len()])));
             }
-        }
+        });
         Need { revision: fence::need(self.floor(), Some(newest.any)), deleted: newest.deleting }
     }
 
@@ -190,10 +191,19 @@ impl Index {
 
 /// A host cannot hold a `/`, with which every path begins.
 fn hash(host: &str, path: &str) -> u128 {
-    let mut state = xxhash_rust::xxh3::Xxh3::new();
-    state.update(host.as_bytes());
-    state.update(path.as_bytes());
-    state.digest128()
+    joined(host, path, xxh3_128)
+}
+
+/// Hands on `host` and `path` as one; every directory of a key is then a part of it that need not be copied again.
+fn joined<T>(host: &str, path: &str, then: impl FnOnce(&[u8]) -> T) -> T {
+    let (middle, end) = (host.len(), host.len() + path.len());
+    if end > KEY_BYTES_INLINE {
+        return then(&[host.as_bytes(), path.as_bytes()].concat());
+    }
+    let mut bytes = [0; KEY_BYTES_INLINE];
+    bytes[..middle].copy_from_slice(host.as_bytes());
+    bytes[middle..end].copy_from_slice(path.as_bytes());
+    then(&bytes[..end])
 }
 
 #[cfg(test)]
@@ -266,6 +276,23 @@ mod tests {
                     prop_assert!(says >= kept && says <= all, "{:?} {} {} {}", need, says, kept, all);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn long_keys_are_found_like_short_ones() {
+        let index = Index::new(Revision::ZERO);
+        let domain = DomainName::parse("a.com").unwrap();
+        for (at, length) in (1..).zip([1, KEY_BYTES_INLINE - 8, KEY_BYTES_INLINE, 4 * KEY_BYTES_INLINE]) {
+            let name = "x".repeat(length);
+            let file = UrlKey::new("a.com", &format!("/f/{name}")).unwrap();
+            let below = UrlKey::new("a.com", &format!("/{name}/{name}")).unwrap();
+            let directory = Scope::Directory { host: "a.com".into(), path: format!("/{name}/") };
+            let scopes = [Scope::File(file.clone()), directory];
+            let entry = scopes.map(|scope| Invalidation { scope, mode: Mode::Expire }).to_vec();
+            index.add(Revision(at), &Entry::Invalidate(entry));
+            assert_eq!(index.need(&domain, &file).revision, Revision(at), "a file of {length}");
+            assert_eq!(index.need(&domain, &below).revision, Revision(at), "in a directory of {length}");
         }
     }
 
