@@ -20,7 +20,7 @@ const GET_STEP: Duration = Duration::from_millis(1);
 const TASK_STEP: Duration = Duration::from_millis(2);
 
 pub(crate) async fn run() -> anyhow::Result<()> {
-    let origin = Origin::start().await?;
+    let origin = Origin::start(0).await?;
     let stage = Stage::set("open").await?;
     let address = format!("127.0.0.1:{}", origin.port);
     stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;

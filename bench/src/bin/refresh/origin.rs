@@ -19,7 +19,8 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    pub(crate) async fn start() -> anyhow::Result<Origin> {
+    /// Bodies are `bytes` long, or as short as the version is.
+    pub(crate) async fn start(bytes: usize) -> anyhow::Result<Origin> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
         let version = Arc::new(AtomicU64::new(1));
@@ -30,7 +31,7 @@ impl Origin {
                 let current = current.clone();
                 tokio::spawn(async move {
                     let service = service_fn(move |_| {
-                        let body = Bytes::from(current.load(Ordering::SeqCst).to_string());
+                        let body = Bytes::from(format!("{:<bytes$}", current.load(Ordering::SeqCst)));
                         let answer = Response::builder().header("cache-control", "max-age=86400").body(Full::new(body));
                         async move { Ok::<_, Infallible>(answer.expect("a header that is one")) }
                     });
