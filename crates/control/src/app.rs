@@ -438,7 +438,7 @@ impl App {
         principal.may_look()?;
         principal.may(permission.action, [permission.on("*")])?;
         let day = quota_day(millis(self.clock.now()));
-        Ok(self.state.spent(principal.account(), day).await?.into_iter().collect())
+        Ok(self.state.spent(principal.account(), day).await?)
     }
 
     /// Adds a domain to the account.

@@ -1,4 +1,4 @@
-//! What the state keeps, on both databases: each case runs on a SQLite file and on a PostgreSQL server of its own.
+//! What the state keeps, however it is kept: each case runs on a SQLite file, on a PostgreSQL server of its own, and in memory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,16 @@ use std::process::{Child, Command, Stdio};
 
 use control::StateUrl;
 use control::state::State;
+use control::state::accounts::{Account, AccountError, AccountStatus};
 use control::state::chunks::{Filter, Kind, Params, Progress};
 use control::state::log::{DomainDetail, DomainError};
+use control::state::memory::{Faults, Memory};
 use control::state::nodes::{AdmitError, Proof};
 use control::state::submit::{Accepted, Accepting, Charge, Group, OPEN_REFRESHES_MAX, QueueMax, Refused, Submission};
 use model::topology::WarmTiers;
 use model::{
     Coverage, Domain, DomainName, Entry, Invalidation, Isolation, Knowledge, Member, Mode, NodeName, Pop, PopName,
-    Revision, Scope, Source, SourceKind, Tier, UrlKey,
+    Revision, Scope, Settings, Source, SourceKind, Tier, UrlKey,
 };
 use tempfile::TempDir;
 
@@ -130,26 +132,40 @@ fn all() -> Filter {
 async fn sqlite_keeps_what_it_must() {
     let dir = TempDir::new().unwrap();
     let url = StateUrl::parse(&format!("sqlite:{}", dir.path().join("deep/c.db").display())).unwrap();
-    conform(&url).await;
+    conform(async || open(&url).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_keeps_what_it_must() {
     let (_server, url) = postgres();
-    conform(&url).await;
+    conform(async || open(&url).await).await;
 }
 
-async fn conform(url: &StateUrl) {
-    let state = open(url).await;
+#[tokio::test]
+async fn memory_keeps_what_it_must() {
+    let kept = Memory::default();
+    conform(async || kept.open(&Faults::default())).await;
+}
+
+/// `open` is called as often as a control plane starts, and what was committed is there every time.
+async fn conform(open: impl AsyncFn() -> State) {
+    let state = open().await;
     submissions_are_whole_or_not_at_all(&state).await;
+    queries_are_filtered_ordered_and_limited(&state).await;
     log_is_read_in_order_and_compacted(&state).await;
+    leases_count_while_somebody_may_go_by_them(&state).await;
     domains_belong_to_one_account(&state).await;
+    accounts_are_made_once(&state).await;
     nodes_are_let_in_by_proof_alone(&state).await;
     what_is_past_its_time_is_forgotten(&state).await;
     refreshes_of_a_domain_are_bounded(&state).await;
+    what_is_not_committed_never_was(&state).await;
+    let head = state.head().await.unwrap();
+    let domains = state.domains().await.unwrap();
     state.close().await;
-    let again = open(url).await;
-    assert!(again.head().await.unwrap() > Revision::ZERO, "what was committed is there when it is opened again");
+    let again = open().await;
+    assert_eq!(again.head().await.unwrap(), head, "what was committed is there when it is opened again");
+    assert_eq!(again.domains().await.unwrap(), domains);
     again.close().await;
 }
 
@@ -219,12 +235,103 @@ async fn submissions_are_whole_or_not_at_all(state: &State) {
     );
 }
 
+async fn queries_are_filtered_ordered_and_limited(state: &State) {
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    let mut tasks = Vec::new();
+    for (n, at) in [(1, 2_000_000), (2, 2_001_000), (3, 2_002_000)] {
+        let mut submission = prefetch(&format!("q{n}"), n);
+        (submission.account, submission.now_ms) = ("asks".into(), at);
+        tasks.extend(accepting.submit(submission).await.unwrap().tasks);
+        let mut submission = refresh(&format!("s{n}"), Kind::RefreshFile, &["/a", "/b", "/c", "/d"]);
+        (submission.account, submission.now_ms) = ("asks".into(), at);
+        submission.groups[0].domain = name(&format!("d{n}.com"));
+        tasks.extend(accepting.submit(submission).await.unwrap().tasks);
+    }
+    let lines = async |filter: Filter, before: Option<u64>, most: u32| -> Vec<u64> {
+        let outlines = state.outlines("asks", &filter, before, most).await.unwrap();
+        assert!(outlines.is_sorted_by(|a, b| a.id > b.id), "the newest first");
+        outlines.iter().map(|outline| outline.lines).collect()
+    };
+    let newest = state.outlines("asks", &all(), None, 1).await.unwrap()[0].id;
+    let between = |from_ms, to_ms| Filter { from_ms, to_ms, ..Filter::default() };
+    type Case<'a> = (&'a str, Filter, Option<u64>, u32, &'a [u64]);
+    let cases: [Case<'_>; 11] = [
+        ("all", all(), None, 100, &[4, 3, 4, 2, 4, 1]),
+        ("the first", all(), None, 2, &[4, 3]),
+        ("none", all(), None, 0, &[]),
+        ("before is exclusive", all(), Some(newest), 2, &[3, 4]),
+        ("the ends of a span are in it", between(2_000_000, 2_001_000), None, 100, &[4, 2, 4, 1]),
+        ("and nothing else is", between(2_000_001, 2_000_999), None, 100, &[]),
+        ("a span that ends before it begins", between(2_002_000, 2_000_000), None, 100, &[]),
+        ("tasks", Filter { tasks: vec![tasks[0], tasks[3], u64::MAX >> 1], ..all() }, None, 100, &[4, 1]),
+        ("a kind", Filter { kind: Some(Kind::Prefetch), ..all() }, None, 100, &[3, 2, 1]),
+        ("a domain", Filter { domain: Some("d2.com".into()), ..all() }, None, 100, &[4]),
+        (
+            "a domain and a kind",
+            Filter { domain: Some("d2.com".into()), kind: Some(Kind::Prefetch), ..all() },
+            None,
+            100,
+            &[],
+        ),
+    ];
+    for (what, filter, before, most, expected) in cases {
+        assert_eq!(lines(filter, before, most).await, expected, "{what}");
+    }
+
+    let ids: Vec<u64> = state.outlines("asks", &all(), None, 100).await.unwrap().iter().map(|o| o.id).collect();
+    let chunks = state.chunks(&[ids[4], ids[0], ids[4], u64::MAX >> 1, ids[2]]).await.unwrap();
+    assert_eq!(chunks.iter().map(|chunk| chunk.id).collect::<Vec<_>>(), [ids[0], ids[2], ids[4]], "each once");
+    assert_eq!(state.chunks(&[]).await.unwrap(), []);
+    let chunk = &chunks[0];
+    assert_eq!((chunk.account.as_str(), chunk.domain.as_str(), chunk.created_ms), ("asks", "d3.com", 2_002_000));
+    assert_eq!(
+        (chunk.kind, chunk.paths.len(), chunk.params.area, chunk.task),
+        (Kind::RefreshFile, 4, Coverage::Global, tasks[5])
+    );
+
+    let open: Vec<u64> = state.open_prefetches("asks", 0, 100).await.unwrap().iter().map(|chunk| chunk.id).collect();
+    assert_eq!(open, [ids[5], ids[3], ids[1]], "the oldest first");
+    let some = state.open_prefetches("asks", ids[5], 1).await.unwrap();
+    assert_eq!(some.iter().map(|chunk| chunk.id).collect::<Vec<_>>(), [ids[3]], "after is exclusive");
+    assert!(state.open_prefetches("nobody", 0, 100).await.unwrap().is_empty());
+    let mut accounts = state.open_accounts().await.unwrap();
+    accounts.retain(|(account, _, _)| account == "asks");
+    assert_eq!(accounts, [("asks".to_owned(), 3, 6)]);
+
+    // What has ended stays as it ended.
+    let progress = |target: &str| Progress { targets: vec![target.into()], ..Progress::default() };
+    let (going, ended, late) = (progress("going/L1"), progress("ended/L1"), progress("late/L1"));
+    state.keep_progress(&[(ids[5], 0, &going), (ids[5], 7, &ended), (ids[5], 9, &late)]).await.unwrap();
+    let kept = &state.chunks(&[ids[5]]).await.unwrap()[0];
+    assert_eq!((kept.finished_ms, &kept.progress), (7, &ended));
+    let refreshes = state.open_refreshes(1_000).await.unwrap();
+    assert!(refreshes.is_sorted_by(|a, b| a < b));
+    assert_eq!(state.open_refreshes(2).await.unwrap(), refreshes[..2]);
+    let (first, last) = (chunks[1].revision, chunks[0].revision);
+    assert_eq!(state.complete_refreshes(last, first, 5).await.unwrap(), 0, "a span that ends before it begins");
+    assert_eq!(state.complete_refreshes(first, last, 0).await.unwrap(), 2, "both ends are in it, prefetches are not");
+    assert_eq!(state.complete_refreshes(first, last, 5).await.unwrap(), 0, "what is complete stays as it is");
+    assert!(state.chunks(&[ids[0]]).await.unwrap()[0].finished_ms > 0, "whatever the clock says");
+    assert_eq!(state.complete_refreshes(Revision::ZERO, first, 5).await.unwrap() as usize, refreshes.len() - 2);
+}
+
 async fn log_is_read_in_order_and_compacted(state: &State) {
     let pop = Pop { name: PopName::parse("p").unwrap(), region: Coverage::Global, parents: BTreeMap::new() };
     let at = state.append(&[Entry::Pop(pop.clone())]).await.unwrap();
     assert_eq!(at, state.head().await.unwrap());
     let entries = state.entries_after(Revision::ZERO, 1_000).await.unwrap();
     assert!(entries.iter().zip(1..).all(|(entry, at)| entry.revision == Revision(at)), "no gap");
+    assert_eq!(
+        state.entries_after(Revision(1), 2).await.unwrap(),
+        entries[1..3],
+        "after is exclusive, and there is an end"
+    );
+    assert_eq!(state.entries_after(at, 1_000).await.unwrap(), []);
+    assert_eq!(state.append(&[]).await.unwrap(), at, "nothing is no entry");
+    state.compact(at.0).await.unwrap();
+    state.compact(at.0 + 1).await.unwrap();
+    assert_eq!(state.compacted().await.unwrap(), Revision::ZERO, "all of it is kept");
+    assert_eq!(state.entries_after(Revision::ZERO, 1_000).await.unwrap(), entries);
     state.compact(1).await.unwrap();
     assert_eq!(state.compacted().await.unwrap(), Revision(at.0 - 1));
     assert_eq!(
@@ -234,6 +341,78 @@ async fn log_is_read_in_order_and_compacted(state: &State) {
     );
     let (head, known) = state.knowledge().await.unwrap();
     assert_eq!((head, known.topology.pops.get(&pop.name)), (at, Some(&pop)));
+}
+
+async fn leases_count_while_somebody_may_go_by_them(state: &State) {
+    let set = async |lease_secs| state.append(&[Entry::Settings(Settings { lease_secs })]).await.unwrap();
+    let lease = async |acked| state.longest_lease(acked).await.unwrap().as_secs();
+    assert_eq!(lease(Revision::ZERO).await, Settings::default().lease_secs);
+    let (long, short) = (set(60).await, set(5).await);
+    let cases = [(Revision::ZERO, 60), (Revision(long.0 - 1), 60), (long, 60), (short, 5)];
+    for (acked, expected) in cases {
+        assert_eq!(lease(acked).await, expected, "{acked:?}");
+    }
+    state.compact(0).await.unwrap();
+    assert_eq!(lease(long).await, 60, "settings are not compacted");
+    let compacted = state.compacted().await.unwrap();
+    state.compact(1).await.unwrap();
+    assert_eq!(state.compacted().await.unwrap(), compacted, "it never falls");
+    set(Settings::default().lease_secs).await;
+}
+
+async fn accounts_are_made_once(state: &State) {
+    let account = |name: &str, qps| Account {
+        name: name.into(),
+        profile: "cdn".into(),
+        quota: [("url".to_owned(), qps)].into(),
+        qps,
+        status: AccountStatus::Active,
+    };
+    state.create_account(&account("two", 2), 5).await.unwrap();
+    state.create_account(&account("one", 1), 6).await.unwrap();
+    let refused = state.create_account(&account("two", 3), 7).await;
+    assert!(matches!(refused, Err(AccountError::Exists(name)) if name == "two"));
+    state.set_account_status("one", AccountStatus::Overdue).await.unwrap();
+    let refused = state.set_account_status("three", AccountStatus::Overdue).await;
+    assert!(matches!(refused, Err(AccountError::Absent(name)) if name == "three"));
+    let overdue = Account { status: AccountStatus::Overdue, ..account("one", 1) };
+    assert_eq!(state.accounts().await.unwrap(), [overdue, account("two", 2)], "by name, as they were made first");
+}
+
+/// What is read is what was committed: a transaction that was given up, before or after its first change, is not there.
+async fn what_is_not_committed_never_was(state: &State) {
+    let (head, known) = state.knowledge().await.unwrap();
+    let nodes = state.nodes().await.unwrap();
+    assert!(!state.remove_node(&NodeName::parse("nobody").unwrap()).await.unwrap());
+    state.create_join_token("once", "first", 9_000_000).await.unwrap();
+    assert!(state.create_join_token("once", "second", 9_000_000).await.is_err(), "an invitation is made once");
+    let member = Member {
+        name: NodeName::parse("late").unwrap(),
+        pop: PopName::parse("p").unwrap(),
+        tier: Tier::L2,
+        advertise_url: "http://127.0.0.1:2".into(),
+        isolation: Isolation::default(),
+    };
+    let second = Proof::Token { id: "once", secret: "second" };
+    assert!(matches!(state.admit(second, &member, &known, "1", 5).await, Err(AdmitError::NotInvited)));
+    state.acknowledge(&[(member.name.clone(), Revision(1))]).await.unwrap();
+    assert_eq!((state.head().await.unwrap(), state.nodes().await.unwrap()), (head, nodes));
+
+    // Callers that go away while they write take nothing with them: neither a part of what they wrote, nor the turn.
+    let entries = [Entry::Settings(Settings::default())];
+    for polls in 0..3 {
+        let mut writing = std::pin::pin!(state.append(&entries));
+        for _ in 0..polls {
+            if futures_util::poll!(&mut writing).is_ready() {
+                break;
+            }
+        }
+    }
+    let first = Proof::Token { id: "once", secret: "first" };
+    assert!(state.admit(first, &member, &known, "1", 5).await.is_ok(), "the turn is free");
+    let head = state.head().await.unwrap();
+    let last = state.entries_after(Revision(head.0 - 1), 10).await.unwrap();
+    assert_eq!(last.len(), 1, "the head is an entry, and there is none after it");
 }
 
 async fn domains_belong_to_one_account(state: &State) {
@@ -259,11 +438,29 @@ async fn domains_belong_to_one_account(state: &State) {
         state.remove_domain("you", &name(taken)).await.unwrap();
         assert!(state.head().await.unwrap() > at);
     }
+    for (wide, narrow) in [(".own.com", "a.own.com"), ("a.own.com", ".own.com")] {
+        state.add_domain("me", named(wide), &detail, 5).await.unwrap();
+        state.add_domain("me", named(narrow), &detail, 5).await.expect("both are the caller's own");
+        let aside = state.add_domain("you", named("down.com"), &detail, 5).await;
+        assert!(aside.is_ok(), "a name that ends alike, but not at a dot");
+        for (account, text) in [("me", wide), ("me", narrow), ("you", "down.com")] {
+            state.remove_domain(account, &name(text)).await.unwrap();
+        }
+    }
     assert_eq!(state.configured(Revision(at.0 - 1)).await.unwrap(), 0);
     assert_eq!(state.configured(at).await.unwrap(), 1);
-    assert!(state.domains().await.unwrap()[0].configured);
+    assert_eq!(state.configured(at).await.unwrap(), 0, "each once");
+    let later = state.add_domain("you", named("a.com"), &detail, 9).await.unwrap();
+    let earlier = state.add_domain("you", named("e.com"), &detail, 4).await.unwrap();
+    let domains = state.domains().await.unwrap();
+    let rows: Vec<_> =
+        domains.iter().map(|row| (row.name.as_str(), row.account.as_str(), row.revision, row.configured)).collect();
+    let expected = [("e.com", "you", earlier, false), ("d.com", "me", at, true), ("a.com", "you", later, false)];
+    assert_eq!(rows, expected, "the oldest first");
+    assert_eq!((domains[1].created_ms, domains[1].modified_ms), (5, 5));
     state.remove_domain("me", &name("d.com")).await.unwrap();
-    assert!(state.domains().await.unwrap().is_empty());
+    state.remove_domain("you", &name("e.com")).await.unwrap();
+    assert_eq!(state.domains().await.unwrap().len(), 1);
 }
 
 async fn nodes_are_let_in_by_proof_alone(state: &State) {
@@ -322,8 +519,15 @@ async fn nodes_are_let_in_by_proof_alone(state: &State) {
             .collect::<Vec<_>>()
     };
     assert_eq!(kept().await, [elsewhere.clone(), here], "a node that only comes back holds what it held");
-    let credential = state.admit(token("secret"), &member, &known, "1", 50).await.unwrap().credential.unwrap();
+    let stranger = Proof::Credential { secret: &credential, of_this_log: false };
+    state.admit(stranger, &member, &known, "2", 50).await.unwrap();
+    assert_eq!(kept().await, [elsewhere.clone(), Progress::default()], "what it held was of another log");
+    let here = holding("n1");
+    state.keep_progress(&[(open[0].id, 0, &here)]).await.unwrap();
+    let credential = state.admit(token("secret"), &member, &known, "3", 50).await.unwrap().credential.unwrap();
     assert_eq!(kept().await, [elsewhere, Progress::default()]);
+    let row = &state.nodes().await.unwrap()[0];
+    assert_eq!((row.acked, row.program.as_str()), (Revision(3), "3"), "what it acknowledged stays");
     assert!(state.remove_node(&member.name).await.unwrap());
     assert!(!state.remove_node(&member.name).await.unwrap());
     let none = Knowledge::default();
@@ -344,7 +548,14 @@ async fn what_is_past_its_time_is_forgotten(state: &State) {
     assert!(!state.spend_nonce("key", "later", 3_000_000).await.unwrap(), "a submission spent it");
     assert!(state.spend_nonce("other key", "later", 3_000_000).await.unwrap());
 
+    assert!(state.spend_nonce("key", "last", 2_500_000).await.unwrap());
+    state.create_join_token("over", "secret", 1_999_999).await.unwrap();
+    state.create_join_token("last", "secret", 2_000_000).await.unwrap();
+
     state.forget(2_000_000, 8, 2_500_000).await.unwrap();
+    assert!(!state.spend_nonce("key", "last", 3_000_000).await.unwrap(), "what is of that very moment stays");
+    assert!(state.create_join_token("last", "secret", 2_000_000).await.is_err());
+    assert!(state.create_join_token("over", "secret", 2_000_000).await.is_ok(), "it was forgotten");
     assert!(state.spend_nonce("key", "alone", 3_000_000).await.unwrap(), "its window is over");
     assert!(!state.spend_nonce("key", "later", 3_000_000).await.unwrap());
     let left = state.outlines("me", &all(), None, 100).await.unwrap().len() as u64;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use zeroize::Zeroizing;
 
-use super::{State, StateError, json, signed, text, to_json, unsigned};
+use super::memory::KeyRow;
+use super::{On, State, StateError, Writing, json, signed, text, to_json, unsigned};
 use crate::policy::Policy;
 use crate::seal::{Seal, SealError};
 
@@ -87,20 +88,26 @@ impl State {
     /// Makes an account.
     pub async fn create_account(&self, account: &Account, now_ms: u64) -> Result<(), AccountError> {
         let mut writing = self.write().await?;
-        let done = sqlx::query(
-            "INSERT INTO account (name, profile, quota, qps, status, created_ms) VALUES ($1, $2, $3, $4, $5, $6) \
-             ON CONFLICT (name) DO NOTHING",
-        )
-        .bind(&account.name)
-        .bind(&account.profile)
-        .bind(to_json(&account.quota))
-        .bind(signed(account.qps))
-        .bind(to_json(&account.status))
-        .bind(signed(now_ms))
-        .execute(writing.connection())
-        .await
-        .map_err(StateError::from)?;
-        if done.rows_affected() == 0 {
+        let is_new = match writing.on() {
+            On::Sql(connection) => {
+                let done = sqlx::query(
+                    "INSERT INTO account (name, profile, quota, qps, status, created_ms) VALUES ($1, $2, $3, $4, $5, $6) \
+                     ON CONFLICT (name) DO NOTHING",
+                )
+                .bind(&account.name)
+                .bind(&account.profile)
+                .bind(to_json(&account.quota))
+                .bind(signed(account.qps))
+                .bind(to_json(&account.status))
+                .bind(signed(now_ms))
+                .execute(connection)
+                .await
+                .map_err(StateError::from)?;
+                done.rows_affected() > 0
+            }
+            On::Memory(tables) => tables.add_account(account),
+        };
+        if !is_new {
             return Err(AccountError::Exists(account.name.clone()));
         }
         Ok(writing.commit().await?)
@@ -109,13 +116,19 @@ impl State {
     /// Says what an account may do from now on.
     pub async fn set_account_status(&self, name: &str, status: AccountStatus) -> Result<(), AccountError> {
         let mut writing = self.write().await?;
-        let done = sqlx::query("UPDATE account SET status = $1 WHERE name = $2")
-            .bind(to_json(&status))
-            .bind(name)
-            .execute(writing.connection())
-            .await
-            .map_err(StateError::from)?;
-        if done.rows_affected() == 0 {
+        let known = match writing.on() {
+            On::Sql(connection) => {
+                let done = sqlx::query("UPDATE account SET status = $1 WHERE name = $2")
+                    .bind(to_json(&status))
+                    .bind(name)
+                    .execute(connection)
+                    .await
+                    .map_err(StateError::from)?;
+                done.rows_affected() > 0
+            }
+            On::Memory(tables) => tables.set_account_status(name, status),
+        };
+        if !known {
             return Err(AccountError::Absent(name.to_owned()));
         }
         Ok(writing.commit().await?)
@@ -132,27 +145,31 @@ impl State {
         now_ms: u64,
     ) -> Result<(), AccountError> {
         let mut writing = self.write().await?;
-        let known = sqlx::query("SELECT name FROM account WHERE name = $1")
-            .bind(account)
-            .fetch_optional(writing.connection())
-            .await
-            .map_err(StateError::from)?;
-        if known.is_none() {
+        if !has_account(&mut writing, account).await? {
             return Err(AccountError::Absent(account.to_owned()));
         }
-        let done = sqlx::query(
-            "INSERT INTO access_key (id, account, sealed, policy, active, created_ms) VALUES ($1, $2, $3, $4, 1, $5) \
-             ON CONFLICT (id) DO NOTHING",
-        )
-        .bind(id)
-        .bind(account)
-        .bind(seal.seal(KEY_SECRET, secret))
-        .bind(to_json(&policy))
-        .bind(signed(now_ms))
-        .execute(writing.connection())
-        .await
-        .map_err(StateError::from)?;
-        if done.rows_affected() == 0 {
+        let sealed = seal.seal(KEY_SECRET, secret);
+        let is_new = match writing.on() {
+            On::Sql(connection) => {
+                let done = sqlx::query(
+                    "INSERT INTO access_key (id, account, sealed, policy, active, created_ms) VALUES ($1, $2, $3, $4, 1, $5) \
+                     ON CONFLICT (id) DO NOTHING",
+                )
+                .bind(id)
+                .bind(account)
+                .bind(sealed)
+                .bind(to_json(&policy))
+                .bind(signed(now_ms))
+                .execute(connection)
+                .await
+                .map_err(StateError::from)?;
+                done.rows_affected() > 0
+            }
+            On::Memory(tables) => {
+                tables.add_key(id, KeyRow { account: account.to_owned(), sealed, policy: policy.cloned() })
+            }
+        };
+        if !is_new {
             return Err(AccountError::Exists(id.to_owned()));
         }
         Ok(writing.commit().await?)
@@ -160,30 +177,50 @@ impl State {
 
     /// Every account, by name.
     pub async fn accounts(&self) -> Result<Vec<Account>, StateError> {
-        let rows = sqlx::query("SELECT name, profile, quota, qps, status FROM account ORDER BY name")
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(account).collect()
+        match self.read()? {
+            On::Sql(pool) => {
+                let rows = sqlx::query("SELECT name, profile, quota, qps, status FROM account ORDER BY name")
+                    .fetch_all(pool)
+                    .await?;
+                rows.iter().map(account).collect()
+            }
+            On::Memory(tables) => Ok(tables.accounts()),
+        }
     }
 
     /// The key `id`, with its secret opened; `None` when there is none.
     pub async fn access_key(&self, seal: &Seal, id: &str) -> Result<Option<AccessKey>, AccountError> {
-        let row = sqlx::query(
-            "SELECT k.id, k.sealed, k.policy, k.active, a.name, a.profile, a.quota, a.qps, a.status \
-             FROM access_key k JOIN account a ON a.name = k.account WHERE k.id = $1",
-        )
-        .bind(id)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(StateError::from)?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(AccessKey {
-            id: text(&row, "id")?,
-            secret: seal.open(KEY_SECRET, &text(&row, "sealed")?)?,
-            active: unsigned(&row, "active")? == 1,
-            policy: json(&row, "policy")?,
-            account: account(&row)?,
-        }))
+        let found = match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query(
+                    "SELECT k.id, k.sealed, k.policy, k.active, a.name, a.profile, a.quota, a.qps, a.status \
+                     FROM access_key k JOIN account a ON a.name = k.account WHERE k.id = $1",
+                )
+                .bind(id)
+                .fetch_optional(pool)
+                .await
+                .map_err(StateError::from)?;
+                let Some(row) = row else { return Ok(None) };
+                (text(&row, "sealed")?, unsigned(&row, "active")? == 1, json(&row, "policy")?, account(&row)?)
+            }
+            On::Memory(tables) => {
+                let Some((key, account)) = tables.key(id) else { return Ok(None) };
+                (key.sealed.clone(), true, key.policy.clone(), account.clone())
+            }
+        };
+        let (sealed, active, policy, account) = found;
+        Ok(Some(AccessKey { id: id.to_owned(), secret: seal.open(KEY_SECRET, &sealed)?, active, policy, account }))
+    }
+}
+
+async fn has_account(writing: &mut Writing, name: &str) -> Result<bool, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row =
+                sqlx::query("SELECT name FROM account WHERE name = $1").bind(name).fetch_optional(connection).await?;
+            Ok(row.is_some())
+        }
+        On::Memory(tables) => Ok(tables.has_account(name)),
     }
 }
 

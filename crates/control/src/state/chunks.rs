@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{State, StateError, json, revision, signed, text, to_json, unsigned};
+use super::{On, State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
 
 /// Rows forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 2_000;
@@ -27,7 +27,7 @@ pub enum Kind {
 
 impl Kind {
     /// As it is kept.
-    pub(super) fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Kind::Prefetch => "prefetch",
             Kind::RefreshFile => "file",
@@ -123,6 +123,19 @@ pub struct Outline {
     pub lines: u64,
 }
 
+/// What is forgotten when its time is past.
+#[derive(Clone, Copy)]
+pub(super) enum Past {
+    /// Chunks that ended.
+    Tasks,
+    /// Nonces.
+    Nonces,
+    /// Invitations of nodes.
+    Invitations,
+    /// What accounts have spent of a day.
+    Days,
+}
+
 impl State {
     /// Chunks of `account` that pass `filter`, the newest first, at most `most`, starting before the chunk `before`.
     pub async fn outlines(
@@ -132,6 +145,10 @@ impl State {
         before: Option<u64>,
         most: u32,
     ) -> Result<Vec<Outline>, StateError> {
+        let pool = match self.read()? {
+            On::Sql(pool) => pool,
+            On::Memory(tables) => return Ok(tables.outlines(account, filter, before, most)),
+        };
         let mut sql = String::from(
             "SELECT id, lines FROM chunk WHERE account = $1 AND created_ms >= $2 AND created_ms <= $3 AND id < $4",
         );
@@ -160,7 +177,7 @@ impl State {
         if let Some(kind) = filter.kind {
             query = query.bind(kind.as_str());
         }
-        let rows = query.fetch_all(&self.pool).await?;
+        let rows = query.fetch_all(pool).await?;
         rows.iter().map(|row| Ok(Outline { id: unsigned(row, "id")?, lines: unsigned(row, "lines")? })).collect()
     }
 
@@ -169,72 +186,105 @@ impl State {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-        let sql = format!("SELECT * FROM chunk WHERE id IN ({}) ORDER BY id DESC", ids.join(","));
-        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.pool).await?;
-        rows.iter().map(chunk).collect()
+        match self.read()? {
+            On::Sql(pool) => {
+                let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+                let sql = format!("SELECT * FROM chunk WHERE id IN ({}) ORDER BY id DESC", ids.join(","));
+                let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await?;
+                rows.iter().map(chunk).collect()
+            }
+            On::Memory(tables) => Ok(tables.chunks(ids)),
+        }
     }
 
     /// Prefetches of `account` that have not ended, after the chunk `after`, oldest first.
     pub async fn open_prefetches(&self, account: &str, after: u64, most: u32) -> Result<Vec<Chunk>, StateError> {
-        let rows = sqlx::query(
-            "SELECT * FROM chunk WHERE account = $1 AND finished_ms = 0 AND id > $2 AND kind = 'prefetch' ORDER BY id LIMIT $3",
-        )
-        .bind(account)
-        .bind(signed(after))
-        .bind(i64::from(most))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(chunk).collect()
+        match self.read()? {
+            On::Sql(pool) => {
+                let rows = sqlx::query(
+                    "SELECT * FROM chunk WHERE account = $1 AND finished_ms = 0 AND id > $2 AND kind = 'prefetch' ORDER BY id LIMIT $3",
+                )
+                .bind(account)
+                .bind(signed(after))
+                .bind(i64::from(most))
+                .fetch_all(pool)
+                .await?;
+                rows.iter().map(chunk).collect()
+            }
+            On::Memory(tables) => Ok(tables.open_prefetches(account, after, most)),
+        }
     }
 
     /// Accounts with prefetches that have not ended, and how many chunks and objects those are.
     pub async fn open_accounts(&self) -> Result<Vec<(String, u64, u64)>, StateError> {
-        let rows = sqlx::query(
-            "SELECT account, COUNT(*) AS chunks, CAST(SUM(lines) AS BIGINT) AS urls FROM chunk \
-             WHERE finished_ms = 0 AND kind = 'prefetch' GROUP BY account",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(|row| Ok((text(row, "account")?, unsigned(row, "chunks")?, unsigned(row, "urls")?))).collect()
+        match self.read()? {
+            On::Sql(pool) => {
+                let rows = sqlx::query(
+                    "SELECT account, COUNT(*) AS chunks, CAST(SUM(lines) AS BIGINT) AS urls FROM chunk \
+                     WHERE finished_ms = 0 AND kind = 'prefetch' GROUP BY account",
+                )
+                .fetch_all(pool)
+                .await?;
+                let open = |row| Ok((text(row, "account")?, unsigned(row, "chunks")?, unsigned(row, "urls")?));
+                rows.iter().map(open).collect()
+            }
+            On::Memory(tables) => Ok(tables.open_accounts()),
+        }
     }
 
     /// Revisions of refreshes that are not complete, lowest first.
     pub async fn open_refreshes(&self, most: u32) -> Result<Vec<Revision>, StateError> {
-        let rows = sqlx::query(
-            "SELECT DISTINCT revision FROM chunk WHERE finished_ms = 0 AND revision > 0 AND kind <> 'prefetch' ORDER BY revision LIMIT $1",
-        )
-        .bind(i64::from(most))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(|row| revision(row, "revision")).collect()
+        match self.read()? {
+            On::Sql(pool) => {
+                let rows = sqlx::query(
+                    "SELECT DISTINCT revision FROM chunk WHERE finished_ms = 0 AND revision > 0 AND kind <> 'prefetch' ORDER BY revision LIMIT $1",
+                )
+                .bind(i64::from(most))
+                .fetch_all(pool)
+                .await?;
+                rows.iter().map(|row| revision(row, "revision")).collect()
+            }
+            On::Memory(tables) => Ok(tables.open_refreshes(most)),
+        }
     }
 
     /// Marks refreshes of the log entries `from` to `to` as complete; how many chunks those were.
     pub async fn complete_refreshes(&self, from: Revision, to: Revision, now_ms: u64) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
-        let done = sqlx::query(
-            "UPDATE chunk SET finished_ms = $1 WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3",
-        )
-        .bind(signed(now_ms.max(1)))
-        .bind(signed(from.0))
-        .bind(signed(to.0))
-        .execute(writing.connection())
-        .await?;
+        let finished_ms = now_ms.max(1); // zero would be open
+        let count = match writing.on() {
+            On::Sql(connection) => {
+                sqlx::query(
+                    "UPDATE chunk SET finished_ms = $1 WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3",
+                )
+                .bind(signed(finished_ms))
+                .bind(signed(from.0))
+                .bind(signed(to.0))
+                .execute(connection)
+                .await?
+                .rows_affected()
+            }
+            On::Memory(tables) => tables.complete_refreshes(from, to, finished_ms),
+        };
         writing.commit().await?;
-        Ok(done.rows_affected())
+        Ok(count)
     }
 
     /// Keeps what prefetches have come to, all in one transaction; `finished_ms` is zero for those that go on.
     pub async fn keep_progress(&self, changed: &[(u64, u64, &Progress)]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (id, finished_ms, progress) in changed {
-            sqlx::query("UPDATE chunk SET finished_ms = $1, progress = $2 WHERE id = $3 AND finished_ms = 0")
-                .bind(signed(*finished_ms))
-                .bind(to_json(progress))
-                .bind(signed(*id))
-                .execute(writing.connection())
-                .await?;
+            match writing.on() {
+                On::Sql(connection) => {
+                    sqlx::query("UPDATE chunk SET finished_ms = $1, progress = $2 WHERE id = $3 AND finished_ms = 0")
+                        .bind(signed(*finished_ms))
+                        .bind(to_json(progress))
+                        .bind(signed(*id))
+                        .execute(connection)
+                        .await?;
+                }
+                On::Memory(tables) => tables.keep_progress(*id, *finished_ms, progress),
+            }
         }
         writing.commit().await
     }
@@ -242,53 +292,91 @@ impl State {
     /// Forgets tasks that ended before `before_ms`, quota counts of days before `before_day`, and nonces from before
     /// `nonces_before_ms`. In many small transactions: whoever submits waits for none of them for long.
     pub async fn forget(&self, before_ms: u64, before_day: u64, nonces_before_ms: u64) -> Result<(), StateError> {
-        let statements = [
-            (
-                "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2)",
-                before_ms,
-            ),
-            (
-                "DELETE FROM nonce WHERE (access_key, nonce) IN (SELECT access_key, nonce FROM nonce WHERE seen_ms < $1 LIMIT $2)",
-                nonces_before_ms,
-            ),
-            (
-                "DELETE FROM join_token WHERE id IN (SELECT id FROM join_token WHERE expires_ms < $1 LIMIT $2)",
-                before_ms,
-            ),
-            (
-                "DELETE FROM quota_use WHERE (account, day, bucket) IN \
-                 (SELECT account, day, bucket FROM quota_use WHERE day < $1 LIMIT $2)",
-                before_day,
-            ),
+        let all = [
+            (Past::Tasks, before_ms),
+            (Past::Nonces, nonces_before_ms),
+            (Past::Invitations, before_ms),
+            (Past::Days, before_day),
         ];
-        for (statement, before) in statements {
+        for (past, before) in all {
             loop {
                 let mut writing = self.write().await?;
-                let done = sqlx::query(statement)
-                    .bind(signed(before))
-                    .bind(FORGOTTEN_AT_ONCE as i64)
-                    .execute(writing.connection())
-                    .await?;
+                let count = forget_some(&mut writing, past, before).await?;
                 writing.commit().await?;
-                if done.rows_affected() < FORGOTTEN_AT_ONCE {
+                if count < FORGOTTEN_AT_ONCE {
                     break;
                 }
             }
         }
         Ok(())
     }
+}
 
-    /// Spends a nonce by itself; whether it is new. Submissions spend theirs in their own transaction.
-    pub async fn spend_nonce(&self, key: &str, nonce: &str, now_ms: u64) -> Result<bool, StateError> {
-        let mut writing = self.write().await?;
-        let done = sqlx::query("INSERT INTO nonce (access_key, nonce, seen_ms) VALUES ($1, $2, $3) ON CONFLICT (access_key, nonce) DO NOTHING")
-            .bind(key)
-            .bind(nonce)
-            .bind(signed(now_ms))
-            .execute(writing.connection())
+/// Forgets the first rows that are past; how many those were.
+async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u64, StateError> {
+    let connection = match writing.on() {
+        On::Sql(connection) => connection,
+        On::Memory(tables) => return Ok(tables.forget(past, before, FORGOTTEN_AT_ONCE)),
+    };
+    let statement = match past {
+        Past::Tasks => {
+            "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2)"
+        }
+        Past::Nonces => {
+            "DELETE FROM nonce WHERE (access_key, nonce) IN (SELECT access_key, nonce FROM nonce WHERE seen_ms < $1 LIMIT $2)"
+        }
+        Past::Invitations => {
+            "DELETE FROM join_token WHERE id IN (SELECT id FROM join_token WHERE expires_ms < $1 LIMIT $2)"
+        }
+        Past::Days => {
+            "DELETE FROM quota_use WHERE (account, day, bucket) IN \
+             (SELECT account, day, bucket FROM quota_use WHERE day < $1 LIMIT $2)"
+        }
+    };
+    let done = sqlx::query(statement).bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+/// Writes a chunk that is new.
+pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query(
+                "INSERT INTO chunk (id, task, account, domain, kind, created_ms, revision, paths, lines, params, finished_ms, progress) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '')",
+            )
+            .bind(signed(chunk.id))
+            .bind(signed(chunk.task))
+            .bind(chunk.account)
+            .bind(chunk.domain.as_str())
+            .bind(chunk.kind.as_str())
+            .bind(signed(chunk.created_ms))
+            .bind(signed(chunk.revision.0))
+            .bind(chunk.paths.join("\n"))
+            .bind(signed(chunk.paths.len() as u64))
+            .bind(to_json(&chunk.params))
+            .execute(connection)
             .await?;
-        writing.commit().await?;
-        Ok(done.rows_affected() == 1)
+        }
+        On::Memory(tables) => tables.add_chunk(chunk),
+    }
+    Ok(())
+}
+
+/// Objects of refreshes that are open in a domain.
+pub(super) async fn open_refresh_lines(writing: &mut Writing, domain: &DomainName) -> Result<u64, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row = sqlx::query(
+                "SELECT CAST(COALESCE(SUM(lines), 0) AS BIGINT) AS open FROM chunk \
+                 WHERE finished_ms = 0 AND kind <> 'prefetch' AND domain = $1",
+            )
+            .bind(domain.as_str())
+            .fetch_one(connection)
+            .await?;
+            unsigned(&row, "open")
+        }
+        On::Memory(tables) => Ok(tables.open_refresh_lines(domain)),
     }
 }
 

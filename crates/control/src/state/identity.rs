@@ -4,7 +4,7 @@
 use model::LogId;
 use zeroize::Zeroizing;
 
-use super::{State, StateError};
+use super::{On, State, StateError, Writing};
 use crate::seal::{Seal, SealError, random_text};
 
 /// The name under which the link's certificate is made out; nodes connect by address, and ask for this name.
@@ -78,21 +78,36 @@ impl State {
         let mut writing = self.write().await?;
         for (name, value) in rows {
             // Whoever came first is right: the rows are written together or not at all.
-            sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
-                .bind(name)
-                .bind(value)
-                .execute(writing.connection())
-                .await
-                .map_err(StateError::from)?;
+            add_meta(&mut writing, name, value).await?;
         }
         writing.commit().await?;
         Ok(())
     }
 
     async fn meta(&self, name: &str) -> Result<Option<String>, StateError> {
-        let row = sqlx::query("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(&self.pool).await?;
-        row.map(|row| super::text(&row, "value")).transpose()
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(pool).await?;
+                row.map(|row| super::text(&row, "value")).transpose()
+            }
+            On::Memory(tables) => Ok(tables.meta(name)),
+        }
     }
+}
+
+/// Adds a row unless there is one.
+async fn add_meta(writing: &mut Writing, name: &'static str, value: String) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+                .bind(name)
+                .bind(value)
+                .execute(connection)
+                .await?;
+        }
+        On::Memory(tables) => tables.add_meta(name, value),
+    }
+    Ok(())
 }
 
 impl Identity {

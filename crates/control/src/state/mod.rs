@@ -1,7 +1,9 @@
-//! The control plane's memory: one database, SQLite or PostgreSQL, and every SQL statement of the product.
+//! The control plane's memory: one store, in SQLite, PostgreSQL or (for simulations) maps, and every SQL statement of the
+//! product.
 //!
 //! Values in, values out; a transaction never leaves this module. One SQL text serves both engines: only `BIGINT` and `TEXT`
-//! columns, no nulls, statements in the subset both speak (docs/decisions/0002). What must differ is `Engine::begin`.
+//! columns, no nulls, statements in the subset both speak (docs/decisions/0002). What must differ is `Engine::begin`. Beside
+//! each statement stands what it is on maps (`memory`); decisions are made above both, once (docs/decisions/0008).
 //!
 //! # What always holds
 //!
@@ -27,9 +29,13 @@ pub mod accounts;
 pub mod chunks;
 pub mod identity;
 pub mod log;
+pub mod memory;
 pub mod nodes;
 mod schema;
+mod spending;
 pub mod submit;
+
+use memory::Tables;
 
 pub use identity::Identity;
 
@@ -83,29 +89,57 @@ impl Engine {
     }
 }
 
-/// The database. Cheap to clone.
+/// The two ways to keep rows, and what stands for them while one reads or writes.
 #[derive(Clone)]
-pub struct State {
+enum On<S, M> {
+    /// A database.
+    Sql(S),
+    /// Maps.
+    Memory(M),
+}
+
+/// A database and how to speak with it.
+#[derive(Clone)]
+struct Sql {
     pool: AnyPool,
     engine: Engine,
+}
+
+impl Sql {
+    async fn begin(&self) -> Result<Transaction<'static, Any>, StateError> {
+        Ok(self.pool.begin_with(self.engine.begin()).await?)
+    }
+}
+
+/// The store. Cheap to clone; clones are the same.
+#[derive(Clone)]
+pub struct State {
+    store: On<Sql, memory::Handle>,
     /// Held while this process writes.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A writing transaction and this process's turn to write.
+/// A writing transaction and this process's turn to write. Dropped, it changes nothing.
 pub(crate) struct Writing {
-    tx: Transaction<'static, Any>,
+    tx: On<Transaction<'static, Any>, memory::Draft>,
     _turn: tokio::sync::OwnedMutexGuard<()>,
 }
 
 impl Writing {
-    fn connection(&mut self) -> &mut AnyConnection {
-        &mut self.tx
+    /// Where statements go.
+    fn on(&mut self) -> On<&mut AnyConnection, &mut Tables> {
+        match &mut self.tx {
+            On::Sql(tx) => On::Sql(tx),
+            On::Memory(draft) => On::Memory(&mut draft.tables),
+        }
     }
 
     /// On return the transaction is on stable storage.
     async fn commit(self) -> Result<(), StateError> {
-        Ok(self.tx.commit().await?)
+        match self.tx {
+            On::Sql(tx) => Ok(tx.commit().await?),
+            On::Memory(draft) => draft.commit(),
+        }
     }
 }
 
@@ -139,32 +173,93 @@ impl State {
             })
             .connect(&address)
             .await?;
-        let state = State { pool, engine, turn: Arc::default() };
-        schema::migrate(&state).await?;
-        Ok(state)
+        let sql = Sql { pool, engine };
+        schema::migrate(&sql).await?;
+        Ok(State { store: On::Sql(sql), turn: Arc::default() })
+    }
+
+    /// An empty store that is gone with its last clone, for simulations and tests. It needs no runtime but a poll, and does
+    /// the same again when it is told the same again. [`memory::Memory::open`] makes one that fails on demand.
+    pub fn in_memory() -> State {
+        memory::Memory::default().open(&memory::Faults::default())
     }
 
     /// Begins to write, when it is this caller's turn.
     async fn write(&self) -> Result<Writing, StateError> {
         let turn = self.turn.clone().lock_owned().await;
-        let tx = self.pool.begin_with(self.engine.begin()).await?;
+        let tx = match &self.store {
+            On::Sql(sql) => On::Sql(sql.begin().await?),
+            On::Memory(memory) => On::Memory(memory.begin()?),
+        };
         Ok(Writing { tx, _turn: turn })
     }
 
-    /// Closes every connection.
+    /// Where a read goes that needs no transaction: it sees what is committed now.
+    fn read(&self) -> Result<On<&AnyPool, Arc<Tables>>, StateError> {
+        match &self.store {
+            On::Sql(sql) => Ok(On::Sql(&sql.pool)),
+            On::Memory(memory) => Ok(On::Memory(memory.read()?)),
+        }
+    }
+
+    /// Closes every connection. What is in memory stays, and can be used on.
     pub async fn close(&self) {
-        self.pool.close().await;
+        match &self.store {
+            On::Sql(sql) => sql.pool.close().await,
+            On::Memory(_) => {}
+        }
+    }
+}
+
+/// The counters, each a row.
+#[derive(Clone, Copy)]
+enum Counter {
+    /// The head of the log.
+    Revision,
+    /// What the log was compacted to.
+    Compacted,
+    /// The last id of a task.
+    Task,
+    /// The last id of a chunk.
+    Chunk,
+}
+
+impl Counter {
+    fn name(self) -> &'static str {
+        match self {
+            Counter::Revision => "revision",
+            Counter::Compacted => "compacted",
+            Counter::Task => "task",
+            Counter::Chunk => "chunk",
+        }
+    }
+}
+
+/// The value of a counter as it is committed now.
+async fn counter(state: &State, counter: Counter) -> Result<u64, StateError> {
+    match state.read()? {
+        On::Sql(pool) => {
+            let row =
+                sqlx::query("SELECT value FROM counter WHERE name = $1").bind(counter.name()).fetch_one(pool).await?;
+            unsigned(&row, "value")
+        }
+        On::Memory(tables) => Ok(tables.counter(counter)),
     }
 }
 
 /// The value of a counter, after `by` was added. With `by` zero it takes the row's lock, and so the turn of all writers.
-async fn count_up(connection: &mut AnyConnection, counter: &'static str, by: u64) -> Result<u64, StateError> {
-    let row = sqlx::query("UPDATE counter SET value = value + $1 WHERE name = $2 RETURNING value")
-        .bind(signed(by))
-        .bind(counter)
-        .fetch_one(connection)
-        .await?;
-    unsigned(&row, "value")
+async fn count_up(writing: &mut Writing, counter: Counter, by: u64) -> Result<u64, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row = sqlx::query("UPDATE counter SET value = value + $1 WHERE name = $2 RETURNING value")
+                .bind(signed(by))
+                .bind(counter.name())
+                .fetch_one(connection)
+                .await?;
+            unsigned(&row, "value")
+        }
+        On::Memory(tables) => Ok(tables.count_up(counter, by)),
+    }
 }
 
 /// Numbers are kept signed because SQL has no others; none of ours comes near the top.

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 
 use model::{Entry, Knowledge, Member, NodeName, Revision};
-use sqlx::AssertSqlSafe;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe};
 
 use super::log::append;
-use super::{State, StateError, count_up, revision, signed, text, unsigned};
+use super::{Counter, On, State, StateError, Writing, count_up, revision, signed, text, unsigned};
 use crate::seal::{fingerprint, matches_fingerprint, random_text};
 
 /// Characters of a node's own credential.
 const CREDENTIAL_CHARS: usize = 40;
+
+/// Of one member.
+const CREDENTIAL: &str = "SELECT credential FROM node WHERE name = $1";
 
 /// Names in one statement.
 const NAMES_AT_ONCE: usize = 100;
@@ -69,12 +73,18 @@ impl State {
     /// Writes down an invitation; only a fingerprint of the secret is kept.
     pub async fn create_join_token(&self, id: &str, secret: &str, expires_ms: u64) -> Result<(), StateError> {
         let mut writing = self.write().await?;
-        sqlx::query("INSERT INTO join_token (id, secret, expires_ms) VALUES ($1, $2, $3)")
-            .bind(id)
-            .bind(fingerprint(secret))
-            .bind(signed(expires_ms))
-            .execute(writing.connection())
-            .await?;
+        let secret = fingerprint(secret);
+        match writing.on() {
+            On::Sql(connection) => {
+                sqlx::query("INSERT INTO join_token (id, secret, expires_ms) VALUES ($1, $2, $3)")
+                    .bind(id)
+                    .bind(secret)
+                    .bind(signed(expires_ms))
+                    .execute(connection)
+                    .await?;
+            }
+            On::Memory(tables) => tables.add_invitation(id, secret, expires_ms)?,
+        }
         writing.commit().await
     }
 
@@ -96,68 +106,39 @@ impl State {
         {
             // A member that comes back as it was changes nothing, so it takes no writer's turn: thousands may come back at
             // once. Its credential stands only while its membership does, for both are removed together.
-            let row = sqlx::query("SELECT credential FROM node WHERE name = $1").bind(member.name.as_str());
-            let row = row.fetch_optional(&self.pool).await.map_err(StateError::from)?;
-            let kept = row.map(|row| text(&row, "credential")).transpose()?;
+            let kept = self.credential(&member.name).await?;
             let good = kept.is_some_and(|kept| matches_fingerprint(secret, &kept));
             return good.then_some(Admitted { credential: None }).ok_or(AdmitError::NotInvited);
         }
         let mut writing = self.write().await?;
         // The lock of the log, before anything is read that the decision rests on.
-        count_up(writing.connection(), "revision", 0).await?;
+        count_up(&mut writing, Counter::Revision, 0).await?;
         let holds_nothing = !matches!(proof, Proof::Credential { of_this_log: true, .. });
         let credential = match proof {
             Proof::Credential { secret, .. } => {
-                let row = sqlx::query("SELECT credential FROM node WHERE name = $1")
-                    .bind(member.name.as_str())
-                    .fetch_optional(writing.connection())
-                    .await
-                    .map_err(StateError::from)?;
-                let kept: Option<String> = row.map(|row| text(&row, "credential")).transpose()?;
+                let kept = kept_credential(&mut writing, &member.name).await?;
                 if !kept.is_some_and(|kept| matches_fingerprint(secret, &kept)) {
                     return Err(AdmitError::NotInvited);
                 }
                 None
             }
             Proof::Token { id, secret } => {
-                let row = sqlx::query("SELECT secret, expires_ms FROM join_token WHERE id = $1")
-                    .bind(id)
-                    .fetch_optional(writing.connection())
-                    .await
-                    .map_err(StateError::from)?
-                    .ok_or(AdmitError::NotInvited)?;
-                if !matches_fingerprint(secret, &text(&row, "secret")?) || unsigned(&row, "expires_ms")? <= now_ms {
+                let (kept, expires_ms) = invitation(&mut writing, id).await?.ok_or(AdmitError::NotInvited)?;
+                if !matches_fingerprint(secret, &kept) || expires_ms <= now_ms {
                     return Err(AdmitError::NotInvited);
                 }
                 let credential = random_text(CREDENTIAL_CHARS);
-                sqlx::query(
-                    "INSERT INTO node (name, credential, acked, program, joined_ms) VALUES ($1, $2, 0, $3, $4) \
-                     ON CONFLICT (name) DO UPDATE SET credential = excluded.credential, program = excluded.program",
-                )
-                .bind(member.name.as_str())
-                .bind(fingerprint(&credential))
-                .bind(program)
-                .bind(signed(now_ms))
-                .execute(writing.connection())
-                .await
-                .map_err(StateError::from)?;
+                keep_credential(&mut writing, &member.name, &credential, program, now_ms).await?;
                 Some(credential)
             }
         };
         if holds_nothing {
             // What open prefetches have resident there is not: they begin anew, and what others still hold is found there.
-            let named = format!("%\"{}\"%", member.name);
-            sqlx::query(
-                "UPDATE chunk SET progress = '' WHERE finished_ms = 0 AND kind = 'prefetch' AND progress LIKE $1",
-            )
-            .bind(named)
-            .execute(writing.connection())
-            .await
-            .map_err(StateError::from)?;
+            begin_anew(&mut writing, &member.name).await?;
         }
         // Whoever was invited anew may have been removed since `known` was read: its membership is logged in any case.
         if credential.is_some() || known.topology.members.get(&member.name) != Some(member) {
-            append(writing.connection(), &[Entry::Member(member.clone())]).await?;
+            append(&mut writing, &[Entry::Member(member.clone())]).await?;
         }
         writing.commit().await?;
         Ok(Admitted { credential })
@@ -166,10 +147,16 @@ impl State {
     /// Takes the membership from a node; says whether it had one.
     pub async fn remove_node(&self, name: &NodeName) -> Result<bool, StateError> {
         let mut writing = self.write().await?;
-        append(writing.connection(), &[Entry::MemberRemoved(name.clone())]).await?;
-        let done =
-            sqlx::query("DELETE FROM node WHERE name = $1").bind(name.as_str()).execute(writing.connection()).await?;
-        if done.rows_affected() == 0 {
+        append(&mut writing, &[Entry::MemberRemoved(name.clone())]).await?;
+        let was_there = match writing.on() {
+            On::Sql(connection) => {
+                let done =
+                    sqlx::query("DELETE FROM node WHERE name = $1").bind(name.as_str()).execute(connection).await?;
+                done.rows_affected() > 0
+            }
+            On::Memory(tables) => tables.remove_node(name),
+        };
+        if !was_there {
             return Ok(false);
         }
         writing.commit().await?;
@@ -178,38 +165,131 @@ impl State {
 
     /// Every member.
     pub async fn nodes(&self) -> Result<Vec<NodeRow>, StateError> {
-        let rows = sqlx::query("SELECT name, acked, program FROM node ORDER BY name").fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                let name = text(row, "name")?;
-                let name = NodeName::parse(&name).map_err(|_| StateError::Corrupt { what: format!("node {name}") })?;
-                Ok(NodeRow { name, acked: revision(row, "acked")?, program: text(row, "program")? })
-            })
-            .collect()
+        match self.read()? {
+            On::Sql(pool) => {
+                let rows = sqlx::query("SELECT name, acked, program FROM node ORDER BY name").fetch_all(pool).await?;
+                rows.iter().map(node_row).collect()
+            }
+            On::Memory(tables) => Ok(tables.nodes()),
+        }
     }
 
     /// Keeps what nodes acknowledged. An acknowledgement never falls.
     pub async fn acknowledge(&self, acked: &[(NodeName, Revision)]) -> Result<(), StateError> {
         // Most say the same of the same entries: one statement for many of them, as the writer's turn is everybody's.
-        let mut names: BTreeMap<Revision, Vec<&str>> = BTreeMap::new();
+        let mut names: BTreeMap<Revision, Vec<&NodeName>> = BTreeMap::new();
         for (name, at) in acked {
-            names.entry(*at).or_default().push(name.as_str());
+            names.entry(*at).or_default().push(name);
         }
         let mut writing = self.write().await?;
         for (at, names) in &names {
-            for names in names.chunks(NAMES_AT_ONCE) {
-                // Two texts in all, so that both stay prepared: where names are missing the first stands in for them.
-                let count = if names.len() == 1 { 1 } else { NAMES_AT_ONCE };
-                let places: Vec<String> = (2..count + 2).map(|at| format!("${at}")).collect();
-                let statement =
-                    format!("UPDATE node SET acked = $1 WHERE acked < $1 AND name IN ({})", places.join(", "));
-                let mut query = sqlx::query(AssertSqlSafe(statement)).bind(signed(at.0));
-                for name in names.iter().chain(names.iter().take(1).cycle()).take(count) {
-                    query = query.bind(*name);
+            match writing.on() {
+                On::Sql(connection) => {
+                    for names in names.chunks(NAMES_AT_ONCE) {
+                        acknowledge(connection, names, *at).await?;
+                    }
                 }
-                query.execute(writing.connection()).await?;
+                On::Memory(tables) => names.iter().for_each(|name| tables.acknowledge(name, *at)),
             }
         }
         writing.commit().await
     }
+
+    /// The fingerprint of a member's credential, read without a turn to write.
+    async fn credential(&self, name: &NodeName) -> Result<Option<String>, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query(CREDENTIAL).bind(name.as_str()).fetch_optional(pool).await?;
+                row.map(|row| text(&row, "credential")).transpose()
+            }
+            On::Memory(tables) => Ok(tables.credential(name)),
+        }
+    }
+}
+
+/// Two statements in all, so that both stay prepared: where names are missing the first stands in for them.
+async fn acknowledge(connection: &mut AnyConnection, names: &[&NodeName], at: Revision) -> Result<(), StateError> {
+    let count = if names.len() == 1 { 1 } else { NAMES_AT_ONCE };
+    let places: Vec<String> = (2..count + 2).map(|at| format!("${at}")).collect();
+    let statement = format!("UPDATE node SET acked = $1 WHERE acked < $1 AND name IN ({})", places.join(", "));
+    let mut query = sqlx::query(AssertSqlSafe(statement)).bind(signed(at.0));
+    for name in names.iter().chain(names.iter().take(1).cycle()).take(count) {
+        query = query.bind(name.as_str());
+    }
+    query.execute(connection).await?;
+    Ok(())
+}
+
+fn node_row(row: &AnyRow) -> Result<NodeRow, StateError> {
+    let name = text(row, "name")?;
+    let name = NodeName::parse(&name).map_err(|_| StateError::Corrupt { what: format!("node {name}") })?;
+    Ok(NodeRow { name, acked: revision(row, "acked")?, program: text(row, "program")? })
+}
+
+/// The fingerprint of a member's credential.
+async fn kept_credential(writing: &mut Writing, name: &NodeName) -> Result<Option<String>, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row = sqlx::query(CREDENTIAL).bind(name.as_str()).fetch_optional(connection).await?;
+            row.map(|row| text(&row, "credential")).transpose()
+        }
+        On::Memory(tables) => Ok(tables.credential(name)),
+    }
+}
+
+/// The fingerprint of an invitation's secret, and when it expires.
+async fn invitation(writing: &mut Writing, id: &str) -> Result<Option<(String, u64)>, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row = sqlx::query("SELECT secret, expires_ms FROM join_token WHERE id = $1")
+                .bind(id)
+                .fetch_optional(connection)
+                .await?;
+            row.map(|row| Ok((text(&row, "secret")?, unsigned(&row, "expires_ms")?))).transpose()
+        }
+        On::Memory(tables) => Ok(tables.invitation(id)),
+    }
+}
+
+/// Gives a node its credential; what one that is there has acknowledged stays.
+async fn keep_credential(
+    writing: &mut Writing,
+    name: &NodeName,
+    credential: &str,
+    program: &str,
+    now_ms: u64,
+) -> Result<(), StateError> {
+    let credential = fingerprint(credential);
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query(
+                "INSERT INTO node (name, credential, acked, program, joined_ms) VALUES ($1, $2, 0, $3, $4) \
+                 ON CONFLICT (name) DO UPDATE SET credential = excluded.credential, program = excluded.program",
+            )
+            .bind(name.as_str())
+            .bind(credential)
+            .bind(program)
+            .bind(signed(now_ms))
+            .execute(connection)
+            .await?;
+        }
+        On::Memory(tables) => tables.set_credential(name, credential, program),
+    }
+    Ok(())
+}
+
+/// Forgets what open prefetches in which a node is named have come to.
+async fn begin_anew(writing: &mut Writing, name: &NodeName) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query(
+                "UPDATE chunk SET progress = '' WHERE finished_ms = 0 AND kind = 'prefetch' AND progress LIKE $1",
+            )
+            .bind(format!("%\"{name}\"%"))
+            .execute(connection)
+            .await?;
+        }
+        On::Memory(tables) => tables.begin_anew(name),
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Executor, Row};
 
-use super::{State, StateError};
+use super::{Sql, StateError};
 
 /// Statements that lead from version N to N+1.
 const VERSIONS: &[&[&str]] = &[
@@ -39,10 +39,10 @@ const VERSIONS: &[&[&str]] = &[
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.
-pub(super) async fn migrate(state: &State) -> Result<(), StateError> {
+pub(super) async fn migrate(sql: &Sql) -> Result<(), StateError> {
     let known = VERSIONS.len() as i64;
-    let mut writing = state.write().await?;
-    let connection = writing.connection();
+    let mut tx = sql.begin().await?;
+    let connection = &mut *tx;
     connection
         .execute("CREATE TABLE IF NOT EXISTS schema_version (one BIGINT PRIMARY KEY, version BIGINT NOT NULL)")
         .await?;
@@ -60,5 +60,6 @@ pub(super) async fn migrate(state: &State) -> Result<(), StateError> {
         }
     }
     sqlx::query("UPDATE schema_version SET version = $1 WHERE one = 1").bind(known).execute(&mut *connection).await?;
-    writing.commit().await
+    tx.commit().await?;
+    Ok(())
 }

@@ -9,19 +9,18 @@
 //! - Nonce, quota, chunks and log entries of a submission are in one transaction, on stable storage before the answer.
 //! - The queue in front is [`WAITING_MAX`] long; when it is full the caller is told at once ([`Refused::Busy`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::{DomainName, Entry, Invalidation, Revision};
-use sqlx::AnyConnection;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::chunks::{Kind, Params};
+use super::chunks::{self, Chunk, Kind, Params, Progress};
 use super::log::append;
-use super::{State, StateError, count_up, signed, to_json, unsigned};
+use super::{Counter, State, StateError, Writing, count_up, spending};
 
 /// Submissions waiting to be written.
 pub const WAITING_MAX: usize = 1024;
@@ -157,7 +156,7 @@ pub struct Counters {
 
 /// How much of a kind is open, per account; shared with the scheduler, which takes away what has ended.
 #[derive(Clone, Default)]
-pub struct Open(Arc<std::sync::Mutex<HashMap<String, (u64, u64)>>>);
+pub struct Open(Arc<std::sync::Mutex<BTreeMap<String, (u64, u64)>>>);
 
 impl Open {
     fn of(&self, account: &str) -> (u64, u64) {
@@ -188,7 +187,7 @@ impl Open {
         }
     }
 
-    /// Accounts that have something open, and how many chunks.
+    /// Accounts that have something open, by name, and how many chunks.
     pub fn chunks(&self) -> Vec<(String, u64)> {
         let open = self.0.lock().expect("no holder of this lock can panic");
         open.iter().map(|(account, (chunks, _))| (account.clone(), *chunks)).collect()
@@ -264,7 +263,7 @@ struct NewChunk {
     kind: Kind,
     paths: Vec<String>,
     invalidations: Vec<Invalidation>,
-    params: String,
+    params: Params,
 }
 
 /// The id that URLs of one account, domain and kind share within a second, and how many have it.
@@ -338,16 +337,15 @@ impl Task {
 
     async fn write(&mut self, submissions: &[Submission]) -> Result<Vec<Result<Accepted, Refused>>, StateError> {
         let mut writing = self.state.write().await?;
-        let connection = writing.connection();
         // The lock of the log comes first: whoever has it is the only one who accepts.
-        let head = Revision(count_up(connection, "revision", 0).await?);
-        let mut next_task = count_up(connection, "task", 0).await?;
+        let head = Revision(count_up(&mut writing, Counter::Revision, 0).await?);
+        let mut next_task = count_up(&mut writing, Counter::Task, 0).await?;
         let first_task = next_task;
         let mut used = Used::default();
         let mut decided = Vec::with_capacity(submissions.len());
         let mut chunks: Vec<(&Submission, NewChunk)> = Vec::new();
         for submission in submissions {
-            let verdict = match self.judge(connection, submission, &mut used).await? {
+            let verdict = match self.judge(&mut writing, submission, &mut used).await? {
                 Some(refused) => Err(refused),
                 None => {
                     let (tasks, new) = self.cut(submission, &mut next_task);
@@ -358,12 +356,12 @@ impl Task {
             decided.push(verdict);
         }
         if next_task > first_task {
-            count_up(connection, "task", next_task - first_task).await?;
+            count_up(&mut writing, Counter::Task, next_task - first_task).await?;
         }
         if !chunks.is_empty() {
-            insert(connection, head, chunks).await?;
+            insert(&mut writing, head, chunks).await?;
         }
-        used.keep(connection).await?;
+        used.keep(&mut writing).await?;
         writing.commit().await?;
         Ok(decided)
     }
@@ -371,16 +369,16 @@ impl Task {
     /// Why a submission cannot be accepted; `None` when it is, and then its nonce is written and its cost counted.
     async fn judge(
         &mut self,
-        connection: &mut AnyConnection,
+        writing: &mut Writing,
         submission: &Submission,
         used: &mut Used,
     ) -> Result<Option<Refused>, StateError> {
         let Charge { bucket, day, units, limit } = submission.charge;
         let (key, nonce) = &submission.nonce;
-        if nonce_used(connection, key, nonce).await? {
+        if spending::nonce_used(writing, key, nonce).await? {
             return Ok(Some(Refused::NonceUsed));
         }
-        let spent = used.spent(connection, &submission.account, day, bucket).await?;
+        let spent = used.spent(writing, &submission.account, day, bucket).await?;
         if limit.is_some_and(|limit| spent + units > limit) {
             return Ok(Some(Refused::DayUsedUp));
         }
@@ -414,16 +412,14 @@ impl Task {
         }
         for group in submission.groups.iter().filter(|group| group.kind != Kind::Prefetch) {
             let more = used.refreshing.get(&group.domain).copied().unwrap_or(0) + group.paths.len() as u64;
-            if !self.has_room(connection, &group.domain, more).await? {
+            if !self.has_room(writing, &group.domain, more).await? {
                 return Ok(Some(Refused::RefreshesFull));
             }
         }
-        sqlx::query("INSERT INTO nonce (access_key, nonce, seen_ms) VALUES ($1, $2, $3)")
-            .bind(key)
-            .bind(nonce)
-            .bind(signed(submission.now_ms))
-            .execute(connection)
-            .await?;
+        if !spending::use_nonce(writing, key, nonce, submission.now_ms).await? {
+            // Another process spent it since we looked.
+            return Ok(Some(Refused::NonceUsed));
+        }
         used.spend(&submission.account, day, bucket, units);
         for group in &submission.groups {
             *used.minutes.entry((group.domain.clone(), bucket)).or_default() += group.paths.len() as u64;
@@ -436,12 +432,7 @@ impl Task {
 
     /// Whether `more` objects may be refreshed in a domain besides those that are open. What is remembered only grows; it is
     /// counted anew before anybody is refused for it, unless that was done a moment ago.
-    async fn has_room(
-        &mut self,
-        connection: &mut AnyConnection,
-        domain: &DomainName,
-        more: u64,
-    ) -> Result<bool, StateError> {
+    async fn has_room(&mut self, writing: &mut Writing, domain: &DomainName, more: u64) -> Result<bool, StateError> {
         if let Some((open, counted)) = self.refreshing.get(domain) {
             let fits = open + more <= OPEN_REFRESHES_MAX;
             // Everybody who submits waits while it is counted: not for each one who is refused.
@@ -449,14 +440,7 @@ impl Task {
                 return Ok(fits);
             }
         }
-        let row = sqlx::query(
-            "SELECT CAST(COALESCE(SUM(lines), 0) AS BIGINT) AS open FROM chunk \
-             WHERE finished_ms = 0 AND kind <> 'prefetch' AND domain = $1",
-        )
-        .bind(domain.as_str())
-        .fetch_one(connection)
-        .await?;
-        let open = unsigned(&row, "open")?;
+        let open = chunks::open_refresh_lines(writing, domain).await?;
         self.refreshing.insert(domain.clone(), (open, Instant::now()));
         Ok(open + more <= OPEN_REFRESHES_MAX)
     }
@@ -467,7 +451,6 @@ impl Task {
         let mut tasks = Vec::new();
         let mut chunks = Vec::new();
         for group in &submission.groups {
-            let params = to_json(&group.params);
             let mut invalidations = group.invalidations.iter();
             let mut new = |task: u64, paths: Vec<String>| {
                 let invalidations = invalidations.by_ref().take(paths.len()).cloned().collect();
@@ -477,7 +460,7 @@ impl Task {
                     kind: group.kind,
                     paths,
                     invalidations,
-                    params: params.clone(),
+                    params: group.params.clone(),
                 });
             };
             if group.kind == Kind::RefreshDirectory {
@@ -585,7 +568,7 @@ fn prefetch_urls(submission: &Submission) -> u64 {
 /// What a batch has spent, on top of what is in the database.
 #[derive(Default)]
 struct Used {
-    days: HashMap<(String, u64, &'static str), (u64, bool)>,
+    days: BTreeMap<(String, u64, &'static str), (u64, bool)>,
     minutes: HashMap<(DomainName, &'static str), u64>,
     open: HashMap<String, (u64, u64)>,
     refreshing: HashMap<DomainName, u64>,
@@ -594,7 +577,7 @@ struct Used {
 impl Used {
     async fn spent(
         &mut self,
-        connection: &mut AnyConnection,
+        writing: &mut Writing,
         account: &str,
         day: u64,
         bucket: &'static str,
@@ -602,7 +585,7 @@ impl Used {
         if let Some((spent, _)) = self.days.get(&(account.to_owned(), day, bucket)) {
             return Ok(*spent);
         }
-        let spent = spent(connection, account, day, bucket).await?;
+        let spent = spending::spent(writing, account, day, bucket).await?;
         self.days.insert((account.to_owned(), day, bucket), (spent, false));
         Ok(spent)
     }
@@ -612,86 +595,41 @@ impl Used {
         *entry = (entry.0 + units, true);
     }
 
-    async fn keep(&self, connection: &mut AnyConnection) -> Result<(), StateError> {
+    async fn keep(&self, writing: &mut Writing) -> Result<(), StateError> {
         for ((account, day, bucket), (spent, changed)) in &self.days {
             if !changed {
                 continue;
             }
-            sqlx::query(
-                "INSERT INTO quota_use (account, day, bucket, used) VALUES ($1, $2, $3, $4) \
-                 ON CONFLICT (account, day, bucket) DO UPDATE SET used = excluded.used",
-            )
-            .bind(account)
-            .bind(signed(*day))
-            .bind(*bucket)
-            .bind(signed(*spent))
-            .execute(&mut *connection)
-            .await?;
+            spending::set_spent(writing, account, *day, bucket, *spent).await?;
         }
         Ok(())
     }
 }
 
-async fn spent(connection: &mut AnyConnection, account: &str, day: u64, bucket: &str) -> Result<u64, StateError> {
-    let row = sqlx::query("SELECT used FROM quota_use WHERE account = $1 AND day = $2 AND bucket = $3")
-        .bind(account)
-        .bind(signed(day))
-        .bind(bucket)
-        .fetch_optional(connection)
-        .await?;
-    row.map_or(Ok(0), |row| unsigned(&row, "used"))
-}
-
-async fn nonce_used(connection: &mut AnyConnection, key: &str, nonce: &str) -> Result<bool, StateError> {
-    let row = sqlx::query("SELECT seen_ms FROM nonce WHERE access_key = $1 AND nonce = $2")
-        .bind(key)
-        .bind(nonce)
-        .fetch_optional(connection)
-        .await?;
-    Ok(row.is_some())
-}
-
-async fn insert(
-    connection: &mut AnyConnection,
-    head: Revision,
-    chunks: Vec<(&Submission, NewChunk)>,
-) -> Result<(), StateError> {
-    let mut id = count_up(connection, "chunk", chunks.len() as u64).await? - chunks.len() as u64;
+/// Writes chunks, and the log entries of those that invalidate.
+async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission, NewChunk)>) -> Result<(), StateError> {
+    let mut id = count_up(writing, Counter::Chunk, chunks.len() as u64).await? - chunks.len() as u64;
     for (submission, chunk) in chunks {
         id += 1;
         let revision = if chunk.invalidations.is_empty() {
             head
         } else {
-            append(connection, &[Entry::Invalidate(chunk.invalidations)]).await?
+            append(writing, &[Entry::Invalidate(chunk.invalidations)]).await?
         };
-        sqlx::query(
-            "INSERT INTO chunk (id, task, account, domain, kind, created_ms, revision, paths, lines, params, finished_ms, progress) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '')",
-        )
-        .bind(signed(id))
-        .bind(signed(chunk.task))
-        .bind(&submission.account)
-        .bind(chunk.domain.as_str())
-        .bind(chunk.kind.as_str())
-        .bind(signed(submission.now_ms))
-        .bind(signed(revision.0))
-        .bind(chunk.paths.join("\n"))
-        .bind(signed(chunk.paths.len() as u64))
-        .bind(chunk.params)
-        .execute(&mut *connection)
-        .await?;
+        let chunk = Chunk {
+            id,
+            task: chunk.task,
+            account: submission.account.clone(),
+            domain: chunk.domain,
+            kind: chunk.kind,
+            created_ms: submission.now_ms,
+            revision,
+            paths: chunk.paths,
+            params: chunk.params,
+            finished_ms: 0,
+            progress: Progress::default(),
+        };
+        chunks::insert(writing, chunk).await?;
     }
     Ok(())
-}
-
-impl State {
-    /// What an account has spent of a day, by bucket.
-    pub async fn spent(&self, account: &str, day: u64) -> Result<HashMap<String, u64>, StateError> {
-        let rows = sqlx::query("SELECT bucket, used FROM quota_use WHERE account = $1 AND day = $2")
-            .bind(account)
-            .bind(signed(day))
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(|row| Ok((super::text(row, "bucket")?, unsigned(row, "used")?))).collect()
-    }
 }

@@ -1,0 +1,500 @@
+//! The state in memory: the same tables as maps, for simulations that run hundreds of thousands of times.
+//!
+//! A database brings threads and timers, and so an order of events that no seed repeats. Here every call is done when it
+//! is first polled, maps are walked in order, and nothing is random. What the statements of the other modules do to rows,
+//! the functions of `Tables` do to maps, one beside each statement; what is decided on top is the same code.
+//!
+//! # What always holds
+//!
+//! - A reader sees what one commit left, whole. A transaction works on tables of its own, which share with the committed
+//!   ones what it has not touched, and become the committed ones all at once. Dropped, they were never there.
+//! - Reading and beginning to write copy no table; a writer copies a table at its first change, rows shared.
+//! - Nothing fails but by a [`Fault`] that somebody set, and by what SQL refuses too.
+//!
+//! # Not here
+//!
+//! Durability: the simulation keeps a [`Memory`] and opens it again for a control plane that restarts.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use model::{DomainName, NodeName, Revision};
+
+use super::accounts::{Account, AccountStatus};
+use super::chunks::{Chunk, Filter, Kind, Outline, Past, Progress};
+use super::log::{DomainRow, Filed, Logged};
+use super::nodes::NodeRow;
+use super::{Counter, On, State, StateError};
+use crate::policy::Policy;
+
+/// Faults that may wait for their operation.
+const FAULTS_MAX: usize = 1024;
+
+/// What is kept. Clones are the same; it is there as long as one of them is.
+#[derive(Clone, Default)]
+pub struct Memory {
+    committed: Arc<Mutex<Arc<Tables>>>,
+    /// Held by the one who writes, whichever way it was opened.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Memory {
+    /// A state on what is kept here, which fails as `faults` says. Each process of a simulation has its own faults: one may
+    /// be cut off while another writes.
+    pub fn open(&self, faults: &Faults) -> State {
+        State { store: On::Memory(Handle { memory: self.clone(), faults: faults.clone() }), turn: self.turn.clone() }
+    }
+}
+
+/// What goes wrong once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The next read, begin or commit finds no database. A commit that does not find it keeps nothing.
+    Unavailable,
+    /// The next commit fails, and nothing of it is kept.
+    BeforeCommit,
+    /// The next commit is kept, and its caller is told that it failed.
+    AfterCommit,
+}
+
+/// The faults of one way to a [`Memory`]. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Mutex<Pending>>);
+
+#[derive(Default)]
+struct Pending {
+    queue: VecDeque<Fault>,
+    cut_off: bool,
+}
+
+impl Faults {
+    /// Lets one operation fail, after all faults that were set before. The first one waits for the operation it is about;
+    /// others pass it by.
+    pub fn push(&self, fault: Fault) {
+        let mut pending = self.pending();
+        assert!(pending.queue.len() < FAULTS_MAX, "faults are set and nothing meets them");
+        pending.queue.push_back(fault);
+    }
+
+    /// Whether from now on every operation finds no database.
+    pub fn cut_off(&self, cut_off: bool) {
+        self.pending().cut_off = cut_off;
+    }
+
+    /// How many faults nothing has met yet.
+    pub fn waiting(&self) -> usize {
+        self.pending().queue.len()
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
+        self.0.lock().expect("no holder of this lock can panic while it changes anything")
+    }
+
+    /// What befalls the operation that asks.
+    fn meet(&self, commit: bool) -> Option<Fault> {
+        let mut pending = self.pending();
+        if pending.cut_off {
+            return Some(Fault::Unavailable);
+        }
+        pending.queue.pop_front_if(|fault| commit || *fault == Fault::Unavailable)
+    }
+}
+
+/// One process's way to what is kept.
+#[derive(Clone)]
+pub(super) struct Handle {
+    memory: Memory,
+    faults: Faults,
+}
+
+impl Handle {
+    /// What the last commit left.
+    pub(super) fn read(&self) -> Result<Arc<Tables>, StateError> {
+        match self.faults.meet(false) {
+            Some(_) => Err(broken(ErrorKind::ConnectionRefused)),
+            None => Ok(self.memory.committed.lock().expect("no holder of this lock can panic").clone()),
+        }
+    }
+
+    pub(super) fn begin(&self) -> Result<Draft, StateError> {
+        let tables = Tables::clone(&*self.read()?);
+        Ok(Draft { tables, handle: self.clone() })
+    }
+}
+
+/// Tables that are not committed yet. Whoever has one has the turn to write.
+pub(super) struct Draft {
+    pub(super) tables: Tables,
+    handle: Handle,
+}
+
+impl Draft {
+    pub(super) fn commit(self) -> Result<(), StateError> {
+        let fault = self.handle.faults.meet(true);
+        if matches!(fault, None | Some(Fault::AfterCommit)) {
+            let tables = Arc::new(self.tables);
+            *self.handle.memory.committed.lock().expect("no holder of this lock can panic") = tables;
+        }
+        match fault {
+            None => Ok(()),
+            Some(Fault::Unavailable) => Err(broken(ErrorKind::ConnectionRefused)),
+            Some(Fault::BeforeCommit | Fault::AfterCommit) => Err(broken(ErrorKind::ConnectionReset)),
+        }
+    }
+}
+
+/// What a caller is told of a fault: the same as by a database whose connection breaks.
+fn broken(kind: ErrorKind) -> StateError {
+    StateError::Database(sqlx::Error::Io(kind.into()))
+}
+
+/// The tables, each shared until it is changed. Rows are as `schema` has them; keys are the primary keys there.
+#[derive(Clone, Default)]
+pub(super) struct Tables {
+    counters: [u64; 4],
+    meta: Arc<BTreeMap<&'static str, String>>,
+    log: Arc<BTreeMap<Revision, Arc<LogRow>>>,
+    accounts: Arc<BTreeMap<String, Account>>,
+    keys: Arc<BTreeMap<String, KeyRow>>,
+    domains: Arc<BTreeMap<String, Arc<DomainRow>>>,
+    nodes: Arc<BTreeMap<NodeName, MemberRow>>,
+    invitations: Arc<BTreeMap<String, (String, u64)>>,
+    chunks: Arc<BTreeMap<u64, Arc<Chunk>>>,
+    days: Arc<BTreeMap<(String, u64, &'static str), u64>>,
+    nonces: Arc<BTreeMap<Arc<(String, String)>, u64>>,
+}
+
+struct LogRow {
+    filed: Filed,
+    bytes: Bytes,
+}
+
+/// An access key: its secret is kept sealed here too.
+#[derive(Clone)]
+pub(super) struct KeyRow {
+    pub(super) account: String,
+    pub(super) sealed: String,
+    pub(super) policy: Option<Policy>,
+}
+
+#[derive(Clone)]
+struct MemberRow {
+    credential: String,
+    acked: Revision,
+    program: String,
+}
+
+/// Removes the first `most` rows that are `past`; how many those were.
+fn drop_past<K: Ord + Clone, V: Clone>(
+    table: &mut Arc<BTreeMap<K, V>>,
+    most: u64,
+    past: impl Fn(&K, &V) -> bool,
+) -> u64 {
+    let keys: Vec<K> = table.iter().filter(|(key, row)| past(key, row)).map(|(key, _)| key.clone()).collect();
+    let keys = &keys[..keys.len().min(most as usize)];
+    if !keys.is_empty() {
+        let table = Arc::make_mut(table);
+        for key in keys {
+            table.remove(key);
+        }
+    }
+    keys.len() as u64
+}
+
+/// Changes the rows that `which` picks; how many those were. A table of which none is picked is not copied.
+fn update<K: Ord + Clone, V: Clone>(
+    table: &mut Arc<BTreeMap<K, Arc<V>>>,
+    which: impl Fn(&V) -> bool,
+    change: impl Fn(&mut V),
+) -> u64 {
+    let keys: Vec<K> = table.iter().filter(|(_, row)| which(row)).map(|(key, _)| key.clone()).collect();
+    if !keys.is_empty() {
+        let table = Arc::make_mut(table);
+        for key in &keys {
+            if let Some(row) = table.get_mut(key) {
+                change(Arc::make_mut(row));
+            }
+        }
+    }
+    keys.len() as u64
+}
+
+/// Adds a row unless there is one of that key; whether it did.
+fn insert_new<K: Ord + Clone, V: Clone>(table: &mut Arc<BTreeMap<K, V>>, key: K, row: V) -> bool {
+    if table.contains_key(&key) {
+        return false;
+    }
+    Arc::make_mut(table).insert(key, row);
+    true
+}
+
+/// Counters and what the control plane is.
+impl Tables {
+    pub(super) fn counter(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize]
+    }
+
+    pub(super) fn count_up(&mut self, counter: Counter, by: u64) -> u64 {
+        self.counters[counter as usize] += by;
+        self.counter(counter)
+    }
+
+    pub(super) fn meta(&self, name: &str) -> Option<String> {
+        self.meta.get(name).cloned()
+    }
+
+    pub(super) fn add_meta(&mut self, name: &'static str, value: String) {
+        insert_new(&mut self.meta, name, value);
+    }
+}
+
+/// The log and the domains.
+impl Tables {
+    pub(super) fn add_entry(&mut self, at: Revision, filed: Filed, bytes: Bytes) {
+        Arc::make_mut(&mut self.log).insert(at, Arc::new(LogRow { filed, bytes }));
+    }
+
+    pub(super) fn entries_after(&self, after: Revision, most: u32) -> Vec<Logged> {
+        let later = self.log.range(Revision(after.0.saturating_add(1))..).take(most as usize);
+        later.map(|(at, row)| Logged { revision: *at, bytes: row.bytes.clone() }).collect()
+    }
+
+    /// Entries up to `to` of which `wanted` says yes.
+    pub(super) fn entries_filed(&self, to: Revision, wanted: impl Fn(Filed) -> bool) -> Vec<Logged> {
+        let entries = self.log.range(..=to).filter(|(_, row)| wanted(row.filed));
+        entries.map(|(at, row)| Logged { revision: *at, bytes: row.bytes.clone() }).collect()
+    }
+
+    pub(super) fn compact(&mut self, to: Revision) {
+        drop_past(&mut self.log, u64::MAX, |at, row| row.filed == Filed::Invalidate && *at <= to);
+        let compacted = &mut self.counters[Counter::Compacted as usize];
+        *compacted = to.0.max(*compacted);
+    }
+
+    pub(super) fn domains(&self) -> Vec<DomainRow> {
+        let mut domains: Vec<DomainRow> = self.domains.values().map(|row| DomainRow::clone(row)).collect();
+        domains.sort_by_key(|row| row.created_ms); // stable: those of one moment stay in the order of names
+        domains
+    }
+
+    pub(super) fn domain_owner(&self, name: &str) -> Option<String> {
+        self.domains.get(name).map(|row| row.account.clone())
+    }
+
+    /// Whether an account other than `account` has a longer name that ends in `name`.
+    pub(super) fn others_under(&self, name: &str, account: &str) -> bool {
+        self.domains.values().any(|row| {
+            row.account != account && row.name.as_str().len() > name.len() && row.name.as_str().ends_with(name)
+        })
+    }
+
+    pub(super) fn add_domain(&mut self, row: DomainRow) {
+        insert_new(&mut self.domains, row.name.to_string(), Arc::new(row));
+    }
+
+    pub(super) fn configured(&mut self, passed: Revision) -> u64 {
+        update(&mut self.domains, |row| !row.configured && row.revision <= passed, |row| row.configured = true)
+    }
+
+    pub(super) fn remove_domain(&mut self, name: &DomainName) {
+        Arc::make_mut(&mut self.domains).remove(name.as_str());
+    }
+}
+
+/// Accounts and what they have used up.
+impl Tables {
+    pub(super) fn add_account(&mut self, account: &Account) -> bool {
+        insert_new(&mut self.accounts, account.name.clone(), account.clone())
+    }
+
+    pub(super) fn set_account_status(&mut self, name: &str, status: AccountStatus) -> bool {
+        if !self.has_account(name) {
+            return false;
+        }
+        let account = Arc::make_mut(&mut self.accounts).get_mut(name);
+        account.map(|account| account.status = status).is_some()
+    }
+
+    pub(super) fn has_account(&self, name: &str) -> bool {
+        self.accounts.contains_key(name)
+    }
+
+    pub(super) fn accounts(&self) -> Vec<Account> {
+        self.accounts.values().cloned().collect()
+    }
+
+    pub(super) fn add_key(&mut self, id: &str, row: KeyRow) -> bool {
+        insert_new(&mut self.keys, id.to_owned(), row)
+    }
+
+    pub(super) fn key(&self, id: &str) -> Option<(&KeyRow, &Account)> {
+        let key = self.keys.get(id)?;
+        Some((key, self.accounts.get(&key.account)?))
+    }
+
+    pub(super) fn spent_all(&self, account: &str, day: u64) -> BTreeMap<String, u64> {
+        let of_day = self.days.range((account.to_owned(), day, "")..);
+        let of_day = of_day.take_while(|((of, on, _), _)| of == account && *on == day);
+        of_day.map(|((_, _, bucket), used)| ((*bucket).to_owned(), *used)).collect()
+    }
+
+    pub(super) fn spent(&self, account: &str, day: u64, bucket: &'static str) -> u64 {
+        self.days.get(&(account.to_owned(), day, bucket)).copied().unwrap_or(0)
+    }
+
+    pub(super) fn set_spent(&mut self, account: &str, day: u64, bucket: &'static str, used: u64) {
+        Arc::make_mut(&mut self.days).insert((account.to_owned(), day, bucket), used);
+    }
+
+    pub(super) fn nonce_used(&self, key: &str, nonce: &str) -> bool {
+        self.nonces.contains_key(&(key.to_owned(), nonce.to_owned()))
+    }
+
+    pub(super) fn use_nonce(&mut self, key: &str, nonce: &str, now_ms: u64) -> bool {
+        insert_new(&mut self.nonces, Arc::new((key.to_owned(), nonce.to_owned())), now_ms)
+    }
+}
+
+/// Nodes.
+impl Tables {
+    /// Fails when there is one of that id, as its primary key makes SQL fail.
+    pub(super) fn add_invitation(&mut self, id: &str, secret: String, expires_ms: u64) -> Result<(), StateError> {
+        if insert_new(&mut self.invitations, id.to_owned(), (secret, expires_ms)) {
+            return Ok(());
+        }
+        Err(StateError::Database(sqlx::Error::Protocol(format!("join token {id} exists already"))))
+    }
+
+    pub(super) fn invitation(&self, id: &str) -> Option<(String, u64)> {
+        self.invitations.get(id).cloned()
+    }
+
+    pub(super) fn credential(&self, name: &NodeName) -> Option<String> {
+        self.nodes.get(name).map(|row| row.credential.clone())
+    }
+
+    /// Adds a node, or gives one that is there another credential; what it acknowledged stays.
+    pub(super) fn set_credential(&mut self, name: &NodeName, credential: String, program: &str) {
+        let acked = self.nodes.get(name).map_or(Revision::ZERO, |row| row.acked);
+        let row = MemberRow { credential, acked, program: program.to_owned() };
+        Arc::make_mut(&mut self.nodes).insert(name.clone(), row);
+    }
+
+    pub(super) fn remove_node(&mut self, name: &NodeName) -> bool {
+        Arc::make_mut(&mut self.nodes).remove(name).is_some()
+    }
+
+    pub(super) fn nodes(&self) -> Vec<NodeRow> {
+        let rows = self.nodes.iter();
+        rows.map(|(name, row)| NodeRow { name: name.clone(), acked: row.acked, program: row.program.clone() }).collect()
+    }
+
+    pub(super) fn acknowledge(&mut self, name: &NodeName, at: Revision) {
+        if self.nodes.get(name).is_some_and(|row| row.acked < at)
+            && let Some(row) = Arc::make_mut(&mut self.nodes).get_mut(name)
+        {
+            row.acked = at;
+        }
+    }
+}
+
+/// Chunks.
+impl Tables {
+    pub(super) fn add_chunk(&mut self, chunk: Chunk) {
+        Arc::make_mut(&mut self.chunks).insert(chunk.id, Arc::new(chunk));
+    }
+
+    fn open(&self, prefetches: bool) -> impl DoubleEndedIterator<Item = &Arc<Chunk>> {
+        let open = self.chunks.values().filter(|chunk| chunk.finished_ms == 0);
+        open.filter(move |chunk| (chunk.kind == Kind::Prefetch) == prefetches)
+    }
+
+    pub(super) fn outlines(&self, account: &str, filter: &Filter, before: Option<u64>, most: u32) -> Vec<Outline> {
+        self.chunks
+            .range(..before.unwrap_or(u64::MAX))
+            .rev()
+            .map(|(_, chunk)| chunk)
+            .filter(|chunk| {
+                chunk.account == account
+                    && (filter.from_ms..=filter.to_ms).contains(&chunk.created_ms)
+                    && filter.domain.as_ref().is_none_or(|domain| chunk.domain.as_str() == domain)
+                    && filter.kind.is_none_or(|kind| chunk.kind == kind)
+                    && (filter.tasks.is_empty() || filter.tasks.contains(&chunk.task))
+            })
+            .take(most as usize)
+            .map(|chunk| Outline { id: chunk.id, lines: chunk.paths.len() as u64 })
+            .collect()
+    }
+
+    pub(super) fn chunks(&self, ids: &[u64]) -> Vec<Chunk> {
+        let ids: BTreeSet<u64> = ids.iter().copied().collect();
+        ids.iter().rev().filter_map(|id| self.chunks.get(id)).map(|chunk| Chunk::clone(chunk)).collect()
+    }
+
+    pub(super) fn open_prefetches(&self, account: &str, after: u64, most: u32) -> Vec<Chunk> {
+        let open = self.open(true).filter(|chunk| chunk.account == account && chunk.id > after);
+        open.take(most as usize).map(|chunk| Chunk::clone(chunk)).collect()
+    }
+
+    pub(super) fn open_accounts(&self) -> Vec<(String, u64, u64)> {
+        let mut accounts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for chunk in self.open(true) {
+            let (chunks, urls) = accounts.entry(&chunk.account).or_default();
+            (*chunks, *urls) = (*chunks + 1, *urls + chunk.paths.len() as u64);
+        }
+        accounts.into_iter().map(|(account, (chunks, urls))| (account.to_owned(), chunks, urls)).collect()
+    }
+
+    pub(super) fn open_refreshes(&self, most: u32) -> Vec<Revision> {
+        let revisions: BTreeSet<Revision> =
+            self.open(false).map(|chunk| chunk.revision).filter(|at| *at > Revision::ZERO).collect();
+        revisions.into_iter().take(most as usize).collect()
+    }
+
+    /// Objects of refreshes that are open in a domain.
+    pub(super) fn open_refresh_lines(&self, domain: &DomainName) -> u64 {
+        self.open(false).filter(|chunk| chunk.domain == *domain).map(|chunk| chunk.paths.len() as u64).sum()
+    }
+
+    pub(super) fn complete_refreshes(&mut self, from: Revision, to: Revision, now_ms: u64) -> u64 {
+        let passed = |chunk: &Chunk| {
+            chunk.finished_ms == 0 && chunk.kind != Kind::Prefetch && from <= chunk.revision && chunk.revision <= to
+        };
+        update(&mut self.chunks, passed, |chunk| chunk.finished_ms = now_ms)
+    }
+
+    pub(super) fn keep_progress(&mut self, id: u64, finished_ms: u64, progress: &Progress) {
+        if self.chunks.get(&id).is_none_or(|chunk| chunk.finished_ms > 0) {
+            return;
+        }
+        if let Some(chunk) = Arc::make_mut(&mut self.chunks).get_mut(&id) {
+            let chunk = Arc::make_mut(chunk);
+            chunk.finished_ms = finished_ms;
+            chunk.progress = progress.clone();
+        }
+    }
+
+    /// Forgets the progress of open prefetches in which `node` is named.
+    pub(super) fn begin_anew(&mut self, node: &NodeName) {
+        let named = |chunk: &Chunk| {
+            chunk.finished_ms == 0 && chunk.kind == Kind::Prefetch && chunk.progress.nodes.contains(node)
+        };
+        update(&mut self.chunks, named, |chunk| chunk.progress = Progress::default());
+    }
+
+    pub(super) fn forget(&mut self, past: Past, before: u64, most: u64) -> u64 {
+        match past {
+            Past::Tasks => {
+                drop_past(&mut self.chunks, most, |_, chunk| 0 < chunk.finished_ms && chunk.finished_ms < before)
+            }
+            Past::Nonces => drop_past(&mut self.nonces, most, |_, seen_ms| *seen_ms < before),
+            Past::Invitations => drop_past(&mut self.invitations, most, |_, (_, expires_ms)| *expires_ms < before),
+            Past::Days => drop_past(&mut self.days, most, |(_, day, _), _| *day < before),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
