@@ -49,6 +49,7 @@ impl Http {
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, HeaderMap, Bytes)> {
+        self.sender.ready().await?;
         let answer = self.sender.send_request(request).await?;
         let (parts, body) = answer.into_parts();
         Ok((parts.status, parts.headers, body.collect().await?.to_bytes()))

@@ -53,6 +53,6 @@ impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let (p50, p99, max) = (ms(self.at(50)), ms(self.at(99)), ms(self.at(100)));
-        write!(f, "p50 {p50:>7.1} ms  p99 {p99:>7.1} ms  max {max:>7.1} ms  ({} of them)", self.0.len())
+        write!(f, "p50 {p50:>8.3} ms  p99 {p99:>8.3} ms  max {max:>8.3} ms  ({} of them)", self.0.len())
     }
 }

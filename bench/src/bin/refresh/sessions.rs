@@ -30,7 +30,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let invitation = invitation["token"].as_str().context("an invitation")?;
     let begun = Instant::now();
     let mut members = Members::join(stage.link_port, "cn-1", invitation, MEMBERS).await?;
-    println!("{MEMBERS} members joined one after the other in {:.1} s", begun.elapsed().as_secs_f64());
+    println!("{MEMBERS} members joined in {:.1} s", begun.elapsed().as_secs_f64());
 
     let mut api = Api::connect(&stage, "first").await?;
     let mut settled = api.http().metric("warmfront_log_head").await?;
