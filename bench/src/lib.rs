@@ -1,8 +1,12 @@
-//! What the benchmarks share: processor time of processes, and numbers for people.
+//! What the benchmarks share: clients, simulated members, processor time of processes, and numbers for people.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context;
+
+pub mod api;
+pub mod members;
 
 /// Processor time, user and system, that the process `pid` and its reaped children have used.
 pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
@@ -26,4 +30,29 @@ pub fn idle_time() -> anyhow::Result<Duration> {
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
+}
+
+/// How figures of time are spread.
+pub struct Spread(Vec<Duration>);
+
+impl Spread {
+    /// Of some figures, at least one.
+    pub fn of(mut figures: Vec<Duration>) -> Spread {
+        figures.sort();
+        Spread(figures)
+    }
+
+    /// The figure that `percent` of all do not exceed.
+    pub fn at(&self, percent: usize) -> Duration {
+        let at = (self.0.len() * percent).div_ceil(100).saturating_sub(1);
+        self.0.get(at).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let (p50, p99, max) = (ms(self.at(50)), ms(self.at(99)), ms(self.at(100)));
+        write!(f, "p50 {p50:>8.3} ms  p99 {p99:>8.3} ms  max {max:>8.3} ms  ({} of them)", self.0.len())
+    }
 }

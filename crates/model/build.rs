@@ -3,6 +3,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto/link.proto");
     let files = protox::compile(["link.proto"], ["proto"])?;
-    prost_build::Config::new().compile_fds(files)?;
+    // Entries are held once and sent to thousands of nodes: shared, not copied for each.
+    prost_build::Config::new().bytes([".warmfront.link.v1.Entries"]).compile_fds(files)?;
     Ok(())
 }

@@ -71,6 +71,8 @@ struct Task {
     /// Covers the drift of clocks over one lease and the longest pause between judging and sending (fence, assumption 3).
     margin: Duration,
     acknowledged: Acknowledged,
+    /// When the database was last asked what members acknowledged to other processes.
+    asked: Instant,
     /// Everything up to here was found passed.
     passed: Revision,
 }
@@ -91,7 +93,8 @@ impl Task {
     ) -> Result<Task, StateError> {
         let kept = state.nodes().await?.into_iter().map(|node| (node.name, (node.acked, node.acked_ms))).collect();
         let acknowledged = Acknowledged::new(kept, margin);
-        Ok(Task { state, following, clock, margin, acknowledged, passed: Revision::ZERO })
+        let asked = Instant::now();
+        Ok(Task { state, following, clock, margin, acknowledged, asked, passed: Revision::ZERO })
     }
 
     async fn run(mut self) {
@@ -126,6 +129,11 @@ impl Task {
         let known = self.following.now();
         self.acknowledged.sighted(&known);
         self.keep_fresh().await?;
+        if self.passed < known.head && self.asked.elapsed() >= LOOK_EVERY {
+            // A node speaks to one replica, and all of them wait for it.
+            self.acknowledged.keep_all(self.state.nodes().await?);
+            self.asked = Instant::now();
+        }
 
         let members = self.acknowledged.members(&known);
         let views: Vec<MemberView> =

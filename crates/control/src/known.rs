@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const ENTRIES_AT_ONCE: u32 = 1000;
 
 /// Entries kept in memory, and their bytes; a session that is further behind reads the database.
-const TAIL_ENTRIES_MAX: usize = 4096;
+pub(crate) const TAIL_ENTRIES_MAX: usize = 4096;
 const TAIL_BYTES_MAX: usize = 16 << 20;
 
 /// Everything known at a head of the log.
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     fn logged(revision: u64, bytes: usize) -> Logged {
-        Logged { revision: Revision(revision), bytes: vec![b'x'; bytes] }
+        Logged { revision: Revision(revision), bytes: vec![b'x'; bytes].into() }
     }
 
     #[test]

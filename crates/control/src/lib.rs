@@ -29,6 +29,7 @@ mod api;
 mod app;
 mod completion;
 pub mod config;
+mod heads;
 mod keys;
 mod known;
 mod limits;

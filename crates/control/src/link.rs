@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use model::link::{
     Entries, FromControl, FromNode, Head, Jobs, MESSAGE_BYTES_MAX, Refused, SWEPT_ENTRIES_MAX, Snapshot, Welcome,
     from_control, from_node,
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::completion::Acknowledged;
+use crate::heads::Heads;
 use crate::known::{Following, Known};
 use crate::scheduler::{Leases, Order, Scheduler};
 use crate::state::log::Logged;
@@ -67,6 +69,7 @@ pub(crate) struct Link {
 struct Shared {
     state: State,
     identity: Identity,
+    heads: Heads,
     following: Following,
     scheduler: Scheduler,
     acknowledged: Acknowledged,
@@ -90,10 +93,12 @@ impl Link {
     ) -> Link {
         let connected = Mutex::new(HashMap::new());
         let sessions = AtomicU64::new(0);
+        let heads = Heads::start(state.clone());
         Link {
             shared: Arc::new(Shared {
                 state,
                 identity,
+                heads,
                 following,
                 scheduler,
                 acknowledged,
@@ -292,7 +297,7 @@ impl Shared {
 
     /// What is known at a head of the log that is read from the database now, or at a later one.
     async fn known_now(&self) -> Result<Arc<Known>, End> {
-        let head = self.state.head().await?;
+        let head = self.heads.now().await.ok_or(End::Gone)?;
         self.following.reach(head).await.ok_or(End::Gone)
     }
 
@@ -314,7 +319,7 @@ impl Shared {
                     self.acknowledged.heard(node, millis(self.clock.now()));
                     let head = match made(Mistake::OldHead) {
                         true => self.following.now().head,
-                        false => self.state.head().await?,
+                        false => self.heads.now().await.ok_or(End::Gone)?,
                     };
                     send(out, from_control::Is::Head(Head { sequence: heartbeat.sequence, head: head.0 })).await?;
                 }
@@ -322,7 +327,7 @@ impl Shared {
                     let head = self.following.now().head;
                     // What it cannot know of yet is a mistake of the node's; believing it would break a promise.
                     let applied = Revision(acknowledge.applied);
-                    let head = if applied > head { self.state.head().await? } else { head };
+                    let head = if applied > head { self.heads.now().await.ok_or(End::Gone)? } else { head };
                     if applied > head {
                         return Err(End::Refused {
                             reason: format!("acknowledged {applied} of a log that ends at {head}"),
@@ -432,7 +437,7 @@ async fn send(out: &Sending, is: from_control::Is) -> Result<(), End> {
 
 /// The entries that continue what was told, as many as one message holds. Where invalidations were compacted away the log
 /// has gaps; what lies behind one is no continuation.
-fn continuing(told: Revision, logged: Vec<Logged>) -> Vec<Vec<u8>> {
+fn continuing(told: Revision, logged: Vec<Logged>) -> Vec<Bytes> {
     let mut bytes = 0;
     (told.0 + 1..)
         .zip(logged)

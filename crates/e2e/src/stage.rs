@@ -73,6 +73,8 @@ impl Node {
 pub struct Stage {
     /// The control plane's API on loopback.
     pub api_port: u16,
+    /// Where nodes connect, on loopback.
+    pub link_port: u16,
     /// A key of the account `test`.
     pub key: Key,
     /// cn-1-l1, cn-1-l2, eu-1-l1, eu-1-l2.
@@ -156,7 +158,7 @@ impl Stage {
                 nodes.push(node(root, pop, tier, link_port, &token_file)?);
             }
         }
-        Ok(Stage { api_port, key, nodes, state, control: None, configuration, dir })
+        Ok(Stage { api_port, link_port, key, nodes, state, control: None, configuration, dir })
     }
 
     /// Starts the control plane and waits until it answers; it was not running.

@@ -2,7 +2,8 @@
 //!
 //! One probe for the URL, one for it without its query, one for each directory it lies in, one for its domain, one for each tag
 //! of the body, and the few regexes above the body's stamp; the size of the index does not matter, nor does the number of
-//! objects in the store (promise P6). Keys are 128-bit hashes: a collision could only make a body be asked for again, never
+//! objects in the store (promise P6). An empty index is probed like a full one, so that a refresh makes no hit dearer than it was.
+//! Keys are 128-bit hashes: a collision could only make a body be asked for again, never
 //! be kept.
 //!
 //! Tags are known from a body alone. A fetch that begins does not know what it will bring, so it needs the newest tag entry of
@@ -26,8 +27,12 @@ use model::mistake::{Mistake, made};
 use model::{Domain, DomainName, Entry, Invalidation, Mode, Revision, Scope, Tags, UrlKey, fence};
 
 use regexes::Regexes;
+use xxhash_rust::xxh3::xxh3_128;
 
 mod regexes;
+
+/// Host and path of most keys; what is longer is put together on the heap to be hashed.
+const KEY_BYTES_INLINE: usize = 256;
 
 /// Locks per kind of scope; entries are taken rarely and looked up by every request.
 const SHARDS: usize = 64;
@@ -105,7 +110,7 @@ type Map = HashMap<u128, Newest, BuildHasherDefault<Uniform>>;
 /// The entries of one kind of scope.
 struct Kind {
     shards: Vec<RwLock<Map>>,
-    /// Read first: nearly always there are no entries of most kinds.
+    /// Entries in all shards.
     count: AtomicUsize,
 }
 
@@ -137,11 +142,7 @@ impl Kind {
         self.count.load(Ordering::SeqCst)
     }
 
-    fn get(&self, key: impl FnOnce() -> u128) -> Newest {
-        if self.count.load(Ordering::SeqCst) == 0 {
-            return Newest::default();
-        }
-        let key = key();
+    fn get(&self, key: u128) -> Newest {
         self.shard(key).read().expect("no holder of this lock can panic").get(&key).copied().unwrap_or_default()
     }
 
@@ -241,19 +242,22 @@ impl Index {
             About::Body { stamp, .. } => self.regexes.above(stamp, key),
             About::Fetch => self.regexes.newest(key.host()),
         };
-        newest = newest.with(self.files.get(|| key.hash())).with(self.paths.get(|| hash(key.host(), key.path())));
-        if self.directories.count() > 0 {
+        let host = key.host().len();
+        joined(key.host(), key.path_and_query(), |bytes| {
+            newest = newest.with(self.files.get(xxh3_128(bytes)));
+            newest = newest.with(self.paths.get(xxh3_128(&bytes[..host + key.path().len()])));
             for directory in key.directories() {
-                newest = newest.with(self.directories.get(|| hash(key.host(), directory)));
+                newest = newest.with(self.directories.get(xxh3_128(&bytes[..key.host().len() + directory.len()])));
             }
-        }
+        });
         if self.removed.count() > 0 {
             for name in DomainName::candidates(key.host()) {
-                newest = newest.with(self.removed.get(|| hash(name, "")));
+                newest = newest.with(self.removed.get(hash(name, "")));
             }
         }
         if let Some(domain) = domain {
-            newest = newest.with(self.domains.get(|| hash(domain.name.as_str(), ""))).with(self.tagged(domain, about));
+            let hash = hash(domain.name.as_str(), "");
+            newest = newest.with(self.domains.get(hash)).with(self.tagged(domain, hash, about));
         }
         newest
     }
@@ -266,9 +270,9 @@ impl Index {
         }
     }
 
-    /// The newest entries by tag that cover what the question is about.
-    fn tagged(&self, domain: &Domain, about: About<'_>) -> Newest {
-        let any = self.tagged.get(|| hash(domain.name.as_str(), ""));
+    /// The newest entries by tag that cover what the question is about; `hash` is the domain's.
+    fn tagged(&self, domain: &Domain, hash: u128, about: About<'_>) -> Newest {
+        let any = self.tagged.get(hash);
         let About::Body { stamp, headers } = about else { return any };
         if any.any <= stamp {
             return Newest::default();
@@ -277,7 +281,7 @@ impl Index {
             None | Some(Tags::Any) => any,
             Some(Tags::Named(tags)) => tags
                 .iter()
-                .fold(Newest::default(), |newest, tag| newest.with(self.tags.get(|| tag_hash(&domain.name, tag)))),
+                .fold(Newest::default(), |newest, tag| newest.with(self.tags.get(tag_hash(&domain.name, tag)))),
         }
     }
 
@@ -331,10 +335,19 @@ impl Index {
 
 /// A host cannot hold a `/`, with which every path begins.
 fn hash(host: &str, path: &str) -> u128 {
-    let mut state = xxhash_rust::xxh3::Xxh3::new();
-    state.update(host.as_bytes());
-    state.update(path.as_bytes());
-    state.digest128()
+    joined(host, path, xxh3_128)
+}
+
+/// Hands on `host` and `path` as one; every directory of a key is then a part of it that need not be copied again.
+fn joined<T>(host: &str, path: &str, then: impl FnOnce(&[u8]) -> T) -> T {
+    let (middle, end) = (host.len(), host.len() + path.len());
+    if end > KEY_BYTES_INLINE {
+        return then(&[host.as_bytes(), path.as_bytes()].concat());
+    }
+    let mut bytes = [0; KEY_BYTES_INLINE];
+    bytes[..middle].copy_from_slice(host.as_bytes());
+    bytes[middle..end].copy_from_slice(path.as_bytes());
+    then(&bytes[..end])
 }
 
 /// A name of a domain cannot hold a zero.

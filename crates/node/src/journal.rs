@@ -233,13 +233,13 @@ impl Journal {
     }
 
     /// Keeps entries `first`, `first + 1`, ...; the last one is what the node has applied from then on.
-    pub(crate) fn append(&self, first: Revision, entries: &[Vec<u8>]) -> Result<(), JournalError> {
+    pub(crate) fn append(&self, first: Revision, entries: &[impl AsRef<[u8]>]) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         {
             let mut table = transaction.open_table(ENTRIES)?;
             let mut last = first.0;
             for (revision, bytes) in (first.0..).zip(entries) {
-                table.insert(revision, bytes.as_slice())?;
+                table.insert(revision, bytes.as_ref())?;
                 last = revision;
             }
             transaction.open_table(NUMBERS)?.insert("applied", last)?;

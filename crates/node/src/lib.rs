@@ -35,6 +35,8 @@ mod config;
 mod fill;
 mod head;
 mod index;
+#[cfg(feature = "internals")]
+pub mod internals;
 mod join;
 mod journal;
 mod knowing;

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use model::link::{Acknowledge, FromControl, FromNode, Heartbeat, Hello, Reports, Welcome, from_control, from_node};
 use model::mistake::{Mistake, made};
 use model::{Entry, Isolation, LogId, Moment, NodeName, Revision, Snapshot};
@@ -386,7 +387,7 @@ impl Link {
     }
 
     /// Journal, index, `applied`, in this order; acknowledging follows by itself.
-    async fn take_entries(&mut self, first: Revision, bytes: Vec<Vec<u8>>) -> Result<(), LinkError> {
+    async fn take_entries(&mut self, first: Revision, bytes: Vec<Bytes>) -> Result<(), LinkError> {
         let applied = self.knowing.applied();
         if first != applied.next() {
             return Err(LinkError::OutOfOrder { first, applied });

@@ -22,6 +22,11 @@ pub const PATHS: [&str; 8] =
 const LINES: usize = 4;
 const LINES_LONG: usize = 3_000;
 
+/// The tag of a path: some share one.
+pub fn tag(path: &str) -> String {
+    format!("t{}", path.len() % 3)
+}
+
 /// The origin. Clones are the same one.
 #[derive(Clone)]
 pub struct Origin(Arc<Mutex<Inner>>);
@@ -95,7 +100,7 @@ impl Origin {
             }
             let etag = if path.contains("weak") { format!("W/\"{version}\"") } else { format!("\"{version}\"") };
             let mut head =
-                format!("x-version: {version}\r\ncache-control: max-age=3600\r\ncache-tag: all, t{}\r\n", path.len());
+                format!("x-version: {version}\r\ncache-control: max-age=3600\r\ncache-tag: all, {}\r\n", tag(&path));
             if !path.contains("bare") {
                 head.push_str(&format!("etag: {etag}\r\n"));
             }

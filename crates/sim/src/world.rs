@@ -23,7 +23,7 @@ use crate::http1;
 use crate::journal::JournalFile;
 use crate::nemesis;
 use crate::net::{Net, Port, WIDE};
-use crate::origin::{Origin, PATHS};
+use crate::origin::{self, Origin, PATHS};
 use crate::random::Random;
 
 /// The host that users ask for.
@@ -562,29 +562,48 @@ impl World {
     /// Changes what a refresh will cover, and submits it; the task's id, when it is known to be accepted.
     pub(crate) async fn refresh(&self, random: &mut Random) -> Option<String> {
         let path = *random.pick(&PATHS);
-        let (kind, covers): (&str, String) = match random.next() % 3 {
-            0 => ("Directory", path[..=path.rfind('/').unwrap_or(0)].to_owned()),
-            _ => ("File", path.to_owned()),
+        let bare = path.split('?').next().unwrap_or(path);
+        let site = format!("http://{DOMAIN}");
+        let (kind, object, covered): (&str, String, Vec<&str>) = match random.next() % 8 {
+            0 | 1 => {
+                let directory = &path[..=path.rfind('/').unwrap_or(0)];
+                let covered = PATHS.iter().copied().filter(|path| path.starts_with(directory)).collect();
+                ("Directory", format!("{site}{directory}"), covered)
+            }
+            2 => {
+                let digit = PATHS.iter().copied().filter(|path| path.ends_with(|last: char| last.is_ascii_digit()));
+                let covered = digit.filter(|path| path.starts_with("/a/")).collect();
+                ("Regex", format!("{site}/a/.*[0-9]"), covered)
+            }
+            3 => ("ExQuery", format!("{site}{bare}"), vec![path]),
+            4 => {
+                let tag = origin::tag(path);
+                ("Tag", tag.clone(), PATHS.iter().copied().filter(|path| origin::tag(path) == tag).collect())
+            }
+            _ => ("File", format!("{site}{path}"), vec![path]),
         };
-        let covered =
-            PATHS.iter().filter(|path| if kind == "File" { **path == covers } else { path.starts_with(&covers) });
         let mut versions = BTreeMap::new();
         for path in covered {
             // Not everything that is refreshed has changed: then a 304 keeps it.
             let version = if random.one_in(4) { self.origin.version(path) } else { self.origin.change(path) };
-            versions.insert((*path).to_owned(), version);
+            versions.insert(path.to_owned(), version);
         }
         let force = if random.one_in(4) { "true" } else { "false" };
-        let object = format!("http://{DOMAIN}{covers}");
-        let parameters = [("ObjectPath", object.as_str()), ("ObjectType", kind), ("Force", force)];
-        match self.call("RefreshObjectCaches", &parameters).await {
+        let called = if kind == "Tag" {
+            let parameters = [("DomainName", DOMAIN), ("CacheTag", object.as_str()), ("Force", force)];
+            self.call("RefreshObjectCacheByCacheTag", &parameters).await
+        } else {
+            let parameters = [("ObjectPath", object.as_str()), ("ObjectType", kind), ("Force", force)];
+            self.call("RefreshObjectCaches", &parameters).await
+        };
+        match called {
             Ok(reply) => {
                 let task = reply["RefreshTaskId"].as_str()?.to_owned();
                 self.history().accepted(&task, versions);
                 Some(task)
             }
             Err(error) => {
-                self.history().note(&format!("refresh of {covers}: {error}"));
+                self.history().note(&format!("refresh of {kind} {object}: {error}"));
                 None
             }
         }

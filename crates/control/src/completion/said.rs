@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::thin;
 use crate::known::Known;
 use crate::state::completions::CompletionMember;
+use crate::state::nodes::NodeRow;
 
 /// Nodes that are named when a task waits for more.
 pub(crate) const NAMED_MAX: usize = 20;
@@ -208,6 +209,17 @@ impl Acknowledged {
             let entry = kept.entry(node).or_default();
             if revision > entry.0 {
                 *entry = (revision, now_ms);
+            }
+        }
+    }
+
+    /// So much is in the database, whoever put it there.
+    pub(super) fn keep_all(&self, rows: Vec<NodeRow>) {
+        let mut kept = lock(&self.shared.kept);
+        for row in rows {
+            let entry = kept.entry(row.name).or_default();
+            if row.acked > entry.0 {
+                *entry = (row.acked, row.acked_ms);
             }
         }
     }

@@ -257,6 +257,19 @@ async fn log_that_was_compacted_is_taken_up_by_a_snapshot() {
 }
 
 #[tokio::test]
+async fn node_further_behind_than_memory_reaches_is_told_everything() {
+    let rig = Rig::start().await;
+    let (p1, welcome) = rig.join("p-1").await;
+    drop(p1);
+    let missed = crate::known::TAIL_ENTRIES_MAX + 500;
+    let head = rig.state().append(&vec![Entry::Invalidate(Vec::new()); missed]).await.unwrap();
+    let mut p1 = rig.connect(again("p-1", &welcome)).await;
+    let back = p1.welcome().await;
+    assert_eq!((back.head, back.snapshot.len()), (head.0, 0), "the log reaches back");
+    assert_eq!(p1.entries(welcome.head, head.0).await.len(), missed);
+}
+
+#[tokio::test]
 async fn removed_node_is_refused_at_once_and_for_good() {
     let rig = Rig::start().await;
     let (mut p1, welcome) = rig.join("p-1").await;
@@ -345,8 +358,10 @@ fn entries_continue_what_was_told_without_a_gap() {
         ("one that is more than a message alone", &[(4, 2 * BATCH_BYTES_MAX)], 1),
     ];
     for (why, log, expected) in cases {
-        let logged =
-            log.iter().map(|(at, bytes)| Logged { revision: Revision(*at), bytes: vec![b'x'; *bytes] }).collect();
+        let logged = log
+            .iter()
+            .map(|(at, bytes)| Logged { revision: Revision(*at), bytes: vec![b'x'; *bytes].into() })
+            .collect();
         assert_eq!(continuing(Revision(3), logged).len(), expected, "{why}");
     }
 }

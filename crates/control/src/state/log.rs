@@ -1,5 +1,6 @@
 //! The one log: appended inside a writing transaction, read in order.
 
+use bytes::Bytes;
 use model::{DomainName, Entry, Knowledge, Revision, Settings};
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
@@ -8,13 +9,14 @@ use super::{
     Counter, On, State, StateError, Writing, count_up, counter, json, revision, signed, text, to_json, unsigned,
 };
 
-/// An entry as it lies in the log, encoded once for database, wire and journal.
+/// An entry as it lies in the log, encoded once for database, wire and journal. Cheap to clone: every session sends the same
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     /// Its position.
     pub revision: Revision,
     /// What `model::log::encode` made of it.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 /// A domain as the control plane keeps it, beside what nodes know of it.
@@ -113,7 +115,7 @@ pub(super) async fn append(writing: &mut Writing, entries: &[Entry]) -> Result<R
                     .execute(connection)
                     .await?;
             }
-            On::Memory(tables) => tables.add_entry(Revision(at), filed, bytes),
+            On::Memory(tables) => tables.add_entry(Revision(at), filed, bytes.into()),
         }
     }
     Ok(Revision(last))
@@ -314,7 +316,7 @@ impl State {
 }
 
 fn logged(row: &AnyRow) -> Result<Logged, StateError> {
-    Ok(Logged { revision: revision(row, "revision")?, bytes: text(row, "entry")?.into_bytes() })
+    Ok(Logged { revision: revision(row, "revision")?, bytes: text(row, "entry")?.into() })
 }
 
 fn domain_row(row: &AnyRow) -> Result<DomainRow, StateError> {

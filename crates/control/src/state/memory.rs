@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use model::{DomainName, NodeName, Revision};
 
 use super::accounts::{Account, AccountStatus};
@@ -174,7 +175,7 @@ pub(super) struct Tables {
 
 struct LogRow {
     filed: Filed,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 /// An access key: its secret is kept sealed here too.
@@ -259,7 +260,7 @@ impl Tables {
 
 /// The log and the domains.
 impl Tables {
-    pub(super) fn add_entry(&mut self, at: Revision, filed: Filed, bytes: Vec<u8>) {
+    pub(super) fn add_entry(&mut self, at: Revision, filed: Filed, bytes: Bytes) {
         Arc::make_mut(&mut self.log).insert(at, Arc::new(LogRow { filed, bytes }));
     }
 

@@ -1,7 +1,10 @@
 //! Nodes: invitations, membership, acknowledgements.
 
+use std::collections::BTreeMap;
+
 use model::{Entry, Knowledge, Member, NodeName, Revision};
 use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe};
 
 use super::log::append;
 use super::{Counter, On, State, StateError, Writing, count_up, revision, signed, text, unsigned};
@@ -9,6 +12,12 @@ use crate::seal::{fingerprint, matches_fingerprint, random_text};
 
 /// Characters of a node's own credential.
 const CREDENTIAL_CHARS: usize = 40;
+
+/// Of one member.
+const CREDENTIAL: &str = "SELECT credential FROM node WHERE name = $1";
+
+/// Names in one statement.
+const NAMES_AT_ONCE: usize = 100;
 
 /// What a connecting node shows.
 pub enum Proof<'a> {
@@ -94,6 +103,15 @@ impl State {
         if !known.topology.pops.contains_key(&member.pop) {
             return Err(AdmitError::NoPop(member.pop.to_string()));
         }
+        if let Proof::Credential { secret, of_this_log: true } = proof
+            && known.topology.members.get(&member.name) == Some(member)
+        {
+            // A member that comes back as it was changes nothing, so it takes no writer's turn: thousands may come back at
+            // once. Its credential stands only while its membership does, for both are removed together.
+            let kept = self.credential(&member.name).await?;
+            let good = kept.is_some_and(|kept| matches_fingerprint(secret, &kept));
+            return good.then_some(Admitted { credential: None }).ok_or(AdmitError::NotInvited);
+        }
         let mut writing = self.write().await?;
         // The lock of the log, before anything is read that the decision rests on.
         count_up(&mut writing, Counter::Revision, 0).await?;
@@ -162,22 +180,54 @@ impl State {
 
     /// Keeps what nodes acknowledged. An acknowledgement never falls.
     pub async fn acknowledge(&self, acked: &[(NodeName, Revision)], now_ms: u64) -> Result<(), StateError> {
-        let mut writing = self.write().await?;
+        // Most say the same of the same entries: one statement for many of them, as the writer's turn is everybody's.
+        let mut names: BTreeMap<Revision, Vec<&NodeName>> = BTreeMap::new();
         for (name, at) in acked {
+            names.entry(*at).or_default().push(name);
+        }
+        let mut writing = self.write().await?;
+        for (at, names) in &names {
             match writing.on() {
                 On::Sql(connection) => {
-                    sqlx::query("UPDATE node SET acked = $1, acked_ms = $3 WHERE name = $2 AND acked < $1")
-                        .bind(signed(at.0))
-                        .bind(name.as_str())
-                        .bind(signed(now_ms))
-                        .execute(connection)
-                        .await?;
+                    for names in names.chunks(NAMES_AT_ONCE) {
+                        acknowledge(connection, names, *at, now_ms).await?;
+                    }
                 }
-                On::Memory(tables) => tables.acknowledge(name, *at, now_ms),
+                On::Memory(tables) => names.iter().for_each(|name| tables.acknowledge(name, *at, now_ms)),
             }
         }
         writing.commit().await
     }
+
+    /// The fingerprint of a member's credential, read without a turn to write.
+    async fn credential(&self, name: &NodeName) -> Result<Option<String>, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query(CREDENTIAL).bind(name.as_str()).fetch_optional(pool).await?;
+                row.map(|row| text(&row, "credential")).transpose()
+            }
+            On::Memory(tables) => Ok(tables.credential(name)),
+        }
+    }
+}
+
+/// Two statements in all, so that both stay prepared: where names are missing the first stands in for them.
+async fn acknowledge(
+    connection: &mut AnyConnection,
+    names: &[&NodeName],
+    at: Revision,
+    now_ms: u64,
+) -> Result<(), StateError> {
+    let count = if names.len() == 1 { 1 } else { NAMES_AT_ONCE };
+    let places: Vec<String> = (3..count + 3).map(|at| format!("${at}")).collect();
+    let statement =
+        format!("UPDATE node SET acked = $1, acked_ms = $2 WHERE acked < $1 AND name IN ({})", places.join(", "));
+    let mut query = sqlx::query(AssertSqlSafe(statement)).bind(signed(at.0)).bind(signed(now_ms));
+    for name in names.iter().chain(names.iter().take(1).cycle()).take(count) {
+        query = query.bind(name.as_str());
+    }
+    query.execute(connection).await?;
+    Ok(())
 }
 
 fn node_row(row: &AnyRow) -> Result<NodeRow, StateError> {
@@ -191,10 +241,7 @@ fn node_row(row: &AnyRow) -> Result<NodeRow, StateError> {
 async fn kept_credential(writing: &mut Writing, name: &NodeName) -> Result<Option<String>, StateError> {
     match writing.on() {
         On::Sql(connection) => {
-            let row = sqlx::query("SELECT credential FROM node WHERE name = $1")
-                .bind(name.as_str())
-                .fetch_optional(connection)
-                .await?;
+            let row = sqlx::query(CREDENTIAL).bind(name.as_str()).fetch_optional(connection).await?;
             row.map(|row| text(&row, "credential")).transpose()
         }
         On::Memory(tables) => Ok(tables.credential(name)),

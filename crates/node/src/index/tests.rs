@@ -216,3 +216,21 @@ fn restart_forgets_a_higher_floor() {
     index.restart(Revision(3));
     assert_eq!((index.need(Some(&domain), &key, about).revision, index.len()), (Revision(3), 0));
 }
+
+#[test]
+fn long_keys_are_found_like_short_ones() {
+    let index = Index::new(Revision::ZERO);
+    let domain = domain("a.com", None);
+    for (at, length) in (1..).zip([1, KEY_BYTES_INLINE - 8, KEY_BYTES_INLINE, 4 * KEY_BYTES_INLINE]) {
+        let name = "x".repeat(length);
+        let file = UrlKey::new("a.com", &format!("/f/{name}")).unwrap();
+        let below = UrlKey::new("a.com", &format!("/{name}/{name}")).unwrap();
+        let directory = Scope::Directory { host: "a.com".into(), path: format!("/{name}/") };
+        let scopes = [Scope::File(file.clone()), directory];
+        let entry = scopes.map(|scope| Invalidation { scope, mode: Mode::Expire }).to_vec();
+        index.add(Revision(at), &Entry::Invalidate(entry), None);
+        let need = |key: &UrlKey| index.need(Some(&domain), key, About::Fetch).revision;
+        assert_eq!(need(&file), Revision(at), "a file of {length}");
+        assert_eq!(need(&below), Revision(at), "in a directory of {length}");
+    }
+}

@@ -142,7 +142,7 @@ impl Session {
     }
 
     async fn entries(&self, first: u64, entries: &[Entry]) {
-        let entries = entries.iter().map(model::log::encode).collect();
+        let entries = entries.iter().map(|entry| model::log::encode(entry).into()).collect();
         self.say(from_control::Is::Entries(Entries { first, entries })).await;
     }
 
@@ -262,9 +262,9 @@ async fn broken_link_is_made_again_and_nothing_is_skipped() {
     session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
     session.acknowledged(1).await;
     let bad: [(&str, Entries); 3] = [
-        ("a gap", Entries { first: 3, entries: vec![model::log::encode(&refresh("/a", Mode::Expire))] }),
-        ("an entry of a later version", Entries { first: 2, entries: vec![br#"{"v":2,"is":{}}"#.to_vec()] }),
-        ("not an entry", Entries { first: 2, entries: vec![b"\xff".to_vec()] }),
+        ("a gap", Entries { first: 3, entries: vec![model::log::encode(&refresh("/a", Mode::Expire)).into()] }),
+        ("an entry of a later version", Entries { first: 2, entries: vec![Bytes::from_static(br#"{"v":2,"is":{}}"#)] }),
+        ("not an entry", Entries { first: 2, entries: vec![Bytes::from_static(b"\xff")] }),
     ];
     for (why, entries) in bad {
         session.say(from_control::Is::Entries(entries)).await;
