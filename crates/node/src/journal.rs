@@ -125,11 +125,22 @@ impl Journal {
         let path = directory.join("journal.redb");
         let failed = |source| JournalError::File { path: path.clone(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
+        if !path.try_exists().map_err(failed)? {
+            // Under its own name it is there whole or not at all: a first start that was cut short is made again.
+            let fresh = path.with_extension("redb.new");
+            drop(Journal::open_file(&fresh, true)?);
+            std::fs::rename(&fresh, &path).map_err(failed)?;
+            std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        }
+        Journal::open_file(&path, false)
+    }
+
+    fn open_file(path: &Path, anew: bool) -> Result<Journal, JournalError> {
         let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
+        options.read(true).write(true).create(true).truncate(anew);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&path).map_err(failed)?;
+        let file = options.open(path).map_err(|source| JournalError::File { path: path.to_owned(), source })?;
         let database = Database::builder().set_cache_size(CACHE_BYTES).create_file(file)?;
         let journal = Journal { database: Arc::new(database), blocks: true };
         journal.check_format()?;
@@ -404,6 +415,13 @@ mod tests {
         let journal = joined(directory.path());
         journal.append(Revision(8), &[br#"{"v":2,"is":{}}"#.to_vec()]).unwrap();
         assert!(matches!(journal.load(), Err(JournalError::Decode(_))));
+    }
+
+    #[test]
+    fn first_start_that_was_cut_short_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("journal.redb.new"), [7; 100]).unwrap();
+        let _journal = joined(directory.path());
     }
 
     #[cfg(unix)]

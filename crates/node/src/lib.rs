@@ -136,10 +136,10 @@ impl Node {
         let (address, admin_address) = (local(&sockets, config.listen), local(&admin_sockets, config.admin_listen));
 
         let journal = Journal::open(&config.state_dir())?;
+        let known = Known::of(&journal, read_token(&config), &config)?;
         let store = store::Store::open(config.store()).await?;
-        let token = read_token(&config);
         let network = Arc::new(Internet::new()?);
-        let parts = Parts::new(config, clock, network, journal, store, token, link::RETIRE_ABOVE)?;
+        let parts = Parts::new(config, clock, network, journal, store, known, link::RETIRE_ABOVE);
         let stopping = CancellationToken::new();
         let mut node = Node {
             address,
@@ -176,11 +176,12 @@ impl Node {
     ) -> Result<Node, StartError> {
         let Machine { clock, network, disks, journal, retire_above } = machine;
         let journal = Journal::open_on(journal)?;
-        let store = store::Store::open_on(config.store(), disks).await?;
         let token = token.ok_or_else(|| "none was given".to_owned());
         let token = token.and_then(|text| JoinToken::parse(text).map_err(|error| error.to_string()));
+        let known = Known::of(&journal, token, &config)?;
+        let store = store::Store::open_on(config.store(), disks).await?;
         let (address, admin_address) = (config.listen, config.admin_listen);
-        let parts = Parts::new(config, clock, network, journal, store, token, retire_above)?;
+        let parts = Parts::new(config, clock, network, journal, store, known, retire_above);
         let stopping = CancellationToken::new();
         let store = parts.store.clone();
         let mut tasks = vec![tokio::spawn(listener::serve_on(incoming, parts.pipeline.clone(), stopping.clone()))];
@@ -234,16 +235,14 @@ struct Parts {
     store: store::Store,
 }
 
-impl Parts {
-    fn new(
-        config: NodeConfig,
-        clock: Arc<dyn Clock>,
-        network: Arc<dyn Network>,
-        journal: Journal,
-        store: store::Store,
-        token: Result<JoinToken, String>,
-        retire_above: usize,
-    ) -> Result<Parts, StartError> {
+/// Who a node is when it starts: a member that remembers, or one that is invited.
+struct Known {
+    remembered: Option<journal::Remembered>,
+    token: Option<JoinToken>,
+}
+
+impl Known {
+    fn of(journal: &Journal, token: Result<JoinToken, String>, config: &NodeConfig) -> Result<Known, StartError> {
         let mut remembered = journal.load()?;
         // Another invitation than the one it joined with: the operator wants it to join anew.
         let invited_again =
@@ -251,11 +250,25 @@ impl Parts {
         if remembered.as_ref().is_some_and(invited_again) {
             remembered = None;
         }
-        let token = match (token, &remembered) {
-            (Ok(token), _) => Some(token),
-            (Err(_), Some(_)) => None,
-            (Err(problem), None) => return Err(StartError::Token { path: config.join_token_file, problem }),
-        };
+        match (token, remembered) {
+            (Ok(token), remembered) => Ok(Known { remembered, token: Some(token) }),
+            (Err(_), Some(remembered)) => Ok(Known { remembered: Some(remembered), token: None }),
+            (Err(problem), None) => Err(StartError::Token { path: config.join_token_file.clone(), problem }),
+        }
+    }
+}
+
+impl Parts {
+    fn new(
+        config: NodeConfig,
+        clock: Arc<dyn Clock>,
+        network: Arc<dyn Network>,
+        journal: Journal,
+        store: store::Store,
+        known: Known,
+        retire_above: usize,
+    ) -> Parts {
+        let Known { remembered, token } = known;
         let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
         let kept = remembered.as_ref().map_or(0, |remembered| remembered.entries.len());
         let sweeper = Arc::new(match &remembered {
@@ -279,7 +292,7 @@ impl Parts {
             retire_above,
             retiring: None,
         };
-        Ok(Parts { pipeline, prefetch, link, store })
+        Parts { pipeline, prefetch, link, store }
     }
 
     fn admin(&self) -> Arc<admin::Admin> {
