@@ -174,6 +174,8 @@ async fn look(
         let over = fresh.len().saturating_sub(TAIL_ENTRIES_MAX);
         fresh.drain(..over);
     }
+    // Entries become visible in order, so those up to the head that are not there are not late: they were compacted.
+    known.head = known.head.max(head);
     if of_domains {
         let domains = domains(state).await?;
         if head == before.head && domains == *before.domains {
@@ -199,6 +201,18 @@ mod tests {
 
     fn logged(revision: u64, bytes: usize) -> Logged {
         Logged { revision: Revision(revision), bytes: vec![b'x'; bytes].into() }
+    }
+
+    #[tokio::test]
+    async fn log_that_was_compacted_under_a_process_is_followed_to_its_head() {
+        let state = State::in_memory();
+        let clock: Arc<dyn Clock> = Arc::new(model::ManualClock::at(std::time::UNIX_EPOCH));
+        let (head, knowledge) = state.knowledge().await.unwrap();
+        let before = Known { head, seen: clock.moment(), knowledge: Arc::new(knowledge), domains: Arc::default() };
+        let last = state.append(&[model::Entry::Invalidate(Vec::new())]).await.unwrap();
+        state.compact(0).await.unwrap();
+        let known = look(&state, &before, &*clock, &Mutex::default()).await.unwrap().unwrap();
+        assert_eq!(known.head, last);
     }
 
     #[test]

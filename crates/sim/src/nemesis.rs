@@ -155,7 +155,7 @@ async fn remove(world: &World, at: usize, name: &str, random: &mut Random) {
         world.net.stall("control", name);
     }
     // From here on nothing is promised for it.
-    lock(&world.outside).insert(name.to_owned());
+    world.put_outside(name);
     let operator = world.operator().await;
     let _ = operator.remove_node(name).await;
     world.history().note(&format!("{name} is removed"));
@@ -167,6 +167,6 @@ async fn remove(world: &World, at: usize, name: &str, random: &mut Random) {
     world.invite_host(at).await;
     world.stop_host(at).await;
     // What a process says from here on is a member's word, or nothing.
-    lock(&world.outside).remove(name);
+    world.take_inside(name);
     world.start_host(at).await;
 }

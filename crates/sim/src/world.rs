@@ -1,6 +1,6 @@
 //! One run: who is there, and what they do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -129,8 +129,8 @@ pub struct World {
     user: Port,
     nonces: Arc<Mutex<Random>>,
     operator_faults: Faults,
-    /// Nodes that are no members just now: nothing is promised for them.
-    pub(crate) outside: Arc<Mutex<BTreeSet<String>>>,
+    /// Since when and until when nodes were no members: nothing is promised for them then.
+    outside: Arc<Mutex<Vec<(String, Instant, Option<Instant>)>>>,
 }
 
 fn seal() -> Seal {
@@ -176,6 +176,18 @@ impl World {
             refreshes,
             faults,
         }
+    }
+
+    /// From now on nothing is promised for a node.
+    pub(crate) fn put_outside(&self, name: &str) {
+        lock(&self.outside).push((name.to_owned(), Instant::now(), None));
+    }
+
+    /// From now on a node is a member, or sends nothing.
+    pub(crate) fn take_inside(&self, name: &str) {
+        let mut outside = lock(&self.outside);
+        let open = outside.iter_mut().filter(|(node, _, until)| node == name && until.is_none());
+        open.for_each(|(_, _, until)| *until = Some(Instant::now()));
     }
 
     /// How many nodes there are.
@@ -517,7 +529,9 @@ impl World {
             let text = format!("TORN: {name} sent a body of {path} v{version} that is not of it");
             self.history().violation(text);
         }
-        let outside = lock(&self.outside).contains(&name);
+        let outside = lock(&self.outside).iter().any(|(node, from, until)| {
+            *node == name && *from <= answer.written && until.is_none_or(|until| answer.written <= until)
+        });
         if !outside {
             let read = Read { node: name, path: path.to_owned(), version, begun, sent: answer.written };
             self.history().read(&read);
