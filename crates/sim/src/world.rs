@@ -47,6 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Tasks of refreshes that are watched at a time.
 const OPEN_MAX: usize = 12;
 
+/// Tasks that one call asks for.
+const IDS_AT_ONCE: usize = 10;
+
 /// What is to be run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -159,6 +162,7 @@ impl World {
             tasks.spawn(world.clone().reads(random.fork(), began + CHAOS));
         }
         tasks.spawn(world.clone().refreshes(random.fork(), began + CHAOS));
+        tasks.spawn(world.clone().watch(random.fork(), began + CHAOS, false));
         let faults = tokio::spawn(nemesis::disturb(world.clone(), random.fork(), began + CHAOS));
         let faults = faults.await.unwrap_or_else(|_| panic!("seed {}: the nemesis panicked", plan.seed));
         while let Some(ended) = tasks.join_next().await {
@@ -551,11 +555,10 @@ impl World {
 
     /// A customer who changes things and refreshes them, until `end`.
     async fn refreshes(self, mut random: Random, end: Instant) {
-        let mut watching = tokio::task::JoinSet::new();
         while Instant::now() < end {
             tokio::time::sleep(random.millis(50..1_200)).await;
-            while watching.len() >= OPEN_MAX {
-                watching.join_next().await;
+            if self.history().open().len() >= OPEN_MAX {
+                continue;
             }
             // Now and then just while nodes cannot hear of it, and then a few of them at once.
             let mut many = 1;
@@ -565,12 +568,25 @@ impl World {
                 many = random.within(1..5);
             }
             for _ in 0..many {
-                if let Some(task) = self.refresh(&mut random).await {
-                    watching.spawn(self.clone().watch(task, random.fork(), end));
-                }
+                self.refresh(&mut random).await;
             }
         }
-        while watching.join_next().await.is_some() {}
+    }
+
+    /// Asks for the tasks that are open, and looks at once whether those that are complete are true, until `end` or until there are
+    /// none.
+    async fn watch(self, mut random: Random, end: Instant, all: bool) {
+        let every = *random.pick(&[40, 300, 300]);
+        let mut looking = tokio::task::JoinSet::new();
+        while Instant::now() < end && !(all && self.history().open().is_empty()) {
+            tokio::time::sleep(random.millis(20..every)).await;
+            for task in self.look().await {
+                let (world, mut random) = (self.clone(), random.fork());
+                looking.spawn(async move { world.look_around(&task, &mut random).await });
+            }
+            while looking.try_join_next().is_some() {}
+        }
+        while looking.join_next().await.is_some() {}
     }
 
     /// Changes what a refresh will cover, and submits it; the task's id, when it is known to be accepted.
@@ -623,23 +639,22 @@ impl World {
         }
     }
 
-    /// Asks for a task until it is complete, and then looks at once whether that is true.
-    async fn watch(self, task: String, mut random: Random, end: Instant) {
-        let every = *random.pick(&[40, 300]);
-        while Instant::now() < end {
-            tokio::time::sleep(random.millis(20..every)).await;
-            if self.look(&task).await {
-                self.look_around(&task, &mut random).await;
-                return;
+    /// Tasks that read `Complete` for the first time.
+    async fn look(&self) -> Vec<String> {
+        let open = self.history().open();
+        let mut complete = Vec::new();
+        for ids in open.chunks(IDS_AT_ONCE) {
+            let Ok(reply) = self.call("DescribeRefreshTaskById", &[("TaskId", &ids.join(","))]).await else { continue };
+            let lines = reply["Tasks"].as_array().map_or(&[][..], Vec::as_slice);
+            for id in ids {
+                let mut of_it = lines.iter().filter(|line| line["TaskId"] == id.as_str()).peekable();
+                let done = of_it.peek().is_some() && of_it.all(|line| line["Status"] == "Complete");
+                if done && self.history().complete(id) {
+                    complete.push(id.clone());
+                }
             }
         }
-    }
-
-    /// Whether a task reads `Complete` for the first time.
-    async fn look(&self, task: &str) -> bool {
-        let Ok(reply) = self.call("DescribeRefreshTaskById", &[("TaskId", task)]).await else { return false };
-        let Some(lines) = reply["Tasks"].as_array().filter(|lines| !lines.is_empty()) else { return false };
-        lines.iter().all(|line| line["Status"] == "Complete") && self.history().complete(task)
+        complete
     }
 
     /// Reads what a task was about from every node, all at once.
@@ -665,29 +680,12 @@ impl World {
             self.start_host(at).await;
         }
         self.history().note("all is healed");
-        let mut random = Random::new(1);
-        let mut looking = tokio::task::JoinSet::new();
-        let deadline = Instant::now() + HEALED_MAX;
-        loop {
-            let open = self.history().open();
-            for task in open {
-                if self.look(&task).await {
-                    let (world, mut random) = (self.clone(), random.fork());
-                    looking.spawn(async move { world.look_around(&task, &mut random).await });
-                }
-            }
-            let open = self.history().open();
-            if open.is_empty() {
-                break;
-            }
-            if Instant::now() > deadline {
-                let text = format!("tasks {open:?} are not complete {} s after all was healed", HEALED_MAX.as_secs());
-                self.history().violation(text);
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        self.clone().watch(Random::new(1), Instant::now() + HEALED_MAX, true).await;
+        let open = self.history().open();
+        if !open.is_empty() {
+            let text = format!("tasks {open:?} are not complete {} s after all was healed", HEALED_MAX.as_secs());
+            self.history().violation(text);
         }
-        while looking.join_next().await.is_some() {}
         // Whoever waited for a slow link is back by now.
         for at in 0..self.nodes() {
             for path in PATHS {
