@@ -24,6 +24,9 @@ struct Args {
     /// With `--replay`: what the processes log, such as `debug` or `control=debug`.
     #[arg(long, requires = "replay")]
     log: Option<String>,
+    /// How many seeds may break a promise before no more are run.
+    #[arg(long, default_value_t = 20)]
+    broken_max: u64,
     /// Threads; each runs seeds of its own.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     threads: usize,
@@ -83,8 +86,8 @@ fn main() -> ExitCode {
                     if !outcome.violations.is_empty() {
                         violations.fetch_add(1, Ordering::Relaxed);
                     }
-                    // One that is broken everywhere need not be shown a thousand times.
-                    stop.store(violations.load(Ordering::Relaxed) >= 20, Ordering::Relaxed);
+                    // What is broken everywhere need not be shown a thousand times.
+                    stop.fetch_or(violations.load(Ordering::Relaxed) >= args.broken_max, Ordering::Relaxed);
                 }
             });
         }

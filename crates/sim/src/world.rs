@@ -132,6 +132,8 @@ pub struct World {
     user: Port,
     nonces: Arc<Mutex<Random>>,
     operator_faults: Faults,
+    /// More of what makes a mistake show: nodes that hear of nothing while things are refreshed.
+    focused: bool,
     /// Since when and until when nodes were no members: nothing is promised for them then.
     outside: Arc<Mutex<Vec<(String, Instant, Option<Instant>)>>>,
 }
@@ -215,7 +217,7 @@ impl World {
         let origin = Origin::new(random.fork());
         let drift = |random: &mut Random| random.within(0..2_001) as i64 - 1_000;
         let lease_secs = random.within(2..4);
-        let replicas = if random.one_in(3) { 2 } else { 1 };
+        let replicas = if random.one_in(if plan.mistake.is_some() { 2 } else { 3 }) { 2 } else { 1 };
         let planes = (0..replicas).map(|_| Plane {
             faults: Faults::default(),
             clock: HostClock::new(began, drift(random), 0),
@@ -238,6 +240,7 @@ impl World {
             history: Arc::new(Mutex::new(History::new(plan.trace))),
             nonces: Arc::new(Mutex::new(random.fork())),
             operator_faults,
+            focused: plan.mistake.is_some(),
             outside: Arc::default(),
         };
         let port = world.net.port("origin");
@@ -562,7 +565,7 @@ impl World {
             }
             // Now and then just while nodes cannot hear of it, and then a few of them at once.
             let mut many = 1;
-            if random.one_in(3) {
+            if random.one_in(if self.focused { 1 } else { 3 }) {
                 nemesis::isolate(&self, &mut random, end);
                 tokio::time::sleep(random.millis(0..300)).await;
                 many = random.within(1..5);
@@ -672,6 +675,7 @@ impl World {
     /// All is made well; then every task must complete, and every node serve what the origin has.
     async fn healed(&self) {
         self.net.heal_all();
+        self.origin.get_well();
         for at in 0..self.replicas() {
             self.start_plane(at).await;
             lock(&self.planes)[at].faults.clear();

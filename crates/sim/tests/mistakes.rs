@@ -10,6 +10,10 @@
 //! - *The acknowledgement is reset instead of a floor*: no code resets one.
 //! - *The margin covers the drift and not the pause before sending*: processes of a simulation do not pause. Real ones are stopped
 //!   in `e2e`.
+//!
+//! One is noticed by less than a stale answer: where the head is read before the membership is committed, the snapshot does not have the
+//! node in it, which then serves nobody. Stamps without the fence that was asked for break progress alone, as the model checker has it:
+//! a child of a parent that lags is never answered.
 
 #![cfg(feature = "mistakes")]
 
@@ -17,7 +21,7 @@ use model::Mistake;
 use sim::{Plan, run};
 
 /// Seeds that are tried before a mistake counts as unnoticed.
-const SEEDS_MAX: u64 = 400;
+const SEEDS_MAX: u64 = 4_000;
 
 #[test]
 fn every_mistake_is_noticed() {

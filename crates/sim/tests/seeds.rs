@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sim::{Outcome, Plan, run};
 
 /// Seeds that every change must pass; `cargo xtask sim --seeds N` runs as many as one likes.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 3_000;
 
 /// Runs seeds on every core.
 fn run_all(seeds: std::ops::Range<u64>) -> Vec<Outcome> {
