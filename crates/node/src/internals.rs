@@ -26,7 +26,6 @@ pub struct Inside {
     store: Store,
     journal: Journal,
     vouched: VouchedMoments,
-    domain: Domain,
 }
 
 impl Inside {
@@ -41,7 +40,7 @@ impl Inside {
         let name = member.name.clone();
         let mut knowledge = Knowledge::default();
         knowledge.apply(&Entry::Member(member));
-        knowledge.apply(&Entry::Domain(domain.clone()));
+        knowledge.apply(&Entry::Domain(domain));
         knowledge.apply(&Entry::Settings(Settings { lease_secs: LEASE_SECS }));
         let log = LogId("inside".to_owned());
         let identity = Identity {
@@ -54,7 +53,7 @@ impl Inside {
         let journal = Journal::open(directory)?;
         journal.restart(Some(&identity), &Snapshot { log, revision: Revision::ZERO, knowledge })?;
         let knowing = Knowing::new(name, Isolation::Revalidate, clock, journal.load()?);
-        let inside = Inside { knowing, store, journal, vouched: VouchedMoments::new(), domain };
+        let inside = Inside { knowing, store, journal, vouched: VouchedMoments::new() };
         inside.beat();
         Ok(inside)
     }
@@ -91,11 +90,11 @@ impl Inside {
     pub async fn lookup_and_judge(&self, url: &UrlKey) -> Option<Verdict> {
         let key = ObjectKey::bare(url);
         let object = self.store.lookup(key.hash(), key.bytes()).await.ok()??;
-        let (log, Stored::Object(_)) = head::decode(object.head())? else { return None };
+        let (log, Stored::Object(head)) = head::decode(object.head())? else { return None };
         let at = self.vouched.get(key.hash(), object.generation());
         let body = Vouched { stamp: Revision(object.stamp()), at };
         let mut judging = self.knowing.judging();
-        let judged = self.knowing.judge(&mut judging, body, log, &self.domain.name, url, Asker::User)?;
+        let judged = self.knowing.judge(&mut judging, body, log, url, Some(&head.headers), Asker::User)?;
         Some(judged.verdict)
     }
 

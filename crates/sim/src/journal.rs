@@ -48,7 +48,7 @@ impl JournalFile {
             file.unsynced.clear();
         }
         for (offset, bytes) in std::mem::take(&mut file.unsynced) {
-            match file.random.next() % 3 {
+            match file.random.draw() % 3 {
                 0 => {}
                 1 => put(&mut file.stable, offset, &bytes),
                 _ => {

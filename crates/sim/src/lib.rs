@@ -24,6 +24,7 @@ pub mod journal;
 mod nemesis;
 pub mod net;
 pub mod origin;
+mod people;
 pub mod random;
 pub mod world;
 

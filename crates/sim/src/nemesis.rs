@@ -24,7 +24,7 @@ pub(crate) async fn disturb(world: World, mut random: Random, end: Instant) -> u
 /// One thing that goes wrong, and is put right again.
 async fn fault(world: World, at: usize, mut random: Random) {
     let name = lock(&world.hosts)[at].name.clone();
-    match random.next() % 17 {
+    match random.draw() % 17 {
         0 | 1 => {
             if world.kill_host(at) {
                 tokio::time::sleep(random.millis(1..4_000)).await;
@@ -41,7 +41,7 @@ async fn fault(world: World, at: usize, mut random: Random) {
             world.start_plane(plane).await;
         }
         4 | 5 => link(&world, "control", &name, &mut random).await,
-        6 | 7 | 8 => {
+        6..=8 => {
             // Somebody above it, or the origin.
             let tier = lock(&world.hosts)[at].tier;
             let above: Vec<String> =
@@ -108,7 +108,7 @@ async fn fault(world: World, at: usize, mut random: Random) {
 
 /// A link that is cut, stalled or slow for a while; or slow at first, and then gone with what is on its way.
 async fn link(world: &World, a: &str, b: &str, random: &mut Random) {
-    let how = random.next() % 4;
+    let how = random.draw() % 4;
     if how >= 2 {
         let longest = random.within(2..3_000);
         world.net.slow(a, b, longest / 2..longest + 1);

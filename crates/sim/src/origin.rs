@@ -93,7 +93,7 @@ impl Origin {
             } else {
                 let random = &mut self.lock().random;
                 let slow = path.contains("slow");
-                let pause = |random: &mut Random| match random.next() % 8 {
+                let pause = |random: &mut Random| match random.draw() % 8 {
                     0 if slow => random.millis(500..4_000),
                     0 | 1 => random.millis(1..400),
                     _ => random.millis(0..5),

@@ -15,11 +15,11 @@ impl Random {
 
     /// Another stream, that goes its own way.
     pub fn fork(&mut self) -> Random {
-        Random(self.next())
+        Random(self.draw())
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,17 +29,17 @@ impl Random {
 
     /// A number of the range.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start)
+        range.start + self.draw() % (range.end - range.start)
     }
 
     /// Whether something that happens once in `many` times happens now.
     pub fn one_in(&mut self, many: u64) -> bool {
-        self.next().is_multiple_of(many)
+        self.draw().is_multiple_of(many)
     }
 
     /// One of them.
     pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[(self.next() % all.len() as u64) as usize]
+        &all[(self.draw() % all.len() as u64) as usize]
     }
 
     /// Milliseconds of the range, and a part of one.

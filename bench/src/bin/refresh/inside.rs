@@ -14,6 +14,11 @@ use tokio::time::Instant;
 /// The host of every object.
 pub(crate) const HOST: &str = "www.example.com";
 
+/// The domain of every object.
+pub(crate) fn domain_name() -> DomainName {
+    DomainName::parse(HOST).expect("a name that is one")
+}
+
 /// Real time.
 struct Running(Instant);
 
@@ -39,7 +44,12 @@ pub(crate) fn open(directory: &Path, store: Store) -> anyhow::Result<Inside> {
     };
     let source =
         Source { kind: SourceKind::Address, content: "127.0.0.1".to_owned(), port: 80, priority: 20, weight: 10 };
-    let domain =
-        Domain { name: DomainName::parse(HOST)?, coverage: Coverage::Global, sources: vec![source], online: true };
+    let domain = Domain {
+        name: domain_name(),
+        coverage: Coverage::Global,
+        sources: vec![source],
+        online: true,
+        tag_header: None,
+    };
     Ok(Inside::open(directory, store, member, domain, Arc::new(Running(Instant::now())))?)
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use model::fence::Verdict;
-use model::{Entry, Invalidation, Mode, Scope, UrlKey};
+use model::{Entry, Invalidation, Mode, Pattern, Scope, Tag, UrlKey};
 use store::{Config, Store};
 
 use crate::inside::{self, HOST};
@@ -62,16 +62,17 @@ pub(crate) fn operate(live: usize, operations: usize) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let store = Store::open(Config::memory_only(64 << 20)).await?;
         let inside = inside::open(folder.path(), store)?;
+        // Stored first, so that every one of the scopes is newer than what is looked up.
+        let urls: Vec<UrlKey> = (0..OBJECTS).map(|number| url(&format!("/images/2026/{number}.jpg"))).collect();
+        for url in &urls {
+            inside.store(url, Bytes::from_static(b"x")).await?;
+        }
         let scopes: Vec<Invalidation> =
             (0..live).map(|number| Invalidation { scope: scope(number), mode: Mode::Expire }).collect();
         for some in scopes.chunks(500) {
             inside.apply(&Entry::Invalidate(some.to_vec()));
         }
         ensure!(inside.live() == live, "{} scopes are live", inside.live());
-        let urls: Vec<UrlKey> = (0..OBJECTS).map(|number| url(&format!("/images/2026/{number}.jpg"))).collect();
-        for url in &urls {
-            inside.store(url, Bytes::from_static(b"x")).await?;
-        }
         inside.beat();
         for url in urls.iter().cycle().take(operations) {
             let verdict = inside.lookup_and_judge(url).await;
@@ -81,11 +82,21 @@ pub(crate) fn operate(live: usize, operations: usize) -> anyhow::Result<()> {
     })
 }
 
-/// Every kind in turn, none of them over an object that is looked up.
+/// Every kind in turn, none of them over an object that is looked up. Of expressions there are as many as a host may have before they
+/// are folded into one.
 fn scope(number: usize) -> Scope {
-    match number % 2 {
+    let host = HOST.to_owned();
+    match number % 5 {
         0 => Scope::File(url(&format!("/gone/{number}.jpg"))),
-        _ => Scope::Directory { host: HOST.to_owned(), path: format!("/gone/{number}/") },
+        1 => Scope::Directory { host, path: format!("/gone/{number}/") },
+        2 => Scope::IgnoreParams { host, path: format!("/gone/{number}") },
+        3 if number < 300 => {
+            Scope::Regex(Pattern::parse(url(&format!("/gone/{number}.*"))).expect("a good expression"))
+        }
+        _ => Scope::Tag {
+            domain: inside::domain_name(),
+            tag: Tag::parse(&format!("gone-{number}")).expect("a good tag"),
+        },
     }
 }
 
