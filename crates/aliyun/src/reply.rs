@@ -269,7 +269,7 @@ fn waited_for(waiting: &Waiting) -> Value {
             // Empty: not heard since the control plane started.
             "LastHeardTime": node.last_heard.map(timestamp).unwrap_or_default(),
             "Acknowledged": node.acknowledged,
-            "Until": if node.at_most_until.is_some() { "LeaseOver" } else { "Acknowledged" },
+            "Until": if node.at_most_until.is_some() { "LeaseOver" } else { "Acknowledgement" },
             "AtMostUntilTime": node.at_most_until.map(timestamp).unwrap_or_default(),
         })
     });

@@ -417,7 +417,7 @@ async fn nobody_reads_stale_bytes_in_a_storm() -> anyhow::Result<()> {
 fn margin_is_the_one_of_the_guide() {
     let guide = include_str!("../../../docs/guide/complete.md");
     assert!(
-        guide.contains(&format!("`lease_secs` + {} s", MARGIN.as_secs())),
+        guide.contains(&format!("`margin_secs` ({})", MARGIN.as_secs())),
         "the guide says how long a refresh waits"
     );
 }
