@@ -116,7 +116,9 @@ struct Kind {
 
 impl Kind {
     fn new() -> Kind {
-        Kind { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), count: AtomicUsize::new(0) }
+        // A map without entries is not even asked; one that nobody means makes a probe cost the same from the first entry on.
+        let nobody = || RwLock::new(Map::from_iter([(u128::MAX, Newest::default())]));
+        Kind { shards: (0..SHARDS).map(|_| nobody()).collect(), count: AtomicUsize::new(0) }
     }
 
     fn shard(&self, key: u128) -> &RwLock<Map> {
@@ -150,7 +152,7 @@ impl Kind {
         for shard in &self.shards {
             let mut shard = shard.write().expect("no holder of this lock can panic");
             let before = shard.len();
-            shard.retain(|_, newest| newest.any > upto);
+            shard.retain(|key, newest| newest.any > upto || *key == u128::MAX);
             shard.shrink_to_fit();
             self.count.fetch_sub(before - shard.len(), Ordering::SeqCst);
         }
@@ -238,13 +240,15 @@ impl Index {
     /// The newest entries that cover it, as far as they are not forgotten.
     fn newest(&self, domain: Option<&Domain>, key: &UrlKey, about: About<'_>) -> Newest {
         // Regexes before directories, which they are folded into.
-        let mut newest = match about {
-            About::Body { stamp, .. } => self.regexes.above(stamp, key),
-            About::Fetch => self.regexes.newest(key.host()),
-        };
+        let mut newest = Newest::default();
         let host = key.host().len();
         joined(key.host(), key.path_and_query(), |bytes| {
-            newest = newest.with(self.files.get(xxh3_128(bytes)));
+            let hash = xxh3_128(bytes);
+            newest = match about {
+                About::Body { stamp, .. } => self.regexes.above(stamp, key, hash),
+                About::Fetch => self.regexes.newest(key.host()),
+            };
+            newest = newest.with(self.files.get(hash));
             newest = newest.with(self.paths.get(xxh3_128(&bytes[..host + key.path().len()])));
             for directory in key.directories() {
                 newest = newest.with(self.directories.get(xxh3_128(&bytes[..key.host().len() + directory.len()])));

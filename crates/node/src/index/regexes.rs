@@ -40,7 +40,7 @@ pub(super) struct Regexes {
 #[derive(Clone, Default)]
 struct Live {
     /// Of each host, in the order they were added; revisions rise with it.
-    hosts: HashMap<Arc<str>, Arc<[One]>>,
+    hosts: HashMap<Arc<str>, Arc<[One]>, BuildHasherDefault<Uniform>>,
     count: usize,
     /// How many were ever added. Several may share a revision, so it does not tell whether all of them were tried.
     added: u64,
@@ -69,7 +69,8 @@ struct Answer {
     newest: Newest,
 }
 
-type Remembered = HashMap<UrlKey, Answer, BuildHasherDefault<Uniform>>;
+/// By the key's hash, with the key itself beside the answer.
+type Remembered = HashMap<u128, (UrlKey, Answer), BuildHasherDefault<Uniform>>;
 
 struct Answers(Vec<Mutex<Remembered>>);
 
@@ -80,8 +81,8 @@ impl Default for Answers {
 }
 
 impl Answers {
-    fn shard(&self, key: &UrlKey) -> MutexGuard<'_, Remembered> {
-        self.0[key.hash() as usize % SHARDS].lock().expect("no holder of this lock can panic")
+    fn shard(&self, hash: u128) -> MutexGuard<'_, Remembered> {
+        self.0[hash as usize % SHARDS].lock().expect("no holder of this lock can panic")
     }
 }
 
@@ -128,12 +129,13 @@ impl Regexes {
         self.live.store(Arc::new(live));
     }
 
-    /// What the regexes say of `key` that are above `stamp`. Those that are not may be left out.
-    pub(super) fn above(&self, stamp: Revision, key: &UrlKey) -> Newest {
+    /// What the regexes say of `key`, whose hash is `hash`, that are above `stamp`. Those that are not may be left out.
+    pub(super) fn above(&self, stamp: Revision, key: &UrlKey, hash: u128) -> Newest {
         let live = self.live.load();
         let Some(all) = live.hosts.get(key.host()) else { return Newest::default() };
         let Some(last) = all.last().filter(|last| last.newest.any > stamp) else { return Newest::default() };
-        let mut answer = live.answers.shard(key).get(key).copied().unwrap_or_default();
+        let remembered = live.answers.shard(hash).get(&hash).filter(|(of, _)| of == key).map(|(_, answer)| *answer);
+        let mut answer = remembered.unwrap_or_default();
         if answer.upto >= last.added {
             return answer.newest;
         }
@@ -143,11 +145,11 @@ impl Regexes {
             }
         }
         answer.upto = last.added;
-        let mut shard = live.answers.shard(key);
-        if shard.len() >= KEYS_MAX && !shard.contains_key(key) {
+        let mut shard = live.answers.shard(hash);
+        if shard.len() >= KEYS_MAX && !shard.contains_key(&hash) {
             shard.clear();
         }
-        shard.insert(key.clone(), answer);
+        shard.insert(hash, (key.clone(), answer));
         answer.newest
     }
 
@@ -210,10 +212,14 @@ mod tests {
         let regexes = Regexes::new();
         let key = UrlKey::new("a.com", "/x").unwrap();
         regexes.add(&pattern("a.com", "/y.*"), Revision(5), Mode::Expire, never);
-        assert_eq!(regexes.above(Revision(1), &key).any, Revision::ZERO);
+        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision::ZERO);
         regexes.add(&pattern("a.com", "/x.*"), Revision(5), Mode::Expire, never);
-        assert_eq!(regexes.above(Revision(1), &key).any, Revision(5));
-        assert_eq!(regexes.above(Revision(5), &key).any, Revision::ZERO, "what the body reflects need not be said");
+        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision(5));
+        assert_eq!(
+            regexes.above(Revision(5), &key, key.hash()).any,
+            Revision::ZERO,
+            "what the body reflects need not be said"
+        );
     }
 
     #[test]
@@ -223,7 +229,7 @@ mod tests {
         for revision in 1..200 {
             let mode = if revision == 7 { Mode::Delete } else { Mode::Expire };
             regexes.add(&pattern("a.com", "/x.*"), Revision(revision), mode, never);
-            let said = regexes.above(Revision::ZERO, &key);
+            let said = regexes.above(Revision::ZERO, &key, key.hash());
             let deleting = if revision < 7 { Revision::ZERO } else { Revision(7) };
             assert_eq!(
                 said,
@@ -259,10 +265,10 @@ mod tests {
         let regexes = Regexes::new();
         let key = UrlKey::new("a.com", "/x").unwrap();
         regexes.add(&pattern("a.com", "/x"), Revision(1_000), Mode::Expire, never);
-        assert_eq!(regexes.above(Revision(1), &key).any, Revision(1_000));
+        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision(1_000));
         regexes.restart();
-        assert_eq!(regexes.above(Revision(1), &key).any, Revision::ZERO);
+        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision::ZERO);
         regexes.add(&pattern("a.com", "/x"), Revision(5), Mode::Expire, never);
-        assert_eq!(regexes.above(Revision(1), &key).any, Revision(5));
+        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision(5));
     }
 }
