@@ -92,8 +92,8 @@ pub struct Domain {
     pub sources: Vec<Source>,
     /// Whether users are served at all.
     pub online: bool,
-    /// The response header in which its origins name tags, lower case; those that are usual ([`crate::tags::HEADERS`]) when
-    /// none is named.
+    /// The response header in which its origins name tags, lower case; `cache-tag` and `surrogate-key` when none is
+    /// named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag_header: Option<String>,
 }

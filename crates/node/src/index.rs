@@ -2,9 +2,8 @@
 //!
 //! One probe for the URL, one for it without its query, one for each directory it lies in, one for its domain, one for each tag
 //! of the body, and the few regexes above the body's stamp; the size of the index does not matter, nor does the number of
-//! objects in the store (promise P6). An empty index is probed like a full one, so that a refresh makes no hit dearer than it was.
-//! Keys are 128-bit hashes: a collision could only make a body be asked for again, never
-//! be kept.
+//! objects in the store (promise P6). An empty index is probed like a full one, so that a refresh makes no hit dearer than it
+//! was. Keys are 128-bit hashes: a collision could only make a body be asked for again, never be kept.
 //!
 //! Tags are known from a body alone. A fetch that begins does not know what it will bring, so it needs the newest tag entry of
 //! the domain, whatever the tag ([`About::Fetch`]): else a child would ask a parent that lags without the fence of a refresh
@@ -26,8 +25,9 @@ use http::HeaderMap;
 use model::mistake::{Mistake, made};
 use model::{Domain, DomainName, Entry, Invalidation, Mode, Revision, Scope, Tags, UrlKey, fence};
 
-use regexes::Regexes;
 use xxhash_rust::xxh3::xxh3_128;
+
+use regexes::Regexes;
 
 mod regexes;
 
@@ -98,6 +98,11 @@ impl Hasher for Uniform {
 
     fn write(&mut self, bytes: &[u8]) {
         self.0 = xxhash_rust::xxh3::xxh3_64_with_seed(bytes, self.0);
+    }
+
+    /// What ends a text, whose bytes are hashed already.
+    fn write_u8(&mut self, end: u8) {
+        self.0 ^= u64::from(end);
     }
 
     fn write_u128(&mut self, value: u128) {
@@ -239,11 +244,11 @@ impl Index {
 
     /// The newest entries that cover it, as far as they are not forgotten.
     fn newest(&self, domain: Option<&Domain>, key: &UrlKey, about: About<'_>) -> Newest {
-        // Regexes before directories, which they are folded into.
         let mut newest = Newest::default();
         let host = key.host().len();
         joined(key.host(), key.path_and_query(), |bytes| {
             let hash = xxh3_128(bytes);
+            // Regexes before directories, which they are folded into.
             newest = match about {
                 About::Body { stamp, .. } => self.regexes.above(stamp, key, hash),
                 About::Fetch => self.regexes.newest(key.host()),
@@ -251,7 +256,7 @@ impl Index {
             newest = newest.with(self.files.get(hash));
             newest = newest.with(self.paths.get(xxh3_128(&bytes[..host + key.path().len()])));
             for directory in key.directories() {
-                newest = newest.with(self.directories.get(xxh3_128(&bytes[..key.host().len() + directory.len()])));
+                newest = newest.with(self.directories.get(xxh3_128(&bytes[..host + directory.len()])));
             }
         });
         if self.removed.count() > 0 {

@@ -24,6 +24,10 @@ mod origin;
 mod peer;
 mod sessions;
 
+/// The product's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What the control plane and nodes promise before they answer, in the words of every section.
 const DURABLE: &str = "durable = acknowledged after SQLite's commit (WAL, synchronous=FULL), applied after the node's journal (redb) was synced";
 

@@ -44,6 +44,8 @@ struct Live {
     count: usize,
     /// How many were ever added. Several may share a revision, so it does not tell whether all of them were tried.
     added: u64,
+    /// The newest of those.
+    newest: Revision,
     /// Shared by all moments of one log: begun anew with another, whose revisions say nothing of those before.
     answers: Arc<Answers>,
 }
@@ -61,10 +63,10 @@ pub(super) struct Folded {
     pub(super) newest: Newest,
 }
 
-/// What the first regexes of a host said of a key.
+/// What the regexes of a host said of a key.
 #[derive(Clone, Copy, Default)]
 struct Answer {
-    /// Up to the one that was added as this.
+    /// When so many had been added, on whatever host.
     upto: u64,
     newest: Newest,
 }
@@ -111,6 +113,7 @@ impl Regexes {
         let mut newest = before;
         newest.take(revision, mode);
         live.added += 1;
+        live.newest = live.newest.max(revision);
         let one = One { pattern: pattern.clone(), newest, added: live.added };
         let others = of_host.iter().filter(|one| one.pattern != *pattern).cloned();
         let all: Vec<One> = others.chain([one]).collect();
@@ -132,19 +135,24 @@ impl Regexes {
     /// What the regexes say of `key`, whose hash is `hash`, that are above `stamp`. Those that are not may be left out.
     pub(super) fn above(&self, stamp: Revision, key: &UrlKey, hash: u128) -> Newest {
         let live = self.live.load();
-        let Some(all) = live.hosts.get(key.host()) else { return Newest::default() };
-        let Some(last) = all.last().filter(|last| last.newest.any > stamp) else { return Newest::default() };
+        if live.newest <= stamp {
+            return Newest::default();
+        }
         let remembered = live.answers.shard(hash).get(&hash).filter(|(of, _)| of == key).map(|(_, answer)| *answer);
         let mut answer = remembered.unwrap_or_default();
-        if answer.upto >= last.added {
+        if answer.upto == live.added {
             return answer.newest;
+        }
+        let Some(all) = live.hosts.get(key.host()) else { return Newest::default() };
+        if all.last().is_none_or(|last| last.newest.any <= stamp) {
+            return Newest::default();
         }
         for one in all.iter().rev().take_while(|one| one.added > answer.upto) {
             if one.pattern.matches(key) {
                 answer.newest = answer.newest.with(one.newest);
             }
         }
-        answer.upto = last.added;
+        answer.upto = live.added;
         let mut shard = live.answers.shard(hash);
         if shard.len() >= KEYS_MAX && !shard.contains_key(&hash) {
             shard.clear();
