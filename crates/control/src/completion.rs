@@ -211,7 +211,7 @@ impl Task {
     }
 
     /// Adds what nodes swept to the steps that are written; what has not passed yet waits.
-    async fn keep_swept(&self) -> Result<bool, StateError> {
+    async fn keep_swept(&self) -> Result<(), StateError> {
         let swept = self.acknowledged.take_swept(self.passed);
         if !swept.is_empty()
             && let Err(error) = self.state.add_swept(&swept).await
@@ -219,7 +219,7 @@ impl Task {
             self.acknowledged.swept_again(swept);
             return Err(error);
         }
-        Ok(false)
+        Ok(())
     }
 }
 

@@ -6,9 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::{Clock, Entry, Settings};
@@ -143,7 +141,7 @@ impl Control {
 
     /// Starts a control plane whose connections come from elsewhere than sockets: from the hosts of a simulation, above all.
     /// The link is spoken without TLS.
-    pub async fn start_on<S: Stream>(
+    pub async fn start_on<S: Stream + Connected>(
         state: State,
         seal: Seal,
         clock: Arc<dyn Clock>,
@@ -156,8 +154,8 @@ impl Control {
         let stopping = CancellationToken::new();
         let mut control = Control { api: nowhere, link: nowhere, stopping, tasks: Vec::new(), state: state.clone() };
         let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
-        let link = ReceiverStream::new(link).map(|stream| Ok(Unnamed(stream)));
-        control.tasks = parts.serve(ReceiverStream::new(api).map(Ok), Server::builder(), link);
+        let (api, link) = (ReceiverStream::new(api).map(Ok), ReceiverStream::new(link).map(Ok));
+        control.tasks = parts.serve(api, Server::builder(), link);
         Ok(control)
     }
 
@@ -277,39 +275,6 @@ impl Parts {
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
-
-/// A connection whose other end has no address.
-struct Unnamed<S>(S);
-
-impl<S> Connected for Unnamed<S> {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl<S: Stream> AsyncRead for Unnamed<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl<S: Stream> AsyncWrite for Unnamed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })

@@ -30,7 +30,9 @@ async fn set(plan: Plan) -> anyhow::Result<(Field, Readers)> {
     Ok((field, readers))
 }
 
-fn end(field: &Field, readers: Readers) -> anyhow::Result<()> {
+async fn end(field: &Field, readers: Readers) -> anyhow::Result<()> {
+    // A scenario may be over before the readers of a loaded machine have been everywhere.
+    eventually("every node sent what it had", || async { field.read_everywhere() }).await;
     readers.finish()?;
     field.verdict()
 }
@@ -133,7 +135,7 @@ async fn refresh_is_acknowledged_at_once_whatever_the_wall_clocks_say() -> anyho
         let age = field.nodes[node].lock().await.metric("contact_age_milliseconds").await?;
         ensure!(age < 10_000.0, "{} counts its lease on a wall clock: {age} ms", place.name);
     }
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,7 +152,7 @@ async fn killed_node_is_waited_for_until_its_lease_is_over() -> anyhow::Result<(
         drop(node);
         prompt(&field, &file()).await?;
     }
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,7 +185,7 @@ async fn node_that_stood_still_does_not_trust_its_store() -> anyhow::Result<()> 
         follows(&field, number).await;
         prompt(&field, &file()).await?;
     }
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,7 +210,7 @@ async fn node_that_is_cut_off_asks_before_it_serves() -> anyhow::Result<()> {
     let slow = Flow::Slow(Duration::from_millis(250));
     field.link(1, Mode { up: slow, down: slow, cut: false }).await;
     prompt(&field, &folder()).await?;
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +234,7 @@ async fn children_of_a_parent_that_cannot_be_reached_ask_another() -> anyhow::Re
     ensure!(!refused.status.is_success(), "the old bytes stand in for an error: {}", refused.header("x-cache"));
     field.front(root, Mode::WHOLE).await;
     prompt(&field, &site()).await?;
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,7 +268,7 @@ async fn dead_control_plane_keeps_nobody_from_serving_and_counts_anew_when_it_is
         follows(&field, node).await;
     }
     prompt(&field, &folder()).await?;
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -302,7 +304,7 @@ async fn node_that_serves_in_isolation_is_waited_for_without_limit() -> anyhow::
     node.ready().await;
     drop(node);
     prompt(&field, &site()).await?;
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -338,7 +340,7 @@ async fn removed_node_stops_serving_and_its_children_are_not_deceived() -> anyho
     node.ready().await;
     drop(node);
     prompt(&field, &site()).await?;
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -356,7 +358,7 @@ async fn node_without_its_disk_joins_anew_and_is_promised_for() -> anyhow::Resul
         drop(node);
         prompt(&field, &folder()).await?;
     }
-    end(&field, readers)
+    end(&field, readers).await
 }
 
 /// Refreshes the site twice with all nodes there, and waits until the checker has noticed.

@@ -1,17 +1,20 @@
-//! Lines of the fence that can be switched off in the real code, so that a checker of it can show that it notices.
+//! The lines of the fence, each as the mistake that is made without it, for checkers that must show that they notice.
 //!
-//! Without the feature `mistakes`, which nothing that ships has, [`made`] is the constant `false` and the mistakes are not even
-//! compiled. The names are those of the model checker (`tests/fence/switch.rs`); those that the code cannot be made to make are
-//! not here, and the simulation says which these are.
+//! The model checker (`tests/fence`) makes every one of them in its own small worlds. The real code can be made to make most,
+//! where it asks [`made`]; the simulation says which it cannot, and why. Without the feature `mistakes`, which nothing that ships
+//! has, [`made`] is the constant `false` and what follows from it is not compiled.
 
-/// A line of the protocol, named after the mistake that is made without it. The digit is the part of the protocol: 1 stamp, 2 fence,
-/// 3 guard, 4 the 304 part of rule 1, 5 contact, 6 vouching, 7 acknowledge, 8 complete and members, 9 retire.
+/// A line of the protocol, named after the mistake that is made without it. The digit in each comment is the part of
+/// the protocol: 1 stamp, 2 fence, 3 guard, 4 the 304 part of rule 1, 5 contact, 6 vouching, 7 acknowledge,
+/// 8 complete and members, 9 retire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
     /// 1: the stamp is taken when the answer arrives.
     StampOnArrival,
     /// 1: the stamp does not count the fence that was asked for.
     StampWithoutFence,
+    /// 1: a joining child's fence raises the stamp of the running fetch.
+    JoiningRaisesStamp,
     /// 2: a child's request carries no fence.
     NoFence,
     /// 2: the parent does as if it carried none.
@@ -38,16 +41,20 @@ pub enum Mistake {
     ContactBeforeCaughtUp,
     /// 5: the head in the answer is older than the heartbeat.
     OldHead,
-    /// 5: a node that restarts counts itself in contact.
+    /// 5: contact survives a restart.
     ContactSurvivesRestart,
-    /// 5: there is no margin beside the lease.
+    /// 5: the margin is below the drift of the clocks.
     MarginBelowDrift,
     /// 6: vouching counts from the child's own request whatever the answer's age.
     VouchedByOwnRequest,
+    /// 6: vouching survives a restart as if it were new.
+    VouchingSurvivesRestart,
     /// 6: the age of an answer counts from its arrival.
     AgeFromArrival,
     /// 7: acknowledged while answers that were judged are unsent.
     AckWhileUnsent,
+    /// 7: the margin covers the drift and not the pause before sending.
+    MarginWithoutPause,
     /// 7: acknowledged before it is durable.
     AckBeforePersisted,
     /// 8: a restarted control plane does not wait anew.
@@ -56,8 +63,14 @@ pub enum Mistake {
     ServeNotWaitedFor,
     /// 8: the head is read before the membership is committed.
     HeadBeforeMembership,
-    /// 8: a node that joins starts without a floor.
+    /// 8: a node serves before it is a member.
+    ServesBeforeMember,
+    /// 8: a node that lost its disk starts without a floor.
+    LostDiskWithoutFloor,
+    /// 8: a joining node starts without a floor.
     JoinsWithoutFloor,
+    /// 8: a node that lost its disk reads the log anew and its acknowledgement is reset, instead of a floor.
+    AckResetInsteadOfFloor,
     /// 9: the floor is not used in judgement.
     FloorNotJudged,
     /// 9: a snapshot sets no floor.
@@ -67,10 +80,11 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    /// All of them.
-    pub const ALL: [Mistake; 28] = [
+    /// All of them, in the order above.
+    pub const ALL: [Mistake; 34] = [
         Mistake::StampOnArrival,
         Mistake::StampWithoutFence,
+        Mistake::JoiningRaisesStamp,
         Mistake::NoFence,
         Mistake::ParentIgnoresFence,
         Mistake::ParentDoesNotJudge,
@@ -87,13 +101,18 @@ impl Mistake {
         Mistake::ContactSurvivesRestart,
         Mistake::MarginBelowDrift,
         Mistake::VouchedByOwnRequest,
+        Mistake::VouchingSurvivesRestart,
         Mistake::AgeFromArrival,
         Mistake::AckWhileUnsent,
+        Mistake::MarginWithoutPause,
         Mistake::AckBeforePersisted,
         Mistake::ControlDoesNotWaitAnew,
         Mistake::ServeNotWaitedFor,
         Mistake::HeadBeforeMembership,
+        Mistake::ServesBeforeMember,
+        Mistake::LostDiskWithoutFloor,
         Mistake::JoinsWithoutFloor,
+        Mistake::AckResetInsteadOfFloor,
         Mistake::FloorNotJudged,
         Mistake::SnapshotWithoutFloor,
         Mistake::FloorNotInFence,

@@ -318,18 +318,20 @@ impl FillTask<'_> {
         let sent = self.fills.knowing.clock().now();
         match self.fills.upstream.ask(&self.question(headers), None).await {
             Err(error) => self.tell(Arrival::Failed(error)),
-            Ok(answer) => {
-                let mut late = FillTask { told: self.told.clone(), ..*self };
-                let knowing = &self.fills.knowing;
-                if made(Mistake::StampOnArrival) {
-                    late.fetch.stamp = self.fetch.stamp.max(knowing.applied());
-                }
-                if made(Mistake::AgeFromArrival) {
-                    late.fetch.sent = knowing.clock().moment();
-                }
-                late.take(answer, sent, lone).await;
-            }
+            Ok(answer) => self.take(answer, sent, lone).await,
         }
+    }
+
+    /// What was noted before the question was sent, when the answer is there (rules 1 and 5).
+    fn noted(&self) -> Fetch {
+        let (mut noted, knowing) = (self.fetch, &self.fills.knowing);
+        if made(Mistake::StampOnArrival) {
+            noted.stamp = noted.stamp.max(knowing.applied());
+        }
+        if made(Mistake::AgeFromArrival) {
+            noted.sent = knowing.clock().moment();
+        }
+        noted
     }
 
     fn question(&self, headers: HeaderMap) -> Question {
@@ -363,7 +365,7 @@ impl FillTask<'_> {
             }
             return;
         }
-        let vouched = self.fetch.vouch(answer.age);
+        let vouched = self.noted().vouch(answer.age);
         let headers = httpcache::end_to_end(&answer.head.headers);
         let status = answer.head.status;
         let storable = httpcache::storable(&Method::GET, &self.order.headers, status, &headers, sent, received);
@@ -416,22 +418,18 @@ impl FillTask<'_> {
             let _ = self.fills.store.remove(key.hash(), key.bytes(), only).await;
             return None;
         };
-        let mut vouched = self.fetch.confirm(confirm.vouched, answer.age);
+        let mut vouched = self.noted().confirm(confirm.vouched, answer.age);
         if made(Mistake::LiftToApplied) {
             vouched.stamp = vouched.stamp.max(self.fills.knowing.applied());
         }
         let head = Arc::new(Head::new(self.log, confirm.head.status, headers, sent, received));
-        let there = if made(Mistake::LiftAnyBody) {
-            self.fills.store.lookup(key.hash(), key.bytes()).await.ok().flatten()
-        } else {
-            None
-        };
-        let object = match self
-            .fills
-            .store
-            .update_head(there.as_ref().unwrap_or(&confirm.object), head.encode(), vouched.stamp.0)
-            .await
+        let mut lifted = confirm.object.clone();
+        if made(Mistake::LiftAnyBody)
+            && let Ok(Some(there)) = self.fills.store.lookup(key.hash(), key.bytes()).await
         {
+            lifted = there;
+        }
+        let object = match self.fills.store.update_head(&lifted, head.encode(), vouched.stamp.0).await {
             Ok(updated) => updated?,
             Err(error) => {
                 // The body is good all the same; it will be asked for again.

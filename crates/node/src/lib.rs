@@ -168,11 +168,11 @@ impl Node {
 
     /// Starts a node on a machine that is not this one: a simulated one, above all. It has no sockets and no threads of its own;
     /// users and children come in by `incoming`. `token` is the text of an invitation, needed until the node has joined.
-    pub async fn start_on(
+    pub async fn start_on<S: Stream>(
         machine: Machine<impl redb::StorageBackend>,
         config: NodeConfig,
         token: Option<&str>,
-        incoming: mpsc::Receiver<Box<dyn Stream>>,
+        incoming: mpsc::Receiver<S>,
     ) -> Result<Node, StartError> {
         let Machine { clock, network, disks, journal, retire_above } = machine;
         let journal = Journal::open_on(journal)?;
@@ -307,7 +307,7 @@ impl Parts {
     /// Starts what is not bound to a core.
     fn run(self, stopping: &CancellationToken) -> [JoinHandle<()>; 3] {
         let (store, knowing, journal) = (self.store, self.link.knowing.clone(), self.link.journal.clone());
-        let sweeping = self.link.sweeper.clone().run(store, knowing, Some(journal), stopping.clone());
+        let sweeping = self.link.sweeper.clone().run(store, knowing, journal, stopping.clone());
         let link = tokio::spawn(self.link.run(stopping.clone()));
         [link, tokio::spawn(self.prefetch.run(self.pipeline, stopping.clone())), tokio::spawn(sweeping)]
     }

@@ -123,8 +123,8 @@ pub(crate) async fn serve(
 }
 
 /// The same for connections that come from elsewhere than a socket.
-pub(crate) async fn serve_on(
-    mut incoming: mpsc::Receiver<Box<dyn Stream>>,
+pub(crate) async fn serve_on<S: Stream>(
+    mut incoming: mpsc::Receiver<S>,
     pipeline: Arc<Pipeline>,
     stopping: CancellationToken,
 ) {

@@ -277,15 +277,16 @@ impl Sweeper {
         self: Arc<Self>,
         store: store::Store,
         knowing: Arc<Knowing>,
-        journal: Option<Journal>,
+        journal: Journal,
         stopping: CancellationToken,
     ) {
         let mut rest_until = Instant::now();
         let mut written = Instant::now();
         loop {
             tokio::select! {
-                () = self.work(rest_until) => {}
+                biased;
                 () = stopping.cancelled() => return,
+                () = self.work(rest_until) => {}
             }
             let turn = Turn(self.turn.clone().lock_owned().await);
             self.running.store(true, Ordering::SeqCst);
@@ -294,9 +295,10 @@ impl Sweeper {
             let result = if passing {
                 let began = Instant::now();
                 let passed = tokio::select! {
-                    passed = self.pass(&store, &knowing) => passed,
-                    () = self.wanted() => Ok(()),
+                    biased;
                     () = stopping.cancelled() => return,
+                    () = self.wanted() => Ok(()),
+                    passed = self.pass(&store, &knowing) => passed,
                 };
                 rest_until = Instant::now() + began.elapsed() * REST_FACTOR;
                 passed
@@ -310,14 +312,10 @@ impl Sweeper {
                 tokio::time::sleep(TELL_EVERY).await;
             }
             // Written while the turn is held: a new log must not begin with the position in another.
-            if self.advance()
-                && written.elapsed() >= TELL_EVERY
-                && let Some(journal) = journal.clone()
-            {
+            if self.advance() && written.elapsed() >= TELL_EVERY {
                 written = Instant::now();
                 let upto = self.upto();
-                let kept = tokio::task::spawn_blocking(move || journal.swept(upto)).await;
-                if let Ok(Err(error)) = kept {
+                if let Err(error) = journal.on(move |journal| journal.swept(upto)).await {
                     tracing::warn!(error = &error as &dyn std::error::Error, "position of the sweep is not kept");
                 }
             }
@@ -340,6 +338,7 @@ impl Sweeper {
                 return;
             }
             tokio::select! {
+                biased;
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(rest_until), if pass => {}
             }

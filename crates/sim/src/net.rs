@@ -19,6 +19,7 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
+use tonic::transport::server::Connected;
 
 use crate::random::Random;
 
@@ -57,7 +58,7 @@ pub struct Port {
 
 #[derive(Clone)]
 struct Listener {
-    to: mpsc::Sender<Box<dyn node::Stream>>,
+    to: mpsc::Sender<End>,
     process: Arc<Mutex<Alive>>,
 }
 
@@ -212,7 +213,7 @@ impl Wire {
 
 impl Port {
     /// Takes connections to `name`, from whomever.
-    pub fn listen(&self, name: &str) -> mpsc::Receiver<Box<dyn node::Stream>> {
+    pub fn listen(&self, name: &str) -> mpsc::Receiver<End> {
         let (to, from) = mpsc::channel(BACKLOG);
         let listener = Listener { to, process: self.alive.clone() };
         self.net.lock().listening.entry(name.to_owned()).or_default().push(listener);
@@ -279,7 +280,7 @@ impl Port {
             waiting: None,
             written: Instant::now(),
         };
-        listener.to.try_send(Box::new(end(1))).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        listener.to.try_send(end(1)).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         Ok(end(0))
     }
 }
@@ -316,6 +317,12 @@ impl End {
     pub fn written(&self) -> Instant {
         self.written
     }
+}
+
+impl Connected for End {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
 }
 
 impl AsyncRead for End {

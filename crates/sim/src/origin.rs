@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use crate::http1;
+use crate::net::End;
 use crate::random::Random;
 
 /// What every path of a run's origin has.
@@ -37,15 +38,13 @@ struct Inner {
     random: Random,
     /// Whether it answers at once and does not break connections.
     well: bool,
-    gets: u64,
-    confirmed: u64,
 }
 
 impl Origin {
     /// Every path at version one.
     pub fn new(random: Random) -> Origin {
         let versions = PATHS.iter().map(|path| ((*path).to_owned(), 1)).collect();
-        Origin(Arc::new(Mutex::new(Inner { versions, random, well: false, gets: 0, confirmed: 0 })))
+        Origin(Arc::new(Mutex::new(Inner { versions, random, well: false })))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -70,21 +69,15 @@ impl Origin {
         self.lock().versions.get(path).copied().unwrap_or(0)
     }
 
-    /// Bodies that were sent, and validators that were confirmed.
-    pub fn counts(&self) -> (u64, u64) {
-        let inner = self.lock();
-        (inner.gets, inner.confirmed)
-    }
-
     /// Answers whoever comes.
-    pub async fn serve(self, mut incoming: mpsc::Receiver<Box<dyn node::Stream>>) {
+    pub async fn serve(self, mut incoming: mpsc::Receiver<End>) {
         while let Some(stream) = incoming.recv().await {
             let origin = self.clone();
             tokio::spawn(async move { origin.connection(stream).await });
         }
     }
 
-    async fn connection(&self, mut stream: Box<dyn node::Stream>) -> io::Result<()> {
+    async fn connection(&self, mut stream: End) -> io::Result<()> {
         let mut buffer = Vec::new();
         while let Some((line, headers)) = http1::read_head(&mut stream, &mut buffer).await? {
             let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -119,11 +112,9 @@ impl Origin {
             }
             let confirms = !path.contains("bare") && headers.get("if-none-match").is_some_and(|sent| *sent == etag);
             if confirms {
-                self.lock().confirmed += 1;
                 stream.write_all(format!("HTTP/1.1 304 Not Modified\r\n{head}\r\n").as_bytes()).await?;
                 continue;
             }
-            self.lock().gets += 1;
             let lines = if path.contains("long") { LINES_LONG } else { LINES };
             let body = format!("{path} {version}\n").repeat(lines);
             let open = path.contains("open");

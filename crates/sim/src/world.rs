@@ -165,14 +165,13 @@ impl World {
         }
         world.healed().await;
         let history = world.history();
-        let (refreshes, _) = history.counts();
         Outcome {
             seed: plan.seed,
             digest: history.digest(),
             violations: history.violations.clone(),
             events: history.events.clone(),
             reads: history.reads,
-            refreshes,
+            refreshes: history.refreshes(),
             faults,
         }
     }

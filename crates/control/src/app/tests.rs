@@ -411,6 +411,8 @@ async fn receipt_says_by_which_right_each_member_was_past() {
     let accepted_ms = millis(rig.clock.now());
     let task = rig.refresh(&me(), "1", &["a.com/1", "a.com/2"], FILES).await.unwrap()[0];
     let revision = rig.app.state.head().await.unwrap();
+    // Leases count from when the control plane knows of the revision.
+    until("it is known", || async { (rig.app.following.now().head >= revision).then_some(()) }).await;
     assert!(matches!(receipt(&rig, task).await, Err(Denied::NotComplete)));
     let of = |task| LineFilter { chunks: Filter { tasks: vec![task], ..all().chunks }, ..all() };
     rig.clock.advance(Duration::from_secs(2));

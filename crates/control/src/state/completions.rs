@@ -266,7 +266,7 @@ impl State {
         &self,
         swept: &BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>>,
     ) -> Result<(), StateError> {
-        let mut rest = swept.range(Revision::ZERO..).peekable();
+        let mut rest = swept.iter().peekable();
         // One at a time decides about the rows: what another replica adds meanwhile must not be lost.
         let mut writing = self.write().await?;
         count_up(&mut writing, Counter::Revision, 0).await?;

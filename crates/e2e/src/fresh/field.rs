@@ -374,6 +374,11 @@ impl Field {
         let counts = self.history.counts();
         ensure!(counts.stale == 0, "{} stale reads\n{}", counts.stale, self.history.violations());
         ensure!(counts.held_to > 0, "no read was held to anything: {counts:?}");
+        self.read_everywhere()
+    }
+
+    /// Fails unless every node was read, and sent what it had: else no read could have been stale.
+    pub fn read_everywhere(&self) -> anyhow::Result<()> {
         for (place, (objects, hits)) in PLACES.iter().zip(self.seen()) {
             ensure!(objects > 0 && hits > 0, "{}: {objects} reads, {hits} hits", place.name);
         }

@@ -5,8 +5,8 @@ use model::fence::Verdict;
 
 use crate::rules::Rules;
 use crate::state::{Age, Beat, Body, Fill, Index, Life, Node, Phase, Rev, State};
-use crate::switch::Switch;
 use crate::world::World;
+use model::Mistake;
 
 /// A promise that was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) fn isolation(world: &World, n: usize) -> Isolation {
 
 /// Whether a node answers anybody.
 pub(crate) fn serving(rules: &Rules, node: &Node) -> bool {
-    node.life == Life::Up || (node.life == Life::Joining && rules.is_off(Switch::ServesBeforeMember))
+    node.life == Life::Up || (node.life == Life::Joining && rules.is_off(Mistake::ServesBeforeMember))
 }
 
 /// Whether a user of this node who is sent this version now is sent one that is older than a complete refresh.
@@ -190,8 +190,8 @@ pub(crate) fn stop_process(state: &mut State, world: &World, n: usize) {
 /// A hello was answered with `head`.
 pub(crate) fn join(rules: &Rules, node: &mut Node, head: Rev) {
     let lost = node.life == Life::Lost;
-    let reads_anew = lost && rules.is_off(Switch::AckResetInsteadOfFloor);
-    let floorless = rules.is_off(if lost { Switch::LostDiskWithoutFloor } else { Switch::JoinsWithoutFloor });
+    let reads_anew = lost && rules.is_off(Mistake::AckResetInsteadOfFloor);
+    let floorless = rules.is_off(if lost { Mistake::LostDiskWithoutFloor } else { Mistake::JoinsWithoutFloor });
     let applied = if reads_anew { 0 } else { head };
     node.memory = Index { applied, floor: if floorless { 0 } else { applied }, covers: 0 };
     node.disk = node.memory;

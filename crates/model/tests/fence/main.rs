@@ -60,8 +60,9 @@ mod switch;
 mod world;
 
 use effect::Broken;
+use model::Mistake;
 use search::{Outcome, search};
-use switch::{Breaks, Switch};
+use switch::{Breaks, expected};
 use world::World;
 
 /// Every world, with a number of states that it must not fall below: fewer would say that something can no longer
@@ -111,8 +112,8 @@ fn promises_hold_in_every_state_of_every_world() {
 
 #[test]
 fn every_line_switched_off_is_noticed() {
-    for switch in Switch::ALL {
-        let (world, breaks, steps) = switch.expected();
+    for switch in Mistake::ALL {
+        let (world, breaks, steps) = expected(switch);
         assert!(WORLDS.iter().any(|(held, _)| std::ptr::eq(*held, world)), "{}: is not searched whole", world.name);
         match search(world, Some(switch)) {
             Outcome::Holds { states, .. } => panic!("{switch:?} is not noticed in {states} states of {}", world.name),

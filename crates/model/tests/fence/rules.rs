@@ -10,8 +10,8 @@ use model::fence::{self, Asker, Fetch, MemberView, Passed, Standing, Verdict, Vo
 use model::{Isolation, Moment, Revision};
 
 use crate::state::{Age, Body, Fill, Header, Index, Node, Rev};
-use crate::switch::Switch;
 use crate::world::World;
+use model::Mistake;
 
 const TICK: Duration = Duration::from_secs(1);
 /// Some way from the clock's zero, so that every moment of a world exists.
@@ -19,7 +19,7 @@ const NOW: Moment = Moment::at(Duration::from_secs(1000));
 
 #[derive(Clone, Copy)]
 pub(crate) struct Rules {
-    off: Option<Switch>,
+    off: Option<Mistake>,
     lease: Age,
     drift: Age,
     pause: Age,
@@ -33,11 +33,11 @@ pub(crate) enum Use {
 }
 
 impl Rules {
-    pub(crate) fn of(world: &World, off: Option<Switch>) -> Rules {
+    pub(crate) fn of(world: &World, off: Option<Mistake>) -> Rules {
         Rules { off, lease: world.lease, drift: world.left.slips, pause: world.pause.unwrap_or(0) }
     }
 
-    pub(crate) fn is_off(&self, switch: Switch) -> bool {
+    pub(crate) fn is_off(&self, switch: Mistake) -> bool {
         self.off == Some(switch)
     }
 
@@ -48,8 +48,8 @@ impl Rules {
 
     fn margin(&self) -> Age {
         match self.off {
-            Some(Switch::MarginBelowDrift) => self.pause,
-            Some(Switch::MarginWithoutPause) => self.drift,
+            Some(Mistake::MarginBelowDrift) => self.pause,
+            Some(Mistake::MarginWithoutPause) => self.drift,
             _ => self.drift + self.pause,
         }
     }
@@ -76,8 +76,8 @@ impl Rules {
 
     pub(crate) fn need(&self, index: &Index, purpose: Use) -> Revision {
         let forgets_floor = match purpose {
-            Use::Judgement => self.is_off(Switch::FloorNotJudged),
-            Use::Fence => self.is_off(Switch::FloorNotInFence),
+            Use::Judgement => self.is_off(Mistake::FloorNotJudged),
+            Use::Fence => self.is_off(Mistake::FloorNotInFence),
         };
         fence::need(revision(if forgets_floor { 0 } else { index.floor }), index.newest().map(revision))
     }
@@ -88,10 +88,10 @@ impl Rules {
         let need = self.need(index, Use::Fence);
         let asked = self.heard(asked);
         let mut fetch = Fetch::begin(NOW, applied, asked, need);
-        if self.is_off(Switch::StampWithoutFence) {
+        if self.is_off(Mistake::StampWithoutFence) {
             fetch.stamp = Fetch::begin(NOW, applied, Revision::ZERO, need).stamp;
         }
-        if self.is_off(Switch::NoFence) {
+        if self.is_off(Mistake::NoFence) {
             fetch.fence = Revision::ZERO;
         }
         (rev(fetch.stamp), rev(fetch.fence))
@@ -103,7 +103,7 @@ impl Rules {
     }
 
     fn asker(&self, asked: Option<Rev>) -> Asker {
-        let ignored = self.is_off(Switch::ParentIgnoresFence);
+        let ignored = self.is_off(Mistake::ParentIgnoresFence);
         asked.map_or(Asker::User, |fence| Asker::Child { fence: revision(if ignored { 0 } else { fence }) })
     }
 
@@ -115,7 +115,7 @@ impl Rules {
     /// The stamp of a running fetch after a child with this fence has joined it; `None` when it may not.
     pub(crate) fn join(&self, fill: &Fill, index: &Index, asked: Rev) -> Option<Rev> {
         let need = self.need(index, Use::Judgement);
-        let raises = self.is_off(Switch::JoiningRaisesStamp);
+        let raises = self.is_off(Mistake::JoiningRaisesStamp);
         let fence = if raises { Revision::ZERO } else { self.heard(Some(asked)) };
         let joins = self.fetch(fill).may_join(revision(index.applied), fence, need);
         joins.then_some(if raises { fill.stamp.max(asked) } else { fill.stamp })
@@ -125,7 +125,7 @@ impl Rules {
     pub(crate) fn vouches(&self, fill: &Fill, age: Age) -> Age {
         let mut fetch = self.fetch(fill);
         let mut told = (age < self.lease).then(|| ticks(age));
-        if self.is_off(Switch::VouchedByOwnRequest) {
+        if self.is_off(Mistake::VouchedByOwnRequest) {
             told = Some(Duration::ZERO);
         }
         if self.stops_on_the_way(fill) {
@@ -136,7 +136,7 @@ impl Rules {
 
     /// Whether what an answer vouches for does not grow older on its way.
     pub(crate) fn stops_on_the_way(&self, fill: &Fill) -> bool {
-        self.is_off(Switch::AgeFromArrival) && fill.via.is_some()
+        self.is_off(Mistake::AgeFromArrival) && fill.via.is_some()
     }
 
     /// The body that an answer brings: a new one, or the stored one confirmed. `None` when a 304 speaks of a body
@@ -144,17 +144,17 @@ impl Rules {
     pub(crate) fn arrived(&self, node: &Node, fill: &Fill, version: Rev, modified: bool) -> Option<Body> {
         let mut fetch = self.fetch(fill);
         let age = (fill.sent < self.lease).then_some(Duration::ZERO);
-        if self.is_off(Switch::StampOnArrival) {
+        if self.is_off(Mistake::StampOnArrival) {
             fetch = Fetch::begin(fetch.sent, revision(node.memory.applied), self.heard(fill.asked), Revision::ZERO);
         }
         if modified {
             return Some(self.body(version, fetch.vouch(age)));
         }
-        if self.is_off(Switch::LiftToApplied) {
+        if self.is_off(Mistake::LiftToApplied) {
             fetch.stamp = fetch.stamp.max(revision(node.memory.applied));
         }
         let stored =
-            node.body.filter(|body| Some(body.version) == fill.validator || self.is_off(Switch::LiftAnyBody))?;
+            node.body.filter(|body| Some(body.version) == fill.validator || self.is_off(Mistake::LiftAnyBody))?;
         Some(self.body(stored.version, fetch.confirm(self.vouched(&stored), age)))
     }
 
@@ -165,8 +165,8 @@ impl Rules {
         let standing = Standing { applied: revision(index.applied), contact, lease: ticks(self.lease), isolation };
         let verdict = fence::judge(body, self.need(index, Use::Judgement), self.asker(asked), &standing, NOW);
         match verdict {
-            Verdict::Unvouched if self.is_off(Switch::NoLease) => Verdict::Send,
-            Verdict::Covered if self.is_off(Switch::VouchedNotJudged) && body.at.is_some() => Verdict::Send,
+            Verdict::Unvouched if self.is_off(Mistake::NoLease) => Verdict::Send,
+            Verdict::Covered if self.is_off(Mistake::VouchedNotJudged) && body.at.is_some() => Verdict::Send,
             verdict => verdict,
         }
     }
@@ -178,19 +178,19 @@ impl Rules {
 
     /// Whether a stored body may go to a user.
     pub(crate) fn serves_user(&self, body: &Body, node: &Node, isolation: Isolation) -> bool {
-        self.is_off(Switch::NoJudgementAtLookup) || self.judge(body, node, isolation, None) == Verdict::Send
+        self.is_off(Mistake::NoJudgementAtLookup) || self.judge(body, node, isolation, None) == Verdict::Send
     }
 
     /// Whether a stored body may go to a child.
     pub(crate) fn serves_child(&self, body: &Body, node: &Node, isolation: Isolation, asked: Rev) -> bool {
-        self.is_off(Switch::ParentDoesNotJudge) || self.judge(body, node, isolation, Some(asked)) == Verdict::Send
+        self.is_off(Mistake::ParentDoesNotJudge) || self.judge(body, node, isolation, Some(asked)) == Verdict::Send
     }
 
     /// What the guard says of a body that has just arrived, to one who waited for it.
     pub(crate) fn hands_on(&self, body: &Body, node: &Node, isolation: Isolation, asked: Option<Rev>) -> Verdict {
         match self.judge(body, node, isolation, asked) {
-            _ if self.is_off(Switch::OwnAnswerNotJudged) => Verdict::Send,
-            Verdict::Unvouched if self.is_off(Switch::OwnAnswerExemptFromTime) => Verdict::Send,
+            _ if self.is_off(Mistake::OwnAnswerNotJudged) => Verdict::Send,
+            Verdict::Unvouched if self.is_off(Mistake::OwnAnswerExemptFromTime) => Verdict::Send,
             verdict => verdict,
         }
     }
@@ -202,25 +202,25 @@ impl Rules {
 
     /// Contact after a heartbeat of this age was answered with `head`, and whether the heartbeat has done its work.
     pub(crate) fn contact(&self, node: &Node, beat: Age, head: Rev) -> (Age, bool) {
-        let sent = if self.is_off(Switch::ContactOnReceipt) { Some(NOW) } else { self.moment(beat) };
+        let sent = if self.is_off(Mistake::ContactOnReceipt) { Some(NOW) } else { self.moment(beat) };
         let caught_up = node.memory.applied >= head;
-        let head = if self.is_off(Switch::ContactBeforeCaughtUp) { Revision::ZERO } else { revision(head) };
+        let head = if self.is_off(Mistake::ContactBeforeCaughtUp) { Revision::ZERO } else { revision(head) };
         let contact = self.moment(node.contact);
         let after = sent.map_or(contact, |sent| fence::contact(contact, sent, head, revision(node.memory.applied)));
-        (self.age(after), caught_up || self.is_off(Switch::ContactBeforeCaughtUp))
+        (self.age(after), caught_up || self.is_off(Mistake::ContactBeforeCaughtUp))
     }
 
     /// What a node may acknowledge: what is durable, and no more than what was applied when it judged a header that
     /// has not left.
     pub(crate) fn acknowledged(&self, node: &Node) -> Rev {
-        let durable = if self.is_off(Switch::AckBeforePersisted) { node.memory.applied } else { node.disk.applied };
-        let judged = node.header.filter(|_| !self.is_off(Switch::AckWhileUnsent));
+        let durable = if self.is_off(Mistake::AckBeforePersisted) { node.memory.applied } else { node.disk.applied };
+        let judged = node.header.filter(|_| !self.is_off(Mistake::AckWhileUnsent));
         durable.min(judged.map_or(Rev::MAX, |Header { applied, .. }| applied))
     }
 
     /// Whether a member no longer holds `entry` up.
     pub(crate) fn passed(&self, entry: Rev, acked: Rev, isolation: Isolation, known_for: Age) -> bool {
-        let isolation = if self.is_off(Switch::ServeNotWaitedFor) { Isolation::Revalidate } else { isolation };
+        let isolation = if self.is_off(Mistake::ServeNotWaitedFor) { Isolation::Revalidate } else { isolation };
         let member = MemberView { acked: revision(acked), isolation };
         let passed = fence::passed(revision(entry), member, ticks(known_for), ticks(self.lease), ticks(self.margin()));
         passed != Passed::Waiting

@@ -11,8 +11,8 @@ use crate::effect::Broken;
 use crate::rules::Rules;
 use crate::state::State;
 use crate::step::{Action, Steps};
-use crate::switch::Switch;
 use crate::world::World;
+use model::Mistake;
 
 /// More states than any world here has. A search that comes so far was not exhaustive, and fails.
 const MOST_STATES: usize = 8_000_000;
@@ -25,7 +25,7 @@ pub(crate) enum Outcome {
 }
 
 /// Searches a world with all rules on, or with one line of the protocol switched off.
-pub(crate) fn search(world: &World, off: Option<Switch>) -> Outcome {
+pub(crate) fn search(world: &World, off: Option<Mistake>) -> Outcome {
     let rules = Rules::of(world, off);
     let start = world.start();
     let mut seen = HashSet::<u64, BuildHasherDefault<Known>>::default();

@@ -6,8 +6,8 @@ use crate::effect::{Broken, answer, deliver, isolation, join, overtake, release,
 use crate::effect::{stale_lookup, stop_process, tick, waits_for};
 use crate::rules::Rules;
 use crate::state::{Beat, Body, Fill, Header, Index, Life, Node, Phase, Rev, State, up_to};
-use crate::switch::Switch;
 use crate::world::World;
+use model::Mistake;
 
 /// One step. Numbers are nodes and slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         }
         if from.left.control_restarts > 0 && from.control.complete < from.control.head {
             let rules = self.rules;
-            let known = if rules.is_off(Switch::ControlDoesNotWaitAnew) { rules.known_for_limit() } else { 0 };
+            let known = if rules.is_off(Mistake::ControlDoesNotWaitAnew) { rules.known_for_limit() } else { 0 };
             self.step(Action::ControlRestarts, |state| {
                 state.left.control_restarts -= 1;
                 state.control.known_for[..usize::from(state.control.head)].fill(known);
@@ -169,7 +169,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
             if applied < from.control.compacted {
                 self.step(Action::Snapshot(n), |state| {
                     let (node, to) = (&mut state.nodes[n], state.control.compacted);
-                    let floor = if self.rules.is_off(Switch::SnapshotWithoutFloor) { node.memory.floor } else { to };
+                    let floor = if self.rules.is_off(Mistake::SnapshotWithoutFloor) { node.memory.floor } else { to };
                     node.memory = Index { applied: to, floor, covers: 0 };
                     overtake(node);
                 });
@@ -233,7 +233,7 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         }
         self.step(Action::SendBeat(n), |state| state.nodes[n].beat = Beat::Sent { age: 0 });
         self.step(Action::LoseBeat(n), |state| state.nodes[n].beat = Beat::Idle);
-        let early = rules.is_off(Switch::HeadBeforeMembership);
+        let early = rules.is_off(Mistake::HeadBeforeMembership);
         let hello = joining && (matches!(node.beat, Beat::Sent { .. }) || (early && node.beat != Beat::Idle));
         let late = early && node.life == Life::Up && !row.removed;
         if !row.member && (hello || late) {
@@ -245,11 +245,11 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
         if let Beat::Sent { age } = node.beat
             && (row.member || (joining && early))
         {
-            let oldest = if rules.is_off(Switch::OldHead) && !joining { 0 } else { head };
+            let oldest = if rules.is_off(Mistake::OldHead) && !joining { 0 } else { head };
             for head in oldest..=head {
                 self.step(Action::Answer(n, head), |state| {
                     state.nodes[n].beat = Beat::Answered { age, head };
-                    if node.life == Life::Lost && rules.is_off(Switch::AckResetInsteadOfFloor) {
+                    if node.life == Life::Lost && rules.is_off(Mistake::AckResetInsteadOfFloor) {
                         state.control.rows[n].acked = 0;
                     }
                 });
@@ -279,10 +279,10 @@ impl<F: FnMut(Action, State, Option<Broken>)> Steps<'_, F> {
                 stop_process(state, self.world, n);
                 let node = &mut state.nodes[n];
                 node.memory = node.disk;
-                if rules.is_off(Switch::ContactSurvivesRestart) {
+                if rules.is_off(Mistake::ContactSurvivesRestart) {
                     node.contact = from.nodes[n].contact;
                 }
-                if rules.is_off(Switch::VouchingSurvivesRestart) {
+                if rules.is_off(Mistake::VouchingSurvivesRestart) {
                     node.body = node.body.map(|body| Body { vouched: 0, ..body });
                 }
             });

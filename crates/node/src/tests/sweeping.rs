@@ -9,7 +9,9 @@ use crate::sweep::Sweeper;
 async fn sweep(node: &TestNode, sweeper: Sweeper) -> (u64, BTreeMap<u64, (u64, u64)>) {
     let (sweeper, stopping) = (Arc::new(sweeper), CancellationToken::new());
     let applied = node.knowing.applied();
-    let run = sweeper.clone().run(node.pipeline.store().clone(), node.knowing.clone(), None, stopping.clone());
+    let folder = tempfile::tempdir().unwrap();
+    let journal = crate::Journal::open(folder.path()).unwrap();
+    let run = sweeper.clone().run(node.pipeline.store().clone(), node.knowing.clone(), journal, stopping.clone());
     let running = tokio::spawn(run);
     eventually("swept", || sweeper.upto() == applied).await;
     let mut told = BTreeMap::new();

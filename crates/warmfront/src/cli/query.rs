@@ -93,17 +93,10 @@ pub(super) async fn tasks(
     }));
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let tasks = pages(api, "DescribeRefreshTasks", &filter, ["Tasks", "CDNTask"], limit, TASKS_PER_PAGE).await?;
-    let rows: Vec<Value> = tasks
-        .iter()
-        .map(Row::read)
-        .map(|row| {
-            json!({ "task_id": row.task_id, "url": row.url, "type": row.kind, "state": row.state,
-                    "process": row.process, "created": row.created, "cause": row.cause })
-        })
-        .collect();
+    let rows: Vec<Value> = tasks.iter().map(|task| Row::read(task).shown()).collect();
     match output {
         Output::Json => Ok(writeln!(out, "{}", Value::Array(rows))?),
-        Output::Table => show(&["task_id", "url", "type", "state", "process", "created", "cause"], &rows, out),
+        Output::Table => show(&Row::COLUMNS, &rows, out),
     }
 }
 

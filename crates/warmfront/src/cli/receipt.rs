@@ -89,14 +89,7 @@ async fn show_task(id: &str, api: &Api, output: Output, out: &mut (dyn Write + S
     if tasks.is_empty() {
         return Err(Stop::Failed(format!("no task {id}")));
     }
-    let rows: Vec<Value> = tasks
-        .iter()
-        .map(Row::read)
-        .map(|row| {
-            json!({ "task_id": row.task_id, "url": row.url, "type": row.kind, "state": row.state,
-                    "process": row.process, "created": row.created, "cause": row.cause })
-        })
-        .collect();
+    let rows: Vec<Value> = tasks.iter().map(|task| Row::read(task).shown()).collect();
     let waiting = reply["WaitingFor"].as_array().and_then(|waiting| waiting.first());
     let nodes = waiting.and_then(|waiting| waiting["Nodes"].as_array()).map(Vec::as_slice).unwrap_or_default();
     let more = waiting.and_then(|waiting| waiting["MoreNodes"].as_u64()).unwrap_or(0);
@@ -116,7 +109,7 @@ async fn show_task(id: &str, api: &Api, output: Output, out: &mut (dyn Write + S
             Ok(writeln!(out, "{shown}")?)
         }
         Output::Table => {
-            show(&["task_id", "url", "type", "state", "process", "created", "cause"], &rows, out)?;
+            show(&Row::COLUMNS, &rows, out)?;
             if nodes.is_empty() {
                 return Ok(());
             }

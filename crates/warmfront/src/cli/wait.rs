@@ -38,6 +38,15 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// The columns of a table of rows, as [`Row::shown`] names them.
+    pub(super) const COLUMNS: [&str; 7] = ["task_id", "url", "type", "state", "process", "created", "cause"];
+
+    /// As it is shown.
+    pub(super) fn shown(&self) -> Value {
+        serde_json::json!({ "task_id": self.task_id, "url": self.url, "type": self.kind, "state": self.state,
+                            "process": self.process, "created": self.created, "cause": self.cause })
+    }
+
     pub(super) fn read(task: &Value) -> Row {
         let text = |name: &str| task[name].as_str().unwrap_or_default().to_owned();
         Row {
