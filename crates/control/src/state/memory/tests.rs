@@ -1,5 +1,5 @@
 //! What only the store in memory does: it needs no runtime, repeats itself, and fails on demand. What it must do as the
-//! databases do is in `tests/state.rs`; keys and identity, whose seal is not public, are here.
+//! databases do is in `tests/state`; keys and identity, whose seal is not public, are here.
 
 use futures_util::FutureExt;
 use model::{Entry, Settings};
