@@ -17,7 +17,7 @@ const REFRESHES: usize = 300;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Pause between two looks at a task.
-const TASK_STEP: Duration = Duration::from_millis(2);
+const TASK_STEP: Duration = Duration::from_millis(10);
 
 /// Times the control plane is killed.
 const KILLS: usize = 3;
