@@ -14,6 +14,7 @@
 //!
 //! Words of the public API (crate `aliyun`), of HTTP caching (`httpcache`), of SQL and of disks.
 
+pub mod certificate;
 pub mod clock;
 pub mod domain;
 pub mod fence;
@@ -29,6 +30,7 @@ pub mod revision;
 pub mod tags;
 pub mod topology;
 
+pub use certificate::{Certificate, CertificateSecret, SealedKey};
 pub use clock::{Clock, ManualClock, Moment};
 pub use domain::{Domain, DomainName, Source, SourceKind};
 pub use invalidation::{Invalidation, Mode, Scope};

@@ -10,10 +10,12 @@
 //!   an entry must not say that it is past it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::Certificate;
 use crate::domain::{Domain, DomainName};
 use crate::invalidation::Invalidation;
 use crate::revision::{LogId, Revision};
@@ -32,6 +34,10 @@ pub enum Entry {
     Domain(Domain),
     /// A domain that is served no more; its bodies are forgotten.
     DomainRemoved(DomainName),
+    /// What users of a domain are shown by TLS from now on. It leaves bodies as they are.
+    Certificate(Certificate),
+    /// A domain that is not served by TLS any more.
+    CertificateRemoved(DomainName),
     /// A POP as it is from now on.
     Pop(Pop),
     /// A member as it is from now on.
@@ -67,6 +73,9 @@ impl Default for Settings {
 pub struct Knowledge {
     /// Every domain, by name.
     pub domains: BTreeMap<DomainName, Domain>,
+    /// The certificates of those domains that have one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "shared")]
+    pub certificates: BTreeMap<DomainName, Arc<Certificate>>,
     /// Every POP and member.
     pub topology: Topology,
     /// The settings.
@@ -83,6 +92,13 @@ impl Knowledge {
             }
             Entry::DomainRemoved(name) => {
                 self.domains.remove(name);
+                self.certificates.remove(name);
+            }
+            Entry::Certificate(certificate) => {
+                self.certificates.insert(certificate.domain.clone(), Arc::new(certificate.clone()));
+            }
+            Entry::CertificateRemoved(name) => {
+                self.certificates.remove(name);
             }
             Entry::Pop(pop) => {
                 self.topology.pops.insert(pop.name.clone(), pop.clone());
@@ -103,6 +119,29 @@ impl Knowledge {
             let domain = self.domains.get(name)?;
             domain.name.serves(host).then_some(domain)
         })
+    }
+}
+
+/// Certificates are large and knowledge is copied at every change of it, so copies share them; written down they are as if they
+/// did not.
+mod shared {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::certificate::Certificate;
+    use crate::domain::DomainName;
+
+    type Certificates = BTreeMap<DomainName, Arc<Certificate>>;
+
+    pub(super) fn serialize<S: Serializer>(certificates: &Certificates, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(certificates.iter().map(|(name, certificate)| (name, &**certificate)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Certificates, D::Error> {
+        let certificates = BTreeMap::<DomainName, Certificate>::deserialize(from)?;
+        Ok(certificates.into_iter().map(|(name, certificate)| (name, Arc::new(certificate))).collect())
     }
 }
 
@@ -190,6 +229,27 @@ mod tests {
         }
     }
 
+    fn certificate(name: &str) -> Certificate {
+        let (domain, secret) = (DomainName::parse(name).unwrap(), crate::CertificateSecret::new([1; 32]));
+        let key = crate::SealedKey::seal(&secret, [2; 12], &domain, "key");
+        Certificate { domain, name: "c".into(), chain: "chain".into(), key, set_ms: 3 }
+    }
+
+    #[test]
+    fn certificate_goes_with_its_domain_and_is_written_down_whole() {
+        let mut knowledge = Knowledge::default();
+        for entry in [Entry::Domain(domain("a.com")), Entry::Certificate(certificate("a.com"))] {
+            knowledge.apply(&entry);
+        }
+        let copy: Knowledge = decode(&encode(&knowledge)).unwrap();
+        assert_eq!((copy.certificates.len(), &copy), (1, &knowledge));
+        for last in [Entry::CertificateRemoved(DomainName::parse("a.com").unwrap()), Entry::DomainRemoved(DomainName::parse("a.com").unwrap())] {
+            let mut after = copy.clone();
+            after.apply(&last);
+            assert!(after.certificates.is_empty(), "{last:?}");
+        }
+    }
+
     #[test]
     fn entries_survive_being_written_down() {
         let entries = [
@@ -220,6 +280,8 @@ mod tests {
             ]),
             Entry::Domain(domain(".a.com")),
             Entry::Domain(Domain { tag_header: Some("x-tags".into()), ..domain("a.com") }),
+            Entry::Certificate(certificate("a.com")),
+            Entry::CertificateRemoved(DomainName::parse(".a.com").unwrap()),
             Entry::MemberRemoved(NodeName::parse("n").unwrap()),
         ];
         for entry in entries {
@@ -240,6 +302,8 @@ mod tests {
             r#"{"v":1,"is":{"settings":{"lease_secs":10}}}"#,
             r#"{"v":1,"is":{"domain":{"name":".a.com","coverage":"global","sources":[{"kind":"address","content":"127.0.0.1","port":80,"priority":20,"weight":10}],"online":true}}}"#,
             r#"{"v":1,"is":{"domain":{"name":"a.com","coverage":"global","sources":[],"online":false,"tag_header":"x-tags"}}}"#,
+            r#"{"v":1,"is":{"certificate":{"domain":"a.com","name":"c","chain":"pem","key":"c2VhbGVk","set_ms":1}}}"#,
+            r#"{"v":1,"is":{"certificate_removed":"a.com"}}"#,
             r#"{"v":1,"is":{"pop":{"name":"cn-1","region":"domestic","parents":{"L1":{"pop":"cn-1","tier":"L2"}}}}}"#,
         ];
         for sample in samples {

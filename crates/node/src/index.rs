@@ -214,7 +214,13 @@ impl Index {
             Entry::Domain(domain) if before.is_none_or(|before| before.tag_header != domain.tag_header) => {
                 self.domains.add(hash(domain.name.as_str(), ""), revision, Mode::Expire);
             }
-            Entry::Domain(_) | Entry::Pop(_) | Entry::Member(_) | Entry::MemberRemoved(_) | Entry::Settings(_) => {}
+            Entry::Domain(_)
+            | Entry::Certificate(_)
+            | Entry::CertificateRemoved(_)
+            | Entry::Pop(_)
+            | Entry::Member(_)
+            | Entry::MemberRemoved(_)
+            | Entry::Settings(_) => {}
         }
     }
 
