@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use model::DomainName;
 
+use crate::certificates::{self, SetCertificate};
 use crate::domains::{self, AddDomain, DomainQuery, SetDomain};
 use crate::prefetch::{self, Prefetch, Refresh, RefreshByTag};
 use crate::profile::Profile;
@@ -48,6 +49,10 @@ pub enum Call {
     },
     /// SetWarmfrontDomain, our own
     SetDomain(SetDomain),
+    /// SetCdnDomainSSLCertificate, SetVodDomainCertificate, SetVodDomainSSLCertificate
+    SetCertificate(SetCertificate),
+    /// DescribeDomainCertificateInfo, DescribeVodDomainCertificateInfo
+    Certificate(DomainName),
     /// DescribeUserDomains, DescribeVodUserDomains
     Domains(DomainQuery),
     /// DescribeCdnDomainDetail, DescribeVodDomainDetail
@@ -79,6 +84,13 @@ pub fn call(request: &Request, profile: &Profile, now: SystemTime) -> Result<Cal
         (Cdn, "StartCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: true },
         (Cdn, "StopCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: false },
         (Cdn, SET_DOMAIN) => Call::SetDomain(domains::set(request, profile)?),
+        (Cdn, "SetCdnDomainSSLCertificate")
+        | (Vod, "SetVodDomainCertificate" | "SetVodDomainSSLCertificate") => {
+            Call::SetCertificate(certificates::set(request, profile)?)
+        }
+        (Cdn, "DescribeDomainCertificateInfo") | (Vod, "DescribeVodDomainCertificateInfo") => {
+            Call::Certificate(domains::name(request, profile)?)
+        }
         (Cdn, "DescribeUserDomains") | (Vod, "DescribeVodUserDomains") => {
             Call::Domains(domains::query(request, profile)?)
         }

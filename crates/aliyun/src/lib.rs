@@ -21,6 +21,7 @@
 //! Accounts, quotas, tasks. This crate says how they are spoken of.
 
 mod call;
+mod certificates;
 mod domains;
 mod form;
 mod path;
@@ -35,6 +36,7 @@ mod sign;
 mod tasks;
 
 pub use call::{Call, call};
+pub use certificates::{CertificatePair, CertificateShown, SetCertificate};
 pub use domains::{AddDomain, CdnType, DomainQuery, DomainStatus, SearchType, SetDomain, Source, SourceType};
 pub use form::{PAIRS_MAX, encode, encode_pairs};
 pub use path::{LINE_CHARACTERS_MAX, ObjectPath};
@@ -45,6 +47,6 @@ pub use profile::{
 pub use read::{BODY_BYTES_MAX, Format, Incoming, Params, Product, Request, VERSION_2014, WINDOW, read};
 pub use refusal::{Fault, Refusal};
 pub use render::{Envelope, Rendered, refuse, render};
-pub use reply::{Bucket, Description, DomainDetail, Quota, Reply, TaskRow, UNLIMITED, WaitedFor, Waiting};
+pub use reply::{Bucket, Description, DomainDetail, DomainTls, Quota, Reply, TaskRow, UNLIMITED, WaitedFor, Waiting};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

@@ -24,6 +24,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use crate::call::SET_DOMAIN;
+use crate::certificates::KEY_PARAMETER;
 use crate::form;
 use crate::proof::{self, Proof};
 use crate::refusal::Refusal;
@@ -186,8 +187,15 @@ impl fmt::Debug for Request {
 }
 
 /// An action's parameters, from query and form alike.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Params(BTreeMap<String, String>);
+
+impl fmt::Debug for Params {
+    /// Without private keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.iter().filter(|(name, _)| *name != KEY_PARAMETER)).finish()
+    }
+}
 
 impl Params {
     /// The value of `name`; `None` when it is absent or empty, which clients do not tell apart.

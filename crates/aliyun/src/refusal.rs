@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::certificates::KEY_PARAMETER;
 use crate::profile::Wording;
 
 /// How long a client that was turned away for load is told to wait.
@@ -92,7 +93,7 @@ impl Refusal {
     /// Clients split the text at its colon and compare: when the strings are equal they say that the secret is wrong.
     pub(crate) fn signature_v1(ours: &str) -> Refusal {
         let message =
-            format!("Specified signature is not matched with our calculation. server string to sign is:{ours}");
+            format!("Specified signature is not matched with our calculation. server string to sign is:{}", without_key(ours));
         Refusal::new(400, "SignatureDoesNotMatch", message)
     }
 
@@ -100,7 +101,8 @@ impl Refusal {
     pub(crate) fn signature_v3(to_sign: &str, canonical: &str) -> Refusal {
         let message = format!(
             "Specified signature does not match our calculation. server StringToSign is [{to_sign}] \
-             server CanonicalRequest is [{canonical}]"
+             server CanonicalRequest is [{}]",
+            without_key(canonical)
         );
         Refusal::new(400, "SignatureDoesNotMatch", message)
     }
@@ -109,7 +111,8 @@ impl Refusal {
     /// clients need the text up to the colon as it is.
     pub(crate) fn incomplete_signature(to_sign: &str, reason: &str) -> Refusal {
         let message = format!(
-            "The request signature does not conform to Aliyun standards. server string to sign is:{to_sign} ({reason})"
+            "The request signature does not conform to Aliyun standards. server string to sign is:{} ({reason})",
+            without_key(to_sign)
         );
         Refusal::new(400, "IncompleteSignature", message)
     }
@@ -302,6 +305,24 @@ pub enum Fault {
     FilterDomainStatus,
     /// An unknown way to compare names.
     SearchType,
+    /// `SSLProtocol` is neither on nor off.
+    SslProtocol,
+    /// TLS is to be on, and there is no certificate.
+    CertificateMissing,
+    /// TLS is to be on, and there is no key.
+    KeyMissing,
+    /// A certificate that is none, or not one for this domain and day.
+    Certificate,
+    /// A private key that is none.
+    Key,
+    /// The key is not that of the certificate.
+    KeyMismatch,
+    /// More of a certificate than is taken.
+    CertificateTooLong,
+    /// Too long a name of a certificate.
+    CertificateName,
+    /// A stored certificate is named, and there is none.
+    CertificateUnknown,
 }
 
 /// Code, status and text (prefetch-refresh §8 and the error lists of the actions).
@@ -442,10 +463,76 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
             "InvalidDomainSearchType.ValueNotSupported",
             "The specified value of parameter DomainSearchType is not supported.",
         ),
+        // So worded by the vendor.
+        Fault::SslProtocol => (
+            400,
+            "InvalidSSLProtocol.ValueNotSupported",
+            "The specified value of parameter Enable is not supported.",
+        ),
+        Fault::CertificateMissing => (
+            400,
+            "SSLPub.MissingParameter",
+            "An input parameter SSLPub that is mandatory for processing the request is not supplied.",
+        ),
+        Fault::KeyMissing => (
+            400,
+            "SSLPri.MissingParameter",
+            "An input parameter SSLPri that is mandatory for processing the request is not supplied.",
+        ),
+        Fault::Certificate => (400, "InvalidCertificate", "The Certificate you provided is malformed!"),
+        Fault::Key => (400, "InvalidSSLPri", "The SSLPri you provided is malformed!"),
+        Fault::KeyMismatch => (400, "Certificate.MissMatch", "The SSLPri does not math the specified Certificate!"),
+        Fault::CertificateTooLong => {
+            (400, "InvalidCertificate.TooLong", "The Certificate you provided is over the max length!")
+        }
+        Fault::CertificateName => {
+            (400, "InvalidCertName.TooLong", "The Certificate name you provided is over the max length 128!")
+        }
+        Fault::CertificateUnknown => (400, "Certificate.NotFind", "Not find the certificate info."),
     }
+}
+
+/// A string to sign with the private key in it, if there is one, left out: what is repeated to a client ends in its logs. The
+/// parameter is followed by `=` and `&`, or in V1 by the same escaped.
+fn without_key(to_sign: &str) -> Cow<'_, str> {
+    for (before, after) in [(format!("{KEY_PARAMETER}="), "&"), (format!("{KEY_PARAMETER}%3D"), "%26")] {
+        if let Some((front, rest)) = to_sign.split_once(&before) {
+            // Behind the last parameter of a query comes the next line.
+            let end = rest.find(after).or_else(|| rest.find('\n')).unwrap_or(rest.len());
+            let end = rest.find('\n').map_or(end, |line| line.min(end));
+            return format!("{front}{before}***{}", rest.get(end..).unwrap_or_default()).into();
+        }
+    }
+    to_sign.into()
 }
 
 /// A client's text, short and without control characters, for use in a message.
 fn quoted(text: &str) -> String {
     text.chars().take(QUOTED_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_keys_are_not_repeated() {
+        let cases = [
+            ("GET&%2F&Action%3DX%26SSLPri%3DSECRET%252B%26SSLPub%3Dp", "GET&%2F&Action%3DX%26SSLPri%3D***%26SSLPub%3Dp"),
+            ("GET&%2F&Action%3DX%26SSLPri%3DSECRET", "GET&%2F&Action%3DX%26SSLPri%3D***"),
+            ("POST\n/\nSSLPri=SECRET%2B&SSLPub=p\nhost:a", "POST\n/\nSSLPri=***&SSLPub=p\nhost:a"),
+            ("POST\n/\nSSLPri=SECRET\nx:a&b", "POST\n/\nSSLPri=***\nx:a&b"),
+            ("GET&%2F&Action%3DX", "GET&%2F&Action%3DX"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(without_key(text), expected);
+        }
+        for refusal in [
+            Refusal::signature_v1(cases[0].0),
+            Refusal::signature_v3("hash", cases[2].0),
+            Refusal::incomplete_signature(cases[1].0, "why"),
+        ] {
+            assert!(!refusal.message.contains("SECRET"), "{}", refusal.message);
+        }
+    }
 }

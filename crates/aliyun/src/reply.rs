@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use model::Coverage;
 use serde_json::{Value, json};
 
+use crate::certificates::{self, CertificateShown};
 use crate::domains::{CdnType, DomainStatus, Source};
 use crate::read::{Product, Request, timestamp};
 use crate::tasks::{Page, TaskStatus, TaskType};
@@ -58,6 +59,13 @@ pub enum Reply {
     },
     /// One domain.
     DomainDetail(DomainDetail),
+    /// The certificate of a domain, if it has one.
+    Certificate {
+        /// The domain.
+        domain: String,
+        /// What its users are shown.
+        certificate: Option<CertificateShown>,
+    },
 }
 
 /// One path of a task.
@@ -194,10 +202,21 @@ pub struct DomainDetail {
     pub sources: Vec<Source>,
     /// The response header in which its origins name tags, where it is not one of those that are usual.
     pub tag_header: Option<String>,
+    /// What its users are shown by TLS; `None` where it is served without.
+    pub tls: Option<DomainTls>,
     /// When it was made.
     pub created_at: SystemTime,
     /// When it was last changed.
     pub modified_at: SystemTime,
+}
+
+/// What users of a domain are shown by TLS, in short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainTls {
+    /// What its owner calls the certificate.
+    pub name: String,
+    /// The chain in PEM; empty in lists, which do not show it.
+    pub chain: String,
 }
 
 /// The fields of `reply`, in answer to `request`.
@@ -247,6 +266,7 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             })
         }
         Reply::DomainDetail(domain) => domain_detail(product, request_id, domain),
+        Reply::Certificate { domain, certificate } => certificates::fields(request_id, domain, certificate.as_ref()),
     }
 }
 
@@ -323,7 +343,7 @@ fn domain_row(product: Product, domain: &DomainDetail) -> Value {
         "GmtCreated": timestamp(domain.created_at),
         "GmtModified": timestamp(domain.modified_at),
         "Sandbox": "normal",
-        "SslProtocol": "off",
+        "SslProtocol": ssl_protocol(domain),
         "Sources": { "Source": sources(product, domain, false) },
     });
     if product == Product::Cdn {
@@ -351,7 +371,7 @@ fn domain_detail(product: Product, request_id: &str, domain: &DomainDetail) -> V
             detail["CdnType"] = json!(domain.kind.map_or("", CdnType::name));
             detail["HttpsCname"] = json!("");
             detail["ResourceGroupId"] = json!("");
-            detail["ServerCertificateStatus"] = json!("off");
+            detail["ServerCertificateStatus"] = json!(ssl_protocol(domain));
             // Our own; clients pass over fields that they do not know.
             if let Some(header) = &domain.tag_header {
                 detail["TagHeader"] = json!(header);
@@ -360,14 +380,19 @@ fn domain_detail(product: Product, request_id: &str, domain: &DomainDetail) -> V
             json!({ "RequestId": request_id, "GetDomainDetailModel": detail })
         }
         Product::Vod => {
-            detail["CertName"] = json!("");
-            detail["SSLProtocol"] = json!("off");
-            detail["SSLPub"] = json!("");
+            let tls = domain.tls.as_ref();
+            detail["CertName"] = json!(tls.map_or("", |tls| &tls.name));
+            detail["SSLProtocol"] = json!(ssl_protocol(domain));
+            detail["SSLPub"] = json!(tls.map_or("", |tls| &tls.chain));
             detail["Weight"] = json!("");
             detail["Sources"] = json!({ "Source": sources });
             json!({ "RequestId": request_id, "DomainDetail": detail })
         }
     }
+}
+
+fn ssl_protocol(domain: &DomainDetail) -> &'static str {
+    if domain.tls.is_some() { "on" } else { "off" }
 }
 
 fn sources(product: Product, domain: &DomainDetail, in_detail: bool) -> Vec<Value> {

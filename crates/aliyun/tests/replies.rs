@@ -52,6 +52,7 @@ fn domain(kind: Option<CdnType>) -> DomainDetail {
             weight: 10,
         }],
         tag_header: None,
+        tls: None,
         created_at: now(),
         modified_at: now() + Duration::from_secs(1),
     }

@@ -12,6 +12,7 @@ use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Patt
 
 use crate::completion::{Acknowledged, Waiting};
 use crate::known::{Following, Known};
+use crate::certificate::BadCertificate;
 use crate::receipt::Signer;
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
@@ -20,8 +21,10 @@ use crate::state::log::DomainRow;
 use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submission};
 use crate::state::{State, StateError, millis};
 
+mod certificates;
 mod domains;
 
+pub(crate) use certificates::{Shown, Submitted};
 pub(crate) use domains::{DomainChange, DomainView};
 
 /// How long tasks are shown and kept after they ended.
@@ -121,6 +124,9 @@ pub(crate) enum Denied {
     /// What is to be refreshed is no regular expression.
     #[error(transparent)]
     Regex(#[from] BadPattern),
+    /// A certificate that users of the domain cannot be shown.
+    #[error(transparent)]
+    Certificate(BadCertificate),
     /// The account has as many domains as it may.
     #[error("no more domains")]
     DomainsUsedUp,
@@ -290,6 +296,8 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     /// What receipts are signed with.
     pub(crate) signer: Arc<Signer>,
+    /// What private keys in the log are sealed with.
+    pub(crate) certificate_secret: model::CertificateSecret,
     /// The identity of the log.
     pub(crate) log: LogId,
 }

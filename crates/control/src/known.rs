@@ -165,7 +165,13 @@ async fn look(
         for logged in &entries {
             let entry = model::log::decode(&logged.bytes)
                 .map_err(|error| StateError::Corrupt { what: format!("log entry {}: {error}", logged.revision) })?;
-            of_domains |= matches!(entry, model::Entry::Domain(_) | model::Entry::DomainRemoved(_));
+            of_domains |= matches!(
+                entry,
+                model::Entry::Domain(_)
+                    | model::Entry::DomainRemoved(_)
+                    | model::Entry::Certificate(_)
+                    | model::Entry::CertificateRemoved(_)
+            );
             if !matches!(entry, model::Entry::Invalidate(_)) {
                 Arc::make_mut(&mut known.knowledge).apply(&entry);
             }

@@ -25,6 +25,7 @@ use crate::state::{StateError, millis};
 
 mod api;
 mod app;
+mod certificate;
 mod completion;
 pub mod config;
 mod heads;
@@ -227,6 +228,7 @@ impl Parts {
             stopping.clone(),
         );
         let (signer, log) = (identity.signer.clone(), identity.log.clone());
+        let certificate_secret = identity.certificate_secret.clone();
         let link = link::Link::new(
             state.clone(),
             identity,
@@ -237,7 +239,16 @@ impl Parts {
             stopping.clone(),
         );
         let app =
-            app::App { state: state.clone(), accepting, following, acknowledged, clock: clock.clone(), signer, log };
+            app::App {
+                state: state.clone(),
+                accepting,
+                following,
+                acknowledged,
+                clock: clock.clone(),
+                signer,
+                log,
+                certificate_secret,
+            };
         let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link.clone());
         Ok(Parts { state, clock, door, link, stopping })
     }

@@ -289,6 +289,7 @@ impl Shared {
             head: head.0,
             credential: admitted.credential.unwrap_or_default(),
             peer_credential: self.identity.peer_credential.to_string(),
+            certificate_secret: self.identity.certificate_secret.expose().to_string(),
             joins,
             snapshot,
         };

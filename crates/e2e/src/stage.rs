@@ -54,6 +54,12 @@ impl Node {
         Ok(())
     }
 
+    /// Changes its configuration; it is not running.
+    pub fn configure(&mut self, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&self.configuration)?;
+        Ok(std::fs::write(&self.configuration, change(text))?)
+    }
+
     /// Kills it as a power cut would.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {

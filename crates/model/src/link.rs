@@ -5,6 +5,8 @@
 
 #![allow(missing_docs, reason = "generated; the proto file documents each message")]
 
+use std::fmt;
+
 use crate::prefetch;
 use crate::revision::Revision;
 
@@ -20,6 +22,18 @@ pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Entries in one message of what was swept.
 pub const SWEPT_ENTRIES_MAX: usize = 4096;
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hello").field("name", &self.name).field("applied", &self.applied).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Welcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Welcome").field("head", &self.head).field("joins", &self.joins).finish_non_exhaustive()
+    }
+}
 
 /// Why a message does not make sense.
 #[derive(Debug, thiserror::Error)]

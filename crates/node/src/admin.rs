@@ -128,6 +128,7 @@ impl Admin {
             "Connections and fetches refused because a bound was reached",
             metrics.refused.get(),
         );
+        metrics.handshakes.show(&mut page);
         page.counter("sent_bytes_total", "Bytes of bodies handed to connections", metrics.bytes_sent.get());
         page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", metrics.bytes_fetched.get());
         page.counter("fetches_total", "Objects asked for above", metrics.fetches.get());

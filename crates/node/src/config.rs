@@ -20,6 +20,8 @@ pub struct NodeConfig {
     pub tier: Tier,
     /// Where users and children reach it: HTTP/1.1 and HTTP/2 without TLS.
     pub listen: SocketAddr,
+    /// Where users reach it by TLS; nowhere unless given.
+    pub listen_tls: Option<SocketAddr>,
     /// How children reach it: `http://HOST:PORT`.
     pub advertise_url: String,
     /// Health and metrics.
@@ -112,6 +114,9 @@ impl NodeConfig {
         base_url("advertise_url", &self.advertise_url, &["http", "https"])?;
         base_url("control_url", &self.control_url, &["https"])?;
         let bad = |field, problem: &str| Err(ConfigError::Field { field, problem: problem.to_owned() });
+        if self.listen_tls.is_some_and(|tls| tls == self.listen && tls.port() != 0) {
+            return bad("listen_tls", "is `listen` again, expected an address of its own");
+        }
         if self.memory.capacity_bytes == 0 {
             return bad("memory.capacity_bytes", "is 0, expected some bytes of memory");
         }
@@ -203,6 +208,7 @@ join_token_file = "/etc/warmfront/join.token"
             (SMALL.replace("http://127.0.0.1:9701", "http://127.0.0.1:9701/x") + disk, "`advertise_url`"),
             (format!("{SMALL}{disk}{disk}"), "`disk.path`"),
             (format!("{SMALL}[memory]\ncapacity_bytes = 0\n{disk}"), "`memory.capacity_bytes`"),
+            (SMALL.replace("listen = \"127.0.0.1:9701\"", "listen = \"127.0.0.1:9701\"\nlisten_tls = \"127.0.0.1:9701\"") + disk, "`listen_tls`"),
             (SMALL.to_owned(), "`state_path`"),
             (SMALL.replace("join_token_file", "join_token_fil") + disk, "join_token_fil"),
         ];

@@ -23,7 +23,7 @@ const FORMAT: u64 = 1;
 
 /// Numbers, by name: `format`, `applied`, `floor`, `swept`.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
-/// Texts and bytes, by name: `log`, `credential`, `peer_credential`, `token`, `ca`, `snapshot`.
+/// Texts and bytes, by name: `log`, `credential`, `peer_credential`, `certificate_secret`, `token`, `ca`, `snapshot`.
 const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
 /// Encoded entries, by revision.
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
@@ -82,6 +82,8 @@ pub(crate) struct Identity {
     pub(crate) credential: String,
     /// What nodes show each other.
     pub(crate) peer_credential: String,
+    /// What private keys in the log are sealed with; empty before a control plane has told.
+    pub(crate) certificate_secret: String,
     /// The invitation it joined with; another one in the file means that the operator wants it to join anew.
     pub(crate) token_id: String,
     /// The authority it trusts, in PEM.
@@ -200,6 +202,8 @@ impl Journal {
             log: LogId(log),
             credential: text("credential")?.ok_or(JournalError::Damaged("credential"))?,
             peer_credential: text("peer_credential")?.ok_or(JournalError::Damaged("peer_credential"))?,
+            // Absent where an earlier version wrote.
+            certificate_secret: text("certificate_secret")?.unwrap_or_default(),
             token_id: text("token")?.ok_or(JournalError::Damaged("token"))?,
             ca: text("ca")?.ok_or(JournalError::Damaged("ca"))?,
         };
@@ -310,6 +314,7 @@ fn write_identity(transaction: &redb::WriteTransaction, identity: &Identity) -> 
     values.insert("log", identity.log.0.as_bytes())?;
     values.insert("credential", identity.credential.as_bytes())?;
     values.insert("peer_credential", identity.peer_credential.as_bytes())?;
+    values.insert("certificate_secret", identity.certificate_secret.as_bytes())?;
     values.insert("token", identity.token_id.as_bytes())?;
     values.insert("ca", identity.ca.as_bytes())?;
     Ok(())
@@ -326,6 +331,7 @@ mod tests {
             log: LogId(text("log")),
             credential: text("own"),
             peer_credential: text("peers"),
+            certificate_secret: text("sealing"),
             token_id: text("t"),
             ca: text("pem"),
         }

@@ -50,6 +50,7 @@ mod pipeline;
 mod prefetch;
 mod respond;
 mod sweep;
+mod tls;
 mod upstream;
 mod vouched;
 
@@ -63,6 +64,7 @@ use network::Internet;
 use pipeline::Pipeline;
 use prefetch::Prefetch;
 use sweep::Sweeper;
+use tls::Certificates;
 use upstream::Upstream;
 
 #[cfg(test)]
@@ -100,7 +102,7 @@ pub enum StartError {
     /// The store.
     #[error("open the store")]
     Store(#[from] store::OpenError),
-    /// TLS towards origins.
+    /// TLS towards origins and users.
     #[error("prepare TLS")]
     Tls(#[from] rustls::Error),
     /// A thread could not be started.
@@ -111,6 +113,7 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
     stopping: CancellationToken,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -128,6 +131,10 @@ impl Node {
         let listen_error = |field, address| move |source| StartError::Listen { field, address, source };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let sockets = listener::bind(config.listen, cores).map_err(listen_error("listen", config.listen))?;
+        let tls_sockets = match config.listen_tls {
+            None => Vec::new(),
+            Some(listen_tls) => listener::bind(listen_tls, cores).map_err(listen_error("listen_tls", listen_tls))?,
+        };
         let admin_sockets =
             listener::bind(config.admin_listen, 1).map_err(listen_error("admin_listen", config.admin_listen))?;
         let local = |sockets: &[std::net::TcpListener], asked| {
@@ -135,23 +142,28 @@ impl Node {
         };
         let (address, admin_address) = (local(&sockets, config.listen), local(&admin_sockets, config.admin_listen));
 
+        let tls_address = config.listen_tls.map(|asked| local(&tls_sockets, asked));
+
         let journal = Journal::open(&config.state_dir())?;
         let known = Known::of(&journal, read_token(&config), &config)?;
         let store = store::Store::open(config.store()).await?;
         let network = Arc::new(Internet::new()?);
-        let parts = Parts::new(config, clock, network, journal, store, known, link::RETIRE_ABOVE);
+        let parts = Parts::new(config, clock, network, journal, store, known, link::RETIRE_ABOVE)?;
         let stopping = CancellationToken::new();
         let mut node = Node {
             address,
+            tls_address,
             admin_address,
             stopping: stopping.clone(),
             threads: Vec::new(),
             tasks: Vec::new(),
             store: parts.store.clone(),
         };
-        tracing::info!(%address, %admin_address, "node started");
+        tracing::info!(%address, tls_address = tls_address.map(tracing::field::display), %admin_address, "node started");
+        let mut tls_sockets = tls_sockets.into_iter();
         for socket in sockets {
-            node.threads.push(serve_on_a_thread(socket, parts.pipeline.clone(), stopping.clone())?);
+            let tls = tls_sockets.next().map(|socket| (socket, parts.certificates.clone()));
+            node.threads.push(serve_on_a_thread(socket, tls, parts.pipeline.clone(), stopping.clone())?);
         }
         let admin = parts.admin();
         node.tasks.extend(parts.run(&stopping));
@@ -181,17 +193,22 @@ impl Node {
         let known = Known::of(&journal, token, &config)?;
         let store = store::Store::open_on(config.store(), disks).await?;
         let (address, admin_address) = (config.listen, config.admin_listen);
-        let parts = Parts::new(config, clock, network, journal, store, known, retire_above);
+        let parts = Parts::new(config, clock, network, journal, store, known, retire_above)?;
         let stopping = CancellationToken::new();
         let store = parts.store.clone();
         let mut tasks = vec![tokio::spawn(listener::serve_on(incoming, parts.pipeline.clone(), stopping.clone()))];
         tasks.extend(parts.run(&stopping));
-        Ok(Node { address, admin_address, stopping, threads: Vec::new(), tasks, store })
+        Ok(Node { address, tls_address: None, admin_address, stopping, threads: Vec::new(), tasks, store })
     }
 
     /// Where users are served.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where users are served by TLS, if anywhere.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
     }
 
     /// Where health and metrics are.
@@ -233,6 +250,7 @@ struct Parts {
     prefetch: Arc<Prefetch>,
     link: Link,
     store: store::Store,
+    certificates: Arc<Certificates>,
 }
 
 /// Who a node is when it starts: a member that remembers, or one that is invited.
@@ -267,7 +285,7 @@ impl Parts {
         store: store::Store,
         known: Known,
         retire_above: usize,
-    ) -> Parts {
+    ) -> Result<Parts, rustls::Error> {
         let Known { remembered, token } = known;
         let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
         let kept = remembered.as_ref().map_or(0, |remembered| remembered.entries.len());
@@ -277,6 +295,10 @@ impl Parts {
         });
         let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
         let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone());
+        let certificates = Arc::new(Certificates::new(knowing.clone(), pipeline.metrics().clone())?);
+        if let Some(identity) = &identity {
+            certificates.open_with(&identity.certificate_secret);
+        }
         let link = Link {
             config: Arc::new(config),
             knowing,
@@ -287,12 +309,13 @@ impl Parts {
             store: store.clone(),
             prefetch: prefetch.clone(),
             sweeper,
+            certificates: certificates.clone(),
             connected: Arc::new(AtomicBool::new(false)),
             kept,
             retire_above,
             retiring: None,
         };
-        Parts { pipeline, prefetch, link, store }
+        Ok(Parts { pipeline, prefetch, link, store, certificates })
     }
 
     fn admin(&self) -> Arc<admin::Admin> {
@@ -330,12 +353,21 @@ fn read_token(config: &NodeConfig) -> Result<JoinToken, String> {
 
 fn serve_on_a_thread(
     socket: std::net::TcpListener,
+    tls: Option<(std::net::TcpListener, Arc<Certificates>)>,
     pipeline: Arc<Pipeline>,
     stopping: CancellationToken,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
     let serve = move || {
-        if let Err(error) = runtime.block_on(listener::serve(socket, pipeline, stopping)) {
+        let plain = listener::serve(socket, None, pipeline.clone(), stopping.clone());
+        let secure = async {
+            match tls {
+                None => Ok(()),
+                Some((socket, certificates)) => listener::serve(socket, Some(certificates), pipeline, stopping).await,
+            }
+        };
+        let (plain, secure) = runtime.block_on(async { tokio::join!(plain, secure) });
+        for error in [plain, secure].into_iter().filter_map(Result::err) {
             tracing::error!(error = &error as &dyn std::error::Error, "listener ended");
         }
     };

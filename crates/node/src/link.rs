@@ -39,6 +39,7 @@ use crate::knowing::{Knowing, Membership};
 use crate::network::{Connector, Network};
 use crate::prefetch::Prefetch;
 use crate::sweep::Sweeper;
+use crate::tls::Certificates;
 
 /// The generated client.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the proto file documents it")]
@@ -85,6 +86,7 @@ pub(crate) struct Link {
     pub(crate) store: store::Store,
     pub(crate) prefetch: Arc<Prefetch>,
     pub(crate) sweeper: Arc<Sweeper>,
+    pub(crate) certificates: Arc<Certificates>,
     pub(crate) connected: Arc<AtomicBool>,
     /// Log entries taken since the floor was last raised.
     pub(crate) kept: usize,
@@ -276,6 +278,7 @@ impl Link {
                 log: log.clone(),
                 credential,
                 peer_credential: welcome.peer_credential,
+                certificate_secret: welcome.certificate_secret,
                 token_id: token
                     .map(|token| token.id.clone())
                     .or(kept.map(|kept| kept.token_id.clone()))
@@ -289,6 +292,7 @@ impl Link {
             let turn = self.sweeper.turn().await;
             let (written, start) = (identity.clone(), snapshot.clone());
             self.on_journal(move |journal| journal.restart(Some(&written), &start)).await?;
+            self.certificates.open_with(&identity.certificate_secret);
             self.knowing.join(log, identity.peer_credential.clone(), snapshot.revision, snapshot.knowledge).await;
             self.sweeper.restart(&turn, snapshot.revision);
             drop(turn);
@@ -296,8 +300,15 @@ impl Link {
             self.identity = Some(identity);
             self.kept = 0;
         } else if let Some(identity) = &mut self.identity {
-            if identity.peer_credential != welcome.peer_credential || !welcome.credential.is_empty() {
+            // A control plane of an earlier version tells none, which changes nothing.
+            let other_secret = !welcome.certificate_secret.is_empty()
+                && identity.certificate_secret != welcome.certificate_secret;
+            if identity.peer_credential != welcome.peer_credential || other_secret || !welcome.credential.is_empty() {
                 identity.peer_credential = welcome.peer_credential;
+                if other_secret {
+                    identity.certificate_secret = welcome.certificate_secret;
+                    self.certificates.open_with(&identity.certificate_secret);
+                }
                 if !welcome.credential.is_empty() {
                     identity.credential = welcome.credential;
                 }

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::knowing::{Judging, Knowing};
 use crate::network::Stream;
 use crate::pipeline::Pipeline;
+use crate::tls::Certificates;
 
 /// Connections at a time, all threads together.
 pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
@@ -83,9 +84,10 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One thread's accepting, until `stopping`; then running answers get [`STOP_MAX`].
+/// One thread's accepting, by TLS where there are certificates, until `stopping`; then running answers get [`STOP_MAX`].
 pub(crate) async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Certificates>>,
     pipeline: Arc<Pipeline>,
     stopping: CancellationToken,
 ) -> io::Result<()> {
@@ -106,7 +108,7 @@ pub(crate) async fn serve(
             },
         };
         let Some(taken) = server.take() else { continue };
-        let stopping = stopping.clone();
+        let (stopping, tls) = (stopping.clone(), tls.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             tokio::select! {
@@ -114,7 +116,14 @@ pub(crate) async fn serve(
                 () = stopping.cancelled() => return,
                 readable = tokio::time::timeout(HEAD_MAX, stream.readable()) => if !matches!(readable, Ok(Ok(()))) { return },
             }
-            taken.serve(stream).await;
+            match tls {
+                None => taken.serve(stream, false).await,
+                Some(tls) => {
+                    if let Some(stream) = tls.accept(stream).await {
+                        taken.serve(stream, true).await;
+                    }
+                }
+            }
         });
     }
     drop(listener);
@@ -131,7 +140,7 @@ pub(crate) async fn serve_on<S: Stream>(
     let server = Server::new(pipeline);
     while let Some(Some(stream)) = stopping.run_until_cancelled(incoming.recv()).await {
         if let Some(taken) = server.take() {
-            tokio::spawn(taken.serve(stream));
+            tokio::spawn(taken.serve(stream, false));
         }
     }
     server.stop().await;
@@ -189,9 +198,9 @@ impl Server {
 }
 
 impl Taken {
-    async fn serve<S: Stream>(self, stream: S) {
+    async fn serve<S: Stream>(self, stream: S, secure: bool) {
         let Taken { http, watcher, pipeline, _held } = self;
-        let handoff = Arc::new(Handoff::new(pipeline.knowing().clone()));
+        let handoff = Arc::new(Handoff::new(pipeline.knowing().clone(), secure));
         let io = TokioIo::new(Connection { stream, handoff: handoff.clone(), stalled: None });
         let service = service_fn(move |request: http::Request<Incoming>| {
             if request.version() == http::Version::HTTP_2 {
@@ -212,6 +221,8 @@ impl Taken {
 pub(crate) struct Handoff {
     knowing: Arc<Knowing>,
     headers: Mutex<Headers>,
+    /// The user came by TLS.
+    pub(crate) secure: bool,
     /// The last write found no room.
     blocked: AtomicBool,
     /// The connection is HTTP/2: what is written may wait in its queues while others' bytes are flushed.
@@ -229,8 +240,9 @@ struct Headers {
 }
 
 impl Handoff {
-    pub(crate) fn new(knowing: Arc<Knowing>) -> Handoff {
-        Handoff { knowing, headers: Mutex::default(), blocked: AtomicBool::new(false), queues: AtomicBool::new(false) }
+    pub(crate) fn new(knowing: Arc<Knowing>, secure: bool) -> Handoff {
+        let (blocked, queues) = (AtomicBool::new(false), AtomicBool::new(false));
+        Handoff { knowing, headers: Mutex::default(), secure, blocked, queues }
     }
 
     fn headers(&self) -> MutexGuard<'_, Headers> {
@@ -337,7 +349,9 @@ impl<S: Stream> AsyncWrite for Connection<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Called when everything before it is written: hyper flushes its own buffer first.
-        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        // Of TLS some may be left that the socket has no room for: it waits like a write.
+        let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        let flushed = ready!(self.bounded(cx, poll));
         self.handoff.flushed();
         Poll::Ready(flushed)
     }

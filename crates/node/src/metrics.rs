@@ -127,6 +127,8 @@ pub(crate) struct Metrics {
     pub(crate) requests_running: std::sync::Arc<Gauge>,
     /// Connections of users and children.
     pub(crate) connections: std::sync::Arc<Gauge>,
+    /// Handshakes of users.
+    pub(crate) handshakes: crate::tls::Handshakes,
 }
 
 impl Metrics {

@@ -126,6 +126,9 @@ impl Pipeline {
             metrics: self.metrics.clone(),
         };
         let _running = self.metrics.requests_running.hold();
+        if reply.handoff.secure {
+            self.metrics.handshakes.requests.inc();
+        }
         let caller = match caller {
             Ok(caller) => caller,
             Err(BadCaller::AnotherLog) => {

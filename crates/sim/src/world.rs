@@ -341,6 +341,7 @@ impl World {
                 tier: host.tier,
                 listen: nowhere,
                 advertise_url: format!("http://{}:80", host.name),
+                listen_tls: None,
                 admin_listen: nowhere,
                 control_url: "http://control:9681".to_owned(),
                 join_token_file: PathBuf::new(),

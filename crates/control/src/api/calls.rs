@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
-    Bucket, Call, CdnType, Description, DomainDetail, DomainQuery, DomainStatus, ObjectPath, Page, Product, Profile,
+    Bucket, Call, CdnType, CertificatePair, CertificateShown, Description, DomainDetail, DomainQuery, DomainStatus, DomainTls, ObjectPath, Page, Product, Profile,
     Quota, RefreshByTag, RefreshType, Reply, Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow,
     TaskStatus, TaskType, Wording,
 };
@@ -13,7 +13,7 @@ use model::{Cause, Revision, Source, SourceKind};
 
 use crate::app::{
     App, Denied, DomainChange, DomainView, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress,
-    Refresh, RefreshOf, Status,
+    Refresh, RefreshOf, Shown, Status, Submitted,
 };
 use crate::completion::WaitedFor;
 use crate::limits;
@@ -72,6 +72,8 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::AddDomain(_) | Call::DeleteDomain(_) | Call::SwitchDomain { .. } | Call::SetDomain(_) => {
             Spent::InDatabase
         }
+        Call::SetCertificate(_) => Spent::InDatabase,
+        Call::Certificate(_) => Spent::InMemory,
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
         Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
     }
@@ -155,6 +157,15 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             app.change_domain(principal, permission, &set.name, DomainChange::TagHeader(set.tag_header)).await?;
             Ok(Reply::Done)
         }
+        Call::SetCertificate(set) => {
+            let submitted = |pair: CertificatePair| Submitted { name: pair.name, chain: pair.chain, key: pair.key.into() };
+            app.set_certificate(principal, permission, &set.domain, set.pair.map(submitted)).await?;
+            Ok(Reply::Done)
+        }
+        Call::Certificate(name) => {
+            let certificate = app.certificate(principal, permission, &name)?.map(shown);
+            Ok(Reply::Certificate { domain: name.to_string(), certificate })
+        }
         Call::Domains(query) => {
             let all = app.domains(principal, permission)?;
             let rows: Vec<DomainDetail> = all.iter().map(detail).filter(|domain| matches(&query, domain)).collect();
@@ -162,7 +173,15 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             let rows = rows.into_iter().skip(skip(query.page) as usize).take(query.page.size as usize).collect();
             Ok(Reply::Domains { page: query.page, total, rows })
         }
-        Call::DomainDetail(name) => Ok(Reply::DomainDetail(detail(&app.domain(principal, permission, &name)?))),
+        Call::DomainDetail(name) => {
+            let view = app.domain(principal, permission, &name)?;
+            let chain = view.certificate.as_ref().map(|certificate| certificate.chain.clone());
+            let mut detail = detail(&view);
+            if let (Some(tls), Some(chain)) = (&mut detail.tls, chain) {
+                tls.chain = chain;
+            }
+            Ok(Reply::DomainDetail(detail))
+        }
     }
 }
 
@@ -285,6 +304,20 @@ fn source(source: aliyun::Source) -> Source {
     Source { kind, content: source.content, port: source.port, priority: source.priority, weight: source.weight }
 }
 
+fn shown((certificate, facts): Shown) -> CertificateShown {
+    CertificateShown {
+        name: certificate.name.clone(),
+        // Set is set once: the moment tells certificates of a domain apart.
+        id: certificate.set_ms,
+        subject: facts.subject,
+        issuer: facts.issuer,
+        chain: certificate.chain.clone(),
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        set_at: time(certificate.set_ms),
+    }
+}
+
 fn detail(view: &DomainView) -> DomainDetail {
     let types = view.row.detail.source_types.iter().map(String::as_str).chain(std::iter::repeat(""));
     let sources = view.domain.sources.iter().zip(types).map(|(source, submitted)| aliyun::Source {
@@ -314,6 +347,10 @@ fn detail(view: &DomainView) -> DomainDetail {
         description: String::new(),
         sources: sources.collect(),
         tag_header: view.domain.tag_header.clone(),
+        tls: view
+            .certificate
+            .as_ref()
+            .map(|certificate| DomainTls { name: certificate.name.clone(), chain: String::new() }),
         created_at: time(view.row.created_ms),
         modified_at: time(view.row.modified_ms),
     }

@@ -3,6 +3,7 @@
 use aliyun::{Fault, Refusal, Wording};
 
 use crate::app::Denied;
+use crate::certificate::BadCertificate;
 use crate::state::accounts::AccountStatus;
 use crate::state::submit::Refused;
 
@@ -23,6 +24,7 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::Offline => Fault::DomainOffline,
         Denied::Configuring => Fault::DomainBusy,
         Denied::Regex(bad) => return Refusal::of(Fault::ObjectPath, wording).because(&bad.to_string()),
+        Denied::Certificate(bad) => return certificate(bad, wording),
         Denied::DomainExists { own: _ } => Fault::DomainExists,
         Denied::DomainConflict => Fault::DomainConflict,
         Denied::DomainsUsedUp => Fault::DomainOverLimit,
@@ -46,4 +48,15 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::Unavailable(_) => return Refusal::unavailable(),
     };
     Refusal::of(fault, wording)
+}
+
+/// A certificate that cannot be a domain's, and why behind the vendor's words.
+fn certificate(bad: &BadCertificate, wording: Wording) -> Refusal {
+    let fault = match bad {
+        BadCertificate::Chain | BadCertificate::OtherNames(_) | BadCertificate::NotNow => Fault::Certificate,
+        BadCertificate::TooLong => Fault::CertificateTooLong,
+        BadCertificate::Key => Fault::Key,
+        BadCertificate::Mismatch => Fault::KeyMismatch,
+    };
+    Refusal::of(fault, wording).because(&bad.to_string())
 }

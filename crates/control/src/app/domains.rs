@@ -2,7 +2,9 @@
 //!
 //! A change is an entry of the log like a refresh: nodes learn of it in order, and it is `configured` once every member has.
 
-use model::{Coverage, Domain, DomainName, Revision, Source};
+use std::sync::Arc;
+
+use model::{Certificate, Coverage, Domain, DomainName, Revision, Source};
 
 use super::{App, Denied, Permission, Principal};
 use crate::known::Known;
@@ -19,6 +21,8 @@ pub(crate) struct DomainView {
     pub(crate) row: DomainRow,
     /// What nodes know.
     pub(crate) domain: Domain,
+    /// What its users are shown by TLS.
+    pub(crate) certificate: Option<Arc<Certificate>>,
 }
 
 /// What becomes of a domain that is there.
@@ -98,7 +102,7 @@ impl App {
     }
 
     /// Waits until this process knows what it just wrote, so that the caller's next request finds it.
-    async fn reach(&self, written: Result<Revision, DomainError>) -> Result<(), Denied> {
+    pub(super) async fn reach(&self, written: Result<Revision, DomainError>) -> Result<(), Denied> {
         match written {
             Ok(revision) => {
                 self.following.reach(revision).await;
@@ -144,5 +148,6 @@ impl App {
 
 fn view(known: &Known, row: &DomainRow) -> Option<DomainView> {
     let domain = known.knowledge.domains.get(&row.name)?.clone();
-    Some(DomainView { row: row.clone(), domain })
+    let certificate = known.knowledge.certificates.get(&row.name).cloned();
+    Some(DomainView { row: row.clone(), domain, certificate })
 }

@@ -1,14 +1,16 @@
 //! What a control plane is, made once with its database: the log's identity, the authority that signs the link's
-//! certificate, the secret its nodes show each other, and the key that signs receipts.
+//! certificate, the secret its nodes show each other, the one that private keys in the log are sealed with, and the key that signs
+//! receipts.
 
 use std::sync::Arc;
 
-use model::LogId;
+use model::certificate::SECRET_BYTES;
+use model::{CertificateSecret, LogId};
 use zeroize::Zeroizing;
 
 use super::{On, State, StateError, Writing};
 use crate::receipt::Signer;
-use crate::seal::{Seal, SealError, random_text};
+use crate::seal::{Seal, SealError, fill_random, random_text};
 
 /// The name under which the link's certificate is made out; nodes connect by address, and ask for this name.
 pub const LINK_NAME: &str = "warmfront-link";
@@ -19,6 +21,7 @@ const PEER_CREDENTIAL_CHARS: usize = 40;
 const AUTHORITY_KEY: &str = "authority key";
 const PEER_CREDENTIAL: &str = "peer credential";
 const RECEIPT_SEED: &str = "receipt key";
+const CERTIFICATE_SECRET: &str = "certificate secret";
 
 /// The identity of a control plane. Holds secrets: not shown.
 pub struct Identity {
@@ -30,6 +33,8 @@ pub struct Identity {
     pub(crate) authority_key: Zeroizing<String>,
     /// What nodes show each other.
     pub(crate) peer_credential: Zeroizing<String>,
+    /// What private keys in the log are sealed with.
+    pub(crate) certificate_secret: CertificateSecret,
     /// What receipts are signed with.
     pub(crate) signer: Arc<Signer>,
 }
@@ -60,6 +65,12 @@ impl State {
             let sealed = seal.seal(RECEIPT_SEED, &Signer::fresh_seed());
             self.keep_meta([("receipt_seed", sealed)]).await?;
         }
+        if self.meta("certificate_secret").await?.is_none() {
+            let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+            fill_random(secret.as_mut_slice());
+            let sealed = seal.seal(CERTIFICATE_SECRET, &CertificateSecret::new(*secret).expose());
+            self.keep_meta([("certificate_secret", sealed)]).await?;
+        }
         let have = |name: &'static str| async move {
             let value = self.meta(name).await?;
             value.ok_or_else(|| StateError::Corrupt { what: format!("meta {name}") })
@@ -69,6 +80,10 @@ impl State {
             authority: have("authority").await?,
             authority_key: seal.open(AUTHORITY_KEY, &have("authority_key").await?)?,
             peer_credential: seal.open(PEER_CREDENTIAL, &have("peer_credential").await?)?,
+            certificate_secret: CertificateSecret::parse(
+                &seal.open(CERTIFICATE_SECRET, &have("certificate_secret").await?)?,
+            )
+            .ok_or_else(|| StateError::Corrupt { what: "meta certificate_secret".into() })?,
             signer: Signer::of_seed(&seal.open(RECEIPT_SEED, &have("receipt_seed").await?)?)
                 .map(Arc::new)
                 .ok_or_else(|| StateError::Corrupt { what: "meta receipt_seed".into() })?,

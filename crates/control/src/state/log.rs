@@ -84,9 +84,13 @@ impl Filed {
         match entry {
             Entry::Invalidate(_) => Filed::Invalidate,
             Entry::Settings(_) => Filed::Settings,
-            Entry::Domain(_) | Entry::DomainRemoved(_) | Entry::Pop(_) | Entry::Member(_) | Entry::MemberRemoved(_) => {
-                Filed::Configure
-            }
+            Entry::Domain(_)
+            | Entry::DomainRemoved(_)
+            | Entry::Certificate(_)
+            | Entry::CertificateRemoved(_)
+            | Entry::Pop(_)
+            | Entry::Member(_)
+            | Entry::MemberRemoved(_) => Filed::Configure,
         }
     }
 
@@ -352,7 +356,7 @@ async fn insert_domain(writing: &mut Writing, row: DomainRow) -> Result<(), Stat
 }
 
 /// Writes when a domain was changed; whether it was still as it was at `seen`.
-async fn update_domain(
+pub(super) async fn update_domain(
     writing: &mut Writing,
     name: &DomainName,
     seen: Revision,
@@ -386,7 +390,7 @@ async fn delete_domain(writing: &mut Writing, name: &DomainName) -> Result<(), S
     Ok(())
 }
 
-async fn domain_owner(writing: &mut Writing, name: &str) -> Result<Option<String>, StateError> {
+pub(super) async fn domain_owner(writing: &mut Writing, name: &str) -> Result<Option<String>, StateError> {
     match writing.on() {
         On::Sql(connection) => {
             let row =

@@ -26,6 +26,7 @@ use sqlx::{Any, AnyConnection, AnyPool, Executor, Row, Transaction};
 use crate::config::StateUrl;
 
 pub mod accounts;
+mod certificates;
 pub mod chunks;
 pub mod completions;
 pub mod identity;

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Response as Answer, Status, Streaming};
 
+use super::secure::{Authority, SEALING, shake};
 use super::*;
 use crate::{DiskTier, MemoryTier, Node, NodeConfig, StartError};
 
@@ -92,6 +93,7 @@ impl Control {
             pop: PopName::parse("pop-1").unwrap(),
             tier: Tier::L1,
             listen: any,
+            listen_tls: Some(any),
             advertise_url: "http://127.0.0.1:1".into(),
             admin_listen: any,
             control_url: format!("https://{}", self.address),
@@ -135,6 +137,7 @@ impl Session {
             head,
             credential: joins.map(|(_, credential)| credential.to_owned()).unwrap_or_default(),
             peer_credential: PEERS.into(),
+            certificate_secret: model::CertificateSecret::new(SEALING).expose().to_string(),
             joins: joins.is_some(),
             snapshot: snapshot.unwrap_or_default(),
         }))
@@ -250,6 +253,30 @@ async fn node_joins_follows_restarts_and_reads_on() {
         "REVALIDATED from edge",
         "6 covers it still"
     );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn restarted_node_serves_by_tls_with_the_control_plane_down() {
+    let origin = Origin::start().await;
+    let authority = Authority::new();
+    let (entry, leaf) = authority.certificate(DOMAIN, &[DOMAIN]);
+    let mut control = Control::start().await;
+    let node = control.node().await.unwrap();
+    let mut session = control.session().await;
+    session.welcome("log", 5, Some((&knowledge(&origin), "own"))).await;
+    session.acknowledged(5).await;
+    let tls = node.tls_address().unwrap();
+    assert_eq!(shake(tls, Some(DOMAIN), &authority).await.unwrap_err(), "UnrecognizedName");
+    session.entries(6, &[entry]).await;
+    session.acknowledged(6).await;
+    assert_eq!(shake(tls, Some(DOMAIN), &authority).await.unwrap(), leaf, "as soon as it is applied");
+    node.stop().await;
+
+    // Nobody answers the link any more.
+    control.sessions.close();
+    let node = control.node().await.unwrap();
+    assert_eq!(shake(node.tls_address().unwrap(), Some(DOMAIN), &authority).await.unwrap(), leaf);
     node.stop().await;
 }
 

@@ -31,6 +31,7 @@ mod fenced;
 mod following;
 mod prefetching;
 mod scopes;
+mod secure;
 mod serving;
 mod sweeping;
 mod tiers;
@@ -318,7 +319,7 @@ impl TestNode {
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
         let (pipeline, prefetch) = crate::assemble(knowing.clone(), Arc::new(crate::Internet::new().unwrap()), store);
         let stopping = CancellationToken::new();
-        tokio::spawn(crate::listener::serve(listener, pipeline.clone(), stopping.clone()));
+        tokio::spawn(crate::listener::serve(listener, None, pipeline.clone(), stopping.clone()));
         tokio::spawn(prefetch.clone().run(pipeline.clone(), stopping.clone()));
         TestNode { address, knowing, pipeline, prefetch, clock, stopping }
     }
@@ -394,7 +395,7 @@ pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
     let parents = [(Tier::L1, Parent { pop: pop.clone(), tier: Tier::L2 })].into();
     let pop = Pop { name: pop, region: Coverage::Global, parents };
     let topology = Topology { pops: [(pop.name.clone(), pop)].into(), members: Default::default() };
-    Knowledge { domains: [(name, domain)].into(), topology, settings: model::Settings { lease_secs: 10 } }
+    Knowledge { domains: [(name, domain)].into(), topology, settings: model::Settings { lease_secs: 10 }, ..Knowledge::default() }
 }
 
 /// An origin, and a node without parents before it.

@@ -1,0 +1,34 @@
+//! Certificates of domains: entries of the log like every other change of a domain.
+
+use model::{Certificate, DomainName, Entry, Revision};
+
+use super::State;
+use super::log::{DomainError, append, domain_owner, update_domain};
+
+impl State {
+    /// Gives a domain of an account a certificate, or takes it, and tells the nodes. `seen` is the revision that the domain was
+    /// last changed at.
+    pub async fn set_certificate(
+        &self,
+        account: &str,
+        name: &DomainName,
+        certificate: Option<Certificate>,
+        seen: Revision,
+        now_ms: u64,
+    ) -> Result<Revision, DomainError> {
+        let mut writing = self.write().await?;
+        let entry = match certificate {
+            Some(certificate) => Entry::Certificate(certificate),
+            None => Entry::CertificateRemoved(name.clone()),
+        };
+        let at = append(&mut writing, &[entry]).await?;
+        if domain_owner(&mut writing, name.as_str()).await?.as_deref() != Some(account) {
+            return Err(DomainError::Absent);
+        }
+        if !update_domain(&mut writing, name, seen, at, now_ms).await? {
+            return Err(DomainError::Changed);
+        }
+        writing.commit().await?;
+        Ok(at)
+    }
+}
