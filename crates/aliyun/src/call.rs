@@ -84,8 +84,7 @@ pub fn call(request: &Request, profile: &Profile, now: SystemTime) -> Result<Cal
         (Cdn, "StartCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: true },
         (Cdn, "StopCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: false },
         (Cdn, SET_DOMAIN) => Call::SetDomain(domains::set(request, profile)?),
-        (Cdn, "SetCdnDomainSSLCertificate")
-        | (Vod, "SetVodDomainCertificate" | "SetVodDomainSSLCertificate") => {
+        (Cdn, "SetCdnDomainSSLCertificate") | (Vod, "SetVodDomainCertificate" | "SetVodDomainSSLCertificate") => {
             Call::SetCertificate(certificates::set(request, profile)?)
         }
         (Cdn, "DescribeDomainCertificateInfo") | (Vod, "DescribeVodDomainCertificateInfo") => {

@@ -92,8 +92,10 @@ impl Refusal {
     ///
     /// Clients split the text at its colon and compare: when the strings are equal they say that the secret is wrong.
     pub(crate) fn signature_v1(ours: &str) -> Refusal {
-        let message =
-            format!("Specified signature is not matched with our calculation. server string to sign is:{}", without_key(ours));
+        let message = format!(
+            "Specified signature is not matched with our calculation. server string to sign is:{}",
+            without_key(ours)
+        );
         Refusal::new(400, "SignatureDoesNotMatch", message)
     }
 
@@ -464,11 +466,9 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
             "The specified value of parameter DomainSearchType is not supported.",
         ),
         // So worded by the vendor.
-        Fault::SslProtocol => (
-            400,
-            "InvalidSSLProtocol.ValueNotSupported",
-            "The specified value of parameter Enable is not supported.",
-        ),
+        Fault::SslProtocol => {
+            (400, "InvalidSSLProtocol.ValueNotSupported", "The specified value of parameter Enable is not supported.")
+        }
         Fault::CertificateMissing => (
             400,
             "SSLPub.MissingParameter",
@@ -518,7 +518,10 @@ mod tests {
     #[test]
     fn private_keys_are_not_repeated() {
         let cases = [
-            ("GET&%2F&Action%3DX%26SSLPri%3DSECRET%252B%26SSLPub%3Dp", "GET&%2F&Action%3DX%26SSLPri%3D***%26SSLPub%3Dp"),
+            (
+                "GET&%2F&Action%3DX%26SSLPri%3DSECRET%252B%26SSLPub%3Dp",
+                "GET&%2F&Action%3DX%26SSLPri%3D***%26SSLPub%3Dp",
+            ),
             ("GET&%2F&Action%3DX%26SSLPri%3DSECRET", "GET&%2F&Action%3DX%26SSLPri%3D***"),
             ("POST\n/\nSSLPri=SECRET%2B&SSLPub=p\nhost:a", "POST\n/\nSSLPri=***&SSLPub=p\nhost:a"),
             ("POST\n/\nSSLPri=SECRET\nx:a&b", "POST\n/\nSSLPri=***\nx:a&b"),

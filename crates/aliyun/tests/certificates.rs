@@ -18,18 +18,16 @@ fn ask(version: &str, action: &str, params: Params<'_>) -> Result<Call, Refusal>
     call(&request(version, action, params), Profile::named("cdn-2024").unwrap(), now())
 }
 
-const SETTING: [(&str, &str); 3] = [
-    (CDN, "SetCdnDomainSSLCertificate"),
-    (VOD, "SetVodDomainCertificate"),
-    (VOD, "SetVodDomainSSLCertificate"),
-];
+const SETTING: [(&str, &str); 3] =
+    [(CDN, "SetCdnDomainSSLCertificate"), (VOD, "SetVodDomainCertificate"), (VOD, "SetVodDomainSSLCertificate")];
 
 #[test]
 fn certificate_is_read_from_every_action_that_sets_one() {
     let domain = DomainName::parse("a.com").unwrap();
     let pair = CertificatePair { name: "c".into(), chain: "PUB".into(), key: "PRI".into() };
     for (version, action) in SETTING {
-        let on = [("DomainName", "A.com"), ("SSLProtocol", "on"), ("SSLPub", "PUB"), ("SSLPri", "PRI"), ("CertName", "c")];
+        let on =
+            [("DomainName", "A.com"), ("SSLProtocol", "on"), ("SSLPub", "PUB"), ("SSLPri", "PRI"), ("CertName", "c")];
         let expected = SetCertificate { domain: domain.clone(), pair: Some(pair.clone()) };
         assert_eq!(ask(version, action, &on), Ok(Call::SetCertificate(expected)), "{action}");
         let off = [("DomainName", "a.com"), ("SSLProtocol", "off")];

@@ -10,9 +10,9 @@ use model::pattern::BadPattern;
 use model::topology::WarmTiers;
 use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Revision, Scope, Tag, UrlKey};
 
+use crate::certificate::BadCertificate;
 use crate::completion::{Acknowledged, Waiting};
 use crate::known::{Following, Known};
-use crate::certificate::BadCertificate;
 use crate::receipt::Signer;
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};

@@ -238,17 +238,16 @@ impl Parts {
             clock.clone(),
             stopping.clone(),
         );
-        let app =
-            app::App {
-                state: state.clone(),
-                accepting,
-                following,
-                acknowledged,
-                clock: clock.clone(),
-                signer,
-                log,
-                certificate_secret,
-            };
+        let app = app::App {
+            state: state.clone(),
+            accepting,
+            following,
+            acknowledged,
+            clock: clock.clone(),
+            signer,
+            log,
+            certificate_secret,
+        };
         let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link.clone());
         Ok(Parts { state, clock, door, link, stopping })
     }

@@ -128,7 +128,10 @@ async fn certificates_are_set_shown_replaced_and_taken() -> anyhow::Result<()> {
     ensure!(shown["tls"] == "off", "{shown}");
 
     let shown = run(&set(&first.cert, &first.key)).await?;
-    ensure!((&shown["tls"], &shown["name"], &shown["subject"]) == (&json!("on"), &json!("mine"), &json!("first")), "{shown}");
+    ensure!(
+        (&shown["tls"], &shown["name"], &shown["subject"]) == (&json!("on"), &json!("mine"), &json!("first")),
+        "{shown}"
+    );
     stage.online().await;
     for (more, version) in [(&["--http2"][..], "2"), (&["--http1.1"], "1.1"), (&["--tls-max", "1.2"], "2")] {
         let said = curl(&authority, tls, DOMAIN, more)?;

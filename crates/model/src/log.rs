@@ -243,7 +243,10 @@ mod tests {
         }
         let copy: Knowledge = decode(&encode(&knowledge)).unwrap();
         assert_eq!((copy.certificates.len(), &copy), (1, &knowledge));
-        for last in [Entry::CertificateRemoved(DomainName::parse("a.com").unwrap()), Entry::DomainRemoved(DomainName::parse("a.com").unwrap())] {
+        for last in [
+            Entry::CertificateRemoved(DomainName::parse("a.com").unwrap()),
+            Entry::DomainRemoved(DomainName::parse("a.com").unwrap()),
+        ] {
             let mut after = copy.clone();
             after.apply(&last);
             assert!(after.certificates.is_empty(), "{last:?}");

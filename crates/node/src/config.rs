@@ -208,7 +208,13 @@ join_token_file = "/etc/warmfront/join.token"
             (SMALL.replace("http://127.0.0.1:9701", "http://127.0.0.1:9701/x") + disk, "`advertise_url`"),
             (format!("{SMALL}{disk}{disk}"), "`disk.path`"),
             (format!("{SMALL}[memory]\ncapacity_bytes = 0\n{disk}"), "`memory.capacity_bytes`"),
-            (SMALL.replace("listen = \"127.0.0.1:9701\"", "listen = \"127.0.0.1:9701\"\nlisten_tls = \"127.0.0.1:9701\"") + disk, "`listen_tls`"),
+            (
+                SMALL.replace(
+                    "listen = \"127.0.0.1:9701\"",
+                    "listen = \"127.0.0.1:9701\"\nlisten_tls = \"127.0.0.1:9701\"",
+                ) + disk,
+                "`listen_tls`",
+            ),
             (SMALL.to_owned(), "`state_path`"),
             (SMALL.replace("join_token_file", "join_token_fil") + disk, "join_token_fil"),
         ];

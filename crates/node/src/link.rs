@@ -301,8 +301,8 @@ impl Link {
             self.kept = 0;
         } else if let Some(identity) = &mut self.identity {
             // A control plane of an earlier version tells none, which changes nothing.
-            let other_secret = !welcome.certificate_secret.is_empty()
-                && identity.certificate_secret != welcome.certificate_secret;
+            let other_secret =
+                !welcome.certificate_secret.is_empty() && identity.certificate_secret != welcome.certificate_secret;
             if identity.peer_credential != welcome.peer_credential || other_secret || !welcome.credential.is_empty() {
                 identity.peer_credential = welcome.peer_credential;
                 if other_secret {

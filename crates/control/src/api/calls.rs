@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
-    Bucket, Call, CdnType, CertificatePair, CertificateShown, Description, DomainDetail, DomainQuery, DomainStatus, DomainTls, ObjectPath, Page, Product, Profile,
-    Quota, RefreshByTag, RefreshType, Reply, Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow,
-    TaskStatus, TaskType, Wording,
+    Bucket, Call, CdnType, CertificatePair, CertificateShown, Description, DomainDetail, DomainQuery, DomainStatus,
+    DomainTls, ObjectPath, Page, Product, Profile, Quota, RefreshByTag, RefreshType, Reply, Request, SearchType,
+    SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, Wording,
 };
 use model::topology::WarmTiers;
 use model::{Cause, Revision, Source, SourceKind};
@@ -158,7 +158,8 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             Ok(Reply::Done)
         }
         Call::SetCertificate(set) => {
-            let submitted = |pair: CertificatePair| Submitted { name: pair.name, chain: pair.chain, key: pair.key.into() };
+            let submitted =
+                |pair: CertificatePair| Submitted { name: pair.name, chain: pair.chain, key: pair.key.into() };
             app.set_certificate(principal, permission, &set.domain, set.pair.map(submitted)).await?;
             Ok(Reply::Done)
         }

@@ -68,8 +68,7 @@ impl App {
             let key = SealedKey::seal(&self.certificate_secret, nonce, name, &key);
             Certificate { domain: name.clone(), name: called, chain, key, set_ms: millis(now) }
         });
-        let at =
-            self.state.set_certificate(principal.account(), name, certificate, row.revision, millis(now)).await;
+        let at = self.state.set_certificate(principal.account(), name, certificate, row.revision, millis(now)).await;
         self.reach(at).await
     }
 

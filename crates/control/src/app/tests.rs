@@ -152,8 +152,16 @@ impl Rig {
                 .await
                 .unwrap();
         let signer = Arc::new(Signer::of_seed(&Signer::fresh_seed()).unwrap());
-        let app =
-            App { state, accepting, following, acknowledged, clock: clock.clone(), signer, log: LogId("log".into()), certificate_secret: model::CertificateSecret::new([7; 32]) };
+        let app = App {
+            state,
+            accepting,
+            following,
+            acknowledged,
+            clock: clock.clone(),
+            signer,
+            log: LogId("log".into()),
+            certificate_secret: model::CertificateSecret::new([7; 32]),
+        };
         let rig = Rig { app, clock, stopping, _dir: dir };
         for name in ["a.com", "b.com"] {
             rig.add_domain(&me(), name).await.unwrap();

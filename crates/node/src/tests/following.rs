@@ -267,7 +267,7 @@ async fn restarted_node_serves_by_tls_with_the_control_plane_down() {
     session.welcome("log", 5, Some((&knowledge(&origin), "own"))).await;
     session.acknowledged(5).await;
     let tls = node.tls_address().unwrap();
-    assert_eq!(shake(tls, Some(DOMAIN), &authority).await.unwrap_err(), "UnrecognizedName");
+    assert_eq!(shake(tls, Some(DOMAIN), &authority).await.unwrap_err(), "UnrecognisedName");
     session.entries(6, &[entry]).await;
     session.acknowledged(6).await;
     assert_eq!(shake(tls, Some(DOMAIN), &authority).await.unwrap(), leaf, "as soon as it is applied");

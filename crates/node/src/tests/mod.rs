@@ -395,7 +395,12 @@ pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
     let parents = [(Tier::L1, Parent { pop: pop.clone(), tier: Tier::L2 })].into();
     let pop = Pop { name: pop, region: Coverage::Global, parents };
     let topology = Topology { pops: [(pop.name.clone(), pop)].into(), members: Default::default() };
-    Knowledge { domains: [(name, domain)].into(), topology, settings: model::Settings { lease_secs: 10 }, ..Knowledge::default() }
+    Knowledge {
+        domains: [(name, domain)].into(),
+        topology,
+        settings: model::Settings { lease_secs: 10 },
+        ..Knowledge::default()
+    }
 }
 
 /// An origin, and a node without parents before it.

@@ -124,16 +124,16 @@ async fn name_that_a_client_asks_for_chooses_the_certificate() {
     let own = set(DOMAIN, &[DOMAIN]);
     let wild = set(".wild.test", &["*.wild.test", "*.bare.test", "bare.test"]);
     let other = set("other.test", &["other.test", "alias.test"]);
-    let unknown = || Err("UnrecognizedName".to_owned());
+    let unknown = || Err("UnrecognisedName".to_owned());
     let cases = [
         (Some(DOMAIN), Ok(&own)),
         (Some("other.test"), Ok(&other)),
         (Some("a.wild.test"), Ok(&wild)),
-        (Some("a.b.wild.test"), unknown()),   // the domain serves it, its certificate does not cover it
-        (Some("wild.test"), unknown()),       // no such domain
+        (Some("a.b.wild.test"), unknown()), // the domain serves it, its certificate does not cover it
+        (Some("wild.test"), unknown()),     // no such domain
         (Some("exact.wild.test"), unknown()), // a domain of its own, without certificate: the wildcard's is another's
-        (Some("bare.test"), unknown()),       // the same, though some certificate would cover it
-        (Some("alias.test"), unknown()),      // covered, and nobody's
+        (Some("bare.test"), unknown()),     // the same, though some certificate would cover it
+        (Some("alias.test"), unknown()),    // covered, and nobody's
         (Some("unknown.test"), unknown()),
         (None, unknown()),
     ];
@@ -204,7 +204,7 @@ async fn new_certificate_is_shown_at_once_and_connections_go_on() {
     get(&mut running, "/a").await;
 
     stage.node.apply(Entry::CertificateRemoved(DomainName::parse(DOMAIN).unwrap()));
-    assert_eq!(shake(door, Some(DOMAIN), &authority).await.unwrap_err(), "UnrecognizedName");
+    assert_eq!(shake(door, Some(DOMAIN), &authority).await.unwrap_err(), "UnrecognisedName");
     get(&mut running, "/a").await;
     assert_eq!(stage.node.get("/a").await.status, 200, "without TLS as ever");
 }
@@ -217,7 +217,7 @@ async fn certificate_whose_key_cannot_be_opened_is_shown_to_nobody() {
     let other = DomainName::parse("other.test").unwrap();
     stage.node.apply(another_domain(&stage.origin, "other.test"));
     stage.node.apply(Entry::Certificate(Certificate { domain: other, ..certificate }));
-    assert_eq!(shake(door, Some("other.test"), &authority).await.unwrap_err(), "UnrecognizedName");
+    assert_eq!(shake(door, Some("other.test"), &authority).await.unwrap_err(), "UnrecognisedName");
 }
 
 #[tokio::test(start_paused = true)]
