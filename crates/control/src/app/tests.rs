@@ -482,3 +482,47 @@ async fn receipt_needs_a_refresh_of_ones_own_that_is_kept() {
     rig.app.state.forget_completions(u64::MAX >> 1, 0).await.unwrap();
     assert!(matches!(receipt(&rig, task).await, Err(Denied::NoReceipt(_))));
 }
+
+#[tokio::test]
+async fn certificates_are_entries_of_the_log_with_their_keys_sealed() {
+    let rig = Rig::start().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = rcgen::CertificateParams::new(["a.com".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let pem = key.serialize_pem();
+    let pair = |name: &str| Some(Submitted { name: name.into(), chain: chain.clone(), key: pem.clone().into() });
+    let set = async |principal: &Principal, domain: &str, pair: Option<Submitted>| {
+        rig.app.set_certificate(principal, PUSH, &name(domain), pair).await
+    };
+    let configured = || {
+        until("the domain is configured", || async {
+            rig.app.following.now().domains[&name("a.com")].configured.then_some(())
+        })
+    };
+    let head = || async { rig.app.state.head().await.unwrap() };
+    let other = principal("other", AccountStatus::Active, None);
+    assert!(matches!(set(&other, "a.com", pair("c")).await, Err(Denied::NoDomain(_))));
+    assert!(matches!(set(&me(), "x.a.com", pair("c")).await, Err(Denied::NoDomain(_))));
+    assert!(matches!(set(&me(), "b.com", pair("c")).await, Err(Denied::Certificate(BadCertificate::OtherNames(_)))));
+    let before = head().await;
+    set(&me(), "a.com", None).await.unwrap();
+    assert_eq!(head().await, before, "what is so already is no entry");
+
+    set(&me(), "a.com", pair("c")).await.unwrap();
+    assert_eq!(head().await, before.next());
+    assert!(matches!(set(&me(), "a.com", None).await, Err(Denied::Configuring)), "one change at a time");
+    configured().await;
+    set(&me(), "a.com", pair("c")).await.unwrap();
+    assert_eq!(head().await, before.next(), "the same again");
+    let logged = rig.app.state.entries_after(before, 1).await.unwrap();
+    let text = std::str::from_utf8(&logged[0].bytes).unwrap();
+    assert!(pem.lines().all(|line| !text.contains(line)), "{text}");
+    let model::Entry::Certificate(kept) = model::log::decode(text.as_bytes()).unwrap() else { panic!("{text}") };
+    assert_eq!(kept.key.open(&rig.app.certificate_secret, &name("a.com")).unwrap().as_str(), pem);
+    assert!(!format!("{kept:?}").contains(&text[text.find("\"key\":\"").unwrap() + 7..][..40]));
+    let (_, facts) = rig.app.certificate(&me(), LOOK, &name("a.com")).unwrap().unwrap();
+    assert!(facts.not_after > rig.clock.now());
+    assert!(matches!(rig.app.certificate(&other, LOOK, &name("a.com")), Err(Denied::NoDomain(_))));
+
+    set(&me(), "a.com", None).await.unwrap();
+    assert!(rig.app.certificate(&me(), LOOK, &name("a.com")).unwrap().is_none());
+}
