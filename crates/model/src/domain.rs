@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::functions::Functions;
 use crate::topology::Coverage;
 
 /// Name of an accelerated domain: lower case; with a leading dot it is a wildcard that serves every host below it.
@@ -96,6 +97,9 @@ pub struct Domain {
     /// named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag_header: Option<String>,
+    /// What its owner configured beside.
+    #[serde(default, skip_serializing_if = "Functions::is_empty")]
+    pub functions: Functions,
 }
 
 /// One origin server of a domain.

@@ -17,6 +17,7 @@
 pub mod clock;
 pub mod domain;
 pub mod fence;
+pub mod functions;
 pub mod invalidation;
 pub mod key;
 pub mod link;
@@ -31,6 +32,7 @@ pub mod topology;
 
 pub use clock::{Clock, ManualClock, Moment};
 pub use domain::{Domain, DomainName, Source, SourceKind};
+pub use functions::{Function, Functions};
 pub use invalidation::{Invalidation, Mode, Scope};
 pub use key::UrlKey;
 pub use log::{Entry, Knowledge, Settings, Snapshot};

@@ -187,6 +187,7 @@ mod tests {
             }],
             online: true,
             tag_header: None,
+            functions: Default::default(),
         }
     }
 
@@ -240,6 +241,7 @@ mod tests {
             r#"{"v":1,"is":{"settings":{"lease_secs":10}}}"#,
             r#"{"v":1,"is":{"domain":{"name":".a.com","coverage":"global","sources":[{"kind":"address","content":"127.0.0.1","port":80,"priority":20,"weight":10}],"online":true}}}"#,
             r#"{"v":1,"is":{"domain":{"name":"a.com","coverage":"global","sources":[],"online":false,"tag_header":"x-tags"}}}"#,
+            r#"{"v":1,"is":{"domain":{"name":"a.com","coverage":"global","sources":[],"online":true,"functions":[{"id":7,"name":"range","args":[["enable","on"]]},{"id":8,"name":"not_known","parent":3}]}}}"#,
             r#"{"v":1,"is":{"pop":{"name":"cn-1","region":"domestic","parents":{"L1":{"pop":"cn-1","tier":"L2"}}}}}"#,
         ];
         for sample in samples {

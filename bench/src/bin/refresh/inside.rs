@@ -50,6 +50,7 @@ pub(crate) fn open(directory: &Path, store: Store) -> anyhow::Result<Inside> {
         sources: vec![source],
         online: true,
         tag_header: None,
+        functions: model::Functions::default(),
     };
     Ok(Inside::open(directory, store, member, domain, Arc::new(Running(Instant::now())))?)
 }

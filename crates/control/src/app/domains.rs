@@ -2,7 +2,7 @@
 //!
 //! A change is an entry of the log like a refresh: nodes learn of it in order, and it is `configured` once every member has.
 
-use model::{Coverage, Domain, DomainName, Revision, Source};
+use model::{Coverage, Domain, DomainName, Functions, Revision, Source};
 
 use super::{App, Denied, Permission, Principal};
 use crate::known::Known;
@@ -47,7 +47,7 @@ impl App {
         if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
             return Err(Denied::DomainsUsedUp);
         }
-        let domain = Domain { name, coverage, sources, online: true, tag_header: None };
+        let domain = Domain { name, coverage, sources, online: true, tag_header: None, functions: Functions::default() };
         let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;
         self.reach(at).await
     }

@@ -100,6 +100,7 @@ pub(crate) async fn domains_belong_to_one_account(state: &State) {
         sources: vec![source],
         online: true,
         tag_header: None,
+        functions: model::Functions::default(),
     };
     let detail = DomainDetail::default();
     let at = state.add_domain("me", domain.clone(), &detail, 5).await.unwrap();

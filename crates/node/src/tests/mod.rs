@@ -389,6 +389,7 @@ pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
         sources: vec![source],
         online: true,
         tag_header: None,
+        functions: model::Functions::default(),
     };
     let pop = PopName::parse("pop-1").unwrap();
     let parents = [(Tier::L1, Parent { pop: pop.clone(), tier: Tier::L2 })].into();
