@@ -21,8 +21,10 @@ use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submissi
 use crate::state::{State, StateError, millis};
 
 mod domains;
+mod functions;
 
 pub(crate) use domains::{DomainChange, DomainView};
+pub(crate) use functions::{Doomed, Wished, has};
 
 /// How long tasks are shown and kept after they ended.
 pub(crate) const KEPT: Duration = Duration::from_secs(3 * 86_400);
@@ -124,6 +126,17 @@ pub(crate) enum Denied {
     /// The account has as many domains as it may.
     #[error("no more domains")]
     DomainsUsedUp,
+    /// Functions that a domain cannot have.
+    #[error(transparent)]
+    Functions(functions::Bad),
+    /// The domain has no function of this number and name.
+    #[error("the domain has no {name} with the number {id}")]
+    NoFunction {
+        /// The number.
+        id: u64,
+        /// What it is called.
+        name: String,
+    },
     /// Not accepted.
     #[error("not accepted: {0:?}")]
     Refused(Refused),

@@ -47,7 +47,8 @@ impl App {
         if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
             return Err(Denied::DomainsUsedUp);
         }
-        let domain = Domain { name, coverage, sources, online: true, tag_header: None, functions: Functions::default() };
+        let domain =
+            Domain { name, coverage, sources, online: true, tag_header: None, functions: Functions::default() };
         let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;
         self.reach(at).await
     }
@@ -98,7 +99,7 @@ impl App {
     }
 
     /// Waits until this process knows what it just wrote, so that the caller's next request finds it.
-    async fn reach(&self, written: Result<Revision, DomainError>) -> Result<(), Denied> {
+    pub(super) async fn reach(&self, written: Result<Revision, DomainError>) -> Result<(), Denied> {
         match written {
             Ok(revision) => {
                 self.following.reach(revision).await;

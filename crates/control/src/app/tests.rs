@@ -37,7 +37,14 @@ fn name(text: &str) -> DomainName {
 fn domain(text: &str) -> Domain {
     let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
     let functions = model::Functions::default();
-    Domain { name: name(text), coverage: Coverage::Domestic, sources: vec![source], online: true, tag_header: None, functions }
+    Domain {
+        name: name(text),
+        coverage: Coverage::Domestic,
+        sources: vec![source],
+        online: true,
+        tag_header: None,
+        functions,
+    }
 }
 
 fn object(url: &str) -> Object {
