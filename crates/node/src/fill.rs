@@ -27,6 +27,7 @@ use store::{Object, Store, WriteError};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::functions::keep;
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Knowing, LogTag};
 use crate::metrics::Metrics;
@@ -67,6 +68,8 @@ pub(crate) struct Confirmable {
 /// What is to be fetched.
 pub(crate) struct Order {
     pub(crate) url: UrlKey,
+    /// The path with its query that is asked for; the key may have less of it.
+    pub(crate) path: String,
     pub(crate) domain: Arc<Domain>,
     /// Under what the asker looked.
     pub(crate) key: ObjectKey,
@@ -175,6 +178,8 @@ impl Waiting {
 }
 
 struct Running {
+    /// How its key was made.
+    shape: u64,
     fetch: Fetch,
     log: LogTag,
     arrival: watch::Receiver<Option<Arrival>>,
@@ -248,8 +253,11 @@ impl Fills {
         let (lone_to, lone) = oneshot::channel();
         let running = {
             let mut all = self.running();
+            let shape = order.domain.functions.shape();
             let joinable = all.get(&order.key).filter(|running| {
-                !order.alone && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
+                !order.alone
+                    && running.shape == shape
+                    && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
             });
             if let Some(running) = joinable {
                 return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });
@@ -260,7 +268,7 @@ impl Fills {
             }
             // Noted here, before anything is asked (rule 1).
             let (fetch, log) = self.knowing.begin_fetch(&order.url, order.asker);
-            let running = Arc::new(Running { fetch, log, arrival: arrival.clone() });
+            let running = Arc::new(Running { shape, fetch, log, arrival: arrival.clone() });
             if !order.alone {
                 all.insert(order.key.clone(), running.clone());
             }
@@ -338,12 +346,18 @@ impl FillTask<'_> {
         Question {
             method: Method::GET,
             key: self.order.url.clone(),
+            path: self.order.path.clone(),
             domain: self.order.domain.clone(),
             headers,
             fetch: self.fetch,
             log: self.log,
             passed: self.order.passed.clone(),
         }
+    }
+
+    /// Leaves in a head what the domain's functions make of it.
+    fn mark(&self, status: StatusCode, came: &Came, headers: &mut HeaderMap) {
+        keep::mark(&self.order.domain.functions, &self.order.path, status, came.from == From::Origin, headers);
     }
 
     fn tell(&self, arrival: Arrival) {
@@ -366,9 +380,12 @@ impl FillTask<'_> {
             return;
         }
         let vouched = self.noted().vouch(answer.age);
-        let headers = httpcache::end_to_end(&answer.head.headers);
+        let mut headers = httpcache::end_to_end(&answer.head.headers);
         let status = answer.head.status;
-        let storable = httpcache::storable(&Method::GET, &self.order.headers, status, &headers, sent, received);
+        self.mark(status, &came, &mut headers);
+        let said = keep::effective(&headers);
+        let storable = httpcache::storable(&Method::GET, &self.order.headers, status, &said, sent, received);
+        drop(said);
         let why = match storable {
             Ok(_) if self.order.alone => Cause::NotStorable("asked for alone".to_owned()),
             // The log was changed for another while this was asked for: the stamp means nothing there.
@@ -413,11 +430,12 @@ impl FillTask<'_> {
         received: std::time::SystemTime,
     ) -> Option<Arrived> {
         let key = &self.order.key;
-        let Ok(headers) = httpcache::freshen(&confirm.head.headers, &answer.head.headers) else {
+        let Ok(mut headers) = httpcache::freshen(&confirm.head.headers, &answer.head.headers) else {
             let only = store::Which::Only(confirm.object.generation());
             let _ = self.fills.store.remove(key.hash(), key.bytes(), only).await;
             return None;
         };
+        self.mark(confirm.head.status, &came, &mut headers);
         let mut vouched = self.noted().confirm(confirm.vouched, answer.age);
         if made(Mistake::LiftToApplied) {
             vouched.stamp = vouched.stamp.max(self.fills.knowing.applied());
@@ -437,7 +455,8 @@ impl FillTask<'_> {
                 confirm.object.clone()
             }
         };
-        if httpcache::storable(&Method::GET, &self.order.headers, head.status, &head.headers, sent, received).is_ok() {
+        let said = keep::effective(&head.headers);
+        if httpcache::storable(&Method::GET, &self.order.headers, head.status, &said, sent, received).is_ok() {
             self.remember(key, object.generation(), vouched);
         } else {
             // The 304 brought `no-store` or the like: this answer may use the body, no later one.
@@ -462,7 +481,7 @@ impl FillTask<'_> {
         let key = if vary.is_empty() {
             ObjectKey::bare(&self.order.url)
         } else {
-            self.mark(&vary, vouched.stamp).await?;
+            self.mark_variants(&vary, vouched.stamp).await?;
             ObjectKey::variant(&self.order.url, &values)
         };
         let length = announced(&answer.head.headers, &answer.body);
@@ -474,7 +493,7 @@ impl FillTask<'_> {
     }
 
     /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some.
-    async fn mark(&self, vary: &[HeaderName], stamp: Revision) -> Result<(), WriteError> {
+    async fn mark_variants(&self, vary: &[HeaderName], stamp: Revision) -> Result<(), WriteError> {
         let bare = ObjectKey::bare(&self.order.url);
         if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
             && let Some((log, Stored::Marker(kept))) = head::decode(object.head())

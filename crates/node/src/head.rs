@@ -19,6 +19,7 @@ use model::{Revision, UrlKey};
 use sha2::{Digest, Sha256};
 use store::{Sweep, Swept, SweptObject};
 
+use crate::functions::keep;
 use crate::index::{About, Need};
 use crate::knowing::{Knowing, Known, LogTag};
 
@@ -110,7 +111,7 @@ impl Head {
         sent: SystemTime,
         received: SystemTime,
     ) -> Head {
-        let freshness = Freshness::of(status, &headers, sent, received);
+        let freshness = Freshness::of(status, &keep::effective(&headers), sent, received);
         Head { log, status, headers, sent, received, freshness }
     }
 

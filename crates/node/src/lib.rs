@@ -33,6 +33,7 @@ pub use network::{Network, Stream};
 mod admin;
 mod config;
 mod fill;
+mod functions;
 mod head;
 mod index;
 #[cfg(feature = "internals")]

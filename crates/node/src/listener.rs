@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::functions::access::Client;
 use crate::knowing::{Judging, Knowing};
 use crate::network::Stream;
 use crate::pipeline::Pipeline;
@@ -92,11 +93,11 @@ pub(crate) async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let server = Server::new(pipeline);
     loop {
-        let stream = tokio::select! {
+        let (stream, client) = tokio::select! {
             biased;
             () = stopping.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: without a pause this would spin.
                     tracing::warn!(error = &error as &dyn std::error::Error, "accept");
@@ -114,7 +115,7 @@ pub(crate) async fn serve(
                 () = stopping.cancelled() => return,
                 readable = tokio::time::timeout(HEAD_MAX, stream.readable()) => if !matches!(readable, Ok(Ok(()))) { return },
             }
-            taken.serve(stream).await;
+            taken.serve(stream, Some(Client(client.ip()))).await;
         });
     }
     drop(listener);
@@ -131,7 +132,7 @@ pub(crate) async fn serve_on<S: Stream>(
     let server = Server::new(pipeline);
     while let Some(Some(stream)) = stopping.run_until_cancelled(incoming.recv()).await {
         if let Some(taken) = server.take() {
-            tokio::spawn(taken.serve(stream));
+            tokio::spawn(taken.serve(stream, None));
         }
     }
     server.stop().await;
@@ -189,11 +190,14 @@ impl Server {
 }
 
 impl Taken {
-    async fn serve<S: Stream>(self, stream: S) {
+    async fn serve<S: Stream>(self, stream: S, client: Option<Client>) {
         let Taken { http, watcher, pipeline, _held } = self;
         let handoff = Arc::new(Handoff::new(pipeline.knowing().clone()));
         let io = TokioIo::new(Connection { stream, handoff: handoff.clone(), stalled: None });
-        let service = service_fn(move |request: http::Request<Incoming>| {
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
+            if let Some(client) = client {
+                request.extensions_mut().insert(client);
+            }
             if request.version() == http::Version::HTTP_2 {
                 handoff.queues.store(true, Ordering::Relaxed);
             }

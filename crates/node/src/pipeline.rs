@@ -22,6 +22,8 @@ use model::{Domain, Mode, NodeName, Revision, UrlKey};
 use store::Store;
 
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
+use crate::functions::reply::Telling;
+use crate::functions::{access, keep};
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
@@ -43,7 +45,10 @@ pub(crate) struct Pipeline {
 
 /// A request for an object, as far as it is understood.
 pub(crate) struct Wanted {
+    /// Under what the object lies; what users ask for may say more.
     pub(crate) url: UrlKey,
+    /// The path with its query as it goes upstream.
+    pub(crate) path: String,
     pub(crate) domain: Arc<Domain>,
     pub(crate) method: Method,
     /// As the client sent them.
@@ -122,6 +127,7 @@ impl Pipeline {
             node: self.knowing.name().to_string(),
             method: request.method.clone(),
             asker: Asker::User,
+            telling: None,
             handoff,
             metrics: self.metrics.clone(),
         };
@@ -149,8 +155,20 @@ impl Pipeline {
         let Ok(url) = UrlKey::new(&host, path) else {
             return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
         };
+        if caller.asker == Asker::User {
+            let rules = &domain.functions.rules().access;
+            let client = request.extensions.get().copied();
+            if !rules.is_open()
+                && let Err(refused) =
+                    access::may(rules, &request.headers, client, url.path_and_query(), self.knowing.clock().now())
+            {
+                return reply.denied(refused);
+            }
+            reply.telling = Telling::of(&domain.functions, &request.headers);
+        }
         let wanted = Wanted {
-            url,
+            path: domain.functions.rules().key.unsigned(url.path_and_query()),
+            url: domain.functions.key(&url),
             domain: Arc::new(domain.clone()),
             method: request.method,
             shared: self.shared(&request.headers),
@@ -269,7 +287,10 @@ impl Pipeline {
         }
         let seen = object.as_ref().map(store::Object::generation);
         let found = match (object, stored) {
-            (Some(object), Some(Stored::Object(head))) => {
+            // What was kept under a key that was made otherwise was kept for other URLs.
+            (Some(object), Some(Stored::Object(head)))
+                if keep::is_keyed_by(&wanted.domain.functions, &head.headers) =>
+            {
                 let at = self.fills.vouched.get(key.hash(), object.generation());
                 let vouched = Vouched { stamp: Revision(object.stamp()), at };
                 Some(Found { object, head, vouched })
@@ -309,6 +330,7 @@ impl Pipeline {
         });
         Order {
             url: wanted.url.clone(),
+            path: wanted.path.clone(),
             domain: wanted.domain.clone(),
             key: look.key.clone(),
             seen: look.seen,
@@ -449,6 +471,7 @@ impl Pipeline {
         let question = Question {
             method: wanted.method.clone(),
             key: wanted.url.clone(),
+            path: wanted.path.clone(),
             domain: wanted.domain.clone(),
             headers,
             fetch,

@@ -242,7 +242,8 @@ impl Pipeline {
         }
         crate::peer::strip(&mut headers);
         Some(Wanted {
-            url,
+            path: domain.functions.rules().key.unsigned(url.path_and_query()),
+            url: domain.functions.key(&url),
             domain: Arc::new(domain.clone()),
             method: Method::GET,
             shared: self.shared(&headers),

@@ -20,6 +20,8 @@ use model::fence::Asker;
 use tokio::time::{Instant, Sleep};
 
 use crate::fill::ArrivedBody;
+use crate::functions::access::Refused;
+use crate::functions::reply::{Gzip, Telling};
 use crate::head::Head;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
@@ -38,6 +40,8 @@ pub(crate) struct Reply {
     pub(crate) node: String,
     pub(crate) method: Method,
     pub(crate) asker: Asker,
+    /// What a user is told by the domain's functions.
+    pub(crate) telling: Option<Telling>,
     pub(crate) handoff: Arc<Handoff>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -179,6 +183,20 @@ impl Reply {
         self.finish(status, headers, source, None, None, None)
     }
 
+    /// What a user hears who may not ask.
+    pub(crate) fn denied(&self, refused: Refused) -> Response<AnswerBody> {
+        match refused {
+            Refused::Forbidden(why) => self.refusal(StatusCode::FORBIDDEN, why),
+            Refused::Elsewhere(url) => {
+                let mut answer = self.refusal(StatusCode::FOUND, "this page may not link here");
+                if let Ok(url) = HeaderValue::try_from(url) {
+                    answer.headers_mut().insert(http::header::LOCATION, url);
+                }
+                answer
+            }
+        }
+    }
+
     /// What a client hears when there is no answer from above.
     pub(crate) fn unanswered(&self, error: &AskError) -> Response<AnswerBody> {
         let (status, words, origin) = match error {
@@ -206,6 +224,9 @@ impl Reply {
         ttl: Option<i64>,
         judging: Option<Judging>,
     ) -> Response<AnswerBody> {
+        let length = source.length().filter(|_| self.method != Method::HEAD);
+        let telling = self.telling.as_ref().filter(|_| said.is_some());
+        let compressed = telling.is_some_and(|telling| telling.tell(status, &mut headers, length));
         peer::strip(&mut headers);
         headers.append(VIA, httpcache::via(Version::HTTP_11, &self.node));
         if let Some(said) = said {
@@ -226,6 +247,7 @@ impl Reply {
         let running = self.metrics.requests_running.hold();
         let body = AnswerBody {
             left: source.length(),
+            gzip: compressed.then(Gzip::new).filter(|_| self.method != Method::HEAD),
             source,
             judged: judging.map(|judging| self.handoff.judged(judging)),
             handoff: self.handoff.clone(),
@@ -269,6 +291,8 @@ impl Source {
 /// A body as the connection reads it.
 pub(crate) struct AnswerBody {
     source: Source,
+    /// What goes out is compressed.
+    gzip: Option<Gzip>,
     /// Bytes to come, when that is known.
     left: Option<u64>,
     /// The header, until it is written.
@@ -337,32 +361,46 @@ impl Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         this.header_is_written();
-        match ready!(this.poll_source(cx)) {
-            None => match this.left.filter(|left| *left > 0) {
-                Some(short) => {
-                    this.left = Some(0);
-                    Poll::Ready(Some(Err(BodyError::Short(short))))
+        loop {
+            let bytes = match ready!(this.poll_source(cx)) {
+                None => match this.left.filter(|left| *left > 0) {
+                    Some(short) => {
+                        this.left = Some(0);
+                        this.gzip = None;
+                        return Poll::Ready(Some(Err(BodyError::Short(short))));
+                    }
+                    None => match this.gzip.as_mut().and_then(Gzip::end) {
+                        Some(bytes) => bytes,
+                        None => return Poll::Ready(None),
+                    },
+                },
+                Some(Err(error)) => {
+                    this.source = Source::Empty;
+                    this.gzip = None;
+                    return Poll::Ready(Some(Err(error)));
                 }
-                None => Poll::Ready(None),
-            },
-            Some(Err(error)) => {
-                this.source = Source::Empty;
-                Poll::Ready(Some(Err(error)))
-            }
-            Some(Ok(bytes)) => {
-                this.metrics.bytes_sent.add(bytes.len() as u64);
-                this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
+                Some(Ok(bytes)) => {
+                    this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                    match &mut this.gzip {
+                        None => bytes,
+                        Some(gzip) => match gzip.take(&bytes) {
+                            some if some.is_empty() => continue,
+                            some => some,
+                        },
+                    }
+                }
+            };
+            this.metrics.bytes_sent.add(bytes.len() as u64);
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == Some(0)
+        self.left == Some(0) && self.gzip.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map(SizeHint::with_exact).unwrap_or_default()
+        self.left.filter(|_| self.gzip.is_none()).map(SizeHint::with_exact).unwrap_or_default()
     }
 }
 

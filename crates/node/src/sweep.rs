@@ -353,6 +353,7 @@ impl Sweeper {
         };
         let mut any = false;
         for (revision, url) in &batch {
+            let url = &knowing.key_of(url);
             let bare = ObjectKey::bare(url);
             let mut vary = None;
             any |= self.sweep_keys(store, knowing, &[bare], &mut vary).await?;

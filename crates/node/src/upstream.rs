@@ -24,9 +24,10 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use model::fence::Fetch;
-use model::{Cause, Domain, NodeName, Source, SourceKind, UrlKey};
+use model::{Cause, Domain, NodeName, Source, UrlKey};
 use tokio::time::Instant;
 
+use crate::functions::fetch;
 use crate::knowing::{Knowing, Known, LogTag};
 use crate::network::{Connector, Network};
 use crate::peer;
@@ -68,7 +69,10 @@ pub(crate) fn no_body() -> UpBody {
 /// What is asked for.
 pub(crate) struct Question {
     pub(crate) method: Method,
+    /// Under what it lies: by this, parents are chosen.
     pub(crate) key: UrlKey,
+    /// The path with its query that is asked for; the key may have less of it.
+    pub(crate) path: String,
     pub(crate) domain: Arc<Domain>,
     /// End-to-end headers.
     pub(crate) headers: HeaderMap,
@@ -205,7 +209,7 @@ impl Upstream {
     ) -> Result<Answer, AskError> {
         let failed = |problem: String| AskError::NoParent(format!("{name}: {problem}"));
         let base: Uri = url.parse().map_err(|_| failed("its address is not a URL".to_owned()))?;
-        let uri = uri(base.scheme().cloned(), base.authority().map(|authority| authority.as_str()), &question.key)?;
+        let uri = uri(base.scheme().cloned(), base.authority().map(|authority| authority.as_str()), &question.path)?;
         let mut headers = question.headers.clone();
         headers.insert(HOST, host(question.key.host())?);
         peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, self.knowing.name());
@@ -232,19 +236,31 @@ impl Upstream {
     async fn ask_origin(&self, question: &Question, source: &Source, body: Option<UpBody>) -> Result<Answer, AskError> {
         let content =
             if source.content.contains(':') { format!("[{}]", source.content) } else { source.content.clone() };
-        let scheme = if source.port == 443 { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri = uri(Some(scheme), Some(&format!("{content}:{}", source.port)), &question.key)?;
+        let functions = &question.domain.functions;
+        let way = fetch::way(functions, source, &question.key, &question.path);
+        let scheme = if way.https { Scheme::HTTPS } else { Scheme::HTTP };
+        let mut uri = uri(Some(scheme), Some(&format!("{content}:{}", way.port)), &way.path)?;
+        let mut asked_as = way.host;
         let mut headers = question.headers.clone();
-        let asked_as = match source.kind {
-            SourceKind::Address | SourceKind::Domain => question.key.host(),
-            SourceKind::Bucket => &source.content,
+        fetch::headers(functions, &mut headers);
+        let bound = if body.is_some() { UPLOAD_MAX } else { way.timeout.unwrap_or(ORIGIN_ANSWER_MAX) };
+        let until = Instant::now() + bound;
+        let mut follows = if body.is_some() { 0 } else { fetch::follows(functions) };
+        let mut body = body;
+        let answer = loop {
+            headers.insert(HOST, host(&asked_as)?);
+            let sent = self.send(&question.method, uri.clone(), headers.clone(), body.take());
+            let answer = tokio::time::timeout_at(until, sent).await;
+            let answer = answer.map_err(|_| AskError::Timeout)?.map_err(AskError::Unreachable)?;
+            let next = (follows > 0)
+                .then(|| fetch::follow(functions, &question.method, &uri, &asked_as, answer.status(), answer.headers()))
+                .flatten();
+            let Some((to, host)) = next else { break answer };
+            (uri, asked_as, follows) = (to, host, follows - 1);
         };
-        headers.insert(HOST, host(asked_as)?);
-        let bound = if body.is_some() { UPLOAD_MAX } else { ORIGIN_ANSWER_MAX };
-        let answer = tokio::time::timeout(bound, self.send(&question.method, uri, headers, body)).await;
-        let answer = answer.map_err(|_| AskError::Timeout)?.map_err(AskError::Unreachable)?;
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
+        functions.rules().origin_response.iter().for_each(|rule| rule.apply(&mut head.headers));
         Ok(Answer { head, body, age: Some(Duration::ZERO), from: From::Origin })
     }
 
@@ -278,12 +294,12 @@ pub(crate) fn is_fenced(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
 
-fn uri(scheme: Option<Scheme>, authority: Option<&str>, key: &UrlKey) -> Result<Uri, AskError> {
+fn uri(scheme: Option<Scheme>, authority: Option<&str>, path: &str) -> Result<Uri, AskError> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = scheme;
     parts.authority =
         Some(authority.and_then(|authority| authority.parse::<Authority>().ok()).ok_or(AskError::BadUrl)?);
-    parts.path_and_query = Some(PathAndQuery::try_from(key.path_and_query()).map_err(|_| AskError::BadUrl)?);
+    parts.path_and_query = Some(PathAndQuery::try_from(path).map_err(|_| AskError::BadUrl)?);
     Uri::from_parts(parts).map_err(|_| AskError::BadUrl)
 }
 
@@ -327,6 +343,7 @@ pub(crate) fn words(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::SourceKind;
 
     #[test]
     fn sources_are_asked_by_priority_then_weight() {

@@ -39,6 +39,26 @@ impl KeyRule {
         self.query != Query::All || self.signed.is_some()
     }
 
+    /// A number that stands for the rule; zero for the rule that changes nothing. Stored beside bodies, so its making is stable.
+    pub(super) fn shape(&self) -> u64 {
+        if !self.joins_queries() {
+            return 0;
+        }
+        let query = match &self.query {
+            Query::All => "all".to_owned(),
+            Query::None => "none".to_owned(),
+            Query::Only(names) => format!("only {}", names.join(" ")),
+            Query::Without(names) => format!("without {}", names.join(" ")),
+        };
+        let signed = match self.signed {
+            None => "",
+            Some(AuthType::A) => " a",
+            Some(AuthType::B) => " b",
+            Some(AuthType::C) => " c",
+        };
+        xxhash_rust::xxh3::xxh3_64(format!("{query}{signed}").as_bytes()).max(1)
+    }
+
     /// The key of a URL. The key of a key is itself.
     pub fn of(&self, url: &UrlKey) -> UrlKey {
         if !self.joins_queries() {

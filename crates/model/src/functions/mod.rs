@@ -217,11 +217,12 @@ pub struct Functions(Arc<Compiled>);
 struct Compiled {
     list: Vec<Function>,
     rules: Rules,
+    shape: u64,
 }
 
 /// Those of a domain that has none.
 static NONE: LazyLock<Functions> =
-    LazyLock::new(|| Functions(Arc::new(Compiled { list: Vec::new(), rules: Rules::default() })));
+    LazyLock::new(|| Functions(Arc::new(Compiled { list: Vec::new(), rules: Rules::default(), shape: 0 })));
 
 impl Functions {
     /// What `list` comes to. A function that cannot be in force does nothing.
@@ -234,7 +235,8 @@ impl Functions {
         for function in list.iter().filter(|function| function.parent.is_none()) {
             let _ = rules.take(function);
         }
-        Functions(Arc::new(Compiled { list, rules }))
+        let shape = rules.key.shape();
+        Functions(Arc::new(Compiled { list, rules, shape }))
     }
 
     /// As they were set, the oldest first.
@@ -255,6 +257,12 @@ impl Functions {
     /// Under what the answer to a request for `url` is kept, looked up, joined and judged. A key is its own key.
     pub fn key(&self, url: &UrlKey) -> UrlKey {
         self.0.rules.key.of(url)
+    }
+
+    /// A number that stands for how keys are made; zero where they are URLs as they were sent. What was kept under another
+    /// number was kept for other URLs.
+    pub fn shape(&self) -> u64 {
+        self.0.shape
     }
 
     /// Whether what is kept under these functions was kept otherwise under `before`: under another key, for another time, or

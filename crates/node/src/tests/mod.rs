@@ -29,6 +29,7 @@ use crate::prefetch::Prefetch;
 
 mod fenced;
 mod following;
+mod functions;
 mod prefetching;
 mod scopes;
 mod serving;
