@@ -18,7 +18,7 @@ use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
 use model::mistake::{Mistake, made};
-use model::{Domain, Mode, NodeName, Revision, UrlKey};
+use model::{Domain, Functions, Mode, NodeName, Revision, UrlKey};
 use store::Store;
 
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
@@ -47,8 +47,8 @@ pub(crate) struct Pipeline {
 pub(crate) struct Wanted {
     /// Under what the object lies; what users ask for may say more.
     pub(crate) url: UrlKey,
-    /// The path with its query as it goes upstream.
-    pub(crate) path: String,
+    /// The path with its query as it goes upstream, where that is not the key's.
+    pub(crate) path: Option<String>,
     pub(crate) domain: Arc<Domain>,
     pub(crate) method: Method,
     /// As the client sent them.
@@ -58,6 +58,21 @@ pub(crate) struct Wanted {
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
+}
+
+impl Wanted {
+    /// Key and path of a URL as it was asked for.
+    pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<String>) {
+        match functions.shape() {
+            0 => (url, None),
+            _ => (functions.key(&url), Some(functions.rules().key.unsigned(url.path_and_query()))),
+        }
+    }
+
+    /// The path with its query as it goes upstream.
+    fn asked(&self) -> String {
+        self.path.clone().unwrap_or_else(|| self.url.path_and_query().to_owned())
+    }
 }
 
 /// What lies in the store for a request.
@@ -159,16 +174,16 @@ impl Pipeline {
             let rules = &domain.functions.rules().access;
             let client = request.extensions.get().copied();
             if !rules.is_open()
-                && let Err(refused) =
-                    access::may(rules, &request.headers, client, url.path_and_query(), self.knowing.clock().now())
+                && let Err(refused) = access::may(rules, &request.headers, client, path, self.knowing.clock().now())
             {
                 return reply.denied(refused);
             }
             reply.telling = Telling::of(&domain.functions, &request.headers);
         }
+        let (url, path) = Wanted::named(&domain.functions, url);
         let wanted = Wanted {
-            path: domain.functions.rules().key.unsigned(url.path_and_query()),
-            url: domain.functions.key(&url),
+            url,
+            path,
             domain: Arc::new(domain.clone()),
             method: request.method,
             shared: self.shared(&request.headers),
@@ -330,7 +345,7 @@ impl Pipeline {
         });
         Order {
             url: wanted.url.clone(),
-            path: wanted.path.clone(),
+            path: wanted.asked(),
             domain: wanted.domain.clone(),
             key: look.key.clone(),
             seen: look.seen,
@@ -471,7 +486,7 @@ impl Pipeline {
         let question = Question {
             method: wanted.method.clone(),
             key: wanted.url.clone(),
-            path: wanted.path.clone(),
+            path: wanted.asked(),
             domain: wanted.domain.clone(),
             headers,
             fetch,

@@ -241,9 +241,10 @@ impl Pipeline {
             }
         }
         crate::peer::strip(&mut headers);
+        let (url, path) = Wanted::named(&domain.functions, url);
         Some(Wanted {
-            path: domain.functions.rules().key.unsigned(url.path_and_query()),
-            url: domain.functions.key(&url),
+            url,
+            path,
             domain: Arc::new(domain.clone()),
             method: Method::GET,
             shared: self.shared(&headers),

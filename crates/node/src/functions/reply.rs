@@ -52,8 +52,8 @@ impl Telling {
         if functions.is_empty() {
             return None;
         }
-        let accepted = httpcache::accept_encoding(request);
-        let gzip = request.contains_key(ACCEPT_ENCODING) && accepted.split(", ").any(|coding| coding == "gzip");
+        let accepts = || httpcache::accept_encoding(request).split(", ").any(|coding| coding == "gzip");
+        let gzip = functions.rules().gzip && request.contains_key(ACCEPT_ENCODING) && accepts();
         Some(Telling { functions: functions.clone(), gzip })
     }
 

@@ -18,6 +18,7 @@
 //! The operator's verbs, which work on the state database itself, and VOD's actions.
 
 pub(crate) mod api;
+mod functions;
 mod query;
 mod receipt;
 mod submit;
@@ -118,7 +119,9 @@ const DOMAIN_HELP: &str = "\
 JSON of list: [{\"domain\", \"status\", \"coverage\", \"cname\"}]
 JSON of add, show, start, stop and set: {\"domain\", \"status\", \"coverage\", \"cname\", \"type\",
     \"sources\": [{\"content\", \"type\", \"port\", \"priority\", \"weight\"}]}, with \"tag_header\" where one is set
-JSON of delete: {\"deleted\": NAME}";
+JSON of delete: {\"deleted\": NAME}
+JSON of config show and set: [{\"id\", \"function\", \"args\": {KEY: VALUE}, \"status\"}]
+JSON of config delete: {\"deleted\": [ID]}";
 
 /// Why a verb ended without doing all that was asked.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Stop;
 use super::api::{Api, ApiError};
+use super::functions::{self, ConfigCommand};
 use super::receipt::{self, TasksCommand};
 use super::submit::show;
 use super::wait::Row;
@@ -210,6 +211,9 @@ pub(crate) enum DomainCommand {
         #[arg(long, value_name = "HEADER")]
         tag_header: String,
     },
+    /// The functions of a domain: what shapes its caching
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Stop accelerating a domain
     Delete {
         /// The domain
@@ -289,6 +293,7 @@ pub(super) async fn domain(
             api.call("SetWarmfrontDomain", &[("DomainName", domain), ("TagHeader", tag_header)]).await?;
             detail(domain, api, output, out).await
         }
+        DomainCommand::Config(command) => functions::config(command, api, output, out).await,
         DomainCommand::Delete { domain } => {
             api.call("DeleteCdnDomain", &[("DomainName", domain)]).await?;
             match output {
