@@ -132,6 +132,7 @@ impl Admin {
         page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", metrics.bytes_fetched.get());
         page.counter("fetches_total", "Objects asked for above", metrics.fetches.get());
         page.counter("stored_total", "Bodies stored", metrics.stored.get());
+        page.counter("slices_stored_total", "Slices of large objects that were stored", metrics.slices_stored.get());
         page.counter("resumed_total", "Fetches continued by range after a break", metrics.resumed.get());
         page.counter("overtaken_total", "Answers overtaken by an invalidation", metrics.overtaken.get());
         let (fills, for_users) = self.pipeline.fills().counts();

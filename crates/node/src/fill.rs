@@ -27,9 +27,10 @@ use store::{Object, Store, WriteError};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::head::{self, Head, ObjectKey, Stored};
+use crate::head::{self, Head, ObjectKey, Series, Stored};
 use crate::knowing::{Knowing, LogTag};
 use crate::metrics::Metrics;
+use crate::slices::{self, Part, SliceSizes};
 use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question, Upstream};
 use crate::vouched::VouchedMoments;
 
@@ -74,6 +75,8 @@ pub(crate) struct Order {
     pub(crate) seen: Option<store::Generation>,
     /// The stored body to confirm, if it may be.
     pub(crate) confirm: Option<Confirmable>,
+    /// What of it is wanted.
+    pub(crate) part: Part,
     /// The request as it goes upstream, without conditions.
     pub(crate) headers: HeaderMap,
     pub(crate) asker: Asker,
@@ -112,6 +115,8 @@ pub(crate) enum ArrivedBody {
     Growing(store::Follower, Option<u64>),
     /// From the store.
     Stored(Object),
+    /// Slice by slice.
+    Sliced(slices::Body),
 }
 
 /// What a fetch came to, for everybody who waits.
@@ -186,6 +191,7 @@ pub(crate) struct Fills {
     knowing: Arc<Knowing>,
     store: Store,
     upstream: Upstream,
+    pub(crate) sizes: SliceSizes,
     pub(crate) vouched: VouchedMoments,
     metrics: Arc<Metrics>,
     running: Mutex<HashMap<ObjectKey, Arc<Running>>>,
@@ -200,6 +206,7 @@ impl Fills {
         knowing: Arc<Knowing>,
         store: Store,
         upstream: Upstream,
+        sizes: SliceSizes,
         metrics: Arc<Metrics>,
     ) -> Fills {
         Fills {
@@ -207,6 +214,7 @@ impl Fills {
             knowing,
             store,
             upstream,
+            sizes,
             vouched: VouchedMoments::new(),
             metrics,
             running: Mutex::default(),
@@ -214,6 +222,10 @@ impl Fills {
             for_users: Arc::default(),
             all: Arc::default(),
         }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Fetches running now, and those of them that users wait for.
@@ -315,11 +327,128 @@ impl FillTask<'_> {
         if let Some(confirm) = &self.order.confirm {
             httpcache::validators(&confirm.head.headers, &mut headers);
         }
-        let sent = self.fills.knowing.clock().now();
-        match self.fills.upstream.ask(&self.question(headers), None).await {
-            Err(error) => self.tell(Arrival::Failed(error)),
-            Ok(answer) => self.take(answer, sent, lone).await,
+        if let Some(range) = self.order.part.range(self.fills.sizes) {
+            headers.insert(RANGE, range);
         }
+        let sent = self.fills.knowing.clock().now();
+        let answer = match self.ask(&headers).await {
+            Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT => {
+                if let Some(part) = self.kept_part(&answer, sent) {
+                    return self.take_part(part, answer).await;
+                }
+                // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
+                headers.remove(RANGE);
+                self.ask(&headers).await
+            }
+            answered => answered,
+        };
+        match (answer, &self.order.part) {
+            (Err(error), _) => self.tell(Arrival::Failed(error)),
+            (Ok(_), Part::Slice(..)) => self.tell(Arrival::Failed(AskError::Changed)),
+            (Ok(answer), Part::Whole | Part::Begin(_)) => self.take(answer, sent, lone).await,
+        }
+    }
+
+    async fn ask(&self, headers: &HeaderMap) -> Result<Answer, AskError> {
+        self.fills.upstream.ask(&self.question(headers.clone()), None).await
+    }
+
+    /// What a 206 brings, when that may be kept.
+    fn kept_part(&self, answer: &Answer, sent: std::time::SystemTime) -> Option<KeptPart> {
+        match &self.order.part {
+            Part::Whole => None,
+            Part::Slice(head, series, number) => slices::continues(&answer.head, head, series, *number)
+                .then(|| KeptPart { head: head.clone(), series: *series, number: *number, begins: false }),
+            Part::Begin(number) => {
+                let (mut series, _) = slices::begun(&answer.head, *number, self.fills.sizes)?;
+                let received = self.fills.knowing.clock().now();
+                let mut headers = httpcache::end_to_end(&answer.head.headers);
+                headers.remove(CONTENT_RANGE);
+                headers.remove(CONTENT_LENGTH);
+                let ok = StatusCode::OK;
+                let storable = httpcache::storable(&Method::GET, &self.order.headers, ok, &headers, sent, received);
+                if self.order.alone || storable.is_err() || !httpcache::vary_fields(&headers).ok()?.is_empty() {
+                    return None;
+                }
+                // No two heads share a series: not those of two logs, nor of two moments, nor of two validators.
+                let moment =
+                    format!("{} {} {:?} {sent:?} {}", self.log.0, self.fetch.stamp, self.fetch.sent, series.name);
+                series.name = xxhash_rust::xxh3::xxh3_128(moment.as_bytes());
+                let head = Head::new(self.log, ok, headers, sent, received).sliced(series);
+                Some(KeptPart { head: Arc::new(head), series, number: *number, begins: true })
+            }
+        }
+    }
+
+    /// A slice, and the head it begins with: to the store and to whoever waits.
+    async fn take_part(&self, part: KeptPart, answer: Answer) {
+        let vouched = self.noted().vouch(answer.age);
+        let x_cache = answer.head.headers.get("x-cache").filter(|_| answer.from != From::Origin).cloned();
+        let came = Came { from: answer.from.clone(), x_cache, status: StatusCode::OK };
+        let KeptPart { head, series, number, begins } = part;
+        let filled = match self.open_part(&head, &series, number, vouched, begins).await {
+            Ok(filled) => filled,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "slice was not stored");
+                return self.tell(Arrival::Failed(AskError::Unreachable("the store takes nothing".to_owned())));
+            }
+        };
+        let (done, finished) = watch::channel(None);
+        let follower = filled.fill.follow();
+        let body = if begins {
+            ArrivedBody::Sliced(slices::Body {
+                fills: self.fills.clone(),
+                url: self.order.url.clone(),
+                domain: self.order.domain.clone(),
+                headers: self.order.headers.clone(),
+                asker: self.order.asker,
+                passed: self.order.passed.clone(),
+                head: head.clone(),
+                series,
+                coming: Some((number, follower)),
+            })
+        } else {
+            ArrivedBody::Growing(follower, filled.length)
+        };
+        let arrived = Arrived { head, vouched, body, vary: Vec::new(), values: Vec::new(), came, done: finished };
+        self.tell(Arrival::Body(Arc::new(arrived)));
+        done.send_replace(Some(self.pour_part(answer.body, filled).await));
+    }
+
+    /// Opens the store for a slice, its head before it when it is the first.
+    async fn open_part(
+        &self,
+        head: &Head,
+        series: &Series,
+        number: u64,
+        vouched: Vouched,
+        begins: bool,
+    ) -> Result<Filling, WriteError> {
+        let store = &self.fills.store;
+        if begins {
+            let bare = ObjectKey::bare(&self.order.url);
+            let fill = store.begin_fill(bare.hash(), bare.bytes(), head.encode(), vouched.stamp.0, Some(0))?;
+            let (object, _durable) = fill.finish_visible().await?;
+            self.remember(&bare, object.generation(), vouched);
+        }
+        let key = ObjectKey::slice(&self.order.url, series, number);
+        let range = series.range(number);
+        let length = Some(range.end - range.start);
+        let fill = store.begin_fill(key.hash(), key.bytes(), head::encode_slice(self.log), vouched.stamp.0, length)?;
+        Ok(Filling { key, fill, length })
+    }
+
+    /// The bytes of a slice. One that breaks off is not continued: whoever reads it is cut off and asks for less the next time.
+    async fn pour_part(&self, mut body: Incoming, filling: Filling) -> Result<(), Cause> {
+        let Filling { mut fill, length, .. } = filling;
+        match self.pour_some(&mut body, &mut fill, length).await {
+            Ok(()) => {}
+            Err(Broken::Store(error)) => return Err(cause(&error)),
+            Err(Broken::Body(cause)) => return Err(cause),
+        }
+        fill.finish_visible().await.map_err(|error| cause(&error))?;
+        self.fills.metrics.slices_stored.inc();
+        Ok(())
     }
 
     /// What was noted before the question was sent, when the answer is there (rules 1 and 5).
@@ -422,7 +551,8 @@ impl FillTask<'_> {
         if made(Mistake::LiftToApplied) {
             vouched.stamp = vouched.stamp.max(self.fills.knowing.applied());
         }
-        let head = Arc::new(Head::new(self.log, confirm.head.status, headers, sent, received));
+        let head = Head::new(self.log, confirm.head.status, headers, sent, received);
+        let head = Arc::new(Head { slices: confirm.head.slices, ..head });
         let mut lifted = confirm.object.clone();
         if made(Mistake::LiftAnyBody)
             && let Ok(Some(there)) = self.fills.store.lookup(key.hash(), key.bytes()).await
@@ -446,7 +576,21 @@ impl FillTask<'_> {
         let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
         let values = httpcache::vary_key(&vary, &self.order.headers);
         let done = watch::Sender::new(Some(Ok(()))).subscribe();
-        Some(Arrived { head, vouched, body: ArrivedBody::Stored(object), vary, values, came, done })
+        let body = match head.slices {
+            None => ArrivedBody::Stored(object),
+            Some(series) => ArrivedBody::Sliced(slices::Body {
+                fills: self.fills.clone(),
+                url: self.order.url.clone(),
+                domain: self.order.domain.clone(),
+                headers: self.order.headers.clone(),
+                asker: self.order.asker,
+                passed: self.order.passed.clone(),
+                head: head.clone(),
+                series,
+                coming: None,
+            }),
+        };
+        Some(Arrived { head, vouched, body, vary, values, came, done })
     }
 
     /// Opens the store for a body that comes.
@@ -575,6 +719,15 @@ impl FillTask<'_> {
         let lease = knowing.known().knowledge.settings.lease();
         self.fills.vouched.set(key.hash(), body, vouched.at, knowing.clock().moment(), lease);
     }
+}
+
+/// A part that is kept.
+struct KeptPart {
+    head: Arc<Head>,
+    series: Series,
+    number: u64,
+    /// The head is new with it.
+    begins: bool,
 }
 
 /// A body on its way into the store.

@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{ConfigError, DiskTier, MemoryTier, NodeConfig};
 pub use journal::JournalError;
-pub use machine::Machine;
+pub use machine::{Bounds, Machine};
 pub use network::{Network, Stream};
+pub use slices::SliceSizes;
 
 mod admin;
 mod config;
@@ -49,6 +50,7 @@ mod peer;
 mod pipeline;
 mod prefetch;
 mod respond;
+mod slices;
 mod sweep;
 mod upstream;
 mod vouched;
@@ -139,7 +141,7 @@ impl Node {
         let known = Known::of(&journal, read_token(&config), &config)?;
         let store = store::Store::open(config.store()).await?;
         let network = Arc::new(Internet::new()?);
-        let parts = Parts::new(config, clock, network, journal, store, known, link::RETIRE_ABOVE);
+        let parts = Parts::new(config, clock, network, journal, store, known, BOUNDS);
         let stopping = CancellationToken::new();
         let mut node = Node {
             address,
@@ -174,14 +176,14 @@ impl Node {
         token: Option<&str>,
         incoming: mpsc::Receiver<S>,
     ) -> Result<Node, StartError> {
-        let Machine { clock, network, disks, journal, retire_above } = machine;
+        let Machine { clock, network, disks, journal, bounds } = machine;
         let journal = Journal::open_on(journal)?;
         let token = token.ok_or_else(|| "none was given".to_owned());
         let token = token.and_then(|text| JoinToken::parse(text).map_err(|error| error.to_string()));
         let known = Known::of(&journal, token, &config)?;
         let store = store::Store::open_on(config.store(), disks).await?;
         let (address, admin_address) = (config.listen, config.admin_listen);
-        let parts = Parts::new(config, clock, network, journal, store, known, retire_above);
+        let parts = Parts::new(config, clock, network, journal, store, known, bounds);
         let stopping = CancellationToken::new();
         let store = parts.store.clone();
         let mut tasks = vec![tokio::spawn(listener::serve_on(incoming, parts.pipeline.clone(), stopping.clone()))];
@@ -258,6 +260,9 @@ impl Known {
     }
 }
 
+/// What a node goes by on a real machine.
+const BOUNDS: Bounds = Bounds { retire_above: link::RETIRE_ABOVE, slices: slices::SIZES };
+
 impl Parts {
     fn new(
         config: NodeConfig,
@@ -266,7 +271,7 @@ impl Parts {
         journal: Journal,
         store: store::Store,
         known: Known,
-        retire_above: usize,
+        bounds: Bounds,
     ) -> Parts {
         let Known { remembered, token } = known;
         let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
@@ -276,7 +281,7 @@ impl Parts {
             Some(kept) => Sweeper::new(kept.swept, kept.entries.iter().map(|(revision, entry)| (*revision, entry))),
         });
         let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
-        let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone());
+        let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone(), bounds.slices);
         let link = Link {
             config: Arc::new(config),
             knowing,
@@ -289,7 +294,7 @@ impl Parts {
             sweeper,
             connected: Arc::new(AtomicBool::new(false)),
             kept,
-            retire_above,
+            retire_above: bounds.retire_above,
             retiring: None,
         };
         Parts { pipeline, prefetch, link, store }
@@ -314,11 +319,16 @@ impl Parts {
 }
 
 /// The data plane around what a node knows and stores.
-fn assemble(knowing: Arc<Knowing>, network: Arc<dyn Network>, store: store::Store) -> (Arc<Pipeline>, Arc<Prefetch>) {
+fn assemble(
+    knowing: Arc<Knowing>,
+    network: Arc<dyn Network>,
+    store: store::Store,
+    slices: SliceSizes,
+) -> (Arc<Pipeline>, Arc<Prefetch>) {
     let metrics = Arc::new(Metrics::default());
     let upstream = Upstream::new(knowing.clone(), network);
     let main = tokio::runtime::Handle::current();
-    let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, metrics.clone()));
+    let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, slices, metrics.clone()));
     let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics));
     (pipeline, Arc::new(Prefetch::new()))
 }

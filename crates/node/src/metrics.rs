@@ -115,6 +115,7 @@ pub(crate) struct Metrics {
     pub(crate) stored: Counter,
     /// Fetches that were continued by range after a break.
     pub(crate) resumed: Counter,
+    pub(crate) slices_stored: Counter,
     /// Fetches whose answer was overtaken by an invalidation before its header was sent.
     pub(crate) overtaken: Counter,
     /// Requests that were turned away because a bound was reached.

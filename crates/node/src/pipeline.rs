@@ -28,6 +28,7 @@ use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
 use crate::respond::{AnswerBody, Reply, Said, X_CACHE};
+use crate::slices::{self, Part};
 use crate::upstream::{self, From, Question};
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
@@ -199,12 +200,13 @@ impl Pipeline {
             let known_good = judged.and_then(|judged| judged.age);
             let asking = match (decision, &look.found) {
                 (Decision::Serve { .. }, Some(found)) => {
-                    let body = ArrivedBody::Stored(found.object.clone());
+                    let body = self.body(&wanted, found);
                     return reply.stored(&wanted.headers, &found.head, &body, now, &Said::hit(known_good), judging);
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
-                    let _behind = self.fills.begin(self.order(&wanted, &look, true, false));
-                    let body = ArrivedBody::Stored(found.object.clone());
+                    let part = self.part(&wanted, &look, false);
+                    let _behind = self.fills.begin(self.order(&wanted, &look, true, part, false));
+                    let body = self.body(&wanted, found);
                     let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
                     return reply.stored(&wanted.headers, &found.head, &body, now, &said, judging);
                 }
@@ -301,7 +303,7 @@ impl Pipeline {
     }
 
     /// What is to be fetched for a request; `confirm` when a 304 is good enough.
-    pub(crate) fn order(&self, wanted: &Wanted, look: &Look, confirm: bool, alone: bool) -> Order {
+    pub(crate) fn order(&self, wanted: &Wanted, look: &Look, confirm: bool, part: Part, alone: bool) -> Order {
         let confirm = look.found.as_ref().filter(|_| confirm && !alone).map(|found| Confirmable {
             object: found.object.clone(),
             head: found.head.clone(),
@@ -313,6 +315,7 @@ impl Pipeline {
             key: look.key.clone(),
             seen: look.seen,
             confirm,
+            part,
             headers: wanted.shared.clone(),
             asker: wanted.asker,
             passed: wanted.passed.clone(),
@@ -321,11 +324,40 @@ impl Pipeline {
         }
     }
 
+    /// How much of it is fetched: of what is asked for in part, or lies in slices, as little as will do.
+    fn part(&self, wanted: &Wanted, look: &Look, alone: bool) -> Part {
+        if alone || look.has_variants || wanted.method != Method::GET {
+            return Part::Whole;
+        }
+        let sliced = look.found.as_ref().is_some_and(|found| found.head.slices.is_some());
+        match slices::wanted(&wanted.headers, self.fills.sizes).or(sliced.then_some(0)) {
+            Some(number) => Part::Begin(number),
+            None => Part::Whole,
+        }
+    }
+
+    /// Where what was found is read from.
+    fn body(&self, wanted: &Wanted, found: &Found) -> ArrivedBody {
+        let Some(series) = found.head.slices else { return ArrivedBody::Stored(found.object.clone()) };
+        ArrivedBody::Sliced(slices::Body {
+            fills: self.fills.clone(),
+            url: wanted.url.clone(),
+            domain: wanted.domain.clone(),
+            headers: wanted.shared.clone(),
+            asker: wanted.asker,
+            passed: wanted.passed.clone(),
+            head: found.head.clone(),
+            series,
+            coming: None,
+        })
+    }
+
     /// Waits for a fetch and answers from it.
     async fn fetch(&self, wanted: &Wanted, look: &Look, asking: &Asking, reply: &Reply) -> Step {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
-        let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, alone)) else {
+        let part = self.part(wanted, look, alone);
+        let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, part, alone)) else {
             return Step::Answer(reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running"));
         };
         let joined = waiting.joined;
@@ -361,7 +393,11 @@ impl Pipeline {
             return Step::Again { alone: false };
         };
         let mut said = said(&arrived.came, why, age);
-        said.stored = matches!(arrived.body, ArrivedBody::Growing(..));
+        said.stored = match &arrived.body {
+            ArrivedBody::Growing(..) => true,
+            ArrivedBody::Stored(_) => false,
+            ArrivedBody::Sliced(body) => body.coming.is_some(),
+        };
         said.collapsed = joined;
         let now = self.knowing.clock().now();
         Step::Answer(reply.stored(&wanted.headers, &arrived.head, &arrived.body, now, &said, judging))
@@ -395,7 +431,7 @@ impl Pipeline {
             return None;
         }
         let said = Said::forwarded(metrics::XCache::Stale, why, None, judged.age);
-        let body = ArrivedBody::Stored(found.object.clone());
+        let body = self.body(wanted, found);
         Some(reply.stored(&wanted.headers, &found.head, &body, self.knowing.clock().now(), &said, judging))
     }
 

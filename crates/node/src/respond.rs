@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::stream::BoxStream;
 use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
@@ -93,6 +94,7 @@ impl Reply {
         let length = match body {
             ArrivedBody::Growing(_, length) => *length,
             ArrivedBody::Stored(object) => Some(object.length()),
+            ArrivedBody::Sliced(body) => Some(body.series.length),
         };
         let mut headers = head.headers.clone();
         headers.remove(CONTENT_LENGTH);
@@ -131,6 +133,10 @@ impl Reply {
             Some((start, end)) => match body {
                 ArrivedBody::Growing(follower, _) => {
                     Source::Store(follower.read(start, end), end.map(|end| end - start))
+                }
+                ArrivedBody::Sliced(body) => {
+                    let end = end.unwrap_or(body.series.length);
+                    Source::Slices(body.read(start..end), end - start)
                 }
                 ArrivedBody::Stored(object) => {
                     match object.body().filter(|_| start == 0 && end == Some(object.length())) {
@@ -186,6 +192,7 @@ impl Reply {
             AskError::Unreachable(_) => {
                 (StatusCode::BAD_GATEWAY, "the origin could not be reached", Some("unreachable"))
             }
+            AskError::Changed => (StatusCode::BAD_GATEWAY, "the object changed meanwhile", None),
             AskError::NoParent(_) => (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None),
             AskError::BadUrl => (StatusCode::BAD_REQUEST, "the URL cannot be asked for", None),
         };
@@ -250,6 +257,8 @@ enum Source {
     Full(Bytes),
     /// With its length, when that is known.
     Store(store::Reader, Option<u64>),
+    /// With its length.
+    Slices(BoxStream<'static, Result<Bytes, BodyError>>, u64),
     /// With the bound of its silence.
     Upstream(Incoming, Pin<Box<Sleep>>),
 }
@@ -261,6 +270,7 @@ impl Source {
             Source::Empty => Some(0),
             Source::Full(bytes) => Some(bytes.len() as u64),
             Source::Store(_, length) => *length,
+            Source::Slices(_, length) => Some(*length),
             Source::Upstream(body, _) => body.size_hint().exact(),
         }
     }
@@ -293,6 +303,9 @@ pub(crate) enum BodyError {
     /// It is shorter than was announced.
     #[error("body is {0} bytes short")]
     Short(u64),
+    /// A slice of it could not be had.
+    #[error("slice of a body: {0}")]
+    Slice(&'static str),
 }
 
 impl AnswerBody {
@@ -309,6 +322,7 @@ impl AnswerBody {
             Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Source::Store(reader, _) => Pin::new(reader).poll_next(cx).map_err(BodyError::Store),
+            Source::Slices(slices, _) => Pin::new(slices).poll_next(cx),
             Source::Upstream(body, silence) => loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {

@@ -354,16 +354,16 @@ impl Sweeper {
         let mut any = false;
         for (revision, url) in &batch {
             let bare = ObjectKey::bare(url);
-            let mut vary = None;
-            any |= self.sweep_keys(store, knowing, &[bare], &mut vary).await?;
-            match vary.as_deref() {
-                None => {}
-                Some([only]) if *only == ACCEPT_ENCODING => {
-                    let variants: Vec<ObjectKey> = by_encoding(only, url).collect();
-                    any |= self.sweep_keys(store, knowing, &variants, &mut None).await?;
+            let mut beside = Beside::Nothing;
+            any |= self.sweep_keys(store, knowing, &[bare], &mut beside).await?;
+            match beside {
+                Beside::Nothing => {}
+                Beside::Variants(fields) if fields == [ACCEPT_ENCODING] => {
+                    let variants: Vec<ObjectKey> = by_encoding(&ACCEPT_ENCODING, url).collect();
+                    any |= self.sweep_keys(store, knowing, &variants, &mut Beside::Nothing).await?;
                 }
-                // By what other headers they differ nobody knows; a pass finds them by their URL.
-                Some(_) => self.pending().needs_pass(*revision),
+                // By what other headers they differ nobody knows, nor which slices are there; a pass finds them by their URL.
+                Beside::Variants(_) | Beside::Slices => self.pending().needs_pass(*revision),
             }
         }
         if any {
@@ -373,18 +373,20 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Sweeps what lies under `keys`; says whether something went. By which headers variants differ is left in `vary`.
+    /// Sweeps what lies under `keys`; says whether something went. What more there is of a URL is left in `beside`.
     async fn sweep_keys(
         &self,
         store: &store::Store,
         knowing: &Knowing,
         keys: &[ObjectKey],
-        vary: &mut Option<Vec<HeaderName>>,
+        beside: &mut Beside,
     ) -> Result<bool, store::WriteError> {
         let keys: Vec<_> = keys.iter().map(|key| (key.hash(), key.bytes().to_vec())).collect();
         let judge = |object: &SweptObject<'_>| {
-            if let Some((Stored::Marker(fields), _)) = measure(knowing, &knowing.known(), object) {
-                *vary = Some(fields);
+            match measure(knowing, &knowing.known(), object) {
+                Some((Stored::Marker(fields), _)) => *beside = Beside::Variants(fields),
+                Some((Stored::Object(head), _)) if head.slices.is_some() => *beside = Beside::Slices,
+                _ => {}
             }
             verdict(knowing, object)
         };
@@ -410,6 +412,14 @@ impl Sweeper {
     }
 }
 
+/// What lies in the store beside the bare URL.
+enum Beside {
+    Nothing,
+    /// Variants that differ by these request headers.
+    Variants(Vec<HeaderName>),
+    Slices,
+}
+
 /// Whether a stored body goes.
 fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
     let known = knowing.known();
@@ -420,7 +430,7 @@ fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
     match measure(knowing, &known, object) {
         None => Sweep::Drop,
         Some((Stored::Marker(_), _)) => Sweep::Keep,
-        Some((Stored::Object(_), need)) => {
+        Some((Stored::Object(_) | Stored::Slice, need)) => {
             let stamp = Revision(object.stamp);
             let covered = stamp < need.revision && need.mode(stamp) == Mode::Delete;
             if covered { Sweep::Drop } else { Sweep::Keep }

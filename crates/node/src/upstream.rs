@@ -107,6 +107,9 @@ pub(crate) enum AskError {
     NoParent(String),
     #[error("the URL cannot be asked for")]
     BadUrl,
+    /// A part was asked for, and what came is no part of the body it belongs to.
+    #[error("the object changed while parts of it were fetched")]
+    Changed,
 }
 
 impl std::convert::From<AskError> for Cause {

@@ -332,7 +332,7 @@ impl World {
                 network: Arc::new(port.clone()),
                 disks: vec![Arc::new(host.disk.clone())],
                 journal: host.journal.clone(),
-                retire_above: host.retire_above,
+                bounds: Bounds { retire_above: host.retire_above, slices: SLICES },
             };
             let nowhere = ([0, 0, 0, 0], 0).into();
             let config = NodeConfig {

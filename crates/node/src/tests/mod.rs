@@ -32,6 +32,7 @@ mod following;
 mod prefetching;
 mod scopes;
 mod serving;
+mod slicing;
 mod sweeping;
 mod tiers;
 
@@ -40,6 +41,9 @@ pub(crate) const DOMAIN: &str = "www.example.test";
 
 /// What nodes of the stage show each other.
 pub(crate) const PEERS: &str = "the-peers-secret";
+
+/// How nodes cut large bodies here.
+pub(crate) const SLICES: crate::SliceSizes = crate::SliceSizes { slice: 1_000, least: 4_000 };
 
 /// Longest wait for anything, on the real clock.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,6 +62,8 @@ pub(crate) struct Page {
     pub(crate) cut: Option<usize>,
     /// Without `Content-Length`.
     pub(crate) chunked: bool,
+    /// Whoever asks for a part gets the whole.
+    pub(crate) ignores_ranges: bool,
 }
 
 impl Page {
@@ -66,7 +72,16 @@ impl Page {
         let body = body.into();
         let etag = format!("\"{:x}\"", crc32fast::hash(&body));
         let headers = vec![("cache-control", "max-age=3600".to_owned()), ("etag", etag)];
-        Page { status: 200, headers, body, head_gate: None, body_gate: None, cut: None, chunked: false }
+        Page {
+            status: 200,
+            headers,
+            body,
+            head_gate: None,
+            body_gate: None,
+            cut: None,
+            chunked: false,
+            ignores_ranges: false,
+        }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Page {
@@ -171,17 +186,19 @@ impl Origin {
             return answer;
         }
         let mut bytes = page.body.clone();
-        let from = parts
-            .headers
-            .get(RANGE)
-            .and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-        if let Some(from) =
-            from.filter(|_| parts.headers.get(IF_RANGE).is_none_or(|condition| Some(condition) == etag.as_ref()))
+        let range = parts.headers.get(RANGE).and_then(|range| {
+            let (from, to) = range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+            let last = if to.is_empty() { bytes.len() - 1 } else { to.parse().ok()? };
+            Some((from.parse::<usize>().ok()?, last.min(bytes.len() - 1)))
+        });
+        if let Some((from, last)) = range
+            .filter(|(from, last)| from <= last && !page.ignores_ranges)
+            .filter(|_| parts.headers.get(IF_RANGE).is_none_or(|condition| Some(condition) == etag.as_ref()))
         {
             *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+            let range = format!("bytes {from}-{last}/{}", bytes.len());
             answer.headers_mut().insert(CONTENT_RANGE, range.parse().unwrap());
-            bytes = bytes.slice(from..);
+            bytes = bytes.slice(from..=last);
         }
         if !page.chunked {
             answer.headers_mut().insert(CONTENT_LENGTH, bytes.len().into());
@@ -241,8 +258,12 @@ impl Got {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.body.as_ref().expect("a whole body")
+    }
+
     pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(self.body.as_ref().expect("a whole body")).unwrap()
+        std::str::from_utf8(self.bytes()).unwrap()
     }
 }
 
@@ -316,7 +337,8 @@ impl TestNode {
             .entry(knowing.name().clone())
             .or_insert_with(|| member(name, "pop-1", Tier::L1, address));
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
-        let (pipeline, prefetch) = crate::assemble(knowing.clone(), Arc::new(crate::Internet::new().unwrap()), store);
+        let (pipeline, prefetch) =
+            crate::assemble(knowing.clone(), Arc::new(crate::Internet::new().unwrap()), store, SLICES);
         let stopping = CancellationToken::new();
         tokio::spawn(crate::listener::serve(listener, pipeline.clone(), stopping.clone()));
         tokio::spawn(prefetch.clone().run(pipeline.clone(), stopping.clone()));
