@@ -116,7 +116,7 @@ pub(crate) enum ArrivedBody {
     /// From the store.
     Stored(Object),
     /// Slice by slice.
-    Sliced(slices::Body),
+    Sliced(Box<slices::Body>),
 }
 
 /// What a fetch came to, for everybody who waits.
@@ -396,7 +396,7 @@ impl FillTask<'_> {
         let (done, finished) = watch::channel(None);
         let follower = filled.fill.follow();
         let body = if begins {
-            ArrivedBody::Sliced(slices::Body {
+            ArrivedBody::Sliced(Box::new(slices::Body {
                 fills: self.fills.clone(),
                 url: self.order.url.clone(),
                 domain: self.order.domain.clone(),
@@ -406,7 +406,7 @@ impl FillTask<'_> {
                 head: head.clone(),
                 series,
                 coming: Some((number, follower)),
-            })
+            }))
         } else {
             ArrivedBody::Growing(follower, filled.length)
         };
@@ -578,7 +578,7 @@ impl FillTask<'_> {
         let done = watch::Sender::new(Some(Ok(()))).subscribe();
         let body = match head.slices {
             None => ArrivedBody::Stored(object),
-            Some(series) => ArrivedBody::Sliced(slices::Body {
+            Some(series) => ArrivedBody::Sliced(Box::new(slices::Body {
                 fills: self.fills.clone(),
                 url: self.order.url.clone(),
                 domain: self.order.domain.clone(),
@@ -588,7 +588,7 @@ impl FillTask<'_> {
                 head: head.clone(),
                 series,
                 coming: None,
-            }),
+            })),
         };
         Some(Arrived { head, vouched, body, vary, values, came, done })
     }

@@ -339,7 +339,7 @@ impl Pipeline {
     /// Where what was found is read from.
     fn body(&self, wanted: &Wanted, found: &Found) -> ArrivedBody {
         let Some(series) = found.head.slices else { return ArrivedBody::Stored(found.object.clone()) };
-        ArrivedBody::Sliced(slices::Body {
+        ArrivedBody::Sliced(Box::new(slices::Body {
             fills: self.fills.clone(),
             url: wanted.url.clone(),
             domain: wanted.domain.clone(),
@@ -349,7 +349,7 @@ impl Pipeline {
             head: found.head.clone(),
             series,
             coming: None,
-        })
+        }))
     }
 
     /// Waits for a fetch and answers from it.
