@@ -72,6 +72,9 @@ pub enum Which {
 /// memory, does not meet its old generations there; the others count.
 const FILL_COUNT_BITS: u32 = 56;
 
+/// How often a disk that fails is opened before it is left out of service.
+const OPEN_TRIES: u32 = 3;
+
 /// Objects a sweep looks at before it lets others have their turn.
 const SWEEP_BATCH: u64 = 64;
 
@@ -165,11 +168,23 @@ impl Store {
             let (memory, counters) = (memory.clone(), counters.clone());
             let path = disk_config.path.clone();
             async move {
-                let opened = match disk {
-                    Ok(disk) => {
-                        open_volume(number as u16, disk_config, config.segment_bytes, disk, memory, counters).await
+                let mut tries = 0;
+                let opened = loop {
+                    tries += 1;
+                    let opened = match &disk {
+                        Ok(disk) => {
+                            let (disk, memory, counters) = (disk.clone(), memory.clone(), counters.clone());
+                            open_volume(number as u16, disk_config, config.segment_bytes, disk, memory, counters).await
+                        }
+                        Err(error) => {
+                            let source = io::Error::new(error.kind(), error.to_string());
+                            Err(OpenError::Io { path: path.clone(), doing: "open and lock", source })
+                        }
+                    };
+                    match opened {
+                        Err(OpenError::Io { source, .. }) if is_failing(&source) && tries < OPEN_TRIES => {}
+                        opened => break opened,
                     }
-                    Err(source) => Err(OpenError::Io { path: path.clone(), doing: "open and lock", source }),
                 };
                 match opened {
                     Ok(volume) => Ok(Ok(volume)),
