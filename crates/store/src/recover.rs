@@ -57,7 +57,7 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
         }
         tier.disk.remove(format::VOID_NAME).await.map_err(failed("remove the mark of a void disk"))?;
         // The last segment may hold later fills than its header says, but not that many.
-        next_fill += u64::from(u32::MAX);
+        next_fill = next_fill.saturating_add(u64::from(u32::MAX));
         segments.clear();
     }
 

@@ -373,7 +373,8 @@ impl Tier {
     pub(crate) async fn load(&self, wanted: u64, place: Place) -> Result<Entry, ReadError> {
         let segment = self.segment(place.segment).ok_or(ReadError::Evicted)?;
         let (offset, lead) = (place.offset, place.lead);
-        let start = offset.checked_sub(lead).ok_or_else(|| self.corrupt(segment.id, offset))?;
+        let believed = lead as usize <= RECORD_HEADER_BYTES + format::SLICE_BYTES_MAX;
+        let start = offset.checked_sub(lead).filter(|_| believed).ok_or_else(|| self.corrupt(segment.id, offset))?;
         let bytes = self.read(&segment, start, lead as usize + place.length as usize).await?;
         let found = self.check(&segment, offset, bytes.slice(lead as usize..), Kind::Head)?;
         let record = format::decode_head(&found.payload).ok_or_else(|| self.corrupt(segment.id, offset))?;
@@ -419,6 +420,9 @@ impl Tier {
         fill: u64,
         number: u32,
     ) -> Result<Bytes, ReadError> {
+        if slice.length as usize > format::SLICE_BYTES_MAX {
+            return Err(self.corrupt(segment.id, slice.offset));
+        }
         let bytes = self.read(segment, slice.offset, RECORD_HEADER_BYTES + slice.length as usize).await?;
         let record = self.check(segment, slice.offset, bytes, Kind::Slice)?;
         let header = record.header;
