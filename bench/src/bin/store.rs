@@ -2,8 +2,8 @@
 //! million takes to open, after a goodbye and after a kill.
 //!
 //! Each figure is of a process of its own, so that nothing but the store is in it; resident bytes are the kernel's count, less
-//! those of a store that is empty. The index doubles its tables as it grows, so just after a doubling an object costs most: the
-//! first count is just there. Files are in the system's page cache when they are read.
+//! those of a store that is empty. The allocator is told to give freed memory back at once, so that what recovery read through does
+//! not count. Files are in the system's page cache when they are read.
 //! `cargo run --release -p bench --bin store [DIRECTORY]`
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Objects; the first count is just above what 256 tables of 4096 slots hold.
+/// Objects; tables of powers of two would be fuller at one count than at the other.
 const COUNTS: [u64; 2] = [925_000, 1_000_000];
 
 /// Bytes of a body, and of the head with it.
@@ -80,7 +80,7 @@ fn measure(directory: &Path, count: u64, end: &str) -> anyhow::Result<Measured> 
     let program = std::env::current_exe()?;
     let filled = Command::new(&program).arg("fill").arg(directory).args([&count.to_string(), end]).status()?;
     ensure!(filled.success() || end == "kill", "filling failed: {filled}");
-    let opened = Command::new(&program).arg("open").arg(directory).output()?;
+    let opened = Command::new(&program).env("MIMALLOC_PURGE_DELAY", "0").arg("open").arg(directory).output()?;
     let text = String::from_utf8(opened.stdout)?;
     let mut figures = text.split_whitespace();
     let mut next = || figures.next().context("three figures");
@@ -132,8 +132,6 @@ async fn open(directory: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
     let store = Store::open(config(directory)).await?;
     let took = began.elapsed().as_secs_f64();
-    // What recovery read through is freed by now; the allocator hands it back in its own time.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     println!("{} {took} {}", store.stats().objects, resident()?);
     Ok(())
 }
