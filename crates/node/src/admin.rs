@@ -199,6 +199,9 @@ impl Admin {
         page.counter("store_commits_total", "Objects committed", store.commits);
         page.counter("store_syncs_total", "Syncs of the disks", store.syncs);
         page.counter("store_evicted_objects_total", "Objects evicted", store.evicted_objects);
+        let kept = "Objects kept over their turn because they were asked for";
+        page.counter("store_kept_objects_total", kept, store.kept_objects);
+        page.gauge("store_disks_out", "Disks out of service until the next start", store.disks_out);
         page.counter("store_read_errors_total", "Reads that failed", store.read_errors);
         page.counter("store_write_errors_total", "Writes that failed", store.write_errors);
         page.finish()

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -103,8 +103,8 @@ impl Fill {
         let growing = self.growing.clone();
         queue.send(Command::Commit { growing, visible, durable, permit }).await?;
         self.committed = true;
-        let entry = became_visible.await.map_err(|_| WriteError::Closed)??;
-        let durable = async move { became_durable.await.map_err(|_| WriteError::Closed)?.map(drop) };
+        let entry = became_visible.await.map_err(|_| queue.ended())??;
+        let durable = async move { became_durable.await.map_err(|_| queue.ended())?.map(drop) };
         Ok((Object { entry, tier: self.growing.tier.clone() }, Durable(durable.boxed())))
     }
 
@@ -142,7 +142,8 @@ impl Fill {
             slices: slices.into(),
         };
         let (key, generation, place) = (growing.key, growing.id, Place::default());
-        let entry = Arc::new(Entry { key, generation, place, record, held: held.into() });
+        let entry =
+            Arc::new(Entry { key, generation, place, record, held: held.into(), asked: AtomicBool::new(false) });
         let changes = self.memory.changes.lock().expect("no code panics while it holds this lock");
         self.memory.insert_head(entry.clone());
         drop(changes);
