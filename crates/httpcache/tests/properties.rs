@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 use httpcache::{
-    Allowed, Answer, answer, decide, end_to_end, freshen, not_modified, storable, upstream, vary_fields, vary_key,
+    Allowed, Answer, Decision, Multipart, answer, decide, end_to_end, freshen, invalidated_too, kept, not_modified,
+    storable, upstream, vary_fields, vary_key,
 };
 use proptest::prelude::*;
 
@@ -112,9 +113,20 @@ proptest! {
                 decide(&Method::GET, &request, Some((&freshness, allowed)), at(now));
             }
         }
-        if let Answer::Part(part) = answer(&Method::GET, &request, StatusCode::OK, &response, Some(length)) {
-            prop_assert!(part.start < part.end && part.end <= length);
-            part.content_range(length);
+        let answered = answer(&Method::GET, &request, StatusCode::OK, &response, Some(length));
+        answered.head(StatusCode::OK, &response, Some(length));
+        match answered {
+            Answer::Part(part) => {
+                prop_assert!(part.start < part.end && part.end <= length);
+                part.content_range(length);
+            }
+            Answer::Parts(parts) => {
+                prop_assert!(parts.len() > 1);
+                prop_assert!(parts.iter().all(|part| part.start < part.end && part.end <= length));
+                prop_assert!(parts.iter().map(httpcache::ByteRange::length).sum::<u64>() < length);
+                Multipart::new("x", &parts, None, length);
+            }
+            _ => {}
         }
         if let Ok(fields) = vary_fields(&response) {
             vary_key(&fields, &request);
@@ -124,6 +136,11 @@ proptest! {
         let asked = upstream(&request);
         prop_assert_eq!(upstream(&asked), asked);
         not_modified(&response);
+        let stays = kept(&response, at(received % (1 << 37)));
+        prop_assert_eq!(kept(&stays, at(received)), stays);
+        for path in invalidated_too("a.test", "/x?y", &response) {
+            prop_assert!(path.starts_with('/'));
+        }
         if let Ok(merged) = freshen(&response, &news) {
             prop_assert!(freshen(&merged, &HeaderMap::new()).is_ok());
         }
