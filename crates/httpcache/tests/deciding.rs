@@ -315,7 +315,9 @@ fn heads_say_what_is_sent() {
         "Access-Control-Allow-Origin: *",
     ]);
     let range = ByteRange { start: 1, end: 3 };
-    let cases: [(&str, Answer, Option<u64>, u16, &[(&str, &str)]); 7] = [
+    /// Rule, answer, length of the body, status, and fields of the head; an empty one is not there.
+    type Row<'a> = (&'a str, Answer, Option<u64>, u16, &'a [(&'a str, &'a str)]);
+    let cases: [Row<'_>; 7] = [
         ("whole", Answer::Whole, Some(9), 200, &[("content-length", "9"), ("content-type", "text/css")]),
         ("whole, of unknown length", Answer::Whole, None, 200, &[("content-length", "")]),
         (
