@@ -10,19 +10,23 @@
 //! - Who waits is judged at his own header, by the pipeline. Nothing here decides who may be sent what.
 //! - A 304 confirms the very body whose validator was sent, or nothing.
 //! - A body that ends early is never stored, and whoever reads it is cut off: nobody takes a part for the whole.
+//! - What was asked for before a write to its URL was answered is not stored, and nobody joins it ([`Fills::forget`]).
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use model::fence::{Asker, Fetch, Vouched};
 use model::mistake::{Mistake, made};
-use model::{Cause, Domain, NodeName, Revision, UrlKey};
+use model::{Cause, Domain, NodeName, Revision, Tags, UrlKey};
 use store::{Object, Store, WriteError};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -30,6 +34,7 @@ use tokio::time::Instant;
 use crate::head::{self, Head, ObjectKey, Series, Stored};
 use crate::knowing::{Knowing, LogTag};
 use crate::metrics::Metrics;
+use crate::respond::BodyError;
 use crate::slices::{self, Part, SliceSizes};
 use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question, Upstream};
 use crate::vouched::VouchedMoments;
@@ -46,6 +51,9 @@ const LONE_FOR: Duration = Duration::from_secs(5);
 
 /// The same for a body that turned out too large for the store only while it came: whoever follows such a fill is cut off.
 const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
+
+/// Markers that may be left at the same time.
+const MARKERS_AT_ONCE: usize = 64;
 
 /// Chunks from which on they are kept as they came, in bytes.
 const CHUNK_KEPT_MIN: usize = 128 << 10;
@@ -97,7 +105,10 @@ pub(crate) struct Came {
 
 /// A body that came, or was confirmed.
 pub(crate) struct Arrived {
+    /// What is kept of it.
     pub(crate) head: Arc<Head>,
+    /// The whole, for the one who began, where some of it is for nobody else ([`httpcache::kept`]).
+    pub(crate) own_head: Option<Arc<Head>>,
     pub(crate) vouched: Vouched,
     pub(crate) body: ArrivedBody,
     /// The request fields that chose it, and their values in the request that was sent.
@@ -117,6 +128,32 @@ pub(crate) enum ArrivedBody {
     Stored(Object),
     /// Slice by slice.
     Sliced(Box<slices::Body>),
+}
+
+/// Bytes of it on their way.
+pub(crate) enum Reading {
+    Store(store::Reader),
+    Slices(slices::Reader),
+}
+
+impl Reading {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self {
+            Reading::Store(reader) => Pin::new(reader).poll_next(cx).map_err(BodyError::Store),
+            Reading::Slices(reader) => reader.as_mut().poll_next(cx),
+        }
+    }
+}
+
+impl ArrivedBody {
+    /// Reads a part of it.
+    pub(crate) fn read(&self, range: httpcache::ByteRange) -> Reading {
+        match self {
+            ArrivedBody::Growing(follower, _) => Reading::Store(follower.read(range.start, Some(range.end))),
+            ArrivedBody::Stored(object) => Reading::Store(object.read(range.start..range.end)),
+            ArrivedBody::Sliced(body) => Reading::Slices(body.read(range.start..range.end)),
+        }
+    }
 }
 
 /// What a fetch came to, for everybody who waits.
@@ -183,6 +220,9 @@ struct Running {
     fetch: Fetch,
     log: LogTag,
     arrival: watch::Receiver<Option<Arrival>>,
+    /// Whether the URL was written to since it was asked for; held while what came becomes visible in the store, so that whoever
+    /// forgets a URL knows it to be there or never to come.
+    written_over: tokio::sync::Mutex<bool>,
 }
 
 /// The fetches of a node.
@@ -196,6 +236,8 @@ pub(crate) struct Fills {
     metrics: Arc<Metrics>,
     running: Mutex<HashMap<ObjectKey, Arc<Running>>>,
     lone: Mutex<HashMap<ObjectKey, Instant>>,
+    /// Held while the marker of a URL is looked at and left, chosen by the URL: variants that come at the same time share one.
+    marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
     for_users: Arc<crate::metrics::Gauge>,
     all: Arc<crate::metrics::Gauge>,
 }
@@ -219,6 +261,7 @@ impl Fills {
             metrics,
             running: Mutex::default(),
             lone: Mutex::default(),
+            marking: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             for_users: Arc::default(),
             all: Arc::default(),
         }
@@ -272,7 +315,8 @@ impl Fills {
             }
             // Noted here, before anything is asked (rule 1).
             let (fetch, log) = self.knowing.begin_fetch(&order.url, order.asker);
-            let running = Arc::new(Running { fetch, log, arrival: arrival.clone() });
+            let written_over = tokio::sync::Mutex::default();
+            let running = Arc::new(Running { fetch, log, arrival: arrival.clone(), written_over });
             if !order.alone {
                 all.insert(order.key.clone(), running.clone());
             }
@@ -282,7 +326,14 @@ impl Fills {
         let fills = self.clone();
         self.main.spawn(async move {
             let _held = held;
-            let task = FillTask { fills: &fills, order: &order, fetch: running.fetch, log: running.log, told };
+            let task = FillTask {
+                fills: &fills,
+                order: &order,
+                fetch: running.fetch,
+                log: running.log,
+                written_over: &running.written_over,
+                told,
+            };
             task.run(lone_to).await;
             let mut all = fills.running();
             if all.get(&order.key).is_some_and(|here| Arc::ptr_eq(here, &running)) {
@@ -290,6 +341,18 @@ impl Fills {
             }
         });
         Some(Waiting { arrival, lone: Some(lone), joined: false })
+    }
+
+    /// Forgets what is stored under a URL, all variants of it, and what is being fetched for it: it was written to (RFC 9111
+    /// §4.4). On return no lookup finds what was asked for before this call.
+    pub(crate) async fn forget(&self, url: &UrlKey) -> Result<(), WriteError> {
+        let bare = ObjectKey::bare(url);
+        let overtaken: Vec<Arc<Running>> =
+            self.running().extract_if(|key, _| key.is_of(&bare)).map(|(_, running)| running).collect();
+        for running in overtaken {
+            *running.written_over.lock().await = true;
+        }
+        self.store.remove(bare.hash(), bare.bytes(), store::Which::Any).await.map(drop)
     }
 
     /// Asks for something that is not stored, whatever comes; on the runtime that keeps the connections.
@@ -309,6 +372,7 @@ struct FillTask<'a> {
     order: &'a Order,
     fetch: Fetch,
     log: LogTag,
+    written_over: &'a tokio::sync::Mutex<bool>,
     told: watch::Sender<Option<Arrival>>,
 }
 
@@ -365,6 +429,9 @@ impl FillTask<'_> {
                 let mut headers = httpcache::end_to_end(&answer.head.headers);
                 headers.remove(CONTENT_RANGE);
                 headers.remove(CONTENT_LENGTH);
+                if own_head(&headers, &httpcache::kept(&headers, received)) {
+                    return None;
+                }
                 let ok = StatusCode::OK;
                 let storable = httpcache::storable(&Method::GET, &self.order.headers, ok, &headers, sent, received);
                 if self.order.alone || storable.is_err() || !httpcache::vary_fields(&headers).ok()?.is_empty() {
@@ -410,7 +477,8 @@ impl FillTask<'_> {
         } else {
             ArrivedBody::Growing(follower, filled.length)
         };
-        let arrived = Arrived { head, vouched, body, vary: Vec::new(), values: Vec::new(), came, done: finished };
+        let arrived =
+            Arrived { head, own_head: None, vouched, body, vary: Vec::new(), values: Vec::new(), came, done: finished };
         self.tell(Arrival::Body(Arc::new(arrived)));
         done.send_replace(Some(self.pour_part(answer.body, filled).await));
     }
@@ -428,8 +496,11 @@ impl FillTask<'_> {
         if begins {
             let bare = ObjectKey::bare(&self.order.url);
             let fill = store.begin_fill(bare.hash(), bare.bytes(), head.encode(), vouched.stamp.0, Some(0))?;
-            let (object, _durable) = fill.finish_visible().await?;
-            self.remember(&bare, object.generation(), vouched);
+            let written_over = self.written_over.lock().await;
+            if !*written_over {
+                let (object, _durable) = fill.finish_visible().await?;
+                self.remember(&bare, object.generation(), vouched);
+            }
         }
         let key = ObjectKey::slice(&self.order.url, series, number);
         let range = series.range(number);
@@ -498,13 +569,18 @@ impl FillTask<'_> {
         let headers = httpcache::end_to_end(&answer.head.headers);
         let status = answer.head.status;
         let storable = httpcache::storable(&Method::GET, &self.order.headers, status, &headers, sent, received);
+        let kept = httpcache::kept(&headers, received);
         let why = match storable {
+            Ok(_) if !same_tags(&self.order.domain, &headers, &kept) => {
+                Cause::NotStorable("a field that names its tags may not be kept".to_owned())
+            }
             Ok(_) if self.order.alone => Cause::NotStorable("asked for alone".to_owned()),
             // The log was changed for another while this was asked for: the stamp means nothing there.
             Ok(_) if self.fills.knowing.known().tag != self.log => Cause::Evicted,
             Ok(_) => {
-                let head = Arc::new(Head::new(self.log, status, headers, sent, received));
-                match self.open(&head, &answer, vouched, came).await {
+                let own_head = own_head(&headers, &kept).then(|| Head::new(self.log, status, headers, sent, received));
+                let head = Arc::new(Head::new(self.log, status, kept, sent, received));
+                match self.open(&head, own_head.map(Arc::new), &answer, vouched, came).await {
                     Ok((arrived, fill, done)) => {
                         let arrived = Arc::new(arrived);
                         self.tell(Arrival::Body(arrived.clone()));
@@ -551,13 +627,20 @@ impl FillTask<'_> {
         if made(Mistake::LiftToApplied) {
             vouched.stamp = vouched.stamp.max(self.fills.knowing.applied());
         }
-        let head = Head::new(self.log, confirm.head.status, headers, sent, received);
+        let kept = httpcache::kept(&headers, received);
+        let own_head = own_head(&headers, &kept)
+            .then(|| Arc::new(Head::new(self.log, confirm.head.status, headers.clone(), sent, received)));
+        let head = Head::new(self.log, confirm.head.status, kept, sent, received);
         let head = Arc::new(Head { slices: confirm.head.slices, ..head });
         let mut lifted = confirm.object.clone();
         if made(Mistake::LiftAnyBody)
             && let Ok(Some(there)) = self.fills.store.lookup(key.hash(), key.bytes()).await
         {
             lifted = there;
+        }
+        let written_over = self.written_over.lock().await;
+        if *written_over {
+            return None;
         }
         let object = match self.fills.store.update_head(&lifted, head.encode(), vouched.stamp.0).await {
             Ok(updated) => updated?,
@@ -567,10 +650,14 @@ impl FillTask<'_> {
                 confirm.object.clone()
             }
         };
-        if httpcache::storable(&Method::GET, &self.order.headers, head.status, &head.headers, sent, received).is_ok() {
+        drop(written_over);
+        let storable = httpcache::storable(&Method::GET, &self.order.headers, head.status, &headers, sent, received);
+        // A body lies where its `Vary` says.
+        let same_place = httpcache::vary_fields(&headers) == httpcache::vary_fields(&confirm.head.headers);
+        if storable.is_ok() && same_place && same_tags(&self.order.domain, &headers, &head.headers) {
             self.remember(key, object.generation(), vouched);
         } else {
-            // The 304 brought `no-store` or the like: this answer may use the body, no later one.
+            // The 304 brought `no-store`, another `Vary` or the like: this answer may use the body, no later one.
             let _ = self.fills.store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
         }
         let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
@@ -590,13 +677,14 @@ impl FillTask<'_> {
                 coming: None,
             })),
         };
-        Some(Arrived { head, vouched, body, vary, values, came, done })
+        Some(Arrived { head, own_head, vouched, body, vary, values, came, done })
     }
 
     /// Opens the store for a body that comes.
     async fn open(
         &self,
         head: &Arc<Head>,
+        own_head: Option<Arc<Head>>,
         answer: &Answer,
         vouched: Vouched,
         came: Came,
@@ -606,27 +694,30 @@ impl FillTask<'_> {
         let key = if vary.is_empty() {
             ObjectKey::bare(&self.order.url)
         } else {
-            self.mark(&vary, vouched.stamp).await?;
-            ObjectKey::variant(&self.order.url, &values)
+            let marker = self.mark(&vary, vouched.stamp).await?;
+            ObjectKey::variant(&self.order.url, marker, &values)
         };
         let length = announced(&answer.head.headers, &answer.body);
         let fill = self.fills.store.begin_fill(key.hash(), key.bytes(), head.encode(), vouched.stamp.0, length)?;
         let (done, finished) = watch::channel(None);
         let body = ArrivedBody::Growing(fill.follow(), length);
-        let arrived = Arrived { head: head.clone(), vouched, body, vary, values, came, done: finished };
+        let arrived = Arrived { head: head.clone(), own_head, vouched, body, vary, values, came, done: finished };
         Ok((arrived, Filling { key, fill, length }, done))
     }
 
-    /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some.
-    async fn mark(&self, vary: &[HeaderName], stamp: Revision) -> Result<(), WriteError> {
+    /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some. Says which marker
+    /// it is.
+    async fn mark(&self, vary: &[HeaderName], stamp: Revision) -> Result<store::Generation, WriteError> {
         let bare = ObjectKey::bare(&self.order.url);
+        let turn = (bare.hash().0 % MARKERS_AT_ONCE as u128) as usize;
+        let _turn = self.fills.marking[turn].lock().await;
         if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
             && let Some((log, Stored::Marker(kept))) = head::decode(object.head())
             && log == self.log
             && kept.len() == vary.len()
             && kept.iter().all(|name| vary.contains(name))
         {
-            return Ok(());
+            return Ok(object.generation());
         }
         let fill = self.fills.store.begin_fill(
             bare.hash(),
@@ -635,7 +726,7 @@ impl FillTask<'_> {
             stamp.0,
             Some(0),
         )?;
-        fill.finish_visible().await.map(|_| ())
+        fill.finish_visible().await.map(|(marker, _)| marker.generation())
     }
 
     /// The body, from the connection to the store; continued by range when the connection breaks and that is safe.
@@ -662,7 +753,13 @@ impl FillTask<'_> {
         if self.fills.knowing.known().tag != self.log {
             return Err(Cause::Evicted);
         }
+        let written_over = self.written_over.lock().await;
+        if *written_over {
+            fill.finish_unseen().map_err(|error| cause(&error))?;
+            return Err(Cause::Evicted);
+        }
         let (object, _durable) = fill.finish_visible().await.map_err(|error| cause(&error))?;
+        drop(written_over);
         self.remember(&key, object.generation(), arrived.vouched);
         self.fills.metrics.stored.inc();
         Ok(())
@@ -698,8 +795,8 @@ impl FillTask<'_> {
     /// Asks for the rest of a body whose connection broke; only under a strong validator do two parts belong together
     /// (fence, assumption 5).
     async fn resume(&self, head: &Head, from: u64, length: Option<u64>) -> Option<Incoming> {
-        let length = length.filter(|length| from < *length)?;
-        let etag = head.headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\""))?;
+        let length = length?;
+        let etag = head.headers.get(ETAG)?;
         if head.status != StatusCode::OK {
             return None;
         }
@@ -707,11 +804,8 @@ impl FillTask<'_> {
         headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-")).ok()?);
         headers.insert(IF_RANGE, etag.clone());
         let answer = self.fills.upstream.ask(&self.question(headers), None).await.ok()?;
-        let expected = format!("bytes {from}-{}/{length}", length - 1);
-        let continues = answer.head.status == StatusCode::PARTIAL_CONTENT
-            && answer.head.headers.get(ETAG) == Some(etag)
-            && answer.head.headers.get(CONTENT_RANGE).is_some_and(|range| range.as_bytes() == expected.as_bytes());
-        continues.then_some(answer.body)
+        let came = &answer.head;
+        httpcache::continues(&head.headers, from, length, came.status, &came.headers).then_some(answer.body)
     }
 
     fn remember(&self, key: &ObjectKey, body: store::Generation, vouched: Vouched) {
@@ -740,6 +834,16 @@ struct Filling {
 enum Broken {
     Body(Cause),
     Store(WriteError),
+}
+
+/// Whether the one who began is to get more of a head than is kept.
+fn own_head(headers: &HeaderMap, kept: &HeaderMap) -> bool {
+    headers.keys().any(|name| !kept.contains_key(name))
+}
+
+/// Whether what is kept names the tags that came: without them a refresh by tag would miss it.
+fn same_tags(domain: &Domain, headers: &HeaderMap, kept: &HeaderMap) -> bool {
+    Tags::of(headers, domain.tag_header.as_deref()) == Tags::of(kept, domain.tag_header.as_deref())
 }
 
 /// The length of a body that was announced.

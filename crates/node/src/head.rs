@@ -100,10 +100,12 @@ impl ObjectKey {
         ObjectKey(url.to_string().into_bytes())
     }
 
-    /// A variant; `values` come from [`httpcache::vary_key`].
-    pub(crate) fn variant(url: &UrlKey, values: &[u8]) -> ObjectKey {
+    /// A variant that a marker leads to; `values` come from [`httpcache::vary_key`]. What lies under another marker's variants is
+    /// found by nobody any more: who removes a marker has removed all variants.
+    pub(crate) fn variant(url: &UrlKey, marker: store::Generation, values: &[u8]) -> ObjectKey {
         let mut key = ObjectKey::bare(url).0;
         key.push(SEPARATOR);
+        key.extend_from_slice(&marker.0.to_be_bytes());
         if values.len() > VARIANT_BYTES_MAX {
             key.extend_from_slice(&Sha256::digest(values));
         } else {
@@ -120,6 +122,11 @@ impl ObjectKey {
         key.extend_from_slice(&series.name.to_be_bytes());
         key.extend_from_slice(&number.to_be_bytes());
         ObjectKey(key)
+    }
+
+    /// Whether it is of `url`, bare, a variant or a slice.
+    pub(crate) fn is_of(&self, url: &ObjectKey) -> bool {
+        self.0.strip_prefix(url.bytes()).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == SEPARATOR))
     }
 
     /// The full key.
@@ -364,10 +371,19 @@ mod tests {
     }
 
     #[test]
+    fn key_knows_its_url() {
+        let url = UrlKey::new("a.com", "/x").unwrap();
+        let bare = ObjectKey::bare(&url);
+        assert!(bare.is_of(&bare) && ObjectKey::variant(&url, store::Generation(1), b"v").is_of(&bare));
+        let longer = UrlKey::new("a.com", "/xy").unwrap();
+        assert!(!ObjectKey::bare(&longer).is_of(&bare) && !bare.is_of(&ObjectKey::bare(&longer)));
+    }
+
+    #[test]
     fn url_is_found_in_a_full_key() {
         let url = UrlKey::new("a.com", "/x?y=/z").unwrap();
         assert_eq!(url_of(ObjectKey::bare(&url).bytes()), Some(url.clone()));
-        assert_eq!(url_of(ObjectKey::variant(&url, b"gzip\n/").bytes()), Some(url.clone()));
+        assert_eq!(url_of(ObjectKey::variant(&url, store::Generation(0x0a0a), b"gzip\n/").bytes()), Some(url.clone()));
         let series = Series { length: 1, slice: 1, name: u128::from_be_bytes([b'\n'; 16]) };
         assert_eq!(url_of(ObjectKey::slice(&url, &series, 0x0a0a).bytes()), Some(url));
     }

@@ -46,6 +46,7 @@ mod listener;
 mod machine;
 mod metrics;
 mod network;
+mod parts;
 mod peer;
 mod pipeline;
 mod prefetch;

@@ -146,6 +146,11 @@ impl Pipeline {
             Ok(domain) => domain,
             Err((status, why)) => return reply.refusal(status, why),
         };
+        if let Some(authority) = request.uri.authority()
+            && let Ok(authority) = HeaderValue::from_str(authority.as_str())
+        {
+            request.headers.insert(HOST, authority); // what it says counts, not the field (RFC 9112 §3.2.2)
+        }
         let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let Ok(url) = UrlKey::new(&host, path) else {
             return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
@@ -221,14 +226,13 @@ impl Pipeline {
                     drop(judging);
                     return self.head(wanted, forward, reply).await;
                 }
-                (Decision::Revalidate { stale_if_error }, _) => {
-                    Asking { confirm: true, stale_if_error, why: Forward::Stale, alone }
+                (Decision::Revalidate { forward, stale_if_error }, _) => {
+                    Asking { confirm: true, stale_if_error, why: forward, alone }
                 }
-                (Decision::Fetch { forward: Forward::UriMiss, stale_if_error }, _) if look.has_variants => {
-                    Asking { confirm: false, stale_if_error, why: Forward::VaryMiss, alone }
-                }
-                (Decision::Fetch { forward, stale_if_error }, _) => {
-                    Asking { confirm: false, stale_if_error, why: forward, alone }
+                (Decision::Fetch { forward, stale_if_error, keep }, _) => {
+                    let other_variant = forward == Forward::UriMiss && look.has_variants;
+                    let why = if other_variant { Forward::VaryMiss } else { forward };
+                    Asking { confirm: false, stale_if_error, why, alone: alone || !keep }
                 }
                 // Only what was found can be served.
                 (Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }, None) => break,
@@ -265,7 +269,8 @@ impl Pipeline {
         let mut has_variants = false;
         if let Some(Stored::Marker(vary)) = &stored {
             has_variants = true;
-            key = ObjectKey::variant(&wanted.url, &httpcache::vary_key(vary, &wanted.shared));
+            let marker = object.as_ref().map_or(store::Generation(0), store::Object::generation);
+            key = ObjectKey::variant(&wanted.url, marker, &httpcache::vary_key(vary, &wanted.shared));
             object = self.read(&key).await;
             stored = readable(&object);
         }
@@ -400,7 +405,8 @@ impl Pipeline {
         };
         said.collapsed = joined;
         let now = self.knowing.clock().now();
-        Step::Answer(reply.stored(&wanted.headers, &arrived.head, &arrived.body, now, &said, judging))
+        let head = arrived.own_head.as_ref().filter(|_| !joined).unwrap_or(&arrived.head);
+        Step::Answer(reply.stored(&wanted.headers, head, &arrived.body, now, &said, judging))
     }
 
     fn deliver_lone(&self, wanted: &Wanted, lone: LoneAnswer, why: Forward, reply: &Reply) -> Step {
@@ -430,9 +436,13 @@ impl Pipeline {
         if judged.verdict != Verdict::Send {
             return None;
         }
-        let said = Said::forwarded(metrics::XCache::Stale, why, None, judged.age);
+        let now = self.knowing.clock().now();
+        // What is fresh was asked for anew because the request wished it.
+        let fresh = found.head.freshness.is_fresh(now);
+        let result = if fresh { metrics::XCache::Hit } else { metrics::XCache::Stale };
+        let said = Said::forwarded(result, why, None, judged.age);
         let body = self.body(wanted, found);
-        Some(reply.stored(&wanted.headers, &found.head, &body, self.knowing.clock().now(), &said, judging))
+        Some(reply.stored(&wanted.headers, &found.head, &body, now, &said, judging))
     }
 
     /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.
@@ -462,7 +472,7 @@ impl Pipeline {
         match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
             Step::Answer(answer) => {
                 if httpcache::invalidates(&wanted.method, answer.status()) {
-                    self.forget(&wanted).await;
+                    self.written(&wanted, answer.headers()).await;
                 }
                 answer
             }
@@ -517,12 +527,15 @@ impl Pipeline {
         Step::Answer(reply.passed(came.status, headers, answer.body, &said, judging))
     }
 
-    /// What is stored under the URL of an unsafe request that did not fail is good no more (RFC 9111 §4.4).
-    async fn forget(&self, wanted: &Wanted) {
-        let look = self.look(wanted).await;
-        for key in [look.key, ObjectKey::bare(&wanted.url)] {
-            if let Err(error) = self.store.remove(key.hash(), key.bytes(), store::Which::Any).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "remove after an unsafe request");
+    /// What is stored under the URL of an unsafe request that did not fail is good no more, nor is what its answer names
+    /// (RFC 9111 §4.4).
+    async fn written(&self, wanted: &Wanted, answer: &HeaderMap) {
+        let authority = wanted.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or(wanted.url.host());
+        let others = httpcache::invalidated_too(authority, wanted.url.path_and_query(), answer);
+        let others = others.iter().filter_map(|path| UrlKey::new(wanted.url.host(), path).ok());
+        for url in std::iter::once(wanted.url.clone()).chain(others) {
+            if let Err(error) = self.fills.forget(&url).await {
+                tracing::warn!(%url, error = &error as &dyn std::error::Error, "remove after an unsafe request");
             }
         }
     }

@@ -11,20 +11,19 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::Stream;
-use futures_util::stream::BoxStream;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, VIA};
+use http::header::{AGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use model::fence::Asker;
 use tokio::time::{Instant, Sleep};
 
-use crate::fill::ArrivedBody;
+use crate::fill::{ArrivedBody, Reading};
 use crate::head::Head;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
 use crate::metrics::{self, Held, Metrics};
+use crate::parts::Parts;
 use crate::peer;
 use crate::upstream::{AskError, BODY_SILENCE_MAX};
 
@@ -96,58 +95,28 @@ impl Reply {
             ArrivedBody::Stored(object) => Some(object.length()),
             ArrivedBody::Sliced(body) => Some(body.series.length),
         };
-        let mut headers = head.headers.clone();
-        headers.remove(CONTENT_LENGTH);
-        let (status, part) = match httpcache::answer(&self.method, request, head.status, &head.headers, length) {
-            httpcache::Answer::Whole => {
-                if let Some(length) = length.filter(|_| head.status != StatusCode::NO_CONTENT) {
-                    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-                }
-                (head.status, Some((0, length)))
+        let answer = httpcache::answer(&self.method, request, head.status, &head.headers, length);
+        let (status, mut headers) = answer.head(head.status, &head.headers, length);
+        let refused = matches!(answer, httpcache::Answer::PreconditionFailed | httpcache::Answer::Unsatisfiable);
+        if !refused {
+            headers.insert(AGE, HeaderValue::from(head.freshness.age(now).as_secs()));
+        }
+        let source = match (answer, length) {
+            (httpcache::Answer::Parts(parts), Some(length)) => {
+                let parts = Parts::new(&parts, &mut headers, length, body.clone());
+                if self.method == Method::HEAD { Source::Empty } else { Source::Parts(parts) }
             }
-            httpcache::Answer::Part(range) => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(range.length()));
-                headers.insert(CONTENT_RANGE, range.content_range(length.unwrap_or(range.end)));
-                (StatusCode::PARTIAL_CONTENT, Some((range.start, Some(range.end))))
-            }
-            httpcache::Answer::NotModified => {
-                // What parents said of themselves stays.
-                let cache_status: Vec<HeaderValue> = headers.get_all(CACHE_STATUS).iter().cloned().collect();
-                headers = httpcache::not_modified(&head.headers);
-                cache_status.into_iter().for_each(|value| _ = headers.append(CACHE_STATUS, value));
-                (StatusCode::NOT_MODIFIED, None)
-            }
-            httpcache::Answer::PreconditionFailed => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-                (StatusCode::PRECONDITION_FAILED, None)
-            }
-            httpcache::Answer::Unsatisfiable => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-                headers.insert(CONTENT_RANGE, httpcache::unsatisfied(length.unwrap_or_default()));
-                (StatusCode::RANGE_NOT_SATISFIABLE, None)
-            }
-        };
-        headers.insert(AGE, HeaderValue::from(head.freshness.age(now).as_secs()));
-        let source = match part.filter(|_| self.method != Method::HEAD) {
-            None => Source::Empty,
-            Some((start, end)) => match body {
-                ArrivedBody::Growing(follower, _) => {
-                    Source::Store(follower.read(start, end), end.map(|end| end - start))
-                }
-                ArrivedBody::Sliced(body) => {
-                    let end = end.unwrap_or(body.series.length);
-                    Source::Slices(body.read(start..end), end - start)
-                }
-                ArrivedBody::Stored(object) => {
-                    match object.body().filter(|_| start == 0 && end == Some(object.length())) {
-                        Some(bytes) => Source::Full(bytes),
-                        None => {
-                            let end = end.unwrap_or(object.length());
-                            Source::Store(object.read(start..end), Some(end - start))
-                        }
-                    }
-                }
+            _ if self.method == Method::HEAD || refused => Source::Empty,
+            (httpcache::Answer::Part(range), _) => Source::Read(body.read(range), Some(range.length())),
+            (httpcache::Answer::Whole, length) => match body {
+                ArrivedBody::Growing(follower, _) => Source::Read(Reading::Store(follower.read(0, length)), length),
+                ArrivedBody::Stored(object) => match object.body() {
+                    Some(bytes) => Source::Full(bytes),
+                    None => Source::Read(Reading::Store(object.read(0..object.length())), length),
+                },
+                ArrivedBody::Sliced(body) => Source::Read(Reading::Slices(body.read(0..body.series.length)), length),
             },
+            _ => Source::Empty,
         };
         self.finish(status, headers, source, Some(said), Some(head.freshness.ttl(now)), Some(judging))
     }
@@ -256,9 +225,9 @@ enum Source {
     Empty,
     Full(Bytes),
     /// With its length, when that is known.
-    Store(store::Reader, Option<u64>),
-    /// With its length.
-    Slices(BoxStream<'static, Result<Bytes, BodyError>>, u64),
+    Read(Reading, Option<u64>),
+    /// Several parts of it.
+    Parts(Parts),
     /// With the bound of its silence.
     Upstream(Incoming, Pin<Box<Sleep>>),
 }
@@ -269,8 +238,8 @@ impl Source {
         match self {
             Source::Empty => Some(0),
             Source::Full(bytes) => Some(bytes.len() as u64),
-            Source::Store(_, length) => *length,
-            Source::Slices(_, length) => Some(*length),
+            Source::Read(_, length) => *length,
+            Source::Parts(parts) => Some(parts.length()),
             Source::Upstream(body, _) => body.size_hint().exact(),
         }
     }
@@ -321,8 +290,8 @@ impl AnswerBody {
             Source::Empty => Poll::Ready(None),
             Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Source::Store(reader, _) => Pin::new(reader).poll_next(cx).map_err(BodyError::Store),
-            Source::Slices(slices, _) => Pin::new(slices).poll_next(cx),
+            Source::Read(reading, _) => reading.poll_next(cx),
+            Source::Parts(parts) => parts.poll_next(cx),
             Source::Upstream(body, silence) => loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {

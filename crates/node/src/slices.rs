@@ -130,6 +130,9 @@ pub(crate) struct Body {
     pub(crate) coming: Option<(u64, store::Follower)>,
 }
 
+/// Bytes of a body in slices on their way.
+pub(crate) type Reader = BoxStream<'static, Result<Bytes, BodyError>>;
+
 /// How far a body was read.
 struct Reading {
     body: Body,
@@ -143,7 +146,7 @@ struct Reading {
 
 impl Body {
     /// These bytes of it; ends in an error when some cannot be had.
-    pub(crate) fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, BodyError>> {
+    pub(crate) fn read(&self, range: Range<u64>) -> Reader {
         let reading = Reading { body: self.clone(), at: range.start, end: range.end, slice: None, ahead: None };
         stream::try_unfold(reading, |mut reading| async move {
             let bytes = reading.next().await?;

@@ -359,7 +359,10 @@ impl Sweeper {
             match beside {
                 Beside::Nothing => {}
                 Beside::Variants(fields) if fields == [ACCEPT_ENCODING] => {
-                    let variants: Vec<ObjectKey> = by_encoding(&ACCEPT_ENCODING, url).collect();
+                    let bare = ObjectKey::bare(url);
+                    let marker = store.lookup(bare.hash(), bare.bytes()).await.ok().flatten();
+                    let Some(marker) = marker.map(|marker| marker.generation()) else { continue };
+                    let variants: Vec<ObjectKey> = by_encoding(&ACCEPT_ENCODING, url, marker).collect();
                     any |= self.sweep_keys(store, knowing, &variants, &mut Beside::Nothing).await?;
                 }
                 // By what other headers they differ nobody knows, nor which slices are there; a pass finds them by their URL.
@@ -439,10 +442,14 @@ fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
 }
 
 /// Every variant that `Accept-Encoding` alone can choose.
-fn by_encoding<'a>(field: &'a HeaderName, url: &'a UrlKey) -> impl Iterator<Item = ObjectKey> + 'a {
+fn by_encoding<'a>(
+    field: &'a HeaderName,
+    url: &'a UrlKey,
+    marker: store::Generation,
+) -> impl Iterator<Item = ObjectKey> + 'a {
     httpcache::accept_encodings().filter_map(move |value| {
         let mut request = HeaderMap::new();
         request.insert(ACCEPT_ENCODING, HeaderValue::from_str(&value).ok()?);
-        Some(ObjectKey::variant(url, &httpcache::vary_key(std::slice::from_ref(field), &request)))
+        Some(ObjectKey::variant(url, marker, &httpcache::vary_key(std::slice::from_ref(field), &request)))
     })
 }

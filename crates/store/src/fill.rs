@@ -108,6 +108,21 @@ impl Fill {
         Ok((Object { entry, tier: self.growing.tier.clone() }, Durable(durable.boxed())))
     }
 
+    /// Ends the body without making it visible: whoever follows it reads to its end, and no lookup finds it. Fails as
+    /// [`Fill::finish_visible`] does.
+    pub fn finish_unseen(mut self) -> Result<(), WriteError> {
+        if let Some(error) = self.growing.failure() {
+            return Err(error);
+        }
+        let appended = self.growing.length();
+        if let Some(announced) = self.announced.filter(|announced| *announced != appended) {
+            return Err(self.fail(WriteError::LengthMismatch { announced, appended }));
+        }
+        self.growing.complete();
+        self.committed = true; // nothing is to be committed
+        Ok(())
+    }
+
     /// Sends slices to the writer until `until` of them are there.
     async fn send_slices(&mut self, until: u32) -> Result<(), WriteError> {
         let Some(queue) = self.queue.clone() else { return Ok(()) };

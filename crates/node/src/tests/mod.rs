@@ -27,6 +27,7 @@ use crate::knowing::Knowing;
 use crate::pipeline::Pipeline;
 use crate::prefetch::Prefetch;
 
+mod caching;
 mod fenced;
 mod following;
 mod prefetching;
@@ -173,8 +174,12 @@ impl Origin {
         if let Some(gate) = &page.head_gate {
             gate.acquire().await.unwrap().forget();
         }
-        if parts.method == Method::POST {
-            return plain(201, std::str::from_utf8(&sent).unwrap());
+        if !parts.method.is_safe() {
+            let mut answer = plain(201, std::str::from_utf8(&sent).unwrap());
+            for (name, value) in page.headers.iter().filter(|(name, _)| name.ends_with("location")) {
+                answer.headers_mut().append(HeaderName::from_static(name), value.parse().unwrap());
+            }
+            return answer;
         }
         let mut answer = plain(page.status, "");
         for (name, value) in &page.headers {
