@@ -316,7 +316,8 @@ impl TestNode {
             .entry(knowing.name().clone())
             .or_insert_with(|| member(name, "pop-1", Tier::L1, address));
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
-        let (pipeline, prefetch) = crate::assemble(knowing.clone(), Arc::new(crate::Internet::new().unwrap()), store);
+        let (pipeline, prefetch) =
+            crate::assemble(knowing.clone(), Arc::new(crate::Internet::new(&Default::default()).unwrap()), store);
         let stopping = CancellationToken::new();
         tokio::spawn(crate::listener::serve(listener, pipeline.clone(), stopping.clone()));
         tokio::spawn(prefetch.clone().run(pipeline.clone(), stopping.clone()));
@@ -380,6 +381,7 @@ pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
         kind: SourceKind::Address,
         content: origin.address.ip().to_string(),
         port: origin.address.port(),
+        scheme: None,
         priority: 20,
         weight: 10,
     };
