@@ -255,13 +255,14 @@ impl Inner {
             }
         }
         drop(well);
-        if !reached && question.purpose == Purpose::User {
-            if let Ok(permit) = self.past_parents.clone().try_acquire_owned() {
-                self.went_past.inc();
-                tracing::debug!(url = %question.key, problem, "no parent can be reached; the origin is asked");
-                let answer = self.sources.ask(question, &mut body, until).await?;
-                return Ok(Answer { _past: Some(permit), ..answer });
-            }
+        if !reached
+            && question.purpose == Purpose::User
+            && let Ok(permit) = self.past_parents.clone().try_acquire_owned()
+        {
+            self.went_past.inc();
+            tracing::debug!(url = %question.key, problem, "no parent can be reached; the origin is asked");
+            let answer = self.sources.ask(question, &mut body, until).await?;
+            return Ok(Answer { _past: Some(permit), ..answer });
         }
         for (name, url) in resting.into_iter().take(left) {
             match self.parents.ask(question, known, &name, &url, &mut body, until).await {

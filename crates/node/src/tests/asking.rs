@@ -165,9 +165,15 @@ impl Asking {
     }
 }
 
+/// The first of two sources, the method, the answer, its seconds, who was asked, why.
+type SourceCase = (Manner, Method, Result<u16, ()>, u64, &'static [&'static str], &'static str);
+
+/// The only parent, for whom, the answer, its seconds, whether the origin was asked, why.
+type ParentCase = (Manner, Purpose, Result<u16, &'static str>, u64, bool, &'static str);
+
 #[tokio::test(start_paused = true)]
 async fn next_source_is_asked_where_one_fails_and_that_is_safe() {
-    let cases: &[(Manner, Method, Result<u16, ()>, u64, &[&str], &str)] = &[
+    let cases: &[SourceCase] = &[
         // first source  method        answer   secs  who was asked  why
         (Says(200), Method::GET, Ok(200), 0, &["a"], "the first is well"),
         (Refuses, Method::GET, Ok(200), 0, &["b"], "cannot be reached"),
@@ -256,7 +262,7 @@ async fn kept_connection_that_was_closed_is_asked_again_on_a_new_one_if_that_is_
 
 #[tokio::test(start_paused = true)]
 async fn stalled_parent_is_found_out_and_one_that_waits_is_waited_for() {
-    let cases: &[(Manner, Purpose, Result<u16, &str>, u64, bool, &str)] = &[
+    let cases: &[ParentCase] = &[
         // the only parent  for whom      answer   secs  origin asked  why
         (Says(200), Purpose::User, Ok(200), 0, false, "the parent answers"),
         (Alive(20), Purpose::User, Ok(200), 20, false, "it is alive and waits for the origin"),

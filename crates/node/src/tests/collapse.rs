@@ -45,6 +45,7 @@ async fn failure_lets_everybody_go_at_once() {
     let gate = Arc::new(Semaphore::new(0));
     origin.put("/a", Page { head_gate: Some(gate.clone()), ..Page::new("a") });
     let askers = crowd(&node, 40, &[&[]]).await;
+    origin.asked("/a", 1).await;
     origin.stop();
     for asker in askers {
         assert_eq!(asker.await.unwrap().status, 502);
