@@ -30,7 +30,7 @@ pub mod tags;
 pub mod topology;
 
 pub use clock::{Clock, ManualClock, Moment};
-pub use domain::{Domain, DomainName, Source, SourceKind};
+pub use domain::{Domain, DomainName, Scheme, Source, SourceKind};
 pub use invalidation::{Invalidation, Mode, Scope};
 pub use key::UrlKey;
 pub use log::{Entry, Knowledge, Settings, Snapshot};

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fill::FILLS_MAX;
 use crate::knowing::Membership;
 use crate::metrics::Page;
+use crate::network::Internet;
 use crate::pipeline::Pipeline;
 use crate::prefetch::Prefetch;
 use crate::sweep::Sweeper;
@@ -32,6 +33,7 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 /// What the page shows.
 pub(crate) struct Admin {
     pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) internet: Internet,
     pub(crate) prefetch: Arc<Prefetch>,
     pub(crate) sweeper: Arc<Sweeper>,
     pub(crate) connected: Arc<AtomicBool>,
@@ -139,6 +141,8 @@ impl Admin {
         page.gauge("fills_running", "Fetches running", fills);
         page.gauge("fills_running_for_users", "Fetches running that a user began", for_users);
         page.gauge("fills_max", "Bound of fetches running", FILLS_MAX);
+        self.pipeline.fills().upstream().show(&mut page);
+        self.internet.show(&mut page);
         page.gauge("vouched_bodies", "Bodies whose vouching is remembered", self.pipeline.fills().vouched.len());
 
         page.gauge(

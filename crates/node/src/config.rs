@@ -39,6 +39,19 @@ pub struct NodeConfig {
     /// What it does with its store for users while it has been out of touch for longer than the lease.
     #[serde(default)]
     pub isolation: Isolation,
+    /// How origins are reached.
+    #[serde(default)]
+    pub origin: OriginConfig,
+}
+
+/// How origins are reached.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct OriginConfig {
+    /// Certificates in PEM of authorities that are believed beside the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Name servers, `ADDRESS:PORT`, instead of those in `/etc/resolv.conf`.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// The memory tier.

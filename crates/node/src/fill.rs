@@ -276,6 +276,11 @@ impl Fills {
         (self.all.get(), self.for_users.get())
     }
 
+    /// Who is asked for what is not stored.
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
     fn running(&self) -> MutexGuard<'_, HashMap<ObjectKey, Arc<Running>>> {
         self.running.lock().expect("no holder of this lock can panic")
     }
@@ -543,6 +548,7 @@ impl FillTask<'_> {
             fetch: self.fetch,
             log: self.log,
             passed: self.order.passed.clone(),
+            purpose: self.order.purpose,
         }
     }
 

@@ -25,16 +25,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ConfigError, DiskTier, MemoryTier, NodeConfig};
+pub use config::{ConfigError, DiskTier, MemoryTier, NodeConfig, OriginConfig};
 pub use journal::JournalError;
 pub use machine::{Bounds, Machine};
-pub use network::{Network, Stream};
+pub use network::{Endpoint, Network, Stream};
 pub use slices::SliceSizes;
 
 mod admin;
 mod config;
 mod fill;
 mod head;
+mod health;
 mod index;
 #[cfg(feature = "internals")]
 pub mod internals;
@@ -46,12 +47,16 @@ mod listener;
 mod machine;
 mod metrics;
 mod network;
+mod parents;
 mod parts;
 mod peer;
 mod pipeline;
+mod pool;
 mod prefetch;
+mod resolve;
 mod respond;
 mod slices;
+mod sources;
 mod sweep;
 mod upstream;
 mod vouched;
@@ -103,6 +108,14 @@ pub enum StartError {
     /// The store.
     #[error("open the store")]
     Store(#[from] store::OpenError),
+    /// The operator's authorities cannot be read.
+    #[error("`origin.ca_file`: `{}`: {problem}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// TLS towards origins.
     #[error("prepare TLS")]
     Tls(#[from] rustls::Error),
@@ -141,8 +154,8 @@ impl Node {
         let journal = Journal::open(&config.state_dir())?;
         let known = Known::of(&journal, read_token(&config), &config)?;
         let store = store::Store::open(config.store()).await?;
-        let network = Arc::new(Internet::new()?);
-        let parts = Parts::new(config, clock, network, journal, store, known, BOUNDS);
+        let internet = Internet::new(&config.origin)?;
+        let parts = Parts::new(config, clock, Arc::new(internet.clone()), journal, store, known, BOUNDS);
         let stopping = CancellationToken::new();
         let mut node = Node {
             address,
@@ -156,7 +169,7 @@ impl Node {
         for socket in sockets {
             node.threads.push(serve_on_a_thread(socket, parts.pipeline.clone(), stopping.clone())?);
         }
-        let admin = parts.admin();
+        let admin = parts.admin(internet);
         node.tasks.extend(parts.run(&stopping));
         for socket in admin_sockets {
             let (admin, stopping) = (admin.clone(), stopping.clone());
@@ -301,9 +314,10 @@ impl Parts {
         Parts { pipeline, prefetch, link, store }
     }
 
-    fn admin(&self) -> Arc<admin::Admin> {
+    fn admin(&self, internet: Internet) -> Arc<admin::Admin> {
         Arc::new(admin::Admin {
             pipeline: self.pipeline.clone(),
+            internet,
             prefetch: self.prefetch.clone(),
             sweeper: self.link.sweeper.clone(),
             connected: self.link.connected.clone(),

@@ -10,6 +10,7 @@
 //! - A child's request without a fence of this log is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -20,6 +21,7 @@ use model::fence::{Asker, Verdict, Vouched};
 use model::mistake::{Mistake, made};
 use model::{Domain, Mode, NodeName, Revision, UrlKey};
 use store::Store;
+use tokio::time::Instant;
 
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
 use crate::head::{self, Head, ObjectKey, Stored};
@@ -29,10 +31,14 @@ use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
 use crate::respond::{AnswerBody, Reply, Said, X_CACHE};
 use crate::slices::{self, Part};
-use crate::upstream::{self, From, Question};
+use crate::upstream::{self, AskError, From, Question};
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
+
+/// Longest time one request waits for fetches, all those together that were overtaken; a little more than one of them takes that
+/// tries every parent and source.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Everything a request needs.
 pub(crate) struct Pipeline {
@@ -136,6 +142,9 @@ impl Pipeline {
             Err(BadCaller::Circle) => return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle"),
         };
         reply.asker = caller.asker;
+        if caller.greets {
+            return reply.alive();
+        }
         if !known.serves() {
             return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node does not serve now");
         }
@@ -163,7 +172,7 @@ impl Pipeline {
             headers: request.headers,
             asker: caller.asker,
             passed: caller.passed,
-            purpose: Purpose::User,
+            purpose: caller.purpose,
         };
         match wanted.method.as_str() {
             "CONNECT" | "TRACE" | "PURGE" => reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
@@ -182,6 +191,7 @@ impl Pipeline {
 
     async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
         let mut alone = false;
+        let until = Instant::now() + WAIT_MAX;
         for _ in 0..ATTEMPTS_MAX {
             // Both may have changed while something was waited for.
             let known = self.knowing.known().clone();
@@ -238,7 +248,7 @@ impl Pipeline {
                 (Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }, None) => break,
             };
             drop(judging);
-            match self.fetch(&wanted, &look, &asking, &reply).await {
+            match self.fetch(&wanted, &look, &asking, until, &reply).await {
                 Step::Answer(answer) => return answer,
                 Step::Again { alone: next } => alone = next,
             }
@@ -358,7 +368,7 @@ impl Pipeline {
     }
 
     /// Waits for a fetch and answers from it.
-    async fn fetch(&self, wanted: &Wanted, look: &Look, asking: &Asking, reply: &Reply) -> Step {
+    async fn fetch(&self, wanted: &Wanted, look: &Look, asking: &Asking, until: Instant, reply: &Reply) -> Step {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
         let part = self.part(wanted, look, alone);
@@ -366,7 +376,8 @@ impl Pipeline {
             return Step::Answer(reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running"));
         };
         let joined = waiting.joined;
-        match waiting.outcome().await {
+        let outcome = tokio::time::timeout_at(until, waiting.outcome()).await;
+        match outcome.unwrap_or(Outcome::Failed(AskError::Timeout)) {
             Outcome::Body(arrived) => self.deliver(wanted, &arrived, why, joined, reply),
             Outcome::Mine(lone) => {
                 let failed = matches!(lone.answer.head.status.as_u16(), 500 | 502 | 503 | 504);
@@ -377,6 +388,10 @@ impl Pipeline {
             }
             Outcome::NotMine => Step::Again { alone: true },
             Outcome::Again => Step::Again { alone: false },
+            // It was fetched for a prefetch, which is held to more than a user.
+            Outcome::Failed(AskError::NotPastParents(_)) if joined && wanted.purpose == Purpose::User => {
+                Step::Again { alone: false }
+            }
             Outcome::Failed(error) => {
                 tracing::debug!(url = %wanted.url, %error, "no answer from above");
                 let stale = self.stale(wanted, look, stale_if_error, why, reply);
@@ -500,6 +515,7 @@ impl Pipeline {
             fetch,
             log,
             passed: wanted.passed.clone(),
+            purpose: wanted.purpose,
         };
         let mut answer = match self.fills.pass(question, body).await {
             Ok(answer) => answer,

@@ -154,6 +154,11 @@ impl Reply {
         self.finish(status, headers, source, None, None, None)
     }
 
+    /// What a node hears that asks whether this one is alive.
+    pub(crate) fn alive(&self) -> Response<AnswerBody> {
+        self.finish(StatusCode::NO_CONTENT, HeaderMap::new(), Source::Empty, None, None, None)
+    }
+
     /// What a client hears when there is no answer from above.
     pub(crate) fn unanswered(&self, error: &AskError) -> Response<AnswerBody> {
         let (status, words, origin) = match error {
@@ -162,7 +167,9 @@ impl Reply {
                 (StatusCode::BAD_GATEWAY, "the origin could not be reached", Some("unreachable"))
             }
             AskError::Changed => (StatusCode::BAD_GATEWAY, "the object changed meanwhile", None),
-            AskError::NoParent(_) => (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None),
+            AskError::NoParent(_) | AskError::NotPastParents(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None)
+            }
             AskError::BadUrl => (StatusCode::BAD_REQUEST, "the URL cannot be asked for", None),
         };
         let child = matches!(self.asker, Asker::Child { .. });

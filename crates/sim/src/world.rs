@@ -351,6 +351,7 @@ impl World {
                 disk: vec![DiskTier { path: PathBuf::from(&host.name), capacity_bytes: 4 << 20 }],
                 state_path: None,
                 isolation: host.isolation,
+                origin: Default::default(),
             };
             (machine, config, host.token.clone(), port, incoming, host.journal.clone(), host.opened)
         };

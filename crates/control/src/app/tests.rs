@@ -35,7 +35,14 @@ fn name(text: &str) -> DomainName {
 }
 
 fn domain(text: &str) -> Domain {
-    let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
+    let source = Source {
+        kind: SourceKind::Address,
+        content: "127.0.0.1".into(),
+        port: 80,
+        scheme: None,
+        priority: 20,
+        weight: 10,
+    };
     Domain { name: name(text), coverage: Coverage::Domestic, sources: vec![source], online: true, tag_header: None }
 }
 

@@ -99,6 +99,7 @@ impl Control {
             memory: MemoryTier { capacity_bytes: 16 << 20 },
             disk: vec![DiskTier { path: self.directory.path().join("disk"), capacity_bytes: 600 << 20 }],
             state_path: None,
+            origin: Default::default(),
             isolation: Isolation::Revalidate,
         };
         Node::start(config, clock()).await

@@ -27,9 +27,12 @@ use crate::knowing::Knowing;
 use crate::pipeline::Pipeline;
 use crate::prefetch::Prefetch;
 
+mod asking;
 mod caching;
+mod collapse;
 mod fenced;
 mod following;
+mod origins;
 mod prefetching;
 mod scopes;
 mod serving;
@@ -115,7 +118,11 @@ type OriginBody = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Err
 
 impl Origin {
     pub(crate) async fn start() -> Origin {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Origin::start_at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr) -> Origin {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let origin = Origin { address, pages: Arc::default(), seen: Arc::default(), stopped: CancellationToken::new() };
         let serving = origin.clone();
@@ -332,6 +339,19 @@ impl TestNode {
         store: store::Store,
         isolation: Isolation,
     ) -> TestNode {
+        let internet = Arc::new(crate::Internet::new(&Default::default()).unwrap());
+        TestNode::over(internet, name, knowledge, clock, store, isolation).await
+    }
+
+    /// The same over another network.
+    pub(crate) async fn over(
+        network: Arc<dyn crate::Network>,
+        name: &str,
+        knowledge: &Knowledge,
+        clock: Arc<ManualClock>,
+        store: store::Store,
+        isolation: Isolation,
+    ) -> TestNode {
         let knowing = Arc::new(Knowing::new(NodeName::parse(name).unwrap(), isolation, clock.clone(), None));
         let listener = crate::listener::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let address = listener.local_addr().unwrap();
@@ -342,8 +362,7 @@ impl TestNode {
             .entry(knowing.name().clone())
             .or_insert_with(|| member(name, "pop-1", Tier::L1, address));
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
-        let (pipeline, prefetch) =
-            crate::assemble(knowing.clone(), Arc::new(crate::Internet::new().unwrap()), store, SLICES);
+        let (pipeline, prefetch) = crate::assemble(knowing.clone(), network, store, SLICES);
         let stopping = CancellationToken::new();
         tokio::spawn(crate::listener::serve(listener, pipeline.clone(), stopping.clone()));
         tokio::spawn(prefetch.clone().run(pipeline.clone(), stopping.clone()));
@@ -402,21 +421,19 @@ pub(crate) fn member(name: &str, pop: &str, tier: Tier, address: SocketAddr) -> 
 
 /// One domain with `origin`, one POP whose L1 asks its L2.
 pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
+    knowledge_of(vec![source(&origin.address.ip().to_string(), origin.address.port(), 20)])
+}
+
+/// An origin of a domain, asked without TLS.
+pub(crate) fn source(content: &str, port: u16, priority: u16) -> Source {
+    let kind = if content.parse::<std::net::IpAddr>().is_ok() { SourceKind::Address } else { SourceKind::Domain };
+    Source { kind, content: content.to_owned(), port, scheme: None, priority, weight: 10 }
+}
+
+/// The same with these sources.
+pub(crate) fn knowledge_of(sources: Vec<Source>) -> Knowledge {
     let name = DomainName::parse(DOMAIN).unwrap();
-    let source = Source {
-        kind: SourceKind::Address,
-        content: origin.address.ip().to_string(),
-        port: origin.address.port(),
-        priority: 20,
-        weight: 10,
-    };
-    let domain = Domain {
-        name: name.clone(),
-        coverage: Coverage::Global,
-        sources: vec![source],
-        online: true,
-        tag_header: None,
-    };
+    let domain = Domain { name: name.clone(), coverage: Coverage::Global, sources, online: true, tag_header: None };
     let pop = PopName::parse("pop-1").unwrap();
     let parents = [(Tier::L1, Parent { pop: pop.clone(), tier: Tier::L2 })].into();
     let pop = Pop { name: pop, region: Coverage::Global, parents };
