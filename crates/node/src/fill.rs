@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Knowing, LogTag};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Refusal};
 use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question, Upstream};
 use crate::vouched::VouchedMoments;
 
@@ -255,7 +255,7 @@ impl Fills {
                 return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });
             }
             if self.all.get() >= FILLS_MAX as u64 {
-                self.metrics.refused.inc();
+                self.metrics.refused(Refusal::Fetches);
                 return None;
             }
             // Noted here, before anything is asked (rule 1).

@@ -22,12 +22,14 @@ use model::{Domain, Mode, NodeName, Revision, UrlKey};
 use store::Store;
 
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
+use crate::framing;
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
 use crate::respond::{AnswerBody, Reply, Said, X_CACHE};
+use crate::upload::Upload;
 use crate::upstream::{self, From, Question};
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
@@ -125,7 +127,9 @@ impl Pipeline {
             handoff,
             metrics: self.metrics.clone(),
         };
-        let _running = self.metrics.requests_running.hold();
+        if let Err(bad) = framing::request(&mut request) {
+            return reply.bad(bad);
+        }
         let caller = match caller {
             Ok(caller) => caller,
             Err(BadCaller::AnotherLog) => {
@@ -326,7 +330,10 @@ impl Pipeline {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
         let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, alone)) else {
-            return Step::Answer(reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running"));
+            // Shed, unless what is stored may stand in (RFC 5861 §4: as for an answer 503).
+            let stale = self.stale(wanted, look, stale_if_error, why, reply);
+            let shed = || reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running");
+            return Step::Answer(stale.unwrap_or_else(shed));
         };
         let joined = waiting.joined;
         match waiting.outcome().await {
@@ -422,9 +429,13 @@ impl Pipeline {
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
         headers.append(http::header::VIA, httpcache::via(http::Version::HTTP_11, self.knowing.name().as_str()));
+        let (body, ended) = Upload::new(body);
         let body = body.map_err(|error| Box::new(error) as _).boxed_unsync();
         match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
             Step::Answer(answer) => {
+                if let Some(bad) = ended.badly() {
+                    return reply.bad(bad);
+                }
                 if httpcache::invalidates(&wanted.method, answer.status()) {
                     self.forget(&wanted).await;
                 }
@@ -534,16 +545,11 @@ fn site<'a>(known: &'a Known, host: &str) -> Result<&'a Domain, (StatusCode, &'s
     }
 }
 
-/// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of the one `Host`; lower case, no port.
+/// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of `Host`; lower case, no port.
 fn host(request: &http::request::Parts) -> Option<String> {
-    let mut named = request.headers.get_all(HOST).iter();
-    let header = named.next();
-    if named.next().is_some() {
-        return None;
-    }
     let authority = match request.uri.authority() {
         Some(authority) => authority.clone(),
-        None => header?.to_str().ok()?.parse().ok()?,
+        None => request.headers.get(HOST)?.to_str().ok()?.parse().ok()?,
     };
     Some(authority.host().to_ascii_lowercase())
 }

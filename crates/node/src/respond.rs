@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, VIA};
+use http::header::{AGE, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -20,10 +20,12 @@ use model::fence::Asker;
 use tokio::time::{Instant, Sleep};
 
 use crate::fill::ArrivedBody;
+use crate::framing::Bad;
 use crate::head::Head;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
-use crate::metrics::{self, Held, Metrics};
+use crate::exchange::Exchange;
+use crate::metrics::{self, Metrics};
 use crate::peer;
 use crate::upstream::{AskError, BODY_SILENCE_MAX};
 
@@ -174,9 +176,19 @@ impl Reply {
         let body = Bytes::from(format!("{words}\n"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let head = self.method == Method::HEAD;
-        self.metrics.errors.inc();
         let source = if head { Source::Empty } else { Source::Full(body) };
         self.finish(status, headers, source, None, None, None)
+    }
+
+    /// The answer to a request that is not taken, or whose body did not come; the connection is closed behind it, for it is not
+    /// known where the next request begins.
+    pub(crate) fn bad(&self, bad: Bad) -> Response<AnswerBody> {
+        self.metrics.refused(bad.why);
+        let mut answer = self.refusal(bad.status, bad.words);
+        if !self.handoff.is_http2() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
     /// What a client hears when there is no answer from above.
@@ -221,16 +233,15 @@ impl Reply {
             if let (Asker::Child { .. }, Some(age), true) = (self.asker, said.known_good, judging.is_some()) {
                 peer::tell_age(&mut headers, age);
             }
-            self.metrics.answered(said.result);
         }
-        let running = self.metrics.requests_running.hold();
         let body = AnswerBody {
             left: source.length(),
             source,
             judged: judging.map(|judging| self.handoff.judged(judging)),
             handoff: self.handoff.clone(),
             metrics: self.metrics.clone(),
-            _running: running,
+            result: said.map(|said| said.result),
+            exchange: None,
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;
@@ -275,7 +286,10 @@ pub(crate) struct AnswerBody {
     judged: Option<u64>,
     handoff: Arc<Handoff>,
     metrics: Arc<Metrics>,
-    _running: Held,
+    /// What `X-Cache` says, where it says something.
+    pub(crate) result: Option<metrics::XCache>,
+    /// What the answer is a part of; there once the answer is on its way.
+    pub(crate) exchange: Option<Exchange>,
 }
 
 /// Why a body ends early; the connection ends with it.
@@ -337,13 +351,20 @@ impl Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         this.header_is_written();
-        match ready!(this.poll_source(cx)) {
+        let Poll::Ready(polled) = this.poll_source(cx) else {
+            this.exchange.iter_mut().for_each(Exchange::waits);
+            return Poll::Pending;
+        };
+        match polled {
             None => match this.left.filter(|left| *left > 0) {
                 Some(short) => {
                     this.left = Some(0);
                     Poll::Ready(Some(Err(BodyError::Short(short))))
                 }
-                None => Poll::Ready(None),
+                None => {
+                    this.exchange.iter_mut().for_each(Exchange::ends);
+                    Poll::Ready(None)
+                }
             },
             Some(Err(error)) => {
                 this.source = Source::Empty;
@@ -351,7 +372,16 @@ impl Body for AnswerBody {
             }
             Some(Ok(bytes)) => {
                 this.metrics.bytes_sent.add(bytes.len() as u64);
+                if matches!(this.source, Source::Full(_) | Source::Store(..)) && this.result.is_some() {
+                    this.metrics.bytes_stored.add(bytes.len() as u64);
+                }
                 this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.gave(bytes.len());
+                    if this.left == Some(0) {
+                        exchange.ends();
+                    }
+                }
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
         }

@@ -22,11 +22,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use model::fence::Fetch;
 use model::{Cause, Domain, NodeName, Source, SourceKind, UrlKey};
 use tokio::time::Instant;
 
+use crate::framing;
 use crate::knowing::{Knowing, Known, LogTag};
 use crate::network::{Connector, Network};
 use crate::peer;
@@ -259,7 +261,17 @@ impl Upstream {
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let mut answer = self.client.request(request).await.map_err(|error| words(&error))?;
+        let connection = capture_connection(&mut request);
+        let answer = self.client.request(request).await.map_err(|error| words(&error))?;
+        let (mut head, body) = answer.into_parts();
+        if let Err(problem) = framing::answer(&mut head) {
+            // Nobody knows what the rest of this connection belongs to.
+            if let Some(connection) = connection.connection_metadata().as_ref() {
+                connection.poison();
+            }
+            return Err(format!("the answer cannot be trusted: {problem}"));
+        }
+        let mut answer = Response::from_parts(head, body);
         // The client's own bound is of its buffer, which a fast sender overshoots.
         let bytes: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if bytes > HEAD_BYTES_MAX {

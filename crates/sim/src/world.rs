@@ -348,6 +348,9 @@ impl World {
                 disk: vec![DiskTier { path: PathBuf::from(&host.name), capacity_bytes: 4 << 20 }],
                 state_path: None,
                 isolation: host.isolation,
+                connections_max: 1000,
+                access_log: None,
+                drain_grace_secs: 0,
             };
             (machine, config, host.token.clone(), port, incoming, host.journal.clone(), host.opened)
         };

@@ -100,6 +100,9 @@ impl Control {
             disk: vec![DiskTier { path: self.directory.path().join("disk"), capacity_bytes: 600 << 20 }],
             state_path: None,
             isolation: Isolation::Revalidate,
+            connections_max: 1000,
+            access_log: None,
+            drain_grace_secs: 0,
         };
         Node::start(config, clock()).await
     }
