@@ -44,6 +44,14 @@ impl Node {
         Ok(())
     }
 
+    /// Adds lines to its configuration, which it reads at its next start.
+    pub fn configure(&self, lines: &str) -> anyhow::Result<()> {
+        // Above the tables, or the keys would be of one of them.
+        let text = std::fs::read_to_string(&self.configuration)?;
+        std::fs::write(&self.configuration, format!("{lines}{text}"))?;
+        Ok(())
+    }
+
     /// Kills it as a power cut would.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {

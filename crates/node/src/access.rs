@@ -426,8 +426,14 @@ mod tests {
         ];
         for (sent, shown) in cases {
             let referer = format!("http://b.com{sent}");
-            let line = rendered(&record(sent, &[("referer", referer.as_bytes()), ("cookie", b"sid=1"), ("authorization", b"Basic x")]));
-            assert_eq!((line["path"].as_str(), line["referer"].as_str()), (Some(shown), Some(&*format!("http://b.com{shown}"))));
+            let line = rendered(&record(
+                sent,
+                &[("referer", referer.as_bytes()), ("cookie", b"sid=1"), ("authorization", b"Basic x")],
+            ));
+            assert_eq!(
+                (line["path"].as_str(), line["referer"].as_str()),
+                (Some(shown), Some(&*format!("http://b.com{shown}")))
+            );
             let text = line.to_string();
             assert!(!text.contains("sid=1") && !text.contains("Basic"), "{text}");
         }
@@ -447,7 +453,14 @@ mod tests {
 
     #[test]
     fn dates_are_those_of_the_calendar() {
-        let cases = [(0, (1970, 1, 1)), (59, (1970, 3, 1)), (11_016, (2000, 2, 29)), (19_782, (2024, 2, 29)), (47_540, (2100, 2, 28)), (47_541, (2100, 3, 1))];
+        let cases = [
+            (0, (1970, 1, 1)),
+            (59, (1970, 3, 1)),
+            (11_016, (2000, 2, 29)),
+            (19_782, (2024, 2, 29)),
+            (47_540, (2100, 2, 28)),
+            (47_541, (2100, 3, 1)),
+        ];
         for (days, expected) in cases {
             assert_eq!(date(days), expected, "{days}");
         }

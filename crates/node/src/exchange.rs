@@ -50,10 +50,8 @@ impl Exchange {
         client: Option<SocketAddr>,
         request: &Request<B>,
     ) -> Exchange {
-        let record = front
-            .log
-            .as_ref()
-            .map(|_| Box::new(Record::of(request, client, front.pipeline.knowing().clock().now())));
+        let record =
+            front.log.as_ref().map(|_| Box::new(Record::of(request, client, front.pipeline.knowing().clock().now())));
         let running = front.pipeline.metrics().requests_running.hold();
         handoff.turn.begins();
         Exchange {

@@ -297,7 +297,11 @@ impl Metrics {
             "From a request until its answer was handed to the connection or given up",
             &histograms(&self.whole),
         );
-        page.gauge("requests_running", "Requests being answered; on HTTP/2 each is a stream", self.requests_running.get());
+        page.gauge(
+            "requests_running",
+            "Requests being answered; on HTTP/2 each is a stream",
+            self.requests_running.get(),
+        );
         page.gauge("connections", "Connections of users and children", self.connections.get());
         page.gauge("connections_h2", "Those of them that speak HTTP/2", self.connections_h2.get());
         page.counter("connections_total", "Connections taken", self.accepted.get());
@@ -345,8 +349,7 @@ impl Page {
             let mut count = 0;
             for (at, bucket) in buckets.iter().enumerate() {
                 count += bucket;
-                let bound =
-                    BUCKETS_MICROS.get(at).map_or("+Inf".to_owned(), |bound| (*bound as f64 / 1e6).to_string());
+                let bound = BUCKETS_MICROS.get(at).map_or("+Inf".to_owned(), |bound| (*bound as f64 / 1e6).to_string());
                 let _ = writeln!(self.0, "warmfront_node_{name}_bucket{{{label},le=\"{bound}\"}} {count}");
             }
             let sum = *micros as f64 / 1e6;

@@ -19,12 +19,12 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use model::fence::Asker;
 use tokio::time::{Instant, Sleep};
 
+use crate::exchange::Exchange;
 use crate::fill::ArrivedBody;
 use crate::framing::Bad;
 use crate::head::Head;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
-use crate::exchange::Exchange;
 use crate::metrics::{self, Metrics};
 use crate::peer;
 use crate::upstream::{AskError, BODY_SILENCE_MAX};

@@ -28,8 +28,10 @@ use crate::listener::Front;
 use crate::pipeline::Pipeline;
 use crate::prefetch::Prefetch;
 
+mod desync;
 mod fenced;
 mod following;
+mod misbehaving;
 mod prefetching;
 mod scopes;
 mod serving;
