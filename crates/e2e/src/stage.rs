@@ -52,6 +52,16 @@ impl Node {
         Ok(())
     }
 
+    /// Ends it, changes its configuration, and starts it on one processor, as if the machine had no other.
+    pub fn restart_on(&mut self, processor: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+        self.process = None;
+        std::fs::write(&self.configuration, change(std::fs::read_to_string(&self.configuration)?))?;
+        let mut command = Command::new("taskset");
+        command.args(["-c", processor]).arg(binary()).arg("node").arg("-c").arg(&self.configuration);
+        self.process = Some(Process::start(&mut command, &self.log)?);
+        Ok(())
+    }
+
     /// Kills it as a power cut would.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -294,11 +294,11 @@ async fn requests_that_invite_desynchronisation_go_no_further_than_they_may() {
             None,
         ),
         (
-            "§6.3 a body of a GET is nobody's",
+            "§6.3 a body of a GET stays its body",
             format!("GET /body HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\n{SMUGGLED}", SMUGGLED.len()),
             200,
             open,
-            Some(("GET /body ", "")),
+            Some(("GET /body ", SMUGGLED)),
         ),
         (
             "§7.1 a size that overflows",
@@ -361,7 +361,7 @@ async fn requests_that_invite_desynchronisation_go_no_further_than_they_may() {
         assert!(!answer.contains("/smuggled"), "{why}: {answer}");
         let heard = raw.heard().split_off(before);
         for request in &heard {
-            assert!(!request.contains("GET /smuggled HTTP"), "{why}: {request}");
+            assert!(!request.starts_with("GET /smuggled"), "{why}: {request}");
         }
         let whole: Vec<&String> =
             heard.iter().filter(|request| length_of_message(request.as_bytes()).is_some()).collect();

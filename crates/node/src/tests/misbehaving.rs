@@ -74,9 +74,10 @@ async fn slow_heads_end_after_their_bound_and_idle_connections_after_theirs() {
     assert_eq!(refusals(&stage, Refusal::SlowHead), 2);
 
     // Nothing at all.
+    let about = |took: Duration, bound: Duration| took >= bound && took < bound + Duration::from_secs(1);
     let begun = Instant::now();
     to_end(&mut open(&connect, 1024).await).await;
-    assert_eq!(begun.elapsed(), HEAD_MAX);
+    assert!(about(begun.elapsed(), HEAD_MAX), "{:?}", begun.elapsed());
 
     // Idle behind an answer; and a second head that does not end.
     let mut idle = open(&connect, 64 << 10).await;
@@ -84,18 +85,14 @@ async fn slow_heads_end_after_their_bound_and_idle_connections_after_theirs() {
     let begun = Instant::now();
     let answer = to_end(&mut idle).await;
     assert!(answer.starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
-    assert!(
-        begun.elapsed() >= IDLE_MAX && begun.elapsed() < IDLE_MAX + Duration::from_secs(1),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(about(begun.elapsed(), IDLE_MAX), "{:?}", begun.elapsed());
     let mut second = open(&connect, 64 << 10).await;
     second.write_all(NOBODY.as_bytes()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(20)).await;
     second.write_all(b"GET / HT").await.unwrap();
     let begun = Instant::now();
     to_end(&mut second).await;
-    assert_eq!(begun.elapsed(), HEAD_MAX);
+    assert!(about(begun.elapsed(), HEAD_MAX), "{:?}", begun.elapsed());
     assert_eq!(refusals(&stage, Refusal::SlowHead), 3, "an idle connection is no slow head");
 }
 
@@ -236,12 +233,11 @@ async fn beyond_the_bound_clients_are_told_and_others_go_on() {
     stage.node.settled().await;
     let (address, _front) = listen(&stage.node, None, 3).await;
     let get = format!("GET /a HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n");
-    let held = stage.node.pipeline.metrics().connections.get();
-    eventually("clients of the other listener are gone", || stage.node.pipeline.metrics().connections.get() <= held)
-        .await;
+    let open = || stage.node.pipeline.metrics().connections.get();
+    // The bound is of the node: what is open at the other listener counts.
+    eventually("clients of the other listener are gone", || open() == 0).await;
     let mut inside = Vec::new();
-    // The bound is of the node: what is open elsewhere counts.
-    while (inside.len() as u64) + held < 3 {
+    while open() < 3 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(get.as_bytes()).await.unwrap();
         let mut some = [0; 16];
@@ -277,15 +273,18 @@ async fn thousands_of_slow_clients_leave_hits_served() {
     }
     stage.node.settled().await;
     let kinds = [
-        format!("GET /slow HTTP/1.1\r\nHost: {DOMAIN}\r\nX-"), // the rest of its head never comes
-        format!("POST /slow HTTP/1.1\r\nHost: {DOMAIN}\r\nContent-Length: 1000\r\n\r\nslow"), // nor of its body
-        format!("GET /big HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n"), // it never reads
+        // It never reads.
+        format!("GET /big HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n"),
+        // The rest of its body never comes.
+        format!("POST /slow HTTP/1.1\r\nHost: {DOMAIN}\r\nContent-Length: 1000\r\n\r\nslow"),
+        // Nor of its head.
+        format!("GET /slow HTTP/1.1\r\nHost: {DOMAIN}\r\nX-"),
     ];
     let mut slow = Vec::new();
     let metrics = stage.node.pipeline.metrics().clone();
     for at in 0..3 * MANY {
         let mut stream = TcpStream::connect(stage.node.address).await.unwrap();
-        stream.write_all(kinds[at % 3].as_bytes()).await.unwrap();
+        stream.write_all(kinds[at / MANY].as_bytes()).await.unwrap();
         slow.push(stream);
         if at % 250 == 0 {
             let begun = Instant::now();
@@ -294,7 +293,9 @@ async fn thousands_of_slow_clients_leave_hits_served() {
             assert!(begun.elapsed() < HIT_MAX, "{at}: {:?}", begun.elapsed());
         }
     }
-    eventually("all are there", || metrics.connections.get() >= 3 * MANY as u64).await;
+    eventually("all were taken", || metrics.accepted.get() >= 3 * MANY as u64).await;
+    // On a slow machine the first of them have met their bounds by now.
+    assert!(metrics.connections.get() > MANY as u64, "{}", metrics.connections.get());
     for _ in 0..50 {
         let begun = Instant::now();
         stage.node.in_contact();
