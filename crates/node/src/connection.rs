@@ -130,7 +130,6 @@ pub(crate) struct Connection<S> {
     /// When something moved lastly, and how far it had moved then.
     moved: Instant,
     moves: u64,
-    wrote: bool,
     look: Option<Pin<Box<Sleep>>>,
     /// Since when the client's socket takes nothing, and when to look again.
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -158,7 +157,6 @@ impl<S> Connection<S> {
             head: (!http2).then_some((0, since)),
             moved: since,
             moves: 0,
-            wrote: false,
             look: None,
             stalled: None,
         }
@@ -185,13 +183,18 @@ impl<S> Connection<S> {
         }
     }
 
+    /// Notes when something moved.
+    fn note(&mut self, wrote: bool) {
+        let moves = self.handoff.turn.moves.load(Ordering::Relaxed);
+        if wrote || moves != self.moves {
+            (self.moves, self.moved) = (moves, Instant::now());
+        }
+    }
+
     /// How long the client may go on like this, and what it is waited for; nothing while it is the node's turn.
     fn bound(&mut self) -> (Instant, Option<Waits>) {
+        self.note(false);
         let turn = &self.handoff.turn;
-        let moves = turn.moves.load(Ordering::Relaxed);
-        if moves != self.moves || self.wrote {
-            (self.moves, self.wrote, self.moved) = (moves, false, Instant::now());
-        }
         if turn.owed.load(Ordering::Relaxed) > 0 {
             return (Instant::now() + IDLE_MAX, None);
         }
@@ -233,7 +236,7 @@ impl<S> Connection<S> {
     fn bounded(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = &poll {
             let enough = if self.frames.is_some() { PROGRESS_BYTES } else { 1 };
-            self.wrote |= written.as_ref().is_ok_and(|bytes| *bytes >= enough);
+            self.note(written.as_ref().is_ok_and(|bytes| *bytes >= enough));
             self.stalled = None;
             return poll;
         }
