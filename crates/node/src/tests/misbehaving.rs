@@ -102,9 +102,11 @@ async fn client_that_takes_nothing_is_cut_off() {
     stage.origin.put("/big", Page::new(vec![b'x'; 1 << 20]));
     assert_eq!(stage.node.get("/big").await.status, 200);
     stage.node.settled().await;
-    tokio::time::pause();
     let mut slow = open(&connect, 4096).await;
     slow.write_all(format!("GET /big HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n").as_bytes()).await.unwrap();
+    slow.read_exact(&mut [0; 16]).await.unwrap();
+    // Only now: the store has threads of its own, for which paused time does not wait.
+    tokio::time::pause();
     let begun = Instant::now();
     while refusals(&stage, Refusal::SlowRead) == 0 {
         stage.node.in_contact();
@@ -197,7 +199,6 @@ async fn http2_windows_that_never_open_hold_nothing_for_ever() {
     stage.origin.put("/big", Page::new(vec![b'x'; 1 << 20]));
     assert_eq!(stage.node.get("/big").await.status, 200);
     stage.node.settled().await;
-    tokio::time::pause();
     let mut stream = open(&connect, 1 << 20).await;
     // No bytes of any stream may be sent.
     stream.write_all(&preface(&[0, 4, 0, 0, 0, 0])).await.unwrap();
@@ -205,6 +206,16 @@ async fn http2_windows_that_never_open_hold_nothing_for_ever() {
         let block = get_block("/big");
         stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * at + 1, &block)).await.unwrap();
     }
+    // All that may run are answered, before time is paused: the store has threads of its own, for which it would not wait.
+    let mut heads = 0;
+    while heads < STREAMS_MAX {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        heads += u32::from(head[3] == HEADERS);
+    }
+    tokio::time::pause();
     let begun = Instant::now();
     let (mut read, mut write) = tokio::io::split(stream);
     let mut heads = Vec::new();
