@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fill::FILLS_MAX;
 use crate::knowing::Membership;
+use crate::listener::Front;
 use crate::metrics::Page;
 use crate::network::Internet;
 use crate::pipeline::Pipeline;
@@ -37,6 +38,7 @@ pub(crate) struct Admin {
     pub(crate) prefetch: Arc<Prefetch>,
     pub(crate) sweeper: Arc<Sweeper>,
     pub(crate) connected: Arc<AtomicBool>,
+    pub(crate) front: Arc<Front>,
 }
 
 /// Answers until `stopping`.
@@ -95,6 +97,9 @@ impl Admin {
     }
 
     fn ready(&self) -> (StatusCode, String) {
+        if self.front.draining.is_cancelled() {
+            return (StatusCode::SERVICE_UNAVAILABLE, "on its way out\n".to_owned());
+        }
         let knowing = self.pipeline.knowing();
         if knowing.is_ready() {
             return (StatusCode::OK, "ready\n".to_owned());
@@ -113,30 +118,17 @@ impl Admin {
         let store = self.pipeline.store().stats();
         let mut page = Page::default();
 
-        let results = [
-            ("result=\"hit\"", metrics.hits.get()),
-            ("result=\"miss\"", metrics.misses.get()),
-            ("result=\"stale\"", metrics.stales.get()),
-            ("result=\"revalidated\"", metrics.revalidated.get()),
-            ("result=\"bypass\"", metrics.bypassed.get()),
-            ("result=\"error\"", metrics.errors.get()),
-        ];
-        page.counters("requests_total", "Answers, by what X-Cache says", &results);
-        page.gauge("requests_running", "Requests being answered", metrics.requests_running.get());
-        page.gauge("connections", "Connections of users and children", metrics.connections.get());
-        page.gauge("connections_max", "Bound of those", crate::listener::CONNECTIONS_MAX);
-        page.counter(
-            "refused_total",
-            "Connections and fetches refused because a bound was reached",
-            metrics.refused.get(),
-        );
-        page.counter("sent_bytes_total", "Bytes of bodies handed to connections", metrics.bytes_sent.get());
-        page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", metrics.bytes_fetched.get());
-        page.counter("fetches_total", "Objects asked for above", metrics.fetches.get());
-        page.counter("stored_total", "Bodies stored", metrics.stored.get());
-        page.counter("slices_stored_total", "Slices of large objects that were stored", metrics.slices_stored.get());
-        page.counter("resumed_total", "Fetches continued by range after a break", metrics.resumed.get());
-        page.counter("overtaken_total", "Answers overtaken by an invalidation", metrics.overtaken.get());
+        metrics.show(&mut page);
+        page.gauge("connections_max", "Bound of connections", self.front.connections_max);
+        page.gauge("draining", "1 while the node is on its way out", u8::from(self.front.draining.is_cancelled()));
+        if let Some(log) = &self.front.log {
+            page.counter("access_log_lines_total", "Lines of the access log that were taken", log.lines());
+            page.counter(
+                "access_log_dropped_total",
+                "Lines that were dropped because the file did not take them fast enough, or not at all",
+                log.dropped(),
+            );
+        }
         let (fills, for_users) = self.pipeline.fills().counts();
         page.gauge("fills_running", "Fetches running", fills);
         page.gauge("fills_running_for_users", "Fetches running that a user began", for_users);

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::head::{self, Head, ObjectKey, Series, Stored};
 use crate::knowing::{Knowing, LogTag};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Refusal};
 use crate::respond::BodyError;
 use crate::slices::{self, Part, SliceSizes};
 use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question, Upstream};
@@ -315,7 +315,7 @@ impl Fills {
                 return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });
             }
             if self.all.get() >= FILLS_MAX as u64 {
-                self.metrics.refused.inc();
+                self.metrics.refused(Refusal::Fetches);
                 return None;
             }
             // Noted here, before anything is asked (rule 1).

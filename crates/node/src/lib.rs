@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use model::Clock;
 use tokio::sync::mpsc;
@@ -31,9 +32,14 @@ pub use machine::{Bounds, Machine};
 pub use network::{Endpoint, Network, Stream};
 pub use slices::SliceSizes;
 
+mod access;
 mod admin;
 mod config;
+mod connection;
+mod exchange;
 mod fill;
+mod flood;
+mod framing;
 mod head;
 mod health;
 mod index;
@@ -58,14 +64,17 @@ mod respond;
 mod slices;
 mod sources;
 mod sweep;
+mod upload;
 mod upstream;
 mod vouched;
 
+use access::AccessLog;
 use fill::Fills;
 use join::JoinToken;
 use journal::Journal;
 use knowing::Knowing;
 use link::Link;
+use listener::Front;
 use metrics::Metrics;
 use network::Internet;
 use pipeline::Pipeline;
@@ -116,6 +125,15 @@ pub enum StartError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The access log.
+    #[error("`access_log`: open `{}`", path.display())]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// TLS towards origins.
     #[error("prepare TLS")]
     Tls(#[from] rustls::Error),
@@ -128,7 +146,10 @@ pub enum StartError {
 pub struct Node {
     address: SocketAddr,
     admin_address: SocketAddr,
-    stopping: CancellationToken,
+    front: Arc<Front>,
+    /// Ends what is not bound to a core, after the last answer.
+    ending: CancellationToken,
+    drain_grace: Duration,
     threads: Vec<std::thread::JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
     store: store::Store,
@@ -155,26 +176,35 @@ impl Node {
         let known = Known::of(&journal, read_token(&config), &config)?;
         let store = store::Store::open(config.store()).await?;
         let internet = Internet::new(&config.origin)?;
+        let (drain_grace, connections_max) = (Duration::from_secs(config.drain_grace_secs), config.connections_max);
+        let log = config.access_log.as_deref().map(|path| {
+            let failed = |source| StartError::AccessLog { path: path.to_owned(), source };
+            AccessLog::open(path).map_err(failed)
+        });
+        let log = log.transpose()?;
         let parts = Parts::new(config, clock, Arc::new(internet.clone()), journal, store, known, BOUNDS);
-        let stopping = CancellationToken::new();
+        let (stopping, ending) = (CancellationToken::new(), CancellationToken::new());
+        let front = Front::new(parts.pipeline.clone(), log, connections_max, &stopping);
         let mut node = Node {
             address,
             admin_address,
-            stopping: stopping.clone(),
+            front: front.clone(),
+            ending: ending.clone(),
+            drain_grace,
             threads: Vec::new(),
             tasks: Vec::new(),
             store: parts.store.clone(),
         };
         tracing::info!(%address, %admin_address, "node started");
         for socket in sockets {
-            node.threads.push(serve_on_a_thread(socket, parts.pipeline.clone(), stopping.clone())?);
+            node.threads.push(serve_on_a_thread(socket, front.clone())?);
         }
-        let admin = parts.admin(internet);
-        node.tasks.extend(parts.run(&stopping));
+        let admin = parts.admin(internet, front);
+        node.tasks.extend(parts.run(&ending));
         for socket in admin_sockets {
-            let (admin, stopping) = (admin.clone(), stopping.clone());
+            let (admin, ending) = (admin.clone(), ending.clone());
             node.tasks.push(tokio::spawn(async move {
-                if let Err(error) = admin::serve(socket, admin, stopping).await {
+                if let Err(error) = admin::serve(socket, admin, ending).await {
                     tracing::error!(error = &error as &dyn std::error::Error, "admin listener ended");
                 }
             }));
@@ -197,12 +227,15 @@ impl Node {
         let known = Known::of(&journal, token, &config)?;
         let store = store::Store::open_on(config.store(), disks).await?;
         let (address, admin_address) = (config.listen, config.admin_listen);
+        let connections_max = config.connections_max;
         let parts = Parts::new(config, clock, network, journal, store, known, bounds);
-        let stopping = CancellationToken::new();
+        let (stopping, ending) = (CancellationToken::new(), CancellationToken::new());
         let store = parts.store.clone();
-        let mut tasks = vec![tokio::spawn(listener::serve_on(incoming, parts.pipeline.clone(), stopping.clone()))];
-        tasks.extend(parts.run(&stopping));
-        Ok(Node { address, admin_address, stopping, threads: Vec::new(), tasks, store })
+        let front = Front::new(parts.pipeline.clone(), None, connections_max, &stopping);
+        let mut tasks = vec![tokio::spawn(listener::serve_on(incoming, front.clone()))];
+        tasks.extend(parts.run(&ending));
+        let drain_grace = Duration::ZERO;
+        Ok(Node { address, admin_address, front, ending, drain_grace, threads: Vec::new(), tasks, store })
     }
 
     /// Where users are served.
@@ -215,13 +248,33 @@ impl Node {
         self.admin_address
     }
 
+    /// Goes on in a new access log, after the file was moved away.
+    pub fn reopen_access_log(&self) {
+        self.front.log.iter().for_each(AccessLog::reopen);
+    }
+
+    /// Stops without hurting anybody: says on `/readyz` that it goes and asks clients to leave, takes no more connections once the
+    /// grace of its configuration is over, lets running answers end within a bound, and makes durable what is stored.
+    pub async fn drain(self) {
+        tracing::info!(grace = ?self.drain_grace, "draining");
+        self.front.draining.cancel();
+        tokio::time::sleep(self.drain_grace).await;
+        self.end(listener::DRAIN_MAX).await;
+    }
+
     /// Stops: takes no more connections, lets running answers end for a while, and makes durable what is stored.
-    pub async fn stop(mut self) {
-        self.stopping.cancel();
+    pub async fn stop(self) {
+        self.end(listener::STOP_MAX).await;
+    }
+
+    async fn end(mut self, running_max: Duration) {
+        self.front.stop(running_max);
         let threads = std::mem::take(&mut self.threads);
         let joined =
             tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
         debug_assert!(joined.is_ok());
+        // Until here answers could be judged anew, for which the control plane is followed.
+        self.ending.cancel();
         for task in self.tasks.drain(..) {
             let _ = task.await;
         }
@@ -233,7 +286,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.stopping.cancel();
+        self.front.stopping.cancel();
+        self.ending.cancel();
     }
 }
 
@@ -314,13 +368,14 @@ impl Parts {
         Parts { pipeline, prefetch, link, store }
     }
 
-    fn admin(&self, internet: Internet) -> Arc<admin::Admin> {
+    fn admin(&self, internet: Internet, front: Arc<Front>) -> Arc<admin::Admin> {
         Arc::new(admin::Admin {
             pipeline: self.pipeline.clone(),
             internet,
             prefetch: self.prefetch.clone(),
             sweeper: self.link.sweeper.clone(),
             connected: self.link.connected.clone(),
+            front,
         })
     }
 
@@ -355,12 +410,11 @@ fn read_token(config: &NodeConfig) -> Result<JoinToken, String> {
 
 fn serve_on_a_thread(
     socket: std::net::TcpListener,
-    pipeline: Arc<Pipeline>,
-    stopping: CancellationToken,
+    front: Arc<Front>,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
     let serve = move || {
-        if let Err(error) = runtime.block_on(listener::serve(socket, pipeline, stopping)) {
+        if let Err(error) = runtime.block_on(listener::serve(socket, front)) {
             tracing::error!(error = &error as &dyn std::error::Error, "listener ended");
         }
     };

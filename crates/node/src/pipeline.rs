@@ -24,6 +24,7 @@ use store::Store;
 use tokio::time::Instant;
 
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
+use crate::framing;
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
@@ -31,6 +32,7 @@ use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
 use crate::respond::{AnswerBody, Reply, Said, X_CACHE};
 use crate::slices::{self, Part};
+use crate::upload::Upload;
 use crate::upstream::{self, AskError, From, Question};
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
@@ -132,7 +134,9 @@ impl Pipeline {
             handoff,
             metrics: self.metrics.clone(),
         };
-        let _running = self.metrics.requests_running.hold();
+        if let Err(bad) = framing::request(&mut request) {
+            return reply.bad(bad);
+        }
         let caller = match caller {
             Ok(caller) => caller,
             Err(BadCaller::AnotherLog) => {
@@ -373,7 +377,10 @@ impl Pipeline {
         let alone = alone || self.fills.is_lone(&look.key);
         let part = self.part(wanted, look, alone);
         let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, part, alone)) else {
-            return Step::Answer(reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running"));
+            // Shed, unless what is stored may stand in (RFC 5861 §4: as for an answer 503).
+            let stale = self.stale(wanted, look, stale_if_error, why, reply);
+            let shed = || reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running");
+            return Step::Answer(stale.unwrap_or_else(shed));
         };
         let joined = waiting.joined;
         let outcome = tokio::time::timeout_at(until, waiting.outcome()).await;
@@ -483,9 +490,13 @@ impl Pipeline {
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
         headers.append(http::header::VIA, httpcache::via(http::Version::HTTP_11, self.knowing.name().as_str()));
+        let (body, ended) = Upload::new(body);
         let body = body.map_err(|error| Box::new(error) as _).boxed_unsync();
         match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
             Step::Answer(answer) => {
+                if let Some(bad) = ended.badly() {
+                    return reply.bad(bad);
+                }
                 if httpcache::invalidates(&wanted.method, answer.status()) {
                     self.written(&wanted, answer.headers()).await;
                 }
@@ -599,16 +610,11 @@ fn site<'a>(known: &'a Known, host: &str) -> Result<&'a Domain, (StatusCode, &'s
     }
 }
 
-/// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of the one `Host`; lower case, no port.
+/// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of `Host`; lower case, no port.
 fn host(request: &http::request::Parts) -> Option<String> {
-    let mut named = request.headers.get_all(HOST).iter();
-    let header = named.next();
-    if named.next().is_some() {
-        return None;
-    }
     let authority = match request.uri.authority() {
         Some(authority) => authority.clone(),
-        None => header?.to_str().ok()?.parse().ok()?,
+        None => request.headers.get(HOST)?.to_str().ok()?.parse().ok()?,
     };
     Some(authority.host().to_ascii_lowercase())
 }

@@ -23,6 +23,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use crate::framing;
 use crate::metrics::{Counter, Gauge, Page};
 use crate::network::{Endpoint, Network};
 use crate::upstream::{UpBody, no_body, words};
@@ -235,7 +236,7 @@ impl Pool {
         *request.uri_mut() = Uri::from(message.target.clone());
         *request.headers_mut() = message.headers.clone();
         let sent = tokio::time::timeout(bound, sender.try_send_request(request)).await;
-        let mut answer = match sent {
+        let answer = match sent {
             Err(_) => return Err(Failure { problem: "no answer in time".to_owned(), unsent: false, late: true }),
             Ok(Err(mut error)) => {
                 let unsent = error.take_message();
@@ -245,11 +246,15 @@ impl Pool {
             }
             Ok(Ok(answer)) => answer,
         };
+        // What is refused here takes its connection with it: nobody knows what the rest of it belongs to.
+        let refused = |problem: String| Failure { problem, unsent: false, late: false };
+        let (mut head, rest) = answer.into_parts();
+        framing::answer(&mut head).map_err(|problem| refused(format!("the answer cannot be trusted: {problem}")))?;
+        let mut answer = Response::from_parts(head, rest);
         // The connection's own bound is of its buffer, which a fast sender overshoots.
         let bytes: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if bytes > HEAD_BYTES_MAX {
-            let problem = format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes");
-            return Err(Failure { problem, unsent: false, late: false });
+            return Err(refused(format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes")));
         }
         // Interim answers are hyper's; what is left of the family cannot be an answer.
         if answer.status().is_informational() {

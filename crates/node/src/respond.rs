@@ -11,18 +11,20 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VIA};
+use http::header::{AGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use model::fence::Asker;
 use tokio::time::{Instant, Sleep};
 
+use crate::exchange::Exchange;
 use crate::fill::{ArrivedBody, Reading};
+use crate::framing::Bad;
 use crate::head::Head;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
-use crate::metrics::{self, Held, Metrics};
+use crate::metrics::{self, Metrics};
 use crate::parts::Parts;
 use crate::peer;
 use crate::upstream::{AskError, BODY_SILENCE_MAX};
@@ -149,7 +151,6 @@ impl Reply {
         let body = Bytes::from(format!("{words}\n"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let head = self.method == Method::HEAD;
-        self.metrics.errors.inc();
         let source = if head { Source::Empty } else { Source::Full(body) };
         self.finish(status, headers, source, None, None, None)
     }
@@ -157,6 +158,17 @@ impl Reply {
     /// What a node hears that asks whether this one is alive.
     pub(crate) fn alive(&self) -> Response<AnswerBody> {
         self.finish(StatusCode::NO_CONTENT, HeaderMap::new(), Source::Empty, None, None, None)
+    }
+
+    /// The answer to a request that is not taken, or whose body did not come; the connection is closed behind it, for it is not
+    /// known where the next request begins.
+    pub(crate) fn bad(&self, bad: Bad) -> Response<AnswerBody> {
+        self.metrics.refused(bad.why);
+        let mut answer = self.refusal(bad.status, bad.words);
+        if !self.handoff.is_http2() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
     /// What a client hears when there is no answer from above.
@@ -204,16 +216,15 @@ impl Reply {
             if let (Asker::Child { .. }, Some(age), true) = (self.asker, said.known_good, judging.is_some()) {
                 peer::tell_age(&mut headers, age);
             }
-            self.metrics.answered(said.result);
         }
-        let running = self.metrics.requests_running.hold();
         let body = AnswerBody {
             left: source.length(),
             source,
             judged: judging.map(|judging| self.handoff.judged(judging)),
             handoff: self.handoff.clone(),
             metrics: self.metrics.clone(),
-            _running: running,
+            result: said.map(|said| said.result),
+            exchange: None,
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;
@@ -261,7 +272,10 @@ pub(crate) struct AnswerBody {
     judged: Option<u64>,
     handoff: Arc<Handoff>,
     metrics: Arc<Metrics>,
-    _running: Held,
+    /// What `X-Cache` says, where it says something.
+    pub(crate) result: Option<metrics::XCache>,
+    /// What the answer is a part of; there once the answer is on its way.
+    pub(crate) exchange: Option<Exchange>,
 }
 
 /// Why a body ends early; the connection ends with it.
@@ -327,13 +341,20 @@ impl Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         this.header_is_written();
-        match ready!(this.poll_source(cx)) {
+        let Poll::Ready(polled) = this.poll_source(cx) else {
+            this.exchange.iter_mut().for_each(Exchange::waits);
+            return Poll::Pending;
+        };
+        match polled {
             None => match this.left.filter(|left| *left > 0) {
                 Some(short) => {
                     this.left = Some(0);
                     Poll::Ready(Some(Err(BodyError::Short(short))))
                 }
-                None => Poll::Ready(None),
+                None => {
+                    this.exchange.iter_mut().for_each(Exchange::ends);
+                    Poll::Ready(None)
+                }
             },
             Some(Err(error)) => {
                 this.source = Source::Empty;
@@ -341,7 +362,16 @@ impl Body for AnswerBody {
             }
             Some(Ok(bytes)) => {
                 this.metrics.bytes_sent.add(bytes.len() as u64);
+                if matches!(this.source, Source::Full(_) | Source::Read(..) | Source::Parts(_)) && this.result.is_some() {
+                    this.metrics.bytes_stored.add(bytes.len() as u64);
+                }
                 this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.gave(bytes.len());
+                    if this.left == Some(0) {
+                        exchange.ends();
+                    }
+                }
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
         }

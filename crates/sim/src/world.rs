@@ -352,6 +352,9 @@ impl World {
                 state_path: None,
                 isolation: host.isolation,
                 origin: Default::default(),
+                connections_max: 1000,
+                access_log: None,
+                drain_grace_secs: 0,
             };
             (machine, config, host.token.clone(), port, incoming, host.journal.clone(), host.opened)
         };

@@ -101,6 +101,9 @@ impl Control {
             state_path: None,
             origin: Default::default(),
             isolation: Isolation::Revalidate,
+            connections_max: 1000,
+            access_log: None,
+            drain_grace_secs: 0,
         };
         Node::start(config, clock()).await
     }

@@ -24,14 +24,17 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::knowing::Knowing;
+use crate::listener::Front;
 use crate::pipeline::Pipeline;
 use crate::prefetch::Prefetch;
 
 mod asking;
 mod caching;
 mod collapse;
+mod desync;
 mod fenced;
 mod following;
+mod misbehaving;
 mod origins;
 mod prefetching;
 mod scopes;
@@ -364,7 +367,8 @@ impl TestNode {
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
         let (pipeline, prefetch) = crate::assemble(knowing.clone(), network, store, SLICES);
         let stopping = CancellationToken::new();
-        tokio::spawn(crate::listener::serve(listener, pipeline.clone(), stopping.clone()));
+        let front = Front::new(pipeline.clone(), None, crate::listener::CONNECTIONS_MAX, &stopping);
+        tokio::spawn(crate::listener::serve(listener, front));
         tokio::spawn(prefetch.clone().run(pipeline.clone(), stopping.clone()));
         TestNode { address, knowing, pipeline, prefetch, clock, stopping }
     }
