@@ -199,6 +199,10 @@ impl<S> Connection<S> {
             return (Instant::now() + IDLE_MAX, None);
         }
         let running = turn.running.load(Ordering::Relaxed) > 0;
+        // A short body is over when hyper has taken it, whoever has not taken it from there.
+        if let Some((since, _)) = &self.stalled {
+            return (*since + WRITE_STALL_MAX, Some(Waits::Reader));
+        }
         match self.head {
             Some((before, since)) if before == turn.begun() && !running => (since + HEAD_MAX, Some(Waits::Head)),
             _ if running => (self.moved + WRITE_STALL_MAX, Some(Waits::Reader)),

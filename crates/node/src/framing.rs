@@ -152,7 +152,8 @@ mod tests {
     fn requests_that_may_be_read_in_two_ways_are_refused() {
         let h1 = Version::HTTP_11;
         let h2 = Version::HTTP_2;
-        let cases: &[(&str, Version, &str, &[(&str, &str)], Option<u16>)] = &[
+        type Row = (&'static str, Version, &'static str, &'static [(&'static str, &'static str)], Option<u16>);
+        let cases: &[Row] = &[
             // RFC                version target         fields                                             refused with
             ("9112 §3.2 plain", h1, "/", &[("host", "a.com")], None),
             ("9112 §3.2 no Host", h1, "/", &[], Some(400)),
@@ -213,7 +214,8 @@ mod tests {
 
     #[test]
     fn answers_that_may_be_read_in_two_ways_are_refused() {
-        let cases: &[(u16, &[(&str, &str)], Result<Option<&str>, ()>)] = &[
+        type Row = (u16, &'static [(&'static str, &'static str)], Result<Option<&'static str>, ()>);
+        let cases: &[Row] = &[
             // status fields                                                      its length, or refused
             (200, &[], Ok(None)),
             (200, &[("content-length", "5")], Ok(Some("5"))),
