@@ -449,6 +449,10 @@ fn sources(product: Product, domain: &DomainDetail, in_detail: bool) -> Vec<Valu
             "Priority": source.priority.to_string(),
             "Type": source.kind.name(),
         });
+        // Only where it is set, which no client written for the vendor does.
+        if let Some(scheme) = source.scheme {
+            fields["Scheme"] = json!(scheme);
+        }
         if in_detail {
             fields["Enabled"] = json!("online");
         }

@@ -48,6 +48,7 @@ fn domain(kind: Option<CdnType>) -> DomainDetail {
             kind: SourceType::Address,
             content: "1.2.3.4".to_owned(),
             port: 80,
+            scheme: None,
             priority: 20,
             weight: 10,
         }],

@@ -31,7 +31,7 @@ pub mod tags;
 pub mod topology;
 
 pub use clock::{Clock, ManualClock, Moment};
-pub use domain::{Domain, DomainName, Source, SourceKind};
+pub use domain::{Domain, DomainName, Scheme, Source, SourceKind};
 pub use functions::{Function, Functions};
 pub use invalidation::{Invalidation, Mode, Scope};
 pub use key::UrlKey;

@@ -328,7 +328,14 @@ fn source(source: aliyun::Source) -> Source {
         SourceType::Oss => SourceKind::Bucket,
         SourceType::Domain | SourceType::Function | SourceType::Common => SourceKind::Domain,
     };
-    Source { kind, content: source.content, port: source.port, priority: source.priority, weight: source.weight }
+    Source {
+        kind,
+        content: source.content,
+        port: source.port,
+        scheme: source.scheme,
+        priority: source.priority,
+        weight: source.weight,
+    }
 }
 
 fn detail(view: &DomainView) -> DomainDetail {
@@ -343,6 +350,7 @@ fn detail(view: &DomainView) -> DomainDetail {
         },
         content: source.content.clone(),
         port: source.port,
+        scheme: source.scheme,
         priority: source.priority,
         weight: source.weight,
     });

@@ -35,7 +35,14 @@ fn name(text: &str) -> DomainName {
 }
 
 fn domain(text: &str) -> Domain {
-    let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
+    let source = Source {
+        kind: SourceKind::Address,
+        content: "127.0.0.1".into(),
+        port: 80,
+        scheme: None,
+        priority: 20,
+        weight: 10,
+    };
     let functions = model::Functions::default();
     Domain {
         name: name(text),

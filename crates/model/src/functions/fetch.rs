@@ -20,8 +20,8 @@ const ARGUMENTS_MAX: usize = 50;
 /// How origins are asked.
 #[derive(Clone, Debug, Default)]
 pub struct Fetch {
-    /// Whether huge files are fetched by parts.
-    pub range: bool,
+    /// Whether bodies are fetched by parts, where that is said.
+    pub range: Option<Ranges>,
     /// The Host that every origin is told.
     pub host: Option<String>,
     /// The Host that one origin is told, by its content.
@@ -42,6 +42,15 @@ pub struct Fetch {
     pub arguments: ArgumentRewrite,
     /// Only arguments that the key has are sent.
     pub by_key: bool,
+}
+
+/// Whether bodies are fetched by parts. Where nothing is said, large ones are when a part is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ranges {
+    /// Never.
+    Off,
+    /// Large ones always.
+    Force,
 }
 
 /// By which scheme origins are asked.

@@ -34,7 +34,7 @@ mod ttl;
 pub use access::{Access, Addresses, Auth, AuthType, ClientAddress, IpRange, Referers};
 pub use args::BadArgument;
 pub use catalogue::{Kind, named, numbered};
-pub use fetch::{ArgumentRewrite, Fetch, Follow, Rewrite, Scheme};
+pub use fetch::{ArgumentRewrite, Fetch, Follow, Ranges, Rewrite, Scheme};
 pub use headers::{HeaderRule, Operation};
 pub use key::{KeyRule, Query};
 pub use ttl::{Applies, CodeTtl, Codes, Reach, TtlRule, Ttls};
@@ -182,7 +182,13 @@ impl Rules {
                 self.key.query = key::removed(&args)?;
                 self.fetch.by_key = args.get("keep_oss_args") == Some("off");
             }
-            "range" => self.fetch.range = args.one_of("enable", &["on", "off", "force"])? != "off",
+            "range" => {
+                self.fetch.range = match args.one_of("enable", &["on", "off", "force"])? {
+                    "off" => Some(Ranges::Off),
+                    "force" => Some(Ranges::Force),
+                    _ => None,
+                }
+            }
             "set_resp_header" => self.response.push(headers::set_response(&args)?),
             "set_req_header" => self.fetch.headers.push(headers::set_request(&args)?),
             "origin_request_header" => self.fetch.headers.push(headers::at_origin(&args)?),

@@ -9,8 +9,8 @@ use model::{Source, SourceKind, UrlKey};
 /// How one source is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
-    /// By TLS.
-    pub(crate) https: bool,
+    /// By TLS: under which name.
+    pub(crate) tls: Option<String>,
     /// At which port.
     pub(crate) port: u16,
     /// As which host.
@@ -24,28 +24,35 @@ pub(crate) struct Way {
 /// How `source` is asked for what users asked for under `path`, which lies under `key`.
 pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, path: &str) -> Way {
     let fetch = &functions.rules().fetch;
+    let (mut https, mut port) = (source.is_secure(), source.port);
+    // Users' schemes are not told to parents, so to follow them is what the source says.
+    if let Some(scheme) = fetch.scheme {
+        https = scheme.https.unwrap_or(https);
+        match (scheme.ports, https) {
+            (Some((http, _)), false) => port = http,
+            (Some((_, https)), true) => port = https,
+            // A port that is the other scheme's own is this one's own.
+            (None, true) if port == 80 => port = 443,
+            (None, false) if port == 443 => port = 80,
+            (None, _) => {}
+        }
+    }
+    let site = key.host();
+    // A certificate for an address is rare; one for the site that is asked for there is what its operator has.
+    let name = fetch.sni.as_deref().unwrap_or(match source.kind {
+        SourceKind::Address => site,
+        SourceKind::Domain | SourceKind::Bucket => &source.content,
+    });
     let mut way = Way {
-        https: source.port == 443,
-        port: source.port,
+        tls: https.then(|| name.to_owned()),
+        port,
         host: match source.kind {
-            SourceKind::Address | SourceKind::Domain => key.host().to_owned(),
+            SourceKind::Address | SourceKind::Domain => site.to_owned(),
             SourceKind::Bucket => source.content.clone(),
         },
         path: fetch.path(if fetch.by_key { key.path_and_query() } else { path }),
         timeout: fetch.timeout,
     };
-    // Users come by http alone as yet, so to follow them is http.
-    if let Some(scheme) = fetch.scheme {
-        way.https = scheme.https.unwrap_or(false);
-        match (scheme.ports, way.https) {
-            (Some((http, _)), false) => way.port = http,
-            (Some((_, https)), true) => way.port = https,
-            // A port that is the other scheme's own is this one's own.
-            (None, true) if source.port == 80 => way.port = 443,
-            (None, false) if source.port == 443 => way.port = 80,
-            (None, _) => {}
-        }
-    }
     let told = fetch.hosts.iter().find(|(origin, _)| *origin == source.content.to_ascii_lowercase());
     if let Some(host) = told.map(|(_, host)| host).or(fetch.host.as_ref()) {
         way.host = host.clone();
@@ -113,8 +120,14 @@ mod tests {
 
     #[test]
     fn origins_are_asked_as_configured() {
-        let source =
-            |port| Source { kind: SourceKind::Domain, content: "O.example.com".into(), port, priority: 20, weight: 10 };
+        let source = |port| Source {
+            kind: SourceKind::Domain,
+            content: "O.example.com".into(),
+            port,
+            scheme: None,
+            priority: 20,
+            weight: 10,
+        };
         let scheme = |scheme: &'static str, ports: &'static str| {
             functions(&[(
                 "forward_scheme",
@@ -143,7 +156,11 @@ mod tests {
         for (functions, port, expected) in cases {
             let key = functions.key(&UrlKey::new("a.com", "/x?y").unwrap());
             let way = way(functions, &source(port), &key, "/x?y");
-            assert_eq!((way.https, way.port, way.host.as_str(), way.path.as_str()), expected, "{functions:?} {port}");
+            assert_eq!(
+                (way.tls.is_some(), way.port, way.host.as_str(), way.path.as_str()),
+                expected,
+                "{functions:?} {port}"
+            );
         }
     }
 
