@@ -8,11 +8,12 @@ use model::DomainName;
 
 use crate::certificates::{self, SetCertificate};
 use crate::domains::{self, AddDomain, DomainQuery, SetDomain};
+use crate::functions::{self, DeleteFunctions, FunctionQuery, SetFunctions};
 use crate::prefetch::{self, Prefetch, Refresh, RefreshByTag};
 use crate::profile::Profile;
 use crate::read::{Params, Product, Request};
 use crate::refusal::Refusal;
-use crate::tasks::{self, TaskQuery};
+use crate::tasks::{self, Page, TaskQuery};
 
 /// Our own action: what the vendor has no function for (reference of the API's own parts).
 pub(crate) const SET_DOMAIN: &str = "SetWarmfrontDomain";
@@ -57,6 +58,19 @@ pub enum Call {
     Domains(DomainQuery),
     /// DescribeCdnDomainDetail, DescribeVodDomainDetail
     DomainDetail(DomainName),
+    /// BatchSetCdnDomainConfig, BatchSetVodDomainConfigs
+    SetFunctions(SetFunctions),
+    /// DescribeCdnDomainConfigs, DescribeVodDomainConfigs
+    Functions(FunctionQuery),
+    /// DeleteSpecificConfig, DeleteVodSpecificConfig, BatchDeleteCdnDomainConfig
+    DeleteFunctions(DeleteFunctions),
+    /// DescribeCdnUserDomainsByFunc
+    DomainsByFunction {
+        /// The function's number.
+        number: u32,
+        /// Which part of the list.
+        page: Page,
+    },
 }
 
 /// Reads the parameters of `request`, from an account with `profile`.
@@ -95,6 +109,20 @@ pub fn call(request: &Request, profile: &Profile, now: SystemTime) -> Result<Cal
         }
         (Cdn, "DescribeCdnDomainDetail") | (Vod, "DescribeVodDomainDetail") => {
             Call::DomainDetail(domains::name(request, profile)?)
+        }
+        (Cdn, "BatchSetCdnDomainConfig") | (Vod, "BatchSetVodDomainConfigs") => {
+            Call::SetFunctions(functions::set(request, profile)?)
+        }
+        (Cdn, "DescribeCdnDomainConfigs") | (Vod, "DescribeVodDomainConfigs") => {
+            Call::Functions(functions::query(request, profile)?)
+        }
+        (Cdn, "DeleteSpecificConfig") | (Vod, "DeleteVodSpecificConfig") => {
+            Call::DeleteFunctions(functions::delete(request, profile)?)
+        }
+        (Cdn, "BatchDeleteCdnDomainConfig") => Call::DeleteFunctions(functions::delete_by_name(request, profile)?),
+        (Cdn, "DescribeCdnUserDomainsByFunc") => {
+            let (number, page) = functions::by_function(request, profile)?;
+            Call::DomainsByFunction { number, page }
         }
         _ => return Err(Refusal::unsupported()),
     })

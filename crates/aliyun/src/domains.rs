@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use http::HeaderName;
-use model::{Coverage, DomainName};
+use model::{Coverage, DomainName, Scheme};
 use serde_json::{Map, Value};
 
 use crate::call::boolean;
@@ -57,6 +57,8 @@ pub struct Source {
     pub content: String,
     /// TCP port.
     pub port: u16,
+    /// Ours: http or https whatever the port is; by the port when it is not given, as with the vendor.
+    pub scheme: Option<Scheme>,
     /// 20 primary, 30 backup.
     pub priority: u16,
     /// 0 to 100.
@@ -338,10 +340,17 @@ fn read_source(entry: &Map<String, Value>) -> Result<Source, Fault> {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         });
+    let scheme = match field("scheme")?.map(|scheme| scheme.to_ascii_lowercase()).as_deref() {
+        None => None,
+        Some("http") => Some(Scheme::Http),
+        Some("https") => Some(Scheme::Https),
+        Some(_) => return Err(Fault::Sources),
+    };
     let source = Source {
         kind,
         content,
-        port: number("port", 80)?,
+        port: number("port", if scheme == Some(Scheme::Https) { 443 } else { 80 })?,
+        scheme,
         priority: number("priority", 20)?,
         weight: number("weight", 10)?,
     };
@@ -363,9 +372,12 @@ mod tests {
             kind,
             content: content.to_owned(),
             port,
+            scheme: None,
             priority,
             weight,
         };
+        let secure =
+            |port, scheme| Source { scheme: Some(scheme), ..source(SourceType::Domain, "o.example.com", port, 20, 10) };
         let cases = [
             (r#"[{"content":"1.2.3.4","type":"ipaddr"}]"#, Ok(source(SourceType::Address, "1.2.3.4", 80, 20, 10))),
             (
@@ -378,6 +390,17 @@ mod tests {
                 Ok(source(SourceType::Domain, "localhost", 9790, 20, 10)),
             ),
             (r#"[{"content":"::1","type":"ipaddr"}]"#, Ok(source(SourceType::Address, "::1", 80, 20, 10))),
+            (
+                // ours
+                r#"[{"content":"o.example.com","type":"domain","port":8443,"scheme":"https"}]"#,
+                Ok(secure(8443, Scheme::Https)),
+            ),
+            (r#"[{"content":"o.example.com","type":"domain","scheme":"HTTPS"}]"#, Ok(secure(443, Scheme::Https))),
+            (
+                r#"[{"content":"o.example.com","type":"domain","port":443,"scheme":"http"}]"#,
+                Ok(secure(443, Scheme::Http)),
+            ),
+            (r#"[{"content":"o.example.com","type":"domain","scheme":"ftp"}]"#, Err(Fault::Sources)),
             ("1.2.3.4", Err(Fault::Sources)),
             ("[]", Err(Fault::Sources)),
             ("[1]", Err(Fault::Sources)),

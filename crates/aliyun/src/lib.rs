@@ -24,6 +24,7 @@ mod call;
 mod certificates;
 mod domains;
 mod form;
+mod functions;
 mod path;
 mod prefetch;
 mod profile;
@@ -39,6 +40,7 @@ pub use call::{Call, call};
 pub use certificates::{CertificatePair, CertificateShown, SetCertificate};
 pub use domains::{AddDomain, CdnType, DomainQuery, DomainStatus, SearchType, SetDomain, Source, SourceType};
 pub use form::{PAIRS_MAX, encode, encode_pairs};
+pub use functions::{DeleteFunctions, FunctionQuery, SetFunction, SetFunctions, WhichFunctions};
 pub use path::{LINE_CHARACTERS_MAX, ObjectPath};
 pub use prefetch::{Prefetch, Refresh, RefreshByTag, RefreshType, VARIANTS_MAX};
 pub use profile::{
@@ -47,6 +49,9 @@ pub use profile::{
 pub use read::{BODY_BYTES_MAX, Format, Incoming, Params, Product, Request, VERSION_2014, WINDOW, read};
 pub use refusal::{Fault, Refusal};
 pub use render::{Envelope, Rendered, refuse, render};
-pub use reply::{Bucket, Description, DomainDetail, DomainTls, Quota, Reply, TaskRow, UNLIMITED, WaitedFor, Waiting};
+pub use reply::{
+    Bucket, Description, DomainDetail, DomainTls, FunctionRow, FunctionSet, Quota, Reply, TaskRow, UNLIMITED,
+    WaitedFor, Waiting,
+};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

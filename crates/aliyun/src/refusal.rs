@@ -193,6 +193,29 @@ impl Refusal {
         Refusal::new(503, "Throttling", "Request was denied due to request throttling.")
     }
 
+    /// A function that cannot be set beside another.
+    pub fn function_name(function: &str) -> Refusal {
+        let message = format!("FunctionName {} is not supported.", quoted(function));
+        Refusal::new(400, "InvalidFunctionName.ValueNotSupported", message)
+    }
+
+    /// An argument that the function does not have.
+    pub fn argument_name(argument: &str) -> Refusal {
+        let message = format!("ArgName {} is not supported.", quoted(argument));
+        Refusal::new(400, "InvalidArgName.ValueNotSupported", message)
+    }
+
+    /// An argument with a value that it cannot have.
+    pub fn argument_value() -> Refusal {
+        Refusal::new(400, "InvalidArgValue.Malformed", "Specified ArgValue is malformed.")
+    }
+
+    /// A header that is nobody's to set.
+    pub fn header_key() -> Refusal {
+        let message = "The specified value of parameter HeaderKey is not supported.";
+        Refusal::new(400, "InvalidHeaderKey.ValueNotSupported", message)
+    }
+
     /// Something of ours failed; the cause is in our log only.
     pub fn internal() -> Refusal {
         let message = "The request processing has failed due to some unknown error, exception or failure.";
@@ -325,6 +348,8 @@ pub enum Fault {
     CertificateName,
     /// A stored certificate is named, and there is none.
     CertificateUnknown,
+    /// `Functions` is not an array of functions, or they cannot be set together.
+    Functions,
 }
 
 /// Code, status and text (prefetch-refresh §8 and the error lists of the actions).
@@ -460,6 +485,10 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
             "InvalidDomainStatus.ValueNotSupported",
             "The specified value of parameter DomainStatus is not supported.",
         ),
+        Fault::Functions if current => {
+            (400, "InvalidFunctions.Malformed", "The specified Functions is incorrectly formatted.")
+        }
+        Fault::Functions => (400, "InvalidFunctions.Malformed", "Specified Functions is malformed."),
         Fault::SearchType => (
             400,
             "InvalidDomainSearchType.ValueNotSupported",

@@ -66,6 +66,46 @@ pub enum Reply {
         /// What its users are shown.
         certificate: Option<CertificateShown>,
     },
+    /// Functions that were set, each with its number: on each domain in turn, as they were asked for.
+    FunctionsSet(Vec<FunctionSet>),
+    /// Functions of a domain.
+    Functions {
+        /// Which.
+        rows: Vec<FunctionRow>,
+        /// Whether every node has them.
+        configured: bool,
+    },
+}
+
+/// A function that was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionSet {
+    /// On which domain.
+    pub domain: String,
+    /// What it is called.
+    pub name: String,
+    /// Its number.
+    pub id: u64,
+}
+
+/// A function as it is kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FunctionRow {
+    /// Its number.
+    pub id: u64,
+    /// What it is called.
+    pub name: String,
+    /// Its arguments.
+    pub args: Vec<(String, String)>,
+    /// The condition it is bound to.
+    pub parent: Option<u64>,
+}
+
+/// Without arguments, whose values may be secrets.
+impl std::fmt::Debug for FunctionRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}#{}", self.name, self.id)
+    }
 }
 
 /// One path of a task.
@@ -267,7 +307,38 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
         }
         Reply::DomainDetail(domain) => domain_detail(product, request_id, domain),
         Reply::Certificate { domain, certificate } => certificates::fields(request_id, domain, certificate.as_ref()),
+        Reply::FunctionsSet(set) => {
+            let one =
+                |set: &FunctionSet| json!({ "ConfigId": set.id, "DomainName": set.domain, "FunctionName": set.name });
+            let set: Vec<Value> = set.iter().map(one).collect();
+            match product {
+                Product::Cdn => {
+                    json!({ "RequestId": request_id, "DomainConfigList": { "DomainConfigModel": set } })
+                }
+                Product::Vod => json!({ "RequestId": request_id }),
+            }
+        }
+        Reply::Functions { rows, configured } => {
+            let status = if *configured { "success" } else { "configuring" };
+            let rows: Vec<Value> = rows.iter().map(|row| function(product, row, status)).collect();
+            json!({ "RequestId": request_id, "DomainConfigs": { "DomainConfig": rows } })
+        }
     }
+}
+
+fn function(product: Product, row: &FunctionRow, status: &str) -> Value {
+    let arg = |(name, value): &(String, String)| json!({ "ArgName": name, "ArgValue": value });
+    let mut fields = json!({
+        "ConfigId": row.id.to_string(),
+        "FunctionName": row.name,
+        "FunctionArgs": { "FunctionArg": row.args.iter().map(arg).collect::<Vec<_>>() },
+        "Status": status,
+    });
+    if product == Product::Cdn {
+        // Empty: bound to no condition.
+        fields["ParentId"] = json!(row.parent.map(|id| id.to_string()).unwrap_or_default());
+    }
+    fields
 }
 
 fn task(row: &TaskRow, in_cdn_list: bool) -> Value {
@@ -403,6 +474,10 @@ fn sources(product: Product, domain: &DomainDetail, in_detail: bool) -> Vec<Valu
             "Priority": source.priority.to_string(),
             "Type": source.kind.name(),
         });
+        // Only where it is set, which no client written for the vendor does.
+        if let Some(scheme) = source.scheme {
+            fields["Scheme"] = json!(scheme);
+        }
         if in_detail {
             fields["Enabled"] = json!("online");
         }

@@ -5,8 +5,8 @@ mod common;
 use std::time::{Duration, SystemTime};
 
 use aliyun::{
-    Bucket, CdnType, Description, DomainDetail, DomainStatus, Page, Quota, Reply, Source, SourceType, TaskRow,
-    TaskStatus, TaskType, WaitedFor, Waiting, render,
+    Bucket, CdnType, Description, DomainDetail, DomainStatus, FunctionRow, FunctionSet, Page, Quota, Reply, Source,
+    SourceType, TaskRow, TaskStatus, TaskType, WaitedFor, Waiting, render,
 };
 use common::{now, request};
 use model::Coverage;
@@ -48,6 +48,7 @@ fn domain(kind: Option<CdnType>) -> DomainDetail {
             kind: SourceType::Address,
             content: "1.2.3.4".to_owned(),
             port: 80,
+            scheme: None,
             priority: 20,
             weight: 10,
         }],
@@ -70,6 +71,33 @@ fn submissions_name_their_tasks_in_each_actions_field() {
         let body = body(version, action, &Reply::Submitted(vec![7, 8]));
         assert_eq!(body, json!({ "RequestId": "R-1", field: "7,8" }), "{action}");
     }
+}
+
+#[test]
+fn functions_are_wrapped_as_each_client_expects() {
+    let row =
+        FunctionRow { id: 7, name: "range".into(), args: vec![("enable".into(), "<on>".into())], parent: Some(9) };
+    let bare = FunctionRow { id: 8, name: "x".into(), args: Vec::new(), parent: None };
+    let list = Reply::Functions { rows: vec![row, bare], configured: true };
+    let arg = json!([{ "ArgName": "enable", "ArgValue": "<on>" }]);
+    let first = json!({ "ConfigId": "7", "FunctionName": "range", "FunctionArgs": { "FunctionArg": arg },
+                        "Status": "success", "ParentId": "9" });
+    let second = json!({ "ConfigId": "8", "FunctionName": "x", "FunctionArgs": { "FunctionArg": [] },
+                         "Status": "success", "ParentId": "" });
+    let expected = json!({ "RequestId": "R-1", "DomainConfigs": { "DomainConfig": [first, second] } });
+    assert_eq!(body(CDN, "DescribeCdnDomainConfigs", &list), expected);
+    assert_eq!(body(VOD, "DescribeVodDomainConfigs", &list)["DomainConfigs"]["DomainConfig"][0].get("ParentId"), None);
+    let xml = render(&request(&format!("{CDN} XML"), "DescribeCdnDomainConfigs", &[]), "R-1", &list).body;
+    let xml = String::from_utf8(xml).unwrap();
+    assert!(
+        xml.contains("<FunctionArg><ArgName>enable</ArgName><ArgValue>&lt;on&gt;</ArgValue></FunctionArg>"),
+        "{xml}"
+    );
+    let set = Reply::FunctionsSet(vec![FunctionSet { domain: "a.com".into(), name: "range".into(), id: 7 }]);
+    let expected = json!({ "RequestId": "R-1", "DomainConfigList": { "DomainConfigModel": [
+        { "ConfigId": 7, "DomainName": "a.com", "FunctionName": "range" }] } });
+    assert_eq!(body(CDN, "BatchSetCdnDomainConfig", &set), expected);
+    assert_eq!(body(VOD, "BatchSetVodDomainConfigs", &set), json!({ "RequestId": "R-1" }));
 }
 
 #[test]

@@ -23,9 +23,11 @@ use crate::state::{State, StateError, millis};
 
 mod certificates;
 mod domains;
+mod functions;
 
 pub(crate) use certificates::{Shown, Submitted};
 pub(crate) use domains::{DomainChange, DomainView};
+pub(crate) use functions::{Doomed, Wished, has};
 
 /// How long tasks are shown and kept after they ended.
 pub(crate) const KEPT: Duration = Duration::from_secs(3 * 86_400);
@@ -130,6 +132,17 @@ pub(crate) enum Denied {
     /// The account has as many domains as it may.
     #[error("no more domains")]
     DomainsUsedUp,
+    /// Functions that a domain cannot have.
+    #[error(transparent)]
+    Functions(functions::Bad),
+    /// The domain has no function of this number and name.
+    #[error("the domain has no {name} with the number {id}")]
+    NoFunction {
+        /// The number.
+        id: u64,
+        /// What it is called.
+        name: String,
+    },
     /// Not accepted.
     #[error("not accepted: {0:?}")]
     Refused(Refused),

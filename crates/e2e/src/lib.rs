@@ -105,15 +105,20 @@ impl Process {
     pub fn terminate(&mut self) -> anyhow::Result<()> {
         let pid = self.child.id().to_string();
         ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "kill -TERM {pid}");
+        self.ended_well()
+    }
+
+    /// Waits until it has ended, within [`PATIENCE`], and returns whether it did so well.
+    pub fn ended_well(&mut self) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while tokio::time::Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
-                ensure!(status.success(), "ended with {status} after SIGTERM:\n{}", self.tail());
+                ensure!(status.success(), "ended with {status}:\n{}", self.tail());
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        bail!("still runs after SIGTERM:\n{}", self.tail())
+        bail!("still runs:\n{}", self.tail())
     }
 
     /// Its process id.

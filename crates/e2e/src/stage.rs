@@ -44,6 +44,14 @@ impl Node {
         Ok(())
     }
 
+    /// Adds lines to its configuration, which it reads at its next start.
+    pub fn configure(&self, lines: &str) -> anyhow::Result<()> {
+        // Above the tables, or the keys would be of one of them.
+        let text = std::fs::read_to_string(&self.configuration)?;
+        std::fs::write(&self.configuration, format!("{lines}{text}"))?;
+        Ok(())
+    }
+
     /// Ends it, changes its configuration, and starts it on one processor, as if the machine had no other.
     pub fn restart_on(&mut self, processor: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
         self.process = None;
@@ -52,12 +60,6 @@ impl Node {
         command.args(["-c", processor]).arg(binary()).arg("node").arg("-c").arg(&self.configuration);
         self.process = Some(Process::start(&mut command, &self.log)?);
         Ok(())
-    }
-
-    /// Changes its configuration; it is not running.
-    pub fn configure(&mut self, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
-        let text = std::fs::read_to_string(&self.configuration)?;
-        Ok(std::fs::write(&self.configuration, change(text))?)
     }
 
     /// Kills it as a power cut would.

@@ -79,10 +79,13 @@ async fn every_scope_brings_the_new_bytes_to_every_node_and_to_nothing_else() ->
         for round in 1..=2 {
             let reply = sdk::run(&stage, "main_job.py", &by).await?;
             let rows = reply["tasks"].as_array().with_context(|| format!("tasks in {reply}"))?;
-            assert_eq!(rows.len(), 1, "{reply}");
-            let field = |name: &str| rows[0][name].as_str().unwrap_or_default();
-            assert_eq!((field("Status"), field("Process")), ("Complete", "100%"), "{reply}");
-            assert_eq!((field("ObjectType"), field("ObjectPath")), (listed.0, listed.1.as_str()), "{reply}");
+            // What was submitted within one second has one id.
+            assert!((1..=round).contains(&rows.len()), "{reply}");
+            for row in rows {
+                let field = |name: &str| row[name].as_str().unwrap_or_default();
+                assert_eq!((field("Status"), field("Process")), ("Complete", "100%"), "{reply}");
+                assert_eq!((field("ObjectType"), field("ObjectPath")), (listed.0, listed.1.as_str()), "{reply}");
+            }
             let bytes = if round == 1 { "the new bytes, which are longer" } else { "and new once more" };
             for node in &stage.nodes {
                 assert_eq!(http::get(node.port, DOMAIN, covered, &[]).await?.text(), bytes, "{by:?} on {}", node.name);

@@ -1,67 +1,106 @@
-//! How a stored response goes out: whole, one part of it, or only word of it (RFC 9110 §13 and §14).
+//! How a stored response goes out: whole, parts of it, or only word of it (RFC 9110 §13, §14 and §15).
 //!
 //! # What always holds
 //!
 //! - Conditions are looked at in the order of RFC 9110 §13.2.2, and only for a stored 2xx (§13.2.1).
 //! - What cannot be read is as if it were not there (§13.1, §14.2), so the worst case is a whole body.
+//! - What is made here, 412 and 416, cannot be kept by a cache farther down.
 //!
 //! # Not here
 //!
-//! `multipart/byteranges`: a request for several satisfiable parts gets the whole, as §14.2 allows. It saves a
-//! format that few clients read well and that is an amplifier in the hands of the others.
+//! Which bytes a `Range` selects (`range`).
 
 use std::time::{Duration, SystemTime};
 
 use http::header::{
-    DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
+    AGE, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, LAST_MODIFIED, SET_COOKIE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::freshness::date;
+use crate::date;
+use crate::headers::not_modified;
+use crate::range::{ByteRange, Selected, select, unsatisfied};
 
 /// What to send of a stored response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The stored status with the whole body.
     Whole,
-    /// 206 with these bytes and [`ByteRange::content_range`].
+    /// 206 with these bytes.
     Part(ByteRange),
-    /// 304 without a body, with the fields of [`crate::not_modified`].
+    /// 206 with several parts, as [`crate::Multipart`]; at least two, and shorter together than the whole.
+    Parts(Vec<ByteRange>),
+    /// 304 without a body.
     NotModified,
     /// 412 without a body.
     PreconditionFailed,
-    /// 416 without a body, with [`unsatisfied`] as `Content-Range`.
+    /// 416 without a body.
     Unsatisfiable,
 }
 
-/// Bytes of a body; never empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByteRange {
-    /// Offset of the first byte.
-    pub start: u64,
-    /// Offset behind the last byte.
-    pub end: u64,
-}
-
-impl ByteRange {
-    /// How many bytes.
-    pub fn length(&self) -> u64 {
-        self.end - self.start
+impl Answer {
+    /// Status and headers for it; `status`, `stored` and `length` are what [`answer()`] was asked with. The caller adds what
+    /// it says of itself, `Age`, and for several parts `Content-Type` and `Content-Length` of the [`crate::Multipart`].
+    pub fn head(&self, status: StatusCode, stored: &HeaderMap, length: Option<u64>) -> (StatusCode, HeaderMap) {
+        let representation = || {
+            let mut headers = stored.clone();
+            headers.remove(CONTENT_LENGTH);
+            headers
+        };
+        match self {
+            Answer::Whole => {
+                let mut headers = representation();
+                if let Some(length) = length.filter(|_| status != StatusCode::NO_CONTENT) {
+                    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                }
+                (status, headers)
+            }
+            Answer::Part(range) => {
+                let mut headers = representation();
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(range.length()));
+                headers.insert(CONTENT_RANGE, range.content_range(length.unwrap_or(range.end)));
+                (StatusCode::PARTIAL_CONTENT, headers)
+            }
+            Answer::Parts(_) => {
+                let mut headers = representation();
+                headers.remove(CONTENT_RANGE);
+                (StatusCode::PARTIAL_CONTENT, headers)
+            }
+            Answer::NotModified => (StatusCode::NOT_MODIFIED, not_modified(stored)),
+            Answer::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, refused(stored)),
+            Answer::Unsatisfiable => {
+                let mut headers = refused(stored);
+                headers.insert(CONTENT_RANGE, unsatisfied(length.unwrap_or_default()));
+                (StatusCode::RANGE_NOT_SATISFIABLE, headers)
+            }
+        }
     }
+}
 
-    /// `Content-Range` of a 206 for a body of `length` bytes (RFC 9110 §14.4).
-    pub fn content_range(&self, length: u64) -> HeaderValue {
-        ascii(format!("bytes {}-{}/{length}", self.start, self.end - 1))
+/// The head of a 412 or 416: what the stored one says of its body and of being kept is not true of it.
+fn refused(stored: &HeaderMap) -> HeaderMap {
+    let mut headers = stored.clone();
+    let targeted = HeaderName::from_static("cdn-cache-control");
+    for name in [
+        AGE,
+        targeted,
+        CONTENT_DISPOSITION,
+        CONTENT_ENCODING,
+        CONTENT_LANGUAGE,
+        CONTENT_LOCATION,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        EXPIRES,
+        LAST_MODIFIED,
+        SET_COOKIE,
+    ] {
+        headers.remove(name);
     }
-}
-
-/// `Content-Range` of a 416 for a body of `length` bytes (RFC 9110 §15.5.17).
-pub fn unsatisfied(length: u64) -> HeaderValue {
-    ascii(format!("bytes */{length}"))
-}
-
-fn ascii(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("digits and punctuation make a header value")
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+    headers
 }
 
 /// What to send of a stored response to a GET or HEAD.
@@ -80,13 +119,13 @@ pub fn answer(
         return Answer::Whole;
     }
     let etag = stored.get(ETAG).map(HeaderValue::as_bytes);
-    let modified = date(stored, LAST_MODIFIED);
+    let modified = date::first(stored, LAST_MODIFIED);
 
     if request.contains_key(IF_MATCH) {
         if !matches(request, IF_MATCH, etag, strong) {
             return Answer::PreconditionFailed;
         }
-    } else if let (Some(since), Some(modified)) = (date(request, IF_UNMODIFIED_SINCE), modified)
+    } else if let (Some(since), Some(modified)) = (date::only(request, IF_UNMODIFIED_SINCE), modified)
         && modified > since
     {
         return Answer::PreconditionFailed;
@@ -96,9 +135,9 @@ pub fn answer(
         if matches(request, IF_NONE_MATCH, etag, weak) {
             return Answer::NotModified;
         }
-    } else if let Some(since) = date(request, IF_MODIFIED_SINCE) {
+    } else if let Some(since) = date::only(request, IF_MODIFIED_SINCE) {
         // RFC 9111 §4.3.2: where there is no Last-Modified, Date stands in.
-        if modified.or_else(|| date(stored, DATE)).is_some_and(|modified| modified <= since) {
+        if modified.or_else(|| date::first(stored, DATE)).is_some_and(|modified| modified <= since) {
             return Answer::NotModified;
         }
     }
@@ -107,7 +146,12 @@ pub fn answer(
         Some(length)
             if *method == Method::GET && status == StatusCode::OK && if_range(request, etag, modified, stored) =>
         {
-            range(request, length)
+            match select(request, length) {
+                Selected::Whole => Answer::Whole,
+                Selected::Part(part) => Answer::Part(part),
+                Selected::Parts(parts) => Answer::Parts(parts),
+                Selected::Nothing => Answer::Unsatisfiable,
+            }
         }
         _ => Answer::Whole,
     }
@@ -116,67 +160,22 @@ pub fn answer(
 /// `If-Range` (RFC 9110 §13.1.5): whether `Range` counts. Only strong validators do: an equal strong tag, or the very
 /// Last-Modified of a response that was at least a second old when it was sent (§8.8.2.2).
 fn if_range(request: &HeaderMap, etag: Option<&[u8]>, modified: Option<SystemTime>, stored: &HeaderMap) -> bool {
-    let Some(condition) = request.get(IF_RANGE) else { return true };
+    let mut lines = request.get_all(IF_RANGE).iter();
+    let condition = match (lines.next(), lines.next()) {
+        (None, _) => return true,
+        (Some(condition), None) => condition,
+        (Some(_), Some(_)) => return false,
+    };
     let condition = condition.as_bytes().trim_ascii();
     if condition.starts_with(b"\"") || condition.starts_with(b"W/") {
         return etag.is_some_and(|etag| strong(condition, etag));
     }
-    let (Some(asked), Some(modified), Some(sent)) = (date(request, IF_RANGE), modified, date(stored, DATE)) else {
+    let (Some(asked), Some(modified), Some(sent)) =
+        (date::only(request, IF_RANGE), modified, date::first(stored, DATE))
+    else {
         return false;
     };
     asked == modified && sent.duration_since(modified).is_ok_and(|apart| apart >= Duration::from_secs(1))
-}
-
-/// `Range` against a body of `length` bytes (RFC 9110 §14.1.2, §14.2).
-fn range(request: &HeaderMap, length: u64) -> Answer {
-    let mut lines = request.get_all(RANGE).iter();
-    let (Some(line), None) = (lines.next(), lines.next()) else { return Answer::Whole };
-    let Some((unit, set)) = line.to_str().ok().and_then(|line| line.split_once('=')) else { return Answer::Whole };
-    if !unit.trim().eq_ignore_ascii_case("bytes") {
-        return Answer::Whole;
-    }
-    let mut satisfiable = None;
-    let mut any = false;
-    for spec in set.split(',').map(str::trim).filter(|spec| !spec.is_empty()) {
-        any = true;
-        match resolve(spec, length) {
-            Err(Malformed) => return Answer::Whole,
-            Ok(Some(part)) if satisfiable.is_none() => satisfiable = Some(part),
-            Ok(Some(_)) => return Answer::Whole,
-            Ok(None) => {}
-        }
-    }
-    match satisfiable {
-        Some(part) => Answer::Part(part),
-        None if any && (length > 0 || !set.trim_start().starts_with('-')) => Answer::Unsatisfiable,
-        None => Answer::Whole, // the last n bytes of nothing are all of it
-    }
-}
-
-/// A range that is not of the grammar; the whole field is then ignored.
-struct Malformed;
-
-/// The bytes one range specifier selects, `None` when there are none.
-fn resolve(spec: &str, length: u64) -> Result<Option<ByteRange>, Malformed> {
-    let (first, last) = spec.split_once('-').ok_or(Malformed)?;
-    let (first, last) = (number(first)?, number(last)?);
-    let (start, end) = match (first, last) {
-        (None, None) => return Err(Malformed),
-        (None, Some(suffix)) => (length.saturating_sub(suffix), length),
-        (Some(first), None) => (first, length),
-        (Some(first), Some(last)) if first > last => return Err(Malformed),
-        (Some(first), Some(last)) => (first, last.saturating_add(1).min(length)),
-    };
-    Ok((start < end).then_some(ByteRange { start, end }))
-}
-
-/// Digits as a number, the largest when too large, `None` for no text.
-fn number(text: &str) -> Result<Option<u64>, Malformed> {
-    let text = text.trim();
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Malformed);
-    }
-    Ok((!text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX)))
 }
 
 /// Whether a list of entity tags, or `*`, holds the stored one. `*` matches whatever is stored (RFC 9110 §13.1.1).

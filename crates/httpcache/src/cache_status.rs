@@ -46,6 +46,8 @@ pub enum Forward {
     VaryMiss,
     /// Nothing usable is stored, and it was not noted why.
     Miss,
+    /// What is stored is fresh, and the request asks for better.
+    Request,
     /// What is stored is stale, or the fence refused it.
     Stale,
     /// A part was stored and not the whole.
@@ -61,6 +63,7 @@ impl Forward {
             Forward::UriMiss => "uri-miss",
             Forward::VaryMiss => "vary-miss",
             Forward::Miss => "miss",
+            Forward::Request => "request",
             Forward::Stale => "stale",
             Forward::Partial => "partial",
         }

@@ -1,4 +1,4 @@
-//! The directives of a response: `Cache-Control`, or a field targeted at us that takes its place.
+//! The directives of a response (`Cache-Control`, or a field targeted at us that takes its place) and those of a request.
 //!
 //! `Cache-Control` is read leniently, because a directive that is missed keeps what should not be kept; a targeted
 //! field (RFC 9213) is a structured dictionary (RFC 9651) that is read to the letter, because one that does not
@@ -6,22 +6,43 @@
 //!
 //! # What always holds
 //!
-//! - Of conflicting values the most restrictive counts (RFC 9111 §4.2.1); a number that cannot be read counts as 0.
-//! - The qualified forms `no-cache="field"` and `private="field"` count as the unqualified ones, as RFC 9111
-//!   §5.2.2.4 and §5.2.2.7 allow.
+//! - Of a directive that is repeated the first value counts, of directives in conflict the most restrictive (RFC 9111 §4.2.1);
+//!   a number that cannot be read counts as 0.
+//! - The qualified forms `no-cache="field"` and `private="field"` withhold these fields from whoever did not fetch them (§5.2.2.4,
+//!   §5.2.2.7). Where the list cannot be read, or names what a cache goes by, they count as the unqualified ones.
 
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::CACHE_CONTROL;
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES,
+    LAST_MODIFIED, LOCATION, PRAGMA, VARY,
+};
+use http::{HeaderMap, HeaderName};
 
 use crate::freshness::LIFETIME_MAX;
 
 /// Fields targeted at caches like this one, the narrowest target first (RFC 9213 §2.2).
 const TARGETED: [&str; 1] = ["cdn-cache-control"];
 
+/// Fields that a cache or its clients go by; a response cannot be kept without them.
+const NEEDED: [HeaderName; 13] = [
+    AGE,
+    CACHE_CONTROL,
+    HeaderName::from_static("cdn-cache-control"),
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    DATE,
+    ETAG,
+    EXPIRES,
+    LAST_MODIFIED,
+    LOCATION,
+    VARY,
+];
+
 /// What a response says of being cached. Durations are `None` when the directive is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Directives {
     /// Whether a targeted field was read, so that `Expires` does not count either (RFC 9213 §2.2).
     pub(crate) targeted: bool,
@@ -32,6 +53,9 @@ pub(crate) struct Directives {
     pub(crate) must_revalidate: bool,
     pub(crate) proxy_revalidate: bool,
     pub(crate) must_understand: bool,
+    pub(crate) immutable: bool,
+    /// Fields of the qualified forms of `no-cache` and `private`.
+    pub(crate) withheld: Vec<HeaderName>,
     pub(crate) max_age: Option<Duration>,
     pub(crate) s_maxage: Option<Duration>,
     pub(crate) stale_while_revalidate: Option<Duration>,
@@ -52,7 +76,7 @@ impl Directives {
         let mut directives = Directives::default();
         for line in response.get_all(CACHE_CONTROL) {
             for (name, value) in list(line.as_bytes()) {
-                directives.add(name, seconds(value));
+                directives.add(name, unquote(value), seconds(value));
             }
         }
         directives
@@ -68,65 +92,127 @@ impl Directives {
         let mut directives = Directives { targeted: true, ..Directives::default() };
         for (name, value) in &members {
             match value {
-                Item::True => directives.add(name, Duration::ZERO),
-                Item::Integer(number) => directives.add(name, capped(u64::try_from(*number).unwrap_or(0))),
-                Item::Text => directives.add(name, Duration::ZERO),
+                Item::True | Item::Text => directives.add(name, b"", Duration::ZERO),
+                Item::String(text) => directives.add(name, text, Duration::ZERO),
+                Item::Integer(number) => directives.add(name, b"", capped(u64::try_from(*number).unwrap_or(0))),
                 Item::False => {}
             }
         }
         Some(directives)
     }
 
-    fn add(&mut self, name: &[u8], seconds: Duration) {
-        let least = |slot: &mut Option<Duration>| *slot = Some(slot.map_or(seconds, |had| had.min(seconds)));
+    fn add(&mut self, name: &[u8], text: &[u8], seconds: Duration) {
         match name.to_ascii_lowercase().as_slice() {
             b"no-store" => self.no_store = true,
+            b"no-cache" if self.withholds(text) => {}
             b"no-cache" => self.no_cache = true,
+            b"private" if self.withholds(text) => {}
             b"private" => self.private = true,
             b"public" => self.public = true,
             b"must-revalidate" => self.must_revalidate = true,
             b"proxy-revalidate" => self.proxy_revalidate = true,
             b"must-understand" => self.must_understand = true,
-            b"max-age" => least(&mut self.max_age),
-            b"s-maxage" => least(&mut self.s_maxage),
-            b"stale-while-revalidate" => least(&mut self.stale_while_revalidate),
-            b"stale-if-error" => least(&mut self.stale_if_error),
-            _ => {} // `immutable` (RFC 8246) among them: users' reloads do not reach the origin anyway
+            b"immutable" => self.immutable = true,
+            b"max-age" => _ = self.max_age.get_or_insert(seconds),
+            b"s-maxage" => _ = self.s_maxage.get_or_insert(seconds),
+            b"stale-while-revalidate" => _ = self.stale_while_revalidate.get_or_insert(seconds),
+            b"stale-if-error" => _ = self.stale_if_error.get_or_insert(seconds),
+            _ => {}
+        }
+    }
+
+    /// Takes the fields of a qualified form; `false` when there are none, or the response is of no use without them.
+    fn withholds(&mut self, fields: &[u8]) -> bool {
+        let names = fields.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
+        let names: Result<Vec<HeaderName>, _> = names.map(HeaderName::from_bytes).collect();
+        match names {
+            Ok(names) if !names.is_empty() && !names.iter().any(|name| NEEDED.contains(name)) => {
+                self.withheld.extend(names);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the origin says that everybody may have this response (RFC 9111 §5.2.2.9, §5.2.2.10).
+    pub(crate) fn is_shared(&self) -> bool {
+        self.public || self.s_maxage.is_some()
+    }
+}
+
+/// What a request asks of caches (RFC 9111 §5.2.1). Durations are `None` when the directive is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    pub(crate) no_cache: bool,
+    pub(crate) no_store: bool,
+    pub(crate) only_if_cached: bool,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) min_fresh: Option<Duration>,
+    /// [`LIFETIME_MAX`] when it was given without a number.
+    pub(crate) max_stale: Option<Duration>,
+    /// RFC 5861 §4.
+    pub(crate) stale_if_error: Option<Duration>,
+}
+
+impl Wishes {
+    /// Reads every `Cache-Control` line; `Pragma: no-cache` counts where there is none (RFC 9111 §5.4).
+    pub(crate) fn of(request: &HeaderMap) -> Wishes {
+        let mut wishes = Wishes::default();
+        for line in request.get_all(CACHE_CONTROL) {
+            for (name, value) in list(line.as_bytes()) {
+                wishes.add(name, value);
+            }
+        }
+        if !request.contains_key(CACHE_CONTROL) {
+            wishes.no_cache = request.get_all(PRAGMA).iter().any(|line| {
+                list(line.as_bytes()).any(|(name, value)| name.eq_ignore_ascii_case(b"no-cache") && value.is_empty())
+            });
+        }
+        wishes
+    }
+
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        let number = seconds(value);
+        match name.to_ascii_lowercase().as_slice() {
+            b"no-cache" => self.no_cache = true,
+            b"no-store" => self.no_store = true,
+            b"only-if-cached" => self.only_if_cached = true,
+            b"max-age" => _ = self.max_age.get_or_insert(number),
+            b"min-fresh" => _ = self.min_fresh.get_or_insert(number),
+            b"max-stale" if value.is_empty() => _ = self.max_stale.get_or_insert(LIFETIME_MAX),
+            b"max-stale" => _ = self.max_stale.get_or_insert(number),
+            b"stale-if-error" => _ = self.stale_if_error.get_or_insert(number),
+            _ => {} // `no-transform`: nothing is transformed
         }
     }
 }
 
-/// Whether a user's request has `only-if-cached`, the one request directive that is honoured (RFC 9111 §5.2.1.7).
-pub(crate) fn only_if_cached(request: &HeaderMap) -> bool {
-    request
-        .get_all(CACHE_CONTROL)
-        .iter()
-        .any(|line| list(line.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case(b"only-if-cached")))
+/// Splits a field of `name[=value]` elements; names and values are trimmed, quotes kept.
+fn list(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    elements(line).map(|element| match element.iter().position(|byte| *byte == b'=') {
+        Some(at) => (element[..at].trim_ascii_end(), element[at + 1..].trim_ascii_start()),
+        None => (element, &[][..]),
+    })
 }
 
-/// Splits a field of `name[=value]` elements at commas outside quotes; names and values are trimmed, quotes kept.
-pub(crate) fn list(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+/// Splits a list at commas outside quotes; elements are trimmed, empty ones left out (RFC 9110 §5.6.1.2).
+pub(crate) fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = line;
     std::iter::from_fn(move || {
         while !rest.is_empty() {
-            let end = unquoted(rest, b',').unwrap_or(rest.len());
-            let (element, tail) = rest.split_at(end);
+            let (element, tail) = rest.split_at(unquoted(rest, b',').unwrap_or(rest.len()));
             rest = tail.get(1..).unwrap_or_default();
             let element = element.trim_ascii();
-            if element.is_empty() {
-                continue; // RFC 9110 §5.6.1.2: empty elements are ignored
+            if !element.is_empty() {
+                return Some(element);
             }
-            return Some(match element.iter().position(|byte| *byte == b'=') {
-                Some(at) => (element[..at].trim_ascii_end(), element[at + 1..].trim_ascii_start()),
-                None => (element, &[][..]),
-            });
         }
         None
     })
 }
 
 /// Where `wanted` first stands outside a quoted string.
-pub(crate) fn unquoted(text: &[u8], wanted: u8) -> Option<usize> {
+fn unquoted(text: &[u8], wanted: u8) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     text.iter().position(|byte| {
         if escaped {
@@ -144,8 +230,11 @@ pub(crate) fn unquoted(text: &[u8], wanted: u8) -> Option<usize> {
 
 /// Delta-seconds (RFC 9111 §1.2.2), also in quotes; what is no number is 0, what is too large the largest.
 fn seconds(value: &[u8]) -> Duration {
-    let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-    delta_seconds(value).unwrap_or_default()
+    delta_seconds(unquote(value)).unwrap_or_default()
+}
+
+fn unquote(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 /// Delta-seconds; `None` when the text is not all digits.
@@ -162,12 +251,13 @@ fn capped(seconds: u64) -> Duration {
 }
 
 /// A value of a structured dictionary, as far as cache directives need it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
     True,
     False,
     Integer(i64),
-    /// A string, token, decimal, byte sequence or inner list: valid, but no number.
+    String(Vec<u8>),
+    /// A token, decimal, byte sequence, date or inner list: valid, and neither number nor text.
     Text,
 }
 
@@ -261,6 +351,14 @@ impl Parser<'_> {
                 self.eat(b':').then_some(Item::Text)
             }
             b'-' | b'0'..=b'9' => self.number(),
+            b'@' => {
+                self.eat(b'@');
+                matches!(self.number()?, Item::Integer(_)).then_some(Item::Text)
+            }
+            b'%' => {
+                self.eat(b'%');
+                self.string().map(|_| Item::Text) // a display string; its percent escapes mean nothing here
+            }
             first if first.is_ascii_alphabetic() || first == b'*' => {
                 self.take_while(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&b));
                 Some(Item::Text)
@@ -270,14 +368,21 @@ impl Parser<'_> {
     }
 
     fn string(&mut self) -> Option<Item> {
-        self.eat(b'"');
+        if !self.eat(b'"') {
+            return None;
+        }
+        let mut text = Vec::new();
         loop {
             let (byte, rest) = self.0.split_first()?;
             self.0 = rest;
             match byte {
-                b'"' => return Some(Item::Text),
-                b'\\' if !self.eat(b'"') && !self.eat(b'\\') => return None,
-                b'\\' | 0x20..=0x7e => {}
+                b'"' => return Some(Item::String(text)),
+                b'\\' => {
+                    let (escaped, rest) = self.0.split_first().filter(|(byte, _)| matches!(byte, b'"' | b'\\'))?;
+                    self.0 = rest;
+                    text.push(*escaped);
+                }
+                0x20..=0x7e => text.push(*byte),
                 _ => return None,
             }
         }
@@ -329,7 +434,16 @@ mod tests {
             ("§5.2", "max-age=60", s(60)),
             ("§5.2 names are case-insensitive", "Max-Age=60", s(60)),
             ("§5.2 quoted form", "max-age=\"60\"", s(60)),
-            ("§4.2.1 the most restrictive of two", "max-age=60, max-age=5", s(5)),
+            ("§4.2.1 the first of two", "max-age=60, max-age=5", s(60)),
+            ("§4.2.1 the first of two", "max-age=5, max-age=60", s(5)),
+            ("§4.2.1 the first of two", "max-age=soon, max-age=60", s(0)),
+            ("§4.2.1 a fraction is no number", "max-age=60.5", s(0)),
+            ("§4.2.1 half a quote", "max-age=\"60", s(0)),
+            ("§4.2.1 single quotes are none", "max-age='60'", s(0)),
+            ("§4.2.1 nothing", "max-age", s(0)),
+            ("§4.2.1 a sign", "max-age=+60", s(0)),
+            ("§1.2.2 zeros in front", "max-age=0060", s(60)),
+            ("another directive's end is not this one", "x-max-age=60", None),
             ("§4.2.1 not a number", "max-age=soon", s(0)),
             ("§4.2.1 negative", "max-age=-1", s(0)),
             ("§1.2.2 too large", "max-age=99999999999999999999999", Some(LIFETIME_MAX)),
@@ -341,8 +455,59 @@ mod tests {
         for (rule, value, max_age) in cases {
             assert_eq!(check("cache-control", value).max_age, max_age, "{rule}: {value}");
         }
-        assert!(check("cache-control", "no-cache=\"set-cookie\"").no_cache);
-        assert!(check("cache-control", "private=\"x\"").private);
+    }
+
+    #[test]
+    fn qualified_forms_withhold_fields() {
+        let cases: [(&str, &str, &[&str], bool, bool); 12] = [
+            // field            value                                    withheld        no-cache private
+            ("cache-control", "no-cache=\"set-cookie\"", &["set-cookie"], false, false),
+            ("cache-control", "private=\"X-A, ,x-b\"", &["x-a", "x-b"], false, false),
+            ("cache-control", "private=x-a", &["x-a"], false, false), // the token form is not to be sent, and is read
+            ("cache-control", "private=\"x-a\", no-cache=\"x-b\"", &["x-a", "x-b"], false, false),
+            ("cache-control", "private=\"x-a\", private", &["x-a"], false, true),
+            ("cache-control", "no-cache=\"\"", &[], true, false),
+            ("cache-control", "private=\"not a name\"", &[], false, true),
+            ("cache-control", "private=\"vary\"", &[], false, true), // nothing can be kept without it
+            ("cache-control", "no-cache=\"ETag\"", &[], true, false),
+            ("cdn-cache-control", "private=\"x-a\"", &["x-a"], false, false),
+            ("cdn-cache-control", "no-cache=x-a", &[], true, false), // a token is not a string
+            ("cdn-cache-control", "private=?0", &[], false, false),
+        ];
+        for (field, value, withheld, no_cache, private) in cases {
+            let read = check(field, value);
+            assert_eq!(read.withheld, withheld, "§5.2.2.4, §5.2.2.7: {field}: {value}");
+            assert_eq!((read.no_cache, read.private), (no_cache, private), "{field}: {value}");
+        }
+    }
+
+    #[test]
+    fn wishes_of_requests_are_read_leniently() {
+        let s = |seconds| Some(Duration::from_secs(seconds));
+        let none = Wishes::default();
+        let cases = [
+            ("§5.2.1.1", "cache-control", "max-age=5", Wishes { max_age: s(5), ..none }),
+            ("§5.2.1.1 no number is the strictest", "cache-control", "max-age=x", Wishes { max_age: s(0), ..none }),
+            ("§5.2.1.2", "cache-control", "max-stale=5", Wishes { max_stale: s(5), ..none }),
+            ("§5.2.1.2 any", "cache-control", "max-stale", Wishes { max_stale: Some(LIFETIME_MAX), ..none }),
+            ("§5.2.1.2 no number is none", "cache-control", "max-stale=x", Wishes { max_stale: s(0), ..none }),
+            ("§5.2.1.3", "cache-control", "Min-Fresh=\"5\"", Wishes { min_fresh: s(5), ..none }),
+            ("§5.2.1.4", "cache-control", "no-cache", Wishes { no_cache: true, ..none }),
+            ("§5.2.1.5", "cache-control", "no-store", Wishes { no_store: true, ..none }),
+            ("§5.2.1.7", "cache-control", "only-if-cached", Wishes { only_if_cached: true, ..none }),
+            ("RFC 5861 §4", "cache-control", "stale-if-error=9", Wishes { stale_if_error: s(9), ..none }),
+            ("§5.4", "pragma", "no-cache", Wishes { no_cache: true, ..none }),
+            ("§5.4 among others", "pragma", "x=y, No-Cache", Wishes { no_cache: true, ..none }),
+            ("§5.4 something else", "pragma", "no-store", none),
+        ];
+        for (rule, field, value, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(field, value.parse().unwrap());
+            assert_eq!(Wishes::of(&headers), expected, "{rule}: {value}");
+            headers.insert("pragma", "no-cache".parse().unwrap());
+            headers.insert("cache-control", "x".parse().unwrap());
+            assert_eq!(Wishes::of(&headers), none, "§5.4: Pragma counts only without Cache-Control");
+        }
     }
 
     #[test]
@@ -355,6 +520,9 @@ mod tests {
             ("max-age=1, max-age=2", true, s(2)), // §4.2.2: the last of a key counts
             ("max-age=-1", true, s(0)),
             ("max-age=\"60\"", true, s(0)), // a string is no number
+            ("x=@1659578233, y=%\"a%c3%bc\", max-age=5", true, s(5)), // RFC 9651's dates and display strings
+            ("x=@1.5, max-age=5", false, None),
+            ("x=\"a\\b\", max-age=5", false, None),
             ("no-store=?0, max-age=5", true, s(5)),
             ("x=(a b), max-age=5", true, s(5)),
             ("Max-Age=60", false, None), // keys are lower case

@@ -8,8 +8,9 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{AGE, DATE, ETAG, EXPIRES, LAST_MODIFIED};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, StatusCode};
 
+use crate::date;
 use crate::directives::{Directives, delta_seconds};
 
 /// The longest lifetime or age that is counted: 2^31 s, as RFC 9111 §1.2.2 suggests.
@@ -34,6 +35,10 @@ pub struct Freshness {
     pub stale_while_revalidate: Duration,
     /// How long past its lifetime it may be sent when the origin fails (RFC 5861 §4); zero where forbidden.
     pub stale_if_error: Duration,
+    /// Whether a client that accepts stale responses may be given one (RFC 9111 §4.2.4, §5.2.1.2).
+    pub may_be_stale: bool,
+    /// Whether it does not change while it is fresh (RFC 8246 §2).
+    pub immutable: bool,
     /// Whether it has an `ETag` or a usable `Last-Modified`, so that a 304 can confirm it.
     pub validator: bool,
 }
@@ -63,13 +68,21 @@ impl Freshness {
             received,
             stale_while_revalidate: stale(directives.stale_while_revalidate),
             stale_if_error: stale(directives.stale_if_error),
+            may_be_stale: may_be_stale && directives.s_maxage.is_none(),
+            immutable: directives.immutable,
             validator: has_validator(headers),
         }
     }
 
-    /// `current_age` of RFC 9111 §4.2.3; what goes out as `Age`, rounded down to seconds.
+    /// `current_age` of RFC 9111 §4.2.3; what goes out as `Age`, rounded down to seconds. [`LIFETIME_MAX`] at most, so that
+    /// every reader can represent it (§1.2.2).
     pub fn age(&self, now: SystemTime) -> Duration {
-        self.initial_age.saturating_add(now.duration_since(self.received).unwrap_or_default())
+        self.initial_age.saturating_add(self.resident(now)).min(LIFETIME_MAX)
+    }
+
+    /// How long it is stored; nothing when clocks went back.
+    pub(crate) fn resident(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.received).unwrap_or_default()
     }
 
     /// Whether it may be sent without asking anybody (RFC 9111 §4.2). A prefetch that brings a response which is
@@ -108,8 +121,8 @@ pub(crate) fn lifetime(
     if !(is_heuristically_cacheable(status) || directives.public) {
         return None;
     }
-    if let Some(modified) = date(headers, LAST_MODIFIED) {
-        let date = date(headers, DATE).unwrap_or(received);
+    if let Some(modified) = date::first(headers, LAST_MODIFIED) {
+        let date = date::first(headers, DATE).unwrap_or(received);
         let tenth = date.duration_since(modified).unwrap_or_default() / 10;
         return Some(tenth.clamp(HEURISTIC_MIN, HEURISTIC_MAX));
     }
@@ -125,8 +138,8 @@ fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, received: Sys
         return None;
     }
     // §5.3: a date that cannot be read, `0` above all, is in the past.
-    let date_sent = date(headers, DATE).unwrap_or(received);
-    let ahead = date(headers, EXPIRES).and_then(|expires| expires.duration_since(date_sent).ok());
+    let date_sent = date::first(headers, DATE).unwrap_or(received);
+    let ahead = date::first(headers, EXPIRES).and_then(|expires| expires.duration_since(date_sent).ok());
     Some(ahead.unwrap_or_default().min(LIFETIME_MAX))
 }
 
@@ -135,20 +148,17 @@ pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// `corrected_initial_age` (RFC 9111 §4.2.3). An `Age` that is not a number is ignored (§5.1).
+/// `corrected_initial_age` (RFC 9111 §4.2.3). Of several ages the first counts; one that is no whole number is ignored (§5.1).
 fn initial_age(headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> Duration {
-    let apparent = date(headers, DATE).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
-    let age = headers.get(AGE).and_then(|value| delta_seconds(value.as_bytes().trim_ascii())).unwrap_or_default();
+    let apparent = date::first(headers, DATE).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
+    let lines = headers.get_all(AGE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let stated = lines.map(<[u8]>::trim_ascii).find(|member| !member.is_empty());
+    let age = stated.and_then(delta_seconds).unwrap_or_default();
     let delay = received.duration_since(sent).unwrap_or_default();
     apparent.max(age.saturating_add(delay)).min(LIFETIME_MAX)
 }
 
 /// Whether a 304 can confirm the response.
 fn has_validator(headers: &HeaderMap) -> bool {
-    headers.contains_key(ETAG) || date(headers, LAST_MODIFIED).is_some()
-}
-
-/// A field that holds one HTTP date (RFC 9110 §5.6.7), in any of the three forms; `None` if absent or unreadable.
-pub(crate) fn date(headers: &HeaderMap, field: HeaderName) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(field)?.to_str().ok()?.trim()).ok()
+    headers.contains_key(ETAG) || date::first(headers, LAST_MODIFIED).is_some()
 }

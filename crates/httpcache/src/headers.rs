@@ -1,17 +1,19 @@
 //! Which header fields go where: stored, sent on, asked upstream, merged from a 304.
 
 use std::collections::HashSet;
+use std::time::SystemTime;
 
 use http::header::{
     ACCEPT_ENCODING, AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
     CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPECT, EXPIRES, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
     IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION, PRAGMA, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE,
-    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
 };
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::answer::{is_strong, weak};
-use crate::freshness::date;
+use crate::date;
+use crate::directives::{Directives, Wishes};
 use crate::vary::accept_encoding;
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1), and those a cache must not store (RFC 9111 §3.1).
@@ -69,9 +71,32 @@ pub fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// What of a user's request goes upstream when the answer is to be stored: end-to-end fields without conditions,
-/// ranges and cache directives, for the answer is everybody's; `Accept-Encoding` in the form of [`accept_encoding`],
-/// so that what upstream chooses by it agrees with [`crate::vary_key`].
+/// What of a response that arrived at `received` is kept for others: [`end_to_end`] fields, with the `Date` that a recipient
+/// records where there is none (RFC 9110 §6.6.1), and without those that are for the one who fetched it:
+///
+/// - the fields of `no-cache="..."` and `private="..."` (RFC 9111 §5.2.2.4, §5.2.2.7);
+/// - `Set-Cookie`, unless the origin says by `public`, `s-maxage` or a targeted field with a lifetime that the response is for
+///   everybody. RFC 9111 §7.3 leaves it to the origin to forbid its reuse; one that forgot would hand out sessions.
+pub fn kept(response: &HeaderMap, received: SystemTime) -> HeaderMap {
+    let mut headers = end_to_end(response);
+    let directives = Directives::of(response);
+    let for_everybody = directives.is_shared() || (directives.targeted && directives.max_age.is_some());
+    if !for_everybody {
+        headers.remove(SET_COOKIE);
+    }
+    for name in &directives.withheld {
+        headers.remove(name);
+    }
+    if date::first(&headers, DATE).is_none() {
+        let received = HeaderValue::try_from(httpdate::fmt_http_date(received));
+        headers.insert(DATE, received.expect("a date is ASCII"));
+    }
+    headers
+}
+
+/// What of a user's request goes upstream when the answer is to be stored: end-to-end fields without conditions and
+/// ranges, for the answer is everybody's; `Accept-Encoding` in the form of [`accept_encoding`], so that what upstream chooses
+/// by it agrees with [`crate::vary_key`]; of cache directives only the wish for a new or young response, for caches on the way.
 ///
 /// A request that goes past the cache takes [`end_to_end`] instead.
 pub fn upstream(request: &HeaderMap) -> HeaderMap {
@@ -90,6 +115,13 @@ pub fn upstream(request: &HeaderMap) -> HeaderMap {
     ] {
         headers.remove(name);
     }
+    let wishes = Wishes::of(request);
+    if wishes.no_cache {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    } else if let Some(seconds) = wishes.max_age {
+        let text = HeaderValue::try_from(format!("max-age={}", seconds.as_secs()));
+        headers.insert(CACHE_CONTROL, text.expect("digits are a header value"));
+    }
     match accept_encoding(request).parse() {
         Ok(encodings) if request.contains_key(ACCEPT_ENCODING) => headers.insert(ACCEPT_ENCODING, encodings),
         _ => headers.remove(ACCEPT_ENCODING),
@@ -102,7 +134,7 @@ pub fn validators(stored: &HeaderMap, request: &mut HeaderMap) {
     if let Some(etag) = stored.get(ETAG) {
         request.insert(IF_NONE_MATCH, etag.clone());
     }
-    if let (Some(_), Some(modified)) = (date(stored, LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
+    if let (Some(_), Some(modified)) = (date::first(stored, LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
         request.insert(IF_MODIFIED_SINCE, modified.clone());
     }
 }
@@ -115,17 +147,22 @@ pub struct WrongBody;
 /// The stored head after a 304 confirmed it (RFC 9111 §3.2, §4.3.4): its fields replace those of the same name, except
 /// what describes the stored bytes. `Age` and `Date` are the 304's or nobody's.
 ///
-/// The result is to be judged anew ([`crate::storable()`]): a 304 may bring `no-store`.
+/// `WrongBody` when the 304 has a strong entity tag and the stored response not that one, or is told apart by another weak tag,
+/// or, without a tag, by another `Last-Modified`.
+/// The result is to be judged anew ([`crate::storable()`], [`kept`]): a 304 may bring `no-store`.
 pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap, WrongBody> {
-    if let (Some(had), Some(has)) = (stored.get(ETAG), not_modified.get(ETAG)) {
-        let same = if is_strong(has.as_bytes()) && is_strong(had.as_bytes()) {
-            had == has
-        } else {
-            weak(had.as_bytes(), has.as_bytes())
-        };
-        if !same {
-            return Err(WrongBody);
-        }
+    let same = match (stored.get(ETAG), not_modified.get(ETAG)) {
+        (Some(had), Some(has)) if is_strong(has.as_bytes()) && is_strong(had.as_bytes()) => had == has,
+        (Some(had), Some(has)) => weak(had.as_bytes(), has.as_bytes()),
+        // It could be the tag of other bytes, and the next validation would confirm those.
+        (None, Some(has)) => !is_strong(has.as_bytes()),
+        (_, None) => match (date::first(stored, LAST_MODIFIED), date::first(not_modified, LAST_MODIFIED)) {
+            (Some(had), Some(has)) => had == has,
+            _ => true, // one body was asked about, so it is the one
+        },
+    };
+    if !same {
+        return Err(WrongBody);
     }
     let news = end_to_end(not_modified);
     let mut merged = stored.clone();
@@ -146,11 +183,14 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap
     Ok(merged)
 }
 
-/// The fields of a 304 to a user (RFC 9110 §15.4.5): what would have come with the 200 and concerns caches.
+/// The fields of a 304 to a user (RFC 9110 §15.4.5): what would have come with the 200 and concerns caches, and what caches on
+/// the way said of themselves.
 pub fn not_modified(stored: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let targeted = HeaderName::from_static("cdn-cache-control");
-    for name in [CACHE_CONTROL, targeted, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY] {
+    let cache_status = HeaderName::from_static("cache-status");
+    for name in [CACHE_CONTROL, targeted, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, cache_status, VIA]
+    {
         for value in stored.get_all(&name) {
             headers.append(&name, value.clone());
         }

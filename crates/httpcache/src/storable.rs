@@ -45,7 +45,8 @@ pub enum NotStorable {
 ///
 /// `request` is the head as it was sent upstream. `Ok` with a lifetime of zero (`no-cache`, `max-age=0`) is kept to be
 /// revalidated before each use; [`Freshness::is_fresh`] tells a prefetch whether anything was warmed.
-/// `Set-Cookie` does not keep a response out (RFC 9111 §7.3). `Pragma` in responses means nothing (§5.4).
+/// `Set-Cookie` does not keep a response out (RFC 9111 §7.3); what is kept of it, [`crate::kept`] says. `Pragma` in responses
+/// means nothing (§5.4).
 pub fn storable(
     method: &Method,
     request: &HeaderMap,
@@ -74,7 +75,7 @@ pub fn storable(
     if vary_fields(response).is_err() {
         return Err(NotStorable::VaryStar);
     }
-    let shared = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
+    let shared = directives.is_shared() || directives.must_revalidate;
     if request.contains_key(AUTHORIZATION) && !shared {
         return Err(NotStorable::Authorization);
     }
@@ -92,7 +93,7 @@ pub fn storable(
     Ok(freshness)
 }
 
-/// Statuses whose caching rules this cache knows: those of RFC 9110 that say anything of caching.
+/// Statuses whose caching rules this cache knows: every final one of RFC 9110 §15.
 fn is_understood(status: StatusCode) -> bool {
-    is_heuristically_cacheable(status) || matches!(status.as_u16(), 302 | 303 | 307)
+    matches!(status.as_u16(), 200..=206 | 300..=305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505)
 }

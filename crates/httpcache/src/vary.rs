@@ -5,6 +5,8 @@ use std::fmt::Write;
 use http::header::{ACCEPT_ENCODING, VARY};
 use http::{HeaderMap, HeaderName};
 
+use crate::directives::elements;
+
 /// Content codings that are told apart (RFC 9110 §8.4.1, RFC 8878, RFC 7932), in the order they are written in.
 /// Others are dropped: clients that send only those get the unencoded body.
 const CODINGS: [&str; 4] = ["br", "deflate", "gzip", "zstd"];
@@ -45,9 +47,9 @@ pub fn vary_key(fields: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
         if field == ACCEPT_ENCODING {
             add(accept_encoding(request).as_bytes());
         } else if request.contains_key(field) {
-            // Lines of one field and spaces around commas mean nothing (RFC 9110 §5.2, §5.6.1).
-            let elements = request.get_all(field).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-            let elements: Vec<&[u8]> = elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty()).collect();
+            // Lines of one field and spaces around commas mean nothing (RFC 9110 §5.2, §5.6.1), but in quotes.
+            let elements: Vec<&[u8]> =
+                request.get_all(field).iter().flat_map(|line| elements(line.as_bytes())).collect();
             add(b"=");
             add(&elements.join(&b","[..]));
         } else {

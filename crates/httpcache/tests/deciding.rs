@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use httpcache::{
-    Allowed, Answer, Bypass, ByteRange, Decision, Forward, Freshness, answer, decide, invalidates, unsatisfied,
+    Allowed, Answer, Bypass, ByteRange, Decision, Forward, Freshness, RANGES_MAX, answer, decide, invalidated_too,
+    invalidates,
 };
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -21,7 +22,8 @@ fn head(lines: &[&str]) -> HeaderMap {
 #[test]
 fn stored_bodies_go_from_fresh_to_stale_to_asked_again() {
     let s = Duration::from_secs;
-    let fetch = |stale_if_error| Decision::Fetch { forward: Forward::Stale, stale_if_error };
+    let fetch = |stale_if_error| Decision::Fetch { forward: Forward::Stale, stale_if_error, keep: true };
+    let validate = |stale_if_error| Decision::Revalidate { forward: Forward::Stale, stale_if_error };
     let stale = |age| Decision::ServeStaleAndRevalidate { age: s(age) };
     let both = ["Cache-Control: max-age=60, stale-while-revalidate=30, stale-if-error=100", "ETag: \"a\""];
     let plain = ["Cache-Control: max-age=60", "ETag: \"a\""];
@@ -32,14 +34,14 @@ fn stored_bodies_go_from_fresh_to_stale_to_asked_again() {
         ("fresh", &both, Send, 59, Decision::Serve { age: s(59) }),
         ("a lifetime of 60 s is over at 60 s", &both, Send, 60, stale(60)),
         ("RFC 5861 §3 until 90 s", &both, Send, 89, stale(89)),
-        ("then a validation, with leave to fail", &both, Send, 90, Decision::Revalidate { stale_if_error: true }),
-        ("RFC 5861 §4 until 160 s", &both, Send, 159, Decision::Revalidate { stale_if_error: true }),
-        ("and no longer", &both, Send, 160, Decision::Revalidate { stale_if_error: false }),
-        ("§4.2.4 no leave, no stale", &plain, Send, 60, Decision::Revalidate { stale_if_error: false }),
+        ("then a validation, with leave to fail", &both, Send, 90, validate(true)),
+        ("RFC 5861 §4 until 160 s", &both, Send, 159, validate(true)),
+        ("and no longer", &both, Send, 160, validate(false)),
+        ("§4.2.4 no leave, no stale", &plain, Send, 60, validate(false)),
         ("no validator: the whole again", &bare, Send, 60, fetch(true)),
-        ("§5.2.2.4 no-cache", &always, Send, 0, Decision::Revalidate { stale_if_error: false }),
-        ("the fence refuses what is fresh", &both, Revalidate, 0, Decision::Revalidate { stale_if_error: false }),
-        ("the fence refuses what is stale", &both, Revalidate, 70, Decision::Revalidate { stale_if_error: false }),
+        ("§5.2.2.4 no-cache", &always, Send, 0, validate(false)),
+        ("the fence refuses what is fresh", &both, Revalidate, 0, validate(false)),
+        ("the fence refuses what is stale", &both, Revalidate, 70, validate(false)),
         ("the fence refuses, no validator", &bare, Revalidate, 70, fetch(false)),
         ("the fence deletes", &both, Refetch, 0, fetch(false)),
     ];
@@ -53,18 +55,80 @@ fn stored_bodies_go_from_fresh_to_stale_to_asked_again() {
 }
 
 #[test]
-fn requests_reach_the_origin_only_where_the_owner_lets_them() {
+fn requests_say_how_good_an_answer_must_be() {
+    let s = Duration::from_secs;
+    let serve = |age| Decision::Serve { age: s(age) };
+    let stale = |age| Decision::ServeStaleAndRevalidate { age: s(age) };
+    let reload = Decision::Revalidate { forward: Forward::Request, stale_if_error: true };
+    let validate = |stale_if_error| Decision::Revalidate { forward: Forward::Stale, stale_if_error };
+    let refetch = |forward, stale_if_error| Decision::Fetch { forward, stale_if_error, keep: false };
+    let (plain, immutable, strict) = ("max-age=60", "max-age=60, immutable", "max-age=60, must-revalidate");
+    let (shared, behind) = ("s-maxage=60", "max-age=60, stale-while-revalidate=60");
+    let cases = [
+        // rule                               stored     request                            after  done
+        ("§5.2.1.1 young enough", plain, "Cache-Control: max-age=10", 10, serve(10)),
+        ("§5.2.1.1 too old", plain, "Cache-Control: max-age=10", 11, reload),
+        ("§5.2.1.1 a number that cannot be read", plain, "Cache-Control: max-age=ten", 11, reload),
+        ("RFC 8246 §2.1", immutable, "Cache-Control: max-age=0", 11, serve(11)),
+        ("RFC 8246 §2.1 it does not last longer", immutable, "Cache-Control: max-age=0", 60, validate(false)),
+        ("RFC 8246 §2.1 a reload by force", immutable, "Cache-Control: no-cache", 11, reload),
+        ("§5.2.1.3 lasting enough", plain, "Cache-Control: min-fresh=20", 40, serve(40)),
+        ("§5.2.1.3 not lasting", plain, "Cache-Control: min-fresh=20", 41, reload),
+        ("§5.2.1.3 nor stale", behind, "Cache-Control: min-fresh=20", 61, validate(false)),
+        ("§5.2.1.4", plain, "Cache-Control: no-cache", 1, reload),
+        ("§5.2.1.4 it came in this second", plain, "Cache-Control: no-cache", 0, serve(0)),
+        ("§5.2.1.4 nor stale", behind, "Cache-Control: no-cache", 61, validate(false)),
+        ("§5.4", plain, "Pragma: no-cache", 1, reload),
+        ("§5.2.1.2 not too stale", plain, "Cache-Control: max-stale=10", 69, stale(69)),
+        ("§5.2.1.2 too stale", plain, "Cache-Control: max-stale=10", 70, validate(false)),
+        ("§5.2.1.2 however stale", plain, "Cache-Control: max-stale", 5000, stale(5000)),
+        ("§5.2.2.2 the origin forbids it", strict, "Cache-Control: max-stale", 70, validate(false)),
+        ("§5.2.2.10 the origin forbids it", shared, "Cache-Control: max-stale", 70, validate(false)),
+        ("§5.2.1.1 without max-stale nothing stale", behind, "Cache-Control: max-age=100", 70, validate(false)),
+        ("§5.2.1.1 with it", behind, "Cache-Control: max-age=100, max-stale=30", 70, stale(70)),
+        ("§5.2.1.1 with it, too old", behind, "Cache-Control: max-age=65, max-stale=30", 70, validate(false)),
+        ("RFC 5861 §4", plain, "Cache-Control: stale-if-error=20", 79, validate(true)),
+        ("RFC 5861 §4 no longer", plain, "Cache-Control: stale-if-error=20", 80, validate(false)),
+        ("RFC 5861 §4 the origin forbids it", strict, "Cache-Control: stale-if-error=20", 79, validate(false)),
+        ("§5.2.1.5 what is stored may be sent", plain, "Cache-Control: no-store", 10, serve(10)),
+        ("§5.2.1.5 nothing new is kept", plain, "Cache-Control: no-store", 60, refetch(Forward::Stale, false)),
+        (
+            "§5.2.1.5 nothing new is kept",
+            plain,
+            "Cache-Control: no-store, no-cache",
+            10,
+            refetch(Forward::Request, true),
+        ),
+        ("§5.2.1.7 stale", behind, "Cache-Control: only-if-cached", 61, stale(61)),
+        ("§5.2.1.7 too stale", plain, "Cache-Control: only-if-cached", 61, Decision::OnlyIfCached),
+        ("§5.2.1.7 not good enough", plain, "Cache-Control: only-if-cached, no-cache", 1, Decision::OnlyIfCached),
+        ("§5.2.1.6 nothing is transformed", plain, "Cache-Control: no-transform", 10, serve(10)),
+        ("§5.2.3 unknown", plain, "Cache-Control: foo=bar", 10, serve(10)),
+    ];
+    for (rule, stored, request, after, expected) in cases {
+        let stored = head(&[&format!("Cache-Control: {stored}"), "ETag: \"a\""]);
+        let freshness = Freshness::of(StatusCode::OK, &stored, NOW, NOW);
+        let stored = Some((&freshness, Allowed::Send));
+        assert_eq!(decide(&Method::GET, &head(&[request]), stored, NOW + s(after)), expected, "{rule}: {request}");
+        // What the fence refuses is no better for what a request accepts.
+        let refused = decide(&Method::GET, &head(&[request]), Some((&freshness, Allowed::Revalidate)), NOW + s(after));
+        assert!(
+            !matches!(refused, Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }),
+            "{rule}: {request}: {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn requests_go_past_the_store_only_where_they_must() {
     let freshness = Freshness::of(StatusCode::OK, &head(&["Cache-Control: max-age=60", "ETag: \"a\""]), NOW, NOW);
     let fresh = Some((&freshness, Allowed::Send));
     let refused = Some((&freshness, Allowed::Revalidate));
     let serve = Decision::Serve { age: Duration::ZERO };
-    let miss = Decision::Fetch { forward: Forward::UriMiss, stale_if_error: false };
+    let miss = |keep| Decision::Fetch { forward: Forward::UriMiss, stale_if_error: false, keep };
     let cases = [
-        ("nothing stored", Method::GET, "X: y", None, miss),
-        ("users' no-cache is not honoured", Method::GET, "Cache-Control: no-cache", fresh, serve),
-        ("nor max-age=0", Method::GET, "Cache-Control: max-age=0", fresh, serve),
-        ("nor no-store", Method::GET, "Cache-Control: no-store", fresh, serve),
-        ("nor Pragma", Method::GET, "Pragma: no-cache", fresh, serve),
+        ("nothing stored", Method::GET, "X: y", None, miss(true)),
+        ("§5.2.1.5 nothing stored", Method::GET, "Cache-Control: no-store", None, miss(false)),
         ("§5.2.1.7 with something stored", Method::GET, "Cache-Control: only-if-cached", fresh, serve),
         ("§5.2.1.7 with nothing", Method::GET, "Cache-Control: only-if-cached", None, Decision::OnlyIfCached),
         ("§5.2.1.7 the fence refuses", Method::GET, "Cache-Control: Only-If-Cached", refused, Decision::OnlyIfCached),
@@ -129,6 +193,9 @@ fn conditions_are_judged_in_order() {
             ("§13.1.3 not since", &[&since], NotModified),
             ("§13.1.3 since", &[earlier], Whole),
             ("§13.1.3 not a date", &["If-Modified-Since: yesterday"], Whole),
+            ("§13.1.3 two dates", &[&since, &since], Whole),
+            ("§13.1.3 the form of RFC 850", &["If-Modified-Since: Sunday, 06-Nov-94 08:49:37 GMT"], NotModified),
+            ("§13.1.4 two dates", &[unless_earlier, unless_earlier], Whole),
             ("§13.2.2 tags before dates", &["If-None-Match: \"b\"", &since], Whole),
             ("§13.2.2 tags before dates", &["If-None-Match: \"a\"", earlier], NotModified),
             ("§13.1.1 the tag", &["If-Match: \"a\""], Whole),
@@ -158,9 +225,15 @@ fn conditions_are_judged_in_order() {
 }
 
 #[test]
-fn one_range_is_a_part_and_several_are_the_whole() {
+fn ranges_select_parts() {
     use Answer::{Unsatisfiable, Whole};
     let part = |start, end| Answer::Part(ByteRange { start, end });
+    let parts =
+        |parts: &[(u64, u64)]| Answer::Parts(parts.iter().map(|&(start, end)| ByteRange { start, end }).collect());
+    let many = |count: usize| {
+        let ranges: Vec<String> = (0..count).map(|_| "0-0".to_owned()).collect();
+        format!("Range: bytes={}", ranges.join(","))
+    };
     let date = "If-Range: Sun, 06 Nov 1994 08:49:37 GMT";
     check(
         &STORED,
@@ -177,7 +250,18 @@ fn one_range_is_a_part_and_several_are_the_whole() {
             ("§15.5.17 an empty suffix", &["Range: bytes=-0"], Unsatisfiable),
             ("§15.5.17 none of several", &["Range: bytes=1000-, 2000-3000"], Unsatisfiable),
             ("§14.2 one of several", &["Range: bytes=1000-, 0-9"], part(0, 10)),
-            ("§14.2 several", &["Range: bytes=0-1, 5-6"], Whole),
+            ("§15.3.7.2 several", &["Range: bytes=0-1, 500-599"], parts(&[(0, 2), (500, 600)])),
+            ("§15.3.7.2 in the order of the request", &["Range: bytes=500-599,0-1"], parts(&[(500, 600), (0, 2)])),
+            ("§15.3.7.2 without those behind the body", &["Range: bytes=0-1,2000-,-2"], parts(&[(0, 2), (998, 1000)])),
+            ("§15.3.7.2 near ones are one", &["Range: bytes=0-1, 5-6"], part(0, 7)),
+            ("§15.3.7.2 overlapping ones are one", &["Range: bytes=0-99,50-199,150-299"], part(0, 300)),
+            ("§15.3.7.2 at the place of the first", &["Range: bytes=0-9,400-499,5-19"], parts(&[(0, 20), (400, 500)])),
+            ("one joins two others", &["Range: bytes=0-9,400-499,0-450"], part(0, 500)),
+            ("§14.2 hardly shorter than the whole", &["Range: bytes=0-399,600-999"], Whole),
+            ("§14.2 all of it, twice", &["Range: bytes=0-,0-"], part(0, 1000)),
+            ("§14.2 one is broken", &["Range: bytes=0-1, 5-x"], Whole),
+            ("§14.2 as many as are looked at", &[&many(RANGES_MAX)], part(0, 1)),
+            ("§14.2 too many", &[&many(RANGES_MAX + 1)], Whole),
             ("§14.2 another unit", &["Range: seconds=0-1"], Whole),
             ("§14.1.2 backwards", &["Range: bytes=9-1"], Whole),
             ("broken", &["Range: bytes=a-b"], Whole),
@@ -192,6 +276,11 @@ fn one_range_is_a_part_and_several_are_the_whole() {
             ("§13.1.5 the date", &["Range: bytes=0-9", date], part(0, 10)),
             ("§13.1.5 an exact match", &["Range: bytes=0-9", "If-Range: Sun, 06 Nov 1994 08:49:38 GMT"], Whole),
             ("§13.1.5 broken", &["Range: bytes=0-9", "If-Range: a"], Whole),
+            ("§13.1.5 two", &["Range: bytes=0-9", "If-Range: \"a\"", "If-Range: \"a\""], Whole),
+            ("§13.2.2 If-Match holds, then the range", &["Range: bytes=0-9", "If-Match: \"a\""], part(0, 10)),
+            ("§13.2.2 412 before the range", &["Range: bytes=0-9", "If-Match: \"b\""], Answer::PreconditionFailed),
+            ("§13.2.2 412 before 416", &["Range: bytes=5000-", "If-Match: \"b\""], Answer::PreconditionFailed),
+            ("§13.1.5 no 416 when the condition fails", &["Range: bytes=5000-", "If-Range: \"b\""], Whole),
         ],
     );
     check(
@@ -209,5 +298,85 @@ fn one_range_is_a_part_and_several_are_the_whole() {
     assert_eq!(range(Method::GET, StatusCode::OK, Some(0), "bytes=-5"), Whole, "the end of nothing is all of it");
 
     assert_eq!(ByteRange { start: 5, end: 10 }.content_range(100), "bytes 5-9/100");
-    assert_eq!(unsatisfied(100), "bytes */100");
+    assert_eq!(range(Method::GET, StatusCode::OK, Some(0), "bytes=0-, -5"), Whole, "one of the two is");
+}
+
+#[test]
+fn heads_say_what_is_sent() {
+    let stored = head(&[
+        "Date: Sun, 06 Nov 1994 08:49:37 GMT",
+        "ETag: \"a\"",
+        "Cache-Control: max-age=60",
+        "Content-Type: text/css",
+        "Content-Length: 7",
+        "Content-Encoding: gzip",
+        "Vary: accept",
+        "Set-Cookie: a=b",
+        "Access-Control-Allow-Origin: *",
+    ]);
+    let range = ByteRange { start: 1, end: 3 };
+    /// Rule, answer, length of the body, status, and fields of the head; an empty one is not there.
+    type Row<'a> = (&'a str, Answer, Option<u64>, u16, &'a [(&'a str, &'a str)]);
+    let cases: [Row<'_>; 7] = [
+        ("whole", Answer::Whole, Some(9), 200, &[("content-length", "9"), ("content-type", "text/css")]),
+        ("whole, of unknown length", Answer::Whole, None, 200, &[("content-length", "")]),
+        (
+            "§15.3.7.1",
+            Answer::Part(range),
+            Some(9),
+            206,
+            &[("content-length", "2"), ("content-range", "bytes 1-2/9"), ("etag", "\"a\""), ("vary", "accept")],
+        ),
+        (
+            "§15.3.7.2 Content-Range is of each part",
+            Answer::Parts(vec![range, range]),
+            Some(9),
+            206,
+            &[("content-length", ""), ("content-range", ""), ("etag", "\"a\"")],
+        ),
+        (
+            "§15.4.5",
+            Answer::NotModified,
+            Some(9),
+            304,
+            &[("content-length", ""), ("content-type", ""), ("etag", "\"a\""), ("cache-control", "max-age=60")],
+        ),
+        (
+            "a 412 is not to be kept",
+            Answer::PreconditionFailed,
+            Some(9),
+            412,
+            &[("content-length", "0"), ("cache-control", "no-store"), ("content-encoding", ""), ("set-cookie", "")],
+        ),
+        (
+            "§15.5.17, nor is a 416",
+            Answer::Unsatisfiable,
+            Some(9),
+            416,
+            &[("content-range", "bytes */9"), ("cache-control", "no-store"), ("access-control-allow-origin", "*")],
+        ),
+    ];
+    for (rule, answer, length, status, fields) in cases {
+        let (got, headers) = answer.head(StatusCode::OK, &stored, length);
+        assert_eq!(got.as_u16(), status, "{rule}");
+        for (name, expected) in fields {
+            let value = headers.get(*name).map_or("", |value| value.to_str().unwrap());
+            assert_eq!(value, *expected, "{rule}: {name}");
+        }
+    }
+}
+
+#[test]
+fn writes_name_what_else_is_invalid() {
+    let cases: [(&str, &[&str], &[&str]); 6] = [
+        ("§4.4 Location", &["Location: /new"], &["/new"]),
+        ("§4.4 Content-Location", &["Content-Location: http://a.test/x?y"], &["/x?y"]),
+        ("§4.4 both", &["Location: sub", "Content-Location: /x"], &["/dir/sub", "/x"]),
+        ("§4.4 of another origin never", &["Location: http://b.test/x", "Content-Location: //b.test/"], &[]),
+        ("the same twice, and itself", &["Location: /x", "Content-Location: /x#y"], &["/x"]),
+        ("itself", &["Location: page?q"], &[]),
+    ];
+    for (rule, response, expected) in cases {
+        assert_eq!(invalidated_too("a.test", "/dir/page?q", &head(response)), expected, "{rule}: {response:?}");
+    }
 }

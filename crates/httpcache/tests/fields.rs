@@ -66,7 +66,22 @@ fn a_fill_asks_for_what_everybody_gets() {
         "Accept-Encoding: gzip;q=0.5, BR, foo",
         "Content-Length: 0",
     ]);
-    assert_eq!(lines(&upstream(&user)), ["accept-encoding: br, gzip", "host: a.test", "user-agent: x"]);
+    assert_eq!(
+        lines(&upstream(&user)),
+        ["accept-encoding: br, gzip", "cache-control: no-cache", "host: a.test", "user-agent: x"]
+    );
+    let cases: [(&[&str], &[&str]); 6] = [
+        // RFC 9111 §5.2.1: caches on the way are to hear that a new or young answer is wanted
+        (&["Cache-Control: max-age=0, max-stale, foo"], &["cache-control: max-age=0"]),
+        (&["Cache-Control: max-age=5", "Cache-Control: no-cache"], &["cache-control: no-cache"]),
+        (&["Pragma: no-cache"], &["cache-control: no-cache"]),
+        (&["Pragma: no-cache", "Cache-Control: x"], &[]),
+        (&["Cache-Control: no-store, only-if-cached, min-fresh=5"], &[]),
+        (&["Expect: 100-continue"], &[]),
+    ];
+    for (user, expected) in cases {
+        assert_eq!(lines(&upstream(&head(user))), expected, "{user:?}");
+    }
     assert_eq!(lines(&upstream(&HeaderMap::new())), Vec::<String>::new(), "nothing is made up");
 }
 
@@ -125,9 +140,22 @@ fn a_304_renews_the_head_and_not_the_body() {
         ("ETag: \"b\"", Err(WrongBody)),
         ("ETag: W/\"b\"", Err(WrongBody)),
         ("X-No-Tag: 1", Ok(())), // one body was asked about, so it is the one
+        ("Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT", Ok(())), // nothing to compare with
     ];
     for (line, expected) in cases {
         assert_eq!(freshen(&stored, &head(&[line])).map(|_| ()), expected, "RFC 9111 §4.3.4: {line}");
+    }
+    let dated = head(&["Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT"]);
+    let cases = [
+        ("Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT", Ok(())),
+        ("Last-Modified: Sunday, 06-Nov-94 08:49:37 GMT", Ok(())),
+        ("Last-Modified: Sun, 06 Nov 1994 08:49:38 GMT", Err(WrongBody)),
+        ("ETag: \"a\"", Err(WrongBody)), // it could be the tag of other bytes, which it would confirm next time
+        ("ETag: W/\"a\"", Ok(())),
+        ("X-No-Tag: 1", Ok(())),
+    ];
+    for (line, expected) in cases {
+        assert_eq!(freshen(&dated, &head(&[line])).map(|_| ()), expected, "RFC 9111 §4.3.4: {line}");
     }
 }
 
@@ -180,6 +208,12 @@ fn variants_are_selected_by_what_the_response_named() {
         ("accept", vec!["Accept: a,b"], vec!["Accept: a", "Accept: b"], true),
         ("accept", vec!["Accept: a, b"], vec!["Accept: a,b "], true),
         ("accept", vec!["Accept:"], vec![], false), // absent matches absent only
+        ("accept", vec!["Accept: a, , b"], vec!["Accept: a,b"], true),
+        ("x", vec!["X: \"a, b\""], vec!["X: \"a,b\""], false), // in quotes every byte counts
+        ("x", vec!["X: A"], vec!["X: a"], false),              // no field is known to have no case
+        ("cookie", vec!["Cookie: a=1; b=2"], vec!["Cookie: b=2; a=1"], false),
+        ("user-agent", vec!["User-Agent: a"], vec![], false),
+        ("authorization", vec!["Authorization: Basic eA=="], vec!["Authorization: Basic eQ=="], false),
         ("accept", vec!["Accept: a", "X: 1"], vec!["Accept: a", "X: 2"], true),
         ("accept, x", vec!["Accept: a"], vec!["X: a"], false),
         ("accept-encoding", vec!["Accept-Encoding: gzip, br"], vec!["Accept-Encoding: br;q=0.5, gzip"], true),
@@ -196,6 +230,7 @@ fn variants_are_selected_by_what_the_response_named() {
 
 #[test]
 fn cache_status_is_a_structured_member() {
+    let reload = Outcome::Forwarded { why: Forward::Request, status: None };
     let miss = Outcome::Forwarded { why: Forward::UriMiss, status: None };
     let validated = Outcome::Forwarded { why: Forward::Stale, status: Some(StatusCode::NOT_MODIFIED) };
     let cases = [
@@ -204,6 +239,7 @@ fn cache_status_is_a_structured_member() {
         ("cn-1-l1", miss, None, true, false, "cn-1-l1; fwd=uri-miss; stored"),
         ("cn-1-l1", miss, None, true, true, "cn-1-l1; fwd=uri-miss; stored; collapsed"),
         ("n", validated, Some(60), false, false, "n; fwd=stale; fwd-status=304; ttl=60"),
+        ("n", reload, Some(60), false, true, "n; fwd=request; ttl=60; collapsed"),
         ("1st \"node\"", Outcome::Hit, None, false, false, "\"1st \\\"node\\\"\"; hit"),
         ("knotén", Outcome::Hit, None, false, false, "\"knot?n\"; hit"),
     ];

@@ -4,9 +4,10 @@
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_cache_semantics::{CacheOptions, CachePolicy};
+use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
 use httpcache::{
-    Allowed, Answer, answer, decide, end_to_end, freshen, not_modified, storable, upstream, vary_fields, vary_key,
+    Allowed, Answer, Decision, Multipart, answer, decide, end_to_end, freshen, invalidated_too, kept, not_modified,
+    storable, upstream, vary_fields, vary_key,
 };
 use proptest::prelude::*;
 
@@ -112,9 +113,20 @@ proptest! {
                 decide(&Method::GET, &request, Some((&freshness, allowed)), at(now));
             }
         }
-        if let Answer::Part(part) = answer(&Method::GET, &request, StatusCode::OK, &response, Some(length)) {
-            prop_assert!(part.start < part.end && part.end <= length);
-            part.content_range(length);
+        let answered = answer(&Method::GET, &request, StatusCode::OK, &response, Some(length));
+        answered.head(StatusCode::OK, &response, Some(length));
+        match answered {
+            Answer::Part(part) => {
+                prop_assert!(part.start < part.end && part.end <= length);
+                part.content_range(length);
+            }
+            Answer::Parts(parts) => {
+                prop_assert!(parts.len() > 1);
+                prop_assert!(parts.iter().all(|part| part.start < part.end && part.end <= length));
+                prop_assert!(parts.iter().map(httpcache::ByteRange::length).sum::<u64>() < length);
+                Multipart::new("x", &parts, None, length);
+            }
+            _ => {}
         }
         if let Ok(fields) = vary_fields(&response) {
             vary_key(&fields, &request);
@@ -124,9 +136,60 @@ proptest! {
         let asked = upstream(&request);
         prop_assert_eq!(upstream(&asked), asked);
         not_modified(&response);
+        let stays = kept(&response, at(received % (1 << 37)));
+        prop_assert_eq!(kept(&stays, at(received)), stays);
+        for path in invalidated_too("a.test", "/x?y", &response) {
+            prop_assert!(path.starts_with('/'));
+        }
         if let Ok(merged) = freshen(&response, &news) {
             prop_assert!(freshen(&merged, &HeaderMap::new()).is_ok());
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// Against the plainest reading there is: a set of wanted bytes.
+    #[test]
+    fn parts_hold_every_byte_that_is_asked_for_once(
+        specs in proptest::collection::vec((0_u64..3000, 0_u64..600, 0_u8..4), 1..10), length in 1_u64..2500,
+    ) {
+        let mut wanted = vec![false; length as usize];
+        let mut texts = Vec::new();
+        for (at, some, kind) in specs {
+            let (text, start, end) = match kind {
+                0 => (format!("{at}-"), at, length),
+                1 => (format!("-{some}"), length.saturating_sub(some), length),
+                _ => (format!("{at}-{}", at + some), at, at + some + 1),
+            };
+            texts.push(text);
+            (start..end.min(length)).for_each(|byte| wanted[byte as usize] = true);
+        }
+        let mut request = HeaderMap::new();
+        request.insert("range", HeaderValue::try_from(format!("bytes={}", texts.join(", "))).unwrap());
+        let parts = match answer(&Method::GET, &request, StatusCode::OK, &HeaderMap::new(), Some(length)) {
+            Answer::Part(part) => vec![part],
+            Answer::Parts(parts) => parts,
+            Answer::Unsatisfiable => {
+                prop_assert!(!wanted.contains(&true));
+                return Ok(());
+            }
+            other => {
+                prop_assert_eq!(other, Answer::Whole);
+                return Ok(());
+            }
+        };
+        prop_assert!(wanted.contains(&true));
+        let mut sent = vec![false; length as usize];
+        for byte in parts.iter().flat_map(|part| part.start..part.end) {
+            prop_assert!(!std::mem::replace(&mut sent[byte as usize], true), "byte {} twice: {:?}", byte, parts);
+        }
+        prop_assert!(wanted.iter().zip(&sent).all(|(wanted, sent)| *sent || !wanted), "{:?}", parts);
+        let ends = |parts: &[httpcache::ByteRange]| parts.iter().all(|part| {
+            wanted[part.start as usize] && wanted[part.end as usize - 1]
+        });
+        prop_assert!(ends(&parts), "no part is longer than asked: {:?}", parts);
     }
 }
 
@@ -174,36 +237,53 @@ fn drawn() -> impl Strategy<Value = Drawn> {
         })
 }
 
+/// Request directives, each at most once.
+fn wishes() -> impl Strategy<Value = Vec<String>> {
+    let numbered = |name: &'static str| proptest::option::of((1_u64..300).prop_map(move |n| format!("{name}={n}")));
+    let bare = |word: &'static str| proptest::option::weighted(0.1, Just(word.to_owned()));
+    let drawn =
+        (numbered("max-age"), numbered("min-fresh"), numbered("max-stale"), bare("max-stale"), bare("no-cache"));
+    drawn.prop_map(|(age, fresh, stale, any, none)| {
+        let stale = stale.or(any);
+        [age, fresh, stale, none].into_iter().flatten().collect()
+    })
+}
+
+/// The request and the response that arrived at once.
+fn exchange(drawn: &Drawn, now: SystemTime) -> (Request<()>, Response<()>) {
+    let mut request = Request::get("https://a.test/x");
+    if drawn.authorization {
+        request = request.header("authorization", "Basic eA==");
+    }
+    let request = request.body(()).unwrap();
+    let mut response = Response::builder().status(drawn.status).header("date", httpdate::fmt_http_date(now));
+    if !drawn.directives.is_empty() {
+        response = response.header("cache-control", drawn.directives.join(", "));
+    }
+    if let Some(expires) = drawn.expires_in {
+        let expires = at(1_700_000_000_u64.checked_add_signed(expires).unwrap());
+        response = response.header("expires", httpdate::fmt_http_date(expires));
+    }
+    if let Some(ago) = drawn.modified_ago {
+        response = response.header("last-modified", httpdate::fmt_http_date(now - Duration::from_secs(ago)));
+    }
+    if let Some(age) = drawn.age {
+        response = response.header("age", age);
+    }
+    let response = response.body(()).unwrap();
+    (request, response)
+}
+
 proptest! {
     #![proptest_config(cases())]
 
     /// Left out because the other crate chooses otherwise by design: `Set-Cookie` and `proxy-revalidate` (it never
-    /// reuses those), `Pragma` and the request's `no-store` (it honours them), apparent age by `Date`, repeated
-    /// directives, and guesses outside the vendor's bounds.
+    /// reuses those), `Pragma` beside `Cache-Control` and the request's `no-store` (it honours the one and stores in spite of
+    /// the other), apparent age by `Date`, repeated directives (it takes the last), and guesses outside the vendor's bounds.
     #[test]
     fn freshness_agrees_with_another_reading_of_the_specification(drawn in drawn()) {
         let now = at(1_700_000_000);
-        let mut request = Request::get("https://a.test/x");
-        if drawn.authorization {
-            request = request.header("authorization", "Basic eA==");
-        }
-        let request = request.body(()).unwrap();
-        let mut response = Response::builder().status(drawn.status).header("date", httpdate::fmt_http_date(now));
-        if !drawn.directives.is_empty() {
-            response = response.header("cache-control", drawn.directives.join(", "));
-        }
-        if let Some(expires) = drawn.expires_in {
-            let expires = at(1_700_000_000_u64.checked_add_signed(expires).unwrap());
-            response = response.header("expires", httpdate::fmt_http_date(expires));
-        }
-        if let Some(ago) = drawn.modified_ago {
-            response = response.header("last-modified", httpdate::fmt_http_date(now - Duration::from_secs(ago)));
-        }
-        if let Some(age) = drawn.age {
-            response = response.header("age", age);
-        }
-        let response = response.body(()).unwrap();
-
+        let (request, response) = exchange(&drawn, now);
         let theirs = CachePolicy::new_options(&request, &response, now, CacheOptions::default());
         let ours = storable(&Method::GET, request.headers(), response.status(), response.headers(), now, now);
         let later = now + Duration::from_secs(drawn.elapsed);
@@ -215,5 +295,31 @@ proptest! {
         if let Ok(ours) = ours {
             prop_assert_eq!(ours.age(later), theirs.age(later));
         }
+    }
+    /// Left out: a request in the second of the arrival, which we take for validated; `max-stale` where `s-maxage` or
+    /// `no-cache` forbid it, which the other crate does not look at; `immutable`, which it takes for a lifetime.
+    #[test]
+    fn requests_are_satisfied_as_by_another_reading_of_the_specification(drawn in drawn(), wishes in wishes()) {
+        let now = at(1_700_000_000);
+        let (request, response) = exchange(&drawn, now);
+        let forbids = |directive: &String| directive.starts_with("s-maxage") || directive == "no-cache";
+        let mut wishes = wishes;
+        if drawn.directives.iter().any(forbids) {
+            wishes.retain(|wish| !wish.starts_with("max-stale"));
+        }
+        let theirs = CachePolicy::new_options(&request, &response, now, CacheOptions::default());
+        let ours = storable(&Method::GET, request.headers(), response.status(), response.headers(), now, now);
+        let later = now + Duration::from_secs(drawn.elapsed + 1);
+        let (mut parts, ()) = request.into_parts();
+        if !wishes.is_empty() {
+            parts.headers.insert("cache-control", HeaderValue::try_from(wishes.join(", ")).unwrap());
+        }
+
+        let they_send = theirs.is_storable() && matches!(theirs.before_request(&parts, later), BeforeRequest::Fresh(_));
+        // What is kept at all the other test compares; they keep what has no lifetime, for those who take anything stale.
+        let Ok(ours) = ours else { return Ok(()) };
+        let decision = decide(&Method::GET, &parts.headers, Some((&ours, Allowed::Send)), later);
+        let we_send = matches!(decision, Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. });
+        prop_assert_eq!(we_send, they_send, "{:?} {:?}", drawn, wishes);
     }
 }

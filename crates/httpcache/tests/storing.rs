@@ -57,9 +57,36 @@ fn stated_lifetimes_are_taken_in_order() {
             &["Expires: soon", "Last-Modified: Sun, 06 Nov 1994 07:49:37 GMT"],
             Ok(0),
         ),
-        ("§4.2.1 two values: the smaller", 200, &["Cache-Control: max-age=60", "Cache-Control: max-age=5"], Ok(5)),
+        ("§4.2.1 two values: the first", 200, &["Cache-Control: max-age=60", "Cache-Control: max-age=5"], Ok(60)),
+        (
+            "§4.2.1 two dates: the first",
+            200,
+            &[DATE, "Expires: Sun, 06 Nov 1994 08:50:07 GMT", "Expires: Sun, 06 Nov 1994 09:50:07 GMT"],
+            Ok(30),
+        ),
+        ("§5.3 the form of RFC 850", 200, &[DATE, "Expires: Sunday, 06-Nov-94 08:50:07 GMT"], Ok(30)),
+        ("§5.3 the form of asctime", 200, &[DATE, "Expires: Sun Nov  6 08:50:07 1994"], Ok(30)),
+        ("§4.2 in any case", 200, &[DATE, "Expires: SUN, 06 NOV 1994 08:50:07 gmt"], Ok(30)),
+        ("§4.2 another zone is no date", 200, &[DATE, "Expires: Sun, 06 Nov 1994 08:50:07 CET", "ETag: \"a\""], Ok(0)),
+        (
+            "§5.3 two dates in one line are none",
+            200,
+            &["Expires: Sun, 06 Nov 1994 08:50:07 GMT, Sun, 06 Nov 1994 08:50:07 GMT", "ETag: \"a\""],
+            Ok(0),
+        ),
+        ("§5.3 a far date", 200, &[DATE, "Expires: Fri, 31 Dec 9999 23:59:59 GMT"], Ok(LIFETIME_MAX.as_secs())),
+        (
+            "§5.3 a Date that cannot be read is none",
+            200,
+            &["Date: today", "Expires: Sun, 06 Nov 1994 08:50:07 GMT"],
+            Ok(30),
+        ),
         ("§1.2.2 too large", 200, &["Cache-Control: max-age=99999999999999999999"], Ok(LIFETIME_MAX.as_secs())),
         ("any final status with a lifetime", 503, &["Cache-Control: max-age=5"], Ok(5)),
+        ("§3 also an unknown one", 299, &["Cache-Control: max-age=5"], Ok(5)),
+        ("§3 also an unknown one", 499, &["Cache-Control: max-age=5"], Ok(5)),
+        ("§3 also an unknown one", 599, &[DATE, "Expires: Sun, 06 Nov 1994 08:50:07 GMT"], Ok(30)),
+        ("§3 also one without a class", 799, &["Cache-Control: s-maxage=5"], Ok(5)),
         ("302 is no default, with a lifetime it is kept", 302, &["Cache-Control: max-age=5"], Ok(5)),
         ("RFC 8246 immutable changes no lifetime", 200, &["Cache-Control: max-age=60, immutable"], Ok(60)),
         ("§5.4 Pragma in a response means nothing", 200, &["Cache-Control: max-age=60", "Pragma: no-cache"], Ok(60)),
@@ -74,9 +101,14 @@ fn responses_not_meant_for_us_are_not_kept() {
         ("§5.2.2.5", 200, &["Cache-Control: max-age=60, no-store"], Err(NotStorable::NoStore)),
         ("§5.2.2.5 any case", 200, &["Cache-Control: No-Store"], Err(NotStorable::NoStore)),
         ("§5.2.2.7", 200, &["Cache-Control: private, max-age=60"], Err(NotStorable::Private)),
-        ("§5.2.2.7 with fields", 200, &["Cache-Control: private=\"x-a\", max-age=60"], Err(NotStorable::Private)),
+        ("§5.2.2.7 with fields: the rest may be kept", 200, &["Cache-Control: private=\"x-a\", max-age=60"], Ok(60)),
+        ("§5.2.2.7 with no fields", 200, &["Cache-Control: private=\"\", max-age=60"], Err(NotStorable::Private)),
         ("§4.1", 200, &[lasting, "Vary: *"], Err(NotStorable::VaryStar)),
         ("§4.1 among others", 200, &[lasting, "Vary: accept, *"], Err(NotStorable::VaryStar)),
+        ("§4.1 in another line", 200, &[lasting, "Vary: accept", "Vary: *"], Err(NotStorable::VaryStar)),
+        ("§4.1 before others", 200, &[lasting, "Vary: *, accept"], Err(NotStorable::VaryStar)),
+        ("§4.1 among empty ones", 200, &[lasting, "Vary: , ,*,"], Err(NotStorable::VaryStar)),
+        ("§3 an interim answer", 103, &[lasting], Err(NotStorable::Status(103))),
         ("§4.1 not a field name", 200, &[lasting, "Vary: a b"], Err(NotStorable::VaryStar)),
         ("§3.3 parts are not objects", 206, &[lasting], Err(NotStorable::Status(206))),
         ("a 304 belongs to what it confirms", 304, &[lasting], Err(NotStorable::Status(304))),
@@ -86,6 +118,12 @@ fn responses_not_meant_for_us_are_not_kept() {
             299,
             &["Cache-Control: must-understand, max-age=60"],
             Err(NotStorable::MustUnderstand(299)),
+        ),
+        (
+            "§5.2.2.3 a known status that is kept only when told to",
+            503,
+            &["Cache-Control: must-understand, no-store, max-age=60"],
+            Ok(60),
         ),
         (
             "§5.2.2.3 known status: no-store does not count",
@@ -106,7 +144,7 @@ fn responses_not_meant_for_us_are_not_kept() {
 fn never_fresh_is_kept_for_its_validator_and_said_not_to_be_warm() {
     for response in [
         ["Cache-Control: no-cache, max-age=60", "ETag: \"a\""],
-        ["Cache-Control: no-cache=\"set-cookie\"", "ETag: \"a\""], // §5.2.2.4: counts as the unqualified form
+        ["Cache-Control: no-cache=\"\", max-age=60", "ETag: \"a\""], // §5.2.2.4: no fields are all
         ["Cache-Control: max-age=0", "Last-Modified: Sun, 06 Nov 1994 07:49:37 GMT"],
     ] {
         let freshness = judge(&[], 200, &response).unwrap();
@@ -201,7 +239,7 @@ fn stale_use_must_be_allowed_and_not_forbidden() {
 #[test]
 fn age_is_the_larger_of_what_clocks_and_caches_say() {
     let s = Duration::from_secs;
-    let cases: [(&str, &[&str], u64, u64); 8] = [
+    let cases: [(&str, &[&str], u64, u64); 16] = [
         // §4.2.3                       headers                                      delay, age 10 s later
         ("from the origin", &[DATE], 0, 10),
         ("through a cache", &[DATE, "Age: 30"], 0, 40),
@@ -210,7 +248,15 @@ fn age_is_the_larger_of_what_clocks_and_caches_say() {
         ("an old Date and a younger Age", &["Date: Sun, 06 Nov 1994 08:48:37 GMT", "Age: 5"], 0, 70),
         ("a Date in the future", &["Date: Sun, 06 Nov 1994 09:48:37 GMT"], 0, 10),
         ("§5.1 not a number", &["Age: -5"], 0, 10),
-        ("§1.2.2 too large", &["Age: 99999999999999999999"], 0, (1 << 31) + 10),
+        ("§5.1 a fraction is no number", &["Age: 30.5"], 0, 10),
+        ("§5.1 with words", &["Age: 30s"], 0, 10),
+        ("§5.1 quoted", &["Age: \"30\""], 0, 10),
+        ("§5.1 nothing", &["Age:"], 0, 10),
+        ("§5.1 the first of several", &["Age: 30, 99"], 0, 40),
+        ("§5.1 the first of several lines", &["Age: 30", "Age: 99"], 0, 40),
+        ("§5.1 the first is no number: none counts", &["Age: x, 99"], 0, 10),
+        ("§5.6.1.2 empty elements", &["Age: ,30"], 0, 40),
+        ("§1.2.2 too large", &["Age: 99999999999999999999"], 0, 1 << 31),
     ];
     for (rule, lines, delay, expected) in cases {
         let freshness = Freshness::of(StatusCode::OK, &head(lines), now() - s(delay), now());
@@ -219,4 +265,57 @@ fn age_is_the_larger_of_what_clocks_and_caches_say() {
     let freshness = Freshness::of(StatusCode::OK, &head(&["Cache-Control: max-age=60"]), now(), now());
     assert_eq!(freshness.age(now() - s(100)), s(0), "a clock that stepped back makes nothing younger than new");
     assert_eq!((freshness.ttl(now() + s(59)), freshness.ttl(now() + s(70))), (1, -10));
+}
+
+#[test]
+fn what_is_kept_of_a_head_is_for_everybody() {
+    let cases: [(&str, &[&str], &[&str]); 10] = [
+        // rule                         arrived                                          kept, beside Cache-Control
+        ("RFC 9110 §6.6.1 Date is recorded", &["X: 1"], &["x: 1", "date: Sun, 06 Nov 1994 08:49:37 GMT"]),
+        ("RFC 9110 §6.6.1 one that cannot be read is none", &["Date: now"], &["date: Sun, 06 Nov 1994 08:49:37 GMT"]),
+        ("RFC 9110 §7.6.1", &[DATE, "Connection: x", "X: 1", "Transfer-Encoding: chunked"], &[DATE]),
+        ("§7.3 a cookie is one user's", &[DATE, "Set-Cookie: a=b", "Cache-Control: max-age=5"], &[DATE]),
+        (
+            "§5.2.2.9 unless it is said to be everybody's",
+            &[DATE, "Set-Cookie: a=b", "Cache-Control: public, max-age=5"],
+            &[DATE, "Set-Cookie: a=b"],
+        ),
+        ("§5.2.2.10 the same", &[DATE, "Set-Cookie: a=b", "Cache-Control: s-maxage=5"], &[DATE, "Set-Cookie: a=b"]),
+        (
+            "RFC 9213 the same",
+            &[DATE, "Set-Cookie: a=b", "CDN-Cache-Control: max-age=5"],
+            &[DATE, "Set-Cookie: a=b", "CDN-Cache-Control: max-age=5"],
+        ),
+        (
+            "§5.2.2.4 qualified",
+            &[DATE, "Set-Cookie: a=b", "X: 1", "Cache-Control: public, no-cache=\"set-cookie\""],
+            &[DATE, "X: 1"],
+        ),
+        ("§5.2.2.7 qualified", &[DATE, "X-A: 1", "X-B: 2", "Cache-Control: private=\"X-A, x-c\""], &[DATE, "X-B: 2"]),
+        ("§5.2.2.7 the first of two", &[DATE, "X-A: 1", "X-B: 2", "Cache-Control: private=x-b, private=x-a"], &[DATE]),
+    ];
+    for (rule, arrived, expected) in cases {
+        let mut kept = httpcache::kept(&head(arrived), now());
+        kept.remove("cache-control");
+        assert_eq!(kept, head(expected), "{rule}");
+        assert_eq!(httpcache::kept(&kept, now()).get("date"), kept.get("date"), "{rule}");
+    }
+}
+
+#[test]
+fn immutable_and_leave_to_be_stale_are_read() {
+    let cases = [
+        // directives                        immutable may be stale
+        ("max-age=60", false, true),
+        ("max-age=60, immutable", true, true),
+        ("max-age=60, must-revalidate", false, false),  // §5.2.2.2
+        ("max-age=60, proxy-revalidate", false, false), // §5.2.2.8
+        ("s-maxage=60", false, false),                  // §5.2.2.10
+        ("max-age=60, no-cache", false, false),
+    ];
+    for (directives, immutable, may_be_stale) in cases {
+        let head = head(&[&format!("Cache-Control: {directives}")]);
+        let freshness = Freshness::of(StatusCode::OK, &head, now(), now());
+        assert_eq!((freshness.immutable, freshness.may_be_stale), (immutable, may_be_stale), "{directives}");
+    }
 }

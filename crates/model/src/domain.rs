@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::functions::Functions;
 use crate::topology::Coverage;
 
 /// Name of an accelerated domain: lower case; with a leading dot it is a wildcard that serves every host below it.
@@ -96,6 +97,9 @@ pub struct Domain {
     /// named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag_header: Option<String>,
+    /// What its owner configured beside.
+    #[serde(default, skip_serializing_if = "Functions::is_empty")]
+    pub functions: Functions,
 }
 
 /// One origin server of a domain.
@@ -105,12 +109,32 @@ pub struct Source {
     pub kind: SourceKind,
     /// An address or a host name, without scheme and port.
     pub content: String,
-    /// TCP port; 443 is asked by https, every other by http.
+    /// TCP port.
     pub port: u16,
+    /// How it is asked; by its port when this is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Scheme>,
     /// The lower number is asked first (20 primary, 30 backup).
     pub priority: u16,
     /// Share among sources of one priority.
     pub weight: u16,
+}
+
+impl Source {
+    /// Whether it is asked by https: where that is said, or where nothing is said and the port is 443.
+    pub fn is_secure(&self) -> bool {
+        self.scheme.map_or(self.port == 443, |scheme| scheme == Scheme::Https)
+    }
+}
+
+/// How an origin is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// Without TLS.
+    Http,
+    /// With TLS; the certificate is verified.
+    Https,
 }
 
 /// What kind of origin a source is.

@@ -18,6 +18,7 @@ pub mod certificate;
 pub mod clock;
 pub mod domain;
 pub mod fence;
+pub mod functions;
 pub mod invalidation;
 pub mod key;
 pub mod link;
@@ -32,7 +33,8 @@ pub mod topology;
 
 pub use certificate::{Certificate, CertificateSecret, SealedKey};
 pub use clock::{Clock, ManualClock, Moment};
-pub use domain::{Domain, DomainName, Source, SourceKind};
+pub use domain::{Domain, DomainName, Scheme, Source, SourceKind};
+pub use functions::{Function, Functions};
 pub use invalidation::{Invalidation, Mode, Scope};
 pub use key::UrlKey;
 pub use log::{Entry, Knowledge, Settings, Snapshot};

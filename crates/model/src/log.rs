@@ -226,6 +226,7 @@ mod tests {
             }],
             online: true,
             tag_header: None,
+            functions: Default::default(),
         }
     }
 
@@ -307,6 +308,7 @@ mod tests {
             r#"{"v":1,"is":{"domain":{"name":"a.com","coverage":"global","sources":[],"online":false,"tag_header":"x-tags"}}}"#,
             r#"{"v":1,"is":{"certificate":{"domain":"a.com","name":"c","chain":"pem","key":"c2VhbGVk","set_ms":1}}}"#,
             r#"{"v":1,"is":{"certificate_removed":"a.com"}}"#,
+            r#"{"v":1,"is":{"domain":{"name":"a.com","coverage":"global","sources":[],"online":true,"functions":[{"id":7,"name":"range","args":[["enable","on"]]},{"id":8,"name":"not_known","parent":3}]}}}"#,
             r#"{"v":1,"is":{"pop":{"name":"cn-1","region":"domestic","parents":{"L1":{"pop":"cn-1","tier":"L2"}}}}}"#,
         ];
         for sample in samples {

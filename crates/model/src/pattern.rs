@@ -112,6 +112,15 @@ impl Pattern {
         self.text.path_and_query()
     }
 
+    /// Whether it may match a URL of the host with this path and a query that is not known: all below what stands before the
+    /// first form count, for a form may swallow a `?`.
+    pub fn may_match(&self, key: &UrlKey) -> bool {
+        let text = self.path();
+        let form = FORMS.iter().filter_map(|form| text.find(form)).min().unwrap_or(text.len());
+        let before = text[..form].split('?').next().unwrap_or_default();
+        key.host() == self.host() && key.path().starts_with(before)
+    }
+
     /// Whether it matches the whole of `key`.
     pub fn matches(&self, key: &UrlKey) -> bool {
         key.host() == self.host() && self.compiled.is_match(key.path_and_query().as_bytes())

@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fill::FILLS_MAX;
 use crate::knowing::Membership;
+use crate::listener::Front;
 use crate::metrics::Page;
+use crate::network::Internet;
 use crate::pipeline::Pipeline;
 use crate::prefetch::Prefetch;
 use crate::sweep::Sweeper;
@@ -32,9 +34,11 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 /// What the page shows.
 pub(crate) struct Admin {
     pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) internet: Internet,
     pub(crate) prefetch: Arc<Prefetch>,
     pub(crate) sweeper: Arc<Sweeper>,
     pub(crate) connected: Arc<AtomicBool>,
+    pub(crate) front: Arc<Front>,
 }
 
 /// Answers until `stopping`.
@@ -93,6 +97,9 @@ impl Admin {
     }
 
     fn ready(&self) -> (StatusCode, String) {
+        if self.front.draining.is_cancelled() {
+            return (StatusCode::SERVICE_UNAVAILABLE, "on its way out\n".to_owned());
+        }
         let knowing = self.pipeline.knowing();
         if knowing.is_ready() {
             return (StatusCode::OK, "ready\n".to_owned());
@@ -111,34 +118,23 @@ impl Admin {
         let store = self.pipeline.store().stats();
         let mut page = Page::default();
 
-        let results = [
-            ("result=\"hit\"", metrics.hits.get()),
-            ("result=\"miss\"", metrics.misses.get()),
-            ("result=\"stale\"", metrics.stales.get()),
-            ("result=\"revalidated\"", metrics.revalidated.get()),
-            ("result=\"bypass\"", metrics.bypassed.get()),
-            ("result=\"error\"", metrics.errors.get()),
-        ];
-        page.counters("requests_total", "Answers, by what X-Cache says", &results);
-        page.gauge("requests_running", "Requests being answered", metrics.requests_running.get());
-        page.gauge("connections", "Connections of users and children", metrics.connections.get());
-        page.gauge("connections_max", "Bound of those", crate::listener::CONNECTIONS_MAX);
-        page.counter(
-            "refused_total",
-            "Connections and fetches refused because a bound was reached",
-            metrics.refused.get(),
-        );
-        metrics.handshakes.show(&mut page);
-        page.counter("sent_bytes_total", "Bytes of bodies handed to connections", metrics.bytes_sent.get());
-        page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", metrics.bytes_fetched.get());
-        page.counter("fetches_total", "Objects asked for above", metrics.fetches.get());
-        page.counter("stored_total", "Bodies stored", metrics.stored.get());
-        page.counter("resumed_total", "Fetches continued by range after a break", metrics.resumed.get());
-        page.counter("overtaken_total", "Answers overtaken by an invalidation", metrics.overtaken.get());
+        metrics.show(&mut page);
+        page.gauge("connections_max", "Bound of connections", self.front.connections_max);
+        page.gauge("draining", "1 while the node is on its way out", u8::from(self.front.draining.is_cancelled()));
+        if let Some(log) = &self.front.log {
+            page.counter("access_log_lines_total", "Lines of the access log that were taken", log.lines());
+            page.counter(
+                "access_log_dropped_total",
+                "Lines that were dropped because the file did not take them fast enough, or not at all",
+                log.dropped(),
+            );
+        }
         let (fills, for_users) = self.pipeline.fills().counts();
         page.gauge("fills_running", "Fetches running", fills);
         page.gauge("fills_running_for_users", "Fetches running that a user began", for_users);
         page.gauge("fills_max", "Bound of fetches running", FILLS_MAX);
+        self.pipeline.fills().upstream().show(&mut page);
+        self.internet.show(&mut page);
         page.gauge("vouched_bodies", "Bodies whose vouching is remembered", self.pipeline.fills().vouched.len());
 
         page.gauge(
@@ -199,6 +195,9 @@ impl Admin {
         page.counter("store_commits_total", "Objects committed", store.commits);
         page.counter("store_syncs_total", "Syncs of the disks", store.syncs);
         page.counter("store_evicted_objects_total", "Objects evicted", store.evicted_objects);
+        let kept = "Objects kept over their turn because they were asked for";
+        page.counter("store_kept_objects_total", kept, store.kept_objects);
+        page.gauge("store_disks_out", "Disks out of service until the next start", store.disks_out);
         page.counter("store_read_errors_total", "Reads that failed", store.read_errors);
         page.counter("store_write_errors_total", "Writes that failed", store.write_errors);
         page.finish()

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use model::{Isolation, NodeName, PopName, Tier};
 use serde::Deserialize;
 
+/// Longest grace of a node that is told to stop.
+const DRAIN_GRACE_SECS_MAX: u64 = 3600;
+
 /// Everything a cache node reads at start, from one TOML file.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +44,32 @@ pub struct NodeConfig {
     /// What it does with its store for users while it has been out of touch for longer than the lease.
     #[serde(default)]
     pub isolation: Isolation,
+    /// How origins are reached.
+    #[serde(default)]
+    pub origin: OriginConfig,
+    /// Connections of users and children at a time; who comes beyond that is answered 503.
+    #[serde(default = "connections_max")]
+    pub connections_max: u64,
+    /// A file that gets a line of JSON for each request; none unless given.
+    pub access_log: Option<PathBuf>,
+    /// Seconds between saying on `/readyz` that it goes, and taking no more connections, when the node is told to stop by SIGTERM:
+    /// as long as a load balancer needs to notice.
+    #[serde(default)]
+    pub drain_grace_secs: u64,
+}
+
+/// How origins are reached.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct OriginConfig {
+    /// Certificates in PEM of authorities that are believed beside the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Name servers, `ADDRESS:PORT`, instead of those in `/etc/resolv.conf`.
+    pub resolvers: Vec<SocketAddr>,
+}
+
+fn connections_max() -> u64 {
+    crate::listener::CONNECTIONS_MAX
 }
 
 /// The memory tier.
@@ -120,6 +149,12 @@ impl NodeConfig {
         if self.memory.capacity_bytes == 0 {
             return bad("memory.capacity_bytes", "is 0, expected some bytes of memory");
         }
+        if self.connections_max == 0 {
+            return bad("connections_max", "is 0, expected room for some connections");
+        }
+        if self.drain_grace_secs > DRAIN_GRACE_SECS_MAX {
+            return bad("drain_grace_secs", "is more than an hour, expected what a load balancer needs to notice");
+        }
         if self.disk.is_empty() && self.state_path.is_none() {
             return bad(
                 "state_path",
@@ -191,6 +226,7 @@ join_token_file = "/etc/warmfront/join.token"
         ))
         .unwrap();
         assert_eq!((config.memory.capacity_bytes, config.isolation), (256 << 20, Isolation::Revalidate));
+        assert_eq!((config.connections_max, config.access_log.as_deref(), config.drain_grace_secs), (20_000, None, 0));
         assert_eq!(config.state_dir(), PathBuf::from("/var/cache/warmfront"), "state lies on the first disk");
     }
 
@@ -215,6 +251,8 @@ join_token_file = "/etc/warmfront/join.token"
                 ) + disk,
                 "`listen_tls`",
             ),
+            (format!("{SMALL}connections_max = 0\n{disk}"), "`connections_max`"),
+            (format!("{SMALL}drain_grace_secs = 3601\n{disk}"), "`drain_grace_secs`"),
             (SMALL.to_owned(), "`state_path`"),
             (SMALL.replace("join_token_file", "join_token_fil") + disk, "join_token_fil"),
         ];

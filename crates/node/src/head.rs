@@ -1,8 +1,9 @@
 //! What the store keeps beside a body: the response's head, and which log its stamp is of.
 //!
-//! Two kinds lie in the store: an *object*, and a *marker* under the bare URL that says by which request headers its
-//! variants differ (RFC 9111 §4.1); the variants lie under the URL and those headers' values. What was vouched for a body is not
-//! here: it does not survive a restart (rule 5).
+//! An *object* lies there whole, or *sliced*: then its head stands for it under the bare URL, and such parts of the body as somebody
+//! asked for lie beside it as *slices*, under the URL and the head's series. A *marker* under the bare URL says by which request
+//! headers its variants differ (RFC 9111 §4.1); the variants lie under the URL and those headers' values. What was vouched for a
+//! body is not here: it does not survive a restart (rule 5).
 //!
 //! # What always holds
 //!
@@ -19,6 +20,7 @@ use model::{Revision, UrlKey};
 use sha2::{Digest, Sha256};
 use store::{Sweep, Swept, SweptObject};
 
+use crate::functions::keep;
 use crate::index::{About, Need};
 use crate::knowing::{Knowing, Known, LogTag};
 
@@ -27,9 +29,14 @@ const VERSION: u8 = 1;
 
 const OBJECT: u8 = 0;
 const MARKER: u8 = 1;
+const SLICED: u8 = 2;
+const SLICE: u8 = 3;
 
 /// Between the URL and the variant in a full key; no URL holds it.
 const SEPARATOR: u8 = b'\n';
+
+/// What a slice has behind the separator first; no header's value holds a zero.
+const OF_SLICE: &[u8] = b"\0slice";
 
 /// Longest values of a variant that lie in a key as they are, in bytes; of longer ones (cookies) their digest does.
 const VARIANT_BYTES_MAX: usize = 512;
@@ -49,6 +56,28 @@ pub(crate) struct Head {
     pub(crate) received: SystemTime,
     /// What the head says of its use.
     pub(crate) freshness: Freshness,
+    /// Where the body lies in slices, what they are.
+    pub(crate) slices: Option<Series>,
+}
+
+/// The slices of one body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Series {
+    /// Bytes of the whole body.
+    pub(crate) length: u64,
+    /// Bytes of each slice but the last.
+    pub(crate) slice: u64,
+    /// Tells these slices from those of every other head the URL ever had: what is fetched for one head is never read for another,
+    /// though both may carry the same validator.
+    pub(crate) name: u128,
+}
+
+impl Series {
+    /// Offsets of the first byte of slice `number` and of the one behind its last.
+    pub(crate) fn range(&self, number: u64) -> std::ops::Range<u64> {
+        let start = number.saturating_mul(self.slice).min(self.length);
+        start..start.saturating_add(self.slice).min(self.length)
+    }
 }
 
 /// What lies under a key.
@@ -58,6 +87,8 @@ pub(crate) enum Stored {
     Object(Arc<Head>),
     /// The URL has variants, which differ by these request headers (lower case).
     Marker(Vec<HeaderName>),
+    /// Part of a body, whose head lies under the bare URL.
+    Slice,
 }
 
 /// Under what an object lies in the store.
@@ -70,16 +101,33 @@ impl ObjectKey {
         ObjectKey(url.to_string().into_bytes())
     }
 
-    /// A variant; `values` come from [`httpcache::vary_key`].
-    pub(crate) fn variant(url: &UrlKey, values: &[u8]) -> ObjectKey {
+    /// A variant that a marker leads to; `values` come from [`httpcache::vary_key`]. What lies under another marker's variants is
+    /// found by nobody any more: who removes a marker has removed all variants.
+    pub(crate) fn variant(url: &UrlKey, marker: store::Generation, values: &[u8]) -> ObjectKey {
         let mut key = ObjectKey::bare(url).0;
         key.push(SEPARATOR);
+        key.extend_from_slice(&marker.0.to_be_bytes());
         if values.len() > VARIANT_BYTES_MAX {
             key.extend_from_slice(&Sha256::digest(values));
         } else {
             key.extend_from_slice(values);
         }
         ObjectKey(key)
+    }
+
+    /// Slice `number` of a body.
+    pub(crate) fn slice(url: &UrlKey, series: &Series, number: u64) -> ObjectKey {
+        let mut key = ObjectKey::bare(url).0;
+        key.push(SEPARATOR);
+        key.extend_from_slice(OF_SLICE);
+        key.extend_from_slice(&series.name.to_be_bytes());
+        key.extend_from_slice(&number.to_be_bytes());
+        ObjectKey(key)
+    }
+
+    /// Whether it is of `url`, bare, a variant or a slice.
+    pub(crate) fn is_of(&self, url: &ObjectKey) -> bool {
+        self.0.strip_prefix(url.bytes()).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == SEPARATOR))
     }
 
     /// The full key.
@@ -110,13 +158,19 @@ impl Head {
         sent: SystemTime,
         received: SystemTime,
     ) -> Head {
-        let freshness = Freshness::of(status, &headers, sent, received);
-        Head { log, status, headers, sent, received, freshness }
+        let freshness = Freshness::of(status, &keep::effective(&headers), sent, received);
+        Head { log, status, headers, sent, received, freshness, slices: None }
+    }
+
+    /// The same over a body in slices.
+    pub(crate) fn sliced(self, series: Series) -> Head {
+        Head { slices: Some(series), ..self }
     }
 
     /// For the store.
     pub(crate) fn encode(&self) -> Bytes {
-        encode(OBJECT, self.log, self.status, &self.headers, self.sent, self.received)
+        let kind = if self.slices.is_some() { SLICED } else { OBJECT };
+        encode(kind, self.slices, self.log, self.status, &self.headers, self.sent, self.received)
     }
 
     /// ETag or Last-Modified, as a prefetch reports it.
@@ -129,11 +183,17 @@ impl Head {
 /// A marker for the store.
 pub(crate) fn encode_marker(log: LogTag, vary: &[HeaderName]) -> Bytes {
     let headers = vary.iter().map(|name| (name.clone(), HeaderValue::from_static(""))).collect();
-    encode(MARKER, log, StatusCode::OK, &headers, UNIX_EPOCH, UNIX_EPOCH)
+    encode(MARKER, None, log, StatusCode::OK, &headers, UNIX_EPOCH, UNIX_EPOCH)
+}
+
+/// What stands for a head beside a slice.
+pub(crate) fn encode_slice(log: LogTag) -> Bytes {
+    encode(SLICE, None, log, StatusCode::OK, &HeaderMap::new(), UNIX_EPOCH, UNIX_EPOCH)
 }
 
 fn encode(
     kind: u8,
+    slices: Option<Series>,
     log: LogTag,
     status: StatusCode,
     headers: &HeaderMap,
@@ -148,6 +208,11 @@ fn encode(
     out.put_u16(status.as_u16());
     out.put_u64(millis(sent));
     out.put_u64(millis(received));
+    if let Some(Series { length, slice, name }) = slices {
+        out.put_u64(length);
+        out.put_u64(slice);
+        out.put_u128(name);
+    }
     for (name, value) in headers {
         // Both are bounded far below by what the client and the server accept as a head.
         out.put_u16(u16::try_from(name.as_str().len()).unwrap_or(u16::MAX));
@@ -169,6 +234,14 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
     let status = StatusCode::from_u16(bytes.try_get_u16().ok()?).ok()?;
     let sent = UNIX_EPOCH.checked_add(Duration::from_millis(bytes.try_get_u64().ok()?))?;
     let received = UNIX_EPOCH.checked_add(Duration::from_millis(bytes.try_get_u64().ok()?))?;
+    let slices = match kind {
+        SLICED => {
+            let length = bytes.try_get_u64().ok()?;
+            let slice = bytes.try_get_u64().ok().filter(|slice| *slice > 0)?;
+            Some(Series { length, slice, name: bytes.try_get_u128().ok()? })
+        }
+        _ => None,
+    };
     let mut headers = HeaderMap::new();
     while bytes.has_remaining() {
         let length = usize::from(bytes.try_get_u16().ok()?);
@@ -178,7 +251,11 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         headers.try_append(name, value).ok()?;
     }
     match kind {
-        OBJECT => Some((log, Stored::Object(Arc::new(Head::new(log, status, headers, sent, received))))),
+        OBJECT | SLICED => {
+            let head = Head::new(log, status, headers, sent, received);
+            Some((log, Stored::Object(Arc::new(Head { slices, ..head }))))
+        }
+        SLICE => Some((log, Stored::Slice)),
         MARKER => Some((log, Stored::Marker(headers.keys().cloned().collect()))),
         _ => None,
     }
@@ -206,8 +283,10 @@ pub(crate) async fn sweep(
                 None => Sweep::Drop,
                 Some((Stored::Marker(_), _)) => Sweep::Keep,
                 // Guard (a) alone: whether the lease runs has no part in it.
-                Some((Stored::Object(_), need)) if Revision(object.stamp) >= need.revision => Sweep::Restamp(upto.0),
-                Some((Stored::Object(_), _)) => Sweep::Drop,
+                Some((Stored::Object(_) | Stored::Slice, need)) if Revision(object.stamp) >= need.revision => {
+                    Sweep::Restamp(upto.0)
+                }
+                Some((Stored::Object(_) | Stored::Slice, _)) => Sweep::Drop,
             },
             |_| {},
         )
@@ -222,7 +301,7 @@ pub(crate) fn measure(knowing: &Knowing, known: &Known, object: &SweptObject<'_>
     let domain = known.knowledge.domain_for(url.host())?;
     let headers = match &stored {
         Stored::Object(head) => Some(&head.headers),
-        Stored::Marker(_) => None,
+        Stored::Marker(_) | Stored::Slice => None,
     };
     let need = knowing.index().need(Some(domain), &url, About::Body { stamp: Revision(object.stamp), headers });
     Some((stored, need))
@@ -254,6 +333,17 @@ mod tests {
     }
 
     #[test]
+    fn head_of_a_body_in_slices_survives_being_stored() {
+        let series = Series { length: 10 << 30, slice: 1 << 20, name: 7 };
+        let head = head().sliced(series);
+        assert_eq!(decode(&head.encode()), Some((LogTag(9), Stored::Object(Arc::new(head.clone())))));
+        assert_eq!(decode(&encode_slice(LogTag(3))), Some((LogTag(3), Stored::Slice)));
+        assert_eq!(series.range(0), 0..1 << 20);
+        let odd = Series { length: 2_500, slice: 1_000, name: 7 };
+        assert_eq!((odd.range(2), odd.range(3)), (2_000..2_500, 2_500..2_500));
+    }
+
+    #[test]
     fn head_of_the_first_version_is_still_read() {
         // What version 1 wrote to disks; never edit these bytes, add to them.
         let sample = b"\x01\x00\x00\x00\x00\x00\x00\x00\x00\x09\x00\xc8\x00\x00\x01\x8b\xcf\xe5\x68\x7b\x00\x00\x01\x8b\xcf\xe5\x68\x8f\x00\x04etag\x00\x00\x00\x03\"x\"";
@@ -282,9 +372,20 @@ mod tests {
     }
 
     #[test]
+    fn key_knows_its_url() {
+        let url = UrlKey::new("a.com", "/x").unwrap();
+        let bare = ObjectKey::bare(&url);
+        assert!(bare.is_of(&bare) && ObjectKey::variant(&url, store::Generation(1), b"v").is_of(&bare));
+        let longer = UrlKey::new("a.com", "/xy").unwrap();
+        assert!(!ObjectKey::bare(&longer).is_of(&bare) && !bare.is_of(&ObjectKey::bare(&longer)));
+    }
+
+    #[test]
     fn url_is_found_in_a_full_key() {
         let url = UrlKey::new("a.com", "/x?y=/z").unwrap();
         assert_eq!(url_of(ObjectKey::bare(&url).bytes()), Some(url.clone()));
-        assert_eq!(url_of(ObjectKey::variant(&url, b"gzip\n/").bytes()), Some(url));
+        assert_eq!(url_of(ObjectKey::variant(&url, store::Generation(0x0a0a), b"gzip\n/").bytes()), Some(url.clone()));
+        let series = Series { length: 1, slice: 1, name: u128::from_be_bytes([b'\n'; 16]) };
+        assert_eq!(url_of(ObjectKey::slice(&url, &series, 0x0a0a).bytes()), Some(url));
     }
 }

@@ -13,9 +13,11 @@
 //!
 //! - The floor stands in for every entry that was forgotten: it is raised before entries are dropped.
 //! - An answer reflects every entry whose [`Index::add`] returned before the question.
-//! - A host or a tag header that changes hands makes a body be asked for again: what older entries cover is said in the words
-//!   of the configuration they were accepted under.
+//! - A host or a tag header that changes hands makes a body be asked for again, and so do functions that make other keys or keep
+//!   things otherwise: what older entries cover is said in the words of the configuration they were accepted under.
+//! - Files are named by their keys, as bodies are ([`keyed`]); a regex that may match some URL of a key covers it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::RwLock;
@@ -23,7 +25,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use http::HeaderMap;
 use model::mistake::{Mistake, made};
-use model::{Domain, DomainName, Entry, Invalidation, Mode, Revision, Scope, Tags, UrlKey, fence};
+use model::{Domain, DomainName, Entry, Invalidation, Knowledge, Mode, Revision, Scope, Tags, UrlKey, fence};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -211,7 +213,7 @@ impl Index {
             }
             Entry::DomainRemoved(name) => self.removed.add(hash(name.as_str(), ""), revision, Mode::Delete),
             // A new name may take hosts over from a wildcard, whose tags and refreshes spoke of them until now.
-            Entry::Domain(domain) if before.is_none_or(|before| before.tag_header != domain.tag_header) => {
+            Entry::Domain(domain) if before.is_none_or(|before| is_kept_otherwise(before, domain)) => {
                 self.domains.add(hash(domain.name.as_str(), ""), revision, Mode::Expire);
             }
             Entry::Domain(_)
@@ -256,7 +258,10 @@ impl Index {
             let hash = xxh3_128(bytes);
             // Regexes before directories, which they are folded into.
             newest = match about {
-                About::Body { stamp, .. } => self.regexes.above(stamp, key, hash),
+                About::Body { stamp, .. } => {
+                    let joined = domain.is_some_and(|domain| domain.functions.rules().key.joins_queries());
+                    self.regexes.above(stamp, key, hash, joined)
+                }
                 About::Fetch => self.regexes.newest(key.host()),
             };
             newest = newest.with(self.files.get(hash));
@@ -346,6 +351,31 @@ impl Index {
     pub(crate) fn len(&self) -> usize {
         self.kinds().iter().map(|(_, live)| live).sum()
     }
+}
+
+/// An entry in the words of keys: a file is named by the key that its domain makes of its URL.
+pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry> {
+    let Entry::Invalidate(invalidations) = entry else { return Cow::Borrowed(entry) };
+    let key = |scope: &Scope| match scope {
+        Scope::File(url) => {
+            let functions = &domains.domain_for(url.host())?.functions;
+            (functions.shape() != 0).then(|| Scope::File(functions.key(url)))
+        }
+        _ => None,
+    };
+    if invalidations.iter().all(|one| key(&one.scope).is_none()) {
+        return Cow::Borrowed(entry);
+    }
+    let one = |one: &Invalidation| match key(&one.scope) {
+        Some(scope) => Invalidation { scope, mode: one.mode },
+        None => one.clone(),
+    };
+    Cow::Owned(Entry::Invalidate(invalidations.iter().map(one).collect()))
+}
+
+/// Whether what was kept for a domain means something else now.
+fn is_kept_otherwise(before: &Domain, now: &Domain) -> bool {
+    before.tag_header != now.tag_header || now.functions.keep_otherwise(&before.functions)
 }
 
 /// A host cannot hold a `/`, with which every path begins.

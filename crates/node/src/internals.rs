@@ -44,6 +44,7 @@ impl Inside {
         knowledge.apply(&Entry::Settings(Settings { lease_secs: LEASE_SECS }));
         let log = LogId("inside".to_owned());
         let identity = Identity {
+            certificate_secret: String::new(),
             log: log.clone(),
             credential: String::new(),
             peer_credential: String::new(),

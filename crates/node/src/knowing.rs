@@ -24,7 +24,7 @@ use model::mistake::{Mistake, made};
 use model::{Clock, Entry, Isolation, Knowledge, LogId, Mode, Moment, NodeName, Revision, UrlKey};
 use tokio::sync::{Notify, watch};
 
-use crate::index::{About, Index, Need};
+use crate::index::{About, Index, Need, keyed};
 use crate::journal::Remembered;
 
 /// Heads that were told and are not applied yet; the oldest is given up first, which only makes contact come later.
@@ -165,8 +165,12 @@ impl Knowing {
                 let index = Index::new(remembered.floor);
                 // What a domain was before the first entry that is left of it is not known any more.
                 let mut before = Knowledge::default();
+                // Nor how keys were made: until the first entry says it, as they are now. If that is wrong, that entry makes every
+                // body be asked for again.
+                let mut keys = remembered.knowledge.clone();
                 for (revision, entry) in &remembered.entries {
-                    learn(&index, &mut before, *revision, entry);
+                    learn(&index, &mut before, *revision, &keyed(entry, &keys));
+                    keys.apply(entry);
                 }
                 let identity = remembered.identity;
                 let known = Known::new(
@@ -213,6 +217,12 @@ impl Knowing {
     /// What the log adds up to.
     pub(crate) fn known(&self) -> arc_swap::Guard<Arc<Known>> {
         self.known.load()
+    }
+
+    /// Under what a URL lies.
+    pub(crate) fn key_of(&self, url: &UrlKey) -> UrlKey {
+        let known = self.known();
+        known.knowledge.domain_for(url.host()).map_or_else(|| url.clone(), |domain| domain.functions.key(url))
     }
 
     /// What must be forgotten.
@@ -334,7 +344,7 @@ impl Knowing {
         for entry in entries {
             last = last.next();
             match entry {
-                Entry::Invalidate(_) => self.index.add(last, entry, None),
+                Entry::Invalidate(_) => self.index.add(last, &keyed(entry, &knowledge), None),
                 _ => learn(&self.index, knowledge.to_mut(), last, entry),
             }
         }

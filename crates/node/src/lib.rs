@@ -19,21 +19,30 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use model::Clock;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ConfigError, DiskTier, MemoryTier, NodeConfig};
+pub use config::{ConfigError, DiskTier, MemoryTier, NodeConfig, OriginConfig};
 pub use journal::JournalError;
-pub use machine::Machine;
-pub use network::{Network, Stream};
+pub use machine::{Bounds, Machine};
+pub use network::{Endpoint, Network, Stream};
+pub use slices::SliceSizes;
 
+mod access;
 mod admin;
 mod config;
+mod connection;
+mod exchange;
 mod fill;
+mod flood;
+mod framing;
+mod functions;
 mod head;
+mod health;
 mod index;
 #[cfg(feature = "internals")]
 pub mod internals;
@@ -45,20 +54,29 @@ mod listener;
 mod machine;
 mod metrics;
 mod network;
+mod parents;
+mod parts;
 mod peer;
 mod pipeline;
+mod pool;
 mod prefetch;
+mod resolve;
 mod respond;
+mod slices;
+mod sources;
 mod sweep;
 mod tls;
+mod upload;
 mod upstream;
 mod vouched;
 
+use access::AccessLog;
 use fill::Fills;
 use join::JoinToken;
 use journal::Journal;
 use knowing::Knowing;
 use link::Link;
+use listener::Front;
 use metrics::Metrics;
 use network::Internet;
 use pipeline::Pipeline;
@@ -102,7 +120,24 @@ pub enum StartError {
     /// The store.
     #[error("open the store")]
     Store(#[from] store::OpenError),
-    /// TLS towards origins and users.
+    /// The operator's authorities cannot be read.
+    #[error("`origin.ca_file`: `{}`: {problem}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The access log.
+    #[error("`access_log`: open `{}`", path.display())]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// TLS towards origins.
     #[error("prepare TLS")]
     Tls(#[from] rustls::Error),
     /// A thread could not be started.
@@ -115,7 +150,10 @@ pub struct Node {
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
-    stopping: CancellationToken,
+    front: Arc<Front>,
+    /// Ends what is not bound to a core, after the last answer.
+    ending: CancellationToken,
+    drain_grace: Duration,
     threads: Vec<std::thread::JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
     store: store::Store,
@@ -147,14 +185,23 @@ impl Node {
         let journal = Journal::open(&config.state_dir())?;
         let known = Known::of(&journal, read_token(&config), &config)?;
         let store = store::Store::open(config.store()).await?;
-        let network = Arc::new(Internet::new()?);
-        let parts = Parts::new(config, clock, network, journal, store, known, link::RETIRE_ABOVE)?;
-        let stopping = CancellationToken::new();
+        let internet = Internet::new(&config.origin)?;
+        let (drain_grace, connections_max) = (Duration::from_secs(config.drain_grace_secs), config.connections_max);
+        let log = config.access_log.as_deref().map(|path| {
+            let failed = |source| StartError::AccessLog { path: path.to_owned(), source };
+            AccessLog::open(path).map_err(failed)
+        });
+        let log = log.transpose()?;
+        let parts = Parts::new(config, clock, Arc::new(internet.clone()), journal, store, known, BOUNDS)?;
+        let (stopping, ending) = (CancellationToken::new(), CancellationToken::new());
+        let front = Front::new(parts.pipeline.clone(), log, connections_max, &stopping);
         let mut node = Node {
             address,
             tls_address,
             admin_address,
-            stopping: stopping.clone(),
+            front: front.clone(),
+            ending: ending.clone(),
+            drain_grace,
             threads: Vec::new(),
             tasks: Vec::new(),
             store: parts.store.clone(),
@@ -163,14 +210,14 @@ impl Node {
         let mut tls_sockets = tls_sockets.into_iter();
         for socket in sockets {
             let tls = tls_sockets.next().map(|socket| (socket, parts.certificates.clone()));
-            node.threads.push(serve_on_a_thread(socket, tls, parts.pipeline.clone(), stopping.clone())?);
+            node.threads.push(serve_on_a_thread(socket, tls, front.clone())?);
         }
-        let admin = parts.admin();
-        node.tasks.extend(parts.run(&stopping));
+        let admin = parts.admin(internet, front);
+        node.tasks.extend(parts.run(&ending));
         for socket in admin_sockets {
-            let (admin, stopping) = (admin.clone(), stopping.clone());
+            let (admin, ending) = (admin.clone(), ending.clone());
             node.tasks.push(tokio::spawn(async move {
-                if let Err(error) = admin::serve(socket, admin, stopping).await {
+                if let Err(error) = admin::serve(socket, admin, ending).await {
                     tracing::error!(error = &error as &dyn std::error::Error, "admin listener ended");
                 }
             }));
@@ -186,19 +233,23 @@ impl Node {
         token: Option<&str>,
         incoming: mpsc::Receiver<S>,
     ) -> Result<Node, StartError> {
-        let Machine { clock, network, disks, journal, retire_above } = machine;
+        let Machine { clock, network, disks, journal, bounds } = machine;
         let journal = Journal::open_on(journal)?;
         let token = token.ok_or_else(|| "none was given".to_owned());
         let token = token.and_then(|text| JoinToken::parse(text).map_err(|error| error.to_string()));
         let known = Known::of(&journal, token, &config)?;
         let store = store::Store::open_on(config.store(), disks).await?;
         let (address, admin_address) = (config.listen, config.admin_listen);
-        let parts = Parts::new(config, clock, network, journal, store, known, retire_above)?;
-        let stopping = CancellationToken::new();
+        let connections_max = config.connections_max;
+        let parts = Parts::new(config, clock, network, journal, store, known, bounds)?;
+        let (stopping, ending) = (CancellationToken::new(), CancellationToken::new());
         let store = parts.store.clone();
-        let mut tasks = vec![tokio::spawn(listener::serve_on(incoming, parts.pipeline.clone(), stopping.clone()))];
-        tasks.extend(parts.run(&stopping));
-        Ok(Node { address, tls_address: None, admin_address, stopping, threads: Vec::new(), tasks, store })
+        let front = Front::new(parts.pipeline.clone(), None, connections_max, &stopping);
+        let mut tasks = vec![tokio::spawn(listener::serve_on(incoming, front.clone()))];
+        tasks.extend(parts.run(&ending));
+        let drain_grace = Duration::ZERO;
+        let threads = Vec::new();
+        Ok(Node { address, tls_address: None, admin_address, front, ending, drain_grace, threads, tasks, store })
     }
 
     /// Where users are served.
@@ -216,13 +267,33 @@ impl Node {
         self.admin_address
     }
 
+    /// Goes on in a new access log, after the file was moved away.
+    pub fn reopen_access_log(&self) {
+        self.front.log.iter().for_each(AccessLog::reopen);
+    }
+
+    /// Stops without hurting anybody: says on `/readyz` that it goes and asks clients to leave, takes no more connections once the
+    /// grace of its configuration is over, lets running answers end within a bound, and makes durable what is stored.
+    pub async fn drain(self) {
+        tracing::info!(grace = ?self.drain_grace, "draining");
+        self.front.draining.cancel();
+        tokio::time::sleep(self.drain_grace).await;
+        self.end(listener::DRAIN_MAX).await;
+    }
+
     /// Stops: takes no more connections, lets running answers end for a while, and makes durable what is stored.
-    pub async fn stop(mut self) {
-        self.stopping.cancel();
+    pub async fn stop(self) {
+        self.end(listener::STOP_MAX).await;
+    }
+
+    async fn end(mut self, running_max: Duration) {
+        self.front.stop(running_max);
         let threads = std::mem::take(&mut self.threads);
         let joined =
             tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
         debug_assert!(joined.is_ok());
+        // Until here answers could be judged anew, for which the control plane is followed.
+        self.ending.cancel();
         for task in self.tasks.drain(..) {
             let _ = task.await;
         }
@@ -234,7 +305,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.stopping.cancel();
+        self.front.stopping.cancel();
+        self.ending.cancel();
     }
 }
 
@@ -276,6 +348,9 @@ impl Known {
     }
 }
 
+/// What a node goes by on a real machine.
+const BOUNDS: Bounds = Bounds { retire_above: link::RETIRE_ABOVE, slices: slices::SIZES };
+
 impl Parts {
     fn new(
         config: NodeConfig,
@@ -284,7 +359,7 @@ impl Parts {
         journal: Journal,
         store: store::Store,
         known: Known,
-        retire_above: usize,
+        bounds: Bounds,
     ) -> Result<Parts, rustls::Error> {
         let Known { remembered, token } = known;
         let identity = remembered.as_ref().map(|remembered| remembered.identity.clone());
@@ -294,7 +369,7 @@ impl Parts {
             Some(kept) => Sweeper::new(kept.swept, kept.entries.iter().map(|(revision, entry)| (*revision, entry))),
         });
         let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
-        let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone());
+        let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone(), bounds.slices);
         let certificates = Arc::new(Certificates::new(knowing.clone(), pipeline.metrics().clone())?);
         if let Some(identity) = &identity {
             certificates.open_with(&identity.certificate_secret);
@@ -312,18 +387,20 @@ impl Parts {
             certificates: certificates.clone(),
             connected: Arc::new(AtomicBool::new(false)),
             kept,
-            retire_above,
+            retire_above: bounds.retire_above,
             retiring: None,
         };
         Ok(Parts { pipeline, prefetch, link, store, certificates })
     }
 
-    fn admin(&self) -> Arc<admin::Admin> {
+    fn admin(&self, internet: Internet, front: Arc<Front>) -> Arc<admin::Admin> {
         Arc::new(admin::Admin {
             pipeline: self.pipeline.clone(),
+            internet,
             prefetch: self.prefetch.clone(),
             sweeper: self.link.sweeper.clone(),
             connected: self.link.connected.clone(),
+            front,
         })
     }
 
@@ -337,11 +414,16 @@ impl Parts {
 }
 
 /// The data plane around what a node knows and stores.
-fn assemble(knowing: Arc<Knowing>, network: Arc<dyn Network>, store: store::Store) -> (Arc<Pipeline>, Arc<Prefetch>) {
+fn assemble(
+    knowing: Arc<Knowing>,
+    network: Arc<dyn Network>,
+    store: store::Store,
+    slices: SliceSizes,
+) -> (Arc<Pipeline>, Arc<Prefetch>) {
     let metrics = Arc::new(Metrics::default());
     let upstream = Upstream::new(knowing.clone(), network);
     let main = tokio::runtime::Handle::current();
-    let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, metrics.clone()));
+    let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, slices, metrics.clone()));
     let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics));
     (pipeline, Arc::new(Prefetch::new()))
 }
@@ -354,16 +436,15 @@ fn read_token(config: &NodeConfig) -> Result<JoinToken, String> {
 fn serve_on_a_thread(
     socket: std::net::TcpListener,
     tls: Option<(std::net::TcpListener, Arc<Certificates>)>,
-    pipeline: Arc<Pipeline>,
-    stopping: CancellationToken,
+    front: Arc<Front>,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
     let serve = move || {
-        let plain = listener::serve(socket, None, pipeline.clone(), stopping.clone());
+        let plain = listener::serve(socket, None, front.clone());
         let secure = async {
             match tls {
                 None => Ok(()),
-                Some((socket, certificates)) => listener::serve(socket, Some(certificates), pipeline, stopping).await,
+                Some((socket, certificates)) => listener::serve(socket, Some(certificates), front).await,
             }
         };
         let (plain, secure) = runtime.block_on(async { tokio::join!(plain, secure) });

@@ -17,7 +17,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,8 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::codegen::Service;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Uri};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::config::NodeConfig;
 use crate::join::JoinToken;
@@ -127,26 +125,6 @@ impl From<tonic::Status> for LinkError {
     }
 }
 
-/// Connects without TLS, which is put over it here: the control plane is not of the public authorities.
-#[derive(Clone)]
-struct Plain(Connector);
-
-impl Service<Uri> for Plain {
-    type Response = <Connector as Service<Uri>>::Response;
-    type Error = <Connector as Service<Uri>>::Error;
-    type Future = <Connector as Service<Uri>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, to: Uri) -> Self::Future {
-        let mut plain = to.into_parts();
-        plain.scheme = plain.scheme.map(|_| http::uri::Scheme::HTTP);
-        self.0.call(Uri::from_parts(plain).unwrap_or_default())
-    }
-}
-
 /// A heartbeat that was sent and not answered.
 struct Beat {
     sequence: u64,
@@ -199,7 +177,7 @@ impl Link {
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(SERVER_NAME);
             endpoint = endpoint.tls_config(tls)?;
         }
-        let channel = endpoint.connect_with_connector(Plain(Connector::new(self.network.clone()))).await?;
+        let channel = endpoint.connect_with_connector(Connector::new(self.network.clone())).await?;
         let mut client = service::link_client::LinkClient::new(channel).max_decoding_message_size(SNAPSHOT_BYTES_MAX);
 
         let (out, outgoing) = mpsc::channel(WAITING_MAX);

@@ -9,59 +9,109 @@
 //!   out since it was judged, the connection is dropped with it. So no header leaves that would not be judged the same then.
 //! - Every wait for a client has a bound.
 
-use std::future::Future;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::graceful::GracefulConnection;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::access::AccessLog;
+use crate::connection::{Connection, HEAD_MAX, Turn, greet};
+use crate::exchange::Exchange;
+use crate::framing::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::functions::access::Client;
 use crate::knowing::{Judging, Knowing};
+use crate::metrics::{Held, Refusal};
 use crate::network::Stream;
 use crate::pipeline::Pipeline;
+use crate::respond::AnswerBody;
 use crate::tls::Certificates;
 
-/// Connections at a time, all threads together.
+/// Connections at a time, all threads together, unless the node's configuration says otherwise.
 pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
 
 /// Connections the kernel holds before they are taken.
 const BACKLOG: i32 = 4096;
 
-/// Longest wait for the first byte of a connection, and for the head of a request.
-const HEAD_MAX: Duration = Duration::from_secs(30);
-
-/// Longest time a client may read nothing while there is something to read.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
-
 /// How soon a judged header that could not be sent is looked at again; with what the control plane allows between judging
 /// and sending (a margin of 1 s) this leaves room for a busy machine.
-const RECHECK: Duration = Duration::from_millis(250);
+pub(crate) const RECHECK: Duration = Duration::from_millis(250);
 
-/// Largest head of a request, in bytes, and most headers in it.
-const HEAD_BYTES_MAX: usize = 64 << 10;
-const HEADERS_MAX: usize = 128;
+/// Requests on one connection before the client is asked to open another, so that none stays on one core for ever.
+pub(crate) const REQUESTS_MAX: u64 = 10_000;
 
 /// Requests at a time on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 256;
+pub(crate) const STREAMS_MAX: u32 = 128;
+
+/// Streams of one HTTP/2 connection that may have been reset by the client before they were looked at, and by this node for what
+/// the client did wrong in them; beyond that the connection ends.
+const RESETS_PENDING_MAX: usize = 20;
+const RESETS_FOR_ERRORS_MAX: usize = 128;
 
 /// Bytes of answers that one HTTP/2 stream may hold ready to be sent.
 const STREAM_BUFFER_BYTES: usize = 64 << 10;
 
+/// Bytes of requests' bodies that one HTTP/2 stream, and all of a connection, may send before they are read.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+/// How often a silent HTTP/2 client is asked whether it is there, and how long it may take to say so.
+const PING_EVERY: Duration = Duration::from_secs(45);
+const PONG_MAX: Duration = Duration::from_secs(20);
+
 /// How long a stopping node lets running answers go on.
-const STOP_MAX: Duration = Duration::from_secs(5);
+pub(crate) const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// The same for one that is drained.
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// What a client hears for whom there is no room; its connection is closed behind it.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// What all threads serve with.
+pub(crate) struct Front {
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) log: Option<AccessLog>,
+    pub(crate) connections_max: u64,
+    /// The node is on its way out: whoever is answered is asked to go elsewhere next time.
+    pub(crate) draining: CancellationToken,
+    /// No more connections, and none for longer than its running answers take. The node drains then, too.
+    pub(crate) stopping: CancellationToken,
+    /// How long running answers may take after that, in milliseconds.
+    stop_millis: AtomicU64,
+}
+
+impl Front {
+    pub(crate) fn new(
+        pipeline: Arc<Pipeline>,
+        log: Option<AccessLog>,
+        connections_max: u64,
+        stopping: &CancellationToken,
+    ) -> Arc<Front> {
+        let (draining, stopping) = (stopping.child_token(), stopping.clone());
+        let stop_millis = AtomicU64::new(STOP_MAX.as_millis() as u64);
+        Arc::new(Front { pipeline, log, connections_max, draining, stopping, stop_millis })
+    }
+
+    /// Ends serving; running answers get so long.
+    pub(crate) fn stop(&self, running_max: Duration) {
+        self.stop_millis.store(running_max.as_millis() as u64, Ordering::SeqCst);
+        self.stopping.cancel();
+    }
+}
 
 /// Sockets for `threads` threads on one address. Names no port twice: an address that another process listens on is an error,
 /// whatever options that one set.
@@ -84,21 +134,16 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One thread's accepting, by TLS where there are certificates, until `stopping`; then running answers get [`STOP_MAX`].
-pub(crate) async fn serve(
-    listener: TcpListener,
-    tls: Option<Arc<Certificates>>,
-    pipeline: Arc<Pipeline>,
-    stopping: CancellationToken,
-) -> io::Result<()> {
+/// One thread's accepting, by TLS where there are certificates, until the node stops; then running answers get a while.
+pub(crate) async fn serve(listener: TcpListener, tls: Option<Arc<Certificates>>, front: Arc<Front>) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let server = Server::new(pipeline);
+    let server = Server::new(front, listener.local_addr().ok());
     loop {
-        let stream = tokio::select! {
+        let (stream, client) = tokio::select! {
             biased;
-            () = stopping.cancelled() => break,
+            () = server.front.stopping.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: without a pause this would spin.
                     tracing::warn!(error = &error as &dyn std::error::Error, "accept");
@@ -107,24 +152,14 @@ pub(crate) async fn serve(
                 }
             },
         };
-        let Some(taken) = server.take() else { continue };
-        let (stopping, tls) = (stopping.clone(), tls.clone());
-        tokio::spawn(async move {
-            let _ = stream.set_nodelay(true);
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => return,
-                readable = tokio::time::timeout(HEAD_MAX, stream.readable()) => if !matches!(readable, Ok(Ok(()))) { return },
-            }
-            match tls {
-                None => taken.serve(stream, false).await,
-                Some(tls) => {
-                    if let Some(stream) = tls.accept(stream).await {
-                        taken.serve(stream, true).await;
-                    }
-                }
-            }
-        });
+        let _ = stream.set_nodelay(true);
+        match (server.take(), &tls) {
+            (Some(held), None) => server.begin(stream, Some(client), held),
+            (Some(held), Some(tls)) => server.begin_tls(stream, client, held, tls.clone()),
+            (None, None) => refuse(stream),
+            // Before the handshake there is nothing that could be said.
+            (None, Some(_)) => {}
+        }
     }
     drop(listener);
     server.stop().await;
@@ -132,89 +167,178 @@ pub(crate) async fn serve(
 }
 
 /// The same for connections that come from elsewhere than a socket.
-pub(crate) async fn serve_on<S: Stream>(
-    mut incoming: mpsc::Receiver<S>,
-    pipeline: Arc<Pipeline>,
-    stopping: CancellationToken,
-) {
-    let server = Server::new(pipeline);
-    while let Some(Some(stream)) = stopping.run_until_cancelled(incoming.recv()).await {
-        if let Some(taken) = server.take() {
-            tokio::spawn(taken.serve(stream, false));
+pub(crate) async fn serve_on<S: Stream>(mut incoming: mpsc::Receiver<S>, front: Arc<Front>) {
+    let server = Server::new(front.clone(), None);
+    while let Some(Some(stream)) = front.stopping.run_until_cancelled(incoming.recv()).await {
+        if let Some(held) = server.take() {
+            server.begin(stream, None, held);
         }
     }
     server.stop().await;
 }
 
-/// What one thread serves its connections with.
-struct Server {
-    http: Arc<auto::Builder<TokioExecutor>>,
-    graceful: GracefulShutdown,
-    pipeline: Arc<Pipeline>,
+/// Tells a client that there is no room for it, as far as that can be done without waiting.
+fn refuse(stream: tokio::net::TcpStream) {
+    let Ok(mut stream) = stream.into_std() else { return };
+    // What it has sent already is read: bytes left behind would make the kernel take back what it is told.
+    let _ = stream.read(&mut [0; 4096]);
+    let _ = stream.write(NO_ROOM);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
 }
 
-/// A connection that there is room for.
-struct Taken {
-    http: Arc<auto::Builder<TokioExecutor>>,
-    watcher: Watcher,
-    pipeline: Arc<Pipeline>,
-    _held: crate::metrics::Held,
+/// What one thread serves its connections with.
+struct Server {
+    front: Arc<Front>,
+    http: Arc<Http>,
+    tasks: TaskTracker,
+}
+
+/// What every connection of a thread shares.
+struct Http {
+    h1: http1::Builder,
+    h2: http2::Builder<TokioExecutor>,
+    /// Names requests: this node, thread and start, and how many requests came before.
+    name: u64,
+    requests: AtomicU64,
 }
 
 impl Server {
-    fn new(pipeline: Arc<Pipeline>) -> Server {
-        let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_MAX)
+    fn new(front: Arc<Front>, address: Option<SocketAddr>) -> Server {
+        let mut h1 = http1::Builder::new();
+        // How long a head may take is seen to by the connection, which tells it from idleness.
+        h1.timer(TokioTimer::new())
+            .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX);
-        http.http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(45))
-            .keep_alive_timeout(Duration::from_secs(20))
+        let mut h2 = http2::Builder::new(TokioExecutor::new());
+        h2.timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PONG_MAX)
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+            .max_local_error_reset_streams(RESETS_FOR_ERRORS_MAX)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(STREAM_BUFFER_BYTES);
-        Server { http: Arc::new(http), graceful: GracefulShutdown::new(), pipeline }
+        let knowing = front.pipeline.knowing();
+        let started = knowing.clock().now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        static THREADS: AtomicU64 = AtomicU64::new(0);
+        let thread = THREADS.fetch_add(1, Ordering::Relaxed);
+        let text = format!("{} {address:?} {started} {} {thread}", knowing.name(), std::process::id());
+        let name = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
+        let http = Arc::new(Http { h1, h2, name, requests: AtomicU64::new(0) });
+        Server { front, http, tasks: TaskTracker::new() }
     }
 
     /// Room for one more connection, if there is any.
-    fn take(&self) -> Option<Taken> {
-        let metrics = self.pipeline.metrics();
-        if metrics.connections.get() >= CONNECTIONS_MAX {
-            metrics.refused.inc();
-            return None;
+    fn take(&self) -> Option<Held> {
+        let metrics = self.front.pipeline.metrics();
+        metrics.accepted.inc();
+        let held = metrics.connections.hold_below(self.front.connections_max);
+        if held.is_none() {
+            metrics.refused(Refusal::Connections);
         }
-        let held = metrics.connections.hold();
-        let (http, watcher, pipeline) = (self.http.clone(), self.graceful.watcher(), self.pipeline.clone());
-        Some(Taken { http, watcher, pipeline, _held: held })
+        held
+    }
+
+    fn begin<S: Stream>(&self, stream: S, client: Option<SocketAddr>, held: Held) {
+        self.tasks.spawn(serve_one(stream, client, false, self.front.clone(), self.http.clone(), held));
+    }
+
+    /// The same by TLS.
+    fn begin_tls(&self, stream: tokio::net::TcpStream, client: SocketAddr, held: Held, tls: Arc<Certificates>) {
+        let (front, http) = (self.front.clone(), self.http.clone());
+        let stopping = front.stopping.clone();
+        let shaken = async move {
+            // Who says nothing has no part in the bound of handshakes.
+            let readable = tokio::time::timeout(HEAD_MAX, stream.readable()).await;
+            readable.is_ok_and(|readable| readable.is_ok()).then_some(())?;
+            tls.accept(stream).await
+        };
+        self.tasks.spawn(async move {
+            if let Some(Some(stream)) = stopping.run_until_cancelled(shaken).await {
+                serve_one(stream, Some(client), true, front, http, held).await;
+            }
+        });
     }
 
     /// Lets running answers go on for a while.
     async fn stop(self) {
-        let _ = tokio::time::timeout(STOP_MAX, self.graceful.shutdown()).await;
+        self.tasks.close();
+        let running_max = Duration::from_millis(self.front.stop_millis.load(Ordering::SeqCst));
+        let _ = tokio::time::timeout(running_max, self.tasks.wait()).await;
     }
 }
 
-impl Taken {
-    async fn serve<S: Stream>(self, stream: S, secure: bool) {
-        let Taken { http, watcher, pipeline, _held } = self;
-        let handoff = Arc::new(Handoff::new(pipeline.knowing().clone(), secure));
-        let io = TokioIo::new(Connection { stream, handoff: handoff.clone(), stalled: None });
-        let service = service_fn(move |request: http::Request<Incoming>| {
-            if request.version() == http::Version::HTTP_2 {
-                handoff.queues.store(true, Ordering::Relaxed);
-            }
-            let (pipeline, handoff) = (pipeline.clone(), handoff.clone());
-            async move { Ok::<_, std::convert::Infallible>(pipeline.handle(request, handoff).await) }
-        });
-        let connection = http.serve_connection_with_upgrades(io, service);
-        // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
-        if let Err(error) = watcher.watch(connection.into_owned()).await {
-            tracing::debug!(error = error.as_ref(), "connection ended");
+async fn serve_one<S: Stream>(
+    mut stream: S,
+    client: Option<SocketAddr>,
+    secure: bool,
+    front: Arc<Front>,
+    http: Arc<Http>,
+    _held: Held,
+) {
+    let metrics = front.pipeline.metrics().clone();
+    let greeting = front.stopping.run_until_cancelled(greet(&mut stream, &metrics)).await;
+    let Some(Some(greeting)) = greeting else { return };
+    let http2 = greeting.http2;
+    let handoff = Arc::new(Handoff::new(front.pipeline.knowing().clone(), http2, secure));
+    let io = TokioIo::new(Connection::new(stream, greeting, handoff.clone(), metrics.clone()));
+    // HTTP/2 can say GOAWAY at any time; an idle connection of HTTP/1.1 is closed only when the node stops, for a request may be on
+    // its way.
+    let leaving = if http2 { front.draining.child_token() } else { front.stopping.clone() };
+    let (serving, names, left) = (front, http.clone(), leaving.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let (front, handoff) = (serving.clone(), handoff.clone());
+        let id = format!("{:016x}{:08x}", names.name, names.requests.fetch_add(1, Ordering::Relaxed));
+        let exchange = Exchange::begin(front.clone(), handoff.clone(), id, client, &request);
+        if let Some(client) = client {
+            request.extensions_mut().insert(Client(client.ip()));
         }
+        let last = handoff.turn.begun() >= REQUESTS_MAX;
+        if last && http2 {
+            left.cancel();
+        }
+        async move {
+            let is_h1 = request.version() <= Version::HTTP_11;
+            let answer = front.pipeline.handle(request, handoff).await;
+            let mut answer: Response<AnswerBody> = exchange.answer(answer);
+            if is_h1 && (last || front.draining.is_cancelled()) {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    let ended = match http2 {
+        true => {
+            let _held = metrics.connections_h2.hold();
+            drive(http.h2.serve_connection(io, service), leaving).await
+        }
+        false => drive(http.h1.serve_connection(io, service), leaving).await,
+    };
+    // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
+    if let Err(error) = ended {
+        if error.is_parse_too_large() {
+            metrics.refused(Refusal::TooLarge);
+        } else if error.is_parse() {
+            metrics.refused(Refusal::Malformed);
+        }
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
     }
+}
+
+/// Serves a connection to its end, which is asked for once when it is `leaving`.
+async fn drive<C: GracefulConnection>(connection: C, leaving: CancellationToken) -> Result<(), C::Error> {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = leaving.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
 }
 
 /// The judged headers of one connection that are not on their way yet.
@@ -226,7 +350,9 @@ pub(crate) struct Handoff {
     /// The last write found no room.
     blocked: AtomicBool,
     /// The connection is HTTP/2: what is written may wait in its queues while others' bytes are flushed.
-    queues: AtomicBool,
+    queues: bool,
+    /// Whose turn it is.
+    pub(crate) turn: Turn,
 }
 
 #[derive(Default)]
@@ -240,9 +366,9 @@ struct Headers {
 }
 
 impl Handoff {
-    pub(crate) fn new(knowing: Arc<Knowing>, secure: bool) -> Handoff {
-        let (blocked, queues) = (AtomicBool::new(false), AtomicBool::new(false));
-        Handoff { knowing, headers: Mutex::default(), secure, blocked, queues }
+    pub(crate) fn new(knowing: Arc<Knowing>, queues: bool, secure: bool) -> Handoff {
+        let blocked = AtomicBool::new(false);
+        Handoff { knowing, headers: Mutex::default(), secure, blocked, queues, turn: Turn::default() }
     }
 
     fn headers(&self) -> MutexGuard<'_, Headers> {
@@ -267,10 +393,20 @@ impl Handoff {
         }
     }
 
+    /// Whether requests on the connection are streams.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.queues
+    }
+
+    /// A write found no room.
+    pub(crate) fn blocked(&self) {
+        self.blocked.store(true, Ordering::Relaxed);
+    }
+
     /// Everything the connection had in its buffer is with the kernel.
-    fn flushed(self: &Arc<Self>) {
+    pub(crate) fn flushed(self: &Arc<Self>) {
         self.blocked.store(false, Ordering::Relaxed);
-        if !self.queues.load(Ordering::Relaxed) {
+        if !self.queues {
             self.headers().written.clear();
             return;
         }
@@ -289,74 +425,8 @@ impl Handoff {
     }
 
     /// Whether some header that waits might be judged otherwise now.
-    fn is_overtaken(&self) -> bool {
+    pub(crate) fn is_overtaken(&self) -> bool {
         let headers = self.headers();
         headers.judged.iter().chain(&headers.written).any(|(_, judging)| self.knowing.is_overtaken(judging))
-    }
-}
-
-/// A client's socket that tells when everything written is handed over, and does not wait for ever.
-struct Connection<S> {
-    stream: S,
-    handoff: Arc<Handoff>,
-    /// Since when the client takes nothing, and when to look again.
-    stalled: Option<(Instant, Pin<Box<Sleep>>)>,
-}
-
-impl<S> Connection<S> {
-    /// Passes a finished write on; bounds one that waits.
-    fn bounded<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.stalled = None;
-            return poll;
-        }
-        self.handoff.blocked.store(true, Ordering::Relaxed);
-        let (since, look) = self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(RECHECK))));
-        loop {
-            ready!(look.as_mut().poll(cx));
-            if since.elapsed() >= WRITE_STALL_MAX || self.handoff.is_overtaken() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            look.as_mut().reset(Instant::now() + RECHECK);
-        }
-    }
-}
-
-impl<S: Stream> AsyncRead for Connection<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: Stream> AsyncWrite for Connection<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.bounded(cx, poll)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.bounded(cx, poll)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Called when everything before it is written: hyper flushes its own buffer first.
-        // Of TLS some may be left that the socket has no room for: it waits like a write.
-        let poll = Pin::new(&mut self.stream).poll_flush(cx);
-        let flushed = ready!(self.bounded(cx, poll));
-        self.handoff.flushed();
-        Poll::Ready(flushed)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

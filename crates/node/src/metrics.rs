@@ -2,9 +2,38 @@
 //!
 //! Counters are atomics that whoever does the work adds to; what can be asked for (queue lengths, the store, the link) is read when
 //! the page is. The page is the Prometheus text format, version 0.0.4.
+//!
+//! A request adds to some twenty numbers, on whichever core it is. Each number is therefore kept in [`SHARDS`] pieces on cache
+//! lines of their own; a thread adds to its piece, and the page sums them. Two cores that count hits do not wait for each other.
 
+use std::cell::Cell;
 use std::fmt::{Display, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Pieces of a number. Threads beyond that many share pieces, which costs time and no counts.
+pub(crate) const SHARDS: usize = 8;
+
+/// The piece of the calling thread.
+pub(crate) fn shard() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    MINE.with(|mine| {
+        if mine.get() == usize::MAX {
+            mine.set(THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS);
+        }
+        mine.get()
+    })
+}
+
+/// A piece of a number, on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Piece(AtomicU64);
 
 /// What `X-Cache` says of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +73,7 @@ impl XCache {
 
 /// One number that only rises.
 #[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
+pub(crate) struct Counter([Piece; SHARDS]);
 
 impl Counter {
     /// Adds one.
@@ -54,12 +83,12 @@ impl Counter {
 
     /// Adds.
     pub(crate) fn add(&self, by: u64) {
-        self.0.fetch_add(by, Ordering::Relaxed);
+        self.0[shard()].0.fetch_add(by, Ordering::Relaxed);
     }
 
     /// The sum so far.
     pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.iter().map(|piece| piece.0.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 }
 
@@ -72,6 +101,12 @@ impl Gauge {
     pub(crate) fn hold(self: &std::sync::Arc<Self>) -> Held {
         self.0.fetch_add(1, Ordering::SeqCst);
         Held(self.clone())
+    }
+
+    /// The same, unless there are `max` already.
+    pub(crate) fn hold_below(self: &std::sync::Arc<Self>, max: u64) -> Option<Held> {
+        let room = |held: u64| (held < max).then_some(held + 1);
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).ok().map(|_| Held(self.clone()))
     }
 
     /// How many there are.
@@ -90,23 +125,110 @@ impl Drop for Held {
     }
 }
 
+/// Upper bounds of the buckets of a [`Histogram`], in microseconds: from a hit in memory to an origin that gives up.
+const BUCKETS_MICROS: [u64; 14] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 250_000, 1_000_000, 2_500_000, 10_000_000, 60_000_000,
+];
+
+/// How long things took.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram([Durations; SHARDS]);
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Durations {
+    /// Those within each bound and above the bound before it; the last are above all bounds.
+    buckets: [AtomicU64; BUCKETS_MICROS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one.
+    pub(crate) fn observe(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let durations = &self.0[shard()];
+        durations.buckets[BUCKETS_MICROS.partition_point(|bound| *bound < micros)].fetch_add(1, Ordering::Relaxed);
+        durations.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How many there are in each bucket, not summed up, and how long all took together.
+    fn read(&self) -> ([u64; BUCKETS_MICROS.len() + 1], u64) {
+        let mut buckets = [0; BUCKETS_MICROS.len() + 1];
+        let mut micros = 0_u64;
+        for durations in &self.0 {
+            for (sum, bucket) in buckets.iter_mut().zip(&durations.buckets) {
+                *sum += bucket.load(Ordering::Relaxed);
+            }
+            micros = micros.wrapping_add(durations.micros.load(Ordering::Relaxed));
+        }
+        (buckets, micros)
+    }
+}
+
+/// What `X-Cache` says, and one more for answers that a node made because it had none.
+const RESULTS: [(&str, Option<XCache>); 6] = [
+    ("result=\"hit\"", Some(XCache::Hit)),
+    ("result=\"miss\"", Some(XCache::Miss)),
+    ("result=\"stale\"", Some(XCache::Stale)),
+    ("result=\"revalidated\"", Some(XCache::Revalidated)),
+    ("result=\"bypass\"", Some(XCache::Bypass)),
+    ("result=\"error\"", None),
+];
+
+fn result_at(result: Option<XCache>) -> usize {
+    result.map_or(5, |result| result as usize)
+}
+
+/// Why somebody was turned away, or cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// As many connections as there may be.
+    Connections,
+    /// As many fetches as there may be.
+    Fetches,
+    /// No request by the rules of HTTP, or one that others might read differently.
+    Malformed,
+    /// A head or a URL of more bytes or fields than there may be.
+    TooLarge,
+    /// The head of a request did not come in time.
+    SlowHead,
+    /// The body of a request did not come in time.
+    SlowBody,
+    /// The client did not take its answer in time.
+    SlowRead,
+    /// Frames of HTTP/2 that ask for nothing, too many of them.
+    Flood,
+}
+
+const REFUSALS: [(&str, Refusal); 8] = [
+    ("reason=\"connections\"", Refusal::Connections),
+    ("reason=\"fetches\"", Refusal::Fetches),
+    ("reason=\"malformed\"", Refusal::Malformed),
+    ("reason=\"too_large\"", Refusal::TooLarge),
+    ("reason=\"slow_head\"", Refusal::SlowHead),
+    ("reason=\"slow_body\"", Refusal::SlowBody),
+    ("reason=\"slow_read\"", Refusal::SlowRead),
+    ("reason=\"flood\"", Refusal::Flood),
+];
+
 /// Everything a node counts.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     /// Answers to users and children, by what `X-Cache` says.
-    pub(crate) hits: Counter,
-    /// See `hits`.
-    pub(crate) misses: Counter,
-    /// See `hits`.
-    pub(crate) stales: Counter,
-    /// See `hits`.
-    pub(crate) revalidated: Counter,
-    /// See `hits`.
-    pub(crate) bypassed: Counter,
-    /// Answers that a node made because it had none.
-    pub(crate) errors: Counter,
+    answers: [Counter; RESULTS.len()],
+    /// The same by the first digit of the status.
+    classes: [Counter; 5],
+    /// From the request until the head of its answer was ready to send, by result.
+    first_byte: [Histogram; RESULTS.len()],
+    /// From the request until its answer was handed to the connection or given up, by result.
+    whole: [Histogram; RESULTS.len()],
+    refusals: [Counter; REFUSALS.len()],
+    /// Connections taken.
+    pub(crate) accepted: Counter,
     /// Bytes of bodies handed to connections.
     pub(crate) bytes_sent: Counter,
+    /// Those of them that a store of this node gave.
+    pub(crate) bytes_stored: Counter,
     /// Bytes of bodies that came from parents and origins.
     pub(crate) bytes_fetched: Counter,
     /// Requests sent to parents and origins for objects.
@@ -115,32 +237,88 @@ pub(crate) struct Metrics {
     pub(crate) stored: Counter,
     /// Fetches that were continued by range after a break.
     pub(crate) resumed: Counter,
+    pub(crate) slices_stored: Counter,
     /// Fetches whose answer was overtaken by an invalidation before its header was sent.
     pub(crate) overtaken: Counter,
-    /// Requests that were turned away because a bound was reached.
-    pub(crate) refused: Counter,
     /// Prefetch jobs done.
     pub(crate) jobs_done: Counter,
     /// Prefetch jobs that failed.
     pub(crate) jobs_failed: Counter,
-    /// Requests being answered for users and children.
+    /// Requests being answered for users and children; on HTTP/2 each is a stream.
     pub(crate) requests_running: std::sync::Arc<Gauge>,
     /// Connections of users and children.
     pub(crate) connections: std::sync::Arc<Gauge>,
     /// Handshakes of users.
     pub(crate) handshakes: crate::tls::Handshakes,
+    /// Those of them that speak HTTP/2.
+    pub(crate) connections_h2: std::sync::Arc<Gauge>,
 }
 
 impl Metrics {
-    /// Counts one answer.
-    pub(crate) fn answered(&self, result: XCache) {
-        match result {
-            XCache::Hit => self.hits.inc(),
-            XCache::Miss => self.misses.inc(),
-            XCache::Stale => self.stales.inc(),
-            XCache::Revalidated => self.revalidated.inc(),
-            XCache::Bypass => self.bypassed.inc(),
+    /// Counts an answer whose head is ready to send; no result when this node made it because it had none.
+    pub(crate) fn answered(&self, result: Option<XCache>, status: StatusCode, took: Duration) {
+        self.answers[result_at(result)].inc();
+        if let Some(class) = self.classes.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
+            class.inc();
         }
+        self.first_byte[result_at(result)].observe(took);
+    }
+
+    /// Counts an answer that is over.
+    pub(crate) fn ended(&self, result: Option<XCache>, took: Duration) {
+        self.whole[result_at(result)].observe(took);
+    }
+
+    /// Counts somebody who was turned away.
+    pub(crate) fn refused(&self, why: Refusal) {
+        self.refusals[why as usize].inc();
+    }
+
+    /// How often that happened.
+    #[cfg(test)]
+    pub(crate) fn refusals(&self, why: Refusal) -> u64 {
+        self.refusals[why as usize].get()
+    }
+
+    /// Puts what concerns answers on the page.
+    pub(crate) fn show(&self, page: &mut Page) {
+        self.handshakes.show(page);
+        let answers = RESULTS.map(|(label, result)| (label, self.answers[result_at(result)].get()));
+        page.counters("requests_total", "Answers, by what X-Cache says", &answers);
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| format!("class=\"{class}\""));
+        let classes: Vec<_> =
+            classes.iter().zip(&self.classes).map(|(label, count)| (label.as_str(), count.get())).collect();
+        page.counters("responses_total", "Answers, by the class of their status", &classes);
+        let histograms =
+            |of: &[Histogram; RESULTS.len()]| RESULTS.map(|(label, result)| (label, of[result_at(result)].read()));
+        page.histograms(
+            "first_byte_seconds",
+            "From a request until the head of its answer was ready to send",
+            &histograms(&self.first_byte),
+        );
+        page.histograms(
+            "request_seconds",
+            "From a request until its answer was handed to the connection or given up",
+            &histograms(&self.whole),
+        );
+        page.gauge(
+            "requests_running",
+            "Requests being answered; on HTTP/2 each is a stream",
+            self.requests_running.get(),
+        );
+        page.gauge("connections", "Connections of users and children", self.connections.get());
+        page.gauge("connections_h2", "Those of them that speak HTTP/2", self.connections_h2.get());
+        page.counter("connections_total", "Connections taken", self.accepted.get());
+        let refusals = REFUSALS.map(|(label, why)| (label, self.refusals[why as usize].get()));
+        page.counters("refused_total", "Requests and connections turned away or cut off, by reason", &refusals);
+        page.counter("sent_bytes_total", "Bytes of bodies handed to connections", self.bytes_sent.get());
+        page.counter("sent_stored_bytes_total", "Those of them that came from the store", self.bytes_stored.get());
+        page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", self.bytes_fetched.get());
+        page.counter("fetches_total", "Objects asked for above", self.fetches.get());
+        page.counter("stored_total", "Bodies stored", self.stored.get());
+        page.counter("slices_stored_total", "Slices of large objects that were stored", self.slices_stored.get());
+        page.counter("resumed_total", "Fetches continued by range after a break", self.resumed.get());
+        page.counter("overtaken_total", "Answers overtaken by an invalidation", self.overtaken.get());
     }
 }
 
@@ -169,8 +347,28 @@ impl Page {
         self.metric(name, help, "gauge", values);
     }
 
-    fn metric(&mut self, name: &str, help: &str, kind: &str, values: &[(&str, impl Display)]) {
+    /// Several histograms of one name.
+    fn histograms(&mut self, name: &str, help: &str, of: &[(&str, ([u64; BUCKETS_MICROS.len() + 1], u64))]) {
+        self.head(name, help, "histogram");
+        for (label, (buckets, micros)) in of {
+            let mut count = 0;
+            for (at, bucket) in buckets.iter().enumerate() {
+                count += bucket;
+                let bound = BUCKETS_MICROS.get(at).map_or("+Inf".to_owned(), |bound| (*bound as f64 / 1e6).to_string());
+                let _ = writeln!(self.0, "warmfront_node_{name}_bucket{{{label},le=\"{bound}\"}} {count}");
+            }
+            let sum = *micros as f64 / 1e6;
+            let _ = writeln!(self.0, "warmfront_node_{name}_sum{{{label}}} {sum}");
+            let _ = writeln!(self.0, "warmfront_node_{name}_count{{{label}}} {count}");
+        }
+    }
+
+    fn head(&mut self, name: &str, help: &str, kind: &str) {
         let _ = writeln!(self.0, "# HELP warmfront_node_{name} {help}\n# TYPE warmfront_node_{name} {kind}");
+    }
+
+    fn metric(&mut self, name: &str, help: &str, kind: &str, values: &[(&str, impl Display)]) {
+        self.head(name, help, kind);
         for (label, value) in values {
             let _ = match *label {
                 "" => writeln!(self.0, "warmfront_node_{name} {value}"),
@@ -182,5 +380,55 @@ impl Page {
     /// The text.
     pub(crate) fn finish(self) -> String {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_all_threads_are_summed() {
+        let counter = Counter::default();
+        std::thread::scope(|scope| {
+            for _ in 0..2 * SHARDS {
+                scope.spawn(|| (0..1000).for_each(|_| counter.inc()));
+            }
+        });
+        assert_eq!(counter.get(), 2000 * SHARDS as u64);
+    }
+
+    #[test]
+    fn histogram_counts_up_to_and_including_each_bound() {
+        let metrics = Metrics::default();
+        for micros in [0, 100, 101, 250, 60_000_000, 60_000_001] {
+            metrics.answered(Some(XCache::Hit), StatusCode::OK, Duration::from_micros(micros));
+        }
+        let mut page = Page::default();
+        metrics.show(&mut page);
+        let text = page.finish();
+        for line in [
+            "requests_total{result=\"hit\"} 6",
+            "responses_total{class=\"2xx\"} 6",
+            "first_byte_seconds_bucket{result=\"hit\",le=\"0.0001\"} 2",
+            "first_byte_seconds_bucket{result=\"hit\",le=\"0.00025\"} 4",
+            "first_byte_seconds_bucket{result=\"hit\",le=\"60\"} 5",
+            "first_byte_seconds_bucket{result=\"hit\",le=\"+Inf\"} 6",
+            "first_byte_seconds_sum{result=\"hit\"} 120.000452",
+            "first_byte_seconds_count{result=\"hit\"} 6",
+            "first_byte_seconds_count{result=\"error\"} 0",
+        ] {
+            assert!(text.contains(&format!("\nwarmfront_node_{line}\n")), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn every_label_stands_where_its_number_is_counted() {
+        for (at, (_, result)) in RESULTS.iter().enumerate() {
+            assert_eq!(result_at(*result), at);
+        }
+        for (at, (_, why)) in REFUSALS.iter().enumerate() {
+            assert_eq!(*why as usize, at);
+        }
     }
 }

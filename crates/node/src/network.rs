@@ -2,74 +2,163 @@
 //!
 //! A seam with two implementations: [`Internet`], and the simulation's network of hosts in one process, which delays,
 //! stalls and cuts. What is said over a connection is the same over either.
+//!
+//! # What always holds
+//!
+//! - A certificate is verified for the name that was meant, by the public authorities, this machine's and the operator's own
+//!   (`[origin] ca_file`); nothing switches that off.
+//! - Of several addresses each gets its turn to be first, and a dead one costs a quarter of a second (RFC 8305).
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use http::Uri;
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tonic::codegen::Service;
 
-/// Longest wait for a connection.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+use crate::StartError;
+use crate::config::OriginConfig;
+use crate::metrics::Page;
+use crate::resolve::Names;
+
+/// How long an address is tried before the next one is tried beside it (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Most addresses of one name that are tried for one connection.
+const ADDRESSES_MAX: usize = 8;
+
+/// Longest wait for a connection to the control plane; those to parents and origins have bounds of their own (`pool`).
+const LINK_CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// A connection, whatever it runs over.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
-/// Where connections come from.
-pub trait Network: Send + Sync + 'static {
-    /// Connects to the host and port of `to`, by TLS where its scheme is https.
-    fn connect(&self, to: Uri) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// For TLS: the name that is shown (SNI) and that the certificate must be for.
+    pub tls: Option<String>,
 }
 
-/// TCP, and TLS by the public authorities.
-pub(crate) struct Internet(HttpsConnector<HttpConnector>);
+impl Endpoint {
+    /// The endpoint of an `http` or `https` URL; by TLS under the URL's own host.
+    pub(crate) fn of(url: &Uri) -> Option<Endpoint> {
+        let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let secure = url.scheme_str() == Some("https");
+        let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        Some(Endpoint { tls: secure.then(|| host.clone()), host, port })
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Where connections come from. How long a caller waits for one is the caller's to say.
+pub trait Network: Send + Sync + 'static {
+    /// Connects.
+    fn connect(&self, to: Endpoint) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+}
+
+/// TCP by names that are looked up here, and TLS.
+#[derive(Clone)]
+pub(crate) struct Internet {
+    names: Arc<Names>,
+    tls: tokio_rustls::TlsConnector,
+}
 
 impl Internet {
-    pub(crate) fn new() -> Result<Internet, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            || rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    pub(crate) fn new(config: &OriginConfig) -> Result<Internet, StartError> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         // A machine without certificates of its own still knows the public authorities.
-        let tls = match builder()?.with_native_roots() {
-            Ok(builder) => builder.with_no_client_auth(),
-            Err(_) => builder()?.with_webpki_roots().with_no_client_auth(),
-        };
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_MAX));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
-        Ok(Internet(connector))
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(path) = &config.ca_file {
+            let bad = |problem: String| StartError::Authorities { path: path.clone(), problem };
+            let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let certificates = certificates.map_err(|error| bad(error.to_string()))?;
+            if certificates.is_empty() {
+                return Err(bad("has no certificate, expected one or more in PEM".to_owned()));
+            }
+            for certificate in certificates {
+                roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+            }
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut tls = tls.with_root_certificates(roots).with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let names = Arc::new(Names::new(&config.resolvers));
+        Ok(Internet { names, tls: tokio_rustls::TlsConnector::from(Arc::new(tls)) })
+    }
+
+    /// Shows what is counted.
+    pub(crate) fn show(&self, page: &mut Page) {
+        self.names.show(page);
     }
 }
 
 impl Network for Internet {
-    fn connect(&self, to: Uri) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
-        let mut connector = self.0.clone();
+    fn connect(&self, to: Endpoint) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let Internet { names, tls } = self.clone();
         async move {
-            let stream = connector.call(to).await.map_err(io::Error::other)?;
-            Ok(Box::new(TokioIo::new(stream)) as Box<dyn Stream>)
+            let addresses = match to.host.parse::<IpAddr>() {
+                Ok(address) => vec![address],
+                Err(_) => names.resolve(&to.host).await.map_err(io::Error::other)?,
+            };
+            let addresses: Vec<_> = addresses.into_iter().map(|address| SocketAddr::new(address, to.port)).collect();
+            let stream = dial(&addresses).await?;
+            stream.set_nodelay(true)?;
+            let Some(name) = to.tls else { return Ok(Box::new(stream) as Box<dyn Stream>) };
+            let name = ServerName::try_from(name).map_err(io::Error::other)?;
+            Ok(Box::new(tls.connect(name, stream).await?) as Box<dyn Stream>)
         }
         .boxed()
     }
 }
 
-/// A [`Network`] as hyper's and tonic's clients take it.
+/// Tries addresses in order; the next one as soon as one fails, or beside it when it takes long. The first that answers wins.
+async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut waiting = addresses.iter().take(ADDRESSES_MAX);
+    let mut running = FuturesUnordered::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        match waiting.next() {
+            Some(address) => running.push(TcpStream::connect(*address)),
+            None if running.is_empty() => return Err(last),
+            None => {}
+        }
+        tokio::select! {
+            Some(tried) = running.next() => match tried {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            },
+            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+/// A [`Network`] as tonic's client takes it; without TLS, which the link puts over it.
 #[derive(Clone)]
 pub(crate) struct Connector(Arc<dyn Network>);
 
@@ -89,8 +178,14 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        let connecting = self.0.connect(to);
-        async move { Ok(Wire(TokioIo::new(connecting.await?))) }.boxed()
+        let endpoint = Endpoint::of(&to).map(|endpoint| Endpoint { tls: None, ..endpoint });
+        let connecting = endpoint.map(|endpoint| self.0.connect(endpoint));
+        async move {
+            let connecting = connecting.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+            let stream = tokio::time::timeout(LINK_CONNECT_MAX, connecting).await??;
+            Ok(Wire(TokioIo::new(stream)))
+        }
+        .boxed()
     }
 }
 

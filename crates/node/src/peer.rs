@@ -11,6 +11,7 @@ use model::fence::Asker;
 use model::{LogId, NodeName, Revision, fence};
 use subtle::ConstantTimeEq;
 
+use crate::fill::Purpose;
 use crate::knowing::Known;
 
 /// The peer credential.
@@ -24,6 +25,11 @@ pub(crate) const AGE: HeaderName = HeaderName::from_static("warmfront-age");
 /// On an error that a node made because of the origin: `timeout`, `unreachable`.
 pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("warmfront-origin");
 
+/// On a request that asks for nothing but whether the node is alive.
+pub(crate) const ALIVE: HeaderName = HeaderName::from_static("warmfront-alive");
+/// `prefetch`, on a request that no user waits for.
+pub(crate) const PURPOSE: HeaderName = HeaderName::from_static("warmfront-purpose");
+
 const PREFIX: &str = "warmfront-";
 
 /// Most nodes a request may pass.
@@ -35,6 +41,10 @@ pub(crate) struct Caller {
     pub(crate) asker: Asker,
     /// The nodes the request has passed.
     pub(crate) passed: Vec<NodeName>,
+    /// For whom.
+    pub(crate) purpose: Purpose,
+    /// Only whether this node is alive is wanted.
+    pub(crate) greets: bool,
 }
 
 /// Why a node's request is not answered.
@@ -50,7 +60,7 @@ pub(crate) enum BadCaller {
 
 /// Reads and strips what a request says of its sender.
 pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, BadCaller> {
-    let user = Caller { asker: Asker::User, passed: Vec::new() };
+    let user = Caller { asker: Asker::User, passed: Vec::new(), purpose: Purpose::User, greets: false };
     let Some(shown) = headers.get(CREDENTIAL) else {
         strip(headers);
         return Ok(user);
@@ -64,12 +74,17 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
     let fence = fence.map(|(log, revision)| (log == known.log.0, revision.parse::<u64>()));
     let passed = headers.get(PASSED).and_then(|passed| passed.to_str().ok()).unwrap_or_default();
     let passed: Vec<NodeName> = passed.split(',').filter_map(|name| NodeName::parse(name.trim()).ok()).collect();
+    let prefetch = headers.get(PURPOSE).is_some_and(|purpose| purpose == "prefetch");
+    let purpose = if prefetch { Purpose::Prefetch } else { Purpose::User };
+    let greets = headers.contains_key(ALIVE);
     strip(headers);
     match fence {
         Some((_, Err(_))) | None => Err(BadCaller::Fence),
         Some((false, _)) => Err(BadCaller::AnotherLog),
         Some((true, Ok(_))) if passed.len() > PASSED_MAX => Err(BadCaller::Circle),
-        Some((true, Ok(revision))) => Ok(Caller { asker: Asker::Child { fence: Revision(revision) }, passed }),
+        Some((true, Ok(revision))) => {
+            Ok(Caller { asker: Asker::Child { fence: Revision(revision) }, passed, purpose, greets })
+        }
     }
 }
 
@@ -93,6 +108,14 @@ pub(crate) fn introduce(headers: &mut HeaderMap, known: &Known, fence: Revision,
             value.set_sensitive(name == CREDENTIAL);
             headers.insert(name, value);
         }
+    }
+}
+
+/// Says to a parent that no user waits.
+pub(crate) fn tell_purpose(headers: &mut HeaderMap, purpose: Purpose) {
+    match purpose {
+        Purpose::Prefetch => _ = headers.insert(PURPOSE, HeaderValue::from_static("prefetch")),
+        Purpose::User => {}
     }
 }
 

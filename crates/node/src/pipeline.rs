@@ -10,6 +10,7 @@
 //! - A child's request without a fence of this log is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -17,21 +18,32 @@ use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
+use model::functions::Ranges;
 use model::mistake::{Mistake, made};
-use model::{Domain, Mode, NodeName, Revision, UrlKey};
+use model::{Domain, Functions, Mode, NodeName, Revision, UrlKey};
 use store::Store;
+use tokio::time::Instant;
 
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
+use crate::framing;
+use crate::functions::reply::Telling;
+use crate::functions::{access, keep};
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
 use crate::respond::{AnswerBody, Reply, Said, X_CACHE};
-use crate::upstream::{self, From, Question};
+use crate::slices::{self, Part};
+use crate::upload::Upload;
+use crate::upstream::{self, AskError, From, Question};
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
+
+/// Longest time one request waits for fetches, all those together that were overtaken; a little more than one of them takes that
+/// tries every parent and source.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Everything a request needs.
 pub(crate) struct Pipeline {
@@ -43,7 +55,10 @@ pub(crate) struct Pipeline {
 
 /// A request for an object, as far as it is understood.
 pub(crate) struct Wanted {
+    /// Under what the object lies; what users ask for may say more.
     pub(crate) url: UrlKey,
+    /// The path with its query as it goes upstream, where that is not the key's.
+    pub(crate) path: Option<String>,
     pub(crate) domain: Arc<Domain>,
     pub(crate) method: Method,
     /// As the client sent them.
@@ -53,6 +68,21 @@ pub(crate) struct Wanted {
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
+}
+
+impl Wanted {
+    /// Key and path of a URL as it was asked for.
+    pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<String>) {
+        match functions.shape() {
+            0 => (url, None),
+            _ => (functions.key(&url), Some(functions.rules().key.unsigned(url.path_and_query()))),
+        }
+    }
+
+    /// The path with its query as it goes upstream.
+    fn asked(&self) -> String {
+        self.path.clone().unwrap_or_else(|| self.url.path_and_query().to_owned())
+    }
 }
 
 /// What lies in the store for a request.
@@ -122,12 +152,15 @@ impl Pipeline {
             node: self.knowing.name().to_string(),
             method: request.method.clone(),
             asker: Asker::User,
+            telling: None,
             handoff,
             metrics: self.metrics.clone(),
         };
-        let _running = self.metrics.requests_running.hold();
         if reply.handoff.secure {
             self.metrics.handshakes.requests.inc();
+        }
+        if let Err(bad) = framing::request(&mut request) {
+            return reply.bad(bad);
         }
         let caller = match caller {
             Ok(caller) => caller,
@@ -138,6 +171,9 @@ impl Pipeline {
             Err(BadCaller::Circle) => return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle"),
         };
         reply.asker = caller.asker;
+        if caller.greets {
+            return reply.alive();
+        }
         if !known.serves() {
             return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node does not serve now");
         }
@@ -148,19 +184,42 @@ impl Pipeline {
             Ok(domain) => domain,
             Err((status, why)) => return reply.refusal(status, why),
         };
+        if let Some(authority) = request.uri.authority()
+            && let Ok(authority) = HeaderValue::from_str(authority.as_str())
+        {
+            request.headers.insert(HOST, authority); // what it says counts, not the field (RFC 9112 §3.2.2)
+        }
         let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let Ok(url) = UrlKey::new(&host, path) else {
             return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
         };
+        if caller.asker == Asker::User {
+            if let Some(forced) = domain.functions.rules().https.forced
+                && forced.https != reply.handoff.secure
+                && known.knowledge.certificates.contains_key(&domain.name)
+            {
+                return reply.by_the_other_scheme(forced, &host, path);
+            }
+            let rules = &domain.functions.rules().access;
+            let client = request.extensions.get().copied();
+            if !rules.is_open()
+                && let Err(refused) = access::may(rules, &request.headers, client, path, self.knowing.clock().now())
+            {
+                return reply.denied(refused);
+            }
+            reply.telling = Telling::of(&domain.functions, &request.headers);
+        }
+        let (url, path) = Wanted::named(&domain.functions, url);
         let wanted = Wanted {
             url,
+            path,
             domain: Arc::new(domain.clone()),
             method: request.method,
             shared: self.shared(&request.headers),
             headers: request.headers,
             asker: caller.asker,
             passed: caller.passed,
-            purpose: Purpose::User,
+            purpose: caller.purpose,
         };
         match wanted.method.as_str() {
             "CONNECT" | "TRACE" | "PURGE" => reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
@@ -179,6 +238,7 @@ impl Pipeline {
 
     async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
         let mut alone = false;
+        let until = Instant::now() + WAIT_MAX + upstream::patience(&wanted.domain);
         for _ in 0..ATTEMPTS_MAX {
             // Both may have changed while something was waited for.
             let known = self.knowing.known().clone();
@@ -202,12 +262,13 @@ impl Pipeline {
             let known_good = judged.and_then(|judged| judged.age);
             let asking = match (decision, &look.found) {
                 (Decision::Serve { .. }, Some(found)) => {
-                    let body = ArrivedBody::Stored(found.object.clone());
+                    let body = self.body(&wanted, found);
                     return reply.stored(&wanted.headers, &found.head, &body, now, &Said::hit(known_good), judging);
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
-                    let _behind = self.fills.begin(self.order(&wanted, &look, true, false));
-                    let body = ArrivedBody::Stored(found.object.clone());
+                    let part = self.part(&wanted, &look, false);
+                    let _behind = self.fills.begin(self.order(&wanted, &look, true, part, false));
+                    let body = self.body(&wanted, found);
                     let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
                     return reply.stored(&wanted.headers, &found.head, &body, now, &said, judging);
                 }
@@ -222,20 +283,19 @@ impl Pipeline {
                     drop(judging);
                     return self.head(wanted, forward, reply).await;
                 }
-                (Decision::Revalidate { stale_if_error }, _) => {
-                    Asking { confirm: true, stale_if_error, why: Forward::Stale, alone }
+                (Decision::Revalidate { forward, stale_if_error }, _) => {
+                    Asking { confirm: true, stale_if_error, why: forward, alone }
                 }
-                (Decision::Fetch { forward: Forward::UriMiss, stale_if_error }, _) if look.has_variants => {
-                    Asking { confirm: false, stale_if_error, why: Forward::VaryMiss, alone }
-                }
-                (Decision::Fetch { forward, stale_if_error }, _) => {
-                    Asking { confirm: false, stale_if_error, why: forward, alone }
+                (Decision::Fetch { forward, stale_if_error, keep }, _) => {
+                    let other_variant = forward == Forward::UriMiss && look.has_variants;
+                    let why = if other_variant { Forward::VaryMiss } else { forward };
+                    Asking { confirm: false, stale_if_error, why, alone: alone || !keep }
                 }
                 // Only what was found can be served.
                 (Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }, None) => break,
             };
             drop(judging);
-            match self.fetch(&wanted, &look, &asking, &reply).await {
+            match self.fetch(&wanted, &look, &asking, until, &reply).await {
                 Step::Answer(answer) => return answer,
                 Step::Again { alone: next } => alone = next,
             }
@@ -266,13 +326,17 @@ impl Pipeline {
         let mut has_variants = false;
         if let Some(Stored::Marker(vary)) = &stored {
             has_variants = true;
-            key = ObjectKey::variant(&wanted.url, &httpcache::vary_key(vary, &wanted.shared));
+            let marker = object.as_ref().map_or(store::Generation(0), store::Object::generation);
+            key = ObjectKey::variant(&wanted.url, marker, &httpcache::vary_key(vary, &wanted.shared));
             object = self.read(&key).await;
             stored = readable(&object);
         }
         let seen = object.as_ref().map(store::Object::generation);
         let found = match (object, stored) {
-            (Some(object), Some(Stored::Object(head))) => {
+            // What was kept under a key that was made otherwise was kept for other URLs.
+            (Some(object), Some(Stored::Object(head)))
+                if keep::is_keyed_by(&wanted.domain.functions, &head.headers) =>
+            {
                 let at = self.fills.vouched.get(key.hash(), object.generation());
                 let vouched = Vouched { stamp: Revision(object.stamp()), at };
                 Some(Found { object, head, vouched })
@@ -304,7 +368,7 @@ impl Pipeline {
     }
 
     /// What is to be fetched for a request; `confirm` when a 304 is good enough.
-    pub(crate) fn order(&self, wanted: &Wanted, look: &Look, confirm: bool, alone: bool) -> Order {
+    pub(crate) fn order(&self, wanted: &Wanted, look: &Look, confirm: bool, part: Part, alone: bool) -> Order {
         let confirm = look.found.as_ref().filter(|_| confirm && !alone).map(|found| Confirmable {
             object: found.object.clone(),
             head: found.head.clone(),
@@ -312,10 +376,12 @@ impl Pipeline {
         });
         Order {
             url: wanted.url.clone(),
+            path: wanted.asked(),
             domain: wanted.domain.clone(),
             key: look.key.clone(),
             seen: look.seen,
             confirm,
+            part,
             headers: wanted.shared.clone(),
             asker: wanted.asker,
             passed: wanted.passed.clone(),
@@ -324,15 +390,54 @@ impl Pipeline {
         }
     }
 
+    /// How much of it is fetched: of what is asked for in part, or lies in slices, as little as will do.
+    fn part(&self, wanted: &Wanted, look: &Look, alone: bool) -> Part {
+        if alone || look.has_variants || wanted.method != Method::GET {
+            return Part::Whole;
+        }
+        let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());
+        let begin = match wanted.domain.functions.rules().fetch.range {
+            Some(Ranges::Off) => None,
+            Some(Ranges::Force) => slices::wanted(&wanted.headers, self.fills.sizes).or(Some(0)),
+            None => slices::wanted(&wanted.headers, self.fills.sizes).or_else(|| sliced().then_some(0)),
+        };
+        match begin {
+            Some(number) => Part::Begin(number),
+            None => Part::Whole,
+        }
+    }
+
+    /// Where what was found is read from.
+    fn body(&self, wanted: &Wanted, found: &Found) -> ArrivedBody {
+        let Some(series) = found.head.slices else { return ArrivedBody::Stored(found.object.clone()) };
+        ArrivedBody::Sliced(Box::new(slices::Body {
+            fills: self.fills.clone(),
+            url: wanted.url.clone(),
+            path: wanted.asked(),
+            domain: wanted.domain.clone(),
+            headers: wanted.shared.clone(),
+            asker: wanted.asker,
+            passed: wanted.passed.clone(),
+            head: found.head.clone(),
+            series,
+            coming: None,
+        }))
+    }
+
     /// Waits for a fetch and answers from it.
-    async fn fetch(&self, wanted: &Wanted, look: &Look, asking: &Asking, reply: &Reply) -> Step {
+    async fn fetch(&self, wanted: &Wanted, look: &Look, asking: &Asking, until: Instant, reply: &Reply) -> Step {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
-        let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, alone)) else {
-            return Step::Answer(reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running"));
+        let part = self.part(wanted, look, alone);
+        let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, part, alone)) else {
+            // Shed, unless what is stored may stand in (RFC 5861 §4: as for an answer 503).
+            let stale = self.stale(wanted, look, stale_if_error, why, reply);
+            let shed = || reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running");
+            return Step::Answer(stale.unwrap_or_else(shed));
         };
         let joined = waiting.joined;
-        match waiting.outcome().await {
+        let outcome = tokio::time::timeout_at(until, waiting.outcome()).await;
+        match outcome.unwrap_or(Outcome::Failed(AskError::Timeout)) {
             Outcome::Body(arrived) => self.deliver(wanted, &arrived, why, joined, reply),
             Outcome::Mine(lone) => {
                 let failed = matches!(lone.answer.head.status.as_u16(), 500 | 502 | 503 | 504);
@@ -343,6 +448,10 @@ impl Pipeline {
             }
             Outcome::NotMine => Step::Again { alone: true },
             Outcome::Again => Step::Again { alone: false },
+            // It was fetched for a prefetch, which is held to more than a user.
+            Outcome::Failed(AskError::NotPastParents(_)) if joined && wanted.purpose == Purpose::User => {
+                Step::Again { alone: false }
+            }
             Outcome::Failed(error) => {
                 tracing::debug!(url = %wanted.url, %error, "no answer from above");
                 let stale = self.stale(wanted, look, stale_if_error, why, reply);
@@ -364,10 +473,15 @@ impl Pipeline {
             return Step::Again { alone: false };
         };
         let mut said = said(&arrived.came, why, age);
-        said.stored = matches!(arrived.body, ArrivedBody::Growing(..));
+        said.stored = match &arrived.body {
+            ArrivedBody::Growing(..) => true,
+            ArrivedBody::Stored(_) => false,
+            ArrivedBody::Sliced(body) => body.coming.is_some(),
+        };
         said.collapsed = joined;
         let now = self.knowing.clock().now();
-        Step::Answer(reply.stored(&wanted.headers, &arrived.head, &arrived.body, now, &said, judging))
+        let head = arrived.own_head.as_ref().filter(|_| !joined).unwrap_or(&arrived.head);
+        Step::Answer(reply.stored(&wanted.headers, head, &arrived.body, now, &said, judging))
     }
 
     fn deliver_lone(&self, wanted: &Wanted, lone: LoneAnswer, why: Forward, reply: &Reply) -> Step {
@@ -397,9 +511,13 @@ impl Pipeline {
         if judged.verdict != Verdict::Send {
             return None;
         }
-        let said = Said::forwarded(metrics::XCache::Stale, why, None, judged.age);
-        let body = ArrivedBody::Stored(found.object.clone());
-        Some(reply.stored(&wanted.headers, &found.head, &body, self.knowing.clock().now(), &said, judging))
+        let now = self.knowing.clock().now();
+        // What is fresh was asked for anew because the request wished it.
+        let fresh = found.head.freshness.is_fresh(now);
+        let result = if fresh { metrics::XCache::Hit } else { metrics::XCache::Stale };
+        let said = Said::forwarded(result, why, None, judged.age);
+        let body = self.body(wanted, found);
+        Some(reply.stored(&wanted.headers, &found.head, &body, now, &said, judging))
     }
 
     /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.
@@ -425,11 +543,15 @@ impl Pipeline {
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
         headers.append(http::header::VIA, httpcache::via(http::Version::HTTP_11, self.knowing.name().as_str()));
+        let (body, ended) = Upload::new(body);
         let body = body.map_err(|error| Box::new(error) as _).boxed_unsync();
         match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
             Step::Answer(answer) => {
+                if let Some(bad) = ended.badly() {
+                    return reply.bad(bad);
+                }
                 if httpcache::invalidates(&wanted.method, answer.status()) {
-                    self.forget(&wanted).await;
+                    self.written(&wanted, answer.headers()).await;
                 }
                 answer
             }
@@ -452,11 +574,13 @@ impl Pipeline {
         let question = Question {
             method: wanted.method.clone(),
             key: wanted.url.clone(),
+            path: wanted.asked(),
             domain: wanted.domain.clone(),
             headers,
             fetch,
             log,
             passed: wanted.passed.clone(),
+            purpose: wanted.purpose,
         };
         let mut answer = match self.fills.pass(question, body).await {
             Ok(answer) => answer,
@@ -484,12 +608,15 @@ impl Pipeline {
         Step::Answer(reply.passed(came.status, headers, answer.body, &said, judging))
     }
 
-    /// What is stored under the URL of an unsafe request that did not fail is good no more (RFC 9111 §4.4).
-    async fn forget(&self, wanted: &Wanted) {
-        let look = self.look(wanted).await;
-        for key in [look.key, ObjectKey::bare(&wanted.url)] {
-            if let Err(error) = self.store.remove(key.hash(), key.bytes(), store::Which::Any).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "remove after an unsafe request");
+    /// What is stored under the URL of an unsafe request that did not fail is good no more, nor is what its answer names
+    /// (RFC 9111 §4.4).
+    async fn written(&self, wanted: &Wanted, answer: &HeaderMap) {
+        let authority = wanted.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or(wanted.url.host());
+        let others = httpcache::invalidated_too(authority, wanted.url.path_and_query(), answer);
+        let others = others.iter().filter_map(|path| UrlKey::new(wanted.url.host(), path).ok());
+        for url in std::iter::once(wanted.url.clone()).chain(others) {
+            if let Err(error) = self.fills.forget(&url).await {
+                tracing::warn!(%url, error = &error as &dyn std::error::Error, "remove after an unsafe request");
             }
         }
     }
@@ -537,16 +664,11 @@ fn site<'a>(known: &'a Known, host: &str) -> Result<&'a Domain, (StatusCode, &'s
     }
 }
 
-/// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of the one `Host`; lower case, no port.
+/// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of `Host`; lower case, no port.
 fn host(request: &http::request::Parts) -> Option<String> {
-    let mut named = request.headers.get_all(HOST).iter();
-    let header = named.next();
-    if named.next().is_some() {
-        return None;
-    }
     let authority = match request.uri.authority() {
         Some(authority) => authority.clone(),
-        None => header?.to_str().ok()?.parse().ok()?,
+        None => request.headers.get(HOST)?.to_str().ok()?.parse().ok()?,
     };
     Some(authority.host().to_ascii_lowercase())
 }

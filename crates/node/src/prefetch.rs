@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fill::{self, Purpose};
 use crate::pipeline::{ATTEMPTS_MAX, Found, Look, Pipeline, Wanted, allowed};
+use crate::slices::Part;
 use crate::upstream;
 
 /// Jobs under way at a time, and how many while users wait for fetches. Most of them wait for a sync that many share.
@@ -241,8 +242,10 @@ impl Pipeline {
             }
         }
         crate::peer::strip(&mut headers);
+        let (url, path) = Wanted::named(&domain.functions, url);
         Some(Wanted {
             url,
+            path,
             domain: Arc::new(domain.clone()),
             method: Method::GET,
             shared: self.shared(&headers),
@@ -255,7 +258,10 @@ impl Pipeline {
 
     /// Whether what is found is as good as freshly fetched, and if not, whether a 304 would make it so.
     fn weigh(&self, wanted: &Wanted, look: &Look) -> (bool, bool) {
-        let Some(found) = &look.found else { return (false, false) };
+        // Slices are no residency: whether all of them are there nobody knows.
+        let Some(found) = look.found.as_ref().filter(|found| found.head.slices.is_none()) else {
+            return (false, false);
+        };
         let mut judging = self.knowing().judging();
         let Some(judged) = self.judge_found(&mut judging, found, wanted) else {
             return (false, false);
@@ -284,7 +290,7 @@ impl Pipeline {
     }
 
     async fn fetch_to_store(&self, wanted: &Wanted, look: &Look, confirm: bool) -> Step {
-        let Some(waiting) = self.fills().begin(self.order(wanted, look, confirm, false)) else {
+        let Some(waiting) = self.fills().begin(self.order(wanted, look, confirm, Part::Whole, false)) else {
             return Step::Failed(Cause::Store("too many fetches are running".to_owned()));
         };
         match waiting.outcome().await {

@@ -11,19 +11,24 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::Stream;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, VIA};
+use http::header::{AGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use model::fence::Asker;
+use model::functions::Forced;
 use tokio::time::{Instant, Sleep};
 
-use crate::fill::ArrivedBody;
+use crate::exchange::Exchange;
+use crate::fill::{ArrivedBody, Reading};
+use crate::framing::Bad;
+use crate::functions::access::Refused;
+use crate::functions::reply::{Gzip, Telling};
 use crate::head::Head;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
-use crate::metrics::{self, Held, Metrics};
+use crate::metrics::{self, Metrics};
+use crate::parts::Parts;
 use crate::peer;
 use crate::upstream::{AskError, BODY_SILENCE_MAX};
 
@@ -38,6 +43,8 @@ pub(crate) struct Reply {
     pub(crate) node: String,
     pub(crate) method: Method,
     pub(crate) asker: Asker,
+    /// What a user is told by the domain's functions.
+    pub(crate) telling: Option<Telling>,
     pub(crate) handoff: Arc<Handoff>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -93,55 +100,30 @@ impl Reply {
         let length = match body {
             ArrivedBody::Growing(_, length) => *length,
             ArrivedBody::Stored(object) => Some(object.length()),
+            ArrivedBody::Sliced(body) => Some(body.series.length),
         };
-        let mut headers = head.headers.clone();
-        headers.remove(CONTENT_LENGTH);
-        let (status, part) = match httpcache::answer(&self.method, request, head.status, &head.headers, length) {
-            httpcache::Answer::Whole => {
-                if let Some(length) = length.filter(|_| head.status != StatusCode::NO_CONTENT) {
-                    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-                }
-                (head.status, Some((0, length)))
+        let answer = httpcache::answer(&self.method, request, head.status, &head.headers, length);
+        let (status, mut headers) = answer.head(head.status, &head.headers, length);
+        let refused = matches!(answer, httpcache::Answer::PreconditionFailed | httpcache::Answer::Unsatisfiable);
+        if !refused {
+            headers.insert(AGE, HeaderValue::from(head.freshness.age(now).as_secs()));
+        }
+        let source = match (answer, length) {
+            (httpcache::Answer::Parts(parts), Some(length)) => {
+                let parts = Parts::new(&parts, &mut headers, length, body.clone());
+                if self.method == Method::HEAD { Source::Empty } else { Source::Parts(parts) }
             }
-            httpcache::Answer::Part(range) => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(range.length()));
-                headers.insert(CONTENT_RANGE, range.content_range(length.unwrap_or(range.end)));
-                (StatusCode::PARTIAL_CONTENT, Some((range.start, Some(range.end))))
-            }
-            httpcache::Answer::NotModified => {
-                // What parents said of themselves stays.
-                let cache_status: Vec<HeaderValue> = headers.get_all(CACHE_STATUS).iter().cloned().collect();
-                headers = httpcache::not_modified(&head.headers);
-                cache_status.into_iter().for_each(|value| _ = headers.append(CACHE_STATUS, value));
-                (StatusCode::NOT_MODIFIED, None)
-            }
-            httpcache::Answer::PreconditionFailed => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-                (StatusCode::PRECONDITION_FAILED, None)
-            }
-            httpcache::Answer::Unsatisfiable => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-                headers.insert(CONTENT_RANGE, httpcache::unsatisfied(length.unwrap_or_default()));
-                (StatusCode::RANGE_NOT_SATISFIABLE, None)
-            }
-        };
-        headers.insert(AGE, HeaderValue::from(head.freshness.age(now).as_secs()));
-        let source = match part.filter(|_| self.method != Method::HEAD) {
-            None => Source::Empty,
-            Some((start, end)) => match body {
-                ArrivedBody::Growing(follower, _) => {
-                    Source::Store(follower.read(start, end), end.map(|end| end - start))
-                }
-                ArrivedBody::Stored(object) => {
-                    match object.body().filter(|_| start == 0 && end == Some(object.length())) {
-                        Some(bytes) => Source::Full(bytes),
-                        None => {
-                            let end = end.unwrap_or(object.length());
-                            Source::Store(object.read(start..end), Some(end - start))
-                        }
-                    }
-                }
+            _ if self.method == Method::HEAD || refused => Source::Empty,
+            (httpcache::Answer::Part(range), _) => Source::Read(body.read(range), Some(range.length())),
+            (httpcache::Answer::Whole, length) => match body {
+                ArrivedBody::Growing(follower, _) => Source::Read(Reading::Store(follower.read(0, length)), length),
+                ArrivedBody::Stored(object) => match object.body() {
+                    Some(bytes) => Source::Full(bytes),
+                    None => Source::Read(Reading::Store(object.read(0..object.length())), length),
+                },
+                ArrivedBody::Sliced(body) => Source::Read(Reading::Slices(body.read(0..body.series.length)), length),
             },
+            _ => Source::Empty,
         };
         self.finish(status, headers, source, Some(said), Some(head.freshness.ttl(now)), Some(judging))
     }
@@ -174,9 +156,49 @@ impl Reply {
         let body = Bytes::from(format!("{words}\n"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let head = self.method == Method::HEAD;
-        self.metrics.errors.inc();
         let source = if head { Source::Empty } else { Source::Full(body) };
         self.finish(status, headers, source, None, None, None)
+    }
+
+    /// What a user hears who may not ask.
+    pub(crate) fn denied(&self, refused: Refused) -> Response<AnswerBody> {
+        match refused {
+            Refused::Forbidden(why) => self.refusal(StatusCode::FORBIDDEN, why),
+            Refused::Elsewhere(url) => {
+                let mut answer = self.refusal(StatusCode::FOUND, "this page may not link here");
+                if let Ok(url) = HeaderValue::try_from(url) {
+                    answer.headers_mut().insert(LOCATION, url);
+                }
+                answer
+            }
+        }
+    }
+
+    /// Sends a user elsewhere who came by the wrong scheme.
+    pub(crate) fn by_the_other_scheme(&self, forced: Forced, host: &str, path: &str) -> Response<AnswerBody> {
+        let status = if forced.status == 308 { StatusCode::PERMANENT_REDIRECT } else { StatusCode::MOVED_PERMANENTLY };
+        let scheme = if forced.https { "https" } else { "http" };
+        let mut answer = self.refusal(status, "this site is served by the other scheme");
+        if let Ok(url) = HeaderValue::try_from(format!("{scheme}://{host}{path}")) {
+            answer.headers_mut().insert(LOCATION, url);
+        }
+        answer
+    }
+
+    /// What a node hears that asks whether this one is alive.
+    pub(crate) fn alive(&self) -> Response<AnswerBody> {
+        self.finish(StatusCode::NO_CONTENT, HeaderMap::new(), Source::Empty, None, None, None)
+    }
+
+    /// The answer to a request that is not taken, or whose body did not come; the connection is closed behind it, for it is not
+    /// known where the next request begins.
+    pub(crate) fn bad(&self, bad: Bad) -> Response<AnswerBody> {
+        self.metrics.refused(bad.why);
+        let mut answer = self.refusal(bad.status, bad.words);
+        if !self.handoff.is_http2() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
     /// What a client hears when there is no answer from above.
@@ -186,7 +208,10 @@ impl Reply {
             AskError::Unreachable(_) => {
                 (StatusCode::BAD_GATEWAY, "the origin could not be reached", Some("unreachable"))
             }
-            AskError::NoParent(_) => (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None),
+            AskError::Changed => (StatusCode::BAD_GATEWAY, "the object changed meanwhile", None),
+            AskError::NoParent(_) | AskError::NotPastParents(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None)
+            }
             AskError::BadUrl => (StatusCode::BAD_REQUEST, "the URL cannot be asked for", None),
         };
         let child = matches!(self.asker, Asker::Child { .. });
@@ -206,6 +231,9 @@ impl Reply {
         ttl: Option<i64>,
         judging: Option<Judging>,
     ) -> Response<AnswerBody> {
+        let length = source.length().filter(|_| self.method != Method::HEAD);
+        let telling = self.telling.as_ref().filter(|_| said.is_some());
+        let compressed = telling.is_some_and(|telling| telling.tell(status, &mut headers, length));
         peer::strip(&mut headers);
         headers.append(VIA, httpcache::via(Version::HTTP_11, &self.node));
         if let Some(said) = said {
@@ -221,16 +249,16 @@ impl Reply {
             if let (Asker::Child { .. }, Some(age), true) = (self.asker, said.known_good, judging.is_some()) {
                 peer::tell_age(&mut headers, age);
             }
-            self.metrics.answered(said.result);
         }
-        let running = self.metrics.requests_running.hold();
         let body = AnswerBody {
             left: source.length(),
+            gzip: compressed.then(Gzip::new).filter(|_| self.method != Method::HEAD),
             source,
             judged: judging.map(|judging| self.handoff.judged(judging)),
             handoff: self.handoff.clone(),
             metrics: self.metrics.clone(),
-            _running: running,
+            result: said.map(|said| said.result),
+            exchange: None,
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;
@@ -249,7 +277,9 @@ enum Source {
     Empty,
     Full(Bytes),
     /// With its length, when that is known.
-    Store(store::Reader, Option<u64>),
+    Read(Reading, Option<u64>),
+    /// Several parts of it.
+    Parts(Parts),
     /// With the bound of its silence.
     Upstream(Incoming, Pin<Box<Sleep>>),
 }
@@ -260,7 +290,8 @@ impl Source {
         match self {
             Source::Empty => Some(0),
             Source::Full(bytes) => Some(bytes.len() as u64),
-            Source::Store(_, length) => *length,
+            Source::Read(_, length) => *length,
+            Source::Parts(parts) => Some(parts.length()),
             Source::Upstream(body, _) => body.size_hint().exact(),
         }
     }
@@ -269,13 +300,18 @@ impl Source {
 /// A body as the connection reads it.
 pub(crate) struct AnswerBody {
     source: Source,
+    /// What goes out is compressed.
+    gzip: Option<Gzip>,
     /// Bytes to come, when that is known.
     left: Option<u64>,
     /// The header, until it is written.
     judged: Option<u64>,
     handoff: Arc<Handoff>,
     metrics: Arc<Metrics>,
-    _running: Held,
+    /// What `X-Cache` says, where it says something.
+    pub(crate) result: Option<metrics::XCache>,
+    /// What the answer is a part of; there once the answer is on its way.
+    pub(crate) exchange: Option<Exchange>,
 }
 
 /// Why a body ends early; the connection ends with it.
@@ -293,6 +329,9 @@ pub(crate) enum BodyError {
     /// It is shorter than was announced.
     #[error("body is {0} bytes short")]
     Short(u64),
+    /// A slice of it could not be had.
+    #[error("slice of a body: {0}")]
+    Slice(&'static str),
 }
 
 impl AnswerBody {
@@ -308,7 +347,8 @@ impl AnswerBody {
             Source::Empty => Poll::Ready(None),
             Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Source::Store(reader, _) => Pin::new(reader).poll_next(cx).map_err(BodyError::Store),
+            Source::Read(reading, _) => reading.poll_next(cx),
+            Source::Parts(parts) => parts.poll_next(cx),
             Source::Upstream(body, silence) => loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
@@ -337,32 +377,62 @@ impl Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         this.header_is_written();
-        match ready!(this.poll_source(cx)) {
-            None => match this.left.filter(|left| *left > 0) {
-                Some(short) => {
-                    this.left = Some(0);
-                    Poll::Ready(Some(Err(BodyError::Short(short))))
+        loop {
+            let Poll::Ready(polled) = this.poll_source(cx) else {
+                this.exchange.iter_mut().for_each(Exchange::waits);
+                return Poll::Pending;
+            };
+            let bytes = match polled {
+                None => match this.left.filter(|left| *left > 0) {
+                    Some(short) => {
+                        this.left = Some(0);
+                        this.gzip = None;
+                        return Poll::Ready(Some(Err(BodyError::Short(short))));
+                    }
+                    None => match this.gzip.as_mut().and_then(Gzip::end) {
+                        Some(bytes) => bytes,
+                        None => {
+                            this.exchange.iter_mut().for_each(Exchange::ends);
+                            return Poll::Ready(None);
+                        }
+                    },
+                },
+                Some(Err(error)) => {
+                    this.source = Source::Empty;
+                    this.gzip = None;
+                    return Poll::Ready(Some(Err(error)));
                 }
-                None => Poll::Ready(None),
-            },
-            Some(Err(error)) => {
-                this.source = Source::Empty;
-                Poll::Ready(Some(Err(error)))
+                Some(Ok(bytes)) => {
+                    this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                    match &mut this.gzip {
+                        None => bytes,
+                        Some(gzip) => match gzip.take(&bytes) {
+                            some if some.is_empty() => continue,
+                            some => some,
+                        },
+                    }
+                }
+            };
+            this.metrics.bytes_sent.add(bytes.len() as u64);
+            if matches!(this.source, Source::Full(_) | Source::Read(..) | Source::Parts(_)) && this.result.is_some() {
+                this.metrics.bytes_stored.add(bytes.len() as u64);
             }
-            Some(Ok(bytes)) => {
-                this.metrics.bytes_sent.add(bytes.len() as u64);
-                this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            if let Some(exchange) = &mut this.exchange {
+                exchange.gave(bytes.len());
+                if this.left == Some(0) && this.gzip.is_none() {
+                    exchange.ends();
+                }
             }
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == Some(0)
+        self.left == Some(0) && self.gzip.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map(SizeHint::with_exact).unwrap_or_default()
+        self.left.filter(|_| self.gzip.is_none()).map(SizeHint::with_exact).unwrap_or_default()
     }
 }
 

@@ -353,17 +353,21 @@ impl Sweeper {
         };
         let mut any = false;
         for (revision, url) in &batch {
+            let url = &knowing.key_of(url);
             let bare = ObjectKey::bare(url);
-            let mut vary = None;
-            any |= self.sweep_keys(store, knowing, &[bare], &mut vary).await?;
-            match vary.as_deref() {
-                None => {}
-                Some([only]) if *only == ACCEPT_ENCODING => {
-                    let variants: Vec<ObjectKey> = by_encoding(only, url).collect();
-                    any |= self.sweep_keys(store, knowing, &variants, &mut None).await?;
+            let mut beside = Beside::Nothing;
+            any |= self.sweep_keys(store, knowing, &[bare], &mut beside).await?;
+            match beside {
+                Beside::Nothing => {}
+                Beside::Variants(fields) if fields == [ACCEPT_ENCODING] => {
+                    let bare = ObjectKey::bare(url);
+                    let marker = store.lookup(bare.hash(), bare.bytes()).await.ok().flatten();
+                    let Some(marker) = marker.map(|marker| marker.generation()) else { continue };
+                    let variants: Vec<ObjectKey> = by_encoding(&ACCEPT_ENCODING, url, marker).collect();
+                    any |= self.sweep_keys(store, knowing, &variants, &mut Beside::Nothing).await?;
                 }
-                // By what other headers they differ nobody knows; a pass finds them by their URL.
-                Some(_) => self.pending().needs_pass(*revision),
+                // By what other headers they differ nobody knows, nor which slices are there; a pass finds them by their URL.
+                Beside::Variants(_) | Beside::Slices => self.pending().needs_pass(*revision),
             }
         }
         if any {
@@ -373,18 +377,20 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Sweeps what lies under `keys`; says whether something went. By which headers variants differ is left in `vary`.
+    /// Sweeps what lies under `keys`; says whether something went. What more there is of a URL is left in `beside`.
     async fn sweep_keys(
         &self,
         store: &store::Store,
         knowing: &Knowing,
         keys: &[ObjectKey],
-        vary: &mut Option<Vec<HeaderName>>,
+        beside: &mut Beside,
     ) -> Result<bool, store::WriteError> {
         let keys: Vec<_> = keys.iter().map(|key| (key.hash(), key.bytes().to_vec())).collect();
         let judge = |object: &SweptObject<'_>| {
-            if let Some((Stored::Marker(fields), _)) = measure(knowing, &knowing.known(), object) {
-                *vary = Some(fields);
+            match measure(knowing, &knowing.known(), object) {
+                Some((Stored::Marker(fields), _)) => *beside = Beside::Variants(fields),
+                Some((Stored::Object(head), _)) if head.slices.is_some() => *beside = Beside::Slices,
+                _ => {}
             }
             verdict(knowing, object)
         };
@@ -410,6 +416,14 @@ impl Sweeper {
     }
 }
 
+/// What lies in the store beside the bare URL.
+enum Beside {
+    Nothing,
+    /// Variants that differ by these request headers.
+    Variants(Vec<HeaderName>),
+    Slices,
+}
+
 /// Whether a stored body goes.
 fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
     let known = knowing.known();
@@ -420,7 +434,7 @@ fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
     match measure(knowing, &known, object) {
         None => Sweep::Drop,
         Some((Stored::Marker(_), _)) => Sweep::Keep,
-        Some((Stored::Object(_), need)) => {
+        Some((Stored::Object(_) | Stored::Slice, need)) => {
             let stamp = Revision(object.stamp);
             let covered = stamp < need.revision && need.mode(stamp) == Mode::Delete;
             if covered { Sweep::Drop } else { Sweep::Keep }
@@ -429,10 +443,14 @@ fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
 }
 
 /// Every variant that `Accept-Encoding` alone can choose.
-fn by_encoding<'a>(field: &'a HeaderName, url: &'a UrlKey) -> impl Iterator<Item = ObjectKey> + 'a {
+fn by_encoding<'a>(
+    field: &'a HeaderName,
+    url: &'a UrlKey,
+    marker: store::Generation,
+) -> impl Iterator<Item = ObjectKey> + 'a {
     httpcache::accept_encodings().filter_map(move |value| {
         let mut request = HeaderMap::new();
         request.insert(ACCEPT_ENCODING, HeaderValue::from_str(&value).ok()?);
-        Some(ObjectKey::variant(url, &httpcache::vary_key(std::slice::from_ref(field), &request)))
+        Some(ObjectKey::variant(url, marker, &httpcache::vary_key(std::slice::from_ref(field), &request)))
     })
 }

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use model::functions::Https;
 use model::{Certificate, CertificateSecret, DomainName};
 use rustls::ServerConfig;
 use rustls::client::verify_server_name;
@@ -92,6 +93,8 @@ pub(crate) struct Certificates {
 struct Ready {
     from: Arc<Certificate>,
     leaf: CertificateDer<'static>,
+    /// What its domain says of TLS.
+    https: Https,
     config: Arc<ServerConfig>,
 }
 
@@ -135,11 +138,12 @@ impl Certificates {
     /// What a client is told that asks for `name` (lower case); `None` when nothing here may call itself so.
     fn config(&self, name: &str) -> Option<Arc<ServerConfig>> {
         let known = self.knowing.known();
-        let domain = &known.knowledge.domain_for(name)?.name;
+        let domain = known.knowledge.domain_for(name)?;
+        let (domain, https) = (&domain.name, domain.functions.rules().https);
         let certificate = known.knowledge.certificates.get(domain)?;
         let mut all = self.ready();
-        if all.get(domain).is_none_or(|ready| !Arc::ptr_eq(&ready.from, certificate)) {
-            let ready = self.make_ready(certificate).inspect_err(|error| {
+        if all.get(domain).is_none_or(|ready| !Arc::ptr_eq(&ready.from, certificate) || ready.https != https) {
+            let ready = self.make_ready(certificate, https).inspect_err(|error| {
                 tracing::error!(%domain, error = error as &dyn std::error::Error, "certificate cannot be shown");
             });
             if all.len() >= READY_MAX {
@@ -155,7 +159,7 @@ impl Certificates {
         Some(ready.config.clone())
     }
 
-    fn make_ready(&self, certificate: &Arc<Certificate>) -> Result<Ready, Unready> {
+    fn make_ready(&self, certificate: &Arc<Certificate>, https: Https) -> Result<Ready, Unready> {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate.chain.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|_| Unready::Pem)?;
@@ -166,14 +170,16 @@ impl Certificates {
         };
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| Unready::Pem)?;
         let pair = CertifiedKey::from_der(chain, key, &self.provider)?;
+        let versions = [(https.tls13, &rustls::version::TLS13), (https.tls12, &rustls::version::TLS12)];
+        let versions: Vec<_> = versions.into_iter().filter_map(|(on, version)| on.then_some(version)).collect();
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_protocol_versions(&versions)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-        config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+        config.alpn_protocols = ALPN[usize::from(!https.http2)..].iter().map(|name| name.to_vec()).collect();
         config.ticketer = self.tickets.clone();
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Ready { from: certificate.clone(), leaf, config: Arc::new(config) })
+        Ok(Ready { from: certificate.clone(), leaf, https, config: Arc::new(config) })
     }
 
     /// Shakes hands with a client that has sent its first byte; `None` when it came to nothing.

@@ -1,61 +1,62 @@
 //! Asks for what a node does not have: the parents in rendezvous order, or the domain's sources where there is no parent.
 //!
-//! A parent is given up for the next one when it cannot be reached, does not answer in time, or says that it cannot serve; what
-//! it says of the origin is taken as it is. Only a node without parents asks an origin, so that every object is asked for once
-//! per root, whatever fails in between.
+//! A parent is given up for the next one when it cannot be reached, falls silent, or says that it cannot serve; what it says of
+//! the origin is taken as it is. A node with parents asks an origin itself only for a user, only when it could reach none of
+//! them, and only [`PAST_PARENTS_MAX`] times at once: a prefetch asks for every object once per root, whatever fails in between.
 //!
 //! # What always holds
 //!
 //! - `Warmfront-*` headers go to parents alone, and never into what is handed on.
 //! - An answer of a parent that carries no age did not see the fence: it is not an answer.
-//! - Every wait has a bound.
+//! - Somebody else is asked for the same only if nothing was sent, or the method is safe and there is no body.
+//! - Every wait has a bound, and so have all of them together ([`ASK_MAX`], [`ASK_THROUGH_MAX`]).
+//!
+//! # Not here
+//!
+//! What is said to a parent and how it is known to be alive: `parents`. Which source is asked, and how: `sources`. Connections:
+//! `pool`.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, response};
+use http::header::HeaderValue;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::body::{Body, Incoming};
 use model::fence::Fetch;
-use model::{Cause, Domain, NodeName, Source, SourceKind, UrlKey};
+use model::{Cause, Domain, NodeName, UrlKey};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::fill::Purpose;
 use crate::knowing::{Knowing, Known, LogTag};
-use crate::network::{Connector, Network};
-use crate::peer;
+use crate::metrics::{Counter, Page};
+use crate::network::Network;
+use crate::parents::{NoAnswer, Parents};
+use crate::pool::Pool;
+use crate::sources::Sources;
 
-/// Longest wait for the first byte of an origin's answer, its connection included.
-const ORIGIN_ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for an answer of an origin, all sources that are tried together.
+pub(crate) const ASK_MAX: Duration = Duration::from_secs(45);
 
-/// Longest wait for the first byte of a parent's answer: its own wait for the origin, and some more.
-const PARENT_ANSWER_MAX: Duration = Duration::from_secs(45);
+/// Longest wait for an answer from above where there are parents: a parent's own wait for the origin, and some more.
+pub(crate) const ASK_THROUGH_MAX: Duration = Duration::from_secs(50);
 
 /// Longest wait for an answer to a request that brings a body, which has to be sent first.
 const UPLOAD_MAX: Duration = Duration::from_secs(600);
 
-/// How long a parent that could not be reached is asked only after the others.
-const REST: Duration = Duration::from_secs(5);
-
 /// Longest silence in the middle of a body.
 pub(crate) const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Idle connections kept to one host, and how long.
-const IDLE_PER_HOST_MAX: usize = 128;
-const IDLE_MAX: Duration = Duration::from_secs(30);
-
-/// Largest head of an answer, in bytes, and most headers in it.
-const HEAD_BYTES_MAX: usize = 64 << 10;
-const HEADERS_MAX: usize = 256;
-
 /// Parents or sources that are tried for one request.
-const TRIES_MAX: usize = 4;
+pub(crate) const TRIES_MAX: usize = 4;
+
+/// Fetches at a time that go to an origin past parents that cannot be reached: enough to go on serving, too few to be the storm
+/// that the parents kept from it.
+pub(crate) const PAST_PARENTS_MAX: usize = 64;
 
 /// A request body on its way up.
 pub(crate) type UpBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -68,7 +69,10 @@ pub(crate) fn no_body() -> UpBody {
 /// What is asked for.
 pub(crate) struct Question {
     pub(crate) method: Method,
+    /// Under what it lies: by this, parents are chosen.
     pub(crate) key: UrlKey,
+    /// The path with its query that is asked for; the key may have less of it.
+    pub(crate) path: String,
     pub(crate) domain: Arc<Domain>,
     /// End-to-end headers.
     pub(crate) headers: HeaderMap,
@@ -77,6 +81,15 @@ pub(crate) struct Question {
     pub(crate) log: LogTag,
     /// The nodes the request has passed before this one.
     pub(crate) passed: Vec<NodeName>,
+    /// For whom: only users are answered past parents that cannot be reached.
+    pub(crate) purpose: Purpose,
+}
+
+impl Question {
+    /// Whether asking twice is as good as asking once (RFC 9110 §9.2.1), as far as the method goes.
+    pub(crate) fn is_safe(&self) -> bool {
+        self.method.is_safe()
+    }
 }
 
 /// Who answered.
@@ -93,6 +106,14 @@ pub(crate) struct Answer {
     /// How long ago its sender knew it to be good: zero from the origin.
     pub(crate) age: Option<Duration>,
     pub(crate) from: From,
+    /// One of the few that went past the parents, for as long as it is fetched.
+    _past: Option<OwnedSemaphorePermit>,
+}
+
+impl Answer {
+    pub(crate) fn new(head: response::Parts, body: Incoming, age: Option<Duration>, from: From) -> Answer {
+        Answer { head, body, age, from, _past: None }
+    }
 }
 
 /// Why there is no answer.
@@ -105,8 +126,14 @@ pub(crate) enum AskError {
     /// Parents are there and none can serve now.
     #[error("no parent can serve: {0}")]
     NoParent(String),
+    /// No parent can be reached, and a prefetch does not go past them; a user may.
+    #[error("no parent can be reached: {0}")]
+    NotPastParents(String),
     #[error("the URL cannot be asked for")]
     BadUrl,
+    /// A part was asked for, and what came is no part of the body it belongs to.
+    #[error("the object changed while parts of it were fetched")]
+    Changed,
 }
 
 impl std::convert::From<AskError> for Cause {
@@ -121,156 +148,146 @@ impl std::convert::From<AskError> for Cause {
 
 /// The node's client.
 #[derive(Clone)]
-pub(crate) struct Upstream {
-    client: Client<Connector, UpBody>,
+pub(crate) struct Upstream(Arc<Inner>);
+
+struct Inner {
     knowing: Arc<Knowing>,
-    /// Parents that could not be reached, and since when; at most one entry for each member there was.
-    resting: Arc<Mutex<HashMap<NodeName, Instant>>>,
+    pool: Pool,
+    parents: Parents,
+    sources: Sources,
+    past_parents: Arc<Semaphore>,
+    went_past: Counter,
 }
 
 impl Upstream {
-    /// A client whose connections are tasks of whatever runtime asks.
+    /// A client whose connections are tasks of the runtime that calls; those that ask must run on it too.
     pub(crate) fn new(knowing: Arc<Knowing>, network: Arc<dyn Network>) -> Upstream {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_MAX)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .http1_max_buf_size(HEAD_BYTES_MAX)
-            .http1_max_headers(HEADERS_MAX)
-            .set_host(false)
-            .build(Connector::new(network));
-        Upstream { client, knowing, resting: Arc::default() }
+        let pool = Pool::new(network);
+        let seed = xxhash_rust::xxh3::xxh3_64(knowing.name().as_str().as_bytes());
+        Upstream(Arc::new(Inner {
+            parents: Parents::new(pool.clone(), knowing.name().clone(), seed),
+            sources: Sources::new(pool.clone(), seed),
+            knowing,
+            pool,
+            past_parents: Arc::new(Semaphore::new(PAST_PARENTS_MAX)),
+            went_past: Counter::default(),
+        }))
     }
 
-    /// Asks, and returns when the head of an answer is there. A `body` can be sent once, so only the first choice is asked then.
+    /// Asks, and returns when the head of an answer is there. A `body` that was sent, be it in part, is sent to nobody else.
     pub(crate) async fn ask(&self, question: &Question, body: Option<UpBody>) -> Result<Answer, AskError> {
-        let known = self.knowing.known().clone();
+        let inner = &*self.0;
+        let known = inner.knowing.known().clone();
         if known.tag != question.log {
             return Err(AskError::NoParent("the log was changed for another".to_owned())); // and the fence means nothing in it
         }
-        let parents = self.parents(&known, question);
-        let tries = if body.is_some() { 1 } else { TRIES_MAX };
-        let mut body = body;
-        if parents.is_empty() {
-            let mut last = AskError::Unreachable("the domain has no source".to_owned());
-            for source in in_order(&question.domain.sources, question.key.hash()).into_iter().take(tries) {
-                match self.ask_origin(question, source, body.take()).await {
-                    Err(error) => last = error,
-                    answered => return answered,
-                }
-            }
-            return Err(last);
+        let parents = inner.parents_for(&known, question);
+        let mut body = body.filter(|body| !body.is_end_stream());
+        let most = match (&body, parents.is_empty()) {
+            (Some(_), _) => UPLOAD_MAX,
+            (None, true) => ASK_MAX,
+            (None, false) => ASK_THROUGH_MAX,
+        };
+        let until = Instant::now() + most + patience(&question.domain);
+        match parents.is_empty() {
+            true => inner.sources.ask(question, &mut body, until).await,
+            false => inner.ask_parents(question, &known, parents, body, until).await,
         }
-        let mut last = AskError::NoParent("none is known".to_owned());
-        for (name, url) in parents.into_iter().take(tries) {
-            match self.ask_parent(question, &known, name, &url, body.take()).await {
-                Err(error @ AskError::NoParent(_)) => last = error,
-                answered => return answered,
-            }
-        }
-        Err(last)
     }
 
-    /// Name and address of the parents, but for those the request has passed; first those that could be reached lately.
-    fn parents(&self, known: &Known, question: &Question) -> Vec<(NodeName, String)> {
+    /// Shows what is counted.
+    pub(crate) fn show(&self, page: &mut Page) {
+        let inner = &*self.0;
+        inner.pool.show(page);
+        inner.sources.show(page);
+        inner.parents.show(page);
+        let running = PAST_PARENTS_MAX - inner.past_parents.available_permits();
+        page.counter("past_parents_total", "Fetches from an origin past parents out of reach", inner.went_past.get());
+        page.gauge("past_parents_running", "Those running", running);
+        page.gauge("past_parents_max", "Bound of those", PAST_PARENTS_MAX);
+    }
+}
+
+impl Inner {
+    /// Name and address of the parents in rendezvous order, but for those the request has passed.
+    fn parents_for(&self, known: &Known, question: &Question) -> Vec<(NodeName, String)> {
         let own = self.knowing.name();
         let parents = known.knowledge.topology.parents(own, question.key.hash());
         let fresh = parents.into_iter().filter(|parent| &parent.name != own && !question.passed.contains(&parent.name));
-        let mut parents: Vec<_> = fresh.map(|parent| (parent.name.clone(), parent.advertise_url.clone())).collect();
-        let resting = self.resting();
-        if !resting.is_empty() {
-            parents.sort_by_key(|(name, _)| resting.get(name).is_some_and(|since| since.elapsed() < REST));
-        }
-        parents
+        fresh.map(|parent| (parent.name.clone(), parent.advertise_url.clone())).collect()
     }
 
-    fn resting(&self) -> MutexGuard<'_, HashMap<NodeName, Instant>> {
-        self.resting.lock().expect("no holder of this lock can panic")
-    }
-
-    fn rests(&self, name: &NodeName) {
-        let mut resting = self.resting();
-        resting.retain(|_, since| since.elapsed() < REST);
-        resting.insert(name.clone(), Instant::now());
-    }
-
-    async fn ask_parent(
+    /// The parents that were well lately, then the origin where that is allowed, else the parents that were not.
+    async fn ask_parents(
         &self,
         question: &Question,
         known: &Known,
-        name: NodeName,
-        url: &str,
-        body: Option<UpBody>,
+        parents: Vec<(NodeName, String)>,
+        mut body: Option<UpBody>,
+        until: Instant,
     ) -> Result<Answer, AskError> {
-        let failed = |problem: String| AskError::NoParent(format!("{name}: {problem}"));
-        let base: Uri = url.parse().map_err(|_| failed("its address is not a URL".to_owned()))?;
-        let uri = uri(base.scheme().cloned(), base.authority().map(|authority| authority.as_str()), &question.key)?;
-        let mut headers = question.headers.clone();
-        headers.insert(HOST, host(question.key.host())?);
-        peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, self.knowing.name());
-        let bound = if body.is_some() { UPLOAD_MAX } else { PARENT_ANSWER_MAX };
-        let answer = tokio::time::timeout(bound, self.send(&question.method, uri, headers, body)).await;
-        let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|problem| {
-            self.rests(&name);
-            failed(problem)
-        })?;
-        let (mut head, body) = answer.into_parts();
-        let age = peer::told_age(&head.headers);
-        let origin = head.headers.get(peer::ORIGIN).map(|origin| origin.as_bytes().to_vec());
-        peer::strip(&mut head.headers);
-        match (age, origin.as_deref()) {
-            (None, Some(b"timeout")) => Err(AskError::Timeout),
-            (None, Some(_)) => Err(AskError::Unreachable(format!("{name} could not reach the origin"))),
-            (None, None) if is_fenced(&question.method) => {
-                Err(failed(format!("answered {} without an age", head.status)))
+        let repeatable = body.is_none() && question.is_safe();
+        let mut resting = Vec::new();
+        let mut problem = "none is known".to_owned();
+        let mut reached = false;
+        let mut left = TRIES_MAX;
+        let mut well = parents.into_iter().filter_map(|parent| match self.parents.admits(&parent.0) {
+            true => Some(parent),
+            false => {
+                resting.push(parent);
+                None
             }
-            (age, _) => Ok(Answer { head, body, age, from: From::Parent(name) }),
+        });
+        // Lazily, for to be admitted after a rest is to be on trial.
+        while left > 0
+            && let Some((name, url)) = well.next()
+        {
+            left -= 1;
+            match self.parents.ask(question, known, &name, &url, &mut body, until).await {
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::Told(error)) => return Err(error),
+                Err(NoAnswer::Refused(words)) => (problem, reached) = (words, true),
+                Err(NoAnswer::Unreachable { problem: words, unsent }) => {
+                    problem = words;
+                    if !unsent && !repeatable {
+                        return Err(AskError::NoParent(problem));
+                    }
+                }
+            }
+        }
+        drop(well);
+        if !reached
+            && question.purpose == Purpose::User
+            && let Ok(permit) = self.past_parents.clone().try_acquire_owned()
+        {
+            self.went_past.inc();
+            tracing::debug!(url = %question.key, problem, "no parent can be reached; the origin is asked");
+            let answer = self.sources.ask(question, &mut body, until).await?;
+            return Ok(Answer { _past: Some(permit), ..answer });
+        }
+        for (name, url) in resting.into_iter().take(left) {
+            match self.parents.ask(question, known, &name, &url, &mut body, until).await {
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::Told(error)) => return Err(error),
+                Err(NoAnswer::Refused(words)) => (problem, reached) = (words, true),
+                Err(NoAnswer::Unreachable { problem: words, unsent }) => {
+                    problem = words;
+                    if !unsent && !repeatable {
+                        break;
+                    }
+                }
+            }
+        }
+        match question.purpose {
+            Purpose::Prefetch if !reached => Err(AskError::NotPastParents(problem)),
+            Purpose::Prefetch | Purpose::User => Err(AskError::NoParent(problem)),
         }
     }
+}
 
-    async fn ask_origin(&self, question: &Question, source: &Source, body: Option<UpBody>) -> Result<Answer, AskError> {
-        let content =
-            if source.content.contains(':') { format!("[{}]", source.content) } else { source.content.clone() };
-        let scheme = if source.port == 443 { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri = uri(Some(scheme), Some(&format!("{content}:{}", source.port)), &question.key)?;
-        let mut headers = question.headers.clone();
-        let asked_as = match source.kind {
-            SourceKind::Address | SourceKind::Domain => question.key.host(),
-            SourceKind::Bucket => &source.content,
-        };
-        headers.insert(HOST, host(asked_as)?);
-        let bound = if body.is_some() { UPLOAD_MAX } else { ORIGIN_ANSWER_MAX };
-        let answer = tokio::time::timeout(bound, self.send(&question.method, uri, headers, body)).await;
-        let answer = answer.map_err(|_| AskError::Timeout)?.map_err(AskError::Unreachable)?;
-        let (mut head, body) = answer.into_parts();
-        peer::strip(&mut head.headers);
-        Ok(Answer { head, body, age: Some(Duration::ZERO), from: From::Origin })
-    }
-
-    async fn send(
-        &self,
-        method: &Method,
-        uri: Uri,
-        headers: HeaderMap,
-        body: Option<UpBody>,
-    ) -> Result<Response<Incoming>, String> {
-        let mut request = Request::new(body.unwrap_or_else(no_body));
-        *request.method_mut() = method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        let mut answer = self.client.request(request).await.map_err(|error| words(&error))?;
-        // The client's own bound is of its buffer, which a fast sender overshoots.
-        let bytes: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        if bytes > HEAD_BYTES_MAX {
-            return Err(format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes"));
-        }
-        // Interim answers are hyper's; what is left of the family cannot be an answer.
-        if answer.status().is_informational() {
-            *answer.status_mut() = StatusCode::BAD_GATEWAY;
-        }
-        Ok(answer)
-    }
+/// How much longer than else answers for a domain are waited for: some origins are known to take their time.
+pub(crate) fn patience(domain: &Domain) -> Duration {
+    domain.functions.rules().fetch.timeout.unwrap_or_default()
 }
 
 /// Whether answers to `method` are bodies the fence speaks of (fence, assumption 6).
@@ -278,39 +295,14 @@ pub(crate) fn is_fenced(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
 
-fn uri(scheme: Option<Scheme>, authority: Option<&str>, key: &UrlKey) -> Result<Uri, AskError> {
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = scheme;
-    parts.authority =
-        Some(authority.and_then(|authority| authority.parse::<Authority>().ok()).ok_or(AskError::BadUrl)?);
-    parts.path_and_query = Some(PathAndQuery::try_from(key.path_and_query()).map_err(|_| AskError::BadUrl)?);
-    Uri::from_parts(parts).map_err(|_| AskError::BadUrl)
+/// What a request line says.
+pub(crate) fn target(path: &str) -> Result<PathAndQuery, AskError> {
+    PathAndQuery::try_from(path).map_err(|_| AskError::BadUrl)
 }
 
-fn host(name: &str) -> Result<HeaderValue, AskError> {
+/// A `Host`.
+pub(crate) fn host(name: &str) -> Result<HeaderValue, AskError> {
     HeaderValue::from_str(name).map_err(|_| AskError::BadUrl)
-}
-
-/// The sources of the lowest priority number first; inside a priority the key chooses, by weight, who is asked first.
-fn in_order(sources: &[Source], key: u128) -> Vec<&Source> {
-    let mut ordered: Vec<&Source> = sources.iter().collect();
-    ordered.sort_by_key(|source| source.priority);
-    let mut rest = ordered.as_mut_slice();
-    while let Some(first) = rest.first() {
-        let priority = first.priority;
-        let (group, others) = rest.split_at_mut(rest.iter().take_while(|source| source.priority == priority).count());
-        let total: u128 = group.iter().map(|source| u128::from(source.weight.max(1))).sum();
-        let mut ticket = key % total;
-        let chosen = group.iter().position(|source| {
-            let weight = u128::from(source.weight.max(1));
-            let here = ticket < weight;
-            ticket = ticket.saturating_sub(weight);
-            here
-        });
-        group.rotate_left(chosen.unwrap_or(0));
-        rest = others;
-    }
-    ordered
 }
 
 /// An error and what caused it, in one line.
@@ -322,28 +314,4 @@ pub(crate) fn words(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_are_asked_by_priority_then_weight() {
-        let source = |content: &str, priority, weight| Source {
-            kind: SourceKind::Domain,
-            content: content.into(),
-            port: 80,
-            priority,
-            weight,
-        };
-        let sources = [source("backup", 30, 10), source("a", 20, 30), source("b", 20, 10)];
-        let mut first = [0_u32; 2];
-        for key in 0..400_u128 {
-            let ordered: Vec<&str> = in_order(&sources, key).iter().map(|source| source.content.as_str()).collect();
-            assert_eq!(ordered[2], "backup");
-            first[usize::from(ordered[0] == "b")] += 1;
-        }
-        assert_eq!(first, [300, 100]);
-    }
 }

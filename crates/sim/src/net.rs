@@ -15,7 +15,6 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
@@ -302,10 +301,10 @@ impl Inner {
 }
 
 impl node::Network for Port {
-    fn connect(&self, to: Uri) -> BoxFuture<'static, io::Result<Box<dyn node::Stream>>> {
+    fn connect(&self, to: node::Endpoint) -> BoxFuture<'static, io::Result<Box<dyn node::Stream>>> {
         let port = self.clone();
         async move {
-            let name = format!("{}:{}", to.host().unwrap_or_default(), to.port_u16().unwrap_or(80));
+            let name = to.to_string();
             Ok(Box::new(port.dial(&name, WIDE).await?) as Box<dyn node::Stream>)
         }
         .boxed()

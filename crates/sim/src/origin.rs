@@ -29,6 +29,13 @@ pub fn tag(path: &str) -> String {
     format!("t{}", path.len() % 3)
 }
 
+/// First and last byte of a range, where a body has it.
+fn part(range: &str, length: usize) -> Option<(usize, usize)> {
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().unwrap_or(length).min(length - 1));
+    (first <= last).then_some((first, last))
+}
+
 /// The origin. Clones are the same one.
 #[derive(Clone)]
 pub struct Origin(Arc<Mutex<Inner>>);
@@ -118,9 +125,17 @@ impl Origin {
             let lines = if path.contains("long") { LINES_LONG } else { LINES };
             let body = format!("{path} {version}\n").repeat(lines);
             let open = path.contains("open");
+            let part = headers.get("range").filter(|_| !open).and_then(|range| part(range, body.len()));
+            let (status, range, body) = match part {
+                Some((first, last)) => {
+                    let range = format!("content-range: bytes {first}-{last}/{}\r\n", body.len());
+                    ("206 Partial Content", range, &body[first..=last])
+                }
+                None => ("200 OK", String::new(), &body[..]),
+            };
             let length =
                 if open { "connection: close\r\n".to_owned() } else { format!("content-length: {}\r\n", body.len()) };
-            stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}{length}\r\n").as_bytes()).await?;
+            stream.write_all(format!("HTTP/1.1 {status}\r\n{head}{range}{length}\r\n").as_bytes()).await?;
             let (first, second) = body.as_bytes().split_at(body.len() / 2);
             stream.write_all(first).await?;
             tokio::time::sleep(after / 2).await;

@@ -62,6 +62,11 @@ impl World {
             0 => "cache-control: max-stale\r\n".to_owned(),
             1 => "accept-encoding: gzip\r\n".to_owned(),
             2 => "range: bytes=0-9\r\n".to_owned(),
+            4 => format!("range: bytes={}-\r\n", random.draw() % 40_000),
+            5 => {
+                let first = random.draw() % 40_000;
+                format!("range: bytes={first}-{}\r\n", first + random.draw() % 20_000)
+            }
             3 => format!("if-none-match: \"{}\"\r\n", self.origin.version(path).saturating_sub(1)),
             _ => String::new(),
         };
@@ -103,6 +108,21 @@ impl World {
         {
             let text = format!("TORN: {name} sent a body of {path} v{version} that is not of it");
             self.history().violation(text);
+        }
+        // Every line of a body is the same, so what is at which place of a part is known.
+        if answer.status == 206
+            && let Ok(body) = &answer.body
+        {
+            let first = answer
+                .headers
+                .get("content-range")
+                .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse::<usize>().ok());
+            let whole = format!("{line}\n");
+            let mut expected = whole.bytes().cycle().skip(first.unwrap_or_default() % whole.len());
+            if first.is_none() || !body.iter().all(|byte| Some(*byte) == expected.next()) {
+                let text = format!("TORN: {name} sent a part of {path} v{version} that is not of it");
+                self.history().violation(text);
+            }
         }
         let outside = lock(&self.outside).iter().any(|time| {
             let over = time.until.is_some_and(|until| answer.written > until);

@@ -9,7 +9,7 @@ use aliyun::AccessKey;
 use control::state::memory::{Faults, Memory};
 use control::{Control, Operator, Seal, Times};
 use model::{Clock, Coverage, Isolation, NodeName, PopName, Tier};
-use node::{DiskTier, Machine, MemoryTier, Node, NodeConfig, StartError};
+use node::{Bounds, DiskTier, Machine, MemoryTier, Node, NodeConfig, SliceSizes, StartError};
 use store::disk::FaultyDisk;
 use tokio::runtime::RngSeed;
 use tokio::time::Instant;
@@ -30,6 +30,9 @@ pub(crate) const KEY: AccessKey<'static> = AccessKey { id: "sim-key", secret: "s
 /// What is waited for beyond a lease. Clocks of a run are wrong by a tenth at most, leases are 3 s at most, and a header that waits is
 /// looked at again every quarter of a second: 2 × 0.1 × 3 s ÷ 0.9 + 0.25 s.
 const MARGIN: Duration = Duration::from_secs(1);
+
+/// How nodes cut the long path's body: it has two or three slices.
+const SLICES: SliceSizes = SliceSizes { slice: 16 << 10, least: 20 << 10 };
 
 /// How long things go wrong.
 const CHAOS: Duration = Duration::from_secs(9);
@@ -332,7 +335,7 @@ impl World {
                 network: Arc::new(port.clone()),
                 disks: vec![Arc::new(host.disk.clone())],
                 journal: host.journal.clone(),
-                retire_above: host.retire_above,
+                bounds: Bounds { retire_above: host.retire_above, slices: SLICES },
             };
             let nowhere = ([0, 0, 0, 0], 0).into();
             let config = NodeConfig {
@@ -349,6 +352,10 @@ impl World {
                 disk: vec![DiskTier { path: PathBuf::from(&host.name), capacity_bytes: 4 << 20 }],
                 state_path: None,
                 isolation: host.isolation,
+                origin: Default::default(),
+                connections_max: 1000,
+                access_log: None,
+                drain_grace_secs: 0,
             };
             (machine, config, host.token.clone(), port, incoming, host.journal.clone(), host.opened)
         };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-pub use faulty::{FaultyDisk, WriteFault};
+pub use faulty::{Failure, FaultyDisk, WriteFault};
 pub use file::FileDisk;
 
 mod faulty;

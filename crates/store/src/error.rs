@@ -132,6 +132,15 @@ pub enum WriteError {
     #[error("read the stored head")]
     Read(#[source] ReadError),
 
+    /// The disk failed too often and is out of service until the store is opened again.
+    #[error("disk `{path}` is out of service: {cause}")]
+    OutOfService {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said last.
+        cause: String,
+    },
+
     /// The store was closed, or the runtime that opened it has ended.
     #[error("the store is closed")]
     Closed,
@@ -144,6 +153,15 @@ pub enum VerifyError {
     /// No such object is stored.
     #[error("the object is not stored")]
     Absent,
+
+    /// The disk that it would be resident on is out of service, and memory is not stable storage.
+    #[error("disk `{path}` is out of service: {cause}")]
+    OutOfService {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        cause: String,
+    },
 
     /// Its bytes could not be read back, or are not those that were written.
     #[error("read back")]

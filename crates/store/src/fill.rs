@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -103,9 +103,24 @@ impl Fill {
         let growing = self.growing.clone();
         queue.send(Command::Commit { growing, visible, durable, permit }).await?;
         self.committed = true;
-        let entry = became_visible.await.map_err(|_| WriteError::Closed)??;
-        let durable = async move { became_durable.await.map_err(|_| WriteError::Closed)?.map(drop) };
+        let entry = became_visible.await.map_err(|_| queue.ended())??;
+        let durable = async move { became_durable.await.map_err(|_| queue.ended())?.map(drop) };
         Ok((Object { entry, tier: self.growing.tier.clone() }, Durable(durable.boxed())))
+    }
+
+    /// Ends the body without making it visible: whoever follows it reads to its end, and no lookup finds it. Fails as
+    /// [`Fill::finish_visible`] does.
+    pub fn finish_unseen(mut self) -> Result<(), WriteError> {
+        if let Some(error) = self.growing.failure() {
+            return Err(error);
+        }
+        let appended = self.growing.length();
+        if let Some(announced) = self.announced.filter(|announced| *announced != appended) {
+            return Err(self.fail(WriteError::LengthMismatch { announced, appended }));
+        }
+        self.growing.complete();
+        self.committed = true; // nothing is to be committed
+        Ok(())
     }
 
     /// Sends slices to the writer until `until` of them are there.
@@ -142,7 +157,8 @@ impl Fill {
             slices: slices.into(),
         };
         let (key, generation, place) = (growing.key, growing.id, Place::default());
-        let entry = Arc::new(Entry { key, generation, place, record, held: held.into() });
+        let entry =
+            Arc::new(Entry { key, generation, place, record, held: held.into(), asked: AtomicBool::new(false) });
         let changes = self.memory.changes.lock().expect("no code panics while it holds this lock");
         self.memory.insert_head(entry.clone());
         drop(changes);

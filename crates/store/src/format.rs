@@ -17,6 +17,9 @@
 //!          | crc u32 over the segment id and the 36 bytes; the last 40 bytes of the file
 //! ```
 //!
+//! Beside the segments a file `void` may lie, whose content does not matter: the disk was taken out of service, and none of
+//! them counts any more.
+//!
 //! The segment's id goes into the checksums so that bytes of one segment are never taken for those of another.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -40,6 +43,8 @@ pub(crate) const FULL_KEY_BYTES_MAX: usize = 64 << 10;
 pub(crate) const SLICES_MAX: u64 = 1 << 20;
 /// Longest payload that is believed, in bytes: a head that lists the most slices, twice over.
 const PAYLOAD_BYTES_MAX: usize = 32 << 20;
+/// Longest record, in bytes.
+pub(crate) const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + PAYLOAD_BYTES_MAX;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"WARMSEGM";
 const TRAILER_MAGIC: &[u8; 8] = b"WARMSUMM";
@@ -337,6 +342,9 @@ pub(crate) fn decode_summary(segment: u32, trailer: &Trailer, bytes: &[u8]) -> O
     }
     Some(entries)
 }
+
+/// Name of the file that says that no segment beside it counts any more: the disk was out of service when it was written.
+pub(crate) const VOID_NAME: &str = "void";
 
 /// Name of a segment's file.
 pub(crate) fn segment_name(id: u32) -> String {

@@ -116,11 +116,17 @@ impl Growing {
         self.changes.send_replace(());
     }
 
-    /// Nothing of it will be stored; what is held is let go.
+    /// Nothing of it will be stored; what is held is let go. But a body that had come whole and is still held whole is given to
+    /// those who follow it: that a disk failed is no reason to cut them short.
     pub(crate) fn fail(&self, error: &WriteError) {
         let mut state = self.state();
         if state.failed.is_none() {
             state.failed = Some(error.clone());
+        }
+        if state.complete && state.slices.iter().all(|slice| slice.held.is_some()) {
+            drop(state);
+            self.changes.send_replace(());
+            return;
         }
         state.slices.clear();
         state.tail.clear();
@@ -160,7 +166,7 @@ impl Growing {
         if state.complete && position >= state.length {
             return Step::End;
         }
-        if state.failed.is_some() {
+        if state.failed.is_some() && state.slices.is_empty() {
             return Step::Failed;
         }
         if position >= state.length {

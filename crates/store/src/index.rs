@@ -1,8 +1,9 @@
 //! The packed index of one disk: where each object's newest head lies.
 //!
-//! An entry is 24 bytes and a control byte in the table: the object's *name* (the upper 64 bits of its key), and the place of
-//! the head. With the table's load between 7/16 and 7/8 that makes 29 to 58 bytes an object. What else is known of an object
-//! lies in its head record, the full key too: objects that share a name displace each other, and are told apart by it.
+//! An entry is 24 bytes and a control byte in the table: the object's *name* (the upper 64 bits of its key), the place of
+//! the head, and in bits that no length needs how often it was asked for. Tables are between 7/16 and 7/8 full, at any time some
+//! of them here and some there, which makes 41 bytes an object at every count; `bench --bin store` measures it. What else is known of an object lies in its head record, the full key too: objects that share a name
+//! displace each other, and are told apart by it.
 //!
 //! **Invariant:** the memory tier holds a head only while the index names that very place, because both are changed under
 //! the lock of the name's shard. So a lookup that finds a head in memory need not come here.
@@ -13,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::Key;
 
-/// How many locks the index has; also the step in which a sweep walks it.
+/// How many locks the index has, at most 256; also the step in which a sweep walks it.
 pub(crate) const SHARDS: usize = 256;
 
 /// Where a head lies.
@@ -33,12 +34,116 @@ impl Place {
     }
 }
 
-/// One shard, by name.
-pub(crate) type Shard = HashMap<u64, Place, BuildHasherDefault<Uniform>>;
+/// How often an entry is known to have been asked for, at most; two bits hold it.
+pub(crate) const ASKED_MAX: u32 = 3;
+
+/// A place, and in the upper bits of its length, which is at most 32 MiB and a header, what is noted of the object.
+#[derive(Clone, Copy)]
+struct Slot {
+    segment: u32,
+    offset: u32,
+    length_and_notes: u32,
+    lead: u32,
+}
+
+const LENGTH_BITS: u32 = 26;
+const UNREADABLE: u32 = 1 << 29;
+const ASKED_SHIFT: u32 = 30;
+
+// A record's header and its longest payload.
+const _: () = assert!(crate::format::RECORD_BYTES_MAX < 1 << LENGTH_BITS);
+
+impl Slot {
+    fn new(place: Place) -> Slot {
+        let Place { segment, offset, length, lead } = place;
+        Slot { segment, offset, length_and_notes: length & ((1 << LENGTH_BITS) - 1), lead }
+    }
+
+    fn place(self) -> Place {
+        let length = self.length_and_notes & ((1 << LENGTH_BITS) - 1);
+        Place { segment: self.segment, offset: self.offset, length, lead: self.lead }
+    }
+}
+
+/// A part of the index: places by name, and what is noted of them. A note goes with the place it was made for.
+#[derive(Default)]
+pub(crate) struct Shard(HashMap<u64, Slot, BuildHasherDefault<Uniform>>);
+
+impl Shard {
+    pub(crate) fn get(&self, name: u64) -> Option<Place> {
+        self.0.get(&name).map(|slot| slot.place())
+    }
+
+    /// Names a place. How often the object was asked for stays known: that is the URL's, not the body's.
+    pub(crate) fn insert(&mut self, name: u64, place: Place) {
+        let asked = self.0.get(&name).map_or(0, |slot| slot.length_and_notes >> ASKED_SHIFT);
+        let mut slot = Slot::new(place);
+        slot.length_and_notes |= asked << ASKED_SHIFT;
+        self.0.insert(name, slot);
+    }
+
+    /// Names the place to which what was kept has been moved: from now on it must be asked for again.
+    pub(crate) fn insert_moved(&mut self, name: u64, place: Place) {
+        self.0.insert(name, Slot::new(place));
+    }
+
+    pub(crate) fn remove(&mut self, name: u64) {
+        self.0.remove(&name);
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    pub(crate) fn names(&self) -> Vec<u64> {
+        self.0.keys().copied().collect()
+    }
+
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Place) -> bool) {
+        self.0.retain(|_, slot| keep(slot.place()));
+    }
+
+    /// Forgets everything, and gives the room back.
+    pub(crate) fn clear(&mut self) {
+        self.0 = HashMap::default();
+    }
+
+    /// Notes that the head at `place` was asked for.
+    pub(crate) fn note_asked(&mut self, name: u64, place: Place) {
+        if let Some(slot) = self.0.get_mut(&name).filter(|slot| slot.place() == place)
+            && slot.length_and_notes >> ASKED_SHIFT < ASKED_MAX
+        {
+            slot.length_and_notes += 1 << ASKED_SHIFT;
+        }
+    }
+
+    /// How often the head at `place` was asked for, as far as that is counted.
+    pub(crate) fn asked(&self, name: u64, place: Place) -> u32 {
+        self.0.get(&name).filter(|slot| slot.place() == place).map_or(0, |slot| slot.length_and_notes >> ASKED_SHIFT)
+    }
+
+    /// Notes that what lies at `place` cannot be read.
+    pub(crate) fn note_unreadable(&mut self, name: u64, place: Place) {
+        if let Some(slot) = self.0.get_mut(&name).filter(|slot| slot.place() == place) {
+            slot.length_and_notes |= UNREADABLE;
+        }
+    }
+
+    /// Whether what the index knows under `name` is known to be unreadable.
+    pub(crate) fn is_unreadable(&self, name: u64) -> bool {
+        self.0.get(&name).is_some_and(|slot| slot.length_and_notes & UNREADABLE != 0)
+    }
+}
 
 pub(crate) struct Index {
     shards: Box<[Mutex<Shard>]>,
+    /// By some bits of a name, its shard. A table doubles when it is full, so shards of one size would all be half empty at
+    /// once; these get from one to two parts of the names each, evenly spread over the powers, and so double one after another.
+    shard_of: Box<[u8]>,
 }
+
+/// Values of the bits of a name that choose its shard.
+const CHOICES: usize = 1 << 14;
 
 /// Keys are hashes already.
 #[derive(Default)]
@@ -62,13 +167,20 @@ impl Hasher for Uniform {
 
 impl Index {
     pub(crate) fn new() -> Index {
-        Index { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        let shard_of = |choice: usize| {
+            let number = (1.0 + choice as f64 / CHOICES as f64).log2() * SHARDS as f64;
+            number as u8
+        };
+        Index {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shard_of: (0..CHOICES).map(shard_of).collect(),
+        }
     }
 
     /// Locks the shard of a name.
     pub(crate) fn lock(&self, name: u64) -> MutexGuard<'_, Shard> {
         // Neither the lowest bits nor the highest: the table makes its own use of those.
-        self.shard((name >> 40) as usize % SHARDS)
+        self.shard(usize::from(self.shard_of[(name >> 40) as usize % CHOICES]))
     }
 
     pub(crate) fn shard(&self, number: usize) -> MutexGuard<'_, Shard> {
@@ -76,11 +188,11 @@ impl Index {
     }
 
     pub(crate) fn get(&self, name: u64) -> Option<Place> {
-        self.lock(name).get(&name).copied()
+        self.lock(name).get(name)
     }
 
     pub(crate) fn len(&self) -> u64 {
-        (0..SHARDS).map(|number| self.shard(number).len() as u64).sum()
+        (0..SHARDS).map(|number| self.shard(number).len()).sum()
     }
 }
 

@@ -37,6 +37,7 @@ mod growing;
 mod index;
 mod memory;
 mod object;
+mod outage;
 mod reader;
 mod recover;
 mod stats;

@@ -104,8 +104,22 @@ impl Memory {
         }
     }
 
+    /// The head, without taking note that it was asked for.
+    pub(crate) fn peek_head(&self, name: u64) -> Option<Arc<Entry>> {
+        match self.cache.peek(&Slot::Head(name)) {
+            Some(Item::Head(entry)) => Some(entry),
+            _ => None,
+        }
+    }
+
     pub(crate) fn insert_head(&self, entry: Arc<Entry>) {
         self.cache.insert(Slot::Head(name(entry.key)), Item::Head(entry));
+    }
+
+    /// Puts a head in the place of one that is there, which keeps its rank; nothing if there is none.
+    pub(crate) fn replace_head(&self, entry: Arc<Entry>) {
+        // Gone in between: then it need not be there.
+        let _ = self.cache.replace(Slot::Head(name(entry.key)), Item::Head(entry), true);
     }
 
     /// Says whether there was one.

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
@@ -22,9 +23,23 @@ pub(crate) struct Entry {
     pub(crate) record: HeadRecord,
     /// The slices, if the body is one slice that is in memory, or if there is no disk; else empty.
     pub(crate) held: Box<[Bytes]>,
+    /// Whether the index knows that it was asked for while it was in memory.
+    pub(crate) asked: AtomicBool,
 }
 
 impl Entry {
+    /// The same object, to be put somewhere else.
+    pub(crate) fn copied(&self) -> Entry {
+        let Entry { key, generation, place, ref record, ref held, .. } = *self;
+        Entry { key, generation, place, record: record.clone(), held: held.clone(), asked: AtomicBool::new(false) }
+    }
+
+    /// The oldest segment that holds a part of the body, if there is a body: without it the object is gone.
+    pub(crate) fn oldest_segment(&self) -> Option<u32> {
+        // Slices are written in order, so the first tells.
+        self.record.slices.first().map(|slice| slice.segment)
+    }
+
     /// Bytes that it keeps in memory.
     pub(crate) fn bytes_in_memory(&self) -> u64 {
         let held: usize = self.held.iter().map(Bytes::len).sum();

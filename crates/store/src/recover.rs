@@ -29,6 +29,7 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
     let mut ids: Vec<u32> = names.iter().filter_map(|name| format::segment_id(name)).collect();
     ids.sort_unstable();
 
+    let void = names.iter().any(|name| name == format::VOID_NAME);
     let mut segments = Vec::with_capacity(ids.len());
     let mut voids = Vec::new();
     let mut next_fill = 1;
@@ -48,6 +49,16 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
             SegmentHeader::Broken => {}
         }
         segments.push((Segment::new(id, file, length), length));
+    }
+    if void {
+        tracing::warn!(disk = %tier.path.display(), segments = ids.len(), "the disk was out of service; nothing on it counts");
+        for &id in &ids {
+            tier.disk.remove(&format::segment_name(id)).await.map_err(failed("remove a void segment"))?;
+        }
+        tier.disk.remove(format::VOID_NAME).await.map_err(failed("remove the mark of a void disk"))?;
+        // The last segment may hold later fills than its header says, but not that many.
+        next_fill = next_fill.saturating_add(u64::from(u32::MAX));
+        segments.clear();
     }
 
     for (segment, length) in segments {
@@ -99,9 +110,15 @@ fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
         let name = name(entry.key);
         let mut shard = tier.index.lock(name);
         if entry.kind == Kind::Head && entry.first_segment >= oldest {
+            let new = shard.get(name).is_none();
             shard.insert(name, place_of(id, entry));
+            drop(shard);
+            // A head over a body that is known already is no second body.
+            if new && entry.first_segment != id {
+                tier.note_spanning(entry.first_segment, name);
+            }
         } else {
-            shard.remove(&name);
+            shard.remove(name);
         }
     }
 }

@@ -45,6 +45,10 @@ pub struct Stats {
     pub evicted_segments: u64,
     /// Heads that left the index with those.
     pub evicted_objects: u64,
+    /// Objects that were asked for and therefore kept when their segment was reclaimed.
+    pub kept_objects: u64,
+    /// Disks of the configuration that are out of service.
+    pub disks_out: u64,
     /// Reads that failed or found a wrong checksum.
     pub read_errors: u64,
     /// Writes and syncs that failed.
@@ -67,6 +71,7 @@ pub(crate) struct Counters {
     pub(crate) read_bytes: AtomicU64,
     pub(crate) evicted_segments: AtomicU64,
     pub(crate) evicted_objects: AtomicU64,
+    pub(crate) kept_objects: AtomicU64,
     pub(crate) read_errors: AtomicU64,
     pub(crate) write_errors: AtomicU64,
     pub(crate) recovery_ms: AtomicU64,
@@ -87,6 +92,7 @@ impl Counters {
             read_bytes: now(&self.read_bytes),
             evicted_segments: now(&self.evicted_segments),
             evicted_objects: now(&self.evicted_objects),
+            kept_objects: now(&self.kept_objects),
             read_errors: now(&self.read_errors),
             write_errors: now(&self.write_errors),
             recovery_ms: now(&self.recovery_ms),

@@ -4,7 +4,8 @@
 //! under the same face. Changes that depend on what is stored are decided by the disk's writer, which does one thing after
 //! another; whoever lost a race looks again.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,7 +40,9 @@ struct Inner {
     memory: Arc<Memory>,
     counters: Arc<Counters>,
     disks: Vec<Volume>,
-    /// Next fill of a store without a disk.
+    /// Disks of the configuration that could not be read when the store was opened: path and cause.
+    missing: Vec<(PathBuf, String)>,
+    /// Next fill that goes to memory alone.
     next_fill: AtomicU64,
 }
 
@@ -64,6 +67,13 @@ pub enum Which {
     /// Only this body.
     Only(Generation),
 }
+
+/// The upper byte of a fill's number is that of its disk, so that a body which moves from a disk that fails to another, or to
+/// memory, does not meet its old generations there; the others count.
+const FILL_COUNT_BITS: u32 = 56;
+
+/// How often a disk that fails is opened before it is left out of service.
+const OPEN_TRIES: u32 = 3;
 
 /// Objects a sweep looks at before it lets others have their turn.
 const SWEEP_BATCH: u64 = 64;
@@ -126,41 +136,97 @@ pub struct Verified {
 
 impl Store {
     /// Opens the directories of `config`, locks them, and recovers what they hold. Must be called on a tokio runtime, which
-    /// must live as long as the store is written to.
+    /// must live as long as the store is written to. A disk that fails is left out of service, and [`Stats`] says so; a
+    /// directory that is wrong is an error.
     pub async fn open(config: Config) -> Result<Store, OpenError> {
-        let mut disks: Vec<Arc<dyn Disk>> = Vec::new();
+        let mut disks: Vec<io::Result<Arc<dyn Disk>>> = Vec::new();
         for disk in &config.disks {
             let path = || disk.path.clone();
             disks.push(match FileDisk::open(&disk.path).await {
-                Ok(opened) => Arc::new(opened),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Ok(opened) => Ok(Arc::new(opened)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(OpenError::InUse { path: path() });
                 }
+                Err(error) if is_failing(&error) => Err(error),
                 Err(source) => return Err(OpenError::Io { path: path(), doing: "open and lock", source }),
             });
         }
-        Store::open_on(config, disks).await
+        Store::open_those(config, disks).await
     }
 
     /// Opens a store on the given disks, one for each entry of `config.disks`, whose paths then only name them.
     pub async fn open_on(config: Config, disks: Vec<Arc<dyn Disk>>) -> Result<Store, OpenError> {
         assert_eq!(config.disks.len(), disks.len(), "one disk for each entry of the configuration");
+        Store::open_those(config, disks.into_iter().map(Ok).collect()).await
+    }
+
+    async fn open_those(config: Config, disks: Vec<io::Result<Arc<dyn Disk>>>) -> Result<Store, OpenError> {
         let began = Instant::now();
         let memory = Arc::new(Memory::new(config.memory_bytes));
         let counters = Arc::new(Counters::default());
         let volumes = config.disks.iter().zip(disks).enumerate().map(|(number, (disk_config, disk))| {
             let (memory, counters) = (memory.clone(), counters.clone());
-            open_volume(number as u16, disk_config, config.segment_bytes, disk, memory, counters)
+            let path = disk_config.path.clone();
+            async move {
+                let mut tries = 0;
+                let opened = loop {
+                    tries += 1;
+                    let opened = match &disk {
+                        Ok(disk) => {
+                            let (disk, memory, counters) = (disk.clone(), memory.clone(), counters.clone());
+                            open_volume(number as u16, disk_config, config.segment_bytes, disk, memory, counters).await
+                        }
+                        Err(error) => {
+                            let source = io::Error::new(error.kind(), error.to_string());
+                            Err(OpenError::Io { path: path.clone(), doing: "open and lock", source })
+                        }
+                    };
+                    match opened {
+                        Err(OpenError::Io { source, .. }) if is_failing(&source) && tries < OPEN_TRIES => {}
+                        opened => break opened,
+                    }
+                };
+                match opened {
+                    Ok(volume) => Ok(Ok(volume)),
+                    Err(OpenError::Io { doing, source, .. }) if is_failing(&source) => {
+                        tracing::error!(disk = %path.display(), doing, error = %source, "disk left out of service");
+                        Ok(Err((path, format!("{doing}: {source}"))))
+                    }
+                    Err(error) => Err(error),
+                }
+            }
         });
-        let disks = try_join_all(volumes).await?;
+        let opened = try_join_all(volumes).await?;
         counters.recovery_ms.store(began.elapsed().as_millis() as u64, Ordering::Relaxed);
-        Ok(Store { inner: Arc::new(Inner { memory, counters, disks, next_fill: AtomicU64::new(1) }) })
+        let (mut disks, mut missing) = (Vec::new(), Vec::new());
+        for volume in opened {
+            match volume {
+                Ok(volume) => disks.push(volume),
+                Err(left_out) => missing.push(left_out),
+            }
+        }
+        let count = |volume: &Volume| volume.tier.next_fill.load(Ordering::Relaxed) & ((1 << FILL_COUNT_BITS) - 1);
+        let most = disks.iter().map(count).max().unwrap_or(1);
+        let first_of = |number: u64| most | number.min(u64::from(u8::MAX)) << FILL_COUNT_BITS;
+        for volume in &disks {
+            volume.tier.next_fill.store(first_of(u64::from(volume.tier.number)), Ordering::Relaxed);
+        }
+        let next_fill = AtomicU64::new(first_of(u64::from(u8::MAX)));
+        Ok(Store { inner: Arc::new(Inner { memory, counters, disks, missing, next_fill }) })
     }
 
     /// The disk that holds a key, if there is one: the highest of all hashes of path and name (rendezvous), so that a disk that
     /// is added or lost moves no key between the others.
     fn volume(&self, key: Key) -> Option<&Volume> {
-        self.inner.disks.iter().max_by_key(|volume| xxh3_64_with_seed(&name(key).to_le_bytes(), volume.seed))
+        let in_service = self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out());
+        in_service.max_by_key(|volume| xxh3_64_with_seed(&name(key).to_le_bytes(), volume.seed))
+    }
+
+    /// A disk whose objects may be back after a restart although it is out of service.
+    fn unsettled_outage(&self) -> Option<WriteError> {
+        let mut out = self.inner.disks.iter().filter(|volume| volume.tier.outage.is_out());
+        let tier = &out.find(|volume| !volume.tier.outage.is_settled())?.tier;
+        Some(tier.out_of_service())
     }
 
     /// Finds an object by its hash and full key. An object in memory is found without waiting. An error is to be treated as a
@@ -170,10 +236,12 @@ impl Store {
         let counters = &self.inner.counters;
         if let Some(object) = self.lookup_in_memory(volume, key, full_key) {
             counters.memory_hits.fetch_add(1, Ordering::Relaxed);
+            self.note_asked(&object);
             return Ok(Some(object));
         }
         let found = self.find(volume, key, full_key).await?;
         let counter = if found.is_some() { &counters.disk_hits } else { &counters.misses };
+        found.iter().for_each(|object| self.note_asked(object));
         counter.fetch_add(1, Ordering::Relaxed);
         Ok(found)
     }
@@ -183,6 +251,12 @@ impl Store {
         let tier = volume.map(|volume| volume.tier.clone());
         let alive = tier.as_ref().is_none_or(|tier| tier.is_alive(&entry));
         (alive && entry.record.full_key == full_key).then_some(Object { entry, tier })
+    }
+
+    fn note_asked(&self, object: &Object) {
+        if let Some(tier) = &object.tier {
+            tier.note_asked(&object.entry);
+        }
     }
 
     /// A lookup that does not count.
@@ -212,7 +286,7 @@ impl Store {
             return Err(WriteError::TooLarge { length, most });
         }
         if volume.is_some_and(|volume| volume.queue.is_closed()) {
-            return Err(WriteError::Closed);
+            return Err(volume.map_or(WriteError::Closed, |volume| volume.queue.ended()));
         }
         let next_fill = volume.map_or(&self.inner.next_fill, |volume| &volume.tier.next_fill);
         let id = next_fill.fetch_add(1, Ordering::Relaxed);
@@ -244,8 +318,8 @@ impl Store {
             let mut record = now.entry.record.clone();
             record.stamp = record.stamp.max(stamp);
             record.head = Bytes::copy_from_slice(&head);
-            let Entry { key, generation, place, ref held, .. } = *now.entry;
-            let entry = Entry { key, generation, place, record, held: held.clone() };
+            let place = now.entry.place;
+            let entry = Entry { record, ..now.entry.copied() };
             let changed = match volume {
                 Some(volume) => {
                     let _permit = volume.queue.admit(head.len() + object.full_key().len()).await?;
@@ -284,7 +358,19 @@ impl Store {
         let volume = self.volume(key);
         // Once more only if another change of this object came first.
         loop {
-            let found = self.find(volume, key, full_key).await.map_err(WriteError::Read)?;
+            let found = match self.find(volume, key, full_key).await {
+                Ok(found) => found,
+                // It stays known where it lies, and is removed below without having been looked at.
+                Err(ReadError::Io { .. } | ReadError::Corrupt { .. }) => None,
+                Err(error) => return Err(WriteError::Read(error)),
+            };
+            if let Some((volume, expected)) = volume.and_then(|v| Some((v, v.tier.unreadable(name(key))?))) {
+                let ask = |reply| Command::Remove { key, expected, durable: true, reply };
+                if volume.queue.ask(ask).await? {
+                    return Ok(true);
+                }
+                continue;
+            }
             let wanted = |found: &Object| match which {
                 Which::Any => true,
                 Which::Only(generation) => found.generation() == generation,
@@ -294,22 +380,38 @@ impl Store {
                     // It may have left a moment ago, and must not be back after a crash.
                     volume.queue.ask(|reply| Command::Sync { reply }).await?;
                 }
-                return Ok(false);
+                return self.unsettled_outage().map_or(Ok(false), Err);
             };
             let removed = match volume {
-                Some(volume) => volume.queue.ask(|reply| Command::Remove { entry, durable: true, reply }).await?,
+                Some(volume) => {
+                    let expected = entry.place;
+                    volume.queue.ask(|reply| Command::Remove { key, expected, durable: true, reply }).await?
+                }
                 None => self.change_in_memory(&entry, None).is_some(),
             };
             if removed {
-                return Ok(true);
+                return self.unsettled_outage().map_or(Ok(true), Err);
             }
         }
+    }
+
+    /// A disk that is out of service, and why.
+    fn outage(&self) -> Option<(PathBuf, String)> {
+        let cause = |volume: &Volume| Some((volume.tier.path.clone(), volume.tier.outage.cause()?.to_owned()));
+        self.inner.disks.iter().find_map(cause).or_else(|| self.inner.missing.first().cloned())
+    }
+
+    fn has_disk_in_service(&self) -> bool {
+        self.inner.disks.iter().any(|volume| !volume.tier.outage.is_out())
     }
 
     /// Reads the head and every slice back from disk, past the memory tier, after making sure that they are covered by a finished
     /// sync, and checks every checksum.
     pub async fn verify(&self, key: Key, full_key: &[u8]) -> Result<Verified, VerifyError> {
         let Some(volume) = self.volume(key) else {
+            if let Some((path, cause)) = self.outage() {
+                return Err(VerifyError::OutOfService { path, cause });
+            }
             return verify_in_memory(self.lookup_in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
         };
         let tier = &volume.tier;
@@ -352,19 +454,19 @@ impl Store {
         mut dropped: impl FnMut(&SweptObject<'_>) + Send,
     ) -> Result<Swept, WriteError> {
         let mut swept = Swept::default();
-        if self.inner.disks.is_empty() {
+        if !self.has_disk_in_service() {
             for name in self.inner.memory.names() {
                 let Some(entry) = self.inner.memory.head(name) else { continue };
                 self.sweep_one(Object { entry, tier: None }, &mut judge, &mut dropped, &mut swept).await?;
             }
         }
-        for volume in &self.inner.disks {
+        for volume in self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out()) {
             let tier = &volume.tier;
             // No object that is left needs a segment below this one; those stored meanwhile lie in newer ones.
             let mut needed = tier.newest_segment_id().unwrap_or(0);
             let dropped_before = swept.dropped;
             for shard in 0..crate::index::SHARDS {
-                let names: Vec<u64> = tier.index.shard(shard).keys().copied().collect();
+                let names: Vec<u64> = tier.index.shard(shard).names();
                 for name in names {
                     let Some(place) = tier.index.get(name) else { continue };
                     let at_hand = tier.memory.head(name).filter(|entry| entry.place == place);
@@ -419,7 +521,8 @@ impl Store {
 
     /// Makes removals durable that a sweep made.
     pub async fn sync_removals(&self) -> Result<(), WriteError> {
-        for volume in self.inner.disks.iter().filter(|volume| volume.tier.unsettled.load(Ordering::SeqCst)) {
+        let unsettled = |volume: &&Volume| !volume.tier.outage.is_out() && volume.tier.unsettled.load(Ordering::SeqCst);
+        for volume in self.inner.disks.iter().filter(unsettled) {
             volume.queue.ask(|reply| Command::Sync { reply }).await?;
         }
         Ok(())
@@ -467,22 +570,30 @@ impl Store {
     async fn remove_unchanged(&self, object: &Object) -> Result<bool, WriteError> {
         let entry = object.entry.clone();
         match self.volume(object.key()) {
-            Some(volume) => volume.queue.ask(|reply| Command::Remove { entry, durable: false, reply }).await,
+            Some(volume) => {
+                let (key, expected) = (entry.key, entry.place);
+                volume.queue.ask(|reply| Command::Remove { key, expected, durable: false, reply }).await
+            }
             None => Ok(self.change_in_memory(&entry, None).is_some()),
         }
     }
 
     /// Counters, as of now.
     pub fn stats(&self) -> Stats {
-        let Inner { memory, counters, disks, .. } = &*self.inner;
+        let Inner { memory, counters, disks, missing, .. } = &*self.inner;
         let mut stats = counters.snapshot();
         stats.memory_bytes = memory.bytes();
         stats.memory_capacity_bytes = memory.capacity();
         stats.in_flight_bytes_max = (disks.len() * IN_FLIGHT_BYTES_MAX) as u64;
-        if disks.is_empty() {
+        stats.disks_out = missing.len() as u64;
+        if !self.has_disk_in_service() {
             stats.objects = memory.items();
         }
         for volume in disks {
+            if volume.tier.outage.is_out() {
+                stats.disks_out += 1;
+                continue;
+            }
             let (segments, bytes) = volume.tier.usage();
             stats.objects += volume.tier.index.len();
             stats.segments += segments;
@@ -497,7 +608,7 @@ impl Store {
     pub async fn close(&self) -> Result<(), WriteError> {
         for volume in &self.inner.disks {
             match volume.queue.ask(|reply| Command::Close { reply }).await {
-                Ok(_) | Err(WriteError::Closed) => {}
+                Ok(_) | Err(WriteError::Closed | WriteError::OutOfService { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -524,6 +635,15 @@ async fn open_volume(
     let next_segment = recover(&tier).await?;
     let queue = writer::spawn(tier.clone(), next_segment);
     Ok(Volume { tier, queue, seed })
+}
+
+/// Whether an error says that a disk fails or is full, and not that the configuration names the wrong place.
+fn is_failing(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied};
+    !matches!(
+        error.kind(),
+        AlreadyExists | InvalidFilename | InvalidInput | NotADirectory | NotFound | PermissionDenied
+    )
 }
 
 fn path_seed(path: &Path) -> u64 {

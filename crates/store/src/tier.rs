@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
 
-use crate::ReadError;
 use crate::disk::{Disk, DiskFile};
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry, TRAILER_BYTES};
 use crate::index::{Index, Place, name};
 use crate::memory::Memory;
 use crate::object::Entry;
+use crate::outage::Outage;
 use crate::stats::Counters;
+use crate::{ReadError, WriteError};
 
 /// A segment's file and what is known of it. Readers keep it alive: after eviction the file is gone by name only.
 pub(crate) struct Segment {
@@ -109,9 +110,14 @@ pub(crate) struct Tier {
     pub(crate) next_fill: AtomicU64,
     /// Something left the index and the log does not say so durably yet: it may be back after a crash.
     pub(crate) unsettled: AtomicBool,
+    /// Why the disk was taken out of service, if it was, and what came of it.
+    pub(crate) outage: Outage,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// No segment has a lower id.
     oldest: AtomicU32,
+    /// Objects whose body begins in an older segment than the one their head is in: by that segment, their names. What was
+    /// replaced since may be among them.
+    spanning: Mutex<BTreeMap<u32, Vec<u64>>>,
 }
 
 impl Tier {
@@ -138,14 +144,22 @@ impl Tier {
             counters,
             next_fill: AtomicU64::new(1),
             unsettled: AtomicBool::new(false),
+            outage: Outage::default(),
             segments: RwLock::default(),
             oldest: AtomicU32::new(0),
+            spanning: Mutex::default(),
         }
     }
 
     /// The largest body this disk takes: its own slices must not push each other out, and its head must list them all.
     pub(crate) fn body_bytes_max(&self) -> u64 {
         (self.capacity_bytes / 2).min(self.slice_bytes as u64 * format::SLICES_MAX)
+    }
+
+    /// The answer to what this disk is asked for once it is out of service.
+    pub(crate) fn out_of_service(&self) -> WriteError {
+        let cause = self.outage.cause().unwrap_or_default().to_owned();
+        WriteError::OutOfService { path: self.path.clone(), cause }
     }
 
     // Segments
@@ -204,16 +218,43 @@ impl Tier {
         }
     }
 
+    /// Notes that the body of an object begins in `first`, though its head is in a newer segment.
+    pub(crate) fn note_spanning(&self, first: u32, name: u64) {
+        let mut spanning = self.spanning.lock().expect("no code panics while it holds the names");
+        spanning.entry(first).or_default().push(name);
+    }
+
+    /// The names noted for a segment, which is about to go.
+    pub(crate) fn take_spanning(&self, first: u32) -> Vec<u64> {
+        let mut spanning = self.spanning.lock().expect("no code panics while it holds the names");
+        spanning.remove(&first).unwrap_or_default()
+    }
+
     // Lookups
 
-    /// Whether every slice of the body is in a segment that exists. Slices are written in order, so the first tells.
+    /// Whether every slice of the body is in a segment that exists.
     pub(crate) fn is_alive(&self, entry: &Entry) -> bool {
-        entry.record.slices.first().is_none_or(|first| first.segment >= self.oldest.load(Ordering::Acquire))
+        entry.oldest_segment().is_none_or(|first| first >= self.oldest.load(Ordering::Acquire))
+    }
+
+    /// Notes that an object was asked for, which decides whether it is kept when its segment is reclaimed.
+    pub(crate) fn note_asked(&self, entry: &Entry) {
+        // The index is asked for its lock once for each time that the object comes into memory, not once a hit.
+        if !entry.asked.load(Ordering::Relaxed) && !entry.asked.swap(true, Ordering::Relaxed) {
+            let name = name(entry.key);
+            self.index.lock(name).note_asked(name, entry.place);
+        }
     }
 
     /// Finds the head of an object on disk, and takes it into memory. The full key is not compared here.
     pub(crate) async fn find(&self, name: u64) -> Result<Option<Arc<Entry>>, ReadError> {
-        let Some(place) = self.index.get(name) else { return Ok(None) };
+        let place = {
+            let shard = self.index.lock(name);
+            match shard.get(name) {
+                Some(place) if !shard.is_unreadable(name) => place,
+                _ => return Ok(None),
+            }
+        };
         let entry = match self.load(name, place).await {
             Ok(entry) => Arc::new(entry),
             Err(ReadError::Evicted) => return Ok(None),
@@ -227,38 +268,80 @@ impl Tier {
             return Ok(None);
         }
         let shard = self.index.lock(name);
-        if shard.get(&name) == Some(&place) {
+        if shard.get(name) == Some(place) {
             self.memory.insert_head(entry.clone());
         }
         drop(shard);
         Ok(Some(entry))
     }
 
-    /// Makes `entry` what lookups find.
-    pub(crate) fn publish(&self, entry: &Arc<Entry>) {
+    /// Makes `entry` what lookups find; `false` if the disk has been taken out of service.
+    pub(crate) fn publish(&self, entry: &Arc<Entry>) -> bool {
         let name = name(entry.key);
         let mut shard = self.index.lock(name);
+        if self.outage.is_out() {
+            return false;
+        }
         shard.insert(name, entry.place);
         self.memory.insert_head(entry.clone());
+        true
+    }
+
+    /// Lets lookups find `entry` instead of the same object at `old`, where it was until it was copied.
+    pub(crate) fn publish_moved(&self, old: Place, entry: Entry) {
+        let name = name(entry.key);
+        let mut shard = self.index.lock(name);
+        if shard.get(name) != Some(old) {
+            return;
+        }
+        shard.insert_moved(name, entry.place);
+        // What is hot stays in memory with what it has there; what is not does not come there by being moved.
+        if let Some(before) = self.memory.peek_head(name) {
+            self.memory.replace_head(Arc::new(Entry { held: before.held.clone(), ..entry }));
+        }
     }
 
     /// Removes the head at `place` from the index and memory, if it is still the one.
     pub(crate) fn drop_if(&self, name: u64, place: Place) -> bool {
         let mut shard = self.index.lock(name);
-        let current = shard.get(&name) == Some(&place);
+        let current = shard.get(name) == Some(place);
         if current {
-            shard.remove(&name);
+            shard.remove(name);
             self.memory.remove_head(name);
         }
         current
     }
 
-    /// Lets an object go whose bytes are gone or wrong for good, so that it is fetched again. One that could not be read for
-    /// another reason stays: it would be back after a restart, though its removal may have been acknowledged meanwhile.
+    /// Lets an object go whose bytes are gone. One whose bytes are wrong or cannot be read is not found any more, so that it is
+    /// fetched again, but stays in the index: its head may be back after a restart, so that its removal has to be written down.
     pub(crate) fn drop_unreadable(&self, name: u64, place: Place, error: &ReadError) {
         match error {
-            ReadError::Corrupt { .. } | ReadError::Evicted => drop(self.drop_if(name, place)),
-            ReadError::Io { .. } | ReadError::FillFailed => {}
+            ReadError::Evicted => drop(self.drop_if(name, place)),
+            ReadError::Io { .. } | ReadError::Corrupt { .. } => {
+                let mut shard = self.index.lock(name);
+                if shard.get(name) == Some(place) {
+                    shard.note_unreadable(name, place);
+                    self.memory.remove_head(name);
+                }
+            }
+            ReadError::FillFailed => {}
+        }
+    }
+
+    /// Where the object lies that was found unreadable, if what the index knows under `name` was.
+    pub(crate) fn unreadable(&self, name: u64) -> Option<Place> {
+        let shard = self.index.lock(name);
+        shard.get(name).filter(|_| shard.is_unreadable(name))
+    }
+
+    /// Lets go of every object, because the disk is out of service: from now on nothing is found on it.
+    pub(crate) fn forget_all(&self) {
+        for number in 0..crate::index::SHARDS {
+            let mut shard = self.index.shard(number);
+            for name in shard.names() {
+                self.memory.remove_head(name);
+            }
+            shard.clear();
         }
     }
 
@@ -276,8 +359,8 @@ impl Tier {
                 for number in 0..crate::index::SHARDS {
                     let mut shard = self.index.shard(number);
                     let before = shard.len();
-                    shard.retain(|_, place| place.segment != segment.id);
-                    dropped += (before - shard.len()) as u64;
+                    shard.retain(|place| place.segment != segment.id);
+                    dropped += before - shard.len();
                 }
             }
         }
@@ -290,7 +373,8 @@ impl Tier {
     pub(crate) async fn load(&self, wanted: u64, place: Place) -> Result<Entry, ReadError> {
         let segment = self.segment(place.segment).ok_or(ReadError::Evicted)?;
         let (offset, lead) = (place.offset, place.lead);
-        let start = offset.checked_sub(lead).ok_or_else(|| self.corrupt(segment.id, offset))?;
+        let believed = lead as usize <= RECORD_HEADER_BYTES + format::SLICE_BYTES_MAX;
+        let start = offset.checked_sub(lead).filter(|_| believed).ok_or_else(|| self.corrupt(segment.id, offset))?;
         let bytes = self.read(&segment, start, lead as usize + place.length as usize).await?;
         let found = self.check(&segment, offset, bytes.slice(lead as usize..), Kind::Head)?;
         let record = format::decode_head(&found.payload).ok_or_else(|| self.corrupt(segment.id, offset))?;
@@ -308,7 +392,7 @@ impl Tier {
             held.push(beside.payload);
         }
         let (key, generation) = (found.header.key, found.header.fill);
-        Ok(Entry { key, generation, place, record, held: held.into() })
+        Ok(Entry { key, generation, place, record, held: held.into(), asked: AtomicBool::new(false) })
     }
 
     /// A slice, from memory or from disk; `segment` is the one it lies in, if the caller kept it.
@@ -336,6 +420,9 @@ impl Tier {
         fill: u64,
         number: u32,
     ) -> Result<Bytes, ReadError> {
+        if slice.length as usize > format::SLICE_BYTES_MAX {
+            return Err(self.corrupt(segment.id, slice.offset));
+        }
         let bytes = self.read(segment, slice.offset, RECORD_HEADER_BYTES + slice.length as usize).await?;
         let record = self.check(segment, slice.offset, bytes, Kind::Slice)?;
         let header = record.header;
@@ -348,6 +435,7 @@ impl Tier {
     async fn read(&self, segment: &Segment, offset: u32, length: usize) -> Result<Bytes, ReadError> {
         let read = segment.file.read(u64::from(offset), length).await;
         let bytes = read.map_err(|error| self.io_error(segment.id, error))?;
+        self.outage.read_went_well();
         self.counters.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if bytes.len() != length { Err(self.corrupt(segment.id, offset)) } else { Ok(bytes) }
     }
@@ -376,6 +464,10 @@ impl Tier {
     fn io_error(&self, segment: u32, error: io::Error) -> ReadError {
         self.counters.read_errors.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(disk = %self.path.display(), segment, %error, "read failed");
+        if self.outage.read_failed(&error) {
+            self.forget_all();
+            tracing::error!(disk = %self.path.display(), %error, "disk taken out of service");
+        }
         ReadError::Io { segment, source: Arc::new(error) }
     }
 }

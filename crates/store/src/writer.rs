@@ -9,12 +9,12 @@
 //! - At most one segment is open; every older one is covered by a finished sync, or broken.
 //! - A segment whose write or sync failed is broken: nothing is added to it, and what no finished sync covers leaves the
 //!   index at once; the next segment says so durably, before anything is acknowledged. After a failed sync a second one proves nothing, so it is never tried.
-//! - Segments are reclaimed oldest first and one by one, so a tombstone never goes before what it removed.
+//! - Segments are reclaimed oldest first and one by one, so a tombstone never goes before what it removed (`reclaim`).
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -27,6 +27,8 @@ use crate::index::{Place, name};
 use crate::object::Entry;
 use crate::tier::{Segment, Tier, place_of};
 use crate::{Key, WriteError};
+
+mod reclaim;
 
 /// Bytes of bodies and heads that one disk's queue and writer hold; further fills wait.
 pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
@@ -49,7 +51,7 @@ pub(crate) enum Command {
     /// Put `entry`'s head over its body if the head now lies at `expected`; else the answer is `None`.
     Head { entry: Box<Entry>, expected: Place, reply: Reply<Option<Arc<Entry>>> },
     /// Remove the object whose head lies at `expected`; `false` if it is another one now. If `durable`, the answer waits for a sync.
-    Remove { entry: Arc<Entry>, durable: bool, reply: Reply<bool> },
+    Remove { key: Key, expected: Place, durable: bool, reply: Reply<bool> },
     /// Remove the oldest segments, those below `before`: nothing in them is needed any more.
     Reclaim { before: u32, reply: Reply<bool> },
     /// Answer when everything sent before is durable.
@@ -58,9 +60,28 @@ pub(crate) enum Command {
     Close { reply: Reply<bool> },
 }
 
-/// The way to a writer.
+impl Command {
+    fn fail(self, error: &WriteError) {
+        // Who no longer waits for an answer does not get one.
+        match self {
+            Command::Slice { growing, .. } => growing.fail(error),
+            Command::Commit { growing, visible, .. } => {
+                growing.fail(error);
+                let _ = visible.send(Err(error.clone()));
+            }
+            Command::Head { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Command::Close { reply } => drop(reply.send(Ok(true))),
+            Command::Remove { reply, .. } | Command::Reclaim { reply, .. } | Command::Sync { reply } => {
+                drop(reply.send(Err(error.clone())));
+            }
+        }
+    }
+}
+
+/// The way to a writer. Once its disk is out of service every use fails with that.
 #[derive(Clone)]
 pub(crate) struct Queue {
+    tier: Arc<Tier>,
     commands: mpsc::Sender<Command>,
     in_flight: Arc<Semaphore>,
 }
@@ -69,18 +90,23 @@ impl Queue {
     /// Waits until `bytes` more may be in flight. The permit goes with the command.
     pub(crate) async fn admit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, WriteError> {
         let bytes = bytes.min(IN_FLIGHT_BYTES_MAX) as u32;
-        self.in_flight.clone().acquire_many_owned(bytes).await.map_err(|_| WriteError::Closed)
+        self.in_flight.clone().acquire_many_owned(bytes).await.map_err(|_| self.ended())
     }
 
     pub(crate) async fn send(&self, command: Command) -> Result<(), WriteError> {
-        self.commands.send(command).await.map_err(|_| WriteError::Closed)
+        self.commands.send(command).await.map_err(|_| self.ended())
     }
 
     /// Sends a command and waits for its answer.
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, WriteError> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply)).await?;
-        answer.await.map_err(|_| WriteError::Closed)?
+        answer.await.map_err(|_| self.ended())?
+    }
+
+    /// Why the writer does not answer.
+    pub(crate) fn ended(&self) -> WriteError {
+        if self.tier.outage.is_out() { self.tier.out_of_service() } else { WriteError::Closed }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -96,7 +122,7 @@ impl Queue {
 pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let writer = Writer {
-        tier,
+        tier: tier.clone(),
         next_segment,
         open: None,
         void: None,
@@ -105,7 +131,7 @@ pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
         waiting: Vec::new(),
     };
     tokio::spawn(writer.run(commands));
-    Queue { commands: sender, in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)) }
+    Queue { tier, commands: sender, in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)) }
 }
 
 struct Writer {
@@ -162,6 +188,11 @@ enum Effect {
         durable: bool,
         reply: Reply<bool>,
     },
+    /// An object was copied away from a segment that goes; `old` is where its head was.
+    Moved {
+        old: Place,
+        entry: Box<Entry>,
+    },
 }
 
 impl Effect {
@@ -175,6 +206,7 @@ impl Effect {
             }
             Effect::Head { reply, .. } => drop(reply.send(Err(error.clone()))),
             Effect::Removed { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Effect::Moved { .. } => {}
         }
     }
 }
@@ -182,10 +214,16 @@ impl Effect {
 impl Writer {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut closing = None;
-        while closing.is_none()
-            && let Some(first) = commands.recv().await
-        {
-            let mut next = Some(first);
+        let tier = self.tier.clone();
+        while closing.is_none() && !tier.outage.is_out() {
+            let mut next = tokio::select! {
+                biased;
+                () = tier.outage.begun.notified() => break,
+                first = commands.recv() => first,
+            };
+            if next.is_none() {
+                break;
+            }
             // Bounded in number too: changes that are written at once must not keep a sync waiting.
             for taken in 1.. {
                 match next {
@@ -204,6 +242,10 @@ impl Writer {
                 // Whoever waited has been told if it failed.
                 let _ = self.sync().await;
             }
+        }
+        if tier.outage.is_out() {
+            self.end_out_of_service(&mut commands, closing).await;
+            return;
         }
         commands.close();
         let sealed = self.seal().await;
@@ -232,7 +274,14 @@ impl Writer {
                 }
             }
             Command::Head { entry, expected, reply } => {
-                // What the batch holds comes first in the log, so it must take effect before this looks.
+                // Room first, for making it may move the very object. What the batch holds comes first in the log, so it must
+                // take effect before this looks.
+                let record = &entry.record;
+                let length = format::head_length(&record.full_key, &record.head, record.slices.len());
+                if let Err(error) = self.make_room(RECORD_HEADER_BYTES + length, 1).await {
+                    let _ = reply.send(Err(error));
+                    return;
+                }
                 self.flush().await;
                 if self.tier.index.get(name(entry.key)) != Some(expected) {
                     let _ = reply.send(Ok(None));
@@ -243,20 +292,20 @@ impl Writer {
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
-            Command::Remove { entry, durable, reply } => {
+            Command::Remove { key, expected, durable, reply } => {
                 self.flush().await;
                 self.tier.unsettled.store(true, Ordering::SeqCst);
-                if !self.tier.drop_if(name(entry.key), entry.place) {
+                if !self.tier.drop_if(name(key), expected) {
                     let _ = reply.send(Ok(false));
                     return;
                 }
                 match self.make_room(RECORD_HEADER_BYTES, 1).await {
                     Ok(segment) => {
-                        self.add_tombstone(&segment, entry.key);
+                        self.add_tombstone(&segment, key);
                         self.batch.effects.push(Effect::Removed { durable, reply });
                     }
                     Err(error) => {
-                        self.gone.insert(entry.key);
+                        self.gone.insert(key);
                         let _ = reply.send(Err(error));
                     }
                 }
@@ -276,7 +325,7 @@ impl Writer {
         let length = RECORD_HEADER_BYTES + payload.len();
         match self.make_room(length, 0).await {
             Ok(segment) => {
-                (at.segment, at.offset) = self.add_slice(&segment, &growing, number, &at, &payload);
+                (at.segment, at.offset) = self.add_slice(&segment, (growing.key, growing.id), number, &at, &payload);
                 self.batch.effects.push(Effect::Slice { growing, number, at, payload, _permit: permit });
             }
             Err(error) => growing.fail(&error),
@@ -306,30 +355,35 @@ impl Writer {
             _ => [].into(),
         };
         let (key, generation, place) = (growing.key, growing.id, Place::default());
-        self.take_head(Entry { key, generation, place, record, held }, tail.map(|tail| (growing, tail))).await
+        let asked = AtomicBool::new(false);
+        self.take_head(Entry { key, generation, place, record, held, asked }, tail).await
     }
 
     /// Places a head, directly behind the last slice of its body if that is given.
-    async fn take_head(&mut self, mut entry: Entry, tail: Option<(&Growing, Bytes)>) -> Result<Arc<Entry>, WriteError> {
+    async fn take_head(&mut self, mut entry: Entry, tail: Option<Bytes>) -> Result<Arc<Entry>, WriteError> {
         let payload_length = format::head_length(&entry.record.full_key, &entry.record.head, entry.record.slices.len());
-        let lead = tail.as_ref().map_or(0, |(_, bytes)| RECORD_HEADER_BYTES + bytes.len());
+        let lead = tail.as_ref().map_or(0, |bytes| RECORD_HEADER_BYTES + bytes.len());
         let segment = self.make_room(lead + RECORD_HEADER_BYTES + payload_length, 1).await?;
 
-        if let (Some((growing, bytes)), Some(last)) = (&tail, entry.record.slices.len().checked_sub(1)) {
+        if let (Some(bytes), Some(last)) = (&tail, entry.record.slices.len().checked_sub(1)) {
             let at = entry.record.slices[last];
-            let (id, offset) = self.add_slice(&segment, growing, last as u32, &at, bytes);
+            let (id, offset) = self.add_slice(&segment, (entry.key, entry.generation), last as u32, &at, bytes);
             entry.record.slices[last] = SliceAt { segment: id, offset, ..at };
         }
         self.check_slices(&entry.record.slices)?;
+        self.add_head(&segment, &mut entry, lead);
+        Ok(Arc::new(entry))
+    }
 
+    /// Adds the head of `entry`; the `lead` bytes before it are the last slice of its body.
+    fn add_head(&mut self, segment: &Segment, entry: &mut Entry, lead: usize) {
         let payload = format::encode_head(&entry.record);
         let length = (RECORD_HEADER_BYTES + payload.len()) as u32;
-        let offset = self.add_record(&segment, Kind::Head, entry.key, entry.generation, payload);
+        let offset = self.add_record(segment, Kind::Head, entry.key, entry.generation, payload);
         let lead = if entry.record.slices.len() == 1 { lead as u32 } else { 0 };
         entry.place = Place { segment: segment.id, offset, length, lead };
-        let first_segment = entry.record.slices.first().map_or(segment.id, |slice| slice.segment);
+        let first_segment = entry.oldest_segment().unwrap_or(segment.id);
         self.note(SummaryEntry { key: entry.key, kind: Kind::Head, offset, length, lead, first_segment });
-        Ok(Arc::new(entry))
     }
 
     fn add_tombstone(&mut self, segment: &Segment, key: Key) {
@@ -355,10 +409,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Adds a slice of the body that has this key and fill; says in which segment and at which offset it will lie.
     fn add_slice(
         &mut self,
         segment: &Segment,
-        growing: &Growing,
+        body: (Key, u64),
         number: u32,
         at: &SliceAt,
         payload: &Bytes,
@@ -367,8 +422,8 @@ impl Writer {
             kind: Kind::Slice,
             payload_length: at.length,
             payload_crc: at.crc,
-            key: growing.key,
-            fill: growing.id,
+            key: body.0,
+            fill: body.1,
             number,
         };
         (segment.id, self.add(format::encode_record_header(segment.id, &header), payload.clone()))
@@ -419,66 +474,7 @@ impl Writer {
             // A segment that could not be sealed is broken; what depends on it has been told.
             let _ = self.seal().await;
         }
-        self.create().await.map_err(|error| {
-            self.tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(disk = %self.tier.path.display(), %error, "no new segment");
-            WriteError::Io(Arc::new(error))
-        })
-    }
-
-    async fn create(&mut self) -> io::Result<Arc<Segment>> {
-        while self.tier.usage().1 + self.tier.segment_bytes > self.tier.capacity_bytes {
-            if !self.reclaim().await? {
-                break;
-            }
-        }
-        let (id, file) = match self.create_file().await {
-            // Others fill the disk: what the cache may take is less than it was told.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull && self.reclaim().await? => {
-                self.create_file().await?
-            }
-            created => created?,
-        };
-        let segment = Arc::new(Segment::new(id, file, self.tier.segment_bytes));
-        self.tier.add_segment(segment.clone());
-        let header = format::encode_segment_header(id, self.tier.next_fill.load(Ordering::Relaxed), self.void);
-        self.open = Some(Open { segment: segment.clone(), end: 0, entries: 0 });
-        self.add(header, Bytes::new());
-        for key in self.gone.clone() {
-            self.add_tombstone(&segment, key);
-        }
-        Ok(segment)
-    }
-
-    async fn create_file(&mut self) -> io::Result<(u32, Arc<dyn crate::disk::DiskFile>)> {
-        let id = self.next_segment;
-        self.next_segment = id.checked_add(1).ok_or_else(|| io::Error::other("segment ids are used up"))?;
-        let file = self.tier.disk.create(&format::segment_name(id), self.tier.segment_bytes).await?;
-        Ok((id, file))
-    }
-
-    /// Removes the oldest segment; `false` if there is none. Its file goes before a newer one is touched, or a restart could
-    /// bring back what a newer one had removed.
-    async fn reclaim(&mut self) -> io::Result<bool> {
-        let Some(segment) = self.tier.oldest_segment() else { return Ok(false) };
-        let dropped = self.tier.drop_heads_of(&segment).await;
-        self.tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
-        self.tier.disk.remove(&format::segment_name(segment.id)).await?;
-        self.tier.forget_segment(segment.id);
-        self.tier.counters.evicted_segments.fetch_add(1, Ordering::Relaxed);
-        Ok(true)
-    }
-
-    /// Removes the oldest segments below `before`, but never the one that is open; says whether all of them went.
-    async fn reclaim_before(&mut self, before: u32) -> bool {
-        let open = self.open.as_ref().map_or(u32::MAX, |open| open.segment.id);
-        while let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < before.min(open)) {
-            if let Err(error) = self.reclaim().await {
-                tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
-                return false;
-            }
-        }
-        true
+        self.create(bytes).await
     }
 
     /// Writes the batch and makes it visible.
@@ -516,7 +512,15 @@ impl Writer {
                 growing.written(number, at);
             }
             Effect::Commit { growing, entry, visible, durable, _permit } => {
-                tier.publish(&entry);
+                if !tier.publish(&entry) {
+                    let error = tier.out_of_service();
+                    growing.fail(&error);
+                    let _ = visible.send(Err(error));
+                    return;
+                }
+                if let Some(first) = entry.oldest_segment().filter(|first| *first != entry.place.segment) {
+                    tier.note_spanning(first, name(entry.key));
+                }
                 tier.counters.commits.fetch_add(1, Ordering::Relaxed);
                 // A body of one slice is in memory with its head. Followers that lag keep that slice.
                 if let (Some(last), true) = (entry.record.slices.last(), entry.held.is_empty()) {
@@ -530,11 +534,12 @@ impl Writer {
                 self.waiting.push(durable);
             }
             Effect::Head { entry, reply } => {
-                tier.publish(&entry);
-                let _ = reply.send(Ok(Some(entry)));
+                let published = tier.publish(&entry);
+                let _ = reply.send(if published { Ok(Some(entry)) } else { Err(tier.out_of_service()) });
             }
             Effect::Removed { durable: true, reply } => self.waiting.push(reply),
             Effect::Removed { durable: false, reply } => drop(reply.send(Ok(true))),
+            Effect::Moved { old, entry } => tier.publish_moved(old, *entry),
         }
     }
 
@@ -542,23 +547,31 @@ impl Writer {
     async fn sync(&mut self) -> Result<(), WriteError> {
         if self.open.is_none() && (self.void.is_some() || !self.gone.is_empty()) {
             // What was given up is settled once a newer segment says so.
-            self.create().await.map_err(|error| self.break_open(error, Vec::new()))?;
+            if let Err(error) = self.create(0).await {
+                return Err(self.tell_waiting(error));
+            }
             self.flush().await;
         }
-        if let Some(open) = &self.open {
-            if let Err(error) = open.segment.sync(open.end).await {
-                return Err(self.break_open(error, Vec::new()));
-            }
-            self.void = None;
-            self.gone.clear();
-            self.tier.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        }
+        self.sync_open().await?;
         if self.void.is_none() && self.gone.is_empty() {
             self.tier.unsettled.store(false, Ordering::SeqCst);
         }
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Ok(true));
         }
+        Ok(())
+    }
+
+    /// Makes what is written to the open segment durable.
+    async fn sync_open(&mut self) -> Result<(), WriteError> {
+        let Some(open) = &self.open else { return Ok(()) };
+        if let Err(error) = open.segment.sync(open.end).await {
+            return Err(self.break_open(error, Vec::new()));
+        }
+        self.void = None;
+        self.gone.clear();
+        self.tier.outage.write_went_well();
+        self.tier.counters.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -576,11 +589,10 @@ impl Writer {
 
     /// Gives the open segment up after a failed write or sync, and tells everybody whose bytes may be lost.
     fn break_open(&mut self, error: io::Error, effects: Vec<Effect>) -> WriteError {
-        let error = WriteError::Io(Arc::new(error));
+        let error = self.failed(error);
         if let Some(open) = self.open.take() {
             let segment = &*open.segment;
             tracing::warn!(disk = %self.tier.path.display(), segment = segment.id, error = ?error, "segment given up");
-            self.tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);
             let offset = u32::try_from(segment.synced_to()).expect("an open segment has offsets of 32 bits");
             self.void.get_or_insert(Void { segment: segment.id, offset });
             self.tier.unsettled.store(true, Ordering::SeqCst);
@@ -600,9 +612,24 @@ impl Writer {
         for effect in effects {
             effect.fail(&error);
         }
+        self.tell_waiting(error)
+    }
+
+    fn tell_waiting(&mut self, error: WriteError) -> WriteError {
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Err(error.clone()));
         }
         error
+    }
+
+    /// Counts a failure of the disk; the one too many takes it out of service.
+    fn failed(&self, error: io::Error) -> WriteError {
+        let tier = &self.tier;
+        tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);
+        if tier.outage.write_failed(&error) {
+            tier.forget_all();
+            tracing::error!(disk = %tier.path.display(), %error, "disk taken out of service");
+        }
+        WriteError::Io(Arc::new(error))
     }
 }

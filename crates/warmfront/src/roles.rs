@@ -34,9 +34,43 @@ pub(crate) async fn node(file: &Path) -> anyhow::Result<()> {
     let name = config.name.clone();
     let node = Node::start(config, Arc::new(SystemClock)).await?;
     tracing::info!(%name, "node started");
-    stopped().await;
-    node.stop().await;
+    match told(&node).await {
+        Told::Stop => node.stop().await,
+        // Who cannot wait says so once more.
+        Told::Drain => tokio::select! {
+            () = node.drain() => {}
+            () = stopped() => {}
+        },
+    }
     Ok(())
+}
+
+/// What a node's process was told.
+enum Told {
+    /// By Ctrl-C: end now.
+    Stop,
+    /// By SIGTERM: end without hurting anybody.
+    Drain,
+}
+
+/// Returns when a node's process is told to end; SIGHUP makes it go on in a new access log.
+async fn told(node: &Node) -> Told {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = signal(SignalKind::terminate()).and_then(|terminate| Ok((terminate, signal(SignalKind::hangup())?)));
+    let (mut terminate, mut hangup) = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be waited for");
+            return Told::Stop;
+        }
+    };
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Told::Stop,
+            _ = terminate.recv() => return Told::Drain,
+            _ = hangup.recv() => node.reopen_access_log(),
+        }
+    }
 }
 
 /// Says whether a file is a good `control.toml` or `node.toml`.

@@ -10,9 +10,9 @@
 //! - `memory`: resident bytes per small object, and per idle connection.
 //!
 //! The server that is measured has processor 0, the client processor 1, and the figure to go by is the server's processor time
-//! a request: requests a second are often the client's limit. Every server's answer is checked to be a hit of the right length. Ours
-//! is the program as it ships, metrics and judgement on. Needs wrk, nginx, varnish, haproxy and trafficserver, and a machine
-//! that does nothing else.
+//! a request: requests a second are often the client's limit. Over HTTP/1.1 every server's answer is checked first to be a hit of
+//! the right length. Ours is the program as it ships, metrics and judgement on. Needs wrk, nginx, varnish, haproxy and
+//! trafficserver, and a machine that does nothing else.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -151,6 +151,9 @@ async fn compare(cases: &[Case], memory: u64, speaks: Speaks, names: &[&'static 
             }
         }
         show(case, &field.targets, &runs);
+        if speaks == Speaks::Http2 {
+            println!("  (h2load tells neither p50 nor p99: the columns have the mean and the most)");
+        }
     }
     Ok(())
 }

@@ -105,8 +105,12 @@ impl Target {
             _ => bail!("no peer is called {name}"),
         };
         let process = process.with_context(|| format!("{name} is needed (apt-get install {name})"))?;
-        if speaks == Speaks::Http1 {
-            answers(name, port).await;
+        match speaks {
+            Speaks::Http1 => answers(name, port).await,
+            Speaks::Http2 => {
+                let what = format!("{name} listens");
+                eventually(&what, || async { Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await?) }).await;
+            }
         }
         for pid in family(process.id()) {
             pin(pid, "0")?;

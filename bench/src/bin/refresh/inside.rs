@@ -42,14 +42,21 @@ pub(crate) fn open(directory: &Path, store: Store) -> anyhow::Result<Inside> {
         advertise_url: "http://127.0.0.1:9".to_owned(),
         isolation: Isolation::Revalidate,
     };
-    let source =
-        Source { kind: SourceKind::Address, content: "127.0.0.1".to_owned(), port: 80, priority: 20, weight: 10 };
+    let source = Source {
+        kind: SourceKind::Address,
+        content: "127.0.0.1".to_owned(),
+        port: 80,
+        scheme: None,
+        priority: 20,
+        weight: 10,
+    };
     let domain = Domain {
         name: domain_name(),
         coverage: Coverage::Global,
         sources: vec![source],
         online: true,
         tag_header: None,
+        functions: model::Functions::default(),
     };
     Ok(Inside::open(directory, store, member, domain, Arc::new(Running(Instant::now())))?)
 }

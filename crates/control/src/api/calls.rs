@@ -5,15 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
     Bucket, Call, CdnType, CertificatePair, CertificateShown, Description, DomainDetail, DomainQuery, DomainStatus,
-    DomainTls, ObjectPath, Page, Product, Profile, Quota, RefreshByTag, RefreshType, Reply, Request, SearchType,
-    SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, Wording,
+    DomainTls, FunctionRow, FunctionSet, ObjectPath, Page, Product, Profile, Quota, RefreshByTag, RefreshType, Reply,
+    Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, WhichFunctions, Wording,
 };
 use model::topology::WarmTiers;
-use model::{Cause, Revision, Source, SourceKind};
+use model::{Cause, Function, Revision, Source, SourceKind};
 
 use crate::app::{
-    App, Denied, DomainChange, DomainView, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress,
-    Refresh, RefreshOf, Shown, Status, Submitted,
+    App, Denied, DomainChange, DomainView, Doomed, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress,
+    Refresh, RefreshOf, Shown, Status, Submitted, Wished, has,
 };
 use crate::completion::WaitedFor;
 use crate::limits;
@@ -74,6 +74,8 @@ pub(super) fn spent(call: &Call) -> Spent {
         }
         Call::SetCertificate(_) => Spent::InDatabase,
         Call::Certificate(_) => Spent::InMemory,
+        Call::SetFunctions(_) | Call::DeleteFunctions(_) => Spent::InDatabase,
+        Call::Functions(_) | Call::DomainsByFunction { .. } => Spent::InMemory,
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
         Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
     }
@@ -182,6 +184,46 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
                 tls.chain = chain;
             }
             Ok(Reply::DomainDetail(detail))
+        }
+        Call::SetFunctions(set) => {
+            let wished: Vec<Wished> = set.functions.into_iter().map(wished).collect();
+            let set = app.set_functions(principal, permission, &set.domains, &wished).await?;
+            let one = |(domain, name, id): (model::DomainName, String, u64)| FunctionSet {
+                domain: domain.to_string(),
+                name,
+                id,
+            };
+            Ok(Reply::FunctionsSet(set.into_iter().map(one).collect()))
+        }
+        Call::Functions(query) => {
+            let (functions, configured) = app.functions(principal, permission, &query.domain)?;
+            let asked = |function: &&Function| {
+                (query.names.is_empty() || query.names.contains(&function.name))
+                    && query.id.is_none_or(|id| function.id == id)
+                    && query.parent.is_none_or(|parent| function.parent == Some(parent))
+            };
+            let row = |function: &Function| FunctionRow {
+                id: function.id,
+                name: function.name.clone(),
+                args: function.args.clone(),
+                parent: function.parent,
+            };
+            Ok(Reply::Functions { rows: functions.list().iter().filter(asked).map(row).collect(), configured })
+        }
+        Call::DeleteFunctions(delete) => {
+            let doomed = match delete.which {
+                WhichFunctions::Ids(ids) => Doomed::Ids(ids),
+                WhichFunctions::Names(names) => Doomed::Names(names),
+            };
+            app.delete_functions(principal, permission, &delete.domains, &doomed).await?;
+            Ok(Reply::Done)
+        }
+        Call::DomainsByFunction { number, page } => {
+            let all = app.domains(principal, permission)?;
+            let rows: Vec<DomainDetail> = all.iter().filter(|view| has(&view.domain, number)).map(detail).collect();
+            let total = rows.len() as u64;
+            let rows = rows.into_iter().skip(skip(page) as usize).take(page.size as usize).collect();
+            Ok(Reply::Domains { page, total, rows })
         }
     }
 }
@@ -296,13 +338,24 @@ fn quota(caller: &Caller<'_>, spent: &BTreeMap<String, u64>) -> Quota {
     }
 }
 
+fn wished(set: aliyun::SetFunction) -> Wished {
+    Wished { id: set.id, function: Function { id: 0, name: set.name, args: set.args, parent: set.parent } }
+}
+
 fn source(source: aliyun::Source) -> Source {
     let kind = match source.kind {
         SourceType::Address => SourceKind::Address,
         SourceType::Oss => SourceKind::Bucket,
         SourceType::Domain | SourceType::Function | SourceType::Common => SourceKind::Domain,
     };
-    Source { kind, content: source.content, port: source.port, priority: source.priority, weight: source.weight }
+    Source {
+        kind,
+        content: source.content,
+        port: source.port,
+        scheme: source.scheme,
+        priority: source.priority,
+        weight: source.weight,
+    }
 }
 
 fn shown((certificate, facts): Shown) -> CertificateShown {
@@ -331,6 +384,7 @@ fn detail(view: &DomainView) -> DomainDetail {
         },
         content: source.content.clone(),
         port: source.port,
+        scheme: source.scheme,
         priority: source.priority,
         weight: source.weight,
     });

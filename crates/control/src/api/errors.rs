@@ -1,6 +1,7 @@
 //! What was denied, in the vendor's words: the one place.
 
 use aliyun::{Fault, Refusal, Wording};
+use model::functions::{BadArgument, BadFunctions};
 
 use crate::app::Denied;
 use crate::certificate::BadCertificate;
@@ -25,6 +26,8 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::Configuring => Fault::DomainBusy,
         Denied::Regex(bad) => return Refusal::of(Fault::ObjectPath, wording).because(&bad.to_string()),
         Denied::Certificate(bad) => return certificate(bad, wording),
+        Denied::Functions(bad) => return functions(bad, wording),
+        Denied::NoFunction { .. } => return Refusal::of(Fault::Functions, wording).because(&denied.to_string()),
         Denied::DomainExists { own: _ } => Fault::DomainExists,
         Denied::DomainConflict => Fault::DomainConflict,
         Denied::DomainsUsedUp => Fault::DomainOverLimit,
@@ -59,4 +62,20 @@ fn certificate(bad: &BadCertificate, wording: Wording) -> Refusal {
         BadCertificate::Mismatch => Fault::KeyMismatch,
     };
     Refusal::of(fault, wording).because(&bad.to_string())
+}
+
+/// Functions that a domain cannot have, by the code that says what is wrong with them.
+fn functions(bad: &BadFunctions, wording: Wording) -> Refusal {
+    let refusal = match bad {
+        BadFunctions::Argument { problem: BadArgument::Unknown(name), .. } => Refusal::argument_name(name),
+        BadFunctions::Argument { problem: BadArgument::Value { name: "key" | "header_name", .. }, .. } => {
+            Refusal::header_key()
+        }
+        BadFunctions::Argument { problem: BadArgument::Value { .. }, .. } => Refusal::argument_value(),
+        BadFunctions::Exclusive(_, other) => Refusal::function_name(other),
+        BadFunctions::Conditional(_) | BadFunctions::Name | BadFunctions::TooMany => {
+            Refusal::of(Fault::Functions, wording)
+        }
+    };
+    refusal.because(&bad.to_string())
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use model::{Certificate, Coverage, Domain, DomainName, Revision, Source};
+use model::{Certificate, Coverage, Domain, DomainName, Functions, Revision, Source};
 
 use super::{App, Denied, Permission, Principal};
 use crate::known::Known;
@@ -51,7 +51,8 @@ impl App {
         if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
             return Err(Denied::DomainsUsedUp);
         }
-        let domain = Domain { name, coverage, sources, online: true, tag_header: None };
+        let domain =
+            Domain { name, coverage, sources, online: true, tag_header: None, functions: Functions::default() };
         let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;
         self.reach(at).await
     }

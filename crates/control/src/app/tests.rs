@@ -35,8 +35,23 @@ fn name(text: &str) -> DomainName {
 }
 
 fn domain(text: &str) -> Domain {
-    let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
-    Domain { name: name(text), coverage: Coverage::Domestic, sources: vec![source], online: true, tag_header: None }
+    let source = Source {
+        kind: SourceKind::Address,
+        content: "127.0.0.1".into(),
+        port: 80,
+        scheme: None,
+        priority: 20,
+        weight: 10,
+    };
+    let functions = model::Functions::default();
+    Domain {
+        name: name(text),
+        coverage: Coverage::Domestic,
+        sources: vec![source],
+        online: true,
+        tag_header: None,
+        functions,
+    }
 }
 
 fn object(url: &str) -> Object {
@@ -281,6 +296,54 @@ async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
     let outdated = rig.app.state.change_domain("me", domain, Revision(row.revision.0 - 1), 0).await;
     assert!(matches!(outdated, Err(DomainError::Changed)), "{outdated:?}");
     assert_eq!(rig.app.following.now().knowledge.domains[&name("a.com")].tag_header.as_deref(), Some("x-tags"));
+}
+
+#[tokio::test]
+async fn functions_change_all_their_domains_or_none() {
+    let rig = Rig::start().await;
+    let wish = |name: &str, value: &str| Wished {
+        id: None,
+        function: model::Function {
+            id: 0,
+            name: name.into(),
+            args: vec![("enable".into(), value.into())],
+            parent: None,
+        },
+    };
+    let set = |who, domains: &[&str], wish| {
+        let domains: Vec<DomainName> = domains.iter().map(|text| name(text)).collect();
+        let app = &rig.app;
+        async move { app.set_functions(&who, PUSH, &domains, &[wish]).await }
+    };
+    let only_a =
+        r#"{"Version":"1","Statement":[{"Effect":"Allow","Action":"*","Resource":"acs:cdn:*:*:domain/a.com"}]}"#;
+    let limited = || principal("me", AccountStatus::Active, Some(only_a));
+    let head = rig.app.state.head().await.unwrap();
+    let denied = set(limited(), &["a.com", "b.com"], wish("gzip", "on")).await;
+    assert!(matches!(denied, Err(Denied::Forbidden)), "{denied:?}");
+    let denied = set(me(), &["a.com", "none.com"], wish("gzip", "on")).await;
+    assert!(matches!(denied, Err(Denied::NoDomain(_))), "{denied:?}");
+    let denied = set(me(), &["a.com", "b.com"], wish("gzip", "no")).await;
+    assert!(matches!(denied, Err(Denied::Functions(_))), "{denied:?}");
+    assert_eq!(rig.app.state.head().await.unwrap(), head, "nothing was changed");
+
+    let numbered = set(me(), &["a.com", "b.com"], wish("gzip", "on")).await.unwrap();
+    assert_eq!(numbered.iter().map(|(domain, ..)| domain.as_str()).collect::<Vec<_>>(), ["a.com", "b.com"]);
+    assert_eq!(rig.app.state.head().await.unwrap(), Revision(head.0 + 2), "an entry for each, together");
+    let again = set(me(), &["a.com", "b.com"], wish("gzip", "on")).await.unwrap();
+    assert_eq!(again, numbered, "what is set already is no entry");
+    let (functions, _) = rig.app.functions(&limited(), PUSH, &name("a.com")).unwrap();
+    assert_eq!(functions.list()[0].id, numbered[0].2);
+    assert!(matches!(rig.app.functions(&limited(), PUSH, &name("b.com")), Err(Denied::Forbidden)));
+
+    until("both are configured", || async {
+        let known = rig.app.following.now();
+        ["a.com", "b.com"].iter().all(|text| known.domains[&name(text)].configured).then_some(())
+    })
+    .await;
+    let both = [name("a.com"), name("b.com")];
+    rig.app.delete_functions(&me(), PUSH, &both, &Doomed::Names(vec!["gzip".into()])).await.unwrap();
+    assert!(rig.app.functions(&me(), PUSH, &name("b.com")).unwrap().0.is_empty());
 }
 
 fn all() -> LineFilter {

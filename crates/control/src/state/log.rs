@@ -276,17 +276,32 @@ impl State {
         seen: Revision,
         now_ms: u64,
     ) -> Result<Revision, DomainError> {
+        self.change_domains(account, vec![(domain, seen)], now_ms).await
+    }
+
+    /// Changes domains of an account, each from what it was when it was seen, all or none; the revision of the last.
+    pub async fn change_domains(
+        &self,
+        account: &str,
+        changes: Vec<(model::Domain, Revision)>,
+        now_ms: u64,
+    ) -> Result<Revision, DomainError> {
         let mut writing = self.write().await?;
-        let name = domain.name.clone();
-        let at = append(&mut writing, &[Entry::Domain(domain)]).await?;
-        if domain_owner(&mut writing, name.as_str()).await?.as_deref() != Some(account) {
-            return Err(DomainError::Absent);
-        }
-        if !update_domain(&mut writing, &name, seen, at, now_ms).await? {
-            return Err(DomainError::Changed);
+        let seen: Vec<(DomainName, Revision)> =
+            changes.iter().map(|(domain, seen)| (domain.name.clone(), *seen)).collect();
+        let entries: Vec<Entry> = changes.into_iter().map(|(domain, _)| Entry::Domain(domain)).collect();
+        let last = append(&mut writing, &entries).await?;
+        let first = last.0 + 1 - entries.len() as u64;
+        for (at, (name, seen)) in (first..).zip(seen) {
+            if domain_owner(&mut writing, name.as_str()).await?.as_deref() != Some(account) {
+                return Err(DomainError::Absent);
+            }
+            if !update_domain(&mut writing, &name, seen, Revision(at), now_ms).await? {
+                return Err(DomainError::Changed);
+            }
         }
         writing.commit().await?;
-        Ok(at)
+        Ok(last)
     }
 
     /// Marks domains whose entry is at or below `passed` as configured; how many those were.

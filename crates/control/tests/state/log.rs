@@ -93,13 +93,21 @@ pub(crate) async fn what_is_not_committed_never_was(state: &State) {
 }
 
 pub(crate) async fn domains_belong_to_one_account(state: &State) {
-    let source = Source { kind: SourceKind::Address, content: "127.0.0.1".into(), port: 80, priority: 20, weight: 10 };
+    let source = Source {
+        kind: SourceKind::Address,
+        content: "127.0.0.1".into(),
+        port: 80,
+        scheme: None,
+        priority: 20,
+        weight: 10,
+    };
     let domain = Domain {
         name: name("d.com"),
         coverage: Coverage::Global,
         sources: vec![source],
         online: true,
         tag_header: None,
+        functions: model::Functions::default(),
     };
     let detail = DomainDetail::default();
     let at = state.add_domain("me", domain.clone(), &detail, 5).await.unwrap();

@@ -69,6 +69,8 @@ struct Answer {
     /// When so many had been added, on whatever host.
     upto: u64,
     newest: Newest,
+    /// Of URLs with other queries too.
+    joined: bool,
 }
 
 /// By the key's hash, with the key itself beside the answer.
@@ -132,14 +134,16 @@ impl Regexes {
         self.live.store(Arc::new(live));
     }
 
-    /// What the regexes say of `key`, whose hash is `hash`, that are above `stamp`. Those that are not may be left out.
-    pub(super) fn above(&self, stamp: Revision, key: &UrlKey, hash: u128) -> Newest {
+    /// What the regexes say of `key`, whose hash is `hash`, that are above `stamp`. Those that are not may be left out. A key that
+    /// is `joined` stands for URLs with other queries too.
+    pub(super) fn above(&self, stamp: Revision, key: &UrlKey, hash: u128, joined: bool) -> Newest {
         let live = self.live.load();
         if live.newest <= stamp {
             return Newest::default();
         }
         let remembered = live.answers.shard(hash).get(&hash).filter(|(of, _)| of == key).map(|(_, answer)| *answer);
-        let mut answer = remembered.unwrap_or_default();
+        let remembered = remembered.filter(|answer| answer.joined == joined);
+        let mut answer = remembered.unwrap_or(Answer { joined, ..Answer::default() });
         if answer.upto == live.added {
             return answer.newest;
         }
@@ -148,7 +152,7 @@ impl Regexes {
             return Newest::default();
         }
         for one in all.iter().rev().take_while(|one| one.added > answer.upto) {
-            if one.pattern.matches(key) {
+            if one.pattern.matches(key) || (joined && one.pattern.may_match(key)) {
                 answer.newest = answer.newest.with(one.newest);
             }
         }
@@ -220,11 +224,11 @@ mod tests {
         let regexes = Regexes::new();
         let key = UrlKey::new("a.com", "/x").unwrap();
         regexes.add(&pattern("a.com", "/y.*"), Revision(5), Mode::Expire, never);
-        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision::ZERO);
+        assert_eq!(regexes.above(Revision(1), &key, key.hash(), false).any, Revision::ZERO);
         regexes.add(&pattern("a.com", "/x.*"), Revision(5), Mode::Expire, never);
-        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision(5));
+        assert_eq!(regexes.above(Revision(1), &key, key.hash(), false).any, Revision(5));
         assert_eq!(
-            regexes.above(Revision(5), &key, key.hash()).any,
+            regexes.above(Revision(5), &key, key.hash(), false).any,
             Revision::ZERO,
             "what the body reflects need not be said"
         );
@@ -237,7 +241,7 @@ mod tests {
         for revision in 1..200 {
             let mode = if revision == 7 { Mode::Delete } else { Mode::Expire };
             regexes.add(&pattern("a.com", "/x.*"), Revision(revision), mode, never);
-            let said = regexes.above(Revision::ZERO, &key, key.hash());
+            let said = regexes.above(Revision::ZERO, &key, key.hash(), false);
             let deleting = if revision < 7 { Revision::ZERO } else { Revision(7) };
             assert_eq!(
                 said,
@@ -273,10 +277,10 @@ mod tests {
         let regexes = Regexes::new();
         let key = UrlKey::new("a.com", "/x").unwrap();
         regexes.add(&pattern("a.com", "/x"), Revision(1_000), Mode::Expire, never);
-        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision(1_000));
+        assert_eq!(regexes.above(Revision(1), &key, key.hash(), false).any, Revision(1_000));
         regexes.restart();
-        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision::ZERO);
+        assert_eq!(regexes.above(Revision(1), &key, key.hash(), false).any, Revision::ZERO);
         regexes.add(&pattern("a.com", "/x"), Revision(5), Mode::Expire, never);
-        assert_eq!(regexes.above(Revision(1), &key, key.hash()).any, Revision(5));
+        assert_eq!(regexes.above(Revision(1), &key, key.hash(), false).any, Revision(5));
     }
 }

@@ -23,6 +23,7 @@ fn domain(name: &str, tag_header: Option<&str>) -> Domain {
         sources: Vec::new(),
         online: true,
         tag_header,
+        functions: model::Functions::default(),
     }
 }
 

@@ -101,7 +101,11 @@ impl Control {
             memory: MemoryTier { capacity_bytes: 16 << 20 },
             disk: vec![DiskTier { path: self.directory.path().join("disk"), capacity_bytes: 600 << 20 }],
             state_path: None,
+            origin: Default::default(),
             isolation: Isolation::Revalidate,
+            connections_max: 1000,
+            access_log: None,
+            drain_grace_secs: 0,
         };
         Node::start(config, clock()).await
     }

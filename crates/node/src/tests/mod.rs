@@ -24,15 +24,24 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::knowing::Knowing;
+use crate::listener::Front;
 use crate::pipeline::Pipeline;
 use crate::prefetch::Prefetch;
 
+mod asking;
+mod caching;
+mod collapse;
+mod desync;
 mod fenced;
 mod following;
+mod functions;
+mod misbehaving;
+mod origins;
 mod prefetching;
 mod scopes;
 mod secure;
 mod serving;
+mod slicing;
 mod sweeping;
 mod tiers;
 
@@ -41,6 +50,9 @@ pub(crate) const DOMAIN: &str = "www.example.test";
 
 /// What nodes of the stage show each other.
 pub(crate) const PEERS: &str = "the-peers-secret";
+
+/// How nodes cut large bodies here.
+pub(crate) const SLICES: crate::SliceSizes = crate::SliceSizes { slice: 1_000, least: 4_000 };
 
 /// Longest wait for anything, on the real clock.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +71,8 @@ pub(crate) struct Page {
     pub(crate) cut: Option<usize>,
     /// Without `Content-Length`.
     pub(crate) chunked: bool,
+    /// Whoever asks for a part gets the whole.
+    pub(crate) ignores_ranges: bool,
 }
 
 impl Page {
@@ -67,7 +81,16 @@ impl Page {
         let body = body.into();
         let etag = format!("\"{:x}\"", crc32fast::hash(&body));
         let headers = vec![("cache-control", "max-age=3600".to_owned()), ("etag", etag)];
-        Page { status: 200, headers, body, head_gate: None, body_gate: None, cut: None, chunked: false }
+        Page {
+            status: 200,
+            headers,
+            body,
+            head_gate: None,
+            body_gate: None,
+            cut: None,
+            chunked: false,
+            ignores_ranges: false,
+        }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Page {
@@ -100,7 +123,11 @@ type OriginBody = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Err
 
 impl Origin {
     pub(crate) async fn start() -> Origin {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Origin::start_at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr) -> Origin {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let origin = Origin { address, pages: Arc::default(), seen: Arc::default(), stopped: CancellationToken::new() };
         let serving = origin.clone();
@@ -159,8 +186,12 @@ impl Origin {
         if let Some(gate) = &page.head_gate {
             gate.acquire().await.unwrap().forget();
         }
-        if parts.method == Method::POST {
-            return plain(201, std::str::from_utf8(&sent).unwrap());
+        if !parts.method.is_safe() {
+            let mut answer = plain(201, std::str::from_utf8(&sent).unwrap());
+            for (name, value) in page.headers.iter().filter(|(name, _)| name.ends_with("location")) {
+                answer.headers_mut().append(HeaderName::from_static(name), value.parse().unwrap());
+            }
+            return answer;
         }
         let mut answer = plain(page.status, "");
         for (name, value) in &page.headers {
@@ -172,17 +203,19 @@ impl Origin {
             return answer;
         }
         let mut bytes = page.body.clone();
-        let from = parts
-            .headers
-            .get(RANGE)
-            .and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-        if let Some(from) =
-            from.filter(|_| parts.headers.get(IF_RANGE).is_none_or(|condition| Some(condition) == etag.as_ref()))
+        let range = parts.headers.get(RANGE).and_then(|range| {
+            let (from, to) = range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+            let last = if to.is_empty() { bytes.len() - 1 } else { to.parse().ok()? };
+            Some((from.parse::<usize>().ok()?, last.min(bytes.len() - 1)))
+        });
+        if let Some((from, last)) = range
+            .filter(|(from, last)| from <= last && !page.ignores_ranges)
+            .filter(|_| parts.headers.get(IF_RANGE).is_none_or(|condition| Some(condition) == etag.as_ref()))
         {
             *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+            let range = format!("bytes {from}-{last}/{}", bytes.len());
             answer.headers_mut().insert(CONTENT_RANGE, range.parse().unwrap());
-            bytes = bytes.slice(from..);
+            bytes = bytes.slice(from..=last);
         }
         if !page.chunked {
             answer.headers_mut().insert(CONTENT_LENGTH, bytes.len().into());
@@ -242,8 +275,12 @@ impl Got {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.body.as_ref().expect("a whole body")
+    }
+
     pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(self.body.as_ref().expect("a whole body")).unwrap()
+        std::str::from_utf8(self.bytes()).unwrap()
     }
 }
 
@@ -307,6 +344,19 @@ impl TestNode {
         store: store::Store,
         isolation: Isolation,
     ) -> TestNode {
+        let internet = Arc::new(crate::Internet::new(&Default::default()).unwrap());
+        TestNode::over(internet, name, knowledge, clock, store, isolation).await
+    }
+
+    /// The same over another network.
+    pub(crate) async fn over(
+        network: Arc<dyn crate::Network>,
+        name: &str,
+        knowledge: &Knowledge,
+        clock: Arc<ManualClock>,
+        store: store::Store,
+        isolation: Isolation,
+    ) -> TestNode {
         let knowing = Arc::new(Knowing::new(NodeName::parse(name).unwrap(), isolation, clock.clone(), None));
         let listener = crate::listener::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let address = listener.local_addr().unwrap();
@@ -317,9 +367,10 @@ impl TestNode {
             .entry(knowing.name().clone())
             .or_insert_with(|| member(name, "pop-1", Tier::L1, address));
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
-        let (pipeline, prefetch) = crate::assemble(knowing.clone(), Arc::new(crate::Internet::new().unwrap()), store);
+        let (pipeline, prefetch) = crate::assemble(knowing.clone(), network, store, SLICES);
         let stopping = CancellationToken::new();
-        tokio::spawn(crate::listener::serve(listener, None, pipeline.clone(), stopping.clone()));
+        let front = Front::new(pipeline.clone(), None, crate::listener::CONNECTIONS_MAX, &stopping);
+        tokio::spawn(crate::listener::serve(listener, None, front));
         tokio::spawn(prefetch.clone().run(pipeline.clone(), stopping.clone()));
         TestNode { address, knowing, pipeline, prefetch, clock, stopping }
     }
@@ -376,20 +427,25 @@ pub(crate) fn member(name: &str, pop: &str, tier: Tier, address: SocketAddr) -> 
 
 /// One domain with `origin`, one POP whose L1 asks its L2.
 pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
+    knowledge_of(vec![source(&origin.address.ip().to_string(), origin.address.port(), 20)])
+}
+
+/// An origin of a domain, asked without TLS.
+pub(crate) fn source(content: &str, port: u16, priority: u16) -> Source {
+    let kind = if content.parse::<std::net::IpAddr>().is_ok() { SourceKind::Address } else { SourceKind::Domain };
+    Source { kind, content: content.to_owned(), port, scheme: None, priority, weight: 10 }
+}
+
+/// The same with these sources.
+pub(crate) fn knowledge_of(sources: Vec<Source>) -> Knowledge {
     let name = DomainName::parse(DOMAIN).unwrap();
-    let source = Source {
-        kind: SourceKind::Address,
-        content: origin.address.ip().to_string(),
-        port: origin.address.port(),
-        priority: 20,
-        weight: 10,
-    };
     let domain = Domain {
         name: name.clone(),
         coverage: Coverage::Global,
-        sources: vec![source],
+        sources,
         online: true,
         tag_header: None,
+        functions: model::Functions::default(),
     };
     let pop = PopName::parse("pop-1").unwrap();
     let parents = [(Tier::L1, Parent { pop: pop.clone(), tier: Tier::L2 })].into();

@@ -86,8 +86,8 @@ fn open_door(node: &TestNode) -> SocketAddr {
     certificates.open_with(&CertificateSecret::new(SEALING).expose());
     let listener = crate::listener::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = listener.local_addr().unwrap();
-    let (pipeline, stopping) = (node.pipeline.clone(), node.stopping.clone());
-    tokio::spawn(crate::listener::serve(listener, Some(Arc::new(certificates)), pipeline, stopping));
+    let front = Front::new(node.pipeline.clone(), None, crate::listener::CONNECTIONS_MAX, &node.stopping);
+    tokio::spawn(crate::listener::serve(listener, Some(Arc::new(certificates)), front));
     address
 }
 
@@ -185,6 +185,41 @@ async fn both_versions_carry_both_protocols_and_the_object_is_the_same_as_withou
     // What no offer of the client fits is an end of the handshake (RFC 7301 §3.2).
     let refused = connect(authority.client(rustls::ALL_VERSIONS, &["spdy/1"]), door, DOMAIN).await.unwrap_err();
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
+}
+
+#[tokio::test]
+async fn owner_says_by_which_scheme_version_and_protocol_users_come() {
+    let stage = Stage::set().await;
+    let (door, authority) = (open_door(&stage.node), Authority::new());
+    stage.origin.put("/a?b=c", Page::new("the body"));
+    let location = async || {
+        let got = stage.node.get("/a?b=c").await;
+        (got.status, got.header("location").to_owned())
+    };
+    let force = |name, status| functions::with(&stage.node, &[(name, &[("enable", "on"), ("https_rewrite", status)])]);
+    stage.node.apply(force("https_force", "308"));
+    assert_eq!(location().await.0, 200, "without a certificate nobody would answer there");
+    stage.node.apply(authority.certificate(DOMAIN, &[DOMAIN]).0);
+    assert_eq!(location().await, (308, format!("https://{DOMAIN}/a?b=c")));
+    let mut secure = connect(authority.client(rustls::ALL_VERSIONS, &[]), door, DOMAIN).await.unwrap();
+    get(&mut secure, "/a?b=c").await;
+    stage.node.apply(force("http_force", "301"));
+    assert_eq!(location().await.0, 200);
+    let request = format!("GET /a HTTP/1.1\r\nHost: {DOMAIN}\r\nConnection: close\r\n\r\n");
+    secure.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    secure.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 301 "), "{answer}");
+    assert!(answer.contains(&format!("location: http://{DOMAIN}/a\r\n")), "{answer}");
+
+    let only = [("https_option", &[("http2", "off")][..]), ("https_tls_version", &[("tls12", "off"), ("tls13", "on")])];
+    stage.node.apply(functions::with(&stage.node, &only));
+    let client = |versions: &[&'static SupportedProtocolVersion]| authority.client(versions, &["h2", "http/1.1"]);
+    let stream = connect(client(rustls::ALL_VERSIONS), door, DOMAIN).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(stream.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    let refused = connect(client(&[&rustls::version::TLS12]), door, DOMAIN).await.unwrap_err();
+    assert!(refused.to_string().contains("ProtocolVersion"), "{refused}");
 }
 
 #[tokio::test]

@@ -11,7 +11,10 @@ pub(super) struct Tiers {
 }
 
 pub(super) async fn tiers() -> Tiers {
-    let origin = Origin::start().await;
+    tiers_before(Origin::start().await).await
+}
+
+pub(super) async fn tiers_before(origin: Origin) -> Tiers {
     let clock = clock();
     let mut knowledge = knowledge(&origin);
     let nowhere = "127.0.0.1:1".parse().unwrap();

@@ -34,12 +34,38 @@ pub enum WriteFault {
     NoSpace,
 }
 
+/// What goes wrong for good, from some change on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The power goes in the midst of the change; see [`FaultyDisk::crash`] for what is left.
+    Power,
+    /// Every write, sync, creation and removal fails; reads still work.
+    Writes,
+    /// Whatever would take more room fails, as on a full disk.
+    Room,
+    /// Nothing works any more.
+    Everything,
+}
+
 struct Machine {
     random: u64,
     boot: u64,
     files: BTreeMap<String, Arc<Mutex<Content>>>,
     write_faults: Vec<WriteFault>,
     sync_faults: u32,
+    /// Reads that fail before one works again.
+    read_faults: u32,
+    /// Changes since the disk was made: writes, syncs, cuts, creations and removals.
+    changes: u64,
+    /// From which change on what fails.
+    failure: Option<(u64, Failure)>,
+}
+
+/// Whether a change may be made.
+enum Turn {
+    Goes,
+    /// The power goes while it is made.
+    LosesPower,
 }
 
 /// A file: what is seen now, what a crash cannot take, and the way from there to here.
@@ -85,8 +111,16 @@ fn put(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
 impl FaultyDisk {
     /// An empty disk; `seed` decides what crashes lose and how calls interleave.
     pub fn new(seed: u64) -> FaultyDisk {
-        let machine =
-            Machine { random: seed, boot: 0, files: BTreeMap::new(), write_faults: Vec::new(), sync_faults: 0 };
+        let machine = Machine {
+            random: seed,
+            boot: 0,
+            files: BTreeMap::new(),
+            write_faults: Vec::new(),
+            sync_faults: 0,
+            read_faults: 0,
+            changes: 0,
+            failure: None,
+        };
         FaultyDisk { machine: Arc::new(Mutex::new(machine)), boot: 0 }
     }
 
@@ -97,6 +131,8 @@ impl FaultyDisk {
         machine.boot += 1;
         machine.write_faults.clear();
         machine.sync_faults = 0;
+        machine.read_faults = 0;
+        machine.failure = None;
         let files: Vec<_> = machine.files.values().cloned().collect();
         for file in files {
             let mut file = lock(&file);
@@ -139,6 +175,39 @@ impl FaultyDisk {
         lock(&self.machine).sync_faults = count;
     }
 
+    /// Lets the next `count` reads fail.
+    pub fn fail_reads(&self, count: u32) {
+        lock(&self.machine).read_faults = count;
+    }
+
+    /// Writes, syncs, cuts, creations and removals so far, those that failed included.
+    pub fn changes(&self) -> u64 {
+        lock(&self.machine).changes
+    }
+
+    /// Lets `failure` happen at the change that follows `after` further ones; `None` mends the disk.
+    pub fn fail_after(&self, after: u64, failure: Option<Failure>) {
+        let mut machine = lock(&self.machine);
+        machine.failure = failure.map(|failure| (machine.changes + after, failure));
+    }
+
+    /// Puts a file of these bytes on the disk, as whoever wrote it may have left it.
+    pub fn place(&self, name: &str, bytes: &[u8]) {
+        let length = bytes.len() as u64;
+        let (now, stable) = (bytes.to_vec(), bytes.to_vec());
+        let content = Content { now, length, stable, stable_length: length, unsynced: Vec::new() };
+        lock(&self.machine).files.insert(name.to_owned(), Arc::new(Mutex::new(content)));
+    }
+
+    /// What a file holds now.
+    pub fn content(&self, name: &str) -> Option<Vec<u8>> {
+        let file = lock(&self.machine).files.get(name).cloned()?;
+        let content = lock(&file);
+        let mut bytes = content.now.clone();
+        bytes.resize(content.length as usize, 0);
+        Some(bytes)
+    }
+
     /// Changes the byte at `offset` of a file, as a rotting disk would; says whether there is such a byte.
     pub fn corrupt(&self, name: &str, offset: usize) -> bool {
         let machine = lock(&self.machine);
@@ -164,7 +233,50 @@ impl FaultyDisk {
     }
 
     fn alive(&self) -> io::Result<()> {
-        if lock(&self.machine).boot != self.boot { Err(io::Error::other("the machine has crashed")) } else { Ok(()) }
+        let machine = lock(&self.machine);
+        if machine.boot != self.boot {
+            return Err(io::Error::other("the machine has crashed"));
+        }
+        match machine.failure {
+            Some((at, Failure::Everything)) if machine.changes > at => Err(io::Error::other("the disk is dead")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A turn of something that changes the disk; `grows` if it takes room.
+    async fn change(&self, grows: bool) -> io::Result<Turn> {
+        self.turn().await?;
+        let mut machine = lock(&self.machine);
+        machine.changes += 1;
+        let Some((at, failure)) = machine.failure else { return Ok(Turn::Goes) };
+        if machine.changes <= at {
+            return Ok(Turn::Goes);
+        }
+        match failure {
+            Failure::Power => {
+                machine.boot += 1;
+                Ok(Turn::LosesPower)
+            }
+            Failure::Room if grows => Err(io::ErrorKind::StorageFull.into()),
+            Failure::Room => Ok(Turn::Goes),
+            Failure::Writes | Failure::Everything => Err(io::Error::other("the disk fails")),
+        }
+    }
+
+    /// The error of the change in which the power went.
+    fn after(&self, turn: &Turn) -> io::Result<()> {
+        match turn {
+            Turn::Goes => Ok(()),
+            Turn::LosesPower => Err(io::Error::other("the machine has crashed")),
+        }
+    }
+
+    /// Whether a change that is made or not made, but never in part, was made before the power went.
+    fn made(&self, turn: &Turn) -> bool {
+        match turn {
+            Turn::Goes => true,
+            Turn::LosesPower => lock(&self.machine).draw().is_multiple_of(2),
+        }
     }
 
     fn handle(&self, content: Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
@@ -183,7 +295,10 @@ impl Disk for FaultyDisk {
 
     fn create<'a>(&'a self, name: &'a str, length: u64) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
         async move {
-            self.turn().await?;
+            let turn = self.change(true).await?;
+            if !self.made(&turn) {
+                self.after(&turn)?;
+            }
             let mut machine = lock(&self.machine);
             if machine.files.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -196,6 +311,7 @@ impl Disk for FaultyDisk {
             let content = Arc::new(Mutex::new(content));
             machine.files.insert(name.to_owned(), content.clone());
             drop(machine);
+            self.after(&turn)?;
             Ok(self.handle(content))
         }
         .boxed()
@@ -212,9 +328,11 @@ impl Disk for FaultyDisk {
 
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<()>> {
         async move {
-            self.turn().await?;
-            lock(&self.machine).files.remove(name);
-            Ok(())
+            let turn = self.change(false).await?;
+            if self.made(&turn) {
+                lock(&self.machine).files.remove(name);
+            }
+            self.after(&turn)
         }
         .boxed()
     }
@@ -237,6 +355,13 @@ impl DiskFile for Open {
     fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
         async move {
             self.disk.turn().await?;
+            {
+                let mut machine = lock(&self.disk.machine);
+                if machine.read_faults > 0 {
+                    machine.read_faults -= 1;
+                    return Err(io::Error::other("read failed"));
+                }
+            }
             let content = lock(&self.content);
             let end = (offset + length as u64).min(content.length).max(offset);
             let (offset, end) = (offset as usize, end as usize);
@@ -252,7 +377,7 @@ impl DiskFile for Open {
 
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
         async move {
-            self.disk.turn().await?;
+            let turn = self.disk.change(true).await?;
             let mut bytes = pieces.concat();
             let fault = {
                 let mut machine = lock(&self.disk.machine);
@@ -270,7 +395,7 @@ impl DiskFile for Open {
                 content.unsynced.push(Change::Write { offset: offset as usize, bytes });
             }
             match fault {
-                None => Ok(()),
+                None => self.disk.after(&turn),
                 Some(WriteFault::Refused) => Err(io::Error::other("write refused")),
                 Some(WriteFault::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
             }
@@ -280,12 +405,12 @@ impl DiskFile for Open {
 
     fn set_length(&self, length: u64) -> BoxFuture<'_, io::Result<()>> {
         async move {
-            self.disk.turn().await?;
+            let turn = self.disk.change(false).await?;
             let mut content = lock(&self.content);
             content.now.truncate(length as usize);
             content.length = length;
             content.unsynced.push(Change::Length(length));
-            Ok(())
+            self.disk.after(&turn)
         }
         .boxed()
     }
@@ -293,7 +418,8 @@ impl DiskFile for Open {
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         async move {
             let covered = lock(&self.content).unsynced.len();
-            self.disk.turn().await?;
+            let turn = self.disk.change(false).await?;
+            self.disk.after(&turn)?;
             {
                 let mut machine = lock(&self.disk.machine);
                 if machine.sync_faults > 0 {

@@ -19,6 +19,7 @@
 
 pub(crate) mod api;
 mod certificate;
+mod functions;
 mod query;
 mod receipt;
 mod submit;
@@ -121,7 +122,9 @@ JSON of add, show, start, stop and set: {\"domain\", \"status\", \"coverage\", \
     \"sources\": [{\"content\", \"type\", \"port\", \"priority\", \"weight\"}]}, with \"tag_header\" where one is set
 JSON of delete: {\"deleted\": NAME}
 JSON of certificate set and show: {\"domain\", \"tls\", \"name\", \"subject\", \"issuer\", \"good_from\", \"good_until\", \"set\", \"chain\"}
-    `tls` is on or off; where it is off the fields behind it are empty";
+    `tls` is on or off; where it is off the fields behind it are empty
+JSON of config show and set: [{\"id\", \"function\", \"args\": {KEY: VALUE}, \"status\"}]
+JSON of config delete: {\"deleted\": [ID]}";
 
 /// Why a verb ended without doing all that was asked.
 #[derive(Debug)]

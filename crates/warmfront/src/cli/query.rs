@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Stop;
 use super::api::{Api, ApiError};
 use super::certificate::{self, CertificateCommand};
+use super::functions::{self, ConfigCommand};
 use super::receipt::{self, TasksCommand};
 use super::submit::show;
 use super::wait::Row;
@@ -214,6 +215,9 @@ pub(crate) enum DomainCommand {
     /// What a domain's users are shown by TLS
     #[command(subcommand)]
     Certificate(CertificateCommand),
+    /// The functions of a domain: what shapes its caching
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Stop accelerating a domain
     Delete {
         /// The domain
@@ -294,6 +298,7 @@ pub(super) async fn domain(
             detail(domain, api, output, out).await
         }
         DomainCommand::Certificate(command) => certificate::run(command, api, output, out).await,
+        DomainCommand::Config(command) => functions::config(command, api, output, out).await,
         DomainCommand::Delete { domain } => {
             api.call("DeleteCdnDomain", &[("DomainName", domain)]).await?;
             match output {
@@ -342,22 +347,36 @@ async fn detail(domain: &str, api: &Api, output: Output, out: &mut (dyn Write + 
     }
 }
 
-/// An origin as the API wants it: `HOST[:PORT]`, IPv6 in brackets, port 80 where none is given.
+/// An origin as the API wants it: `[http://|https://]HOST[:PORT]`, IPv6 in brackets; without a scheme it goes by the port, which
+/// is 80 where none is given.
 fn source(text: &str, priority: &str) -> Result<Value, Stop> {
-    let wrong = || Stop::usage(format_args!("origin `{text}`: expected HOST or HOST:PORT"));
+    let wrong = || {
+        Stop::usage(format_args!(
+            "origin `{text}`: expected HOST or HOST:PORT, with http:// or https:// before it or not"
+        ))
+    };
+    let (scheme, text, usual) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => (Some("https"), rest, 443),
+        (None, Some(rest)) => (Some("http"), rest, 80),
+        (None, None) => (None, text, 80),
+    };
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
             (host, port.parse::<u16>().map_err(|_| wrong())?)
         }
         Some(_) if text.parse::<IpAddr>().is_err() && !text.starts_with('[') => return Err(wrong()),
-        _ => (text, 80),
+        _ => (text, usual),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() || host.contains(['/', ' ', '@']) {
         return Err(wrong());
     }
     let kind = if host.parse::<IpAddr>().is_ok() { "ipaddr" } else { "domain" };
-    Ok(json!({ "content": host, "type": kind, "priority": priority, "port": port, "weight": "10" }))
+    let mut source = json!({ "content": host, "type": kind, "priority": priority, "port": port, "weight": "10" });
+    if let Some(scheme) = scheme {
+        source["scheme"] = json!(scheme);
+    }
+    Ok(source)
 }
 
 #[cfg(test)]
@@ -373,7 +392,11 @@ mod tests {
             ("::1", Some(("::1", "ipaddr", 80))),
             ("[::1]:8080", Some(("::1", "ipaddr", 8080))),
             ("[::1]", Some(("::1", "ipaddr", 80))),
-            ("http://origin.test", None),
+            ("http://origin.test", Some(("origin.test", "domain", 80))),
+            ("https://origin.test", Some(("origin.test", "domain", 443))),
+            ("https://[::1]:8443", Some(("::1", "ipaddr", 8443))),
+            ("https://origin.test/", None),
+            ("ftp://origin.test", None),
             ("origin.test:http", None),
             ("origin.test:99999", None),
             ("a:b:c", None),
@@ -389,6 +412,9 @@ mod tests {
                 )
             });
             assert_eq!(read, expected, "{text}");
+            let scheme = source(text, "20").ok().and_then(|source| source["scheme"].as_str().map(str::to_owned));
+            let given = text.split_once("://").map(|(scheme, _)| scheme.to_owned());
+            assert_eq!(scheme, given.filter(|_| expected.is_some()), "{text}");
         }
     }
 }

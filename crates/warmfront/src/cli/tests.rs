@@ -365,6 +365,40 @@ async fn domains_are_stopped_started_and_set() {
 }
 
 #[tokio::test]
+async fn functions_are_set_shown_and_deleted() {
+    let script = |call: &Call, _: &[Call]| match call.action.as_str() {
+        "DescribeCdnDomainConfigs" => ok(json!({ "DomainConfigs": { "DomainConfig": [{
+            "ConfigId": "7", "FunctionName": "aliauth", "Status": "success", "ParentId": "",
+            "FunctionArgs": { "FunctionArg": [{ "ArgName": "auth_type", "ArgValue": "type_a" }] } }] } })),
+        _ => ok(json!({})),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "opensesame\n").unwrap();
+    let from_file = format!("auth_key1=@{}", secret.display());
+    let line = ["domain", "config", "set", "d.test", "aliauth", "auth_type=type_a", &from_file, "--id", "7"];
+    let ran = against(&[&line[..], &["--output", "json"]].concat(), script).await;
+    ran.check(0);
+    let expected =
+        json!([{ "id": "7", "function": "aliauth", "args": { "auth_type": "type_a" }, "status": "success" }]);
+    assert_eq!(ran.json(), expected);
+    let sent: Value = serde_json::from_str(ran.calls[0].get("Functions")).unwrap();
+    assert_eq!(
+        sent,
+        json!([{ "functionName": "aliauth", "configId": 7, "functionArgs": [
+        { "argName": "auth_type", "argValue": "type_a" }, { "argName": "auth_key1", "argValue": "opensesame" }] }])
+    );
+    assert_eq!((ran.calls[0].get("DomainNames"), ran.calls[1].get("FunctionNames")), ("d.test", "aliauth"));
+
+    let ran = against(&["domain", "config", "delete", "d.test", "7", "8", "--output", "json"], script).await;
+    ran.check(0);
+    assert_eq!((ran.calls[0].action.as_str(), ran.calls[0].get("ConfigId")), ("DeleteSpecificConfig", "7,8"));
+    let ran = against(&["domain", "config", "set", "d.test", "gzip", "enable"], script).await;
+    ran.check(2);
+    assert!(ran.calls.is_empty());
+}
+
+#[tokio::test]
 async fn quota_is_numbers() {
     let script = |call: &Call, _: &[Call]| {
         assert_eq!(call.action, "DescribeRefreshQuota");

@@ -1,0 +1,144 @@
+//! What objects at rest cost: the memory that each takes of a node that holds it on disk, and the time that a store of a
+//! million takes to open, after a goodbye and after a kill.
+//!
+//! Each figure is of a process of its own, so that nothing but the store is in it; resident bytes are the kernel's count, less
+//! those of a store that is empty. The allocator is told to give freed memory back at once, so that what recovery read through does
+//! not count. Files are in the system's page cache when they are read.
+//! `cargo run --release -p bench --bin store [DIRECTORY]`
+
+#![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use store::{Config, DiskConfig, Key, SEGMENT_BYTES_DEFAULT, Store};
+use tokio::time::Instant;
+
+// The allocator that the product runs with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Objects; tables of powers of two would be fuller at one count than at the other.
+const COUNTS: [u64; 2] = [925_000, 1_000_000];
+
+/// Bytes of a body, and of the head with it.
+const BODY_BYTES: usize = 1_000;
+const HEAD_BYTES: usize = 300;
+
+/// The most that an object may cost in memory, and that a million may take to recover.
+const AIM_BYTES: u64 = 64;
+const AIM_SECONDS: f64 = 5.0;
+
+/// Fills that run at once.
+const FILLS: usize = 256;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["fill", directory, count, end] => runtime.block_on(fill(Path::new(directory), count.parse()?, end == "close")),
+        ["open", directory] => runtime.block_on(open(Path::new(directory))),
+        _ => compare(arguments.first().map(PathBuf::from)),
+    }
+}
+
+fn compare(below: Option<PathBuf>) -> anyhow::Result<()> {
+    let scratch = match below {
+        Some(below) => tempfile::tempdir_in(below)?,
+        None => tempfile::tempdir()?,
+    };
+    let empty = measure(&scratch.path().join("empty"), 0, "close")?;
+    println!("{:<12} {:<8} {:>14} {:>12}", "objects", "end", "bytes/object", "open");
+    for count in COUNTS {
+        for end in ["close", "kill"] {
+            let directory = scratch.path().join(format!("{count}-{end}"));
+            let measured = measure(&directory, count, end)?;
+            ensure!(measured.objects == count, "{} of {count} objects were recovered", measured.objects);
+            let each = measured.resident.saturating_sub(empty.resident) / count;
+            println!("{count:<12} {end:<8} {each:>10} B   {:>9.2} s", measured.seconds);
+            println!(
+                "{:<21} aim: at most {AIM_BYTES} B: {}; at most {AIM_SECONDS} s: {}",
+                "",
+                if each <= AIM_BYTES { "met" } else { "MISSED" },
+                if measured.seconds <= AIM_SECONDS { "met" } else { "MISSED" },
+            );
+            std::fs::remove_dir_all(&directory)?;
+        }
+    }
+    Ok(())
+}
+
+struct Measured {
+    objects: u64,
+    seconds: f64,
+    resident: u64,
+}
+
+fn measure(directory: &Path, count: u64, end: &str) -> anyhow::Result<Measured> {
+    let program = std::env::current_exe()?;
+    let filled = Command::new(&program).arg("fill").arg(directory).args([&count.to_string(), end]).status()?;
+    ensure!(filled.success() || end == "kill", "filling failed: {filled}");
+    let opened = Command::new(&program).env("MIMALLOC_PURGE_DELAY", "0").arg("open").arg(directory).output()?;
+    let text = String::from_utf8(opened.stdout)?;
+    let mut figures = text.split_whitespace();
+    let mut next = || figures.next().context("three figures");
+    Ok(Measured { objects: next()?.parse()?, seconds: next()?.parse()?, resident: next()?.parse()? })
+}
+
+fn config(directory: &Path) -> Config {
+    let disks = vec![DiskConfig { path: directory.to_owned(), capacity_bytes: 16 << 30 }];
+    Config { memory_bytes: 1 << 20, disks, segment_bytes: SEGMENT_BYTES_DEFAULT }
+}
+
+fn key(number: u64) -> Key {
+    let mix = |number: u64| {
+        let z = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    Key(u128::from(mix(number.wrapping_mul(0x9e37_79b9_7f4a_7c15))) << 64 | u128::from(number))
+}
+
+async fn fill(directory: &Path, count: u64, close: bool) -> anyhow::Result<()> {
+    let store = Store::open(config(directory)).await?;
+    let (head, body) = (Bytes::from(vec![1; HEAD_BYTES]), Bytes::from(vec![2; BODY_BYTES]));
+    let mut running = tokio::task::JoinSet::new();
+    for number in 0..count {
+        let (store, head, body) = (store.clone(), head.clone(), body.clone());
+        running.spawn(async move {
+            let name = format!("https://example.test/image/{number:012}.jpg");
+            let mut fill = store.begin_fill(key(number), name.as_bytes(), head, 1, Some(BODY_BYTES as u64))?;
+            fill.append(body).await?;
+            fill.finish().await.map(drop)
+        });
+        if running.len() >= FILLS {
+            running.join_next().await.context("one runs")???;
+        }
+    }
+    while let Some(done) = running.join_next().await {
+        done??;
+    }
+    if close {
+        store.close().await?;
+        return Ok(());
+    }
+    // As a kill would: nothing is sealed, nothing is told.
+    std::process::abort();
+}
+
+async fn open(directory: &Path) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let store = Store::open(config(directory)).await?;
+    let took = began.elapsed().as_secs_f64();
+    println!("{} {took} {}", store.stats().objects, resident()?);
+    Ok(())
+}
+
+/// Resident bytes of this process.
+fn resident() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").context("memory of this process")?;
+    let pages: u64 = text.split_whitespace().nth(1).context("resident pages")?.parse()?;
+    Ok(pages * 4096)
+}

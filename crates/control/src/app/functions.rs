@@ -1,0 +1,198 @@
+//! The verbs about functions of domains: setting, deleting, looking.
+//!
+//! # What always holds
+//!
+//! - A call changes all the domains it names or none: their entries are one transaction.
+//! - What is stored passed [`functions::check`] as a whole, on every domain.
+//!
+//! # Numbers
+//!
+//! A function's number is the time it was set at, in milliseconds, or one more than the highest of its domain: it tells age, and no
+//! number comes twice in a domain.
+
+use model::functions::{self, BadFunctions, Function, Functions};
+use model::{Domain, DomainName, Revision};
+
+use super::{App, Denied, Permission, Principal};
+use crate::known::Known;
+use crate::state::millis;
+
+/// A function to be set.
+#[derive(Clone, Debug)]
+pub(crate) struct Wished {
+    /// Which one is changed; without, one is added, or takes the place of the one of its name where there can be only one.
+    pub(crate) id: Option<u64>,
+    /// As it will be, but for its number.
+    pub(crate) function: Function,
+}
+
+/// Which functions are deleted.
+#[derive(Clone, Debug)]
+pub(crate) enum Doomed {
+    Ids(Vec<u64>),
+    Names(Vec<String>),
+}
+
+impl App {
+    /// Sets functions on domains of the account; the number of each, on each domain in turn. What is set already keeps its number.
+    pub(crate) async fn set_functions(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        domains: &[DomainName],
+        wished: &[Wished],
+    ) -> Result<Vec<(DomainName, String, u64)>, Denied> {
+        let now_ms = millis(self.clock.now());
+        let mut set = Vec::new();
+        let change = |before: &Domain| {
+            let (functions, ids) = merge(before.functions.list(), wished, now_ms)?;
+            let numbered = wished.iter().zip(ids);
+            set.extend(numbered.map(|(wish, id)| (before.name.clone(), wish.function.name.clone(), id)));
+            Ok(functions)
+        };
+        self.change_functions(principal, permission, domains, change).await?;
+        Ok(set)
+    }
+
+    /// Deletes functions of domains of the account. One that is not there is deleted already.
+    pub(crate) async fn delete_functions(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        domains: &[DomainName],
+        doomed: &Doomed,
+    ) -> Result<(), Denied> {
+        let stays = |function: &&Function| match doomed {
+            Doomed::Ids(ids) => !ids.contains(&function.id),
+            Doomed::Names(names) => !names.contains(&function.name),
+        };
+        let change = |before: &Domain| Ok(before.functions.list().iter().filter(stays).cloned().collect());
+        self.change_functions(principal, permission, domains, change).await
+    }
+
+    async fn change_functions(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        domains: &[DomainName],
+        mut change: impl FnMut(&Domain) -> Result<Vec<Function>, Denied>,
+    ) -> Result<(), Denied> {
+        principal.may_change()?;
+        principal.may(permission.action, domains.iter().map(|name| permission.on(name.as_str())))?;
+        let known = self.following.now();
+        let mut changed: Vec<(Domain, Revision)> = Vec::new();
+        for name in domains {
+            let (before, row) = self.own(&known, principal, name)?;
+            let functions = Functions::new(change(before)?);
+            if functions == before.functions {
+                continue;
+            }
+            if !row.configured || row.revision > known.head {
+                return Err(Denied::Configuring);
+            }
+            changed.push((Domain { functions, ..before.clone() }, row.revision));
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let at = self.state.change_domains(principal.account(), changed, millis(self.clock.now())).await;
+        self.reach(at).await
+    }
+
+    /// The functions of a domain of the account, the oldest first, and whether every node has them.
+    pub(crate) fn functions(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        name: &DomainName,
+    ) -> Result<(Functions, bool), Denied> {
+        principal.may_look()?;
+        principal.may(permission.action, [permission.on(name.as_str())])?;
+        let known = self.following.now();
+        let (domain, row) = self.own(&known, principal, name)?;
+        Ok((domain.functions.clone(), row.configured))
+    }
+
+    fn own<'a>(
+        &self,
+        known: &'a Known,
+        principal: &Principal,
+        name: &DomainName,
+    ) -> Result<(&'a Domain, &'a crate::state::log::DomainRow), Denied> {
+        let row = known.domains.get(name).filter(|row| row.account == principal.account());
+        let domain = known.knowledge.domains.get(name);
+        domain.zip(row).ok_or_else(|| Denied::NoDomain(name.to_string()))
+    }
+}
+
+/// What `there` becomes, and the number of each that was wished for.
+fn merge(there: &[Function], wished: &[Wished], now_ms: u64) -> Result<(Vec<Function>, Vec<u64>), Denied> {
+    let mut merged = there.to_vec();
+    let mut ids = Vec::new();
+    for Wished { id, function } in wished {
+        let many = functions::named(&function.name).is_none_or(|kind| kind.many);
+        let place = match id {
+            Some(id) => {
+                let place = merged.iter().position(|there| there.id == *id && there.name == function.name);
+                Some(place.ok_or_else(|| Denied::NoFunction { id: *id, name: function.name.clone() })?)
+            }
+            None => merged.iter().position(|there| {
+                there.name == function.name
+                    && (!many || (there.args == function.args && there.parent == function.parent))
+            }),
+        };
+        match place {
+            Some(place) => {
+                let id = merged[place].id;
+                ids.push(id);
+                merged[place] = Function { id, ..function.clone() };
+            }
+            None => {
+                let highest = merged.iter().map(|there| there.id).max();
+                let id = highest.map_or(now_ms, |highest| now_ms.max(highest + 1));
+                ids.push(id);
+                merged.push(Function { id, ..function.clone() });
+            }
+        }
+    }
+    functions::check(&merged).map_err(Denied::Functions)?;
+    Ok((merged, ids))
+}
+
+/// Whether a domain has the function of a number.
+pub(crate) fn has(domain: &Domain, number: u32) -> bool {
+    let Some(kind) = functions::numbered(number) else { return false };
+    domain.functions.list().iter().any(|function| function.name == kind.name)
+}
+
+/// What [`Denied::Functions`] holds.
+pub(crate) type Bad = BadFunctions;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(id: Option<u64>, name: &str, args: &[(&str, &str)]) -> Wished {
+        let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Wished { id, function: Function { id: 0, name: name.to_owned(), args, parent: None } }
+    }
+
+    #[test]
+    fn setting_adds_takes_the_place_of_what_there_can_be_once_and_changes_by_number() {
+        let ttl = |path| wish(None, "path_based_ttl_set", &[("path", path), ("ttl", "60")]);
+        let (first, ids) = merge(&[], &[wish(None, "range", &[("enable", "on")]), ttl("/a")], 1000).unwrap();
+        assert_eq!(ids, [1000, 1001]);
+        let again = [wish(None, "range", &[("enable", "off")]), ttl("/a"), ttl("/b"), wish(None, "of_tomorrow", &[])];
+        let (second, ids) = merge(&first, &again, 1000).unwrap();
+        assert_eq!(ids, [1000, 1001, 1002, 1003], "one range, one rule of those arguments, and two new ones");
+        assert_eq!((second.len(), second[0].args[0].1.as_str()), (4, "off"));
+        let by_id = wish(Some(1002), "path_based_ttl_set", &[("path", "/c"), ("ttl", "60")]);
+        let (third, ids) = merge(&second, &[by_id], 5000).unwrap();
+        assert_eq!((ids, third[2].args[0].1.as_str(), third.len()), (vec![1002], "/c", 4));
+        let denied = merge(&third, &[wish(Some(7), "range", &[("enable", "on")])], 5000);
+        assert!(matches!(denied, Err(Denied::NoFunction { id: 7, .. })));
+        let denied = merge(&third, &[wish(Some(1002), "range", &[("enable", "on")])], 5000);
+        assert!(matches!(denied, Err(Denied::NoFunction { .. })), "a number is of one function");
+        assert!(matches!(merge(&third, &[wish(None, "gzip", &[])], 5000), Err(Denied::Functions(_))));
+    }
+}

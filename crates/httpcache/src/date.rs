@@ -1,0 +1,181 @@
+//! HTTP dates as a cache reads them (RFC 9110 §5.6.7, RFC 9111 §4.2).
+//!
+//! A date decides how long something is served, so what is not of one of the three forms to the letter is no date: a missing
+//! digit, another time zone than GMT, a day that the month does not have. Only the case of letters means nothing (RFC 9111
+//! §4.2). The name of the day must be one; whether it is the right one is not looked at, for the rest says it better.
+//!
+//! # Not here
+//!
+//! Dates that go out: they are written by `httpdate`, which reads more than it should.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName};
+
+const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+
+/// Two digits from here on are a year of the last century. §5.6.7 asks that nothing seems more than fifty years ahead; no date
+/// read with this bound does before the year 2120.
+const CENTURY_SPLIT: i64 = 70;
+
+/// The longest form has 33 bytes.
+const LENGTH_MAX: usize = 40;
+
+/// The date in the first line of a field; `None` if it is absent or cannot be read.
+pub(crate) fn first(headers: &HeaderMap, field: HeaderName) -> Option<SystemTime> {
+    parse(headers.get(field)?.as_bytes())
+}
+
+/// The date of a field that has one line only: conditions with several are ignored (RFC 9110 §13.1.3).
+pub(crate) fn only(headers: &HeaderMap, field: HeaderName) -> Option<SystemTime> {
+    let mut lines = headers.get_all(field).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    parse(line.as_bytes())
+}
+
+/// Reads one date in any of the three forms.
+pub(crate) fn parse(text: &[u8]) -> Option<SystemTime> {
+    let text = text.trim_ascii();
+    if text.len() > LENGTH_MAX {
+        return None;
+    }
+    let text = std::str::from_utf8(text).ok()?.to_ascii_lowercase();
+    let (day_name, rest) = text.split_at(text.find([',', ' '])?);
+    match rest.strip_prefix(", ") {
+        Some(rest) if DAYS.contains(&day_name) => rfc850(rest),
+        Some(rest) => short(day_name).and_then(|()| fixed(rest)),
+        None => short(day_name).and_then(|()| asctime(rest.strip_prefix(' ')?)),
+    }
+}
+
+/// `Sun` and the like.
+fn short(name: &str) -> Option<()> {
+    (name.len() == 3 && DAYS.iter().any(|day| day.starts_with(name))).then_some(())
+}
+
+/// `06 Nov 1994 08:49:37 GMT`
+fn fixed(text: &str) -> Option<SystemTime> {
+    let mut parts = text.split(' ');
+    let (day, month, year) = (parts.next()?, parts.next()?, parts.next()?);
+    let (time, zone, None) = (parts.next()?, parts.next()?, parts.next()) else { return None };
+    let year = number(year, 4)?;
+    (zone == "gmt").then(|| moment(year, month, number(day, 2)?, time))?
+}
+
+/// `06-Nov-94 08:49:37 GMT`
+fn rfc850(text: &str) -> Option<SystemTime> {
+    let (date, time) = text.strip_suffix(" gmt")?.split_once(' ')?;
+    let mut parts = date.split('-');
+    let (day, month, year, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
+    let year = number(year, 2)?;
+    let year = if year < CENTURY_SPLIT { 2000 + year } else { 1900 + year };
+    moment(year, month, number(day, 2)?, time)
+}
+
+/// `Nov  6 08:49:37 1994`
+fn asctime(text: &str) -> Option<SystemTime> {
+    let (month, rest) = text.split_once(' ')?;
+    let (day, rest) = rest.split_at_checked(2)?;
+    let (time, year) = rest.strip_prefix(' ')?.split_once(' ')?;
+    let day = day.strip_prefix(' ').map_or_else(|| number(day, 2), |digit| number(digit, 1))?;
+    moment(number(year, 4)?, month, day, time)
+}
+
+/// Exactly so many digits.
+fn number(text: &str, digits: usize) -> Option<i64> {
+    (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+fn moment(year: i64, month: &str, day: i64, time: &str) -> Option<SystemTime> {
+    let month = i64::try_from(MONTHS.iter().position(|known| *known == month)?).ok()? + 1;
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_of_month = match month {
+        4 | 6 | 9 | 11 => 30,
+        2 if leap => 29,
+        2 => 28,
+        _ => 31,
+    };
+    let mut parts = time.split(':');
+    let (hour, minute, second) = (number(parts.next()?, 2)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
+    // 60 is a leap second; it reads as the beginning of the next minute.
+    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 || !(1..=days_of_month).contains(&day) {
+        return None;
+    }
+    let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    let apart = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { SystemTime::UNIX_EPOCH.checked_sub(apart) } else { SystemTime::UNIX_EPOCH.checked_add(apart) }
+}
+
+/// Days from 1970-01-01 in the Gregorian calendar; years begin in March, so that the odd day is the last.
+fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    365 * year + leaps + (153 * month + 2) / 5 + day - 1 - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_forms_are_read_and_nothing_else_is() {
+        const AT: Option<i64> = Some(784_111_777);
+        let cases = [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", AT),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", AT),
+            ("Sun Nov  6 08:49:37 1994", AT),
+            (" Sun, 06 Nov 1994 08:49:37 GMT ", AT),
+            ("sun, 06 nOV 1994 08:49:37 gmt", AT), // RFC 9111 §4.2: in any case
+            ("Mon, 06 Nov 1994 08:49:37 GMT", AT), // a wrong day of the week, the date says it better
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Thursday, 01-Jan-70 00:00:00 GMT", Some(0)),
+            ("Wed, 31 Dec 1969 23:59:59 GMT", Some(-1)),
+            ("Thu, 29 Feb 2024 00:00:00 GMT", Some(1_709_164_800)),
+            ("Tuesday, 01-Jan-69 00:00:00 GMT", Some(3_124_224_000)), // 2069
+            ("Sat, 31 Dec 2016 23:59:60 GMT", Some(1_483_228_800)),   // a leap second
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(253_402_300_799)),
+            ("Sun, 29 Feb 2023 00:00:00 GMT", None),
+            ("Sun, 31 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:37 UTC", None),
+            ("Sun, 06 Nov 1994 08:49:37 +0000", None),
+            ("Sun, 06 Nov 1994 08:49:37", None),
+            ("Sun, 06 Nov 94 08:49:37 GMT", None),
+            ("Sun, 6 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 8:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 24:00:00 GMT", None),
+            ("Sun, 06 Nov 1994 08.49.37 GMT", None),
+            ("Sun,  06 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06-Nov-1994 08:49:37 GMT", None),
+            ("Sun 06 Nov 1994 08:49:37 GMT", None),
+            ("Foo, 06 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT", None),
+            ("Sun Nov 6 08:49:37 1994", None),
+            ("784111777", None),
+            ("0", None),
+            ("-1", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            let read = parse(text.as_bytes()).map(|at| match at.duration_since(SystemTime::UNIX_EPOCH) {
+                Ok(since) => since.as_secs().cast_signed(),
+                Err(before) => -before.duration().as_secs().cast_signed(),
+            });
+            assert_eq!(read, expected, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read(seconds in 0_u64..253_402_300_800) {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            proptest::prop_assert_eq!(parse(httpdate::fmt_http_date(at).as_bytes()), Some(at));
+        }
+
+        #[test]
+        fn no_bytes_panic(text: Vec<u8>) {
+            let _ = parse(&text);
+            let _ = parse(&[b"Sun Nov ", &text[..]].concat());
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! How origins are asked: as which host, by which scheme, how long, with which headers, path and arguments.
+
+use std::time::Duration;
+
+use regex::bytes::Regex;
+
+use super::args::{Args, BadArgument};
+use super::headers::{HeaderRule, expression, replacement};
+
+/// Longest wait for an origin that can be configured, in seconds.
+const TIMEOUT_MAX_SECS: u64 = 900;
+
+/// Redirects followed for one request, and how many unless told otherwise.
+const FOLLOW_MAX: u64 = 5;
+const FOLLOW_DEFAULT: u64 = 2;
+
+/// Arguments that one function may name.
+const ARGUMENTS_MAX: usize = 50;
+
+/// How origins are asked.
+#[derive(Clone, Debug, Default)]
+pub struct Fetch {
+    /// Whether bodies are fetched by parts, where that is said.
+    pub range: Option<Ranges>,
+    /// The Host that every origin is told.
+    pub host: Option<String>,
+    /// The Host that one origin is told, by its content.
+    pub hosts: Vec<(String, String)>,
+    /// By which scheme.
+    pub scheme: Option<Scheme>,
+    /// The name that a TLS origin is asked for.
+    pub sni: Option<String>,
+    /// How long the first byte is waited for.
+    pub timeout: Option<Duration>,
+    /// Whether redirects are followed.
+    pub follow: Option<Follow>,
+    /// What is done to the headers of a request.
+    pub headers: Vec<HeaderRule>,
+    /// What is done to its path.
+    pub rewrites: Vec<Rewrite>,
+    /// What is done to its arguments.
+    pub arguments: ArgumentRewrite,
+    /// Only arguments that the key has are sent.
+    pub by_key: bool,
+}
+
+/// Whether bodies are fetched by parts. Where nothing is said, large ones are when a part is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ranges {
+    /// Never.
+    Off,
+    /// Large ones always.
+    Force,
+}
+
+/// By which scheme origins are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheme {
+    /// `None` follows the user's.
+    pub https: Option<bool>,
+    /// Ports for http and https; without, a source's own.
+    pub ports: Option<(u16, u16)>,
+}
+
+/// How redirects are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// How many, one behind the other.
+    pub most: u32,
+    /// The arguments of the first URL are sent to the others as well.
+    pub retain_args: bool,
+    /// So is its Host.
+    pub retain_host: bool,
+}
+
+/// One rule that changes the path.
+#[derive(Clone, Debug)]
+pub struct Rewrite {
+    /// What is looked for.
+    pub source: Regex,
+    /// What it becomes.
+    pub target: String,
+    /// The query is looked at as well.
+    pub with_query: bool,
+    /// Rules behind it are not looked at when it matches.
+    pub last: bool,
+}
+
+/// What is done to arguments, in the order of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArgumentRewrite {
+    /// None is sent.
+    pub ignore_all: bool,
+    /// These are not sent.
+    pub delete: Vec<String>,
+    /// Only these are sent, when there are any.
+    pub save: Vec<String>,
+    /// These get another value where they are there.
+    pub modify: Vec<(String, String)>,
+    /// These are sent, too.
+    pub add: Vec<(String, String)>,
+}
+
+impl Fetch {
+    /// Reads one function; of a name that is not built, nothing.
+    pub(super) fn take(&mut self, name: &str, args: &Args<'_>) -> Result<(), BadArgument> {
+        match name {
+            "set_req_host_header" => self.host = Some(host(args.only(&["domain_name"])?, "domain_name")?),
+            "origin_host" => {
+                args.only(&["origin", "host"])?;
+                self.hosts.push((host(args, "origin")?, host(args, "host")?));
+            }
+            "forward_scheme" => self.scheme = scheme(args)?,
+            "https_origin_sni" => {
+                let on = args.only(&["enabled", "https_origin_sni"])?.on("enabled")?;
+                self.sni = if on { Some(host(args, "https_origin_sni")?) } else { None };
+            }
+            "forward_timeout" => {
+                let expected = "a number of seconds from 1 to 900";
+                let args = args.only(&["forward_timeout"])?;
+                let secs = args.number("forward_timeout", 1..=TIMEOUT_MAX_SECS, expected)?;
+                let secs = secs.ok_or(BadArgument::Value { name: "forward_timeout", expected })?;
+                self.timeout = Some(Duration::from_secs(secs));
+            }
+            "follow_302" => self.follow = follow(args)?,
+            "back_to_origin_url_rewrite" => self.rewrites.push(rewrite(args)?),
+            "back_to_origin_argument_rewrite" => self.arguments = arguments(args)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The path with its query that an origin is asked for, in place of `path`.
+    pub fn path(&self, path: &str) -> String {
+        let mut path = path.to_owned();
+        for rule in &self.rewrites {
+            let (looked_at, query) = match path.split_once('?') {
+                Some((bare, query)) if !rule.with_query => (bare.to_owned(), Some(query.to_owned())),
+                _ => (path.clone(), None),
+            };
+            if !rule.source.is_match(looked_at.as_bytes()) {
+                continue;
+            }
+            let target = rule.source.replace(looked_at.as_bytes(), rule.target.as_bytes());
+            // A path of a key is ASCII, and so is a target.
+            let target = String::from_utf8_lossy(&target).into_owned();
+            path = match query {
+                Some(query) => format!("{target}{}{query}", if target.contains('?') { '&' } else { '?' }),
+                None => target,
+            };
+            if !path.starts_with('/') {
+                path.insert(0, '/');
+            }
+            if rule.last {
+                break;
+            }
+        }
+        self.arguments.of(path)
+    }
+}
+
+impl ArgumentRewrite {
+    fn of(&self, path: String) -> String {
+        if *self == ArgumentRewrite::default() {
+            return path;
+        }
+        let (bare, query) = path.split_once('?').unwrap_or((&path, ""));
+        let name = |argument: &str| argument.split('=').next().unwrap_or_default().to_owned();
+        let sent = query.split('&').filter(|argument| !argument.is_empty() && !self.ignore_all);
+        let mut sent: Vec<String> = sent
+            .filter(|argument| !self.delete.contains(&name(argument)))
+            .filter(|argument| self.save.is_empty() || self.save.contains(&name(argument)))
+            .map(|argument| {
+                let modified = self.modify.iter().find(|(modified, _)| *modified == name(argument));
+                modified.map_or_else(|| argument.to_owned(), |(name, value)| format!("{name}={value}"))
+            })
+            .collect();
+        sent.extend(self.add.iter().map(|(name, value)| format!("{name}={value}")));
+        if sent.is_empty() { bare.to_owned() } else { format!("{bare}?{}", sent.join("&")) }
+    }
+}
+
+fn host(args: &Args<'_>, name: &'static str) -> Result<String, BadArgument> {
+    let expected = "a host name or an address";
+    let text = args.required(name, expected)?;
+    let good = text.len() <= 253
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'));
+    if good { Ok(text.to_ascii_lowercase()) } else { Err(BadArgument::Value { name, expected }) }
+}
+
+fn scheme(args: &Args<'_>) -> Result<Option<Scheme>, BadArgument> {
+    args.only(&["enable", "scheme_origin", "scheme_origin_port"])?;
+    if !args.on("enable")? {
+        return Ok(None);
+    }
+    let https = match args.one_of("scheme_origin", &["http", "https", "follow"])? {
+        "http" => Some(false),
+        "https" => Some(true),
+        _ => None,
+    };
+    let bad = BadArgument::Value { name: "scheme_origin_port", expected: "two ports, as in 80:443" };
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let ports = args.get("scheme_origin_port").map(|text| {
+        let (http, https) = text.split_once(':')?;
+        Some((port(http)?, port(https)?))
+    });
+    Ok(Some(Scheme { https, ports: ports.map(|ports| ports.ok_or(bad)).transpose()? }))
+}
+
+fn follow(args: &Args<'_>) -> Result<Option<Follow>, BadArgument> {
+    let on = args.on("enable")?;
+    let most = args.number("max_tries", 1..=FOLLOW_MAX, "a number from 1 to 5")?.unwrap_or(FOLLOW_DEFAULT);
+    let (retain_args, retain_host) = (args.switch("retain_args")?, args.switch("retain_host")?);
+    args.switch("retain_header")?;
+    args.switch("cache")?;
+    Ok(on.then_some(Follow { most: most as u32, retain_args, retain_host }))
+}
+
+fn rewrite(args: &Args<'_>) -> Result<Rewrite, BadArgument> {
+    args.only(&["source_url", "target_url", "flag"])?;
+    let source = args.required("source_url", "a regular expression")?;
+    let (expected, flag) = ("a path", "break, enhance_break, or nothing");
+    let target = args.required("target_url", expected)?;
+    if target.len() > 1024 || !target.bytes().all(|byte| byte.is_ascii_graphic()) || target.contains('#') {
+        return Err(BadArgument::Value { name: "target_url", expected });
+    }
+    let (with_query, last) = match args.get("flag") {
+        None | Some("null") => (false, false),
+        Some("break") => (false, true),
+        Some("enhance_break") => (true, true),
+        Some(_) => return Err(BadArgument::Value { name: "flag", expected: flag }),
+    };
+    Ok(Rewrite { source: expression(source, "source_url")?, target: replacement(target), with_query, last })
+}
+
+fn arguments(args: &Args<'_>) -> Result<ArgumentRewrite, BadArgument> {
+    args.only(&[
+        "delete_argument",
+        "save_argument",
+        "ignore_all_argument",
+        "add_argument",
+        "modify_argument",
+        "enable",
+    ])?;
+    if args.get("enable").is_some() && !args.on("enable")? {
+        return Ok(ArgumentRewrite::default());
+    }
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'&' | b'#' | b'?'));
+    let names = |name: &'static str| {
+        let words = args.words(name);
+        let good = words.len() <= ARGUMENTS_MAX && words.iter().all(|word| plain(word) && !word.contains('='));
+        let expected = "up to 50 names of arguments, split by blanks or commas";
+        if good { Ok(words) } else { Err(BadArgument::Value { name, expected }) }
+    };
+    let pairs = |name: &'static str| {
+        let words = args.words(name);
+        let pair = |word: &String| {
+            let (name, value) = word.split_once('=').filter(|(name, value)| plain(name) && plain(value))?;
+            Some((name.to_owned(), value.to_owned()))
+        };
+        let expected = "up to 50 arguments with their values, as in a=1, split by blanks or commas";
+        let pairs: Option<Vec<_>> = words.iter().map(pair).collect();
+        pairs.filter(|pairs| pairs.len() <= ARGUMENTS_MAX).ok_or(BadArgument::Value { name, expected })
+    };
+    Ok(ArgumentRewrite {
+        ignore_all: args.switch("ignore_all_argument")?,
+        delete: names("delete_argument")?,
+        save: names("save_argument")?,
+        modify: pairs("modify_argument")?,
+        add: pairs("add_argument")?,
+    })
+}

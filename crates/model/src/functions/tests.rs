@@ -1,0 +1,275 @@
+use super::*;
+use http::{HeaderMap, HeaderValue};
+
+fn function(id: u64, name: &str, args: &[(&str, &str)]) -> Function {
+    let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Function { id, name: name.to_owned(), args, parent: None }
+}
+
+fn one(name: &str, args: &[(&str, &str)]) -> Functions {
+    let list = vec![function(1, name, args)];
+    check(&list).unwrap_or_else(|error| panic!("{name} {args:?}: {error}"));
+    Functions::new(list)
+}
+
+#[test]
+fn wrong_arguments_are_refused_by_name() {
+    let cases: &[(&str, &[(&str, &str)], &str)] = &[
+        ("filetype_based_ttl_set", &[("ttl", "60")], "file_type"),
+        ("filetype_based_ttl_set", &[("file_type", "jpg,png")], "ttl"),
+        ("filetype_based_ttl_set", &[("file_type", "jpg"), ("ttl", "0")], "ttl"),
+        ("filetype_based_ttl_set", &[("file_type", "jpg"), ("ttl", "100000000")], "ttl"),
+        ("filetype_based_ttl_set", &[("file_type", "jpg"), ("ttl", "1"), ("weight", "100")], "weight"),
+        ("filetype_based_ttl_set", &[("file_type", ".jpg"), ("ttl", "1")], "file_type"),
+        ("path_based_ttl_set", &[("path", "img/"), ("ttl", "1")], "path"),
+        ("path_based_ttl_set", &[("path", "/img/"), ("ttl", "1"), ("color", "red")], "color"),
+        ("path_based_ttl_set", &[("path", "/"), ("ttl", "1"), ("swift_no_cache_low", "yes")], "swift_no_cache_low"),
+        ("path_force_ttl_code", &[("path", "/"), ("code_string", "6xx=1")], "code_string"),
+        ("default_ttl_code", &[("default_ttl_code", "404")], "default_ttl_code"),
+        ("set_hashkey_args", &[("hashkey_args", "a,b,c,d,e,f,g,h,i,j,k")], "hashkey_args"),
+        ("ali_remove_args", &[], "ali_remove_args"),
+        ("range", &[("enable", "maybe")], "enable"),
+        ("set_req_host_header", &[("domain_name", "http://a.com")], "domain_name"),
+        ("forward_scheme", &[("enable", "on"), ("scheme_origin", "ftp")], "scheme_origin"),
+        (
+            "forward_scheme",
+            &[("enable", "on"), ("scheme_origin", "http"), ("scheme_origin_port", "80")],
+            "scheme_origin_port",
+        ),
+        ("https_origin_sni", &[("enabled", "on")], "https_origin_sni"),
+        ("forward_timeout", &[("forward_timeout", "0")], "forward_timeout"),
+        ("follow_302", &[("enable", "on"), ("max_tries", "6")], "max_tries"),
+        ("set_req_header", &[("key", "Host"), ("value", "x")], "key"),
+        ("set_req_header", &[("key", "X-A"), ("value", "x\r\ny")], "value"),
+        ("set_resp_header", &[("key", "Content-Length"), ("value", "1")], "key"),
+        ("origin_response_header", &[("header_operation_type", "turn"), ("header_name", "X")], "header_operation_type"),
+        ("origin_response_header", &[("header_operation_type", "delete"), ("header_name", "Vary")], "header_name"),
+        ("back_to_origin_url_rewrite", &[("source_url", "(?=a)"), ("target_url", "/")], "source_url"),
+        ("back_to_origin_url_rewrite", &[("source_url", "(((a{999}){999}){999})"), ("target_url", "/")], "source_url"),
+        ("back_to_origin_argument_rewrite", &[("add_argument", "a")], "add_argument"),
+        ("gzip", &[], "enable"),
+        ("https_force", &[("enable", "1")], "enable"),
+        ("https_force", &[("enable", "on"), ("https_rewrite", "302")], "https_rewrite"),
+        ("https_tls_version", &[("tls10", "on"), ("tls12", "off"), ("tls13", "off")], "tls12"),
+        ("referer_white_list_set", &[("refer_domain_allow_list", "a b/c")], "refer_domain_allow_list"),
+        ("ip_black_list_set", &[("ip_list", "1.2.3.4/33")], "ip_list"),
+        ("aliauth", &[("auth_type", "type_f"), ("auth_key1", "secret1")], "auth_type"),
+        ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "no")], "auth_key1"),
+    ];
+    for (name, args, blamed) in cases {
+        let Err(BadFunctions::Argument { function, problem }) = check(&[function(1, name, args)]) else {
+            panic!("{name} {args:?} was accepted")
+        };
+        let said = match &problem {
+            BadArgument::Unknown(argument) => argument.as_str(),
+            BadArgument::Value { name, .. } => name,
+        };
+        assert_eq!((function.as_str(), said), (*name, *blamed), "{args:?}");
+        assert!(named(name).is_some_and(|kind| kind.built), "{name} is catalogued");
+    }
+}
+
+#[test]
+fn what_is_not_known_is_kept_to_the_letter_and_does_nothing() {
+    let mut bound = function(9, "edge_function", &[("rule", "{}")]);
+    bound.parent = Some(7);
+    let list = vec![function(8, "of_tomorrow", &[("Key", " a b ")]), bound];
+    assert_eq!(check(&list), Ok(()));
+    let functions = Functions::new(list.clone());
+    assert_eq!(functions.list(), list);
+    let url = UrlKey::new("a.com", "/x?y").unwrap();
+    assert_eq!(functions.key(&url), url);
+    assert!(!functions.keep_otherwise(&Functions::default()));
+}
+
+#[test]
+fn sets_that_cannot_be_in_force_are_refused() {
+    let mut bound = function(1, "gzip", &[("enable", "on")]);
+    bound.parent = Some(7);
+    assert!(matches!(check(&[bound]), Err(BadFunctions::Conditional(_))));
+    let both = [
+        function(1, "set_hashkey_args", &[("disable", "on")]),
+        function(2, "ali_remove_args", &[("ali_remove_args", "a")]),
+    ];
+    assert_eq!(check(&both), Err(BadFunctions::Exclusive("set_hashkey_args", "ali_remove_args")));
+    let many: Vec<Function> = (0..=FUNCTIONS_MAX as u64).map(|id| function(id, "x", &[])).collect();
+    assert_eq!(check(&many), Err(BadFunctions::TooMany));
+    let large = "x".repeat(BYTES_MAX + 1);
+    assert_eq!(check(&[function(1, "x", &[("a", &large)])]), Err(BadFunctions::TooMany));
+    assert_eq!(check(&[function(1, "x y", &[])]), Err(BadFunctions::Name));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let functions =
+        one("aliauth", &[("auth_type", "type_a"), ("auth_key1", "opensesame"), ("auth_key2", "opensesame2")]);
+    let shown = format!("{functions:?} {:?} {:?}", functions.rules(), functions.list());
+    assert!(!shown.contains("opensesame"), "{shown}");
+    assert!(shown.contains("auth_key1"), "{shown}");
+}
+
+#[test]
+fn keys_hold_the_arguments_that_count() {
+    let signed = "/a.mp4?auth_key=1-0-0-00000000000000000000000000000000&id=1";
+    let b = "/202601020304/0123456789abcdef0123456789abcdef/a.mp4?id=1";
+    let cases: &[(&str, &[(&str, &str)], &str, &str)] = &[
+        ("set_hashkey_args", &[("hashkey_args", "id,v"), ("disable", "on")], "/a?v=2&x=1&id=3", "/a?v=2&id=3"),
+        ("set_hashkey_args", &[("hashkey_args", "id")], "/a?x=1", "/a"),
+        ("set_hashkey_args", &[("disable", "on")], "/a?x=1&y", "/a"),
+        ("set_hashkey_args", &[("disable", "off")], "/a?x=1&y", "/a?x=1&y"),
+        ("ali_remove_args", &[("ali_remove_args", "x y")], "/a?x=1&y&z=2&xx", "/a?z=2&xx"),
+        ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "secret1")], signed, "/a.mp4?id=1"),
+        ("aliauth", &[("auth_type", "type_b"), ("auth_key1", "secret1")], b, "/a.mp4?id=1"),
+        ("aliauth", &[("auth_type", "type_b"), ("auth_key1", "secret1")], "/2026/x/a", "/2026/x/a"),
+        (
+            "aliauth",
+            &[("auth_type", "type_c"), ("auth_key1", "secret1")],
+            "/0123456789abcdef0123456789abcdef/65a0b1c2/a.mp4",
+            "/a.mp4",
+        ),
+        (
+            "aliauth",
+            &[("auth_type", "type_c"), ("auth_key1", "secret1")],
+            "/a.mp4?KEY1=0123456789abcdef0123456789abcdef&KEY2=65a0b1c2",
+            "/a.mp4",
+        ),
+    ];
+    for (name, args, asked, expected) in cases {
+        let functions = one(name, args);
+        let key = functions.key(&UrlKey::new("a.com", asked).unwrap());
+        assert_eq!(key.path_and_query(), *expected, "{name} {args:?} {asked}");
+        assert_eq!(functions.key(&key), key, "the key of a key is itself");
+    }
+}
+
+#[test]
+fn the_heaviest_rule_counts_and_of_two_as_heavy_the_older() {
+    let ttl = |id, kind: (&str, &str), ttl: &str, weight: &str| {
+        let name = if kind.0 == "path" { "path_based_ttl_set" } else { "filetype_based_ttl_set" };
+        function(id, name, &[kind, ("ttl", ttl), ("weight", weight)])
+    };
+    let functions = Functions::new(vec![
+        ttl(3, ("path", "/img/"), "3", "10"),
+        ttl(1, ("file_type", "JPG,png"), "1", "10"),
+        ttl(2, ("path", "/img/big"), "2", "20"),
+    ]);
+    let cases = [
+        ("/a.jpg", Some(1)),
+        ("/a.JPG", Some(1)),
+        ("/img/a.jpg", Some(1)), // as heavy, and older
+        ("/img/a.gif", Some(3)),
+        ("/img/big/a.jpg", Some(2)), // heavier
+        ("/img/bigger", Some(3)),    // a segment is not half of one
+        ("/img", None),
+        ("/jpg", None),
+    ];
+    for (path, expected) in cases {
+        let found = functions.rules().ttls.rule(path).map(|rule| rule.ttl.as_secs());
+        assert_eq!(found, expected, "{path}");
+    }
+}
+
+#[test]
+fn origins_are_asked_for_rewritten_paths() {
+    let cases: &[(&str, &[(&str, &str)], &str, &str)] = &[
+        (
+            "back_to_origin_url_rewrite",
+            &[("source_url", "^/v1/(.*)$"), ("target_url", "/v2/$1")],
+            "/v1/a?x=1",
+            "/v2/a?x=1",
+        ),
+        ("back_to_origin_url_rewrite", &[("source_url", "^/v1/"), ("target_url", "/v2/")], "/w/v1/", "/w/v1/"),
+        (
+            "back_to_origin_url_rewrite",
+            &[("source_url", r"^/a\?x=(\d)$"), ("target_url", "/a/$1"), ("flag", "enhance_break")],
+            "/a?x=1",
+            "/a/1",
+        ),
+        ("back_to_origin_argument_rewrite", &[("ignore_all_argument", "on")], "/a?x=1", "/a"),
+        ("back_to_origin_argument_rewrite", &[("delete_argument", "x y")], "/a?x=1&z=2&y", "/a?z=2"),
+        ("back_to_origin_argument_rewrite", &[("save_argument", "z")], "/a?x=1&z=2", "/a?z=2"),
+        (
+            "back_to_origin_argument_rewrite",
+            &[("modify_argument", "x=9"), ("add_argument", "k=v")],
+            "/a?x=1&z",
+            "/a?x=9&z&k=v",
+        ),
+    ];
+    for (name, args, asked, expected) in cases {
+        assert_eq!(one(name, args).rules().fetch.path(asked), *expected, "{name} {args:?}");
+    }
+}
+
+#[test]
+fn header_rules_do_what_they_say_and_twice_is_once() {
+    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+        ("add", &[("header_value", "b")], &["b"]),
+        ("add", &[("header_value", "b"), ("duplicate", "on")], &["a-a", "b"]),
+        ("delete", &[], &[]),
+        ("modify", &[("header_value", "b")], &["b"]),
+        ("rewrite", &[("header_source", "(a)"), ("header_destination", "<$1>")], &["<a>-a"]),
+    ];
+    for (operation, args, expected) in cases {
+        let mut all = vec![("header_operation_type", *operation), ("header_name", "X-A")];
+        all.extend_from_slice(args);
+        let functions = one("origin_response_header", &all);
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", HeaderValue::from_static("a-a"));
+        functions.rules().origin_response[0].apply(&mut headers);
+        let found: Vec<&str> = headers.get_all("x-a").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(found, *expected, "{operation} {args:?}");
+    }
+}
+
+#[test]
+fn addresses_are_compared_by_their_first_bits() {
+    let cases = [
+        ("1.2.3.4", "1.2.3.4", true),
+        ("1.2.3.4", "1.2.3.5", false),
+        ("1.2.3.0/24", "1.2.3.255", true),
+        ("1.2.3.0/24", "1.2.4.0", false),
+        ("0.0.0.0/0", "9.9.9.9", true),
+        ("1.2.3.4", "::ffff:1.2.3.4", true),
+        ("2001:db8::/32", "2001:db8::1", true),
+        ("2001:db8::/32", "2001:db9::1", false),
+        ("::/0", "1.2.3.4", false),
+    ];
+    for (range, address, expected) in cases {
+        let range = IpRange::parse(range).unwrap();
+        assert_eq!(range.has(address.parse().unwrap()), expected, "{range:?} {address}");
+    }
+}
+
+#[test]
+fn what_changes_what_is_kept_is_told_from_what_does_not() {
+    let cases: &[(&str, &[(&str, &str)], bool)] = &[
+        ("path_based_ttl_set", &[("path", "/"), ("ttl", "60")], true),
+        ("default_ttl_code", &[("default_ttl_code", "404=3")], true),
+        ("set_hashkey_args", &[("disable", "on")], true),
+        ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "secret1")], true), // the signature leaves the key
+        ("origin_response_header", &[("header_operation_type", "delete"), ("header_name", "x-a")], true),
+        ("set_resp_header", &[("key", "X-A"), ("value", "1")], false),
+        ("set_req_header", &[("key", "X-A"), ("value", "1")], false),
+        ("gzip", &[("enable", "on")], false),
+        ("ip_black_list_set", &[("ip_list", "1.2.3.4")], false),
+        ("forward_timeout", &[("forward_timeout", "3")], false),
+    ];
+    for (name, args, expected) in cases {
+        let functions = one(name, args);
+        assert_eq!(functions.keep_otherwise(&Functions::default()), *expected, "{name} set");
+        assert_eq!(Functions::default().keep_otherwise(&functions), *expected, "{name} deleted");
+        assert!(!functions.keep_otherwise(&one(name, args)), "{name} as it was");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_arguments_are_read_without_a_panic(at in 0_usize..54, args: Vec<(String, String)>, path in "/[a-z?&=/$-]{0,30}") {
+        let kind = (0..300).filter_map(numbered).nth(at).unwrap();
+        let list = vec![Function { id: 1, name: kind.name.to_owned(), args, parent: None }];
+        let _ = check(&list);
+        let functions = Functions::new(list);
+        let key = functions.key(&UrlKey::new("a.com", &path).unwrap());
+        proptest::prop_assert!(functions.rules().fetch.path(key.path_and_query()).starts_with('/'));
+    }
+}

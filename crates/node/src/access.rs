@@ -1,0 +1,523 @@
+//! The access log: a line of JSON for each request, in a file.
+//!
+//! A request never waits for the file. Its line is rendered into a buffer that its thread shares with the writer's alone, and one
+//! thread takes the buffers away several times a second and writes them. What does not fit is dropped and counted. The file is
+//! opened again when the operator says so (SIGHUP), after it was moved away: rotation is left to the tools that do it everywhere.
+//!
+//! # What always holds
+//!
+//! - A line is one line and good JSON, whatever bytes the client sent; bytes that are not UTF-8 are shown as `\u00XX`.
+//! - Values of query arguments that let somebody in ([`SECRETS`]) are not in it, nor is any header but those named.
+//! - At most [`PENDING_BYTES_MAX`] for each shard wait to be written.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::{HOST, HeaderValue, RANGE, REFERER, USER_AGENT};
+use http::{Method, Request, Uri, Version};
+
+use crate::metrics::{Counter, SHARDS, XCache, shard};
+
+/// Bytes of lines that wait in one shard.
+const PENDING_BYTES_MAX: usize = 4 << 20;
+
+/// From so many bytes on, the writer is woken before its time.
+const WAKE_BYTES: usize = PENDING_BYTES_MAX / 4;
+
+/// How often lines are written.
+const WRITE_EVERY: Duration = Duration::from_millis(250);
+
+/// Bytes of one field that are shown.
+const FIELD_BYTES_MAX: usize = 4096;
+
+/// Query arguments whose values are left out, in whatever case.
+const SECRETS: [&[u8]; 9] = [
+    b"auth_key",
+    b"access_token",
+    b"token",
+    b"sign",
+    b"signature",
+    b"password",
+    b"x-oss-signature",
+    b"x-oss-security-token",
+    b"x-amz-signature",
+];
+
+/// The log of a node; one writer's thread runs while it lives.
+pub(crate) struct AccessLog {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    path: PathBuf,
+    pending: [Mutex<Vec<u8>>; SHARDS],
+    reopen: AtomicBool,
+    ending: AtomicBool,
+    lines: Counter,
+    dropped: Counter,
+}
+
+/// What a line says of a request; taken when the request comes, without copying what it points to.
+pub(crate) struct Record {
+    pub(crate) at: SystemTime,
+    pub(crate) client: Option<SocketAddr>,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    range: Option<HeaderValue>,
+}
+
+/// What it says of the answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ending {
+    pub(crate) status: u16,
+    /// Of the body.
+    pub(crate) bytes: u64,
+    pub(crate) duration: Duration,
+    /// None when the client was gone before.
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) result: Option<XCache>,
+    /// The connection took the whole of it.
+    pub(crate) complete: bool,
+}
+
+impl Record {
+    pub(crate) fn of<B>(request: &Request<B>, client: Option<SocketAddr>, at: SystemTime) -> Record {
+        let header = |name| request.headers().get(name).cloned();
+        Record {
+            at,
+            client,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            host: header(HOST),
+            referer: header(REFERER),
+            user_agent: header(USER_AGENT),
+            range: header(RANGE),
+        }
+    }
+
+    /// Adds the line.
+    fn render(&self, line: &mut Vec<u8>, node: &str, id: &str, ending: &Ending) {
+        line.extend_from_slice(b"{\"time\":\"");
+        time(line, self.at);
+        line.push(b'"');
+        text(line, "request_id", id.as_bytes());
+        match self.client {
+            Some(client) => text(line, "client", client.to_string().as_bytes()),
+            None => text(line, "client", b""),
+        }
+        text(line, "method", self.method.as_str().as_bytes());
+        let host = match self.uri.authority() {
+            Some(authority) => authority.host().as_bytes(),
+            None => self.host.as_ref().map_or(&b""[..], HeaderValue::as_bytes),
+        };
+        text(line, "host", host);
+        url(line, "path", self.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes());
+        text(line, "protocol", format!("{:?}", self.version).as_bytes());
+        let millis = |duration: Duration| duration.as_micros() as f64 / 1000.0;
+        let _ = write!(line, ",\"status\":{},\"bytes\":{}", ending.status, ending.bytes);
+        let _ = write!(line, ",\"duration_ms\":{}", millis(ending.duration));
+        match ending.first_byte {
+            Some(first_byte) => _ = write!(line, ",\"first_byte_ms\":{}", millis(first_byte)),
+            None => line.extend_from_slice(b",\"first_byte_ms\":null"),
+        }
+        text(line, "cache", ending.result.map_or("", XCache::word).as_bytes());
+        let _ = write!(line, ",\"complete\":{}", ending.complete);
+        text(line, "node", node.as_bytes());
+        let header = |value: &Option<HeaderValue>| value.clone();
+        url(line, "referer", header(&self.referer).as_ref().map_or(&b""[..], HeaderValue::as_bytes));
+        text(line, "user_agent", header(&self.user_agent).as_ref().map_or(&b""[..], HeaderValue::as_bytes));
+        text(line, "range", header(&self.range).as_ref().map_or(&b""[..], HeaderValue::as_bytes));
+        line.extend_from_slice(b"}\n");
+    }
+}
+
+impl AccessLog {
+    /// Opens the file, which is added to, and starts the writer.
+    pub(crate) fn open(path: &Path) -> std::io::Result<AccessLog> {
+        let file = append(path)?;
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            pending: std::array::from_fn(|_| Mutex::default()),
+            reopen: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            lines: Counter::default(),
+            dropped: Counter::default(),
+        });
+        let writing = shared.clone();
+        let writer = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writing.run(file))?;
+        Ok(AccessLog { shared, writer: Some(writer) })
+    }
+
+    /// Takes a line, or drops it when too much waits already.
+    pub(crate) fn line(&self, record: &Record, node: &str, id: &str, ending: &Ending) {
+        let wake = {
+            let mut pending = self.shared.pending(shard());
+            let before = pending.len();
+            if before >= PENDING_BYTES_MAX {
+                self.shared.dropped.inc();
+                return;
+            }
+            record.render(&mut pending, node, id, ending);
+            before < WAKE_BYTES && pending.len() >= WAKE_BYTES
+        };
+        self.shared.lines.inc();
+        if wake {
+            self.wake();
+        }
+    }
+
+    /// The file was moved away: goes on in a new one of its name.
+    pub(crate) fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Lines taken.
+    pub(crate) fn lines(&self) -> u64 {
+        self.shared.lines.get()
+    }
+
+    /// Lines dropped.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.shared.dropped.get()
+    }
+
+    fn wake(&self) {
+        if let Some(writer) = &self.writer {
+            writer.thread().unpark();
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    /// What was taken is written.
+    fn drop(&mut self) {
+        self.shared.ending.store(true, Ordering::Release);
+        self.wake();
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn pending(&self, shard: usize) -> MutexGuard<'_, Vec<u8>> {
+        self.pending[shard].lock().expect("no holder of this lock can panic")
+    }
+
+    fn run(&self, mut file: File) {
+        let mut failing = false;
+        let mut taken = Vec::new();
+        loop {
+            let ending = self.ending.load(Ordering::Acquire);
+            if self.reopen.swap(false, Ordering::AcqRel) {
+                match append(&self.path) {
+                    Ok(opened) => file = opened,
+                    Err(error) => tracing::error!(path = %self.path.display(), %error, "access log is not reopened"),
+                }
+            }
+            for shard in 0..SHARDS {
+                std::mem::swap(&mut taken, &mut *self.pending(shard));
+                if taken.is_empty() {
+                    continue;
+                }
+                match file.write_all(&taken) {
+                    Ok(()) => failing = false,
+                    Err(error) => {
+                        let lines = taken.iter().filter(|byte| **byte == b'\n').count();
+                        self.dropped.add(lines as u64);
+                        if !failing {
+                            tracing::error!(path = %self.path.display(), %error, "access log is not written");
+                        }
+                        failing = true;
+                    }
+                }
+                taken.clear();
+            }
+            if ending {
+                return;
+            }
+            std::thread::park_timeout(WRITE_EVERY);
+        }
+    }
+}
+
+fn append(path: &Path) -> std::io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
+/// A member whose value is text.
+fn text(line: &mut Vec<u8>, name: &str, value: &[u8]) {
+    let _ = write!(line, ",\"{name}\":\"");
+    escape(line, &value[..value.len().min(FIELD_BYTES_MAX)]);
+    line.push(b'"');
+}
+
+/// The same for a URL or the part of one that may carry secrets behind its `?`.
+fn url(line: &mut Vec<u8>, name: &str, value: &[u8]) {
+    let value = &value[..value.len().min(FIELD_BYTES_MAX)];
+    let Some(query) = value.iter().position(|byte| *byte == b'?') else { return text(line, name, value) };
+    let (path, query) = value.split_at(query + 1);
+    let _ = write!(line, ",\"{name}\":\"");
+    escape(line, path);
+    for (at, argument) in query.split(|byte| *byte == b'&').enumerate() {
+        if at > 0 {
+            line.push(b'&');
+        }
+        let key = argument.split(|byte| *byte == b'=').next().unwrap_or_default();
+        let secret = SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(&unescaped(key)));
+        escape(line, if secret { key } else { argument });
+        if secret {
+            line.extend_from_slice(b"=***");
+        }
+    }
+    line.push(b'"');
+}
+
+/// A key of a query without percent escapes, under which it might hide.
+fn unescaped(key: &[u8]) -> Vec<u8> {
+    let hex = |at: usize| key.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut plain = Vec::with_capacity(key.len());
+    let mut at = 0;
+    while let Some(byte) = key.get(at) {
+        match (byte, hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                plain.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            _ => {
+                plain.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    plain
+}
+
+/// RFC 8259 §7; control characters and DEL by their number, and bytes that are no UTF-8 as if they were Latin-1.
+fn escape(line: &mut Vec<u8>, value: &[u8]) {
+    // Nearly every value is printable ASCII without quotes.
+    if value.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'"' && *byte != b'\\') {
+        line.extend_from_slice(value);
+        return;
+    }
+    for chunk in value.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '"' | '\\' => line.extend_from_slice(&[b'\\', character as u8]),
+                '\0'..='\x1f' | '\x7f' | '\u{80}'..='\u{9f}' | '\u{2028}' | '\u{2029}' => {
+                    _ = write!(line, "\\u{:04x}", u32::from(character));
+                }
+                _ => line.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(line, "\\u{byte:04x}");
+        }
+    }
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+fn time(line: &mut Vec<u8>, at: SystemTime) {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (secs, millis) = (since.as_secs(), since.subsec_millis());
+    let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
+    let (year, month, day) = date(secs / 86_400);
+    let _ = write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
+}
+
+/// Year, month and day so many days after 1970-01-01. Counted in years that begin in March, so that the odd day is the last.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468; // since 0000-03-01
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let first = (153 * month + 2) / 5;
+    let (year, month) = (400 * era + year, if month < 10 { month + 3 } else { month - 9 });
+    (year + u64::from(month <= 2), month, day - first + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending() -> Ending {
+        Ending {
+            status: 200,
+            bytes: 5,
+            duration: Duration::from_micros(1500),
+            first_byte: Some(Duration::from_micros(250)),
+            result: Some(XCache::Hit),
+            complete: true,
+        }
+    }
+
+    fn record(uri: &str, headers: &[(&str, &[u8])]) -> Record {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let at = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
+        Record::of(&request.body(()).unwrap(), Some("192.0.2.1:5000".parse().unwrap()), at)
+    }
+
+    fn rendered(record: &Record) -> serde_json::Value {
+        let mut line = Vec::new();
+        record.render(&mut line, "edge", "id-1", &ending());
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
+        serde_json::from_slice(&line).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&line)))
+    }
+
+    #[test]
+    fn line_says_what_was_asked_and_answered() {
+        let line = rendered(&record("/a?b=c", &[("host", b"a.com"), ("range", b"bytes=0-4"), ("user-agent", b"curl")]));
+        assert_eq!(
+            line,
+            serde_json::json!({
+                "time": "2024-02-29T12:34:56.789Z", "request_id": "id-1", "client": "192.0.2.1:5000", "method": "GET",
+                "host": "a.com", "path": "/a?b=c", "protocol": "HTTP/1.1", "status": 200, "bytes": 5, "duration_ms": 1.5,
+                "first_byte_ms": 0.25, "cache": "HIT", "complete": true, "node": "edge", "referer": "", "user_agent": "curl",
+                "range": "bytes=0-4",
+            })
+        );
+    }
+
+    #[test]
+    fn bytes_of_clients_cannot_leave_their_field() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"\"},{\"status\":500", "\"},{\"status\":500"),
+            (b"back\\slash", "back\\slash"),
+            (b"tab\tinside", "tab\tinside"),
+            ("gr\u{fc}\u{df}e".as_bytes(), "gr\u{fc}\u{df}e"),
+            (b"latin \xfc", "latin \u{fc}"),
+            ("line\u{2028}end".as_bytes(), "line\u{2028}end"),
+        ];
+        for (sent, shown) in cases {
+            assert_eq!(rendered(&record("/", &[("user-agent", sent)]))["user_agent"], *shown);
+        }
+        let long = vec![b'x'; FIELD_BYTES_MAX + 1];
+        let shown = rendered(&record("/", &[("user-agent", &long)]));
+        assert_eq!(shown["user_agent"].as_str().map(str::len), Some(FIELD_BYTES_MAX));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let cases = [
+            // sent                                           shown
+            ("/a?auth_key=170-0-0-abc&b=1", "/a?auth_key=***&b=1"),
+            ("/a?b=1&AUTH_KEY=x", "/a?b=1&AUTH_KEY=***"),
+            ("/a?%61uth_key=x", "/a?%61uth_key=***"),
+            ("/a?my_auth_key=x", "/a?my_auth_key=x"),
+            ("/a?auth_key", "/a?auth_key=***"),
+            ("/a", "/a"),
+        ];
+        for (sent, shown) in cases {
+            let referer = format!("http://b.com{sent}");
+            let line = rendered(&record(
+                sent,
+                &[("referer", referer.as_bytes()), ("cookie", b"sid=1"), ("authorization", b"Basic x")],
+            ));
+            assert_eq!(
+                (line["path"].as_str(), line["referer"].as_str()),
+                (Some(shown), Some(&*format!("http://b.com{shown}")))
+            );
+            let text = line.to_string();
+            assert!(!text.contains("sid=1") && !text.contains("Basic"), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_make_one_line_of_json(bytes: Vec<u8>) {
+            let mut line = b"{\"first\":1".to_vec();
+            text(&mut line, "text", &bytes);
+            url(&mut line, "url", &bytes);
+            line.push(b'}');
+            assert!(!line.contains(&b'\n'));
+            serde_json::from_slice::<serde_json::Value>(&line).unwrap();
+        }
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        let cases = [
+            (0, (1970, 1, 1)),
+            (59, (1970, 3, 1)),
+            (11_016, (2000, 2, 29)),
+            (19_782, (2024, 2, 29)),
+            (47_540, (2100, 2, 28)),
+            (47_541, (2100, 3, 1)),
+        ];
+        for (days, expected) in cases {
+            assert_eq!(date(days), expected, "{days}");
+        }
+    }
+
+    #[test]
+    fn file_that_was_moved_away_is_left_and_another_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
+        let log = AccessLog::open(&path).unwrap();
+        let lines = |path: &Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());
+        let wait = |path: &Path, count| {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+            while lines(path) < count {
+                assert!(tokio::time::Instant::now() < deadline, "{} lines in {}", lines(path), path.display());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        log.line(&record("/1", &[]), "edge", "1", &ending());
+        wait(&path, 1);
+        std::fs::rename(&path, &moved).unwrap();
+        log.reopen();
+        wait(&path, 0);
+        while !path.exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        log.line(&record("/2", &[]), "edge", "2", &ending());
+        drop(log); // writes what it has
+        assert_eq!((lines(&moved), lines(&path)), (1, 1));
+    }
+
+    #[test]
+    fn lines_that_do_not_fit_are_dropped_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        // A pipe whose reader never reads stands for a disk that hangs.
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let reader = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let log = AccessLog::open(&path).unwrap();
+        let record = record("/", &[("user-agent", &[b'x'; 4000])]);
+        let begun = tokio::time::Instant::now();
+        for _ in 0..3 * PENDING_BYTES_MAX / 4000 {
+            log.line(&record, "edge", "id", &ending());
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for the file");
+        assert!(log.dropped() > 0);
+        // The writer hangs in the pipe; it ends when its bytes are taken.
+        let drain = std::thread::spawn(move || {
+            let mut reader = reader;
+            let mut buffer = vec![0; 1 << 20];
+            let mut read = 0;
+            while read < PENDING_BYTES_MAX {
+                read += std::io::Read::read(&mut reader, &mut buffer).unwrap();
+            }
+            std::mem::forget(reader);
+        });
+        drain.join().unwrap();
+        std::mem::forget(log);
+    }
+}

@@ -1,0 +1,316 @@
+//! A client's connection, as hyper sees it: it tells when everything written is handed over, and does not wait for ever.
+//!
+//! hyper's own bounds do not suffice: the head of a request has one that idle connections share, HTTP/2 has none for streams whose
+//! client never takes what it asked for. Here the connection itself looks whose turn it is.
+//!
+//! # What always holds
+//!
+//! - The first request, and the head of each later one, is there [`HEAD_MAX`] after its first byte.
+//! - A connection on which nothing is asked, and one whose client takes nothing of what it asked for, ends after [`IDLE_MAX`] or
+//!   [`WRITE_STALL_MAX`]. While the node owes an answer it does not.
+//! - On HTTP/2, PING and its answer are no sign of life.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use crate::flood::{Frames, PREFACE};
+use crate::listener::{Handoff, RECHECK};
+use crate::metrics::{Metrics, Refusal};
+use crate::network::Stream;
+
+/// Longest wait for the head of a request from its first byte on, and for the first byte of a connection.
+pub(crate) const HEAD_MAX: Duration = Duration::from_secs(15);
+
+/// How long a connection is kept on which nothing is asked.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Longest time a client may take nothing while there is something to take.
+pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// Written at once, so many bytes are more than the answers to PING and SETTINGS can be (those are bounded by
+/// [`crate::flood::BURST_MAX`]): a client of HTTP/2 has taken some of a body.
+const PROGRESS_BYTES: usize = 8 << 10;
+
+/// Whose turn it is on one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// Requests so far.
+    begun: AtomicU64,
+    /// Requests whose answer is not over.
+    running: AtomicU32,
+    /// Those of them in which the next step is the node's.
+    owed: AtomicU32,
+    /// Rises with every step of a request.
+    moves: AtomicU64,
+}
+
+impl Turn {
+    /// A request came; the node owes an answer.
+    pub(crate) fn begins(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed);
+        self.owed.fetch_add(1, Ordering::Relaxed);
+        self.moves();
+    }
+
+    /// The next step of a request is the node's now, or not any more.
+    pub(crate) fn owes(&self, owes: bool) {
+        match owes {
+            true => self.owed.fetch_add(1, Ordering::Relaxed),
+            false => self.owed.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+
+    /// A request went a step on.
+    pub(crate) fn moves(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request, in which the node owes nothing, is over.
+    pub(crate) fn ends(&self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        self.moves();
+    }
+
+    /// Requests so far.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
+
+/// What a client speaks, by the first bytes it sent.
+pub(crate) struct Greeting {
+    pub(crate) http2: bool,
+    /// Those bytes; hyper reads them first.
+    ahead: Vec<u8>,
+    since: Instant,
+}
+
+/// Reads until it is clear what a client speaks; `None` when it does not say so in time.
+pub(crate) async fn greet<S: Stream>(stream: &mut S, metrics: &Metrics) -> Option<Greeting> {
+    let mut ahead = Vec::with_capacity(PREFACE.len());
+    let first = tokio::time::timeout(HEAD_MAX, stream.take(PREFACE.len() as u64).read_buf(&mut ahead)).await;
+    if !matches!(first, Ok(Ok(1..))) {
+        return None;
+    }
+    let since = Instant::now();
+    while ahead.len() < PREFACE.len() && PREFACE.starts_with(&ahead) {
+        let room = (PREFACE.len() - ahead.len()) as u64;
+        match tokio::time::timeout_at(since + HEAD_MAX, stream.take(room).read_buf(&mut ahead)).await {
+            Ok(Ok(1..)) => {}
+            Ok(_) => return None,
+            Err(_) => {
+                metrics.refused(Refusal::SlowHead);
+                return None;
+            }
+        }
+    }
+    Some(Greeting { http2: ahead == PREFACE, ahead, since })
+}
+
+/// A client's socket.
+pub(crate) struct Connection<S> {
+    stream: S,
+    handoff: Arc<Handoff>,
+    metrics: Arc<Metrics>,
+    /// Read while it was found out what the client speaks.
+    ahead: Vec<u8>,
+    /// Of HTTP/2.
+    frames: Option<Frames>,
+    /// Since when the head of a request comes in, and how many requests came before it. HTTP/1.1 alone.
+    head: Option<(u64, Instant)>,
+    /// When something moved lastly, and how far it had moved then.
+    moved: Instant,
+    moves: u64,
+    look: Option<Pin<Box<Sleep>>>,
+    /// Since when the client's socket takes nothing, and when to look again.
+    stalled: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+/// What a connection is waiting for, when it is the client's turn.
+enum Waits {
+    /// For the rest of a head.
+    Head,
+    /// For a next request.
+    Request,
+    /// For the client to take what is there.
+    Reader,
+}
+
+impl<S> Connection<S> {
+    pub(crate) fn new(stream: S, greeting: Greeting, handoff: Arc<Handoff>, metrics: Arc<Metrics>) -> Connection<S> {
+        let Greeting { http2, ahead, since } = greeting;
+        Connection {
+            stream,
+            handoff,
+            metrics,
+            ahead,
+            frames: http2.then(|| Frames::new(since)),
+            head: (!http2).then_some((0, since)),
+            moved: since,
+            moves: 0,
+            look: None,
+            stalled: None,
+        }
+    }
+
+    /// Bytes came.
+    fn saw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let turn = &self.handoff.turn;
+        match &mut self.frames {
+            Some(frames) => frames.see(bytes, Instant::now()).map_err(|flood| {
+                self.metrics.refused(Refusal::Flood);
+                io::Error::other(format!("{flood:?}"))
+            }),
+            None => {
+                let begun = turn.begun();
+                if turn.running.load(Ordering::Relaxed) == 0 && self.head.is_none_or(|(before, _)| before != begun) {
+                    self.head = Some((begun, Instant::now()));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes when something moved.
+    fn note(&mut self, wrote: bool) {
+        let moves = self.handoff.turn.moves.load(Ordering::Relaxed);
+        if wrote || moves != self.moves {
+            (self.moves, self.moved) = (moves, Instant::now());
+        }
+    }
+
+    /// How long the client may go on like this, and what it is waited for; nothing while it is the node's turn.
+    fn bound(&mut self) -> (Instant, Option<Waits>) {
+        self.note(false);
+        let turn = &self.handoff.turn;
+        if turn.owed.load(Ordering::Relaxed) > 0 {
+            return (Instant::now() + IDLE_MAX, None);
+        }
+        let running = turn.running.load(Ordering::Relaxed) > 0;
+        // A short body is over when hyper has taken it, whoever has not taken it from there.
+        if let Some((since, _)) = &self.stalled {
+            return (*since + WRITE_STALL_MAX, Some(Waits::Reader));
+        }
+        match self.head {
+            Some((before, since)) if before == turn.begun() && !running => (since + HEAD_MAX, Some(Waits::Head)),
+            _ if running => (self.moved + WRITE_STALL_MAX, Some(Waits::Reader)),
+            _ => (self.moved + IDLE_MAX, Some(Waits::Request)),
+        }
+    }
+
+    /// Nothing came: looks again when there should have.
+    fn patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let (until, waits) = self.bound();
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            // One that is too early is left as it is, for it is cheaper to look once too often than to move it with every request.
+            if look.deadline() > until {
+                look.as_mut().reset(until);
+            }
+            ready!(look.as_mut().poll(cx));
+            if Instant::now() < until {
+                look.as_mut().reset(until);
+                continue;
+            }
+            match waits {
+                None => look.as_mut().reset(Instant::now() + IDLE_MAX),
+                Some(Waits::Request) => return Poll::Ready(Ok(())), // as if it had closed the connection
+                Some(Waits::Head) => self.metrics.refused(Refusal::SlowHead),
+                Some(Waits::Reader) => self.metrics.refused(Refusal::SlowRead),
+            }
+            if waits.is_some() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+    }
+
+    /// Passes a finished write on; bounds one that waits.
+    fn bounded(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = &poll {
+            let enough = if self.frames.is_some() { PROGRESS_BYTES } else { 1 };
+            self.note(written.as_ref().is_ok_and(|bytes| *bytes >= enough));
+            self.stalled = None;
+            return poll;
+        }
+        self.handoff.blocked();
+        let (since, look) = self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(RECHECK))));
+        loop {
+            ready!(look.as_mut().poll(cx));
+            let stalled = since.elapsed() >= WRITE_STALL_MAX;
+            if stalled || self.handoff.is_overtaken() {
+                if stalled {
+                    self.metrics.refused(Refusal::SlowRead);
+                }
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            look.as_mut().reset(Instant::now() + RECHECK);
+        }
+    }
+}
+
+impl<S: Stream> AsyncRead for Connection<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        if !this.ahead.is_empty() {
+            let taken = this.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&this.ahead[..taken]);
+            this.ahead.drain(..taken);
+        }
+        let more = match buffer.remaining() {
+            0 => Poll::Pending,
+            _ => Pin::new(&mut this.stream).poll_read(cx, buffer),
+        };
+        let came = &buffer.filled()[before..];
+        match more {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending if came.is_empty() => this.patience(cx),
+            _ => Poll::Ready(this.saw(came)),
+        }
+    }
+}
+
+impl<S: Stream> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.bounded(cx, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.bounded(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Called when everything before it is written: hyper flushes its own buffer first.
+        let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        // By TLS a flush waits for the client as a write does.
+        let flushed = ready!(self.bounded(cx, poll)).map(drop);
+        self.handoff.flushed();
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,131 @@
+//! One request and its answer, from the head that came to the last byte that left: what metrics and the access log say of it.
+//!
+//! It is made when the request is there and goes with the answer's body. When it is dropped the exchange is over, however it ended,
+//! and is counted and logged.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Request, Response};
+use tokio::time::Instant;
+
+use crate::access::{Ending, Record};
+use crate::listener::{Front, Handoff};
+use crate::metrics::{Held, XCache};
+use crate::respond::AnswerBody;
+
+/// How a request is named to its user and in the access log.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the access log says of a client that left before it was answered.
+const CLIENT_LEFT: u16 = 499;
+
+/// A request while it is answered.
+pub(crate) struct Exchange {
+    front: Arc<Front>,
+    handoff: Arc<Handoff>,
+    id: String,
+    begun: Instant,
+    record: Option<Box<Record>>,
+    answered: Option<Answered>,
+    bytes: u64,
+    complete: bool,
+    /// It is the node's turn; otherwise the client's, who has to take what is there.
+    ours: bool,
+    _running: Held,
+}
+
+struct Answered {
+    status: u16,
+    result: Option<XCache>,
+    after: Duration,
+}
+
+impl Exchange {
+    pub(crate) fn begin<B>(
+        front: Arc<Front>,
+        handoff: Arc<Handoff>,
+        id: String,
+        client: Option<SocketAddr>,
+        request: &Request<B>,
+    ) -> Exchange {
+        let record =
+            front.log.as_ref().map(|_| Box::new(Record::of(request, client, front.pipeline.knowing().clock().now())));
+        let running = front.pipeline.metrics().requests_running.hold();
+        handoff.turn.begins();
+        Exchange {
+            front,
+            handoff,
+            id,
+            begun: Instant::now(),
+            record,
+            answered: None,
+            bytes: 0,
+            complete: false,
+            ours: true,
+            _running: running,
+        }
+    }
+
+    /// The head of the answer is ready: it is counted, named, and its body takes the exchange along.
+    pub(crate) fn answer(mut self, mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
+        let (status, result, after) = (answer.status(), answer.body().result, self.begun.elapsed());
+        self.front.pipeline.metrics().answered(result, status, after);
+        self.answered = Some(Answered { status: status.as_u16(), result, after });
+        if let Ok(id) = HeaderValue::try_from(self.id.as_str()) {
+            answer.headers_mut().insert(REQUEST_ID, id);
+        }
+        self.complete = hyper::body::Body::is_end_stream(answer.body());
+        self.turns(self.complete);
+        answer.body_mut().exchange = Some(self);
+        answer
+    }
+
+    /// Bytes of the body were handed to the connection.
+    pub(crate) fn gave(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.handoff.turn.moves();
+        self.turns(true);
+    }
+
+    /// The body waits for the store, a parent or the origin.
+    pub(crate) fn waits(&mut self) {
+        self.turns(false);
+    }
+
+    /// The body came to its end.
+    pub(crate) fn ends(&mut self) {
+        self.complete = true;
+    }
+
+    fn turns(&mut self, to_client: bool) {
+        if self.ours == to_client {
+            self.ours = !to_client;
+            self.handoff.turn.owes(self.ours);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.turns(true);
+        self.handoff.turn.ends();
+        let duration = self.begun.elapsed();
+        let result = self.answered.as_ref().and_then(|answered| answered.result);
+        if self.answered.is_some() {
+            self.front.pipeline.metrics().ended(result, duration);
+        }
+        if let (Some(log), Some(record)) = (&self.front.log, &self.record) {
+            let ending = Ending {
+                status: self.answered.as_ref().map_or(CLIENT_LEFT, |answered| answered.status),
+                bytes: self.bytes,
+                duration,
+                first_byte: self.answered.as_ref().map(|answered| answered.after),
+                result,
+                complete: self.complete,
+            };
+            log.line(record, self.front.pipeline.knowing().name().as_str(), &self.id, &ending);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Refuses messages that two readers might take for two different ones: what is left to refuse after hyper has parsed them.
+//!
+//! hyper already ends the connection over a head with obs-fold, a space before a colon, control bytes, lengths that contradict
+//! each other or overflow, and a `Transfer-Encoding` that is of HTTP/1.0 or does not end in `chunked`; and over chunks that are
+//! none. A request with both `Transfer-Encoding` and `Content-Length` it reads by the first, drops the second and closes the
+//! connection behind it (RFC 9112 §6.1). A lone LF it takes for the end of a line of a head (§2.2), and nowhere else.
+//!
+//! # What always holds
+//!
+//! - A message that passed has at most one `Content-Length`, of digits alone, and no coding but `chunked`.
+//! - The host of a request is one and a name, whichever of the two places it is told in.
+//! - What fails closes its connection: behind it nobody knows where the next message begins.
+
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::uri::Authority;
+use http::{HeaderMap, StatusCode, Version, request, response};
+
+use crate::metrics::Refusal;
+
+/// Longest path and query of a request, in bytes.
+pub(crate) const URL_BYTES_MAX: usize = 8 << 10;
+
+/// Largest head of a request, in bytes, and most fields in it.
+pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
+pub(crate) const HEADERS_MAX: usize = 128;
+
+/// Why a request is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bad {
+    pub(crate) status: StatusCode,
+    pub(crate) words: &'static str,
+    pub(crate) why: Refusal,
+}
+
+fn malformed(words: &'static str) -> Bad {
+    Bad { status: StatusCode::BAD_REQUEST, words, why: Refusal::Malformed }
+}
+
+/// Checks a request, and brings what says its length into one form.
+pub(crate) fn request(request: &mut request::Parts) -> Result<(), Bad> {
+    let too_large = |status, words| Bad { status, words, why: Refusal::TooLarge };
+    if request.uri.path_and_query().is_some_and(|path| path.as_str().len() > URL_BYTES_MAX) {
+        return Err(too_large(StatusCode::URI_TOO_LONG, "the URL is too long"));
+    }
+    // HTTP/1.1 was bounded while it was parsed; HTTP/2 only in bytes.
+    if request.headers.len() > HEADERS_MAX {
+        return Err(too_large(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "there are too many header fields"));
+    }
+    if !is_chunked_at_most(&request.headers) {
+        let words = "expected no Transfer-Encoding but chunked";
+        return Err(Bad { status: StatusCode::NOT_IMPLEMENTED, words, why: Refusal::Malformed });
+    }
+    one_length(&mut request.headers).map_err(malformed)?;
+    one_host(request)
+}
+
+/// RFC 9112 §3.2: exactly one `Host` in HTTP/1.1, and a name in it, also where the target names another, which then counts
+/// (§3.2.2). RFC 9113 §8.3.1: in HTTP/2 there may be none, and one that there is agrees with the target.
+fn one_host(request: &request::Parts) -> Result<(), Bad> {
+    let mut named = request.headers.get_all(HOST).iter();
+    let header = match (named.next(), named.next()) {
+        (Some(_), Some(_)) => return Err(malformed("expected one Host")),
+        (header, _) => header,
+    };
+    let authority = header.map(|host| Authority::try_from(host.as_bytes()));
+    let told = match authority {
+        Some(Err(_)) => return Err(malformed("expected a host name in Host")),
+        Some(Ok(authority)) => Some(authority),
+        None => None,
+    };
+    let has_user = |authority: &Authority| authority.as_str().contains('@');
+    if told.as_ref().is_some_and(has_user) || request.uri.authority().is_some_and(has_user) {
+        return Err(malformed("expected a host name without a user"));
+    }
+    match (request.version, &told, request.uri.authority()) {
+        (Version::HTTP_11, None, _) => Err(malformed("expected one Host")),
+        (Version::HTTP_2, Some(told), Some(target)) if told != target => {
+            Err(malformed("expected :authority and Host to agree"))
+        }
+        (_, None, None) => Err(malformed("expected one Host")),
+        _ => Ok(()),
+    }
+}
+
+/// Checks an answer of a parent or an origin, and brings what says its length into one form. After an error the connection it came
+/// on must not be used again.
+pub(crate) fn answer(answer: &mut response::Parts) -> Result<(), &'static str> {
+    if !is_chunked_at_most(&answer.headers) {
+        return Err("it has a Transfer-Encoding other than chunked");
+    }
+    // A request like this may be read by its Transfer-Encoding. An origin that answers so is broken or attacked, and what is stored
+    // is sent to everybody (RFC 9112 §6.3: "ought to be handled as an error").
+    if answer.headers.contains_key(TRANSFER_ENCODING) && answer.headers.contains_key(CONTENT_LENGTH) {
+        return Err("it has both Transfer-Encoding and Content-Length");
+    }
+    if answer.status == StatusCode::NO_CONTENT || answer.status.is_informational() {
+        answer.headers.remove(CONTENT_LENGTH); // which these must not have (RFC 9110 §8.6)
+    }
+    one_length(&mut answer.headers)
+}
+
+/// Whether there is no coding, or `chunked` alone. Others are not understood here, and taking them off is not this node's to skip.
+fn is_chunked_at_most(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Makes one `Content-Length` of those that say the same (RFC 9110 §8.6).
+fn one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(first), next) = (lengths.next(), lengths.next()) else { return Ok(()) };
+    if next.is_none() && first.as_bytes().iter().all(u8::is_ascii_digit) && digits(first.as_bytes()).is_some() {
+        return Ok(());
+    }
+    let lines = headers.get_all(CONTENT_LENGTH).iter();
+    let mut all = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let length = all.next().and_then(digits).ok_or("expected digits as Content-Length")?;
+    if !all.all(|other| digits(other) == Some(length)) {
+        return Err("the Content-Length is told in several ways");
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    Ok(())
+}
+
+/// A number without a sign, and one that fits.
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, Request, Response};
+
+    fn fields(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields.iter().map(field) {
+            headers.append::<HeaderName>(name, value);
+        }
+        headers
+    }
+
+    #[test]
+    fn requests_that_may_be_read_in_two_ways_are_refused() {
+        let h1 = Version::HTTP_11;
+        let h2 = Version::HTTP_2;
+        type Row = (&'static str, Version, &'static str, &'static [(&'static str, &'static str)], Option<u16>);
+        let cases: &[Row] = &[
+            // RFC                version target         fields                                             refused with
+            ("9112 §3.2 plain", h1, "/", &[("host", "a.com")], None),
+            ("9112 §3.2 no Host", h1, "/", &[], Some(400)),
+            ("9112 §3.2 no Host beside a target", h1, "http://a.com/", &[], Some(400)),
+            ("9112 §3.2 two", h1, "/", &[("host", "a.com"), ("host", "a.com")], Some(400)),
+            ("9112 §3.2 no name", h1, "/", &[("host", "a.com/x")], Some(400)),
+            ("9112 §3.2 a list", h1, "/", &[("host", "a.com, b.com")], Some(400)),
+            ("9110 §4.2.4 a user", h1, "/", &[("host", "u@a.com")], Some(400)),
+            ("9110 §4.2.4 a user", h1, "http://u@a.com/", &[("host", "a.com")], Some(400)),
+            ("9112 §3.2.2 the target counts", h1, "http://a.com/", &[("host", "b.com")], None),
+            ("9112 §3.2.2 no name beside a target", h1, "http://a.com/", &[("host", "[")], Some(400)),
+            ("9113 §8.3.1 one is enough", h2, "http://a.com/", &[], None),
+            ("9113 §8.3.1 both agree", h2, "http://a.com/", &[("host", "A.com")], None),
+            ("9113 §8.3.1 they do not", h2, "http://a.com/", &[("host", "b.com")], Some(400)),
+            ("9113 §8.3.1 none", h2, "/", &[], Some(400)),
+            ("HTTP/1.0 without", Version::HTTP_10, "/", &[], Some(400)),
+            ("9112 §6.1 chunked", h1, "/", &[("host", "a"), ("transfer-encoding", " Chunked")], None),
+            ("9112 §6.1 twice", h1, "/", &[("host", "a"), ("transfer-encoding", "chunked, chunked")], Some(501)),
+            ("9112 §6.1 gzip", h1, "/", &[("host", "a"), ("transfer-encoding", "gzip, chunked")], Some(501)),
+            (
+                "9112 §6.1 two lines",
+                h1,
+                "/",
+                &[("host", "a"), ("transfer-encoding", "identity"), ("transfer-encoding", "chunked")],
+                Some(501),
+            ),
+            ("9110 §8.6 one", h1, "/", &[("host", "a"), ("content-length", "05")], None),
+            ("9110 §8.6 the same twice", h1, "/", &[("host", "a"), ("content-length", "5, 5")], None),
+            ("9110 §8.6 two", h1, "/", &[("host", "a"), ("content-length", "5, 6")], Some(400)),
+            ("9110 §8.6 a sign", h1, "/", &[("host", "a"), ("content-length", "+5")], Some(400)),
+            ("9110 §8.6 none", h1, "/", &[("host", "a"), ("content-length", "")], Some(400)),
+            ("9110 §8.6 too large", h1, "/", &[("host", "a"), ("content-length", "18446744073709551616")], Some(400)),
+        ];
+        for (why, version, target, headers, refused) in cases {
+            let (mut parts, ()) = Request::builder().version(*version).uri(*target).body(()).unwrap().into_parts();
+            parts.headers = fields(headers);
+            let got = request(&mut parts).err().map(|bad| bad.status.as_u16());
+            assert_eq!(got, *refused, "{why}: {target} {headers:?}");
+            if got.is_none() {
+                assert!(parts.headers.get_all(CONTENT_LENGTH).iter().count() <= 1, "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_of_a_request_hold_to_the_byte() {
+        for (bytes, refused) in [(URL_BYTES_MAX, None), (URL_BYTES_MAX + 1, Some(414))] {
+            let uri = format!("/{}", "x".repeat(bytes - 1));
+            let (mut parts, ()) = Request::builder().uri(uri).header("host", "a").body(()).unwrap().into_parts();
+            assert_eq!(request(&mut parts).err().map(|bad| bad.status.as_u16()), refused, "{bytes}");
+        }
+        for (count, refused) in [(HEADERS_MAX, None), (HEADERS_MAX + 1, Some(431))] {
+            let (mut parts, ()) = Request::builder().uri("/").header("host", "a").body(()).unwrap().into_parts();
+            (1..count).for_each(|_| _ = parts.headers.append("x-many", HeaderValue::from_static("1")));
+            assert_eq!(request(&mut parts).err().map(|bad| bad.status.as_u16()), refused, "{count}");
+        }
+    }
+
+    #[test]
+    fn answers_that_may_be_read_in_two_ways_are_refused() {
+        type Row = (u16, &'static [(&'static str, &'static str)], Result<Option<&'static str>, ()>);
+        let cases: &[Row] = &[
+            // status fields                                                      its length, or refused
+            (200, &[], Ok(None)),
+            (200, &[("content-length", "5")], Ok(Some("5"))),
+            (200, &[("content-length", "5"), ("content-length", "5")], Ok(Some("5"))),
+            (200, &[("content-length", "5, 05")], Ok(Some("5"))),
+            (200, &[("content-length", "5"), ("content-length", "6")], Err(())),
+            (200, &[("content-length", "-1")], Err(())),
+            (200, &[("transfer-encoding", "chunked")], Ok(None)),
+            (200, &[("transfer-encoding", "xchunked")], Err(())),
+            (200, &[("transfer-encoding", "gzip")], Err(())), // would be read until the end of the connection, still packed
+            (200, &[("transfer-encoding", "chunked"), ("content-length", "5")], Err(())),
+            (204, &[("content-length", "5")], Ok(None)),
+        ];
+        for (status, headers, expected) in cases {
+            let (mut parts, ()) = Response::builder().status(*status).body(()).unwrap().into_parts();
+            parts.headers = fields(headers);
+            let got = answer(&mut parts).map_err(|_| ());
+            let length = |()| parts.headers.get(CONTENT_LENGTH).map(|length| length.to_str().unwrap());
+            assert_eq!(got.map(length), *expected, "{status} {headers:?}");
+            assert!(parts.headers.get_all(CONTENT_LENGTH).iter().count() <= 1 || got.is_err());
+        }
+    }
+}

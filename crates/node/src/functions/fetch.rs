@@ -1,0 +1,195 @@
+//! How an origin is asked: by which scheme and port, as which host, for which path.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode, Uri};
+use model::functions::Functions;
+use model::{Source, SourceKind, UrlKey};
+
+/// How one source is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// By TLS: under which name.
+    pub(crate) tls: Option<String>,
+    /// At which port.
+    pub(crate) port: u16,
+    /// As which host.
+    pub(crate) host: String,
+    /// For which path, with its query.
+    pub(crate) path: String,
+    /// How long the first byte is waited for, where that is configured.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How `source` is asked for what users asked for under `path`, which lies under `key`.
+pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, path: &str) -> Way {
+    let fetch = &functions.rules().fetch;
+    let (mut https, mut port) = (source.is_secure(), source.port);
+    // Users' schemes are not told to parents, so to follow them is what the source says.
+    if let Some(scheme) = fetch.scheme {
+        https = scheme.https.unwrap_or(https);
+        match (scheme.ports, https) {
+            (Some((http, _)), false) => port = http,
+            (Some((_, https)), true) => port = https,
+            // A port that is the other scheme's own is this one's own.
+            (None, true) if port == 80 => port = 443,
+            (None, false) if port == 443 => port = 80,
+            (None, _) => {}
+        }
+    }
+    let site = key.host();
+    // A certificate for an address is rare; one for the site that is asked for there is what its operator has.
+    let name = fetch.sni.as_deref().unwrap_or(match source.kind {
+        SourceKind::Address => site,
+        SourceKind::Domain | SourceKind::Bucket => &source.content,
+    });
+    let mut way = Way {
+        tls: https.then(|| name.to_owned()),
+        port,
+        host: match source.kind {
+            SourceKind::Address | SourceKind::Domain => site.to_owned(),
+            SourceKind::Bucket => source.content.clone(),
+        },
+        path: fetch.path(if fetch.by_key { key.path_and_query() } else { path }),
+        timeout: fetch.timeout,
+    };
+    let told = fetch.hosts.iter().find(|(origin, _)| *origin == source.content.to_ascii_lowercase());
+    if let Some(host) = told.map(|(_, host)| host).or(fetch.host.as_ref()) {
+        way.host = host.clone();
+    }
+    way
+}
+
+/// Makes a request's headers those that origins are sent.
+pub(crate) fn headers(functions: &Functions, headers: &mut HeaderMap) {
+    functions.rules().fetch.headers.iter().for_each(|rule| rule.apply(headers));
+}
+
+/// Where an answer sends who asked, when that is followed: the URL, and the host that is told.
+pub(crate) fn follow(
+    functions: &Functions,
+    method: &Method,
+    asked: &Uri,
+    host: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Option<(Uri, String)> {
+    let follow = functions.rules().fetch.follow?;
+    let redirects = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
+    if !redirects || !matches!(*method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let base = url::Url::parse(&asked.to_string()).ok()?;
+    let location = headers.get(http::header::LOCATION)?.to_str().ok()?;
+    let mut to = base.join(location).ok().filter(|to| matches!(to.scheme(), "http" | "https"))?;
+    to.set_fragment(None);
+    to.set_username("").ok()?;
+    to.set_password(None).ok()?;
+    if follow.retain_args && to.query().is_none() {
+        to.set_query(base.query());
+    }
+    let authority = match to.port() {
+        Some(port) => format!("{}:{port}", to.host_str()?),
+        None => to.host_str()?.to_owned(),
+    };
+    // A redirect to the same server speaks of the host that it was asked as.
+    let same = to.origin() == base.origin();
+    let host = if follow.retain_host || same { host.to_owned() } else { authority };
+    Some((to.as_str().parse().ok()?, host))
+}
+
+/// Redirects that are followed, one behind the other.
+pub(crate) fn follows(functions: &Functions) -> u32 {
+    functions.rules().fetch.follow.map_or(0, |follow| follow.most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Function;
+
+    fn functions(list: &[(&str, &[(&str, &str)])]) -> Functions {
+        let list = list.iter().zip(1..).map(|((name, args), id)| {
+            let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Function { id, name: (*name).to_owned(), args, parent: None }
+        });
+        let list: Vec<Function> = list.collect();
+        model::functions::check(&list).unwrap();
+        Functions::new(list)
+    }
+
+    #[test]
+    fn origins_are_asked_as_configured() {
+        let source = |port| Source {
+            kind: SourceKind::Domain,
+            content: "O.example.com".into(),
+            port,
+            scheme: None,
+            priority: 20,
+            weight: 10,
+        };
+        let scheme = |scheme: &'static str, ports: &'static str| {
+            functions(&[(
+                "forward_scheme",
+                &[("enable", "on"), ("scheme_origin", scheme), ("scheme_origin_port", ports)],
+            )])
+        };
+        let host = functions(&[("set_req_host_header", &[("domain_name", "h.example.com")])]);
+        let hosts = functions(&[
+            ("set_req_host_header", &[("domain_name", "h.example.com")]),
+            ("origin_host", &[("origin", "o.example.com"), ("host", "i.example.com")]),
+        ]);
+        let by_key = functions(&[("set_hashkey_args", &[("disable", "on"), ("keep_oss_args", "off")])]);
+        let cases = [
+            // functions                       port  https  port   host             path
+            (&Functions::default(), 80, (false, 80, "a.com", "/x?y")),
+            (&Functions::default(), 443, (true, 443, "a.com", "/x?y")),
+            (&scheme("https", ""), 80, (true, 443, "a.com", "/x?y")),
+            (&scheme("https", ""), 8443, (true, 8443, "a.com", "/x?y")),
+            (&scheme("http", ""), 443, (false, 80, "a.com", "/x?y")),
+            (&scheme("follow", "81:444"), 443, (true, 444, "a.com", "/x?y")),
+            (&scheme("follow", "81:444"), 80, (false, 81, "a.com", "/x?y")),
+            (&scheme("https", "81:444"), 80, (true, 444, "a.com", "/x?y")),
+            (&host, 80, (false, 80, "h.example.com", "/x?y")),
+            (&hosts, 80, (false, 80, "i.example.com", "/x?y")),
+            (&by_key, 80, (false, 80, "a.com", "/x")),
+        ];
+        for (functions, port, expected) in cases {
+            let key = functions.key(&UrlKey::new("a.com", "/x?y").unwrap());
+            let way = way(functions, &source(port), &key, "/x?y");
+            assert_eq!(
+                (way.tls.is_some(), way.port, way.host.as_str(), way.path.as_str()),
+                expected,
+                "{functions:?} {port}"
+            );
+        }
+    }
+
+    #[test]
+    fn redirects_are_followed_where_that_is_on() {
+        let on = functions(&[("follow_302", &[("enable", "on")])]);
+        let retaining = functions(&[("follow_302", &[("enable", "on"), ("retain_args", "on"), ("retain_host", "on")])]);
+        let asked: Uri = "http://o:81/d/x?y=1".parse().unwrap();
+        let cases = [
+            (&on, 302, "/z", Some(("http://o:81/z", "h"))),
+            (&on, 302, "z?w=2", Some(("http://o:81/d/z?w=2", "h"))),
+            (&on, 301, "http://p/z#f", Some(("http://p/z", "p"))),
+            (&on, 307, "https://u:s@p:444/z", Some(("https://p:444/z", "p:444"))),
+            (&on, 302, "ftp://p/z", None),
+            (&on, 304, "/z", None),
+            (&on, 200, "/z", None),
+            (&retaining, 302, "http://p/z", Some(("http://p/z?y=1", "h"))),
+            (&Functions::default(), 302, "/z", None),
+        ];
+        for (functions, status, location, expected) in cases {
+            let headers: HeaderMap = [(http::header::LOCATION, location.parse().unwrap())].into_iter().collect();
+            let status = StatusCode::from_u16(status).unwrap();
+            let got = follow(functions, &Method::GET, &asked, "h", status, &headers);
+            let got = got.map(|(to, host)| (to.to_string(), host));
+            let expected = expected.map(|(to, host): (&str, &str)| (to.to_owned(), host.to_owned()));
+            assert_eq!(got, expected, "{status} {location}");
+        }
+        let post = follow(&on, &Method::POST, &asked, "h", StatusCode::FOUND, &HeaderMap::new());
+        assert_eq!((post, follows(&on), follows(&Functions::default())), (None, 2, 0));
+    }
+}

@@ -1,0 +1,283 @@
+//! How long what came is kept, as a domain's owner says: told to `httpcache` as the `Cache-Control` that counts instead.
+//!
+//! The order is: an origin that forbids it (`no-store`, `no-cache`, `max-age=0`), unless the rule says that this does not count; the
+//! rule for the status, else the heaviest rule for the path, of two as heavy the older; what the origin says; what holds for the
+//! status otherwise; what can be guessed. What is private stays private, and what a request with `Authorization` brought is shared
+//! only where its origin allows it, whatever the rules say.
+//!
+//! What a head came to lies in it, so that a body is kept by the rules it came under. When rules change, the domain's entry in the
+//! log makes every body be confirmed, and with that come to the new ones.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, EXPIRES, PRAGMA};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use model::functions::{Applies, Functions, Ttls};
+
+/// The `Cache-Control` that counts, where a rule has changed it.
+const KEPT: HeaderName = HeaderName::from_static("warmfront-kept");
+/// How long users are told to keep it, where a rule says so; in seconds.
+const TOLD: HeaderName = HeaderName::from_static("warmfront-told");
+/// Under which rules the key was made, where there are any.
+const SHAPE: HeaderName = HeaderName::from_static("warmfront-shape");
+
+/// A field for caches like this one, which counts before `Cache-Control` (RFC 9213).
+const TARGETED: HeaderName = HeaderName::from_static("cdn-cache-control");
+
+/// Leaves in a head that is to be kept what the functions make of it. `path` is the one users ask for; `from_origin`, whether the
+/// head comes from an origin rather than from a parent, which has changed it already.
+pub(crate) fn mark(functions: &Functions, path: &str, status: StatusCode, from_origin: bool, headers: &mut HeaderMap) {
+    for name in [KEPT, TOLD, SHAPE] {
+        headers.remove(name);
+    }
+    let rules = functions.rules();
+    if from_origin {
+        rules.origin_response.iter().for_each(|rule| rule.apply(headers));
+    }
+    if functions.shape() != 0 {
+        headers.insert(SHAPE, HeaderValue::from(functions.shape()));
+    }
+    let path = path.split('?').next().unwrap_or_default();
+    let Some(ruled) = ruled(&rules.ttls, path, status.as_u16(), headers) else { return };
+    if let Ok(kept) = HeaderValue::from_str(&ruled.text()) {
+        headers.insert(KEPT, kept);
+    }
+    if ruled.told {
+        headers.insert(TOLD, HeaderValue::from(ruled.ttl.as_secs()));
+    }
+}
+
+/// Whether a stored head was kept under the key that these functions make.
+pub(crate) fn is_keyed_by(functions: &Functions, headers: &HeaderMap) -> bool {
+    match headers.get(SHAPE) {
+        None => functions.shape() == 0,
+        Some(shape) => *shape == HeaderValue::from(functions.shape()),
+    }
+}
+
+/// How long users are told to keep a body, where a rule says so.
+pub(crate) fn told(headers: &HeaderMap) -> Option<&str> {
+    headers.get(TOLD)?.to_str().ok()
+}
+
+/// A head as caching is to read it.
+pub(crate) fn effective(headers: &HeaderMap) -> Cow<'_, HeaderMap> {
+    let Some(kept) = headers.get(KEPT) else { return Cow::Borrowed(headers) };
+    let mut read = headers.clone();
+    for name in [TARGETED, EXPIRES, PRAGMA] {
+        read.remove(name);
+    }
+    read.insert(CACHE_CONTROL, kept.clone());
+    Cow::Owned(read)
+}
+
+/// What a rule makes of a head.
+struct Ruled {
+    ttl: Duration,
+    /// Asked again before every use.
+    revalidate: bool,
+    /// Users are told `ttl`.
+    told: bool,
+    /// Directives of the origin that still count.
+    rest: Vec<&'static str>,
+    /// Those of them with a time.
+    stale: Vec<String>,
+}
+
+impl Ruled {
+    fn text(&self) -> String {
+        if self.ttl.is_zero() && !self.revalidate {
+            return "no-store".to_owned();
+        }
+        let lifetime = if self.revalidate { "no-cache".to_owned() } else { format!("max-age={}", self.ttl.as_secs()) };
+        let rest = self.rest.iter().map(|directive| (*directive).to_owned()).chain(self.stale.iter().cloned());
+        std::iter::once(lifetime).chain(rest).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What the origin says of time, as far as rules ask.
+struct Says {
+    /// `no-store`, `no-cache` or a lifetime of zero.
+    forbids: bool,
+    private: bool,
+    /// A lifetime, or when it ends.
+    lifetime: bool,
+    directives: Vec<(String, String)>,
+}
+
+fn says(headers: &HeaderMap) -> Says {
+    let field = if headers.contains_key(TARGETED) { TARGETED } else { CACHE_CONTROL };
+    let mut directives = Vec::new();
+    for line in headers.get_all(&field) {
+        for directive in String::from_utf8_lossy(line.as_bytes()).split(',') {
+            let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+            directives.push((name.trim().to_ascii_lowercase(), value.trim().trim_matches('"').to_owned()));
+        }
+    }
+    let has = |wanted: &str| directives.iter().any(|(name, _)| name == wanted);
+    let zero = |wanted: &str| directives.iter().any(|(name, value)| name == wanted && value.parse() == Ok(0_u64));
+    let forbids = has("no-store") || has("no-cache") || zero("s-maxage") || (zero("max-age") && !has("s-maxage"));
+    let lifetime = has("s-maxage") || has("max-age") || headers.contains_key(EXPIRES);
+    Says { forbids, private: has("private"), lifetime, directives }
+}
+
+/// Statuses that rules for a path speak of; others need a rule for their status.
+fn is_ruled_by_path(status: u16) -> bool {
+    matches!(status, 200 | 203 | 300 | 301 | 308 | 410)
+}
+
+fn ruled(ttls: &Ttls, path: &str, status: u16, headers: &HeaderMap) -> Option<Ruled> {
+    if ttls.is_empty() {
+        return None;
+    }
+    let says = says(headers);
+    let rule: Option<(&Applies, Duration)> = match ttls.code(path, status) {
+        Some((rule, ttl)) => Some((&rule.applies, ttl)),
+        None => ttls.rule(path).filter(|_| is_ruled_by_path(status)).map(|rule| (&rule.applies, rule.ttl)),
+    };
+    if says.private {
+        return None;
+    }
+    let has = |wanted: &&'static str| says.directives.iter().any(|(name, _)| name == wanted);
+    let ruled = |ttl, applies: &Applies| {
+        // What allows sharing what `Authorization` brought, as it stands in the origin's words or in what they mean.
+        let shared = has(&"s-maxage") && !has(&"public");
+        let rest = ["public", "must-revalidate", "proxy-revalidate"].into_iter().filter(|name| has(name));
+        let stale = |(name, value): &(String, String)| {
+            matches!(name.as_str(), "stale-while-revalidate" | "stale-if-error").then(|| format!("{name}={value}"))
+        };
+        Ruled {
+            ttl,
+            revalidate: applies.revalidate,
+            told: applies.told && !applies.revalidate,
+            rest: rest.chain(shared.then_some("public")).collect(),
+            stale: says.directives.iter().filter_map(stale).collect(),
+        }
+    };
+    match rule {
+        Some((applies, _)) if says.forbids && !applies.no_cache_too => None,
+        Some((applies, _)) if says.lifetime && !says.forbids && applies.origin_first => None,
+        Some((applies, ttl)) => Some(ruled(ttl, applies)),
+        None if says.forbids || says.lifetime => None,
+        None => ttls.otherwise(status).map(|ttl| ruled(ttl, &Applies::default())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Function;
+
+    fn functions(list: &[(&str, &[(&str, &str)])]) -> Functions {
+        let list = list.iter().zip(1..).map(|((name, args), id)| {
+            let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Function { id, name: (*name).to_owned(), args, parent: None }
+        });
+        let list: Vec<Function> = list.collect();
+        model::functions::check(&list).unwrap();
+        Functions::new(list)
+    }
+
+    fn lifetime(functions: &Functions, path: &str, status: u16, said: &[(&'static str, &str)]) -> Option<u64> {
+        let mut headers: HeaderMap =
+            said.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
+        let status = StatusCode::from_u16(status).unwrap();
+        mark(functions, path, status, true, &mut headers);
+        let now = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let request = HeaderMap::new();
+        let kept = httpcache::storable(&http::Method::GET, &request, status, &effective(&headers), now, now);
+        kept.ok().map(|freshness| freshness.lifetime.as_secs())
+    }
+
+    #[test]
+    fn time_is_kept_in_the_order_that_is_stated() {
+        let on = "on";
+        let jpg = |more: &[(&'static str, &'static str)]| {
+            let args: Vec<(&str, &str)> =
+                [("file_type", "jpg"), ("ttl", "60")].into_iter().chain(more.to_vec()).collect();
+            functions(&[
+                ("filetype_based_ttl_set", &args),
+                ("default_ttl_code", &[("default_ttl_code", "200=7,4xx=3")]),
+            ])
+        };
+        let (plain, origin_first, no_cache_too) =
+            (jpg(&[]), jpg(&[("swift_origin_cache_high", on)]), jpg(&[("swift_no_cache_low", on)]));
+        type Said = &'static [(&'static str, &'static str)];
+        let cases: &[(&Functions, &str, u16, Said, Option<u64>)] = &[
+            // rules         path      status  origin                                    kept for
+            (&plain, "/a.jpg", 200, &[], Some(60)),
+            (&plain, "/a.jpg?x", 200, &[("cache-control", "max-age=5")], Some(60)),
+            (&plain, "/a.jpg", 200, &[("cdn-cache-control", "max-age=5")], Some(60)),
+            (&plain, "/a.jpg", 200, &[("expires", "0")], Some(60)),
+            (&plain, "/a.jpg", 200, &[("cache-control", "no-store")], None),
+            (&plain, "/a.jpg", 200, &[("cache-control", "max-age=0"), ("etag", "\"x\"")], Some(0)),
+            (&plain, "/a.jpg", 200, &[("cache-control", "private")], None),
+            (&origin_first, "/a.jpg", 200, &[("cache-control", "max-age=5")], Some(5)),
+            (&origin_first, "/a.jpg", 200, &[], Some(60)),
+            (&no_cache_too, "/a.jpg", 200, &[("cache-control", "no-store")], Some(60)),
+            (&no_cache_too, "/a.jpg", 200, &[("cache-control", "max-age=0")], Some(60)),
+            (&no_cache_too, "/a.jpg", 200, &[("cache-control", "private")], None), // nobody else's
+            // no rule for the path: the origin, then what holds for the status, then a guess
+            (&plain, "/a.png", 200, &[("cache-control", "max-age=5")], Some(5)),
+            (&plain, "/a.png", 200, &[], Some(7)),
+            (&plain, "/a.png", 404, &[], Some(3)),
+            (&plain, "/a.jpg", 404, &[], Some(3)), // a rule for a path does not speak of what is not there
+            (&plain, "/a.png", 404, &[("cache-control", "no-store")], None),
+            (&plain, "/a.png", 301, &[("etag", "\"x\"")], Some(10)),
+        ];
+        for (functions, path, status, said, expected) in cases {
+            assert_eq!(lifetime(functions, path, *status, said), *expected, "{functions:?} {path} {status} {said:?}");
+        }
+    }
+
+    #[test]
+    fn status_rules_speak_before_path_rules_and_zero_is_not_at_all() {
+        let both = functions(&[
+            ("path_based_ttl_set", &[("path", "/"), ("ttl", "60"), ("weight", "99")]),
+            ("path_force_ttl_code", &[("path", "/"), ("code_string", "302=0,4xx=2,404=9,301=4")]),
+        ]);
+        let cases = [(200, Some(60)), (301, Some(4)), (302, None), (403, Some(2)), (404, Some(9)), (500, None)];
+        for (status, expected) in cases {
+            assert_eq!(lifetime(&both, "/a", status, &[]), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn what_needs_leave_to_be_shared_still_does() {
+        let rules = functions(&[("path_based_ttl_set", &[("path", "/"), ("ttl", "60")])]);
+        let request: HeaderMap =
+            [(http::header::AUTHORIZATION, HeaderValue::from_static("Basic x"))].into_iter().collect();
+        let now = std::time::UNIX_EPOCH;
+        for (said, shared) in [("max-age=5", false), ("public", true), ("s-maxage=5", true), ("must-revalidate", true)]
+        {
+            let mut headers: HeaderMap = [(CACHE_CONTROL, said.parse().unwrap())].into_iter().collect();
+            mark(&rules, "/a", StatusCode::OK, true, &mut headers);
+            let kept =
+                httpcache::storable(&http::Method::GET, &request, StatusCode::OK, &effective(&headers), now, now);
+            assert_eq!(kept.is_ok(), shared, "{said}");
+        }
+    }
+
+    #[test]
+    fn rules_may_ask_for_confirmation_and_tell_users_the_same_time() {
+        let each = functions(&[("path_based_ttl_set", &[("path", "/"), ("ttl", "60"), ("force_revalidate", "on")])]);
+        assert_eq!(lifetime(&each, "/a", 200, &[("etag", "\"x\"")]), Some(0));
+        let told =
+            functions(&[("path_based_ttl_set", &[("path", "/"), ("ttl", "60"), ("swift_follow_cachetime", "on")])]);
+        let mut headers = HeaderMap::new();
+        mark(&told, "/a", StatusCode::OK, true, &mut headers);
+        assert_eq!(super::told(&headers), Some("60"));
+        mark(&Functions::default(), "/a", StatusCode::OK, true, &mut headers);
+        assert!(headers.is_empty(), "marks go with the rules: {headers:?}");
+    }
+
+    #[test]
+    fn a_body_is_of_the_rules_its_key_was_made_by() {
+        let keyed = functions(&[("set_hashkey_args", &[("disable", "on")])]);
+        let mut headers = HeaderMap::new();
+        assert!(is_keyed_by(&Functions::default(), &headers) && !is_keyed_by(&keyed, &headers));
+        mark(&keyed, "/a", StatusCode::OK, true, &mut headers);
+        assert!(!is_keyed_by(&Functions::default(), &headers) && is_keyed_by(&keyed, &headers));
+    }
+}

@@ -1,0 +1,222 @@
+//! What users are told: headers of the domain's owner, and texts compressed on the way out.
+//!
+//! A compressed answer is another representation of the same object (RFC 9110 §8.8.1): its ETag is weak, it has no ranges, and
+//! `Vary` tells caches behind this one. Whoever asks for a part gets it as it is stored.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{
+    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPIRES, VARY,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use model::Functions;
+
+use super::keep;
+
+/// Shortest body that is compressed, in bytes.
+const LENGTH_MIN: u64 = 1024;
+
+/// Types that are texts though their name does not say so.
+const TEXTS: [&str; 8] = [
+    "application/javascript",
+    "application/json",
+    "application/manifest+json",
+    "application/wasm",
+    "application/x-javascript",
+    "application/xml",
+    "application/xhtml+xml",
+    "image/svg+xml",
+];
+
+/// What speaks of the bytes as they are stored.
+const DIGESTS: [HeaderName; 4] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// What a user is to be told by the functions of the domain.
+pub(crate) struct Telling {
+    functions: Functions,
+    /// He reads gzip.
+    gzip: bool,
+}
+
+impl Telling {
+    /// For who sent `request`; `None` when there is nothing to do.
+    pub(crate) fn of(functions: &Functions, request: &HeaderMap) -> Option<Telling> {
+        if functions.is_empty() {
+            return None;
+        }
+        let accepts = || httpcache::accept_encoding(request).split(", ").any(|coding| coding == "gzip");
+        let gzip = functions.rules().gzip && request.contains_key(ACCEPT_ENCODING) && accepts();
+        Some(Telling { functions: functions.clone(), gzip })
+    }
+
+    /// Makes the headers those a user gets. `length` is the body's, where it is known. Says whether the body is to be compressed.
+    pub(crate) fn tell(&self, status: StatusCode, headers: &mut HeaderMap, length: Option<u64>) -> bool {
+        if let Some(told) = keep::told(headers).and_then(|told| HeaderValue::try_from(format!("max-age={told}")).ok()) {
+            headers.insert(CACHE_CONTROL, told);
+            headers.remove(EXPIRES);
+        }
+        let compressed = self.functions.rules().gzip && self.compress(status, headers, length);
+        self.functions.rules().response.iter().for_each(|rule| rule.apply(headers));
+        compressed
+    }
+
+    fn compress(&self, status: StatusCode, headers: &mut HeaderMap, length: Option<u64>) -> bool {
+        let whole = status == StatusCode::OK;
+        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED)
+            || !is_compressible(headers, whole.then_some(length).flatten())
+        {
+            return false;
+        }
+        if !headers.get_all(VARY).iter().any(|vary| {
+            let vary = String::from_utf8_lossy(vary.as_bytes()).to_ascii_lowercase();
+            vary.split(',').any(|name| matches!(name.trim(), "*" | "accept-encoding"))
+        }) {
+            headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
+        if !self.gzip || status == StatusCode::PARTIAL_CONTENT {
+            return false;
+        }
+        if let Some(etag) = headers.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/")).cloned()
+            && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat())
+        {
+            headers.insert(ETAG, weak);
+        }
+        if !whole {
+            return false;
+        }
+        for name in [CONTENT_LENGTH, ACCEPT_RANGES].into_iter().chain(DIGESTS) {
+            headers.remove(name);
+        }
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        true
+    }
+}
+
+/// Whether a body is a text that nothing has compressed yet and nobody forbids to. A 304 need not say what it speaks of.
+fn is_compressible(headers: &HeaderMap, length: Option<u64>) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase());
+    let kind = kind.as_deref().map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
+    let text = kind.is_some_and(|kind| kind.starts_with("text/") || TEXTS.contains(&kind.as_str()));
+    let transformable = !headers.get_all(CACHE_CONTROL).iter().any(|line| {
+        String::from_utf8_lossy(line.as_bytes()).to_ascii_lowercase().split(',').any(|d| d.trim() == "no-transform")
+    });
+    let plain = !headers.contains_key(CONTENT_ENCODING);
+    text && transformable && plain && length.is_none_or(|length| length >= LENGTH_MIN)
+}
+
+/// Compresses a body as it goes.
+pub(crate) struct Gzip(Option<GzEncoder<Vec<u8>>>);
+
+impl Gzip {
+    pub(crate) fn new() -> Gzip {
+        // Quick rather than small: it is done for every user.
+        Gzip(Some(GzEncoder::new(Vec::new(), Compression::fast())))
+    }
+
+    /// Takes some bytes and hands on what came of them and those before, which may be nothing yet.
+    pub(crate) fn take(&mut self, bytes: &Bytes) -> Bytes {
+        let Some(encoder) = &mut self.0 else { return Bytes::new() };
+        encoder.write_all(bytes).expect("a vector takes everything");
+        Bytes::from(std::mem::take(encoder.get_mut()))
+    }
+
+    /// The end; `None` when that was handed on already.
+    pub(crate) fn end(&mut self) -> Option<Bytes> {
+        let encoder = self.0.take()?;
+        Some(Bytes::from(encoder.finish().expect("a vector takes everything")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Function;
+    use std::io::Read;
+
+    fn telling(list: &[(&str, &[(&str, &str)])], accepts: &str) -> Telling {
+        let list = list.iter().zip(1..).map(|((name, args), id)| {
+            let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Function { id, name: (*name).to_owned(), args, parent: None }
+        });
+        let list: Vec<Function> = list.collect();
+        model::functions::check(&list).unwrap();
+        let request: HeaderMap = [(ACCEPT_ENCODING, accepts.parse().unwrap())].into_iter().collect();
+        Telling::of(&Functions::new(list), &request).unwrap()
+    }
+
+    fn head(fields: &[(&'static str, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn texts_go_compressed_to_who_can_read_them() {
+        let text = &[("content-type", "text/html; charset=utf-8"), ("etag", "\"x\""), ("content-length", "5000")];
+        let cases: &[(&str, u16, &[(&'static str, &str)], u64, bool, bool)] = &[
+            // accepts        status  head  length  compressed  varies
+            ("gzip, br", 200, text, 5000, true, true),
+            ("br", 200, text, 5000, false, true),
+            ("gzip;q=0", 200, text, 5000, false, true),
+            ("gzip", 200, text, 100, false, false),
+            ("gzip", 206, text, 5000, false, true),
+            ("gzip", 404, text, 5000, false, false),
+            ("gzip", 200, &[("content-type", "image/png")], 5000, false, false),
+            ("gzip", 200, &[("content-type", "text/css"), ("content-encoding", "br")], 5000, false, false),
+            ("gzip", 200, &[("content-type", "text/css"), ("cache-control", "no-transform")], 5000, false, false),
+            ("gzip", 200, &[("content-type", "application/json"), ("vary", "Accept-Encoding")], 5000, true, true),
+        ];
+        for (accepts, status, fields, length, compressed, varies) in cases {
+            let mut headers = head(fields);
+            let telling = telling(&[("gzip", &[("enable", "on")])], accepts);
+            let got = telling.tell(StatusCode::from_u16(*status).unwrap(), &mut headers, Some(*length));
+            assert_eq!(
+                (got, headers.get_all(VARY).iter().count() == 1),
+                (*compressed, *varies),
+                "{accepts} {fields:?}"
+            );
+            assert_eq!(headers.get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip"), *compressed);
+            if *compressed {
+                assert!(!headers.contains_key(CONTENT_LENGTH));
+                assert!(headers.get(ETAG).is_none_or(|etag| etag == "W/\"x\""), "{headers:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn headers_of_the_owner_are_told() {
+        let telling = telling(
+            &[
+                ("set_resp_header", &[("key", "X-Is"), ("value", "here")]),
+                ("set_resp_header", &[("key", "Server"), ("value", "null")]),
+            ],
+            "",
+        );
+        let mut headers = head(&[("server", "o"), ("warmfront-told", "60"), ("cache-control", "max-age=1")]);
+        assert!(!telling.tell(StatusCode::OK, &mut headers, None));
+        assert_eq!((headers["x-is"].as_bytes(), headers.contains_key("server")), (&b"here"[..], false));
+        assert_eq!(headers[CACHE_CONTROL], "max-age=60");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_compressed_reads_as_it_was(chunks: Vec<Vec<u8>>) {
+            let mut gzip = Gzip::new();
+            let mut sent = Vec::new();
+            for chunk in &chunks {
+                sent.extend_from_slice(&gzip.take(&Bytes::from(chunk.clone())));
+            }
+            sent.extend_from_slice(&gzip.end().unwrap());
+            proptest::prop_assert_eq!(gzip.end(), None);
+            let mut read = Vec::new();
+            flate2::read::GzDecoder::new(sent.as_slice()).read_to_end(&mut read).unwrap();
+            proptest::prop_assert_eq!(read, chunks.concat());
+        }
+    }
+}

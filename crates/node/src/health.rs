@@ -1,0 +1,195 @@
+//! Who failed lately: a parent or an origin that fails in a row rests for a while, growing, and comes back by one trial.
+//!
+//! To rest is to be asked only after the others: nobody is refused because of it, so a mistake here costs time, never an answer.
+//!
+//! # What always holds
+//!
+//! - While one rests, or is on trial, only the trial goes to it in its turn.
+//! - The rests of many nodes do not end together: each is longer or shorter by a quarter at most, differently on each node. The
+//!   difference comes from a hash, not from chance, so that a simulated node does the same each time.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Who is remembered at a time.
+pub(crate) const REMEMBERED_MAX: usize = 4096;
+
+/// How long a failure is remembered after which nothing more was heard.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
+/// How long a trial may take before another may begin.
+const TRIAL_MAX: Duration = Duration::from_secs(30);
+
+/// When one rests, and how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// Failures in a row that make it rest.
+    pub(crate) failures: u32,
+    /// The first rest; each that follows is twice as long.
+    pub(crate) first: Duration,
+    /// The longest.
+    pub(crate) most: Duration,
+}
+
+struct State {
+    failures: u32,
+    /// Rests that followed each other.
+    rests: u32,
+    until: Option<Instant>,
+    trial: Option<Instant>,
+    last: Instant,
+}
+
+/// Those who failed lately.
+pub(crate) struct Health<K> {
+    rules: Rules,
+    /// What makes this node's rests differ from another's.
+    seed: u64,
+    failed: Mutex<HashMap<K, State>>,
+}
+
+impl<K: Eq + Hash + Clone> Health<K> {
+    pub(crate) fn new(rules: Rules, seed: u64) -> Health<K> {
+        Health { rules, seed, failed: Mutex::default() }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, HashMap<K, State>> {
+        self.failed.lock().expect("no holder of this lock can panic")
+    }
+
+    /// Whether `who` may be asked in its turn. A yes after a rest is the trial: who gets it must ask, and say how it went.
+    pub(crate) fn admits(&self, who: &K, now: Instant) -> bool {
+        let mut failed = self.failed();
+        let Some(state) = failed.get_mut(who) else { return true };
+        let Some(until) = state.until else { return true };
+        let on_trial = state.trial.is_some_and(|since| now.saturating_duration_since(since) < TRIAL_MAX);
+        if now < until || on_trial {
+            return false;
+        }
+        state.trial = Some(now);
+        true
+    }
+
+    /// It answered, and well.
+    pub(crate) fn answered(&self, who: &K) {
+        let mut failed = self.failed();
+        if !failed.is_empty() {
+            failed.remove(who);
+        }
+    }
+
+    /// It failed.
+    pub(crate) fn failed_at(&self, who: &K, now: Instant) {
+        let mut failed = self.failed();
+        if failed.len() >= REMEMBERED_MAX && !failed.contains_key(who) {
+            failed.retain(|_, state| now.saturating_duration_since(state.last) < FORGOTTEN_AFTER);
+            if failed.len() >= REMEMBERED_MAX {
+                return; // asked in its turn, as if it were well
+            }
+        }
+        let fresh = State { failures: 0, rests: 0, until: None, trial: None, last: now };
+        let state = failed.entry(who.clone()).or_insert(fresh);
+        if now.saturating_duration_since(state.last) >= FORGOTTEN_AFTER {
+            *state = State { failures: 0, rests: 0, until: None, trial: None, last: now };
+        }
+        state.last = now;
+        // What was asked before it began to rest, or out of its turn, says nothing new.
+        if state.until.is_some_and(|until| now < until) {
+            return;
+        }
+        state.failures = state.failures.saturating_add(1);
+        if state.failures >= self.rules.failures {
+            let rest = self.rules.first.saturating_mul(1 << state.rests.min(16)).min(self.rules.most);
+            state.until = Some(now + jittered(rest, self.seed, who, state.rests));
+            state.rests = state.rests.saturating_add(1);
+            state.trial = None;
+        }
+    }
+
+    /// How many rest, and how many are remembered.
+    pub(crate) fn counts(&self, now: Instant) -> (usize, usize) {
+        let failed = self.failed();
+        (failed.values().filter(|state| state.until.is_some_and(|until| now < until)).count(), failed.len())
+    }
+}
+
+/// A time a quarter longer or shorter at most.
+fn jittered(time: Duration, seed: u64, who: &impl Hash, nth: u32) -> Duration {
+    use std::hash::Hasher;
+    let mut hasher = Xxh3::with_seed(seed);
+    who.hash(&mut hasher);
+    nth.hash(&mut hasher);
+    let thousandths = 750 + (hasher.finish() % 501) as u32;
+    time * thousandths / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { failures: 3, first: Duration::from_secs(4), most: Duration::from_secs(10) };
+
+    fn secs(secs: f64) -> Duration {
+        Duration::from_secs_f64(secs)
+    }
+
+    #[test]
+    fn failures_in_a_row_make_it_rest_longer_each_time_and_one_trial_brings_it_back() {
+        let health = Health::new(RULES, 7);
+        let start = Instant::now();
+        for _ in 0..2 {
+            health.failed_at(&"a", start);
+        }
+        assert!(health.admits(&"a", start), "twice is not yet in a row");
+        health.answered(&"a");
+        for _ in 0..3 {
+            assert!(health.admits(&"a", start));
+            health.failed_at(&"a", start);
+        }
+        assert!(!health.admits(&"a", start + secs(2.9)), "a quarter off four seconds");
+        assert_eq!(health.counts(start + secs(2.9)), (1, 1));
+        health.failed_at(&"a", start + secs(1.0)); // an answer to what was asked before, or out of its turn
+        let over = start + secs(5.1);
+        assert!(health.admits(&"a", over), "the trial");
+        assert!(!health.admits(&"a", over), "one trial at a time");
+        health.failed_at(&"a", over);
+        assert!(!health.admits(&"a", over + secs(5.9)), "twice as long");
+        let again = over + secs(10.1);
+        assert!(health.admits(&"a", again));
+        health.failed_at(&"a", again);
+        assert!(!health.admits(&"a", again + secs(7.4)), "no longer than ten");
+        assert!(health.admits(&"a", again + secs(12.6)));
+        health.answered(&"a");
+        assert!(health.admits(&"a", again) && health.admits(&"a", again));
+        assert_eq!(health.counts(again), (0, 0));
+    }
+
+    #[test]
+    fn trial_whose_end_was_not_told_is_given_to_another() {
+        let health = Health::new(Rules { failures: 1, ..RULES }, 7);
+        let start = Instant::now();
+        health.failed_at(&"a", start);
+        assert!(health.admits(&"a", start + secs(6.0)));
+        assert!(!health.admits(&"a", start + secs(35.9)));
+        assert!(health.admits(&"a", start + secs(36.0)));
+    }
+
+    #[test]
+    fn table_is_bounded_and_rests_differ_between_nodes() {
+        let start = Instant::now();
+        let (one, other) = (Health::new(Rules { failures: 1, ..RULES }, 1), Health::new(RULES, 2));
+        for who in 0..REMEMBERED_MAX as u32 + 5 {
+            one.failed_at(&who, start);
+        }
+        assert_eq!(one.counts(start), (REMEMBERED_MAX, REMEMBERED_MAX));
+        let rest = |health: &Health<u32>, who| jittered(RULES.first, health.seed, &who, 0);
+        let differ = (0..20).filter(|who| rest(&one, *who) != rest(&other, *who)).count();
+        assert!(differ > 15, "{differ}");
+        assert!((0..200).all(|who| (secs(3.0)..=secs(5.0)).contains(&rest(&one, who))));
+    }
+}

@@ -1,0 +1,221 @@
+//! What is said to a parent, what of its answer is believed, and how it is known to be alive while it is waited for.
+//!
+//! A parent may have to wait for the origin as long as it likes, so that it is silent says nothing. One that was waited for
+//! longer than [`PATIENCE`] is greeted on a connection of its own: who is alive answers that at once, whatever it waits for. Many
+//! who wait for one parent greet it once. A parent that does not answer a greeting is given up for the next one, together with
+//! what was asked of it.
+//!
+//! # What always holds
+//!
+//! - A stalled parent holds a request for [`PATIENCE`] and [`GREETING_MAX`], not for as long as an origin may take.
+//! - A parent that could not be reached rests (`health`): it is asked after the others, or after the origin.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Response, Uri};
+use hyper::body::Incoming;
+use model::{NodeName, Revision};
+use tokio::time::Instant;
+
+use crate::health::{Health, Rules};
+use crate::knowing::Known;
+use crate::metrics::{Counter, Page};
+use crate::network::Endpoint;
+use crate::peer;
+use crate::pool::{Bounds, Failure, Message, Pool};
+use crate::upstream::{Answer, AskError, From, Question, UpBody, host, is_fenced, target};
+
+/// Longest wait for a connection to a parent: one lost packet of its beginning may be sent again.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a parent may be silent before it is greeted, and between greetings.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Longest wait for the answer to a greeting.
+const GREETING_MAX: Duration = Duration::from_secs(2);
+
+/// When a parent rests.
+const RULES: Rules = Rules { failures: 1, first: Duration::from_secs(5), most: Duration::from_secs(60) };
+
+/// Why a parent gave no answer.
+pub(crate) enum NoAnswer {
+    /// No connection, or it broke, or the parent fell silent.
+    Unreachable {
+        problem: String,
+        /// Nothing was sent.
+        unsent: bool,
+    },
+    /// It answered, but not as a node that saw the fence and can serve.
+    Refused(String),
+    /// It could not get an answer from the origin.
+    Told(AskError),
+}
+
+/// When a parent was heard last.
+#[derive(Default)]
+struct Heard {
+    last: Mutex<Option<Instant>>,
+    /// Held by the one who greets.
+    greeting: tokio::sync::Mutex<()>,
+}
+
+impl Heard {
+    fn now(&self) {
+        *self.last.lock().expect("no holder of this lock can panic") = Some(Instant::now());
+    }
+
+    fn since(&self, moment: Instant) -> bool {
+        self.last.lock().expect("no holder of this lock can panic").is_some_and(|last| last >= moment)
+    }
+}
+
+/// How a node asks its parents.
+pub(crate) struct Parents {
+    pool: Pool,
+    own: NodeName,
+    health: Health<NodeName>,
+    /// At most one entry for each member there was.
+    heard: Mutex<HashMap<NodeName, Arc<Heard>>>,
+    asked: Counter,
+    unreachable: Counter,
+    greeted: Counter,
+    silent: Counter,
+}
+
+impl Parents {
+    pub(crate) fn new(pool: Pool, own: NodeName, seed: u64) -> Parents {
+        Parents {
+            pool,
+            own,
+            health: Health::new(RULES, seed),
+            heard: Mutex::default(),
+            asked: Counter::default(),
+            unreachable: Counter::default(),
+            greeted: Counter::default(),
+            silent: Counter::default(),
+        }
+    }
+
+    /// Whether a parent may be asked in its turn; after a rest, this is its trial.
+    pub(crate) fn admits(&self, name: &NodeName) -> bool {
+        self.health.admits(name, Instant::now())
+    }
+
+    fn heard(&self, name: &NodeName) -> Arc<Heard> {
+        let mut heard = self.heard.lock().expect("no holder of this lock can panic");
+        heard.entry(name.clone()).or_default().clone()
+    }
+
+    /// Asks one parent.
+    pub(crate) async fn ask(
+        &self,
+        question: &Question,
+        known: &Known,
+        name: &NodeName,
+        url: &str,
+        body: &mut Option<UpBody>,
+        until: Instant,
+    ) -> Result<Answer, NoAnswer> {
+        let endpoint = url.parse::<Uri>().ok().as_ref().and_then(Endpoint::of);
+        let endpoint = endpoint.ok_or_else(|| NoAnswer::Refused(format!("{name}: its address is not a URL")))?;
+        let target = target(&question.path).map_err(NoAnswer::Told)?;
+        let mut headers = question.headers.clone();
+        headers.insert(HOST, host(question.key.host()).map_err(NoAnswer::Told)?);
+        peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, &self.own);
+        peer::tell_purpose(&mut headers, question.purpose);
+        let message = Message { method: &question.method, target: &target, headers: &headers };
+        let left = until.saturating_duration_since(Instant::now());
+        let bounds = Bounds { connect: left.min(CONNECT_MAX), first_byte: left };
+        let heard = self.heard(name);
+        self.asked.inc();
+        let sent = tokio::select! {
+            sent = self.pool.send(&endpoint, &message, body, bounds) => sent,
+            () = self.falls_silent(known, &endpoint, &heard) => {
+                self.silent.inc();
+                Err(Failure { problem: "fell silent".to_owned(), unsent: false, late: false })
+            }
+        };
+        let failed = |failure: Failure| {
+            // It is alive and waits for the origin: the next parent would do the same.
+            if failure.late && !failure.unsent && Instant::now() >= until {
+                return NoAnswer::Told(AskError::Timeout);
+            }
+            self.unreachable.inc();
+            self.health.failed_at(name, Instant::now());
+            NoAnswer::Unreachable { problem: format!("{name}: {}", failure.problem), unsent: failure.unsent }
+        };
+        let answer = sent.map_err(failed)?;
+        heard.now();
+        self.health.answered(name);
+        believed(question, name, answer)
+    }
+
+    /// Ends when the parent does not answer a greeting.
+    async fn falls_silent(&self, known: &Known, endpoint: &Endpoint, heard: &Heard) {
+        loop {
+            let since = Instant::now();
+            tokio::time::sleep(PATIENCE).await;
+            if heard.since(since) {
+                continue;
+            }
+            let _greeting = heard.greeting.lock().await;
+            // Somebody else may have greeted it meanwhile.
+            if !heard.since(since) && !self.greet(known, endpoint).await {
+                return;
+            }
+            heard.now();
+        }
+    }
+
+    async fn greet(&self, known: &Known, endpoint: &Endpoint) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("warmfront"));
+        peer::introduce(&mut headers, known, Revision::ZERO, &[], &self.own);
+        headers.insert(peer::ALIVE, HeaderValue::from_static("?"));
+        let target = PathAndQuery::from_static("/");
+        let message = Message { method: &Method::HEAD, target: &target, headers: &headers };
+        let bounds = Bounds { connect: GREETING_MAX, first_byte: GREETING_MAX };
+        self.greeted.inc();
+        let sent = tokio::time::timeout(GREETING_MAX, self.pool.send(endpoint, &message, &mut None, bounds)).await;
+        // Whatever it says, it is alive.
+        matches!(sent, Ok(Ok(_)))
+    }
+
+    /// Shows what is counted.
+    pub(crate) fn show(&self, page: &mut Page) {
+        let (resting, _) = self.health.counts(Instant::now());
+        page.counter("parent_requests_total", "Requests sent to parents", self.asked.get());
+        page.counter(
+            "parent_failures_total",
+            "Those for which the parent could not be reached",
+            self.unreachable.get(),
+        );
+        page.counter(
+            "parent_greetings_total",
+            "Times a silent parent was asked whether it is alive",
+            self.greeted.get(),
+        );
+        page.counter("parent_silent_total", "Requests given up because it was not", self.silent.get());
+        page.gauge("parents_resting", "Parents asked only after the others, because they failed", resting);
+    }
+}
+
+/// What of a parent's answer is believed.
+fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) -> Result<Answer, NoAnswer> {
+    let (mut head, body) = answer.into_parts();
+    let age = peer::told_age(&head.headers);
+    let origin = head.headers.get(peer::ORIGIN).map(|origin| origin.as_bytes().to_vec());
+    peer::strip(&mut head.headers);
+    match (age, origin.as_deref()) {
+        (None, Some(b"timeout")) => Err(NoAnswer::Told(AskError::Timeout)),
+        (None, Some(_)) => Err(NoAnswer::Told(AskError::Unreachable(format!("{name} could not reach the origin")))),
+        (None, None) if is_fenced(&question.method) => {
+            Err(NoAnswer::Refused(format!("{name}: answered {} without an age", head.status)))
+        }
+        (age, _) => Ok(Answer::new(head, body, age, From::Parent(name.clone()))),
+    }
+}

@@ -1,0 +1,288 @@
+//! Connections to parents and origins: made, kept for the next request, and given up.
+//!
+//! HTTP/1.1, one request at a time on each. A connection that was kept may have been closed at its other end in the very moment
+//! it is used again, which says nothing of whether the other end is well: such a request is sent once more, on a new connection,
+//! where that is safe (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+//!
+//! # What always holds
+//!
+//! - A request is sent a second time only if nothing of it was sent, or if it is safe, has no body and nothing of an answer came.
+//! - A connection serves another request only after its last answer was read to the end, and for at most [`REUSED_FOR`] after it
+//!   was made, so that a name that moved is followed.
+//! - Every wait has a bound: for a connection and for the first byte here, for each next piece of a body at its reader
+//!   ([`crate::upstream::BODY_SILENCE_MAX`]).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use crate::framing;
+use crate::metrics::{Counter, Gauge, Page};
+use crate::network::{Endpoint, Network};
+use crate::upstream::{UpBody, no_body, words};
+
+/// Idle connections kept to one endpoint, to all of them, and how long.
+const IDLE_PER_ENDPOINT_MAX: usize = 128;
+const IDLE_ALL_MAX: usize = 4096;
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// How long after it was made a connection takes requests.
+const REUSED_FOR: Duration = Duration::from_secs(60);
+
+/// How often connections that are over are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// Largest head of an answer, in bytes, and most headers in it.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+const HEADERS_MAX: usize = 256;
+
+/// A request, but for its body.
+pub(crate) struct Message<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) target: &'a PathAndQuery,
+    pub(crate) headers: &'a HeaderMap,
+}
+
+/// How long is waited.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// For a connection, looking up its name included.
+    pub(crate) connect: Duration,
+    /// For the first byte of an answer, from when the request is sent; its body has to be sent within it.
+    pub(crate) first_byte: Duration,
+}
+
+/// Why no answer came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) problem: String,
+    /// Nothing was sent: another may be asked whatever the request is.
+    pub(crate) unsent: bool,
+    /// A bound was reached.
+    pub(crate) late: bool,
+}
+
+/// A connection that waits for a request.
+struct Idle {
+    sender: SendRequest<UpBody>,
+    made: Instant,
+    since: Instant,
+}
+
+impl Idle {
+    fn is_good(&self, now: Instant) -> bool {
+        !self.sender.is_closed()
+            && now.saturating_duration_since(self.since) < IDLE_MAX
+            && now.saturating_duration_since(self.made) < REUSED_FOR
+    }
+}
+
+#[derive(Default)]
+struct Kept {
+    /// The one used last at the back.
+    by_endpoint: HashMap<Endpoint, VecDeque<Idle>>,
+    /// All of them.
+    count: usize,
+}
+
+/// The connections of a node to parents and origins. Clones are the same pool.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Inner>);
+
+struct Inner {
+    network: Arc<dyn Network>,
+    kept: Mutex<Kept>,
+    open: Arc<Gauge>,
+    made: Counter,
+    failed: Counter,
+    reused: Counter,
+    again: Counter,
+}
+
+impl Inner {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("no holder of this lock can panic")
+    }
+
+    /// The connection used last, if one is kept that can be used.
+    fn take(&self, to: &Endpoint) -> Option<Idle> {
+        let now = Instant::now();
+        let mut kept = self.kept();
+        let Kept { by_endpoint, count } = &mut *kept;
+        let idle = by_endpoint.get_mut(to)?;
+        let mut good = None;
+        while let Some(last) = idle.pop_back() {
+            *count -= 1;
+            if last.is_good(now) {
+                good = Some(last);
+                break;
+            }
+        }
+        if idle.is_empty() {
+            by_endpoint.remove(to);
+        }
+        good
+    }
+
+    fn keep(&self, to: Endpoint, idle: Idle) {
+        let mut kept = self.kept();
+        if kept.count >= IDLE_ALL_MAX || !idle.is_good(Instant::now()) {
+            return;
+        }
+        let there = kept.by_endpoint.entry(to).or_default();
+        there.push_back(idle);
+        match there.len() > IDLE_PER_ENDPOINT_MAX {
+            true => _ = there.pop_front(),
+            false => kept.count += 1,
+        }
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        let mut kept = self.kept();
+        kept.by_endpoint.retain(|_, idle| {
+            idle.retain(|one| one.is_good(now));
+            !idle.is_empty()
+        });
+        kept.count = kept.by_endpoint.values().map(VecDeque::len).sum();
+    }
+}
+
+/// Closes what was kept too long, while there is a pool.
+async fn sweep(pool: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let Some(pool) = pool.upgrade() else { return };
+        pool.sweep();
+    }
+}
+
+impl Pool {
+    /// A pool whose connections are tasks of the runtime that calls; those that send must run on it too.
+    pub(crate) fn new(network: Arc<dyn Network>) -> Pool {
+        let inner = Arc::new(Inner {
+            network,
+            kept: Mutex::default(),
+            open: Arc::default(),
+            made: Counter::default(),
+            failed: Counter::default(),
+            reused: Counter::default(),
+            again: Counter::default(),
+        });
+        tokio::spawn(sweep(Arc::downgrade(&inner)));
+        Pool(inner)
+    }
+
+    /// Sends a request and returns when the head of its answer is there. A `body` that was not sent is there again afterwards.
+    pub(crate) async fn send(
+        &self,
+        to: &Endpoint,
+        message: &Message<'_>,
+        body: &mut Option<UpBody>,
+        bounds: Bounds,
+    ) -> Result<Response<Incoming>, Failure> {
+        let kept = self.0.take(to);
+        if let Some(Idle { sender, made, .. }) = kept {
+            self.0.reused.inc();
+            match self.send_on(sender, made, to, message, body, bounds.first_byte).await {
+                // The other end had closed it; whatever is wrong shows on a new one.
+                Err(Failure { unsent: true, .. }) => {}
+                Err(Failure { late: false, .. }) if body.is_none() && message.method.is_safe() => self.0.again.inc(),
+                answered => return answered,
+            }
+        }
+        let sender = self.connect(to, bounds.connect).await.inspect_err(|_| self.0.failed.inc())?;
+        self.send_on(sender, Instant::now(), to, message, body, bounds.first_byte).await
+    }
+
+    async fn connect(&self, to: &Endpoint, bound: Duration) -> Result<SendRequest<UpBody>, Failure> {
+        let unsent = |problem: String| Failure { problem, unsent: true, late: false };
+        let connecting = tokio::time::timeout(bound, self.0.network.connect(to.clone())).await;
+        let late = |_| Failure { problem: "no connection in time".to_owned(), unsent: true, late: true };
+        let stream = connecting.map_err(late)?.map_err(|error| unsent(words(&error)))?;
+        let mut http = http1::Builder::new();
+        http.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+        let shaken = http.handshake::<_, UpBody>(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| unsent(words(&error)))?;
+        self.0.made.inc();
+        let open = self.0.open.hold();
+        tokio::spawn(async move {
+            let _open = open;
+            // How it ends is told to whoever waits for an answer.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    async fn send_on(
+        &self,
+        mut sender: SendRequest<UpBody>,
+        made: Instant,
+        to: &Endpoint,
+        message: &Message<'_>,
+        body: &mut Option<UpBody>,
+        bound: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
+        let with_body = body.is_some();
+        let mut request = Request::new(body.take().unwrap_or_else(no_body));
+        *request.method_mut() = message.method.clone();
+        *request.uri_mut() = Uri::from(message.target.clone());
+        *request.headers_mut() = message.headers.clone();
+        let sent = tokio::time::timeout(bound, sender.try_send_request(request)).await;
+        let answer = match sent {
+            Err(_) => return Err(Failure { problem: "no answer in time".to_owned(), unsent: false, late: true }),
+            Ok(Err(mut error)) => {
+                let unsent = error.take_message();
+                let failure = Failure { problem: words(error.error()), unsent: unsent.is_some(), late: false };
+                *body = unsent.filter(|_| with_body).map(Request::into_body);
+                return Err(failure);
+            }
+            Ok(Ok(answer)) => answer,
+        };
+        // What is refused here takes its connection with it: nobody knows what the rest of it belongs to.
+        let refused = |problem: String| Failure { problem, unsent: false, late: false };
+        let (mut head, rest) = answer.into_parts();
+        framing::answer(&mut head).map_err(|problem| refused(format!("the answer cannot be trusted: {problem}")))?;
+        let mut answer = Response::from_parts(head, rest);
+        // The connection's own bound is of its buffer, which a fast sender overshoots.
+        let bytes: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if bytes > HEAD_BYTES_MAX {
+            return Err(refused(format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes")));
+        }
+        // Interim answers are hyper's; what is left of the family cannot be an answer.
+        if answer.status().is_informational() {
+            *answer.status_mut() = StatusCode::BAD_GATEWAY;
+        }
+        let (pool, to) = (Arc::downgrade(&self.0), to.clone());
+        tokio::spawn(async move {
+            // Ready once the answer was read to its end; never, if it was dropped before.
+            if sender.ready().await.is_ok()
+                && let Some(pool) = pool.upgrade()
+            {
+                pool.keep(to, Idle { sender, made, since: Instant::now() });
+            }
+        });
+        Ok(answer)
+    }
+
+    /// Shows what is counted.
+    pub(crate) fn show(&self, page: &mut Page) {
+        let Inner { open, made, failed, reused, again, .. } = &*self.0;
+        let idle = self.0.kept().count;
+        page.gauge("upstream_connections", "Connections to parents and origins", open.get());
+        page.gauge("upstream_connections_idle", "Those of them that wait for a request", idle);
+        page.gauge("upstream_connections_idle_max", "Bound of those", IDLE_ALL_MAX);
+        page.gauge("upstream_connections_idle_each_max", "Bound of those to one endpoint", IDLE_PER_ENDPOINT_MAX);
+        page.counter("upstream_connects_total", "Connections made", made.get());
+        page.counter("upstream_connect_failures_total", "Connections that could not be made", failed.get());
+        page.counter("upstream_reused_total", "Requests on a connection that was kept", reused.get());
+        page.counter("upstream_again_total", "Requests sent again because a kept connection was closed", again.get());
+    }
+}

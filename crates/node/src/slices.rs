@@ -1,0 +1,308 @@
+//! Large bodies in slices: a request for a part brings the parts it needs, not the whole.
+//!
+//! Who asks for a part of what is not stored makes the node ask for one slice. When the answer shows a large body with a strong
+//! validator, its head is stored under the bare URL, and the slice beside it; every later request reads slice after slice, from
+//! the store or from a fetch of just that slice, which all who need it share. Everything else is fetched whole, as ever.
+//!
+//! # What always holds
+//!
+//! - The head alone is judged, as every head is. A slice is read only under the head in whose series it was fetched, and kept only
+//!   when it carried that head's strong validator: parts of two versions are never put together (fence, assumption 5).
+//! - A head that is not confirmed but replaced begins another series, so nothing that was fetched for the old one is read again,
+//!   whatever validator the new one has.
+//! - A slice that cannot be had ends the body in an error, never with other bytes.
+//! - Memory does not grow with the body: one slice is read at a time, and at most one fetched ahead.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use http::header::{CONTENT_RANGE, ETAG, RANGE};
+use http::{HeaderMap, HeaderValue, StatusCode, response};
+use model::fence::Asker;
+use model::{Domain, NodeName, UrlKey};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::fill::{ArrivedBody, Fills, Order, Outcome, Purpose, Waiting};
+use crate::head::{Head, ObjectKey, Series};
+use crate::respond::BodyError;
+
+/// How bodies are cut.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceSizes {
+    /// Bytes of a slice.
+    pub slice: u64,
+    /// Shorter bodies are fetched whole.
+    pub least: u64,
+}
+
+/// What nodes go by: a slice is one read of the store, and a body below eight of them is quicker had than cut.
+pub(crate) const SIZES: SliceSizes = SliceSizes { slice: 1 << 20, least: 8 << 20 };
+
+/// How often a slice is looked for because what was waited for was gone again.
+const LOOKS_MAX: u32 = 3;
+
+/// What of an object a fetch is to bring.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
+    Whole,
+    /// One slice of an object of which nothing is known yet.
+    Begin(u64),
+    /// One slice of a body whose head is known.
+    Slice(Arc<Head>, Series, u64),
+}
+
+impl Part {
+    /// `Range` of the request for it.
+    pub(crate) fn range(&self, sizes: SliceSizes) -> Option<HeaderValue> {
+        let range = match self {
+            Part::Whole => return None,
+            Part::Begin(number) => number.checked_mul(sizes.slice).map(|start| start..start + sizes.slice)?,
+            Part::Slice(_, series, number) => series.range(*number),
+        };
+        let text = format!("bytes={}-{}", range.start, range.end.checked_sub(1)?);
+        Some(HeaderValue::try_from(text).expect("digits and punctuation make a header value"))
+    }
+}
+
+/// The slice with which a request for a part begins, when the object is not known: `None` where the whole is wanted. Of a part
+/// counted from the end nobody knows where it begins, so the first slice tells how long the body is.
+pub(crate) fn wanted(request: &HeaderMap, sizes: SliceSizes) -> Option<u64> {
+    let mut lines = request.get_all(RANGE).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    let (first, _) = line.to_str().ok()?.trim().strip_prefix("bytes=")?.split_once('-')?;
+    match first.trim() {
+        "" => Some(0),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse::<u64>().ok()? / sizes.slice),
+        _ => None,
+    }
+}
+
+/// What a 206 to a [`Part::Begin`] shows of the body, and which bytes it brings; `None` when it cannot be kept in slices.
+pub(crate) fn begun(answer: &response::Parts, number: u64, sizes: SliceSizes) -> Option<(Series, Range<u64>)> {
+    let (range, length) = content_range(&answer.headers)?;
+    let etag = strong_etag(&answer.headers)?;
+    let name = xxh3_128(etag.as_bytes());
+    let series = Series { length, slice: sizes.slice, name };
+    (length >= sizes.least && range == series.range(number)).then_some((series, range))
+}
+
+/// Whether a 206 is slice `number` of the body that `head` speaks of.
+pub(crate) fn continues(answer: &response::Parts, head: &Head, series: &Series, number: u64) -> bool {
+    answer.status == StatusCode::PARTIAL_CONTENT
+        && content_range(&answer.headers) == Some((series.range(number), series.length))
+        && strong_etag(&answer.headers).is_some_and(|etag| head.headers.get(ETAG) == Some(etag))
+}
+
+/// The one strong validator under which parts belong together (RFC 9110 §15.3.7.3).
+fn strong_etag(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut all = headers.get_all(ETAG).iter();
+    let (Some(etag), None) = (all.next(), all.next()) else { return None };
+    etag.as_bytes().starts_with(b"\"").then_some(etag)
+}
+
+/// `Content-Range` of one part: its bytes, and how long the whole is (RFC 9110 §14.4).
+fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
+    let mut all = headers.get_all(CONTENT_RANGE).iter();
+    let (Some(value), None) = (all.next(), all.next()) else { return None };
+    let (range, length) = value.to_str().ok()?.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok())?;
+    let (first, last, length) = (number(first)?, number(last)?, number(length)?);
+    (first <= last && last < length).then_some((first..last + 1, length))
+}
+
+/// A body in slices, as a request reads it.
+#[derive(Clone)]
+pub(crate) struct Body {
+    pub(crate) fills: Arc<Fills>,
+    pub(crate) url: UrlKey,
+    /// As it is asked for upstream.
+    pub(crate) path: String,
+    pub(crate) domain: Arc<Domain>,
+    /// As requests for slices go upstream.
+    pub(crate) headers: HeaderMap,
+    pub(crate) asker: Asker,
+    pub(crate) passed: Vec<NodeName>,
+    pub(crate) head: Arc<Head>,
+    pub(crate) series: Series,
+    /// The slice that brought the head, which may still be on its way.
+    pub(crate) coming: Option<(u64, store::Follower)>,
+}
+
+/// Bytes of a body in slices on their way.
+pub(crate) type Reader = BoxStream<'static, Result<Bytes, BodyError>>;
+
+/// How far a body was read.
+struct Reading {
+    body: Body,
+    /// The next byte, and the one behind the last.
+    at: u64,
+    end: u64,
+    slice: Option<store::Reader>,
+    /// The fetch of the slice behind the one that is read.
+    ahead: Option<(u64, Waiting)>,
+}
+
+impl Body {
+    /// These bytes of it; ends in an error when some cannot be had.
+    pub(crate) fn read(&self, range: Range<u64>) -> Reader {
+        let reading = Reading { body: self.clone(), at: range.start, end: range.end, slice: None, ahead: None };
+        stream::try_unfold(reading, |mut reading| async move {
+            let bytes = reading.next().await?;
+            Ok(bytes.map(|bytes| (bytes, reading)))
+        })
+        .boxed()
+    }
+
+    /// A slice in the store. What cannot be read is fetched again.
+    async fn stored(&self, number: u64) -> Option<store::Object> {
+        let key = ObjectKey::slice(&self.url, &self.series, number);
+        let object = self.fills.store().lookup(key.hash(), key.bytes()).await.ok().flatten()?;
+        let whole = self.series.range(number);
+        (object.length() == whole.end - whole.start).then_some(object)
+    }
+
+    /// Begins to fetch a slice, or joins who fetches it.
+    fn fetch(&self, number: u64) -> Option<Waiting> {
+        self.fills.begin(Order {
+            url: self.url.clone(),
+            path: self.path.clone(),
+            domain: self.domain.clone(),
+            key: ObjectKey::slice(&self.url, &self.series, number),
+            seen: None,
+            confirm: None,
+            part: Part::Slice(self.head.clone(), self.series, number),
+            headers: self.headers.clone(),
+            asker: self.asker,
+            passed: self.passed.clone(),
+            purpose: Purpose::User,
+            alone: false,
+        })
+    }
+}
+
+impl Reading {
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        loop {
+            if let Some(slice) = &mut self.slice {
+                match slice.next().await {
+                    Some(bytes) => {
+                        let bytes = bytes.map_err(BodyError::Store)?;
+                        self.at += bytes.len() as u64;
+                        return Ok(Some(bytes));
+                    }
+                    None => self.slice = None,
+                }
+            }
+            if self.at >= self.end {
+                return Ok(None);
+            }
+            let number = self.at / self.body.series.slice;
+            let whole = self.body.series.range(number);
+            let part = self.at - whole.start..whole.end.min(self.end) - whole.start;
+            self.slice = Some(self.open(number, part).await?);
+            if whole.end < self.end && self.body.stored(number + 1).await.is_none() {
+                self.ahead = self.body.fetch(number + 1).map(|waiting| (number + 1, waiting));
+            }
+        }
+    }
+
+    async fn open(&mut self, number: u64, part: Range<u64>) -> Result<store::Reader, BodyError> {
+        let mut ahead = self.ahead.take().filter(|(fetched, _)| *fetched == number).map(|(_, waiting)| waiting);
+        for _ in 0..LOOKS_MAX {
+            if let Some((_, follower)) = self.body.coming.as_ref().filter(|(coming, _)| *coming == number) {
+                return Ok(follower.read(part.start, Some(part.end)));
+            }
+            if ahead.is_none()
+                && let Some(object) = self.body.stored(number).await
+            {
+                return Ok(object.read(part));
+            }
+            let waiting =
+                ahead.take().or_else(|| self.body.fetch(number)).ok_or(BodyError::Slice("too many fetches"))?;
+            match waiting.outcome().await {
+                Outcome::Body(arrived) => match &arrived.body {
+                    ArrivedBody::Growing(follower, _) => return Ok(follower.read(part.start, Some(part.end))),
+                    ArrivedBody::Stored(_) | ArrivedBody::Sliced(_) => {}
+                },
+                Outcome::Again => {}
+                Outcome::Mine(_) | Outcome::NotMine => return Err(BodyError::Slice("it changed meanwhile")),
+                Outcome::Failed(error) => {
+                    tracing::debug!(url = %self.body.url, number, %error, "slice");
+                    return Err(BodyError::Slice("it cannot be had"));
+                }
+            }
+        }
+        Err(BodyError::Slice("it goes as fast as it comes"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: SliceSizes = SliceSizes { slice: 100, least: 300 };
+
+    fn request(range: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(RANGE, range.parse().unwrap());
+        headers
+    }
+
+    fn answer(range: &str, etag: Option<&str>) -> response::Parts {
+        let mut answer = http::Response::builder().status(206).header(CONTENT_RANGE, range);
+        if let Some(etag) = etag {
+            answer = answer.header(ETAG, etag);
+        }
+        answer.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn request_for_a_part_begins_with_a_slice() {
+        let cases = [
+            ("bytes=0-", Some(0)),
+            ("bytes=99-200", Some(0)),
+            ("bytes=100-", Some(1)),
+            ("bytes=-5", Some(0)),
+            ("bytes=18446744073709551615-", Some(u64::MAX / 100)),
+            ("bytes=18446744073709551616-", None),
+            ("bytes=x-", None),
+            ("bytes=+1-", None),
+            ("lines=0-", None),
+            ("bytes=5", None),
+        ];
+        for (range, expected) in cases {
+            assert_eq!(wanted(&request(range), SMALL), expected, "{range}");
+        }
+        assert_eq!(wanted(&HeaderMap::new(), SMALL), None);
+        let mut two = request("bytes=0-");
+        two.append(RANGE, "bytes=5-".parse().unwrap());
+        assert_eq!(wanted(&two, SMALL), None);
+    }
+
+    #[test]
+    fn only_the_slice_that_was_asked_for_of_a_large_body_under_a_strong_validator_is_kept() {
+        let good = Some("\"a\"");
+        let cases = [
+            ("bytes 0-99/300", good, 0, true),
+            ("bytes 200-299/300", good, 2, true),
+            ("bytes 300-349/350", good, 3, true),
+            ("bytes 0-99/299", good, 0, false),
+            ("bytes 0-98/300", good, 0, false),
+            ("bytes 100-199/300", good, 0, false),
+            ("bytes 0-99/*", good, 0, false),
+            ("bytes 0-99", good, 0, false),
+            ("bytes 0-400/300", good, 0, false),
+            ("bytes 99-0/300", good, 0, false),
+            ("bytes 0-99/300", Some("W/\"a\""), 0, false),
+            ("bytes 0-99/300", None, 0, false),
+        ];
+        for (range, etag, number, expected) in cases {
+            assert_eq!(begun(&answer(range, etag), number, SMALL).is_some(), expected, "{range} {etag:?}");
+        }
+        assert!(Part::Begin(u64::MAX / 50).range(SMALL).is_none(), "beyond what can be counted");
+    }
+}

@@ -1,0 +1,286 @@
+//! The origin servers of a domain: which is asked first, how each is asked, and who is asked next.
+//!
+//! Sources have a priority and a weight. Inside a priority the key chooses who is first, by weight, so that an object is asked for
+//! at the same source while that one is well. A source that fails several times in a row is asked only after the others for a
+//! while (`health`).
+//!
+//! # What always holds
+//!
+//! - The next source is asked when one cannot be reached, is late, breaks off before its answer, or answers 502, 503 or 504; but
+//!   only if nothing was sent, or the method is safe and there is no body.
+//! - When all fail, the answer is the last one that came, if any did.
+//! - By https, a certificate must be for the name that was meant: of the source, or for an address of the accelerated domain.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use model::Source;
+use tokio::time::Instant;
+
+use crate::functions::fetch;
+use crate::health::{Health, REMEMBERED_MAX, Rules};
+use crate::metrics::{Counter, Page};
+use crate::network::Endpoint;
+use crate::peer;
+use crate::pool::{Bounds, Failure, Message, Pool};
+use crate::upstream::{Answer, AskError, From, Question, TRIES_MAX, UpBody, host, target};
+
+/// Longest wait for a connection to an origin, looking up its name and TLS included.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Longest wait for the first byte of an origin's answer.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
+
+/// When a source rests.
+const RULES: Rules = Rules { failures: 3, first: Duration::from_secs(5), most: Duration::from_secs(120) };
+
+/// How a node asks sources.
+pub(crate) struct Sources {
+    pool: Pool,
+    health: Health<Endpoint>,
+    asked: Counter,
+    failed: Counter,
+    failed_over: Counter,
+}
+
+impl Sources {
+    pub(crate) fn new(pool: Pool, seed: u64) -> Sources {
+        Sources {
+            pool,
+            health: Health::new(RULES, seed),
+            asked: Counter::default(),
+            failed: Counter::default(),
+            failed_over: Counter::default(),
+        }
+    }
+
+    /// Asks the sources of a domain until one answers, or `until`.
+    pub(crate) async fn ask(
+        &self,
+        question: &Question,
+        body: &mut Option<UpBody>,
+        until: Instant,
+    ) -> Result<Answer, AskError> {
+        let with_body = body.is_some();
+        let repeatable = !with_body && question.is_safe();
+        let sources = in_order(&question.domain.sources, question.key.hash());
+        let mut first: VecDeque<Asked> = sources.into_iter().map(|source| Asked::new(source, question)).collect();
+        let mut resting = VecDeque::new();
+        let mut last = Err(AskError::Unreachable("the domain has no source".to_owned()));
+        let mut tries = 0;
+        while let Some(source) = self.next(&mut first, &mut resting) {
+            tries += 1;
+            let answered = self.ask_one(question, &source, body, until).await;
+            let more = tries < TRIES_MAX && Instant::now() < until && !(first.is_empty() && resting.is_empty());
+            match answered {
+                Ok(answer) if repeatable && more && is_failure(answer.head.status) => last = Ok(answer),
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    let again = more && (repeatable || error.unsent);
+                    if last.is_err() {
+                        last = Err(error.error);
+                    }
+                    if !again {
+                        return last;
+                    }
+                }
+            }
+            self.failed_over.inc();
+        }
+        last
+    }
+
+    /// The next source: those that are well in their order, then those that rest.
+    fn next(&self, first: &mut VecDeque<Asked>, resting: &mut VecDeque<Asked>) -> Option<Asked> {
+        while let Some(source) = first.pop_front() {
+            if self.health.admits(&source.endpoint, Instant::now()) {
+                return Some(source);
+            }
+            resting.push_back(source);
+        }
+        resting.pop_front()
+    }
+
+    async fn ask_one(
+        &self,
+        question: &Question,
+        source: &Asked,
+        body: &mut Option<UpBody>,
+        until: Instant,
+    ) -> Result<Answer, NotAsked> {
+        let functions = &question.domain.functions;
+        let with_body = body.is_some();
+        let mut headers = question.headers.clone();
+        fetch::headers(functions, &mut headers);
+        headers.insert(HOST, host(&source.host)?);
+        let target = target(&source.path)?;
+        let message = Message { method: &question.method, target: &target, headers: &headers };
+        let bounds = || {
+            let left = until.saturating_duration_since(Instant::now());
+            // A body has to be sent first, and has its own bound.
+            let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
+            Bounds { connect: left.min(CONNECT_MAX), first_byte }
+        };
+        self.asked.inc();
+        let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
+        match &sent {
+            Ok(answer) if !is_failure(answer.status()) => self.health.answered(&source.endpoint),
+            Ok(_) | Err(_) => {
+                self.failed.inc();
+                self.health.failed_at(&source.endpoint, Instant::now());
+            }
+        }
+        let mut answer = sent?;
+        let mut at =
+            Redirected { endpoint: source.endpoint.clone(), host: source.host.clone(), path: source.path.clone() };
+        for _ in 0..if with_body { 0 } else { fetch::follows(functions) } {
+            let Some(next) = at.follow(question, &answer) else { break };
+            at = next;
+            headers.insert(HOST, host(&at.host)?);
+            let target = self::target(&at.path)?;
+            let message = Message { method: &question.method, target: &target, headers: &headers };
+            self.asked.inc();
+            answer = self.pool.send(&at.endpoint, &message, &mut None, bounds()).await?;
+        }
+        let (mut head, body) = answer.into_parts();
+        peer::strip(&mut head.headers);
+        Ok(Answer::new(head, body, Some(Duration::ZERO), From::Origin))
+    }
+
+    /// Shows what is counted.
+    pub(crate) fn show(&self, page: &mut Page) {
+        let (resting, remembered) = self.health.counts(Instant::now());
+        page.counter("origin_requests_total", "Requests sent to origins", self.asked.get());
+        page.counter("origin_failures_total", "Those that failed, or were answered 502, 503 or 504", self.failed.get());
+        page.counter("origin_failovers_total", "Times that another source was asked instead", self.failed_over.get());
+        page.gauge("origins_resting", "Sources asked only after the others, because they failed", resting);
+        page.gauge("origins_failing", "Sources whose last answer was a failure", remembered);
+        page.gauge("origins_failing_max", "Bound of those that are remembered", REMEMBERED_MAX);
+    }
+}
+
+/// A source as it is asked.
+struct Asked {
+    endpoint: Endpoint,
+    /// `Host`.
+    host: String,
+    path: String,
+    /// How long its first byte is waited for, where that is configured.
+    timeout: Option<Duration>,
+}
+
+impl Asked {
+    fn new(source: &Source, question: &Question) -> Asked {
+        let way = fetch::way(&question.domain.functions, source, &question.key, &question.path);
+        let endpoint = Endpoint { host: source.content.clone(), port: way.port, tls: way.tls };
+        Asked { endpoint, host: way.host, path: way.path, timeout: way.timeout }
+    }
+}
+
+/// Where a redirect led to.
+struct Redirected {
+    endpoint: Endpoint,
+    host: String,
+    path: String,
+}
+
+impl Redirected {
+    /// Where an answer of this one leads to, when that is followed.
+    fn follow(&self, question: &Question, answer: &Response<Incoming>) -> Option<Redirected> {
+        let asked = self.uri()?;
+        let functions = &question.domain.functions;
+        let (to, host) =
+            fetch::follow(functions, &question.method, &asked, &self.host, answer.status(), answer.headers())?;
+        let path = to.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
+        let same = to.scheme() == asked.scheme() && to.authority() == asked.authority();
+        let endpoint = if same { self.endpoint.clone() } else { Endpoint::of(&to)? };
+        Some(Redirected { endpoint, host, path })
+    }
+
+    fn uri(&self) -> Option<Uri> {
+        let Endpoint { host, port, tls } = &self.endpoint;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let authority = match (tls, port) {
+            (Some(_), 443) | (None, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        };
+        Uri::builder().scheme(scheme).authority(authority).path_and_query(self.path.as_str()).build().ok()
+    }
+}
+
+/// Why one source gave no answer.
+struct NotAsked {
+    error: AskError,
+    unsent: bool,
+}
+
+impl std::convert::From<Failure> for NotAsked {
+    fn from(failure: Failure) -> NotAsked {
+        let error = if failure.late { AskError::Timeout } else { AskError::Unreachable(failure.problem) };
+        NotAsked { error, unsent: failure.unsent }
+    }
+}
+
+impl std::convert::From<AskError> for NotAsked {
+    fn from(error: AskError) -> NotAsked {
+        NotAsked { error, unsent: true }
+    }
+}
+
+/// Whether a status says that the source cannot serve now, so that another may (RFC 9110 §15.6).
+fn is_failure(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// The sources of the lowest priority number first; inside a priority the key chooses, by weight, who is asked first.
+fn in_order(sources: &[Source], key: u128) -> Vec<&Source> {
+    let mut ordered: Vec<&Source> = sources.iter().collect();
+    ordered.sort_by_key(|source| source.priority);
+    let mut rest = ordered.as_mut_slice();
+    while let Some(first) = rest.first() {
+        let priority = first.priority;
+        let (group, others) = rest.split_at_mut(rest.iter().take_while(|source| source.priority == priority).count());
+        let total: u128 = group.iter().map(|source| u128::from(source.weight.max(1))).sum();
+        let mut ticket = key % total;
+        let chosen = group.iter().position(|source| {
+            let weight = u128::from(source.weight.max(1));
+            let here = ticket < weight;
+            ticket = ticket.saturating_sub(weight);
+            here
+        });
+        group.rotate_left(chosen.unwrap_or(0));
+        rest = others;
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::SourceKind;
+
+    #[test]
+    fn sources_are_asked_by_priority_then_weight() {
+        let source = |content: &str, priority, weight| Source {
+            kind: SourceKind::Domain,
+            content: content.into(),
+            port: 80,
+            priority,
+            weight,
+            scheme: None,
+        };
+        let sources = [source("backup", 30, 10), source("a", 20, 30), source("b", 20, 10)];
+        let mut first = [0_u32; 2];
+        for key in 0..400_u128 {
+            let ordered: Vec<&str> = in_order(&sources, key).iter().map(|source| source.content.as_str()).collect();
+            assert_eq!(ordered[2], "backup");
+            first[usize::from(ordered[0] == "b")] += 1;
+        }
+        assert_eq!(first, [300, 100]);
+    }
+}

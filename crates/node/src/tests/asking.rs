@@ -1,0 +1,322 @@
+//! Whom a node asks and how long it waits, to the second: over a network in memory, on a clock that runs only while nobody works.
+
+use std::io;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use model::fence::Asker;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::Instant;
+
+use super::*;
+use crate::fill::Purpose;
+use crate::network::{Endpoint, Stream};
+use crate::upstream::{ASK_MAX, ASK_THROUGH_MAX, AskError, From, PAST_PARENTS_MAX, Question, Upstream, no_body};
+
+/// What a host does.
+#[derive(Clone, Copy)]
+enum Manner {
+    Refuses,
+    /// No connection comes about.
+    Vanished,
+    /// Takes the connection and says nothing.
+    Silent,
+    /// Closes the connection when a request came.
+    Breaks,
+    /// Answers with this status.
+    Says(u16),
+    /// Answers the first request of each connection, and closes it when the second comes.
+    OncePerConnection,
+    /// A parent that answers greetings, and all else after so many seconds.
+    Alive(u64),
+}
+
+use Manner::*;
+
+#[derive(Clone, Default)]
+struct Hosts {
+    manners: Arc<Mutex<HashMap<String, Manner>>>,
+    /// Hosts to which a connection was asked for, oldest first.
+    connected: Arc<Mutex<Vec<String>>>,
+    /// The same for requests that arrived.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Hosts {
+    fn set(&self, host: &str, manner: Manner) {
+        self.manners.lock().unwrap().insert(host.to_owned(), manner);
+    }
+
+    fn taken(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+}
+
+impl crate::Network for Hosts {
+    fn connect(&self, to: Endpoint) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let (hosts, host) = (self.clone(), to.host);
+        hosts.connected.lock().unwrap().push(host.clone());
+        let manner = hosts.manners.lock().unwrap()[&host];
+        async move {
+            match manner {
+                Refuses => return Err(io::ErrorKind::ConnectionRefused.into()),
+                Vanished => std::future::pending::<()>().await,
+                _ => {}
+            }
+            let (near, far) = tokio::io::duplex(64 << 10);
+            tokio::spawn(async move { serve(far, hosts, host, manner).await });
+            Ok(Box::new(near) as Box<dyn Stream>)
+        }
+        .boxed()
+    }
+}
+
+/// Answers as `manner` says until the connection is closed.
+async fn serve(mut stream: DuplexStream, hosts: Hosts, host: String, manner: Manner) -> Option<()> {
+    for nth in 0.. {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.ok()?);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let greeting = head.contains("warmfront-alive");
+        if !greeting {
+            hosts.asked.lock().unwrap().push(host.clone());
+        }
+        let status = match manner {
+            Says(status) => status,
+            OncePerConnection if nth == 0 => 200,
+            Alive(_) if greeting => 204,
+            Alive(secs) => {
+                tokio::time::sleep(Duration::from_secs(secs)).await;
+                200
+            }
+            Breaks | OncePerConnection => return None,
+            Silent | Refuses | Vanished => std::future::pending().await,
+        };
+        let answer = format!("HTTP/1.1 {status} x\r\nwarmfront-age: 0\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.ok()?;
+    }
+    None
+}
+
+/// A node that asks these sources or parents.
+struct Asking {
+    hosts: Hosts,
+    knowing: Arc<Knowing>,
+    upstream: Upstream,
+}
+
+impl Asking {
+    async fn set(sources: &[(&str, Manner)], parents: &[(&str, Manner)]) -> Asking {
+        let hosts = Hosts::default();
+        // The first is the primary, the others stand behind it.
+        let priority = |at: usize| 20 + at as u16;
+        let listed = sources.iter().enumerate().map(|(at, (name, _))| source(name, 80, priority(at))).collect();
+        let mut knowledge = knowledge_of(listed);
+        for (name, manner) in sources.iter().chain(parents) {
+            hosts.set(name, *manner);
+        }
+        let nowhere = "127.0.0.1:1".parse().unwrap();
+        for (name, tier) in parents.iter().map(|(name, _)| (*name, Tier::L2)).chain([("edge", Tier::L1)]) {
+            let advertise_url = format!("http://{name}");
+            let member = Member { advertise_url, ..member(name, "pop-1", tier, nowhere) };
+            knowledge.topology.members.insert(member.name.clone(), member);
+        }
+        let name = NodeName::parse("edge").unwrap();
+        let knowing = Arc::new(Knowing::new(name, Isolation::Revalidate, clock(), None));
+        knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
+        let upstream = Upstream::new(knowing.clone(), Arc::new(hosts.clone()));
+        Asking { hosts, knowing, upstream }
+    }
+
+    fn question(&self, method: &Method, purpose: Purpose) -> Question {
+        let key = UrlKey::new(DOMAIN, "/a").unwrap();
+        let (fetch, log) = self.knowing.begin_fetch(&key, Asker::User);
+        let domain = Arc::new(self.knowing.known().knowledge.domain_for(DOMAIN).unwrap().clone());
+        let (method, headers) = (method.clone(), HeaderMap::new());
+        let path = key.path_and_query().to_owned();
+        Question { method, key, path, domain, headers, fetch, log, passed: Vec::new(), purpose }
+    }
+
+    /// What came, and after how many seconds.
+    async fn ask(&self, method: &Method, purpose: Purpose) -> (Result<u16, AskError>, u64) {
+        let began = Instant::now();
+        // As the pipeline does for what it does not understand: a body, though it is empty.
+        let body = (method == Method::POST).then(no_body);
+        let answer = self.upstream.ask(&self.question(method, purpose), body).await;
+        let secs = began.elapsed().as_secs();
+        let answer = match answer {
+            Ok(answer) => {
+                // Read to its end, so that the connection is kept.
+                let status = answer.head.status.as_u16();
+                let _ = answer.body.collect().await;
+                for _ in 0..8 {
+                    tokio::task::yield_now().await;
+                }
+                Ok(status)
+            }
+            Err(error) => Err(error),
+        };
+        (answer, secs)
+    }
+
+    async fn get(&self) -> (Result<u16, AskError>, u64) {
+        self.ask(&Method::GET, Purpose::User).await
+    }
+}
+
+/// The first of two sources, the method, the answer, its seconds, who was asked, why.
+type SourceCase = (Manner, Method, Result<u16, ()>, u64, &'static [&'static str], &'static str);
+
+/// The only parent, for whom, the answer, its seconds, whether the origin was asked, why.
+type ParentCase = (Manner, Purpose, Result<u16, &'static str>, u64, bool, &'static str);
+
+#[tokio::test(start_paused = true)]
+async fn next_source_is_asked_where_one_fails_and_that_is_safe() {
+    let cases: &[SourceCase] = &[
+        // first source  method        answer   secs  who was asked  why
+        (Says(200), Method::GET, Ok(200), 0, &["a"], "the first is well"),
+        (Refuses, Method::GET, Ok(200), 0, &["b"], "cannot be reached"),
+        (Vanished, Method::GET, Ok(200), 5, &["b"], "no connection in time"),
+        (Silent, Method::GET, Ok(200), 30, &["a", "b"], "no first byte in time"),
+        (Breaks, Method::GET, Ok(200), 0, &["a", "b"], "breaks off before its answer"),
+        (Says(502), Method::GET, Ok(200), 0, &["a", "b"], "cannot serve now"),
+        (Says(503), Method::HEAD, Ok(200), 0, &["a", "b"], "cannot serve now"),
+        (Says(504), Method::GET, Ok(200), 0, &["a", "b"], "cannot serve now"),
+        (Says(500), Method::GET, Ok(500), 0, &["a"], "an answer of the application"),
+        (Says(404), Method::GET, Ok(404), 0, &["a"], "an answer"),
+        (Refuses, Method::POST, Ok(200), 0, &["b"], "nothing was sent"),
+        (Vanished, Method::POST, Ok(200), 5, &["b"], "nothing was sent"),
+        (Breaks, Method::POST, Err(()), 0, &["a"], "it may have been done"),
+        (Silent, Method::POST, Err(()), 30, &["a"], "it may have been done"),
+        (Says(503), Method::POST, Ok(503), 0, &["a"], "it may have been done"),
+    ];
+    for (first, method, expected, secs, asked, why) in cases {
+        let asking = Asking::set(&[("a", *first), ("b", Says(200))], &[]).await;
+        let (answer, took) = asking.ask(method, Purpose::User).await;
+        assert_eq!((answer.map_err(|_| ()), took), (*expected, *secs), "{method}: {why}");
+        assert_eq!(asking.hosts.taken(), *asked, "{method}: {why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_fail_the_last_answer_is_the_answer_and_the_wait_is_bounded() {
+    let cases = [
+        // sources                               answer                      secs
+        (vec![("a", Says(502)), ("b", Says(503))], Ok(503), 0),
+        (vec![("a", Says(503)), ("b", Refuses)], Ok(503), 0),
+        (vec![("a", Refuses), ("b", Says(504))], Ok(504), 0),
+        (vec![("a", Silent), ("b", Silent), ("c", Silent)], Err(AskError::Timeout), ASK_MAX.as_secs()),
+    ];
+    for (sources, expected, secs) in cases {
+        let asking = Asking::set(&sources, &[]).await;
+        assert_eq!(asking.get().await, (expected, secs));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_that_fails_in_a_row_rests_and_one_trial_brings_it_back() {
+    let asking = Asking::set(&[("a", Says(503)), ("b", Says(200))], &[]).await;
+    for _ in 0..3 {
+        asking.get().await.0.unwrap();
+    }
+    assert_eq!(asking.hosts.taken(), ["a", "b", "a", "b", "a", "b"]);
+    for _ in 0..3 {
+        assert_eq!(asking.get().await.0, Ok(200));
+    }
+    assert_eq!(asking.hosts.taken(), ["b", "b", "b"], "it rests");
+    tokio::time::advance(Duration::from_secs(7)).await;
+    for _ in 0..3 {
+        assert_eq!(asking.get().await.0, Ok(200));
+    }
+    assert_eq!(asking.hosts.taken(), ["a", "b", "b", "b"], "one trial");
+    asking.hosts.set("b", Refuses);
+    // What is kept to it would go on for a while.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    asking.hosts.set("a", Says(200));
+    for _ in 0..2 {
+        assert_eq!(asking.get().await.0, Ok(200));
+    }
+    assert_eq!(asking.hosts.taken(), ["a", "a"], "and it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_connection_that_was_closed_is_asked_again_on_a_new_one_if_that_is_safe() {
+    let asking = Asking::set(&[("a", OncePerConnection)], &[]).await;
+    assert_eq!(asking.get().await.0, Ok(200));
+    assert_eq!(asking.get().await.0, Ok(200), "once more, on another connection");
+    assert_eq!(asking.hosts.connected.lock().unwrap().len(), 2);
+    assert_eq!(asking.hosts.taken(), ["a", "a", "a"]);
+    let (answer, _) = asking.ask(&Method::POST, Purpose::User).await;
+    assert!(answer.is_err(), "it may have been done");
+
+    let asking = Asking::set(&[("a", Says(200))], &[]).await;
+    for _ in 0..3 {
+        assert_eq!(asking.get().await.0, Ok(200));
+    }
+    assert_eq!(asking.hosts.connected.lock().unwrap().len(), 1, "a connection is kept");
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert_eq!(asking.get().await.0, Ok(200));
+    assert_eq!(asking.hosts.connected.lock().unwrap().len(), 2, "but not for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stalled_parent_is_found_out_and_one_that_waits_is_waited_for() {
+    let cases: &[ParentCase] = &[
+        // the only parent  for whom      answer   secs  origin asked  why
+        (Says(200), Purpose::User, Ok(200), 0, false, "the parent answers"),
+        (Alive(20), Purpose::User, Ok(200), 20, false, "it is alive and waits for the origin"),
+        (Alive(1000), Purpose::User, Err("no answer in time"), ASK_THROUGH_MAX.as_secs(), false, "not for ever"),
+        (Silent, Purpose::User, Ok(200), 4, true, "it does not answer a greeting"),
+        (Refuses, Purpose::User, Ok(200), 0, true, "it is gone"),
+        (Vanished, Purpose::User, Ok(200), 2, true, "it is cut off"),
+        (Refuses, Purpose::Prefetch, Err("no parent can be reached"), 0, false, "a prefetch asks once per root"),
+        (Silent, Purpose::Prefetch, Err("no parent can be reached"), 4, false, "a prefetch asks once per root"),
+    ];
+    for (parent, purpose, expected, secs, origin, why) in cases {
+        let asking = Asking::set(&[("o", Says(200))], &[("p", *parent)]).await;
+        let (answer, took) = asking.ask(&Method::GET, *purpose).await;
+        match (&answer, expected) {
+            (Ok(status), Ok(expected)) => assert_eq!(status, expected, "{why}"),
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{why}: {error}"),
+            other => panic!("{why}: {other:?}"),
+        }
+        assert_eq!((took, asking.hosts.taken().contains(&"o".to_owned())), (*secs, *origin), "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn parents_come_before_the_origin_and_it_is_asked_past_them_a_bounded_number_of_times() {
+    let asking = Asking::set(&[("o", Says(200))], &[("p", Refuses), ("q", Says(200))]).await;
+    for _ in 0..4 {
+        assert_eq!(asking.get().await.0, Ok(200));
+    }
+    assert_eq!(asking.hosts.taken(), ["q"; 4], "the other parent");
+
+    let asking = Asking::set(&[("o", Alive(10))], &[("p", Refuses), ("q", Refuses)]).await;
+    let asking = Arc::new(asking);
+    let running: Vec<_> = (0..PAST_PARENTS_MAX + 3)
+        .map(|_| {
+            let asking = asking.clone();
+            tokio::spawn(async move { asking.get().await.0 })
+        })
+        .collect();
+    let mut refused = 0;
+    for one in running {
+        match one.await.unwrap() {
+            Ok(status) => assert_eq!(status, 200),
+            Err(error) => {
+                assert!(matches!(error, AskError::NoParent(_)), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((refused, asking.hosts.taken().len()), (3, PAST_PARENTS_MAX));
+    // Once the rest is over, the first who asks tries the parent again.
+    asking.hosts.set("p", Says(200));
+    asking.hosts.set("q", Says(200));
+    tokio::time::advance(Duration::from_secs(70)).await;
+    let answer = asking.upstream.ask(&asking.question(&Method::GET, Purpose::User), None).await;
+    assert!(matches!(answer.map(|answer| answer.from), Ok(From::Parent(_))));
+}

@@ -1,0 +1,120 @@
+//! One fetch for all who wait: whom it serves, whom it lets go, and that nobody waits for a slow one.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+/// Asks `count` times at once and returns when all of them wait.
+async fn crowd(
+    node: &TestNode,
+    count: u64,
+    headers: &'static [&'static [(&'static str, &'static str)]],
+) -> Vec<tokio::task::JoinHandle<Got>> {
+    let askers = (0..count as usize)
+        .map(|nth| {
+            let (address, headers) = (node.address, headers[nth % headers.len()]);
+            tokio::spawn(async move { ask(address, Method::GET, "/a", headers, false).await })
+        })
+        .collect();
+    eventually("all are waiting", || node.pipeline.metrics().requests_running.get() == count).await;
+    askers
+}
+
+#[tokio::test]
+async fn askers_of_two_variants_are_two_fetches_whether_they_are_known_or_not() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let both: &[&[(&str, &str)]] = &[&[("accept-encoding", "gzip")], &[("accept-encoding", "br")]];
+    for (round, why) in ["nobody knows by what the answers differ", "it is known"].into_iter().enumerate() {
+        let gate = Arc::new(Semaphore::new(0));
+        let page = Page::new("a").with("vary", "accept-encoding");
+        origin.put("/a", Page { head_gate: Some(gate.clone()), ..page });
+        let askers = crowd(&node, 40, both).await;
+        gate.add_permits(1_000);
+        for asker in askers {
+            assert_eq!(asker.await.unwrap().text(), "a", "{why}");
+        }
+        node.settled().await;
+        assert_eq!(origin.seen("/a").len(), 2 * (round + 1), "{why}");
+        node.refresh("/a", Mode::Delete);
+    }
+}
+
+#[tokio::test]
+async fn failure_lets_everybody_go_at_once() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/a", Page { head_gate: Some(gate.clone()), ..Page::new("a") });
+    let askers = crowd(&node, 40, &[&[]]).await;
+    origin.asked("/a", 1).await;
+    origin.stop();
+    for asker in askers {
+        assert_eq!(asker.await.unwrap().status, 502);
+    }
+    assert_eq!(origin.seen("/a").len(), 1, "nobody asks a dead origin once more");
+}
+
+#[tokio::test]
+async fn answer_that_is_nobody_elses_lets_everybody_ask_beside_each_other() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let (first, others) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let page = Page::new("mine").with("cache-control", "private");
+    origin.put("/a", Page { head_gate: Some(first.clone()), ..page.clone() });
+    let askers = crowd(&node, 20, &[&[]]).await;
+    origin.asked("/a", 1).await;
+    origin.put("/a", Page { head_gate: Some(others.clone()), ..page });
+    first.add_permits(1);
+    // None of the nineteen is answered yet, and all of them ask.
+    origin.asked("/a", 20).await;
+    others.add_permits(1_000);
+    for asker in askers {
+        assert_eq!(asker.await.unwrap().text(), "mine");
+    }
+    assert_eq!(origin.seen("/a").len(), 20);
+}
+
+#[tokio::test]
+async fn slow_client_holds_back_nobody() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let body = Bytes::from((0..24_000_000_u32).map(|n| (n / 7) as u8).collect::<Vec<u8>>());
+    origin.put("/a", Page::new(body.clone()));
+    // Begins the fetch, reads the first bytes, and then nothing.
+    let mut slow = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    slow.write_all(format!("GET /a HTTP/1.1\r\nhost: {DOMAIN}\r\n\r\n").as_bytes()).await.unwrap();
+    slow.read_u8().await.unwrap();
+    let got = node.get("/a").await;
+    assert_eq!(got.body.as_ref().map(Bytes::len), Ok(body.len()));
+    node.settled().await;
+    let got = node.get("/a").await;
+    assert_eq!((got.header("x-cache"), got.body.as_ref() == Ok(&body)), ("HIT from edge", true));
+    assert_eq!(origin.seen("/a").len(), 1);
+    drop(slow);
+}
+
+#[tokio::test]
+async fn user_who_joined_a_prefetch_is_served_past_parents_that_are_gone() {
+    let origin = Origin::start().await;
+    origin.put("/a", Page::new("a"));
+    let clock = clock();
+    let mut knowledge = knowledge(&origin);
+    let parent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let name = NodeName::parse("parent").unwrap();
+    let address = parent.local_addr().unwrap();
+    knowledge.topology.members.insert(name, member("parent", "pop-1", Tier::L2, address));
+    let child = TestNode::start("child", &knowledge, clock, memory().await).await;
+    let url = format!("http://{DOMAIN}/a");
+    let job = model::Job { chunk: 1, index: 0, url, begin_after: Revision(1), headers: Vec::new() };
+    child.prefetch.accept([job].into_iter());
+    let (held, _) = parent.accept().await.unwrap();
+    let node = child.address;
+    let user = tokio::spawn(async move { ask(node, Method::GET, "/a", &[], false).await });
+    eventually("the user waits", || child.pipeline.metrics().requests_running.get() == 1).await;
+    drop((held, parent));
+    let got = user.await.unwrap();
+    assert_eq!((got.status, got.text(), got.header("x-cache")), (200, "a", "MISS from child"));
+    let report = tokio::time::timeout(PATIENCE, child.prefetch.reports(1)).await.unwrap().remove(0);
+    assert!(
+        matches!(report.outcome, model::Outcome::Failed(_) | model::Outcome::Resident { fetched: false, .. }),
+        "{report:?}"
+    );
+    assert_eq!(origin.seen("/a").len(), 1, "and only for the user");
+}

@@ -1,0 +1,228 @@
+//! What a domain's functions do, by what users, children and the origin see.
+
+use std::io::Read;
+
+use model::{Function, Functions, Job, Outcome, Pattern};
+
+use super::tiers::{Tiers, tiers};
+use super::*;
+
+pub(super) type Set<'a> = &'a [(&'a str, &'a [(&'a str, &'a str)])];
+
+/// The domain of the tests with these functions, as an entry of the log.
+pub(super) fn with(node: &TestNode, set: Set<'_>) -> Entry {
+    let list = set.iter().zip(1..).map(|((name, args), id)| {
+        let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Function { id, name: (*name).to_owned(), args, parent: None }
+    });
+    let list: Vec<Function> = list.collect();
+    model::functions::check(&list).unwrap();
+    let domain = node.knowing.known().knowledge.domains.values().next().unwrap().clone();
+    Entry::Domain(Domain { functions: Functions::new(list), ..domain })
+}
+
+fn regex(path: &str) -> Entry {
+    let scope = Scope::Regex(Pattern::parse(UrlKey::new(DOMAIN, path).unwrap()).unwrap());
+    Entry::Invalidate(vec![Invalidation { scope, mode: Mode::Expire }])
+}
+
+#[tokio::test]
+async fn rules_about_time_hold_at_both_tiers_and_change_with_a_confirmation() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    let page = Page::new("kept").with("cache-control", "max-age=10");
+    origin.put("/a.jpg", page.clone());
+    origin.put("/secret.jpg", page.with("cache-control", "no-store"));
+    let apply = |set: Set<'_>| [&child, &parent].map(|node| node.apply(with(node, set)));
+    let after = async |secs: u64, path: &str| {
+        clock.advance(Duration::from_secs(secs));
+        child.in_contact();
+        parent.in_contact();
+        let got = child.get(path).await;
+        child.settled().await;
+        parent.settled().await;
+        got.header("x-cache").to_owned()
+    };
+    assert_eq!(after(0, "/a.jpg").await, "MISS from parent");
+    apply(&[("filetype_based_ttl_set", &[("file_type", "jpg"), ("ttl", "60")])]);
+    assert_eq!(after(0, "/a.jpg").await, "REVALIDATED from parent", "what came before the rule is confirmed under it");
+    assert_eq!(after(59, "/a.jpg").await, "HIT from child", "longer than the origin says");
+    assert_eq!(after(1, "/a.jpg").await, "REVALIDATED from parent");
+    assert_eq!(after(0, "/secret.jpg").await, "MISS from parent");
+    assert_eq!(after(0, "/secret.jpg").await, "MISS from parent", "an origin may forbid it");
+    apply(&[("filetype_based_ttl_set", &[("file_type", "jpg"), ("ttl", "60"), ("swift_no_cache_low", "on")])]);
+    // Another, for the first is known as nobody else's for a while.
+    origin.put("/open.jpg", Page::new("open").with("cache-control", "no-store"));
+    after(0, "/open.jpg").await;
+    assert_eq!(after(0, "/open.jpg").await, "HIT from child", "unless the rule says that it does not count");
+    apply(&[]);
+    assert_eq!(after(0, "/a.jpg").await, "REVALIDATED from parent");
+    assert_eq!(after(10, "/a.jpg").await, "REVALIDATED from parent", "without a rule the origin's word counts");
+}
+
+#[tokio::test]
+async fn urls_of_one_key_share_a_body_and_a_refresh_of_either_takes_it() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let set: Set<'_> = &[("set_hashkey_args", &[("hashkey_args", "id"), ("disable", "on")])];
+    for node in [&child, &parent] {
+        node.apply(with(node, set));
+    }
+    let refreshes = [
+        refresh("/a?x=9&id=1", Mode::Expire),
+        refresh("/a?id=1", Mode::Delete),
+        refresh("/", Mode::Expire),
+        regex("/a?x=[0-9].*"), // of the URLs that users send
+        regex("/a"),           // over more than it says, for a key that stands for many URLs
+    ];
+    for (round, entry) in refreshes.into_iter().enumerate() {
+        let body = |version: &str| Page::new(format!("{round} {version}"));
+        for path in ["/a?x=1&id=1", "/a?x=2&id=1", "/a?x=2&id=2"] {
+            origin.put(path, body("old"));
+            for node in [&child, &parent] {
+                node.refresh(path, Mode::Delete);
+            }
+        }
+        assert_eq!(child.get("/a?x=1&id=1").await.text(), format!("{round} old"), "the origin is asked as users ask");
+        child.settled().await;
+        assert_eq!(child.get("/a?x=2&id=1").await.header("x-cache"), "HIT from child");
+        assert_eq!(child.get("/a?x=2&id=2").await.header("x-cache"), "MISS from parent", "another key");
+        child.settled().await;
+        origin.put("/a?x=2&id=1", body("new"));
+        for node in [&child, &parent] {
+            node.apply(entry.clone());
+        }
+        assert_eq!(child.get("/a?x=2&id=1").await.text(), format!("{round} new"), "{entry:?}");
+        child.settled().await;
+        let again = child.get("/a?x=1&id=1").await;
+        assert_eq!((again.text().to_owned(), again.header("x-cache")), (format!("{round} new"), "HIT from child"));
+    }
+    origin.put("/a?x=2&id=2", Page::new("other, new"));
+    child.refresh("/a?x=3&id=1", Mode::Expire);
+    parent.refresh("/a?x=3&id=1", Mode::Expire);
+    assert_eq!(
+        child.get("/a?x=2&id=2").await.header("x-cache").split(' ').next(),
+        Some("MISS"),
+        "the last expression took it"
+    );
+}
+
+#[tokio::test]
+async fn a_body_kept_under_another_kind_of_key_is_nobodys() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let set: Set<'_> = &[("set_hashkey_args", &[("disable", "on")])];
+    node.apply(with(&node, set));
+    origin.put("/a?x=1", Page::new("of x"));
+    origin.put("/a", Page::new("bare"));
+    assert_eq!(node.get("/a?x=1").await.text(), "of x");
+    node.settled().await;
+    assert_eq!(node.get("/a").await.text(), "of x");
+    node.apply(with(&node, &[]));
+    assert_eq!(node.get("/a").await.text(), "bare", "what lay under the short key was of another URL");
+    node.settled().await;
+    node.apply(with(&node, set));
+    assert_eq!(node.get("/a?x=1").await.text(), "of x", "and is not what was kept before either");
+}
+
+#[tokio::test]
+async fn origins_are_asked_as_the_functions_say() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    node.apply(with(
+        &node,
+        &[
+            ("set_req_host_header", &[("domain_name", "inner.example.test")]),
+            ("set_req_header", &[("key", "X-From"), ("value", "edge")]),
+            ("origin_request_header", &[("header_operation_type", "delete"), ("header_name", "User-Agent")]),
+            (
+                "origin_response_header",
+                &[("header_operation_type", "add"), ("header_name", "X-Kept"), ("header_value", "yes")],
+            ),
+            ("back_to_origin_url_rewrite", &[("source_url", "^/v1/(.*)"), ("target_url", "/v2/$1"), ("flag", "break")]),
+            ("back_to_origin_argument_rewrite", &[("delete_argument", "session")]),
+            ("follow_302", &[("enable", "on"), ("max_tries", "2")]),
+        ],
+    ));
+    origin.put("/v2/a?q=1", Page::new("rewritten"));
+    let got = node.get_with("/v1/a?session=7&q=1", &[("user-agent", "browser")]).await;
+    assert_eq!((got.text(), got.header("x-kept")), ("rewritten", "yes"));
+    let seen = &origin.seen("/v2/a?q=1")[0];
+    assert_eq!(
+        (&seen.headers[HOST], &seen.headers["x-from"]),
+        (&"inner.example.test".parse().unwrap(), &"edge".parse().unwrap())
+    );
+    assert!(!seen.headers.contains_key("user-agent"));
+    node.settled().await;
+    assert_eq!(node.get("/v1/a?session=7&q=1").await.header("x-cache"), "HIT from edge");
+
+    let to = |path: &str| Page { status: 302, ..Page::new("") }.with("location", path).with("etag", "");
+    origin.put("/once", to("/twice"));
+    origin.put("/twice", to("/there"));
+    origin.put("/there", Page::new("there"));
+    origin.put("/thrice", to("/once"));
+    assert_eq!(node.get("/once").await.text(), "there");
+    let beyond = node.get("/thrice").await;
+    assert_eq!((beyond.status, beyond.header("location")), (302, "/there"), "no more than two are followed");
+}
+
+#[tokio::test]
+async fn users_are_told_what_the_functions_say_and_nodes_are_not() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    for node in [&child, &parent] {
+        let set: Set<'_> = &[
+            ("gzip", &[("enable", "on")]),
+            ("set_resp_header", &[("key", "X-Shown"), ("value", "to users")]),
+            ("path_based_ttl_set", &[("path", "/"), ("ttl", "77"), ("swift_follow_cachetime", "on")]),
+        ];
+        node.apply(with(node, set));
+    }
+    let text = "a text that says the same again and again; ".repeat(5_000);
+    origin.put("/t.html", Page::new(text.clone()).with("content-type", "text/html"));
+    for round in ["MISS", "HIT"] {
+        let got = child.get_with("/t.html", &[("accept-encoding", "gzip")]).await;
+        assert_eq!(got.header("x-cache").split(' ').next(), Some(round));
+        assert_eq!((got.header("content-encoding"), got.header("vary")), ("gzip", "Accept-Encoding"));
+        assert_eq!((got.header("x-shown"), got.header("cache-control")), ("to users", "max-age=77"));
+        assert!(got.header("etag").starts_with("W/") && got.headers.get(CONTENT_LENGTH).is_none());
+        let mut read = String::new();
+        let body = got.body.unwrap();
+        flate2::read::GzDecoder::new(&*body).read_to_string(&mut read).unwrap();
+        assert!(read == text && body.len() < text.len() / 10);
+        assert!(got.headers.keys().all(|name| !name.as_str().starts_with("warmfront-")), "{:?}", got.headers);
+        child.settled().await;
+    }
+    let plain = child.get("/t.html").await;
+    assert_eq!((plain.text(), plain.header("vary")), (text.as_str(), "Accept-Encoding"));
+    let again =
+        child.get_with("/t.html", &[("accept-encoding", "gzip"), ("if-none-match", plain.header("etag"))]).await;
+    assert_eq!(again.status, 304);
+    let part = child.get_with("/t.html", &[("accept-encoding", "gzip"), ("range", "bytes=2-5")]).await;
+    assert_eq!((part.status, part.text(), part.header("content-encoding")), (206, &text[2..6], ""));
+    assert_eq!(origin.seen("/t.html").len(), 1);
+}
+
+#[tokio::test]
+async fn access_rules_are_for_users_and_not_for_prefetches() {
+    let Stage { origin, node, clock } = Stage::set().await;
+    origin.put("/v.mp4", Page::new("film"));
+    let auth: Set<'_> = &[
+        ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "secret1"), ("ali_auth_delta", "60")]),
+        ("ip_allow_list_set", &[("ip_list", "127.0.0.0/8")]),
+        ("referer_black_list_set", &[("refer_domain_deny_list", "evil.test"), ("redirect_url", "http://x.test/no")]),
+    ];
+    node.apply(with(&node, auth));
+    let url = format!("http://{DOMAIN}/v.mp4");
+    let job = Job { chunk: 1, index: 0, url, headers: Vec::new(), begin_after: Revision(0) };
+    let outcome = node.pipeline.warm(&job, &tokio::sync::Semaphore::new(1)).await;
+    assert!(matches!(outcome, Outcome::Resident { .. }), "{outcome:?}");
+    assert_eq!(node.get("/v.mp4").await.status, 403);
+    // printf '/v.mp4-1800000000-0-0-secret1' | md5sum
+    let signed = "/v.mp4?auth_key=1800000000-0-0-e4eb3b3e6d7ea7fe3262a974c66da16d";
+    let got = node.get(signed).await;
+    assert_eq!((got.status, got.header("x-cache")), (200, "HIT from edge"), "the signature is no part of the key");
+    let sent = node.get_with(signed, &[("referer", "https://evil.test/x")]).await;
+    assert_eq!((sent.status, sent.header("location")), (302, "http://x.test/no"));
+    clock.advance(Duration::from_secs(60));
+    node.in_contact();
+    assert_eq!(node.get(signed).await.status, 403, "its time is over");
+    node.apply(with(&node, &[("ip_black_list_set", &[("ip_list", "127.0.0.1")])]));
+    assert_eq!(node.get("/v.mp4").await.status, 403);
+    assert!(!format!("{:?}", node.knowing.known().knowledge).contains("secret1"));
+}

@@ -1,0 +1,142 @@
+//! Large bodies in slices: what is asked of the origin, what users get, and that refreshes take all of it.
+
+use super::tiers::{Tiers, tiers};
+use super::*;
+
+/// A body of `slices` slices and a half, no two stretches of it alike.
+fn long(slices: usize, salt: u32) -> Bytes {
+    (0..slices as u32 * 250 + 125)
+        .flat_map(|word| (word ^ salt.rotate_left(16)).to_be_bytes())
+        .collect::<Vec<u8>>()
+        .into()
+}
+
+/// The parts of `path` that the origin was asked for, in that order; empty for the whole.
+fn parts(origin: &Origin, path: &str) -> Vec<String> {
+    let range =
+        |seen: &Seen| seen.headers.get(RANGE).map(|range| range.to_str().unwrap().to_owned()).unwrap_or_default();
+    origin.seen(path).iter().map(range).collect()
+}
+
+async fn part(node: &TestNode, path: &str, range: &str) -> Got {
+    node.get_with(path, &[("range", range)]).await
+}
+
+#[tokio::test]
+async fn part_of_a_large_object_brings_the_slices_it_needs() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let body = long(20, 1);
+    origin.put("/v", Page::new(body.clone()));
+    let got = part(&child, "/v", "bytes=5500-7499").await;
+    assert_eq!((got.status, got.header("content-range")), (206, "bytes 5500-7499/20500"));
+    assert_eq!((got.bytes(), got.header("x-cache")), (&body[5500..7500], "MISS from parent"));
+    let asked = parts(&origin, "/v");
+    assert_eq!(asked[..3], ["bytes=5000-5999", "bytes=6000-6999", "bytes=7000-7999"], "{asked:?}");
+    assert!(asked.len() <= 3, "nothing behind the part is fetched: {asked:?}");
+    child.settled().await;
+    parent.settled().await;
+
+    // What is there is not asked for again, and the end is found from what the head says.
+    let got = part(&child, "/v", "bytes=5000-7999").await;
+    assert_eq!((got.bytes(), got.header("x-cache")), (&body[5000..8000], "HIT from child"));
+    assert_eq!(parts(&origin, "/v").len(), 3);
+    let got = part(&child, "/v", "bytes=-300").await;
+    assert_eq!((got.header("content-range"), got.bytes()), ("bytes 20200-20499/20500", &body[20200..]));
+    assert_eq!(parts(&origin, "/v")[3..], ["bytes=20000-20499"]);
+
+    // Whoever wants all of it gets all of it, and the origin is asked for what is missing.
+    let got = child.get("/v").await;
+    assert_eq!((got.status, got.header("content-length")), (200, "20500"));
+    assert_eq!(got.bytes(), body);
+    let mut asked = parts(&origin, "/v");
+    asked.sort();
+    asked.dedup();
+    assert_eq!((asked.len(), origin.seen("/v").len()), (21, 21), "each slice once");
+    child.settled().await;
+    parent.settled().await;
+    origin.stop();
+    assert_eq!(child.get("/v").await.bytes(), body);
+    assert_eq!(part(&child, "/v", "bytes=20500-").await.status, 416);
+}
+
+#[tokio::test]
+async fn refresh_takes_the_head_and_with_it_every_slice() {
+    for mode in [Mode::Expire, Mode::Delete] {
+        let Tiers { origin, child, parent, .. } = tiers().await;
+        let (old, new) = (long(20, 1), long(20, 2));
+        // The validator stays, as with an origin that makes it of the path.
+        let validator = if mode == Mode::Delete { "\"same\"" } else { "\"old\"" };
+        origin.put("/v", Page::new(old.clone()).with("etag", validator));
+        assert_eq!(part(&child, "/v", "bytes=3000-4999").await.bytes(), &old[3000..5000]);
+        child.settled().await;
+        parent.settled().await;
+        let validator = if mode == Mode::Delete { "\"same\"" } else { "\"new\"" };
+        origin.put("/v", Page::new(new.clone()).with("etag", validator));
+        for node in [&child, &parent] {
+            node.refresh("/v", mode);
+            node.in_contact();
+        }
+        let got = part(&child, "/v", "bytes=4000-5999").await;
+        assert_eq!((got.bytes(), got.status), (&new[4000..6000], 206), "{mode:?}");
+        assert_eq!(part(&child, "/v", "bytes=3000-3999").await.bytes(), &new[3000..4000], "a slice of the old one");
+        assert_eq!(child.get("/v").await.bytes(), new);
+    }
+}
+
+#[tokio::test]
+async fn confirmed_head_keeps_its_slices() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let body = long(20, 1);
+    origin.put("/v", Page::new(body.clone()));
+    part(&child, "/v", "bytes=3000-3999").await;
+    child.settled().await;
+    parent.settled().await;
+    for node in [&child, &parent] {
+        node.refresh("/v", Mode::Expire);
+        node.in_contact();
+    }
+    let got = part(&child, "/v", "bytes=3000-3999").await;
+    assert_eq!((got.bytes(), got.header("x-cache")), (&body[3000..4000], "REVALIDATED from parent"));
+    assert_eq!(origin.seen("/v").len(), 2);
+    assert!(origin.seen("/v")[1].headers.contains_key(IF_NONE_MATCH));
+}
+
+#[tokio::test]
+async fn body_that_changes_while_parts_of_it_are_fetched_ends_in_an_error() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/v", Page::new(long(20, 1)));
+    part(&child, "/v", "bytes=3000-3999").await;
+    child.settled().await;
+    parent.settled().await;
+    origin.put("/v", Page::new(long(20, 2)));
+    let got = part(&child, "/v", "bytes=3000-5999").await;
+    assert!(got.body.is_err(), "two versions in one body");
+}
+
+#[tokio::test]
+async fn what_cannot_be_cut_is_fetched_whole() {
+    let Tiers { origin, parent, .. } = tiers().await;
+    let body = long(20, 1);
+    let mut ignoring = Page::new(body.clone());
+    ignoring.ignores_ranges = true;
+    let pages = [
+        ("/small", Page::new(long(2, 1)), long(2, 1)),
+        ("/weak", Page::new(body.clone()).with("etag", "W/\"a\""), body.clone()),
+        ("/none", Page::new(body.clone()).with("etag", ""), body.clone()),
+        ("/vary", Page::new(body.clone()).with("vary", "accept-language"), body.clone()),
+        ("/ignores", ignoring, body.clone()),
+    ];
+    for (path, page, body) in pages {
+        origin.put(path, page);
+        let got = part(&parent, path, "bytes=1500-2099").await;
+        assert_eq!((got.status, got.bytes()), (206, &body[1500..2100]), "{path}");
+        parent.settled().await;
+        let asked = origin.seen(path).len();
+        let got = part(&parent, path, "bytes=0-9").await;
+        assert_eq!(
+            (got.bytes(), got.header("x-cache"), origin.seen(path).len()),
+            (&body[..10], "HIT from parent", asked),
+            "{path}"
+        );
+    }
+}

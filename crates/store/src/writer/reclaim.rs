@@ -1,0 +1,268 @@
+//! Room: new segments, what is kept of old ones, and the end of a disk.
+//!
+//! Segments are reclaimed oldest first. What was asked for since it was written is copied to the open segment before its own
+//! goes, within a bound; the rest is evicted. That is a queue with a second chance (CLOCK), taken a segment at a time: it needs
+//! two bits an object, writes in one place, and gives one-hit wonders one pass through the log and no more.
+//! `bench --bin eviction` shows it beside other policies.
+//!
+//! # What always holds
+//!
+//! - A segment goes only after what was kept of it is durable elsewhere, so a crash in between loses nothing.
+//! - A kept object is the newest of its key: whatever replaced or removed it had taken effect before it was copied.
+//! - At least two thirds of every segment are for what is new, so that the largest body does not push itself out.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{BATCH_BYTES, Command, Effect, Open, Reply, Writer};
+use crate::WriteError;
+use crate::disk::DiskFile;
+use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt};
+use crate::index::{Place, name};
+use crate::tier::Segment;
+
+/// Of a segment, one part in this many may be taken by what is kept of older ones.
+const KEPT_PART: u64 = 3;
+
+/// Segments that are given up for one new one when others fill the disk.
+const GIVEN_UP_MAX: u32 = 4;
+
+impl Writer {
+    /// Opens a new segment, in which `room` bytes are needed at once.
+    pub(super) async fn create(&mut self, room: usize) -> Result<Arc<Segment>, WriteError> {
+        let segment = self.create_empty().await.map_err(|error| {
+            tracing::warn!(disk = %self.tier.path.display(), %error, "no new segment");
+            self.failed(error)
+        })?;
+        self.make_room_for_next(&segment, room as u64).await?;
+        Ok(segment)
+    }
+
+    async fn create_empty(&mut self) -> io::Result<Arc<Segment>> {
+        // Only if the capacity was lowered, or a segment was left that could not be removed.
+        while self.tier.usage().1 + self.tier.segment_bytes > self.tier.capacity_bytes {
+            if !self.evict_oldest().await? {
+                break;
+            }
+        }
+        let mut given_up = 0;
+        let (id, file) = loop {
+            match self.create_file().await {
+                // Others fill the disk: what the cache may take is less than it was told.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && given_up < GIVEN_UP_MAX => {
+                    if !self.evict_oldest().await? {
+                        return Err(error);
+                    }
+                    given_up += 1;
+                }
+                created => break created?,
+            }
+        };
+        let segment = Arc::new(Segment::new(id, file, self.tier.segment_bytes));
+        self.tier.add_segment(segment.clone());
+        let header = format::encode_segment_header(id, self.tier.next_fill.load(Ordering::Relaxed), self.void);
+        self.open = Some(Open { segment: segment.clone(), end: 0, entries: 0 });
+        self.add(header, Bytes::new());
+        for key in self.gone.clone() {
+            self.add_tombstone(&segment, key);
+        }
+        Ok(segment)
+    }
+
+    async fn create_file(&mut self) -> io::Result<(u32, Arc<dyn DiskFile>)> {
+        let id = self.next_segment;
+        self.next_segment = id.checked_add(1).ok_or_else(|| io::Error::other("segment ids are used up"))?;
+        let file = self.tier.disk.create(&format::segment_name(id), self.tier.segment_bytes).await?;
+        Ok((id, file))
+    }
+
+    /// Reclaims segments until there is room for one more, and keeps what is worth it of them in `open`.
+    async fn make_room_for_next(&mut self, open: &Arc<Segment>, room: u64) -> Result<(), WriteError> {
+        let segment_bytes = self.tier.segment_bytes;
+        let mut budget = (segment_bytes / KEPT_PART).min(segment_bytes.saturating_sub(room));
+        while self.tier.usage().1 + segment_bytes > self.tier.capacity_bytes {
+            let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < open.id) else { break };
+            self.keep_of(&oldest, open, &mut budget).await?;
+            if let Err(error) = self.evict_oldest().await {
+                // It is tried again with the next segment.
+                tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what was asked for out of a segment, as far as the budget of bytes goes, and makes the copies durable.
+    async fn keep_of(&mut self, oldest: &Segment, open: &Arc<Segment>, budget: &mut u64) -> Result<(), WriteError> {
+        let Ok(entries) = self.tier.entries(oldest).await else { return Ok(()) };
+        let tier = self.tier.clone();
+        // Every body in it has its first head in it, too, though the newest may lie elsewhere; but for those that only begin
+        // here.
+        let heads = entries.iter().filter(|entry| entry.kind == Kind::Head).map(|entry| name(entry.key));
+        let mut names: Vec<u64> = heads.chain(tier.take_spanning(oldest.id)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut candidates: Vec<(u32, u64, Place)> = Vec::new();
+        for name in names {
+            let shard = tier.index.lock(name);
+            if let Some(place) = shard.get(name)
+                && shard.asked(name, place) > 0
+            {
+                candidates.push((shard.asked(name, place), name, place));
+            }
+        }
+        candidates.sort_by_key(|(asked, _, place)| (std::cmp::Reverse(*asked), place.segment, place.offset));
+
+        let mut kept = 0;
+        for (_, name, place) in candidates {
+            kept += u64::from(self.keep(oldest.id, open, name, place, budget).await?);
+        }
+        if kept > 0 {
+            self.flush_open(open).await?;
+            self.sync_open().await?;
+            tier.counters.kept_objects.fetch_add(kept, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Copies one object to the open segment, if it goes with the oldest and fits the budget; says whether it did.
+    async fn keep(
+        &mut self,
+        oldest: u32,
+        open: &Arc<Segment>,
+        name: u64,
+        place: Place,
+        budget: &mut u64,
+    ) -> Result<bool, WriteError> {
+        if u64::from(place.lead) + u64::from(place.length) > *budget {
+            return Ok(false);
+        }
+        let tier = self.tier.clone();
+        let at_hand = tier.memory.peek_head(name).filter(|entry| entry.place == place && !entry.held.is_empty());
+        let mut entry = match at_hand {
+            Some(entry) => entry.copied(),
+            // What cannot be read is not kept.
+            None => match tier.load(name, place).await {
+                Ok(entry) => entry,
+                Err(_) => return Ok(false),
+            },
+        };
+        let slices = entry.record.slices.len() as u64;
+        let bytes = entry.record.length + slices * RECORD_HEADER_BYTES as u64 + u64::from(place.length);
+        let goes = place.segment == oldest || entry.oldest_segment() == Some(oldest);
+        if !goes || bytes > *budget {
+            return Ok(false);
+        }
+        *budget -= bytes;
+        let body = (entry.key, entry.generation);
+        let mut lead = 0;
+        for number in 0..entry.record.slices.len() {
+            let at = entry.record.slices[number];
+            let payload = match entry.held.get(number) {
+                Some(bytes) => bytes.clone(),
+                None => {
+                    let Some(segment) = tier.segment(at.segment) else { return Ok(false) };
+                    match tier.read_slice(&segment, &at, entry.generation, number as u32).await {
+                        Ok(bytes) => bytes,
+                        Err(_) => return Ok(false),
+                    }
+                }
+            };
+            let (segment, offset) = self.add_slice(open, body, number as u32, &at, &payload);
+            entry.record.slices[number] = SliceAt { segment, offset, ..at };
+            lead = RECORD_HEADER_BYTES + payload.len();
+            if self.batch.bytes >= BATCH_BYTES {
+                self.flush_open(open).await?;
+            }
+        }
+        // Bytes that were read for this are not to stay in memory for it.
+        entry.held = [].into();
+        self.add_head(open, &mut entry, lead);
+        self.batch.effects.push(Effect::Moved { old: place, entry: Box::new(entry) });
+        Ok(true)
+    }
+
+    /// Writes the batch; an error if the segment was given up over it.
+    async fn flush_open(&mut self, open: &Segment) -> Result<(), WriteError> {
+        self.flush().await;
+        match self.open {
+            Some(_) => Ok(()),
+            None => {
+                let error = format!("segment {} was given up", open.id);
+                Err(WriteError::Io(Arc::new(io::Error::other(error))))
+            }
+        }
+    }
+
+    /// Removes the oldest segment; `false` if there is none. Its file goes before a newer one is touched, or a restart could
+    /// bring back what a newer one had removed.
+    async fn evict_oldest(&mut self) -> io::Result<bool> {
+        let Some(segment) = self.tier.oldest_segment() else { return Ok(false) };
+        let dropped = self.tier.drop_heads_of(&segment).await;
+        self.tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
+        self.tier.disk.remove(&format::segment_name(segment.id)).await?;
+        self.tier.forget_segment(segment.id);
+        self.tier.take_spanning(segment.id);
+        self.tier.counters.evicted_segments.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Removes the oldest segments below `before`, but never the one that is open; says whether all of them went.
+    pub(super) async fn reclaim_before(&mut self, before: u32) -> bool {
+        let open = self.open.as_ref().map_or(u32::MAX, |open| open.segment.id);
+        while let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < before.min(open)) {
+            if let Err(error) = self.evict_oldest().await {
+                tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The end of a disk that is out of service: everybody who waits is told, and what it holds is made void for the next
+    /// start, if it can still be written to at all.
+    pub(super) async fn end_out_of_service(
+        mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        closing: Option<Reply<bool>>,
+    ) {
+        commands.close();
+        let error = self.tier.out_of_service();
+        for effect in std::mem::take(&mut self.batch).effects {
+            effect.fail(&error);
+        }
+        self.tell_waiting(error.clone());
+        while let Ok(command) = commands.try_recv() {
+            command.fail(&error);
+        }
+        if let Some(reply) = closing {
+            // There is nothing that could be lost by closing it.
+            let _ = reply.send(Ok(true));
+        }
+        match self.make_void().await {
+            Ok(()) => self.tier.outage.settle(),
+            Err(error) => {
+                tracing::error!(disk = %self.tier.path.display(), %error, "what the disk holds may be back after a restart");
+            }
+        }
+    }
+
+    /// Leaves word that nothing on the disk counts any more; on a full disk the oldest segments make room for that.
+    async fn make_void(&mut self) -> io::Result<()> {
+        loop {
+            match self.tier.disk.create(format::VOID_NAME, 1).await {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    let Some(oldest) = self.tier.oldest_segment() else { return Err(error) };
+                    self.tier.disk.remove(&format::segment_name(oldest.id)).await?;
+                    self.tier.forget_segment(oldest.id);
+                }
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+}

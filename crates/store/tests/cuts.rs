@@ -1,0 +1,370 @@
+//! One long story, cut short at every single change to the disk: by the power, by a full disk, by a dead one. What was
+//! acknowledged is there afterwards, nothing torn is served, nothing removed comes back, and the store goes on.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use common::{body, collect, key, open};
+use store::disk::{Failure, FaultyDisk};
+use store::{Config, DiskConfig, ReadError, Store, Sweep, VerifyError, Which, WriteError};
+
+/// Numbers of the bodies that may be found under a name; `None`: nothing.
+#[derive(Default)]
+struct Ledger(BTreeMap<String, Vec<Option<u64>>>);
+
+impl Ledger {
+    fn may(&mut self, name: &str, body: Option<u64>) {
+        self.0.entry(name.to_owned()).or_insert_with(|| vec![None]).push(body);
+    }
+
+    fn is(&mut self, name: &str, body: Option<u64>) {
+        self.0.insert(name.to_owned(), vec![body]);
+    }
+}
+
+/// Names that are asked for again and again.
+const HOT: u64 = 3;
+
+fn length_of(number: u64) -> usize {
+    // The first three are hot.
+    [9_000, 700, 1_500, 40, 0][number as usize % 5]
+}
+
+fn body_of(number: u64) -> Bytes {
+    body(number, length_of(number))
+}
+
+/// Segments of 16 KiB, slices of 4 KiB.
+fn segments_of_16_kib(segments: u64) -> Config {
+    let disks = vec![DiskConfig { path: "disk".into(), capacity_bytes: segments << 14 }];
+    Config { memory_bytes: 32 << 10, disks, segment_bytes: 16 << 10 }
+}
+
+/// A lookup that fails is a miss.
+async fn get(store: &Store, name: &str) -> Option<store::Object> {
+    store.lookup(key(name), name.as_bytes()).await.unwrap_or_default()
+}
+
+async fn put(store: &Store, name: &str, number: u64) -> Result<(), WriteError> {
+    let head = Bytes::from(number.to_string());
+    let mut fill = store.begin_fill(key(name), name.as_bytes(), head, number, None)?;
+    for chunk in body_of(number).chunks(3_000) {
+        fill.append(Bytes::copy_from_slice(chunk)).await?;
+    }
+    fill.finish().await.map(drop)
+}
+
+/// What an acknowledgement in the story binds.
+#[derive(Clone, Copy, PartialEq)]
+enum Binds {
+    /// What a restart shows.
+    Restart,
+    /// The same, but that a head which is not durable yet may take its object with it when a write fails.
+    RestartWithFaults,
+    /// Nothing but removals: the disk dies.
+    Nothing,
+}
+
+/// The story, until the disk is out of service or, if that binds nothing, to its end; says how many fills failed.
+async fn tell(store: &Store, ledger: &mut Ledger, binds: Binds) -> u64 {
+    let mut failures = 0;
+    let certain = binds != Binds::Nothing;
+    let mut number = 0;
+    let mut next = || {
+        number += 1;
+        number
+    };
+    let mut steps: Vec<(String, char)> = (0..HOT).map(|hot| (format!("/hot/{hot}"), 'p')).collect();
+    for round in 0..90 {
+        steps.push((format!("/{}", round % 10), 'p'));
+        if round % 3 == 0 {
+            steps.push((format!("/{}", (round + 7) % 10), 'r'));
+        }
+        if round % 5 == 0 {
+            steps.push((format!("/{}", round % 10), 'h'));
+        }
+        if round % 11 == 10 {
+            steps.push((String::new(), 's'));
+        }
+    }
+    for (name, step) in steps {
+        if certain && store.stats().disks_out > 0 {
+            // A machine without power tells no story.
+            break;
+        }
+        match step {
+            'p' => {
+                let number = next();
+                ledger.may(&name, Some(number));
+                match put(store, &name, number).await {
+                    Ok(()) if certain && store.stats().disks_out == 0 => ledger.is(&name, Some(number)),
+                    Ok(()) => {}
+                    Err(_) => {
+                        failures += 1;
+                        ledger.may(&name, None);
+                    }
+                }
+            }
+            'r' => {
+                ledger.may(&name, None);
+                if store.remove(key(&name), name.as_bytes(), Which::Any).await.is_ok() {
+                    ledger.is(&name, None);
+                }
+            }
+            'h' => {
+                if let Ok(Some(object)) = store.lookup(key(&name), name.as_bytes()).await {
+                    // It becomes durable with the next sync; if that fails, what it replaced goes with it.
+                    if store.update_head(&object, object.head().clone(), 1_000).await.is_err()
+                        || binds != Binds::Restart
+                    {
+                        ledger.may(&name, None);
+                    }
+                }
+            }
+            _ => {
+                let odd = |object: &store::SweptObject<'_>| match object.full_key {
+                    b"/1" | b"/3" => Sweep::Drop,
+                    _ => Sweep::Keep,
+                };
+                ["/1", "/3"].into_iter().for_each(|name| ledger.may(name, None));
+                let mut dropped = Vec::new();
+                let note = |object: &store::SweptObject<'_>| dropped.push(object.full_key.to_vec());
+                if store.sweep(odd, note).await.is_ok() && certain {
+                    for name in dropped {
+                        ledger.is(std::str::from_utf8(&name).expect("a name"), None);
+                    }
+                }
+            }
+        }
+        for hot in 0..HOT {
+            let _ = store.lookup(key(&format!("/hot/{hot}")), format!("/hot/{hot}").as_bytes()).await;
+        }
+    }
+    failures
+}
+
+/// Looks everything up. `lossy`: an object that was acknowledged may be missing.
+async fn check(store: &Store, ledger: &Ledger, lossy: impl Fn(&str) -> bool, context: &str) {
+    for (name, allowed) in &ledger.0 {
+        let Some(object) = get(store, name).await else {
+            assert!(lossy(name) || allowed.contains(&None), "{context}: {name} is lost, expected one of {allowed:?}");
+            continue;
+        };
+        let number: u64 = std::str::from_utf8(object.head()).expect("text").parse().expect("a number");
+        assert!(allowed.contains(&Some(number)), "{context}: {name} is {number}, expected one of {allowed:?}");
+        match collect(object.read(0..u64::MAX)).await {
+            Ok(read) => assert!(read == body_of(number), "{context}: wrong bytes under {name}"),
+            Err(ReadError::Evicted | ReadError::Io { .. }) if lossy(name) => {
+                assert!(get(store, name).await.is_none(), "{context}: {name} is found but cannot be read");
+            }
+            Err(error) => panic!("{context}: {name}: {error}"),
+        }
+    }
+}
+
+/// How many changes the whole story makes.
+async fn changes(seed: u64, config: &Config) -> u64 {
+    let disk = FaultyDisk::new(seed);
+    let store = open(&disk, config.clone()).await;
+    tell(&store, &mut Ledger::default(), Binds::Restart).await;
+    store.close().await.expect("close");
+    disk.changes()
+}
+
+async fn cut_everywhere(seeds: std::ops::Range<u64>, config: Config, lossy: impl Fn(&str) -> bool + Copy) {
+    for seed in seeds {
+        for cut in 0..changes(seed, &config).await {
+            let context = format!("seed {seed}, power lost at change {cut}");
+            let disk = FaultyDisk::new(seed);
+            disk.fail_after(cut, Some(Failure::Power));
+            let mut ledger = Ledger::default();
+            let store = open(&disk, config.clone()).await;
+            tell(&store, &mut ledger, Binds::Restart).await;
+            let _ = store.close().await;
+            let disk = disk.crash();
+            let store = open(&disk, config.clone()).await;
+            check(&store, &ledger, lossy, &context).await;
+            // And the store goes on from there.
+            put(&store, "/after", 1).await.unwrap_or_else(|error| panic!("{context}: {error}"));
+            ledger.is("/after", Some(1));
+            let store = open(&disk.crash(), config.clone()).await;
+            check(&store, &ledger, lossy, &context).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn power_lost_at_any_change_loses_nothing_acknowledged() {
+    cut_everywhere(0..4, segments_of_16_kib(256), |_| false).await;
+}
+
+/// With eviction only what is asked for is certain to stay: it is copied while its old place is given up.
+#[tokio::test]
+async fn power_lost_at_any_change_of_a_full_store_loses_nothing_hot() {
+    let config = segments_of_16_kib(8);
+    let store = open(&FaultyDisk::new(1), config.clone()).await;
+    tell(&store, &mut Ledger::default(), Binds::Restart).await;
+    let stats = store.stats();
+    assert!(stats.evicted_segments > 0 && stats.kept_objects > 0, "the story is too short: {stats:?}");
+    cut_everywhere(10..13, config, |name| !name.starts_with("/hot/")).await;
+}
+
+/// Whatever stops working, and whenever: nothing wrong is served, requests are answered, and nothing is tried for ever.
+#[tokio::test]
+async fn disk_that_fails_for_good_at_any_change_is_no_outage() {
+    for failure in [Failure::Writes, Failure::Room, Failure::Everything] {
+        for (config, step) in [(segments_of_16_kib(256), 1), (segments_of_16_kib(8), 3)] {
+            for cut in (0..changes(7, &config).await).step_by(step) {
+                let context = format!("{failure:?} at change {cut}");
+                let disk = FaultyDisk::new(7);
+                disk.fail_after(cut, Some(failure));
+                let mut ledger = Ledger::default();
+                let store = open(&disk, config.clone()).await;
+                let failures = tell(&store, &mut ledger, Binds::Nothing).await;
+                // Most of the eight failures that a disk is granted may meet a fill, never more.
+                assert!(failures <= 8, "{context}: {failures} fills failed");
+                check(&store, &ledger, |_| true, &context).await;
+                let mut tries = 0;
+                while put(&store, "/last", 2).await.is_err() {
+                    tries += 1;
+                    assert!(tries <= 8, "{context}: fills fail for ever");
+                }
+                let object = get(&store, "/last").await.unwrap_or_else(|| panic!("{context}: /last is not served"));
+                assert_eq!(collect(object.read(0..u64::MAX)).await.expect("read"), body_of(2), "{context}");
+                if store.stats().disks_out == 1 {
+                    let proof = store.verify(key("/last"), b"/last").await;
+                    assert!(matches!(proof, Err(VerifyError::OutOfService { .. })), "{context}: {proof:?}");
+                }
+                ledger.may("/last", Some(2));
+                ledger.may("/last", None);
+                let disk = disk.crash();
+                let store = open(&disk, config.clone()).await;
+                check(&store, &ledger, |_| true, &format!("{context}, mended")).await;
+                put(&store, "/mended", 3).await.unwrap_or_else(|error| panic!("{context}, mended: {error}"));
+                store.verify(key("/mended"), b"/mended").await.expect("resident");
+            }
+        }
+    }
+}
+
+/// One refused write, or a disk that is full for a moment, anywhere in the story.
+#[tokio::test]
+async fn one_failed_change_anywhere_takes_no_disk_out() {
+    let config = segments_of_16_kib(256);
+    for failure in [Failure::Writes, Failure::Room] {
+        for cut in 0..changes(5, &config).await {
+            let context = format!("{failure:?} at change {cut}");
+            let disk = FaultyDisk::new(5);
+            let store = open(&disk, config.clone()).await;
+            let mut ledger = Ledger::default();
+            // Until something failed, then mended.
+            disk.fail_after(cut, Some(failure));
+            let watch = async {
+                while store.stats().write_errors == 0 {
+                    tokio::task::yield_now().await;
+                }
+                disk.fail_after(0, None);
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                () = watch => {}
+                _ = tell(&store, &mut ledger, Binds::RestartWithFaults) => {}
+            }
+            disk.fail_after(0, None);
+            assert_eq!(store.stats().disks_out, 0, "{context}");
+            store.sync_removals().await.expect("sync");
+            put(&store, "/sync", 1).await.expect("the disk works again");
+            ledger.is("/sync", Some(1));
+            let store = open(&disk.crash(), config.clone()).await;
+            // A disk that is full for a moment gets the room of the oldest segments.
+            check(&store, &ledger, |_| failure == Failure::Room, &context).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn object_that_cannot_be_read_is_fetched_again_and_can_be_removed() {
+    for removed in [false, true] {
+        let disk = FaultyDisk::new(3);
+        let store = open(&disk, segments_of_16_kib(64)).await;
+        put(&store, "/a", 5).await.expect("put");
+        // Pushes it out of memory.
+        for number in 0..8 {
+            put(&store, &format!("/other/{number}"), 10).await.expect("put");
+        }
+        let object = get(&store, "/a").await.expect("stored");
+        disk.fail_reads(1);
+        assert!(matches!(collect(object.read(0..u64::MAX)).await, Err(ReadError::Io { .. })));
+        assert!(get(&store, "/a").await.is_none(), "a miss from then on");
+        if removed {
+            assert!(store.remove(key("/a"), b"/a", Which::Any).await.expect("remove"));
+        } else {
+            put(&store, "/a", 7).await.expect("put");
+            assert_eq!(get(&store, "/a").await.expect("stored").stamp(), 7);
+        }
+        let store = open(&disk.crash(), segments_of_16_kib(64)).await;
+        assert_eq!(get(&store, "/a").await.map(|object| object.stamp()), (!removed).then_some(7));
+        assert_eq!(store.stats().disks_out, 0);
+    }
+}
+
+#[tokio::test]
+async fn disk_that_cannot_be_read_any_more_is_taken_out() {
+    let disk = FaultyDisk::new(3);
+    let store = open(&disk, segments_of_16_kib(64)).await;
+    for number in 0..40 {
+        put(&store, &format!("/{number}"), 2).await.expect("put");
+    }
+    disk.fail_reads(u32::MAX);
+    for number in 0..40 {
+        let Ok(Some(object)) = store.lookup(key(&format!("/{number}")), format!("/{number}").as_bytes()).await else {
+            continue;
+        };
+        let _ = collect(object.read(0..u64::MAX)).await;
+    }
+    assert_eq!(store.stats().disks_out, 1);
+    assert!(get(&store, "/39").await.is_none());
+    put(&store, "/39", 4).await.expect("to memory");
+    let proof = store.verify(key("/39"), b"/39").await.expect_err("memory is no stable storage");
+    assert!(proof.to_string().contains("out of service: read failed"), "{proof}");
+    // Until it is settled that nothing on it counts, no removal is acknowledged.
+    let mut tries = 0;
+    while store.remove(key("/38"), b"/38", Which::Any).await.is_err() {
+        tries += 1;
+        assert!(tries < 1_000, "it never settles");
+        tokio::task::yield_now().await;
+    }
+
+    // A disk that works again is empty, and its next bodies are told from those it had.
+    let store = open(&disk.crash(), segments_of_16_kib(64)).await;
+    assert_eq!((store.stats().disks_out, store.stats().objects), (0, 0));
+    put(&store, "/39", 2).await.expect("put");
+    store.verify(key("/39"), b"/39").await.expect("resident");
+}
+
+#[tokio::test]
+async fn next_disk_takes_over_from_one_that_died() {
+    let disks = [1, 2].map(FaultyDisk::new);
+    let place = |number: usize| DiskConfig { path: format!("disk{number}").into(), capacity_bytes: 1 << 20 };
+    let config = Config { memory_bytes: 32 << 10, disks: (0..2).map(place).collect(), segment_bytes: 16 << 10 };
+    let handles = disks.iter().map(|disk| std::sync::Arc::new(disk.clone()) as _).collect();
+    let store = Store::open_on(config, handles).await.expect("open");
+    for number in 0..30 {
+        put(&store, &format!("/{number}"), 2).await.expect("put");
+    }
+    disks[0].fail_after(0, Some(Failure::Everything));
+    let mut failures = 0;
+    for number in (0..30).cycle().take(90) {
+        failures += u32::from(put(&store, &format!("/{number}"), 7).await.is_err());
+    }
+    assert!((1..=8).contains(&failures), "{failures}");
+    assert_eq!(store.stats().disks_out, 1);
+    for number in 0..30 {
+        let name = format!("/{number}");
+        assert_eq!(get(&store, &name).await.expect("stored").stamp(), 7);
+        store.verify(key(&name), name.as_bytes()).await.expect("resident on the other disk");
+    }
+}
