@@ -386,7 +386,7 @@ impl App {
     ) -> Result<Vec<u64>, Denied> {
         principal.may_change()?;
         let known = self.following.now();
-        let row = own(&known, principal.account(), domain.as_str(), known.knowledge.domains.get(domain))?;
+        let row = own(&known, principal.account(), domain.as_str(), known.knowledge.domain(domain.as_str()))?;
         let mode = if force { Mode::Delete } else { Mode::Expire };
         let (paths, invalidations) = tags
             .into_iter()
@@ -554,7 +554,7 @@ fn by_domain<'a>(
             continue;
         }
         // No host begins with a dot: it is the name of a wildcard domain.
-        let whole = host.starts_with('.').then(|| known.knowledge.domains.get(host));
+        let whole = host.starts_with('.').then(|| known.knowledge.domain(host));
         let row = own(known, account, host, whole.unwrap_or_else(|| known.knowledge.domain_for(host)))?;
         match groups.iter_mut().find(|(known, _)| known.name == row.name) {
             Some((_, objects)) => objects.push(object),

@@ -10,7 +10,7 @@
 //!
 //! Which bytes a `Range` selects (`range`).
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::{
     AGE, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION,
@@ -119,14 +119,14 @@ pub fn answer(
         return Answer::Whole;
     }
     let etag = stored.get(ETAG).map(HeaderValue::as_bytes);
-    let modified = date::first(stored, LAST_MODIFIED);
+    let modified = || date::first(stored, LAST_MODIFIED);
 
     if request.contains_key(IF_MATCH) {
         if !matches(request, IF_MATCH, etag, strong) {
             return Answer::PreconditionFailed;
         }
-    } else if let (Some(since), Some(modified)) = (date::only(request, IF_UNMODIFIED_SINCE), modified)
-        && modified > since
+    } else if let Some(since) = date::only(request, IF_UNMODIFIED_SINCE)
+        && modified().is_some_and(|modified| modified > since)
     {
         return Answer::PreconditionFailed;
     }
@@ -137,15 +137,13 @@ pub fn answer(
         }
     } else if let Some(since) = date::only(request, IF_MODIFIED_SINCE) {
         // RFC 9111 §4.3.2: where there is no Last-Modified, Date stands in.
-        if modified.or_else(|| date::first(stored, DATE)).is_some_and(|modified| modified <= since) {
+        if modified().or_else(|| date::first(stored, DATE)).is_some_and(|modified| modified <= since) {
             return Answer::NotModified;
         }
     }
 
     match length {
-        Some(length)
-            if *method == Method::GET && status == StatusCode::OK && if_range(request, etag, modified, stored) =>
-        {
+        Some(length) if *method == Method::GET && status == StatusCode::OK && if_range(request, etag, stored) => {
             match select(request, length) {
                 Selected::Whole => Answer::Whole,
                 Selected::Part(part) => Answer::Part(part),
@@ -159,7 +157,7 @@ pub fn answer(
 
 /// `If-Range` (RFC 9110 §13.1.5): whether `Range` counts. Only strong validators do: an equal strong tag, or the very
 /// Last-Modified of a response that was at least a second old when it was sent (§8.8.2.2).
-fn if_range(request: &HeaderMap, etag: Option<&[u8]>, modified: Option<SystemTime>, stored: &HeaderMap) -> bool {
+fn if_range(request: &HeaderMap, etag: Option<&[u8]>, stored: &HeaderMap) -> bool {
     let mut lines = request.get_all(IF_RANGE).iter();
     let condition = match (lines.next(), lines.next()) {
         (None, _) => return true,
@@ -171,7 +169,7 @@ fn if_range(request: &HeaderMap, etag: Option<&[u8]>, modified: Option<SystemTim
         return etag.is_some_and(|etag| strong(condition, etag));
     }
     let (Some(asked), Some(modified), Some(sent)) =
-        (date::only(request, IF_RANGE), modified, date::first(stored, DATE))
+        (date::only(request, IF_RANGE), date::first(stored, LAST_MODIFIED), date::first(stored, DATE))
     else {
         return false;
     };

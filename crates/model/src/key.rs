@@ -83,6 +83,10 @@ impl fmt::Display for UrlKey {
 
 /// A path with its query: fragment dropped, escapes upper case, bytes that cannot stand in a URL escaped.
 fn normalise(path: &str) -> String {
+    let stands = |byte: u8| matches!(byte, 0x21..=0x7E) && !matches!(byte, b'"' | b'<' | b'>' | b'#' | b'%');
+    if path.bytes().all(stands) {
+        return path.to_owned();
+    }
     let path = path.split_once('#').map_or(path, |(before, _)| before).as_bytes();
     let mut out = String::with_capacity(path.len());
     let mut at = 0;

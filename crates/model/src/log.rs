@@ -72,7 +72,8 @@ impl Default for Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Knowledge {
     /// Every domain, by name.
-    pub domains: BTreeMap<DomainName, Domain>,
+    #[serde(with = "shared")]
+    pub domains: BTreeMap<DomainName, Arc<Domain>>,
     /// The certificates of those domains that have one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "shared")]
     pub certificates: BTreeMap<DomainName, Arc<Certificate>>,
@@ -88,7 +89,7 @@ impl Knowledge {
         match entry {
             Entry::Invalidate(_) => {}
             Entry::Domain(domain) => {
-                self.domains.insert(domain.name.clone(), domain.clone());
+                self.domains.insert(domain.name.clone(), Arc::new(domain.clone()));
             }
             Entry::DomainRemoved(name) => {
                 self.domains.remove(name);
@@ -113,8 +114,18 @@ impl Knowledge {
         }
     }
 
+    /// A domain by its name.
+    pub fn domain(&self, name: &str) -> Option<&Domain> {
+        self.domains.get(name).map(|domain| &**domain)
+    }
+
     /// The domain that serves `host` (lower case, no port): the exact name before wildcards, narrow before wide.
     pub fn domain_for(&self, host: &str) -> Option<&Domain> {
+        self.shared_domain_for(host).map(|domain| &**domain)
+    }
+
+    /// The same, to be kept.
+    pub fn shared_domain_for(&self, host: &str) -> Option<&Arc<Domain>> {
         DomainName::candidates(host).find_map(|name| {
             let domain = self.domains.get(name)?;
             domain.name.serves(host).then_some(domain)
@@ -122,26 +133,25 @@ impl Knowledge {
     }
 }
 
-/// Certificates are large and knowledge is copied at every change of it, so copies share them; written down they are as if they
-/// did not.
+/// Domains and certificates are large and knowledge is copied at every change of it, so copies share them; written down they are
+/// as if they did not.
 mod shared {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use crate::certificate::Certificate;
     use crate::domain::DomainName;
 
-    type Certificates = BTreeMap<DomainName, Arc<Certificate>>;
+    type Shared<T> = BTreeMap<DomainName, Arc<T>>;
 
-    pub(super) fn serialize<S: Serializer>(certificates: &Certificates, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(certificates.iter().map(|(name, certificate)| (name, &**certificate)))
+    pub(super) fn serialize<T: Serialize, S: Serializer>(all: &Shared<T>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(all.iter().map(|(name, one)| (name, &**one)))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Certificates, D::Error> {
-        let certificates = BTreeMap::<DomainName, Certificate>::deserialize(from)?;
-        Ok(certificates.into_iter().map(|(name, certificate)| (name, Arc::new(certificate))).collect())
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Shared<T>, D::Error> {
+        let all = BTreeMap::<DomainName, T>::deserialize(from)?;
+        Ok(all.into_iter().map(|(name, one)| (name, Arc::new(one))).collect())
     }
 }
 

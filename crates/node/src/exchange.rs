@@ -21,11 +21,37 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// What the access log says of a client that left before it was answered.
 const CLIENT_LEFT: u16 = 499;
 
+/// A request's name: which node, thread and start, and how many requests came before; 24 hexadecimal digits.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestId([u8; 24]);
+
+impl RequestId {
+    /// `of` names node, thread and start: 48 bits of it count, and of the number of the request.
+    pub(crate) fn new(of: u64, number: u64) -> RequestId {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 24];
+        for (part, digits) in [of, number].into_iter().zip(text.chunks_exact_mut(12)) {
+            for (at, digit) in digits.iter_mut().rev().enumerate() {
+                *digit = DIGITS[(part >> (4 * at)) as usize & 15];
+            }
+        }
+        RequestId(text)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    fn value(&self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.0).expect("digits make a header value")
+    }
+}
+
 /// A request while it is answered.
 pub(crate) struct Exchange {
     front: Arc<Front>,
     handoff: Arc<Handoff>,
-    id: String,
+    id: RequestId,
     begun: Instant,
     record: Option<Box<Record>>,
     answered: Option<Answered>,
@@ -46,7 +72,7 @@ impl Exchange {
     pub(crate) fn begin<B>(
         front: Arc<Front>,
         handoff: Arc<Handoff>,
-        id: String,
+        id: RequestId,
         client: Option<SocketAddr>,
         request: &Request<B>,
     ) -> Exchange {
@@ -73,9 +99,7 @@ impl Exchange {
         let (status, result, after) = (answer.status(), answer.body().result, self.begun.elapsed());
         self.front.pipeline.metrics().answered(result, status, after);
         self.answered = Some(Answered { status: status.as_u16(), result, after });
-        if let Ok(id) = HeaderValue::try_from(self.id.as_str()) {
-            answer.headers_mut().insert(REQUEST_ID, id);
-        }
+        answer.headers_mut().insert(REQUEST_ID, self.id.value());
         self.complete = hyper::body::Body::is_end_stream(answer.body());
         self.turns(self.complete);
         answer.body_mut().exchange = Some(self);
@@ -125,7 +149,7 @@ impl Drop for Exchange {
                 result,
                 complete: self.complete,
             };
-            log.line(record, self.front.pipeline.knowing().name().as_str(), &self.id, &ending);
+            log.line(record, self.front.pipeline.knowing().name().as_str(), self.id.as_str(), &ending);
         }
     }
 }

@@ -36,8 +36,8 @@ fn malformed(words: &'static str) -> Bad {
     Bad { status: StatusCode::BAD_REQUEST, words, why: Refusal::Malformed }
 }
 
-/// Checks a request, and brings what says its length into one form.
-pub(crate) fn request(request: &mut request::Parts) -> Result<(), Bad> {
+/// Checks a request, and brings what says its length into one form. Says whom it is addressed to.
+pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
     let too_large = |status, words| Bad { status, words, why: Refusal::TooLarge };
     if request.uri.path_and_query().is_some_and(|path| path.as_str().len() > URL_BYTES_MAX) {
         return Err(too_large(StatusCode::URI_TOO_LONG, "the URL is too long"));
@@ -56,7 +56,7 @@ pub(crate) fn request(request: &mut request::Parts) -> Result<(), Bad> {
 
 /// RFC 9112 §3.2: exactly one `Host` in HTTP/1.1, and a name in it, also where the target names another, which then counts
 /// (§3.2.2). RFC 9113 §8.3.1: in HTTP/2 there may be none, and one that there is agrees with the target.
-fn one_host(request: &request::Parts) -> Result<(), Bad> {
+fn one_host(request: &request::Parts) -> Result<Authority, Bad> {
     let mut named = request.headers.get_all(HOST).iter();
     let header = match (named.next(), named.next()) {
         (Some(_), Some(_)) => return Err(malformed("expected one Host")),
@@ -72,13 +72,13 @@ fn one_host(request: &request::Parts) -> Result<(), Bad> {
     if told.as_ref().is_some_and(has_user) || request.uri.authority().is_some_and(has_user) {
         return Err(malformed("expected a host name without a user"));
     }
-    match (request.version, &told, request.uri.authority()) {
-        (Version::HTTP_11, None, _) => Err(malformed("expected one Host")),
-        (Version::HTTP_2, Some(told), Some(target)) if told != target => {
+    match (request.version, told, request.uri.authority()) {
+        (Version::HTTP_11, None, _) | (_, None, None) => Err(malformed("expected one Host")),
+        (Version::HTTP_2, Some(told), Some(target)) if told != *target => {
             Err(malformed("expected :authority and Host to agree"))
         }
-        (_, None, None) => Err(malformed("expected one Host")),
-        _ => Ok(()),
+        (_, _, Some(target)) => Ok(target.clone()),
+        (_, Some(told), None) => Ok(told),
     }
 }
 

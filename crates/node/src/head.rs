@@ -92,19 +92,33 @@ pub(crate) enum Stored {
 }
 
 /// Under what an object lies in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ObjectKey(Vec<u8>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectKey {
+    bytes: Vec<u8>,
+    hash: u128,
+}
+
+impl std::hash::Hash for ObjectKey {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+    }
+}
 
 impl ObjectKey {
+    fn new(bytes: Vec<u8>) -> ObjectKey {
+        let hash = xxhash_rust::xxh3::xxh3_128(&bytes);
+        ObjectKey { bytes, hash }
+    }
+
     /// The bare URL: an object without variants, or the marker of one that has them.
     pub(crate) fn bare(url: &UrlKey) -> ObjectKey {
-        ObjectKey(url.to_string().into_bytes())
+        ObjectKey::new([url.host().as_bytes(), url.path_and_query().as_bytes()].concat())
     }
 
     /// A variant that a marker leads to; `values` come from [`httpcache::vary_key`]. What lies under another marker's variants is
     /// found by nobody any more: who removes a marker has removed all variants.
     pub(crate) fn variant(url: &UrlKey, marker: store::Generation, values: &[u8]) -> ObjectKey {
-        let mut key = ObjectKey::bare(url).0;
+        let mut key = ObjectKey::bare(url).bytes;
         key.push(SEPARATOR);
         key.extend_from_slice(&marker.0.to_be_bytes());
         if values.len() > VARIANT_BYTES_MAX {
@@ -112,32 +126,32 @@ impl ObjectKey {
         } else {
             key.extend_from_slice(values);
         }
-        ObjectKey(key)
+        ObjectKey::new(key)
     }
 
     /// Slice `number` of a body.
     pub(crate) fn slice(url: &UrlKey, series: &Series, number: u64) -> ObjectKey {
-        let mut key = ObjectKey::bare(url).0;
+        let mut key = ObjectKey::bare(url).bytes;
         key.push(SEPARATOR);
         key.extend_from_slice(OF_SLICE);
         key.extend_from_slice(&series.name.to_be_bytes());
         key.extend_from_slice(&number.to_be_bytes());
-        ObjectKey(key)
+        ObjectKey::new(key)
     }
 
     /// Whether it is of `url`, bare, a variant or a slice.
     pub(crate) fn is_of(&self, url: &ObjectKey) -> bool {
-        self.0.strip_prefix(url.bytes()).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == SEPARATOR))
+        self.bytes.strip_prefix(url.bytes()).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == SEPARATOR))
     }
 
     /// The full key.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     /// What the store's index is keyed by.
     pub(crate) fn hash(&self) -> store::Key {
-        store::Key(xxhash_rust::xxh3::xxh3_128(&self.0))
+        store::Key(self.hash)
     }
 }
 
@@ -223,6 +237,11 @@ fn encode(
     out.freeze()
 }
 
+/// What lies in the store, read once as long as it is in memory.
+pub(crate) fn read(object: &store::Object) -> Arc<Option<(LogTag, Stored)>> {
+    object.made(decode)
+}
+
 /// Reads what the store keeps; `None` for bytes of another version or that make no sense, which is a miss.
 pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
     let mut bytes = bytes.clone();
@@ -250,6 +269,8 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
         headers.try_append(name, value).ok()?;
     }
+    // A copy has room for what it holds and no more; this one may be kept for long.
+    let headers = headers.clone();
     match kind {
         OBJECT | SLICED => {
             let head = Head::new(log, status, headers, sent, received);

@@ -432,7 +432,7 @@ fn nanos(moment: Moment) -> u64 {
 /// Takes an entry into the index, then into what everything before it adds up to.
 fn learn(index: &Index, before: &mut Knowledge, revision: Revision, entry: &Entry) {
     let domain = match entry {
-        Entry::Domain(domain) => before.domains.get(&domain.name),
+        Entry::Domain(domain) => before.domain(domain.name.as_str()),
         _ => None,
     };
     index.add(revision, entry, domain);

@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::AccessLog;
 use crate::connection::{Connection, HEAD_MAX, Turn, greet};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, RequestId};
 use crate::framing::{HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::functions::access::Client;
 use crate::knowing::{Judging, Knowing};
@@ -284,19 +284,16 @@ async fn serve_one<S: Stream>(
     let greeting = front.stopping.run_until_cancelled(greet(&mut stream, &metrics)).await;
     let Some(Some(greeting)) = greeting else { return };
     let http2 = greeting.http2;
-    let handoff = Arc::new(Handoff::new(front.pipeline.knowing().clone(), http2, secure));
+    let handoff = Arc::new(Handoff::new(front.pipeline.knowing().clone(), http2, secure, client));
     let io = TokioIo::new(Connection::new(stream, greeting, handoff.clone(), metrics.clone()));
     // HTTP/2 can say GOAWAY at any time; an idle connection of HTTP/1.1 is closed only when the node stops, for a request may be on
     // its way.
     let leaving = if http2 { front.draining.child_token() } else { front.stopping.clone() };
     let (serving, names, left) = (front, http.clone(), leaving.clone());
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let (front, handoff) = (serving.clone(), handoff.clone());
-        let id = format!("{:016x}{:08x}", names.name, names.requests.fetch_add(1, Ordering::Relaxed));
+        let id = RequestId::new(names.name, names.requests.fetch_add(1, Ordering::Relaxed));
         let exchange = Exchange::begin(front.clone(), handoff.clone(), id, client, &request);
-        if let Some(client) = client {
-            request.extensions_mut().insert(Client(client.ip()));
-        }
         let last = handoff.turn.begun() >= REQUESTS_MAX;
         if last && http2 {
             left.cancel();
@@ -345,6 +342,8 @@ async fn drive<C: GracefulConnection>(connection: C, leaving: CancellationToken)
 pub(crate) struct Handoff {
     knowing: Arc<Knowing>,
     headers: Mutex<Headers>,
+    /// Whose it is, where that is known.
+    pub(crate) client: Option<Client>,
     /// The user came by TLS.
     pub(crate) secure: bool,
     /// The last write found no room.
@@ -366,9 +365,10 @@ struct Headers {
 }
 
 impl Handoff {
-    pub(crate) fn new(knowing: Arc<Knowing>, queues: bool, secure: bool) -> Handoff {
+    pub(crate) fn new(knowing: Arc<Knowing>, queues: bool, secure: bool, client: Option<SocketAddr>) -> Handoff {
         let blocked = AtomicBool::new(false);
-        Handoff { knowing, headers: Mutex::default(), secure, blocked, queues, turn: Turn::default() }
+        let client = client.map(|client| Client(client.ip()));
+        Handoff { knowing, headers: Mutex::default(), client, secure, blocked, queues, turn: Turn::default() }
     }
 
     fn headers(&self) -> MutexGuard<'_, Headers> {

@@ -51,6 +51,9 @@ pub(crate) enum XCache {
 }
 
 impl XCache {
+    /// All of them, in their order.
+    pub(crate) const ALL: [XCache; 5] = [XCache::Hit, XCache::Miss, XCache::Stale, XCache::Revalidated, XCache::Bypass];
+
     /// The word.
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -65,9 +68,7 @@ impl XCache {
     /// Reads the word at the front of a parent's header.
     pub(crate) fn of(header: &str) -> Option<XCache> {
         let word = header.split(' ').next().unwrap_or_default();
-        [XCache::Hit, XCache::Miss, XCache::Stale, XCache::Revalidated, XCache::Bypass]
-            .into_iter()
-            .find(|result| result.word() == word)
+        XCache::ALL.into_iter().find(|result| result.word() == word)
     }
 }
 

@@ -9,10 +9,11 @@
 //! - Nobody is served before the node is a member, or after it was told that it is none (rule 8).
 //! - A child's request without a fence of this log is refused.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::HOST;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
@@ -33,7 +34,7 @@ use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
-use crate::respond::{AnswerBody, Reply, Said, X_CACHE};
+use crate::respond::{AnswerBody, Reply, Said, Signs, X_CACHE};
 use crate::slices::{self, Part};
 use crate::upload::Upload;
 use crate::upstream::{self, AskError, From, Question};
@@ -51,6 +52,7 @@ pub(crate) struct Pipeline {
     store: Store,
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
+    signs: Arc<Signs>,
 }
 
 /// A request for an object, as far as it is understood.
@@ -61,10 +63,13 @@ pub(crate) struct Wanted {
     pub(crate) path: Option<String>,
     pub(crate) domain: Arc<Domain>,
     pub(crate) method: Method,
+    /// Whom the client addressed: the host, with the port if it said one.
+    pub(crate) authority: Authority,
     /// As the client sent them.
     pub(crate) headers: HeaderMap,
-    /// As they go upstream for an answer that is everybody's; variants are chosen by these.
-    pub(crate) shared: HeaderMap,
+    /// See [`Wanted::shared`].
+    pub(crate) shared: OnceLock<HeaderMap>,
+    pub(crate) signs: Arc<Signs>,
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
@@ -77,6 +82,17 @@ impl Wanted {
             0 => (url, None),
             _ => (functions.key(&url), Some(functions.rules().key.unsigned(url.path_and_query()))),
         }
+    }
+
+    /// The headers as they go upstream for an answer that is everybody's; variants are chosen by these. A hit without variants
+    /// needs none.
+    pub(crate) fn shared(&self) -> &HeaderMap {
+        self.shared.get_or_init(|| {
+            let mut shared = httpcache::upstream(&self.headers);
+            shared.remove(HOST);
+            shared.append(http::header::VIA, self.signs.via.clone());
+            shared
+        })
     }
 
     /// The path with its query as it goes upstream.
@@ -124,7 +140,12 @@ enum Step {
 
 impl Pipeline {
     pub(crate) fn new(knowing: Arc<Knowing>, store: Store, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Pipeline {
-        Pipeline { knowing, store, fills, metrics }
+        let signs = Arc::new(Signs::new(knowing.name()));
+        Pipeline { knowing, store, fills, metrics, signs }
+    }
+
+    pub(crate) fn signs(&self) -> &Arc<Signs> {
+        &self.signs
     }
 
     pub(crate) fn knowing(&self) -> &Arc<Knowing> {
@@ -149,7 +170,7 @@ impl Pipeline {
         let known = self.knowing.known().clone();
         let caller = peer::caller(&mut request.headers, &known);
         let mut reply = Reply {
-            node: self.knowing.name().to_string(),
+            signs: self.signs.clone(),
             method: request.method.clone(),
             asker: Asker::User,
             telling: None,
@@ -159,9 +180,10 @@ impl Pipeline {
         if reply.handoff.secure {
             self.metrics.handshakes.requests.inc();
         }
-        if let Err(bad) = framing::request(&mut request) {
-            return reply.bad(bad);
-        }
+        let authority = match framing::request(&mut request) {
+            Ok(authority) => authority,
+            Err(bad) => return reply.bad(bad),
+        };
         let caller = match caller {
             Ok(caller) => caller,
             Err(BadCaller::AnotherLog) => {
@@ -177,31 +199,23 @@ impl Pipeline {
         if !known.serves() {
             return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node does not serve now");
         }
-        let Some(host) = host(&request) else {
-            return reply.refusal(StatusCode::BAD_REQUEST, "expected one Host");
+        let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let Ok(url) = UrlKey::new(authority.host(), path) else {
+            return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
         };
-        let domain = match site(&known, &host) {
+        let domain = match site(&known, url.host()) {
             Ok(domain) => domain,
             Err((status, why)) => return reply.refusal(status, why),
-        };
-        if let Some(authority) = request.uri.authority()
-            && let Ok(authority) = HeaderValue::from_str(authority.as_str())
-        {
-            request.headers.insert(HOST, authority); // what it says counts, not the field (RFC 9112 §3.2.2)
-        }
-        let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let Ok(url) = UrlKey::new(&host, path) else {
-            return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
         };
         if caller.asker == Asker::User {
             if let Some(forced) = domain.functions.rules().https.forced
                 && forced.https != reply.handoff.secure
                 && known.knowledge.certificates.contains_key(&domain.name)
             {
-                return reply.by_the_other_scheme(forced, &host, path);
+                return reply.by_the_other_scheme(forced, url.host(), path);
             }
             let rules = &domain.functions.rules().access;
-            let client = request.extensions.get().copied();
+            let client = reply.handoff.client;
             if !rules.is_open()
                 && let Err(refused) = access::may(rules, &request.headers, client, path, self.knowing.clock().now())
             {
@@ -213,10 +227,12 @@ impl Pipeline {
         let wanted = Wanted {
             url,
             path,
-            domain: Arc::new(domain.clone()),
+            domain: domain.clone(),
             method: request.method,
-            shared: self.shared(&request.headers),
+            shared: OnceLock::new(),
+            signs: self.signs.clone(),
             headers: request.headers,
+            authority,
             asker: caller.asker,
             passed: caller.passed,
             purpose: caller.purpose,
@@ -226,14 +242,6 @@ impl Pipeline {
             "GET" | "HEAD" => self.object(wanted, body, reply).await,
             _ => self.bypass(wanted, body, httpcache::Bypass::Method, reply).await,
         }
-    }
-
-    /// What of a request goes upstream for an answer that is everybody's.
-    pub(crate) fn shared(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut shared = httpcache::upstream(headers);
-        shared.remove(HOST);
-        shared.append(http::header::VIA, httpcache::via(http::Version::HTTP_11, self.knowing.name().as_str()));
-        shared
     }
 
     async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
@@ -316,30 +324,26 @@ impl Pipeline {
     /// Finds what is stored for a request. A body whose stamp is of another log is not there.
     pub(crate) async fn look(&self, wanted: &Wanted) -> Look {
         let tag = self.knowing.known().tag;
-        let readable = |object: &Option<store::Object>| {
-            let (log, stored) = head::decode(object.as_ref()?.head())?;
-            (log == tag).then_some(stored)
-        };
         let mut key = ObjectKey::bare(&wanted.url);
         let mut object = self.read(&key).await;
-        let mut stored = readable(&object);
+        let mut read = object.as_ref().map(head::read);
         let mut has_variants = false;
-        if let Some(Stored::Marker(vary)) = &stored {
+        if let Some(Stored::Marker(vary)) = of(&read, tag) {
             has_variants = true;
             let marker = object.as_ref().map_or(store::Generation(0), store::Object::generation);
-            key = ObjectKey::variant(&wanted.url, marker, &httpcache::vary_key(vary, &wanted.shared));
+            key = ObjectKey::variant(&wanted.url, marker, &httpcache::vary_key(vary, wanted.shared()));
             object = self.read(&key).await;
-            stored = readable(&object);
+            read = object.as_ref().map(head::read);
         }
         let seen = object.as_ref().map(store::Object::generation);
-        let found = match (object, stored) {
+        let found = match (object, of(&read, tag)) {
             // What was kept under a key that was made otherwise was kept for other URLs.
             (Some(object), Some(Stored::Object(head)))
                 if keep::is_keyed_by(&wanted.domain.functions, &head.headers) =>
             {
                 let at = self.fills.vouched.get(key.hash(), object.generation());
                 let vouched = Vouched { stamp: Revision(object.stamp()), at };
-                Some(Found { object, head, vouched })
+                Some(Found { object, head: head.clone(), vouched })
             }
             _ => None,
         };
@@ -382,7 +386,7 @@ impl Pipeline {
             seen: look.seen,
             confirm,
             part,
-            headers: wanted.shared.clone(),
+            headers: wanted.shared().clone(),
             asker: wanted.asker,
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
@@ -415,7 +419,7 @@ impl Pipeline {
             url: wanted.url.clone(),
             path: wanted.asked(),
             domain: wanted.domain.clone(),
-            headers: wanted.shared.clone(),
+            headers: wanted.shared().clone(),
             asker: wanted.asker,
             passed: wanted.passed.clone(),
             head: found.head.clone(),
@@ -461,7 +465,7 @@ impl Pipeline {
     }
 
     fn deliver(&self, wanted: &Wanted, arrived: &Arrived, why: Forward, joined: bool, reply: &Reply) -> Step {
-        if httpcache::vary_key(&arrived.vary, &wanted.shared) != arrived.values {
+        if httpcache::vary_key(&arrived.vary, wanted.shared()) != arrived.values {
             return Step::Again { alone: false }; // another variant than ours came
         }
         let mut judging = self.knowing.judging();
@@ -523,7 +527,7 @@ impl Pipeline {
     /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.
     async fn head(&self, wanted: Wanted, why: Forward, reply: Reply) -> Response<AnswerBody> {
         for _ in 0..ATTEMPTS_MAX {
-            match self.pass(&wanted, wanted.shared.clone(), None, why, &reply).await {
+            match self.pass(&wanted, wanted.shared().clone(), None, why, &reply).await {
                 Step::Answer(answer) => return answer,
                 Step::Again { .. } => {}
             }
@@ -542,7 +546,7 @@ impl Pipeline {
         let mut headers = httpcache::end_to_end(&wanted.headers);
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
-        headers.append(http::header::VIA, httpcache::via(http::Version::HTTP_11, self.knowing.name().as_str()));
+        headers.append(http::header::VIA, self.signs.via.clone());
         let (body, ended) = Upload::new(body);
         let body = body.map_err(|error| Box::new(error) as _).boxed_unsync();
         match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
@@ -611,8 +615,7 @@ impl Pipeline {
     /// What is stored under the URL of an unsafe request that did not fail is good no more, nor is what its answer names
     /// (RFC 9111 §4.4).
     async fn written(&self, wanted: &Wanted, answer: &HeaderMap) {
-        let authority = wanted.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or(wanted.url.host());
-        let others = httpcache::invalidated_too(authority, wanted.url.path_and_query(), answer);
+        let others = httpcache::invalidated_too(wanted.authority.as_str(), wanted.url.path_and_query(), answer);
         let others = others.iter().filter_map(|path| UrlKey::new(wanted.url.host(), path).ok());
         for url in std::iter::once(wanted.url.clone()).chain(others) {
             if let Err(error) = self.fills.forget(&url).await {
@@ -620,6 +623,12 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// What was read, if it is of this log.
+fn of(read: &Option<Arc<Option<(LogTag, Stored)>>>, tag: LogTag) -> Option<&Stored> {
+    let (log, stored) = read.as_deref()?.as_ref()?;
+    (*log == tag).then_some(stored)
 }
 
 /// Whether an answer that came may be handed on.
@@ -656,19 +665,10 @@ fn said(came: &Came, why: Forward, known_good: Option<std::time::Duration>) -> S
 }
 
 /// The domain that serves `host`, or the refusal of who asks for it.
-fn site<'a>(known: &'a Known, host: &str) -> Result<&'a Domain, (StatusCode, &'static str)> {
-    match known.knowledge.domain_for(host) {
+fn site<'a>(known: &'a Known, host: &str) -> Result<&'a Arc<Domain>, (StatusCode, &'static str)> {
+    match known.knowledge.shared_domain_for(host) {
         None => Err((StatusCode::NOT_FOUND, "no domain is served under this host")),
         Some(domain) if !domain.online => Err((StatusCode::FORBIDDEN, "the domain is offline")),
         Some(domain) => Ok(domain),
     }
-}
-
-/// The host a request is for: of the URI where it has one (HTTP/2, absolute form), else of `Host`; lower case, no port.
-fn host(request: &http::request::Parts) -> Option<String> {
-    let authority = match request.uri.authority() {
-        Some(authority) => authority.clone(),
-        None => request.headers.get(HOST)?.to_str().ok()?.parse().ok()?,
-    };
-    Some(authority.host().to_ascii_lowercase())
 }

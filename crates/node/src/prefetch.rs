@@ -11,8 +11,9 @@
 //! A second way into the store: fetching is `fill`'s, whoever asks.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use httpcache::Allowed;
 use model::fence::Asker;
@@ -232,7 +233,7 @@ impl Pipeline {
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let url = UrlKey::new(host, if path.is_empty() { "/" } else { path }).ok()?;
         let known = self.knowing().known();
-        let domain = known.knowledge.domain_for(url.host()).filter(|domain| domain.online)?;
+        let domain = known.knowledge.shared_domain_for(url.host()).filter(|domain| domain.online)?;
         let mut headers = HeaderMap::new();
         for (name, value) in &job.headers {
             // What is no header cannot choose a variant either.
@@ -242,13 +243,16 @@ impl Pipeline {
             }
         }
         crate::peer::strip(&mut headers);
+        let authority = Authority::try_from(url.host()).ok()?;
         let (url, path) = Wanted::named(&domain.functions, url);
         Some(Wanted {
             url,
             path,
-            domain: Arc::new(domain.clone()),
+            domain: domain.clone(),
             method: Method::GET,
-            shared: self.shared(&headers),
+            shared: OnceLock::new(),
+            signs: self.signs().clone(),
+            authority,
             headers,
             asker: Asker::User,
             passed: Vec::new(),

@@ -15,6 +15,7 @@ use http::header::{AGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETR
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use model::NodeName;
 use model::fence::Asker;
 use model::functions::Forced;
 use tokio::time::{Instant, Sleep};
@@ -27,7 +28,7 @@ use crate::functions::reply::{Gzip, Telling};
 use crate::head::Head;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, XCache};
 use crate::parts::Parts;
 use crate::peer;
 use crate::upstream::{AskError, BODY_SILENCE_MAX};
@@ -40,7 +41,7 @@ const RETRY_AFTER_SECS: u64 = 2;
 
 /// Who is answered.
 pub(crate) struct Reply {
-    pub(crate) node: String,
+    pub(crate) signs: Arc<Signs>,
     pub(crate) method: Method,
     pub(crate) asker: Asker,
     /// What a user is told by the domain's functions.
@@ -235,17 +236,20 @@ impl Reply {
         let telling = self.telling.as_ref().filter(|_| said.is_some());
         let compressed = telling.is_some_and(|telling| telling.tell(status, &mut headers, length));
         peer::strip(&mut headers);
-        headers.append(VIA, httpcache::via(Version::HTTP_11, &self.node));
+        headers.append(VIA, self.signs.via.clone());
         if let Some(said) = said {
             let own = CacheStatus {
-                cache: &self.node,
+                cache: &self.signs.node,
                 outcome: said.outcome,
                 ttl,
                 stored: said.stored,
                 collapsed: said.collapsed,
             };
             headers.append(CACHE_STATUS, own.value());
-            headers.insert(X_CACHE, said.x_cache.clone().unwrap_or_else(|| x_cache(said.result, &self.node)));
+            headers.insert(
+                X_CACHE,
+                said.x_cache.clone().unwrap_or_else(|| self.signs.x_cache[said.result as usize].clone()),
+            );
             if let (Asker::Child { .. }, Some(age), true) = (self.asker, said.known_good, judging.is_some()) {
                 peer::tell_age(&mut headers, age);
             }
@@ -267,10 +271,23 @@ impl Reply {
     }
 }
 
-/// `X-Cache` in this node's name.
-pub(crate) fn x_cache(result: metrics::XCache, node: &str) -> HeaderValue {
-    HeaderValue::try_from(format!("{} from {node}", result.word()))
-        .expect("names of nodes are letters, digits and dashes")
+/// What this node says of itself in every answer.
+pub(crate) struct Signs {
+    pub(crate) node: String,
+    pub(crate) via: HeaderValue,
+    /// `X-Cache`, by result.
+    x_cache: [HeaderValue; XCache::ALL.len()],
+}
+
+impl Signs {
+    pub(crate) fn new(node: &NodeName) -> Signs {
+        let x_cache = |result: XCache| HeaderValue::try_from(format!("{} from {node}", result.word()));
+        Signs {
+            node: node.to_string(),
+            via: httpcache::via(Version::HTTP_11, node.as_str()),
+            x_cache: XCache::ALL.map(|result| x_cache(result).expect("names of nodes are letters, digits and dashes")),
+        }
+    }
 }
 
 enum Source {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -157,8 +157,7 @@ impl Fill {
             slices: slices.into(),
         };
         let (key, generation, place) = (growing.key, growing.id, Place::default());
-        let entry =
-            Arc::new(Entry { key, generation, place, record, held: held.into(), asked: AtomicBool::new(false) });
+        let entry = Arc::new(Entry::new(key, generation, place, record, held.into()));
         let changes = self.memory.changes.lock().expect("no code panics while it holds this lock");
         self.memory.insert_head(entry.clone());
         drop(changes);

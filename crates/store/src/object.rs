@@ -3,9 +3,10 @@
 //! Immutable: an update of the head makes another object over the same body. What may still happen to the body is that a
 //! disk rots or a segment is reclaimed; readers then end with an error, never with other bytes.
 
+use std::any::Any;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -13,6 +14,9 @@ use crate::format::{HeadRecord, SliceAt};
 use crate::index::Place;
 use crate::tier::Tier;
 use crate::{Generation, Key, Reader};
+
+/// What a head and what readers make of it take in memory together, as a multiple of the head's bytes.
+const HEAD_MADE_FACTOR: usize = 5;
 
 /// What is known of an object: its head record, where that lies, and what of the body is at hand.
 pub(crate) struct Entry {
@@ -25,13 +29,20 @@ pub(crate) struct Entry {
     pub(crate) held: Box<[Bytes]>,
     /// Whether the index knows that it was asked for while it was in memory.
     pub(crate) asked: AtomicBool,
+    /// What a reader made of the head, once one did.
+    pub(crate) made: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Entry {
+    pub(crate) fn new(key: Key, generation: u64, place: Place, record: HeadRecord, held: Box<[Bytes]>) -> Entry {
+        let (asked, made) = (AtomicBool::new(false), OnceLock::new());
+        Entry { key, generation, place, record, held, asked, made }
+    }
+
     /// The same object, to be put somewhere else.
     pub(crate) fn copied(&self) -> Entry {
         let Entry { key, generation, place, ref record, ref held, .. } = *self;
-        Entry { key, generation, place, record: record.clone(), held: held.clone(), asked: AtomicBool::new(false) }
+        Entry::new(key, generation, place, record.clone(), held.clone())
     }
 
     /// The oldest segment that holds a part of the body, if there is a body: without it the object is gone.
@@ -44,7 +55,7 @@ impl Entry {
     pub(crate) fn bytes_in_memory(&self) -> u64 {
         let held: usize = self.held.iter().map(Bytes::len).sum();
         let slices = self.record.slices.len() * size_of::<SliceAt>();
-        (self.record.full_key.len() + self.record.head.len() + slices + held) as u64
+        (self.record.full_key.len() + self.record.head.len() * HEAD_MADE_FACTOR + slices + held) as u64
     }
 }
 
@@ -71,6 +82,12 @@ impl Object {
     /// The opaque head.
     pub fn head(&self) -> &Bytes {
         &self.entry.record.head
+    }
+
+    /// What `make` makes of the head: made once as long as the head stays in memory, for everybody. All callers make the same of it.
+    pub fn made<T: Send + Sync + 'static>(&self, make: impl Fn(&Bytes) -> T) -> Arc<T> {
+        let made = self.entry.made.get_or_init(|| Arc::new(make(self.head())));
+        made.clone().downcast().unwrap_or_else(|_| Arc::new(make(self.head())))
     }
 
     /// The stamp stored with the head.

@@ -392,7 +392,7 @@ impl Tier {
             held.push(beside.payload);
         }
         let (key, generation) = (found.header.key, found.header.fill);
-        Ok(Entry { key, generation, place, record, held: held.into(), asked: AtomicBool::new(false) })
+        Ok(Entry::new(key, generation, place, record, held.into()))
     }
 
     /// A slice, from memory or from disk; `segment` is the one it lies in, if the caller kept it.

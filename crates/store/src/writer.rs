@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -354,9 +354,7 @@ impl Writer {
             (Some(only), 1) => [only.clone()].into(),
             _ => [].into(),
         };
-        let (key, generation, place) = (growing.key, growing.id, Place::default());
-        let asked = AtomicBool::new(false);
-        self.take_head(Entry { key, generation, place, record, held, asked }, tail).await
+        self.take_head(Entry::new(growing.key, growing.id, Place::default(), record, held), tail).await
     }
 
     /// Places a head, directly behind the last slice of its body if that is given.

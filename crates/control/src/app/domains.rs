@@ -72,12 +72,12 @@ impl App {
         let (Some(row), Some(before)) = (row, known.knowledge.domains.get(name)) else {
             return Err(Denied::NoDomain(name.to_string()));
         };
-        let mut domain = before.clone();
+        let mut domain = Domain::clone(before);
         match change {
             DomainChange::Online(online) => domain.online = online,
             DomainChange::TagHeader(header) => domain.tag_header = header,
         }
-        if domain == *before {
+        if domain == **before {
             return Ok(());
         }
         // One change at a time, on top of the last one: both are read at their own pace.
@@ -148,7 +148,7 @@ impl App {
 }
 
 fn view(known: &Known, row: &DomainRow) -> Option<DomainView> {
-    let domain = known.knowledge.domains.get(&row.name)?.clone();
+    let domain = known.knowledge.domain(row.name.as_str())?.clone();
     let certificate = known.knowledge.certificates.get(&row.name).cloned();
     Some(DomainView { row: row.clone(), domain, certificate })
 }

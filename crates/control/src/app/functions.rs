@@ -120,7 +120,7 @@ impl App {
         name: &DomainName,
     ) -> Result<(&'a Domain, &'a crate::state::log::DomainRow), Denied> {
         let row = known.domains.get(name).filter(|row| row.account == principal.account());
-        let domain = known.knowledge.domains.get(name);
+        let domain = known.knowledge.domain(name.as_str());
         domain.zip(row).ok_or_else(|| Denied::NoDomain(name.to_string()))
     }
 }

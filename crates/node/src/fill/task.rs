@@ -1,0 +1,542 @@
+//! One fetch while it runs: asks, and brings what comes to the store and to whoever waits.
+//!
+//! # What always holds
+//!
+//! - What was noted before the question was sent is what the body is vouched by, however often the rest of it was asked for.
+//! - Who waits is told as soon as the head is there; whether the body is stored is told when it is.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use model::fence::{Fetch, Vouched};
+use model::mistake::{Mistake, made};
+use model::{Cause, Domain, Revision, Tags};
+use store::WriteError;
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, MARKERS_AT_ONCE,
+    Order, RESUMES_MAX, TOO_LARGE_FOR,
+};
+use crate::functions::keep;
+use crate::head::{self, Head, ObjectKey, Series, Stored};
+use crate::knowing::LogTag;
+use crate::slices::{self, Part};
+use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question};
+
+/// One fetch while it runs.
+pub(super) struct FillTask<'a> {
+    pub(super) fills: &'a Arc<Fills>,
+    pub(super) order: &'a Order,
+    pub(super) fetch: Fetch,
+    pub(super) log: LogTag,
+    pub(super) written_over: &'a tokio::sync::Mutex<bool>,
+    pub(super) told: watch::Sender<Option<Arrival>>,
+}
+
+impl FillTask<'_> {
+    pub(super) async fn run(&self, lone: oneshot::Sender<LoneAnswer>) {
+        // A fetch that ended between the asker's look and this one's beginning has brought what is wanted.
+        let key = &self.order.key;
+        if let Ok(Some(object)) = self.fills.store.lookup(key.hash(), key.bytes()).await
+            && self.order.seen != Some(object.generation())
+        {
+            self.tell(Arrival::Again);
+            return;
+        }
+        self.fills.metrics.fetches.inc();
+        let mut headers = self.order.headers.clone();
+        if let Some(confirm) = &self.order.confirm {
+            httpcache::validators(&confirm.head.headers, &mut headers);
+        }
+        if let Some(range) = self.order.part.range(self.fills.sizes) {
+            headers.insert(RANGE, range);
+        }
+        let sent = self.fills.knowing.clock().now();
+        let answer = match self.ask(&headers).await {
+            Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT => {
+                if let Some(part) = self.kept_part(&answer, sent) {
+                    return self.take_part(part, answer).await;
+                }
+                // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
+                headers.remove(RANGE);
+                self.ask(&headers).await
+            }
+            answered => answered,
+        };
+        match (answer, &self.order.part) {
+            (Err(error), _) => self.tell(Arrival::Failed(error)),
+            (Ok(_), Part::Slice(..)) => self.tell(Arrival::Failed(AskError::Changed)),
+            (Ok(answer), Part::Whole | Part::Begin(_)) => self.take(answer, sent, lone).await,
+        }
+    }
+
+    async fn ask(&self, headers: &HeaderMap) -> Result<Answer, AskError> {
+        self.fills.upstream.ask(&self.question(headers.clone()), None).await
+    }
+
+    /// What a 206 brings, when that may be kept.
+    fn kept_part(&self, answer: &Answer, sent: SystemTime) -> Option<KeptPart> {
+        match &self.order.part {
+            Part::Whole => None,
+            Part::Slice(head, series, number) => slices::continues(&answer.head, head, series, *number)
+                .then(|| KeptPart { head: head.clone(), series: *series, number: *number, begins: false }),
+            Part::Begin(number) => {
+                let (mut series, _) = slices::begun(&answer.head, *number, self.fills.sizes)?;
+                let received = self.fills.knowing.clock().now();
+                let mut headers = httpcache::end_to_end(&answer.head.headers);
+                headers.remove(CONTENT_RANGE);
+                headers.remove(CONTENT_LENGTH);
+                self.mark(StatusCode::OK, &answer.from, &mut headers);
+                if own_head(&headers, &httpcache::kept(&headers, received)) {
+                    return None;
+                }
+                let ok = StatusCode::OK;
+                let storable = self.storable(ok, &headers, sent, received);
+                if self.order.alone || storable.is_err() || !httpcache::vary_fields(&headers).ok()?.is_empty() {
+                    return None;
+                }
+                // No two heads share a series: not those of two logs, nor of two moments, nor of two validators.
+                let moment =
+                    format!("{} {} {:?} {sent:?} {}", self.log.0, self.fetch.stamp, self.fetch.sent, series.name);
+                series.name = xxhash_rust::xxh3::xxh3_128(moment.as_bytes());
+                let head = Head::new(self.log, ok, headers, sent, received).sliced(series);
+                Some(KeptPart { head: Arc::new(head), series, number: *number, begins: true })
+            }
+        }
+    }
+
+    /// A slice, and the head it begins with: to the store and to whoever waits.
+    async fn take_part(&self, part: KeptPart, answer: Answer) {
+        let vouched = self.noted().vouch(answer.age);
+        let x_cache = answer.head.headers.get("x-cache").filter(|_| answer.from != From::Origin).cloned();
+        let came = Came { from: answer.from.clone(), x_cache, status: StatusCode::OK };
+        let KeptPart { head, series, number, begins } = part;
+        let filled = match self.open_part(&head, &series, number, vouched, begins).await {
+            Ok(filled) => filled,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "slice was not stored");
+                return self.tell(Arrival::Failed(AskError::Unreachable("the store takes nothing".to_owned())));
+            }
+        };
+        let (done, finished) = watch::channel(None);
+        let follower = filled.fill.follow();
+        let body = if begins {
+            self.sliced(&head, series, Some((number, follower)))
+        } else {
+            ArrivedBody::Growing(follower, filled.length)
+        };
+        let arrived =
+            Arrived { head, own_head: None, vouched, body, vary: Vec::new(), values: Vec::new(), came, done: finished };
+        self.tell(Arrival::Body(Arc::new(arrived)));
+        done.send_replace(Some(self.pour_part(answer.body, filled).await));
+    }
+
+    /// Opens the store for a slice, its head before it when it is the first.
+    async fn open_part(
+        &self,
+        head: &Head,
+        series: &Series,
+        number: u64,
+        vouched: Vouched,
+        begins: bool,
+    ) -> Result<Filling, WriteError> {
+        let store = &self.fills.store;
+        if begins {
+            let bare = ObjectKey::bare(&self.order.url);
+            let fill = store.begin_fill(bare.hash(), bare.bytes(), head.encode(), vouched.stamp.0, Some(0))?;
+            let written_over = self.written_over.lock().await;
+            if !*written_over {
+                let (object, _durable) = fill.finish_visible().await?;
+                self.remember(&bare, object.generation(), vouched);
+            }
+        }
+        let key = ObjectKey::slice(&self.order.url, series, number);
+        let range = series.range(number);
+        let length = Some(range.end - range.start);
+        let fill = store.begin_fill(key.hash(), key.bytes(), head::encode_slice(self.log), vouched.stamp.0, length)?;
+        Ok(Filling { key, fill, length })
+    }
+
+    /// The bytes of a slice. One that breaks off is not continued: whoever reads it is cut off and asks for less the next time.
+    async fn pour_part(&self, mut body: Incoming, filling: Filling) -> Result<(), Cause> {
+        let Filling { mut fill, length, .. } = filling;
+        match self.pour_some(&mut body, &mut fill, length).await {
+            Ok(()) => {}
+            Err(Broken::Store(error)) => return Err(cause(&error)),
+            Err(Broken::Body(cause)) => return Err(cause),
+        }
+        fill.finish_visible().await.map_err(|error| cause(&error))?;
+        self.fills.metrics.slices_stored.inc();
+        Ok(())
+    }
+
+    /// What was noted before the question was sent, when the answer is there (rules 1 and 5).
+    fn noted(&self) -> Fetch {
+        let (mut noted, knowing) = (self.fetch, &self.fills.knowing);
+        if made(Mistake::StampOnArrival) {
+            noted.stamp = noted.stamp.max(knowing.applied());
+        }
+        if made(Mistake::AgeFromArrival) {
+            noted.sent = knowing.clock().moment();
+        }
+        noted
+    }
+
+    fn question(&self, headers: HeaderMap) -> Question {
+        Question {
+            method: Method::GET,
+            key: self.order.url.clone(),
+            path: self.order.path.clone(),
+            domain: self.order.domain.clone(),
+            headers,
+            fetch: self.fetch,
+            log: self.log,
+            passed: self.order.passed.clone(),
+            purpose: self.order.purpose,
+        }
+    }
+
+    /// Leaves in a head what the domain's functions make of it.
+    fn mark(&self, status: StatusCode, from: &From, headers: &mut HeaderMap) {
+        keep::mark(&self.order.domain.functions, &self.order.path, status, *from == From::Origin, headers);
+    }
+
+    /// Whether an answer with this head may be kept.
+    fn storable(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        sent: SystemTime,
+        received: SystemTime,
+    ) -> Result<httpcache::Freshness, httpcache::NotStorable> {
+        let said = keep::effective(headers);
+        httpcache::storable(&Method::GET, &self.order.headers, status, &said, sent, received)
+    }
+
+    /// A body in slices, as whoever ordered this reads it.
+    fn sliced(&self, head: &Arc<Head>, series: Series, coming: Option<(u64, store::Follower)>) -> ArrivedBody {
+        ArrivedBody::Sliced(Box::new(slices::Body {
+            fills: self.fills.clone(),
+            url: self.order.url.clone(),
+            path: self.order.path.clone(),
+            domain: self.order.domain.clone(),
+            headers: self.order.headers.clone(),
+            asker: self.order.asker,
+            passed: self.order.passed.clone(),
+            head: head.clone(),
+            series,
+            coming,
+        }))
+    }
+
+    fn tell(&self, arrival: Arrival) {
+        self.told.send_replace(Some(arrival));
+    }
+
+    async fn take(&self, mut answer: Answer, sent: SystemTime, lone: oneshot::Sender<LoneAnswer>) {
+        let received = self.fills.knowing.clock().now();
+        let x_cache = answer.head.headers.remove("x-cache").filter(|_| answer.from != From::Origin);
+        let came = Came { from: answer.from.clone(), x_cache: x_cache.clone(), status: answer.head.status };
+        if answer.head.status == StatusCode::NOT_MODIFIED {
+            let confirmed = match &self.order.confirm {
+                Some(confirm) => self.confirm(confirm, &answer, came, sent, received).await,
+                None => None,
+            };
+            match confirmed {
+                Some(arrived) => self.tell(Arrival::Body(Arc::new(arrived))),
+                None => self.tell(Arrival::Again),
+            }
+            return;
+        }
+        let vouched = self.noted().vouch(answer.age);
+        let mut headers = httpcache::end_to_end(&answer.head.headers);
+        let status = answer.head.status;
+        self.mark(status, &came.from, &mut headers);
+        let storable = self.storable(status, &headers, sent, received);
+        let kept = httpcache::kept(&headers, received);
+        let why = match storable {
+            Ok(_) if !same_tags(&self.order.domain, &headers, &kept) => {
+                Cause::NotStorable("a field that names its tags may not be kept".to_owned())
+            }
+            Ok(_) if self.order.alone => Cause::NotStorable("asked for alone".to_owned()),
+            // The log was changed for another while this was asked for: the stamp means nothing there.
+            Ok(_) if self.fills.knowing.known().tag != self.log => Cause::Evicted,
+            Ok(_) => {
+                let own_head = own_head(&headers, &kept).then(|| Head::new(self.log, status, headers, sent, received));
+                let head = Arc::new(Head::new(self.log, status, kept, sent, received));
+                match self.open(&head, own_head.map(Arc::new), &answer, vouched, came).await {
+                    Ok((arrived, fill, done)) => {
+                        let arrived = Arc::new(arrived);
+                        self.tell(Arrival::Body(arrived.clone()));
+                        let stored = self.pour(answer.body, fill, &arrived).await;
+                        if let Err(cause) = &stored {
+                            tracing::debug!(url = %self.order.url, %cause, "fetch was not stored");
+                            if *cause == Cause::TooLarge {
+                                self.fills.note_lone(&self.order.key, TOO_LARGE_FOR);
+                            }
+                        }
+                        done.send_replace(Some(stored));
+                        return;
+                    }
+                    Err(error) => cause(&error),
+                }
+            }
+            Err(reason) => Cause::NotStorable(reason.to_string()),
+        };
+        if !self.order.alone {
+            self.fills.note_lone(&self.order.key, LONE_FOR);
+        }
+        // Nobody to take it is a client that left, or a prefetch that knows enough.
+        let _ = lone.send(LoneAnswer { answer, vouched, log: self.log, x_cache, why });
+        self.tell(Arrival::Lone);
+    }
+
+    /// A 304 to the validator of `confirm`: the stored head takes its news, the body its stamp (rule 1). `None` when that body is
+    /// not the stored one any more, or the 304 speaks of another.
+    async fn confirm(
+        &self,
+        confirm: &Confirmable,
+        answer: &Answer,
+        came: Came,
+        sent: SystemTime,
+        received: SystemTime,
+    ) -> Option<Arrived> {
+        let key = &self.order.key;
+        let Ok(mut headers) = httpcache::freshen(&confirm.head.headers, &answer.head.headers) else {
+            let only = store::Which::Only(confirm.object.generation());
+            let _ = self.fills.store.remove(key.hash(), key.bytes(), only).await;
+            return None;
+        };
+        self.mark(confirm.head.status, &came.from, &mut headers);
+        let mut vouched = self.noted().confirm(confirm.vouched, answer.age);
+        if made(Mistake::LiftToApplied) {
+            vouched.stamp = vouched.stamp.max(self.fills.knowing.applied());
+        }
+        let kept = httpcache::kept(&headers, received);
+        let own_head = own_head(&headers, &kept)
+            .then(|| Arc::new(Head::new(self.log, confirm.head.status, headers.clone(), sent, received)));
+        let head = Head::new(self.log, confirm.head.status, kept, sent, received);
+        let head = Arc::new(Head { slices: confirm.head.slices, ..head });
+        let mut lifted = confirm.object.clone();
+        if made(Mistake::LiftAnyBody)
+            && let Ok(Some(there)) = self.fills.store.lookup(key.hash(), key.bytes()).await
+        {
+            lifted = there;
+        }
+        let written_over = self.written_over.lock().await;
+        if *written_over {
+            return None;
+        }
+        let object = match self.fills.store.update_head(&lifted, head.encode(), vouched.stamp.0).await {
+            Ok(updated) => updated?,
+            Err(error) => {
+                // The body is good all the same; it will be asked for again.
+                tracing::warn!(error = &error as &dyn std::error::Error, "confirmed head was not stored");
+                confirm.object.clone()
+            }
+        };
+        drop(written_over);
+        // A body lies where its `Vary` says.
+        let same_place = httpcache::vary_fields(&headers) == httpcache::vary_fields(&confirm.head.headers);
+        let storable = self.storable(head.status, &headers, sent, received);
+        if storable.is_ok() && same_place && same_tags(&self.order.domain, &headers, &head.headers) {
+            self.remember(key, object.generation(), vouched);
+        } else {
+            // The 304 brought `no-store`, another `Vary` or the like: this answer may use the body, no later one.
+            let _ = self.fills.store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
+        }
+        let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
+        let values = httpcache::vary_key(&vary, &self.order.headers);
+        let done = watch::Sender::new(Some(Ok(()))).subscribe();
+        let body = match head.slices {
+            None => ArrivedBody::Stored(object),
+            Some(series) => self.sliced(&head, series, None),
+        };
+        Some(Arrived { head, own_head, vouched, body, vary, values, came, done })
+    }
+
+    /// Opens the store for a body that comes.
+    async fn open(
+        &self,
+        head: &Arc<Head>,
+        own_head: Option<Arc<Head>>,
+        answer: &Answer,
+        vouched: Vouched,
+        came: Came,
+    ) -> Result<(Arrived, Filling, watch::Sender<Option<Result<(), Cause>>>), WriteError> {
+        let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
+        let values = httpcache::vary_key(&vary, &self.order.headers);
+        let key = if vary.is_empty() {
+            ObjectKey::bare(&self.order.url)
+        } else {
+            let marker = self.mark_variants(&vary, vouched.stamp).await?;
+            ObjectKey::variant(&self.order.url, marker, &values)
+        };
+        let length = announced(&answer.head.headers, &answer.body);
+        let fill = self.fills.store.begin_fill(key.hash(), key.bytes(), head.encode(), vouched.stamp.0, length)?;
+        let (done, finished) = watch::channel(None);
+        let body = ArrivedBody::Growing(fill.follow(), length);
+        let arrived = Arrived { head: head.clone(), own_head, vouched, body, vary, values, came, done: finished };
+        Ok((arrived, Filling { key, fill, length }, done))
+    }
+
+    /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some. Says which marker
+    /// it is.
+    async fn mark_variants(&self, vary: &[HeaderName], stamp: Revision) -> Result<store::Generation, WriteError> {
+        let bare = ObjectKey::bare(&self.order.url);
+        let turn = (bare.hash().0 % MARKERS_AT_ONCE as u128) as usize;
+        let _turn = self.fills.marking[turn].lock().await;
+        if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
+            && let Some((log, Stored::Marker(kept))) = &*head::read(&object)
+            && *log == self.log
+            && kept.len() == vary.len()
+            && kept.iter().all(|name| vary.contains(name))
+        {
+            return Ok(object.generation());
+        }
+        let fill = self.fills.store.begin_fill(
+            bare.hash(),
+            bare.bytes(),
+            head::encode_marker(self.log, vary),
+            stamp.0,
+            Some(0),
+        )?;
+        fill.finish_visible().await.map(|(marker, _)| marker.generation())
+    }
+
+    /// The body, from the connection to the store; continued by range when the connection breaks and that is safe.
+    async fn pour(&self, body: Incoming, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
+        let Filling { key, mut fill, length } = filling;
+        let mut body = body;
+        let mut resumes = 0;
+        loop {
+            let broke = match self.pour_some(&mut body, &mut fill, length).await {
+                Ok(()) => break,
+                Err(Broken::Store(error)) => return Err(cause(&error)),
+                Err(Broken::Body(cause)) => cause,
+            };
+            if resumes == RESUMES_MAX {
+                return Err(broke);
+            }
+            resumes += 1;
+            match self.resume(&arrived.head, fill.length(), length).await {
+                Some(rest) => body = rest,
+                None => return Err(broke),
+            }
+            self.fills.metrics.resumed.inc();
+        }
+        if self.fills.knowing.known().tag != self.log {
+            return Err(Cause::Evicted);
+        }
+        let written_over = self.written_over.lock().await;
+        if *written_over {
+            fill.finish_unseen().map_err(|error| cause(&error))?;
+            return Err(Cause::Evicted);
+        }
+        let (object, _durable) = fill.finish_visible().await.map_err(|error| cause(&error))?;
+        drop(written_over);
+        self.remember(&key, object.generation(), arrived.vouched);
+        self.fills.metrics.stored.inc();
+        Ok(())
+    }
+
+    async fn pour_some(&self, body: &mut Incoming, fill: &mut store::Fill, length: Option<u64>) -> Result<(), Broken> {
+        let truncated = |got: u64| Broken::Body(Cause::Truncated { got, expected: length.unwrap_or(got) });
+        loop {
+            let Ok(frame) = tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await else {
+                return Err(Broken::Body(Cause::OriginTimeout));
+            };
+            match frame {
+                None if length.is_none_or(|length| length == fill.length()) => return Ok(()),
+                None => return Err(truncated(fill.length())),
+                Some(Err(error)) if length.is_none() => {
+                    return Err(Broken::Body(Cause::OriginUnreachable(upstream::words(&error))));
+                }
+                Some(Err(_)) => return Err(truncated(fill.length())),
+                Some(Ok(frame)) => {
+                    let Ok(bytes): Result<Bytes, _> = frame.into_data() else { continue };
+                    if length.is_some_and(|length| fill.length() + bytes.len() as u64 > length) {
+                        return Err(truncated(fill.length() + bytes.len() as u64));
+                    }
+                    self.fills.metrics.bytes_fetched.add(bytes.len() as u64);
+                    // A chunk is a part of the connection's buffer and holds all of it; what stays in memory should not.
+                    let bytes = if bytes.len() < CHUNK_KEPT_MIN { Bytes::copy_from_slice(&bytes) } else { bytes };
+                    fill.append(bytes).await.map_err(Broken::Store)?;
+                }
+            }
+        }
+    }
+
+    /// Asks for the rest of a body whose connection broke; only under a strong validator do two parts belong together
+    /// (fence, assumption 5).
+    async fn resume(&self, head: &Head, from: u64, length: Option<u64>) -> Option<Incoming> {
+        let length = length?;
+        let etag = head.headers.get(ETAG)?;
+        if head.status != StatusCode::OK {
+            return None;
+        }
+        let mut headers = self.order.headers.clone();
+        headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-")).ok()?);
+        headers.insert(IF_RANGE, etag.clone());
+        let answer = self.fills.upstream.ask(&self.question(headers), None).await.ok()?;
+        let came = &answer.head;
+        httpcache::continues(&head.headers, from, length, came.status, &came.headers).then_some(answer.body)
+    }
+
+    fn remember(&self, key: &ObjectKey, body: store::Generation, vouched: Vouched) {
+        let knowing = &self.fills.knowing;
+        let lease = knowing.known().knowledge.settings.lease();
+        self.fills.vouched.set(key.hash(), body, vouched.at, knowing.clock().moment(), lease);
+    }
+}
+
+/// A part that is kept.
+struct KeptPart {
+    head: Arc<Head>,
+    series: Series,
+    number: u64,
+    /// The head is new with it.
+    begins: bool,
+}
+
+/// A body on its way into the store.
+struct Filling {
+    key: ObjectKey,
+    fill: store::Fill,
+    length: Option<u64>,
+}
+
+enum Broken {
+    Body(Cause),
+    Store(WriteError),
+}
+
+/// Whether the one who began is to get more of a head than is kept.
+fn own_head(headers: &HeaderMap, kept: &HeaderMap) -> bool {
+    headers.keys().any(|name| !kept.contains_key(name))
+}
+
+/// Whether what is kept names the tags that came: without them a refresh by tag would miss it.
+fn same_tags(domain: &Domain, headers: &HeaderMap, kept: &HeaderMap) -> bool {
+    Tags::of(headers, domain.tag_header.as_deref()) == Tags::of(kept, domain.tag_header.as_deref())
+}
+
+/// The length of a body that was announced.
+fn announced(headers: &HeaderMap, body: &Incoming) -> Option<u64> {
+    let exact = body.size_hint().exact();
+    exact.or_else(|| headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
+}
+
+fn cause(error: &WriteError) -> Cause {
+    match error {
+        WriteError::TooLarge { .. } | WriteError::HeadTooLarge { .. } => Cause::TooLarge,
+        WriteError::Evicted => Cause::Evicted,
+        error => Cause::Store(upstream::words(error)),
+    }
+}
