@@ -231,6 +231,7 @@ mod tests {
                 kind: SourceKind::Address,
                 content: "127.0.0.1".into(),
                 port: 80,
+                scheme: None,
                 priority: 20,
                 weight: 10,
             }],

@@ -11,7 +11,7 @@ use store::disk::{Disk, DiskFile};
 
 /// Files by name.
 #[derive(Default)]
-pub struct RamDisk {
+pub(crate) struct RamDisk {
     files: Mutex<BTreeMap<String, Arc<RamFile>>>,
 }
 

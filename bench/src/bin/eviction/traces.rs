@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 
 /// Largest object, in bytes.
-pub const BYTES_MAX: usize = 512 << 10;
+pub(crate) const BYTES_MAX: usize = 512 << 10;
 
 /// One request.
-pub struct Request {
+pub(crate) struct Request {
     pub object: u64,
     pub bytes: u64,
 }
 
 /// Requests in order.
-pub struct Trace {
+pub(crate) struct Trace {
     pub name: &'static str,
     pub requests: Vec<Request>,
     /// Bytes of all objects that are asked for.
@@ -98,7 +98,7 @@ const SHAPES: [Shape; 5] = [
 ];
 
 /// All traces of a seed.
-pub fn all(seed: u64) -> impl Iterator<Item = Trace> {
+pub(crate) fn all(seed: u64) -> impl Iterator<Item = Trace> {
     SHAPES.iter().map(move |shape| generate(shape, seed))
 }
 

@@ -74,7 +74,7 @@ fn objects_belong_to_domains_of_the_caller_that_are_served() {
         ("new.com", "me", true, false),
     ];
     for (text, account, online, configured) in rows {
-        knowledge.domains.insert(name(text), Domain { online, ..domain(text) });
+        knowledge.domains.insert(name(text), Domain { online, ..domain(text) }.into());
         let detail = DomainDetail::default();
         let row = DomainRow {
             name: name(text),
@@ -286,7 +286,7 @@ async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
     configured().await;
     rig.refresh(&me(), "2", &["a.com/x"], FILES).await.unwrap();
     change(DomainChange::TagHeader(Some("x-tags".into()))).await.unwrap();
-    let domain = rig.app.following.now().knowledge.domains[&name("a.com")].clone();
+    let domain = rig.app.following.now().knowledge.domain("a.com").unwrap().clone();
     assert_eq!((domain.online, domain.tag_header.as_deref()), (true, Some("x-tags")));
 
     let stranger = principal("you", AccountStatus::Active, None);

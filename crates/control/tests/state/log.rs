@@ -159,7 +159,7 @@ pub(crate) async fn domains_belong_to_one_account(state: &State) {
     assert_eq!(changed, head.next());
     let row = state.domains().await.unwrap().into_iter().find(|row| row.name == domain.name).unwrap();
     assert_eq!((row.created_ms, row.modified_ms, row.revision, row.configured), (5, 6, changed, false));
-    assert_eq!(state.knowledge().await.unwrap().1.domains[&domain.name], offline);
+    assert_eq!(state.knowledge().await.unwrap().1.domain(domain.name.as_str()), Some(&offline));
     state.remove_domain("me", &name("d.com")).await.unwrap();
     state.remove_domain("you", &name("e.com")).await.unwrap();
     assert_eq!(state.domains().await.unwrap().len(), 1);

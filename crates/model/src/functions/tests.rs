@@ -1,5 +1,10 @@
+//! Reading functions: what is refused, what is kept to the letter, and what sets of them come to.
+
 use super::*;
 use http::{HeaderMap, HeaderValue};
+
+/// Arguments, or headers.
+type Given = &'static [(&'static str, &'static str)];
 
 fn function(id: u64, name: &str, args: &[(&str, &str)]) -> Function {
     let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -14,7 +19,7 @@ fn one(name: &str, args: &[(&str, &str)]) -> Functions {
 
 #[test]
 fn wrong_arguments_are_refused_by_name() {
-    let cases: &[(&str, &[(&str, &str)], &str)] = &[
+    let cases: &[(&str, Given, &str)] = &[
         ("filetype_based_ttl_set", &[("ttl", "60")], "file_type"),
         ("filetype_based_ttl_set", &[("file_type", "jpg,png")], "ttl"),
         ("filetype_based_ttl_set", &[("file_type", "jpg"), ("ttl", "0")], "ttl"),
@@ -112,7 +117,7 @@ fn secrets_are_not_shown() {
 fn keys_hold_the_arguments_that_count() {
     let signed = "/a.mp4?auth_key=1-0-0-00000000000000000000000000000000&id=1";
     let b = "/202601020304/0123456789abcdef0123456789abcdef/a.mp4?id=1";
-    let cases: &[(&str, &[(&str, &str)], &str, &str)] = &[
+    let cases: &[(&str, Given, &str, &str)] = &[
         ("set_hashkey_args", &[("hashkey_args", "id,v"), ("disable", "on")], "/a?v=2&x=1&id=3", "/a?v=2&id=3"),
         ("set_hashkey_args", &[("hashkey_args", "id")], "/a?x=1", "/a"),
         ("set_hashkey_args", &[("disable", "on")], "/a?x=1&y", "/a"),
@@ -171,7 +176,7 @@ fn the_heaviest_rule_counts_and_of_two_as_heavy_the_older() {
 
 #[test]
 fn origins_are_asked_for_rewritten_paths() {
-    let cases: &[(&str, &[(&str, &str)], &str, &str)] = &[
+    let cases: &[(&str, Given, &str, &str)] = &[
         (
             "back_to_origin_url_rewrite",
             &[("source_url", "^/v1/(.*)$"), ("target_url", "/v2/$1")],
@@ -202,7 +207,7 @@ fn origins_are_asked_for_rewritten_paths() {
 
 #[test]
 fn header_rules_do_what_they_say_and_twice_is_once() {
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    let cases: &[(&str, Given, &[&str])] = &[
         ("add", &[("header_value", "b")], &["b"]),
         ("add", &[("header_value", "b"), ("duplicate", "on")], &["a-a", "b"]),
         ("delete", &[], &[]),
@@ -242,7 +247,7 @@ fn addresses_are_compared_by_their_first_bits() {
 
 #[test]
 fn what_changes_what_is_kept_is_told_from_what_does_not() {
-    let cases: &[(&str, &[(&str, &str)], bool)] = &[
+    let cases: &[(&str, Given, bool)] = &[
         ("path_based_ttl_set", &[("path", "/"), ("ttl", "60")], true),
         ("default_ttl_code", &[("default_ttl_code", "404=3")], true),
         ("set_hashkey_args", &[("disable", "on")], true),

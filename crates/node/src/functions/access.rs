@@ -92,7 +92,7 @@ fn is_signed(auth: &Auth, path: &str, now: SystemTime) -> bool {
     let file = unsigned.split('?').next().unwrap_or_default();
     let Some(time) = time(auth.kind, signature.time) else { return false };
     let good_until = time.checked_add(auth.delta);
-    if !good_until.is_some_and(|until| now < until) {
+    if good_until.is_none_or(|until| now >= until) {
         return false;
     }
     let theirs = signature.hash.to_ascii_lowercase();
@@ -150,6 +150,9 @@ mod tests {
     use http::{HeaderName, HeaderValue};
     use model::{Function, Functions};
 
+    /// Headers.
+    type Given = &'static [(&'static str, &'static str)];
+
     fn functions(name: &str, args: &[(&str, &str)]) -> Functions {
         let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let list = vec![Function { id: 1, name: name.to_owned(), args, parent: None }];
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn lists_of_referers_hold() {
-        let cases: &[(bool, &[(&str, &str)], Option<&str>, bool)] = &[
+        let cases: &[(bool, Given, Option<&str>, bool)] = &[
             (true, &[], Some("http://a.com/x"), true),
             (true, &[], Some("https://A.com:8443"), true),
             (true, &[], Some("https://x.b.com/"), true),

@@ -141,6 +141,9 @@ mod tests {
     use model::Function;
     use std::io::Read;
 
+    /// Headers.
+    type Given = &'static [(&'static str, &'static str)];
+
     fn telling(list: &[(&str, &[(&str, &str)])], accepts: &str) -> Telling {
         let list = list.iter().zip(1..).map(|((name, args), id)| {
             let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -159,7 +162,7 @@ mod tests {
     #[test]
     fn texts_go_compressed_to_who_can_read_them() {
         let text = &[("content-type", "text/html; charset=utf-8"), ("etag", "\"x\""), ("content-length", "5000")];
-        let cases: &[(&str, u16, &[(&'static str, &str)], u64, bool, bool)] = &[
+        let cases: &[(&str, u16, Given, u64, bool, bool)] = &[
             // accepts        status  head  length  compressed  varies
             ("gzip, br", 200, text, 5000, true, true),
             ("br", 200, text, 5000, false, true),

@@ -108,7 +108,7 @@ fn with_before(log: &[Entry]) -> (Vec<Logged<'_>>, model::Knowledge) {
     let mut all = Vec::new();
     for (revision, entry) in (1..).map(Revision).zip(log) {
         let before = match entry {
-            Entry::Domain(domain) => known.domains.get(&domain.name).cloned(),
+            Entry::Domain(domain) => known.domain(domain.name.as_str()).cloned(),
             _ => None,
         };
         all.push((revision, entry, before));
@@ -142,7 +142,7 @@ proptest! {
         let floor = Revision(forgotten.min(log.len() as u64));
         index.forget(floor);
         for (key, name) in bodies() {
-            let domain = known.domains.get(name).cloned().unwrap_or_else(|| domain(name, None));
+            let domain = known.domain(name).cloned().unwrap_or_else(|| domain(name, None));
             let tags = headers.as_ref().map_or(Tags::Any, |headers| Tags::of(headers, domain.tag_header.as_deref()));
             let covering: Vec<(Revision, Mode)> = log.iter().filter_map(|(revision, entry, before)| {
                 Some((*revision, covers(entry, before.as_ref(), &domain.name, &key, &tags)?))

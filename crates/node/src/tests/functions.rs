@@ -17,7 +17,7 @@ pub(super) fn with(node: &TestNode, set: Set<'_>) -> Entry {
     });
     let list: Vec<Function> = list.collect();
     model::functions::check(&list).unwrap();
-    let domain = node.knowing.known().knowledge.domains.values().next().unwrap().clone();
+    let domain = scopes::domain_of(node);
     Entry::Domain(Domain { functions: Functions::new(list), ..domain })
 }
 

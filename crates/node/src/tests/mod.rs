@@ -452,7 +452,7 @@ pub(crate) fn knowledge_of(sources: Vec<Source>) -> Knowledge {
     let pop = Pop { name: pop, region: Coverage::Global, parents };
     let topology = Topology { pops: [(pop.name.clone(), pop)].into(), members: Default::default() };
     Knowledge {
-        domains: [(name, domain)].into(),
+        domains: [(name, domain.into())].into(),
         topology,
         settings: model::Settings { lease_secs: 10 },
         ..Knowledge::default()

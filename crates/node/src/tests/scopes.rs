@@ -21,8 +21,8 @@ fn invalidate(scope: Scope, mode: Mode) -> Entry {
     Entry::Invalidate(vec![Invalidation { scope, mode }])
 }
 
-fn domain_of(node: &TestNode) -> Domain {
-    node.knowing.known().knowledge.domains.values().next().unwrap().clone()
+pub(super) fn domain_of(node: &TestNode) -> Domain {
+    Domain::clone(node.knowing.known().knowledge.domains.values().next().unwrap())
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ fn open_door(node: &TestNode) -> SocketAddr {
 
 fn another_domain(origin: &Origin, name: &str) -> Entry {
     let name = DomainName::parse(name).unwrap();
-    let domain = knowledge(origin).domains.into_values().next().unwrap();
+    let domain = Domain::clone(knowledge(origin).domains.values().next().unwrap());
     Entry::Domain(Domain { name, ..domain })
 }
 

@@ -269,7 +269,7 @@ async fn hosts_and_methods_are_answered_for_what_they_are() {
     node.settled().await;
     assert_eq!(node.get_with("/a", &[("cache-control", "only-if-cached")]).await.status, 200);
 
-    let offline = Domain { online: false, ..node.knowing.known().knowledge.domains.values().next().unwrap().clone() };
+    let offline = Domain { online: false, ..scopes::domain_of(&node) };
     node.apply(Entry::Domain(offline));
     assert_eq!(node.get("/a").await.status, 403);
 }

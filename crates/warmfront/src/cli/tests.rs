@@ -487,7 +487,7 @@ async fn wrong_commands_send_nothing_and_exit_with_two() {
         ("http://user@demo.test", &["quota"]),
         ("", &["quota"]),
         (nowhere, &["push", "@/nowhere/at/all"]),
-        (nowhere, &["domain", "add", "d.test", "--origin", "http://o.test"]),
+        (nowhere, &["domain", "add", "d.test", "--origin", "ftp://o.test"]),
     ];
     for (endpoint, line) in cases {
         let (status, out) = command(endpoint, line).await;
