@@ -15,7 +15,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -125,12 +125,16 @@ pub(crate) struct Connection<S> {
     ahead: Vec<u8>,
     /// Of HTTP/2.
     frames: Option<Frames>,
-    /// Since when the head of a request comes in, and how many requests came before it. HTTP/1.1 alone.
-    head: Option<(u64, Instant)>,
-    /// When something moved lastly, and how far it had moved then.
+    /// Since when the head of a request comes in, as far as that was looked at, and how many requests came before it. HTTP/1.1
+    /// alone.
+    head: Option<(u64, Option<Instant>)>,
+    /// When something moved lastly, and how far it had moved then; whether something was written since.
     moved: Instant,
     moves: u64,
+    wrote: bool,
     look: Option<Pin<Box<Sleep>>>,
+    /// Who is woken when it is time to look again.
+    looks: Option<Waker>,
     /// Since when the client's socket takes nothing, and when to look again.
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
 }
@@ -154,10 +158,12 @@ impl<S> Connection<S> {
             metrics,
             ahead,
             frames: http2.then(|| Frames::new(since)),
-            head: (!http2).then_some((0, since)),
+            head: (!http2).then_some((0, Some(since))),
             moved: since,
             moves: 0,
+            wrote: false,
             look: None,
+            looks: None,
             stalled: None,
         }
     }
@@ -176,35 +182,32 @@ impl<S> Connection<S> {
             None => {
                 let begun = turn.begun();
                 if turn.running.load(Ordering::Relaxed) == 0 && self.head.is_none_or(|(before, _)| before != begun) {
-                    self.head = Some((begun, Instant::now()));
+                    self.head = Some((begun, None)); // the clock is read if there is more to wait for
                 }
                 Ok(())
             }
         }
     }
 
-    /// Notes when something moved.
-    fn note(&mut self, wrote: bool) {
-        let moves = self.handoff.turn.moves.load(Ordering::Relaxed);
-        if wrote || moves != self.moves {
-            (self.moves, self.moved) = (moves, Instant::now());
-        }
-    }
-
     /// How long the client may go on like this, and what it is waited for; nothing while it is the node's turn.
-    fn bound(&mut self) -> (Instant, Option<Waits>) {
-        self.note(false);
+    fn bound(&mut self, now: Instant) -> (Instant, Option<Waits>) {
         let turn = &self.handoff.turn;
+        let moves = turn.moves.load(Ordering::Relaxed);
+        if std::mem::take(&mut self.wrote) || moves != self.moves {
+            (self.moves, self.moved) = (moves, now);
+        }
         if turn.owed.load(Ordering::Relaxed) > 0 {
-            return (Instant::now() + IDLE_MAX, None);
+            return (now + IDLE_MAX, None);
         }
         let running = turn.running.load(Ordering::Relaxed) > 0;
         // A short body is over when hyper has taken it, whoever has not taken it from there.
         if let Some((since, _)) = &self.stalled {
             return (*since + WRITE_STALL_MAX, Some(Waits::Reader));
         }
-        match self.head {
-            Some((before, since)) if before == turn.begun() && !running => (since + HEAD_MAX, Some(Waits::Head)),
+        match &mut self.head {
+            Some((before, since)) if *before == turn.begun() && !running => {
+                (*since.get_or_insert(now) + HEAD_MAX, Some(Waits::Head))
+            }
             _ if running => (self.moved + WRITE_STALL_MAX, Some(Waits::Reader)),
             _ => (self.moved + IDLE_MAX, Some(Waits::Request)),
         }
@@ -213,13 +216,20 @@ impl<S> Connection<S> {
     /// Nothing came: looks again when there should have.
     fn patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let (until, waits) = self.bound();
+            let now = Instant::now();
+            let (until, waits) = self.bound(now);
             let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
             // One that is too early is left as it is, for it is cheaper to look once too often than to move it with every request.
             if look.deadline() > until {
                 look.as_mut().reset(until);
+                self.looks = None;
             }
+            if now < look.deadline() && self.looks.as_ref().is_some_and(|looks| looks.will_wake(cx.waker())) {
+                return Poll::Pending; // it was asked to wake this very task
+            }
+            self.looks = Some(cx.waker().clone());
             ready!(look.as_mut().poll(cx));
+            self.looks = None;
             if Instant::now() < until {
                 look.as_mut().reset(until);
                 continue;
@@ -240,7 +250,7 @@ impl<S> Connection<S> {
     fn bounded(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = &poll {
             let enough = if self.frames.is_some() { PROGRESS_BYTES } else { 1 };
-            self.note(written.as_ref().is_ok_and(|bytes| *bytes >= enough));
+            self.wrote |= written.as_ref().is_ok_and(|bytes| *bytes >= enough);
             self.stalled = None;
             return poll;
         }

@@ -33,11 +33,11 @@ use crate::connection::{Connection, HEAD_MAX, Turn, greet};
 use crate::exchange::{Exchange, RequestId};
 use crate::framing::{HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::functions::access::Client;
-use crate::knowing::{Judging, Knowing};
-use crate::metrics::{Held, Refusal};
+use crate::knowing::Judging;
+use crate::metrics::{Held, Metrics, Refusal};
 use crate::network::Stream;
 use crate::pipeline::Pipeline;
-use crate::respond::AnswerBody;
+use crate::respond::{AnswerBody, Signs};
 use crate::tls::Certificates;
 
 /// Connections at a time, all threads together, unless the node's configuration says otherwise.
@@ -284,7 +284,7 @@ async fn serve_one<S: Stream>(
     let greeting = front.stopping.run_until_cancelled(greet(&mut stream, &metrics)).await;
     let Some(Some(greeting)) = greeting else { return };
     let http2 = greeting.http2;
-    let handoff = Arc::new(Handoff::new(front.pipeline.knowing().clone(), http2, secure, client));
+    let handoff = Arc::new(Handoff::new(front.pipeline.clone(), http2, secure, client));
     let io = TokioIo::new(Connection::new(stream, greeting, handoff.clone(), metrics.clone()));
     // HTTP/2 can say GOAWAY at any time; an idle connection of HTTP/1.1 is closed only when the node stops, for a request may be on
     // its way.
@@ -340,7 +340,7 @@ async fn drive<C: GracefulConnection>(connection: C, leaving: CancellationToken)
 
 /// The judged headers of one connection that are not on their way yet.
 pub(crate) struct Handoff {
-    knowing: Arc<Knowing>,
+    pipeline: Arc<Pipeline>,
     headers: Mutex<Headers>,
     /// Whose it is, where that is known.
     pub(crate) client: Option<Client>,
@@ -365,14 +365,24 @@ struct Headers {
 }
 
 impl Handoff {
-    pub(crate) fn new(knowing: Arc<Knowing>, queues: bool, secure: bool, client: Option<SocketAddr>) -> Handoff {
+    pub(crate) fn new(pipeline: Arc<Pipeline>, queues: bool, secure: bool, client: Option<SocketAddr>) -> Handoff {
         let blocked = AtomicBool::new(false);
         let client = client.map(|client| Client(client.ip()));
-        Handoff { knowing, headers: Mutex::default(), client, secure, blocked, queues, turn: Turn::default() }
+        Handoff { pipeline, headers: Mutex::default(), client, secure, blocked, queues, turn: Turn::default() }
     }
 
     fn headers(&self) -> MutexGuard<'_, Headers> {
         self.headers.lock().expect("no holder of this lock can panic")
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        self.pipeline.metrics()
+    }
+
+    /// What the node says of itself.
+    pub(crate) fn signs(&self) -> &Signs {
+        self.pipeline.signs()
     }
 
     /// A header was judged, and is about to be written. The answer names it.
@@ -427,6 +437,6 @@ impl Handoff {
     /// Whether some header that waits might be judged otherwise now.
     pub(crate) fn is_overtaken(&self) -> bool {
         let headers = self.headers();
-        headers.judged.iter().chain(&headers.written).any(|(_, judging)| self.knowing.is_overtaken(judging))
+        headers.judged.iter().chain(&headers.written).any(|(_, judging)| self.pipeline.knowing().is_overtaken(judging))
     }
 }
