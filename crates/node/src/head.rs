@@ -10,7 +10,7 @@
 //! - The first byte is the version of the format. Bytes that cannot be read are a head that is not there, never a panic.
 //! - A stamp is of the log whose tag lies beside it; a body of another log is a miss (rule 8, after a restore).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -61,6 +61,8 @@ pub(crate) struct Head {
     pub(crate) freshness: Freshness,
     /// Where the body lies in slices, what they are.
     pub(crate) slices: Option<Series>,
+    /// What of an answer with it is the same for every plain hit (`hot`).
+    pub(crate) ready: OnceLock<Bytes>,
 }
 
 /// The slices of one body.
@@ -176,7 +178,7 @@ impl Head {
         received: SystemTime,
     ) -> Head {
         let freshness = Freshness::of(status, &keep::effective(&headers), sent, received);
-        Head { log, status, headers, sent, received, freshness, slices: None }
+        Head { log, status, headers, sent, received, freshness, slices: None, ready: OnceLock::new() }
     }
 
     /// The same over a body in slices.

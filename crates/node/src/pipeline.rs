@@ -168,15 +168,7 @@ impl Pipeline {
         let (mut request, body) = request.into_parts();
         let known = self.knowing.known().clone();
         let caller = peer::caller(&mut request.headers, &known);
-        let mut reply = Reply {
-            method: request.method.clone(),
-            asker: Asker::User,
-            telling: None,
-            handoff,
-        };
-        if reply.handoff.secure {
-            self.metrics.handshakes.requests.inc();
-        }
+        let mut reply = Reply { method: request.method.clone(), asker: Asker::User, telling: None, handoff };
         let authority = match framing::request(&mut request) {
             Ok(authority) => authority,
             Err(bad) => return reply.bad(bad),
@@ -212,7 +204,7 @@ impl Pipeline {
                 return reply.by_the_other_scheme(forced, url.host(), path);
             }
             let rules = &domain.functions.rules().access;
-            let client = reply.handoff.client;
+            let client = reply.handoff.client.map(|client| access::Client(client.ip()));
             if !rules.is_open()
                 && let Err(refused) = access::may(rules, &request.headers, client, path, self.knowing.clock().now())
             {

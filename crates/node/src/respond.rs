@@ -245,10 +245,7 @@ impl Reply {
                 collapsed: said.collapsed,
             };
             headers.append(CACHE_STATUS, own.value());
-            headers.insert(
-                X_CACHE,
-                said.x_cache.clone().unwrap_or_else(|| signs.x_cache[said.result as usize].clone()),
-            );
+            headers.insert(X_CACHE, said.x_cache.clone().unwrap_or_else(|| signs.x_cache(said.result).clone()));
             if let (Asker::Child { .. }, Some(age), true) = (self.asker, said.known_good, judging.is_some()) {
                 peer::tell_age(&mut headers, age);
             }
@@ -278,6 +275,11 @@ pub(crate) struct Signs {
 }
 
 impl Signs {
+    /// `X-Cache` in this node's name.
+    pub(crate) fn x_cache(&self, result: XCache) -> &HeaderValue {
+        &self.x_cache[result as usize]
+    }
+
     pub(crate) fn new(node: &NodeName) -> Signs {
         let x_cache = |result: XCache| HeaderValue::try_from(format!("{} from {node}", result.word()));
         Signs {
