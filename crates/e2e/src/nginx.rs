@@ -90,6 +90,14 @@ impl Nginx {
         Ok(body)
     }
 
+    /// As [`Nginx::write`], but leaves a file of that length that is there.
+    pub fn write_once(&self, name: &str, bytes: usize) -> anyhow::Result<Vec<u8>> {
+        match std::fs::metadata(self.files.join(name.trim_start_matches('/'))) {
+            Ok(there) if there.len() == bytes as u64 => Ok(pattern(name, bytes)),
+            _ => self.write(name, bytes),
+        }
+    }
+
     /// Writes a file.
     pub fn write_bytes(&self, name: &str, body: &[u8]) -> anyhow::Result<()> {
         let path = self.files.join(name.trim_start_matches('/'));

@@ -38,7 +38,19 @@ pub struct Node {
 impl Node {
     /// Starts the process; it was not running.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        let mut command = Command::new(binary());
+        self.start_by(&[])
+    }
+
+    /// As [`Node::start`], by a program with arguments that becomes the node in the end.
+    pub fn start_by(&mut self, launcher: &[&str]) -> anyhow::Result<()> {
+        let mut command = match launcher {
+            [] => Command::new(binary()),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary());
+                command
+            }
+        };
         command.arg("node").arg("-c").arg(&self.configuration);
         self.process = Some(Process::start(&mut command, &self.log)?);
         Ok(())
@@ -59,10 +71,7 @@ impl Node {
     pub fn restart_on(&mut self, processor: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
         self.process = None;
         self.reconfigure(change)?;
-        let mut command = Command::new("taskset");
-        command.args(["-c", processor]).arg(binary()).arg("node").arg("-c").arg(&self.configuration);
-        self.process = Some(Process::start(&mut command, &self.log)?);
-        Ok(())
+        self.start_by(&["taskset", "-c", processor])
     }
 
     /// Kills it as a power cut would.
