@@ -43,6 +43,7 @@ mod framing;
 mod functions;
 mod head;
 mod health;
+mod hot;
 mod index;
 #[cfg(feature = "internals")]
 pub mod internals;
