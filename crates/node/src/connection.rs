@@ -382,6 +382,7 @@ impl<S: Stream> AsyncWrite for Connection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.answer(cx))?;
         // Called when everything before it is written: hyper flushes its own buffer first.
         let flushed = ready!(self.poll_flushed(cx));
         let turn = &self.handoff.turn;
