@@ -14,10 +14,26 @@ pub const HOST_BYTES_MAX: usize = 253;
 
 /// Host and path-with-query of an object, normalised.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct UrlKey {
     host: String,
     /// Starts with `/`; has no fragment.
     path: String,
+}
+
+/// A key as it is written down. What is read is held to the same rules as what is made.
+#[derive(Deserialize)]
+struct Written {
+    host: String,
+    path: String,
+}
+
+impl TryFrom<Written> for UrlKey {
+    type Error = KeyError;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        UrlKey::new(&written.host, &written.path)
+    }
 }
 
 /// Why a URL has no key.
@@ -152,6 +168,17 @@ mod tests {
             assert_eq!(UrlKey::new(host, "/"), Err(KeyError::Host), "{host}");
         }
         assert_eq!(UrlKey::new("a.com", "x"), Err(KeyError::Path));
+    }
+
+    #[test]
+    fn what_is_read_is_held_to_the_rules() {
+        let read = |text: &str| serde_json::from_str::<UrlKey>(text).ok();
+        let key = UrlKey::new("a.com", "/a%20b").unwrap();
+        assert_eq!(read(&serde_json::to_string(&key).unwrap()), Some(key.clone()));
+        assert_eq!(read(r##"{"host":"A.com","path":"/a b#c"}"##), Some(key), "whoever wrote it");
+        for bad in [r#"{"host":"","path":"/"}"#, r#"{"host":"a.com","path":"x"}"#, r#"{"host":"a.com"}"#] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 
     /// What a path comes to, step by step over the whole of it.
