@@ -73,17 +73,27 @@ impl Forward {
 impl CacheStatus<'_> {
     /// The member as a header value of its own line.
     pub fn value(&self) -> HeaderValue {
-        HeaderValue::try_from(self.to_string()).expect("names are escaped, the rest is ASCII words and digits")
+        // One for every answer: written without the detours of formatting.
+        let mut text = String::with_capacity(self.cache.len() + 48);
+        self.write(&mut text).expect("a string takes everything");
+        HeaderValue::try_from(text).expect("names are escaped, the rest is ASCII words and digits")
     }
 }
 
 impl fmt::Display for CacheStatus<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f)
+    }
+}
+
+impl CacheStatus<'_> {
+    fn write(&self, f: &mut impl fmt::Write) -> fmt::Result {
         write_name(f, self.cache)?;
         match self.outcome {
             Outcome::Hit => f.write_str("; hit")?,
             Outcome::Forwarded { why, status } => {
-                write!(f, "; fwd={}", why.as_str())?;
+                f.write_str("; fwd=")?;
+                f.write_str(why.as_str())?;
                 if let Some(status) = status {
                     write!(f, "; fwd-status={}", status.as_u16())?;
                 }
@@ -103,7 +113,7 @@ impl fmt::Display for CacheStatus<'_> {
 }
 
 /// A name as a structured token where it is one, else as a string; bytes neither can hold become `?` (RFC 9651 §3.3).
-fn write_name(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+fn write_name(f: &mut impl fmt::Write, name: &str) -> fmt::Result {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte);
     if name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*') && name.bytes().all(token) {
         return f.write_str(name);

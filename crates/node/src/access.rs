@@ -66,8 +66,6 @@ struct Shared {
 
 /// What a line says of a request; taken when the request comes, without copying what it points to.
 pub(crate) struct Record {
-    pub(crate) at: SystemTime,
-    pub(crate) client: Option<SocketAddr>,
     method: Method,
     uri: Uri,
     version: Version,
@@ -77,9 +75,14 @@ pub(crate) struct Record {
     range: Option<HeaderValue>,
 }
 
-/// What it says of the answer.
+/// What it says of the connection and the answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ending {
+    /// When the request came.
+    pub(crate) at: SystemTime,
+    pub(crate) client: Option<SocketAddr>,
+    /// By TLS.
+    pub(crate) secure: bool,
     pub(crate) status: u16,
     /// Of the body.
     pub(crate) bytes: u64,
@@ -92,11 +95,9 @@ pub(crate) struct Ending {
 }
 
 impl Record {
-    pub(crate) fn of<B>(request: &Request<B>, client: Option<SocketAddr>, at: SystemTime) -> Record {
+    pub(crate) fn of<B>(request: &Request<B>) -> Record {
         let header = |name| request.headers().get(name).cloned();
         Record {
-            at,
-            client,
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
@@ -107,20 +108,34 @@ impl Record {
         }
     }
 
+    /// Of a GET over HTTP/1.1 that was not made a [`Request`] of.
+    pub(crate) fn plain(path: &str, header: impl Fn(&str) -> Option<HeaderValue>) -> Record {
+        Record {
+            method: Method::GET,
+            uri: path.parse().unwrap_or_default(),
+            version: Version::HTTP_11,
+            host: header("host"),
+            referer: header("referer"),
+            user_agent: header("user-agent"),
+            range: None,
+        }
+    }
+
     /// Adds the line.
     fn render(&self, line: &mut Vec<u8>, node: &str, id: &str, ending: &Ending) {
         line.extend_from_slice(b"{\"time\":\"");
-        time(line, self.at);
+        time(line, ending.at);
         line.push(b'"');
         text(line, "request_id", id.as_bytes());
-        match self.client {
+        match ending.client {
             Some(client) => text(line, "client", client.to_string().as_bytes()),
             None => text(line, "client", b""),
         }
+        text(line, "scheme", if ending.secure { b"https" } else { b"http" });
         text(line, "method", self.method.as_str().as_bytes());
         let host = match self.uri.authority() {
             Some(authority) => authority.host().as_bytes(),
-            None => self.host.as_ref().map_or(&b""[..], HeaderValue::as_bytes),
+            None => bytes(&self.host),
         };
         text(line, "host", host);
         url(line, "path", self.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes());
@@ -135,10 +150,9 @@ impl Record {
         text(line, "cache", ending.result.map_or("", XCache::word).as_bytes());
         let _ = write!(line, ",\"complete\":{}", ending.complete);
         text(line, "node", node.as_bytes());
-        let header = |value: &Option<HeaderValue>| value.clone();
-        url(line, "referer", header(&self.referer).as_ref().map_or(&b""[..], HeaderValue::as_bytes));
-        text(line, "user_agent", header(&self.user_agent).as_ref().map_or(&b""[..], HeaderValue::as_bytes));
-        text(line, "range", header(&self.range).as_ref().map_or(&b""[..], HeaderValue::as_bytes));
+        url(line, "referer", bytes(&self.referer));
+        text(line, "user_agent", bytes(&self.user_agent));
+        text(line, "range", bytes(&self.range));
         line.extend_from_slice(b"}\n");
     }
 }
@@ -258,6 +272,10 @@ fn append(path: &Path) -> std::io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
+fn bytes(value: &Option<HeaderValue>) -> &[u8] {
+    value.as_ref().map_or(&b""[..], HeaderValue::as_bytes)
+}
+
 /// A member whose value is text.
 fn text(line: &mut Vec<u8>, name: &str, value: &[u8]) {
     let _ = write!(line, ",\"{name}\":\"");
@@ -356,6 +374,9 @@ mod tests {
 
     fn ending() -> Ending {
         Ending {
+            at: UNIX_EPOCH + Duration::from_millis(1_709_210_096_789),
+            client: Some("192.0.2.1:5000".parse().unwrap()),
+            secure: true,
             status: 200,
             bytes: 5,
             duration: Duration::from_micros(1500),
@@ -370,8 +391,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
         }
-        let at = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
-        Record::of(&request.body(()).unwrap(), Some("192.0.2.1:5000".parse().unwrap()), at)
+        Record::of(&request.body(()).unwrap())
     }
 
     fn rendered(record: &Record) -> serde_json::Value {
@@ -387,7 +407,8 @@ mod tests {
         assert_eq!(
             line,
             serde_json::json!({
-                "time": "2024-02-29T12:34:56.789Z", "request_id": "id-1", "client": "192.0.2.1:5000", "method": "GET",
+                "time": "2024-02-29T12:34:56.789Z", "request_id": "id-1", "client": "192.0.2.1:5000", "scheme": "https",
+                "method": "GET",
                 "host": "a.com", "path": "/a?b=c", "protocol": "HTTP/1.1", "status": 200, "bytes": 5, "duration_ms": 1.5,
                 "first_byte_ms": 0.25, "cache": "HIT", "complete": true, "node": "edge", "referer": "", "user_agent": "curl",
                 "range": "bytes=0-4",

@@ -15,13 +15,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::flood::{Frames, PREFACE};
+use crate::hot::{self, Hit, Seen};
 use crate::listener::{Handoff, RECHECK};
 use crate::metrics::{Metrics, Refusal};
 use crate::network::Stream;
@@ -120,19 +121,34 @@ pub(crate) async fn greet<S: Stream>(stream: &mut S, metrics: &Metrics) -> Optio
 pub(crate) struct Connection<S> {
     stream: S,
     handoff: Arc<Handoff>,
-    metrics: Arc<Metrics>,
     /// Read while it was found out what the client speaks.
     ahead: Vec<u8>,
     /// Of HTTP/2.
     frames: Option<Frames>,
-    /// Since when the head of a request comes in, and how many requests came before it. HTTP/1.1 alone.
-    head: Option<(u64, Instant)>,
+    /// Since when the head of a request comes in, as far as that was looked at, and how many requests came before it. HTTP/1.1
+    /// alone.
+    head: Option<(u64, Option<Instant>)>,
     /// When something moved lastly, and how far it had moved then.
     moved: Instant,
     moves: u64,
     look: Option<Pin<Box<Sleep>>>,
+    /// Who is woken when it is time to look again.
+    looks: Option<Waker>,
     /// Since when the client's socket takes nothing, and when to look again.
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
+    above: Above,
+    /// A hit that is answered here, below hyper.
+    hit: Option<Box<Hit>>,
+}
+
+/// What hyper has of the client's bytes.
+enum Above {
+    /// Nothing that is not answered to the last byte: what comes next may be answered here.
+    Nothing,
+    /// One whole request, after so many.
+    One(u64),
+    /// Who knows, from now on.
+    More,
 }
 
 /// What a connection is waiting for, when it is the client's turn.
@@ -146,19 +162,21 @@ enum Waits {
 }
 
 impl<S> Connection<S> {
-    pub(crate) fn new(stream: S, greeting: Greeting, handoff: Arc<Handoff>, metrics: Arc<Metrics>) -> Connection<S> {
+    pub(crate) fn new(stream: S, greeting: Greeting, handoff: Arc<Handoff>) -> Connection<S> {
         let Greeting { http2, ahead, since } = greeting;
         Connection {
             stream,
             handoff,
-            metrics,
             ahead,
             frames: http2.then(|| Frames::new(since)),
-            head: (!http2).then_some((0, since)),
+            head: (!http2).then_some((0, Some(since))),
             moved: since,
             moves: 0,
             look: None,
+            looks: None,
             stalled: None,
+            above: if http2 { Above::More } else { Above::Nothing },
+            hit: None,
         }
     }
 
@@ -170,13 +188,13 @@ impl<S> Connection<S> {
         let turn = &self.handoff.turn;
         match &mut self.frames {
             Some(frames) => frames.see(bytes, Instant::now()).map_err(|flood| {
-                self.metrics.refused(Refusal::Flood);
+                self.handoff.metrics().refused(Refusal::Flood);
                 io::Error::other(format!("{flood:?}"))
             }),
             None => {
                 let begun = turn.begun();
                 if turn.running.load(Ordering::Relaxed) == 0 && self.head.is_none_or(|(before, _)| before != begun) {
-                    self.head = Some((begun, Instant::now()));
+                    self.head = Some((begun, None)); // the clock is read if there is more to wait for
                 }
                 Ok(())
             }
@@ -192,19 +210,21 @@ impl<S> Connection<S> {
     }
 
     /// How long the client may go on like this, and what it is waited for; nothing while it is the node's turn.
-    fn bound(&mut self) -> (Instant, Option<Waits>) {
+    fn bound(&mut self, now: Instant) -> (Instant, Option<Waits>) {
         self.note(false);
         let turn = &self.handoff.turn;
         if turn.owed.load(Ordering::Relaxed) > 0 {
-            return (Instant::now() + IDLE_MAX, None);
+            return (now + IDLE_MAX, None);
         }
         let running = turn.running.load(Ordering::Relaxed) > 0;
         // A short body is over when hyper has taken it, whoever has not taken it from there.
         if let Some((since, _)) = &self.stalled {
             return (*since + WRITE_STALL_MAX, Some(Waits::Reader));
         }
-        match self.head {
-            Some((before, since)) if before == turn.begun() && !running => (since + HEAD_MAX, Some(Waits::Head)),
+        match &mut self.head {
+            Some((before, since)) if *before == turn.begun() && !running => {
+                (*since.get_or_insert(now) + HEAD_MAX, Some(Waits::Head))
+            }
             _ if running => (self.moved + WRITE_STALL_MAX, Some(Waits::Reader)),
             _ => (self.moved + IDLE_MAX, Some(Waits::Request)),
         }
@@ -213,13 +233,20 @@ impl<S> Connection<S> {
     /// Nothing came: looks again when there should have.
     fn patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let (until, waits) = self.bound();
+            let now = Instant::now();
+            let (until, waits) = self.bound(now);
             let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
             // One that is too early is left as it is, for it is cheaper to look once too often than to move it with every request.
             if look.deadline() > until {
                 look.as_mut().reset(until);
+                self.looks = None;
             }
+            if now < look.deadline() && self.looks.as_ref().is_some_and(|looks| looks.will_wake(cx.waker())) {
+                return Poll::Pending; // it was asked to wake this very task
+            }
+            self.looks = Some(cx.waker().clone());
             ready!(look.as_mut().poll(cx));
+            self.looks = None;
             if Instant::now() < until {
                 look.as_mut().reset(until);
                 continue;
@@ -227,8 +254,8 @@ impl<S> Connection<S> {
             match waits {
                 None => look.as_mut().reset(Instant::now() + IDLE_MAX),
                 Some(Waits::Request) => return Poll::Ready(Ok(())), // as if it had closed the connection
-                Some(Waits::Head) => self.metrics.refused(Refusal::SlowHead),
-                Some(Waits::Reader) => self.metrics.refused(Refusal::SlowRead),
+                Some(Waits::Head) => self.handoff.metrics().refused(Refusal::SlowHead),
+                Some(Waits::Reader) => self.handoff.metrics().refused(Refusal::SlowRead),
             }
             if waits.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -251,7 +278,7 @@ impl<S> Connection<S> {
             let stalled = since.elapsed() >= WRITE_STALL_MAX;
             if stalled || self.handoff.is_overtaken() {
                 if stalled {
-                    self.metrics.refused(Refusal::SlowRead);
+                    self.handoff.metrics().refused(Refusal::SlowRead);
                 }
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
@@ -260,30 +287,82 @@ impl<S> Connection<S> {
     }
 }
 
+impl<S: Stream> Connection<S> {
+    /// Writes the hit that is answered here, if there is one, to its end.
+    fn answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(mut hit) = self.hit.take() else { return Poll::Ready(Ok(())) };
+        while !hit.is_written() {
+            let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, &hit.rest());
+            match self.bounded(cx, poll) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(bytes)) => hit.wrote(bytes),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.hit = Some(hit);
+                    return Poll::Pending;
+                }
+            }
+        }
+        let flushed = self.poll_flushed(cx);
+        if flushed.is_pending() {
+            self.hit = Some(hit);
+        }
+        flushed
+    }
+
+    /// Hands everything to the kernel.
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        // By TLS a flush waits for the client as a write does.
+        let flushed = ready!(self.bounded(cx, poll)).map(drop);
+        self.handoff.flushed();
+        Poll::Ready(flushed)
+    }
+}
+
 impl<S: Stream> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.answer(cx))?;
         let before = buffer.filled().len();
-        if !this.ahead.is_empty() {
-            let taken = this.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&this.ahead[..taken]);
-            this.ahead.drain(..taken);
-        }
-        let more = match buffer.remaining() {
-            0 => Poll::Pending,
-            _ => Pin::new(&mut this.stream).poll_read(cx, buffer),
-        };
-        let came = &buffer.filled()[before..];
-        match more {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending if came.is_empty() => this.patience(cx),
-            _ => Poll::Ready(this.saw(came)),
+        loop {
+            if !this.ahead.is_empty() {
+                let taken = this.ahead.len().min(buffer.remaining());
+                buffer.put_slice(&this.ahead[..taken]);
+                this.ahead.drain(..taken);
+            }
+            let more = match buffer.remaining() {
+                0 => Poll::Pending,
+                _ => Pin::new(&mut this.stream).poll_read(cx, buffer),
+            };
+            let came = &buffer.filled()[before..];
+            match more {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if came.is_empty() => return this.patience(cx),
+                _ => this.saw(came)?,
+            }
+            this.above = match this.above {
+                Above::Nothing if came.is_empty() => Above::Nothing,
+                Above::Nothing => match hot::see(&this.handoff, came) {
+                    Seen::Hit(hit) => {
+                        this.hit = Some(hit);
+                        buffer.set_filled(before);
+                        ready!(this.answer(cx))?;
+                        continue;
+                    }
+                    Seen::Whole => Above::One(this.handoff.turn.begun()),
+                    Seen::Other => Above::More,
+                },
+                Above::One(_) | Above::More => Above::More,
+            };
+            return Poll::Ready(Ok(()));
         }
     }
 }
 
 impl<S: Stream> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.answer(cx))?;
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.bounded(cx, poll)
     }
@@ -293,6 +372,7 @@ impl<S: Stream> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.answer(cx))?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.bounded(cx, poll)
     }
@@ -302,15 +382,21 @@ impl<S: Stream> AsyncWrite for Connection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.answer(cx))?;
         // Called when everything before it is written: hyper flushes its own buffer first.
-        let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
-        // By TLS a flush waits for the client as a write does.
-        let flushed = ready!(self.bounded(cx, poll)).map(drop);
-        self.handoff.flushed();
+        let flushed = ready!(self.poll_flushed(cx));
+        let turn = &self.handoff.turn;
+        if let Above::One(before) = self.above
+            && turn.begun() == before + 1
+            && turn.running.load(Ordering::Relaxed) == 0
+        {
+            self.above = Above::Nothing;
+        }
         Poll::Ready(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.answer(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -3,15 +3,14 @@
 //! It is made when the request is there and goes with the answer's body. When it is dropped the exchange is over, however it ended,
 //! and is counted and logged.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
 
 use crate::access::{Ending, Record};
-use crate::listener::{Front, Handoff};
+use crate::listener::Handoff;
 use crate::metrics::{Held, XCache};
 use crate::respond::AnswerBody;
 
@@ -38,7 +37,7 @@ impl RequestId {
         RequestId(text)
     }
 
-    fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
@@ -49,7 +48,6 @@ impl RequestId {
 
 /// A request while it is answered.
 pub(crate) struct Exchange {
-    front: Arc<Front>,
     handoff: Arc<Handoff>,
     id: RequestId,
     begun: Instant,
@@ -63,42 +61,45 @@ pub(crate) struct Exchange {
 }
 
 struct Answered {
-    status: u16,
+    status: StatusCode,
     result: Option<XCache>,
     after: Duration,
 }
 
 impl Exchange {
-    pub(crate) fn begin<B>(
-        front: Arc<Front>,
-        handoff: Arc<Handoff>,
-        id: RequestId,
-        client: Option<SocketAddr>,
-        request: &Request<B>,
-    ) -> Exchange {
-        let record =
-            front.log.as_ref().map(|_| Box::new(Record::of(request, client, front.pipeline.knowing().clock().now())));
-        let running = front.pipeline.metrics().requests_running.hold();
+    /// `record` says what came, for the access log.
+    pub(crate) fn begin(handoff: Arc<Handoff>, record: impl FnOnce() -> Record) -> Exchange {
         handoff.turn.begins();
+        if handoff.secure {
+            handoff.metrics().handshakes.requests.inc();
+        }
         Exchange {
-            front,
-            handoff,
-            id,
+            id: handoff.request_id(),
             begun: Instant::now(),
-            record,
+            record: handoff.front.log.as_ref().map(|_| Box::new(record())),
             answered: None,
             bytes: 0,
             complete: false,
             ours: true,
-            _running: running,
+            _running: handoff.metrics().requests_running.hold(),
+            handoff,
         }
     }
 
-    /// The head of the answer is ready: it is counted, named, and its body takes the exchange along.
+    pub(crate) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// The head of the answer is ready: it is counted.
+    pub(crate) fn answers(&mut self, status: StatusCode, result: Option<XCache>) {
+        let after = self.begun.elapsed();
+        self.handoff.metrics().answered(result, status, after);
+        self.answered = Some(Answered { status, result, after });
+    }
+
+    /// The same for an answer of hyper's: it is named, too, and its body takes the exchange along.
     pub(crate) fn answer(mut self, mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
-        let (status, result, after) = (answer.status(), answer.body().result, self.begun.elapsed());
-        self.front.pipeline.metrics().answered(result, status, after);
-        self.answered = Some(Answered { status: status.as_u16(), result, after });
+        self.answers(answer.status(), answer.body().result);
         answer.headers_mut().insert(REQUEST_ID, self.id.value());
         self.complete = hyper::body::Body::is_end_stream(answer.body());
         self.turns(self.complete);
@@ -138,18 +139,23 @@ impl Drop for Exchange {
         let duration = self.begun.elapsed();
         let result = self.answered.as_ref().and_then(|answered| answered.result);
         if self.answered.is_some() {
-            self.front.pipeline.metrics().ended(result, duration);
+            self.handoff.metrics().ended(result, duration);
         }
-        if let (Some(log), Some(record)) = (&self.front.log, &self.record) {
+        if let (Some(log), Some(record)) = (&self.handoff.front.log, &self.record) {
+            let knowing = self.handoff.front.pipeline.knowing();
             let ending = Ending {
-                status: self.answered.as_ref().map_or(CLIENT_LEFT, |answered| answered.status),
+                // By the wall: when the request came.
+                at: knowing.clock().now().checked_sub(duration).unwrap_or(std::time::UNIX_EPOCH),
+                client: self.handoff.client,
+                secure: self.handoff.secure,
+                status: self.answered.as_ref().map_or(CLIENT_LEFT, |answered| answered.status.as_u16()),
                 bytes: self.bytes,
                 duration,
                 first_byte: self.answered.as_ref().map(|answered| answered.after),
                 result,
                 complete: self.complete,
             };
-            log.line(record, self.front.pipeline.knowing().name().as_str(), self.id.as_str(), &ending);
+            log.line(record, knowing.name().as_str(), self.id.as_str(), &ending);
         }
     }
 }

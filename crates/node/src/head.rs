@@ -10,7 +10,7 @@
 //! - The first byte is the version of the format. Bytes that cannot be read are a head that is not there, never a panic.
 //! - A stamp is of the log whose tag lies beside it; a body of another log is a miss (rule 8, after a restore).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -38,6 +38,9 @@ const SEPARATOR: u8 = b'\n';
 /// What a slice has behind the separator first; no header's value holds a zero.
 const OF_SLICE: &[u8] = b"\0slice";
 
+/// Headers that an answer has beside the stored ones: what the node says of itself, the length, the age.
+const ANSWER_ADDS: usize = 8;
+
 /// Longest values of a variant that lie in a key as they are, in bytes; of longer ones (cookies) their digest does.
 const VARIANT_BYTES_MAX: usize = 512;
 
@@ -58,6 +61,8 @@ pub(crate) struct Head {
     pub(crate) freshness: Freshness,
     /// Where the body lies in slices, what they are.
     pub(crate) slices: Option<Series>,
+    /// What of an answer with it is the same for every plain hit (`hot`).
+    pub(crate) ready: OnceLock<Bytes>,
 }
 
 /// The slices of one body.
@@ -173,7 +178,7 @@ impl Head {
         received: SystemTime,
     ) -> Head {
         let freshness = Freshness::of(status, &keep::effective(&headers), sent, received);
-        Head { log, status, headers, sent, received, freshness, slices: None }
+        Head { log, status, headers, sent, received, freshness, slices: None, ready: OnceLock::new() }
     }
 
     /// The same over a body in slices.
@@ -261,7 +266,8 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         }
         _ => None,
     };
-    let mut headers = HeaderMap::new();
+    // Room for what an answer adds to its copy of them.
+    let mut headers = HeaderMap::with_capacity(ANSWER_ADDS + 8);
     while bytes.has_remaining() {
         let length = usize::from(bytes.try_get_u16().ok()?);
         let name = HeaderName::from_bytes(&take(&mut bytes, length)?).ok()?;
@@ -269,7 +275,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
         headers.try_append(name, value).ok()?;
     }
-    // A copy has room for what it holds and no more; this one may be kept for long.
+    // A copy takes no more memory than it needs, and may be kept for long.
     let headers = headers.clone();
     match kind {
         OBJECT | SLICED => {

@@ -45,6 +45,7 @@ mod functions;
 pub mod fuzzing;
 mod head;
 mod health;
+mod hot;
 mod index;
 #[cfg(feature = "internals")]
 pub mod internals;

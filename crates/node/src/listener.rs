@@ -28,16 +28,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::AccessLog;
+use crate::access::{AccessLog, Record};
 use crate::connection::{Connection, HEAD_MAX, Turn, greet};
 use crate::exchange::{Exchange, RequestId};
 use crate::framing::{HEAD_BYTES_MAX, HEADERS_MAX};
-use crate::functions::access::Client;
-use crate::knowing::{Judging, Knowing};
-use crate::metrics::{Held, Refusal};
+use crate::knowing::Judging;
+use crate::metrics::{Held, Metrics, Refusal};
 use crate::network::Stream;
 use crate::pipeline::Pipeline;
-use crate::respond::AnswerBody;
+use crate::respond::{AnswerBody, Signs};
 use crate::tls::Certificates;
 
 /// Connections at a time, all threads together, unless the node's configuration says otherwise.
@@ -197,8 +196,12 @@ struct Server {
 struct Http {
     h1: http1::Builder,
     h2: http2::Builder<TokioExecutor>,
-    /// Names requests: this node, thread and start, and how many requests came before.
-    name: u64,
+    names: Arc<Names>,
+}
+
+/// Names the requests of a thread: by this node, thread and start, and how many requests came before.
+pub(crate) struct Names {
+    of: u64,
     requests: AtomicU64,
 }
 
@@ -227,8 +230,8 @@ impl Server {
         static THREADS: AtomicU64 = AtomicU64::new(0);
         let thread = THREADS.fetch_add(1, Ordering::Relaxed);
         let text = format!("{} {address:?} {started} {} {thread}", knowing.name(), std::process::id());
-        let name = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
-        let http = Arc::new(Http { h1, h2, name, requests: AtomicU64::new(0) });
+        let names = Names { of: xxhash_rust::xxh3::xxh3_64(text.as_bytes()), requests: AtomicU64::new(0) };
+        let http = Arc::new(Http { h1, h2, names: Arc::new(names) });
         Server { front, http, tasks: TaskTracker::new() }
     }
 
@@ -284,22 +287,22 @@ async fn serve_one<S: Stream>(
     let greeting = front.stopping.run_until_cancelled(greet(&mut stream, &metrics)).await;
     let Some(Some(greeting)) = greeting else { return };
     let http2 = greeting.http2;
-    let handoff = Arc::new(Handoff::new(front.pipeline.knowing().clone(), http2, secure, client));
-    let io = TokioIo::new(Connection::new(stream, greeting, handoff.clone(), metrics.clone()));
+    let handoff = Arc::new(Handoff::new(front.clone(), http.names.clone(), http2, secure, client));
+    let io = TokioIo::new(Connection::new(stream, greeting, handoff.clone()));
     // HTTP/2 can say GOAWAY at any time; an idle connection of HTTP/1.1 is closed only when the node stops, for a request may be on
     // its way.
     let leaving = if http2 { front.draining.child_token() } else { front.stopping.clone() };
-    let (serving, names, left) = (front, http.clone(), leaving.clone());
+    let left = leaving.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (front, handoff) = (serving.clone(), handoff.clone());
-        let id = RequestId::new(names.name, names.requests.fetch_add(1, Ordering::Relaxed));
-        let exchange = Exchange::begin(front.clone(), handoff.clone(), id, client, &request);
+        let handoff = handoff.clone();
+        let exchange = Exchange::begin(handoff.clone(), || Record::of(&request));
         let last = handoff.turn.begun() >= REQUESTS_MAX;
         if last && http2 {
             left.cancel();
         }
         async move {
             let is_h1 = request.version() <= Version::HTTP_11;
+            let front = handoff.front.clone();
             let answer = front.pipeline.handle(request, handoff).await;
             let mut answer: Response<AnswerBody> = exchange.answer(answer);
             if is_h1 && (last || front.draining.is_cancelled()) {
@@ -340,10 +343,11 @@ async fn drive<C: GracefulConnection>(connection: C, leaving: CancellationToken)
 
 /// The judged headers of one connection that are not on their way yet.
 pub(crate) struct Handoff {
-    knowing: Arc<Knowing>,
+    pub(crate) front: Arc<Front>,
+    names: Arc<Names>,
     headers: Mutex<Headers>,
     /// Whose it is, where that is known.
-    pub(crate) client: Option<Client>,
+    pub(crate) client: Option<SocketAddr>,
     /// The user came by TLS.
     pub(crate) secure: bool,
     /// The last write found no room.
@@ -365,14 +369,34 @@ struct Headers {
 }
 
 impl Handoff {
-    pub(crate) fn new(knowing: Arc<Knowing>, queues: bool, secure: bool, client: Option<SocketAddr>) -> Handoff {
+    pub(crate) fn new(
+        front: Arc<Front>,
+        names: Arc<Names>,
+        queues: bool,
+        secure: bool,
+        client: Option<SocketAddr>,
+    ) -> Handoff {
         let blocked = AtomicBool::new(false);
-        let client = client.map(|client| Client(client.ip()));
-        Handoff { knowing, headers: Mutex::default(), client, secure, blocked, queues, turn: Turn::default() }
+        Handoff { front, names, headers: Mutex::default(), client, secure, blocked, queues, turn: Turn::default() }
+    }
+
+    /// A name for the next request.
+    pub(crate) fn request_id(&self) -> RequestId {
+        RequestId::new(self.names.of, self.names.requests.fetch_add(1, Ordering::Relaxed))
     }
 
     fn headers(&self) -> MutexGuard<'_, Headers> {
         self.headers.lock().expect("no holder of this lock can panic")
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        self.front.pipeline.metrics()
+    }
+
+    /// What the node says of itself.
+    pub(crate) fn signs(&self) -> &Signs {
+        self.front.pipeline.signs()
     }
 
     /// A header was judged, and is about to be written. The answer names it.
@@ -427,6 +451,10 @@ impl Handoff {
     /// Whether some header that waits might be judged otherwise now.
     pub(crate) fn is_overtaken(&self) -> bool {
         let headers = self.headers();
-        headers.judged.iter().chain(&headers.written).any(|(_, judging)| self.knowing.is_overtaken(judging))
+        headers
+            .judged
+            .iter()
+            .chain(&headers.written)
+            .any(|(_, judging)| self.front.pipeline.knowing().is_overtaken(judging))
     }
 }

@@ -251,6 +251,8 @@ pub(crate) struct Metrics {
     pub(crate) connections: std::sync::Arc<Gauge>,
     /// Handshakes of users.
     pub(crate) handshakes: crate::tls::Handshakes,
+    /// Hits that were answered below hyper.
+    pub(crate) hot: Counter,
     /// Those of them that speak HTTP/2.
     pub(crate) connections_h2: std::sync::Arc<Gauge>,
 }
@@ -284,6 +286,11 @@ impl Metrics {
     /// Puts what concerns answers on the page.
     pub(crate) fn show(&self, page: &mut Page) {
         self.handshakes.show(page);
+        page.counter(
+            "hot_hits_total",
+            "Plain hits from memory, answered before the request was taken apart",
+            self.hot.get(),
+        );
         let answers = RESULTS.map(|(label, result)| (label, self.answers[result_at(result)].get()));
         page.counters("requests_total", "Answers, by what X-Cache says", &answers);
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| format!("class=\"{class}\""));

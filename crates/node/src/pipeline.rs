@@ -52,7 +52,7 @@ pub(crate) struct Pipeline {
     store: Store,
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
-    signs: Arc<Signs>,
+    signs: Signs,
 }
 
 /// A request for an object, as far as it is understood.
@@ -69,7 +69,6 @@ pub(crate) struct Wanted {
     pub(crate) headers: HeaderMap,
     /// See [`Wanted::shared`].
     pub(crate) shared: OnceLock<HeaderMap>,
-    pub(crate) signs: Arc<Signs>,
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
@@ -86,11 +85,11 @@ impl Wanted {
 
     /// The headers as they go upstream for an answer that is everybody's; variants are chosen by these. A hit without variants
     /// needs none.
-    pub(crate) fn shared(&self) -> &HeaderMap {
+    pub(crate) fn shared(&self, signs: &Signs) -> &HeaderMap {
         self.shared.get_or_init(|| {
             let mut shared = httpcache::upstream(&self.headers);
             shared.remove(HOST);
-            shared.append(http::header::VIA, self.signs.via.clone());
+            shared.append(http::header::VIA, signs.via.clone());
             shared
         })
     }
@@ -140,11 +139,11 @@ enum Step {
 
 impl Pipeline {
     pub(crate) fn new(knowing: Arc<Knowing>, store: Store, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Pipeline {
-        let signs = Arc::new(Signs::new(knowing.name()));
+        let signs = Signs::new(knowing.name());
         Pipeline { knowing, store, fills, metrics, signs }
     }
 
-    pub(crate) fn signs(&self) -> &Arc<Signs> {
+    pub(crate) fn signs(&self) -> &Signs {
         &self.signs
     }
 
@@ -169,17 +168,7 @@ impl Pipeline {
         let (mut request, body) = request.into_parts();
         let known = self.knowing.known().clone();
         let caller = peer::caller(&mut request.headers, &known);
-        let mut reply = Reply {
-            signs: self.signs.clone(),
-            method: request.method.clone(),
-            asker: Asker::User,
-            telling: None,
-            handoff,
-            metrics: self.metrics.clone(),
-        };
-        if reply.handoff.secure {
-            self.metrics.handshakes.requests.inc();
-        }
+        let mut reply = Reply { method: request.method.clone(), asker: Asker::User, telling: None, handoff };
         let authority = match framing::request(&mut request) {
             Ok(authority) => authority,
             Err(bad) => return reply.bad(bad),
@@ -215,7 +204,7 @@ impl Pipeline {
                 return reply.by_the_other_scheme(forced, url.host(), path);
             }
             let rules = &domain.functions.rules().access;
-            let client = reply.handoff.client;
+            let client = reply.handoff.client.map(|client| access::Client(client.ip()));
             if !rules.is_open()
                 && let Err(refused) = access::may(rules, &request.headers, client, path, self.knowing.clock().now())
             {
@@ -230,7 +219,6 @@ impl Pipeline {
             domain: domain.clone(),
             method: request.method,
             shared: OnceLock::new(),
-            signs: self.signs.clone(),
             headers: request.headers,
             authority,
             asker: caller.asker,
@@ -246,15 +234,17 @@ impl Pipeline {
 
     async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
         let mut alone = false;
-        let until = Instant::now() + WAIT_MAX + upstream::patience(&wanted.domain);
-        for _ in 0..ATTEMPTS_MAX {
-            // Both may have changed while something was waited for.
-            let known = self.knowing.known().clone();
-            if !known.serves() {
-                break;
-            }
-            if let Err((status, why)) = site(&known, wanted.url.host()) {
-                return reply.refusal(status, why);
+        let mut until = None;
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                // Both may have changed while something was waited for.
+                let known = self.knowing.known().clone();
+                if !known.serves() {
+                    break;
+                }
+                if let Err((status, why)) = site(&known, wanted.url.host()) {
+                    return reply.refusal(status, why);
+                }
             }
             let look = self.look(&wanted).await;
             let mut judging = self.knowing.judging();
@@ -303,6 +293,8 @@ impl Pipeline {
                 (Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }, None) => break,
             };
             drop(judging);
+            let waits = || Instant::now() + WAIT_MAX + upstream::patience(&wanted.domain);
+            let until = *until.get_or_insert_with(waits);
             match self.fetch(&wanted, &look, &asking, until, &reply).await {
                 Step::Answer(answer) => return answer,
                 Step::Again { alone: next } => alone = next,
@@ -331,7 +323,7 @@ impl Pipeline {
         if let Some(Stored::Marker(vary)) = of(&read, tag) {
             has_variants = true;
             let marker = object.as_ref().map_or(store::Generation(0), store::Object::generation);
-            key = ObjectKey::variant(&wanted.url, marker, &httpcache::vary_key(vary, wanted.shared()));
+            key = ObjectKey::variant(&wanted.url, marker, &httpcache::vary_key(vary, wanted.shared(&self.signs)));
             object = self.read(&key).await;
             read = object.as_ref().map(head::read);
         }
@@ -386,7 +378,7 @@ impl Pipeline {
             seen: look.seen,
             confirm,
             part,
-            headers: wanted.shared().clone(),
+            headers: wanted.shared(&self.signs).clone(),
             asker: wanted.asker,
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
@@ -419,7 +411,7 @@ impl Pipeline {
             url: wanted.url.clone(),
             path: wanted.asked(),
             domain: wanted.domain.clone(),
-            headers: wanted.shared().clone(),
+            headers: wanted.shared(&self.signs).clone(),
             asker: wanted.asker,
             passed: wanted.passed.clone(),
             head: found.head.clone(),
@@ -465,7 +457,7 @@ impl Pipeline {
     }
 
     fn deliver(&self, wanted: &Wanted, arrived: &Arrived, why: Forward, joined: bool, reply: &Reply) -> Step {
-        if httpcache::vary_key(&arrived.vary, wanted.shared()) != arrived.values {
+        if httpcache::vary_key(&arrived.vary, wanted.shared(&self.signs)) != arrived.values {
             return Step::Again { alone: false }; // another variant than ours came
         }
         let mut judging = self.knowing.judging();
@@ -527,7 +519,7 @@ impl Pipeline {
     /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.
     async fn head(&self, wanted: Wanted, why: Forward, reply: Reply) -> Response<AnswerBody> {
         for _ in 0..ATTEMPTS_MAX {
-            match self.pass(&wanted, wanted.shared().clone(), None, why, &reply).await {
+            match self.pass(&wanted, wanted.shared(&self.signs).clone(), None, why, &reply).await {
                 Step::Answer(answer) => return answer,
                 Step::Again { .. } => {}
             }

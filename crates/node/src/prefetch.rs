@@ -251,7 +251,6 @@ impl Pipeline {
             domain: domain.clone(),
             method: Method::GET,
             shared: OnceLock::new(),
-            signs: self.signs().clone(),
             authority,
             headers,
             asker: Asker::User,

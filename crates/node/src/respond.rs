@@ -28,7 +28,7 @@ use crate::functions::reply::{Gzip, Telling};
 use crate::head::Head;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
-use crate::metrics::{self, Metrics, XCache};
+use crate::metrics::{self, XCache};
 use crate::parts::Parts;
 use crate::peer;
 use crate::upstream::{AskError, BODY_SILENCE_MAX};
@@ -41,13 +41,11 @@ const RETRY_AFTER_SECS: u64 = 2;
 
 /// Who is answered.
 pub(crate) struct Reply {
-    pub(crate) signs: Arc<Signs>,
     pub(crate) method: Method,
     pub(crate) asker: Asker,
     /// What a user is told by the domain's functions.
     pub(crate) telling: Option<Telling>,
     pub(crate) handoff: Arc<Handoff>,
-    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What is said of an answer.
@@ -194,7 +192,7 @@ impl Reply {
     /// The answer to a request that is not taken, or whose body did not come; the connection is closed behind it, for it is not
     /// known where the next request begins.
     pub(crate) fn bad(&self, bad: Bad) -> Response<AnswerBody> {
-        self.metrics.refused(bad.why);
+        self.handoff.metrics().refused(bad.why);
         let mut answer = self.refusal(bad.status, bad.words);
         if !self.handoff.is_http2() {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -236,20 +234,18 @@ impl Reply {
         let telling = self.telling.as_ref().filter(|_| said.is_some());
         let compressed = telling.is_some_and(|telling| telling.tell(status, &mut headers, length));
         peer::strip(&mut headers);
-        headers.append(VIA, self.signs.via.clone());
+        let signs = self.handoff.signs();
+        headers.append(VIA, signs.via.clone());
         if let Some(said) = said {
             let own = CacheStatus {
-                cache: &self.signs.node,
+                cache: &signs.node,
                 outcome: said.outcome,
                 ttl,
                 stored: said.stored,
                 collapsed: said.collapsed,
             };
             headers.append(CACHE_STATUS, own.value());
-            headers.insert(
-                X_CACHE,
-                said.x_cache.clone().unwrap_or_else(|| self.signs.x_cache[said.result as usize].clone()),
-            );
+            headers.insert(X_CACHE, said.x_cache.clone().unwrap_or_else(|| signs.x_cache(said.result).clone()));
             if let (Asker::Child { .. }, Some(age), true) = (self.asker, said.known_good, judging.is_some()) {
                 peer::tell_age(&mut headers, age);
             }
@@ -260,7 +256,6 @@ impl Reply {
             source,
             judged: judging.map(|judging| self.handoff.judged(judging)),
             handoff: self.handoff.clone(),
-            metrics: self.metrics.clone(),
             result: said.map(|said| said.result),
             exchange: None,
         };
@@ -280,6 +275,11 @@ pub(crate) struct Signs {
 }
 
 impl Signs {
+    /// `X-Cache` in this node's name.
+    pub(crate) fn x_cache(&self, result: XCache) -> &HeaderValue {
+        &self.x_cache[result as usize]
+    }
+
     pub(crate) fn new(node: &NodeName) -> Signs {
         let x_cache = |result: XCache| HeaderValue::try_from(format!("{} from {node}", result.word()));
         Signs {
@@ -324,7 +324,6 @@ pub(crate) struct AnswerBody {
     /// The header, until it is written.
     judged: Option<u64>,
     handoff: Arc<Handoff>,
-    metrics: Arc<Metrics>,
     /// What `X-Cache` says, where it says something.
     pub(crate) result: Option<metrics::XCache>,
     /// What the answer is a part of; there once the answer is on its way.
@@ -430,9 +429,9 @@ impl Body for AnswerBody {
                     }
                 }
             };
-            this.metrics.bytes_sent.add(bytes.len() as u64);
+            this.handoff.metrics().bytes_sent.add(bytes.len() as u64);
             if matches!(this.source, Source::Full(_) | Source::Read(..) | Source::Parts(_)) && this.result.is_some() {
-                this.metrics.bytes_stored.add(bytes.len() as u64);
+                this.handoff.metrics().bytes_stored.add(bytes.len() as u64);
             }
             if let Some(exchange) = &mut this.exchange {
                 exchange.gave(bytes.len());

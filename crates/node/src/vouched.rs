@@ -4,6 +4,7 @@
 //! the control plane stands in.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -15,9 +16,29 @@ const SHARDS: usize = 16;
 /// Bodies remembered per shard.
 const BODIES_MAX: usize = 16_384;
 
+type Shard = HashMap<Key, (Generation, Moment), BuildHasherDefault<Uniform>>;
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Uniform(u64);
+
+impl Hasher for Uniform {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 ^= (value >> 64) as u64;
+    }
+}
+
 /// The moments, by body.
 pub(crate) struct VouchedMoments {
-    shards: Vec<Mutex<HashMap<Key, (Generation, Moment)>>>,
+    shards: Vec<Mutex<Shard>>,
 }
 
 impl VouchedMoments {
@@ -25,7 +46,7 @@ impl VouchedMoments {
         VouchedMoments { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
-    fn shard(&self, key: Key) -> std::sync::MutexGuard<'_, HashMap<Key, (Generation, Moment)>> {
+    fn shard(&self, key: Key) -> std::sync::MutexGuard<'_, Shard> {
         self.shards[key.0 as usize % SHARDS].lock().expect("no holder of this lock can panic")
     }
 

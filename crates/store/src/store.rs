@@ -234,9 +234,8 @@ impl Store {
     pub async fn lookup(&self, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
         let volume = self.volume(key);
         let counters = &self.inner.counters;
-        if let Some(object) = self.lookup_in_memory(volume, key, full_key) {
-            counters.memory_hits.fetch_add(1, Ordering::Relaxed);
-            self.note_asked(&object);
+        if let Some(object) = self.in_memory(volume, key, full_key) {
+            self.note_hit(&object);
             return Ok(Some(object));
         }
         let found = self.find(volume, key, full_key).await?;
@@ -246,7 +245,18 @@ impl Store {
         Ok(found)
     }
 
-    fn lookup_in_memory(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Option<Object> {
+    /// A lookup of what is in memory, which does not wait. It does not count as long as [`Store::note_hit`] does not say so.
+    pub fn lookup_in_memory(&self, key: Key, full_key: &[u8]) -> Option<Object> {
+        self.in_memory(self.volume(key), key, full_key)
+    }
+
+    /// What [`Store::lookup_in_memory`] found was used.
+    pub fn note_hit(&self, object: &Object) {
+        self.inner.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
+        self.note_asked(object);
+    }
+
+    fn in_memory(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Option<Object> {
         let entry = self.inner.memory.head(name(key))?;
         let tier = volume.map(|volume| volume.tier.clone());
         let alive = tier.as_ref().is_none_or(|tier| tier.is_alive(&entry));
@@ -261,7 +271,7 @@ impl Store {
 
     /// A lookup that does not count.
     async fn find(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
-        if let Some(object) = self.lookup_in_memory(volume, key, full_key) {
+        if let Some(object) = self.in_memory(volume, key, full_key) {
             return Ok(Some(object));
         }
         let Some(volume) = volume else { return Ok(None) };
@@ -412,7 +422,7 @@ impl Store {
             if let Some((path, cause)) = self.outage() {
                 return Err(VerifyError::OutOfService { path, cause });
             }
-            return verify_in_memory(self.lookup_in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
+            return verify_in_memory(self.in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
         };
         let tier = &volume.tier;
         let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;

@@ -11,7 +11,8 @@
 //!
 //! The server that is measured has processor 0, the client processor 1, and the figure to go by is the server's processor time
 //! a request: requests a second are often the client's limit. Over HTTP/1.1 every server's answer is checked first to be a hit of
-//! the right length. Ours is the program as it ships, metrics and judgement on. Needs wrk, nginx, varnish, haproxy and
+//! the right length. Ours is the program as it ships, judgement, metrics and access log on; the
+//! peers write no log. Needs wrk, nginx, varnish, haproxy and
 //! trafficserver, and a machine that does nothing else.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
@@ -114,7 +115,8 @@ pub(crate) async fn field(memory: u64, speaks: Speaks, names: &[&'static str]) -
     stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
     stage.online().await;
     stage.nodes[0].restart_on("0", |configuration| {
-        configuration.replace("capacity_bytes = 67108864", &format!("capacity_bytes = {memory}"))
+        let configuration = configuration.replace("capacity_bytes = 67108864", &format!("capacity_bytes = {memory}"));
+        format!("access_log = \"{}\"\n{configuration}", folder.join("access.log").display())
     })?;
     stage.nodes[0].ready().await;
     let ours = stage.nodes[0].process().context("it runs")?.id();

@@ -56,6 +56,11 @@ pub(crate) fn is_keyed_by(functions: &Functions, headers: &HeaderMap) -> bool {
     }
 }
 
+/// Whether functions left something in a head.
+pub(crate) fn is_marked(headers: &HeaderMap) -> bool {
+    [KEPT, TOLD, SHAPE].iter().any(|name| headers.contains_key(name))
+}
+
 /// How long users are told to keep a body, where a rule says so.
 pub(crate) fn told(headers: &HeaderMap) -> Option<&str> {
     headers.get(TOLD)?.to_str().ok()

@@ -20,7 +20,7 @@ async fn listen(node: &TestNode, log: Option<AccessLog>, connections_max: u64) -
 }
 
 /// Connections in memory, on which time can be paused.
-async fn in_memory() -> (Stage, tokio::sync::mpsc::Sender<DuplexStream>) {
+pub(super) async fn in_memory() -> (Stage, tokio::sync::mpsc::Sender<DuplexStream>) {
     let stage = Stage::set().await;
     let front = Front::new(stage.node.pipeline.clone(), None, CONNECTIONS_MAX, &stage.node.stopping);
     let (connect, incoming) = tokio::sync::mpsc::channel(16);

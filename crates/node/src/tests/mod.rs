@@ -35,6 +35,7 @@ mod desync;
 mod fenced;
 mod following;
 mod functions;
+mod hot;
 mod misbehaving;
 mod origins;
 mod prefetching;

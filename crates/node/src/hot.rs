@@ -1,0 +1,253 @@
+//! Hits that need no thought, answered below hyper: a plain GET over HTTP/1.1 of a small, fresh object in memory.
+//!
+//! Of what such a hit costs beside the kernel's part, most is what hyper and the pipeline do for requests that are more than that.
+//! So a connection looks at what it read before it hands it up: what nothing but the judgement can change is answered at once, from
+//! a head that lies ready beside the object; everything else goes to hyper as it came.
+//!
+//! # What always holds
+//!
+//! - The answer is the one that the pipeline would give, but for the order of its fields: whatever might change it, a field that is
+//!   not known to be harmless, a function of the domain, a condition, an odd byte, leaves the request to the pipeline.
+//! - It is judged right before its header is written, by [`crate::knowing::Knowing::judge`] (rule 3), and its judgement is held until
+//!   the kernel has the header (rule 6), like every other.
+//! - It is counted and logged like every other.
+//!
+//! # Not here
+//!
+//! Whether hyper has bytes of the client that are not answered: `connection` asks nothing here then.
+
+use std::io::{IoSlice, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{AGE, CONTENT_LENGTH, DATE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use httpcache::{Allowed, CacheStatus, Decision, Outcome};
+use model::fence::{Asker, Verdict, Vouched};
+use model::{Revision, UrlKey};
+
+use crate::access::Record;
+use crate::exchange::{Exchange, REQUEST_ID};
+use crate::framing::URL_BYTES_MAX;
+use crate::functions::keep;
+use crate::head::{self, Head, ObjectKey, Stored};
+use crate::listener::{Handoff, REQUESTS_MAX};
+use crate::metrics::XCache;
+use crate::respond::{Signs, X_CACHE};
+
+/// Fields of a request that is looked at here.
+const FIELDS_MAX: usize = 32;
+
+/// Fields that change nothing of a hit, whatever they say. Those of the pipeline's answers that depend on a field of the request
+/// depend on one that is not here.
+const HARMLESS: [&str; 19] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cookie",
+    "dnt",
+    "origin",
+    "priority",
+    "referer",
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-platform",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// What a client's bytes are.
+pub(crate) enum Seen {
+    /// A hit.
+    Hit(Box<Hit>),
+    /// One request without content, whole, and not a byte behind it.
+    Whole,
+    /// Anything else.
+    Other,
+}
+
+/// An answer on its way.
+pub(crate) struct Hit {
+    head: Vec<u8>,
+    body: Bytes,
+    /// Bytes of both that were written.
+    written: usize,
+    /// The judged header, until it is written.
+    judged: Option<u64>,
+    handoff: Arc<Handoff>,
+    exchange: Exchange,
+}
+
+impl Hit {
+    /// What is to be written; both empty at the end.
+    pub(crate) fn rest(&self) -> [IoSlice<'_>; 2] {
+        let head = self.head.get(self.written..).unwrap_or_default();
+        let body = self.body.get(self.written.saturating_sub(self.head.len())..).unwrap_or_default();
+        [IoSlice::new(head), IoSlice::new(body)]
+    }
+
+    /// Whether all of it was written.
+    pub(crate) fn is_written(&self) -> bool {
+        self.written >= self.head.len() + self.body.len()
+    }
+
+    /// So many bytes of it were written.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        let before = self.written.max(self.head.len());
+        self.written += bytes;
+        if self.written >= self.head.len()
+            && let Some(judged) = self.judged.take()
+        {
+            self.handoff.written(judged);
+        }
+        let of_body = self.written.saturating_sub(before);
+        self.handoff.metrics().bytes_sent.add(of_body as u64);
+        self.handoff.metrics().bytes_stored.add(of_body as u64);
+        self.exchange.gave(of_body);
+        if self.is_written() {
+            self.exchange.ends();
+        }
+    }
+}
+
+/// Looks at what a client sent when hyper has nothing of it that is not answered.
+pub(crate) fn see(handoff: &Arc<Handoff>, bytes: &[u8]) -> Seen {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        _ => return Seen::Other,
+    }
+    let (Some(method), Some(path), Some(1)) = (request.method, request.path, request.version) else {
+        return Seen::Other;
+    };
+    let mut is_plain = method == "GET";
+    if !is_plain && method != "HEAD" {
+        return Seen::Other;
+    }
+    let mut host = None;
+    for field in request.headers.iter() {
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        if is("host") {
+            is_plain &= host.replace(field.value).is_none();
+        } else if is("content-length") || is("transfer-encoding") || is("upgrade") || is("expect") {
+            return Seen::Other;
+        } else if is("connection") {
+            is_plain &= field.value.eq_ignore_ascii_case(b"keep-alive");
+        } else {
+            is_plain &= HARMLESS.into_iter().any(is);
+        }
+    }
+    let Some(host) = host.and_then(plain_host).filter(|_| is_plain && is_plain_path(path)) else {
+        return Seen::Whole;
+    };
+    let record = || {
+        let value = |name: &str| request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+        Record::plain(path, |name| value(name).and_then(|field| HeaderValue::from_bytes(field.value).ok()))
+    };
+    match hit(handoff, host, path, record) {
+        Some(hit) => Seen::Hit(Box::new(hit)),
+        None => Seen::Whole,
+    }
+}
+
+/// The name in a `Host`, when it is lower case and has no surprises.
+fn plain_host(value: &[u8]) -> Option<&str> {
+    let value = std::str::from_utf8(value).ok()?;
+    let (name, port) = value.split_once(':').unwrap_or((value, "80"));
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    let good = !name.is_empty() && name.bytes().all(plain) && !port.is_empty() && port.len() <= 5;
+    (good && port.bytes().all(|byte| byte.is_ascii_digit())).then_some(name)
+}
+
+/// Whether a target is a path with a query of bytes that need no thought (RFC 3986 §3.3, §3.4).
+fn is_plain_path(path: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte);
+    path.starts_with('/') && path.len() <= URL_BYTES_MAX && path.bytes().all(plain)
+}
+
+fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> Record) -> Option<Hit> {
+    let front = &handoff.front;
+    let (pipeline, knowing) = (&front.pipeline, front.pipeline.knowing());
+    // These are told so by hyper.
+    if front.draining.is_cancelled() || handoff.turn.begun() + 1 >= REQUESTS_MAX {
+        return None;
+    }
+    let url = UrlKey::new(host, path).ok()?;
+    let tag = {
+        let known = knowing.known();
+        let domain = known.knowledge.domain_for(host)?;
+        (known.serves() && domain.online && domain.functions.is_empty()).then_some(known.tag)?
+    };
+    let key = ObjectKey::bare(&url);
+    let object = pipeline.store().lookup_in_memory(key.hash(), key.bytes())?;
+    let body = object.body()?;
+    let read = head::read(&object);
+    let Some((log, Stored::Object(head))) = &*read else { return None };
+    if *log != tag || head.status != StatusCode::OK || head.slices.is_some() {
+        return None;
+    }
+    let ready = head.ready.get_or_init(|| ready(head, object.length(), pipeline.signs()));
+    if ready.is_empty() {
+        return None;
+    }
+    let at = pipeline.fills().vouched.get(key.hash(), object.generation());
+    let vouched = Vouched { stamp: Revision(object.stamp()), at };
+    let mut judging = knowing.judging();
+    let judged = knowing.judge(&mut judging, vouched, *log, &url, Some(&head.headers), Asker::User)?;
+    let now = knowing.clock().now();
+    let serves = judged.verdict == Verdict::Send
+        && matches!(
+            httpcache::decide(&Method::GET, &HeaderMap::new(), Some((&head.freshness, Allowed::Send)), now),
+            Decision::Serve { .. }
+        );
+    if !serves {
+        return None;
+    }
+    pipeline.store().note_hit(&object);
+    let mut exchange = Exchange::begin(handoff.clone(), record);
+    let status = CacheStatus {
+        cache: &pipeline.signs().node,
+        outcome: Outcome::Hit,
+        ttl: Some(head.freshness.ttl(now)),
+        stored: false,
+        collapsed: false,
+    };
+    let mut text = Vec::with_capacity(ready.len() + 160);
+    text.extend_from_slice(ready);
+    let age = head.freshness.age(now).as_secs();
+    write!(text, "age: {age}\r\ncache-status: {status}\r\n{REQUEST_ID}: {}\r\n\r\n", exchange.id().as_str()).ok()?;
+    exchange.answers(StatusCode::OK, Some(XCache::Hit));
+    handoff.metrics().hot.inc();
+    let judged = Some(handoff.judged(judging));
+    Some(Hit { head: text, body, written: 0, judged, handoff: handoff.clone(), exchange })
+}
+
+/// What of an answer's head is the same for every plain hit; nothing when there is a part of it that hyper would add.
+fn ready(head: &Head, length: u64, signs: &Signs) -> Bytes {
+    if !head.headers.contains_key(DATE) || keep::is_marked(&head.headers) {
+        return Bytes::new();
+    }
+    let mut text = b"HTTP/1.1 200 OK\r\n".to_vec();
+    let mut line = |name: &[u8], value: &[u8]| {
+        for part in [name, b": ", value, b"\r\n"] {
+            text.extend_from_slice(part);
+        }
+    };
+    // These are said anew.
+    for (name, value) in
+        head.headers.iter().filter(|(name, _)| ![AGE, CONTENT_LENGTH, X_CACHE, REQUEST_ID].contains(name))
+    {
+        line(name.as_str().as_bytes(), value.as_bytes());
+    }
+    line(b"via", signs.via.as_bytes());
+    line(b"x-cache", signs.x_cache(XCache::Hit).as_bytes());
+    line(b"content-length", length.to_string().as_bytes());
+    Bytes::from(text)
+}
