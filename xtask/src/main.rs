@@ -1,11 +1,13 @@
 //! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests. `cargo xtask sim`: seeds of the
 //! simulation, more than a test has time for. `cargo xtask chaos`: real processes under random faults, for as long as wanted.
+//! `cargo xtask fuzz`: the fuzz targets.
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail, ensure};
 
 mod deny;
+mod fuzz;
 mod tidy;
 
 type Check = (&'static str, fn() -> anyhow::Result<()>);
@@ -30,8 +32,9 @@ fn run() -> anyhow::Result<()> {
         Some("check") => checks(arguments.next()),
         Some("sim") => sim(&arguments.collect::<Vec<_>>()),
         Some("chaos") => chaos(&arguments.collect::<Vec<_>>()),
+        Some("fuzz") => fuzz::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "expected: cargo xtask check [fmt|tidy|deny|clippy|docs], cargo xtask sim [--seeds N] [--replay SEED], or cargo xtask chaos --secs N --seed S"
+            "expected: cargo xtask check [fmt|tidy|deny|clippy|docs], cargo xtask sim [--seeds N] [--replay SEED], cargo xtask chaos --secs N --seed S, or cargo xtask fuzz --secs N [--only TARGET]"
         ),
     }
 }

@@ -28,6 +28,8 @@ mod app;
 mod certificate;
 mod completion;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod heads;
 mod keys;
 mod known;

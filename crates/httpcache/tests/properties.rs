@@ -323,3 +323,76 @@ proptest! {
         prop_assert_eq!(we_send, they_send, "{:?} {:?}", drawn, wishes);
     }
 }
+
+/// A field of a request: absent, or lines of elements.
+type Field = Option<Vec<Vec<&'static str>>>;
+
+fn field() -> impl Strategy<Value = Field> {
+    let element = proptest::sample::select(&["a", "b", "A", "a;q=1", "\"x, y\"", "\"x,y\"", "\"\\\",\""][..]);
+    proptest::option::of(proptest::collection::vec(proptest::collection::vec(element, 0..3), 1..3))
+}
+
+/// What a request says of content codings: each is wanted or not, or not named.
+type Codings = [Option<bool>; 6];
+
+const CODINGS: [&str; 6] = ["br", "deflate", "gzip", "zstd", "identity", "*"];
+
+fn codings() -> impl Strategy<Value = Codings> {
+    proptest::array::uniform6(proptest::option::of(any::<bool>()))
+}
+
+/// The four codings and, behind them, no coding: which of them the request takes (RFC 9110 §12.5.3).
+fn taken(codings: &Codings) -> [bool; 5] {
+    std::array::from_fn(|at| codings[at].or(codings[5]).unwrap_or(at == 4))
+}
+
+/// Writes a field with spaces and in lines as `noise` has it, which mean nothing.
+fn write(headers: &mut HeaderMap, name: &'static str, lines: &[Vec<&str>], noise: u8) {
+    let comma = [",", ", ", " ,", " , , "][usize::from(noise % 4)];
+    for line in lines {
+        headers.append(name, HeaderValue::from_str(&line.join(comma)).unwrap());
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// Two requests select one variant exactly if they say the same in every field that chose the response, as lists of elements
+    /// however they are written (RFC 9111 §4.1), and take the same codings.
+    #[test]
+    fn variants_agree_with_comparing_field_by_field(
+        vary in proptest::sample::subsequence(&["x-a", "x-b", "accept-encoding"][..], 0..=3),
+        fields in proptest::array::uniform2((field(), field(), codings())),
+        noise in any::<[u8; 2]>(),
+        case in any::<bool>(),
+    ) {
+        let mut response = HeaderMap::new();
+        for name in vary.iter().rev().chain(&vary) {
+            let name = if case { name.to_uppercase() } else { (*name).to_owned() };
+            response.append("vary", HeaderValue::try_from(format!(" {name} ,")).unwrap());
+        }
+        let request = |(one, other, codings): &(Field, Field, Codings), noise| {
+            let mut headers = HeaderMap::new();
+            for (name, field) in [("x-a", one), ("x-b", other)] {
+                field.iter().for_each(|lines| write(&mut headers, name, lines, noise));
+            }
+            let named = CODINGS.iter().zip(codings).filter_map(|(name, wanted)| Some((name, (*wanted)?)));
+            let texts: Vec<String> = named.map(|(name, wanted)| format!("{name}{}", if wanted { ";q=0.1" } else { "; q=0.0" })).collect();
+            if !texts.is_empty() {
+                write(&mut headers, "accept-encoding", &[texts.iter().map(String::as_str).collect()], noise);
+            }
+            headers
+        };
+        let chose = vary_fields(&response).unwrap();
+        prop_assert_eq!(chose.len(), vary.len());
+        let [first, second] = [0, 1].map(|at| vary_key(&chose, &request(&fields[at], noise[at])));
+        let flat = |field: &Field| field.as_ref().map(|lines| lines.concat());
+        let [(one, other, codings), (their_one, their_other, their_codings)] = &fields;
+        let same = |name: &&str| match *name {
+            "x-a" => flat(one) == flat(their_one),
+            "x-b" => flat(other) == flat(their_other),
+            _ => taken(codings) == taken(their_codings),
+        };
+        prop_assert_eq!(first == second, vary.iter().all(same), "{:?} {:?}", vary, fields);
+    }
+}

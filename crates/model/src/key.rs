@@ -14,10 +14,26 @@ pub const HOST_BYTES_MAX: usize = 253;
 
 /// Host and path-with-query of an object, normalised.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct UrlKey {
     host: String,
     /// Starts with `/`; has no fragment.
     path: String,
+}
+
+/// A key as it is written down. What is read is held to the same rules as what is made.
+#[derive(Deserialize)]
+struct Written {
+    host: String,
+    path: String,
+}
+
+impl TryFrom<Written> for UrlKey {
+    type Error = KeyError;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        UrlKey::new(&written.host, &written.path)
+    }
 }
 
 /// Why a URL has no key.
@@ -154,13 +170,51 @@ mod tests {
         assert_eq!(UrlKey::new("a.com", "x"), Err(KeyError::Path));
     }
 
+    #[test]
+    fn what_is_read_is_held_to_the_rules() {
+        let read = |text: &str| serde_json::from_str::<UrlKey>(text).ok();
+        let key = UrlKey::new("a.com", "/a%20b").unwrap();
+        assert_eq!(read(&serde_json::to_string(&key).unwrap()), Some(key.clone()));
+        assert_eq!(read(r##"{"host":"A.com","path":"/a b#c"}"##), Some(key), "whoever wrote it");
+        for bad in [r#"{"host":"","path":"/"}"#, r#"{"host":"a.com","path":"x"}"#, r#"{"host":"a.com"}"#] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    /// What a path comes to, step by step over the whole of it.
+    fn naive(path: &str) -> String {
+        let before = path.split('#').next().unwrap_or_default();
+        let stands = |byte: u8| byte.is_ascii_graphic() && !b"\"<>".contains(&byte);
+        let byte = |byte: u8| if stands(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        let escaped: String = before.bytes().map(byte).collect();
+        let escapes = regex::Regex::new("%[0-9A-Fa-f]{1,2}").unwrap();
+        escapes.replace_all(&escaped, |found: &regex::Captures<'_>| found[0].to_uppercase()).into_owned()
+    }
+
     proptest::proptest! {
+        #[test]
+        fn keys_agree_with_the_slowest_way(path in "/(\\PC|[%#?/\"<>a-fA-F0-9]|%[0-9a-f]{2}|[ \t\u{7f}]){0,30}", host in "[a-zA-Z0-9._-]{1,12}") {
+            let key = UrlKey::new(&host, &path).unwrap();
+            assert_eq!((key.host(), key.path_and_query()), (host.to_lowercase().as_str(), naive(&path).as_str()));
+            let path = naive(&path);
+            let path = path.split('?').next().unwrap_or_default();
+            assert_eq!(key.path(), path);
+            let ends = (1..=path.len()).rev().filter(|end| path[..*end].ends_with('/'));
+            assert!(key.directories().eq(ends.map(|end| &path[..end])), "{key}");
+        }
+
         #[test]
         fn normalising_twice_changes_nothing(path in "/\\PC{0,40}") {
             let once = UrlKey::new("a.com", &path).unwrap();
             let twice = UrlKey::new("a.com", once.path_and_query()).unwrap();
             assert_eq!(once, twice);
             assert!(once.path_and_query().bytes().all(|b| (0x21..=0x7E).contains(&b)));
+        }
+
+        #[test]
+        fn hashes_tell_keys_apart(one in "/[a-c/?]{0,4}", other in "/[a-c/?]{0,4}", hosts in proptest::sample::subsequence(vec!["a.b", "a", "a.bc"], 2)) {
+            let (one, other) = (UrlKey::new(hosts[0], &one).unwrap(), UrlKey::new(hosts[1], &other).unwrap());
+            assert_ne!(one.hash(), other.hash(), "{one} {other}");
         }
     }
 }

@@ -56,10 +56,10 @@ pub enum BadPattern {
 }
 
 impl Pattern {
-    /// Reads a pattern from the key that its text has as a URL. A `$` at the end is an anchor.
+    /// Reads a pattern from the key that its text has as a URL. A `$` at the end is an anchor, and so is every one before it: a
+    /// pattern that is written down and read again, as it is on its way through the log, is the same pattern.
     pub fn parse(text: UrlKey) -> Result<Pattern, BadPattern> {
-        let path = text.path_and_query();
-        let path = path.strip_suffix('$').unwrap_or(path).to_owned();
+        let path = text.path_and_query().trim_end_matches('$').to_owned();
         let text = UrlKey::new(text.host(), &path).map_err(|_| BadPattern::Form(text.to_string()))?;
         if path.len() > PATTERN_BYTES_MAX {
             return Err(BadPattern::TooLong);
@@ -246,6 +246,8 @@ mod tests {
     fn pattern_and_its_anchored_form_are_one() {
         assert_eq!(pattern("/a.*$").unwrap(), pattern("/a.*").unwrap());
         assert_eq!(pattern("/a.*$").unwrap().to_string(), "a.com/a.*");
+        assert_eq!(pattern("/a.*$$").unwrap(), pattern("/a.*").unwrap());
+        assert_eq!(pattern("/$$").unwrap().to_string(), "a.com/");
     }
 
     /// The slowest correct way to match, for comparison.
@@ -283,6 +285,13 @@ mod tests {
         #[test]
         fn any_text_is_read_without_a_panic(path in "/[\\[\\]0-9a-z^/*.$?(){}|+\\\\]{0,40}") {
             let _ = pattern(&path);
+        }
+
+        #[test]
+        fn what_was_written_down_is_read_as_the_same(path in "/([a-z0-9$^%#/ ]|[.][*]){0,8}[$]{0,3}") {
+            if let Ok(pattern) = pattern(&path) {
+                proptest::prop_assert_eq!(Pattern::parse(UrlKey::from(pattern.clone())), Ok(pattern));
+            }
         }
     }
 }

@@ -72,6 +72,11 @@ fn one_host(request: &request::Parts) -> Result<Authority, Bad> {
     if told.as_ref().is_some_and(has_user) || request.uri.authority().is_some_and(has_user) {
         return Err(malformed("expected a host name without a user"));
     }
+    // RFC 9110 §4.2.1: a URL without a host is none.
+    let has_no_name = |authority: &Authority| authority.host().is_empty();
+    if told.as_ref().is_some_and(has_no_name) || request.uri.authority().is_some_and(has_no_name) {
+        return Err(malformed("expected a host name in Host"));
+    }
     match (request.version, told, request.uri.authority()) {
         (Version::HTTP_11, None, _) | (_, None, None) => Err(malformed("expected one Host")),
         (Version::HTTP_2, Some(told), Some(target)) if told != *target => {
@@ -161,6 +166,7 @@ mod tests {
             ("9112 §3.2 two", h1, "/", &[("host", "a.com"), ("host", "a.com")], Some(400)),
             ("9112 §3.2 no name", h1, "/", &[("host", "a.com/x")], Some(400)),
             ("9112 §3.2 a list", h1, "/", &[("host", "a.com, b.com")], Some(400)),
+            ("9110 §4.2.1 a port alone", h1, "/", &[("host", ":80")], Some(400)),
             ("9110 §4.2.4 a user", h1, "/", &[("host", "u@a.com")], Some(400)),
             ("9110 §4.2.4 a user", h1, "http://u@a.com/", &[("host", "a.com")], Some(400)),
             ("9112 §3.2.2 the target counts", h1, "http://a.com/", &[("host", "b.com")], None),

@@ -41,6 +41,8 @@ mod fill;
 mod flood;
 mod framing;
 mod functions;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod head;
 mod health;
 mod hot;

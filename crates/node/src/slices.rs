@@ -59,7 +59,10 @@ impl Part {
     pub(crate) fn range(&self, sizes: SliceSizes) -> Option<HeaderValue> {
         let range = match self {
             Part::Whole => return None,
-            Part::Begin(number) => number.checked_mul(sizes.slice).map(|start| start..start + sizes.slice)?,
+            Part::Begin(number) => {
+                let start = number.checked_mul(sizes.slice)?;
+                start..start.checked_add(sizes.slice)?
+            }
             Part::Slice(_, series, number) => series.range(*number),
         };
         let text = format!("bytes={}-{}", range.start, range.end.checked_sub(1)?);

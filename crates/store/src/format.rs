@@ -167,7 +167,7 @@ impl HeadRecord {
     }
 }
 
-fn crc(segment: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn crc(segment: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(segment);
     hasher.update(bytes);
     hasher.finalize()

@@ -33,6 +33,8 @@ pub mod disk;
 mod error;
 mod fill;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod growing;
 mod index;
 mod memory;

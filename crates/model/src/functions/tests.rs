@@ -277,4 +277,40 @@ proptest::proptest! {
         let key = functions.key(&UrlKey::new("a.com", &path).unwrap());
         proptest::prop_assert!(functions.rules().fetch.path(key.path_and_query()).starts_with('/'));
     }
+
+    /// Two URLs have one key exactly if their paths are the same, and the arguments that count, in their order.
+    #[test]
+    fn keys_join_what_the_arguments_that_count_join(
+        rule in 0..4_usize,
+        names in proptest::sample::subsequence(vec!["a", "b", "x-y"], 1..3),
+        urls in proptest::array::uniform2("/[st](\\?((a|b|c|x-y)(=[12]?)?&?){0,3})?"),
+    ) {
+        let (commas, blanks) = (names.join(","), names.join(" "));
+        let functions = match rule {
+            0 => one("set_hashkey_args", &[("hashkey_args", &commas)]),
+            1 => one("set_hashkey_args", &[("disable", "on")]),
+            2 => one("ali_remove_args", &[("ali_remove_args", &blanks)]),
+            _ => Functions::default(),
+        };
+        let counts = |argument: &str| {
+            let name = argument.split('=').next().unwrap_or_default();
+            match rule {
+                0 => names.contains(&name),
+                1 => false,
+                _ => !names.contains(&name),
+            }
+        };
+        let naive = |url: &str| {
+            if rule == 3 {
+                return url.to_owned();
+            }
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
+            let kept: Vec<&str> = query.split('&').filter(|argument| counts(argument)).collect();
+            format!("{path} {}", kept.join("&")) // a `?` with nothing behind it is none
+        };
+        let key = |url: &str| functions.key(&UrlKey::new("a.com", url).unwrap());
+        let [first, second] = &urls;
+        proptest::prop_assert_eq!(key(first) == key(second), naive(first) == naive(second), "{:?} {} {}", functions, first, second);
+        proptest::prop_assert_eq!(functions.key(&key(first)), key(first));
+    }
 }

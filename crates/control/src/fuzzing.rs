@@ -1,0 +1,39 @@
+//! What fuzz targets reach of the control plane's inside: readers of what its users and members send.
+//!
+//! Only there in tests and with the feature `fuzzing`, which the fuzz targets alone turn on.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use model::DomainName;
+use model::receipt::Receipt;
+
+use crate::certificate;
+use crate::receipt::{self, Signer};
+
+/// A certificate in DER and a key in PEM that somebody sets for `domain`: what can be served can be described.
+pub fn certificate(domain: &DomainName, der: &[u8], key: &str) {
+    let chain = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    for chain in [chain.as_str(), key] {
+        if certificate::check(domain, chain, key, now).is_ok() {
+            assert!(certificate::facts(chain).is_some());
+        }
+    }
+}
+
+/// A receipt's file, and what it would prove if its payload had been signed: what is written is read back.
+pub fn receipt(bytes: &[u8]) {
+    let signer = Signer::of_seed("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("32 bytes are a seed");
+    if let Ok(file) = std::str::from_utf8(bytes) {
+        assert!(receipt::verify(file, signer.public()).is_err(), "nobody guesses a signature");
+        let _ = receipt::PublicKey::parse(file);
+    }
+    let Some(receipt) = Receipt::decode(bytes) else { return };
+    assert_eq!(Receipt::decode(&receipt.encode()), Some(receipt.clone()));
+    let good = receipt.check().is_ok();
+    if let Ok(proved) = receipt::verify(&signer.sign(&receipt), signer.public()) {
+        assert!(good && proved == receipt);
+    }
+}

@@ -1,0 +1,227 @@
+//! What fuzz targets reach of a node's inside: every reader of bytes from a network or a disk, with what must hold of what it read.
+//!
+//! Each function takes anything and panics only where the node is wrong. Only there in tests and with the feature `fuzzing`, which
+//! the fuzz targets alone turn on.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, StatusCode, Uri, request, response};
+use model::fence::Asker;
+use model::{Entry, Functions, Isolation, Knowledge, LogId, ManualClock, NodeName, Revision, UrlKey};
+use tokio::time::Instant;
+
+use crate::flood::{BURST_MAX, Frames, PREFACE};
+use crate::framing;
+use crate::functions::access::{self, Client};
+use crate::functions::reply::Telling;
+use crate::functions::{fetch, keep};
+use crate::head::{self, Head, Stored};
+use crate::index::{About, Index};
+use crate::join::JoinToken;
+use crate::journal::{Identity, Remembered};
+use crate::knowing::Knowing;
+use crate::peer;
+use crate::slices::{self, Part, SIZES};
+
+/// What lies beside a body in the store: what can be read of it is written again as the same.
+pub fn stored_head(bytes: &[u8]) {
+    let Some((log, stored)) = head::decode(&Bytes::copy_from_slice(bytes)) else { return };
+    match &stored {
+        Stored::Object(head) => {
+            assert_eq!(head::decode(&head.encode()), Some((log, stored.clone())));
+            head.validator();
+            if let Some(series) = head.slices {
+                assert!(series.range(u64::MAX).end <= series.length);
+            }
+        }
+        Stored::Marker(names) => assert!(head::decode(&head::encode_marker(log, names)).is_some()),
+        Stored::Slice => {}
+    }
+}
+
+/// The head of a request, parsed: what passes has one host and at most one length.
+pub fn request_head(mut head: request::Parts) {
+    let (method, uri, named) = (head.method.clone(), head.uri.clone(), head.headers.clone());
+    let Ok(authority) = framing::request(&mut head) else { return };
+    assert!(!authority.as_str().contains('@') && !authority.host().is_empty());
+    one_length(&head.headers);
+    assert_eq!((head.method, head.uri), (method, uri));
+    let changed = |headers: &HeaderMap| headers.iter().filter(|(name, _)| *name != CONTENT_LENGTH).count();
+    assert_eq!(changed(&head.headers), changed(&named));
+}
+
+/// The head of an answer, parsed: what passes has at most one length, and none beside a coding.
+pub fn answer_head(mut head: response::Parts) {
+    if framing::answer(&mut head).is_ok() {
+        one_length(&head.headers);
+        assert!(!(head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH)));
+    }
+}
+
+fn one_length(headers: &HeaderMap) {
+    assert!(headers.get_all(TRANSFER_ENCODING).iter().count() <= 1);
+    let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
+    assert!(lengths.len() <= 1);
+    for length in lengths {
+        assert!(length.as_bytes().iter().all(u8::is_ascii_digit));
+        assert!(length.to_str().is_ok_and(|length| length.parse::<u64>().is_ok()));
+    }
+}
+
+/// Bytes of an HTTP/2 connection behind its preface, whole and in pieces of `piece`: a flood is what a second reader of the frames
+/// counts as one.
+pub fn http2(bytes: &[u8], piece: usize) {
+    let now = Instant::now();
+    let (mut whole, mut pieces) = (Frames::new(now), Frames::new(now));
+    for frames in [&mut whole, &mut pieces] {
+        assert!(frames.see(PREFACE, now).is_ok());
+    }
+    let one = whole.see(bytes, now);
+    assert_eq!(one, bytes.chunks(piece.max(1)).try_for_each(|piece| pieces.see(piece, now)));
+    let (mut rest, mut idle) = (bytes, 0);
+    while let [high, middle, low, kind, flags, _, _, _, _, behind @ ..] = rest {
+        let length = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
+        let asks = matches!((kind, length, flags & 1), (1 | 8, ..) | (0, 1.., _) | (0, 0, 1));
+        idle += u32::from(!asks);
+        rest = behind.get(length..).unwrap_or_default();
+    }
+    assert_eq!(one.is_err(), f64::from(idle) > BURST_MAX);
+}
+
+/// An invitation.
+pub fn join_token(text: &str) {
+    if let Ok(token) = JoinToken::parse(text) {
+        assert_eq!(token.shown().split(':').next(), token.id.split(':').next());
+        let _ = format!("{token:?}");
+    }
+}
+
+/// The headers of a request: what they say of their sender is believed with the credential alone, and is gone afterwards.
+pub struct Peers(Knowing);
+
+/// The credential that [`Peers`] believe.
+pub const CREDENTIAL: &str = "the-peers-secret";
+
+impl Default for Peers {
+    /// Of the log `log`.
+    fn default() -> Peers {
+        let name = NodeName::parse("n").expect("a letter is a name");
+        let identity = Identity {
+            log: LogId("log".to_owned()),
+            credential: String::new(),
+            peer_credential: CREDENTIAL.to_owned(),
+            certificate_secret: String::new(),
+            token_id: String::new(),
+            ca: String::new(),
+        };
+        let remembered = Remembered {
+            identity,
+            applied: Revision::ZERO,
+            floor: Revision::ZERO,
+            swept: Revision::ZERO,
+            knowledge: Knowledge::default(),
+            entries: Vec::new(),
+        };
+        let clock = Arc::new(ManualClock::at(SystemTime::UNIX_EPOCH));
+        Peers(Knowing::new(name, Isolation::Revalidate, clock, Some(remembered)))
+    }
+}
+
+impl Peers {
+    /// Reads what a request says of its sender.
+    pub fn caller(&self, mut headers: HeaderMap) {
+        let shown = headers.get(peer::CREDENTIAL).is_some_and(|shown| shown == CREDENTIAL);
+        let _ = peer::told_age(&headers);
+        let caller = peer::caller(&mut headers, &self.0.known());
+        assert!(headers.keys().all(|name| !name.as_str().starts_with("warmfront-")));
+        match caller {
+            Ok(caller) if !shown => assert!(caller.asker == Asker::User && caller.passed.is_empty() && !caller.greets),
+            Ok(caller) => assert!(matches!(caller.asker, Asker::Child { .. })),
+            Err(_) => assert!(shown),
+        }
+    }
+}
+
+/// An entry of the log, applied and asked after: what it covers is found by the index too.
+pub fn entry(entry: &Entry, key: &UrlKey) {
+    let (index, at) = (Index::new(Revision::ZERO), Revision(1));
+    index.add(at, entry, None);
+    let mut knowledge = Knowledge::default();
+    knowledge.apply(entry);
+    let domain = knowledge.domain_for(key.host());
+    let need = index.need(domain, key, About::Body { stamp: Revision::ZERO, headers: None }).revision;
+    let fetch = index.need(domain, key, About::Fetch).revision;
+    assert!(need <= at && fetch <= at);
+    if let (Entry::Invalidate(all), Some(domain)) = (entry, domain) {
+        let covers = all.iter().any(|one| one.scope.covers(&domain.name, key, &model::Tags::Any));
+        assert_eq!(need == at, covers);
+    }
+    index.forget(at);
+    assert_eq!(index.need(domain, key, About::Fetch).revision, at);
+}
+
+/// What functions make of a request and its answer; `path` begins with `/`.
+pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status: StatusCode, answer: &HeaderMap) {
+    let path = asked.path_and_query().map_or("/", |path| path.as_str());
+    let mut sent = request.clone();
+    fetch::headers(functions, &mut sent);
+    if let Some((to, host)) = fetch::follow(functions, &Method::GET, asked, "a.com", status, answer) {
+        assert!(matches!(to.scheme_str(), Some("http" | "https")) && to.host().is_some() && !host.is_empty());
+        assert!(to.authority().is_some_and(|authority| !authority.as_str().contains('@')));
+    }
+    let mut kept = answer.clone();
+    keep::mark(functions, path, status, true, &mut kept);
+    assert!(keep::is_keyed_by(functions, &kept));
+    let mut again = kept.clone();
+    keep::mark(functions, path, status, false, &mut again);
+    assert!(keep::is_keyed_by(functions, &again));
+    keep::effective(&kept);
+    if let Some(telling) = Telling::of(functions, request) {
+        telling.tell(status, &mut kept, Some(1 << 20));
+    }
+    for client in [None, Some(Client(IpAddr::from([10, 0, 0, 1])))] {
+        // Nobody signs what is good in the year 30000.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(900_000_000_000);
+        let may = access::may(&functions.rules().access, request, client, path, SystemTime::UNIX_EPOCH);
+        if functions.rules().access.auth.is_some() {
+            assert!(may.is_err(), "nobody guesses a signature");
+        }
+        let _ = access::may(&functions.rules().access, request, client, path, now);
+    }
+}
+
+/// A request for a part of a body in slices, and the answer to what was asked for it.
+pub fn slice(request: &HeaderMap, answer: response::Parts) {
+    let Some(number) = slices::wanted(request, SIZES) else { return };
+    let Some(asked) = Part::Begin(number).range(SIZES) else { return };
+    assert!(asked.to_str().is_ok_and(|range| range.starts_with("bytes=")));
+    let Some((series, range)) = slices::begun(&answer, number, SIZES) else { return };
+    assert!(range.start < range.end && range.end <= series.length && range.end - range.start <= series.slice);
+    assert_eq!(range, series.range(number));
+    let now = SystemTime::UNIX_EPOCH;
+    let tag = crate::knowing::LogTag(1);
+    let head = Head::new(tag, answer.status, answer.headers.clone(), now, now).sliced(series);
+    let next = Part::Slice(Arc::new(head.clone()), series, number).range(SIZES);
+    if range.end - range.start == series.slice {
+        assert_eq!(next, Some(asked), "asked for again as at first");
+    }
+    assert_eq!(slices::continues(&answer, &head, &series, number), answer.status == StatusCode::PARTIAL_CONTENT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_slice_that_a_number_can_name_is_not_asked_for() {
+        let mut request = HeaderMap::new();
+        request.insert(http::header::RANGE, format!("bytes={}-", u64::MAX).parse().unwrap());
+        assert_eq!(slices::wanted(&request, SIZES).and_then(|number| Part::Begin(number).range(SIZES)), None);
+        let (answer, ()) = http::Response::new(()).into_parts();
+        slice(&request, answer);
+    }
+}
