@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::header::{HOST, HeaderValue, RANGE, REFERER, USER_AGENT};
-use http::{Method, Request, Uri, Version};
+use http::header::HeaderValue;
+use http::{Request, Version};
 
 use crate::metrics::{Counter, SHARDS, XCache, shard};
 
@@ -64,16 +64,8 @@ struct Shared {
     dropped: Counter,
 }
 
-/// What a line says of a request; taken when the request comes, without copying what it points to.
-pub(crate) struct Record {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    host: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
-    user_agent: Option<HeaderValue>,
-    range: Option<HeaderValue>,
-}
+/// What a line says of a request, rendered when it comes: what it is read from may be gone at the end.
+pub(crate) struct Record(Vec<u8>);
 
 /// What it says of the connection and the answer.
 #[derive(Clone, Copy, Debug)]
@@ -96,29 +88,30 @@ pub(crate) struct Ending {
 
 impl Record {
     pub(crate) fn of<B>(request: &Request<B>) -> Record {
-        let header = |name| request.headers().get(name).cloned();
-        Record {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            host: header(HOST),
-            referer: header(REFERER),
-            user_agent: header(USER_AGENT),
-            range: header(RANGE),
-        }
+        let uri = request.uri();
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
+        let version = match request.version() {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_11 => "HTTP/1.1",
+            _ => "HTTP/2.0",
+        };
+        Record::new(request.method().as_str(), path, version, |name| match uri.authority() {
+            Some(authority) if name == "host" => authority.host().as_bytes(),
+            _ => request.headers().get(name).map_or(b"", HeaderValue::as_bytes),
+        })
     }
 
-    /// Of a GET over HTTP/1.1 that was not made a [`Request`] of.
-    pub(crate) fn plain(path: &str, header: impl Fn(&str) -> Option<HeaderValue>) -> Record {
-        Record {
-            method: Method::GET,
-            uri: path.parse().unwrap_or_default(),
-            version: Version::HTTP_11,
-            host: header("host"),
-            referer: header("referer"),
-            user_agent: header("user-agent"),
-            range: None,
-        }
+    /// `header` says what a field says, nothing where there is none.
+    pub(crate) fn new<'a>(method: &str, path: &str, version: &str, header: impl Fn(&str) -> &'a [u8]) -> Record {
+        let mut line = Vec::with_capacity(256 + path.len());
+        text(&mut line, "method", method.as_bytes());
+        text(&mut line, "host", header("host"));
+        url(&mut line, "path", path.as_bytes());
+        text(&mut line, "protocol", version.as_bytes());
+        url(&mut line, "referer", header("referer"));
+        text(&mut line, "user_agent", header("user-agent"));
+        text(&mut line, "range", header("range"));
+        Record(line)
     }
 
     /// Adds the line.
@@ -128,31 +121,17 @@ impl Record {
         line.push(b'"');
         text(line, "request_id", id.as_bytes());
         match ending.client {
-            Some(client) => text(line, "client", client.to_string().as_bytes()),
+            Some(client) => _ = write!(line, ",\"client\":\"{client}\""),
             None => text(line, "client", b""),
         }
         text(line, "scheme", if ending.secure { b"https" } else { b"http" });
-        text(line, "method", self.method.as_str().as_bytes());
-        let host = match self.uri.authority() {
-            Some(authority) => authority.host().as_bytes(),
-            None => bytes(&self.host),
-        };
-        text(line, "host", host);
-        url(line, "path", self.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes());
-        text(line, "protocol", format!("{:?}", self.version).as_bytes());
-        let millis = |duration: Duration| duration.as_micros() as f64 / 1000.0;
+        line.extend_from_slice(&self.0);
         let _ = write!(line, ",\"status\":{},\"bytes\":{}", ending.status, ending.bytes);
-        let _ = write!(line, ",\"duration_ms\":{}", millis(ending.duration));
-        match ending.first_byte {
-            Some(first_byte) => _ = write!(line, ",\"first_byte_ms\":{}", millis(first_byte)),
-            None => line.extend_from_slice(b",\"first_byte_ms\":null"),
-        }
+        millis(line, "duration_ms", Some(ending.duration));
+        millis(line, "first_byte_ms", ending.first_byte);
         text(line, "cache", ending.result.map_or("", XCache::word).as_bytes());
-        let _ = write!(line, ",\"complete\":{}", ending.complete);
+        line.extend_from_slice(if ending.complete { b",\"complete\":true" } else { b",\"complete\":false" });
         text(line, "node", node.as_bytes());
-        url(line, "referer", bytes(&self.referer));
-        text(line, "user_agent", bytes(&self.user_agent));
-        text(line, "range", bytes(&self.range));
         line.extend_from_slice(b"}\n");
     }
 }
@@ -272,13 +251,26 @@ fn append(path: &Path) -> std::io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
-fn bytes(value: &Option<HeaderValue>) -> &[u8] {
-    value.as_ref().map_or(&b""[..], HeaderValue::as_bytes)
+/// A member whose value is a number of milliseconds, with those of a microsecond behind the point.
+fn millis(line: &mut Vec<u8>, name: &str, duration: Option<Duration>) {
+    member(line, name);
+    match duration.map(|duration| duration.as_micros()) {
+        Some(micros) => _ = write!(line, "{}.{:03}", micros / 1000, micros % 1000),
+        None => line.extend_from_slice(b"null"),
+    }
+}
+
+/// The name of another member.
+fn member(line: &mut Vec<u8>, name: &str) {
+    line.extend_from_slice(b",\"");
+    line.extend_from_slice(name.as_bytes());
+    line.extend_from_slice(b"\":");
 }
 
 /// A member whose value is text.
 fn text(line: &mut Vec<u8>, name: &str, value: &[u8]) {
-    let _ = write!(line, ",\"{name}\":\"");
+    member(line, name);
+    line.push(b'"');
     escape(line, &value[..value.len().min(FIELD_BYTES_MAX)]);
     line.push(b'"');
 }
@@ -288,7 +280,8 @@ fn url(line: &mut Vec<u8>, name: &str, value: &[u8]) {
     let value = &value[..value.len().min(FIELD_BYTES_MAX)];
     let Some(query) = value.iter().position(|byte| *byte == b'?') else { return text(line, name, value) };
     let (path, query) = value.split_at(query + 1);
-    let _ = write!(line, ",\"{name}\":\"");
+    member(line, name);
+    line.push(b'"');
     escape(line, path);
     for (at, argument) in query.split(|byte| *byte == b'&').enumerate() {
         if at > 0 {
@@ -353,7 +346,13 @@ fn time(line: &mut Vec<u8>, at: SystemTime) {
     let (secs, millis) = (since.as_secs(), since.subsec_millis());
     let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
     let (year, month, day) = date(secs / 86_400);
-    let _ = write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
+    let parts = [(year, 4), (month, 2), (day, 2), (hour, 2), (minute, 2), (second, 2), (u64::from(millis), 3)];
+    for ((number, digits), behind) in parts.into_iter().zip(b"--T::.Z") {
+        for place in (0..digits).rev() {
+            line.push(b'0' + (number / 10_u64.pow(place) % 10) as u8);
+        }
+        line.push(*behind);
+    }
 }
 
 /// Year, month and day so many days after 1970-01-01. Counted in years that begin in March, so that the odd day is the last.

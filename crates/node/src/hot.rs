@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, DATE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use httpcache::{Allowed, CacheStatus, Decision, Outcome};
 use model::fence::{Asker, Verdict, Vouched};
 use model::{Revision, UrlKey};
@@ -149,7 +149,7 @@ pub(crate) fn see(handoff: &Arc<Handoff>, bytes: &[u8]) -> Seen {
     };
     let record = || {
         let value = |name: &str| request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
-        Record::plain(path, |name| value(name).and_then(|field| HeaderValue::from_bytes(field.value).ok()))
+        Record::new("GET", path, "HTTP/1.1", |name| value(name).map_or(b"", |field| field.value))
     };
     match hit(handoff, host, path, record) {
         Some(hit) => Seen::Hit(Box::new(hit)),
