@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long one exchange may take.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,27 +41,51 @@ impl Answer {
     }
 }
 
-/// Asks the server at `127.0.0.1:port` for `path` of `host`.
-pub async fn get(port: u16, host: &str, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
+/// A GET of `path` of `host`.
+pub fn request(host: &str, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Request<Full<Bytes>>> {
     let mut request = Request::builder().method(Method::GET).uri(path).header("host", host);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    send(port, request.body(Full::new(Bytes::new()))?).await
+    Ok(request.body(Full::new(Bytes::new()))?)
+}
+
+/// Asks the server at `127.0.0.1:port` for `path` of `host`.
+pub async fn get(port: u16, host: &str, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
+    send(port, request(host, path, headers)?).await
 }
 
 /// Sends one request over a connection of its own.
 pub async fn send(port: u16, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
-    let exchange = async {
+    let mut whole = BytesMut::new();
+    let exchange = take(port, request, |bytes| {
+        whole.extend_from_slice(&bytes);
+        Ok(())
+    });
+    let answer = tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await.context("no whole answer in time")??;
+    Ok(Answer { body: whole.freeze(), ..answer })
+}
+
+/// Sends one request over a connection of its own, and hands the body over as it comes; it may take as long as it goes on coming.
+/// The answer has no body then.
+pub async fn take(
+    port: u16,
+    request: Request<Full<Bytes>>,
+    mut taken: impl FnMut(Bytes) -> anyhow::Result<()>,
+) -> anyhow::Result<Answer> {
+    let answered = async {
         let stream =
             TcpStream::connect(("127.0.0.1", port)).await.with_context(|| format!("connect to port {port}"))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(connection);
-        let response = sender.send_request(request).await?;
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await?.to_bytes();
-        driver.abort();
-        anyhow::Ok(Answer { status: parts.status, headers: parts.headers, body })
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        anyhow::Ok((sender.send_request(request).await?, driver))
     };
-    tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await.context("no whole answer in time")?
+    let (response, _driver) = tokio::time::timeout(EXCHANGE_TIMEOUT, answered).await.context("no answer in time")??;
+    let (parts, mut body) = response.into_parts();
+    while let Some(frame) = tokio::time::timeout(EXCHANGE_TIMEOUT, body.frame()).await.context("no bytes in time")? {
+        if let Ok(bytes) = frame?.into_data() {
+            taken(bytes)?;
+        }
+    }
+    Ok(Answer { status: parts.status, headers: parts.headers, body: Bytes::new() })
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+pub mod authority;
 pub mod fresh;
 pub mod http;
 pub mod nginx;
@@ -140,7 +141,7 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Asked to end first: nginx leaves its workers behind when it is killed.
+    /// Asked to end first, so that it may end what it started.
     fn drop(&mut self) {
         if self.runs() {
             let _ = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();

@@ -7,53 +7,80 @@ use std::process::Command;
 
 use anyhow::Context;
 
+use crate::authority::Pair;
 use crate::{Process, free_port};
 
 /// An nginx that serves a folder.
 #[derive(Debug)]
 pub struct Nginx {
-    process: Process,
+    process: Option<Process>,
     /// Where it listens on loopback.
     pub port: u16,
     /// What it serves.
     pub files: PathBuf,
-    log: PathBuf,
+    dir: PathBuf,
 }
 
 impl Nginx {
     /// Starts nginx in `dir`, serving `dir/files` with validators and `Cache-Control: max-age=3600`; what lies under
-    /// `/tagged/NAME/` has the tags `all` and NAME.
+    /// `/tagged/NAME/` has the tags `all` and NAME, what lies under `/slow/` comes at half a megabyte a second.
     pub fn start(dir: &Path) -> anyhow::Result<Nginx> {
+        Nginx::start_with(dir, None)
+    }
+
+    /// As [`Nginx::start`], by TLS with this certificate.
+    pub fn start_tls(dir: &Path, shown: &Pair) -> anyhow::Result<Nginx> {
+        Nginx::start_with(dir, Some(shown))
+    }
+
+    fn start_with(dir: &Path, shown: Option<&Pair>) -> anyhow::Result<Nginx> {
         let files = dir.join("files");
         std::fs::create_dir_all(&files)?;
-        // The workers of an nginx started by root run as another user.
+        // Whoever nginx runs as must get there.
         for folder in [dir, &files] {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
         }
         let port = free_port();
-        let log = dir.join("access.log");
-        let configuration = dir.join("nginx.conf");
+        let tls =
+            shown.map(|Pair { cert, key, .. }| format!(" ssl; ssl_certificate {cert}; ssl_certificate_key {key}"));
+        // One process, so that what kills it kills all of it.
         std::fs::write(
-            &configuration,
+            dir.join("nginx.conf"),
             format!(
-                "worker_processes 1;\ndaemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\nevents {{ worker_connections 1024; }}\n\
-                 http {{\n  log_format witness '$request_method $request_uri $status $body_bytes_sent';\n  access_log {log} witness;\n\
+                "master_process off;\ndaemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\nevents {{ worker_connections 1024; }}\n\
+                 http {{\n  log_format witness '$request_method $request_uri $status $body_bytes_sent $host $ssl_server_name';\n  access_log {dir}/access.log witness;\n\
                  client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3; uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
                  sendfile on; keepalive_requests 100000;\n\
-                 server {{ listen 127.0.0.1:{port}; root {files}; default_type application/octet-stream;\n\
+                 server {{ listen 127.0.0.1:{port}{tls}; root {files}; default_type application/octet-stream;\n\
                  location / {{ add_header Cache-Control max-age=3600; }}\n\
                  location ~ ^/tagged/([a-z]+)/ {{ add_header Cache-Control max-age=3600; add_header Cache-Tag \"all, $1\"; }}\n\
+                 location /slow/ {{ add_header Cache-Control max-age=3600; limit_rate 512k; }}\n\
                  location /private/ {{ add_header Cache-Control no-store; }} }}\n}}\n",
                 dir = dir.display(),
-                log = log.display(),
+                tls = tls.unwrap_or_default(),
                 files = files.display(),
             ),
         )?;
+        let mut nginx = Nginx { process: None, port, files, dir: dir.to_owned() };
+        nginx.start_again()?;
+        Ok(nginx)
+    }
+
+    /// Starts it where it was; it does not run.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new("nginx");
-        command.arg("-c").arg(&configuration).arg("-e").arg(dir.join("error.log"));
-        let process = Process::start(&mut command, &dir.join("nginx.out"))
+        command.arg("-c").arg(self.dir.join("nginx.conf")).arg("-e").arg(self.dir.join("error.log"));
+        let process = Process::start(&mut command, &self.dir.join("nginx.out"))
             .context("nginx is needed for this test; ./test installs it (apt-get install nginx-light)")?;
-        Ok(Nginx { process, port, files, log })
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill9();
+        }
     }
 
     /// Writes a file of `bytes` that differ by name, and returns them.
@@ -61,6 +88,14 @@ impl Nginx {
         let body = pattern(name, bytes);
         self.write_bytes(name, &body)?;
         Ok(body)
+    }
+
+    /// As [`Nginx::write`], but leaves a file of that length that is there.
+    pub fn write_once(&self, name: &str, bytes: usize) -> anyhow::Result<Vec<u8>> {
+        match std::fs::metadata(self.files.join(name.trim_start_matches('/'))) {
+            Ok(there) if there.len() == bytes as u64 => Ok(pattern(name, bytes)),
+            _ => self.write(name, bytes),
+        }
     }
 
     /// Writes a file.
@@ -74,19 +109,42 @@ impl Nginx {
     /// Every GET so far: how many times each path was answered with a body.
     pub fn gets(&self) -> anyhow::Result<BTreeMap<String, usize>> {
         let mut gets = BTreeMap::new();
-        for line in std::fs::read_to_string(&self.log)?.lines() {
-            let mut words = line.split(' ');
-            if let (Some("GET"), Some(path), Some("200" | "206")) = (words.next(), words.next(), words.next()) {
-                *gets.entry(path.to_owned()).or_default() += 1;
-            }
+        for got in self.log()? {
+            *gets.entry(got.path).or_default() += 1;
         }
         Ok(gets)
     }
 
+    /// Every answer with a body to a GET, in the order of their ends.
+    pub fn log(&self) -> anyhow::Result<Vec<Got>> {
+        let mut log = Vec::new();
+        for line in std::fs::read_to_string(self.dir.join("access.log"))?.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            if let ["GET", path, "200" | "206", bytes, host, sni] = words[..] {
+                let (path, host, sni) = (path.to_owned(), host.to_owned(), sni.to_owned());
+                log.push(Got { path, bytes: bytes.parse()?, host, sni });
+            }
+        }
+        Ok(log)
+    }
+
     /// Stops it.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        self.process.terminate()
+        self.process.take().map_or(Ok(()), |mut process| process.terminate())
     }
+}
+
+/// An answer with a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Got {
+    /// Path with query.
+    pub path: String,
+    /// Bytes of the body that were sent.
+    pub bytes: u64,
+    /// The host it was asked for.
+    pub host: String,
+    /// The name it was asked for by TLS; `-` without.
+    pub sni: String,
 }
 
 /// Bytes that no two names share and no compression helps with.

@@ -38,7 +38,19 @@ pub struct Node {
 impl Node {
     /// Starts the process; it was not running.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        let mut command = Command::new(binary());
+        self.start_by(&[])
+    }
+
+    /// As [`Node::start`], by a program with arguments that becomes the node in the end.
+    pub fn start_by(&mut self, launcher: &[&str]) -> anyhow::Result<()> {
+        let mut command = match launcher {
+            [] => Command::new(binary()),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary());
+                command
+            }
+        };
         command.arg("node").arg("-c").arg(&self.configuration);
         self.process = Some(Process::start(&mut command, &self.log)?);
         Ok(())
@@ -47,19 +59,19 @@ impl Node {
     /// Adds lines to its configuration, which it reads at its next start.
     pub fn configure(&self, lines: &str) -> anyhow::Result<()> {
         // Above the tables, or the keys would be of one of them.
-        let text = std::fs::read_to_string(&self.configuration)?;
-        std::fs::write(&self.configuration, format!("{lines}{text}"))?;
-        Ok(())
+        self.reconfigure(|text| format!("{lines}{text}"))
+    }
+
+    /// Changes its configuration, which it reads at its next start.
+    pub fn reconfigure(&self, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+        Ok(std::fs::write(&self.configuration, change(std::fs::read_to_string(&self.configuration)?))?)
     }
 
     /// Ends it, changes its configuration, and starts it on one processor, as if the machine had no other.
     pub fn restart_on(&mut self, processor: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
         self.process = None;
-        std::fs::write(&self.configuration, change(std::fs::read_to_string(&self.configuration)?))?;
-        let mut command = Command::new("taskset");
-        command.args(["-c", processor]).arg(binary()).arg("node").arg("-c").arg(&self.configuration);
-        self.process = Some(Process::start(&mut command, &self.log)?);
-        Ok(())
+        self.reconfigure(change)?;
+        self.start_by(&["taskset", "-c", processor])
     }
 
     /// Kills it as a power cut would.
@@ -72,6 +84,34 @@ impl Node {
     /// Its process, while it runs.
     pub fn process(&mut self) -> Option<&mut Process> {
         self.process.as_mut()
+    }
+
+    /// A number that its metrics show, by its name behind `warmfront_node_`.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let page = http::get(self.admin_port, "localhost", "/metrics", &[]).await?.text();
+        let value =
+            page.lines().find_map(|line| line.strip_prefix("warmfront_node_")?.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).with_context(|| format!("{name} in {page}"))
+    }
+
+    /// Waits until no fetch runs on it.
+    pub async fn settled(&self) {
+        let name = format!("no fetch runs on {}", self.name);
+        eventually(&name, || async {
+            let running = self.metric("fills_running").await?;
+            ensure!(running == 0, "{running}");
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Bytes of memory that its process holds (`VmRSS`).
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let pid = self.process.as_ref().context("it runs")?.id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok(kib.with_context(|| format!("VmRSS in {status}"))? << 10)
     }
 
     /// Waits until it serves.

@@ -4,45 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
+use e2e::authority::Authority;
 use e2e::stage::{DOMAIN, Stage};
 use e2e::{eventually, free_port, sdk};
 use serde_json::json;
-
-/// Who signs certificates, as files.
-struct Authority {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    folder: PathBuf,
-}
-
-/// A certificate and its key.
-struct Pair {
-    cert: String,
-    key: String,
-    /// The key as it lies in files when it lies there in the clear.
-    secret: Vec<u8>,
-}
-
-impl Authority {
-    fn new(folder: PathBuf) -> anyhow::Result<Authority> {
-        let key = rcgen::KeyPair::generate()?;
-        let mut params = rcgen::CertificateParams::new([])?;
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        std::fs::write(folder.join("ca.pem"), params.self_signed(&key)?.pem())?;
-        Ok(Authority { issuer: rcgen::Issuer::new(params, key), folder })
-    }
-
-    fn make(&self, name: &str, host: &str) -> anyhow::Result<Pair> {
-        let key = rcgen::KeyPair::generate()?;
-        let mut params = rcgen::CertificateParams::new([host.to_owned()])?;
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        let cert = params.signed_by(&key, &self.issuer)?;
-        let path = |end: &str| self.folder.join(format!("{name}.{end}"));
-        std::fs::write(path("crt"), cert.pem())?;
-        std::fs::write(path("key"), key.serialize_pem())?;
-        let text = |path: PathBuf| path.display().to_string();
-        Ok(Pair { cert: text(path("crt")), key: text(path("key")), secret: key.serialize_der() })
-    }
-}
 
 /// What curl says of `https://HOST/a.bin`: status, version of HTTP, `X-Cache`.
 fn curl(authority: &Authority, port: u16, host: &str, more: &[&str]) -> anyhow::Result<String> {
@@ -51,7 +16,7 @@ fn curl(authority: &Authority, port: u16, host: &str, more: &[&str]) -> anyhow::
         .args(["--resolve", &format!("{host}:{port}:127.0.0.1")])
         .args(["--write-out", "%{http_code} %{http_version} %header{x-cache}"])
         .arg("--cacert")
-        .arg(authority.folder.join("ca.pem"))
+        .arg(authority.file())
         .args(more)
         .arg(format!("https://{host}:{port}/a.bin"))
         .output()

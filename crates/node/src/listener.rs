@@ -303,7 +303,8 @@ async fn serve_one<S: Stream>(
         async move {
             let is_h1 = request.version() <= Version::HTTP_11;
             let front = handoff.front.clone();
-            let answer = front.pipeline.handle(request, handoff).await;
+            // Boxed, or every connection would keep room for it.
+            let answer = Box::pin(front.pipeline.handle(request, handoff)).await;
             let mut answer: Response<AnswerBody> = exchange.answer(answer);
             if is_h1 && (last || front.draining.is_cancelled()) {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -314,7 +315,7 @@ async fn serve_one<S: Stream>(
     let ended = match http2 {
         true => {
             let _held = metrics.connections_h2.hold();
-            drive(http.h2.serve_connection(io, service), leaving).await
+            Box::pin(drive(http.h2.serve_connection(io, service), leaving)).await
         }
         false => drive(http.h1.serve_connection(io, service), leaving).await,
     };

@@ -228,10 +228,11 @@ impl Pipeline {
         match wanted.method.as_str() {
             "CONNECT" | "TRACE" | "PURGE" => reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
             "GET" | "HEAD" => self.object(wanted, body, reply).await,
-            _ => self.bypass(wanted, body, httpcache::Bypass::Method, reply).await,
+            _ => Box::pin(self.bypass(wanted, body, httpcache::Bypass::Method, reply)).await,
         }
     }
 
+    // What is more than a hit is boxed here, for every request has room for all of this.
     async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
         let mut alone = false;
         let mut until = None;
@@ -272,14 +273,14 @@ impl Pipeline {
                 }
                 (Decision::Bypass(why), _) => {
                     drop(judging);
-                    return self.bypass(wanted, body, why, reply).await;
+                    return Box::pin(self.bypass(wanted, body, why, reply)).await;
                 }
                 (Decision::OnlyIfCached, _) => {
                     return reply.refusal(StatusCode::GATEWAY_TIMEOUT, "nothing is stored that may be sent");
                 }
                 (Decision::Fetch { forward, .. }, None) if wanted.method == Method::HEAD => {
                     drop(judging);
-                    return self.head(wanted, forward, reply).await;
+                    return Box::pin(self.head(wanted, forward, reply)).await;
                 }
                 (Decision::Revalidate { forward, stale_if_error }, _) => {
                     Asking { confirm: true, stale_if_error, why: forward, alone }
@@ -295,7 +296,7 @@ impl Pipeline {
             drop(judging);
             let waits = || Instant::now() + WAIT_MAX + upstream::patience(&wanted.domain);
             let until = *until.get_or_insert_with(waits);
-            match self.fetch(&wanted, &look, &asking, until, &reply).await {
+            match Box::pin(self.fetch(&wanted, &look, &asking, until, &reply)).await {
                 Step::Answer(answer) => return answer,
                 Step::Again { alone: next } => alone = next,
             }

@@ -99,6 +99,12 @@ pub(crate) fn continues(answer: &response::Parts, head: &Head, series: &Series, 
         && strong_etag(&answer.headers).is_some_and(|etag| head.headers.get(ETAG) == Some(etag))
 }
 
+/// Whether an answer that does not continue a body says that another is in its place, or none; an answer that failed says nothing.
+pub(crate) fn is_another(status: StatusCode) -> bool {
+    status.is_success()
+        || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::RANGE_NOT_SATISFIABLE)
+}
+
 /// The one strong validator under which parts belong together (RFC 9110 §15.3.7.3).
 fn strong_etag(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut all = headers.get_all(ETAG).iter();

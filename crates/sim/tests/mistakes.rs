@@ -26,7 +26,11 @@ const NOTHING_TO_SWITCH: [Mistake; 6] = [
 ];
 
 /// Seeds that are tried before a mistake counts as unnoticed.
-const SEEDS_MAX: u64 = 4_000;
+const SEEDS_MAX: u64 = 12_000;
+
+/// Mistakes that one seed in thousands notices, for they open a window of less than a second: the seed that did so last, which is
+/// tried first. It does no more once the code makes other histories of it; then one is looked for from the beginning.
+const RARELY: [(Mistake, u64); 2] = [(Mistake::ContactOnReceipt, 6_319), (Mistake::OldHead, 7_186)];
 
 #[test]
 fn every_mistake_is_noticed() {
@@ -37,7 +41,8 @@ fn every_mistake_is_noticed() {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some(&mistake) = made.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                    let noticed = (1..=SEEDS_MAX).find(|seed| {
+                    let rarely = RARELY.iter().filter(|(rare, _)| *rare == mistake).map(|(_, seed)| *seed);
+                    let noticed = rarely.chain(1..=SEEDS_MAX).find(|seed| {
                         let plan = Plan { seed: *seed, mistake: Some(mistake), trace: false };
                         !run(plan).violations.is_empty()
                     });

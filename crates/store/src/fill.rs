@@ -59,7 +59,11 @@ impl Fill {
         self.gather(bytes.len() as u64);
         self.growing.push(bytes, self.slice_bytes);
         let cut = self.growing.slices();
-        self.send_slices(cut).await
+        self.send_slices(cut).await?;
+        if let Some(queue) = &self.queue {
+            queue.turn().await;
+        }
+        Ok(())
     }
 
     /// Bytes appended so far.

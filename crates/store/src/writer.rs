@@ -93,6 +93,12 @@ impl Queue {
         self.in_flight.clone().acquire_many_owned(bytes).await.map_err(|_| self.ended())
     }
 
+    /// Waits until those who waited for room before have got theirs and some is left: what gathers here for a slice must not outrun
+    /// the disk. Nothing is taken, so slices that are not full hold nobody up. When the writer has ended, whoever commits is told.
+    pub(crate) async fn turn(&self) {
+        let _ = self.in_flight.acquire().await;
+    }
+
     pub(crate) async fn send(&self, command: Command) -> Result<(), WriteError> {
         self.commands.send(command).await.map_err(|_| self.ended())
     }

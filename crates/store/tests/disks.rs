@@ -2,12 +2,15 @@
 
 mod common;
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{body, collect, config, get, key, open, put, small_config, whole};
-use futures_util::TryFutureExt;
-use store::disk::{Disk, FaultyDisk, WriteFault};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, TryFutureExt};
+use store::disk::{Disk, DiskFile, FaultyDisk, WriteFault};
 use store::{Config, DiskConfig, OpenError, ReadError, Store, VerifyError, Which, WriteError};
 
 async fn try_put(store: &Store, name: &str, bytes: &Bytes) -> Result<(), WriteError> {
@@ -84,6 +87,72 @@ async fn many_commits_share_a_sync() {
     let stats = store.stats();
     assert_eq!(stats.commits, 200);
     assert!(stats.syncs <= 20, "{} syncs for 200 commits that wait together", stats.syncs);
+}
+
+/// A disk, and its files, whose writes take their time.
+struct Slow<T>(T);
+
+impl Disk for Slow<FaultyDisk> {
+    fn list(&self) -> BoxFuture<'_, io::Result<Vec<String>>> {
+        self.0.list()
+    }
+
+    fn create<'a>(&'a self, name: &'a str, length: u64) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
+        self.0.create(name, length).map_ok(|file| Arc::new(Slow(file)) as Arc<dyn DiskFile>).boxed()
+    }
+
+    fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
+        self.0.open(name).map_ok(|file| Arc::new(Slow(file)) as Arc<dyn DiskFile>).boxed()
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        self.0.remove(name)
+    }
+}
+
+impl DiskFile for Slow<Arc<dyn DiskFile>> {
+    fn length(&self) -> BoxFuture<'_, io::Result<u64>> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        self.0.read(offset, length)
+    }
+
+    fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
+        tokio::time::sleep(Duration::from_millis(50)).then(move |()| self.0.write(offset, pieces)).boxed()
+    }
+
+    fn set_length(&self, length: u64) -> BoxFuture<'_, io::Result<()>> {
+        self.0.set_length(length)
+    }
+
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
+        self.0.sync()
+    }
+}
+
+/// Bodies of one slice go to the writer only when they are whole: one after the other, they must not outrun the disk either.
+#[tokio::test]
+async fn small_bodies_wait_for_a_slow_disk() {
+    const LENGTH: usize = 256 << 10;
+    let sizes = Config { segment_bytes: 4 << 20, ..config(512 << 20) };
+    let store = Store::open_on(sizes, vec![Arc::new(Slow(FaultyDisk::new(1)))]).await.expect("open");
+    let (body, mut finishing) = (body(1, LENGTH), Vec::new());
+    for number in 0..400 {
+        let name = format!("/{number}");
+        let mut fill = store.begin_fill(key(&name), name.as_bytes(), Bytes::new(), 0, None).expect("begin");
+        fill.append(body.clone()).await.expect("append");
+        finishing.push(tokio::spawn(fill.finish()));
+        let stats = store.stats();
+        // A fill counts until it is visible, so what is in flight counts twice.
+        assert!(stats.gathering_bytes <= stats.in_flight_bytes_max + 8 * LENGTH as u64, "{stats:?}");
+        tokio::task::yield_now().await;
+    }
+    for finished in finishing {
+        finished.await.expect("no panic").expect("stored");
+    }
+    assert!(400 * LENGTH as u64 > 2 * store.stats().in_flight_bytes_max, "or none had to wait");
 }
 
 #[tokio::test]

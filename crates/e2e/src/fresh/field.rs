@@ -224,6 +224,13 @@ impl Field {
             })
             .await;
         }
+        // Served is not acknowledged: until then refreshes are told to come back later.
+        eventually("the domain is configured", || async {
+            let shown = field.api.call("DescribeCdnDomainDetail", &[("DomainName", DOMAIN)]).await?.to_string();
+            ensure!(shown.contains("online"), "{shown}");
+            Ok(())
+        })
+        .await;
         Ok(field)
     }
 

@@ -59,20 +59,37 @@ impl FillTask<'_> {
         }
         let sent = self.fills.knowing.clock().now();
         let answer = match self.ask(&headers).await {
-            Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT => {
-                if let Some(part) = self.kept_part(&answer, sent) {
-                    return self.take_part(part, answer).await;
+            Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT => match self.kept_part(&answer, sent) {
+                Some(part) => return self.take_part(part, answer).await,
+                None if matches!(self.order.part, Part::Slice(..)) => Ok(answer),
+                None => {
+                    // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
+                    headers.remove(RANGE);
+                    self.ask(&headers).await
                 }
-                // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
-                headers.remove(RANGE);
-                self.ask(&headers).await
-            }
+            },
             answered => answered,
         };
         match (answer, &self.order.part) {
             (Err(error), _) => self.tell(Arrival::Failed(error)),
-            (Ok(_), Part::Slice(..)) => self.tell(Arrival::Failed(AskError::Changed)),
+            (Ok(answer), Part::Slice(_, series, _)) => {
+                if slices::is_another(answer.head.status) {
+                    self.forget_series(series).await;
+                }
+                self.tell(Arrival::Failed(AskError::Changed));
+            }
             (Ok(answer), Part::Whole | Part::Begin(_)) => self.take(answer, sent, lone).await,
+        }
+    }
+
+    /// Removes the head of a body that is not to be had any more: what of it was never fetched could not be sent for as long as
+    /// the head is fresh. Whoever asks next begins another series.
+    async fn forget_series(&self, series: &Series) {
+        let (store, bare) = (&self.fills.store, ObjectKey::bare(&self.order.url));
+        let Ok(Some(object)) = store.lookup(bare.hash(), bare.bytes()).await else { return };
+        if matches!(&*head::read(&object), Some((_, Stored::Object(head))) if head.slices == Some(*series)) {
+            // Another that came meanwhile stays.
+            let _ = store.remove(bare.hash(), bare.bytes(), store::Which::Only(object.generation())).await;
         }
     }
 

@@ -1,0 +1,354 @@
+//! A file of 10 GB behind two tiers, over real processes: who seeks gets the right bytes for a few slices of the origin's, what is
+//! there is not asked for again, memory stays flat, and two versions are never put together.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use e2e::nginx::Nginx;
+use e2e::stage::{DOMAIN, Stage};
+use e2e::{eventually, http};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Bytes that nodes fetch at a time of what is large.
+const SLICE: u64 = 1 << 20;
+
+/// Of the huge file; its last slice is shorter than the others.
+const HUGE: u64 = 10_000_000_000;
+
+/// What all memory of a node may grow by while it streams: its memory tier (64 MiB), what is on its way to the disk (32 MiB), and
+/// what the allocator keeps.
+const GROWTH_MAX: u64 = 200 << 20;
+
+/// Bytes of a mark.
+const MARK: u64 = 16;
+
+/// A file of zeros with a mark over every border of two slices, and at its end, that names version and place: bytes of another
+/// place or version are noticed wherever a slice begins or ends.
+#[derive(Clone, Copy)]
+struct Film {
+    path: &'static str,
+    length: u64,
+    version: u16,
+}
+
+impl Film {
+    fn marks(self, within: &Range<u64>) -> impl Iterator<Item = (u64, String)> {
+        let borders =
+            (within.start / SLICE..=within.end / SLICE + 1).map(|border| (border * SLICE).saturating_sub(MARK / 2));
+        let last = self.length - MARK;
+        let marks = borders.filter(move |at| at + MARK <= last).chain([last]);
+        marks.map(move |at| (at, format!("{:04x}{at:012x}", self.version)))
+    }
+
+    /// These bytes of it.
+    fn bytes(self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        for (at, mark) in self.marks(&range) {
+            for (at, byte) in (at..).zip(mark.bytes()).filter(|(at, _)| range.contains(at)) {
+                bytes[(at - range.start) as usize] = byte;
+            }
+        }
+        bytes
+    }
+
+    /// Puts it in the place of what was at the origin under its path, with a time of its own.
+    fn put(self, origin: &Nginx) -> anyhow::Result<()> {
+        let path = origin.files.join(self.path.trim_start_matches('/'));
+        std::fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
+        let new = path.with_extension("new");
+        let file = File::create(&new)?;
+        file.set_len(self.length)?;
+        for (at, mark) in self.marks(&(0..self.length)) {
+            file.write_all_at(mark.as_bytes(), at)?;
+        }
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + u64::from(self.version)))?;
+        Ok(std::fs::rename(new, path)?)
+    }
+
+    /// Bytes of the slices in which these bytes lie.
+    fn slices_of(self, range: &Range<u64>) -> u64 {
+        ((range.end - 1) / SLICE + 1).saturating_mul(SLICE).min(self.length) - range.start / SLICE * SLICE
+    }
+
+    /// Asks the node at `port` for these bytes, and returns `X-Cache` when they are right.
+    async fn read(self, port: u16, range: Range<u64>) -> anyhow::Result<String> {
+        self.read_as(port, &format!("bytes={}-{}", range.start, range.end - 1), range).await
+    }
+
+    async fn read_as(self, port: u16, asked: &str, range: Range<u64>) -> anyhow::Result<String> {
+        let answer = http::get(port, DOMAIN, self.path, &[("range", asked)]).await?;
+        let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.length);
+        ensure!(
+            answer.status == 206 && answer.header("content-range") == content_range,
+            "{asked}: {:?}",
+            answer.headers
+        );
+        ensure!(answer.body == self.bytes(range), "{asked}: other bytes");
+        Ok(answer.header("x-cache").to_owned())
+    }
+}
+
+/// An L1 over an L2 over an nginx.
+struct House {
+    stage: Stage,
+    origin: Nginx,
+}
+
+impl House {
+    /// Nodes with a disk of `disk_bytes` each.
+    async fn open(disk_bytes: u64) -> anyhow::Result<House> {
+        let mut stage = Stage::without_nodes("open", &[]).await?;
+        for name in ["cn-1-l2", "cn-1-l1"] {
+            let node = stage.node(name);
+            node.reconfigure(|text| {
+                let (rest, _) = text.rsplit_once("capacity_bytes").expect("the disk comes last");
+                format!("{rest}capacity_bytes = {disk_bytes}\n")
+            })?;
+            node.start()?;
+            node.ready().await;
+        }
+        let origin = stage.origin().await?;
+        Ok(House { stage, origin })
+    }
+
+    fn l1(&self) -> u16 {
+        self.stage.nodes[0].port
+    }
+
+    fn l2(&self) -> u16 {
+        self.stage.nodes[1].port
+    }
+
+    /// Bytes and answers that the origin sent of a file, once nobody asks it for more.
+    async fn sent(&self, film: Film) -> anyhow::Result<(u64, usize)> {
+        for node in &self.stage.nodes[..2] {
+            node.settled().await;
+        }
+        // nginx does one thing after the other: with this answered, the answers before are in its log.
+        http::get(self.origin.port, "origin", "/", &[]).await?;
+        let log = self.origin.log()?;
+        let sent = log.iter().filter(|got| got.path == film.path);
+        Ok(sent.fold((0, 0), |(bytes, answers), got| (bytes + got.bytes, answers + 1)))
+    }
+}
+
+/// Numbers that look like chance and are the same each time.
+fn chance(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seeking_in_a_huge_file_costs_the_origin_a_few_slices_and_is_paid_once() -> anyhow::Result<()> {
+    let mut house = House::open(512 << 20).await?;
+    let film = Film { path: "/film.mp4", length: HUGE, version: 1 };
+    film.put(&house.origin)?;
+    let middle = HUGE / 2 + 4321;
+    let border = 777 * SLICE;
+    let mut places = vec![0..500, middle..middle + 100_000, border + 500_000..border + 2 * SLICE + 500_000];
+    let mut state = 88_172_645_463_325_252;
+    places.extend((0..20).map(|_| chance(&mut state) % (HUGE - SLICE)).map(|at| at..at + 65_536));
+    let l1 = house.l1();
+
+    // Of a part counted from the end nobody knows where it begins: the first slice tells.
+    film.read_as(l1, "bytes=-500", HUGE - 500..HUGE).await?;
+    let (mut sent, mut answers) = house.sent(film).await?;
+    ensure!((sent, answers) == (SLICE + HUGE % SLICE, 2), "{sent} bytes in {answers} answers");
+    film.read(l1, places[0].clone()).await?;
+    ensure!(house.sent(film).await? == (sent, answers), "the first slice is there");
+    for place in &places[1..] {
+        film.read(l1, place.clone()).await.with_context(|| format!("{place:?}"))?;
+        let (now, answers_now) = house.sent(film).await?;
+        let cost = film.slices_of(place);
+        ensure!(now - sent <= cost, "{place:?}: {} bytes of the origin's, not {cost}", now - sent);
+        ensure!(answers_now - answers <= 3, "{place:?}: {} answers", answers_now - answers);
+        (sent, answers) = (now, answers_now);
+    }
+
+    // What was read once is read again with nobody else there.
+    house.stage.node("cn-1-l2").kill9();
+    house.origin.kill9();
+    places.push(HUGE - 500..HUGE);
+    for place in &places {
+        let cache = film.read(l1, place.clone()).await.with_context(|| format!("{place:?}, alone"))?;
+        ensure!(cache == "HIT from cn-1-l1", "{place:?}: {cache}");
+    }
+    let beyond = http::get(l1, DOMAIN, film.path, &[("range", &format!("bytes={HUGE}-"))]).await?;
+    ensure!(
+        beyond.status == 416 && beyond.header("content-range") == format!("bytes */{HUGE}"),
+        "{:?}",
+        beyond.headers
+    );
+
+    // And after a restart, too.
+    house.origin.start_again()?;
+    let node = house.stage.node("cn-1-l1");
+    node.process().context("it runs")?.terminate()?;
+    node.start()?;
+    house.stage.node("cn-1-l2").start()?;
+    for node in &house.stage.nodes[..2] {
+        node.ready().await;
+    }
+    for place in &places {
+        film.read(l1, place.clone()).await.with_context(|| format!("{place:?}, after a restart"))?;
+    }
+    ensure!(house.sent(film).await?.0 == sent, "a restart costs no slice");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slice_is_fetched_to_its_end_and_once_whoever_comes_and_goes() -> anyhow::Result<()> {
+    let house = House::open(512 << 20).await?;
+    let film = Film { path: "/slow/film.mp4", length: 64 * SLICE + 77, version: 1 };
+    film.put(&house.origin)?;
+    let (l1, l2) = (house.l1(), house.l2());
+
+    // A client that leaves with the first bytes in hand, when most of the slice is still to come.
+    let left = 5 * SLICE..6 * SLICE;
+    let mut client = TcpStream::connect(("127.0.0.1", l1)).await?;
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {DOMAIN}\r\nRange: bytes={}-{}\r\n\r\n",
+        film.path,
+        left.start,
+        left.end + 999
+    );
+    client.write_all(request.as_bytes()).await?;
+    let mut got = Vec::new();
+    while !got.windows(5).any(|five| five.starts_with(b"\r\n\r\n")) {
+        ensure!(client.read_buf(&mut got).await? > 0, "{}", String::from_utf8_lossy(&got));
+    }
+    ensure!(got.len() as u64 - 1000 < SLICE, "it leaves in the middle");
+    drop(client);
+    let (sent, answers) = house.sent(film).await?;
+    ensure!(sent >= SLICE && sent % SLICE == 0, "{sent} bytes in {answers} answers");
+    let cache = film.read(l1, left).await?;
+    ensure!(cache == "HIT from cn-1-l1" && house.sent(film).await? == (sent, answers), "{cache}");
+
+    // Many at the same time, on both tiers.
+    let wanted = 20 * SLICE + 100..20 * SLICE + 900_000;
+    let many: Vec<_> =
+        (0..20).map(|n| tokio::spawn(film.read(if n % 2 == 0 { l1 } else { l2 }, wanted.clone()))).collect();
+    for one in many {
+        one.await??;
+    }
+    let (after, answers_after) = house.sent(film).await?;
+    ensure!((after - sent, answers_after - answers) == (SLICE, 1), "{} bytes", after - sent);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_flat_while_more_than_the_disk_holds_streams_through() -> anyhow::Result<()> {
+    const EACH: u64 = 1 << 30;
+    let house = House::open(512 << 20).await?;
+    let film = Film { path: "/film.mp4", length: HUGE, version: 1 };
+    film.put(&house.origin)?;
+    film.read(house.l1(), 0..500).await?;
+    let resident =
+        || house.stage.nodes[..2].iter().map(e2e::stage::Node::resident_bytes).collect::<anyhow::Result<Vec<_>>>();
+    let before = resident()?;
+
+    let watch = async |start: u64| {
+        let range = format!("bytes={start}-{}", start + EACH - 1);
+        let request = http::request(DOMAIN, film.path, &[("range", &range)])?;
+        let mut at = start;
+        let answer = http::take(house.l1(), request, |bytes: Bytes| {
+            let next = at + bytes.len() as u64;
+            ensure!(bytes == film.bytes(at..next), "other bytes between {at} and {next}");
+            at = next;
+            Ok(())
+        });
+        let answer = answer.await?;
+        ensure!(answer.status == 206 && at == start + EACH, "{} bytes, {:?}", at - start, answer.headers);
+        anyhow::Ok(())
+    };
+    let mut highest = before.clone();
+    let mut watching = std::pin::pin!(async { tokio::try_join!(watch(0), watch(HUGE / 2)) });
+    loop {
+        tokio::select! {
+            watched = &mut watching => { watched?; break }
+            () = tokio::time::sleep(Duration::from_millis(50)) => {
+                for (highest, now) in highest.iter_mut().zip(resident()?) {
+                    *highest = now.max(*highest);
+                }
+            }
+        }
+    }
+    for ((before, highest), node) in before.iter().zip(&highest).zip(&house.stage.nodes) {
+        ensure!(highest - before < GROWTH_MAX, "{}: from {before} to {highest} bytes", node.name);
+    }
+    let (sent, _) = house.sent(film).await?;
+    ensure!(sent <= 2 * EACH + 2 * SLICE, "{sent} bytes of the origin's for {}", 2 * EACH);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_of_a_file_never_mixes_versions() -> anyhow::Result<()> {
+    const LENGTH: u64 = 200 * SLICE + 12_345;
+    let house = House::open(512 << 20).await?;
+    let l1 = house.l1();
+    let film = |version| Film { path: "/film.mp4", length: LENGTH, version };
+    film(1).put(&house.origin)?;
+    let url = format!("http://{DOMAIN}{}", film(1).path);
+
+    // Readers know between which versions an answer may lie by what was there before they asked and after they were answered.
+    let (proved, put) = (AtomicU64::new(1), AtomicU64::new(1));
+    let over = AtomicBool::new(false);
+    let read = async |seed: u64| {
+        let (mut state, mut whole, mut cut) = (seed, 0_u32, 0_u32);
+        while !over.load(Ordering::SeqCst) {
+            let start = chance(&mut state) % (LENGTH - 4 * SLICE);
+            let range = start..start + 3 * SLICE;
+            let least = proved.load(Ordering::SeqCst);
+            let asked = format!("bytes={}-{}", range.start, range.end - 1);
+            let answer = http::get(l1, DOMAIN, film(1).path, &[("range", &asked)]).await;
+            let most = put.load(Ordering::SeqCst);
+            let Ok(answer) = answer else {
+                cut += 1;
+                continue;
+            };
+            if answer.status.is_server_error() {
+                cut += 1;
+                continue;
+            }
+            ensure!(answer.status == 206, "{}: {:?}", answer.status, answer.headers);
+            let version = (least..=most).find(|version| answer.body == film(*version as u16).bytes(range.clone()));
+            ensure!(version.is_some(), "{asked}: not one of the versions {least} to {most}");
+            whole += 1;
+        }
+        anyhow::Ok((whole, cut))
+    };
+    let change = async {
+        for version in 2..=6 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            put.store(version, Ordering::SeqCst);
+            film(version as u16).put(&house.origin)?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            house.stage.cli(&["refresh", &url, "--wait"]).await?;
+            proved.store(version, Ordering::SeqCst);
+        }
+        over.store(true, Ordering::SeqCst);
+        anyhow::Ok(())
+    };
+    let (a, b, c, ()) = tokio::try_join!(read(1), read(2), read(3), change)?;
+    let (whole, cut) = (a.0 + b.0 + c.0, a.1 + b.1 + c.1);
+    ensure!(whole > 20, "{whole} whole answers, {cut} that ended early");
+
+    // Changed without a word: who meets it is cut short, and those who ask after that get the new one.
+    let quiet = |version| Film { path: "/quiet.mp4", ..film(version) };
+    quiet(1).put(&house.origin)?;
+    quiet(1).read(l1, 0..SLICE).await?;
+    house.sent(quiet(1)).await?;
+    quiet(2).put(&house.origin)?;
+    let cut = quiet(1).read(l1, 0..3 * SLICE).await;
+    ensure!(cut.is_err(), "two versions in one body");
+    eventually("the new version", || async { quiet(2).read(l1, 0..3 * SLICE).await.map(drop) }).await;
+    Ok(())
+}
