@@ -20,6 +20,7 @@ use crate::functions::access::{self, Client};
 use crate::functions::reply::Telling;
 use crate::functions::{fetch, keep};
 use crate::head::{self, Head, Stored};
+use crate::hot::{self, Seen};
 use crate::index::{About, Index};
 use crate::join::JoinToken;
 use crate::journal::{Identity, Remembered};
@@ -69,6 +70,41 @@ fn one_length(headers: &HeaderMap) {
     for length in lengths {
         assert!(length.as_bytes().iter().all(u8::is_ascii_digit));
         assert!(length.to_str().is_ok_and(|length| length.parse::<u64>().is_ok()));
+    }
+}
+
+/// Bytes of an HTTP/1 connection that nobody waits for: what is answered below hyper, or counted there as one request, is one for a
+/// plain reader too, to the last byte, and the checks above hyper would pass it.
+pub fn plain_request(bytes: &[u8]) {
+    let seen = hot::look(bytes, |host, path, _| Some((host.to_owned(), path.to_owned())));
+    let seen = match seen {
+        Seen::Hit(plain) => Some(plain),
+        Seen::Whole => None,
+        Seen::Other => return,
+    };
+    let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
+    let text = text.trim_start_matches('\n');
+    assert_eq!(text.find("\n\n").map(|end| end + 2), Some(text.len()), "one head, and nothing behind it");
+    let mut lines = text.lines();
+    let start: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+    let fields = lines.filter_map(|line| line.split_once(':'));
+    let fields: Vec<(String, &str)> = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim())).collect();
+    assert!(
+        fields.iter().all(|(name, _)| !matches!(name.as_str(), "content-length" | "transfer-encoding" | "upgrade"))
+    );
+    let Some((host, path)) = seen else { return };
+    assert_eq!(start, ["GET", path.as_str(), "HTTP/1.1"]);
+    let mut head = request::Builder::new().uri(&path);
+    for (name, value) in &fields {
+        head = head.header(name, value.as_bytes());
+    }
+    let (mut head, ()) = head.body(()).expect("hyper takes it too").into_parts();
+    let authority = framing::request(&mut head).expect("it is framed plainly");
+    assert_eq!(authority.host(), host);
+    assert_eq!(head.uri.path_and_query().map(|path| path.as_str()), Some(path.as_str()));
+    match UrlKey::new(&host, &path) {
+        Ok(key) => assert_eq!(key.host(), host),
+        Err(_) => assert!(host.len() > model::key::HOST_BYTES_MAX),
     }
 }
 

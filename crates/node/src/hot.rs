@@ -63,9 +63,9 @@ const HARMLESS: [&str; 19] = [
 ];
 
 /// What a client's bytes are.
-pub(crate) enum Seen {
+pub(crate) enum Seen<T = Box<Hit>> {
     /// A hit.
-    Hit(Box<Hit>),
+    Hit(T),
     /// One request without content, whole, and not a byte behind it.
     Whole,
     /// Anything else.
@@ -118,6 +118,17 @@ impl Hit {
 
 /// Looks at what a client sent when hyper has nothing of it that is not answered.
 pub(crate) fn see(handoff: &Arc<Handoff>, bytes: &[u8]) -> Seen {
+    look(bytes, |host, path, fields| {
+        let record = || {
+            let value = |name: &str| fields.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+            Record::new("GET", path, "HTTP/1.1", |name| value(name).map_or(b"", |field| field.value))
+        };
+        hit(handoff, host, path, record).map(Box::new)
+    })
+}
+
+/// Finds out whether bytes are one plain request; if they are, `hit` is asked with its host, path and fields.
+pub(crate) fn look<T>(bytes: &[u8], hit: impl FnOnce(&str, &str, &[httparse::Header<'_>]) -> Option<T>) -> Seen<T> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(bytes) {
@@ -147,12 +158,8 @@ pub(crate) fn see(handoff: &Arc<Handoff>, bytes: &[u8]) -> Seen {
     let Some(host) = host.and_then(plain_host).filter(|_| is_plain && is_plain_path(path)) else {
         return Seen::Whole;
     };
-    let record = || {
-        let value = |name: &str| request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
-        Record::new("GET", path, "HTTP/1.1", |name| value(name).map_or(b"", |field| field.value))
-    };
-    match hit(handoff, host, path, record) {
-        Some(hit) => Seen::Hit(Box::new(hit)),
+    match hit(host, path, request.headers) {
+        Some(hit) => Seen::Hit(hit),
         None => Seen::Whole,
     }
 }
