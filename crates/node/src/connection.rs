@@ -139,6 +139,10 @@ pub(crate) struct Connection<S> {
     above: Above,
     /// A hit that is answered here, below hyper.
     hit: Option<Box<Hit>>,
+    /// Interim answers that are being written.
+    interim: Vec<u8>,
+    /// hyper has written something of which there may be more in its buffer.
+    midway: bool,
 }
 
 /// What hyper has of the client's bytes.
@@ -177,6 +181,8 @@ impl<S> Connection<S> {
             stalled: None,
             above: if http2 { Above::More } else { Above::Nothing },
             hit: None,
+            interim: Vec::new(),
+            midway: false,
         }
     }
 
@@ -310,6 +316,24 @@ impl<S: Stream> Connection<S> {
         flushed
     }
 
+    /// Writes what origins said before their answers, unless hyper is in the middle of a message.
+    fn inform(&mut self, cx: &mut Context<'_>, late: bool) -> Poll<io::Result<()>> {
+        if self.midway || self.frames.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.interim.is_empty() {
+            self.interim = self.handoff.interims.next(cx.waker(), late);
+        }
+        while !self.interim.is_empty() {
+            let poll = Pin::new(&mut self.stream).poll_write(cx, &self.interim);
+            match ready!(self.bounded(cx, poll))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                bytes => _ = self.interim.drain(..bytes),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Hands everything to the kernel.
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
@@ -363,7 +387,9 @@ impl<S: Stream> AsyncRead for Connection<S> {
 impl<S: Stream> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.answer(cx))?;
+        ready!(self.inform(cx, false))?;
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.midway |= poll.is_ready();
         self.bounded(cx, poll)
     }
 
@@ -373,7 +399,9 @@ impl<S: Stream> AsyncWrite for Connection<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.answer(cx))?;
+        ready!(self.inform(cx, false))?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.midway |= poll.is_ready();
         self.bounded(cx, poll)
     }
 
@@ -384,6 +412,8 @@ impl<S: Stream> AsyncWrite for Connection<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.answer(cx))?;
         // Called when everything before it is written: hyper flushes its own buffer first.
+        let late = std::mem::take(&mut self.midway);
+        ready!(self.inform(cx, late))?;
         let flushed = ready!(self.poll_flushed(cx));
         let turn = &self.handoff.turn;
         if let Above::One(before) = self.above

@@ -99,6 +99,7 @@ impl Exchange {
 
     /// The same for an answer of hyper's: it is named, too, and its body takes the exchange along.
     pub(crate) fn answer(mut self, mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
+        self.handoff.interims.close();
         self.answers(answer.status(), answer.body().result);
         answer.headers_mut().insert(REQUEST_ID, self.id.value());
         self.complete = hyper::body::Body::is_end_stream(answer.body());

@@ -28,6 +28,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::head::{Head, ObjectKey};
+use crate::interim::Interim;
 use crate::knowing::{Knowing, LogTag};
 use crate::metrics::{Metrics, Refusal};
 use crate::respond::BodyError;
@@ -93,6 +94,8 @@ pub(crate) struct Order {
     pub(crate) purpose: Purpose,
     /// Not waiting for others, not waited for by others, and not stored.
     pub(crate) alone: bool,
+    /// Where interim answers go.
+    pub(crate) interim: Option<Interim>,
 }
 
 /// How an answer came here.

@@ -47,6 +47,7 @@ mod head;
 mod health;
 mod hot;
 mod index;
+mod interim;
 #[cfg(feature = "internals")]
 pub mod internals;
 mod join;

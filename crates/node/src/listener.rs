@@ -32,6 +32,7 @@ use crate::access::{AccessLog, Record};
 use crate::connection::{Connection, HEAD_MAX, Turn, greet};
 use crate::exchange::{Exchange, RequestId};
 use crate::framing::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::interim::Interims;
 use crate::knowing::Judging;
 use crate::metrics::{Held, Metrics, Refusal};
 use crate::network::Stream;
@@ -357,6 +358,8 @@ pub(crate) struct Handoff {
     queues: bool,
     /// Whose turn it is.
     pub(crate) turn: Turn,
+    /// What origins say before their answers.
+    pub(crate) interims: Interims,
 }
 
 #[derive(Default)]
@@ -378,7 +381,17 @@ impl Handoff {
         client: Option<SocketAddr>,
     ) -> Handoff {
         let blocked = AtomicBool::new(false);
-        Handoff { front, names, headers: Mutex::default(), client, secure, blocked, queues, turn: Turn::default() }
+        Handoff {
+            front,
+            names,
+            headers: Mutex::default(),
+            client,
+            secure,
+            blocked,
+            queues,
+            turn: Turn::default(),
+            interims: Interims::default(),
+        }
     }
 
     /// A name for the next request.

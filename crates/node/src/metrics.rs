@@ -251,6 +251,9 @@ pub(crate) struct Metrics {
     pub(crate) connections: std::sync::Arc<Gauge>,
     /// Handshakes of users.
     pub(crate) handshakes: crate::tls::Handshakes,
+    /// Interim answers handed on, and those that were not.
+    pub(crate) interims: Counter,
+    pub(crate) interims_dropped: Counter,
     /// Hits that were answered below hyper.
     pub(crate) hot: Counter,
     /// Those of them that speak HTTP/2.
@@ -323,6 +326,12 @@ impl Metrics {
         page.counter("sent_stored_bytes_total", "Those of them that came from the store", self.bytes_stored.get());
         page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", self.bytes_fetched.get());
         page.counter("fetches_total", "Objects asked for above", self.fetches.get());
+        page.counter("interims_total", "Interim answers handed on", self.interims.get());
+        page.counter(
+            "interims_dropped_total",
+            "Interim answers that came too late, or were too many or too large",
+            self.interims_dropped.get(),
+        );
         page.counter("stored_total", "Bodies stored", self.stored.get());
         page.counter("slices_stored_total", "Slices of large objects that were stored", self.slices_stored.get());
         page.counter("resumed_total", "Fetches continued by range after a break", self.resumed.get());

@@ -127,7 +127,12 @@ impl Parents {
         headers.insert(HOST, host(question.key.host()).map_err(NoAnswer::Told)?);
         peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, &self.own);
         peer::tell_purpose(&mut headers, question.purpose);
-        let message = Message { method: &question.method, target: &target, headers: &headers };
+        let message = Message {
+            method: &question.method,
+            target: &target,
+            headers: &headers,
+            interim: question.interim.as_ref(),
+        };
         let left = until.saturating_duration_since(Instant::now());
         let bounds = Bounds { connect: left.min(CONNECT_MAX), first_byte: left };
         let heard = self.heard(name);
@@ -177,7 +182,7 @@ impl Parents {
         peer::introduce(&mut headers, known, Revision::ZERO, &[], &self.own);
         headers.insert(peer::ALIVE, HeaderValue::from_static("?"));
         let target = PathAndQuery::from_static("/");
-        let message = Message { method: &Method::HEAD, target: &target, headers: &headers };
+        let message = Message { method: &Method::HEAD, target: &target, headers: &headers, interim: None };
         let bounds = Bounds { connect: GREETING_MAX, first_byte: GREETING_MAX };
         self.greeted.inc();
         let sent = tokio::time::timeout(GREETING_MAX, self.pool.send(endpoint, &message, &mut None, bounds)).await;

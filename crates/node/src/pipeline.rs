@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
@@ -168,7 +168,9 @@ impl Pipeline {
         let (mut request, body) = request.into_parts();
         let known = self.knowing.known().clone();
         let caller = peer::caller(&mut request.headers, &known);
-        let mut reply = Reply { method: request.method.clone(), asker: Asker::User, telling: None, handoff };
+        let informed = request.version == Version::HTTP_11;
+        let method = request.method.clone();
+        let mut reply = Reply { method, asker: Asker::User, telling: None, handoff, informed };
         let authority = match framing::request(&mut request) {
             Ok(authority) => authority,
             Err(bad) => return reply.bad(bad),
@@ -384,6 +386,7 @@ impl Pipeline {
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
             alone,
+            interim: None,
         }
     }
 
@@ -426,7 +429,8 @@ impl Pipeline {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
         let part = self.part(wanted, look, alone);
-        let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, part, alone)) else {
+        let order = Order { interim: reply.interim(), ..self.order(wanted, look, confirm, part, alone) };
+        let Some(waiting) = self.fills.begin(order) else {
             // Shed, unless what is stored may stand in (RFC 5861 §4: as for an answer 503).
             let stale = self.stale(wanted, look, stale_if_error, why, reply);
             let shed = || reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running");
@@ -578,6 +582,7 @@ impl Pipeline {
             log,
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
+            interim: reply.interim(),
         };
         let mut answer = match self.fills.pass(question, body).await {
             Ok(answer) => answer,

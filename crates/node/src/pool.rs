@@ -24,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::framing;
+use crate::interim::Interim;
 use crate::metrics::{Counter, Gauge, Page};
 use crate::network::{Endpoint, Network};
 use crate::upstream::{UpBody, no_body, words};
@@ -48,6 +49,8 @@ pub(crate) struct Message<'a> {
     pub(crate) method: &'a Method,
     pub(crate) target: &'a PathAndQuery,
     pub(crate) headers: &'a HeaderMap,
+    /// Where interim answers go.
+    pub(crate) interim: Option<&'a Interim>,
 }
 
 /// How long is waited.
@@ -235,6 +238,9 @@ impl Pool {
         *request.method_mut() = message.method.clone();
         *request.uri_mut() = Uri::from(message.target.clone());
         *request.headers_mut() = message.headers.clone();
+        if let Some(interim) = message.interim.cloned() {
+            hyper::ext::on_informational(&mut request, move |answer| interim.came(answer.status(), answer.headers()));
+        }
         let sent = tokio::time::timeout(bound, sender.try_send_request(request)).await;
         let answer = match sent {
             Err(_) => return Err(Failure { problem: "no answer in time".to_owned(), unsent: false, late: true }),
@@ -256,7 +262,7 @@ impl Pool {
         if bytes > HEAD_BYTES_MAX {
             return Err(refused(format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes")));
         }
-        // Interim answers are hyper's; what is left of the family cannot be an answer.
+        // Interim answers were told before; what is left of the family cannot be an answer.
         if answer.status().is_informational() {
             *answer.status_mut() = StatusCode::BAD_GATEWAY;
         }

@@ -26,6 +26,7 @@ use crate::framing::Bad;
 use crate::functions::access::Refused;
 use crate::functions::reply::{Gzip, Telling};
 use crate::head::Head;
+use crate::interim::Interim;
 use crate::knowing::Judging;
 use crate::listener::Handoff;
 use crate::metrics::{self, XCache};
@@ -46,6 +47,8 @@ pub(crate) struct Reply {
     /// What a user is told by the domain's functions.
     pub(crate) telling: Option<Telling>,
     pub(crate) handoff: Arc<Handoff>,
+    /// He can be sent interim answers.
+    pub(crate) informed: bool,
 }
 
 /// What is said of an answer.
@@ -86,6 +89,12 @@ impl Said {
 }
 
 impl Reply {
+    /// Where interim answers go to what is asked for him.
+    pub(crate) fn interim(&self) -> Option<Interim> {
+        let handoff = &self.handoff;
+        self.informed.then(|| handoff.interims.open(handoff, handoff.turn.begun()))
+    }
+
     /// An answer from a stored or growing body, after it was judged: whole, a part, or only word of it.
     pub(crate) fn stored(
         &self,

@@ -118,7 +118,12 @@ impl Sources {
         fetch::headers(functions, &mut headers);
         headers.insert(HOST, host(&source.host)?);
         let target = target(&source.path)?;
-        let message = Message { method: &question.method, target: &target, headers: &headers };
+        let message = Message {
+            method: &question.method,
+            target: &target,
+            headers: &headers,
+            interim: question.interim.as_ref(),
+        };
         let bounds = || {
             let left = until.saturating_duration_since(Instant::now());
             // A body has to be sent first, and has its own bound.
@@ -142,7 +147,12 @@ impl Sources {
             at = next;
             headers.insert(HOST, host(&at.host)?);
             let target = self::target(&at.path)?;
-            let message = Message { method: &question.method, target: &target, headers: &headers };
+            let message = Message {
+                method: &question.method,
+                target: &target,
+                headers: &headers,
+                interim: question.interim.as_ref(),
+            };
             self.asked.inc();
             answer = self.pool.send(&at.endpoint, &message, &mut None, bounds()).await?;
         }

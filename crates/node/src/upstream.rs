@@ -32,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::fill::Purpose;
+use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
 use crate::metrics::{Counter, Page};
 use crate::network::Network;
@@ -83,6 +84,8 @@ pub(crate) struct Question {
     pub(crate) passed: Vec<NodeName>,
     /// For whom: only users are answered past parents that cannot be reached.
     pub(crate) purpose: Purpose,
+    /// Where interim answers go.
+    pub(crate) interim: Option<Interim>,
 }
 
 impl Question {

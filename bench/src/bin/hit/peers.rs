@@ -13,6 +13,9 @@ use e2e::{Process, eventually, free_port};
 pub(crate) const ALL: [&str; 4] = ["nginx", "varnish", "haproxy", "trafficserver"];
 pub(crate) const HTTP2: [&str; 3] = ["nginx", "varnish", "haproxy"];
 
+/// Requests that every server answers on one connection.
+const REQUESTS_AT_ONCE: usize = 1000;
+
 /// Sizes the origin has.
 const SIZES: [usize; 5] = [1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20];
 
@@ -144,6 +147,10 @@ impl Target {
         let path = path(bytes);
         let mut http = Http::connect(self.port).await?;
         for number in 0..objects {
+            // Servers bound the requests of a connection, each in its own way.
+            if number % REQUESTS_AT_ONCE == REQUESTS_AT_ONCE - 1 {
+                http = Http::connect(self.port).await?;
+            }
             http.get(DOMAIN, &format!("{path}{number}")).await?;
         }
         let looked_at = [0, objects / 2, objects - 1];

@@ -216,6 +216,7 @@ impl FillTask<'_> {
             log: self.log,
             passed: self.order.passed.clone(),
             purpose: self.order.purpose,
+            interim: self.order.interim.clone(),
         }
     }
 

@@ -136,7 +136,7 @@ impl Asking {
         let domain = Arc::new(self.knowing.known().knowledge.domain_for(DOMAIN).unwrap().clone());
         let (method, headers) = (method.clone(), HeaderMap::new());
         let path = key.path_and_query().to_owned();
-        Question { method, key, path, domain, headers, fetch, log, passed: Vec::new(), purpose }
+        Question { method, key, path, domain, headers, fetch, log, passed: Vec::new(), purpose, interim: None }
     }
 
     /// What came, and after how many seconds.

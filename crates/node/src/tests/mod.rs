@@ -36,6 +36,7 @@ mod fenced;
 mod following;
 mod functions;
 mod hot;
+mod interim;
 mod misbehaving;
 mod origins;
 mod prefetching;
