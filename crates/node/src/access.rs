@@ -27,8 +27,9 @@ use crate::metrics::{Counter, SHARDS, XCache, shard};
 /// Bytes of lines that wait in one shard.
 const PENDING_BYTES_MAX: usize = 4 << 20;
 
-/// From so many bytes on, the writer is woken before its time.
-const WAKE_BYTES: usize = PENDING_BYTES_MAX / 4;
+/// From so many bytes on, the writer is woken before its time. Few enough that they are still in a processor's cache, and that
+/// requests on its processor do not wait for the writer.
+const WAKE_BYTES: usize = 128 << 10;
 
 /// How often lines are written.
 const WRITE_EVERY: Duration = Duration::from_millis(250);
@@ -57,24 +58,32 @@ pub(crate) struct AccessLog {
 
 struct Shared {
     path: PathBuf,
-    pending: [Mutex<Vec<u8>>; SHARDS],
+    pending: [Mutex<Pending>; SHARDS],
     reopen: AtomicBool,
     ending: AtomicBool,
     lines: Counter,
     dropped: Counter,
 }
 
+/// Lines that wait in one shard.
+#[derive(Default)]
+struct Pending {
+    lines: Vec<u8>,
+    /// The last line's second, since 1970, and how it is written.
+    second: Option<(u64, Vec<u8>)>,
+}
+
+/// What a line says of a connection: rendered once for all its requests.
+pub(crate) struct Client(Vec<u8>);
+
 /// What a line says of a request, rendered when it comes: what it is read from may be gone at the end.
 pub(crate) struct Record(Vec<u8>);
 
-/// What it says of the connection and the answer.
+/// What it says of the answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ending {
     /// When the request came.
     pub(crate) at: SystemTime,
-    pub(crate) client: Option<SocketAddr>,
-    /// By TLS.
-    pub(crate) secure: bool,
     pub(crate) status: u16,
     /// Of the body.
     pub(crate) bytes: u64,
@@ -84,6 +93,17 @@ pub(crate) struct Ending {
     pub(crate) result: Option<XCache>,
     /// The connection took the whole of it.
     pub(crate) complete: bool,
+}
+
+impl Client {
+    /// One with this address, which came by TLS or not.
+    pub(crate) fn new(address: Option<SocketAddr>, secure: bool) -> Client {
+        let address = address.map(|address| address.to_string()).unwrap_or_default();
+        let mut line = Vec::new();
+        text(&mut line, ",\"client\":\"", address.as_bytes());
+        text(&mut line, ",\"scheme\":\"", if secure { b"https" } else { b"http" });
+        Client(line)
+    }
 }
 
 impl Record {
@@ -104,34 +124,44 @@ impl Record {
     /// `header` says what a field says, nothing where there is none.
     pub(crate) fn new<'a>(method: &str, path: &str, version: &str, header: impl Fn(&str) -> &'a [u8]) -> Record {
         let mut line = Vec::with_capacity(256 + path.len());
-        text(&mut line, "method", method.as_bytes());
-        text(&mut line, "host", header("host"));
-        url(&mut line, "path", path.as_bytes());
-        text(&mut line, "protocol", version.as_bytes());
-        url(&mut line, "referer", header("referer"));
-        text(&mut line, "user_agent", header("user-agent"));
-        text(&mut line, "range", header("range"));
+        text(&mut line, ",\"method\":\"", method.as_bytes());
+        text(&mut line, ",\"host\":\"", header("host"));
+        url(&mut line, ",\"path\":\"", path.as_bytes());
+        text(&mut line, ",\"protocol\":\"", version.as_bytes());
+        url(&mut line, ",\"referer\":\"", header("referer"));
+        text(&mut line, ",\"user_agent\":\"", header("user-agent"));
+        text(&mut line, ",\"range\":\"", header("range"));
         Record(line)
     }
+}
 
-    /// Adds the line.
-    fn render(&self, line: &mut Vec<u8>, node: &str, id: &str, ending: &Ending) {
+impl Pending {
+    /// Adds a line.
+    fn render(&mut self, record: &Record, client: &Client, node: &str, id: &str, ending: &Ending) {
+        let Pending { lines: line, second } = self;
+        let since = ending.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         line.extend_from_slice(b"{\"time\":\"");
-        time(line, ending.at);
-        line.push(b'"');
-        text(line, "request_id", id.as_bytes());
-        match ending.client {
-            Some(client) => _ = write!(line, ",\"client\":\"{client}\""),
-            None => text(line, "client", b""),
+        match second {
+            Some((written, text)) if *written == since.as_secs() => line.extend_from_slice(text),
+            _ => {
+                let mut text = Vec::new();
+                time(&mut text, since.as_secs());
+                line.extend_from_slice(&text);
+                *second = Some((since.as_secs(), text));
+            }
         }
-        text(line, "scheme", if ending.secure { b"https" } else { b"http" });
-        line.extend_from_slice(&self.0);
-        let _ = write!(line, ",\"status\":{},\"bytes\":{}", ending.status, ending.bytes);
-        millis(line, "duration_ms", Some(ending.duration));
-        millis(line, "first_byte_ms", ending.first_byte);
-        text(line, "cache", ending.result.map_or("", XCache::word).as_bytes());
-        line.extend_from_slice(if ending.complete { b",\"complete\":true" } else { b",\"complete\":false" });
-        text(line, "node", node.as_bytes());
+        thousandths(line, since.subsec_millis());
+        text(line, "Z\",\"request_id\":\"", id.as_bytes());
+        line.extend_from_slice(&client.0);
+        line.extend_from_slice(&record.0);
+        number(line, ",\"status\":", u64::from(ending.status));
+        number(line, ",\"bytes\":", ending.bytes);
+        millis(line, ",\"duration_ms\":", Some(ending.duration));
+        millis(line, ",\"first_byte_ms\":", ending.first_byte);
+        text(line, ",\"cache\":\"", ending.result.map_or("", XCache::word).as_bytes());
+        let complete: &str = if ending.complete { ",\"complete\":true" } else { ",\"complete\":false" };
+        line.extend_from_slice(complete.as_bytes());
+        text(line, ",\"node\":\"", node.as_bytes());
         line.extend_from_slice(b"}\n");
     }
 }
@@ -154,16 +184,16 @@ impl AccessLog {
     }
 
     /// Takes a line, or drops it when too much waits already.
-    pub(crate) fn line(&self, record: &Record, node: &str, id: &str, ending: &Ending) {
+    pub(crate) fn line(&self, record: &Record, client: &Client, node: &str, id: &str, ending: &Ending) {
         let wake = {
             let mut pending = self.shared.pending(shard());
-            let before = pending.len();
+            let before = pending.lines.len();
             if before >= PENDING_BYTES_MAX {
                 self.shared.dropped.inc();
                 return;
             }
-            record.render(&mut pending, node, id, ending);
-            before < WAKE_BYTES && pending.len() >= WAKE_BYTES
+            pending.render(record, client, node, id, ending);
+            before < WAKE_BYTES && pending.lines.len() >= WAKE_BYTES
         };
         self.shared.lines.inc();
         if wake {
@@ -206,7 +236,7 @@ impl Drop for AccessLog {
 }
 
 impl Shared {
-    fn pending(&self, shard: usize) -> MutexGuard<'_, Vec<u8>> {
+    fn pending(&self, shard: usize) -> MutexGuard<'_, Pending> {
         self.pending[shard].lock().expect("no holder of this lock can panic")
     }
 
@@ -222,7 +252,7 @@ impl Shared {
                 }
             }
             for shard in 0..SHARDS {
-                std::mem::swap(&mut taken, &mut *self.pending(shard));
+                std::mem::swap(&mut taken, &mut self.pending(shard).lines);
                 if taken.is_empty() {
                     continue;
                 }
@@ -251,37 +281,41 @@ fn append(path: &Path) -> std::io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
+/// A member whose value is a number; `lead` is what stands before it.
+fn number(line: &mut Vec<u8>, lead: &str, value: u64) {
+    line.extend_from_slice(lead.as_bytes());
+    line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
 /// A member whose value is a number of milliseconds, with those of a microsecond behind the point.
-fn millis(line: &mut Vec<u8>, name: &str, duration: Option<Duration>) {
-    member(line, name);
-    match duration.map(|duration| duration.as_micros()) {
-        Some(micros) => _ = write!(line, "{}.{:03}", micros / 1000, micros % 1000),
-        None => line.extend_from_slice(b"null"),
-    }
+fn millis(line: &mut Vec<u8>, lead: &str, duration: Option<Duration>) {
+    let Some(duration) = duration else {
+        line.extend_from_slice(lead.as_bytes());
+        return line.extend_from_slice(b"null");
+    };
+    number(line, lead, duration.as_millis() as u64);
+    line.push(b'.');
+    thousandths(line, duration.subsec_micros() % 1000);
 }
 
-/// The name of another member.
-fn member(line: &mut Vec<u8>, name: &str) {
-    line.extend_from_slice(b",\"");
-    line.extend_from_slice(name.as_bytes());
-    line.extend_from_slice(b"\":");
+/// Three digits.
+fn thousandths(line: &mut Vec<u8>, number: u32) {
+    line.extend_from_slice(&[100, 10, 1].map(|place| b'0' + (number / place % 10) as u8));
 }
 
-/// A member whose value is text.
-fn text(line: &mut Vec<u8>, name: &str, value: &[u8]) {
-    member(line, name);
-    line.push(b'"');
+/// A member whose value is text; `lead` is what stands before it, its quote included.
+fn text(line: &mut Vec<u8>, lead: &str, value: &[u8]) {
+    line.extend_from_slice(lead.as_bytes());
     escape(line, &value[..value.len().min(FIELD_BYTES_MAX)]);
     line.push(b'"');
 }
 
 /// The same for a URL or the part of one that may carry secrets behind its `?`.
-fn url(line: &mut Vec<u8>, name: &str, value: &[u8]) {
+fn url(line: &mut Vec<u8>, lead: &str, value: &[u8]) {
     let value = &value[..value.len().min(FIELD_BYTES_MAX)];
-    let Some(query) = value.iter().position(|byte| *byte == b'?') else { return text(line, name, value) };
+    let Some(query) = value.iter().position(|byte| *byte == b'?') else { return text(line, lead, value) };
     let (path, query) = value.split_at(query + 1);
-    member(line, name);
-    line.push(b'"');
+    line.extend_from_slice(lead.as_bytes());
     escape(line, path);
     for (at, argument) in query.split(|byte| *byte == b'&').enumerate() {
         if at > 0 {
@@ -319,8 +353,9 @@ fn unescaped(key: &[u8]) -> Vec<u8> {
 
 /// RFC 8259 §7; control characters and DEL by their number, and bytes that are no UTF-8 as if they were Latin-1.
 fn escape(line: &mut Vec<u8>, value: &[u8]) {
-    // Nearly every value is printable ASCII without quotes.
-    if value.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'"' && *byte != b'\\') {
+    // Nearly every value is printable ASCII without quotes. All bytes are looked at, for that goes many at once.
+    let plain = |byte: u8| (byte >= b' ') & (byte <= b'~') & (byte != b'"') & (byte != b'\\');
+    if value.iter().fold(true, |good, byte| good & plain(*byte)) {
         line.extend_from_slice(value);
         return;
     }
@@ -340,19 +375,11 @@ fn escape(line: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// RFC 3339 in UTC, to the millisecond.
-fn time(line: &mut Vec<u8>, at: SystemTime) {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (secs, millis) = (since.as_secs(), since.subsec_millis());
+/// RFC 3339 in UTC, up to the point behind the seconds, which are counted from 1970.
+fn time(line: &mut Vec<u8>, secs: u64) {
     let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
     let (year, month, day) = date(secs / 86_400);
-    let parts = [(year, 4), (month, 2), (day, 2), (hour, 2), (minute, 2), (second, 2), (u64::from(millis), 3)];
-    for ((number, digits), behind) in parts.into_iter().zip(b"--T::.Z") {
-        for place in (0..digits).rev() {
-            line.push(b'0' + (number / 10_u64.pow(place) % 10) as u8);
-        }
-        line.push(*behind);
-    }
+    let _ = write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.");
 }
 
 /// Year, month and day so many days after 1970-01-01. Counted in years that begin in March, so that the odd day is the last.
@@ -374,8 +401,6 @@ mod tests {
     fn ending() -> Ending {
         Ending {
             at: UNIX_EPOCH + Duration::from_millis(1_709_210_096_789),
-            client: Some("192.0.2.1:5000".parse().unwrap()),
-            secure: true,
             status: 200,
             bytes: 5,
             duration: Duration::from_micros(1500),
@@ -383,6 +408,10 @@ mod tests {
             result: Some(XCache::Hit),
             complete: true,
         }
+    }
+
+    fn client() -> Client {
+        Client::new(Some("192.0.2.1:5000".parse().unwrap()), true)
     }
 
     fn record(uri: &str, headers: &[(&str, &[u8])]) -> Record {
@@ -394,8 +423,11 @@ mod tests {
     }
 
     fn rendered(record: &Record) -> serde_json::Value {
-        let mut line = Vec::new();
-        record.render(&mut line, "edge", "id-1", &ending());
+        let mut pending = Pending::default();
+        pending.render(record, &client(), "edge", "id-0", &ending());
+        pending.lines.clear(); // the second is known now
+        pending.render(record, &client(), "edge", "id-1", &ending());
+        let line = pending.lines;
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
         serde_json::from_slice(&line).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&line)))
     }
@@ -463,8 +495,8 @@ mod tests {
         #[test]
         fn any_bytes_make_one_line_of_json(bytes: Vec<u8>) {
             let mut line = b"{\"first\":1".to_vec();
-            text(&mut line, "text", &bytes);
-            url(&mut line, "url", &bytes);
+            text(&mut line, ",\"text\":\"", &bytes);
+            url(&mut line, ",\"url\":\"", &bytes);
             line.push(b'}');
             assert!(!line.contains(&b'\n'));
             serde_json::from_slice::<serde_json::Value>(&line).unwrap();
@@ -499,7 +531,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(5));
             }
         };
-        log.line(&record("/1", &[]), "edge", "1", &ending());
+        log.line(&record("/1", &[]), &client(), "edge", "1", &ending());
         wait(&path, 1);
         std::fs::rename(&path, &moved).unwrap();
         log.reopen();
@@ -507,7 +539,7 @@ mod tests {
         while !path.exists() {
             std::thread::sleep(Duration::from_millis(5));
         }
-        log.line(&record("/2", &[]), "edge", "2", &ending());
+        log.line(&record("/2", &[]), &client(), "edge", "2", &ending());
         drop(log); // writes what it has
         assert_eq!((lines(&moved), lines(&path)), (1, 1));
     }
@@ -523,7 +555,7 @@ mod tests {
         let record = record("/", &[("user-agent", &[b'x'; 4000])]);
         let begun = tokio::time::Instant::now();
         for _ in 0..3 * PENDING_BYTES_MAX / 4000 {
-            log.line(&record, "edge", "id", &ending());
+            log.line(&record, &client(), "edge", "id", &ending());
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for the file");
         assert!(log.dropped() > 0);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::access::{Ending, Record};
+use crate::access::{self, Ending, Record};
 use crate::listener::Handoff;
 use crate::metrics::{Held, XCache};
 use crate::respond::AnswerBody;
@@ -51,7 +51,7 @@ pub(crate) struct Exchange {
     handoff: Arc<Handoff>,
     id: RequestId,
     begun: Instant,
-    record: Option<Box<Record>>,
+    record: Option<Record>,
     answered: Option<Answered>,
     bytes: u64,
     complete: bool,
@@ -76,7 +76,7 @@ impl Exchange {
         Exchange {
             id: handoff.request_id(),
             begun: Instant::now(),
-            record: handoff.front.log.as_ref().map(|_| Box::new(record())),
+            record: handoff.front.log.as_ref().map(|_| record()),
             answered: None,
             bytes: 0,
             complete: false,
@@ -147,8 +147,6 @@ impl Drop for Exchange {
             let ending = Ending {
                 // By the wall: when the request came.
                 at: knowing.clock().now().checked_sub(duration).unwrap_or(std::time::UNIX_EPOCH),
-                client: self.handoff.client,
-                secure: self.handoff.secure,
                 status: self.answered.as_ref().map_or(CLIENT_LEFT, |answered| answered.status.as_u16()),
                 bytes: self.bytes,
                 duration,
@@ -156,7 +154,8 @@ impl Drop for Exchange {
                 result,
                 complete: self.complete,
             };
-            log.line(record, knowing.name().as_str(), self.id.as_str(), &ending);
+            let client = self.handoff.logged.get_or_init(|| access::Client::new(self.handoff.client, self.handoff.secure));
+            log.line(record, client, knowing.name().as_str(), self.id.as_str(), &ending);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::CONNECTION;
@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{AccessLog, Record};
+use crate::access::{self, AccessLog, Record};
 use crate::connection::{Connection, HEAD_MAX, Turn, greet};
 use crate::exchange::{Exchange, RequestId};
 use crate::framing::{HEAD_BYTES_MAX, HEADERS_MAX};
@@ -358,6 +358,8 @@ pub(crate) struct Handoff {
     queues: bool,
     /// Whose turn it is.
     pub(crate) turn: Turn,
+    /// What the access log says of the client.
+    pub(crate) logged: OnceLock<access::Client>,
     /// What origins say before their answers.
     pub(crate) interims: Interims,
 }
@@ -390,6 +392,7 @@ impl Handoff {
             blocked,
             queues,
             turn: Turn::default(),
+            logged: OnceLock::new(),
             interims: Interims::default(),
         }
     }
