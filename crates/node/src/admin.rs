@@ -189,6 +189,8 @@ impl Admin {
         page.gauge("store_memory_capacity_bytes", "Bound of the memory tier", store.memory_capacity_bytes);
         page.gauge("store_in_flight_bytes", "Bytes on their way to the disk", store.in_flight_bytes);
         page.gauge("store_in_flight_bytes_max", "Bound of those", store.in_flight_bytes_max);
+        page.gauge("store_reserved_bytes", "Bytes that running fetches may hold before they are", store.reserved_bytes);
+        page.gauge("store_reserved_bytes_max", "Bound of those", store.reserved_bytes_max);
         page.counter("store_memory_hits_total", "Lookups answered from memory", store.memory_hits);
         page.counter("store_disk_hits_total", "Lookups answered from disk", store.disk_hits);
         page.counter("store_misses_total", "Lookups that found nothing", store.misses);

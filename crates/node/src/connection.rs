@@ -401,6 +401,11 @@ impl<S: Stream> AsyncWrite for Connection<S> {
         ready!(self.answer(cx))?;
         ready!(self.inform(cx, false))?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        // The first piece hyper writes of an answer has its head.
+        let first = bytes.first().map_or(0, |piece| piece.len());
+        if !self.midway && matches!(poll, Poll::Ready(Ok(written)) if written >= first) {
+            self.handoff.head_sent();
+        }
         self.midway |= poll.is_ready();
         self.bounded(cx, poll)
     }

@@ -154,7 +154,8 @@ impl Drop for Exchange {
                 result,
                 complete: self.complete,
             };
-            let client = self.handoff.logged.get_or_init(|| access::Client::new(self.handoff.client, self.handoff.secure));
+            let client =
+                self.handoff.logged.get_or_init(|| access::Client::new(self.handoff.client, self.handoff.secure));
             log.line(record, client, knowing.name().as_str(), self.id.as_str(), &ending);
         }
     }

@@ -105,6 +105,7 @@ impl Hit {
             && let Some(judged) = self.judged.take()
         {
             self.handoff.written(judged);
+            self.handoff.head_sent();
         }
         let of_body = self.written.saturating_sub(before);
         self.handoff.metrics().bytes_sent.add(of_body as u64);

@@ -434,6 +434,13 @@ impl Handoff {
         }
     }
 
+    /// A write took the whole of the header written last, and its socket has no buffer of its own: the kernel has it.
+    pub(crate) fn head_sent(&self) {
+        if !self.queues && !self.secure {
+            self.headers().written.clear();
+        }
+    }
+
     /// Whether requests on the connection are streams.
     pub(crate) fn is_http2(&self) -> bool {
         self.queues

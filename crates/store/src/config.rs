@@ -27,6 +27,9 @@ pub struct DiskConfig {
     pub capacity_bytes: u64,
 }
 
+/// Running fills may hold as many bytes that are not with a disk yet as the memory tier may hold, and at least so many.
+pub(crate) const GATHERING_BYTES_LEAST: u64 = 64 << 20;
+
 /// A disk is cut into at least this many segments, so that eviction takes a small part of it at a time.
 pub(crate) const SEGMENTS_MIN: u64 = 8;
 

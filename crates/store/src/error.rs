@@ -132,6 +132,13 @@ pub enum WriteError {
     #[error("read the stored head")]
     Read(#[source] ReadError),
 
+    /// Running fills hold as many bytes as they may.
+    #[error("running fills hold {most} bytes, as many as they may")]
+    Busy {
+        /// The bound.
+        most: u64,
+    },
+
     /// The disk failed too often and is out of service until the store is opened again.
     #[error("disk `{path}` is out of service: {cause}")]
     OutOfService {

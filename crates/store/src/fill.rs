@@ -37,6 +37,8 @@ pub struct Fill {
     pub(crate) sent: u32,
     /// Bytes that are not with the writer.
     pub(crate) gathered: u64,
+    /// Bytes set aside for those.
+    pub(crate) reserved: u64,
     /// Whether the outcome is with the writer.
     pub(crate) committed: bool,
 }
@@ -190,6 +192,7 @@ impl Fill {
 impl Drop for Fill {
     fn drop(&mut self) {
         self.release(u64::MAX);
+        self.counters.reserved_bytes.fetch_sub(self.reserved, Ordering::Relaxed);
         self.counters.fills.fetch_sub(1, Ordering::Relaxed);
         if !self.committed {
             // Nobody asks this fill for its error any more; followers only learn that it failed.

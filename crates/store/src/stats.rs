@@ -25,6 +25,10 @@ pub struct Stats {
     pub in_flight_bytes_max: u64,
     /// Bytes of running fills that do not make a slice yet.
     pub gathering_bytes: u64,
+    /// What running fills may come to hold of such bytes, by what was announced of them.
+    pub reserved_bytes: u64,
+    /// Bound of `reserved_bytes`.
+    pub reserved_bytes_max: u64,
     /// Fills running now.
     pub fills: u64,
     /// Lookups answered from memory.
@@ -61,6 +65,7 @@ pub struct Stats {
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) gathering_bytes: AtomicU64,
+    pub(crate) reserved_bytes: AtomicU64,
     pub(crate) fills: AtomicU64,
     pub(crate) memory_hits: AtomicU64,
     pub(crate) disk_hits: AtomicU64,
@@ -78,10 +83,17 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Sets bytes aside for a fill, unless all of them would be more than `most` then.
+    pub(crate) fn reserve(&self, bytes: u64, most: u64) -> bool {
+        let fits = |reserved: u64| reserved.checked_add(bytes).filter(|sum| *sum <= most);
+        self.reserved_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
     pub(crate) fn snapshot(&self) -> Stats {
         let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             gathering_bytes: now(&self.gathering_bytes),
+            reserved_bytes: now(&self.reserved_bytes),
             fills: now(&self.fills),
             memory_hits: now(&self.memory_hits),
             disk_hits: now(&self.disk_hits),

@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::config::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
+use crate::config::{GATHERING_BYTES_LEAST, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
 use crate::disk::{Disk, FileDisk};
 use crate::fill::Fill;
 use crate::format::{self, FULL_KEY_BYTES_MAX, HEAD_BYTES_MAX, SLICE_BYTES_MAX};
@@ -280,7 +280,8 @@ impl Store {
     }
 
     /// Begins to store a body. `head` and `stamp` are kept with it; `length` is its length if known, so that a body that cannot
-    /// be stored is refused at once with [`WriteError::TooLarge`]. Nothing is visible until the fill finishes.
+    /// be stored is refused at once with [`WriteError::TooLarge`]. Nothing is visible until the fill finishes. When the fills that
+    /// run may come to hold more memory than they are allowed, another is refused with [`WriteError::Busy`].
     pub fn begin_fill(
         &self,
         key: Key,
@@ -301,9 +302,17 @@ impl Store {
         let next_fill = volume.map_or(&self.inner.next_fill, |volume| &volume.tier.next_fill);
         let id = next_fill.fetch_add(1, Ordering::Relaxed);
         let tier = volume.map(|volume| volume.tier.clone());
+        let slice_bytes = tier.as_ref().map_or(SLICE_BYTES_MAX, |tier| tier.slice_bytes);
+        // What makes a slice goes to the disk; without one, all stays.
+        let held = if tier.is_some() { slice_bytes as u64 } else { most };
+        let reserved = length.map_or(slice_bytes as u64, |length| length.min(held));
+        let allowed = self.inner.memory.capacity().max(GATHERING_BYTES_LEAST);
+        if !self.inner.counters.reserve(reserved, allowed) {
+            return Err(WriteError::Busy { most: allowed });
+        }
         self.inner.counters.fills.fetch_add(1, Ordering::Relaxed);
         Ok(Fill {
-            slice_bytes: tier.as_ref().map_or(SLICE_BYTES_MAX, |tier| tier.slice_bytes),
+            slice_bytes,
             growing: Arc::new(Growing::new(key, id, full_key, &head, stamp, tier)),
             queue: volume.map(|volume| volume.queue.clone()),
             memory: self.inner.memory.clone(),
@@ -312,6 +321,7 @@ impl Store {
             most,
             sent: 0,
             gathered: 0,
+            reserved,
             committed: false,
         })
     }
@@ -594,6 +604,7 @@ impl Store {
         let mut stats = counters.snapshot();
         stats.memory_bytes = memory.bytes();
         stats.memory_capacity_bytes = memory.capacity();
+        stats.reserved_bytes_max = memory.capacity().max(GATHERING_BYTES_LEAST);
         stats.in_flight_bytes_max = (disks.len() * IN_FLIGHT_BYTES_MAX) as u64;
         stats.disks_out = missing.len() as u64;
         if !self.has_disk_in_service() {

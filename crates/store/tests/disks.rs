@@ -155,6 +155,29 @@ async fn small_bodies_wait_for_a_slow_disk() {
     assert!(400 * LENGTH as u64 > 2 * store.stats().in_flight_bytes_max, "or none had to wait");
 }
 
+/// Who fetches slowly holds what has come so far: all of them together hold no more than they may.
+#[tokio::test]
+async fn fills_that_might_hold_too_much_are_refused() {
+    let store = Store::open_on(config(512 << 20), vec![Arc::new(FaultyDisk::new(1))]).await.expect("open");
+    let begin = |name: usize, length| {
+        let name = format!("/{name}");
+        store.begin_fill(key(&name), name.as_bytes(), Bytes::new(), 0, length)
+    };
+    let most = store.stats().reserved_bytes_max;
+    let mut fills: Vec<_> = (0..(most >> 20) as usize).map(|name| begin(name, None).expect("begin")).collect();
+    for length in [None, Some(1), Some(1 << 20)] {
+        assert!(matches!(begin(0, length), Err(WriteError::Busy { .. })), "{length:?}");
+    }
+    assert!(begin(0, Some(0)).is_ok(), "nothing to hold");
+    drop(fills.pop());
+    let small = begin(0, Some(1000)).expect("what is small takes little");
+    assert!(matches!(begin(0, None), Err(WriteError::Busy { .. })));
+    drop(small);
+    let large = begin(0, Some(100 << 20)).expect("what is large takes a slice");
+    drop((fills, large));
+    assert_eq!(store.stats().reserved_bytes, 0);
+}
+
 #[tokio::test]
 async fn removal_and_head_survive_a_crash() {
     let disk = FaultyDisk::new(4);

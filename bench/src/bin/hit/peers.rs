@@ -8,13 +8,15 @@ use anyhow::{Context, bail, ensure};
 use bench::api::Http;
 use e2e::stage::DOMAIN;
 use e2e::{Process, eventually, free_port};
+use futures_util::StreamExt;
 
 /// Peers over HTTP/1.1, and those that speak HTTP/2 without TLS.
 pub(crate) const ALL: [&str; 4] = ["nginx", "varnish", "haproxy", "trafficserver"];
 pub(crate) const HTTP2: [&str; 3] = ["nginx", "varnish", "haproxy"];
 
-/// Requests that every server answers on one connection.
-const REQUESTS_AT_ONCE: usize = 1000;
+/// Requests that every server answers on one connection, and connections at once while a cache is warmed.
+const REQUESTS_A_CONNECTION: usize = 500;
+const CONNECTIONS_AT_ONCE: usize = 20;
 
 /// Sizes the origin has.
 const SIZES: [usize; 5] = [1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20];
@@ -36,7 +38,7 @@ pub(crate) struct Target {
     pub(crate) name: &'static str,
     pub(crate) port: u16,
     pid: u32,
-    _process: Option<Process>,
+    process: Option<Process>,
     speaks: Speaks,
 }
 
@@ -69,7 +71,12 @@ impl Target {
     /// Our node, which runs.
     pub(crate) fn ours(port: u16, pid: u32) -> Target {
         // It tells the two protocols apart by the first bytes, so nothing has to be said.
-        Target { name: "warmfront", port, pid, _process: None, speaks: Speaks::Http1 }
+        Target { name: "warmfront", port, pid, process: None, speaks: Speaks::Http1 }
+    }
+
+    /// Whether it is this product's.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.process.is_none()
     }
 
     /// Starts the peer `name`.
@@ -118,7 +125,7 @@ impl Target {
         for pid in family(process.id()) {
             pin(pid, "0")?;
         }
-        Ok(Target { name, port, pid: process.id(), _process: Some(process), speaks })
+        Ok(Target { name, port, pid: process.id(), process: Some(process), speaks })
     }
 
     /// Processor time of the server and all its children.
@@ -145,14 +152,22 @@ impl Target {
             return Ok(());
         }
         let path = path(bytes);
-        let mut http = Http::connect(self.port).await?;
-        for number in 0..objects {
-            // Servers bound the requests of a connection, each in its own way.
-            if number % REQUESTS_AT_ONCE == REQUESTS_AT_ONCE - 1 {
-                http = Http::connect(self.port).await?;
+        let warmed = (0..objects).step_by(REQUESTS_A_CONNECTION).map(|first| {
+            let path = &path;
+            async move {
+                let mut http = Http::connect(self.port).await?;
+                for number in first..objects.min(first + REQUESTS_A_CONNECTION) {
+                    http.get(DOMAIN, &format!("{path}{number}")).await?;
+                }
+                anyhow::Ok(())
             }
-            http.get(DOMAIN, &format!("{path}{number}")).await?;
+        });
+        // Several at once, for some need long for each.
+        let mut warmed = futures_util::stream::iter(warmed).buffer_unordered(CONNECTIONS_AT_ONCE);
+        while let Some(ended) = warmed.next().await {
+            ended?;
         }
+        let mut http = Http::connect(self.port).await?;
         let looked_at = [0, objects / 2, objects - 1];
         for number in looked_at {
             let (status, headers, body) = http.get(DOMAIN, &format!("{path}{number}")).await?;
