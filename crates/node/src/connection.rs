@@ -36,6 +36,11 @@ pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Longest time a client may take nothing while there is something to take.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 
+/// Bytes of HTTP/2 frames that are gathered to be written at once, and the longest piece that is copied for that. The library
+/// would write and flush every frame by itself.
+const GATHERED_MAX: usize = 64 << 10;
+const GATHERED_PIECE_MAX: usize = 16 << 10;
+
 /// Written at once, so many bytes are more than the answers to PING and SETTINGS can be (those are bounded by
 /// [`crate::flood::BURST_MAX`]): a client of HTTP/2 has taken some of a body.
 const PROGRESS_BYTES: usize = 8 << 10;
@@ -139,6 +144,9 @@ pub(crate) struct Connection<S> {
     above: Above,
     /// A hit that is answered here, below hyper.
     hit: Option<Box<Hit>>,
+    /// Gathered of HTTP/2, and how much of it is written.
+    gathered: Vec<u8>,
+    poured: usize,
     /// Interim answers that are being written.
     interim: Vec<u8>,
     /// hyper has written something of which there may be more in its buffer.
@@ -181,6 +189,8 @@ impl<S> Connection<S> {
             stalled: None,
             above: if http2 { Above::More } else { Above::Nothing },
             hit: None,
+            gathered: Vec::new(),
+            poured: 0,
             interim: Vec::new(),
             midway: false,
         }
@@ -318,7 +328,7 @@ impl<S: Stream> Connection<S> {
 
     /// Writes what origins said before their answers, unless hyper is in the middle of a message.
     fn inform(&mut self, cx: &mut Context<'_>, late: bool) -> Poll<io::Result<()>> {
-        if self.midway || self.frames.is_some() {
+        if self.midway {
             return Poll::Ready(Ok(()));
         }
         if self.interim.is_empty() {
@@ -331,6 +341,41 @@ impl<S: Stream> Connection<S> {
                 bytes => _ = self.interim.drain(..bytes),
             }
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes a piece of HTTP/2 to be written with others.
+    fn gather(&mut self, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let small = length <= GATHERED_PIECE_MAX;
+        if !self.gathered.is_empty() && (!small || self.gathered.len() + length > GATHERED_MAX) {
+            ready!(self.pour(cx))?;
+        }
+        if !small {
+            let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+            return self.bounded(cx, poll);
+        }
+        if self.gathered.capacity() == 0 {
+            self.gathered.reserve(GATHERED_PIECE_MAX);
+        }
+        pieces.iter().for_each(|piece| self.gathered.extend_from_slice(piece));
+        self.handoff.gathers();
+        Poll::Ready(Ok(length))
+    }
+
+    /// Hands what was gathered to the kernel.
+    fn pour(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.poured < self.gathered.len() {
+            let poll = Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.poured..]);
+            match ready!(self.bounded(cx, poll))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                bytes => self.poured += bytes,
+            }
+        }
+        let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        ready!(self.bounded(cx, poll))?;
+        (self.gathered, self.poured) = (Vec::new(), 0);
+        self.handoff.poured();
         Poll::Ready(Ok(()))
     }
 
@@ -348,6 +393,12 @@ impl<S: Stream> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.answer(cx))?;
+        // A client that takes nothing may have something to say all the same.
+        if !this.gathered.is_empty()
+            && let Poll::Ready(Err(error)) = this.pour(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
         let before = buffer.filled().len();
         loop {
             if !this.ahead.is_empty() {
@@ -386,6 +437,9 @@ impl<S: Stream> AsyncRead for Connection<S> {
 
 impl<S: Stream> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.frames.is_some() {
+            return self.gather(cx, &[io::IoSlice::new(bytes)]);
+        }
         ready!(self.answer(cx))?;
         ready!(self.inform(cx, false))?;
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -398,6 +452,9 @@ impl<S: Stream> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.frames.is_some() {
+            return self.gather(cx, bytes);
+        }
         ready!(self.answer(cx))?;
         ready!(self.inform(cx, false))?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
@@ -415,6 +472,18 @@ impl<S: Stream> AsyncWrite for Connection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.frames.is_some() {
+            match self.gathered.is_empty() {
+                true => {
+                    let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+                    ready!(self.bounded(cx, poll))?;
+                }
+                // There may be more to come; the next thing this task does is to pour it out.
+                false => cx.waker().wake_by_ref(),
+            }
+            self.handoff.accepted();
+            return Poll::Ready(Ok(()));
+        }
         ready!(self.answer(cx))?;
         // Called when everything before it is written: hyper flushes its own buffer first.
         let late = std::mem::take(&mut self.midway);
@@ -432,6 +501,9 @@ impl<S: Stream> AsyncWrite for Connection<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.answer(cx))?;
+        if !self.gathered.is_empty() {
+            ready!(self.pour(cx))?;
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -89,9 +89,9 @@ impl Newest {
     }
 }
 
-/// Keys are hashes already.
+/// A hasher of keys that are hashes already.
 #[derive(Default)]
-struct Uniform(u64);
+pub(crate) struct Uniform(u64);
 
 impl Hasher for Uniform {
     fn finish(&self) -> u64 {

@@ -372,6 +372,22 @@ struct Headers {
     judged: Vec<(u64, Judging)>,
     /// Written to the connection, and with the next flush that comes to its end handed to the kernel.
     written: Vec<(u64, Judging)>,
+    /// On HTTP/2, how many of those were written when the connection had last been able to take something; not zero while it is
+    /// still to be looked at whether it took them all.
+    accepted: usize,
+    /// How many of them it took.
+    taken: usize,
+    /// Not all that it took is with the kernel.
+    gathered: bool,
+}
+
+impl Headers {
+    /// What was taken is with the kernel.
+    fn release(&mut self) {
+        self.written.drain(..self.taken);
+        self.accepted = self.accepted.saturating_sub(self.taken);
+        self.taken = 0;
+    }
 }
 
 impl Handoff {
@@ -451,25 +467,50 @@ impl Handoff {
         self.blocked.store(true, Ordering::Relaxed);
     }
 
-    /// Everything the connection had in its buffer is with the kernel.
-    pub(crate) fn flushed(self: &Arc<Self>) {
+    /// Everything the connection, of HTTP/1.1, had in its buffer is with the kernel.
+    pub(crate) fn flushed(&self) {
         self.blocked.store(false, Ordering::Relaxed);
-        if !self.queues {
-            self.headers().written.clear();
+        self.headers().written.clear();
+    }
+
+    /// Everything that HTTP/2 had to write was taken; what was gathered of it is not written yet.
+    pub(crate) fn accepted(self: &Arc<Self>) {
+        self.blocked.store(false, Ordering::Relaxed);
+        let mut headers = self.headers();
+        let somebody_looks = headers.accepted > 0;
+        headers.accepted = headers.written.len();
+        if somebody_looks || headers.accepted == 0 {
             return;
         }
-        let names: Vec<u64> = self.headers().written.iter().map(|(name, _)| *name).collect();
-        if names.is_empty() {
-            return;
-        }
+        drop(headers);
         // HTTP/2 flushes in the middle, too. Looked at from another task of this one thread it has done all it could, and
         // when it was not stopped by a full socket its queues hold no header any more.
         let handoff = self.clone();
         tokio::spawn(async move {
+            let mut headers = handoff.headers();
+            let accepted = std::mem::take(&mut headers.accepted);
             if !handoff.blocked.load(Ordering::Relaxed) {
-                handoff.headers().written.retain(|(name, _)| !names.contains(name));
+                headers.taken = headers.taken.max(accepted);
+            }
+            if !headers.gathered {
+                headers.release();
             }
         });
+    }
+
+    /// Some of what was taken is not written yet.
+    pub(crate) fn gathers(&self) {
+        self.headers().gathered = true;
+    }
+
+    /// All of what was taken is with the kernel.
+    pub(crate) fn poured(self: &Arc<Self>) {
+        let mut headers = self.headers();
+        headers.gathered = false;
+        headers.release();
+        drop(headers);
+        // A socket that was full till now may be why some were not looked at.
+        self.accepted();
     }
 
     /// Whether some header that waits might be judged otherwise now.

@@ -229,63 +229,79 @@ impl Inner {
         mut body: Option<UpBody>,
         until: Instant,
     ) -> Result<Answer, AskError> {
-        let repeatable = body.is_none() && question.is_safe();
         let mut resting = Vec::new();
-        let mut problem = "none is known".to_owned();
-        let mut reached = false;
-        let mut left = TRIES_MAX;
-        let mut well = parents.into_iter().filter_map(|parent| match self.parents.admits(&parent.0) {
+        let mut so_far = SoFar { left: TRIES_MAX, problem: "none is known".to_owned(), reached: false };
+        // Lazily, for to be admitted after a rest is to be on trial.
+        let well = parents.into_iter().filter_map(|parent| match self.parents.admits(&parent.0) {
             true => Some(parent),
             false => {
                 resting.push(parent);
                 None
             }
         });
-        // Lazily, for to be admitted after a rest is to be on trial.
-        while left > 0
-            && let Some((name, url)) = well.next()
-        {
-            left -= 1;
-            match self.parents.ask(question, known, &name, &url, &mut body, until).await {
-                Ok(answer) => return Ok(answer),
-                Err(NoAnswer::Told(error)) => return Err(error),
-                Err(NoAnswer::Refused(words)) => (problem, reached) = (words, true),
-                Err(NoAnswer::Unreachable { problem: words, unsent }) => {
-                    problem = words;
-                    if !unsent && !repeatable {
-                        return Err(AskError::NoParent(problem));
-                    }
-                }
-            }
+        if let Some(ended) = self.ask_some(question, known, well, &mut so_far, &mut body, until).await {
+            return ended;
         }
-        drop(well);
-        if !reached
+        if !so_far.reached
             && question.purpose == Purpose::User
             && let Ok(permit) = self.past_parents.clone().try_acquire_owned()
         {
             self.went_past.inc();
-            tracing::debug!(url = %question.key, problem, "no parent can be reached; the origin is asked");
+            tracing::debug!(url = %question.key, so_far.problem, "no parent can be reached; the origin is asked");
             let answer = self.sources.ask(question, &mut body, until).await?;
             return Ok(Answer { _past: Some(permit), ..answer });
         }
-        for (name, url) in resting.into_iter().take(left) {
-            match self.parents.ask(question, known, &name, &url, &mut body, until).await {
-                Ok(answer) => return Ok(answer),
-                Err(NoAnswer::Told(error)) => return Err(error),
-                Err(NoAnswer::Refused(words)) => (problem, reached) = (words, true),
-                Err(NoAnswer::Unreachable { problem: words, unsent }) => {
-                    problem = words;
+        if let Some(ended) = self.ask_some(question, known, resting.into_iter(), &mut so_far, &mut body, until).await {
+            return ended;
+        }
+        match question.purpose {
+            Purpose::Prefetch if !so_far.reached => Err(AskError::NotPastParents(so_far.problem)),
+            Purpose::Prefetch | Purpose::User => Err(AskError::NoParent(so_far.problem)),
+        }
+    }
+
+    /// Asks parents one after the other; `None` when none of them had an answer, and others may be asked.
+    async fn ask_some(
+        &self,
+        question: &Question,
+        known: &Known,
+        mut parents: impl Iterator<Item = (NodeName, String)>,
+        so_far: &mut SoFar,
+        body: &mut Option<UpBody>,
+        until: Instant,
+    ) -> Option<Result<Answer, AskError>> {
+        let with_body = body.is_some();
+        let repeatable = !with_body && question.is_safe();
+        while so_far.left > 0
+            && let Some((name, url)) = parents.next()
+        {
+            so_far.left -= 1;
+            match self.parents.ask(question, known, &name, &url, body, until).await {
+                Ok(answer) => return Some(Ok(answer)),
+                Err(NoAnswer::Told(error)) => return Some(Err(error)),
+                Err(NoAnswer::Refused(problem)) if with_body && body.is_none() => {
+                    return Some(Err(AskError::NoParent(problem))); // and its body is gone
+                }
+                Err(NoAnswer::Refused(problem)) => (so_far.problem, so_far.reached) = (problem, true),
+                Err(NoAnswer::Unreachable { problem, unsent }) => {
                     if !unsent && !repeatable {
-                        break;
+                        return Some(Err(AskError::NoParent(problem)));
                     }
+                    so_far.problem = problem;
                 }
             }
         }
-        match question.purpose {
-            Purpose::Prefetch if !reached => Err(AskError::NotPastParents(problem)),
-            Purpose::Prefetch | Purpose::User => Err(AskError::NoParent(problem)),
-        }
+        None
     }
+}
+
+/// What asking parents came to so far.
+struct SoFar {
+    /// How many may still be asked.
+    left: usize,
+    problem: String,
+    /// One of them answered, though it could not serve.
+    reached: bool,
 }
 
 /// How much longer than else answers for a domain are waited for: some origins are known to take their time.

@@ -4,12 +4,14 @@
 //! the control plane stands in.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use model::Moment;
 use store::{Generation, Key};
+
+use crate::index::Uniform;
 
 const SHARDS: usize = 16;
 
@@ -17,24 +19,6 @@ const SHARDS: usize = 16;
 const BODIES_MAX: usize = 16_384;
 
 type Shard = HashMap<Key, (Generation, Moment), BuildHasherDefault<Uniform>>;
-
-/// Keys are hashes already.
-#[derive(Default)]
-struct Uniform(u64);
-
-impl Hasher for Uniform {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.0 ^= (value >> 64) as u64;
-    }
-}
 
 /// The moments, by body.
 pub(crate) struct VouchedMoments {
