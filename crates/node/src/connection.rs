@@ -12,6 +12,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -40,6 +41,9 @@ pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 /// would write and flush every frame by itself.
 const GATHERED_MAX: usize = 64 << 10;
 const GATHERED_PIECE_MAX: usize = 16 << 10;
+
+/// Bytes that are read at once before there is hyper.
+const READ_BYTES: usize = 8 << 10;
 
 /// Written at once, so many bytes are more than the answers to PING and SETTINGS can be (those are bounded by
 /// [`crate::flood::BURST_MAX`]): a client of HTTP/2 has taken some of a body.
@@ -304,6 +308,27 @@ impl<S> Connection<S> {
 }
 
 impl<S: Stream> Connection<S> {
+    /// Answers what can be answered here until there is something for hyper, which reads it then; false when the client is gone.
+    /// A connection that waits here has no buffer.
+    pub(crate) async fn plain(&mut self) -> io::Result<bool> {
+        let mut came = Vec::new();
+        std::future::poll_fn(|cx| {
+            let mut space = [MaybeUninit::uninit(); READ_BYTES];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            let read = ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer));
+            came.extend_from_slice(buffer.filled());
+            Poll::Ready(read)
+        })
+        .await?;
+        let more = !came.is_empty();
+        came.append(&mut self.ahead);
+        self.ahead = came;
+        if let Above::One(_) | Above::More = self.above {
+            self.above = Above::Nothing; // it has nothing yet
+        }
+        Ok(more)
+    }
+
     /// Writes the hit that is answered here, if there is one, to its end.
     fn answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(mut hit) = self.hit.take() else { return Poll::Ready(Ok(())) };

@@ -11,7 +11,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
@@ -289,7 +289,11 @@ async fn serve_one<S: Stream>(
     let Some(Some(greeting)) = greeting else { return };
     let http2 = greeting.http2;
     let handoff = Arc::new(Handoff::new(front.clone(), http.names.clone(), http2, secure, client));
-    let io = TokioIo::new(Connection::new(stream, greeting, handoff.clone()));
+    let mut connection = Connection::new(stream, greeting, handoff.clone());
+    if !http2 && !matches!(front.stopping.run_until_cancelled(connection.plain()).await, Some(Ok(true))) {
+        return;
+    }
+    let io = TokioIo::new(connection);
     // HTTP/2 can say GOAWAY at any time; an idle connection of HTTP/1.1 is closed only when the node stops, for a request may be on
     // its way.
     let leaving = if http2 { front.draining.child_token() } else { front.stopping.clone() };
@@ -316,9 +320,9 @@ async fn serve_one<S: Stream>(
     let ended = match http2 {
         true => {
             let _held = metrics.connections_h2.hold();
-            Box::pin(drive(http.h2.serve_connection(io, service), leaving)).await
+            drive(Box::pin(http.h2.serve_connection(io, service)), leaving).await
         }
-        false => drive(http.h1.serve_connection(io, service), leaving).await,
+        false => drive(Box::pin(http.h1.serve_connection(io, service)), leaving).await,
     };
     // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
     if let Err(error) = ended {
@@ -331,9 +335,9 @@ async fn serve_one<S: Stream>(
     }
 }
 
-/// Serves a connection to its end, which is asked for once when it is `leaving`.
-async fn drive<C: GracefulConnection>(connection: C, leaving: CancellationToken) -> Result<(), C::Error> {
-    let mut connection = pin!(connection);
+/// Serves a connection to its end, which is asked for once when it is `leaving`. Boxed, for a future keeps room for what it is given
+/// as well as for where it puts it.
+async fn drive<C: GracefulConnection>(mut connection: Pin<Box<C>>, leaving: CancellationToken) -> Result<(), C::Error> {
     tokio::select! {
         biased;
         ended = connection.as_mut() => return ended,

@@ -19,8 +19,9 @@ const SHARDS_MAX: u64 = 64;
 /// Guess of a cached item's size, in bytes; sizes the cache's table of recently evicted keys.
 const ITEM_BYTES_GUESS: u64 = 16 << 10;
 
-/// What an item costs beside its bytes.
+/// What an item costs beside its bytes, and what a head does in addition once it was asked for: it is kept decoded then.
 const ITEM_OVERHEAD_BYTES: u64 = 256;
+const HEAD_OVERHEAD_BYTES: u64 = 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Slot {
@@ -41,7 +42,7 @@ impl Weighter<Slot, Item> for Bytewise {
     fn weight(&self, _: &Slot, item: &Item) -> u64 {
         ITEM_OVERHEAD_BYTES
             + match item {
-                Item::Head(entry) => entry.bytes_in_memory(),
+                Item::Head(entry) => HEAD_OVERHEAD_BYTES + entry.bytes_in_memory(),
                 Item::Slice(bytes) => bytes.len() as u64,
             }
     }
