@@ -37,7 +37,7 @@ use crate::peer::{self, BadCaller};
 use crate::respond::{AnswerBody, Reply, Said, Signs, X_CACHE};
 use crate::slices::{self, Part};
 use crate::upload::Upload;
-use crate::upstream::{self, AskError, From, Question};
+use crate::upstream::{self, AskError, Asked, From, Question};
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
@@ -72,6 +72,8 @@ pub(crate) struct Wanted {
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
+    /// The user came by TLS.
+    pub(crate) secure: bool,
 }
 
 impl Wanted {
@@ -94,9 +96,13 @@ impl Wanted {
         })
     }
 
-    /// The path with its query as it goes upstream.
-    fn asked(&self) -> String {
-        self.path.clone().unwrap_or_else(|| self.url.path_and_query().to_owned())
+    /// The URL as it goes upstream.
+    fn asked(&self) -> Asked {
+        Asked {
+            host: self.url.host().to_owned(),
+            path: self.path.clone().unwrap_or_else(|| self.url.path_and_query().to_owned()),
+            secure: self.secure,
+        }
     }
 }
 
@@ -224,6 +230,10 @@ impl Pipeline {
             asker: caller.asker,
             passed: caller.passed,
             purpose: caller.purpose,
+            secure: match caller.asker {
+                Asker::User => reply.handoff.secure,
+                Asker::Child { .. } => caller.secure,
+            },
         };
         match wanted.method.as_str() {
             "CONNECT" | "TRACE" | "PURGE" => reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
@@ -373,7 +383,7 @@ impl Pipeline {
         });
         Order {
             url: wanted.url.clone(),
-            path: wanted.asked(),
+            asked: wanted.asked(),
             domain: wanted.domain.clone(),
             key: look.key.clone(),
             seen: look.seen,
@@ -410,7 +420,7 @@ impl Pipeline {
         ArrivedBody::Sliced(Box::new(slices::Body {
             fills: self.fills.clone(),
             url: wanted.url.clone(),
-            path: wanted.asked(),
+            asked: wanted.asked(),
             domain: wanted.domain.clone(),
             headers: wanted.shared(&self.signs).clone(),
             asker: wanted.asker,
@@ -571,7 +581,7 @@ impl Pipeline {
         let question = Question {
             method: wanted.method.clone(),
             key: wanted.url.clone(),
-            path: wanted.asked(),
+            asked: wanted.asked(),
             domain: wanted.domain.clone(),
             headers,
             fetch,

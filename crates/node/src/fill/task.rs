@@ -209,7 +209,7 @@ impl FillTask<'_> {
         Question {
             method: Method::GET,
             key: self.order.url.clone(),
-            path: self.order.path.clone(),
+            asked: self.order.asked.clone(),
             domain: self.order.domain.clone(),
             headers,
             fetch: self.fetch,
@@ -221,7 +221,7 @@ impl FillTask<'_> {
 
     /// Leaves in a head what the domain's functions make of it.
     fn mark(&self, status: StatusCode, from: &From, headers: &mut HeaderMap) {
-        keep::mark(&self.order.domain.functions, &self.order.path, status, *from == From::Origin, headers);
+        keep::mark(&self.order.domain.functions, &self.order.asked.path, status, *from == From::Origin, headers);
     }
 
     /// Whether an answer with this head may be kept.
@@ -241,7 +241,7 @@ impl FillTask<'_> {
         ArrivedBody::Sliced(Box::new(slices::Body {
             fills: self.fills.clone(),
             url: self.order.url.clone(),
-            path: self.order.path.clone(),
+            asked: self.order.asked.clone(),
             domain: self.order.domain.clone(),
             headers: self.order.headers.clone(),
             asker: self.order.asker,

@@ -163,6 +163,33 @@ async fn origins_are_asked_as_the_functions_say() {
 }
 
 #[tokio::test]
+async fn origin_is_asked_by_the_scheme_of_the_user_whom_a_node_asks_for() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    // Nobody answers by TLS.
+    let ports = format!("{}:1", origin.address.port());
+    let args = [("enable", "on"), ("scheme_origin", "follow"), ("scheme_origin_port", ports.as_str())];
+    for node in [&child, &parent] {
+        node.apply(with(node, &[("forward_scheme", &args)]));
+    }
+    for path in ["/user", "/forged", "/child", "/secure-child", "/warm", "/secure-warm"] {
+        origin.put(path, Page::new(path));
+    }
+    let by_tls = ("warmfront-scheme", "https");
+    assert_eq!(child.get("/user").await.status, 200);
+    assert_eq!(child.get_with("/forged", &[by_tls]).await.status, 200, "users do not say it by a header");
+    let as_child = [("warmfront-credential", PEERS), ("warmfront-fence", "log:1")];
+    assert_eq!(parent.get_with("/child", &as_child).await.status, 200);
+    assert_eq!(parent.get_with("/secure-child", &[as_child[0], as_child[1], by_tls]).await.status, 502);
+    for (url, resident) in [("http", true), ("https", false)] {
+        let path = if resident { "/warm" } else { "/secure-warm" };
+        let url = format!("{url}://{DOMAIN}{path}");
+        let job = Job { chunk: 1, index: 0, url, headers: Vec::new(), begin_after: Revision(0) };
+        let outcome = child.pipeline.warm(&job, &tokio::sync::Semaphore::new(1)).await;
+        assert_eq!(matches!(outcome, Outcome::Resident { .. }), resident, "{path}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn users_are_told_what_the_functions_say_and_nodes_are_not() {
     let Tiers { origin, child, parent, .. } = tiers().await;
     for node in [&child, &parent] {
