@@ -92,6 +92,8 @@ pub(crate) struct Order {
     pub(crate) purpose: Purpose,
     /// Not waiting for others, not waited for by others, and not stored.
     pub(crate) alone: bool,
+    /// What he found may stand in for an answer that failed: one that did does not take its place.
+    pub(crate) stands_in: bool,
 }
 
 /// How an answer came here.

@@ -276,7 +276,8 @@ impl Pipeline {
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
                     let part = self.part(&wanted, &look, false);
-                    let _behind = self.fills.begin(self.order(&wanted, &look, true, part, false));
+                    let order = Order { stands_in: true, ..self.order(&wanted, &look, true, part, false) };
+                    let _behind = self.fills.begin(order);
                     let body = self.body(&wanted, found);
                     let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
                     return reply.stored(&wanted.headers, &found.head, &body, now, &said, judging);
@@ -394,6 +395,7 @@ impl Pipeline {
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
             alone,
+            stands_in: false,
         }
     }
 
@@ -436,7 +438,8 @@ impl Pipeline {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
         let part = self.part(wanted, look, alone);
-        let Some(waiting) = self.fills.begin(self.order(wanted, look, confirm, part, alone)) else {
+        let order = Order { stands_in: stale_if_error, ..self.order(wanted, look, confirm, part, alone) };
+        let Some(waiting) = self.fills.begin(order) else {
             // Shed, unless what is stored may stand in (RFC 5861 §4: as for an answer 503).
             let stale = self.stale(wanted, look, stale_if_error, why, reply);
             let shed = || reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running");
@@ -447,7 +450,7 @@ impl Pipeline {
         match outcome.unwrap_or(Outcome::Failed(AskError::Timeout)) {
             Outcome::Body(arrived) => self.deliver(wanted, &arrived, why, joined, reply),
             Outcome::Mine(lone) => {
-                let failed = matches!(lone.answer.head.status.as_u16(), 500 | 502 | 503 | 504);
+                let failed = keep::is_failure(&wanted.domain.functions, lone.answer.head.status);
                 match self.stale(wanted, look, failed && stale_if_error, why, reply) {
                     Some(answer) => Step::Answer(answer),
                     None => self.deliver_lone(wanted, *lone, why, reply),

@@ -189,6 +189,7 @@ impl Body {
             passed: self.passed.clone(),
             purpose: Purpose::User,
             alone: false,
+            stands_in: false,
         })
     }
 }

@@ -67,7 +67,7 @@ const KINDS: [Kind; 54] = [
     kind("condition", 250, true, false),
     kind("hls_token_rewrite", 253, false, false),
     kind("cdn_remote_auth", 258, false, false),
-    kind("serving_stale_content", 260, false, false),
+    kind("serving_stale_content", 260, false, true),
     kind("ipv6_origin", 265, false, false),
     kind("ali_origin_port_scheme", 276, true, false),
     kind("cos_auth", 288, false, false),

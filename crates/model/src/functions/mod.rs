@@ -30,6 +30,7 @@ mod fetch;
 mod headers;
 mod https;
 mod key;
+mod stale;
 mod ttl;
 
 pub use access::{Access, Addresses, Auth, AuthType, ClientAddress, IpRange, Referers};
@@ -39,6 +40,7 @@ pub use fetch::{ArgumentRewrite, Fetch, Follow, Ranges, Rewrite, Scheme};
 pub use headers::{HeaderRule, Operation};
 pub use https::{Forced, Https};
 pub use key::{KeyRule, Query};
+pub use stale::Stale;
 pub use ttl::{Applies, CodeTtl, Codes, Reach, TtlRule, Ttls};
 
 use args::Args;
@@ -154,6 +156,8 @@ pub fn check(functions: &[Function]) -> Result<(), BadFunctions> {
 pub struct Rules {
     /// How long what is kept.
     pub ttls: Ttls,
+    /// When it stands in for an answer that failed.
+    pub stale: Option<Stale>,
     /// Under what it is kept.
     pub key: KeyRule,
     /// How origins are asked.
@@ -177,6 +181,7 @@ impl Rules {
         match function.name.as_str() {
             "filetype_based_ttl_set" | "path_based_ttl_set" => self.ttls.rules.push(ttl::rule(function.id, &args)?),
             "filetype_force_ttl_code" | "path_force_ttl_code" => self.ttls.codes.push(ttl::code(function.id, &args)?),
+            "serving_stale_content" => self.stale = Some(stale::stale(&args)?),
             "default_ttl_code" => self.ttls.default = ttl::default(&args)?,
             "set_hashkey_args" => {
                 self.key.query = key::kept(&args)?;
@@ -275,7 +280,8 @@ impl Functions {
     /// with other headers. A body that was kept so is confirmed before it is used again.
     pub fn keep_otherwise(&self, before: &Functions) -> bool {
         let (now, before) = (self.rules(), before.rules());
-        now.ttls != before.ttls || now.key != before.key || now.origin_response != before.origin_response
+        let times = now.ttls != before.ttls || now.stale != before.stale;
+        times || now.key != before.key || now.origin_response != before.origin_response
     }
 }
 

@@ -31,6 +31,10 @@ fn wrong_arguments_are_refused_by_name() {
         ("path_based_ttl_set", &[("path", "/"), ("ttl", "1"), ("swift_no_cache_low", "yes")], "swift_no_cache_low"),
         ("path_force_ttl_code", &[("path", "/"), ("code_string", "6xx=1")], "code_string"),
         ("default_ttl_code", &[("default_ttl_code", "404")], "default_ttl_code"),
+        ("serving_stale_content", &[("origin_error_status_code", "302")], "origin_error_status_code"),
+        ("serving_stale_content", &[("origin_error_status_code", "3xx")], "origin_error_status_code"),
+        ("serving_stale_content", &[("extend_expiration_time", "0")], "extend_expiration_time"),
+        ("serving_stale_content", &[("origin_first", "1")], "origin_first"),
         ("set_hashkey_args", &[("hashkey_args", "a,b,c,d,e,f,g,h,i,j,k")], "hashkey_args"),
         ("ali_remove_args", &[], "ali_remove_args"),
         ("range", &[("enable", "maybe")], "enable"),
@@ -250,6 +254,7 @@ fn what_changes_what_is_kept_is_told_from_what_does_not() {
     let cases: &[(&str, Given, bool)] = &[
         ("path_based_ttl_set", &[("path", "/"), ("ttl", "60")], true),
         ("default_ttl_code", &[("default_ttl_code", "404=3")], true),
+        ("serving_stale_content", &[], true),
         ("set_hashkey_args", &[("disable", "on")], true),
         ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "secret1")], true), // the signature leaves the key
         ("origin_response_header", &[("header_operation_type", "delete"), ("header_name", "x-a")], true),

@@ -224,6 +224,11 @@ impl FillTask<'_> {
         keep::mark(&self.order.domain.functions, &self.order.asked.path, status, *from == From::Origin, headers);
     }
 
+    /// Whether the domain's owner calls an answer of this status a failure.
+    fn is_ruled_failure(&self, status: StatusCode) -> bool {
+        self.order.domain.functions.rules().stale.as_ref().is_some_and(|rule| rule.is_failure(status.as_u16()))
+    }
+
     /// Whether an answer with this head may be kept.
     fn storable(
         &self,
@@ -280,6 +285,9 @@ impl FillTask<'_> {
         let why = match storable {
             Ok(_) if !same_tags(&self.order.domain, &headers, &kept) => {
                 Cause::NotStorable("a field that names its tags may not be kept".to_owned())
+            }
+            Ok(_) if self.order.stands_in && self.is_ruled_failure(status) => {
+                Cause::NotStorable("it failed, and what is stored stands in".to_owned())
             }
             Ok(_) if self.order.alone => Cause::NotStorable("asked for alone".to_owned()),
             // The log was changed for another while this was asked for: the stamp means nothing there.

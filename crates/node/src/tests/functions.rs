@@ -190,6 +190,47 @@ async fn origin_is_asked_by_the_scheme_of_the_user_whom_a_node_asks_for() {
 }
 
 #[tokio::test]
+async fn what_is_stale_stands_in_for_failures_and_never_past_a_refresh() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    let args = [("origin_error_status_code", "404,5xx"), ("extend_expiration_time", "60")];
+    let page = |body: &str| Page::new(body.to_owned()).with("cache-control", "max-age=10");
+    let broken = |status| Page { status, ..page("broken") };
+    for node in [&child, &parent] {
+        node.apply(with(node, &[("serving_stale_content", &args)]));
+    }
+    for path in ["/a", "/covered", "/late"] {
+        origin.put(path, page("good"));
+        child.get(path).await;
+    }
+    let after = async |secs: u64, path: &str| {
+        clock.advance(Duration::from_secs(secs));
+        child.in_contact();
+        parent.in_contact();
+        let got = child.get(path).await;
+        child.settled().await;
+        parent.settled().await;
+        (got.status, got.text().to_owned())
+    };
+    let good = (200, "good".to_owned());
+    // A 404 that may be kept does not take the place of what stands in for it.
+    for status in [404, 501, 503] {
+        origin.put("/a", broken(status));
+        assert_eq!(after(11, "/a").await, good, "{status}");
+    }
+    origin.put("/a", broken(403));
+    assert_eq!(after(0, "/a").await.0, 403, "not called a failure");
+    origin.put("/covered", broken(503));
+    for node in [&child, &parent] {
+        node.refresh("/covered", Mode::Expire);
+    }
+    assert_eq!(after(0, "/covered").await, (503, "broken".to_owned()), "what a refresh covers is not sent");
+    origin.stop();
+    eventually("the origin is gone", || std::net::TcpStream::connect(origin.address).is_err()).await;
+    assert_eq!(after(0, "/late").await, good);
+    assert_eq!(after(60, "/late").await.0, 502, "its time is over");
+}
+
+#[tokio::test]
 async fn users_are_told_what_the_functions_say_and_nodes_are_not() {
     let Tiers { origin, child, parent, .. } = tiers().await;
     for node in [&child, &parent] {
