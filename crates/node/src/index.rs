@@ -15,7 +15,8 @@
 //! - An answer reflects every entry whose [`Index::add`] returned before the question.
 //! - A host or a tag header that changes hands makes a body be asked for again, and so do functions that make other keys or keep
 //!   things otherwise: what older entries cover is said in the words of the configuration they were accepted under.
-//! - Files are named by their keys, as bodies are ([`keyed`]); a regex that may match some URL of a key covers it.
+//! - Everything is said in the words of keys, as bodies lie under them ([`keyed`]); a regex that may match some URL of a key covers
+//!   it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -353,24 +354,27 @@ impl Index {
     }
 }
 
-/// An entry in the words of keys: a file is named by the key that its domain makes of its URL.
+/// An entry in the words of keys: what it says of URLs is said of every key that their domain makes of them.
 pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry> {
     let Entry::Invalidate(invalidations) = entry else { return Cow::Borrowed(entry) };
-    let key = |scope: &Scope| match scope {
-        Scope::File(url) => {
-            let functions = &domains.domain_for(url.host())?.functions;
-            (functions.shape() != 0).then(|| Scope::File(functions.key(url)))
-        }
-        _ => None,
+    let in_keys = |scope: &Scope| {
+        let host = match scope {
+            Scope::File(url) => url.host(),
+            Scope::Directory { host, .. } | Scope::IgnoreParams { host, .. } => host,
+            Scope::Regex(pattern) => pattern.host(),
+            Scope::Tag { .. } | Scope::Domain(_) => return None,
+        };
+        domains.domain_for(host)?.functions.rules().key.in_keys(scope)
     };
-    if invalidations.iter().all(|one| key(&one.scope).is_none()) {
+    let said: Vec<Option<Vec<Scope>>> = invalidations.iter().map(|one| in_keys(&one.scope)).collect();
+    if said.iter().all(Option::is_none) {
         return Cow::Borrowed(entry);
     }
-    let one = |one: &Invalidation| match key(&one.scope) {
-        Some(scope) => Invalidation { scope, mode: one.mode },
-        None => one.clone(),
-    };
-    Cow::Owned(Entry::Invalidate(invalidations.iter().map(one).collect()))
+    let all = invalidations.iter().zip(said).flat_map(|(one, scopes)| {
+        let scopes = scopes.unwrap_or_else(|| vec![one.scope.clone()]);
+        scopes.into_iter().map(|scope| Invalidation { scope, mode: one.mode })
+    });
+    Cow::Owned(Entry::Invalidate(all.collect()))
 }
 
 /// Whether what was kept for a domain means something else now.

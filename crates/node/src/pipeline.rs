@@ -19,7 +19,7 @@ use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
-use model::functions::Ranges;
+use model::functions::{Ranges, sent_to};
 use model::mistake::{Mistake, made};
 use model::{Domain, Functions, Mode, NodeName, Revision, UrlKey};
 use store::Store;
@@ -216,6 +216,12 @@ impl Pipeline {
             {
                 return reply.denied(refused);
             }
+            let urls = &domain.functions.rules().urls;
+            if !urls.is_empty()
+                && let Some((status, to)) = sent_to(urls, &domain.functions.rules().key.unsigned(url.path_and_query()))
+            {
+                return reply.elsewhere(status, authority.as_str(), &to);
+            }
             reply.telling = Telling::of(&domain.functions, &request.headers);
         }
         let (url, path) = Wanted::named(&domain.functions, url);
@@ -401,7 +407,8 @@ impl Pipeline {
 
     /// How much of it is fetched: of what is asked for in part, or lies in slices, as little as will do.
     fn part(&self, wanted: &Wanted, look: &Look, alone: bool) -> Part {
-        if alone || look.has_variants || wanted.method != Method::GET {
+        let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
+        if alone || look.has_variants || told_apart || wanted.method != Method::GET {
             return Part::Whole;
         }
         let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());
@@ -621,8 +628,10 @@ impl Pipeline {
     /// What is stored under the URL of an unsafe request that did not fail is good no more, nor is what its answer names
     /// (RFC 9111 §4.4).
     async fn written(&self, wanted: &Wanted, answer: &HeaderMap) {
-        let others = httpcache::invalidated_too(wanted.authority.as_str(), wanted.url.path_and_query(), answer);
-        let others = others.iter().filter_map(|path| UrlKey::new(wanted.url.host(), path).ok());
+        let asked = wanted.asked();
+        let others = httpcache::invalidated_too(wanted.authority.as_str(), &asked.path, answer);
+        let others = others.iter().filter_map(|path| UrlKey::new(&asked.host, path).ok());
+        let others = others.map(|url| wanted.domain.functions.key(&url));
         for url in std::iter::once(wanted.url.clone()).chain(others) {
             if let Err(error) = self.fills.forget(&url).await {
                 tracing::warn!(%url, error = &error as &dyn std::error::Error, "remove after an unsafe request");

@@ -1,10 +1,21 @@
-//! Under what an object is kept: which arguments of a query count, and what of a URL is only a signature.
+//! Under what an object is kept: which arguments of a query count, what of a URL is only a signature, which URLs are another's.
 //!
-//! A key that is derived is an ordinary [`UrlKey`] of the same host and, signatures aside, the same path: what an invalidation
-//! says of directories and paths holds for it as it is. What one says of a whole URL is said of that URL's key.
+//! A key that is derived is an ordinary [`UrlKey`]. Bodies are judged by their keys alone, and a stamp is a promise about a key: so
+//! what an invalidation says of URLs is said in the words of keys before it counts ([`KeyRule::in_keys`]), once, and no question
+//! about a body needs the URL that was asked for. To ask for that URL too would not do: a fetch for one URL of a key asks a parent
+//! that lags by what that URL needs, and would vouch for the others.
+//!
+//! # What always holds
+//!
+//! - What [`KeyRule::in_keys`] makes of a scope covers the key of every URL that the scope covers. It may cover more.
+
+use http::HeaderName;
 
 use super::access::AuthType;
 use super::args::{Args, BadArgument};
+use super::fetch::ArgumentRewrite;
+use super::rewrite::{Area, Rewrite, reached, rewritten};
+use crate::invalidation::Scope;
 use crate::key::UrlKey;
 
 /// Arguments that one function may name.
@@ -31,17 +42,25 @@ pub struct KeyRule {
     pub query: Query,
     /// What of a URL is a signature.
     pub signed: Option<AuthType>,
+    /// What becomes of its path first; origins are asked for that, too.
+    pub rewrites: Vec<Rewrite>,
+    /// What becomes of its path then, in the key alone.
+    pub paths: Vec<Rewrite>,
+    /// What becomes of its arguments, in the key alone.
+    pub arguments: ArgumentRewrite,
+    /// Request headers that tell bodies of one key apart, as if every answer named them in `Vary`; sorted, each once.
+    pub headers: Vec<HeaderName>,
 }
 
 impl KeyRule {
     /// Whether URLs that differ in their query may have one key.
     pub fn joins_queries(&self) -> bool {
-        self.query != Query::All || self.signed.is_some()
+        self.query != Query::All || self.signed.is_some() || self.arguments != ArgumentRewrite::default()
     }
 
     /// A number that stands for the rule; zero for the rule that changes nothing. Stored beside bodies, so its making is stable.
     pub(super) fn shape(&self) -> u64 {
-        if !self.joins_queries() {
+        if self.is_plain() {
             return 0;
         }
         let query = match &self.query {
@@ -56,18 +75,38 @@ impl KeyRule {
             Some(AuthType::B) => " b",
             Some(AuthType::C) => " c",
         };
-        xxhash_rust::xxh3::xxh3_64(format!("{query}{signed}").as_bytes()).max(1)
+        let rewrites: String = self.rewrites.iter().map(|rule| format!("\n{}", rule.name())).collect();
+        let paths: String = self.paths.iter().map(|rule| format!("\nkey {}", rule.name())).collect();
+        let mut name = format!("{query}{signed}{rewrites}{paths}");
+        if self.arguments != ArgumentRewrite::default() {
+            name.push_str(&format!("\nargs {:?}", self.arguments));
+        }
+        if !self.headers.is_empty() {
+            name.push_str(&format!("\nheaders {:?}", self.headers));
+        }
+        xxhash_rust::xxh3::xxh3_64(name.as_bytes()).max(1)
     }
 
-    /// The key of a URL. The key of a key is itself.
+    /// Whether keys are URLs as they were sent.
+    fn is_plain(&self) -> bool {
+        !self.joins_queries() && !self.moves_paths() && self.headers.is_empty()
+    }
+
+    /// Whether a key may have another path than its URL.
+    fn moves_paths(&self) -> bool {
+        !self.rewrites.is_empty() || !self.paths.is_empty()
+    }
+
+    /// The key of a URL.
     pub fn of(&self, url: &UrlKey) -> UrlKey {
-        if !self.joins_queries() {
+        if self.is_plain() {
             return url.clone();
         }
-        let unsigned = self.unsigned(url.path_and_query());
-        let (path, query) = match unsigned.split_once('?') {
+        let visited = rewritten(&self.paths, &self.visited(&self.unsigned(url.path_and_query())));
+        let visited = self.arguments.of(visited);
+        let (path, query) = match visited.split_once('?') {
             Some((path, query)) => (path, Some(query)),
-            None => (unsigned.as_str(), None),
+            None => (visited.as_str(), None),
         };
         let kept = query.map(|query| self.query.of(query)).filter(|query| !query.is_empty());
         let path = match kept {
@@ -76,6 +115,39 @@ impl KeyRule {
         };
         // Parts of a key that was normalised are a key.
         UrlKey::new(url.host(), &path).unwrap_or_else(|_| url.clone())
+    }
+
+    /// Scopes that cover the key of every URL that `scope` covers; `None` where it does so as it is.
+    pub fn in_keys(&self, scope: &Scope) -> Option<Vec<Scope>> {
+        if self.is_plain() {
+            return None;
+        }
+        if let Scope::File(url) = scope {
+            let key = self.of(url);
+            // A URL that is asked for by nobody under this name may be the key of others.
+            let too = (self.moves_paths() && key != *url).then(|| scope.clone());
+            return Some(std::iter::once(Scope::File(key)).chain(too).collect());
+        }
+        let (host, from) = match scope {
+            Scope::Directory { host, path } => (host.as_str(), Area::Below(path.clone())),
+            Scope::IgnoreParams { host, path } => (host.as_str(), Area::Path(path.clone())),
+            Scope::Regex(pattern) => {
+                let plain = pattern.path().split(['[', '*', '?']).next().unwrap_or_default();
+                (pattern.host(), Area::holding(plain))
+            }
+            Scope::File(_) | Scope::Tag { .. } | Scope::Domain(_) => return None,
+        };
+        let reached = reached(self.rewrites.iter().chain(&self.paths), &from).into_iter().map(|area| match area {
+            Area::Below(path) => Scope::Directory { host: host.to_owned(), path },
+            Area::Path(path) => Scope::IgnoreParams { host: host.to_owned(), path },
+        });
+        let all: Vec<Scope> = std::iter::once(scope.clone()).chain(reached).collect();
+        (all.len() > 1).then_some(all)
+    }
+
+    /// What users who ask for `path`, which is unsigned, are given.
+    pub fn visited(&self, path: &str) -> String {
+        rewritten(&self.rewrites, path)
     }
 
     /// A path with its query as the origin knows it: without a signature.

@@ -25,21 +25,26 @@ use crate::key::UrlKey;
 
 mod access;
 mod args;
+mod cachekey;
 mod catalogue;
 mod fetch;
 mod headers;
 mod https;
 mod key;
+mod redirect;
+mod rewrite;
 mod stale;
 mod ttl;
 
 pub use access::{Access, Addresses, Auth, AuthType, ClientAddress, IpRange, Referers};
 pub use args::BadArgument;
 pub use catalogue::{Kind, named, numbered};
-pub use fetch::{ArgumentRewrite, Fetch, Follow, Ranges, Rewrite, Scheme};
+pub use fetch::{ArgumentRewrite, Fetch, Follow, Ranges, Scheme};
 pub use headers::{HeaderRule, Operation};
 pub use https::{Forced, Https};
 pub use key::{KeyRule, Query};
+pub use redirect::{UrlRule, sent_to};
+pub use rewrite::Rewrite;
 pub use stale::Stale;
 pub use ttl::{Applies, CodeTtl, Codes, Reach, TtlRule, Ttls};
 
@@ -115,8 +120,10 @@ pub enum BadFunctions {
 }
 
 /// Functions of which only one may be there.
-const EXCLUSIVE: [(&str, &str); 4] = [
+const EXCLUSIVE: [(&str, &str); 6] = [
     ("set_hashkey_args", "ali_remove_args"),
+    ("set_hashkey_args", "self_defined_cachekey"),
+    ("ali_remove_args", "self_defined_cachekey"),
     ("https_force", "http_force"),
     ("referer_white_list_set", "referer_black_list_set"),
     ("ip_allow_list_set", "ip_black_list_set"),
@@ -172,6 +179,8 @@ pub struct Rules {
     pub access: Access,
     /// How users come.
     pub https: Https,
+    /// What becomes of the URLs they ask for, in its order; those that send nobody elsewhere are in `key`, too.
+    pub urls: Vec<UrlRule>,
 }
 
 impl Rules {
@@ -205,6 +214,17 @@ impl Rules {
             "gzip" => self.gzip = args.only(&["enable"])?.on("enable")?,
             name @ ("https_option" | "https_force" | "http_force" | "https_tls_version") => {
                 self.https.take(name, &args)?
+            }
+            "self_defined_cachekey" => {
+                let made = cachekey::cache_key(&args)?;
+                (self.key.paths, self.key.arguments, self.key.headers) = (made.paths, made.arguments, made.headers);
+            }
+            "host_redirect" => {
+                let rule = redirect::rule(&args)?;
+                if rule.status.is_none() {
+                    self.key.rewrites.push(rule.rewrite.clone());
+                }
+                self.urls.push(rule);
             }
             "aliauth" => {
                 let auth = access::auth(&args)?;
@@ -265,7 +285,7 @@ impl Functions {
         &self.0.rules
     }
 
-    /// Under what the answer to a request for `url` is kept, looked up, joined and judged. A key is its own key.
+    /// Under what the answer to a request for `url` is kept, looked up, joined and judged.
     pub fn key(&self, url: &UrlKey) -> UrlKey {
         self.0.rules.key.of(url)
     }

@@ -115,7 +115,7 @@ impl FillTask<'_> {
                 }
                 let ok = StatusCode::OK;
                 let storable = self.storable(ok, &headers, sent, received);
-                if self.order.alone || storable.is_err() || !httpcache::vary_fields(&headers).ok()?.is_empty() {
+                if self.order.alone || storable.is_err() || !self.vary(&headers).ok()?.is_empty() {
                     return None;
                 }
                 // No two heads share a series: not those of two logs, nor of two moments, nor of two validators.
@@ -222,6 +222,10 @@ impl FillTask<'_> {
     /// Leaves in a head what the domain's functions make of it.
     fn mark(&self, status: StatusCode, from: &From, headers: &mut HeaderMap) {
         keep::mark(&self.order.domain.functions, &self.order.asked.path, status, *from == From::Origin, headers);
+    }
+
+    fn vary(&self, headers: &HeaderMap) -> Result<Vec<HeaderName>, httpcache::VaryStar> {
+        keep::vary(&self.order.domain.functions, headers)
     }
 
     /// Whether the domain's owner calls an answer of this status a failure.
@@ -376,7 +380,7 @@ impl FillTask<'_> {
             // The 304 brought `no-store`, another `Vary` or the like: this answer may use the body, no later one.
             let _ = self.fills.store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
         }
-        let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
+        let vary = self.vary(&head.headers).unwrap_or_default();
         let values = httpcache::vary_key(&vary, &self.order.headers);
         let done = watch::Sender::new(Some(Ok(()))).subscribe();
         let body = match head.slices {
@@ -395,7 +399,7 @@ impl FillTask<'_> {
         vouched: Vouched,
         came: Came,
     ) -> Result<(Arrived, Filling, watch::Sender<Option<Result<(), Cause>>>), WriteError> {
-        let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
+        let vary = self.vary(&head.headers).unwrap_or_default();
         let values = httpcache::vary_key(&vary, &self.order.headers);
         let key = if vary.is_empty() {
             ObjectKey::bare(&self.order.url)

@@ -51,7 +51,10 @@ pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, asked: &
             SourceKind::Address | SourceKind::Domain => site.to_owned(),
             SourceKind::Bucket => source.content.clone(),
         },
-        path: fetch.path(if fetch.by_key { key.path_and_query() } else { &asked.path }),
+        path: match fetch.by_key {
+            true => fetch.path(key.path_and_query()),
+            false => fetch.path(&functions.rules().key.visited(&asked.path)),
+        },
         timeout: fetch.timeout,
     };
     let told = fetch.hosts.iter().find(|(origin, _)| *origin == source.content.to_ascii_lowercase());

@@ -63,6 +63,18 @@ pub(crate) fn is_keyed_by(functions: &Functions, headers: &HeaderMap) -> bool {
     }
 }
 
+/// The request headers that chose a body: those its origin names, and those the domain's owner does. Sorted, each once.
+pub(crate) fn vary(functions: &Functions, headers: &HeaderMap) -> Result<Vec<HeaderName>, httpcache::VaryStar> {
+    let mut fields = httpcache::vary_fields(headers)?;
+    let own = &functions.rules().key.headers;
+    if !own.is_empty() {
+        fields.extend(own.iter().cloned());
+        fields.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        fields.dedup();
+    }
+    Ok(fields)
+}
+
 /// Whether functions left something in a head.
 pub(crate) fn is_marked(headers: &HeaderMap) -> bool {
     [KEPT, TOLD, STALE, SHAPE].iter().any(|name| headers.contains_key(name))

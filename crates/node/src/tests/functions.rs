@@ -21,7 +21,7 @@ pub(super) fn with(node: &TestNode, set: Set<'_>) -> Entry {
     Entry::Domain(Domain { functions: Functions::new(list), ..domain })
 }
 
-fn regex(path: &str) -> Entry {
+pub(super) fn regex(path: &str) -> Entry {
     let scope = Scope::Regex(Pattern::parse(UrlKey::new(DOMAIN, path).unwrap()).unwrap());
     Entry::Invalidate(vec![Invalidation { scope, mode: Mode::Expire }])
 }

@@ -39,6 +39,7 @@ mod hot;
 mod misbehaving;
 mod origins;
 mod prefetching;
+mod rewriting;
 mod scopes;
 mod secure;
 mod serving;
