@@ -215,7 +215,10 @@ impl Index {
             Entry::DomainRemoved(name) => self.removed.add(hash(name.as_str(), ""), revision, Mode::Delete),
             // A new name may take hosts over from a wildcard, whose tags and refreshes spoke of them until now.
             Entry::Domain(domain) if before.is_none_or(|before| is_kept_otherwise(before, domain)) => {
-                self.domains.add(hash(domain.name.as_str(), ""), revision, Mode::Expire);
+                // Refreshes that were said of this domain were not said of the one whose keys it has from now on.
+                for name in std::iter::once(&domain.name).chain(&domain.functions.rules().key.share) {
+                    self.domains.add(hash(name.as_str(), ""), revision, Mode::Expire);
+                }
             }
             Entry::Domain(_)
             | Entry::Certificate(_)
@@ -276,11 +279,17 @@ impl Index {
                 newest = newest.with(self.removed.get(hash(name, "")));
             }
         }
-        if let Some(domain) = domain {
-            let hash = hash(domain.name.as_str(), "");
-            newest = newest.with(self.domains.get(hash)).with(self.tagged(domain, hash, about));
+        match domain {
+            Some(domain) => {
+                let hash = hash(domain.name.as_str(), "");
+                newest.with(self.domains.get(hash)).with(self.tagged(domain, hash, about))
+            }
+            // Others share keys with a domain that is not there: what is said of them counts, and every tag.
+            None => {
+                let hash = hash(key.host(), "");
+                newest.with(self.domains.get(hash)).with(self.tagged.get(hash))
+            }
         }
-        newest
     }
 
     /// What a parent is asked to reflect (fence rule 2).
@@ -358,13 +367,20 @@ impl Index {
 pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry> {
     let Entry::Invalidate(invalidations) = entry else { return Cow::Borrowed(entry) };
     let in_keys = |scope: &Scope| {
-        let host = match scope {
-            Scope::File(url) => url.host(),
-            Scope::Directory { host, .. } | Scope::IgnoreParams { host, .. } => host,
-            Scope::Regex(pattern) => pattern.host(),
-            Scope::Tag { .. } | Scope::Domain(_) => return None,
-        };
-        domains.domain_for(host)?.functions.rules().key.in_keys(scope)
+        let domain = match scope {
+            Scope::File(url) => domains.domain_for(url.host()),
+            Scope::Directory { host, .. } | Scope::IgnoreParams { host, .. } => domains.domain_for(host),
+            Scope::Regex(pattern) => domains.domain_for(pattern.host()),
+            Scope::Tag { domain, .. } | Scope::Domain(domain) => domains.domain(domain.as_str()),
+        }?;
+        let rule = &domain.functions.rules().key;
+        // Bodies name their tags as the domain does whose keys they have.
+        let other =
+            |name: &DomainName| domains.domain(name.as_str()).is_none_or(|of| of.tag_header != domain.tag_header);
+        match (scope, &rule.share) {
+            (Scope::Tag { .. }, Some(share)) if other(share) => Some(vec![Scope::Domain(share.clone())]),
+            _ => rule.in_keys(scope),
+        }
     };
     let said: Vec<Option<Vec<Scope>>> = invalidations.iter().map(|one| in_keys(&one.scope)).collect();
     if said.iter().all(Option::is_none) {

@@ -30,7 +30,7 @@ use crate::framing;
 use crate::functions::reply::Telling;
 use crate::functions::{access, keep};
 use crate::head::{self, Head, ObjectKey, Stored};
-use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
+use crate::knowing::{Judged, Judging, Knowing, Known, LogTag, Named};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
@@ -59,8 +59,8 @@ pub(crate) struct Pipeline {
 pub(crate) struct Wanted {
     /// Under what the object lies; what users ask for may say more.
     pub(crate) url: UrlKey,
-    /// The path with its query as it goes upstream, where that is not the key's.
-    pub(crate) path: Option<String>,
+    /// The URL as it goes upstream, where that is not the key.
+    pub(crate) sent: Option<UrlKey>,
     pub(crate) domain: Arc<Domain>,
     pub(crate) method: Method,
     /// Whom the client addressed: the host, with the port if it said one.
@@ -77,12 +77,24 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Key and path of a URL as it was asked for.
-    pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<String>) {
-        match functions.shape() {
-            0 => (url, None),
-            _ => (functions.key(&url), Some(functions.rules().key.unsigned(url.path_and_query()))),
+    /// The key of a URL as it was asked for, and the URL as it goes upstream where that is another.
+    pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<UrlKey>) {
+        let rule = &functions.rules().key;
+        if functions.shape() == 0 && rule.share.is_none() {
+            return (url, None);
         }
+        let unsigned = UrlKey::new(url.host(), &rule.unsigned(url.path_and_query()));
+        (functions.key(&url), Some(unsigned.unwrap_or(url)))
+    }
+
+    /// What it is judged by.
+    fn name(&self) -> Named<'_> {
+        Named { key: &self.url, site: self.site() }
+    }
+
+    /// The host that was asked.
+    pub(crate) fn site(&self) -> &str {
+        self.sent.as_ref().unwrap_or(&self.url).host()
     }
 
     /// The headers as they go upstream for an answer that is everybody's; variants are chosen by these. A hit without variants
@@ -98,11 +110,8 @@ impl Wanted {
 
     /// The URL as it goes upstream.
     fn asked(&self) -> Asked {
-        Asked {
-            host: self.url.host().to_owned(),
-            path: self.path.clone().unwrap_or_else(|| self.url.path_and_query().to_owned()),
-            secure: self.secure,
-        }
+        let sent = self.sent.as_ref().unwrap_or(&self.url);
+        Asked { host: sent.host().to_owned(), path: sent.path_and_query().to_owned(), secure: self.secure }
     }
 }
 
@@ -224,10 +233,10 @@ impl Pipeline {
             }
             reply.telling = Telling::of(&domain.functions, &request.headers);
         }
-        let (url, path) = Wanted::named(&domain.functions, url);
+        let (url, sent) = Wanted::named(&domain.functions, url);
         let wanted = Wanted {
             url,
-            path,
+            sent,
             domain: domain.clone(),
             method: request.method,
             shared: OnceLock::new(),
@@ -259,7 +268,7 @@ impl Pipeline {
                 if !known.serves() {
                     break;
                 }
-                if let Err((status, why)) = site(&known, wanted.url.host()) {
+                if let Err((status, why)) = site(&known, wanted.site()) {
                     return reply.refusal(status, why);
                 }
             }
@@ -363,7 +372,7 @@ impl Pipeline {
     /// Judges what is stored.
     pub(crate) fn judge_found(&self, judging: &mut Judging, found: &Found, wanted: &Wanted) -> Option<Judged> {
         let headers = Some(&found.head.headers);
-        self.knowing.judge(judging, found.vouched, found.head.log, &wanted.url, headers, wanted.asker)
+        self.knowing.judge(judging, found.vouched, found.head.log, wanted.name(), headers, wanted.asker)
     }
 
     /// Judges an answer that is not stored.
@@ -378,7 +387,7 @@ impl Pipeline {
         // These two need not repeat all headers of what they speak of.
         let partial = matches!(head.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT);
         let headers = (!partial).then_some(&head.headers);
-        self.knowing.judge(judging, vouched, log, &wanted.url, headers, wanted.asker)
+        self.knowing.judge(judging, vouched, log, wanted.name(), headers, wanted.asker)
     }
 
     /// What is to be fetched for a request; `confirm` when a 304 is good enough.
@@ -484,7 +493,7 @@ impl Pipeline {
         let mut judging = self.knowing.judging();
         let headers = Some(&arrived.head.headers);
         let judged =
-            self.knowing.judge(&mut judging, arrived.vouched, arrived.head.log, &wanted.url, headers, wanted.asker);
+            self.knowing.judge(&mut judging, arrived.vouched, arrived.head.log, wanted.name(), headers, wanted.asker);
         let Some(Judged { age, .. }) = judged.filter(may_pass) else {
             self.metrics.overtaken.inc();
             return Step::Again { alone: false };

@@ -244,10 +244,10 @@ impl Pipeline {
         }
         crate::peer::strip(&mut headers);
         let authority = Authority::try_from(url.host()).ok()?;
-        let (url, path) = Wanted::named(&domain.functions, url);
+        let (url, sent) = Wanted::named(&domain.functions, url);
         Some(Wanted {
             url,
-            path,
+            sent,
             domain: domain.clone(),
             method: Method::GET,
             shared: OnceLock::new(),

@@ -38,7 +38,7 @@ const KINDS: [Kind; 54] = [
     kind("https_force", 44, false, true),
     kind("http_force", 45, false, true),
     kind("forward_scheme", 47, false, true),
-    kind("rewrite_host", 54, false, false),
+    kind("rewrite_host", 54, false, true),
     kind("ali_ua", 58, false, false),
     kind("filetype_force_ttl_code", 63, true, true),
     kind("path_force_ttl_code", 65, true, true),

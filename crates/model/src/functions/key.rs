@@ -15,6 +15,7 @@ use super::access::AuthType;
 use super::args::{Args, BadArgument};
 use super::fetch::ArgumentRewrite;
 use super::rewrite::{Area, Rewrite, reached, rewritten};
+use crate::domain::DomainName;
 use crate::invalidation::Scope;
 use crate::key::UrlKey;
 
@@ -50,6 +51,8 @@ pub struct KeyRule {
     pub arguments: ArgumentRewrite,
     /// Request headers that tell bodies of one key apart, as if every answer named them in `Vary`; sorted, each once.
     pub headers: Vec<HeaderName>,
+    /// The site under whose keys it is kept, where that is another: the name of a domain that is no wildcard.
+    pub share: Option<DomainName>,
 }
 
 impl KeyRule {
@@ -60,6 +63,7 @@ impl KeyRule {
 
     /// A number that stands for the rule; zero for the rule that changes nothing. Stored beside bodies, so its making is stable.
     pub(super) fn shape(&self) -> u64 {
+        // Not of `share`: what two domains share is kept by the rules of both.
         if self.is_plain() {
             return 0;
         }
@@ -97,10 +101,15 @@ impl KeyRule {
         !self.rewrites.is_empty() || !self.paths.is_empty()
     }
 
+    /// The host of keys of `host`.
+    fn host<'a>(&'a self, host: &'a str) -> &'a str {
+        self.share.as_ref().map_or(host, DomainName::as_str)
+    }
+
     /// The key of a URL.
     pub fn of(&self, url: &UrlKey) -> UrlKey {
         if self.is_plain() {
-            return url.clone();
+            return self.shared(url);
         }
         let visited = rewritten(&self.paths, &self.visited(&self.unsigned(url.path_and_query())));
         let visited = self.arguments.of(visited);
@@ -114,18 +123,26 @@ impl KeyRule {
             None => path.to_owned(),
         };
         // Parts of a key that was normalised are a key.
-        UrlKey::new(url.host(), &path).unwrap_or_else(|_| url.clone())
+        UrlKey::new(self.host(url.host()), &path).unwrap_or_else(|_| self.shared(url))
+    }
+
+    /// The same URL where its keys lie.
+    fn shared(&self, url: &UrlKey) -> UrlKey {
+        match &self.share {
+            None => url.clone(),
+            Some(host) => UrlKey::new(host.as_str(), url.path_and_query()).unwrap_or_else(|_| url.clone()),
+        }
     }
 
     /// Scopes that cover the key of every URL that `scope` covers; `None` where it does so as it is.
     pub fn in_keys(&self, scope: &Scope) -> Option<Vec<Scope>> {
-        if self.is_plain() {
+        if self.is_plain() && self.share.is_none() {
             return None;
         }
         if let Scope::File(url) = scope {
-            let key = self.of(url);
+            let (key, as_it_is) = (self.of(url), self.shared(url));
             // A URL that is asked for by nobody under this name may be the key of others.
-            let too = (self.moves_paths() && key != *url).then(|| scope.clone());
+            let too = (self.moves_paths() && key != as_it_is).then_some(Scope::File(as_it_is));
             return Some(std::iter::once(Scope::File(key)).chain(too).collect());
         }
         let (host, from) = match scope {
@@ -135,14 +152,32 @@ impl KeyRule {
                 let plain = pattern.path().split(['[', '*', '?']).next().unwrap_or_default();
                 (pattern.host(), Area::holding(plain))
             }
-            Scope::File(_) | Scope::Tag { .. } | Scope::Domain(_) => return None,
+            Scope::Tag { .. } | Scope::Domain(_) => {
+                let share = self.share.clone()?;
+                return Some(vec![match scope {
+                    Scope::Tag { tag, .. } => Scope::Tag { domain: share, tag: tag.clone() },
+                    _ => Scope::Domain(share),
+                }]);
+            }
+            Scope::File(_) => return None,
         };
+        let (host, below) = (self.host(host), from.clone());
         let reached = reached(self.rewrites.iter().chain(&self.paths), &from).into_iter().map(|area| match area {
             Area::Below(path) => Scope::Directory { host: host.to_owned(), path },
             Area::Path(path) => Scope::IgnoreParams { host: host.to_owned(), path },
         });
-        let all: Vec<Scope> = std::iter::once(scope.clone()).chain(reached).collect();
-        (all.len() > 1).then_some(all)
+        let as_it_is = match scope {
+            Scope::Directory { path, .. } => Scope::Directory { host: host.to_owned(), path: path.clone() },
+            Scope::IgnoreParams { path, .. } => Scope::IgnoreParams { host: host.to_owned(), path: path.clone() },
+            // What it says of URLs with other queries nobody would ask it for: the domain whose keys these are has other rules.
+            Scope::Regex(_) if self.share.is_some() && self.joins_queries() => match &below {
+                Area::Below(path) => Scope::Directory { host: host.to_owned(), path: path.clone() },
+                Area::Path(path) => Scope::IgnoreParams { host: host.to_owned(), path: path.clone() },
+            },
+            Scope::Regex(pattern) => Scope::Regex(pattern.at(host)),
+            Scope::File(_) | Scope::Tag { .. } | Scope::Domain(_) => scope.clone(),
+        };
+        Some(std::iter::once(as_it_is).chain(reached).collect())
     }
 
     /// What users who ask for `path`, which is unsigned, are given.
@@ -206,4 +241,12 @@ fn named(args: &Args<'_>, name: &'static str, expected: &'static str) -> Result<
         return Err(BadArgument::Value { name, expected });
     }
     Ok(names)
+}
+
+/// Reads rewrite_host.
+pub(super) fn share(args: &Args<'_>) -> Result<DomainName, BadArgument> {
+    let expected = "the name of a domain that is no wildcard";
+    let name = args.only(&["share_host"])?.required("share_host", expected)?;
+    let name = DomainName::parse(name).ok().filter(|name| !name.is_wildcard());
+    name.ok_or(BadArgument::Value { name: "share_host", expected })
 }

@@ -219,6 +219,7 @@ impl Rules {
                 let made = cachekey::cache_key(&args)?;
                 (self.key.paths, self.key.arguments, self.key.headers) = (made.paths, made.arguments, made.headers);
             }
+            "rewrite_host" => self.key.share = Some(key::share(&args)?),
             "host_redirect" => {
                 let rule = redirect::rule(&args)?;
                 if rule.status.is_none() {

@@ -108,7 +108,7 @@ impl Rewrite {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'~' | b'%');
         let mut end = source.bytes().take_while(plain).count();
         // Whether the last one has to be there, what stands behind it may say.
-        if source.bytes().nth(end).is_some_and(|byte| matches!(byte, b'*' | b'?' | b'{')) {
+        if source.as_bytes().get(end).is_some_and(|byte| matches!(byte, b'*' | b'?' | b'{')) {
             end = end.saturating_sub(1);
         }
         source.get(..end).unwrap_or("")

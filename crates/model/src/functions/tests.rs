@@ -74,6 +74,9 @@ fn wrong_arguments_are_refused_by_name() {
         ("self_defined_cachekey", &[("headers", "User-Agent Range")], "headers"),
         ("self_defined_cachekey", &[("variable", r#"[{"name":"x"}]"#)], "variable"),
         ("self_defined_cachekey", &[("variables", "[]")], "variables"),
+        ("rewrite_host", &[], "share_host"),
+        ("rewrite_host", &[("share_host", ".a.com")], "share_host"),
+        ("rewrite_host", &[("share_host", "http://a.com/")], "share_host"),
         ("gzip", &[], "enable"),
         ("https_force", &[("enable", "1")], "enable"),
         ("https_force", &[("enable", "on"), ("https_rewrite", "302")], "https_rewrite"),
@@ -265,7 +268,8 @@ fn url_rules(rules: Rules<'_>) -> Functions {
 #[test]
 fn users_are_given_another_url_or_sent_there() {
     let (give, send) = (|path: &str| (None, path.to_owned()), |url: &str| (Some(302), url.to_owned()));
-    let cases: &[(Rules<'_>, &str, (Option<u16>, String))] = &[
+    type Visit = (Option<u16>, String);
+    let cases: &[(Rules<'_>, &str, Visit)] = &[
         (&[("^/hello$", "/index.html", "break")], "/hello?a=1", give("/index.html?a=1")),
         (&[("^/hello$", "/index.html", "break")], "/hello/x", give("/hello/x")),
         (&[("/hello", "/hello/index.html", "")], "/say/hello/x", give("/hello/index.html")), // the whole of it
@@ -316,6 +320,25 @@ fn scopes_are_said_in_keys_no_wider_than_rules_reach() {
         let others: Vec<Scope> = said.into_iter().filter(|said| said != scope).collect();
         assert_eq!(others, *too, "{rules:?} {scope:?}");
     }
+}
+
+#[test]
+fn keys_of_a_domain_that_shares_lie_with_the_other() {
+    let share = function(1, "rewrite_host", &[("share_host", "B.com")]);
+    let remove = function(2, "ali_remove_args", &[("ali_remove_args", "x")]);
+    let url = |host: &str, path: &str| UrlKey::new(host, path).unwrap();
+    let (plain, joining) = (Functions::new(vec![share.clone()]), Functions::new(vec![share, remove.clone()]));
+    assert_eq!(plain.key(&url("a.com", "/a?x=1&y")), url("b.com", "/a?x=1&y"));
+    assert_eq!(joining.key(&url("a.com", "/a?x=1&y")), url("b.com", "/a?y"));
+    assert_eq!((plain.shape(), joining.shape()), (0, Functions::new(vec![remove]).shape()), "kept as the other keeps");
+    assert!(plain.keep_otherwise(&Functions::default()));
+    let pattern = |host: &str, path: &str| Scope::Regex(crate::Pattern::parse(url(host, path)).unwrap());
+    let name = |name: &str| crate::DomainName::parse(name).unwrap();
+    let said = |functions: &Functions, scope: &Scope| functions.rules().key.in_keys(scope).unwrap();
+    assert_eq!(said(&plain, &pattern("a.com", "/d/[0-9]")), [pattern("b.com", "/d/[0-9]")]);
+    let wide = Scope::Directory { host: "b.com".into(), path: "/d/".into() };
+    assert_eq!(said(&joining, &pattern("a.com", "/d/a?x=[0-9]")), [wide], "the other's keys have all of a query");
+    assert_eq!(said(&plain, &Scope::Domain(name("a.com"))), [Scope::Domain(name("b.com"))]);
 }
 
 #[test]
@@ -401,6 +424,7 @@ proptest::proptest! {
             proptest::sample::select(vec!["", "break", "enhance_break", "redirect"]),
         ), 1..4),
         own: bool,
+        share: bool,
         url in "/([abc]/){0,2}[abc]{0,2}(\\?x=[12])?",
         scope in proptest::prop_oneof![
             "/([abc]/){0,2}".prop_map(|path| Scope::Directory { host: "a.com".into(), path }),
@@ -421,6 +445,9 @@ proptest::proptest! {
         }).collect();
         if own {
             list.push(function(9, "self_defined_cachekey", &[("uri", &uri)]));
+        }
+        if share {
+            list.push(function(10, "rewrite_host", &[("share_host", "b.com")]));
         }
         let functions = Functions::new(list);
         let (domain, url) = (crate::DomainName::parse("a.com").unwrap(), UrlKey::new("a.com", &url).unwrap());

@@ -335,7 +335,8 @@ mod tests {
             ("serving_stale_content", &[("extend_expiration_time", "60")]),
             ("path_based_ttl_set", &[("path", "/"), ("ttl", "9")]),
         ]);
-        let cases: &[(&Functions, &[(&'static str, &str)], u64, u64)] = &[
+        type Said = &'static [(&'static str, &'static str)];
+        let cases: &[(&Functions, Said, u64, u64)] = &[
             // rules        origin                                            fresh  stale if error
             (&hour, &[("cache-control", "max-age=5")], 5, 3600),
             (&minute, &[("cache-control", "max-age=5, stale-if-error=7")], 5, 60),

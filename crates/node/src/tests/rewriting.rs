@@ -192,3 +192,108 @@ async fn headers_of_a_made_up_key_tell_bodies_apart_and_one_refresh_takes_all() 
     assert_eq!((one.text(), other.text()), ("b", "b"));
     assert_eq!(origin.seen("/b").len(), 2);
 }
+
+const OTHER: &str = "other.example.test";
+
+/// A domain that shares the cache of the domain of the tests.
+fn sharing(node: &TestNode) -> Entry {
+    let Entry::Domain(domain) = with(node, &[("rewrite_host", &[("share_host", DOMAIN)])]) else { panic!("a domain") };
+    Entry::Domain(Domain { name: DomainName::parse(OTHER).unwrap(), ..domain })
+}
+
+fn forget(scope: Scope) -> Entry {
+    Entry::Invalidate(vec![Invalidation { scope, mode: Mode::Expire }])
+}
+
+#[tokio::test]
+async fn refresh_of_either_of_two_domains_that_share_takes_the_body() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let entry = sharing(&child);
+    for node in [&child, &parent] {
+        node.apply(entry.clone());
+    }
+    let name = |name: &str| DomainName::parse(name).unwrap();
+    let tag = |domain: &str| Scope::Tag { domain: name(domain), tag: model::Tag::parse("t").unwrap() };
+    let key = |host: &str, path: &str| UrlKey::new(host, path).unwrap();
+    let pattern = |host: &str| Scope::Regex(model::Pattern::parse(key(host, "/d/[a-z]")).unwrap());
+    let mut scopes = vec![];
+    for host in [OTHER, DOMAIN] {
+        scopes.extend([
+            Scope::File(key(host, "/d/a")),
+            Scope::Directory { host: host.into(), path: "/d/".into() },
+            Scope::IgnoreParams { host: host.into(), path: "/d/a".into() },
+            Scope::Domain(name(host)),
+            tag(host),
+            pattern(host),
+        ]);
+    }
+    for (round, scope) in scopes.into_iter().enumerate() {
+        let put = |version: &str| origin.put("/d/a", Page::new(format!("{round} {version}")).with("cache-tag", "t"));
+        let hosts = if round % 2 == 0 { [DOMAIN, OTHER] } else { [OTHER, DOMAIN] };
+        let get = async |node: &TestNode, host: &str| {
+            let got = node.get_with("/d/a", &[("host", host)]).await;
+            child.settled().await;
+            parent.settled().await;
+            (got.text().to_owned(), got.header("x-cache").to_owned())
+        };
+        put("old");
+        for node in [&child, &parent] {
+            node.refresh("/", Mode::Delete);
+        }
+        assert_eq!(get(&child, hosts[0]).await, (format!("{round} old"), "MISS from parent".to_owned()));
+        let asked = origin.seen("/d/a");
+        assert_eq!(asked.last().unwrap().headers[HOST], hosts[0], "the origin is asked as users ask");
+        assert_eq!(get(&child, hosts[1]).await.1, "HIT from child");
+        put("new");
+        child.apply(forget(scope.clone()));
+        for host in hosts {
+            assert_eq!(get(&child, host).await.0, format!("{round} new"), "{scope:?}: {host}, while the parent lags");
+        }
+        parent.apply(forget(scope.clone()));
+        put("newest");
+        for node in [&child, &parent] {
+            node.apply(forget(scope.clone()));
+        }
+        for host in hosts {
+            assert_eq!(get(&child, host).await.0, format!("{round} newest"), "{scope:?}: {host}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_domain_was_refreshed_of_before_it_shares_holds_for_what_it_shares() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let Entry::Domain(sharing) = sharing(&node) else { panic!("a domain") };
+    node.apply(Entry::Domain(Domain { functions: model::Functions::default(), ..sharing.clone() }));
+    origin.put("/a", Page::new("old"));
+    assert_eq!(node.get("/a").await.text(), "old");
+    node.settled().await;
+    origin.put("/a", Page::new("new"));
+    node.apply(forget(Scope::File(UrlKey::new(OTHER, "/a").unwrap())));
+    assert_eq!(node.get("/a").await.text(), "old", "it was not said of this one");
+    node.apply(Entry::Domain(sharing));
+    assert_eq!(node.get_with("/a", &[("host", OTHER)]).await.text(), "new");
+}
+
+#[tokio::test]
+async fn domain_that_shares_is_served_though_the_other_is_not() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    node.apply(sharing(&node));
+    origin.put("/a", Page::new("old"));
+    let get = async |host: &str| {
+        let got = node.get_with("/a", &[("host", host)]).await;
+        node.settled().await;
+        (got.status, got.header("x-cache").split(' ').next().unwrap_or_default().to_owned())
+    };
+    let served = |x_cache: &str| (200, x_cache.to_owned());
+    assert_eq!(get(DOMAIN).await, served("MISS"));
+    let domain = node.knowing.known().knowledge.domain(DOMAIN).unwrap().clone();
+    node.apply(Entry::Domain(Domain { online: false, ..domain.clone() }));
+    assert_eq!((get(DOMAIN).await.0, get(OTHER).await), (403, served("HIT")));
+    node.apply(Entry::DomainRemoved(domain.name.clone()));
+    assert_eq!((get(DOMAIN).await.0, get(OTHER).await), (404, served("MISS")));
+    assert_eq!(get(OTHER).await, served("HIT"));
+    origin.put("/a", Page::new("new"));
+    node.apply(forget(Scope::Domain(DomainName::parse(OTHER).unwrap())));
+    assert_eq!(node.get_with("/a", &[("host", OTHER)]).await.text(), "new");
+}
