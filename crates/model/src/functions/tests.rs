@@ -390,6 +390,11 @@ fn what_changes_what_is_kept_is_told_from_what_does_not() {
         ("set_hashkey_args", &[("disable", "on")], true),
         ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "secret1")], true), // the signature leaves the key
         ("origin_response_header", &[("header_operation_type", "delete"), ("header_name", "x-a")], true),
+        ("self_defined_cachekey", &[("headers", "X-A")], true),
+        ("rewrite_host", &[("share_host", "b.com")], true),
+        ("host_redirect", &[("regex", "^/a"), ("replacement", "/b"), ("flag", "break")], true),
+        ("host_redirect", &[("regex", "^/a"), ("replacement", "/b"), ("flag", "redirect")], false),
+        ("forward_scheme", &[("enable", "on"), ("scheme_origin", "follow")], false),
         ("set_resp_header", &[("key", "X-A"), ("value", "1")], false),
         ("set_req_header", &[("key", "X-A"), ("value", "1")], false),
         ("gzip", &[("enable", "on")], false),
