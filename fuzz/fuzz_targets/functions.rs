@@ -5,7 +5,7 @@
 use fuzz::{headers, line, sections, text};
 use http::{StatusCode, Uri};
 use libfuzzer_sys::fuzz_target;
-use model::functions::check;
+use model::functions::{ArgumentRewrite, check};
 use model::{Function, Functions, UrlKey};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -37,7 +37,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(url) = UrlKey::new("a.com", path.as_str()) {
         let key = functions.key(&url);
-        assert_eq!(functions.key(&key), key, "the key of a key is itself");
+        let rule = &functions.rules().key;
+        if rule.rewrites.is_empty() && rule.paths.is_empty() && rule.arguments == ArgumentRewrite::default() {
+            assert_eq!(functions.key(&key), key, "the key of a key is itself");
+        }
         assert!(functions.rules().fetch.path(key.path_and_query()).starts_with('/'));
     }
     assert!(functions.rules().fetch.path(path.as_str()).starts_with('/'));

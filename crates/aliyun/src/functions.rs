@@ -206,6 +206,8 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(truth) => Some(truth.to_string()),
+        // Lists are kept as they would be written.
+        Value::Array(_) => Some(value.to_string()),
         _ => None,
     }
 }
@@ -236,6 +238,10 @@ mod tests {
             (
                 r#"[{"functionName":"edge_function","functionArgs":[{"argName":"rule"}]}]"#,
                 Some(set("edge_function", &[("rule", "")], None, None)),
+            ),
+            (
+                r#"[{"functionName":"x","functionArgs":[{"argName":"uri","argValue":[{"a":"/b"}]}]}]"#,
+                Some(set("x", &[("uri", r#"[{"a":"/b"}]"#)], None, None)),
             ),
             ("{}", None),
             ("[]", None),

@@ -102,6 +102,12 @@ impl Pattern {
         Ok(Pattern { text, compiled })
     }
 
+    /// The same of another host, which is a name as keys have it.
+    pub fn at(&self, host: &str) -> Pattern {
+        let text = UrlKey::new(host, self.text.path_and_query()).unwrap_or_else(|_| self.text.clone());
+        Pattern { text, compiled: self.compiled.clone() }
+    }
+
     /// The host it speaks of.
     pub fn host(&self) -> &str {
         self.text.host()

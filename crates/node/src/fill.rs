@@ -33,7 +33,7 @@ use crate::knowing::{Knowing, LogTag};
 use crate::metrics::{Metrics, Refusal};
 use crate::respond::BodyError;
 use crate::slices::{self, Part, SliceSizes};
-use crate::upstream::{self, Answer, AskError, From, Question, Upstream};
+use crate::upstream::{self, Answer, AskError, Asked, From, Question, Upstream};
 use crate::vouched::VouchedMoments;
 use task::FillTask;
 
@@ -76,8 +76,7 @@ pub(crate) struct Confirmable {
 /// What is to be fetched.
 pub(crate) struct Order {
     pub(crate) url: UrlKey,
-    /// The path with its query that is asked for; the key may have less of it.
-    pub(crate) path: String,
+    pub(crate) asked: Asked,
     pub(crate) domain: Arc<Domain>,
     /// Under what the asker looked.
     pub(crate) key: ObjectKey,
@@ -96,6 +95,8 @@ pub(crate) struct Order {
     pub(crate) alone: bool,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
+    /// What he found may stand in for an answer that failed: one that did does not take its place.
+    pub(crate) stands_in: bool,
 }
 
 /// How an answer came here.

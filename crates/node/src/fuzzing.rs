@@ -11,7 +11,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Uri, request, response};
 use model::fence::Asker;
-use model::{Entry, Functions, Isolation, Knowledge, LogId, ManualClock, NodeName, Revision, UrlKey};
+use model::functions::sent_to;
+use model::{
+    DomainName, Entry, Functions, Isolation, Knowledge, LogId, ManualClock, NodeName, Revision, Scope, UrlKey,
+};
 use tokio::time::Instant;
 
 use crate::flood::{BURST_MAX, Frames, PREFACE};
@@ -203,6 +206,9 @@ pub fn entry(entry: &Entry, key: &UrlKey) {
 /// What functions make of a request and its answer; `path` begins with `/`.
 pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status: StatusCode, answer: &HeaderMap) {
     let path = asked.path_and_query().map_or("/", |path| path.as_str());
+    if let Ok(url) = UrlKey::new("a.com", path) {
+        keys(functions, &url);
+    }
     let mut sent = request.clone();
     fetch::headers(functions, &mut sent);
     if let Some((to, host)) = fetch::follow(functions, &Method::GET, asked, "a.com", status, answer) {
@@ -227,6 +233,24 @@ pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status
             assert!(may.is_err(), "nobody guesses a signature");
         }
         let _ = access::may(&functions.rules().access, request, client, path, now);
+    }
+}
+
+/// A refresh of what a URL lies in is one of what its key lies in.
+fn keys(functions: &Functions, url: &UrlKey) {
+    let (rule, key) = (&functions.rules().key, functions.key(url));
+    let _ = sent_to(&functions.rules().urls, &rule.unsigned(url.path_and_query()));
+    let host = || url.host().to_owned();
+    let directories = url.directories().map(|path| Scope::Directory { host: host(), path: path.to_owned() });
+    let path = Scope::IgnoreParams { host: host(), path: url.path().to_owned() };
+    for scope in directories.chain([path, Scope::File(url.clone())]) {
+        // A signature that stands in a path is no part of the directories that are spoken of.
+        if rule.signed.is_some() && !matches!(scope, Scope::File(_)) {
+            continue;
+        }
+        let said = rule.in_keys(&scope).unwrap_or_else(|| vec![scope]);
+        let nobody = DomainName::parse("nobody.invalid").expect("a name");
+        assert!(said.iter().any(|said| said.covers(&nobody, &key, &model::Tags::Any)), "{url} {key} {said:?}");
     }
 }
 

@@ -31,6 +31,7 @@ use crate::exchange::{Exchange, REQUEST_ID};
 use crate::framing::URL_BYTES_MAX;
 use crate::functions::keep;
 use crate::head::{self, Head, ObjectKey, Stored};
+use crate::knowing::Named;
 use crate::listener::{Handoff, REQUESTS_MAX};
 use crate::metrics::XCache;
 use crate::respond::{Signs, X_CACHE};
@@ -208,7 +209,7 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
     let at = pipeline.fills().vouched.get(key.hash(), object.generation());
     let vouched = Vouched { stamp: Revision(object.stamp()), at };
     let mut judging = knowing.judging();
-    let judged = knowing.judge(&mut judging, vouched, *log, &url, Some(&head.headers), Asker::User)?;
+    let judged = knowing.judge(&mut judging, vouched, *log, Named::own(&url), Some(&head.headers), Asker::User)?;
     let now = knowing.clock().now();
     let serves = judged.verdict == Verdict::Send
         && matches!(

@@ -15,7 +15,8 @@
 //! - An answer reflects every entry whose [`Index::add`] returned before the question.
 //! - A host or a tag header that changes hands makes a body be asked for again, and so do functions that make other keys or keep
 //!   things otherwise: what older entries cover is said in the words of the configuration they were accepted under.
-//! - Files are named by their keys, as bodies are ([`keyed`]); a regex that may match some URL of a key covers it.
+//! - Everything is said in the words of keys, as bodies lie under them ([`keyed`]); a regex that may match some URL of a key covers
+//!   it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -214,7 +215,10 @@ impl Index {
             Entry::DomainRemoved(name) => self.removed.add(hash(name.as_str(), ""), revision, Mode::Delete),
             // A new name may take hosts over from a wildcard, whose tags and refreshes spoke of them until now.
             Entry::Domain(domain) if before.is_none_or(|before| is_kept_otherwise(before, domain)) => {
-                self.domains.add(hash(domain.name.as_str(), ""), revision, Mode::Expire);
+                // Refreshes that were said of this domain were not said of the one whose keys it has from now on.
+                for name in std::iter::once(&domain.name).chain(&domain.functions.rules().key.share) {
+                    self.domains.add(hash(name.as_str(), ""), revision, Mode::Expire);
+                }
             }
             Entry::Domain(_)
             | Entry::Certificate(_)
@@ -275,11 +279,17 @@ impl Index {
                 newest = newest.with(self.removed.get(hash(name, "")));
             }
         }
-        if let Some(domain) = domain {
-            let hash = hash(domain.name.as_str(), "");
-            newest = newest.with(self.domains.get(hash)).with(self.tagged(domain, hash, about));
+        match domain {
+            Some(domain) => {
+                let hash = hash(domain.name.as_str(), "");
+                newest.with(self.domains.get(hash)).with(self.tagged(domain, hash, about))
+            }
+            // Others share keys with a domain that is not there: what is said of them counts, and every tag.
+            None => {
+                let hash = hash(key.host(), "");
+                newest.with(self.domains.get(hash)).with(self.tagged.get(hash))
+            }
         }
-        newest
     }
 
     /// What a parent is asked to reflect (fence rule 2).
@@ -353,24 +363,34 @@ impl Index {
     }
 }
 
-/// An entry in the words of keys: a file is named by the key that its domain makes of its URL.
+/// An entry in the words of keys: what it says of URLs is said of every key that their domain makes of them.
 pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry> {
     let Entry::Invalidate(invalidations) = entry else { return Cow::Borrowed(entry) };
-    let key = |scope: &Scope| match scope {
-        Scope::File(url) => {
-            let functions = &domains.domain_for(url.host())?.functions;
-            (functions.shape() != 0).then(|| Scope::File(functions.key(url)))
+    let in_keys = |scope: &Scope| {
+        let domain = match scope {
+            Scope::File(url) => domains.domain_for(url.host()),
+            Scope::Directory { host, .. } | Scope::IgnoreParams { host, .. } => domains.domain_for(host),
+            Scope::Regex(pattern) => domains.domain_for(pattern.host()),
+            Scope::Tag { domain, .. } | Scope::Domain(domain) => domains.domain(domain.as_str()),
+        }?;
+        let rule = &domain.functions.rules().key;
+        // Bodies name their tags as the domain does whose keys they have.
+        let other =
+            |name: &DomainName| domains.domain(name.as_str()).is_none_or(|of| of.tag_header != domain.tag_header);
+        match (scope, &rule.share) {
+            (Scope::Tag { .. }, Some(share)) if other(share) => Some(vec![Scope::Domain(share.clone())]),
+            _ => rule.in_keys(scope),
         }
-        _ => None,
     };
-    if invalidations.iter().all(|one| key(&one.scope).is_none()) {
+    let said: Vec<Option<Vec<Scope>>> = invalidations.iter().map(|one| in_keys(&one.scope)).collect();
+    if said.iter().all(Option::is_none) {
         return Cow::Borrowed(entry);
     }
-    let one = |one: &Invalidation| match key(&one.scope) {
-        Some(scope) => Invalidation { scope, mode: one.mode },
-        None => one.clone(),
-    };
-    Cow::Owned(Entry::Invalidate(invalidations.iter().map(one).collect()))
+    let all = invalidations.iter().zip(said).flat_map(|(one, scopes)| {
+        let scopes = scopes.unwrap_or_else(|| vec![one.scope.clone()]);
+        scopes.into_iter().map(|scope| Invalidation { scope, mode: one.mode })
+    });
+    Cow::Owned(Entry::Invalidate(all.collect()))
 }
 
 /// Whether what was kept for a domain means something else now.

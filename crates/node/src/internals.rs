@@ -14,7 +14,7 @@ use store::{Store, WriteError};
 
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::journal::{Identity, Journal, JournalError};
-use crate::knowing::{Knowing, LogTag};
+use crate::knowing::{Knowing, LogTag, Named};
 use crate::vouched::VouchedMoments;
 
 /// Longer than any benchmark: nobody beats while it counts instructions.
@@ -96,7 +96,7 @@ impl Inside {
         let at = self.vouched.get(key.hash(), object.generation());
         let body = Vouched { stamp: Revision(object.stamp()), at };
         let mut judging = self.knowing.judging();
-        let judged = self.knowing.judge(&mut judging, body, *log, url, Some(&head.headers), Asker::User)?;
+        let judged = self.knowing.judge(&mut judging, body, *log, Named::own(url), Some(&head.headers), Asker::User)?;
         Some(judged.verdict)
     }
 

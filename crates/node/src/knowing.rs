@@ -110,6 +110,22 @@ pub(crate) struct Knowing {
     drain: Arc<Drain>,
 }
 
+/// What a body is asked for by.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'a> {
+    /// Under what it lies.
+    pub(crate) key: &'a UrlKey,
+    /// The host that was asked; that of the key, where no other domain shares it.
+    pub(crate) site: &'a str,
+}
+
+impl<'a> Named<'a> {
+    /// By its key.
+    pub(crate) fn own(key: &'a UrlKey) -> Named<'a> {
+        Named { key, site: key.host() }
+    }
+}
+
 /// The right to judge, and then the promise that a header is on its way (rule 6).
 pub(crate) struct Judging {
     drain: Arc<Drain>,
@@ -277,14 +293,14 @@ impl Knowing {
         self.drain.emptied(epoch).await;
     }
 
-    /// Judges a body of `key` for `asker` now (rule 3). `None` when the node serves nobody or no such host, or has begun another
-    /// log since the body was asked for. `headers` are those that came with the body, where it names its tags.
+    /// Judges a body for `asker` now (rule 3). `None` when the node serves nobody or no such host, or has begun another log since
+    /// the body was asked for. `headers` are those that came with the body, where it names its tags.
     pub(crate) fn judge(
         &self,
         held: &mut Judging,
         body: Vouched,
         of: LogTag,
-        key: &UrlKey,
+        named: Named<'_>,
         headers: Option<&HeaderMap>,
         asker: Asker,
     ) -> Option<Judged> {
@@ -296,8 +312,10 @@ impl Knowing {
             return None;
         }
         // As it is now, not as it was when the body was asked for: hosts and tag headers change hands by the log too.
-        let domain = known.knowledge.domain_for(key.host()).filter(|domain| domain.online)?;
-        let need = self.index.need(Some(domain), key, About::Body { stamp: body.stamp, headers });
+        let Named { key, site } = named;
+        let served = known.knowledge.domain_for(site).filter(|domain| domain.online)?;
+        let domain = if site == key.host() { Some(served) } else { known.knowledge.domain_for(key.host()) };
+        let need = self.index.need(domain, key, About::Body { stamp: body.stamp, headers });
         let node = Standing { applied, contact, lease: known.knowledge.settings.lease(), isolation: known.isolation };
         let now = self.clock.moment();
         let verdict = fence::judge(body, need.revision, asker, &node, now);

@@ -122,11 +122,12 @@ impl Parents {
     ) -> Result<Answer, NoAnswer> {
         let endpoint = url.parse::<Uri>().ok().as_ref().and_then(Endpoint::of);
         let endpoint = endpoint.ok_or_else(|| NoAnswer::Refused(format!("{name}: its address is not a URL")))?;
-        let target = target(&question.path).map_err(NoAnswer::Told)?;
+        let target = target(&question.asked.path).map_err(NoAnswer::Told)?;
         let mut headers = question.headers.clone();
-        headers.insert(HOST, host(question.key.host()).map_err(NoAnswer::Told)?);
+        headers.insert(HOST, host(&question.asked.host).map_err(NoAnswer::Told)?);
         peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, &self.own);
         peer::tell_purpose(&mut headers, question.purpose);
+        peer::tell_scheme(&mut headers, question.asked.secure);
         let message = Message {
             method: &question.method,
             target: &target,

@@ -29,6 +29,8 @@ pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("warmfront-origin"
 pub(crate) const ALIVE: HeaderName = HeaderName::from_static("warmfront-alive");
 /// `prefetch`, on a request that no user waits for.
 pub(crate) const PURPOSE: HeaderName = HeaderName::from_static("warmfront-purpose");
+/// `https`, on a request for a user who came by TLS: some origins are asked by the scheme that users come by.
+pub(crate) const SCHEME: HeaderName = HeaderName::from_static("warmfront-scheme");
 
 const PREFIX: &str = "warmfront-";
 
@@ -45,6 +47,8 @@ pub(crate) struct Caller {
     pub(crate) purpose: Purpose,
     /// Only whether this node is alive is wanted.
     pub(crate) greets: bool,
+    /// Of a node: the user it asks for came by TLS.
+    pub(crate) secure: bool,
 }
 
 /// Why a node's request is not answered.
@@ -60,7 +64,7 @@ pub(crate) enum BadCaller {
 
 /// Reads and strips what a request says of its sender.
 pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, BadCaller> {
-    let user = Caller { asker: Asker::User, passed: Vec::new(), purpose: Purpose::User, greets: false };
+    let user = Caller { asker: Asker::User, passed: Vec::new(), purpose: Purpose::User, greets: false, secure: false };
     let Some(shown) = headers.get(CREDENTIAL) else {
         strip(headers);
         return Ok(user);
@@ -77,13 +81,14 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
     let prefetch = headers.get(PURPOSE).is_some_and(|purpose| purpose == "prefetch");
     let purpose = if prefetch { Purpose::Prefetch } else { Purpose::User };
     let greets = headers.contains_key(ALIVE);
+    let secure = headers.get(SCHEME).is_some_and(|scheme| scheme == "https");
     strip(headers);
     match fence {
         Some((_, Err(_))) | None => Err(BadCaller::Fence),
         Some((false, _)) => Err(BadCaller::AnotherLog),
         Some((true, Ok(_))) if passed.len() > PASSED_MAX => Err(BadCaller::Circle),
         Some((true, Ok(revision))) => {
-            Ok(Caller { asker: Asker::Child { fence: Revision(revision) }, passed, purpose, greets })
+            Ok(Caller { asker: Asker::Child { fence: Revision(revision) }, passed, purpose, greets, secure })
         }
     }
 }
@@ -116,6 +121,13 @@ pub(crate) fn tell_purpose(headers: &mut HeaderMap, purpose: Purpose) {
     match purpose {
         Purpose::Prefetch => _ = headers.insert(PURPOSE, HeaderValue::from_static("prefetch")),
         Purpose::User => {}
+    }
+}
+
+/// Says to a parent by which scheme the user came.
+pub(crate) fn tell_scheme(headers: &mut HeaderMap, secure: bool) {
+    if secure {
+        headers.insert(SCHEME, HeaderValue::from_static("https"));
     }
 }
 

@@ -19,7 +19,7 @@ use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
-use model::functions::Ranges;
+use model::functions::{Ranges, sent_to};
 use model::mistake::{Mistake, made};
 use model::{Domain, Functions, Mode, NodeName, Revision, UrlKey};
 use store::Store;
@@ -30,14 +30,14 @@ use crate::framing;
 use crate::functions::reply::Telling;
 use crate::functions::{access, keep};
 use crate::head::{self, Head, ObjectKey, Stored};
-use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
+use crate::knowing::{Judged, Judging, Knowing, Known, LogTag, Named};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
 use crate::respond::{AnswerBody, Reply, Said, Signs, X_CACHE};
 use crate::slices::{self, Part};
 use crate::upload::Upload;
-use crate::upstream::{self, AskError, From, Question};
+use crate::upstream::{self, AskError, Asked, From, Question};
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
@@ -59,8 +59,8 @@ pub(crate) struct Pipeline {
 pub(crate) struct Wanted {
     /// Under what the object lies; what users ask for may say more.
     pub(crate) url: UrlKey,
-    /// The path with its query as it goes upstream, where that is not the key's.
-    pub(crate) path: Option<String>,
+    /// The URL as it goes upstream, where that is not the key.
+    pub(crate) sent: Option<UrlKey>,
     pub(crate) domain: Arc<Domain>,
     pub(crate) method: Method,
     /// Whom the client addressed: the host, with the port if it said one.
@@ -72,15 +72,29 @@ pub(crate) struct Wanted {
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
+    /// The user came by TLS.
+    pub(crate) secure: bool,
 }
 
 impl Wanted {
-    /// Key and path of a URL as it was asked for.
-    pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<String>) {
-        match functions.shape() {
-            0 => (url, None),
-            _ => (functions.key(&url), Some(functions.rules().key.unsigned(url.path_and_query()))),
+    /// The key of a URL as it was asked for, and the URL as it goes upstream where that is another.
+    pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<UrlKey>) {
+        let rule = &functions.rules().key;
+        if functions.shape() == 0 && rule.share.is_none() {
+            return (url, None);
         }
+        let unsigned = UrlKey::new(url.host(), &rule.unsigned(url.path_and_query()));
+        (functions.key(&url), Some(unsigned.unwrap_or(url)))
+    }
+
+    /// What it is judged by.
+    fn name(&self) -> Named<'_> {
+        Named { key: &self.url, site: self.site() }
+    }
+
+    /// The host that was asked.
+    pub(crate) fn site(&self) -> &str {
+        self.sent.as_ref().unwrap_or(&self.url).host()
     }
 
     /// The headers as they go upstream for an answer that is everybody's; variants are chosen by these. A hit without variants
@@ -94,9 +108,10 @@ impl Wanted {
         })
     }
 
-    /// The path with its query as it goes upstream.
-    fn asked(&self) -> String {
-        self.path.clone().unwrap_or_else(|| self.url.path_and_query().to_owned())
+    /// The URL as it goes upstream.
+    fn asked(&self) -> Asked {
+        let sent = self.sent.as_ref().unwrap_or(&self.url);
+        Asked { host: sent.host().to_owned(), path: sent.path_and_query().to_owned(), secure: self.secure }
     }
 }
 
@@ -212,12 +227,18 @@ impl Pipeline {
             {
                 return reply.denied(refused);
             }
+            let urls = &domain.functions.rules().urls;
+            if !urls.is_empty()
+                && let Some((status, to)) = sent_to(urls, &domain.functions.rules().key.unsigned(url.path_and_query()))
+            {
+                return reply.elsewhere(status, authority.as_str(), &to);
+            }
             reply.telling = Telling::of(&domain.functions, &request.headers);
         }
-        let (url, path) = Wanted::named(&domain.functions, url);
+        let (url, sent) = Wanted::named(&domain.functions, url);
         let wanted = Wanted {
             url,
-            path,
+            sent,
             domain: domain.clone(),
             method: request.method,
             shared: OnceLock::new(),
@@ -226,6 +247,10 @@ impl Pipeline {
             asker: caller.asker,
             passed: caller.passed,
             purpose: caller.purpose,
+            secure: match caller.asker {
+                Asker::User => reply.handoff.secure,
+                Asker::Child { .. } => caller.secure,
+            },
         };
         match wanted.method.as_str() {
             "CONNECT" | "TRACE" | "PURGE" => reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
@@ -245,7 +270,7 @@ impl Pipeline {
                 if !known.serves() {
                     break;
                 }
-                if let Err((status, why)) = site(&known, wanted.url.host()) {
+                if let Err((status, why)) = site(&known, wanted.site()) {
                     return reply.refusal(status, why);
                 }
             }
@@ -268,7 +293,8 @@ impl Pipeline {
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
                     let part = self.part(&wanted, &look, false);
-                    let _behind = self.fills.begin(self.order(&wanted, &look, true, part, false));
+                    let order = Order { stands_in: true, ..self.order(&wanted, &look, true, part, false) };
+                    let _behind = self.fills.begin(order);
                     let body = self.body(&wanted, found);
                     let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
                     return reply.stored(&wanted.headers, &found.head, &body, now, &said, judging);
@@ -348,7 +374,7 @@ impl Pipeline {
     /// Judges what is stored.
     pub(crate) fn judge_found(&self, judging: &mut Judging, found: &Found, wanted: &Wanted) -> Option<Judged> {
         let headers = Some(&found.head.headers);
-        self.knowing.judge(judging, found.vouched, found.head.log, &wanted.url, headers, wanted.asker)
+        self.knowing.judge(judging, found.vouched, found.head.log, wanted.name(), headers, wanted.asker)
     }
 
     /// Judges an answer that is not stored.
@@ -363,7 +389,7 @@ impl Pipeline {
         // These two need not repeat all headers of what they speak of.
         let partial = matches!(head.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT);
         let headers = (!partial).then_some(&head.headers);
-        self.knowing.judge(judging, vouched, log, &wanted.url, headers, wanted.asker)
+        self.knowing.judge(judging, vouched, log, wanted.name(), headers, wanted.asker)
     }
 
     /// What is to be fetched for a request; `confirm` when a 304 is good enough.
@@ -375,7 +401,7 @@ impl Pipeline {
         });
         Order {
             url: wanted.url.clone(),
-            path: wanted.asked(),
+            asked: wanted.asked(),
             domain: wanted.domain.clone(),
             key: look.key.clone(),
             seen: look.seen,
@@ -387,12 +413,14 @@ impl Pipeline {
             purpose: wanted.purpose,
             alone,
             interim: None,
+            stands_in: false,
         }
     }
 
     /// How much of it is fetched: of what is asked for in part, or lies in slices, as little as will do.
     fn part(&self, wanted: &Wanted, look: &Look, alone: bool) -> Part {
-        if alone || look.has_variants || wanted.method != Method::GET {
+        let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
+        if alone || look.has_variants || told_apart || wanted.method != Method::GET {
             return Part::Whole;
         }
         let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());
@@ -413,7 +441,7 @@ impl Pipeline {
         ArrivedBody::Sliced(Box::new(slices::Body {
             fills: self.fills.clone(),
             url: wanted.url.clone(),
-            path: wanted.asked(),
+            asked: wanted.asked(),
             domain: wanted.domain.clone(),
             headers: wanted.shared(&self.signs).clone(),
             asker: wanted.asker,
@@ -429,7 +457,8 @@ impl Pipeline {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
         let part = self.part(wanted, look, alone);
-        let order = Order { interim: reply.interim(), ..self.order(wanted, look, confirm, part, alone) };
+        let order = self.order(wanted, look, confirm, part, alone);
+        let order = Order { interim: reply.interim(), stands_in: stale_if_error, ..order };
         let Some(waiting) = self.fills.begin(order) else {
             // Shed, unless what is stored may stand in (RFC 5861 §4: as for an answer 503).
             let stale = self.stale(wanted, look, stale_if_error, why, reply);
@@ -441,7 +470,7 @@ impl Pipeline {
         match outcome.unwrap_or(Outcome::Failed(AskError::Timeout)) {
             Outcome::Body(arrived) => self.deliver(wanted, &arrived, why, joined, reply),
             Outcome::Mine(lone) => {
-                let failed = matches!(lone.answer.head.status.as_u16(), 500 | 502 | 503 | 504);
+                let failed = keep::is_failure(&wanted.domain.functions, lone.answer.head.status);
                 match self.stale(wanted, look, failed && stale_if_error, why, reply) {
                     Some(answer) => Step::Answer(answer),
                     None => self.deliver_lone(wanted, *lone, why, reply),
@@ -468,7 +497,7 @@ impl Pipeline {
         let mut judging = self.knowing.judging();
         let headers = Some(&arrived.head.headers);
         let judged =
-            self.knowing.judge(&mut judging, arrived.vouched, arrived.head.log, &wanted.url, headers, wanted.asker);
+            self.knowing.judge(&mut judging, arrived.vouched, arrived.head.log, wanted.name(), headers, wanted.asker);
         let Some(Judged { age, .. }) = judged.filter(may_pass) else {
             self.metrics.overtaken.inc();
             return Step::Again { alone: false };
@@ -575,7 +604,7 @@ impl Pipeline {
         let question = Question {
             method: wanted.method.clone(),
             key: wanted.url.clone(),
-            path: wanted.asked(),
+            asked: wanted.asked(),
             domain: wanted.domain.clone(),
             headers,
             fetch,
@@ -613,8 +642,10 @@ impl Pipeline {
     /// What is stored under the URL of an unsafe request that did not fail is good no more, nor is what its answer names
     /// (RFC 9111 §4.4).
     async fn written(&self, wanted: &Wanted, answer: &HeaderMap) {
-        let others = httpcache::invalidated_too(wanted.authority.as_str(), wanted.url.path_and_query(), answer);
-        let others = others.iter().filter_map(|path| UrlKey::new(wanted.url.host(), path).ok());
+        let asked = wanted.asked();
+        let others = httpcache::invalidated_too(wanted.authority.as_str(), &asked.path, answer);
+        let others = others.iter().filter_map(|path| UrlKey::new(&asked.host, path).ok());
+        let others = others.map(|url| wanted.domain.functions.key(&url));
         for url in std::iter::once(wanted.url.clone()).chain(others) {
             if let Err(error) = self.fills.forget(&url).await {
                 tracing::warn!(%url, error = &error as &dyn std::error::Error, "remove after an unsafe request");

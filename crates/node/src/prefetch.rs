@@ -229,7 +229,7 @@ impl Pipeline {
     }
 
     fn wanted(&self, job: &Job) -> Option<Wanted> {
-        let (_, rest) = job.url.split_once("://")?;
+        let (scheme, rest) = job.url.split_once("://")?;
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let url = UrlKey::new(host, if path.is_empty() { "/" } else { path }).ok()?;
         let known = self.knowing().known();
@@ -244,10 +244,10 @@ impl Pipeline {
         }
         crate::peer::strip(&mut headers);
         let authority = Authority::try_from(url.host()).ok()?;
-        let (url, path) = Wanted::named(&domain.functions, url);
+        let (url, sent) = Wanted::named(&domain.functions, url);
         Some(Wanted {
             url,
-            path,
+            sent,
             domain: domain.clone(),
             method: Method::GET,
             shared: OnceLock::new(),
@@ -256,6 +256,7 @@ impl Pipeline {
             asker: Asker::User,
             passed: Vec::new(),
             purpose: Purpose::Prefetch,
+            secure: scheme.eq_ignore_ascii_case("https"),
         })
     }
 

@@ -172,13 +172,7 @@ impl Reply {
     pub(crate) fn denied(&self, refused: Refused) -> Response<AnswerBody> {
         match refused {
             Refused::Forbidden(why) => self.refusal(StatusCode::FORBIDDEN, why),
-            Refused::Elsewhere(url) => {
-                let mut answer = self.refusal(StatusCode::FOUND, "this page may not link here");
-                if let Ok(url) = HeaderValue::try_from(url) {
-                    answer.headers_mut().insert(LOCATION, url);
-                }
-                answer
-            }
+            Refused::Elsewhere(url) => self.sent_to(StatusCode::FOUND, "this page may not link here", url),
         }
     }
 
@@ -186,8 +180,21 @@ impl Reply {
     pub(crate) fn by_the_other_scheme(&self, forced: Forced, host: &str, path: &str) -> Response<AnswerBody> {
         let status = if forced.status == 308 { StatusCode::PERMANENT_REDIRECT } else { StatusCode::MOVED_PERMANENTLY };
         let scheme = if forced.https { "https" } else { "http" };
-        let mut answer = self.refusal(status, "this site is served by the other scheme");
-        if let Ok(url) = HeaderValue::try_from(format!("{scheme}://{host}{path}")) {
+        self.sent_to(status, "this site is served by the other scheme", format!("{scheme}://{host}{path}"))
+    }
+
+    /// Sends a user to another URL, which is a path of this site where it begins with `/`.
+    pub(crate) fn elsewhere(&self, status: u16, authority: &str, to: &str) -> Response<AnswerBody> {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
+        let scheme = if self.handoff.secure { "https" } else { "http" };
+        // Whole, for a path that begins with two slashes would name another site.
+        let url = if to.starts_with('/') { format!("{scheme}://{authority}{to}") } else { to.to_owned() };
+        self.sent_to(status, "it is somewhere else", url)
+    }
+
+    fn sent_to(&self, status: StatusCode, words: &str, url: String) -> Response<AnswerBody> {
+        let mut answer = self.refusal(status, words);
+        if let Ok(url) = HeaderValue::try_from(url) {
             answer.headers_mut().insert(LOCATION, url);
         }
         answer

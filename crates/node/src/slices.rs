@@ -28,6 +28,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::fill::{ArrivedBody, Fills, Order, Outcome, Purpose, Waiting};
 use crate::head::{Head, ObjectKey, Series};
 use crate::respond::BodyError;
+use crate::upstream::Asked;
 
 /// How bodies are cut.
 #[derive(Clone, Copy, Debug)]
@@ -128,8 +129,7 @@ fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
 pub(crate) struct Body {
     pub(crate) fills: Arc<Fills>,
     pub(crate) url: UrlKey,
-    /// As it is asked for upstream.
-    pub(crate) path: String,
+    pub(crate) asked: Asked,
     pub(crate) domain: Arc<Domain>,
     /// As requests for slices go upstream.
     pub(crate) headers: HeaderMap,
@@ -178,7 +178,7 @@ impl Body {
     fn fetch(&self, number: u64) -> Option<Waiting> {
         self.fills.begin(Order {
             url: self.url.clone(),
-            path: self.path.clone(),
+            asked: self.asked.clone(),
             domain: self.domain.clone(),
             key: ObjectKey::slice(&self.url, &self.series, number),
             seen: None,
@@ -190,6 +190,7 @@ impl Body {
             purpose: Purpose::User,
             alone: false,
             interim: None,
+            stands_in: false,
         })
     }
 }

@@ -68,7 +68,8 @@ impl Sources {
         let with_body = body.is_some();
         let repeatable = !with_body && question.is_safe();
         let sources = in_order(&question.domain.sources, question.key.hash());
-        let mut first: VecDeque<Asked> = sources.into_iter().map(|source| Asked::new(source, question)).collect();
+        let mut first: VecDeque<Candidate> =
+            sources.into_iter().map(|source| Candidate::new(source, question)).collect();
         let mut resting = VecDeque::new();
         let mut last = Err(AskError::Unreachable("the domain has no source".to_owned()));
         let mut tries = 0;
@@ -95,7 +96,7 @@ impl Sources {
     }
 
     /// The next source: those that are well in their order, then those that rest.
-    fn next(&self, first: &mut VecDeque<Asked>, resting: &mut VecDeque<Asked>) -> Option<Asked> {
+    fn next(&self, first: &mut VecDeque<Candidate>, resting: &mut VecDeque<Candidate>) -> Option<Candidate> {
         while let Some(source) = first.pop_front() {
             if self.health.admits(&source.endpoint, Instant::now()) {
                 return Some(source);
@@ -108,7 +109,7 @@ impl Sources {
     async fn ask_one(
         &self,
         question: &Question,
-        source: &Asked,
+        source: &Candidate,
         body: &mut Option<UpBody>,
         until: Instant,
     ) -> Result<Answer, NotAsked> {
@@ -174,7 +175,7 @@ impl Sources {
 }
 
 /// A source as it is asked.
-struct Asked {
+struct Candidate {
     endpoint: Endpoint,
     /// `Host`.
     host: String,
@@ -183,11 +184,11 @@ struct Asked {
     timeout: Option<Duration>,
 }
 
-impl Asked {
-    fn new(source: &Source, question: &Question) -> Asked {
-        let way = fetch::way(&question.domain.functions, source, &question.key, &question.path);
+impl Candidate {
+    fn new(source: &Source, question: &Question) -> Candidate {
+        let way = fetch::way(&question.domain.functions, source, &question.key, &question.asked);
         let endpoint = Endpoint { host: source.content.clone(), port: way.port, tls: way.tls };
-        Asked { endpoint, host: way.host, path: way.path, timeout: way.timeout }
+        Candidate { endpoint, host: way.host, path: way.path, timeout: way.timeout }
     }
 }
 

@@ -352,8 +352,13 @@ impl Sweeper {
             pending.files.iter().take(FILES_AT_ONCE).cloned().collect()
         };
         let mut any = false;
+        let mut named: Vec<(Revision, UrlKey)> = Vec::with_capacity(batch.len());
         for (revision, url) in &batch {
-            let url = &knowing.key_of(url);
+            let key = knowing.key_of(url);
+            let too = (key != *url).then(|| (*revision, url.clone()));
+            named.extend(std::iter::once((*revision, key)).chain(too));
+        }
+        for (revision, url) in &named {
             let bare = ObjectKey::bare(url);
             let mut beside = Beside::Nothing;
             any |= self.sweep_keys(store, knowing, &[bare], &mut beside).await?;

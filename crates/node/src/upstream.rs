@@ -67,13 +67,23 @@ pub(crate) fn no_body() -> UpBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
+/// A URL as users ask for it, and as parents are asked: what each node makes its own key of.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// Without a port.
+    pub(crate) host: String,
+    /// With its query; the key may have less of it.
+    pub(crate) path: String,
+    /// By TLS.
+    pub(crate) secure: bool,
+}
+
 /// What is asked for.
 pub(crate) struct Question {
     pub(crate) method: Method,
     /// Under what it lies: by this, parents are chosen.
     pub(crate) key: UrlKey,
-    /// The path with its query that is asked for; the key may have less of it.
-    pub(crate) path: String,
+    pub(crate) asked: Asked,
     pub(crate) domain: Arc<Domain>,
     /// End-to-end headers.
     pub(crate) headers: HeaderMap,

@@ -51,6 +51,18 @@ impl App {
         if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
             return Err(Denied::DomainsUsedUp);
         }
+        // One that was removed while others shared its cache is still there in theirs.
+        let shares =
+            |domain: &Domain| domain.functions.rules().key.share.as_ref().is_some_and(|of| name.serves(of.as_str()));
+        let others = |row: &&DomainRow| row.account != principal.account();
+        if known
+            .domains
+            .values()
+            .filter(others)
+            .any(|row| known.knowledge.domains.get(&row.name).is_some_and(|of| shares(of)))
+        {
+            return Err(Denied::DomainConflict);
+        }
         let domain =
             Domain { name, coverage, sources, online: true, tag_header: None, functions: Functions::default() };
         let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;

@@ -10,7 +10,7 @@
 //! A function's number is the time it was set at, in milliseconds, or one more than the highest of its domain: it tells age, and no
 //! number comes twice in a domain.
 
-use model::functions::{self, BadFunctions, Function, Functions};
+use model::functions::{self, BadArgument, BadFunctions, Function, Functions};
 use model::{Domain, DomainName, Revision};
 
 use super::{App, Denied, Permission, Principal};
@@ -84,6 +84,12 @@ impl App {
         for name in domains {
             let (before, row) = self.own(&known, principal, name)?;
             let functions = Functions::new(change(before)?);
+            if let Some(share) = &functions.rules().key.share
+                && before.functions.rules().key.share.as_ref() != Some(share)
+                && (share == name || self.own(&known, principal, share).is_err())
+            {
+                return Err(Denied::Functions(not_shared()));
+            }
             if functions == before.functions {
                 continue;
             }
@@ -157,6 +163,12 @@ fn merge(there: &[Function], wished: &[Wished], now_ms: u64) -> Result<(Vec<Func
     }
     functions::check(&merged).map_err(Denied::Functions)?;
     Ok((merged, ids))
+}
+
+/// What shares a cache shows its users what the other's origin said, and the other way round: both are of one account.
+fn not_shared() -> BadFunctions {
+    let problem = BadArgument::Value { name: "share_host", expected: "another domain of this account" };
+    BadFunctions::Argument { function: "rewrite_host".to_owned(), problem }
 }
 
 /// Whether a domain has the function of a number.

@@ -299,6 +299,32 @@ async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
 }
 
 #[tokio::test]
+async fn caches_are_shared_inside_an_account() {
+    let rig = Rig::start().await;
+    let set = async |share: &str| {
+        let function = model::Function {
+            id: 0,
+            name: "rewrite_host".into(),
+            args: vec![("share_host".into(), share.into())],
+            parent: None,
+        };
+        rig.app.set_functions(&me(), PUSH, &[name("a.com")], &[Wished { id: None, function }]).await
+    };
+    for refused in ["a.com", "none.com"] {
+        let denied = set(refused).await;
+        assert!(matches!(denied, Err(Denied::Functions(_))), "{refused}: {denied:?}");
+    }
+    set("b.com").await.unwrap();
+    rig.app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
+    let stranger = principal("other", AccountStatus::Active, None);
+    assert!(
+        matches!(rig.add_domain(&stranger, "b.com").await, Err(Denied::DomainConflict)),
+        "it would be in another's cache"
+    );
+    assert!(rig.add_domain(&me(), "b.com").await.is_ok());
+}
+
+#[tokio::test]
 async fn functions_change_all_their_domains_or_none() {
     let rig = Rig::start().await;
     let wish = |name: &str, value: &str| Wished {

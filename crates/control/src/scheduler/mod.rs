@@ -314,7 +314,7 @@ impl Task {
                 queue.more = chunks.len() == most;
                 for chunk in chunks {
                     let id = chunk.id;
-                    let work = Work::new(chunk, &mut self.aims);
+                    let work = Work::new(chunk, &mut self.aims, &self.known);
                     queue.loaded_to = id;
                     queue.loaded += work.jobs();
                     queue.chunks.insert(id, work);

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Cause, Job, NodeName, Parent, UrlKey};
+use model::{Cause, Job, Knowledge, NodeName, Parent, UrlKey};
 use tokio::time::Instant;
 
 use super::aims::Aims;
@@ -29,6 +29,8 @@ const PASSED_OVER_MAX: usize = 64;
 pub(super) struct Work {
     chunk: Chunk,
     keys: Vec<UrlKey>,
+    /// What stands for the key that nodes make of each: by this, the node is chosen that others will ask for it.
+    placed: Vec<u128>,
     targets: Arc<[Parent]>,
     /// Jobs that nobody has, by target.
     waiting: Vec<VecDeque<u32>>,
@@ -87,13 +89,20 @@ pub(crate) fn key_of(path: &str) -> Option<UrlKey> {
 
 impl Work {
     /// Takes up a chunk where its progress left it.
-    pub(super) fn new(chunk: Chunk, aims: &mut Aims) -> Work {
+    pub(super) fn new(chunk: Chunk, aims: &mut Aims, known: &Knowledge) -> Work {
         // The door has refused what has no key; a row that has none all the same is an object no domain serves.
         let nowhere = UrlKey::new("invalid", "/").expect("a name and a path");
-        let keys = chunk.paths.iter().map(|path| key_of(path).unwrap_or_else(|| nowhere.clone())).collect();
+        let keys: Vec<UrlKey> =
+            chunk.paths.iter().map(|path| key_of(path).unwrap_or_else(|| nowhere.clone())).collect();
+        let place = |url: &UrlKey| match known.domain_for(url.host()) {
+            Some(domain) => domain.functions.key(url).hash(),
+            None => url.hash(),
+        };
+        let placed = keys.iter().map(place).collect();
         let mut work = Work {
             chunk,
             keys,
+            placed,
             targets: Arc::default(),
             waiting: Vec::new(),
             pausing: Vec::new(),
@@ -239,7 +248,7 @@ impl Work {
             let mut passed_over = Vec::new();
             while count < most && passed_over.len() < PASSED_OVER_MAX {
                 let Some(index) = self.waiting[at].pop_front() else { break };
-                let owners = aims.owners(target, self.keys[self.path_of(index)].hash());
+                let owners = aims.owners(target, self.placed[self.path_of(index)]);
                 let owner = owners.iter().find(|member| turn.room.contains_key(&member.name));
                 match owner.and_then(|member| turn.room.get_mut(&member.name).map(|free| (&member.name, free))) {
                     Some((node, free)) if *free > 0 => {
@@ -258,12 +267,18 @@ impl Work {
         count
     }
 
+    /// As it was submitted.
+    fn scheme(&self, index: u32) -> &'static str {
+        let path = self.chunk.paths.get(self.path_of(index)).and_then(|path| path.split_once("://"));
+        if path.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https")) { "https" } else { "http" }
+    }
+
     fn job(&self, index: u32) -> Job {
         let variant = index as usize / self.keys.len().max(1) % self.variants();
         Job {
             chunk: self.chunk.id,
             index,
-            url: format!("http://{}", self.keys[self.path_of(index)]),
+            url: format!("{}://{}", self.scheme(index), self.keys[self.path_of(index)]),
             headers: self.chunk.params.variants.get(variant).cloned().unwrap_or_default(),
             begin_after: self.chunk.revision,
         }

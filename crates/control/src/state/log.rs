@@ -289,6 +289,13 @@ impl State {
         let mut writing = self.write().await?;
         let seen: Vec<(DomainName, Revision)> =
             changes.iter().map(|(domain, seen)| (domain.name.clone(), *seen)).collect();
+        for (domain, _) in &changes {
+            if let Some(share) = &domain.functions.rules().key.share
+                && domain_owner(&mut writing, share.as_str()).await?.is_some_and(|owner| owner != account)
+            {
+                return Err(DomainError::Absent);
+            }
+        }
         let entries: Vec<Entry> = changes.into_iter().map(|(domain, _)| Entry::Domain(domain)).collect();
         let last = append(&mut writing, &entries).await?;
         let first = last.0 + 1 - entries.len() as u64;

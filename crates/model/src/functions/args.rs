@@ -56,6 +56,7 @@ impl<'a> Args<'a> {
             ["on", "off"] => "on or off",
             ["on", "off", "force"] => "on, off or force",
             ["on", "off", "all"] => "on, off or all",
+            ["302", "303", "307"] => "302, 303 or 307",
             ["http", "https", "follow"] => "http, https or follow",
             _ => "one of the words that the reference lists",
         };

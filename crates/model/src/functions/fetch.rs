@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use regex::bytes::Regex;
-
 use super::args::{Args, BadArgument};
-use super::headers::{HeaderRule, expression, replacement};
+use super::headers::HeaderRule;
+use super::rewrite::{Rewrite, rewritten};
 
 /// Longest wait for an origin that can be configured, in seconds.
 const TIMEOUT_MAX_SECS: u64 = 900;
@@ -73,19 +72,6 @@ pub struct Follow {
     pub retain_host: bool,
 }
 
-/// One rule that changes the path.
-#[derive(Clone, Debug)]
-pub struct Rewrite {
-    /// What is looked for.
-    pub source: Regex,
-    /// What it becomes.
-    pub target: String,
-    /// The query is looked at as well.
-    pub with_query: bool,
-    /// Rules behind it are not looked at when it matches.
-    pub last: bool,
-}
-
 /// What is done to arguments, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ArgumentRewrite {
@@ -132,35 +118,13 @@ impl Fetch {
 
     /// The path with its query that an origin is asked for, in place of `path`.
     pub fn path(&self, path: &str) -> String {
-        let mut path = path.to_owned();
-        for rule in &self.rewrites {
-            let (looked_at, query) = match path.split_once('?') {
-                Some((bare, query)) if !rule.with_query => (bare.to_owned(), Some(query.to_owned())),
-                _ => (path.clone(), None),
-            };
-            if !rule.source.is_match(looked_at.as_bytes()) {
-                continue;
-            }
-            let target = rule.source.replace(looked_at.as_bytes(), rule.target.as_bytes());
-            // A path of a key is ASCII, and so is a target.
-            let target = String::from_utf8_lossy(&target).into_owned();
-            path = match query {
-                Some(query) => format!("{target}{}{query}", if target.contains('?') { '&' } else { '?' }),
-                None => target,
-            };
-            if !path.starts_with('/') {
-                path.insert(0, '/');
-            }
-            if rule.last {
-                break;
-            }
-        }
-        self.arguments.of(path)
+        self.arguments.of(rewritten(&self.rewrites, path))
     }
 }
 
 impl ArgumentRewrite {
-    fn of(&self, path: String) -> String {
+    /// A path with its query, its arguments changed so.
+    pub(super) fn of(&self, path: String) -> String {
         if *self == ArgumentRewrite::default() {
             return path;
         }
@@ -230,7 +194,7 @@ fn rewrite(args: &Args<'_>) -> Result<Rewrite, BadArgument> {
         Some("enhance_break") => (true, true),
         Some(_) => return Err(BadArgument::Value { name: "flag", expected: flag }),
     };
-    Ok(Rewrite { source: expression(source, "source_url")?, target: replacement(target), with_query, last })
+    Rewrite::new("source_url", source, target, with_query, last, false)
 }
 
 fn arguments(args: &Args<'_>) -> Result<ArgumentRewrite, BadArgument> {

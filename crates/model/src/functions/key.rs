@@ -1,10 +1,22 @@
-//! Under what an object is kept: which arguments of a query count, and what of a URL is only a signature.
+//! Under what an object is kept: which arguments of a query count, what of a URL is only a signature, which URLs are another's.
 //!
-//! A key that is derived is an ordinary [`UrlKey`] of the same host and, signatures aside, the same path: what an invalidation
-//! says of directories and paths holds for it as it is. What one says of a whole URL is said of that URL's key.
+//! A key that is derived is an ordinary [`UrlKey`]. Bodies are judged by their keys alone, and a stamp is a promise about a key: so
+//! what an invalidation says of URLs is said in the words of keys before it counts ([`KeyRule::in_keys`]), once, and no question
+//! about a body needs the URL that was asked for. To ask for that URL too would not do: a fetch for one URL of a key asks a parent
+//! that lags by what that URL needs, and would vouch for the others.
+//!
+//! # What always holds
+//!
+//! - What [`KeyRule::in_keys`] makes of a scope covers the key of every URL that the scope covers. It may cover more.
+
+use http::HeaderName;
 
 use super::access::AuthType;
 use super::args::{Args, BadArgument};
+use super::fetch::ArgumentRewrite;
+use super::rewrite::{Area, Rewrite, reached, rewritten};
+use crate::domain::DomainName;
+use crate::invalidation::Scope;
 use crate::key::UrlKey;
 
 /// Arguments that one function may name.
@@ -31,17 +43,28 @@ pub struct KeyRule {
     pub query: Query,
     /// What of a URL is a signature.
     pub signed: Option<AuthType>,
+    /// What becomes of its path first; origins are asked for that, too.
+    pub rewrites: Vec<Rewrite>,
+    /// What becomes of its path then, in the key alone.
+    pub paths: Vec<Rewrite>,
+    /// What becomes of its arguments, in the key alone.
+    pub arguments: ArgumentRewrite,
+    /// Request headers that tell bodies of one key apart, as if every answer named them in `Vary`; sorted, each once.
+    pub headers: Vec<HeaderName>,
+    /// The site under whose keys it is kept, where that is another: the name of a domain that is no wildcard.
+    pub share: Option<DomainName>,
 }
 
 impl KeyRule {
     /// Whether URLs that differ in their query may have one key.
     pub fn joins_queries(&self) -> bool {
-        self.query != Query::All || self.signed.is_some()
+        self.query != Query::All || self.signed.is_some() || self.arguments != ArgumentRewrite::default()
     }
 
     /// A number that stands for the rule; zero for the rule that changes nothing. Stored beside bodies, so its making is stable.
     pub(super) fn shape(&self) -> u64 {
-        if !self.joins_queries() {
+        // Not of `share`: what two domains share is kept by the rules of both.
+        if self.is_plain() {
             return 0;
         }
         let query = match &self.query {
@@ -56,18 +79,43 @@ impl KeyRule {
             Some(AuthType::B) => " b",
             Some(AuthType::C) => " c",
         };
-        xxhash_rust::xxh3::xxh3_64(format!("{query}{signed}").as_bytes()).max(1)
+        let rewrites: String = self.rewrites.iter().map(|rule| format!("\n{}", rule.name())).collect();
+        let paths: String = self.paths.iter().map(|rule| format!("\nkey {}", rule.name())).collect();
+        let mut name = format!("{query}{signed}{rewrites}{paths}");
+        if self.arguments != ArgumentRewrite::default() {
+            name.push_str(&format!("\nargs {:?}", self.arguments));
+        }
+        if !self.headers.is_empty() {
+            name.push_str(&format!("\nheaders {:?}", self.headers));
+        }
+        xxhash_rust::xxh3::xxh3_64(name.as_bytes()).max(1)
     }
 
-    /// The key of a URL. The key of a key is itself.
+    /// Whether keys are URLs as they were sent.
+    fn is_plain(&self) -> bool {
+        !self.joins_queries() && !self.moves_paths() && self.headers.is_empty()
+    }
+
+    /// Whether a key may have another path than its URL.
+    fn moves_paths(&self) -> bool {
+        !self.rewrites.is_empty() || !self.paths.is_empty()
+    }
+
+    /// The host of keys of `host`.
+    fn host<'a>(&'a self, host: &'a str) -> &'a str {
+        self.share.as_ref().map_or(host, DomainName::as_str)
+    }
+
+    /// The key of a URL.
     pub fn of(&self, url: &UrlKey) -> UrlKey {
-        if !self.joins_queries() {
-            return url.clone();
+        if self.is_plain() {
+            return self.shared(url);
         }
-        let unsigned = self.unsigned(url.path_and_query());
-        let (path, query) = match unsigned.split_once('?') {
+        let visited = rewritten(&self.paths, &self.visited(&self.unsigned(url.path_and_query())));
+        let visited = self.arguments.of(visited);
+        let (path, query) = match visited.split_once('?') {
             Some((path, query)) => (path, Some(query)),
-            None => (unsigned.as_str(), None),
+            None => (visited.as_str(), None),
         };
         let kept = query.map(|query| self.query.of(query)).filter(|query| !query.is_empty());
         let path = match kept {
@@ -75,7 +123,66 @@ impl KeyRule {
             None => path.to_owned(),
         };
         // Parts of a key that was normalised are a key.
-        UrlKey::new(url.host(), &path).unwrap_or_else(|_| url.clone())
+        UrlKey::new(self.host(url.host()), &path).unwrap_or_else(|_| self.shared(url))
+    }
+
+    /// The same URL where its keys lie.
+    fn shared(&self, url: &UrlKey) -> UrlKey {
+        match &self.share {
+            None => url.clone(),
+            Some(host) => UrlKey::new(host.as_str(), url.path_and_query()).unwrap_or_else(|_| url.clone()),
+        }
+    }
+
+    /// Scopes that cover the key of every URL that `scope` covers; `None` where it does so as it is.
+    pub fn in_keys(&self, scope: &Scope) -> Option<Vec<Scope>> {
+        if self.is_plain() && self.share.is_none() {
+            return None;
+        }
+        if let Scope::File(url) = scope {
+            let (key, as_it_is) = (self.of(url), self.shared(url));
+            // A URL that is asked for by nobody under this name may be the key of others.
+            let too = (self.moves_paths() && key != as_it_is).then_some(Scope::File(as_it_is));
+            return Some(std::iter::once(Scope::File(key)).chain(too).collect());
+        }
+        let (host, from) = match scope {
+            Scope::Directory { host, path } => (host.as_str(), Area::Below(path.clone())),
+            Scope::IgnoreParams { host, path } => (host.as_str(), Area::Path(path.clone())),
+            Scope::Regex(pattern) => {
+                let plain = pattern.path().split(['[', '*', '?']).next().unwrap_or_default();
+                (pattern.host(), Area::holding(plain))
+            }
+            Scope::Tag { .. } | Scope::Domain(_) => {
+                let share = self.share.clone()?;
+                return Some(vec![match scope {
+                    Scope::Tag { tag, .. } => Scope::Tag { domain: share, tag: tag.clone() },
+                    _ => Scope::Domain(share),
+                }]);
+            }
+            Scope::File(_) => return None,
+        };
+        let (host, below) = (self.host(host), from.clone());
+        let reached = reached(self.rewrites.iter().chain(&self.paths), &from).into_iter().map(|area| match area {
+            Area::Below(path) => Scope::Directory { host: host.to_owned(), path },
+            Area::Path(path) => Scope::IgnoreParams { host: host.to_owned(), path },
+        });
+        let as_it_is = match scope {
+            Scope::Directory { path, .. } => Scope::Directory { host: host.to_owned(), path: path.clone() },
+            Scope::IgnoreParams { path, .. } => Scope::IgnoreParams { host: host.to_owned(), path: path.clone() },
+            // What it says of URLs with other queries nobody would ask it for: the domain whose keys these are has other rules.
+            Scope::Regex(_) if self.share.is_some() && self.joins_queries() => match &below {
+                Area::Below(path) => Scope::Directory { host: host.to_owned(), path: path.clone() },
+                Area::Path(path) => Scope::IgnoreParams { host: host.to_owned(), path: path.clone() },
+            },
+            Scope::Regex(pattern) => Scope::Regex(pattern.at(host)),
+            Scope::File(_) | Scope::Tag { .. } | Scope::Domain(_) => scope.clone(),
+        };
+        Some(std::iter::once(as_it_is).chain(reached).collect())
+    }
+
+    /// What users who ask for `path`, which is unsigned, are given.
+    pub fn visited(&self, path: &str) -> String {
+        rewritten(&self.rewrites, path)
     }
 
     /// A path with its query as the origin knows it: without a signature.
@@ -134,4 +241,12 @@ fn named(args: &Args<'_>, name: &'static str, expected: &'static str) -> Result<
         return Err(BadArgument::Value { name, expected });
     }
     Ok(names)
+}
+
+/// Reads rewrite_host.
+pub(super) fn share(args: &Args<'_>) -> Result<DomainName, BadArgument> {
+    let expected = "the name of a domain that is no wildcard";
+    let name = args.only(&["share_host"])?.required("share_host", expected)?;
+    let name = DomainName::parse(name).ok().filter(|name| !name.is_wildcard());
+    name.ok_or(BadArgument::Value { name: "share_host", expected })
 }

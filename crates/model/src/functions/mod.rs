@@ -25,20 +25,27 @@ use crate::key::UrlKey;
 
 mod access;
 mod args;
+mod cachekey;
 mod catalogue;
 mod fetch;
 mod headers;
 mod https;
 mod key;
+mod redirect;
+mod rewrite;
+mod stale;
 mod ttl;
 
 pub use access::{Access, Addresses, Auth, AuthType, ClientAddress, IpRange, Referers};
 pub use args::BadArgument;
 pub use catalogue::{Kind, named, numbered};
-pub use fetch::{ArgumentRewrite, Fetch, Follow, Ranges, Rewrite, Scheme};
+pub use fetch::{ArgumentRewrite, Fetch, Follow, Ranges, Scheme};
 pub use headers::{HeaderRule, Operation};
 pub use https::{Forced, Https};
 pub use key::{KeyRule, Query};
+pub use redirect::{UrlRule, sent_to};
+pub use rewrite::Rewrite;
+pub use stale::Stale;
 pub use ttl::{Applies, CodeTtl, Codes, Reach, TtlRule, Ttls};
 
 use args::Args;
@@ -113,8 +120,10 @@ pub enum BadFunctions {
 }
 
 /// Functions of which only one may be there.
-const EXCLUSIVE: [(&str, &str); 4] = [
+const EXCLUSIVE: [(&str, &str); 6] = [
     ("set_hashkey_args", "ali_remove_args"),
+    ("set_hashkey_args", "self_defined_cachekey"),
+    ("ali_remove_args", "self_defined_cachekey"),
     ("https_force", "http_force"),
     ("referer_white_list_set", "referer_black_list_set"),
     ("ip_allow_list_set", "ip_black_list_set"),
@@ -154,6 +163,8 @@ pub fn check(functions: &[Function]) -> Result<(), BadFunctions> {
 pub struct Rules {
     /// How long what is kept.
     pub ttls: Ttls,
+    /// When it stands in for an answer that failed.
+    pub stale: Option<Stale>,
     /// Under what it is kept.
     pub key: KeyRule,
     /// How origins are asked.
@@ -168,6 +179,8 @@ pub struct Rules {
     pub access: Access,
     /// How users come.
     pub https: Https,
+    /// What becomes of the URLs they ask for, in its order; those that send nobody elsewhere are in `key`, too.
+    pub urls: Vec<UrlRule>,
 }
 
 impl Rules {
@@ -177,6 +190,7 @@ impl Rules {
         match function.name.as_str() {
             "filetype_based_ttl_set" | "path_based_ttl_set" => self.ttls.rules.push(ttl::rule(function.id, &args)?),
             "filetype_force_ttl_code" | "path_force_ttl_code" => self.ttls.codes.push(ttl::code(function.id, &args)?),
+            "serving_stale_content" => self.stale = Some(stale::stale(&args)?),
             "default_ttl_code" => self.ttls.default = ttl::default(&args)?,
             "set_hashkey_args" => {
                 self.key.query = key::kept(&args)?;
@@ -200,6 +214,18 @@ impl Rules {
             "gzip" => self.gzip = args.only(&["enable"])?.on("enable")?,
             name @ ("https_option" | "https_force" | "http_force" | "https_tls_version") => {
                 self.https.take(name, &args)?
+            }
+            "self_defined_cachekey" => {
+                let made = cachekey::cache_key(&args)?;
+                (self.key.paths, self.key.arguments, self.key.headers) = (made.paths, made.arguments, made.headers);
+            }
+            "rewrite_host" => self.key.share = Some(key::share(&args)?),
+            "host_redirect" => {
+                let rule = redirect::rule(&args)?;
+                if rule.status.is_none() {
+                    self.key.rewrites.push(rule.rewrite.clone());
+                }
+                self.urls.push(rule);
             }
             "aliauth" => {
                 let auth = access::auth(&args)?;
@@ -260,7 +286,7 @@ impl Functions {
         &self.0.rules
     }
 
-    /// Under what the answer to a request for `url` is kept, looked up, joined and judged. A key is its own key.
+    /// Under what the answer to a request for `url` is kept, looked up, joined and judged.
     pub fn key(&self, url: &UrlKey) -> UrlKey {
         self.0.rules.key.of(url)
     }
@@ -275,7 +301,8 @@ impl Functions {
     /// with other headers. A body that was kept so is confirmed before it is used again.
     pub fn keep_otherwise(&self, before: &Functions) -> bool {
         let (now, before) = (self.rules(), before.rules());
-        now.ttls != before.ttls || now.key != before.key || now.origin_response != before.origin_response
+        let times = now.ttls != before.ttls || now.stale != before.stale;
+        times || now.key != before.key || now.origin_response != before.origin_response
     }
 }
 

@@ -2,6 +2,9 @@
 
 use super::*;
 use http::{HeaderMap, HeaderValue};
+use proptest::strategy::Strategy;
+
+use crate::invalidation::Scope;
 
 /// Arguments, or headers.
 type Given = &'static [(&'static str, &'static str)];
@@ -31,6 +34,10 @@ fn wrong_arguments_are_refused_by_name() {
         ("path_based_ttl_set", &[("path", "/"), ("ttl", "1"), ("swift_no_cache_low", "yes")], "swift_no_cache_low"),
         ("path_force_ttl_code", &[("path", "/"), ("code_string", "6xx=1")], "code_string"),
         ("default_ttl_code", &[("default_ttl_code", "404")], "default_ttl_code"),
+        ("serving_stale_content", &[("origin_error_status_code", "302")], "origin_error_status_code"),
+        ("serving_stale_content", &[("origin_error_status_code", "3xx")], "origin_error_status_code"),
+        ("serving_stale_content", &[("extend_expiration_time", "0")], "extend_expiration_time"),
+        ("serving_stale_content", &[("origin_first", "1")], "origin_first"),
         ("set_hashkey_args", &[("hashkey_args", "a,b,c,d,e,f,g,h,i,j,k")], "hashkey_args"),
         ("ali_remove_args", &[], "ali_remove_args"),
         ("range", &[("enable", "maybe")], "enable"),
@@ -52,6 +59,24 @@ fn wrong_arguments_are_refused_by_name() {
         ("back_to_origin_url_rewrite", &[("source_url", "(?=a)"), ("target_url", "/")], "source_url"),
         ("back_to_origin_url_rewrite", &[("source_url", "(((a{999}){999}){999})"), ("target_url", "/")], "source_url"),
         ("back_to_origin_argument_rewrite", &[("add_argument", "a")], "add_argument"),
+        ("host_redirect", &[("replacement", "/x")], "regex"),
+        ("host_redirect", &[("regex", "^/(?=a)"), ("replacement", "/x")], "regex"),
+        ("host_redirect", &[("regex", "^/a"), ("replacement", "x.html")], "replacement"),
+        ("host_redirect", &[("regex", "^/a"), ("replacement", "http://b.com/"), ("flag", "break")], "replacement"),
+        ("host_redirect", &[("regex", "^/a"), ("replacement", "/x"), ("flag", "last")], "flag"),
+        ("host_redirect", &[("regex", "^/a"), ("replacement", "/x"), ("rewrite_method", "301")], "rewrite_method"),
+        ("self_defined_cachekey", &[("uri", "/a")], "uri"),
+        ("self_defined_cachekey", &[("uri", r#"[{"uri_to_rewrite":"/a"}]"#)], "uri"),
+        ("self_defined_cachekey", &[("uri", r#"[{"uri_to_rewrite":"(?=a)","ai_uri_regex":"/b"}]"#)], "uri"),
+        ("self_defined_cachekey", &[("uri", r#"[{"uri_to_rewrite":"/a","ai_uri_regex":"/b?c"}]"#)], "uri"),
+        ("self_defined_cachekey", &[("args", r#"[{"args_operation_type":"add","args":"a"}]"#)], "args"),
+        ("self_defined_cachekey", &[("args", r#"[{"args_operation_type":"turn","args":"a=1"}]"#)], "args"),
+        ("self_defined_cachekey", &[("headers", "User-Agent Range")], "headers"),
+        ("self_defined_cachekey", &[("variable", r#"[{"name":"x"}]"#)], "variable"),
+        ("self_defined_cachekey", &[("variables", "[]")], "variables"),
+        ("rewrite_host", &[], "share_host"),
+        ("rewrite_host", &[("share_host", ".a.com")], "share_host"),
+        ("rewrite_host", &[("share_host", "http://a.com/")], "share_host"),
         ("gzip", &[], "enable"),
         ("https_force", &[("enable", "1")], "enable"),
         ("https_force", &[("enable", "on"), ("https_rewrite", "302")], "https_rewrite"),
@@ -139,6 +164,29 @@ fn keys_hold_the_arguments_that_count() {
             "/a.mp4",
         ),
     ];
+    let of_path = r#"[{"uri_to_rewrite":"/abc/.*/abc","ai_uri_regex":"/abc"},{"uri_to_rewrite":"^/(v\\d)/","ai_uri_regex":"/v/$1-"}]"#;
+    let of_args = r#"[{"args_operation_type":"add","args":"add_par=1"},{"args_operation_type":"delete","args":"delete_par x"},
+        {"args_operation_type":"modify","args":"modify_par=2"}]"#;
+    let keeping = r#"[{"args_operation_type":"keep","args":"a b"},{"args_operation_type":"modify","args":"a=2"}]"#;
+    type Asked<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let own: &[Asked<'_>] = &[
+        (&[("uri", of_path)], "/abc/xyz/abc/image.jpg?x=1", "/abc/image.jpg?x=1"),
+        (&[("uri", of_path), ("args", "[]"), ("headers", ""), ("variable", "[]")], "/v1/a", "/v/v1-a"),
+        (&[("args", of_args)], "/a?delete_par=1&modify_par=1", "/a?modify_par=2&add_par=1"),
+        (&[("args", keeping)], "/a?a=1&b=1&c=1", "/a?a=1&b=1"),
+        (&[("headers", "User-Agent")], "/a?b", "/a?b"), // tells bodies apart, not keys
+    ];
+    for (args, asked, expected) in own {
+        let functions = one("self_defined_cachekey", args);
+        assert_eq!(
+            functions.key(&UrlKey::new("a.com", asked).unwrap()).path_and_query(),
+            *expected,
+            "{args:?} {asked}"
+        );
+        assert_ne!(functions.shape(), 0, "what was kept otherwise is told from it");
+        assert!(functions.keep_otherwise(&Functions::default()));
+        assert_eq!(functions.rules().key.visited(asked), *asked, "the origin is asked for the URL as it was");
+    }
     for (name, args, asked, expected) in cases {
         let functions = one(name, args);
         let key = functions.key(&UrlKey::new("a.com", asked).unwrap());
@@ -205,6 +253,94 @@ fn origins_are_asked_for_rewritten_paths() {
     }
 }
 
+/// Rules for URLs: an expression, a target, a flag.
+type Rules<'a> = &'a [(&'a str, &'a str, &'a str)];
+
+fn url_rules(rules: Rules<'_>) -> Functions {
+    let rule = |(id, (regex, replacement, flag)): (u64, &(&str, &str, &str))| {
+        function(id, "host_redirect", &[("regex", regex), ("replacement", replacement), ("flag", flag)])
+    };
+    let list: Vec<Function> = (1..).zip(rules).map(rule).collect();
+    check(&list).unwrap_or_else(|error| panic!("{rules:?}: {error}"));
+    Functions::new(list)
+}
+
+#[test]
+fn users_are_given_another_url_or_sent_there() {
+    let (give, send) = (|path: &str| (None, path.to_owned()), |url: &str| (Some(302), url.to_owned()));
+    type Visit = (Option<u16>, String);
+    let cases: &[(Rules<'_>, &str, Visit)] = &[
+        (&[("^/hello$", "/index.html", "break")], "/hello?a=1", give("/index.html?a=1")),
+        (&[("^/hello$", "/index.html", "break")], "/hello/x", give("/hello/x")),
+        (&[("/hello", "/hello/index.html", "")], "/say/hello/x", give("/hello/index.html")), // the whole of it
+        (&[("^/a/(.*)", "/b/$1", ""), ("^/b/", "/c", "")], "/a/x", give("/c")),
+        (&[("^/a/(.*)", "/b/$1", "break"), ("^/b/", "/c", "")], "/a/x", give("/b/x")),
+        (&[(r"^/a\?v=(\d)$", "/v$1/a", "enhance_break")], "/a?v=7", give("/v7/a")),
+        (&[(r"^/a\?v=(\d)$", "/v$1/a", "break")], "/a?v=7", give("/a?v=7")),
+        (&[("^/a$", "/b", "redirect")], "/a?x=1", send("/b?x=1")),
+        (&[("^/a$", "https://b.com/b", "redirect")], "/a", send("https://b.com/b")),
+        (&[("^/a", "/b#top", "enhance_redirect")], "/a?x=1", send("/b#top")),
+        (&[("^/a/(.*)", "/b/$1", ""), ("^/b/(.*)", "/c/$1", "redirect")], "/a/x", send("/c/x")),
+        (&[("^/a/(.*)", "/b/$1", "break"), ("^/b/(.*)", "/c/$1", "redirect")], "/a/x", give("/b/x")),
+        (&[("^/", "/x", "redirect")], "/x", give("/x")), // it would not end
+    ];
+    for (rules, asked, (status, expected)) in cases {
+        let functions = url_rules(rules);
+        let sent = sent_to(&functions.rules().urls, asked);
+        assert_eq!(sent.clone().map(|(status, _)| status), *status, "{rules:?} {asked}");
+        let url = UrlKey::new("a.com", asked).unwrap();
+        let got = sent.map_or_else(|| functions.key(&url).path_and_query().to_owned(), |(_, to)| to);
+        assert_eq!(got, *expected, "{rules:?} {asked}");
+        let visited = functions.rules().key.visited(asked);
+        assert_eq!(visited, functions.key(&url).path_and_query(), "the origin is asked for what it is kept under");
+    }
+}
+
+#[test]
+fn scopes_are_said_in_keys_no_wider_than_rules_reach() {
+    let directory = |path: &str| Scope::Directory { host: "a.com".into(), path: path.into() };
+    let path = |path: &str| Scope::IgnoreParams { host: "a.com".into(), path: path.into() };
+    let file = |path: &str| Scope::File(UrlKey::new("a.com", path).unwrap());
+    let pattern = |path: &str| Scope::Regex(crate::Pattern::parse(UrlKey::new("a.com", path).unwrap()).unwrap());
+    let cases: &[(Rules<'_>, Scope, &[Scope])] = &[
+        (&[("^/v1/(.*)", "/v2/$1", "break")], directory("/v1/x/"), &[directory("/v2/")]),
+        (&[("^/v1/(.*)", "/v2/$1", "break")], directory("/"), &[directory("/v2/")]),
+        (&[("^/v1/(.*)", "/v2/$1", "break")], directory("/img/"), &[]), // the rule does not speak of it
+        (&[("/v1/(.*)", "/v2/$1", "break")], directory("/img/"), &[directory("/v2/")]), // it may
+        (&[("^/a.*", "/one.html", "break")], path("/ab"), &[path("/one.html")]),
+        (&[("^/a.*", "/one.html", "break")], pattern("/a[0-9]"), &[path("/one.html")]),
+        (&[("^/a.*", "/one?n=1", "enhance_break")], directory("/a/"), &[path("/one")]),
+        (&[("^/a/(.*)", "/b/$1", ""), ("^/b/", "/c/d", "")], directory("/a/"), &[directory("/b/"), path("/c/d")]),
+        (&[("^/a/(.*)", "/b/$1", "")], file("/a/x?y"), &[file("/b/x?y")]),
+        (&[("^/a/(.*)", "/b/$1", "redirect")], directory("/a/"), &[]),
+    ];
+    for (rules, scope, too) in cases {
+        let said = url_rules(rules).rules().key.in_keys(scope).unwrap_or_else(|| vec![scope.clone()]);
+        assert!(said.contains(scope), "{rules:?} {scope:?}: {said:?}");
+        let others: Vec<Scope> = said.into_iter().filter(|said| said != scope).collect();
+        assert_eq!(others, *too, "{rules:?} {scope:?}");
+    }
+}
+
+#[test]
+fn keys_of_a_domain_that_shares_lie_with_the_other() {
+    let share = function(1, "rewrite_host", &[("share_host", "B.com")]);
+    let remove = function(2, "ali_remove_args", &[("ali_remove_args", "x")]);
+    let url = |host: &str, path: &str| UrlKey::new(host, path).unwrap();
+    let (plain, joining) = (Functions::new(vec![share.clone()]), Functions::new(vec![share, remove.clone()]));
+    assert_eq!(plain.key(&url("a.com", "/a?x=1&y")), url("b.com", "/a?x=1&y"));
+    assert_eq!(joining.key(&url("a.com", "/a?x=1&y")), url("b.com", "/a?y"));
+    assert_eq!((plain.shape(), joining.shape()), (0, Functions::new(vec![remove]).shape()), "kept as the other keeps");
+    assert!(plain.keep_otherwise(&Functions::default()));
+    let pattern = |host: &str, path: &str| Scope::Regex(crate::Pattern::parse(url(host, path)).unwrap());
+    let name = |name: &str| crate::DomainName::parse(name).unwrap();
+    let said = |functions: &Functions, scope: &Scope| functions.rules().key.in_keys(scope).unwrap();
+    assert_eq!(said(&plain, &pattern("a.com", "/d/[0-9]")), [pattern("b.com", "/d/[0-9]")]);
+    let wide = Scope::Directory { host: "b.com".into(), path: "/d/".into() };
+    assert_eq!(said(&joining, &pattern("a.com", "/d/a?x=[0-9]")), [wide], "the other's keys have all of a query");
+    assert_eq!(said(&plain, &Scope::Domain(name("a.com"))), [Scope::Domain(name("b.com"))]);
+}
+
 #[test]
 fn header_rules_do_what_they_say_and_twice_is_once() {
     let cases: &[(&str, Given, &[&str])] = &[
@@ -250,9 +386,15 @@ fn what_changes_what_is_kept_is_told_from_what_does_not() {
     let cases: &[(&str, Given, bool)] = &[
         ("path_based_ttl_set", &[("path", "/"), ("ttl", "60")], true),
         ("default_ttl_code", &[("default_ttl_code", "404=3")], true),
+        ("serving_stale_content", &[], true),
         ("set_hashkey_args", &[("disable", "on")], true),
         ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "secret1")], true), // the signature leaves the key
         ("origin_response_header", &[("header_operation_type", "delete"), ("header_name", "x-a")], true),
+        ("self_defined_cachekey", &[("headers", "X-A")], true),
+        ("rewrite_host", &[("share_host", "b.com")], true),
+        ("host_redirect", &[("regex", "^/a"), ("replacement", "/b"), ("flag", "break")], true),
+        ("host_redirect", &[("regex", "^/a"), ("replacement", "/b"), ("flag", "redirect")], false),
+        ("forward_scheme", &[("enable", "on"), ("scheme_origin", "follow")], false),
         ("set_resp_header", &[("key", "X-A"), ("value", "1")], false),
         ("set_req_header", &[("key", "X-A"), ("value", "1")], false),
         ("gzip", &[("enable", "on")], false),
@@ -276,6 +418,50 @@ proptest::proptest! {
         let functions = Functions::new(list);
         let key = functions.key(&UrlKey::new("a.com", &path).unwrap());
         proptest::prop_assert!(functions.rules().fetch.path(key.path_and_query()).starts_with('/'));
+    }
+
+    /// What a refresh covers it covers by its key, too.
+    #[test]
+    fn scope_in_keys_covers_the_key_of_every_url_that_it_covers(
+        rules in proptest::collection::vec((
+            "\\^?(/[ab.]{1,2}|/\\(\\.\\*\\)|/\\[ab\\]\\+|/a\\?|a\\|/b|x=1){1,3}\\$?",
+            "/([abc]|\\$1|/){0,4}(\\?x=\\$1)?",
+            proptest::sample::select(vec!["", "break", "enhance_break", "redirect"]),
+        ), 1..4),
+        own: bool,
+        share: bool,
+        url in "/([abc]/){0,2}[abc]{0,2}(\\?x=[12])?",
+        scope in proptest::prop_oneof![
+            "/([abc]/){0,2}".prop_map(|path| Scope::Directory { host: "a.com".into(), path }),
+            "/([abc]/){0,2}[abc]{0,2}".prop_map(|path| Scope::IgnoreParams { host: "a.com".into(), path }),
+            "/([abc]/){0,2}[abc]{0,2}".prop_map(|path| Scope::File(UrlKey::new("a.com", &path).unwrap())),
+            "/([abc]|\\[a-z\\]|/|\\.\\*){0,4}".prop_filter_map("no pattern", |path| {
+                crate::Pattern::parse(UrlKey::new("a.com", &path).unwrap()).ok().map(Scope::Regex)
+            }),
+        ],
+    ) {
+        let of_key = rules.iter().map(|(regex, target, _)| {
+            let target = target.split('?').next().unwrap_or_default();
+            format!(r#"{{"uri_to_rewrite":"{}","ai_uri_regex":"{target}"}}"#, regex.replace('\\', "\\\\"))
+        });
+        let uri = format!("[{}]", of_key.rev().collect::<Vec<_>>().join(","));
+        let mut list: Vec<Function> = (1..).zip(&rules).map(|(id, (regex, replacement, flag))| {
+            function(id, "host_redirect", &[("regex", regex), ("replacement", replacement), ("flag", flag)])
+        }).collect();
+        if own {
+            list.push(function(9, "self_defined_cachekey", &[("uri", &uri)]));
+        }
+        if share {
+            list.push(function(10, "rewrite_host", &[("share_host", "b.com")]));
+        }
+        let functions = Functions::new(list);
+        let (domain, url) = (crate::DomainName::parse("a.com").unwrap(), UrlKey::new("a.com", &url).unwrap());
+        let said = functions.rules().key.in_keys(&scope).unwrap_or_else(|| vec![scope.clone()]);
+        if scope.covers(&domain, &url, &crate::Tags::Any) {
+            let key = functions.key(&url);
+            let covered = said.iter().any(|said| said.covers(&domain, &key, &crate::Tags::Any));
+            proptest::prop_assert!(covered, "{:?} {} {} {:?}", rules, url, key, said);
+        }
     }
 
     /// Two URLs have one key exactly if their paths are the same, and the arguments that count, in their order.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::args::{Args, BadArgument};
 
 /// Longest time, in seconds.
-const SECONDS_MAX: u64 = 99_999_999;
+pub(super) const SECONDS_MAX: u64 = 99_999_999;
 
 /// Types in one rule, and codes in one text.
 const TYPES_MAX: usize = 128;
-const CODES_MAX: usize = 64;
+pub(super) const CODES_MAX: usize = 64;
 
 /// Every rule about time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -211,15 +211,20 @@ fn reach(args: &Args<'_>) -> Result<Reach, BadArgument> {
     Ok(Reach::Types(types.iter().map(|kind| kind.to_ascii_lowercase()).collect()))
 }
 
+/// `302` or `4xx`.
+pub(super) fn code_of(text: &str) -> Option<Codes> {
+    match text.strip_suffix("xx") {
+        Some(class) => class.parse().ok().filter(|class| (2..=5).contains(class)).map(Codes::Class),
+        None => text.parse().ok().filter(|code| (200..=599).contains(code)).map(Codes::One),
+    }
+}
+
 /// `302=0,4xx=2`.
 fn codes(args: &Args<'_>, name: &'static str) -> Result<Vec<(Codes, Duration)>, BadArgument> {
     let bad = BadArgument::Value { name, expected: "statuses and seconds, as in 302=0,4xx=2" };
     let one = |text: &String| {
         let (code, seconds) = text.split_once('=')?;
-        let code = match code.strip_suffix("xx") {
-            Some(class) => Codes::Class(class.parse().ok().filter(|class| (2..=5).contains(class))?),
-            None => Codes::One(code.parse().ok().filter(|code| (200..=599).contains(code))?),
-        };
+        let code = code_of(code)?;
         let seconds = seconds.parse().ok().filter(|seconds| *seconds <= SECONDS_MAX)?;
         Some((code, Duration::from_secs(seconds)))
     };

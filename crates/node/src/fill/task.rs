@@ -115,7 +115,7 @@ impl FillTask<'_> {
                 }
                 let ok = StatusCode::OK;
                 let storable = self.storable(ok, &headers, sent, received);
-                if self.order.alone || storable.is_err() || !httpcache::vary_fields(&headers).ok()?.is_empty() {
+                if self.order.alone || storable.is_err() || !self.vary(&headers).ok()?.is_empty() {
                     return None;
                 }
                 // No two heads share a series: not those of two logs, nor of two moments, nor of two validators.
@@ -209,7 +209,7 @@ impl FillTask<'_> {
         Question {
             method: Method::GET,
             key: self.order.url.clone(),
-            path: self.order.path.clone(),
+            asked: self.order.asked.clone(),
             domain: self.order.domain.clone(),
             headers,
             fetch: self.fetch,
@@ -222,7 +222,16 @@ impl FillTask<'_> {
 
     /// Leaves in a head what the domain's functions make of it.
     fn mark(&self, status: StatusCode, from: &From, headers: &mut HeaderMap) {
-        keep::mark(&self.order.domain.functions, &self.order.path, status, *from == From::Origin, headers);
+        keep::mark(&self.order.domain.functions, &self.order.asked.path, status, *from == From::Origin, headers);
+    }
+
+    fn vary(&self, headers: &HeaderMap) -> Result<Vec<HeaderName>, httpcache::VaryStar> {
+        keep::vary(&self.order.domain.functions, headers)
+    }
+
+    /// Whether the domain's owner calls an answer of this status a failure.
+    fn is_ruled_failure(&self, status: StatusCode) -> bool {
+        self.order.domain.functions.rules().stale.as_ref().is_some_and(|rule| rule.is_failure(status.as_u16()))
     }
 
     /// Whether an answer with this head may be kept.
@@ -242,7 +251,7 @@ impl FillTask<'_> {
         ArrivedBody::Sliced(Box::new(slices::Body {
             fills: self.fills.clone(),
             url: self.order.url.clone(),
-            path: self.order.path.clone(),
+            asked: self.order.asked.clone(),
             domain: self.order.domain.clone(),
             headers: self.order.headers.clone(),
             asker: self.order.asker,
@@ -281,6 +290,9 @@ impl FillTask<'_> {
         let why = match storable {
             Ok(_) if !same_tags(&self.order.domain, &headers, &kept) => {
                 Cause::NotStorable("a field that names its tags may not be kept".to_owned())
+            }
+            Ok(_) if self.order.stands_in && self.is_ruled_failure(status) => {
+                Cause::NotStorable("it failed, and what is stored stands in".to_owned())
             }
             Ok(_) if self.order.alone => Cause::NotStorable("asked for alone".to_owned()),
             // The log was changed for another while this was asked for: the stamp means nothing there.
@@ -369,7 +381,7 @@ impl FillTask<'_> {
             // The 304 brought `no-store`, another `Vary` or the like: this answer may use the body, no later one.
             let _ = self.fills.store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
         }
-        let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
+        let vary = self.vary(&head.headers).unwrap_or_default();
         let values = httpcache::vary_key(&vary, &self.order.headers);
         let done = watch::Sender::new(Some(Ok(()))).subscribe();
         let body = match head.slices {
@@ -388,7 +400,7 @@ impl FillTask<'_> {
         vouched: Vouched,
         came: Came,
     ) -> Result<(Arrived, Filling, watch::Sender<Option<Result<(), Cause>>>), WriteError> {
-        let vary = httpcache::vary_fields(&head.headers).unwrap_or_default();
+        let vary = self.vary(&head.headers).unwrap_or_default();
         let values = httpcache::vary_key(&vary, &self.order.headers);
         let key = if vary.is_empty() {
             ObjectKey::bare(&self.order.url)

@@ -6,6 +6,8 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use model::functions::Functions;
 use model::{Source, SourceKind, UrlKey};
 
+use crate::upstream::Asked;
+
 /// How one source is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
@@ -21,13 +23,12 @@ pub(crate) struct Way {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// How `source` is asked for what users asked for under `path`, which lies under `key`.
-pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, path: &str) -> Way {
+/// How `source` is asked for what users ask for as `asked`, which lies under `key`.
+pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, asked: &Asked) -> Way {
     let fetch = &functions.rules().fetch;
     let (mut https, mut port) = (source.is_secure(), source.port);
-    // Users' schemes are not told to parents, so to follow them is what the source says.
     if let Some(scheme) = fetch.scheme {
-        https = scheme.https.unwrap_or(https);
+        https = scheme.https.unwrap_or(asked.secure);
         match (scheme.ports, https) {
             (Some((http, _)), false) => port = http,
             (Some((_, https)), true) => port = https,
@@ -37,7 +38,7 @@ pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, path: &s
             (None, _) => {}
         }
     }
-    let site = key.host();
+    let site = asked.host.as_str();
     // A certificate for an address is rare; one for the site that is asked for there is what its operator has.
     let name = fetch.sni.as_deref().unwrap_or(match source.kind {
         SourceKind::Address => site,
@@ -50,7 +51,10 @@ pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, path: &s
             SourceKind::Address | SourceKind::Domain => site.to_owned(),
             SourceKind::Bucket => source.content.clone(),
         },
-        path: fetch.path(if fetch.by_key { key.path_and_query() } else { path }),
+        path: match fetch.by_key {
+            true => fetch.path(key.path_and_query()),
+            false => fetch.path(&functions.rules().key.visited(&asked.path)),
+        },
         timeout: fetch.timeout,
     };
     let told = fetch.hosts.iter().find(|(origin, _)| *origin == source.content.to_ascii_lowercase());
@@ -147,8 +151,8 @@ mod tests {
             (&scheme("https", ""), 80, (true, 443, "a.com", "/x?y")),
             (&scheme("https", ""), 8443, (true, 8443, "a.com", "/x?y")),
             (&scheme("http", ""), 443, (false, 80, "a.com", "/x?y")),
-            (&scheme("follow", "81:444"), 443, (true, 444, "a.com", "/x?y")),
-            (&scheme("follow", "81:444"), 80, (false, 81, "a.com", "/x?y")),
+            (&scheme("follow", ""), 443, (false, 80, "a.com", "/x?y")),
+            (&scheme("follow", "81:444"), 443, (false, 81, "a.com", "/x?y")),
             (&scheme("https", "81:444"), 80, (true, 444, "a.com", "/x?y")),
             (&host, 80, (false, 80, "h.example.com", "/x?y")),
             (&hosts, 80, (false, 80, "i.example.com", "/x?y")),
@@ -156,12 +160,40 @@ mod tests {
         ];
         for (functions, port, expected) in cases {
             let key = functions.key(&UrlKey::new("a.com", "/x?y").unwrap());
-            let way = way(functions, &source(port), &key, "/x?y");
+            let asked = Asked { host: "a.com".to_owned(), path: "/x?y".to_owned(), secure: false };
+            let way = way(functions, &source(port), &key, &asked);
             assert_eq!(
                 (way.tls.is_some(), way.port, way.host.as_str(), way.path.as_str()),
                 expected,
                 "{functions:?} {port}"
             );
+        }
+    }
+
+    #[test]
+    fn origin_is_asked_by_the_scheme_of_the_user_where_that_is_followed() {
+        let source = Source {
+            kind: SourceKind::Address,
+            content: "192.0.2.1".into(),
+            port: 80,
+            scheme: None,
+            priority: 20,
+            weight: 10,
+        };
+        let cases = [
+            // scheme  ports  by TLS  expected
+            ("follow", "", true, (true, 443)),
+            ("follow", "", false, (false, 80)),
+            ("follow", "81:444", true, (true, 444)),
+            ("http", "", true, (false, 80)),
+            ("https", "", false, (true, 443)),
+        ];
+        for (scheme, ports, secure, expected) in cases {
+            let args = [("enable", "on"), ("scheme_origin", scheme), ("scheme_origin_port", ports)];
+            let functions = functions(&[("forward_scheme", &args)]);
+            let asked = Asked { host: "a.com".to_owned(), path: "/x".to_owned(), secure };
+            let way = way(&functions, &source, &UrlKey::new("a.com", "/x").unwrap(), &asked);
+            assert_eq!((way.tls.is_some(), way.port), expected, "{scheme} {ports} {secure}");
         }
     }
 

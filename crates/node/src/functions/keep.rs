@@ -19,6 +19,8 @@ use model::functions::{Applies, Functions, Ttls};
 const KEPT: HeaderName = HeaderName::from_static("warmfront-kept");
 /// How long users are told to keep it, where a rule says so; in seconds.
 const TOLD: HeaderName = HeaderName::from_static("warmfront-told");
+/// How long past its time it may stand in for an answer that failed, where the rule's time counts; in seconds.
+const STALE: HeaderName = HeaderName::from_static("warmfront-stale");
 /// Under which rules the key was made, where there are any.
 const SHAPE: HeaderName = HeaderName::from_static("warmfront-shape");
 
@@ -28,7 +30,7 @@ const TARGETED: HeaderName = HeaderName::from_static("cdn-cache-control");
 /// Leaves in a head that is to be kept what the functions make of it. `path` is the one users ask for; `from_origin`, whether the
 /// head comes from an origin rather than from a parent, which has changed it already.
 pub(crate) fn mark(functions: &Functions, path: &str, status: StatusCode, from_origin: bool, headers: &mut HeaderMap) {
-    for name in [KEPT, TOLD, SHAPE] {
+    for name in [KEPT, TOLD, STALE, SHAPE] {
         headers.remove(name);
     }
     let rules = functions.rules();
@@ -37,6 +39,11 @@ pub(crate) fn mark(functions: &Functions, path: &str, status: StatusCode, from_o
     }
     if functions.shape() != 0 {
         headers.insert(SHAPE, HeaderValue::from(functions.shape()));
+    }
+    if let Some(rule) = rules.stale.as_ref().filter(|rule| !rule.is_failure(status.as_u16()))
+        && !(rule.origin_first && says(headers).has("stale-if-error"))
+    {
+        headers.insert(STALE, HeaderValue::from(rule.extension.as_secs()));
     }
     let path = path.split('?').next().unwrap_or_default();
     let Some(ruled) = ruled(&rules.ttls, path, status.as_u16(), headers) else { return };
@@ -56,9 +63,21 @@ pub(crate) fn is_keyed_by(functions: &Functions, headers: &HeaderMap) -> bool {
     }
 }
 
+/// The request headers that chose a body: those its origin names, and those the domain's owner does. Sorted, each once.
+pub(crate) fn vary(functions: &Functions, headers: &HeaderMap) -> Result<Vec<HeaderName>, httpcache::VaryStar> {
+    let mut fields = httpcache::vary_fields(headers)?;
+    let own = &functions.rules().key.headers;
+    if !own.is_empty() {
+        fields.extend(own.iter().cloned());
+        fields.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        fields.dedup();
+    }
+    Ok(fields)
+}
+
 /// Whether functions left something in a head.
 pub(crate) fn is_marked(headers: &HeaderMap) -> bool {
-    [KEPT, TOLD, SHAPE].iter().any(|name| headers.contains_key(name))
+    [KEPT, TOLD, STALE, SHAPE].iter().any(|name| headers.contains_key(name))
 }
 
 /// How long users are told to keep a body, where a rule says so.
@@ -68,13 +87,37 @@ pub(crate) fn told(headers: &HeaderMap) -> Option<&str> {
 
 /// A head as caching is to read it.
 pub(crate) fn effective(headers: &HeaderMap) -> Cow<'_, HeaderMap> {
-    let Some(kept) = headers.get(KEPT) else { return Cow::Borrowed(headers) };
-    let mut read = headers.clone();
-    for name in [TARGETED, EXPIRES, PRAGMA] {
-        read.remove(name);
+    let (kept, stale) = (headers.get(KEPT), headers.get(STALE));
+    if kept.or(stale).is_none() {
+        return Cow::Borrowed(headers);
     }
-    read.insert(CACHE_CONTROL, kept.clone());
+    let mut read = headers.clone();
+    if let Some(kept) = kept {
+        for name in [TARGETED, EXPIRES, PRAGMA] {
+            read.remove(name);
+        }
+        read.insert(CACHE_CONTROL, kept.clone());
+    }
+    if let Some(stale) = stale.and_then(|secs| secs.to_str().ok())
+        && let Ok(stale) = HeaderValue::try_from(format!("stale-if-error={stale}"))
+    {
+        // Of a directive that is repeated the first counts (RFC 9111 §4.2.1), in a targeted field the last (RFC 9651 §4.2.2).
+        if read.get_all(TARGETED).iter().any(|line| !line.as_bytes().trim_ascii().is_empty()) {
+            read.append(TARGETED, stale.clone());
+        }
+        let said: Vec<HeaderValue> = read.get_all(CACHE_CONTROL).iter().cloned().collect();
+        read.insert(CACHE_CONTROL, stale);
+        said.into_iter().for_each(|line| _ = read.append(CACHE_CONTROL, line));
+    }
     Cow::Owned(read)
+}
+
+/// Whether an answer of this status failed, so that what is kept may stand in for it where its time allows that.
+pub(crate) fn is_failure(functions: &Functions, status: StatusCode) -> bool {
+    match &functions.rules().stale {
+        Some(rule) => rule.is_failure(status.as_u16()),
+        None => matches!(status.as_u16(), 500 | 502 | 503 | 504), // RFC 5861 §4
+    }
 }
 
 /// What a rule makes of a head.
@@ -111,6 +154,12 @@ struct Says {
     directives: Vec<(String, String)>,
 }
 
+impl Says {
+    fn has(&self, wanted: &str) -> bool {
+        self.directives.iter().any(|(name, _)| name == wanted)
+    }
+}
+
 fn says(headers: &HeaderMap) -> Says {
     let field = if headers.contains_key(TARGETED) { TARGETED } else { CACHE_CONTROL };
     let mut directives = Vec::new();
@@ -144,7 +193,7 @@ fn ruled(ttls: &Ttls, path: &str, status: u16, headers: &HeaderMap) -> Option<Ru
     if says.private {
         return None;
     }
-    let has = |wanted: &&'static str| says.directives.iter().any(|(name, _)| name == wanted);
+    let has = |wanted: &&'static str| says.has(wanted);
     let ruled = |ttl, applies: &Applies| {
         // What allows sharing what `Authorization` brought, as it stands in the origin's words or in what they mean.
         let shared = has(&"s-maxage") && !has(&"public");
@@ -275,6 +324,51 @@ mod tests {
         assert_eq!(super::told(&headers), Some("60"));
         mark(&Functions::default(), "/a", StatusCode::OK, true, &mut headers);
         assert!(headers.is_empty(), "marks go with the rules: {headers:?}");
+    }
+
+    #[test]
+    fn stale_bodies_stand_in_for_as_long_as_the_rule_says_where_the_origin_does_not_forbid_it() {
+        let rule = |more: &[(&'static str, &'static str)]| functions(&[("serving_stale_content", more)]);
+        let (hour, minute) = (rule(&[]), rule(&[("extend_expiration_time", "60")]));
+        let origin_first = rule(&[("origin_first", "on")]);
+        let with_ttl = functions(&[
+            ("serving_stale_content", &[("extend_expiration_time", "60")]),
+            ("path_based_ttl_set", &[("path", "/"), ("ttl", "9")]),
+        ]);
+        type Said = &'static [(&'static str, &'static str)];
+        let cases: &[(&Functions, Said, u64, u64)] = &[
+            // rules        origin                                            fresh  stale if error
+            (&hour, &[("cache-control", "max-age=5")], 5, 3600),
+            (&minute, &[("cache-control", "max-age=5, stale-if-error=7")], 5, 60),
+            (&minute, &[("cdn-cache-control", "max-age=5, stale-if-error=7"), ("cache-control", "max-age=1")], 5, 60),
+            (&minute, &[("cdn-cache-control", ""), ("cache-control", "max-age=1")], 1, 60),
+            (&minute, &[("etag", "\"x\"")], 10, 60),
+            (&origin_first, &[("cache-control", "max-age=5, stale-if-error=7")], 5, 7),
+            (&origin_first, &[("cache-control", "max-age=5")], 5, 3600),
+            (&with_ttl, &[("cache-control", "max-age=5, stale-if-error=7")], 9, 60),
+            (&minute, &[("cache-control", "max-age=5, must-revalidate")], 5, 0),
+        ];
+        for (functions, said, fresh, stale) in cases {
+            let mut headers: HeaderMap =
+                said.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
+            mark(functions, "/a", StatusCode::OK, true, &mut headers);
+            let now = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+            let got = httpcache::Freshness::of(StatusCode::OK, &effective(&headers), now, now);
+            assert_eq!(
+                (got.lifetime.as_secs(), got.stale_if_error.as_secs()),
+                (*fresh, *stale),
+                "{functions:?} {said:?}"
+            );
+        }
+        let mut failed = HeaderMap::new();
+        mark(&hour, "/a", StatusCode::BAD_GATEWAY, true, &mut failed);
+        assert!(failed.is_empty(), "what failed stands in for nothing");
+        let named = rule(&[("origin_error_status_code", "404,5xx")]);
+        let failures =
+            |functions| [403, 404, 500, 501].map(|status| is_failure(functions, StatusCode::from_u16(status).unwrap()));
+        assert_eq!(failures(&named), [false, true, true, true]);
+        assert_eq!(failures(&hour), [false, false, true, true]);
+        assert_eq!(failures(&Functions::default()), [false, false, true, false]);
     }
 
     #[test]

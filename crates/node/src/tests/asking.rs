@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::fill::Purpose;
 use crate::network::{Endpoint, Stream};
-use crate::upstream::{ASK_MAX, ASK_THROUGH_MAX, AskError, From, PAST_PARENTS_MAX, Question, Upstream, no_body};
+use crate::upstream::{ASK_MAX, ASK_THROUGH_MAX, AskError, Asked, From, PAST_PARENTS_MAX, Question, Upstream, no_body};
 
 /// What a host does.
 #[derive(Clone, Copy)]
@@ -135,8 +135,8 @@ impl Asking {
         let (fetch, log) = self.knowing.begin_fetch(&key, Asker::User);
         let domain = Arc::new(self.knowing.known().knowledge.domain_for(DOMAIN).unwrap().clone());
         let (method, headers) = (method.clone(), HeaderMap::new());
-        let path = key.path_and_query().to_owned();
-        Question { method, key, path, domain, headers, fetch, log, passed: Vec::new(), purpose, interim: None }
+        let asked = Asked { host: DOMAIN.to_owned(), path: key.path_and_query().to_owned(), secure: false };
+        Question { method, key, asked, domain, headers, fetch, log, passed: Vec::new(), purpose, interim: None }
     }
 
     /// What came, and after how many seconds.

@@ -1,7 +1,7 @@
 //! The fence at the headers of one node: what is covered is not sent, from the store or from a running fetch.
 
 use super::*;
-use crate::knowing::LogTag;
+use crate::knowing::{LogTag, Named};
 
 #[tokio::test]
 async fn refresh_brings_the_new_bytes() {
@@ -189,8 +189,14 @@ async fn acknowledging_waits_for_headers_judged_before() {
     let key = UrlKey::new(DOMAIN, "/a").unwrap();
     let body = model::fence::Vouched { stamp: Revision(1), at: None };
     let mut judging = node.knowing.judging();
-    let judged =
-        node.knowing.judge(&mut judging, body, LogTag::of(&LogId("log".into())), &key, None, model::fence::Asker::User);
+    let judged = node.knowing.judge(
+        &mut judging,
+        body,
+        LogTag::of(&LogId("log".into())),
+        Named::own(&key),
+        None,
+        model::fence::Asker::User,
+    );
     assert_eq!(judged.map(|judged| judged.verdict), Some(model::fence::Verdict::Send));
     node.refresh("/a", Mode::Expire);
     let mut drained = std::pin::pin!(node.knowing.drained());

@@ -21,7 +21,7 @@ pub(super) fn with(node: &TestNode, set: Set<'_>) -> Entry {
     Entry::Domain(Domain { functions: Functions::new(list), ..domain })
 }
 
-fn regex(path: &str) -> Entry {
+pub(super) fn regex(path: &str) -> Entry {
     let scope = Scope::Regex(Pattern::parse(UrlKey::new(DOMAIN, path).unwrap()).unwrap());
     Entry::Invalidate(vec![Invalidation { scope, mode: Mode::Expire }])
 }
@@ -160,6 +160,74 @@ async fn origins_are_asked_as_the_functions_say() {
     assert_eq!(node.get("/once").await.text(), "there");
     let beyond = node.get("/thrice").await;
     assert_eq!((beyond.status, beyond.header("location")), (302, "/there"), "no more than two are followed");
+}
+
+#[tokio::test]
+async fn origin_is_asked_by_the_scheme_of_the_user_whom_a_node_asks_for() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    // Nobody answers by TLS.
+    let ports = format!("{}:1", origin.address.port());
+    let args = [("enable", "on"), ("scheme_origin", "follow"), ("scheme_origin_port", ports.as_str())];
+    for node in [&child, &parent] {
+        node.apply(with(node, &[("forward_scheme", &args)]));
+    }
+    for path in ["/user", "/forged", "/child", "/secure-child", "/warm", "/secure-warm"] {
+        origin.put(path, Page::new(path));
+    }
+    let by_tls = ("warmfront-scheme", "https");
+    assert_eq!(child.get("/user").await.status, 200);
+    assert_eq!(child.get_with("/forged", &[by_tls]).await.status, 200, "users do not say it by a header");
+    let as_child = [("warmfront-credential", PEERS), ("warmfront-fence", "log:1")];
+    assert_eq!(parent.get_with("/child", &as_child).await.status, 200);
+    assert_eq!(parent.get_with("/secure-child", &[as_child[0], as_child[1], by_tls]).await.status, 502);
+    for (url, resident) in [("http", true), ("https", false)] {
+        let path = if resident { "/warm" } else { "/secure-warm" };
+        let url = format!("{url}://{DOMAIN}{path}");
+        let job = Job { chunk: 1, index: 0, url, headers: Vec::new(), begin_after: Revision(0) };
+        let outcome = child.pipeline.warm(&job, &tokio::sync::Semaphore::new(1)).await;
+        assert_eq!(matches!(outcome, Outcome::Resident { .. }), resident, "{path}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_stale_stands_in_for_failures_and_never_past_a_refresh() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    let args = [("origin_error_status_code", "404,5xx"), ("extend_expiration_time", "60")];
+    let page = |body: &str| Page::new(body.to_owned()).with("cache-control", "max-age=10");
+    let broken = |status| Page { status, ..page("broken") };
+    for node in [&child, &parent] {
+        node.apply(with(node, &[("serving_stale_content", &args)]));
+    }
+    for path in ["/a", "/covered", "/late"] {
+        origin.put(path, page("good"));
+        child.get(path).await;
+    }
+    let after = async |secs: u64, path: &str| {
+        clock.advance(Duration::from_secs(secs));
+        child.in_contact();
+        parent.in_contact();
+        let got = child.get(path).await;
+        child.settled().await;
+        parent.settled().await;
+        (got.status, got.text().to_owned())
+    };
+    let good = (200, "good".to_owned());
+    // A 404 that may be kept does not take the place of what stands in for it.
+    for status in [404, 501, 503] {
+        origin.put("/a", broken(status));
+        assert_eq!(after(11, "/a").await, good, "{status}");
+    }
+    origin.put("/a", broken(403));
+    assert_eq!(after(0, "/a").await.0, 403, "not called a failure");
+    origin.put("/covered", broken(503));
+    for node in [&child, &parent] {
+        node.refresh("/covered", Mode::Expire);
+    }
+    assert_eq!(after(0, "/covered").await, (503, "broken".to_owned()), "what a refresh covers is not sent");
+    origin.stop();
+    eventually("the origin is gone", || std::net::TcpStream::connect(origin.address).is_err()).await;
+    assert_eq!(after(0, "/late").await, good);
+    assert_eq!(after(60, "/late").await.0, 502, "its time is over");
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ mod interim;
 mod misbehaving;
 mod origins;
 mod prefetching;
+mod rewriting;
 mod scopes;
 mod secure;
 mod serving;

@@ -47,7 +47,7 @@ fn lease(work: &mut Work, aims: &Aims, room: &[(&str, usize)]) -> Vec<(String, u
 #[test]
 fn jobs_go_to_their_owners_as_far_as_those_have_room() {
     let mut aims = aims(&["p-1", "p-2", "p-3"]);
-    let mut work = Work::new(chunk(60, 1), &mut aims);
+    let mut work = Work::new(chunk(60, 1), &mut aims, &Knowledge::default());
     let group = aims.targets(Coverage::Global, WarmTiers::default())[0].clone();
     let owner = |path: usize, without: &str| {
         let key = key_of(&format!("http://a.com/{path}")).unwrap();
@@ -65,9 +65,30 @@ fn jobs_go_to_their_owners_as_far_as_those_have_room() {
 }
 
 #[test]
+fn jobs_go_where_users_requests_for_the_key_of_a_url_go() {
+    let args = vec![("disable".to_owned(), "on".to_owned())];
+    let function = model::Function { id: 1, name: "set_hashkey_args".to_owned(), args, parent: None };
+    let mut known = Knowledge::default();
+    known.apply(&model::Entry::Domain(model::Domain {
+        name: DomainName::parse("a.com").unwrap(),
+        coverage: Coverage::Global,
+        sources: Vec::new(),
+        online: true,
+        tag_header: None,
+        functions: model::Functions::new(vec![function]),
+    }));
+    let mut aims = aims(&["p-1", "p-2", "p-3"]);
+    let paths = (0..30).map(|n| format!("https://a.com/x?n={n}")).collect();
+    let mut work = Work::new(Chunk { paths, ..chunk(30, 1) }, &mut aims, &known);
+    let given = lease(&mut work, &aims, &[("p-1", 99), ("p-2", 99), ("p-3", 99)]);
+    let nodes: std::collections::BTreeSet<&String> = given.iter().map(|(node, _)| node).collect();
+    assert_eq!((given.len(), nodes.len()), (30, 1), "all of them are one body");
+}
+
+#[test]
 fn job_says_what_to_fetch() {
     let mut aims = aims(&["p-1", "q-1"]);
-    let mut work = Work::new(chunk(2, 2), &mut aims);
+    let mut work = Work::new(chunk(2, 2), &mut aims, &Knowledge::default());
     assert_eq!(work.jobs(), 8);
     let mut room = [(node("q-1"), 9)].into();
     let mut turn = Turn::new(&aims, &mut room);
@@ -77,7 +98,7 @@ fn job_says_what_to_fetch() {
     let expected = [(4, "0", "0"), (5, "1", "0"), (6, "0", "1"), (7, "1", "1")];
     assert_eq!(
         jobs,
-        expected.map(|(index, path, variant)| (index, format!("http://a.com/{path}"), variant.to_owned()))
+        expected.map(|(index, path, variant)| (index, format!("https://a.com/{path}"), variant.to_owned()))
     );
     assert_eq!(room[&node("q-1")], 5);
 }
@@ -87,7 +108,7 @@ fn report_ends_a_job_or_sends_it_back_in_line() {
     let mut aims = aims(&["p-1"]);
     let now = Instant::now();
     let room = [("p-1", 9)];
-    let mut work = Work::new(chunk(3, 1), &mut aims);
+    let mut work = Work::new(chunk(3, 1), &mut aims, &Knowledge::default());
     assert!(!work.failed(0, GONE, now), "nobody has it");
     work.resident(0, &node("p-1"));
     assert_eq!(work.progress().resident, [0, 0, 0], "nobody has it");
@@ -113,7 +134,7 @@ fn report_ends_a_job_or_sends_it_back_in_line() {
 #[test]
 fn lost_lease_is_given_out_again_first() {
     let mut aims = aims(&["p-1"]);
-    let mut work = Work::new(chunk(5, 1), &mut aims);
+    let mut work = Work::new(chunk(5, 1), &mut aims, &Knowledge::default());
     assert_eq!(lease(&mut work, &aims, &[("p-1", 2)]), [("p-1".to_owned(), 0), ("p-1".to_owned(), 1)]);
     work.hand_back(1);
     work.hand_back(1);
@@ -125,7 +146,7 @@ fn lost_lease_is_given_out_again_first() {
 #[test]
 fn deadline_fails_what_is_left() {
     let mut aims = aims(&["p-1", "q-1"]);
-    let mut work = Work::new(chunk(2, 1), &mut aims);
+    let mut work = Work::new(chunk(2, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 2)]);
     work.resident(0, &node("p-1"));
     assert!(!work.failed(1, PASSING, Instant::now()));
@@ -135,7 +156,7 @@ fn deadline_fails_what_is_left() {
     assert_eq!(work.progress().failed, [(1, Cause::Deadline), (2, Cause::NoTarget), (3, Cause::NoTarget)].into());
     assert!(!work.rebuild(&mut Aims::new(topology(&["r-1"]))), "what has ended stays as it ended");
 
-    let mut work = Work::new(chunk(2, 1), &mut Aims::new(topology(&[])));
+    let mut work = Work::new(chunk(2, 1), &mut Aims::new(topology(&[])), &Knowledge::default());
     let held = work.jobs();
     assert!(!work.is_done(), "a chunk that is aimed at nobody waits for somebody");
     assert_eq!(work.give_up(|_| Cause::Deadline), 2);
@@ -156,7 +177,7 @@ fn change_of_topology_keeps_what_still_holds() {
     ];
     for (why, after, changed, targets, ended) in cases {
         let mut aims = aims(&BEFORE);
-        let mut work = Work::new(chunk(4, 1), &mut aims);
+        let mut work = Work::new(chunk(4, 1), &mut aims, &Knowledge::default());
         lease(&mut work, &aims, &[("p-1", 9), ("q-1", 9)]);
         // p/L2: 0 resident, 1 failed. q/L2: 4 resident on q-1, 5 failed. The others are leased.
         work.resident(0, &node("p-1"));
@@ -187,7 +208,7 @@ fn change_of_topology_keeps_what_still_holds() {
 #[test]
 fn store_that_was_lost_holds_nothing() {
     let mut aims = aims(&["p-1", "p-2"]);
-    let mut work = Work::new(chunk(3, 1), &mut aims);
+    let mut work = Work::new(chunk(3, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 9)]);
     work.resident(0, &node("p-1"));
     work.resident(2, &node("p-1"));
@@ -217,7 +238,7 @@ fn kept_progress_is_taken_up_whatever_it_says() {
     ];
     for (why, progress, left) in cases {
         let mut aims = aims(&["p-1"]);
-        let work = Work::new(Chunk { progress, ..chunk(4, 1) }, &mut aims);
+        let work = Work::new(Chunk { progress, ..chunk(4, 1) }, &mut aims, &Knowledge::default());
         assert_eq!((work.left, work.is_done()), (left, left == 0), "{why}");
     }
 }
@@ -225,12 +246,16 @@ fn kept_progress_is_taken_up_whatever_it_says() {
 #[test]
 fn node_that_moved_holds_nothing_for_its_old_place() {
     let mut aims = aims(&["p-1", "p-2"]);
-    let mut work = Work::new(chunk(1, 1), &mut aims);
+    let mut work = Work::new(chunk(1, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 9)]);
     work.resident(0, &node("p-1"));
     let mut moved = topology(&["p-2", "q-2"]);
     moved.members.insert(node("p-1"), model::Member { name: node("p-1"), ..member("q-1") });
-    let work = Work::new(Chunk { progress: work.progress().clone(), ..chunk(1, 1) }, &mut Aims::new(moved));
+    let work = Work::new(
+        Chunk { progress: work.progress().clone(), ..chunk(1, 1) },
+        &mut Aims::new(moved),
+        &Knowledge::default(),
+    );
     assert_eq!(work.left, 2, "neither of its old place nor of the new one");
 }
 

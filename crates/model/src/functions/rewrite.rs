@@ -1,0 +1,195 @@
+//! Rules that make one path of another, and which paths they can make of those of a directory.
+//!
+//! # What always holds
+//!
+//! - What [`reached`] names holds every path that the rules make of the paths it is asked about; it may name more.
+
+use regex::bytes::Regex;
+
+use super::args::BadArgument;
+use super::headers::{expression, replacement};
+use crate::key::UrlKey;
+
+/// One rule that changes a path.
+#[derive(Clone, Debug)]
+pub struct Rewrite {
+    /// What is looked for.
+    source: Regex,
+    /// What it becomes, with groups as names end: `${1}`.
+    target: String,
+    /// The query is looked at as well.
+    with_query: bool,
+    /// Rules behind it are not looked at when it matches.
+    last: bool,
+    /// The target takes the place of the whole path, not only of what was found.
+    whole: bool,
+}
+
+impl PartialEq for Rewrite {
+    fn eq(&self, other: &Rewrite) -> bool {
+        self.source.as_str() == other.source.as_str() && self.name() == other.name()
+    }
+}
+
+impl Eq for Rewrite {}
+
+/// Paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Area {
+    /// All that begin so; ends in `/`.
+    Below(String),
+    /// This one, whatever the query.
+    Path(String),
+}
+
+impl Area {
+    /// The directory that everything lies in that begins with `text`.
+    pub(super) fn holding(text: &str) -> Area {
+        let directory = text.rfind('/').and_then(|at| text.get(..=at)).unwrap_or("/");
+        Area::Below(directory.to_owned())
+    }
+}
+
+impl Rewrite {
+    /// A rule with `source` as `argument` and `target` as they were written.
+    pub(super) fn new(
+        argument: &'static str,
+        source: &str,
+        target: &str,
+        with_query: bool,
+        last: bool,
+        whole: bool,
+    ) -> Result<Rewrite, BadArgument> {
+        let source = expression(source, argument)?;
+        Ok(Rewrite { source, target: replacement(target), with_query, last, whole })
+    }
+
+    /// What stands for the rule in a text; its making is stable.
+    pub(super) fn name(&self) -> String {
+        let flags = (self.with_query, self.last, self.whole);
+        format!("{:?} {:?} {flags:?}", self.source.as_str(), self.target)
+    }
+
+    /// What becomes of a path with its query; `None` when the rule does not speak of it.
+    pub fn of(&self, path: &str) -> Option<String> {
+        let (looked_at, query) = match path.split_once('?') {
+            Some((bare, query)) if !self.with_query => (bare, Some(query)),
+            _ => (path, None),
+        };
+        let found = self.source.captures(looked_at.as_bytes())?;
+        let mut made = Vec::new();
+        if self.whole {
+            found.expand(self.target.as_bytes(), &mut made);
+        } else {
+            made = self.source.replace(looked_at.as_bytes(), self.target.as_bytes()).into_owned();
+        }
+        // A path of a key is ASCII, and so is a target.
+        let made = String::from_utf8_lossy(&made);
+        Some(match query {
+            Some(query) => format!("{made}{}{query}", if made.contains('?') { '&' } else { '?' }),
+            None => made.into_owned(),
+        })
+    }
+
+    /// Whether rules behind it are not looked at when it matches.
+    pub(super) fn is_last(&self) -> bool {
+        self.last
+    }
+
+    /// Whether it is plain to see that the rule finds something at the first byte or nowhere.
+    fn is_anchored(&self) -> bool {
+        let rest = self.source.as_str().strip_prefix('^');
+        rest.is_some_and(|rest| !rest.contains('|') && !rest.starts_with(['*', '?', '{']))
+    }
+
+    /// What every path begins with that the rule speaks of, as far as that is plain to see; nothing where it is not.
+    fn lead(&self) -> &str {
+        let Some(source) = self.source.as_str().strip_prefix('^').filter(|_| self.is_anchored()) else { return "" };
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'~' | b'%');
+        let mut end = source.bytes().take_while(plain).count();
+        // Whether the last one has to be there, what stands behind it may say.
+        if source.as_bytes().get(end).is_some_and(|byte| matches!(byte, b'*' | b'?' | b'{')) {
+            end = end.saturating_sub(1);
+        }
+        source.get(..end).unwrap_or("")
+    }
+
+    /// Whether the rule may speak of a path in `area`.
+    fn may_speak_of(&self, area: &Area) -> bool {
+        let lead = self.lead();
+        match area {
+            Area::Below(directory) => directory.starts_with(lead) || lead.starts_with(directory.as_str()),
+            Area::Path(path) => path.starts_with(lead),
+        }
+    }
+
+    /// Every path that the rule can make.
+    fn makes(&self) -> Area {
+        let source = self.source.as_str();
+        if !self.whole && !self.is_anchored() {
+            return Area::Below("/".to_owned());
+        }
+        let (mut literal, mut has_groups, mut rest) = (String::from("/"), false, self.target.as_str());
+        rest = rest.strip_prefix('/').unwrap_or(rest);
+        while let Some(at) = rest.find('$') {
+            let (before, after) = rest.split_at(at);
+            literal.push_str(before);
+            match after.strip_prefix("$$") {
+                Some(after) => {
+                    literal.push('$');
+                    rest = after;
+                }
+                None => {
+                    has_groups = true;
+                    rest = "";
+                }
+            }
+        }
+        literal.push_str(rest);
+        if let Some((path, _)) = literal.split_once('?') {
+            return Area::Path(path.to_owned());
+        }
+        let ends = self.whole || (source.ends_with('$') && !source.ends_with("\\$"));
+        if ends && !has_groups { Area::Path(literal) } else { Area::holding(&literal) }
+    }
+}
+
+/// What `rules` make of a path with its query, one behind the other.
+pub(super) fn rewritten(rules: &[Rewrite], path: &str) -> String {
+    let mut path = path.to_owned();
+    for rule in rules {
+        let Some(made) = rule.of(&path) else { continue };
+        path = made;
+        if !path.starts_with('/') {
+            path.insert(0, '/');
+        }
+        if rule.is_last() {
+            break;
+        }
+    }
+    path
+}
+
+/// Where `rules` may bring the paths of `from`; where they bring none is not said.
+pub(super) fn reached<'a>(rules: impl Iterator<Item = &'a Rewrite>, from: &Area) -> Vec<Area> {
+    let mut areas = Vec::new();
+    for rule in rules {
+        if rule.may_speak_of(from) || areas.iter().any(|area| rule.may_speak_of(area)) {
+            let made = normalised(rule.makes());
+            if !areas.contains(&made) {
+                areas.push(made);
+            }
+        }
+    }
+    areas
+}
+
+/// As keys are written.
+fn normalised(area: Area) -> Area {
+    let path =
+        |path: &str| UrlKey::new("a", path).map_or_else(|_| path.to_owned(), |key| key.path_and_query().to_owned());
+    match area {
+        Area::Below(directory) => Area::Below(path(&directory)),
+        Area::Path(one) => Area::Path(path(&one)),
+    }
+}
