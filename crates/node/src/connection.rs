@@ -9,6 +9,8 @@
 //! - A connection on which nothing is asked, and one whose client takes nothing of what it asked for, ends after [`IDLE_MAX`] or
 //!   [`WRITE_STALL_MAX`]. While the node owes an answer it does not.
 //! - On HTTP/2, PING and its answer are no sign of life.
+//! - What HTTP/2 writes is gathered, and written when the connection has its next turn: a header is with the kernel only then.
+//! - A connection of HTTP/1.1 has neither hyper's state nor a buffer until there is a request for them ([`Connection::plain`]).
 
 use std::future::Future;
 use std::io;
