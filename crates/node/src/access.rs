@@ -354,7 +354,7 @@ fn unescaped(key: &[u8]) -> Vec<u8> {
 /// RFC 8259 §7; control characters and DEL by their number, and bytes that are no UTF-8 as if they were Latin-1.
 fn escape(line: &mut Vec<u8>, value: &[u8]) {
     // Nearly every value is printable ASCII without quotes. All bytes are looked at, for that goes many at once.
-    let plain = |byte: u8| (byte >= b' ') & (byte <= b'~') & (byte != b'"') & (byte != b'\\');
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
     if value.iter().fold(true, |good, byte| good & plain(*byte)) {
         line.extend_from_slice(value);
         return;

@@ -73,6 +73,7 @@ mod tls;
 mod upload;
 mod upstream;
 mod vouched;
+mod wanted;
 
 use access::AccessLog;
 use fill::Fills;

@@ -13,7 +13,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::HOST;
-use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
@@ -21,7 +20,7 @@ use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
 use model::functions::{Ranges, sent_to};
 use model::mistake::{Mistake, made};
-use model::{Domain, Functions, Mode, NodeName, Revision, UrlKey};
+use model::{Domain, Mode, Revision, UrlKey};
 use store::Store;
 use tokio::time::Instant;
 
@@ -30,14 +29,15 @@ use crate::framing;
 use crate::functions::reply::Telling;
 use crate::functions::{access, keep};
 use crate::head::{self, Head, ObjectKey, Stored};
-use crate::knowing::{Judged, Judging, Knowing, Known, LogTag, Named};
+use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
 use crate::respond::{AnswerBody, Reply, Said, Signs, X_CACHE};
 use crate::slices::{self, Part};
 use crate::upload::Upload;
-use crate::upstream::{self, AskError, Asked, From, Question};
+use crate::upstream::{self, AskError, From, Question};
+use crate::wanted::Wanted;
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
@@ -53,66 +53,6 @@ pub(crate) struct Pipeline {
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     signs: Signs,
-}
-
-/// A request for an object, as far as it is understood.
-pub(crate) struct Wanted {
-    /// Under what the object lies; what users ask for may say more.
-    pub(crate) url: UrlKey,
-    /// The URL as it goes upstream, where that is not the key.
-    pub(crate) sent: Option<UrlKey>,
-    pub(crate) domain: Arc<Domain>,
-    pub(crate) method: Method,
-    /// Whom the client addressed: the host, with the port if it said one.
-    pub(crate) authority: Authority,
-    /// As the client sent them.
-    pub(crate) headers: HeaderMap,
-    /// See [`Wanted::shared`].
-    pub(crate) shared: OnceLock<HeaderMap>,
-    pub(crate) asker: Asker,
-    pub(crate) passed: Vec<NodeName>,
-    pub(crate) purpose: Purpose,
-    /// The user came by TLS.
-    pub(crate) secure: bool,
-}
-
-impl Wanted {
-    /// The key of a URL as it was asked for, and the URL as it goes upstream where that is another.
-    pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<UrlKey>) {
-        let rule = &functions.rules().key;
-        if functions.shape() == 0 && rule.share.is_none() {
-            return (url, None);
-        }
-        let unsigned = UrlKey::new(url.host(), &rule.unsigned(url.path_and_query()));
-        (functions.key(&url), Some(unsigned.unwrap_or(url)))
-    }
-
-    /// What it is judged by.
-    fn name(&self) -> Named<'_> {
-        Named { key: &self.url, site: self.site() }
-    }
-
-    /// The host that was asked.
-    pub(crate) fn site(&self) -> &str {
-        self.sent.as_ref().unwrap_or(&self.url).host()
-    }
-
-    /// The headers as they go upstream for an answer that is everybody's; variants are chosen by these. A hit without variants
-    /// needs none.
-    pub(crate) fn shared(&self, signs: &Signs) -> &HeaderMap {
-        self.shared.get_or_init(|| {
-            let mut shared = httpcache::upstream(&self.headers);
-            shared.remove(HOST);
-            shared.append(http::header::VIA, signs.via.clone());
-            shared
-        })
-    }
-
-    /// The URL as it goes upstream.
-    fn asked(&self) -> Asked {
-        let sent = self.sent.as_ref().unwrap_or(&self.url);
-        Asked { host: sent.host().to_owned(), path: sent.path_and_query().to_owned(), secure: self.secure }
-    }
 }
 
 /// What lies in the store for a request.

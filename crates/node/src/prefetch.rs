@@ -25,9 +25,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::fill::{self, Purpose};
-use crate::pipeline::{ATTEMPTS_MAX, Found, Look, Pipeline, Wanted, allowed};
+use crate::pipeline::{ATTEMPTS_MAX, Found, Look, Pipeline, allowed};
 use crate::slices::Part;
 use crate::upstream;
+use crate::wanted::Wanted;
 
 /// Jobs under way at a time, and how many while users wait for fetches. Most of them wait for a sync that many share.
 const RUNNING_MAX: usize = 256;
