@@ -142,6 +142,8 @@ pub(crate) struct Connection<S> {
     /// When something moved lastly, and how far it had moved then.
     moved: Instant,
     moves: u64,
+    /// Something was written since, over HTTP/1.1.
+    wrote: bool,
     look: Option<Pin<Box<Sleep>>>,
     /// Who is woken when it is time to look again.
     looks: Option<Waker>,
@@ -190,6 +192,7 @@ impl<S> Connection<S> {
             head: (!http2).then_some((0, Some(since))),
             moved: since,
             moves: 0,
+            wrote: false,
             look: None,
             looks: None,
             stalled: None,
@@ -224,16 +227,17 @@ impl<S> Connection<S> {
     }
 
     /// Notes when something moved.
-    fn note(&mut self, wrote: bool) {
+    fn note(&mut self, wrote: bool, now: impl FnOnce() -> Instant) {
         let moves = self.handoff.turn.moves.load(Ordering::Relaxed);
         if wrote || moves != self.moves {
-            (self.moves, self.moved) = (moves, Instant::now());
+            (self.moves, self.moved) = (moves, now());
         }
     }
 
     /// How long the client may go on like this, and what it is waited for; nothing while it is the node's turn.
     fn bound(&mut self, now: Instant) -> (Instant, Option<Waits>) {
-        self.note(false);
+        let wrote = std::mem::take(&mut self.wrote);
+        self.note(wrote, || now);
         let turn = &self.handoff.turn;
         if turn.owed.load(Ordering::Relaxed) > 0 {
             return (now + IDLE_MAX, None);
@@ -288,8 +292,12 @@ impl<S> Connection<S> {
     /// Passes a finished write on; bounds one that waits.
     fn bounded(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = &poll {
-            let enough = if self.frames.is_some() { PROGRESS_BYTES } else { 1 };
-            self.note(written.as_ref().is_ok_and(|bytes| *bytes >= enough));
+            match (written, &self.frames) {
+                // Looked at with the next look at the clock: a write that waits has a bound of its own.
+                (Ok(1..), None) => self.wrote = true,
+                (Ok(PROGRESS_BYTES..), Some(_)) => self.note(true, Instant::now),
+                _ => {}
+            }
             self.stalled = None;
             return poll;
         }

@@ -4,7 +4,7 @@
 //! and is counted and logged.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
@@ -51,6 +51,8 @@ pub(crate) struct Exchange {
     handoff: Arc<Handoff>,
     id: RequestId,
     begun: Instant,
+    /// The same by the wall.
+    at: SystemTime,
     record: Option<Record>,
     answered: Option<Answered>,
     bytes: u64,
@@ -67,8 +69,8 @@ struct Answered {
 }
 
 impl Exchange {
-    /// `record` says what came, for the access log.
-    pub(crate) fn begin(handoff: Arc<Handoff>, record: impl FnOnce() -> Record) -> Exchange {
+    /// `record` says what came, at the moment `at`, for the access log.
+    pub(crate) fn begin(handoff: Arc<Handoff>, at: SystemTime, record: impl FnOnce() -> Record) -> Exchange {
         handoff.turn.begins();
         if handoff.secure {
             handoff.metrics().handshakes.requests.inc();
@@ -76,6 +78,7 @@ impl Exchange {
         Exchange {
             id: handoff.request_id(),
             begun: Instant::now(),
+            at,
             record: handoff.front.log.as_ref().map(|_| record()),
             answered: None,
             bytes: 0,
@@ -145,8 +148,7 @@ impl Drop for Exchange {
         if let (Some(log), Some(record)) = (&self.handoff.front.log, &self.record) {
             let knowing = self.handoff.front.pipeline.knowing();
             let ending = Ending {
-                // By the wall: when the request came.
-                at: knowing.clock().now().checked_sub(duration).unwrap_or(std::time::UNIX_EPOCH),
+                at: self.at,
                 status: self.answered.as_ref().map_or(CLIENT_LEFT, |answered| answered.status.as_u16()),
                 bytes: self.bytes,
                 duration,

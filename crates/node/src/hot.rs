@@ -16,13 +16,13 @@
 //!
 //! Whether hyper has bytes of the client that are not answered: `connection` asks nothing here then.
 
-use std::io::{IoSlice, Write};
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, DATE};
 use http::{HeaderMap, Method, StatusCode};
-use httpcache::{Allowed, CacheStatus, Decision, Outcome};
+use httpcache::{Allowed, Decision};
 use model::fence::{Asker, Verdict, Vouched};
 use model::{Revision, UrlKey};
 
@@ -220,18 +220,17 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
         return None;
     }
     pipeline.store().note_hit(&object);
-    let mut exchange = Exchange::begin(handoff.clone(), record);
-    let status = CacheStatus {
-        cache: &pipeline.signs().node,
-        outcome: Outcome::Hit,
-        ttl: Some(head.freshness.ttl(now)),
-        stored: false,
-        collapsed: false,
-    };
-    let mut text = Vec::with_capacity(ready.len() + 160);
+    let mut exchange = Exchange::begin(handoff.clone(), now, record);
+    let (age, ttl) = (head.freshness.age(now).as_secs(), head.freshness.ttl(now));
+    let (mut age_text, mut ttl_text) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let (age, ttl) = (age_text.format(age), ttl_text.format(ttl));
+    let hit = &pipeline.signs().cache_status_hit;
+    let mut text = Vec::with_capacity(ready.len() + hit.len() + 160);
     text.extend_from_slice(ready);
-    let age = head.freshness.age(now).as_secs();
-    write!(text, "age: {age}\r\ncache-status: {status}\r\n{REQUEST_ID}: {}\r\n\r\n", exchange.id().as_str()).ok()?;
+    let id = exchange.id().as_str();
+    for part in ["age: ", age, "\r\ncache-status: ", hit, "; ttl=", ttl, "\r\nx-request-id: ", id, "\r\n\r\n"] {
+        text.extend_from_slice(part.as_bytes());
+    }
     exchange.answers(StatusCode::OK, Some(XCache::Hit));
     handoff.metrics().hot.inc();
     let judged = Some(handoff.judged(judging));

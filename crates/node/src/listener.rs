@@ -300,7 +300,8 @@ async fn serve_one<S: Stream>(
     let left = leaving.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let handoff = handoff.clone();
-        let exchange = Exchange::begin(handoff.clone(), || Record::of(&request));
+        let exchange =
+            Exchange::begin(handoff.clone(), handoff.front.pipeline.knowing().clock().now(), || Record::of(&request));
         let last = handoff.turn.begun() >= REQUESTS_MAX;
         if last && http2 {
             left.cancel();

@@ -286,6 +286,8 @@ impl Reply {
 pub(crate) struct Signs {
     pub(crate) node: String,
     pub(crate) via: HeaderValue,
+    /// `Cache-Status` of a hit, before its `ttl`.
+    pub(crate) cache_status_hit: String,
     /// `X-Cache`, by result.
     x_cache: [HeaderValue; XCache::ALL.len()],
 }
@@ -298,7 +300,15 @@ impl Signs {
 
     pub(crate) fn new(node: &NodeName) -> Signs {
         let x_cache = |result: XCache| HeaderValue::try_from(format!("{} from {node}", result.word()));
+        let hit = CacheStatus {
+            cache: node.as_str(),
+            outcome: httpcache::Outcome::Hit,
+            ttl: None,
+            stored: false,
+            collapsed: false,
+        };
         Signs {
+            cache_status_hit: hit.to_string(),
             node: node.to_string(),
             via: httpcache::via(Version::HTTP_11, node.as_str()),
             x_cache: XCache::ALL.map(|result| x_cache(result).expect("names of nodes are letters, digits and dashes")),
