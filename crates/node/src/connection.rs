@@ -142,8 +142,6 @@ pub(crate) struct Connection<S> {
     /// When something moved lastly, and how far it had moved then.
     moved: Instant,
     moves: u64,
-    /// Something was written since, over HTTP/1.1.
-    wrote: bool,
     look: Option<Pin<Box<Sleep>>>,
     /// Who is woken when it is time to look again.
     looks: Option<Waker>,
@@ -192,7 +190,6 @@ impl<S> Connection<S> {
             head: (!http2).then_some((0, Some(since))),
             moved: since,
             moves: 0,
-            wrote: false,
             look: None,
             looks: None,
             stalled: None,
@@ -236,8 +233,7 @@ impl<S> Connection<S> {
 
     /// How long the client may go on like this, and what it is waited for; nothing while it is the node's turn.
     fn bound(&mut self, now: Instant) -> (Instant, Option<Waits>) {
-        let wrote = std::mem::take(&mut self.wrote);
-        self.note(wrote, || now);
+        self.note(false, || now);
         let turn = &self.handoff.turn;
         if turn.owed.load(Ordering::Relaxed) > 0 {
             return (now + IDLE_MAX, None);
@@ -289,15 +285,19 @@ impl<S> Connection<S> {
         }
     }
 
+    /// Passes a finished write on and notes it; bounds one that waits.
+    fn noted(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let written = ready!(self.bounded(cx, poll));
+        let enough = if self.frames.is_some() { PROGRESS_BYTES } else { 1 };
+        if written.as_ref().is_ok_and(|bytes| *bytes >= enough) {
+            self.note(true, Instant::now);
+        }
+        Poll::Ready(written)
+    }
+
     /// Passes a finished write on; bounds one that waits.
     fn bounded(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(written) = &poll {
-            match (written, &self.frames) {
-                // Looked at with the next look at the clock: a write that waits has a bound of its own.
-                (Ok(1..), None) => self.wrote = true,
-                (Ok(PROGRESS_BYTES..), Some(_)) => self.note(true, Instant::now),
-                _ => {}
-            }
+        if poll.is_ready() {
             self.stalled = None;
             return poll;
         }
@@ -371,7 +371,7 @@ impl<S: Stream> Connection<S> {
         }
         while !self.interim.is_empty() {
             let poll = Pin::new(&mut self.stream).poll_write(cx, &self.interim);
-            match ready!(self.bounded(cx, poll))? {
+            match ready!(self.noted(cx, poll))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 bytes => _ = self.interim.drain(..bytes),
             }
@@ -388,7 +388,7 @@ impl<S: Stream> Connection<S> {
         }
         if !small {
             let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-            return self.bounded(cx, poll);
+            return self.noted(cx, poll);
         }
         if self.gathered.capacity() == 0 {
             self.gathered.reserve(GATHERED_PIECE_MAX);
@@ -402,13 +402,13 @@ impl<S: Stream> Connection<S> {
     fn pour(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.poured < self.gathered.len() {
             let poll = Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.poured..]);
-            match ready!(self.bounded(cx, poll))? {
+            match ready!(self.noted(cx, poll))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 bytes => self.poured += bytes,
             }
         }
         let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
-        ready!(self.bounded(cx, poll))?;
+        ready!(self.noted(cx, poll))?;
         (self.gathered, self.poured) = (Vec::new(), 0);
         self.handoff.poured();
         Poll::Ready(Ok(()))
@@ -418,7 +418,7 @@ impl<S: Stream> Connection<S> {
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
         // By TLS a flush waits for the client as a write does.
-        let flushed = ready!(self.bounded(cx, poll)).map(drop);
+        let flushed = ready!(self.noted(cx, poll)).map(drop);
         self.handoff.flushed();
         Poll::Ready(flushed)
     }
@@ -479,7 +479,7 @@ impl<S: Stream> AsyncWrite for Connection<S> {
         ready!(self.inform(cx, false))?;
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.midway |= poll.is_ready();
-        self.bounded(cx, poll)
+        self.noted(cx, poll)
     }
 
     fn poll_write_vectored(
@@ -499,7 +499,7 @@ impl<S: Stream> AsyncWrite for Connection<S> {
             self.handoff.head_sent();
         }
         self.midway |= poll.is_ready();
-        self.bounded(cx, poll)
+        self.noted(cx, poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -511,7 +511,7 @@ impl<S: Stream> AsyncWrite for Connection<S> {
             match self.gathered.is_empty() {
                 true => {
                     let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
-                    ready!(self.bounded(cx, poll))?;
+                    ready!(self.noted(cx, poll))?;
                 }
                 // There may be more to come; the next thing this task does is to pour it out.
                 false => cx.waker().wake_by_ref(),
