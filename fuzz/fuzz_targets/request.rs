@@ -78,7 +78,7 @@ fn drive(incoming: &Incoming<'_>) -> Option<Request> {
     let format = Format::of(incoming);
     let told = |refusal: &Refusal| {
         let host = incoming.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
-        check(&refuse(refusal, Envelope { request_id: "R", host, product: Product::Cdn, format }), format);
+        check(&refuse(refusal, Envelope { request_id: "R", host, https: false, product: Product::Cdn, format }), format);
     };
     let request = match read(incoming) {
         Ok(request) => request,
@@ -92,7 +92,7 @@ fn drive(incoming: &Incoming<'_>) -> Option<Request> {
         told(&refusal);
     }
     for profile in Profile::names() {
-        match call(&request, Profile::named(profile).expect("it is a name"), now()) {
+        match call(&request, Profile::named(profile).expect("it is a name"), rules, now()) {
             Ok(call) => check(&render(&request, "R", &reply(&call)), request.format),
             Err(refusal) => told(&refusal),
         }

@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use aliyun::{
-    AccessKey, Ask, Envelope, Format, Incoming, Product, Profile, call, encode_pairs, read, refuse, sign_v1, sign_v3,
+    AccessKey, Ask, Envelope, Format, Incoming, Product, Profile, Rules, call, encode_pairs, read, refuse, sign_v1,
+    sign_v3,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::collection::{btree_map, vec};
@@ -20,14 +21,14 @@ fn drive(incoming: &Incoming<'_>) {
         Ok(request) => {
             let _ = request.check_window(now());
             for profile in Profile::names() {
-                let _ = call(&request, Profile::named(profile).unwrap(), now());
+                let _ = call(&request, Profile::named(profile).unwrap(), Rules::default(), now());
             }
             request.verify("secret").err()
         }
         Err(refusal) => Some(refusal),
     };
     if let Some(refusal) = refusal {
-        let envelope = Envelope { request_id: "R", host: "h:1", product: Product::Cdn, format };
+        let envelope = Envelope { request_id: "R", host: "h:1", https: false, product: Product::Cdn, format };
         let rendered = refuse(&refusal, envelope);
         assert!(std::str::from_utf8(&rendered.body).is_ok());
     }
