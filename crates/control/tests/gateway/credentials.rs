@@ -98,7 +98,7 @@ async fn session_may_what_its_key_and_its_policy_both_allow_and_issues_nothing()
 
 /// A request without a signature, in the form of V1 or V3.
 async fn by_bearer(rig: &Rig, token: &str, v3: bool, nonce: &str) -> Answer {
-    let now = httpdate(rig.clock.now());
+    let now = timestamp(rig.clock.now());
     if v3 {
         let headers = [
             ("x-acs-action", QUOTA),
@@ -121,21 +121,11 @@ async fn by_bearer(rig: &Rig, token: &str, v3: bool, nonce: &str) -> Answer {
     rig.send("POST", "/", &[], &encode_pairs(&pairs)).await
 }
 
-/// As requests have it.
-fn httpdate(at: SystemTime) -> String {
-    let signed = sign_v1(
-        AccessKey { id: "i", secret: "s" },
-        Ask { method: &Method::GET, action: "A", version: CDN, now: at, nonce: "n" },
-        &[],
-    );
-    signed.into_iter().find_map(|(name, value)| (name == "Timestamp").then_some(value)).unwrap()
-}
-
 #[tokio::test]
 async fn bearer_token_is_shown_instead_of_a_signature_until_it_expires() {
     let rig = Rig::start("cdn-2024").await;
     let answer = rig.ask(CDN, "CreateBearerToken", &[("DurationSeconds", "900")]).await.json();
-    assert_eq!(answer["Expiration"], httpdate(rig.clock.now() + Duration::from_secs(900)));
+    assert_eq!(answer["Expiration"], timestamp(rig.clock.now() + Duration::from_secs(900)));
     let token = answer["BearerToken"].as_str().unwrap().to_owned();
     for (v3, nonce) in [(true, "a"), (false, "b")] {
         let answer = by_bearer(&rig, &token, v3, nonce).await;

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 mod credentials;
+mod isolation;
 mod pages;
 mod quotas;
 mod rates;
@@ -197,4 +198,11 @@ fn assert_refused(answer: &Answer, status: u16, code: &str, message: &str) {
 /// `count` lines of `a.com`, from number `from` on.
 fn lines(from: usize, count: usize) -> String {
     (from..from + count).map(|n| format!("http://a.com/{n}\n")).collect()
+}
+
+/// A time as requests and queries have it: what a client of ours writes.
+fn timestamp(at: SystemTime) -> String {
+    let ask = Ask { method: &Method::GET, action: "A", version: CDN, now: at, nonce: "n" };
+    let signed = sign_v1(AccessKey { id: "i", secret: "s" }, ask, &[]);
+    signed.into_iter().find_map(|(name, value)| (name == "Timestamp").then_some(value)).unwrap()
 }

@@ -42,10 +42,8 @@ async fn each_profile_has_its_quotas_for_each_product() {
 #[tokio::test]
 async fn day_begins_at_midnight_in_utc_plus_8_and_products_do_not_share() {
     let rig = Rig::with("cdn-2024", &[("preload", 5), ("dir", 2)], 0, |_| ()).await;
-    let push = |from, count| async move { (lines(from, count), ()) };
-    let (six, ()) = push(0, 6).await;
     let exceeded = "Your preload attempts have exceeded the daily limit.";
-    let answer = rig.ask(CDN, "PushObjectCache", &[("ObjectPath", &six)]).await;
+    let answer = rig.ask(CDN, "PushObjectCache", &[("ObjectPath", &lines(0, 6))]).await;
     assert_refused(&answer, 400, "QuotaExceeded.Preload", exceeded);
     let answer = rig.ask(CDN, "PushObjectCache", &[("ObjectPath", &lines(0, 5))]).await;
     assert_eq!(answer.status, 200, "what did not fit was not charged: {answer:?}");

@@ -54,8 +54,7 @@ async fn history_is_as_long_as_the_operator_wants_it() {
         rig.clock.advance(20 * DAY);
         let tasks = rig.ask(CDN, "DescribeRefreshTasks", &[]).await.json();
         assert_eq!(tasks["TotalCount"], u64::from(shown), "{days} days: {tasks}");
-        let text = |at: SystemTime| humantime(at);
-        let between = [("StartTime", text(now - DAY)), ("EndTime", text(now + DAY))];
+        let between = [("StartTime", timestamp(now - DAY)), ("EndTime", timestamp(now + DAY))];
         let between: Vec<(&str, &str)> = between.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let answer = rig.ask(CDN, "DescribeRefreshTasks", &between).await;
         if shown {
@@ -67,13 +66,6 @@ async fn history_is_as_long_as_the_operator_wants_it() {
             assert_refused(&answer, 400, "InvalidTime", "The query time cannot exceed the last 3 days.");
         }
     }
-}
-
-/// As queries have it.
-fn humantime(at: SystemTime) -> String {
-    let ask = Ask { method: &Method::GET, action: "A", version: CDN, now: at, nonce: "n" };
-    let signed = sign_v1(AccessKey { id: "i", secret: "s" }, ask, &[]);
-    signed.into_iter().find_map(|(name, value)| (name == "Timestamp").then_some(value)).unwrap()
 }
 
 #[tokio::test]
@@ -99,5 +91,16 @@ async fn lines_of_every_costume_become_the_objects_they_mean() {
         assert_eq!(shown, expected, "{text:?}");
         // The next one begins a second, and so a task, of its own.
         rig.clock.advance(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn lines_that_were_escaped_twice_are_what_the_operator_says_they_are() {
+    for (unescape, expected) in [(false, "http://a.com/x%3Fa%3D1"), (true, "http://a.com/x?a=1")] {
+        let rig = Rig::with("cdn-2024", &[], 0, |config| config.unescape_paths = unescape).await;
+        let pushed = rig.ask(CDN, "PushObjectCache", &[("ObjectPath", "http://a.com/x%3Fa%3D1")]).await.json();
+        let task = pushed["PushTaskId"].as_str().unwrap();
+        let tasks = rig.ask(CDN, "DescribeRefreshTasks", &[("TaskId", task)]).await.json();
+        assert_eq!(tasks["Tasks"]["CDNTask"][0]["ObjectPath"], expected, "{tasks}");
     }
 }
