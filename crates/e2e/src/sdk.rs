@@ -11,7 +11,7 @@ use crate::workspace;
 
 /// Runs `sdk/NAME` against the stage's API with `args`, and returns the JSON it prints.
 pub async fn run(stage: &Stage, name: &str, args: &[&str]) -> anyhow::Result<Value> {
-    run_with(stage, name, args, String::new()).await
+    run_with(stage, name, args, &[], String::new()).await
 }
 
 /// One call: product (`cdn`, `vod`, `cdn-2014`), action, parameters.
@@ -19,13 +19,33 @@ pub type Call = (&'static str, &'static str, Value);
 
 /// Makes `calls` in order through the former SDK; what each was answered.
 pub async fn calls(stage: &Stage, calls: &[Call]) -> anyhow::Result<Vec<Value>> {
-    let answers = run_with(stage, "calls.py", &[], serde_json::to_string(calls)?).await?;
+    answers(calls, run_with(stage, "calls.py", &[], &[], serde_json::to_string(calls)?).await?)
+}
+
+/// Makes `calls` in order through the typed requests of a generation, `tea` or `legacy`; what its models hold of each reply.
+/// `shown` are variables of the environment, such as `SECURITY_TOKEN`, that stand for other credentials than the stage's key.
+pub async fn typed(
+    stage: &Stage,
+    generation: &str,
+    shown: &[(&str, &str)],
+    calls: &[Call],
+) -> anyhow::Result<Vec<Value>> {
+    answers(calls, run_with(stage, "family.py", &[generation], shown, serde_json::to_string(calls)?).await?)
+}
+
+fn answers(calls: &[Call], answers: Value) -> anyhow::Result<Vec<Value>> {
     let answers = answers.as_array().context("a list of answers")?.clone();
     ensure!(answers.len() == calls.len(), "one answer a call: {answers:?}");
     Ok(answers)
 }
 
-async fn run_with(stage: &Stage, name: &str, args: &[&str], input: String) -> anyhow::Result<Value> {
+async fn run_with(
+    stage: &Stage,
+    name: &str,
+    args: &[&str],
+    shown: &[(&str, &str)],
+    input: String,
+) -> anyhow::Result<Value> {
     let python = workspace().join(".venv/bin/python");
     ensure!(python.exists(), "{} is missing; ./test makes it and installs the SDKs", python.display());
     let mut command = Command::new(python);
@@ -34,7 +54,8 @@ async fn run_with(stage: &Stage, name: &str, args: &[&str], input: String) -> an
         .args(args)
         .env("ENDPOINT", format!("127.0.0.1:{}", stage.api_port))
         .env("ALIBABA_CLOUD_ACCESS_KEY_ID", &stage.key.id)
-        .env("ALIBABA_CLOUD_ACCESS_KEY_SECRET", &stage.key.secret);
+        .env("ALIBABA_CLOUD_ACCESS_KEY_SECRET", &stage.key.secret)
+        .envs(shown.iter().copied());
     let output = tokio::task::spawn_blocking(move || {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = child.stdin.take().context("a piped input")?;

@@ -72,7 +72,7 @@ fn rows(push: &str, refresh: &str) -> Vec<Row> {
         (CDN, "BatchSetCdnDomainConfig", text(&[("DomainNames", "a.com"), ("Functions", function)]), NOT_FOUND),
         (VOD, "BatchSetVodDomainConfigs", text(&[("DomainNames", "a.com"), ("Functions", function)]), NOT_FOUND),
         (CDN, "DescribeCdnDomainConfigs", domain(), NOT_FOUND),
-        (VOD, "DescribeVodDomainConfigs", domain(), NOT_FOUND),
+        (VOD, "DescribeVodDomainConfigs", [domain(), text(&[("FunctionNames", "range")])].concat(), NOT_FOUND),
         (CDN, "DeleteSpecificConfig", [domain(), text(&[("ConfigId", "1")])].concat(), NOT_FOUND),
         (VOD, "DeleteVodSpecificConfig", [domain(), text(&[("ConfigId", "1")])].concat(), NOT_FOUND),
         (CDN, "BatchDeleteCdnDomainConfig", text(&[("DomainNames", "a.com"), ("FunctionNames", "range")]), NOT_FOUND),
