@@ -80,7 +80,7 @@ pub(crate) async fn queries_are_filtered_ordered_and_limited(state: &State) {
     let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
     let mut tasks = Vec::new();
     for (n, at) in [(1, 2_000_000), (2, 2_001_000), (3, 2_002_000)] {
-        let mut submission = prefetch(&format!("q{n}"), n);
+        let mut submission = prefetch(&format!("call {n}"), n);
         (submission.account, submission.now_ms) = ("asks".into(), at);
         tasks.extend(accepting.submit(submission).await.unwrap().tasks);
         let mut submission = refresh(&format!("s{n}"), Kind::RefreshFile, &["/a", "/b", "/c", "/d"]);
@@ -296,9 +296,10 @@ pub(crate) async fn a_queue_may_count_calls(state: &State) {
         call
     };
     // At once, so that some are decided together.
-    let answers = futures_util::future::join_all((0..4).map(|n| accepting.submit(call(&format!("q{n}"), 600)))).await;
+    let answers =
+        futures_util::future::join_all((0..4).map(|n| accepting.submit(call(&format!("call {n}"), 600)))).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3, "{answers:?}");
-    assert_eq!(accepting.submit(call("one more", 1)).await, Err(Refused::QueueFull));
+    assert_eq!(accepting.submit(call("a call too many", 1)).await, Err(Refused::QueueFull));
 
     let chunks = state.open_prefetches("caller", 0, 100).await.unwrap();
     let calls: BTreeMap<u64, Vec<u64>> = chunks.iter().fold(BTreeMap::new(), |mut calls, chunk| {
@@ -311,7 +312,11 @@ pub(crate) async fn a_queue_may_count_calls(state: &State) {
     let done = Progress::default();
     let all_but_one: Vec<_> = of_one.iter().skip(1).map(|id| (*id, 1_000_500, &done)).collect();
     state.keep_progress(&all_but_one).await.unwrap();
-    assert_eq!(accepting.submit(call("not yet", 1)).await, Err(Refused::QueueFull), "one of its chunks is open");
+    assert_eq!(
+        accepting.submit(call("a call too early", 1)).await,
+        Err(Refused::QueueFull),
+        "one of its chunks is open"
+    );
     state.keep_progress(&[(of_one[0], 1_000_500, &done)]).await.unwrap();
-    assert!(accepting.submit(call("now", 1)).await.is_ok());
+    assert!(accepting.submit(call("a call in time", 1)).await.is_ok());
 }
