@@ -102,6 +102,7 @@ proptest! {
         query in btree_map("[A-Z][a-z]{4,8}q", ".{0,40}", 0..5),
         form in btree_map("[A-Z][a-z]{4,8}f", ".{0,40}", 0..5),
         agent in "[!-~]( ?[!-~]){0,20}",
+        token in prop::option::of("[A-Za-z0-9+/=]{20,40}"),
         secret in "[ -~]{1,40}",
     ) {
         let ask = Ask { method: &Method::POST, action: "RefreshObjectCaches", version: "2018-05-10", now: now(), nonce: "n" };
@@ -109,7 +110,10 @@ proptest! {
         let form: Vec<(String, String)> = form.into_iter().collect();
         let body = encode_pairs(&form);
         let key = AccessKey { id: "key", secret: &secret };
-        let signed = sign_v3(key, ask, "h.example.com:9680", &query, body.as_bytes(), &[("user-agent", &agent)]);
+        let token = token.map(|token| format!("TOKEN{token}"));
+        let extra = [("user-agent", agent.as_str())].into_iter();
+        let extra: Vec<_> = extra.chain(token.iter().map(|token| ("x-acs-security-token", token.as_str()))).collect();
+        let signed = sign_v3(key, ask, "h.example.com:9680", &query, body.as_bytes(), &extra);
         let headers: HeaderMap = signed
             .into_iter()
             .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(&value).unwrap()))
@@ -118,7 +122,9 @@ proptest! {
         let incoming = Incoming { method: &Method::POST, path: "/", query: &text, headers: &headers, body: body.as_bytes() };
         let request = read(&incoming).unwrap();
         prop_assert_eq!(request.verify(&secret), Ok(()));
-        prop_assert!(request.verify(&[secret.as_str(), "x"].concat()).is_err());
+        let refusal = request.verify(&[secret.as_str(), "x"].concat()).unwrap_err();
+        prop_assert_eq!(request.security_token.as_deref(), token.as_deref());
+        prop_assert!(token.is_none_or(|token| !refusal.message.contains(&token)), "{}", refusal.message);
     }
 }
 

@@ -1,7 +1,5 @@
 //! The verb that shows a prefetch URL by URL, with exactly why and where one failed.
 
-use model::Cause;
-
 use super::{App, Denied, Permission, Principal};
 use crate::scheduler::{LineState, first_failure, line_state};
 use crate::state::chunks::{Chunk, Kind};
@@ -63,9 +61,7 @@ fn urls(chunk: &Chunk) -> impl Iterator<Item = UrlDetail> {
         let state = line_state(chunk, at);
         let failed_at = match (&state, first_failure(chunk, at)) {
             // Aimed at nobody: there is no place to name.
-            (LineState::Failed(cause), Some((target, _))) if *cause != Cause::NoTarget || target != "-" => {
-                target.to_owned()
-            }
+            (LineState::Failed(_), Some((target, _))) if target != "-" => target.to_owned(),
             _ => String::new(),
         };
         UrlDetail { url: url.clone(), state, failed_at }
