@@ -21,8 +21,9 @@ use tokio::sync::mpsc;
 /// Inputs after which a control plane is begun anew: what they submit is kept in memory.
 const INPUTS_MAX: u32 = 2_000;
 
-/// How long one exchange may take.
-const EXCHANGE_MAX: Duration = Duration::from_secs(20);
+/// How long an answer is waited for before the connection is half closed, and how long for its end after that: longer than
+/// anything that the other side waits for. The clock is paused, so nobody waits.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
 
 const KEY: AccessKey<'static> = AccessKey { id: "fuzz-key", secret: "fuzz-secret-of-the-lasting-key" };
 
@@ -56,7 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn start() -> Rig {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let clock = Arc::new(ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045)));
     let now = clock.now();
     let path = std::env::temp_dir().join(format!("fuzz-gateway-{}.key", std::process::id()));
@@ -111,15 +112,14 @@ fn exchange(rig: &mut Rig, bytes: Vec<u8>) -> Vec<u8> {
         let (client, server) = tokio::io::duplex(64 << 10);
         api.send(server).await.expect("somebody takes connections");
         let (mut reading, mut writing) = tokio::io::split(client);
-        let send = async {
-            // Whoever is refused early does not read to the end.
-            let _ = writing.write_all(&bytes).await;
-            let _ = writing.shutdown().await;
-        };
         let mut whole = Vec::new();
-        let exchange = async { tokio::join!(send, reading.read_to_end(&mut whole)) };
-        let ended = tokio::time::timeout(EXCHANGE_MAX, exchange).await;
-        assert!(ended.is_ok(), "no end");
+        // Whoever is refused early does not read to the end.
+        let exchange = async { tokio::join!(writing.write_all(&bytes), reading.read_to_end(&mut whole)).1 };
+        if tokio::time::timeout(ANSWER_MAX, exchange).await.is_err() {
+            let _ = writing.shutdown().await;
+            let ended = tokio::time::timeout(ANSWER_MAX, reading.read_to_end(&mut whole)).await;
+            assert!(ended.is_ok(), "no end");
+        }
         whole
     });
     let shown = String::from_utf8_lossy(&answer);
