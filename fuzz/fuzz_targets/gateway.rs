@@ -57,7 +57,8 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn start() -> Rig {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let clock = Arc::new(ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045)));
     let now = clock.now();
     let path = std::env::temp_dir().join(format!("fuzz-gateway-{}.key", std::process::id()));

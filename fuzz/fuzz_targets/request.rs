@@ -78,7 +78,10 @@ fn drive(incoming: &Incoming<'_>) -> Option<Request> {
     let format = Format::of(incoming);
     let told = |refusal: &Refusal| {
         let host = incoming.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
-        check(&refuse(refusal, Envelope { request_id: "R", host, https: false, product: Product::Cdn, format }), format);
+        check(
+            &refuse(refusal, Envelope { request_id: "R", host, https: false, product: Product::Cdn, format }),
+            format,
+        );
     };
     let request = match read(incoming) {
         Ok(request) => request,
