@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use aliyun::{
     AccessKey, Ask, Call, Description, Envelope, Format, FunctionRow, Incoming, LINE_CHARACTERS_MAX, Page, Product,
-    Profile, Refusal, Rendered, Reply, Request, TaskRow, TaskStatus, TaskType, call, encode_pairs, read, refuse,
+    Profile, Refusal, Rendered, Reply, Request, Rules, TaskRow, TaskStatus, TaskType, call, encode_pairs, read, refuse,
     render, sign_v1, sign_v3,
 };
 use fuzz::{cut, headers, line, sections, text};
@@ -78,7 +78,10 @@ fn drive(incoming: &Incoming<'_>) -> Option<Request> {
     let format = Format::of(incoming);
     let told = |refusal: &Refusal| {
         let host = incoming.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
-        check(&refuse(refusal, Envelope { request_id: "R", host, product: Product::Cdn, format }), format);
+        check(
+            &refuse(refusal, Envelope { request_id: "R", host, https: false, product: Product::Cdn, format }),
+            format,
+        );
     };
     let request = match read(incoming) {
         Ok(request) => request,
@@ -91,8 +94,10 @@ fn drive(incoming: &Incoming<'_>) -> Option<Request> {
     if let Err(refusal) = request.verify(SECRET) {
         told(&refusal);
     }
+    // Either way of reading paths, told apart by something that a fuzzer can change.
+    let rules = Rules { unescape_paths: request.nonce.len() % 2 == 0, ..Rules::default() };
     for profile in Profile::names() {
-        match call(&request, Profile::named(profile).expect("it is a name"), now()) {
+        match call(&request, Profile::named(profile).expect("it is a name"), rules, now()) {
             Ok(call) => check(&render(&request, "R", &reply(&call)), request.format),
             Err(refusal) => told(&refusal),
         }

@@ -6,17 +6,17 @@ use std::time::SystemTime;
 
 use model::DomainName;
 
+use crate::actions::{CREATE_BEARER, CREATE_SESSION, SET_DOMAIN};
 use crate::certificates::{self, SetCertificate};
+use crate::credentials::{self, CreateBearer, CreateSession};
 use crate::domains::{self, AddDomain, DomainQuery, SetDomain};
 use crate::functions::{self, DeleteFunctions, FunctionQuery, SetFunctions};
 use crate::prefetch::{self, Prefetch, Refresh, RefreshByTag};
 use crate::profile::Profile;
 use crate::read::{Params, Product, Request};
 use crate::refusal::Refusal;
+use crate::rules::Rules;
 use crate::tasks::{self, Page, TaskQuery};
-
-/// Our own action: what the vendor has no function for (reference of the API's own parts).
-pub(crate) const SET_DOMAIN: &str = "SetWarmfrontDomain";
 
 /// What is asked for. Which product asked is in the [`Request`]; the same verbs serve both.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,14 @@ pub enum Call {
     Tasks(TaskQuery),
     /// DescribeRefreshTaskById: one to ten ids
     TasksById(Vec<u64>),
+    /// DescribePreloadDetailById: one id
+    PrefetchDetail(u64),
+    /// DescribeCdnUserQuota
+    UserQuota,
+    /// Our own: CreateSessionCredentials.
+    CreateSession(CreateSession),
+    /// Our own: CreateBearerToken.
+    CreateBearer(CreateBearer),
     /// Our own: DescribeRefreshTaskReceipt, of one task.
     Receipt(u64),
     /// Our own: DescribeReceiptKey.
@@ -73,26 +81,30 @@ pub enum Call {
     },
 }
 
-/// Reads the parameters of `request`, from an account with `profile`.
+/// Reads the parameters of `request`, from an account with `profile`, by the operator's `rules`.
 ///
 /// What the vendor knows and we have not built is `UnsupportedOperation`.
-pub fn call(request: &Request, profile: &Profile, now: SystemTime) -> Result<Call, Refusal> {
+pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime) -> Result<Call, Refusal> {
     use Product::{Cdn, Vod};
     Ok(match (request.product, request.action.as_str()) {
         (Cdn, "PushObjectCache") | (Vod, "PreloadVodObjectCaches") => {
-            Call::Prefetch(prefetch::prefetch(request, profile)?)
+            Call::Prefetch(prefetch::prefetch(request, profile, rules)?)
         }
         (Cdn, "RefreshObjectCaches") | (Vod, "RefreshVodObjectCaches") => {
-            Call::Refresh(prefetch::refresh(request, profile)?)
+            Call::Refresh(prefetch::refresh(request, profile, rules)?)
         }
         (Cdn, "RefreshObjectCacheByCacheTag") => Call::RefreshByTag(prefetch::refresh_by_tag(request, profile)?),
         (Cdn, "DescribeRefreshTasks") | (Vod, "DescribeVodRefreshTasks") => {
-            Call::Tasks(tasks::query(request, profile, now)?)
+            Call::Tasks(tasks::query(request, profile, rules, now)?)
         }
         (Cdn, "DescribeRefreshTaskById") => Call::TasksById(tasks::by_id(request, profile)?),
+        (Cdn, "DescribePreloadDetailById") => Call::PrefetchDetail(tasks::one(request, profile)?),
+        (_, CREATE_SESSION) => Call::CreateSession(credentials::session(request)?),
+        (_, CREATE_BEARER) => Call::CreateBearer(credentials::bearer(request)?),
         (_, "DescribeRefreshTaskReceipt") => Call::Receipt(tasks::one(request, profile)?),
         (_, "DescribeReceiptKey") => Call::ReceiptKey,
         (Cdn, "DescribeRefreshQuota") | (Vod, "DescribeVodRefreshQuota") => Call::Quota,
+        (Cdn, "DescribeCdnUserQuota") => Call::UserQuota,
         (Cdn, "AddCdnDomain") | (Vod, "AddVodDomain") => Call::AddDomain(domains::add(request, profile)?),
         (Cdn, "DeleteCdnDomain") | (Vod, "DeleteVodDomain") => Call::DeleteDomain(domains::name(request, profile)?),
         (Cdn, "StartCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: true },

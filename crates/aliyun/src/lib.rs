@@ -4,7 +4,8 @@
 //!
 //! 1. [`Format::of`]: the form of the reply, known even when nothing else can be read;
 //! 2. [`read()`]: routing, common parameters, time stamp;
-//! 3. [`Request::check_window`], the caller's look-up of the key, [`Request::verify`], the caller's memory of nonces;
+//! 3. [`Request::check_window`], the caller's look-up of the key (or of what [`Request::bearer_token`] stands for),
+//!    [`Request::verify`], the caller's memory of nonces;
 //! 4. [`call()`]: parameters to a typed [`Call`], limits per call, errors worded by the account's [`Profile`];
 //! 5. [`render()`] a [`Reply`], or [`refuse`] with a [`Refusal`].
 //!
@@ -20,9 +21,12 @@
 //!
 //! Accounts, quotas, tasks. This crate says how they are spoken of.
 
+mod actions;
 mod call;
 mod certificates;
+mod credentials;
 mod domains;
+mod errors;
 mod form;
 mod functions;
 mod path;
@@ -33,12 +37,15 @@ mod read;
 mod refusal;
 mod render;
 mod reply;
+mod rules;
 mod sign;
 mod tasks;
 
 pub use call::{Call, call};
 pub use certificates::{CertificatePair, CertificateShown, SetCertificate};
+pub use credentials::{Bearer, CreateBearer, CreateSession, Session};
 pub use domains::{AddDomain, CdnType, DomainQuery, DomainStatus, SearchType, SetDomain, Source, SourceType};
+pub use errors::{codes, page};
 pub use form::{PAIRS_MAX, encode, encode_pairs};
 pub use functions::{DeleteFunctions, FunctionQuery, SetFunction, SetFunctions, WhichFunctions};
 pub use path::{LINE_CHARACTERS_MAX, ObjectPath};
@@ -48,10 +55,11 @@ pub use profile::{
 };
 pub use read::{BODY_BYTES_MAX, Format, Incoming, Params, Product, Request, VERSION_2014, WINDOW, read};
 pub use refusal::{Fault, Refusal};
-pub use render::{Envelope, Rendered, refuse, render};
+pub use render::{Envelope, PAGES, Rendered, refuse, render};
 pub use reply::{
-    Bucket, Description, DomainDetail, DomainTls, FunctionRow, FunctionSet, Quota, Reply, TaskRow, UNLIMITED,
-    WaitedFor, Waiting,
+    Bucket, Description, DomainDetail, DomainTls, FunctionRow, FunctionSet, PrefetchDetail, PrefetchedUrl, Quota,
+    Reply, TaskRow, UNLIMITED, WaitedFor, Waiting,
 };
+pub use rules::{Rules, TASK_HISTORY_DAYS};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

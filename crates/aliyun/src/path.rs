@@ -2,16 +2,19 @@
 //!
 //! # What always holds
 //!
-//! - A line is taken literally but for what [`UrlKey`] normalises: nothing is decoded, no index page is implied.
+//! - A line is taken literally but for what [`UrlKey`] normalises: nothing is decoded unless the operator chose so
+//!   ([`Rules::unescape_paths`]), no index page is implied.
 //! - `http://`, `https://` and no scheme mean the same object; lines that do are one.
 //! - Lines are counted before any is read, so a body full of them costs no more than one that fits.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use model::UrlKey;
 
 use crate::profile::LINES_PER_CALL_MAX;
 use crate::refusal::Fault;
+use crate::rules::Rules;
 
 /// Longest line, in characters.
 pub const LINE_CHARACTERS_MAX: usize = 1024;
@@ -106,7 +109,7 @@ pub(crate) struct Limits {
 }
 
 /// Reads all lines: none left out, none twice, in the order of their first occurrence. Empty when there is none.
-pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits) -> Result<Vec<ObjectPath>, Fault> {
+pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits, rules: Rules) -> Result<Vec<ObjectPath>, Fault> {
     // Shells send a line feed as two characters; a list of URLs shows that this was meant.
     let lines = if text.contains("\\nhttp") {
         bounded(text.lines().flat_map(|line| line.split("\\n")).map(|line| line.trim_end_matches("\\r")))
@@ -123,7 +126,8 @@ pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits) -> Result<Vec
     let mut seen = HashSet::new();
     let mut paths: Vec<ObjectPath> = Vec::with_capacity(lines.len());
     for line in lines {
-        let path = ObjectPath::read(line, shape)?;
+        let line = if rules.unescape_paths { unescaped(line) } else { line.into() };
+        let path = ObjectPath::read(&line, shape)?;
         if seen.insert(path.key.clone()) {
             paths.push(path);
         }
@@ -138,6 +142,20 @@ pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits) -> Result<Vec
         return Err(Fault::TooManyLines);
     }
     Ok(paths)
+}
+
+/// A line that shows that it was escaped twice, with one of the two undone; any other as it is. The second escape also makes
+/// `+` of a space.
+fn unescaped(line: &str) -> Cow<'_, str> {
+    let twice = ["%3F", "%3f", "%25"].iter().any(|escape| line.contains(escape)) && !line.contains('?');
+    if !twice {
+        return line.into();
+    }
+    let spaced = line.replace('+', " ");
+    match percent_encoding::percent_decode_str(&spaced).decode_utf8() {
+        Ok(once) => once.into_owned().into(),
+        Err(_) => line.into(), // not what such a client sends
+    }
 }
 
 /// Lines trimmed, empty ones dropped, cut off at one more than any profile allows.
@@ -208,8 +226,11 @@ mod tests {
     #[test]
     fn lines_that_differ_in_what_is_ignored_are_one() {
         let text = "a.com/x?1\nhttps://a.com/x?2\na.com/x\na.com/y?1";
-        let keys: Vec<String> =
-            read_lines(text, Shape::IgnoreParams, NO_LIMIT).unwrap().iter().map(|path| path.key.to_string()).collect();
+        let keys: Vec<String> = read_lines(text, Shape::IgnoreParams, NO_LIMIT, Rules::default())
+            .unwrap()
+            .iter()
+            .map(|path| path.key.to_string())
+            .collect();
         assert_eq!(keys, ["a.com/x", "a.com/y"]);
     }
 
@@ -225,7 +246,27 @@ mod tests {
             (" \n\r\n", 0),
         ];
         for (text, count) in cases {
-            assert_eq!(read_lines(text, Shape::File, NO_LIMIT).unwrap().len(), count, "{text:?}");
+            assert_eq!(read_lines(text, Shape::File, NO_LIMIT, Rules::default()).unwrap().len(), count, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lines_that_were_escaped_twice_are_unescaped_where_the_operator_chose_so() {
+        let rules = Rules { unescape_paths: true, ..Rules::default() };
+        let cases = [
+            // line                               read literally                       unescaped once
+            ("a.com/x%3Fa%3D1", "a.com/x%3Fa%3D1", "a.com/x?a=1"),
+            ("a.com/%25E4%25B8%25AD", "a.com/%25E4%25B8%25AD", "a.com/%E4%B8%AD"),
+            ("a.com/a%2520b+c", "a.com/a%2520b+c", "a.com/a%20b%20c"),
+            ("a.com/x?a=%253D", "a.com/x?a=%253D", "a.com/x?a=%253D"), // has a query, so it was escaped once
+            ("a.com/a%20b", "a.com/a%20b", "a.com/a%20b"),
+            ("a.com/%25%FF", "a.com/%25%FF", "a.com/%25%FF"), // no text beneath
+        ];
+        for (line, literally, once) in cases {
+            for (rules, expected) in [(Rules::default(), literally), (rules, once)] {
+                let paths = read_lines(line, Shape::File, NO_LIMIT, rules).unwrap();
+                assert_eq!(paths[0].key.to_string(), expected, "{line} {rules:?}");
+            }
         }
     }
 
@@ -245,7 +286,7 @@ mod tests {
             (hosts(11), Err(Fault::TooManyLines)),
         ];
         for (text, expected) in cases {
-            let got = read_lines(&text, Shape::File, limits).map(|paths| paths.len());
+            let got = read_lines(&text, Shape::File, limits, Rules::default()).map(|paths| paths.len());
             assert_eq!(got, expected, "{} lines", text.lines().count());
         }
     }

@@ -14,6 +14,7 @@ use crate::path::{Limits, ObjectPath, Shape, read_lines};
 use crate::profile::{AreaDefault, LINES_PER_CALL_MAX, Profile, Wording};
 use crate::read::Request;
 use crate::refusal::{Fault, Refusal};
+use crate::rules::Rules;
 
 /// Most variants of each URL that one call may ask for by `WithHeader`.
 pub const VARIANTS_MAX: usize = 16;
@@ -85,12 +86,12 @@ impl RefreshByTag {
 }
 
 /// Reads the parameters of a prefetch.
-pub(crate) fn prefetch(request: &Request, profile: &Profile) -> Result<Prefetch, Refusal> {
+pub(crate) fn prefetch(request: &Request, profile: &Profile, rules: Rules) -> Result<Prefetch, Refusal> {
     let params = &request.params;
     let wording = profile.wording(request);
     let per_call = profile.per_call(request.product);
     let limits = Limits { lines: per_call.push_call, hosts: per_call.call.domains, per_host: per_call.call.per_domain };
-    let paths = paths(request, Shape::Prefetch, limits, wording)?;
+    let paths = paths(request, Shape::Prefetch, limits, wording, rules)?;
     let area = match params.get("Area") {
         Some(area) if area.eq_ignore_ascii_case("domestic") => Some(Coverage::Domestic),
         Some(area) if area.eq_ignore_ascii_case("overseas") => Some(Coverage::Overseas),
@@ -120,7 +121,7 @@ pub(crate) fn prefetch(request: &Request, profile: &Profile) -> Result<Prefetch,
 }
 
 /// Reads the parameters of a refresh.
-pub(crate) fn refresh(request: &Request, profile: &Profile) -> Result<Refresh, Refusal> {
+pub(crate) fn refresh(request: &Request, profile: &Profile, rules: Rules) -> Result<Refresh, Refusal> {
     let params = &request.params;
     let wording = profile.wording(request);
     params.required("ObjectPath")?;
@@ -139,7 +140,7 @@ pub(crate) fn refresh(request: &Request, profile: &Profile) -> Result<Refresh, R
         RefreshType::IgnoreParams => (Shape::IgnoreParams, per_call.url),
     };
     let limits = Limits { lines, hosts: per_call.domains, per_host: per_call.per_domain };
-    let paths = paths(request, shape, limits, wording)?;
+    let paths = paths(request, shape, limits, wording, rules)?;
     if kind == RefreshType::Regex {
         let bad = paths.iter().find_map(|path| Pattern::parse(path.key.clone()).err());
         if let Some(bad) = bad {
@@ -175,9 +176,15 @@ pub(crate) fn refresh_by_tag(request: &Request, profile: &Profile) -> Result<Ref
 }
 
 /// The lines of `ObjectPath`, at least one.
-fn paths(request: &Request, shape: Shape, limits: Limits, wording: Wording) -> Result<Vec<ObjectPath>, Refusal> {
+fn paths(
+    request: &Request,
+    shape: Shape,
+    limits: Limits,
+    wording: Wording,
+    rules: Rules,
+) -> Result<Vec<ObjectPath>, Refusal> {
     let text = request.params.required("ObjectPath")?;
-    let paths = read_lines(text, shape, limits).map_err(|fault| Refusal::of(fault, wording))?;
+    let paths = read_lines(text, shape, limits, rules).map_err(|fault| Refusal::of(fault, wording))?;
     if paths.is_empty() { Err(Refusal::missing("ObjectPath")) } else { Ok(paths) }
 }
 

@@ -7,11 +7,13 @@
 //!
 //! Counting: what an account has used today is the control plane's to know.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::actions;
 use crate::read::{Product, Request, VERSION_2014};
 
 /// The profile an account has when nobody chose one.
@@ -52,9 +54,18 @@ pub struct Profile {
     pub url_min_domain: Option<u64>,
     /// Directories a minute and domain.
     pub dir_min_domain: Option<u64>,
-    /// Calls a second and account of one action of the refresh family.
+    /// Calls a second and account of an action whose page names no rate; with `None` no action has one.
     #[serde(default = "qps")]
     pub qps: Option<u32>,
+    /// Calls a second and account of actions for which this generation names another rate than their page does.
+    #[serde(default)]
+    pub action_qps: BTreeMap<String, u32>,
+    /// Rows of a page of tasks of CDN, at most.
+    #[serde(default = "tasks_page")]
+    pub tasks_page: u32,
+    /// Whether its quotas hold for VOD too, which has a profile of its own otherwise.
+    #[serde(default)]
+    pub every_product: bool,
     /// Where a prefetch without an area goes.
     pub area_default: AreaDefault,
     /// How errors of CDN actions are worded.
@@ -142,6 +153,23 @@ impl Profile {
         }
     }
 
+    /// The profile whose quotas hold for `product`: VOD is a service of its own, with quotas of its own.
+    pub fn quotas(&self, product: Product) -> &Profile {
+        match product {
+            Product::Vod if !self.every_product => self.per_call(product),
+            _ => self,
+        }
+    }
+
+    /// Calls of `action` that an account may make a second; `None` is unlimited.
+    pub fn rate(&self, action: &str) -> Option<u32> {
+        if let Some(own) = actions::own_rate(action) {
+            return Some(own);
+        }
+        let usual = self.qps?;
+        Some(self.action_qps.get(action).copied().or_else(|| actions::rate(action)).unwrap_or(usual))
+    }
+
     /// The profile whose per-call limits hold for `product`: VOD's pages allow other sizes than those of CDN.
     pub(crate) fn per_call(&self, product: Product) -> &Profile {
         match product {
@@ -153,6 +181,10 @@ impl Profile {
 
 fn qps() -> Option<u32> {
     Some(QPS)
+}
+
+fn tasks_page() -> u32 {
+    100
 }
 
 static PROFILES: LazyLock<Vec<Profile>> =
@@ -201,6 +233,34 @@ mod tests {
             let profile = Profile::named(name).unwrap();
             let got = (profile.push_day, profile.queue.max, profile.qps, profile.push_call);
             assert_eq!(got, (push_day, queue, qps, push_call), "{name}");
+        }
+    }
+
+    #[test]
+    fn actions_have_the_rate_of_their_page_unless_a_generation_says_otherwise() {
+        let cases = [
+            // profile    action                       calls/s
+            ("cdn-2024", "PushObjectCache", Some(50)),
+            ("cdn-2024", "DescribeRefreshTasks", Some(10)),
+            ("cdn-2024", "DescribeRefreshTaskById", Some(30)),
+            ("cdn-2024", "DescribeRefreshQuota", Some(20)),
+            ("cdn-2024", "DescribePreloadDetailById", Some(50)), // no page names one
+            ("cdn-2026", "DescribeRefreshTasks", Some(5)),
+            ("cdn-2026", "DescribeRefreshTaskById", Some(30)),
+            ("open", "DescribeRefreshTasks", None),
+        ];
+        for (profile, action, rate) in cases {
+            assert_eq!(Profile::named(profile).unwrap().rate(action), rate, "{profile} {action}");
+        }
+    }
+
+    #[test]
+    fn vod_has_its_own_quotas() {
+        let cases = [("cdn-2024", "vod-2021"), ("cdn-2019", "vod-2021"), ("vod-2021", "vod-2021"), ("open", "open")];
+        for (profile, vod) in cases {
+            let profile = Profile::named(profile).unwrap();
+            assert_eq!(profile.quotas(Product::Vod).name, vod);
+            assert_eq!(profile.quotas(Product::Cdn), profile);
         }
     }
 

@@ -11,7 +11,7 @@
 //!
 //! # Not here
 //!
-//! RSA and SM3 signatures and bearer tokens: refused by name.
+//! RSA and SM3 signatures: refused by name. What a bearer token stands for: the control plane knows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -30,6 +30,12 @@ use crate::refusal::Refusal;
 /// The one V3 algorithm.
 pub(crate) const V3_ALGORITHM: &str = "ACS3-HMAC-SHA256";
 
+/// What `SignatureType` says where a bearer token stands in for a signature.
+const BEARER: &str = "BEARERTOKEN";
+
+/// Longest token of a session or a bearer, in bytes: twice what one with the longest policy has.
+pub(crate) const TOKEN_BYTES_MAX: usize = 8_192;
+
 /// Headers that a V3 signature must cover.
 const MUST_SIGN: &[&str] =
     &["host", "x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce", "x-acs-content-sha256"];
@@ -42,14 +48,33 @@ const SIGNED_HEADERS_MAX: usize = 64;
 
 /// What a request shows to prove who signed it.
 pub(crate) enum Proof {
-    V1 { sha256: bool, to_sign: String, signature: Vec<u8> },
-    V3 { to_sign: String, canonical: String, body_as_signed: bool, signature: Vec<u8> },
+    V1 {
+        sha256: bool,
+        to_sign: String,
+        signature: Vec<u8>,
+    },
+    V3 {
+        to_sign: String,
+        canonical: String,
+        body_as_signed: bool,
+        signature: Vec<u8>,
+    },
+    /// None: a token is shown.
+    Bearer(String),
 }
 
 impl Proof {
-    /// Whether the holder of `secret` made it.
+    pub(crate) fn bearer_token(&self) -> Option<&str> {
+        match self {
+            Proof::Bearer(token) => Some(token),
+            Proof::V1 { .. } | Proof::V3 { .. } => None,
+        }
+    }
+
+    /// Whether the holder of `secret` made it. Nobody made what is not signed.
     pub(crate) fn verify(&self, secret: &str) -> Result<(), Refusal> {
         match self {
+            Proof::Bearer(_) => Err(Refusal::incomplete_signature("", "a bearer token is no signature")),
             Proof::V1 { sha256, to_sign, signature } => {
                 let key = format!("{secret}&");
                 let same = if *sha256 {
@@ -67,6 +92,17 @@ impl Proof {
     }
 }
 
+/// Reads a bearer token, for which `SignatureType` must ask: a token that strays into another request proves nothing.
+pub(crate) fn read_bearer(token: &str, all: &BTreeMap<&str, &str>) -> Result<Proof, Refusal> {
+    if all.get("SignatureType") != Some(&BEARER) {
+        return Err(Refusal::incomplete_signature("", "SignatureType must be BEARERTOKEN with a bearer token"));
+    }
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Refusal::bearer_malformed());
+    }
+    Ok(Proof::Bearer(token.to_owned()))
+}
+
 /// Whether a request is of the V3 kind: by its `Authorization`, or a bearer token in a header (protocol §1).
 pub(crate) fn is_v3(incoming: &Incoming<'_>) -> bool {
     let authorization = header(incoming.headers, "authorization").unwrap_or_default();
@@ -82,8 +118,8 @@ pub(crate) fn read_v1(incoming: &Incoming<'_>, all: &BTreeMap<&str, &str>) -> Re
     let to_sign = v1_to_sign(incoming.method, all.iter().map(|(name, value)| (*name, *value)));
     let incomplete = |reason: &str| Refusal::incomplete_signature(&to_sign, reason);
 
-    if get("SignatureType") == Some("BEARERTOKEN") || get("BearerToken").is_some() {
-        return Err(incomplete("bearer tokens are not supported, sign with an access key"));
+    if get("SignatureType") == Some(BEARER) {
+        return Err(Refusal::missing_for_action("BearerToken"));
     }
     let key_id = get("AccessKeyId").ok_or_else(|| Refusal::missing_for_action("AccessKeyId"))?;
     let sha256 = match get("SignatureMethod") {
@@ -120,7 +156,7 @@ pub(crate) fn v1_signature(secret: &str, to_sign: &str) -> String {
 pub(crate) fn read_v3(incoming: &Incoming<'_>, query: &[(String, String)]) -> Result<(Proof, String), Refusal> {
     let incomplete = |reason: &str| Refusal::incomplete_signature("", reason);
     let Some(authorization) = header(incoming.headers, "authorization") else {
-        return Err(incomplete("bearer tokens are not supported, sign with an access key"));
+        return Err(Refusal::missing_for_action("BearerToken")); // its header is there, and empty
     };
     let shape = "Authorization must be `ACS3-HMAC-SHA256 Credential=ID,SignedHeaders=a;b,Signature=HEX`";
     let (algorithm, rest) = authorization.split_once(' ').ok_or_else(|| incomplete(shape))?;

@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-use crate::call::SET_DOMAIN;
+use crate::actions::is_known;
 use crate::certificates::KEY_PARAMETER;
 use crate::form;
 use crate::proof::{self, Proof};
@@ -145,7 +145,7 @@ pub struct Request {
     pub version: String,
     /// The action, one that the version has (built or not).
     pub action: String,
-    /// Who claims to ask.
+    /// Who claims to ask; empty with a bearer token.
     pub access_key_id: String,
     /// Unique for this request and key.
     pub nonce: String,
@@ -165,6 +165,11 @@ impl Request {
     pub fn check_window(&self, now: SystemTime) -> Result<(), Refusal> {
         let apart = now.duration_since(self.signed_at).unwrap_or_else(|ahead| ahead.duration());
         if apart > WINDOW { Err(Refusal::timestamp_expired()) } else { Ok(()) }
+    }
+
+    /// The bearer token that stands in for a signature, where one does: whoever shows it is who it was issued to.
+    pub fn bearer_token(&self) -> Option<&str> {
+        self.proof.bearer_token()
     }
 
     /// Whether the holder of `secret` signed this request. Takes the same time wherever a wrong signature differs.
@@ -256,7 +261,16 @@ pub fn read(incoming: &Incoming<'_>) -> Result<Request, Refusal> {
         return Err(Refusal::action_not_found());
     }
 
-    let (proof, access_key_id) = if v3 { proof::read_v3(incoming, &query)? } else { proof::read_v1(incoming, &all)? };
+    let bearer = if header(incoming.headers, "authorization").is_none_or(|value| !value.starts_with("ACS3-")) {
+        envelope("BearerToken", "x-acs-bearer-token")
+    } else {
+        None // signed by headers: that is the proof
+    };
+    let (proof, access_key_id) = match bearer {
+        Some(token) => (proof::read_bearer(token, &all)?, String::new()),
+        None if v3 => proof::read_v3(incoming, &query)?,
+        None => proof::read_v1(incoming, &all)?,
+    };
     if access_key_id.len() > KEY_ID_BYTES_MAX || access_key_id.chars().any(char::is_control) {
         return Err(Refusal::key_not_found());
     }
@@ -281,16 +295,6 @@ pub fn read(incoming: &Incoming<'_>) -> Result<Request, Refusal> {
         params: Params::of(query.into_iter().chain(form).collect()),
         proof,
     })
-}
-
-/// Actions of our own, which both products have; the vendor's list holds none of these names.
-const OWN_ACTIONS: [&str; 2] = ["DescribeRefreshTaskReceipt", "DescribeReceiptKey"];
-
-/// Whether the vendor has this action in this version, or we do.
-fn is_known(version: &str, action: &str) -> bool {
-    let own =
-        (version == "2018-05-10" && action == SET_DOMAIN) || (version != VERSION_2014 && OWN_ACTIONS.contains(&action));
-    own || include_str!("../data/actions.txt").lines().any(|line| line.split_once(' ') == Some((version, action)))
 }
 
 /// The pairs of a form body. The type may be absent, and may be there without a body (both occur).

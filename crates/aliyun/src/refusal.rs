@@ -29,12 +29,14 @@ pub struct Refusal {
     pub code: Cow<'static, str>,
     /// The vendor's text.
     pub message: String,
+    /// How long the client should wait, where that is known.
+    wait: Option<Duration>,
 }
 
 impl Refusal {
     /// An answer of our own making; prefer the named ones.
     pub fn new(status: u16, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Refusal {
-        Refusal { status, code: code.into(), message: message.into() }
+        Refusal { status, code: code.into(), message: message.into(), wait: None }
     }
 
     /// The same with what is wrong said behind the vendor's text.
@@ -43,10 +45,22 @@ impl Refusal {
         self
     }
 
+    /// The same, with how long it takes until the client would be let in.
+    pub fn after(mut self, wait: Duration) -> Refusal {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// The same, about so many days where the vendor's text is about its three.
+    pub(crate) fn with_days(mut self, days: u64) -> Refusal {
+        self.message = self.message.replace("3 days", &format!("{days} days"));
+        self
+    }
+
     /// How long the client should wait before it asks again; `None` when waiting would not help.
     pub fn retry_after(&self) -> Option<Duration> {
         let load = matches!(self.status, 429 | 503) || self.code.starts_with("Throttling");
-        load.then_some(RETRY_AFTER)
+        load.then(|| self.wait.unwrap_or(RETRY_AFTER))
     }
 
     /// A parameter that the action needs is absent or empty.
@@ -94,7 +108,7 @@ impl Refusal {
     pub(crate) fn signature_v1(ours: &str) -> Refusal {
         let message = format!(
             "Specified signature is not matched with our calculation. server string to sign is:{}",
-            without_key(ours)
+            without_secrets(ours)
         );
         Refusal::new(400, "SignatureDoesNotMatch", message)
     }
@@ -104,7 +118,7 @@ impl Refusal {
         let message = format!(
             "Specified signature does not match our calculation. server StringToSign is [{to_sign}] \
              server CanonicalRequest is [{}]",
-            without_key(canonical)
+            without_secrets(canonical)
         );
         Refusal::new(400, "SignatureDoesNotMatch", message)
     }
@@ -114,7 +128,7 @@ impl Refusal {
     pub(crate) fn incomplete_signature(to_sign: &str, reason: &str) -> Refusal {
         let message = format!(
             "The request signature does not conform to Aliyun standards. server string to sign is:{} ({reason})",
-            without_key(to_sign)
+            without_secrets(to_sign)
         );
         Refusal::new(400, "IncompleteSignature", message)
     }
@@ -143,6 +157,16 @@ impl Refusal {
     /// A token whose time is over.
     pub fn token_expired() -> Refusal {
         Refusal::new(400, "InvalidSecurityToken.Expired", "Specified SecurityToken is expired.")
+    }
+
+    /// A bearer token that is none of ours.
+    pub fn bearer_malformed() -> Refusal {
+        Refusal::new(400, "InvalidBearerToken.Malformed", "Specified BearerToken is malformed.")
+    }
+
+    /// A bearer token whose time is over.
+    pub fn bearer_expired() -> Refusal {
+        Refusal::new(400, "InvalidBearerToken.Expired", "Specified BearerToken is expired.")
     }
 
     /// A version of no product.
@@ -181,11 +205,6 @@ impl Refusal {
     /// The account asks too often.
     pub fn throttled_user() -> Refusal {
         Refusal::new(400, "Throttling.User", "Request was denied due to user flow control.")
-    }
-
-    /// The account asks too often for this action.
-    pub fn throttled_api() -> Refusal {
-        Refusal::new(400, "Throttling.Api", "Request was denied due to api flow control.")
     }
 
     /// The service is asked too often.
@@ -521,18 +540,34 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
     }
 }
 
-/// A string to sign with the private key in it, if there is one, left out: what is repeated to a client ends in its logs. The
-/// parameter is followed by `=` and `&`, or in V1 by the same escaped.
-fn without_key(to_sign: &str) -> Cow<'_, str> {
-    for (before, after) in [(format!("{KEY_PARAMETER}="), "&"), (format!("{KEY_PARAMETER}%3D"), "%26")] {
-        if let Some((front, rest)) = to_sign.split_once(&before) {
-            // Behind the last parameter of a query comes the next line.
-            let end = rest.find(after).or_else(|| rest.find('\n')).unwrap_or(rest.len());
-            let end = rest.find('\n').map_or(end, |line| line.min(end));
-            return format!("{front}{before}***{}", rest.get(end..).unwrap_or_default()).into();
+/// Parameters that are secrets: what is repeated to a client ends in its logs.
+const SECRET_PARAMETERS: [&str; 3] = [KEY_PARAMETER, "SecurityToken", "BearerToken"];
+
+/// Header fields that are.
+const SECRET_HEADERS: [&str; 2] = ["x-acs-security-token:", "x-acs-bearer-token:"];
+
+/// A string to sign, or a canonical request, with the values of secrets left out. A parameter is followed by `=` and `&`, or in
+/// V1 by the same escaped; a header field by the end of its line.
+fn without_secrets(to_sign: &str) -> Cow<'_, str> {
+    let mut out = Cow::Borrowed(to_sign);
+    for name in SECRET_PARAMETERS {
+        for (before, after) in [(format!("{name}="), "&"), (format!("{name}%3D"), "%26")] {
+            blot(&mut out, &before, after);
         }
     }
-    to_sign.into()
+    for before in SECRET_HEADERS {
+        blot(&mut out, before, "\n");
+    }
+    out
+}
+
+/// Leaves out what lies between `before` and `after`, the end of the line or of the text.
+fn blot(text: &mut Cow<'_, str>, before: &str, after: &str) {
+    let Some((front, rest)) = text.split_once(before) else { return };
+    let line = rest.find('\n').unwrap_or(rest.len());
+    let end = rest.find(after).unwrap_or(rest.len()).min(line);
+    let blotted = format!("{front}{before}***{}", rest.get(end..).unwrap_or_default());
+    *text = blotted.into();
 }
 
 /// A client's text, short and without control characters, for use in a message.
@@ -545,7 +580,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_keys_are_not_repeated() {
+    fn secrets_are_not_repeated() {
         let cases = [
             (
                 "GET&%2F&Action%3DX%26SSLPri%3DSECRET%252B%26SSLPub%3Dp",
@@ -555,9 +590,18 @@ mod tests {
             ("POST\n/\nSSLPri=SECRET%2B&SSLPub=p\nhost:a", "POST\n/\nSSLPri=***&SSLPub=p\nhost:a"),
             ("POST\n/\nSSLPri=SECRET\nx:a&b", "POST\n/\nSSLPri=***\nx:a&b"),
             ("GET&%2F&Action%3DX", "GET&%2F&Action%3DX"),
+            (
+                "GET&%2F&SSLPri%3DSECRET%26SecurityToken%3DSECRET%26Z%3D1",
+                "GET&%2F&SSLPri%3D***%26SecurityToken%3D***%26Z%3D1",
+            ),
+            ("GET&%2F&BearerToken%3DSECRET%26Z%3D1", "GET&%2F&BearerToken%3D***%26Z%3D1"),
+            (
+                "POST\n/\n\nhost:a\nx-acs-security-token:SECRET\nx-acs-version:1\n\nhost",
+                "POST\n/\n\nhost:a\nx-acs-security-token:***\nx-acs-version:1\n\nhost",
+            ),
         ];
         for (text, expected) in cases {
-            assert_eq!(without_key(text), expected);
+            assert_eq!(without_secrets(text), expected);
         }
         for refusal in [
             Refusal::signature_v1(cases[0].0),

@@ -33,6 +33,8 @@ pub struct Envelope<'a> {
     pub request_id: &'a str,
     /// The host that was asked, with or without its port; empty when it is unknown.
     pub host: &'a str,
+    /// Whether it was asked by https, as far as is known: links to our own pages begin as the request did.
+    pub https: bool,
     /// The product, as far as it is known.
     pub product: Product,
     /// The form that was asked for.
@@ -51,7 +53,6 @@ pub fn render(request: &Request, request_id: &str, reply: &Reply) -> Rendered {
 
 /// Writes a refusal.
 pub fn refuse(refusal: &Refusal, envelope: Envelope<'_>) -> Rendered {
-    let product = envelope.product.name();
     let public_host = match envelope.product {
         Product::Cdn => "cdn.aliyuncs.com",
         Product::Vod => "vod.aliyuncs.com",
@@ -61,8 +62,8 @@ pub fn refuse(refusal: &Refusal, envelope: Envelope<'_>) -> Rendered {
         host => host,
     };
     let code = &refusal.code;
-    let recommend =
-        format!("https://api.aliyun.com/troubleshoot?q={code}&product={product}&requestId={}", envelope.request_id);
+    debug_assert!(crate::page(code).is_some(), "no page about {code}");
+    let recommend = link(code, &envelope);
     let body = match envelope.format {
         Format::Json => json_body(&json!({
             "RequestId": envelope.request_id,
@@ -86,6 +87,23 @@ pub fn refuse(refusal: &Refusal, envelope: Envelope<'_>) -> Rendered {
     };
     Rendered { status: refusal.status, content_type: content_type(envelope.format), body }
 }
+
+/// Where the page about a code is: with whoever was asked, under the name he was asked by.
+fn link(code: &str, envelope: &Envelope<'_>) -> String {
+    let named = |host: &str| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
+    };
+    let origin = match (named(envelope.host), envelope.https) {
+        (true, true) => format!("https://{}", envelope.host),
+        (true, false) => format!("http://{}", envelope.host),
+        (false, _) => String::new(), // nobody said what we are called
+    };
+    let product = envelope.product.name();
+    format!("{origin}{PAGES}{code}?product={product}&requestId={}", envelope.request_id)
+}
+
+/// The path under which a door serves the pages about codes ([`crate::page`]).
+pub const PAGES: &str = "/errors/";
 
 const PROLOG: &str = "<?xml version='1.0' encoding='UTF-8'?>\n";
 
@@ -155,7 +173,7 @@ mod tests {
     use super::*;
 
     fn envelope(format: Format) -> Envelope<'static> {
-        Envelope { request_id: "R-1", host: "cdn.example.com:9680", product: Product::Cdn, format }
+        Envelope { request_id: "R-1", host: "cdn.example.com:9680", https: false, product: Product::Cdn, format }
     }
 
     #[test]
@@ -171,17 +189,31 @@ mod tests {
                 "HostId": "cdn.example.com",
                 "Code": "MissingParameter",
                 "Message": "The input parameter \"Action\" that is mandatory for processing this request is not supplied.",
-                "Recommend": "https://api.aliyun.com/troubleshoot?q=MissingParameter&product=Cdn&requestId=R-1",
+                "Recommend": "http://cdn.example.com:9680/errors/MissingParameter?product=Cdn&requestId=R-1",
             })
         );
-        let xml = refuse(&Refusal::new(400, "X", "a < b & \u{1} \u{2028}"), envelope(Format::Xml));
+        let xml = refuse(&Refusal::new(400, "InvalidTime", "a < b & \u{1} \u{2028}"), envelope(Format::Xml));
         assert_eq!(xml.content_type, "text/xml;charset=utf-8");
         assert_eq!(
             String::from_utf8(xml.body).unwrap(),
             "<?xml version='1.0' encoding='UTF-8'?>\n<Error><RequestId>R-1</RequestId><HostId>cdn.example.com</HostId>\
-             <Code>X</Code><Message>a &lt; b &amp; \u{fffd} \u{2028}</Message><Recommend><![CDATA[https://api.aliyun.com/\
-             troubleshoot?q=X&product=Cdn&requestId=R-1]]></Recommend></Error>"
+             <Code>InvalidTime</Code><Message>a &lt; b &amp; \u{fffd} \u{2028}</Message><Recommend><![CDATA[http://\
+             cdn.example.com:9680/errors/InvalidTime?product=Cdn&requestId=R-1]]></Recommend></Error>"
         );
+    }
+
+    #[test]
+    fn links_lead_to_whoever_was_asked() {
+        let cases = [
+            ("a.com", true, "https://a.com/errors/X"),
+            ("[::1]:80", false, "http://[::1]:80/errors/X"),
+            ("", false, "/errors/X"),
+            ("a]]>b", false, "/errors/X"), // no host, and the end of a CDATA section
+        ];
+        for (host, https, expected) in cases {
+            let link = link("X", &Envelope { host, https, ..envelope(Format::Json) });
+            assert_eq!(link, format!("{expected}?product=Cdn&requestId=R-1"));
+        }
     }
 
     #[test]

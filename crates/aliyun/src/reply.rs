@@ -12,6 +12,7 @@ use model::Coverage;
 use serde_json::{Value, json};
 
 use crate::certificates::{self, CertificateShown};
+use crate::credentials::{self, Bearer, Session};
 use crate::domains::{CdnType, DomainStatus, Source};
 use crate::read::{Product, Request, timestamp};
 use crate::tasks::{Page, TaskStatus, TaskType};
@@ -40,6 +41,19 @@ pub enum Reply {
         /// Whom those that are refreshing wait for.
         waiting: Vec<Waiting>,
     },
+    /// A prefetch, URL by URL; `None` when there is none of that id.
+    PrefetchDetail(Option<PrefetchDetail>),
+    /// Quotas as numbers, and how many domains the account may have.
+    UserQuota {
+        /// Quotas of a day.
+        quota: Quota,
+        /// Domains the account may have.
+        domains: u64,
+    },
+    /// A session that was issued.
+    SessionCreated(Session),
+    /// A bearer token that was issued.
+    BearerCreated(Bearer),
     /// A signed receipt, as its file is written.
     Receipt(String),
     /// The public key that receipts are checked with, in base64.
@@ -129,6 +143,40 @@ pub struct TaskRow {
     pub description: Description,
 }
 
+/// A prefetch, URL by URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefetchDetail {
+    /// The task.
+    pub task: u64,
+    /// The domain of its URLs.
+    pub domain: String,
+    /// When it was submitted.
+    pub created_at: SystemTime,
+    /// When it ended; `None` while it has not.
+    pub ended_at: Option<SystemTime>,
+    /// How far it is: failed as soon as it ended and one URL did.
+    pub status: TaskStatus,
+    /// Steps done, of `total`.
+    pub done: u64,
+    /// Steps there are.
+    pub total: u64,
+    /// Its URLs, in the order of submission.
+    pub urls: Vec<PrefetchedUrl>,
+}
+
+/// One URL of a prefetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefetchedUrl {
+    /// The URL with its scheme.
+    pub url: String,
+    /// Whether it is resident wherever it was to be; `None` while that is not known.
+    pub success: Option<bool>,
+    /// The status that the origin answered with, where that is why it failed.
+    pub origin_status: Option<u16>,
+    /// Exactly why and where it failed; empty otherwise.
+    pub description: String,
+}
+
 /// Whom a refresh waits for: a field of our own, which the vendor's clients leave out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
@@ -197,10 +245,10 @@ pub struct Bucket {
 
 impl Bucket {
     /// Quota and remainder, as clients read them.
-    fn texts(self) -> (String, String) {
+    fn numbers(self) -> (u64, u64) {
         let limit = self.limit.unwrap_or(UNLIMITED);
         let used = if self.limit.is_some() { self.used } else { 0 };
-        (limit.to_string(), limit.saturating_sub(used).to_string())
+        (limit, limit.saturating_sub(used))
     }
 }
 
@@ -291,6 +339,13 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             }
             fields
         }
+        Reply::PrefetchDetail(detail) => {
+            let details: Vec<Value> = detail.iter().map(prefetch_detail).collect();
+            json!({ "RequestId": request_id, "TotalCount": details.len(), "UrlDetails": details })
+        }
+        Reply::UserQuota { quota, domains } => user_quota(request_id, quota, *domains),
+        Reply::SessionCreated(session) => credentials::session_fields(request_id, session),
+        Reply::BearerCreated(bearer) => credentials::bearer_fields(request_id, bearer),
         Reply::Receipt(file) => json!({ "RequestId": request_id, "Receipt": file }),
         Reply::ReceiptKey(key) => json!({ "RequestId": request_id, "Algorithm": "Ed25519", "PublicKey": key }),
         Reply::Quota(quota) => quotas(product, request_id, quota),
@@ -347,7 +402,7 @@ fn task(row: &TaskRow, in_cdn_list: bool) -> Value {
         "ObjectPath": row.path,
         "ObjectType": row.kind.name(),
         "Status": row.status.name(),
-        "Process": process(row),
+        "Process": process(row.status, row.done, row.total),
         "CreationTime": timestamp(row.created_at),
         "Description": row.description.words(in_cdn_list),
     })
@@ -373,11 +428,11 @@ fn waited_for(waiting: &Waiting) -> Value {
 }
 
 /// Progress in per cent, with up to two decimals, rounded down.
-fn process(row: &TaskRow) -> String {
-    if row.status == TaskStatus::Complete {
+fn process(status: TaskStatus, done: u64, total: u64) -> String {
+    if status == TaskStatus::Complete {
         return "100%".to_owned();
     }
-    let hundredths = u128::from(row.done) * 10_000 / u128::from(row.total.max(1));
+    let hundredths = u128::from(done) * 10_000 / u128::from(total.max(1));
     let hundredths = hundredths.min(9_999); // what is not complete never says 100%
     match (hundredths / 100, hundredths % 100) {
         (whole, 0) => format!("{whole}%"),
@@ -388,9 +443,9 @@ fn process(row: &TaskRow) -> String {
 fn quotas(product: Product, request_id: &str, quota: &Quota) -> Value {
     let mut fields = json!({ "RequestId": request_id });
     let mut put = |name: &str, bucket: Bucket| {
-        let (limit, remain) = bucket.texts();
-        fields[format!("{name}Quota")] = Value::String(limit);
-        fields[format!("{name}Remain")] = Value::String(remain);
+        let (limit, remain) = bucket.numbers();
+        fields[format!("{name}Quota")] = Value::String(limit.to_string());
+        fields[format!("{name}Remain")] = Value::String(remain.to_string());
     };
     put("Url", quota.url);
     put("Dir", quota.directory);
@@ -402,6 +457,53 @@ fn quotas(product: Product, request_id: &str, quota: &Quota) -> Value {
         put("PreloadEdge", quota.prefetch_edge);
     }
     fields["blockRemain"] = fields["BlockRemain"].clone(); // so spelt in old pages and in VOD's model
+    fields
+}
+
+/// Status 200 where all is well, the origin's where one did harm, else that of a gateway; no page says what `RetCode` is.
+fn prefetch_detail(detail: &PrefetchDetail) -> Value {
+    let ret_code = match detail.status {
+        TaskStatus::Refreshing => String::new(),
+        TaskStatus::Complete => "200".to_owned(),
+        TaskStatus::Failed => {
+            let status = detail.urls.iter().find_map(|url| url.origin_status);
+            status.unwrap_or(502).to_string()
+        }
+    };
+    let url = |url: &PrefetchedUrl| {
+        json!({
+            "Url": url.url,
+            // Empty: not known yet.
+            "Success": url.success.map(|success| success.to_string()).unwrap_or_default(),
+            "Description": url.description,
+        })
+    };
+    json!({
+        "TaskId": detail.task.to_string(),
+        "Domain": detail.domain,
+        "CreationTime": timestamp(detail.created_at),
+        "EndTime": detail.ended_at.map(timestamp).unwrap_or_default(),
+        "Status": detail.status.name(),
+        "Process": process(detail.status, detail.done, detail.total),
+        "RetCode": ret_code,
+        "Urls": detail.urls.iter().map(url).collect::<Vec<_>>(),
+    })
+}
+
+fn user_quota(request_id: &str, quota: &Quota, domains: u64) -> Value {
+    let mut fields = json!({ "RequestId": request_id, "DomainQuota": domains });
+    let buckets = [
+        ("RefreshUrl", quota.url),
+        ("RefreshDir", quota.directory),
+        ("IgnoreParams", quota.ignore_params),
+        ("Preload", quota.prefetch),
+        ("Block", quota.block),
+    ];
+    for (name, bucket) in buckets {
+        let (limit, remain) = bucket.numbers();
+        fields[format!("{name}Quota")] = json!(limit);
+        fields[format!("{name}Remain")] = json!(remain);
+    }
     fields
 }
 
@@ -514,30 +616,20 @@ mod tests {
             (TaskStatus::Complete, 0, 0, "100%"),
         ];
         for (status, done, total, expected) in cases {
-            let row = TaskRow {
-                id: 1,
-                path: String::new(),
-                kind: TaskType::File,
-                status,
-                done,
-                total,
-                created_at: SystemTime::UNIX_EPOCH,
-                description: Description::None,
-            };
-            assert_eq!(process(&row), expected, "{status:?} {done}/{total}");
+            assert_eq!(process(status, done, total), expected, "{status:?} {done}/{total}");
         }
     }
 
     #[test]
     fn unlimited_reads_as_a_large_number() {
         let cases = [
-            (Some(1000), 0, "1000", "1000"),
-            (Some(1000), 1, "1000", "999"),
-            (Some(10), 11, "10", "0"), // lowered since
-            (None, 123, "10000000", "10000000"),
+            (Some(1000), 0, 1000, 1000),
+            (Some(1000), 1, 1000, 999),
+            (Some(10), 11, 10, 0), // lowered since
+            (None, 123, 10_000_000, 10_000_000),
         ];
         for (limit, used, quota, remain) in cases {
-            assert_eq!(Bucket { limit, used }.texts(), (quota.to_owned(), remain.to_owned()));
+            assert_eq!(Bucket { limit, used }.numbers(), (quota, remain));
         }
     }
 }

@@ -8,9 +8,10 @@
 use std::time::{Duration, SystemTime};
 
 use crate::path::{ObjectPath, Shape};
-use crate::profile::{Profile, Wording};
-use crate::read::{Params, Product, Request, TIMESTAMP};
+use crate::profile::Profile;
+use crate::read::{Params, Product, Request, TIMESTAMP, VERSION_2014};
 use crate::refusal::{Fault, Refusal};
+use crate::rules::Rules;
 
 use time::PrimitiveDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -21,9 +22,6 @@ pub const TASK_IDS_MAX: usize = 1000;
 
 /// Most ids of DescribeRefreshTaskById.
 const IDS_BY_ID_MAX: usize = 10;
-
-/// How far back tasks may be asked for.
-const LOOK_BACK: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// How far a client's clock may be from ours when it computes a time range.
 const SKEW: Duration = Duration::from_secs(15 * 60);
@@ -116,7 +114,7 @@ pub enum TaskFilter {
 }
 
 /// Reads the filters of a list of tasks.
-pub(crate) fn query(request: &Request, profile: &Profile, now: SystemTime) -> Result<TaskQuery, Refusal> {
+pub(crate) fn query(request: &Request, profile: &Profile, rules: Rules, now: SystemTime) -> Result<TaskQuery, Refusal> {
     let wording = profile.wording(request);
     let worded = |fault| Refusal::of(fault, wording);
     let params = &request.params;
@@ -144,19 +142,17 @@ pub(crate) fn query(request: &Request, profile: &Profile, now: SystemTime) -> Re
     if kind.is_none() && (domain.is_some() || status.is_some()) {
         return Err(worded(Fault::FilterNeedsType));
     }
-    let largest = match (request.product, wording) {
-        (Product::Cdn, Wording::Current) => 100,
-        _ => 50,
+    // VOD has pages of 50, and so had CDN when this version was the newest.
+    let largest = match (request.product, request.version.as_str()) {
+        (Product::Cdn, VERSION_2014) => Profile::named("cdn-2019").map_or(profile.tasks_page, |old| old.tasks_page),
+        _ => profile.per_call(request.product).tasks_page,
     };
-    Ok(TaskQuery {
-        ids,
-        path,
-        domain,
-        status,
-        kind,
-        between: between(params, now).map_err(worded)?,
-        page: page(params, largest).map_err(worded)?,
-    })
+    let between = between(params, rules, now).map_err(|fault| match (worded(fault), fault) {
+        // The vendor's text names the three days it keeps.
+        (refusal, Fault::TimeTooOld) => refusal.with_days(rules.task_history_days),
+        (refusal, _) => refusal,
+    })?;
+    Ok(TaskQuery { ids, path, domain, status, kind, between, page: page(params, largest).map_err(worded)? })
 }
 
 /// Reads the ids of DescribeRefreshTaskById.
@@ -187,7 +183,7 @@ fn ids(text: &str, most: usize) -> Result<Vec<u64>, Fault> {
 }
 
 /// `StartTime` and `EndTime`: both or neither, in order, not before what is kept.
-fn between(params: &Params, now: SystemTime) -> Result<Option<(SystemTime, SystemTime)>, Fault> {
+fn between(params: &Params, rules: Rules, now: SystemTime) -> Result<Option<(SystemTime, SystemTime)>, Fault> {
     let (start, end) = match (params.get("StartTime"), params.get("EndTime")) {
         (None, None) => return Ok(None),
         (Some(start), Some(end)) => (start, end),
@@ -201,7 +197,7 @@ fn between(params: &Params, now: SystemTime) -> Result<Option<(SystemTime, Syste
     if start > now + SKEW {
         return Err(Fault::StartTimeRange);
     }
-    let oldest = now.checked_sub(LOOK_BACK + SKEW).unwrap_or(SystemTime::UNIX_EPOCH);
+    let oldest = now.checked_sub(rules.task_history() + SKEW).unwrap_or(SystemTime::UNIX_EPOCH);
     if start < oldest {
         return Err(Fault::TimeTooOld);
     }

@@ -21,7 +21,7 @@ const OLD: &str = "2014-11-11";
 const VOD: &str = "2017-03-21";
 
 fn ask(profile: &str, version: &str, action: &str, params: &[(&str, &str)]) -> Result<Call, Refusal> {
-    call(&request(version, action, params), Profile::named(profile).unwrap(), now())
+    call(&request(version, action, params), Profile::named(profile).unwrap(), aliyun::Rules::default(), now())
 }
 
 fn path(scheme: &str, host: &str, path: &str) -> ObjectPath {
@@ -556,7 +556,8 @@ fn faults_of_domain_calls() {
         ("DescribeUserDomains", &[("Tag.1.Key", "k")], "UnsupportedOperation", ""),
         ("DescribeUserDomains", &[("ChangeEndTime", "x")], "InvalidParameter", "ChangeEndTime"),
         ("BatchStopCdnDomain", &[name], "UnsupportedOperation", "The specified action is not supported."),
-        ("DescribePreloadDetailById", &[("TaskId", "1")], "UnsupportedOperation", ""),
+        ("DescribePreloadDetailById", &[("TaskId", "1,2")], "InvalidTaskId.Malformed", ""),
+        ("DescribePreloadDetailById", &[], "MissingParameter", "\"TaskId\""),
     ];
     for (action, params, code, text) in cases {
         let refusal = ask("cdn-2024", CDN, action, params).unwrap_err();

@@ -15,7 +15,7 @@ const VOD: &str = "2017-03-21";
 type Params<'a> = &'a [(&'a str, &'a str)];
 
 fn ask(version: &str, action: &str, params: Params<'_>) -> Result<Call, Refusal> {
-    call(&request(version, action, params), Profile::named("cdn-2024").unwrap(), now())
+    call(&request(version, action, params), Profile::named("cdn-2024").unwrap(), aliyun::Rules::default(), now())
 }
 
 const SETTING: [(&str, &str); 3] =
@@ -77,7 +77,7 @@ fn faults_of_certificates() {
 fn private_keys_are_not_shown_by_debug() {
     let params = [("DomainName", "a.com"), ("SSLProtocol", "on"), ("SSLPub", "PUB"), ("SSLPri", "SECRET")];
     let request = request(CDN, "SetCdnDomainSSLCertificate", &params);
-    let call = call(&request, Profile::named("open").unwrap(), now()).unwrap();
+    let call = call(&request, Profile::named("open").unwrap(), aliyun::Rules::default(), now()).unwrap();
     let shown = format!("{request:?} {call:?}");
     assert!(shown.contains("PUB") && !shown.contains("SECRET"), "{shown}");
 }

@@ -78,7 +78,8 @@ fn v1_envelope_is_checked_in_the_vendors_order() {
         (&[("SignatureVersion", None)], 400, incomplete, "(SignatureVersion is missing)"),
         (&[("SignatureVersion", Some("2.0"))], 400, incomplete, "(SignatureVersion must be 1.0)"),
         (&[("SignatureType", Some("PRIVATEKEY"))], 400, incomplete, "(SignatureType must be empty)"),
-        (&[("SignatureType", Some("BEARERTOKEN"))], 400, incomplete, "(bearer tokens are not supported"),
+        (&[("SignatureType", Some("BEARERTOKEN"))], 400, "MissingBearerToken", "BearerToken is mandatory for"),
+        (&[("BearerToken", Some("t"))], 400, incomplete, "(SignatureType must be BEARERTOKEN"),
         (&[("Signature", None)], 400, incomplete, "(Signature is missing)"),
         (&[("Signature", Some("!!"))], 400, incomplete, "(Signature is not base64)"),
         (&[("SignatureNonce", None)], 400, "MissingParameter", "parameter \"SignatureNonce\" that"),
@@ -150,15 +151,28 @@ fn what_is_sent_with_a_meaning_must_be_signed() {
 }
 
 #[test]
-fn bearer_tokens_are_refused_by_name() {
-    let changes = [("authorization", None), ("x-acs-bearer-token", Some("BT"))];
-    let headers = v3(b"", &changes);
+fn bearer_tokens_stand_in_for_signatures_of_both_kinds() {
+    let headers = v3(b"", &[("authorization", None), ("x-acs-bearer-token", Some("BT"))]);
     let incoming = post("SignatureType=BEARERTOKEN", &headers, b"");
     assert_eq!(Format::of(&incoming), Format::Json);
-    let refusal = refused(&incoming);
-    assert_eq!(refusal.code, "IncompleteSignature");
-    assert!(refusal.message.contains("bearer tokens are not supported"), "{}", refusal.message);
-    assert!(!refusal.message.contains("BT"), "{}", refusal.message);
+    let none = HeaderMap::new();
+    let unsigned = [("AccessKeyId", None), ("Signature", None), ("SignatureMethod", None)];
+    let bearer = [("SignatureType", Some("BEARERTOKEN")), ("BearerToken", Some("BT"))];
+    let query = v1(&[&unsigned[..], &bearer].concat());
+    for incoming in [incoming, post(&query, &none, b"")] {
+        let request = read(&incoming).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+        assert_eq!((request.bearer_token(), request.access_key_id.as_str()), (Some("BT"), ""));
+        assert!(request.verify("").is_err() && request.verify("BT").is_err(), "it is signed with nothing");
+        assert!(!format!("{request:?}").contains("BT"));
+    }
+
+    let unasked = refused(&post("", &headers, b""));
+    assert_eq!(unasked.code, "IncompleteSignature", "SignatureType must ask for it");
+    let long = v1(&[&unsigned[..], &bearer[..1], &[("BearerToken", Some("x".repeat(10_000).as_str()))]].concat());
+    assert_eq!(refused(&post(&long, &none, b"")).code, "InvalidBearerToken.Malformed");
+    // Signed by headers: that is the proof, and the token counts for nothing.
+    let signed = v3(b"", &[("x-acs-bearer-token", Some("BT"))]);
+    assert_eq!(read(&post("", &signed, b"")).unwrap().bearer_token(), None);
 }
 
 #[test]

@@ -115,7 +115,11 @@ fn vectors_verify_and_no_other_secret_does() {
             ),
         };
         assert_eq!((refusal.status, refusal.code.as_ref()), (400, "SignatureDoesNotMatch"), "{}", vector.name);
+        // A token is the one thing of it that is not repeated.
+        let expected = expected.replace("SecurityToken%3Dteststs%253D%253D", "SecurityToken%3D***");
+        let expected = expected.replace("x-acs-security-token:teststs==", "x-acs-security-token:***");
         assert_eq!(refusal.message, expected, "{}", vector.name);
+        assert!(!refusal.message.contains("teststs"), "{}", vector.name);
 
         let format = if vector.name == "V1-g" { Format::Xml } else { Format::Json }; // `Format=None`
         assert_eq!(Format::of(&vector.incoming()), format, "{}", vector.name);

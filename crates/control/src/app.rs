@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use aliyun::Rules;
 use model::pattern::BadPattern;
 use model::topology::WarmTiers;
 use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Revision, Scope, Tag, UrlKey};
@@ -13,6 +13,8 @@ use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Patt
 use crate::certificate::BadCertificate;
 use crate::completion::{Acknowledged, Waiting};
 use crate::known::{Following, Known};
+use crate::passes::{Pass, Passes};
+use crate::policy::Policy;
 use crate::receipt::Signer;
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
@@ -22,15 +24,17 @@ use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submissi
 use crate::state::{State, StateError, millis};
 
 mod certificates;
+mod credentials;
+mod details;
 mod domains;
 mod functions;
 
 pub(crate) use certificates::{Shown, Submitted};
-pub(crate) use domains::{DomainChange, DomainView};
+pub(crate) use details::Detail;
+#[cfg(test)]
+pub(crate) use details::UrlDetail;
+pub(crate) use domains::{DOMAINS_MAX, DomainChange, DomainView};
 pub(crate) use functions::{Doomed, Wished, has};
-
-/// How long tasks are shown and kept after they ended.
-pub(crate) const KEPT: Duration = Duration::from_secs(3 * 86_400);
 
 /// Days of quotas begin at midnight of UTC+8.
 const DAY_OFFSET_MS: u64 = 8 * 3_600_000;
@@ -43,11 +47,13 @@ const CHUNKS_SEARCHED_MAX: usize = 20_000;
 const OUTLINES_AT_ONCE: u32 = 2_000;
 const CHUNKS_AT_ONCE: usize = 64;
 
-/// Who asks: a key that signed, with its account and policy.
+/// Who asks: a key that signed, with its account and policy, or somebody with temporary credentials of it.
 #[derive(Clone)]
 pub(crate) struct Principal {
     /// The key.
     pub(crate) key: Arc<AccessKey>,
+    /// The temporary credentials; `None` when the key itself signed.
+    pub(crate) pass: Option<Arc<Pass>>,
 }
 
 impl Principal {
@@ -56,11 +62,17 @@ impl Principal {
         &self.key.account.name
     }
 
-    /// Refused unless the key's policy allows `action` on every one of `resources`.
+    /// Under which id it asks: nonces are remembered under it.
+    pub(crate) fn id(&self) -> &str {
+        self.pass.as_ref().map_or(&self.key.id, |pass| &pass.id)
+    }
+
+    /// Refused unless the key's policy, and that of the temporary credentials, allow `action` on every one of `resources`.
     fn may(&self, action: &str, resources: impl IntoIterator<Item = String>) -> Result<(), Denied> {
-        let Some(policy) = &self.key.policy else { return Ok(()) };
-        let mut resources = resources.into_iter();
-        if resources.all(|resource| policy.allows(action, &resource)) { Ok(()) } else { Err(Denied::Forbidden) }
+        let of_pass = self.pass.as_ref().and_then(|pass| pass.policy.as_ref());
+        let policies: Vec<&Policy> = self.key.policy.as_ref().into_iter().chain(of_pass).collect();
+        let allowed = |resource: String| policies.iter().all(|policy| policy.allows(action, &resource));
+        if resources.into_iter().all(allowed) { Ok(()) } else { Err(Denied::Forbidden) }
     }
 
     /// Refused unless the account may change things.
@@ -132,6 +144,9 @@ pub(crate) enum Denied {
     /// The account has as many domains as it may.
     #[error("no more domains")]
     DomainsUsedUp,
+    /// What is to be the policy of temporary credentials is none.
+    #[error("{0}")]
+    Policy(String),
     /// Functions that a domain cannot have.
     #[error(transparent)]
     Functions(functions::Bad),
@@ -313,6 +328,10 @@ pub(crate) struct App {
     pub(crate) certificate_secret: model::CertificateSecret,
     /// The identity of the log.
     pub(crate) log: LogId,
+    /// What issues and opens temporary credentials.
+    pub(crate) passes: Passes,
+    /// What the operator set about how calls are read.
+    pub(crate) rules: Rules,
 }
 
 impl App {
@@ -409,7 +428,7 @@ impl App {
         let units = groups.iter().map(|group| group.paths.len() as u64).sum();
         let submission = Submission {
             account: principal.account().to_owned(),
-            nonce: (principal.key.id.clone(), nonce.to_owned()),
+            nonce: (principal.id().to_owned(), nonce.to_owned()),
             now_ms,
             groups,
             charge: Charge { bucket: limits.bucket, day: quota_day(now_ms), units, limit: limits.day },

@@ -30,6 +30,12 @@ pub struct ControlConfig {
     /// How long a prefetch may take before what is not done has failed, in seconds.
     #[serde(default = "default_prefetch_deadline_secs")]
     pub prefetch_deadline_secs: u64,
+    /// How long tasks are kept after they ended and can be asked for, in days.
+    #[serde(default = "default_task_history_days")]
+    pub task_history_days: u64,
+    /// Whether a line of `ObjectPath` that was escaped twice is unescaped once, as the vendor's own script needs it.
+    #[serde(default)]
+    pub unescape_paths: bool,
 }
 
 fn default_listen() -> SocketAddr {
@@ -47,6 +53,13 @@ fn default_margin_secs() -> u64 {
 fn default_prefetch_deadline_secs() -> u64 {
     1800
 }
+
+fn default_task_history_days() -> u64 {
+    aliyun::TASK_HISTORY_DAYS
+}
+
+/// Histories that make sense, in days: clients count on the vendor's three, and beyond a year it is an archive that is wanted.
+const TASK_HISTORY_DAYS: std::ops::RangeInclusive<u64> = aliyun::TASK_HISTORY_DAYS..=366;
 
 /// Leases that make sense: shorter ones are lost to a pause of the machine, longer ones let a refresh wait for hours.
 const LEASE_SECS: std::ops::RangeInclusive<u64> = 2..=3600;
@@ -81,11 +94,12 @@ impl ControlConfig {
     /// Reads `control.toml`.
     pub fn parse(text: &str) -> Result<ControlConfig, ConfigError> {
         let config: ControlConfig = toml::from_str(text)?;
-        let within = |key, value: u64, range: std::ops::RangeInclusive<u64>| {
+        let within = |key: &'static str, value: u64, range: std::ops::RangeInclusive<u64>| {
             if range.contains(&value) {
                 return Ok(());
             }
-            let expected = format!("{} to {} seconds", range.start(), range.end());
+            let unit = if key.ends_with("_days") { "days" } else { "seconds" };
+            let expected = format!("{} to {} {unit}", range.start(), range.end());
             Err(ConfigError::Value { key, expected, found: value.to_string() })
         };
         if let Some(lease) = config.lease_secs {
@@ -93,6 +107,7 @@ impl ControlConfig {
         }
         within("margin_secs", config.margin_secs, MARGIN_SECS)?;
         within("prefetch_deadline_secs", config.prefetch_deadline_secs, PREFETCH_DEADLINE_SECS)?;
+        within("task_history_days", config.task_history_days, TASK_HISTORY_DAYS)?;
         config.secret_key_path()?;
         Ok(config)
     }
@@ -107,7 +122,14 @@ impl ControlConfig {
             lease_secs: None,
             margin_secs: default_margin_secs(),
             prefetch_deadline_secs: default_prefetch_deadline_secs(),
+            task_history_days: default_task_history_days(),
+            unescape_paths: false,
         }
+    }
+
+    /// How calls are read.
+    pub fn rules(&self) -> aliyun::Rules {
+        aliyun::Rules { task_history_days: self.task_history_days, unescape_paths: self.unescape_paths }
     }
 
     /// Where the sealing key lies.
@@ -200,6 +222,8 @@ mod tests {
             ("state = \"sqlite:/x\"\nmargin_secs = 0\n", Some("margin_secs")),
             ("state = \"sqlite:/x\"\nmargin_secs = 2\n", None),
             ("state = \"sqlite:/x\"\nprefetch_deadline_secs = 0\n", Some("prefetch_deadline_secs")),
+            ("state = \"sqlite:/x\"\ntask_history_days = 30\nunescape_paths = true\n", None),
+            ("state = \"sqlite:/x\"\ntask_history_days = 2\n", Some("3 to 366 days")),
             ("state = \"sqlite:/x\"\nlisten = \"here\"\n", Some("listen")),
         ];
         for (text, named) in cases {

@@ -19,18 +19,21 @@ const KEYS_MAX: usize = 10_000;
 /// Accounts and actions whose rate is counted; those that have been quiet go first.
 const RATES_MAX: usize = 10_000;
 
+/// The longest that anybody is told to wait, in milliseconds.
+const WAIT_MS_MAX: f64 = 60_000.0;
+
 /// Nonces remembered of requests that only look. Those of requests that change something are in the database.
 const NONCES_MAX: usize = 200_000;
 
 /// Looks keys up.
 pub(crate) struct Keys {
     state: State,
-    seal: Seal,
+    seal: Arc<Seal>,
     known: Mutex<HashMap<String, (Instant, Arc<AccessKey>)>>,
 }
 
 impl Keys {
-    pub(crate) fn new(state: State, seal: Seal) -> Keys {
+    pub(crate) fn new(state: State, seal: Arc<Seal>) -> Keys {
         Keys { state, seal, known: Mutex::default() }
     }
 
@@ -60,13 +63,15 @@ impl Keys {
     }
 }
 
-/// Requests a second, per account and action: a bucket that fills at the rate and holds one second's worth.
+/// Requests a second, per account and action, or over all actions of an account: a bucket that fills at the rate and holds one
+/// second's worth.
 #[derive(Default)]
 pub(crate) struct Rates(Mutex<HashMap<(String, String), (Instant, f64)>>);
 
 impl Rates {
-    /// Takes one from the bucket; whether there was one.
-    pub(crate) fn take(&self, account: &str, action: &str, per_second: u64) -> bool {
+    /// Takes one from the bucket of `action`, or of all actions where it is empty. When there is none left: how long it
+    /// takes until there is.
+    pub(crate) fn take(&self, account: &str, action: &str, per_second: u64) -> Result<(), Duration> {
         let now = Instant::now();
         let most = per_second as f64;
         let mut rates = self.0.lock().expect("no holder of this lock can panic");
@@ -76,11 +81,13 @@ impl Rates {
         let (last, left) = rates.entry((account.to_owned(), action.to_owned())).or_insert((now, most));
         *left = (*left + now.duration_since(*last).as_secs_f64() * most).min(most);
         *last = now;
-        let passes = *left >= 1.0;
-        if passes {
+        if *left >= 1.0 {
             *left -= 1.0;
+            return Ok(());
         }
-        passes
+        // In whole milliseconds, rounded up: whoever waits so long finds one. With a rate of zero there never is one.
+        let millis = ((1.0 - *left) / most.max(f64::MIN_POSITIVE) * 1000.0).ceil().min(WAIT_MS_MAX);
+        Err(Duration::from_millis(millis as u64))
     }
 }
 
@@ -133,12 +140,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bucket_fills_at_its_rate() {
         let rates = Rates::default();
-        let taken = (0..10).filter(|_| rates.take("a", "x", 3)).count();
+        let taken = (0..10).filter(|_| rates.take("a", "x", 3).is_ok()).count();
         assert_eq!(taken, 3);
-        assert!(rates.take("b", "x", 3), "another account has its own");
-        tokio::time::advance(Duration::from_millis(400)).await;
-        assert!(rates.take("a", "x", 3));
-        assert!(!rates.take("a", "x", 3));
+        assert_eq!(rates.take("a", "x", 3), Err(Duration::from_millis(334)), "a third of a second");
+        assert!(rates.take("b", "x", 3).is_ok(), "another account has its own");
+        assert!(rates.take("a", "", 3).is_ok(), "and so has the account over all its actions");
+        tokio::time::advance(Duration::from_millis(334)).await;
+        assert_eq!(rates.take("a", "x", 3), Ok(()), "whoever waited as long as he was told is let in");
+        assert!(rates.take("a", "x", 3).is_err());
+        assert_eq!(rates.take("a", "never", 0), Err(Duration::from_secs(60)));
     }
 
     #[test]

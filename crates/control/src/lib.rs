@@ -37,6 +37,7 @@ mod limits;
 mod link;
 mod metrics;
 mod operator;
+mod passes;
 pub mod policy;
 pub mod receipt;
 mod scheduler;
@@ -130,6 +131,7 @@ impl Control {
             lease_secs: config.lease_secs,
             margin: config.margin(),
             prefetch_deadline: config.prefetch_deadline(),
+            rules: config.rules(),
         };
         let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
         let api_incoming = TcpListenerStream::new(api_listener).map(|accepted| {
@@ -194,6 +196,8 @@ pub struct Times {
     pub margin: Duration,
     /// How long a prefetch may take.
     pub prefetch_deadline: Duration,
+    /// What the operator set about how calls are read, and how long tasks are kept.
+    pub rules: aliyun::Rules,
 }
 
 /// A control plane but for where its connections come from.
@@ -203,6 +207,7 @@ struct Parts {
     door: api::Door,
     link: link::Link,
     stopping: CancellationToken,
+    history: Duration,
 }
 
 impl Parts {
@@ -240,6 +245,7 @@ impl Parts {
             clock.clone(),
             stopping.clone(),
         );
+        let seal = Arc::new(seal);
         let app = app::App {
             state: state.clone(),
             accepting,
@@ -249,9 +255,11 @@ impl Parts {
             signer,
             log,
             certificate_secret,
+            passes: passes::Passes::new(seal.clone()),
+            rules: times.rules,
         };
         let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link.clone());
-        Ok(Parts { state, clock, door, link, stopping })
+        Ok(Parts { state, clock, door, link, stopping, history: times.rules.task_history() })
     }
 
     /// Serves the API and the link on what comes in.
@@ -261,7 +269,7 @@ impl Parts {
         server: Server,
         link: impl tokio_stream::Stream<Item = io::Result<L>> + Send + 'static,
     ) -> Vec<JoinHandle<()>> {
-        let Parts { state, clock, door, link: sessions, stopping } = self;
+        let Parts { state, clock, door, link: sessions, stopping, history } = self;
         let service = link::LinkServer::new(sessions)
             .max_decoding_message_size(2 * model::link::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX);
@@ -278,7 +286,7 @@ impl Parts {
         vec![
             tokio::spawn(serving),
             tokio::spawn(api::serve(door, Box::pin(api), stopping.clone())),
-            tokio::spawn(forget(state, clock, stopping)),
+            tokio::spawn(forget(state, clock, history, stopping)),
         ]
     }
 }
@@ -306,8 +314,8 @@ async fn settle_lease(state: &State, lease_secs: Option<u64>) -> Result<(), Stat
     Ok(())
 }
 
-/// Forgets what is past its time, now and then.
-async fn forget(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken) {
+/// Forgets what is past its time, now and then; tasks are kept for `history` after they ended.
+async fn forget(state: State, clock: Arc<dyn Clock>, history: Duration, stopping: CancellationToken) {
     let mut every = tokio::time::interval(FORGET_EVERY);
     loop {
         tokio::select! {
@@ -316,7 +324,7 @@ async fn forget(state: State, clock: Arc<dyn Clock>, stopping: CancellationToken
             _ = every.tick() => {}
         }
         let now_ms = millis(clock.now());
-        let before_ms = now_ms.saturating_sub(app::KEPT.as_millis() as u64);
+        let before_ms = now_ms.saturating_sub(history.as_millis() as u64);
         let done = async {
             state
                 .forget(before_ms, app::quota_day(before_ms), now_ms.saturating_sub(NONCES_KEPT.as_millis() as u64))

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use aliyun::{DEFAULT_PROFILE, Profile, QueueUnit};
+use aliyun::{DEFAULT_PROFILE, Product, Profile, QueueUnit};
 
 use crate::app::Limits;
 use crate::state::accounts::Account;
 use crate::state::chunks::Kind;
 use crate::state::submit::QueueMax;
 
-/// Limits an operator may set, by the name they have in `--quota`.
-const NAMES: [&str; 6] = ["preload", "url", "dir", "regex", "ignore_params", "queue"];
+/// Limits an operator may set, by the name they have in `--quota`; `action_qps` is of each action.
+const NAMES: [&str; 7] = ["preload", "url", "dir", "regex", "ignore_params", "queue", "action_qps"];
 
 /// Whether there is such a profile, and whether every limit has a name that is known. The error names the argument.
 pub(crate) fn check(profile: &str, quota: &BTreeMap<String, u64>) -> Result<(), (&'static str, String)> {
@@ -30,31 +30,68 @@ pub(crate) fn profile(account: &Account) -> &'static Profile {
     Profile::named(&account.profile).unwrap_or_else(default)
 }
 
-/// What a day has of a bucket; no end when `None`.
-pub(crate) fn day(account: &Account, bucket: &str) -> Option<u64> {
-    let profile = profile(account);
+/// Where a day's spending is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bucket {
+    /// Prefetches, but where they are paid from [`Bucket::Urls`].
+    Prefetches,
+    /// Refreshes of files and tags.
+    Urls,
+    /// Refreshes of directories.
+    Directories,
+    /// Refreshes by regular expression.
+    Regexes,
+    /// Refreshes of paths whatever their query.
+    IgnoreParams,
+}
+
+impl Bucket {
+    /// The name under which it is counted. Each product is a service of its own, and so are its quotas.
+    pub(crate) fn name(self, product: Product) -> &'static str {
+        match (product, self) {
+            (Product::Cdn, Bucket::Prefetches) => "preload",
+            (Product::Cdn, Bucket::Urls) => "url",
+            (Product::Cdn, Bucket::Directories) => "dir",
+            (Product::Cdn, Bucket::Regexes) => "regex",
+            (Product::Cdn, Bucket::IgnoreParams) => "ignore_params",
+            (Product::Vod, Bucket::Prefetches) => "vod_preload",
+            (Product::Vod, Bucket::Urls) => "vod_url",
+            (Product::Vod, Bucket::Directories) => "vod_dir",
+            (Product::Vod, Bucket::Regexes) => "vod_regex",
+            (Product::Vod, Bucket::IgnoreParams) => "vod_ignore_params",
+        }
+    }
+
+    /// What pays for a prefetch.
+    pub(crate) fn of_prefetches(account: &Account, product: Product) -> Bucket {
+        if profile(account).quotas(product).shared_url_quota { Bucket::Urls } else { Bucket::Prefetches }
+    }
+}
+
+/// What a day has of a bucket; no end when `None`. What an operator set holds for each product.
+pub(crate) fn day(account: &Account, product: Product, bucket: Bucket) -> Option<u64> {
+    let profile = profile(account).quotas(product);
     let of_profile = match bucket {
-        "preload" => profile.push_day,
-        "url" => profile.url_day,
-        "dir" => profile.dir_day,
-        "regex" => profile.regex_day,
-        _ => profile.ignore_day,
+        Bucket::Prefetches => profile.push_day,
+        Bucket::Urls => profile.url_day,
+        Bucket::Directories => profile.dir_day,
+        Bucket::Regexes => profile.regex_day,
+        Bucket::IgnoreParams => profile.ignore_day,
     };
-    account.quota.get(bucket).copied().or(of_profile)
+    account.quota.get(bucket.name(Product::Cdn)).copied().or(of_profile)
 }
 
 /// What a submission of this kind is held to.
-pub(crate) fn of(account: &Account, kind: Kind) -> Limits {
-    let profile = profile(account);
+pub(crate) fn of(account: &Account, product: Product, kind: Kind) -> Limits {
+    let profile = profile(account).quotas(product);
     let bucket = match kind {
-        Kind::Prefetch if profile.shared_url_quota => "url",
-        Kind::Prefetch => "preload",
-        Kind::RefreshFile => "url",
-        Kind::RefreshDirectory => "dir",
-        Kind::RefreshRegex => "regex",
-        Kind::RefreshIgnoreParams => "ignore_params",
+        Kind::Prefetch => Bucket::of_prefetches(account, product),
+        Kind::RefreshFile => Bucket::Urls,
+        Kind::RefreshDirectory => Bucket::Directories,
+        Kind::RefreshRegex => Bucket::Regexes,
+        Kind::RefreshIgnoreParams => Bucket::IgnoreParams,
         // One unit of URLs for each tag (spec, quota accounting).
-        Kind::RefreshTag => "url",
+        Kind::RefreshTag => Bucket::Urls,
     };
     let minute = match kind {
         Kind::Prefetch | Kind::RefreshFile | Kind::RefreshIgnoreParams | Kind::RefreshTag => profile.url_min_domain,
@@ -66,13 +103,15 @@ pub(crate) fn of(account: &Account, kind: Kind) -> Limits {
         (None, Some(most), QueueUnit::Url) => QueueMax::Urls(most),
         (None, Some(most), QueueUnit::Request) => QueueMax::Requests(most),
     };
-    Limits { bucket, day: day(account, bucket), minute, queue }
+    Limits { bucket: bucket.name(product), day: day(account, product, bucket), minute, queue }
 }
 
-/// Requests a second; no end when `None`.
-pub(crate) fn qps(account: &Account) -> Option<u64> {
-    match account.qps {
-        0 => profile(account).qps.map(u64::from),
-        set => Some(set),
-    }
+/// Calls of one action a second; no end when `None`.
+pub(crate) fn action_rate(account: &Account, action: &str) -> Option<u64> {
+    account.quota.get("action_qps").copied().or_else(|| profile(account).rate(action).map(u64::from))
+}
+
+/// Calls of all actions a second; no end when `None`, unless an operator set one.
+pub(crate) fn account_rate(account: &Account) -> Option<u64> {
+    Some(account.qps).filter(|most| *most > 0)
 }

@@ -133,7 +133,7 @@ def wait(sdk, ids):
             return rows
         if time.monotonic() > deadline:
             raise TimeoutError(json.dumps(rows[:5]))
-        time.sleep(0.2)
+        time.sleep(0.5)  # DescribeRefreshTasks may be called ten times a second
 
 
 def main():

@@ -1,4 +1,4 @@
-//! The vendor's own SDKs, unmodified, driven by the scripts in `sdk/`: one JSON answer on standard output.
+//! The vendor's own SDKs for Python and Node, unmodified, driven by the scripts in `sdk/`: one JSON answer on standard output.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use crate::workspace;
 
 /// Runs `sdk/NAME` against the stage's API with `args`, and returns the JSON it prints.
 pub async fn run(stage: &Stage, name: &str, args: &[&str]) -> anyhow::Result<Value> {
-    run_with(stage, name, args, String::new()).await
+    run_with(stage, name, args, &[], String::new()).await
 }
 
 /// One call: product (`cdn`, `vod`, `cdn-2014`), action, parameters.
@@ -19,22 +19,60 @@ pub type Call = (&'static str, &'static str, Value);
 
 /// Makes `calls` in order through the former SDK; what each was answered.
 pub async fn calls(stage: &Stage, calls: &[Call]) -> anyhow::Result<Vec<Value>> {
-    let answers = run_with(stage, "calls.py", &[], serde_json::to_string(calls)?).await?;
+    answers(calls, run_with(stage, "calls.py", &[], &[], serde_json::to_string(calls)?).await?)
+}
+
+/// Makes `calls` in order through the typed requests of a generation, `tea` or `legacy`; what its models hold of each reply.
+/// `shown` are variables of the environment, such as `SECURITY_TOKEN`, that stand for other credentials than the stage's key.
+pub async fn typed(
+    stage: &Stage,
+    generation: &str,
+    shown: &[(&str, &str)],
+    calls: &[Call],
+) -> anyhow::Result<Vec<Value>> {
+    answers(calls, run_with(stage, "family.py", &[generation], shown, serde_json::to_string(calls)?).await?)
+}
+
+/// Makes `calls` in order through an SDK for Node: `tea`, the current one of CDN, or `pop`, the former core.
+pub async fn node(stage: &Stage, generation: &str, calls: &[Call]) -> anyhow::Result<Vec<Value>> {
+    let folder = workspace().join("crates/e2e/sdk/node");
+    ensure!(folder.join("node_modules").exists(), "node_modules are missing; ./test installs them");
+    let mut command = Command::new("node");
+    command.arg(folder.join("family.cjs")).arg(generation);
+    answers(calls, run_command(stage, command, &[], serde_json::to_string(calls)?).await?)
+}
+
+fn answers(calls: &[Call], answers: Value) -> anyhow::Result<Vec<Value>> {
     let answers = answers.as_array().context("a list of answers")?.clone();
     ensure!(answers.len() == calls.len(), "one answer a call: {answers:?}");
     Ok(answers)
 }
 
-async fn run_with(stage: &Stage, name: &str, args: &[&str], input: String) -> anyhow::Result<Value> {
+async fn run_with(
+    stage: &Stage,
+    name: &str,
+    args: &[&str],
+    shown: &[(&str, &str)],
+    input: String,
+) -> anyhow::Result<Value> {
     let python = workspace().join(".venv/bin/python");
     ensure!(python.exists(), "{} is missing; ./test makes it and installs the SDKs", python.display());
     let mut command = Command::new(python);
+    command.arg(workspace().join("crates/e2e/sdk").join(name)).args(args);
+    run_command(stage, command, shown, input).await.with_context(|| format!("{name} {args:?}"))
+}
+
+async fn run_command(
+    stage: &Stage,
+    mut command: Command,
+    shown: &[(&str, &str)],
+    input: String,
+) -> anyhow::Result<Value> {
     command
-        .arg(workspace().join("crates/e2e/sdk").join(name))
-        .args(args)
         .env("ENDPOINT", format!("127.0.0.1:{}", stage.api_port))
         .env("ALIBABA_CLOUD_ACCESS_KEY_ID", &stage.key.id)
-        .env("ALIBABA_CLOUD_ACCESS_KEY_SECRET", &stage.key.secret);
+        .env("ALIBABA_CLOUD_ACCESS_KEY_SECRET", &stage.key.secret)
+        .envs(shown.iter().copied());
     let output = tokio::task::spawn_blocking(move || {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = child.stdin.take().context("a piped input")?;
@@ -43,13 +81,8 @@ async fn run_with(stage: &Stage, name: &str, args: &[&str], input: String) -> an
         anyhow::Ok(child.wait_with_output()?)
     })
     .await?
-    .context("run python")?;
+    .context("run an SDK")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(
-        output.status.success(),
-        "{name} {args:?}: {}\n{text}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_str(text.trim()).with_context(|| format!("{name} printed {text:?}"))
+    ensure!(output.status.success(), "{}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(text.trim()).with_context(|| format!("it printed {text:?}"))
 }

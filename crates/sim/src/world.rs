@@ -299,7 +299,12 @@ impl World {
             (self.memory.open(&plane.faults), plane.clock, plane.lease_secs, self.net.port("control"))
         };
         let (api, link) = (port.listen("control:9680"), port.listen("control:9681"));
-        let times = Times { lease_secs: Some(lease_secs), margin: MARGIN, prefetch_deadline: PATIENCE };
+        let times = Times {
+            lease_secs: Some(lease_secs),
+            margin: MARGIN,
+            prefetch_deadline: PATIENCE,
+            rules: Default::default(),
+        };
         let started = Control::start_on(state, seal(), Arc::new(clock), times, api, link).await;
         let control = started.expect("nothing befalls a state that is just opened");
         self.history().note(&format!("control plane {at} starts, lease {lease_secs} s"));

@@ -4,21 +4,24 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
-    Bucket, Call, CdnType, CertificatePair, CertificateShown, Description, DomainDetail, DomainQuery, DomainStatus,
-    DomainTls, FunctionRow, FunctionSet, ObjectPath, Page, Product, Profile, Quota, RefreshByTag, RefreshType, Reply,
-    Request, SearchType, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, WhichFunctions, Wording,
+    Bearer, Bucket, Call, CdnType, CertificatePair, CertificateShown, Description, DomainDetail, DomainQuery,
+    DomainStatus, DomainTls, FunctionRow, FunctionSet, ObjectPath, Page, Product, Quota, RefreshByTag, RefreshType,
+    Reply, Request, SearchType, Session, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType,
+    WhichFunctions, Wording,
 };
 use model::topology::WarmTiers;
 use model::{Cause, Function, Revision, Source, SourceKind};
 
 use crate::app::{
-    App, Denied, DomainChange, DomainView, Doomed, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress,
-    Refresh, RefreshOf, Shown, Status, Submitted, Wished, has,
+    App, DOMAINS_MAX, Denied, DomainChange, DomainView, Doomed, Line, LineFilter, Object, Permission, Prefetch,
+    Principal, Progress, Refresh, RefreshOf, Shown, Status, Submitted, Wished, has,
 };
 use crate::completion::WaitedFor;
 use crate::limits;
 use crate::state::chunks::{Filter, Kind};
 use crate::state::{log, millis};
+
+mod details;
 
 /// Lines that one answer by ids may have: ten ids of 2,000 URLs.
 const LINES_BY_ID_MAX: usize = 20_000;
@@ -27,7 +30,6 @@ const LINES_BY_ID_MAX: usize = 20_000;
 pub(super) struct Caller<'a> {
     pub(super) principal: &'a Principal,
     pub(super) request: &'a Request,
-    pub(super) profile: &'static Profile,
     pub(super) wording: Wording,
 }
 
@@ -77,7 +79,9 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::SetFunctions(_) | Call::DeleteFunctions(_) => Spent::InDatabase,
         Call::Functions(_) | Call::DomainsByFunction { .. } => Spent::InMemory,
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
-        Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
+        Call::PrefetchDetail(_) | Call::UserQuota | Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
+        // A replay would hand out credentials a second time.
+        Call::CreateSession(_) | Call::CreateBearer(_) => Spent::InDatabase,
     }
 }
 
@@ -87,10 +91,10 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
     let permission = caller.permission(&mut action, &mut resource);
     let principal = caller.principal;
     let account = &principal.key.account;
-    let nonce = &caller.request.nonce;
+    let (product, nonce) = (caller.request.product, &caller.request.nonce);
     match call {
         Call::Prefetch(prefetch) => {
-            let limits = limits::of(account, Kind::Prefetch);
+            let limits = limits::of(account, product, Kind::Prefetch);
             let warm = WarmTiers { l2: prefetch.l2, edge: prefetch.edge };
             let how = Prefetch { area: prefetch.area, warm, variants: prefetch.variants };
             let tasks = app.prefetch(principal, permission, nonce, &limits, objects(prefetch.paths), &how).await?;
@@ -104,12 +108,12 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
                 RefreshType::IgnoreParams => RefreshOf::Paths,
             };
             let how = Refresh { of, force: refresh.force };
-            let limits = limits::of(account, of.kind());
+            let limits = limits::of(account, product, of.kind());
             let tasks = app.refresh(principal, permission, nonce, &limits, objects(refresh.paths), how).await?;
             Ok(Reply::Submitted(tasks))
         }
         Call::RefreshByTag(refresh) => {
-            let limits = limits::of(account, Kind::RefreshTag);
+            let limits = limits::of(account, product, Kind::RefreshTag);
             let permission = Permission { resource: "*", ..permission };
             let line = |tag| (RefreshByTag::line(&refresh.domain, &tag), tag);
             let tags = refresh.tags.into_iter().map(line).collect();
@@ -125,6 +129,33 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             let page = app.lines(principal, permission, &filter, 0, LINES_BY_ID_MAX).await?;
             let waiting = page.open.iter().map(|(task, revision)| waiting(app, *task, *revision)).collect();
             Ok(Reply::TasksById { rows: page.lines.into_iter().map(row).collect(), waiting })
+        }
+        Call::PrefetchDetail(task) => {
+            let permission = Permission { resource: "*", ..permission };
+            let detail = app.detail(principal, permission, task).await?;
+            Ok(Reply::PrefetchDetail(detail.map(|detail| details::shown(task, detail))))
+        }
+        Call::UserQuota => {
+            let resource = format!("acs:cdn:*:{}:*", principal.account());
+            let permission = Permission { resource: &resource, ..permission };
+            let spent = app.spent_today(principal, permission).await?;
+            Ok(Reply::UserQuota { quota: quota(caller, &spent), domains: DOMAINS_MAX as u64 })
+        }
+        Call::CreateSession(asked) => {
+            let permission = Permission { resource: "*", ..permission };
+            let issued = app.create_session(principal, permission, asked.duration, asked.policy.as_deref())?;
+            Ok(Reply::SessionCreated(Session {
+                id: issued.pass.id.clone(),
+                secret: issued.pass.secret.clone(),
+                token: issued.token.to_string(),
+                expires_at: time(issued.pass.expires_ms),
+            }))
+        }
+        Call::CreateBearer(asked) => {
+            let permission = Permission { resource: "*", ..permission };
+            let issued = app.create_bearer(principal, permission, asked.duration, asked.policy.as_deref())?;
+            let expires_at = time(issued.pass.expires_ms);
+            Ok(Reply::BearerCreated(Bearer { token: issued.token.to_string(), expires_at }))
         }
         Call::Receipt(task) => {
             let permission = Permission { resource: "*", ..permission };
@@ -272,7 +303,7 @@ async fn tasks(
     let (from_ms, to_ms) = match (query.between, &query.ids) {
         (Some((from, to)), _) => (millis(from), millis(to)),
         (None, Some(_)) => (0, u64::MAX >> 1),
-        (None, None) => (now_ms.saturating_sub(crate::app::KEPT.as_millis() as u64), u64::MAX >> 1),
+        (None, None) => (now_ms.saturating_sub(app.rules.task_history().as_millis() as u64), u64::MAX >> 1),
     };
     let chunks = Filter { tasks: query.ids.unwrap_or_default(), domain: None, kinds, from_ms, to_ms };
     let status = query.status.map(|status| match status {
@@ -318,19 +349,23 @@ fn describe(cause: &Cause) -> Description {
     }
 }
 
-fn time(millis: u64) -> SystemTime {
+pub(super) fn time(millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis)
 }
 
 fn quota(caller: &Caller<'_>, spent: &BTreeMap<String, u64>) -> Quota {
     let account = &caller.principal.key.account;
-    let bucket = |name: &str| Bucket { limit: limits::day(account, name), used: spent.get(name).copied().unwrap_or(0) };
-    let prefetch = bucket(if caller.profile.shared_url_quota { "url" } else { "preload" });
+    let product = caller.request.product;
+    let bucket = |bucket: limits::Bucket| Bucket {
+        limit: limits::day(account, product, bucket),
+        used: spent.get(bucket.name(product)).copied().unwrap_or(0),
+    };
+    let prefetch = bucket(limits::Bucket::of_prefetches(account, product));
     Quota {
-        url: bucket("url"),
-        directory: bucket("dir"),
-        regex: bucket("regex"),
-        ignore_params: bucket("ignore_params"),
+        url: bucket(limits::Bucket::Urls),
+        directory: bucket(limits::Bucket::Directories),
+        regex: bucket(limits::Bucket::Regexes),
+        ignore_params: bucket(limits::Bucket::IgnoreParams),
         prefetch,
         // We count prefetches once, whichever tiers they warm; blocking does not exist here.
         prefetch_edge: prefetch,

@@ -21,6 +21,7 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::Account(AccountStatus::Overdue) => Fault::Overdue,
         Denied::Account(AccountStatus::Active) => return Refusal::internal(),
         Denied::Forbidden => return Refusal::forbidden(),
+        Denied::Policy(problem) => return Refusal::invalid("Policy", problem),
         Denied::NoDomain(_) => Fault::DomainUnknown,
         Denied::Offline => Fault::DomainOffline,
         Denied::Configuring => Fault::DomainBusy,

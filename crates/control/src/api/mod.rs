@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aliyun::{BODY_BYTES_MAX, Envelope, Fault, Format, Incoming, Product, Refusal, Rendered, Request, Wording};
+use aliyun::{BODY_BYTES_MAX, Envelope, Fault, Format, Incoming, PAGES, Product, Refusal, Rendered, Request, Wording};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -35,7 +35,9 @@ use crate::keys::{Keys, Nonces, Rates};
 use crate::limits;
 use crate::link::Link;
 use crate::metrics::{self, Requests};
+use crate::passes::{self, BadToken, Pass};
 use crate::scheduler::Scheduler;
+use crate::state::accounts::AccessKey;
 use crate::state::millis;
 
 mod calls;
@@ -153,7 +155,10 @@ impl Door {
                     metrics::render(&self.requests, open, OPEN_MAX, accepting, &self.scheduler, following, &self.link);
                 plain(StatusCode::OK, &text)
             }
-            _ => self.call(request).await,
+            path => match path.strip_prefix(PAGES) {
+                Some(code) => page(code),
+                None => self.call(request).await,
+            },
         }
     }
 
@@ -176,7 +181,8 @@ impl Door {
         let id = uuid::Uuid::new_v4().to_string().to_uppercase();
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let refused = |refusal: &Refusal, format, product: Option<Product>| {
-            let envelope = Envelope { request_id: &id, host, product: product.unwrap_or(Product::Cdn), format };
+            let product = product.unwrap_or(Product::Cdn);
+            let envelope = Envelope { request_id: &id, host, https: by_https(&headers), product, format };
             self.refused(refusal, envelope)
         };
 
@@ -214,27 +220,20 @@ impl Door {
     async fn verified(&self, request: &Request, id: &str) -> Result<Rendered, Refusal> {
         let now = self.app.clock.now();
         request.check_window(now)?;
-        let key = self.keys.get(&request.access_key_id).await.map_err(|error| {
-            tracing::error!(request = id, error = &error as &dyn std::error::Error, "key could not be read");
-            Refusal::unavailable()
-        })?;
-        let key = key.ok_or_else(Refusal::key_not_found)?;
-        if !key.active {
-            return Err(Refusal::key_inactive());
-        }
-        if request.security_token.is_some() {
-            return Err(Refusal::token_mismatch());
-        }
-        request.verify(&key.secret)?;
-        let principal = Principal { key };
+        let principal = self.principal(request, id).await?;
         let account = &principal.key.account;
-        if limits::qps(account).is_some_and(|most| !self.rates.take(&account.name, &request.action, most)) {
-            return Err(Refusal::throttled());
+        if let Some(most) = limits::action_rate(account, &request.action) {
+            let taken = self.rates.take(&account.name, &request.action, most);
+            taken.map_err(|wait| Refusal::throttled().after(wait))?;
+        }
+        if let Some(most) = limits::account_rate(account) {
+            let taken = self.rates.take(&account.name, "", most);
+            taken.map_err(|wait| Refusal::throttled_user().after(wait))?;
         }
         let profile = limits::profile(account);
-        let call = aliyun::call(request, profile, now)?;
-        self.spend_nonce(request, calls::spent(&call), id).await?;
-        let caller = calls::Caller { principal: &principal, request, profile, wording: profile.wording(request) };
+        let call = aliyun::call(request, profile, self.app.rules, now)?;
+        self.spend_nonce(&principal, request, calls::spent(&call), id).await?;
+        let caller = calls::Caller { principal: &principal, request, wording: profile.wording(request) };
         let reply = calls::answer(&self.app, &caller, call).await.map_err(|denied| {
             if errors::is_ours(&denied) {
                 tracing::error!(request = id, error = &denied as &dyn std::error::Error, "request failed");
@@ -244,9 +243,61 @@ impl Door {
         Ok(aliyun::render(request, id, &reply))
     }
 
-    async fn spend_nonce(&self, request: &Request, spent: calls::Spent, id: &str) -> Result<(), Refusal> {
+    /// Who it is that asks, proved by a signature or by a bearer token.
+    async fn principal(&self, request: &Request, id: &str) -> Result<Principal, Refusal> {
         let now_ms = millis(self.app.clock.now());
-        let (key, nonce) = (&request.access_key_id, &request.nonce);
+        if let Some(token) = request.bearer_token() {
+            let pass = self.app.passes.open_bearer(token, now_ms).map_err(|bad| match bad {
+                BadToken::Expired => Refusal::bearer_expired(),
+                BadToken::Malformed | BadToken::Mismatch => Refusal::bearer_malformed(),
+            })?;
+            let key = self.key_behind(&pass, id).await?.ok_or_else(Refusal::bearer_expired)?;
+            return Ok(Principal { key, pass: Some(Arc::new(pass)) });
+        }
+        if passes::is_session(&request.access_key_id) {
+            let token =
+                request.security_token.as_deref().ok_or_else(|| Refusal::missing_for_action("SecurityToken"))?;
+            let pass =
+                self.app.passes.open_session(token, &request.access_key_id, now_ms).map_err(|bad| match bad {
+                    BadToken::Expired => Refusal::token_expired(),
+                    BadToken::Malformed => Refusal::token_malformed(),
+                    BadToken::Mismatch => Refusal::token_mismatch(),
+                })?;
+            let key = self.key_behind(&pass, id).await?.ok_or_else(Refusal::key_not_found)?;
+            request.verify(&pass.secret)?;
+            return Ok(Principal { key, pass: Some(Arc::new(pass)) });
+        }
+        let key = self.key(&request.access_key_id, id).await?.ok_or_else(Refusal::key_not_found)?;
+        if request.security_token.is_some() {
+            return Err(Refusal::token_mismatch());
+        }
+        request.verify(&key.secret)?;
+        Ok(Principal { key, pass: None })
+    }
+
+    /// The key that temporary credentials were made with, if it is there still and the same account's.
+    async fn key_behind(&self, pass: &Pass, id: &str) -> Result<Option<Arc<AccessKey>>, Refusal> {
+        Ok(self.key(&pass.key, id).await?.filter(|key| key.account.name == pass.account))
+    }
+
+    /// The key of this name, which must be switched on; `None` when there is none.
+    async fn key(&self, name: &str, id: &str) -> Result<Option<Arc<AccessKey>>, Refusal> {
+        let key = self.keys.get(name).await.map_err(|error| {
+            tracing::error!(request = id, error = &error as &dyn std::error::Error, "key could not be read");
+            Refusal::unavailable()
+        })?;
+        if key.as_ref().is_some_and(|key| !key.active) { Err(Refusal::key_inactive()) } else { Ok(key) }
+    }
+
+    async fn spend_nonce(
+        &self,
+        principal: &Principal,
+        request: &Request,
+        spent: calls::Spent,
+        id: &str,
+    ) -> Result<(), Refusal> {
+        let now_ms = millis(self.app.clock.now());
+        let (key, nonce) = (principal.id(), &request.nonce);
         let fresh = match spent {
             calls::Spent::WithSubmission => true,
             calls::Spent::InDatabase => self.app.state.spend_nonce(key, nonce, now_ms).await.map_err(|error| {
@@ -266,6 +317,19 @@ impl Door {
         counter.fetch_add(1, Ordering::Relaxed);
         http_response(aliyun::refuse(refusal, envelope), envelope.request_id, refusal.retry_after())
     }
+}
+
+/// The page about an error's code.
+fn page(code: &str) -> Response<Full<Bytes>> {
+    match aliyun::page(code) {
+        Some(text) => plain(StatusCode::OK, text),
+        None => plain(StatusCode::NOT_FOUND, "There is no page about this code.\n"),
+    }
+}
+
+/// Whether whoever stands in front of us says that the client came by https. It only decides how links begin.
+fn by_https(headers: &http::HeaderMap) -> bool {
+    headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// The product a request speaks to, as far as its head tells: all that is looked at when there is no room for more.

@@ -12,7 +12,7 @@ use crate::state::log::{DomainDetail, DomainError, DomainRow};
 use crate::state::millis;
 
 /// Domains one account may have.
-const DOMAINS_MAX: usize = 50_000;
+pub(crate) const DOMAINS_MAX: usize = 50_000;
 
 /// A domain as users see it.
 #[derive(Clone, Debug, PartialEq)]

@@ -74,7 +74,7 @@ impl App {
     }
 
     /// The chunks of a task, in the order they were submitted.
-    async fn chunks_of(&self, account: &str, task: u64) -> Result<Vec<Chunk>, Denied> {
+    pub(super) async fn chunks_of(&self, account: &str, task: u64) -> Result<Vec<Chunk>, Denied> {
         let filter = Filter { tasks: vec![task], to_ms: u64::MAX >> 1, ..Filter::default() };
         // A task has at most one chunk for each of its objects, of which there are fewer than are read at once.
         let outlines = self.state.outlines(account, &filter, None, OUTLINES_AT_ONCE).await?;

@@ -1,6 +1,7 @@
 //! Who may do what: domains of the account, policies, states of the account.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{Knowledge, ManualClock, Moment, Revision, Source, SourceKind};
 use tempfile::TempDir;
@@ -143,7 +144,7 @@ fn principal(account: &str, status: AccountStatus, policy: Option<&str>) -> Prin
     let account = Account { name: account.into(), profile: "open".into(), quota: BTreeMap::new(), qps: 0, status };
     let policy = policy.map(|text| Policy::parse(text).unwrap());
     let key = AccessKey { id: "key".into(), secret: Zeroizing::new("secret".into()), active: true, policy, account };
-    Principal { key: Arc::new(key) }
+    Principal { key: Arc::new(key), pass: None }
 }
 
 fn me() -> Principal {
@@ -176,6 +177,8 @@ impl Rig {
             signer,
             log: LogId("log".into()),
             certificate_secret: model::CertificateSecret::new([7; 32]),
+            passes: Passes::new(Arc::new(crate::Seal::open_or_create(&dir.path().join("secret.key")).unwrap())),
+            rules: Rules::default(),
         };
         let rig = Rig { app, clock, stopping, _dir: dir };
         for name in ["a.com", "b.com"] {

@@ -29,7 +29,7 @@ use crate::state::{State, StateError, millis};
 use aims::Aims;
 use work::{Turn, Work};
 
-pub(crate) use work::{LineState, key_of, line_state};
+pub(crate) use work::{LineState, first_failure, key_of, line_state};
 
 mod aims;
 mod work;

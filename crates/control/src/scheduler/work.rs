@@ -407,5 +407,16 @@ pub(crate) fn line_state(chunk: &Chunk, path: usize) -> LineState {
     }
 }
 
+/// Where and why the object at `path` failed first: the tier of a POP, as `POP/TIER`, and the cause.
+pub(crate) fn first_failure(chunk: &Chunk, path: usize) -> Option<(&str, &Cause)> {
+    let progress = &chunk.progress;
+    let per_target = chunk.paths.len().max(1) * chunk.params.variants.len().max(1);
+    let indexes = (path..progress.resident.len()).step_by(chunk.paths.len().max(1));
+    indexes.filter_map(|index| Some((index, progress.failed.get(&(index as u32))?))).next().map(|(index, cause)| {
+        let target = progress.targets.get(index / per_target).map(String::as_str).unwrap_or_default();
+        (target, cause)
+    })
+}
+
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ pub struct Account {
     pub profile: String,
     /// Limits that differ from the profile's, by their name.
     pub quota: BTreeMap<String, u64>,
-    /// Requests a second; zero is what the profile says.
+    /// Requests a second over all actions; zero is any number.
     pub qps: u64,
     /// What it may do.
     pub status: AccountStatus,

@@ -84,6 +84,8 @@ pub struct Chunk {
     pub id: u64,
     /// The id users know.
     pub task: u64,
+    /// The id of the first chunk of the call that it came with; zero: it came with a version that did not know.
+    pub call: u64,
     /// Whose it is.
     pub account: String,
     /// The domain all objects belong to.
@@ -368,8 +370,8 @@ pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), St
     match writing.on() {
         On::Sql(connection) => {
             sqlx::query(
-                "INSERT INTO chunk (id, task, account, domain, kind, created_ms, revision, paths, lines, params, finished_ms, progress) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '')",
+                "INSERT INTO chunk (id, task, account, domain, kind, created_ms, revision, paths, lines, params, finished_ms, progress, \
+                 call_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '', $11)",
             )
             .bind(signed(chunk.id))
             .bind(signed(chunk.task))
@@ -381,12 +383,30 @@ pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), St
             .bind(chunk.paths.join("\n"))
             .bind(signed(chunk.paths.len() as u64))
             .bind(to_json(&chunk.params))
+            .bind(signed(chunk.call))
             .execute(connection)
             .await?;
         }
         On::Memory(tables) => tables.add_chunk(chunk),
     }
     Ok(())
+}
+
+/// Calls of an account of which a prefetch is open.
+pub(super) async fn open_calls(writing: &mut Writing, account: &str) -> Result<u64, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row = sqlx::query(
+                "SELECT COUNT(DISTINCT CASE WHEN call_id = 0 THEN id ELSE call_id END) AS open FROM chunk \
+                 WHERE finished_ms = 0 AND kind = 'prefetch' AND account = $1",
+            )
+            .bind(account)
+            .fetch_one(connection)
+            .await?;
+            unsigned(&row, "open")
+        }
+        On::Memory(tables) => Ok(tables.open_calls(account)),
+    }
 }
 
 /// Objects of refreshes that are open in a domain.
@@ -413,6 +433,7 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
     Ok(Chunk {
         id,
         task: unsigned(row, "task")?,
+        call: unsigned(row, "call_id")?,
         account: text(row, "account")?,
         domain: DomainName::parse(&text(row, "domain")?).map_err(|_| damaged("domain"))?,
         kind: Kind::parse(&text(row, "kind")?).ok_or_else(|| damaged("kind"))?,

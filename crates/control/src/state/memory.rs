@@ -476,6 +476,13 @@ impl Tables {
         revisions.into_iter().take(most as usize).collect()
     }
 
+    /// Calls of an account of which a prefetch is open.
+    pub(super) fn open_calls(&self, account: &str) -> u64 {
+        let open = self.open(true).filter(|chunk| chunk.account == account);
+        let calls: BTreeSet<u64> = open.map(|chunk| if chunk.call == 0 { chunk.id } else { chunk.call }).collect();
+        calls.len() as u64
+    }
+
     /// Objects of refreshes that are open in a domain.
     pub(super) fn open_refresh_lines(&self, domain: &DomainName) -> u64 {
         self.open(false).filter(|chunk| chunk.domain == *domain).map(|chunk| chunk.paths.len() as u64).sum()

@@ -45,6 +45,8 @@ const VERSIONS: &[&[&str]] = &[
      bytes BIGINT NOT NULL, acked TEXT NOT NULL, swept TEXT NOT NULL)",
         "CREATE INDEX completion_completed ON completion (completed_ms)",
     ],
+    // Queues that count calls: which chunks came with one. Zero: with a version that did not know.
+    &["ALTER TABLE chunk ADD COLUMN call_id BIGINT NOT NULL DEFAULT 0"],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

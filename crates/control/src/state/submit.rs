@@ -85,7 +85,7 @@ pub enum QueueMax {
     Unlimited,
     /// So many URLs.
     Urls(u64),
-    /// So many chunks.
+    /// So many calls.
     Requests(u64),
 }
 
@@ -394,21 +394,21 @@ impl Task {
         }
         let prefetched = prefetch_urls(submission);
         if prefetched > 0 {
-            let (chunks, urls) = self.open.of(&submission.account);
-            let (more_chunks, more_urls) = used.open.get(&submission.account).copied().unwrap_or_default();
-            let (chunks, urls) = (chunks + more_chunks, urls + more_urls);
+            let (_, urls) = self.open.of(&submission.account);
+            let (more_calls, more_urls) = used.open.get(&submission.account).copied().unwrap_or_default();
+            let urls = urls + more_urls;
             let full = match submission.queue_max {
                 QueueMax::Unlimited => false,
                 QueueMax::Urls(most) => urls + prefetched > most,
-                QueueMax::Requests(most) => chunks + submission.groups.len() as u64 > most,
+                // Where calls are counted there are never many; they are counted where they lie.
+                QueueMax::Requests(most) => {
+                    chunks::open_calls(writing, &submission.account).await? + more_calls + 1 > most
+                }
             };
             if full || self.open.urls() + more_urls + prefetched > OPEN_URLS_MAX {
                 return Ok(Some(Refused::QueueFull));
             }
-            used.open.insert(
-                submission.account.clone(),
-                (more_chunks + submission.groups.len() as u64, more_urls + prefetched),
-            );
+            used.open.insert(submission.account.clone(), (more_calls + 1, more_urls + prefetched));
         }
         for group in submission.groups.iter().filter(|group| group.kind != Kind::Prefetch) {
             let more = used.refreshing.get(&group.domain).copied().unwrap_or(0) + group.paths.len() as u64;
@@ -570,6 +570,7 @@ fn prefetch_urls(submission: &Submission) -> u64 {
 struct Used {
     days: BTreeMap<(String, u64, &'static str), (u64, bool)>,
     minutes: HashMap<(DomainName, &'static str), u64>,
+    /// Calls and URLs that are to be prefetched, by account.
     open: HashMap<String, (u64, u64)>,
     refreshing: HashMap<DomainName, u64>,
 }
@@ -609,8 +610,14 @@ impl Used {
 /// Writes chunks, and the log entries of those that invalidate.
 async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission, NewChunk)>) -> Result<(), StateError> {
     let mut id = count_up(writing, Counter::Chunk, chunks.len() as u64).await? - chunks.len() as u64;
+    let mut call: Option<(&Submission, u64)> = None;
     for (submission, chunk) in chunks {
         id += 1;
+        let first = match call {
+            Some((of, first)) if std::ptr::eq(of, submission) => first,
+            _ => id,
+        };
+        call = Some((submission, first));
         let revision = if chunk.invalidations.is_empty() {
             head
         } else {
@@ -619,6 +626,7 @@ async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission,
         let chunk = Chunk {
             id,
             task: chunk.task,
+            call: first,
             account: submission.account.clone(),
             domain: chunk.domain,
             kind: chunk.kind,

@@ -112,6 +112,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     who::nodes_are_let_in_by_proof_alone(&state).await;
     tasks::what_is_past_its_time_is_forgotten(&state).await;
     tasks::refreshes_of_a_domain_are_bounded(&state).await;
+    tasks::a_queue_may_count_calls(&state).await;
     tasks::what_completed_a_refresh_is_kept_with_it(&state).await;
     log::what_is_not_committed_never_was(&state).await;
     let head = state.head().await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use control::state::State;
 use control::state::chunks::{Filter, Kind, Progress};
 use control::state::completions::Amounts;
-use control::state::submit::{Accepted, Accepting, OPEN_REFRESHES_MAX, QueueMax, Refused};
+use control::state::submit::{Accepted, Accepting, Group, OPEN_REFRESHES_MAX, QueueMax, Refused};
 use model::{Coverage, Entry, NodeName, Revision};
 
 use super::{all, name, prefetch, refresh, step};
@@ -80,7 +80,7 @@ pub(crate) async fn queries_are_filtered_ordered_and_limited(state: &State) {
     let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
     let mut tasks = Vec::new();
     for (n, at) in [(1, 2_000_000), (2, 2_001_000), (3, 2_002_000)] {
-        let mut submission = prefetch(&format!("q{n}"), n);
+        let mut submission = prefetch(&format!("call {n}"), n);
         (submission.account, submission.now_ms) = ("asks".into(), at);
         tasks.extend(accepting.submit(submission).await.unwrap().tasks);
         let mut submission = refresh(&format!("s{n}"), Kind::RefreshFile, &["/a", "/b", "/c", "/d"]);
@@ -281,4 +281,42 @@ pub(crate) async fn what_completed_a_refresh_is_kept_with_it(state: &State) {
     assert_eq!((of(at(1)).await, of(at(6)).await.as_ref()), (None, Some(&second)), "as old as the tasks");
     assert!(state.forget_completions(0, 1).await.unwrap() > 0, "too much is kept");
     assert_eq!(of(at(6)).await, None);
+}
+
+pub(crate) async fn a_queue_may_count_calls(state: &State) {
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    let call = |nonce: &str, urls| {
+        let mut call = prefetch(nonce, urls);
+        call.account = "caller".into();
+        call.charge.limit = None;
+        call.queue_max = QueueMax::Requests(3);
+        // A call may be of several domains, and of more than fits in a chunk.
+        let other = call.groups[0].clone();
+        call.groups.push(Group { domain: name("b.com"), ..other });
+        call
+    };
+    // At once, so that some are decided together.
+    let answers =
+        futures_util::future::join_all((0..4).map(|n| accepting.submit(call(&format!("call {n}"), 600)))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3, "{answers:?}");
+    assert_eq!(accepting.submit(call("a call too many", 1)).await, Err(Refused::QueueFull));
+
+    let chunks = state.open_prefetches("caller", 0, 100).await.unwrap();
+    let calls: BTreeMap<u64, Vec<u64>> = chunks.iter().fold(BTreeMap::new(), |mut calls, chunk| {
+        calls.entry(chunk.call).or_default().push(chunk.id);
+        calls
+    });
+    assert_eq!(calls.len(), 3);
+    let (call_of, of_one) = calls.first_key_value().unwrap();
+    assert_eq!(*call_of, of_one[0], "a call is known by its first chunk");
+    let done = Progress::default();
+    let all_but_one: Vec<_> = of_one.iter().skip(1).map(|id| (*id, 1_000_500, &done)).collect();
+    state.keep_progress(&all_but_one).await.unwrap();
+    assert_eq!(
+        accepting.submit(call("a call too early", 1)).await,
+        Err(Refused::QueueFull),
+        "one of its chunks is open"
+    );
+    state.keep_progress(&[(of_one[0], 1_000_500, &done)]).await.unwrap();
+    assert!(accepting.submit(call("a call in time", 1)).await.is_ok());
 }

@@ -39,6 +39,8 @@ pub(crate) struct Api {
     endpoint: Uri,
     key_id: String,
     secret: Secret,
+    /// Of a session.
+    token: Option<Secret>,
     clock: Arc<dyn Clock>,
 }
 
@@ -115,7 +117,7 @@ impl Api {
             .ok_or_else(|| Stop::usage("no access key: set ALIBABA_CLOUD_ACCESS_KEY_ID or give --access-key-id"))?;
         let secret = secret(args.access_key_secret_file.as_deref())?;
         let client = Client::builder(TokioExecutor::new()).build(connector()?);
-        Ok(Api { client, endpoint, key_id, secret, clock })
+        Ok(Api { client, endpoint, key_id, secret, token: token(), clock })
     }
 
     /// The API at an address of this process's own making, for a key that is no secret.
@@ -123,7 +125,7 @@ impl Api {
         let endpoint = format!("http://{address}/").parse()?;
         let connector = connector().map_err(|_| anyhow::anyhow!("set up TLS"))?;
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Api { client, endpoint, key_id: key_id.to_owned(), secret: Secret(secret.to_owned()), clock })
+        Ok(Api { client, endpoint, key_id: key_id.to_owned(), secret: Secret(secret.to_owned()), token: None, clock })
     }
 
     /// Makes one call. It is sent again only while the service says that it is too busy and did nothing, so that a
@@ -181,7 +183,9 @@ impl Api {
         let key = AccessKey { id: &self.key_id, secret: &self.secret.0 };
         let (method, now, nonce) = (Method::POST, self.clock.now(), nonce()?);
         let ask = Ask { method: &method, action, version: VERSION, now, nonce: &nonce };
-        let headers = sign_v3(key, ask, host, &[], form.as_bytes(), &[("accept", "application/json")]);
+        let token = self.token.as_ref().map(|token| ("x-acs-security-token", token.0.as_str()));
+        let extra: Vec<(&str, &str)> = std::iter::once(("accept", "application/json")).chain(token).collect();
+        let headers = sign_v3(key, ask, host, &[], form.as_bytes(), &extra);
         let mut request = Request::builder().method(&method).uri(&self.endpoint);
         for (name, value) in headers {
             request = request.header(name, value);
@@ -267,6 +271,13 @@ fn secret(file: Option<&Path>) -> Result<Secret, Stop> {
         "" => Err(Stop::usage("the access key's secret is empty")),
         secret => Ok(Secret(secret.to_owned())),
     }
+}
+
+/// The token of a session, from the environment.
+fn token() -> Option<Secret> {
+    #[allow(clippy::disallowed_methods, reason = "as an argument a secret would be in the process list")]
+    let token = std::env::var("ALIBABA_CLOUD_SECURITY_TOKEN").ok()?;
+    Some(token.trim()).filter(|token| !token.is_empty()).map(|token| Secret(token.to_owned()))
 }
 
 /// Plain and TLS connections; roots of trust are the machine's, or Mozilla's where the machine has none.

@@ -1,4 +1,4 @@
-//! The client's verbs: `push`, `refresh`, `tasks`, `receipt`, `quota`, `domain`.
+//! The client's verbs: `push`, `refresh`, `tasks`, `receipt`, `quota`, `session`, `domain`.
 //!
 //! They speak the vendor's API like any other client, signed with V3, so they work against the vendor's own endpoint
 //! just as against ours. Each verb is a function from arguments to data; data goes to the writer it is given
@@ -22,6 +22,7 @@ mod certificate;
 mod functions;
 mod query;
 mod receipt;
+mod session;
 mod submit;
 mod urls;
 mod wait;
@@ -87,6 +88,9 @@ pub(crate) enum ClientCommand {
     /// Show what is left of today's quota
     #[command(after_long_help = QUOTA_HELP)]
     Quota(Verb<query::QuotaArgs>),
+    /// Temporary credentials of the access key
+    #[command(after_long_help = SESSION_HELP)]
+    Session(Verb<session::SessionArgs>),
     /// Accelerated domains
     #[command(after_long_help = DOMAIN_HELP)]
     Domain(Verb<query::DomainArgs>),
@@ -115,6 +119,11 @@ JSON of verify: {\"good\": true, \"fingerprint\", \"task_id\", \"account\", \"ty
 JSON of key: {\"key\", \"fingerprint\"}";
 
 const QUOTA_HELP: &str = "JSON: {\"preload\": {\"limit\": N, \"remaining\": N}, \"url\", \"dir\", \"regex\", \"ignore_params\"}; null where the service does not say";
+
+const SESSION_HELP: &str = "\
+The variables that it writes stand for the key in this and other clients; the token goes along as ALIBABA_CLOUD_SECURITY_TOKEN.
+
+JSON: {\"access_key_id\", \"access_key_secret\", \"security_token\", \"expires\"}";
 
 const DOMAIN_HELP: &str = "\
 JSON of list: [{\"domain\", \"status\", \"coverage\", \"cname\"}]
@@ -171,6 +180,7 @@ pub(crate) async fn run(
                 receipt::key(&api(&verb.api)?, output, out).await
             }
             ClientCommand::Quota(verb) => query::quota(&api(&verb.api)?, output, out).await,
+            ClientCommand::Session(verb) => session::session(&verb.args, &api(&verb.api)?, output, out).await,
             ClientCommand::Domain(verb) => query::domain(&verb.args.command, &api(&verb.api)?, output, out).await,
         }
     };

@@ -413,6 +413,27 @@ async fn quota_is_numbers() {
 }
 
 #[tokio::test]
+async fn session_is_shown_as_lines_for_a_shell() {
+    let script = |call: &Call, _: &[Call]| {
+        assert_eq!((call.action.as_str(), call.get("DurationSeconds")), ("CreateSessionCredentials", "900"));
+        ok(json!({ "Credentials": { "AccessKeyId": "STS.x", "AccessKeySecret": "s", "SecurityToken": "a+b/c==",
+                                    "Expiration": "2026-01-02T03:04:05Z" } }))
+    };
+    let ran = against(&["session", "create", "--secs", "900"], script).await;
+    ran.check(0);
+    assert_eq!(
+        ran.out,
+        "export ALIBABA_CLOUD_ACCESS_KEY_ID=STS.x\nexport ALIBABA_CLOUD_ACCESS_KEY_SECRET=s\n\
+         export ALIBABA_CLOUD_SECURITY_TOKEN=a+b/c==\n"
+    );
+    let ran = against(&["session", "create", "--secs", "900", "--output", "json"], script).await;
+    assert_eq!(ran.json()["security_token"], "a+b/c==");
+    // Half of what is needed is a failure.
+    let ran = against(&["session", "create"], |_, _| ok(json!({ "Credentials": { "AccessKeyId": "STS.x" } }))).await;
+    ran.check(1);
+}
+
+#[tokio::test]
 async fn tasks_are_filtered_and_paged() {
     let script = |call: &Call, before: &[Call]| {
         assert_eq!(call.action, "DescribeRefreshTasks");

@@ -16,6 +16,7 @@ fn chunk(paths: usize, variants: usize) -> Chunk {
     Chunk {
         id: 7,
         task: 1,
+        call: 1,
         account: "me".into(),
         domain: DomainName::parse("a.com").unwrap(),
         kind: Kind::Prefetch,

@@ -1,0 +1,202 @@
+//! Temporary credentials: sessions, which sign with a key of their own, and bearer tokens, which sign nothing.
+//!
+//! Nothing of them is kept. A token is what it stands for, sealed with the key that seals everything else that is secret:
+//! whoever has that key, and so every control plane on the database, can open it, and nobody can make one without. It
+//! ends by its time, or with the access key that it was made with.
+//!
+//! # What always holds
+//!
+//! - A session is sealed for another purpose than a bearer token: neither passes for the other.
+//! - A token that was changed, or is none, is told from a good one by the seal's own comparison, which takes the same time
+//!   wherever they differ.
+//!
+//! # Not here
+//!
+//! Whether the key behind a token may still be used, and by whom: the door looks it up for every request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::policy::Policy;
+use crate::seal::{Seal, random_text};
+
+/// What the id of a session's key begins with, as with the vendor: it tells that a token must come along.
+const SESSION_PREFIX: &str = "STS.";
+
+/// What the id of a bearer token begins with. It is in no request; nonces are remembered under it.
+const BEARER_PREFIX: &str = "BT.";
+
+/// Characters of an id behind its prefix, and of a session's secret.
+const ID_CHARS: usize = 22;
+const SECRET_CHARS: usize = 40;
+
+const SESSION: &str = "session";
+const BEARER: &str = "bearer token";
+
+/// What a token stands for. `Debug` is left out: it holds a secret.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Pass {
+    /// Its id; of a session that of the key it signs with.
+    pub(crate) id: String,
+    /// The access key it was made with.
+    pub(crate) key: String,
+    /// Whose key that was. Ids of keys are not given out again, but may be imported again.
+    pub(crate) account: String,
+    /// What requests are signed with; empty for a bearer token.
+    pub(crate) secret: String,
+    /// When it ends, in milliseconds since 1970.
+    pub(crate) expires_ms: u64,
+    /// What it may do of what the key may; all of it when absent.
+    pub(crate) policy: Option<Policy>,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+/// A pass and the token that stands for it, as it is issued: once.
+pub(crate) struct Issued {
+    pub(crate) pass: Pass,
+    pub(crate) token: Zeroizing<String>,
+}
+
+/// Why a token does not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadToken {
+    /// It is none of ours.
+    Malformed,
+    /// Its time is over.
+    Expired,
+    /// It belongs to another session.
+    Mismatch,
+}
+
+/// Issues and opens tokens. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Passes(Arc<Seal>);
+
+impl Passes {
+    pub(crate) fn new(seal: Arc<Seal>) -> Passes {
+        Passes(seal)
+    }
+
+    /// A session of `key`, good for `duration` from `now_ms` on.
+    pub(crate) fn session(
+        &self,
+        (key, account): (&str, &str),
+        now_ms: u64,
+        duration: Duration,
+        policy: Option<Policy>,
+    ) -> Issued {
+        self.issue(
+            SESSION,
+            Pass {
+                id: format!("{SESSION_PREFIX}{}", random_text(ID_CHARS)),
+                key: key.to_owned(),
+                account: account.to_owned(),
+                secret: random_text(SECRET_CHARS),
+                expires_ms: now_ms.saturating_add(duration.as_millis() as u64),
+                policy,
+            },
+        )
+    }
+
+    /// A bearer token of `key`, good for `duration` from `now_ms` on.
+    pub(crate) fn bearer(
+        &self,
+        (key, account): (&str, &str),
+        now_ms: u64,
+        duration: Duration,
+        policy: Option<Policy>,
+    ) -> Issued {
+        self.issue(
+            BEARER,
+            Pass {
+                id: format!("{BEARER_PREFIX}{}", random_text(ID_CHARS)),
+                key: key.to_owned(),
+                account: account.to_owned(),
+                secret: String::new(),
+                expires_ms: now_ms.saturating_add(duration.as_millis() as u64),
+                policy,
+            },
+        )
+    }
+
+    fn issue(&self, purpose: &'static str, pass: Pass) -> Issued {
+        let text = Zeroizing::new(serde_json::to_string(&pass).expect("texts have no failing serialiser"));
+        Issued { token: Zeroizing::new(self.0.seal(purpose, &text)), pass }
+    }
+
+    /// What a session's token stands for, shown with the key `id`.
+    pub(crate) fn open_session(&self, token: &str, id: &str, now_ms: u64) -> Result<Pass, BadToken> {
+        let pass = self.open(SESSION, token)?;
+        match () {
+            () if pass.id != id => Err(BadToken::Mismatch),
+            () if pass.expires_ms <= now_ms => Err(BadToken::Expired),
+            () => Ok(pass),
+        }
+    }
+
+    /// What a bearer token stands for.
+    pub(crate) fn open_bearer(&self, token: &str, now_ms: u64) -> Result<Pass, BadToken> {
+        let pass = self.open(BEARER, token)?;
+        if pass.expires_ms <= now_ms { Err(BadToken::Expired) } else { Ok(pass) }
+    }
+
+    fn open(&self, purpose: &'static str, token: &str) -> Result<Pass, BadToken> {
+        let text = self.0.open(purpose, token).map_err(|_| BadToken::Malformed)?;
+        // Only a later version seals another shape.
+        serde_json::from_str(&text).map_err(|_| BadToken::Malformed)
+    }
+}
+
+/// Whether an access key's id is that of a session.
+pub(crate) fn is_session(id: &str) -> bool {
+    id.starts_with(SESSION_PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: (&str, &str) = ("key", "me");
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn tokens_stand_for_what_they_were_issued_for_until_they_expire() {
+        let dir = tempfile::tempdir().unwrap();
+        let passes = Passes::new(Arc::new(Seal::open_or_create(&dir.path().join("secret.key")).unwrap()));
+        let policy = Policy::parse(r#"{"Version":"1","Statement":[]}"#).unwrap();
+        let session = passes.session(ME, 1_000, HOUR, Some(policy.clone()));
+        let bearer = passes.bearer(ME, 1_000, HOUR, None);
+        assert!(is_session(&session.pass.id) && !is_session(&bearer.pass.id));
+        assert!(!session.token.contains(session.pass.secret.as_str()), "sealed, not written");
+
+        let open =
+            |token: &str, id: &str, now_ms| passes.open_session(token, id, now_ms).map(|pass| pass.secret.clone());
+        let (token, id) = (session.token.as_str(), session.pass.id.as_str());
+        let cases = [
+            (token, id, 1_000, Ok(session.pass.secret.clone())),
+            (token, id, 3_600_999, Ok(session.pass.secret.clone())),
+            (token, id, 3_601_000, Err(BadToken::Expired)), // an hour is over at its end
+            (token, "STS.other", 1_000, Err(BadToken::Mismatch)),
+            (bearer.token.as_str(), id, 1_000, Err(BadToken::Malformed)), // sealed for another purpose
+            (&token[1..], id, 1_000, Err(BadToken::Malformed)),
+            ("", id, 1_000, Err(BadToken::Malformed)),
+        ];
+        for (token, id, now_ms, expected) in cases {
+            assert_eq!(open(token, id, now_ms), expected, "{id} at {now_ms}");
+        }
+        assert_eq!(passes.open_session(token, id, 1_000).ok().unwrap().policy.clone(), Some(policy));
+        assert_eq!(passes.open_bearer(&bearer.token, 1_000).map(|pass| pass.key.clone()), Ok("key".to_owned()));
+        assert_eq!(passes.open_bearer(&bearer.token, 9_000_000).map(|pass| pass.key.clone()), Err(BadToken::Expired));
+        assert_eq!(passes.open_bearer(token, 1_000).map(|pass| pass.key.clone()), Err(BadToken::Malformed));
+        let elsewhere = Passes::new(Arc::new(Seal::open_or_create(&dir.path().join("other.key")).unwrap()));
+        assert_eq!(elsewhere.open_bearer(&bearer.token, 1_000).map(|pass| pass.key.clone()), Err(BadToken::Malformed));
+    }
+}

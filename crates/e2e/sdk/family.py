@@ -1,0 +1,76 @@
+"""Calls through the typed requests and models of one of the vendor's SDKs.
+
+usage: family.py tea|legacy     reads a JSON list of [product, action, {parameter: value}]
+
+Prints a JSON list: {"ok": what the SDK's model of the reply holds}, {"absent": true} where this SDK has no such request, or
+{"status", "code", "message"}. The key of the environment signs; SECURITY_TOKEN and BEARER_TOKEN stand for temporary credentials.
+"""
+
+import importlib
+import json
+import os
+import re
+import sys
+
+ENDPOINT = os.environ["ENDPOINT"]
+KEY_ID = os.environ.get("ALIBABA_CLOUD_ACCESS_KEY_ID")
+KEY_SECRET = os.environ.get("ALIBABA_CLOUD_ACCESS_KEY_SECRET")
+SECURITY_TOKEN = os.environ.get("SECURITY_TOKEN")
+BEARER_TOKEN = os.environ.get("BEARER_TOKEN")
+
+
+def tea(product, action, params):
+    from alibabacloud_tea_openapi.models import Config
+
+    package = {"cdn": "alibabacloud_cdn20180510", "vod": "alibabacloud_vod20170321"}[product]
+    client = importlib.import_module(f"{package}.client").Client
+    request = getattr(importlib.import_module(f"{package}.models"), f"{action}Request", None)
+    if BEARER_TOKEN:
+        config = Config(bearer_token=BEARER_TOKEN, endpoint=ENDPOINT, protocol="HTTP")
+    else:
+        config = Config(access_key_id=KEY_ID, access_key_secret=KEY_SECRET, security_token=SECURITY_TOKEN, endpoint=ENDPOINT, protocol="HTTP")
+    method = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", action).lower()
+    call = getattr(client(config), method)
+    # Some actions have no parameters at all, and no class for them.
+    return (call(request().from_map(params)) if request else call()).body.to_map()
+
+
+def legacy(product, action, params):
+    from aliyunsdkcore.auth.credentials import StsTokenCredential
+    from aliyunsdkcore.client import AcsClient
+
+    package = {"cdn": "aliyunsdkcdn.request.v20180510", "vod": "aliyunsdkvod.request.v20170321"}[product]
+    try:
+        request = getattr(importlib.import_module(f"{package}.{action}Request"), f"{action}Request")()
+    except ImportError:
+        return None
+    credential = StsTokenCredential(KEY_ID, KEY_SECRET, SECURITY_TOKEN) if SECURITY_TOKEN else None
+    client = AcsClient(region_id="cn-hangzhou", credential=credential) if credential else AcsClient(KEY_ID, KEY_SECRET, "cn-hangzhou")
+    request.set_endpoint(ENDPOINT)
+    request.set_protocol_type("http")
+    request.set_accept_format("JSON")
+    for name, value in params.items():
+        getattr(request, f"set_{name}")(value)
+    return json.loads(client.do_action_with_exception(request))
+
+
+def error_of(error):
+    if hasattr(error, "error_code"):  # legacy ServerException
+        return {"code": error.error_code, "status": getattr(error, "http_status", None), "message": error.message}
+    if hasattr(error, "code") and hasattr(error, "message"):  # Tea
+        status = getattr(error, "statusCode", None) or getattr(error, "status_code", None)
+        return {"code": error.code, "status": status, "message": error.message}
+    return None
+
+
+answers = []
+for product, action, params in json.load(sys.stdin):
+    try:
+        found = (tea if sys.argv[1] == "tea" else legacy)(product, action, params)
+        answers.append({"absent": True} if found is None else {"ok": found})
+    except Exception as error:
+        described = error_of(error)
+        if described is None:
+            raise
+        answers.append(described)
+print(json.dumps(answers))
