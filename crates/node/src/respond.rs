@@ -223,6 +223,7 @@ impl Reply {
             AskError::Unreachable(_) => {
                 (StatusCode::BAD_GATEWAY, "the origin could not be reached", Some("unreachable"))
             }
+            AskError::NotTaken => (StatusCode::SERVICE_UNAVAILABLE, "this node has no room for the object now", None),
             AskError::Changed => (StatusCode::BAD_GATEWAY, "the object changed meanwhile", None),
             AskError::NoParent(_) | AskError::NotPastParents(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None)

@@ -142,6 +142,9 @@ pub(crate) enum AskError {
     /// No parent can be reached, and a prefetch does not go past them; a user may.
     #[error("no parent can be reached: {0}")]
     NotPastParents(String),
+    /// A part was to be stored, and the store takes nothing now: it is out of room, or out of service.
+    #[error("the store takes nothing")]
+    NotTaken,
     #[error("the URL cannot be asked for")]
     BadUrl,
     /// A part was asked for, and what came is no part of the body it belongs to.
@@ -154,6 +157,7 @@ impl std::convert::From<AskError> for Cause {
         match error {
             AskError::Timeout => Cause::OriginTimeout,
             AskError::BadUrl => Cause::NotStorable(error.to_string()),
+            AskError::NotTaken => Cause::Store(error.to_string()),
             error => Cause::OriginUnreachable(error.to_string()),
         }
     }

@@ -138,7 +138,7 @@ impl FillTask<'_> {
             Ok(filled) => filled,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "slice was not stored");
-                return self.tell(Arrival::Failed(AskError::Unreachable("the store takes nothing".to_owned())));
+                return self.tell(Arrival::Failed(AskError::NotTaken));
             }
         };
         let (done, finished) = watch::channel(None);

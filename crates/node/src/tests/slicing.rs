@@ -147,3 +147,24 @@ async fn what_cannot_be_cut_is_fetched_whole() {
         );
     }
 }
+
+#[tokio::test]
+async fn full_store_hands_on_what_is_whole_and_sheds_parts_until_there_is_room() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/small", Page::new("small"));
+    origin.put("/large", Page::new(vec![7_u8; 10_000]));
+    let store = node.pipeline.store();
+    // Others that fetch slowly might come to hold all there is.
+    let begin = |number: u128| store.begin_fill(store::Key(number), b"/", Bytes::new(), 0, None);
+    let held: Vec<store::Fill> = (1..).map_while(|number| begin(number).ok()).collect();
+    assert!(!held.is_empty());
+    for _ in 0..2 {
+        let whole = node.get("/small").await;
+        assert_eq!((whole.text(), whole.header("x-cache")), ("small", "MISS from edge"));
+    }
+    let part = node.get_with("/large", &[("range", "bytes=0-9")]).await;
+    assert_eq!((part.status, part.header("retry-after")), (503, "2"));
+    drop(held);
+    let part = node.get_with("/large", &[("range", "bytes=0-9")]).await;
+    assert_eq!((part.status, part.bytes()), (206, &[7_u8; 10][..]));
+}
