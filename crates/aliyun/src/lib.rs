@@ -27,6 +27,7 @@ mod certificates;
 mod credentials;
 mod domains;
 mod errors;
+mod figures;
 mod form;
 mod functions;
 mod path;
@@ -46,6 +47,10 @@ pub use certificates::{CertificatePair, CertificateShown, SetCertificate};
 pub use credentials::{Bearer, CreateBearer, CreateSession, Session};
 pub use domains::{AddDomain, CdnType, DomainQuery, DomainStatus, SearchType, SetDomain, Source, SourceType};
 pub use errors::{codes, page};
+pub use figures::{
+    ANY_ISP, FIGURE_DOMAINS_MAX, FIGURES_KEPT_DAYS, Figure, FigureQuery, FiguresShown, Place, SortBy, URLS_KEPT_DAYS,
+    UrlQuery, UrlsShown, Window,
+};
 pub use form::{PAIRS_MAX, encode, encode_pairs};
 pub use functions::{DeleteFunctions, FunctionQuery, SetFunction, SetFunctions, WhichFunctions};
 pub use path::{LINE_CHARACTERS_MAX, ObjectPath};

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::certificates::{self, CertificateShown};
 use crate::credentials::{self, Bearer, Session};
 use crate::domains::{CdnType, DomainStatus, Source};
+use crate::figures::{self, FiguresShown, UrlsShown};
 use crate::read::{Product, Request, timestamp};
 use crate::tasks::{Page, TaskStatus, TaskType};
 
@@ -89,6 +90,10 @@ pub enum Reply {
         /// Whether every node has them.
         configured: bool,
     },
+    /// What was counted of domains.
+    Figures(Box<FiguresShown>),
+    /// The URLs that were asked for most.
+    TopUrls(Box<UrlsShown>),
 }
 
 /// A function that was set.
@@ -378,6 +383,8 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             let rows: Vec<Value> = rows.iter().map(|row| function(product, row, status)).collect();
             json!({ "RequestId": request_id, "DomainConfigs": { "DomainConfig": rows } })
         }
+        Reply::Figures(shown) => figures::fields(product, request_id, shown),
+        Reply::TopUrls(shown) => figures::urls_fields(request_id, shown),
     }
 }
 

@@ -27,6 +27,7 @@ mod certificates;
 mod credentials;
 mod details;
 mod domains;
+mod figures;
 mod functions;
 
 pub(crate) use certificates::{Shown, Submitted};

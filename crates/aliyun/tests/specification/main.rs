@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod figures;
 mod gateway;
 mod refresh;
 
@@ -37,7 +38,7 @@ struct Group {
     other_words: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const GROUPS: [Group; 1] = [refresh::GROUP];
+const GROUPS: [Group; 2] = [figures::GROUP, refresh::GROUP];
 
 fn facts() -> Value {
     serde_json::from_str(include_str!("../data/actions.json")).expect("the facts are JSON")
@@ -73,6 +74,7 @@ fn lacking(place: &str, declared: &Value, given: &Value, out: &mut Vec<String>) 
                 "string" => given.is_string(),
                 "integer" => given.is_u64(),
                 "boolean" => given.is_boolean(),
+                "number" => given.is_number(),
                 other => panic!("{place}: unknown type {other}"),
             };
             if !right {

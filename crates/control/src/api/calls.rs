@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
     Bearer, Bucket, Call, CdnType, CertificatePair, CertificateShown, Description, DomainDetail, DomainQuery,
-    DomainStatus, DomainTls, FunctionRow, FunctionSet, ObjectPath, Page, Product, Quota, RefreshByTag, RefreshType,
-    Reply, Request, SearchType, Session, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType,
-    WhichFunctions, Wording,
+    DomainStatus, DomainTls, FiguresShown, FunctionRow, FunctionSet, ObjectPath, Page, Product, Quota, RefreshByTag,
+    RefreshType, Reply, Request, SearchType, Session, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType,
+    UrlsShown, WhichFunctions, Wording,
 };
 use model::topology::WarmTiers;
 use model::{Cause, Function, Revision, Source, SourceKind};
@@ -80,6 +80,7 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::Functions(_) | Call::DomainsByFunction { .. } => Spent::InMemory,
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
         Call::PrefetchDetail(_) | Call::UserQuota | Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
+        Call::Figures(_) | Call::TopUrls(_) => Spent::InMemory,
         // A replay would hand out credentials a second time.
         Call::CreateSession(_) | Call::CreateBearer(_) => Spent::InDatabase,
     }
@@ -255,6 +256,14 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             let total = rows.len() as u64;
             let rows = rows.into_iter().skip(skip(page) as usize).take(page.size as usize).collect();
             Ok(Reply::Domains { page, total, rows })
+        }
+        Call::Figures(query) => {
+            let buckets = app.figures(principal, permission, &query).await?;
+            Ok(Reply::Figures(Box::new(FiguresShown { query, buckets })))
+        }
+        Call::TopUrls(query) => {
+            let urls = app.top_urls(principal, permission, &query).await?;
+            Ok(Reply::TopUrls(Box::new(UrlsShown { query, urls })))
         }
     }
 }

@@ -85,6 +85,7 @@ fn objects_belong_to_domains_of_the_caller_that_are_served() {
             modified_ms: 0,
             revision: Revision(1),
             configured,
+            born: Revision(1),
         };
         domains.insert(name(text), row);
     }

@@ -36,6 +36,8 @@ pub struct DomainRow {
     pub revision: Revision,
     /// Whether every node is past that entry, by acknowledgement or because its lease is over.
     pub configured: bool,
+    /// The entry that added it: what was counted under the name before is not this domain's.
+    pub born: Revision,
 }
 
 /// What the public API tells about a domain that nodes need not know.
@@ -228,7 +230,7 @@ impl State {
     pub async fn domains(&self) -> Result<Vec<DomainRow>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
-                let rows = sqlx::query("SELECT name, account, detail, created_ms, modified_ms, revision, configured FROM domain ORDER BY created_ms, name")
+                let rows = sqlx::query("SELECT name, account, detail, created_ms, modified_ms, revision, configured, born FROM domain ORDER BY created_ms, name")
                     .fetch_all(pool)
                     .await?;
                 rows.iter().map(domain_row).collect()
@@ -262,6 +264,7 @@ impl State {
             modified_ms: now_ms,
             revision: at,
             configured: false,
+            born: at,
         };
         insert_domain(&mut writing, row).await?;
         writing.commit().await?;
@@ -355,6 +358,7 @@ fn domain_row(row: &AnyRow) -> Result<DomainRow, StateError> {
         modified_ms: unsigned(row, "modified_ms")?,
         revision: revision(row, "revision")?,
         configured: unsigned(row, "configured")? == 1,
+        born: revision(row, "born")?,
     })
 }
 
@@ -362,7 +366,7 @@ fn domain_row(row: &AnyRow) -> Result<DomainRow, StateError> {
 async fn insert_domain(writing: &mut Writing, row: DomainRow) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {
-            sqlx::query("INSERT INTO domain (name, account, detail, created_ms, modified_ms, revision, configured) VALUES ($1, $2, $3, $4, $5, $6, 0)")
+            sqlx::query("INSERT INTO domain (name, account, detail, created_ms, modified_ms, revision, configured, born) VALUES ($1, $2, $3, $4, $5, $6, 0, $6)")
                 .bind(row.name.as_str())
                 .bind(row.account)
                 .bind(to_json(&row.detail))

@@ -25,6 +25,7 @@ use model::{DomainName, NodeName, Revision};
 use super::accounts::{Account, AccountStatus};
 use super::chunks::{Chunk, Filter, Kind, Outline, Past, Progress};
 use super::completions::{Amounts, Completion};
+use super::figures::FigureRows;
 use super::log::{DomainRow, Filed, Logged};
 use super::nodes::NodeRow;
 use super::{Counter, On, State, StateError};
@@ -171,6 +172,7 @@ pub(super) struct Tables {
     completions: Arc<BTreeMap<Revision, Arc<Completion>>>,
     days: Arc<BTreeMap<(String, u64, &'static str), u64>>,
     nonces: Arc<BTreeMap<Arc<(String, String)>, u64>>,
+    pub(super) figures: Arc<FigureRows>,
 }
 
 struct LogRow {

@@ -29,6 +29,7 @@ pub mod accounts;
 mod certificates;
 pub mod chunks;
 pub mod completions;
+pub mod figures;
 pub mod identity;
 pub mod log;
 pub mod memory;

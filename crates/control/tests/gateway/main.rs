@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 mod clients;
 mod credentials;
+mod figures;
 mod isolation;
 mod pages;
 mod quotas;
