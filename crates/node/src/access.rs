@@ -93,6 +93,8 @@ pub(crate) struct Ending {
     pub(crate) result: Option<XCache>,
     /// The connection took the whole of it.
     pub(crate) complete: bool,
+    /// It counts for the figures of the domain that serves its host.
+    pub(crate) counted: bool,
 }
 
 impl Client {
@@ -161,6 +163,8 @@ impl Pending {
         text(line, ",\"cache\":\"", ending.result.map_or("", XCache::word).as_bytes());
         let complete: &str = if ending.complete { ",\"complete\":true" } else { ",\"complete\":false" };
         line.extend_from_slice(complete.as_bytes());
+        let counted: &str = if ending.counted { ",\"counted\":true" } else { ",\"counted\":false" };
+        line.extend_from_slice(counted.as_bytes());
         text(line, ",\"node\":\"", node.as_bytes());
         line.extend_from_slice(b"}\n");
     }
@@ -407,6 +411,7 @@ mod tests {
             first_byte: Some(Duration::from_micros(250)),
             result: Some(XCache::Hit),
             complete: true,
+            counted: true,
         }
     }
 
