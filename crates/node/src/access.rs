@@ -446,8 +446,8 @@ mod tests {
                 "time": "2024-02-29T12:34:56.789Z", "request_id": "id-1", "client": "192.0.2.1:5000", "scheme": "https",
                 "method": "GET",
                 "host": "a.com", "path": "/a?b=c", "protocol": "HTTP/1.1", "status": 200, "bytes": 5, "duration_ms": 1.5,
-                "first_byte_ms": 0.25, "cache": "HIT", "complete": true, "node": "edge", "referer": "", "user_agent": "curl",
-                "range": "bytes=0-4",
+                "first_byte_ms": 0.25, "cache": "HIT", "complete": true, "counted": true, "node": "edge", "referer": "",
+                "user_agent": "curl", "range": "bytes=0-4",
             })
         );
     }
