@@ -198,7 +198,9 @@ async fn load(stage: &Stage, round: usize, secure: u16, authority: &Path) -> any
                 ensure!(answer.status == 200, "{path}: {}", answer.status);
             }
         }
-        let part = http::get(port, DOMAIN, &format!("/{round}/4.bin"), &[("range", "bytes=10-1009")]).await?;
+        // Of a stored body: what is asked for in parts and is too small for slices is asked for twice, and the node reads only one
+        // of the answers, though the origin has sent both.
+        let part = http::get(port, DOMAIN, &format!("/{round}/4.bin?again=0"), &[("range", "bytes=10-1009")]).await?;
         ensure!((part.status.as_u16(), part.body.len()) == (206, 1000), "{}", part.status);
         let missing = http::get(port, DOMAIN, &format!("/{round}/missing-{region}"), &[]).await?;
         ensure!(missing.status == 404, "{}", missing.status);
