@@ -86,6 +86,8 @@ pub(crate) struct Figures {
     woken: Notify,
     /// All that is there is to be reported now.
     haste: AtomicBool,
+    /// Somebody takes reports.
+    heard: AtomicBool,
     taken: Counter,
     dropped: Counter,
     urls_dropped: Counter,
@@ -172,6 +174,7 @@ impl Figures {
             }),
             woken: Notify::new(),
             haste: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             taken: Counter::default(),
             dropped: Counter::default(),
             urls_dropped: Counter::default(),
@@ -280,9 +283,15 @@ impl Figures {
         }
     }
 
-    /// The connection is a new one: nothing was sent on it.
-    pub(crate) fn connected(&self) {
+    /// The connection is a new one: nothing was sent on it. Whether reports are taken at its other end.
+    pub(crate) fn connected(&self, heard: bool) {
         self.outgoing().sent = None;
+        self.heard.store(heard, Ordering::SeqCst);
+    }
+
+    /// There is no connection.
+    pub(crate) fn disconnected(&self) {
+        self.heard.store(false, Ordering::SeqCst);
     }
 
     /// The control plane has a report.
@@ -306,11 +315,11 @@ impl Figures {
         }
     }
 
-    /// Has everything reported that is there, for as long as that takes at most.
+    /// Has everything reported that is there, while somebody takes it, and for so long at most.
     pub(crate) async fn flush(&self, most: Duration) {
         const LOOK_EVERY: Duration = Duration::from_millis(10);
         let until = Instant::now() + most;
-        while Instant::now() < until && !self.is_empty() {
+        while Instant::now() < until && self.heard.load(Ordering::SeqCst) && !self.is_empty() {
             self.haste.store(true, Ordering::SeqCst);
             self.woken.notify_one();
             tokio::time::sleep(LOOK_EVERY).await;

@@ -145,6 +145,7 @@ impl Link {
                 ended = self.session() => ended,
             };
             self.connected.store(false, Ordering::SeqCst);
+            self.figures.disconnected();
             let Err(error) = ended;
             match &error {
                 LinkError::Refused { reason, again: false } => {
@@ -204,7 +205,7 @@ impl Link {
             None => return Err(LinkError::Closed),
             Some(_) => return Err(LinkError::Unexpected("something other than Welcome first")),
         };
-        self.figures.connected();
+        self.figures.connected(takes_figures);
         self.connected.store(true, Ordering::SeqCst);
         tracing::info!(applied = self.knowing.applied().0, "following the control plane");
 

@@ -120,12 +120,12 @@ async fn report_that_is_not_taken_is_sent_again_as_it_is() {
     let sent = Instant::now();
     assert_eq!(figures.report(&knowing).await, first, "after a while");
     assert_eq!(sent.elapsed(), AGAIN_AFTER);
-    figures.connected();
+    figures.connected(true);
     assert_eq!(figures.report(&knowing).await, first, "at once on a new connection");
     assert_eq!(sent.elapsed(), AGAIN_AFTER);
     figures.take(FiguresTaken { boot: first.boot, sequence: first.sequence + 1 });
     figures.take(FiguresTaken { boot: first.boot + 1, sequence: first.sequence });
-    figures.connected();
+    figures.connected(true);
     assert_eq!(figures.report(&knowing).await, first, "another answer is none");
     figures.take(taken(&first));
     let second = figures.report(&knowing).await;
@@ -180,6 +180,7 @@ async fn urls_are_bounded_and_long_ones_left_out() {
     for hour in 0..(URLS_MAX / SKETCH_URLS_MAX + 2) as u64 {
         (0..SKETCH_URLS_MAX + 5).for_each(|n| count(&figures, a, 3_600 * hour, &format!("/{n}"), 200, 1));
     }
+    figures.connected(true);
     figures.flush(Duration::from_millis(5)).await;
     assert!(figures.urls().count <= URLS_MAX);
     let mut lists = 0;
@@ -203,6 +204,9 @@ async fn node_that_stops_waits_until_all_is_taken_but_not_for_ever() {
     let a = slot(&knowing, "a.com");
     count(&figures, a, 0, "/x", 200, 1);
     let began = Instant::now();
+    figures.flush(Duration::from_secs(2)).await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "there is nobody to take it");
+    figures.connected(true);
     figures.flush(Duration::from_secs(2)).await;
     assert_eq!(began.elapsed(), Duration::from_secs(2), "nobody takes it");
     let taking = async {
