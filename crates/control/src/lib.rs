@@ -242,9 +242,7 @@ impl Parts {
             state.clone(),
             identity,
             following.clone(),
-            scheduler.clone(),
-            acknowledged.clone(),
-            collector,
+            link::Listeners { scheduler: scheduler.clone(), acknowledged: acknowledged.clone(), collector },
             clock.clone(),
             stopping.clone(),
         );

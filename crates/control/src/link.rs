@@ -67,6 +67,13 @@ pub(crate) struct Link {
     shared: Arc<Shared>,
 }
 
+/// Who listens to what nodes say.
+pub(crate) struct Listeners {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) acknowledged: Acknowledged,
+    pub(crate) collector: Collector,
+}
+
 struct Shared {
     state: State,
     identity: Identity,
@@ -88,12 +95,11 @@ impl Link {
         state: State,
         identity: Identity,
         following: Following,
-        scheduler: Scheduler,
-        acknowledged: Acknowledged,
-        collector: Collector,
+        listeners: Listeners,
         clock: Arc<dyn Clock>,
         stopping: CancellationToken,
     ) -> Link {
+        let Listeners { scheduler, acknowledged, collector } = listeners;
         let connected = Mutex::new(HashMap::new());
         let sessions = AtomicU64::new(0);
         let heads = Heads::start(state.clone());

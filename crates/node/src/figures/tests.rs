@@ -1,3 +1,5 @@
+//! Counting, reporting and bounds of figures, on time that tests move.
+
 use std::collections::BTreeSet;
 
 use model::figures::{SKETCH_URLS_MAX, Tally};
