@@ -53,6 +53,9 @@ async fn put(rig: &Rig, sequence: u64, ago: u64, region: Region, users: Side, or
     state.close().await;
 }
 
+/// Action, parameters, and what they are refused with: status, code, text.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str, &'a str);
+
 fn ago(secs: u64) -> String {
     timestamp(SystemTime::UNIX_EPOCH + START - Duration::from_secs(secs))
 }
@@ -172,7 +175,7 @@ async fn windows_and_domains_are_refused_in_the_words_of_their_page() {
     let rig = Rig::start("open").await;
     let (good, before) = (ago(3_600), ago(7_200));
     let alone = "StartTime and EndTime can not be single.";
-    let cases: [(&str, &[(&str, &str)], u16, &str, &str); 12] = [
+    let cases: [Case<'_>; 12] = [
         ("DescribeDomainBpsData", &[("StartTime", &good)], 400, "MissingParameter", alone),
         ("DescribeDomainBpsData", &[("EndTime", &good)], 400, "MissingParameter", alone),
         (
