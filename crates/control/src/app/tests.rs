@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::policy::Policy;
 use crate::state::accounts::Account;
-use crate::state::log::{DomainDetail, DomainError};
+use crate::state::domains::{ChangedDomain, Doing, DomainDetail, DomainError};
 use crate::testing::{clock, state, until};
 
 #[test]
@@ -85,6 +85,8 @@ fn objects_belong_to_domains_of_the_caller_that_are_served() {
             modified_ms: 0,
             revision: Revision(1),
             configured,
+            doing: Doing::Configuring,
+            blocked: String::new(),
         };
         domains.insert(name(text), row);
     }
@@ -195,7 +197,22 @@ impl Rig {
 
     async fn add_domain(&self, principal: &Principal, text: &str) -> Result<(), Denied> {
         let Domain { name, coverage, sources, .. } = domain(text);
-        self.app.add_domain(principal, PUSH, name, coverage, sources, DomainDetail::default()).await
+        let (names, detail) = (vec![name], DomainDetail::default());
+        let wanted = Wanted { names, coverage, sources, detail, labels: Vec::new() };
+        self.app.add_domains(principal, PUSH, wanted).await
+    }
+
+    /// Deletes a domain of mine, and waits until its name is free.
+    async fn delete(&self, text: &str) {
+        until("the domain is configured", || async {
+            self.app.following.now().domains[&name(text)].configured.then_some(())
+        })
+        .await;
+        self.app.remove_domain(&me(), PUSH, &name(text)).await.unwrap();
+        until("the name is free", || async {
+            (!self.app.following.now().domains.contains_key(&name(text))).then_some(())
+        })
+        .await;
     }
 
     async fn push(&self, principal: &Principal, nonce: &str, urls: &[&str]) -> Result<Vec<u64>, Denied> {
@@ -269,7 +286,7 @@ async fn tags_are_refreshed_in_a_domain_of_the_caller() {
 #[tokio::test]
 async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
     let rig = Rig::start().await;
-    let change = |change| async { rig.app.change_domain(&me(), PUSH, &name("a.com"), change).await };
+    let change = async |change| rig.app.change_domains(&me(), PUSH, &[name("a.com")], &change).await;
     let configured = || {
         until("the domain is configured", || async {
             rig.app.following.now().domains[&name("a.com")].configured.then_some(())
@@ -293,10 +310,11 @@ async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
     assert_eq!((domain.online, domain.tag_header.as_deref()), (true, Some("x-tags")));
 
     let stranger = principal("you", AccountStatus::Active, None);
-    let denied = rig.app.change_domain(&stranger, PUSH, &name("a.com"), DomainChange::Online(false)).await;
+    let denied = rig.app.change_domains(&stranger, PUSH, &[name("a.com")], &DomainChange::Online(false)).await;
     assert!(matches!(denied, Err(Denied::NoDomain(_))));
     let row = rig.app.following.now().domains[&name("a.com")].clone();
-    let outdated = rig.app.state.change_domain("me", domain, Revision(row.revision.0 - 1), 0).await;
+    let change = ChangedDomain { domain, detail: row.detail, seen: Revision(row.revision.0 - 1) };
+    let outdated = rig.app.state.change_domains("me", vec![change], Doing::Configuring, 0).await;
     assert!(matches!(outdated, Err(DomainError::Changed)), "{outdated:?}");
     assert_eq!(rig.app.following.now().knowledge.domains[&name("a.com")].tag_header.as_deref(), Some("x-tags"));
 }
@@ -318,7 +336,7 @@ async fn caches_are_shared_inside_an_account() {
         assert!(matches!(denied, Err(Denied::Functions(_))), "{refused}: {denied:?}");
     }
     set("b.com").await.unwrap();
-    rig.app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
+    rig.delete("b.com").await;
     let stranger = principal("other", AccountStatus::Active, None);
     assert!(
         matches!(rig.add_domain(&stranger, "b.com").await, Err(Denied::DomainConflict)),
@@ -403,7 +421,7 @@ async fn account_may_do_what_its_status_says() {
             rig.push(&who, &nonce, &["a.com/1"]).await.map(drop),
             rig.refresh(&who, &format!("r{nonce}"), &["a.com/1"], FILES).await.map(drop),
             rig.add_domain(&who, "c.com").await,
-            rig.app.remove_domain(&who, PUSH, &name("c.com")).await,
+            rig.app.remove_domain(&who, PUSH, &name("b.com")).await,
         ];
         assert_eq!(changes.map(denied), [may_change; 4], "{status:?}");
         let looks = [
@@ -447,7 +465,7 @@ async fn domains_are_each_accounts_own() {
     assert!(matches!(rig.push(&you, "1", &["a.com/1"]).await, Err(Denied::NoDomain(_))));
     rig.push(&me(), "1", &["a.com/1"]).await.unwrap();
     assert_eq!(rig.lines(&you, &all(), 0, 9).await.unwrap().total, 0);
-    rig.app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
+    rig.delete("b.com").await;
     let names: Vec<String> =
         rig.app.domains(&me(), LOOK).unwrap().iter().map(|view| view.row.name.to_string()).collect();
     assert_eq!(names, ["a.com"], "what was just removed is not shown");
