@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use model::{Certificate, Coverage, Domain, DomainName, Functions, Revision, Source, Tier};
+use model::{Certificate, Coverage, Domain, DomainName, Functions, NodeName, Revision, Source, Tier};
 
 use super::{App, Denied, Permission, Principal};
 use crate::known::Known;
@@ -19,6 +19,9 @@ use crate::state::millis;
 
 /// Domains one account may have.
 pub(crate) const DOMAINS_MAX: usize = 50_000;
+
+/// Nodes that are named when a deletion waits for more.
+const NAMED_MAX: usize = 20;
 
 /// A domain as users see it.
 #[derive(Clone, Debug, PartialEq)]
@@ -201,6 +204,17 @@ impl App {
         let known = self.following.now();
         let row = own(&known, principal, name)?;
         view(&known, row).ok_or_else(|| Denied::NoDomain(name.to_string()))
+    }
+
+    /// Members that still have something of a domain that `revision` removed, the first of them.
+    pub(crate) async fn not_deleted_by(&self, revision: Revision) -> Result<Vec<String>, Denied> {
+        let rows = self.state.nodes().await?;
+        let done = |name: &NodeName| {
+            rows.iter().any(|row| row.name == *name && row.acked >= revision && row.swept >= revision)
+        };
+        let known = self.following.now();
+        let members = known.knowledge.topology.members.keys();
+        Ok(members.filter(|name| !done(name)).take(NAMED_MAX).map(ToString::to_string).collect())
     }
 
     /// Where nodes of the second tier are that serve a domain of the account: host names or addresses, each once.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Knowledge, ManualClock, Moment, Revision, Source, SourceKind};
+use model::{Knowledge, ManualClock, Moment, Revision};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -12,7 +12,7 @@ use super::*;
 use crate::policy::Policy;
 use crate::state::accounts::Account;
 use crate::state::domains::{ChangedDomain, Doing, DomainDetail, DomainError};
-use crate::testing::{clock, state, until};
+use crate::testing::{clock, domain, state, until};
 
 #[test]
 fn days_begin_at_midnight_in_the_zone_of_quotas() {
@@ -33,26 +33,6 @@ fn progress_never_says_all_while_the_task_has_not() {
 
 fn name(text: &str) -> DomainName {
     DomainName::parse(text).unwrap()
-}
-
-fn domain(text: &str) -> Domain {
-    let source = Source {
-        kind: SourceKind::Address,
-        content: "127.0.0.1".into(),
-        port: 80,
-        scheme: None,
-        priority: 20,
-        weight: 10,
-    };
-    let functions = model::Functions::default();
-    Domain {
-        name: name(text),
-        coverage: Coverage::Domestic,
-        sources: vec![source],
-        online: true,
-        tag_header: None,
-        functions,
-    }
 }
 
 fn object(url: &str) -> Object {
@@ -317,6 +297,54 @@ async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
     let outdated = rig.app.state.change_domains("me", vec![change], Doing::Configuring, 0).await;
     assert!(matches!(outdated, Err(DomainError::Changed)), "{outdated:?}");
     assert_eq!(rig.app.following.now().knowledge.domains[&name("a.com")].tag_header.as_deref(), Some("x-tags"));
+}
+
+#[tokio::test]
+async fn domain_whose_nodes_have_not_heard_of_its_last_change_is_busy() {
+    let rig = Rig::with_nodes(&["p-1"]).await;
+    let app = &rig.app;
+    let change = async |names: &[&str], change| {
+        let names: Vec<DomainName> = names.iter().map(|text| name(text)).collect();
+        app.change_domains(&me(), PUSH, &names, &change).await
+    };
+    let doing = || app.following.now().domains[&name("a.com")].doing;
+    change(&["a.com"], DomainChange::Online(false)).await.unwrap();
+    assert_eq!(doing(), Doing::Stopping);
+    let function =
+        model::Function { id: 0, name: "range".into(), args: vec![("enable".into(), "on".into())], parent: None };
+    let set = app.set_functions(&me(), PUSH, &[name("a.com")], &[Wished { id: None, function }]).await.map(drop);
+    let busy = [
+        change(&["a.com"], DomainChange::Online(true)).await,
+        change(&["b.com", "a.com"], DomainChange::Coverage(Coverage::Overseas)).await,
+        change(&["a.com"], DomainChange::Sources(domain("x.com").sources, vec!["domain".into()])).await,
+        app.remove_domain(&me(), PUSH, &name("a.com")).await,
+        set,
+    ];
+    assert!(busy.iter().all(|denied| matches!(denied, Err(Denied::Configuring))), "{busy:?}");
+    assert_eq!(
+        app.following.now().knowledge.domain("b.com").unwrap().coverage,
+        domain("b.com").coverage,
+        "all or none"
+    );
+    change(&["a.com"], DomainChange::Online(false)).await.expect("it is so already");
+
+    let acknowledge = || rig.app.acknowledged.take(&crate::testing::node("p-1"), rig.app.following.now().head);
+    acknowledge();
+    until("the node is past it", || async { rig.app.following.now().domains[&name("a.com")].configured.then_some(()) })
+        .await;
+    change(&["a.com"], DomainChange::Online(true)).await.unwrap();
+    assert_eq!(doing(), Doing::Configuring);
+
+    // What is being deleted is shown, and busy; its name is nobody's.
+    app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
+    acknowledge();
+    let view = app.domain(&me(), LOOK, &name("b.com")).unwrap();
+    assert_eq!((view.row.doing, view.domain.sources), (Doing::Deleting, domain("b.com").sources));
+    assert!(matches!(change(&["b.com"], DomainChange::Online(false)).await, Err(Denied::Configuring)));
+    assert!(matches!(rig.push(&me(), "1", &["b.com/1"]).await, Err(Denied::NoDomain(_))));
+    assert!(matches!(rig.add_domain(&me(), "b.com").await, Err(Denied::Configuring)));
+    let you = principal("you", AccountStatus::Active, None);
+    assert!(matches!(rig.add_domain(&you, "b.com").await, Err(Denied::DomainExists { own: false })));
 }
 
 #[tokio::test]

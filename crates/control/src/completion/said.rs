@@ -153,14 +153,6 @@ impl Acknowledged {
         lock(&self.shared.swept).unkept.extend(nodes.into_iter().map(|(node, _)| node));
     }
 
-    /// Members that have not swept up to `revision`, as far as they told this process; at most [`NAMED_MAX`].
-    pub(crate) fn not_swept(&self, known: &Known, revision: Revision) -> Vec<String> {
-        let swept = lock(&self.shared.swept);
-        let late = |name: &&NodeName| swept.upto.get(*name).is_none_or(|upto| *upto < revision);
-        let members = known.knowledge.topology.members.keys();
-        members.filter(late).take(NAMED_MAX).map(ToString::to_string).collect()
-    }
-
     /// How many of the members have acknowledged `revision`, and how many there are.
     pub(crate) fn share(&self, known: &Known, revision: Revision) -> (usize, usize) {
         let kept = lock(&self.shared.kept);

@@ -93,17 +93,29 @@ async fn batches_are_done_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn what_is_asked_of_a_domain_that_changes_is_told_to_wait() {
+async fn what_is_so_already_is_no_change_and_bad_origins_are_told_apart() {
     let rig = rig().await;
-    // A member that never speaks: nothing is past it until its lease is over.
-    rig.operator.set_pop("cn-1", model::Coverage::Global, &[]).await.unwrap();
     assert_eq!(settled(&rig, CDN, "StopCdnDomain", &[("DomainName", "a.com")]).await.status, 200);
     let first = status(&rig, "a.com").await;
     assert!(["stopping", "offline"].contains(&first.as_str()), "{first}");
-    let again = rig.ask(CDN, "StopCdnDomain", &[("DomainName", "a.com")]).await;
-    assert_eq!(again.status, 200, "what is stopped already is no change: {again:?}");
-    let answer = rig.ask(CDN, "ModifyCdnDomain", &[("DomainName", "a.com"), ("Sources", "[{}]")]).await;
-    assert_refused(&answer, 400, "InvalidSource.Type.Malformed", "");
+    assert_eq!(rig.ask(CDN, "StopCdnDomain", &[("DomainName", "a.com")]).await.status, 200);
+    let cases = [
+        ("[]", "InvalidSources.Malformed"),
+        ("[{}]", "InvalidSource.Type.Malformed"),
+        (r#"[{"type":"ipaddr"}]"#, "InvalidSource.Content.Malformed"),
+        (r#"[{"content":"A.com","type":"domain"}]"#, "InvalidSource.Content.Malformed"),
+        (r#"[{"content":"1.2.3.4","type":"domain"}]"#, "InvalidTypeContent.Mismatch"),
+        (r#"[{"content":"1.2.3.4","type":"ipaddr","priority":"10"}]"#, "InvalidSource.Priority.Malformed"),
+        (r#"[{"content":"1.2.3.4","type":"ipaddr","port":0}]"#, "InvalidSourcePort.Malformed"),
+    ];
+    for (sources, code) in cases {
+        for (version, action) in [(CDN, "ModifyCdnDomain"), (VOD, "UpdateVodDomain")] {
+            let answer = rig.ask(version, action, &[("DomainName", "a.com"), ("Sources", sources)]).await;
+            assert_refused(&answer, 400, code, "");
+        }
+    }
+    let top = [("DomainName", "a.com"), ("TopLevelDomain", "com")];
+    assert_refused(&rig.ask(CDN, "ModifyCdnDomain", &top).await, 400, "TopLevelDomain.NotFound", "");
 }
 
 #[tokio::test]

@@ -328,6 +328,8 @@ async fn detail(domain: &str, api: &Api, output: Output, out: &mut (dyn Write + 
         ("cname", &model["Cname"]),
         ("type", &model["CdnType"]),
     ];
+    let description = model.get("Description").filter(|text| text.as_str().is_some_and(|text| !text.is_empty()));
+    fields.extend(description.map(|text| ("description", text)));
     // Only where it is set, and only of our own service.
     fields.extend(model.get("TagHeader").map(|header| ("tag_header", header)));
     match output {

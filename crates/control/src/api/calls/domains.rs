@@ -82,7 +82,9 @@ async fn look(app: &App, principal: &Principal, permission: Permission<'_>, call
                 tls.chain = chain;
             }
             if view.row.doing == Doing::Deleting {
-                detail.description = waited_for(app, &view);
+                let nodes = app.not_deleted_by(view.row.revision).await?;
+                detail.description =
+                    if nodes.is_empty() { String::new() } else { format!("waiting for {}", nodes.join(", ")) };
             }
             Ok(Reply::DomainDetail(detail))
         }
@@ -110,12 +112,6 @@ fn page_of(rows: Vec<DomainDetail>, page: Page) -> Reply {
     let total = rows.len() as u64;
     let rows = rows.into_iter().skip(skip(page) as usize).take(page.size as usize).collect();
     Reply::Domains { page, total, rows }
-}
-
-/// Why a deletion is not done, where nodes are known that it waits for.
-fn waited_for(app: &App, view: &DomainView) -> String {
-    let nodes = app.acknowledged.not_swept(&app.following.now(), view.row.revision);
-    if nodes.is_empty() { String::new() } else { format!("waiting for {}", nodes.join(", ")) }
 }
 
 fn types(sources: &[aliyun::Source]) -> Vec<String> {
