@@ -40,7 +40,7 @@ async fn listed(stage: &Stage) -> anyhow::Result<Option<String>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_a_domain_takes_its_bytes_along_and_a_new_owner_never_gets_them() -> anyhow::Result<()> {
-    let mut stage = Stage::set("open").await?;
+    let mut stage = Stage::with_lease("open", 2).await?;
     let origin = stage.origin().await?;
     for path in PATHS {
         write(&origin, path, format!("the first owner's {path}").as_bytes())?;
@@ -68,8 +68,8 @@ async fn deleting_a_domain_takes_its_bytes_along_and_a_new_owner_never_gets_them
         })
         .await;
     }
-    // Longer than any lease.
-    tokio::time::sleep(Duration::from_secs(12)).await;
+    // Its lease and the margin are over, after which a refresh would be complete: what must not happen has its time to.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(listed(&stage).await?.as_deref(), Some("deleting"));
     let first = std::mem::replace(&mut stage.key, other);
     let refused = stage.cli(&add).await.expect_err("the name is taken");

@@ -161,7 +161,7 @@ fn others(action: &str, name: &str) -> &'static [&'static str] {
     }
 }
 
-fn reply(action: &str) -> Reply {
+pub(crate) fn reply(action: &str) -> Reply {
     let label = || ("env".to_owned(), "prod".to_owned());
     let domain = DomainDetail {
         name: "a.com".to_owned(),

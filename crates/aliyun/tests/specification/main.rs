@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod configs;
 mod domains;
 mod gateway;
 mod refresh;
@@ -38,7 +39,7 @@ struct Group {
     other_words: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const GROUPS: [Group; 2] = [domains::GROUP, refresh::GROUP];
+const GROUPS: [Group; 3] = [configs::GROUP, domains::GROUP, refresh::GROUP];
 
 fn facts() -> Value {
     serde_json::from_str(include_str!("../data/actions.json")).expect("the facts are JSON")

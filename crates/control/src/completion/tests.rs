@@ -93,6 +93,7 @@ async fn deletion_waits_for_every_member_to_have_swept_whatever_its_lease() {
     let dir = TempDir::new().unwrap();
     let state = state(&dir, &[]).await;
     // Members with rows, as they are after a hello.
+    state.append(&[Entry::Pop(pop("p"))]).await.unwrap();
     for (name, id) in [("p-1", "1"), ("p-2", "2")] {
         state.create_join_token(id, "secret", u64::MAX >> 1).await.unwrap();
         let known = state.knowledge().await.unwrap().1;

@@ -271,7 +271,8 @@ pub(super) async fn domain(
         }
         DomainCommand::List => {
             let list = ["Domains", "PageData"];
-            let domains = pages(api, "DescribeUserDomains", &[], list, DOMAINS_MAX, DOMAINS_PER_PAGE).await?;
+            let all = [("CheckDomainShow", "true")];
+            let domains = pages(api, "DescribeUserDomains", &all, list, DOMAINS_MAX, DOMAINS_PER_PAGE).await?;
             let rows: Vec<Value> = domains
                 .iter()
                 .map(|domain| {
