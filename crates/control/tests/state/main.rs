@@ -119,6 +119,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     tasks::refreshes_of_a_domain_are_bounded(&state).await;
     tasks::a_queue_may_count_calls(&state).await;
     tasks::what_completed_a_refresh_is_kept_with_it(&state).await;
+    tasks::lines_are_counted_as_they_are_listed(&state).await;
     log::what_is_not_committed_never_was(&state).await;
     let head = state.head().await.unwrap();
     let domains = state.domains().await.unwrap();
