@@ -394,10 +394,16 @@ async fn figures_are_taken_once_and_go_to_whose_the_domain_was() {
         tag_header: None,
         functions: model::Functions::default(),
     };
-    let detail = crate::state::log::DomainDetail::default();
-    let mine = state.add_domain("me", domain("a.com"), &detail, 0).await.unwrap();
-    state.remove_domain("me", &domain("a.com").name).await.unwrap();
-    let yours = state.add_domain("you", domain("a.com"), &detail, 0).await.unwrap();
+    let add = async |account| {
+        let detail = crate::state::domains::DomainDetail::default();
+        let new = crate::state::domains::NewDomain { domain: domain("a.com"), detail, labels: Default::default() };
+        state.add_domains(account, vec![new], 0).await.unwrap()
+    };
+    let mine = add("me").await;
+    let detail = crate::state::domains::DomainDetail::default();
+    let removed = state.remove_domain("me", domain("a.com"), &detail, mine, 0).await.unwrap();
+    state.forget_deleted(&[(domain("a.com").name, removed)]).await.unwrap();
+    let yours = add("you").await;
 
     let report = |sequence, minutes| model::link::Figures { boot: 7, sequence, minutes, urls: Vec::new() };
     let first = report(1, vec![counted("a.com", mine, 5), counted("a.com", yours, 2), counted("b.com", yours, 1)]);
