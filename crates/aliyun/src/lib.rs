@@ -22,6 +22,7 @@
 //! Accounts, quotas, tasks. This crate says how they are spoken of.
 
 mod actions;
+mod audit;
 mod call;
 mod certificates;
 mod credentials;
@@ -38,9 +39,12 @@ mod refusal;
 mod render;
 mod reply;
 mod rules;
+mod service;
 mod sign;
 mod tasks;
 
+pub use actions::{Resource, resource};
+pub use audit::{AuditEvent, AuditQuery};
 pub use call::{Call, call};
 pub use certificates::{CertificatePair, CertificateShown, SetCertificate};
 pub use credentials::{Bearer, CreateBearer, CreateSession, Session};
@@ -61,5 +65,6 @@ pub use reply::{
     Reply, TaskRow, UNLIMITED, WaitedFor, Waiting,
 };
 pub use rules::{Rules, TASK_HISTORY_DAYS};
+pub use service::{ChargeType, OpenedService, ServiceStatus};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};
