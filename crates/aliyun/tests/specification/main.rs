@@ -5,6 +5,7 @@
 mod common;
 mod gateway;
 mod refresh;
+mod service;
 
 use std::collections::BTreeSet;
 
@@ -37,7 +38,7 @@ struct Group {
     other_words: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const GROUPS: [Group; 1] = [refresh::GROUP];
+const GROUPS: [Group; 2] = [refresh::GROUP, service::GROUP];
 
 fn facts() -> Value {
     serde_json::from_str(include_str!("../data/actions.json")).expect("the facts are JSON")
