@@ -242,9 +242,9 @@ impl Door {
         let profile = limits::profile(account);
         let call = aliyun::call(request, profile, self.app.rules, now)?;
         let spent = calls::spent(&call);
-        let record = |submitted| told::record(&principal, request, submitted, id, from, millis(now));
+        let record = |of_call| told::record(&principal, request, of_call, id, from, millis(now));
         // What only looks is recorded where it is refused, and costs nothing where it is not.
-        let told = (spent != calls::Spent::InMemory).then(|| record(told::submitted(&call)));
+        let told = (spent != calls::Spent::InMemory).then(|| record(told::of_call(&call)));
         let begun = self.spend_nonce(&principal, request, spent, told.as_ref(), id).await?;
         let caller = calls::Caller { principal: &principal, request, wording: profile.wording(request), record: told };
         let answered = calls::answer(&self.app, &caller, call).await;
@@ -269,7 +269,7 @@ impl Door {
                 self.app.accepting.note(Note::Refused(Record { outcome, ..record })).await;
             }
             (calls::Spent::InMemory, Err(Denied::Forbidden)) => {
-                self.app.accepting.note(Note::Refused(Record { outcome, ..record(None) })).await;
+                self.app.accepting.note(Note::Refused(Record { outcome, ..record(told::OfCall::default()) })).await;
             }
             (calls::Spent::InMemory, _) => {}
         }

@@ -56,22 +56,39 @@ const DOMAINS: [&str; 2] = ["DomainName", "DomainNames"];
 /// Elements of `ResourceId.N`, which names domains too; the vendor takes fifty.
 const RESOURCES_MAX: usize = 50;
 
-/// The hosts of what a call submits, and how many lines it has. Other calls have none.
-pub(super) fn submitted(call: &Call) -> Option<(BTreeSet<String>, usize)> {
+/// What is told of a call that its parameters do not say in short.
+#[derive(Default)]
+pub(super) struct OfCall {
+    /// The hosts of what it submits.
+    hosts: BTreeSet<String>,
+    detail: BTreeMap<String, String>,
+}
+
+/// What is told of `call` beside its parameters: of what it submits the hosts and how many lines, of functions their names, for their
+/// arguments may be secrets.
+pub(super) fn of_call(call: &Call) -> OfCall {
     let paths = match call {
         Call::Prefetch(prefetch) => &prefetch.paths,
         Call::Refresh(refresh) => &refresh.paths,
-        _ => return None,
+        Call::SetFunctions(set) => {
+            let names: BTreeSet<&str> = set.functions.iter().map(|function| function.name.as_str()).collect();
+            let names = told(&names.into_iter().collect::<Vec<_>>().join(","));
+            return OfCall { detail: [("FunctionNames".to_owned(), names)].into(), ..OfCall::default() };
+        }
+        _ => return OfCall::default(),
     };
     let hosts: BTreeSet<&str> = paths.iter().map(|path| path.key.host()).collect();
-    Some((hosts.into_iter().map(str::to_owned).collect(), paths.len()))
+    OfCall {
+        hosts: hosts.into_iter().map(str::to_owned).collect(),
+        detail: [("Lines".to_owned(), paths.len().to_string())].into(),
+    }
 }
 
 /// The record of a call that is about to be done.
 pub(super) fn record(
     principal: &Principal,
     request: &Request,
-    submitted: Option<(BTreeSet<String>, usize)>,
+    of_call: OfCall,
     id: &str,
     from: Option<IpAddr>,
     now_ms: u64,
@@ -87,10 +104,8 @@ pub(super) fn record(
         .map(|name| told(name.trim()).to_ascii_lowercase().replace(char::is_whitespace, ""))
         .filter(|name| !name.is_empty())
         .collect();
-    if let Some((hosts, lines)) = submitted {
-        domains.extend(hosts);
-        detail.insert("Lines".to_owned(), lines.to_string());
-    }
+    domains.extend(of_call.hosts);
+    detail.extend(of_call.detail);
     if domains.len() > DOMAINS_MAX {
         detail.insert("MoreDomains".to_owned(), (domains.len() - DOMAINS_MAX).to_string());
     }

@@ -46,6 +46,9 @@ async fn every_change_is_told_and_every_refusal_by_policy() {
     let certificate =
         [("DomainName", "a.com"), ("SSLProtocol", "on"), ("SSLPub", "hunter3"), ("SSLPri", secret), ("CertName", "c")];
     assert_eq!(rig.ask(CDN, "SetCdnDomainSSLCertificate", &certificate).await.status, 400);
+    let function = r#"[{"functionName":"aliauth","functionArgs":[{"argName":"auth_key1","argValue":"hunter4"}]}]"#;
+    let functions = [("DomainNames", "a.com,none.com"), ("Functions", function)];
+    assert_eq!(rig.ask(CDN, "BatchSetCdnDomainConfig", &functions).await.status, 404);
     for (action, params) in [
         ("PushObjectCache", &[("ObjectPath", "http://a.com/1")][..]),
         ("DeleteCdnDomain", &[("DomainName", "a.com")]),
@@ -65,6 +68,7 @@ async fn every_change_is_told_and_every_refusal_by_policy() {
         ("CreateSessionCredentials", "Forbidden.RAM", vec![]),
         ("DeleteCdnDomain", "Forbidden.RAM", vec!["a.com"]),
         ("PushObjectCache", "Forbidden.RAM", vec!["a.com"]),
+        ("BatchSetCdnDomainConfig", "InvalidDomain.NotFound", vec!["a.com", "none.com"]),
         ("SetCdnDomainSSLCertificate", "InvalidCertificate", vec!["a.com"]),
         ("DeleteCdnDomain", "InvalidDomain.NotFound", vec!["none.com"]),
         ("StopCdnDomain", "OK", vec!["a.com"]),
@@ -75,22 +79,23 @@ async fn every_change_is_told_and_every_refusal_by_policy() {
     assert_eq!(log.iter().map(told).collect::<Vec<_>>(), expected);
     assert_eq!(rig.log(&[]).await.len(), before + expected.len());
 
-    let push = &log[9];
+    let push = &log[10];
     assert_eq!(push["Parameters"]["TaskIds"], pushed["PushTaskId"]);
     assert_eq!(push["Parameters"]["Lines"], "3");
     assert_eq!((&push["EventRequestId"], &push["EventTime"]), (&pushed["RequestId"], &now.as_str().into()));
     assert_eq!((&push["By"], &push["AccessKeyId"]), (&"key".into(), &rig.key.id.as_str().into()));
     assert_eq!((&push["SourceAddress"], &push["Product"]), (&"127.0.0.1".into(), &"Cdn".into()));
     assert_eq!((&log[3]["UserName"], &push["UserName"]), (&"ann".into(), &"".into()));
-    assert_eq!(log[7]["Parameters"]["ObjectType"], "Directory");
-    assert_eq!(log[4]["Parameters"]["CertName"], "c");
+    assert_eq!(log[8]["Parameters"]["ObjectType"], "Directory");
+    assert_eq!(log[4]["Parameters"]["FunctionNames"], "aliauth");
+    assert_eq!(log[5]["Parameters"]["CertName"], "c");
     let whole = format!("{log:?}");
     assert!(!whole.contains("hunter") && !whole.contains(&rig.key.secret) && !whole.contains(&reader.secret));
 
     // Filters, all of which must hold.
     for (params, count) in [
         (&[("EventAction", "PushObjectCache")][..], 3),
-        (&[("DomainName", "NONE.com")], 1),
+        (&[("DomainName", "NONE.com")], 2),
         (&[("UserName", "ann")], 4),
         (&[("UserName", "ann"), ("EventAction", "PushObjectCache")], 1),
     ] {
