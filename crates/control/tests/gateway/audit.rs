@@ -46,9 +46,10 @@ async fn every_change_is_told_and_every_refusal_by_policy() {
     let certificate =
         [("DomainName", "a.com"), ("SSLProtocol", "on"), ("SSLPub", "hunter3"), ("SSLPri", secret), ("CertName", "c")];
     assert_eq!(rig.ask(CDN, "SetCdnDomainSSLCertificate", &certificate).await.status, 400);
-    let function = r#"[{"functionName":"aliauth","functionArgs":[{"argName":"auth_key1","argValue":"hunter4"}]}]"#;
-    let functions = [("DomainNames", "a.com,none.com"), ("Functions", function)];
-    assert_eq!(rig.ask(CDN, "BatchSetCdnDomainConfig", &functions).await.status, 404);
+    let args = r#"[{"argName":"key","argValue":"X-Key"},{"argName":"value","argValue":"hunter4"}]"#;
+    let function = format!(r#"[{{"functionName":"set_req_header","functionArgs":{args}}}]"#);
+    let functions = [("DomainNames", "none.com,a.com"), ("Functions", function.as_str())];
+    assert_refused(&rig.ask(CDN, "BatchSetCdnDomainConfig", &functions).await, 404, "InvalidDomain.NotFound", "");
     for (action, params) in [
         ("PushObjectCache", &[("ObjectPath", "http://a.com/1")][..]),
         ("DeleteCdnDomain", &[("DomainName", "a.com")]),
@@ -87,7 +88,7 @@ async fn every_change_is_told_and_every_refusal_by_policy() {
     assert_eq!((&push["SourceAddress"], &push["Product"]), (&"127.0.0.1".into(), &"Cdn".into()));
     assert_eq!((&log[3]["UserName"], &push["UserName"]), (&"ann".into(), &"".into()));
     assert_eq!(log[8]["Parameters"]["ObjectType"], "Directory");
-    assert_eq!(log[4]["Parameters"]["FunctionNames"], "aliauth");
+    assert_eq!(log[4]["Parameters"]["FunctionNames"], "set_req_header");
     assert_eq!(log[5]["Parameters"]["CertName"], "c");
     let whole = format!("{log:?}");
     assert!(!whole.contains("hunter") && !whole.contains(&rig.key.secret) && !whole.contains(&reader.secret));
