@@ -68,8 +68,12 @@ pub struct Api {
 impl Api {
     /// Connects to a stage's control plane; `tag` is of this connection alone.
     pub async fn connect(stage: &Stage, tag: &str) -> anyhow::Result<Api> {
-        let http = Http::connect(stage.api_port).await?;
-        Ok(Api { http, key: stage.key.clone(), tag: tag.to_owned(), calls: 0 })
+        Api::connect_to(stage.api_port, stage.key.clone(), tag).await
+    }
+
+    /// Connects to whatever answers on `port` of this machine.
+    pub async fn connect_to(port: u16, key: Key, tag: &str) -> anyhow::Result<Api> {
+        Ok(Api { http: Http::connect(port).await?, key, tag: tag.to_owned(), calls: 0 })
     }
 
     /// Its connection, for what needs no signature.

@@ -1,9 +1,11 @@
 //! What the benchmarks share: clients, simulated members, processor time of processes, and numbers for people.
 
 use std::fmt;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 pub mod api;
 pub mod members;
@@ -24,6 +26,25 @@ pub fn idle_time() -> anyhow::Result<Duration> {
     // The first line is the sum over all processors; its fourth figure is the idle time.
     let idle = stat.split_whitespace().nth(4).context("idle time")?;
     Ok(Duration::from_millis(idle.parse::<u64>()? * 10))
+}
+
+/// Rows committed one by one for a while, by SQLite itself, a second: `journal_mode=WAL, synchronous=FULL`.
+pub fn raw_commits(folder: &Path, seconds: Duration) -> anyhow::Result<f64> {
+    let script = "import sqlite3,sys,time\n\
+        c=sqlite3.connect(sys.argv[1],isolation_level=None)\n\
+        c.execute('PRAGMA journal_mode=WAL');c.execute('PRAGMA synchronous=FULL')\n\
+        c.execute('CREATE TABLE IF NOT EXISTS t (a TEXT)')\n\
+        x='x'*4000;n=0;e=time.monotonic()+float(sys.argv[2])\n\
+        while time.monotonic()<e:\n c.execute('INSERT INTO t VALUES (?)',(x,));n+=1\n\
+        print(n)";
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(folder.join("raw.db"))
+        .arg(seconds.as_secs_f64().to_string())
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
+    Ok(rows / seconds.as_secs_f64())
 }
 
 /// Middle of some figures; the figures are few and not empty.

@@ -6,14 +6,13 @@
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aliyun::{AccessKey, Ask, encode_pairs, sign_v3};
 use anyhow::{Context, ensure};
-use bench::{median, processor_time};
+use bench::{median, processor_time, raw_commits};
 use bytes::Bytes;
 use e2e::stage::{DOMAIN, Key, Stage};
 use http::{Method, Request};
@@ -80,25 +79,6 @@ async fn main() -> anyhow::Result<()> {
     };
     println!("limited by       {limit}");
     Ok(())
-}
-
-/// Rows committed one by one for a while, by SQLite itself.
-fn raw_commits(folder: &std::path::Path, seconds: Duration) -> anyhow::Result<f64> {
-    let script = "import sqlite3,sys,time\n\
-        c=sqlite3.connect(sys.argv[1],isolation_level=None)\n\
-        c.execute('PRAGMA journal_mode=WAL');c.execute('PRAGMA synchronous=FULL')\n\
-        c.execute('CREATE TABLE IF NOT EXISTS t (a TEXT)')\n\
-        x='x'*4000;n=0;e=time.monotonic()+float(sys.argv[2])\n\
-        while time.monotonic()<e:\n c.execute('INSERT INTO t VALUES (?)',(x,));n+=1\n\
-        print(n)";
-    let output = Command::new("python3")
-        .args(["-c", script])
-        .arg(folder.join("raw.db"))
-        .arg(seconds.as_secs_f64().to_string())
-        .output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let rows: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
-    Ok(rows / seconds.as_secs_f64())
 }
 
 /// Submits over `connections` connections for a while; how many calls were acknowledged, and the time it took.

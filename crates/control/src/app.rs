@@ -488,17 +488,26 @@ impl App {
         principal.may_look()?;
         principal.may(permission.action, [permission.on(filter.host.as_deref().unwrap_or("*"))])?;
         let known = self.following.now();
-        let within = filter.host.is_some() || filter.key.is_some() || filter.status.is_some();
         let mut chunks_filter = filter.chunks.clone();
         let domain = filter.host.as_deref().and_then(|host| known.knowledge.domain_for(host));
         chunks_filter.domain = domain.map(|domain| domain.name.to_string());
+        // All lines of a domain that is no wildcard are of one host.
+        let by_host = filter.host.as_deref() != chunks_filter.domain.as_deref();
+        let within = by_host || filter.key.is_some() || filter.status.is_some();
         let mut page = Page { lines: Vec::new(), total: 0, open: BTreeMap::new() };
         let mut searched = 0;
         let mut before = None;
         loop {
-            let outlines = self.state.outlines(principal.account(), &chunks_filter, before, OUTLINES_AT_ONCE).await?;
+            // Each chunk has a line at least.
+            let lacking = skip.saturating_add(size as u64).saturating_sub(page.total);
+            let most = if within {
+                OUTLINES_AT_ONCE
+            } else {
+                OUTLINES_AT_ONCE.min(u32::try_from(lacking).unwrap_or(u32::MAX))
+            };
+            let outlines = self.state.outlines(principal.account(), &chunks_filter, before, most).await?;
             let Some(last) = outlines.last() else { break };
-            before = Some(last.id);
+            before = Some(*last);
             for some in outlines.chunks(CHUNKS_AT_ONCE) {
                 // Whole chunks that lie before or behind the page need not be read, unless lines are picked from within.
                 let wanted =
@@ -512,16 +521,20 @@ impl App {
                     at += outline.lines;
                 }
                 let chunks = self.state.chunks(&ids).await?;
-                let mut chunks = chunks.iter().peekable();
                 for outline in some {
-                    match chunks.next_if(|chunk| chunk.id == outline.id) {
+                    match chunks.iter().find(|chunk| chunk.id == outline.id) {
                         Some(chunk) => self.pick(&known, chunk, filter, skip, size, &mut page),
                         None => page.total += outline.lines,
                     }
                 }
             }
             searched += outlines.len();
-            if outlines.len() < OUTLINES_AT_ONCE as usize || (within && searched >= CHUNKS_SEARCHED_MAX) {
+            let is_filled = page.total >= skip + size as u64;
+            if outlines.len() < most as usize || (within && searched >= CHUNKS_SEARCHED_MAX) {
+                break;
+            }
+            if !within && is_filled {
+                page.total = self.state.count_lines(principal.account(), &chunks_filter).await?;
                 break;
             }
         }

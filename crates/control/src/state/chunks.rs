@@ -7,10 +7,16 @@ use model::topology::WarmTiers;
 use model::{Cause, Coverage, DomainName, NodeName, Revision};
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::completions::{self, Completion};
 use super::{On, State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
+
+/// Span of time whose lines are counted as they come, in milliseconds (table `tally`).
+const MINUTE_MS: u64 = 60_000;
+
+/// Chunks of the tasks that one question names: some hundreds of tasks, of some hundreds of URLs each.
+const TASK_CHUNKS_MAX: u32 = 100_000;
 
 /// Rows forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 2_000;
@@ -140,11 +146,36 @@ pub struct Filter {
     pub to_ms: u64,
 }
 
+// Our own words and our own numbers: nothing of a caller's text reaches a statement but through its parameters.
+impl Filter {
+    /// The chunks to choose from. Those of tasks are found by their tasks whatever else is asked for: a planner that does not know
+    /// how few they are would look through the account's whole history, in the order of the answer.
+    fn chunks(&self) -> String {
+        let ids: Vec<String> = self.tasks.iter().map(u64::to_string).collect();
+        if ids.is_empty() {
+            return "chunk".to_owned();
+        }
+        let ids = ids.join(",");
+        format!(
+            "(SELECT id, account, domain, kind, created_ms, lines FROM chunk WHERE task IN ({ids}) LIMIT {TASK_CHUNKS_MAX}) AS found"
+        )
+    }
+
+    /// The condition that a row is of the kinds and the domain asked for, behind others; the domain's name is bound to `domain`.
+    fn kind_and_domain(&self, domain: &str) -> String {
+        let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("'{}'", kind.as_str())).collect();
+        let kinds = if kinds.is_empty() { String::new() } else { format!(" AND kind IN ({})", kinds.join(",")) };
+        if self.domain.is_some() { format!("{kinds} AND domain = {domain}") } else { kinds }
+    }
+}
+
 /// What is known of a chunk without reading its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline {
     /// The chunk.
     pub id: u64,
+    /// When it was submitted, in milliseconds since 1970.
+    pub created_ms: u64,
     /// How many objects it has.
     pub lines: u64,
 }
@@ -163,44 +194,71 @@ pub(super) enum Past {
 }
 
 impl State {
-    /// Chunks of `account` that pass `filter`, the newest first, at most `most`, starting before the chunk `before`.
+    /// Chunks of `account` that pass `filter`, the newest first, at most `most`, starting behind `before`.
     pub async fn outlines(
         &self,
         account: &str,
         filter: &Filter,
-        before: Option<u64>,
+        before: Option<Outline>,
         most: u32,
     ) -> Result<Vec<Outline>, StateError> {
         let pool = match self.read()? {
             On::Sql(pool) => pool,
             On::Memory(tables) => return Ok(tables.outlines(account, filter, before, most)),
         };
-        let mut sql = String::from(
-            "SELECT id, lines FROM chunk WHERE account = $1 AND created_ms >= $2 AND created_ms <= $3 AND id < $4",
+        let (from, to) = (signed(filter.from_ms), signed(filter.to_ms));
+        let (before_ms, before_id) =
+            before.map_or((i64::MAX, i64::MAX), |before| (signed(before.created_ms), signed(before.id)));
+        let sql = format!(
+            "SELECT id, created_ms, lines FROM {} WHERE account = $1 AND created_ms >= $2 AND created_ms <= $3 \
+             AND (created_ms, id) < ($4, $5){} ORDER BY created_ms DESC, id DESC LIMIT {most}",
+            filter.chunks(),
+            filter.kind_and_domain("$6")
         );
-        if filter.domain.is_some() {
-            sql.push_str(" AND domain = $5");
-        }
-        if !filter.kinds.is_empty() {
-            // Our own words, as below our own numbers: nothing of the caller's text reaches the statement.
-            let kinds: Vec<String> = filter.kinds.iter().map(|kind| format!("'{}'", kind.as_str())).collect();
-            sql.push_str(&format!(" AND kind IN ({})", kinds.join(",")));
-        }
-        if !filter.tasks.is_empty() {
-            let ids: Vec<String> = filter.tasks.iter().map(u64::to_string).collect();
-            sql.push_str(&format!(" AND task IN ({})", ids.join(",")));
-        }
-        sql.push_str(&format!(" ORDER BY id DESC LIMIT {most}"));
-        let mut query = sqlx::query(AssertSqlSafe(sql))
-            .bind(account)
-            .bind(signed(filter.from_ms))
-            .bind(signed(filter.to_ms))
-            .bind(before.map_or(i64::MAX, signed));
-        if let Some(domain) = &filter.domain {
-            query = query.bind(domain);
-        }
-        let rows = query.fetch_all(pool).await?;
-        rows.iter().map(|row| Ok(Outline { id: unsigned(row, "id")?, lines: unsigned(row, "lines")? })).collect()
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(account).bind(from).bind(to).bind(before_ms).bind(before_id);
+        let rows = match &filter.domain {
+            Some(domain) => query.bind(domain).fetch_all(pool).await?,
+            None => query.fetch_all(pool).await?,
+        };
+        let outline = |row: &AnyRow| {
+            Ok(Outline {
+                id: unsigned(row, "id")?,
+                created_ms: unsigned(row, "created_ms")?,
+                lines: unsigned(row, "lines")?,
+            })
+        };
+        rows.iter().map(outline).collect()
+    }
+
+    /// How many lines the chunks have that [`State::outlines`] lists. Minutes that are wholly within the filter's time are not
+    /// counted chunk by chunk: the history of an account may be long, and is asked for often.
+    pub async fn count_lines(&self, account: &str, filter: &Filter) -> Result<u64, StateError> {
+        let pool = match self.read()? {
+            On::Sql(pool) => pool,
+            On::Memory(tables) => return Ok(tables.count_lines(account, filter)),
+        };
+        // Milliseconds before the first whole minute, whole minutes, milliseconds after the last. Tasks lie in no minute.
+        let (from, end) = (filter.from_ms, filter.to_ms.saturating_add(1));
+        let (first, last) = (from.div_ceil(MINUTE_MS) * MINUTE_MS, end / MINUTE_MS * MINUTE_MS);
+        let (first, last) = if first < last && filter.tasks.is_empty() { (first, last) } else { (end, end) };
+        let (chunks, condition) = (filter.chunks(), filter.kind_and_domain("$6"));
+        let sum = |table: &str, from: &str, end: &str| {
+            format!("(SELECT COALESCE(SUM(lines), 0) FROM {table} WHERE account = $1 AND {from} AND {end}{condition})")
+        };
+        let sql = format!(
+            "SELECT CAST({} + {} + {} AS BIGINT) AS lines",
+            sum(&chunks, "created_ms >= $2", "created_ms < $3"),
+            sum("tally", "minute_ms >= $3", "minute_ms < $4"),
+            sum(&chunks, "created_ms >= $4", "created_ms < $5"),
+        );
+        let times = [from, first, last, end].map(signed);
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(account);
+        let query = times.into_iter().fold(query, |query, time| query.bind(time));
+        let row = match &filter.domain {
+            Some(domain) => query.bind(domain).fetch_one(pool).await?,
+            None => query.fetch_one(pool).await?,
+        };
+        unsigned(&row, "lines")
     }
 
     /// The chunks of these ids, the newest first.
@@ -348,7 +406,19 @@ async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u
     };
     let statement = match past {
         Past::Tasks => {
-            "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2)"
+            let gone = sqlx::query(
+                "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2) \
+                 RETURNING account, domain, kind, created_ms, lines",
+            );
+            let gone = gone.bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64).fetch_all(&mut *connection).await?;
+            let mut tally = Tally::default();
+            for row in &gone {
+                let kind = text(row, "kind")?;
+                let key = (text(row, "account")?, unsigned(row, "created_ms")? / MINUTE_MS, text(row, "domain")?, kind);
+                *tally.0.entry(key).or_default() += unsigned(row, "lines")?;
+            }
+            tally.take(connection).await?;
+            return Ok(gone.len() as u64);
         }
         Past::Nonces => {
             "DELETE FROM nonce WHERE (access_key, nonce) IN (SELECT access_key, nonce FROM nonce WHERE seen_ms < $1 LIMIT $2)"
@@ -363,6 +433,65 @@ async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u
     };
     let done = sqlx::query(statement).bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64).execute(connection).await?;
     Ok(done.rows_affected())
+}
+
+/// Lines by account, minute, domain and kind: what chunks add to the table `tally`, or take from it when they are forgotten.
+#[derive(Default)]
+pub(super) struct Tally(BTreeMap<(String, u64, String, String), u64>);
+
+impl Tally {
+    /// Counts a chunk.
+    pub(super) fn count(&mut self, chunk: &Chunk) {
+        let kind = chunk.kind.as_str().to_owned();
+        let key = (chunk.account.clone(), chunk.created_ms / MINUTE_MS, chunk.domain.to_string(), kind);
+        *self.0.entry(key).or_default() += chunk.paths.len() as u64;
+    }
+
+    /// Adds what was counted. On maps nothing is kept of it: what is counted there is counted when it is asked for.
+    pub(super) async fn add(self, writing: &mut Writing) -> Result<(), StateError> {
+        let On::Sql(connection) = writing.on() else { return Ok(()) };
+        for ((account, minute, domain, kind), lines) in self.0 {
+            sqlx::query(
+                "INSERT INTO tally (account, minute_ms, domain, kind, lines) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT (account, minute_ms, domain, kind) DO UPDATE SET lines = tally.lines + $5",
+            )
+            .bind(account)
+            .bind(signed(minute * MINUTE_MS))
+            .bind(domain)
+            .bind(kind)
+            .bind(signed(lines))
+            .execute(&mut *connection)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes away what was counted.
+    async fn take(self, connection: &mut AnyConnection) -> Result<(), StateError> {
+        for ((account, minute, domain, kind), lines) in self.0 {
+            let minute_ms = signed(minute * MINUTE_MS);
+            sqlx::query(
+                "UPDATE tally SET lines = lines - $5 WHERE account = $1 AND minute_ms = $2 AND domain = $3 AND kind = $4",
+            )
+            .bind(&account)
+            .bind(minute_ms)
+            .bind(&domain)
+            .bind(&kind)
+            .bind(signed(lines))
+            .execute(&mut *connection)
+            .await?;
+            sqlx::query(
+                "DELETE FROM tally WHERE account = $1 AND minute_ms = $2 AND domain = $3 AND kind = $4 AND lines <= 0",
+            )
+            .bind(&account)
+            .bind(minute_ms)
+            .bind(&domain)
+            .bind(&kind)
+            .execute(&mut *connection)
+            .await?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes a chunk that is new.

@@ -431,21 +431,32 @@ impl Tables {
         open.filter(move |chunk| (chunk.kind == Kind::Prefetch) == prefetches)
     }
 
-    pub(super) fn outlines(&self, account: &str, filter: &Filter, before: Option<u64>, most: u32) -> Vec<Outline> {
-        self.chunks
-            .range(..before.unwrap_or(u64::MAX))
-            .rev()
-            .map(|(_, chunk)| chunk)
-            .filter(|chunk| {
-                chunk.account == account
-                    && (filter.from_ms..=filter.to_ms).contains(&chunk.created_ms)
-                    && filter.domain.as_ref().is_none_or(|domain| chunk.domain.as_str() == domain)
-                    && (filter.kinds.is_empty() || filter.kinds.contains(&chunk.kind))
-                    && (filter.tasks.is_empty() || filter.tasks.contains(&chunk.task))
-            })
-            .take(most as usize)
-            .map(|chunk| Outline { id: chunk.id, lines: chunk.paths.len() as u64 })
-            .collect()
+    fn history<'a>(&'a self, account: &'a str, filter: &'a Filter) -> impl Iterator<Item = &'a Arc<Chunk>> {
+        self.chunks.values().filter(move |chunk| {
+            chunk.account == account
+                && (filter.from_ms..=filter.to_ms).contains(&chunk.created_ms)
+                && filter.domain.as_ref().is_none_or(|domain| chunk.domain.as_str() == domain)
+                && (filter.kinds.is_empty() || filter.kinds.contains(&chunk.kind))
+                && (filter.tasks.is_empty() || filter.tasks.contains(&chunk.task))
+        })
+    }
+
+    pub(super) fn outlines(&self, account: &str, filter: &Filter, before: Option<Outline>, most: u32) -> Vec<Outline> {
+        let outline = |chunk: &Arc<Chunk>| Outline {
+            id: chunk.id,
+            created_ms: chunk.created_ms,
+            lines: chunk.paths.len() as u64,
+        };
+        let place = |outline: &Outline| (outline.created_ms, outline.id);
+        let mut found: Vec<Outline> = self.history(account, filter).map(outline).collect();
+        found.retain(|outline| before.is_none_or(|before| place(outline) < place(&before)));
+        found.sort_by_key(|outline| std::cmp::Reverse(place(outline)));
+        found.truncate(most as usize);
+        found
+    }
+
+    pub(super) fn count_lines(&self, account: &str, filter: &Filter) -> u64 {
+        self.history(account, filter).map(|chunk| chunk.paths.len() as u64).sum()
     }
 
     pub(super) fn chunks(&self, ids: &[u64]) -> Vec<Chunk> {

@@ -47,6 +47,15 @@ const VERSIONS: &[&[&str]] = &[
     ],
     // Queues that count calls: which chunks came with one. Zero: with a version that did not know.
     &["ALTER TABLE chunk ADD COLUMN call_id BIGINT NOT NULL DEFAULT 0"],
+    // Long histories: listed from one index, and counted without reading them.
+    &[
+        "CREATE TABLE tally (account TEXT NOT NULL, minute_ms BIGINT NOT NULL, domain TEXT NOT NULL, kind TEXT NOT NULL, \
+     lines BIGINT NOT NULL, PRIMARY KEY (account, minute_ms, domain, kind))",
+        "INSERT INTO tally (account, minute_ms, domain, kind, lines) SELECT account, created_ms / 60000 * 60000, domain, kind, \
+     CAST(SUM(lines) AS BIGINT) FROM chunk GROUP BY 1, 2, 3, 4",
+        "CREATE INDEX chunk_history ON chunk (account, created_ms, id, kind, lines)",
+        "DROP INDEX chunk_account",
+    ],
     // Users of an account and their policies; when an account opened the service; who did what.
     &[
         "CREATE TABLE sub_user (account TEXT NOT NULL, name TEXT NOT NULL, created_ms BIGINT NOT NULL, PRIMARY KEY (account, name))",

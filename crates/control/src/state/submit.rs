@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::audit::Record;
-use super::chunks::{self, Chunk, Kind, Params, Progress};
+use super::chunks::{self, Chunk, Kind, Params, Progress, Tally};
 use super::log::append;
 use super::{Counter, State, StateError, Writing, count_up, spending};
 
@@ -687,6 +687,7 @@ impl Used {
 async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission, NewChunk)>) -> Result<(), StateError> {
     let mut id = count_up(writing, Counter::Chunk, chunks.len() as u64).await? - chunks.len() as u64;
     let mut call: Option<(&Submission, u64)> = None;
+    let mut tally = Tally::default();
     for (submission, chunk) in chunks {
         id += 1;
         let first = match call {
@@ -713,7 +714,8 @@ async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission,
             finished_ms: 0,
             progress: Progress::default(),
         };
+        tally.count(&chunk);
         chunks::insert(writing, chunk).await?;
     }
-    Ok(())
+    tally.add(writing).await
 }

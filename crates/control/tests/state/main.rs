@@ -122,6 +122,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     tasks::refreshes_of_a_domain_are_bounded(&state).await;
     tasks::a_queue_may_count_calls(&state).await;
     tasks::what_completed_a_refresh_is_kept_with_it(&state).await;
+    tasks::lines_are_counted_as_they_are_listed(&state).await;
     access::users_may_what_is_attached_to_them(&state).await;
     access::service_is_opened_once(&state).await;
     access::nothing_is_done_without_a_record(&state).await;

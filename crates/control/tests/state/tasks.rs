@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use control::state::State;
-use control::state::chunks::{Filter, Kind, Progress};
+use control::state::chunks::{Filter, Kind, Outline, Progress};
 use control::state::completions::Amounts;
 use control::state::submit::{Accepted, Accepting, Group, OPEN_REFRESHES_MAX, QueueMax, Refused};
 use model::{Coverage, Entry, NodeName, Revision};
@@ -88,14 +88,14 @@ pub(crate) async fn queries_are_filtered_ordered_and_limited(state: &State) {
         submission.groups[0].domain = name(&format!("d{n}.com"));
         tasks.extend(accepting.submit(submission).await.unwrap().tasks);
     }
-    let lines = async |filter: Filter, before: Option<u64>, most: u32| -> Vec<u64> {
+    let lines = async |filter: Filter, before: Option<Outline>, most: u32| -> Vec<u64> {
         let outlines = state.outlines("asks", &filter, before, most).await.unwrap();
         assert!(outlines.is_sorted_by(|a, b| a.id > b.id), "the newest first");
         outlines.iter().map(|outline| outline.lines).collect()
     };
-    let newest = state.outlines("asks", &all(), None, 1).await.unwrap()[0].id;
+    let newest = state.outlines("asks", &all(), None, 1).await.unwrap()[0];
     let between = |from_ms, to_ms| Filter { from_ms, to_ms, ..Filter::default() };
-    type Case<'a> = (&'a str, Filter, Option<u64>, u32, &'a [u64]);
+    type Case<'a> = (&'a str, Filter, Option<Outline>, u32, &'a [u64]);
     let cases: [Case<'_>; 12] = [
         ("all", all(), None, 100, &[4, 3, 4, 2, 4, 1]),
         ("the first", all(), None, 2, &[4, 3]),
@@ -117,6 +117,10 @@ pub(crate) async fn queries_are_filtered_ordered_and_limited(state: &State) {
         ),
     ];
     for (what, filter, before, most, expected) in cases {
+        if (before, most) == (None, 100) {
+            let counted = state.count_lines("asks", &filter).await.unwrap();
+            assert_eq!(counted, expected.iter().sum::<u64>(), "{what}, counted");
+        }
         assert_eq!(lines(filter, before, most).await, expected, "{what}");
     }
 
@@ -170,6 +174,51 @@ pub(crate) async fn queries_are_filtered_ordered_and_limited(state: &State) {
         state.complete_refreshes(&step(Revision::ZERO, first, 5, &[])).await.unwrap() as usize,
         refreshes.len() - 2
     );
+}
+
+/// Minutes are counted as they come: whatever span is asked for, its count is that of what is listed.
+pub(crate) async fn lines_are_counted_as_they_are_listed(state: &State) {
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    for (n, at) in [59_999, 60_000, 60_001, 119_999, 120_000, 300_000, 300_500].into_iter().enumerate() {
+        let mut submission = prefetch(&format!("counted {n}"), n + 1);
+        (submission.account, submission.now_ms) = ("counts".into(), at);
+        accepting.submit(submission).await.unwrap();
+        let mut submission = refresh(&format!("counted r{n}"), Kind::RefreshDirectory, &["/a/", "/b/"]);
+        (submission.account, submission.now_ms) = ("counts".into(), at);
+        submission.groups[0].domain = name("counted.com");
+        accepting.submit(submission).await.unwrap();
+    }
+    let edges =
+        [0, 59_999, 60_000, 60_001, 119_999, 120_000, 120_001, 180_000, 300_000, 300_500, 360_000, u64::MAX >> 1];
+    let mut asked = Vec::new();
+    for (at, from_ms) in edges.into_iter().enumerate() {
+        asked.extend(edges[at..].iter().map(|to_ms| Filter { from_ms, to_ms: *to_ms, ..Filter::default() }));
+    }
+    let same = async |account: &str| -> u64 {
+        let mut whole = 0;
+        for span in &asked {
+            for filter in [
+                span.clone(),
+                Filter { kinds: vec![Kind::RefreshDirectory, Kind::RefreshTag], ..span.clone() },
+                Filter { domain: Some("counted.com".into()), ..span.clone() },
+                Filter { domain: Some("counted.com".into()), kinds: vec![Kind::Prefetch], ..span.clone() },
+            ] {
+                let listed = state.outlines(account, &filter, None, 1_000).await.unwrap();
+                let listed: u64 = listed.iter().map(|outline| outline.lines).sum();
+                assert_eq!(state.count_lines(account, &filter).await.unwrap(), listed, "{account} {filter:?}");
+                whole = whole.max(listed);
+            }
+        }
+        whole
+    };
+    assert_eq!(same("counts").await, 28 + 14);
+    assert_eq!(same("nobody").await, 0);
+    // Some of it ends and is forgotten, long before the rest.
+    let open = state.open_prefetches("counts", 0, 4).await.unwrap();
+    let ended: Vec<_> = open.iter().map(|chunk| (chunk.id, 200_000, &chunk.progress)).collect();
+    state.keep_progress(&ended).await.unwrap();
+    state.forget(200_001, 0, 0).await.unwrap();
+    assert_eq!(same("counts").await, 28 + 14 - (1 + 2 + 3 + 4));
 }
 
 pub(crate) async fn what_is_past_its_time_is_forgotten(state: &State) {
