@@ -26,12 +26,15 @@ const WAIT_MS_MAX: f64 = 60_000.0;
 /// Nonces remembered of requests that only look. Those of requests that change something are in the database.
 const NONCES_MAX: usize = 200_000;
 
+/// Keys by their ids, and when each was read.
+type Believed = HashMap<String, (Instant, Arc<AccessKey>)>;
+
 /// Looks keys up. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Keys {
     state: State,
     seal: Arc<Seal>,
-    known: Arc<Mutex<HashMap<String, (Instant, Arc<AccessKey>)>>>,
+    known: Arc<Mutex<Believed>>,
 }
 
 impl Keys {

@@ -266,10 +266,13 @@ impl Door {
             (calls::Spent::WithSubmission, Ok(_) | Err(Denied::Refused(Refused::NonceUsed))) => {}
             (calls::Spent::WithSubmission, Err(_)) => {
                 let record = caller.record.clone().unwrap_or_default();
-                self.app.accepting.note(Note::Refused(Record { outcome, ..record })).await;
+                self.app.accepting.note(Note::Refused(Box::new(Record { outcome, ..record }))).await;
             }
             (calls::Spent::InMemory, Err(Denied::Forbidden)) => {
-                self.app.accepting.note(Note::Refused(Record { outcome, ..record(told::OfCall::default()) })).await;
+                self.app
+                    .accepting
+                    .note(Note::Refused(Box::new(Record { outcome, ..record(told::OfCall::default()) })))
+                    .await;
             }
             (calls::Spent::InMemory, _) => {}
         }

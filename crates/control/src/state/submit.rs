@@ -26,9 +26,11 @@ use super::log::append;
 use super::{Counter, State, StateError, Writing, count_up, spending};
 
 mod notes;
+mod open;
 
 pub use notes::Note;
 use notes::RefusedCounts;
+pub use open::Open;
 
 /// Submissions waiting to be written.
 pub const WAITING_MAX: usize = 1024;
@@ -142,7 +144,7 @@ pub struct Accepted {
 
 enum Waiting {
     Submission {
-        submission: Submission,
+        submission: Box<Submission>,
         answer: oneshot::Sender<Result<Accepted, Refused>>,
     },
     /// Answered once it is written, or dropped when it could not be.
@@ -176,51 +178,6 @@ pub struct Counters {
     pub records: AtomicU64,
     /// Records forgotten for their age or their number.
     pub records_forgotten: AtomicU64,
-}
-
-/// How much of a kind is open, per account; shared with the scheduler, which takes away what has ended.
-#[derive(Clone, Default)]
-pub struct Open(Arc<std::sync::Mutex<BTreeMap<String, (u64, u64)>>>);
-
-impl Open {
-    fn of(&self, account: &str) -> (u64, u64) {
-        self.0.lock().expect("no holder of this lock can panic").get(account).copied().unwrap_or_default()
-    }
-
-    fn add(&self, account: &str, chunks: u64, urls: u64) {
-        let mut open = self.0.lock().expect("no holder of this lock can panic");
-        let entry = open.entry(account.to_owned()).or_default();
-        *entry = (entry.0 + chunks, entry.1 + urls);
-    }
-
-    /// At least so much is open of an account.
-    fn raise(&self, account: String, chunks: u64, urls: u64) {
-        let mut open = self.0.lock().expect("no holder of this lock can panic");
-        let entry = open.entry(account).or_default();
-        *entry = (entry.0.max(chunks), entry.1.max(urls));
-    }
-
-    /// A chunk of `urls` of `account` has ended.
-    pub fn ended(&self, account: &str, urls: u64) {
-        let mut open = self.0.lock().expect("no holder of this lock can panic");
-        if let Some(entry) = open.get_mut(account) {
-            *entry = (entry.0.saturating_sub(1), entry.1.saturating_sub(urls));
-            if *entry == (0, 0) {
-                open.remove(account);
-            }
-        }
-    }
-
-    /// Accounts that have something open, by name, and how many chunks.
-    pub fn chunks(&self) -> Vec<(String, u64)> {
-        let open = self.0.lock().expect("no holder of this lock can panic");
-        open.iter().map(|(account, (chunks, _))| (account.clone(), *chunks)).collect()
-    }
-
-    /// URLs open over all accounts.
-    pub fn urls(&self) -> u64 {
-        self.0.lock().expect("no holder of this lock can panic").values().map(|(_, urls)| urls).sum()
-    }
 }
 
 /// Objects of refreshes that may be open in one domain: what comes in at thousands a second until a dead node's lease is over.
@@ -265,6 +222,7 @@ impl Accepting {
     /// Submits, and waits until it is on stable storage or refused.
     pub async fn submit(&self, submission: Submission) -> Result<Accepted, Refused> {
         let (answer, answered) = oneshot::channel();
+        let submission = Box::new(submission);
         self.queue.try_send(Waiting::Submission { submission, answer }).map_err(|_| Refused::Busy)?;
         answered.await.unwrap_or(Err(Refused::Unavailable))
     }
@@ -340,7 +298,7 @@ impl Task {
             for waiting in batch.drain(..) {
                 match waiting {
                     Waiting::Submission { submission, answer } => {
-                        submissions.push(submission);
+                        submissions.push(*submission);
                         answers.push(answer);
                     }
                     Waiting::Note { note, answer } => {

@@ -7,7 +7,7 @@
 use super::isolation::rows;
 use super::*;
 
-/// Actions of our own, and what they are done to; those that are not here to anything.
+/// The one action of our own that is done to a domain; the others are done to anything.
 const OWN_DOMAIN: &str = "SetWarmfrontDomain";
 
 /// The resource that a call asks for.
@@ -31,8 +31,11 @@ fn resource(facts: &Value, action: &str, params: &[(&str, &str)]) -> String {
     }
 }
 
-fn policy(statements: &[(&str, &str, &str)]) -> Policy {
-    let statement = |(effect, action, resource): &(&str, &str, &str)| {
+/// Effect, action and resource.
+type Statement<'a> = (&'a str, &'a str, &'a str);
+
+fn policy(statements: &[Statement<'_>]) -> Policy {
+    let statement = |(effect, action, resource): &Statement<'_>| {
         format!(r#"{{"Effect":"{effect}","Action":"{action}","Resource":"{resource}"}}"#)
     };
     let statements: Vec<String> = statements.iter().map(statement).collect();
@@ -52,7 +55,7 @@ async fn every_action_asks_for_exactly_the_permission_that_its_page_says() {
         let exactly = resource.replace('*', "?");
         let other = format!("{named}X");
         let elsewhere = "acs:cdn:?:other:domain/b.com";
-        let cases: [(&[(&str, &str, &str)], bool); 5] = [
+        let cases: [(&[Statement<'_>], bool); 5] = [
             (&[("Allow", &named, &exactly)], true),
             (&[("Allow", "*", "*"), ("Deny", &named, &exactly)], false),
             (&[("Allow", &named, elsewhere)], false),

@@ -4,6 +4,9 @@ use control::state::accounts::AccountStatus;
 
 use super::*;
 
+/// Version, action and parameters, and whether it changes something.
+type Call<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], bool);
+
 #[tokio::test]
 async fn state_refuses_what_its_page_says() {
     let rig = Rig::with("cdn-2024", &[("action_qps", 100_000)], 0, |_| ()).await;
@@ -11,7 +14,7 @@ async fn state_refuses_what_its_page_says() {
     let domain = [("DomainName", "a.com")];
     let sources = r#"[{"content":"127.0.0.1","type":"ipaddr"}]"#;
     let new = [("DomainName", "c.com"), ("CdnType", "web"), ("Sources", sources), ("Scope", "global")];
-    let calls: [(&str, &str, &[(&str, &str)], bool); 12] = [
+    let calls: [Call<'_>; 12] = [
         (CDN, "PushObjectCache", &path, true),
         (OLD, "PushObjectCache", &path, true),
         (CDN, "RefreshObjectCaches", &path, true),

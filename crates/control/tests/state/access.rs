@@ -162,7 +162,7 @@ pub(crate) async fn nothing_is_done_without_a_record(state: &State) {
     let refused = Record { outcome: "Forbidden.RAM".into(), ..record("audited", "PushObjectCache", 2_000_011) };
     let many = (0..200).map(|n| {
         let at_ms = 2_000_012 + n;
-        accepting.note(Note::Refused(Record { at_ms, ..refused.clone() }))
+        accepting.note(Note::Refused(Box::new(Record { at_ms, ..refused.clone() })))
     });
     futures_util::future::join_all(many).await;
     accepting.note(Note::Ended { id, outcome: OK.into(), at_ms: 2_000_500 }).await;

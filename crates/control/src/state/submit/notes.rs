@@ -17,7 +17,7 @@ const COUNTED_MAX: usize = 10_000;
 #[derive(Clone, Debug)]
 pub enum Note {
     /// A call that was refused.
-    Refused(Record),
+    Refused(Box<Record>),
     /// How a call ended whose record was begun with its nonce.
     Ended {
         /// The number of the record.
@@ -66,7 +66,7 @@ pub(super) fn accepted(record: &Record, tasks: &[u64]) -> Record {
 
 /// Writes records of what was accepted and of what was refused, and how other calls ended.
 pub(super) async fn write(writing: &mut Writing, accepted: &[Record], notes: &[Note]) -> Result<(), StateError> {
-    let refused = notes.iter().filter_map(|note| if let Note::Refused(record) = note { Some(record) } else { None });
+    let refused = notes.iter().filter_map(|note| if let Note::Refused(record) = note { Some(&**record) } else { None });
     let records: Vec<&Record> = accepted.iter().chain(refused).collect();
     if !records.is_empty() {
         audit::insert(writing, &records).await?;
