@@ -6,7 +6,7 @@ use super::{Tables, drop_past};
 use crate::state::audit::{Record, Recorded, Window};
 
 /// Records kept in memory, where a simulation is over before anybody asks for old ones; the oldest go first.
-const ROWS_MAX: usize = 4_096;
+const ROWS_MAX: usize = 512;
 
 impl Tables {
     pub(in crate::state) fn add_record(&mut self, id: u64, record: Record) {
