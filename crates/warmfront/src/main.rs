@@ -74,6 +74,9 @@ enum Command {
     /// POPs (operator)
     #[command(subcommand)]
     Pop(operate::PopCommand),
+    /// Names of domains that are blocked (operator)
+    #[command(subcommand)]
+    Name(operate::NameCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -131,6 +134,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Key(command) => operate::key(command, output).await,
         Command::Audit(args) => operate::audit(args, &mut std::io::stdout()).await,
         Command::Pop(command) => operate::pop(command, output).await,
+        Command::Name(command) => operate::name(command, output).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod configs;
+mod domains;
 mod gateway;
 mod refresh;
 mod service;
@@ -38,7 +40,7 @@ struct Group {
     other_words: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const GROUPS: [Group; 2] = [refresh::GROUP, service::GROUP];
+const GROUPS: [Group; 4] = [configs::GROUP, domains::GROUP, refresh::GROUP, service::GROUP];
 
 fn facts() -> Value {
     serde_json::from_str(include_str!("../data/actions.json")).expect("the facts are JSON")

@@ -19,6 +19,7 @@ mod access;
 mod audit;
 mod clients;
 mod credentials;
+mod domains;
 mod isolation;
 mod pages;
 mod permissions;
@@ -26,6 +27,7 @@ mod quotas;
 mod rates;
 mod service;
 mod tasks;
+mod terraform;
 
 const CDN: &str = "2018-05-10";
 const OLD: &str = "2014-11-11";
