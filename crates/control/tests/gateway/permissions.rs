@@ -55,8 +55,19 @@ async fn every_action_asks_for_exactly_the_permission_that_its_page_says() {
         let exactly = resource.replace('*', "?");
         let other = format!("{named}X");
         let elsewhere = "acs:cdn:?:other:domain/b.com";
-        let cases: [(&[Statement<'_>], bool); 5] = [
-            (&[("Allow", &named, &exactly)], true),
+        // What else the call names must be allowed too.
+        let beside: Vec<String> = params
+            .iter()
+            .filter(|(name, _)| ["DomainName", "DomainNames"].contains(name))
+            .flat_map(|(_, names)| names.split(','))
+            .filter(|name| *name != "a.com")
+            .map(|name| format!("acs:cdn:?:other:domain/{name}"))
+            .collect();
+        let mut all = vec![("Allow", named.as_str(), exactly.as_str())];
+        all.extend(beside.iter().map(|resource| ("Allow", named.as_str(), resource.as_str())));
+        let cases: [(&[Statement<'_>], bool); 6] = [
+            (&all, true),
+            (&all[1..], false),
             (&[("Allow", "*", "*"), ("Deny", &named, &exactly)], false),
             (&[("Allow", &named, elsewhere)], false),
             (&[("Allow", &other, "*")], false),
