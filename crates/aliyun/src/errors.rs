@@ -20,6 +20,7 @@ macro_rules! pages {
 }
 
 static PAGES: &[(&str, &str)] = pages! {
+    "CdnService.HasOpened"
     "Certificate.MissMatch"
     "Certificate.NotFind"
     "DomainAlreadyExist"
@@ -58,6 +59,7 @@ static PAGES: &[(&str, &str)] = pages! {
     "InvalidFunctionName.ValueNotSupported"
     "InvalidFunctions.Malformed"
     "InvalidHeaderKey.ValueNotSupported"
+    "InvalidInternetChargeType.ValueNotSupported"
     "InvalidObjectPath.ExceedsMaximum"
     "InvalidObjectPath.Malformed"
     "InvalidObjectPath.Size.Malformed"

@@ -22,6 +22,7 @@
 //! Accounts, quotas, tasks. This crate says how they are spoken of.
 
 mod actions;
+mod audit;
 mod call;
 mod certificates;
 mod credentials;
@@ -41,10 +42,13 @@ mod refusal;
 mod render;
 mod reply;
 mod rules;
+mod service;
 mod sign;
 mod sources;
 mod tasks;
 
+pub use actions::{Resource, resource};
+pub use audit::{AuditEvent, AuditQuery};
 pub use call::{Call, call};
 pub use certificates::{CertificatePair, CertificateShown, SetCertificate};
 pub use credentials::{Bearer, CreateBearer, CreateSession, Session};
@@ -72,6 +76,7 @@ pub use reply::{
     Reply, TaskRow, UNLIMITED, WaitedFor, Waiting,
 };
 pub use rules::{Rules, TASK_HISTORY_DAYS};
+pub use service::{ChargeType, OpenedService, ServiceStatus};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
 pub use sources::{Source, SourceType};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use model::Coverage;
 use serde_json::{Value, json};
 
+use crate::audit::{self, AuditEvent};
 use crate::certificates::{self, CertificateShown};
 use crate::credentials::{self, Bearer, Session};
 use crate::domains::{CdnType, DomainStatus, RESOURCE_GROUP};
@@ -18,6 +19,7 @@ use crate::figures::{self, FiguresShown, UrlsShown};
 use crate::labels::{self, Label, LabelRow};
 use crate::places;
 use crate::read::{Product, Request, timestamp};
+use crate::service::{self, OpenedService, ServiceStatus};
 use crate::sources::Source;
 use crate::tasks::{Page, TaskStatus, TaskType};
 
@@ -58,6 +60,17 @@ pub enum Reply {
     SessionCreated(Session),
     /// A bearer token that was issued.
     BearerCreated(Bearer),
+    /// What was done in the account, the newest first.
+    AuditLog {
+        /// Some of it.
+        events: Vec<AuditEvent>,
+        /// Where it goes on; `None` when there is no more.
+        next: Option<(u64, u64)>,
+    },
+    /// The service, opened.
+    Service(OpenedService),
+    /// How the account stands.
+    ServiceStatus(ServiceStatus),
     /// A signed receipt, as its file is written.
     Receipt(String),
     /// The public key that receipts are checked with, in base64.
@@ -384,6 +397,9 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
         Reply::UserQuota { quota, domains } => user_quota(request_id, quota, *domains),
         Reply::SessionCreated(session) => credentials::session_fields(request_id, session),
         Reply::BearerCreated(bearer) => credentials::bearer_fields(request_id, bearer),
+        Reply::AuditLog { events, next } => audit::fields(request_id, events, *next),
+        Reply::Service(opened) => service::service_fields(request_id, opened),
+        Reply::ServiceStatus(status) => service::status_fields(request_id, *status),
         Reply::Receipt(file) => json!({ "RequestId": request_id, "Receipt": file }),
         Reply::ReceiptKey(key) => json!({ "RequestId": request_id, "Algorithm": "Ed25519", "PublicKey": key }),
         Reply::Quota(quota) => quotas(product, request_id, quota),

@@ -5,8 +5,9 @@
 //! other way in, for whoever can write the database.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::{Clock, Entry, Settings};
@@ -133,12 +134,14 @@ impl Control {
             margin: config.margin(),
             prefetch_deadline: config.prefetch_deadline(),
             rules: config.rules(),
+            audit_history: config.audit_history(),
         };
         let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
         let api_incoming = TcpListenerStream::new(api_listener).map(|accepted| {
             let stream = accepted?;
             let _ = stream.set_nodelay(true);
-            Ok(stream)
+            let from = stream.peer_addr().ok().map(|address| address.ip());
+            Ok((stream, from))
         });
         control.tasks =
             parts.serve(api_incoming, Server::builder().tls_config(tls)?, TcpListenerStream::new(link_listener));
@@ -160,7 +163,8 @@ impl Control {
         let stopping = CancellationToken::new();
         let mut control = Control { api: nowhere, link: nowhere, stopping, tasks: Vec::new(), state: state.clone() };
         let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
-        let (api, link) = (ReceiverStream::new(api).map(Ok), ReceiverStream::new(link).map(Ok));
+        let (api, link) =
+            (ReceiverStream::new(api).map(|stream| Ok((stream, None))), ReceiverStream::new(link).map(Ok));
         control.tasks = parts.serve(api, Server::builder(), link);
         Ok(control)
     }
@@ -199,6 +203,8 @@ pub struct Times {
     pub prefetch_deadline: Duration,
     /// What the operator set about how calls are read, and how long tasks are kept.
     pub rules: aliyun::Rules,
+    /// How long the audit log is kept.
+    pub audit_history: Duration,
 }
 
 /// A control plane but for where its connections come from.
@@ -208,7 +214,15 @@ struct Parts {
     door: api::Door,
     link: link::Link,
     stopping: CancellationToken,
-    history: Duration,
+    accepting: Accepting,
+    history: Histories,
+}
+
+/// How long what is over is kept.
+#[derive(Clone, Copy)]
+struct Histories {
+    tasks: Duration,
+    audit: Duration,
 }
 
 impl Parts {
@@ -257,20 +271,22 @@ impl Parts {
             log,
             certificate_secret,
             passes: passes::Passes::new(seal.clone()),
+            keys: keys::Keys::new(state.clone(), seal),
             rules: times.rules,
         };
-        let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link.clone());
-        Ok(Parts { state, clock, door, link, stopping, history: times.rules.task_history() })
+        let (accepting, door) = (app.accepting.clone(), api::Door::new(app, scheduler, link.clone()));
+        let history = Histories { tasks: times.rules.task_history(), audit: times.audit_history };
+        Ok(Parts { state, clock, door, link, stopping, accepting, history })
     }
 
     /// Serves the API and the link on what comes in.
     fn serve<S: Stream, L: Stream + Connected>(
         self,
-        api: impl tokio_stream::Stream<Item = io::Result<S>> + Send + 'static,
+        api: impl tokio_stream::Stream<Item = io::Result<(S, Option<IpAddr>)>> + Send + 'static,
         server: Server,
         link: impl tokio_stream::Stream<Item = io::Result<L>> + Send + 'static,
     ) -> Vec<JoinHandle<()>> {
-        let Parts { state, clock, door, link: sessions, stopping, history } = self;
+        let Parts { state, clock, door, link: sessions, stopping, accepting, history } = self;
         let service = link::LinkServer::new(sessions)
             .max_decoding_message_size(2 * model::link::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX);
@@ -287,7 +303,7 @@ impl Parts {
         vec![
             tokio::spawn(serving),
             tokio::spawn(api::serve(door, Box::pin(api), stopping.clone())),
-            tokio::spawn(forget(state, clock, history, stopping)),
+            tokio::spawn(forget(state, clock, accepting, history, stopping)),
         ]
     }
 }
@@ -315,8 +331,14 @@ async fn settle_lease(state: &State, lease_secs: Option<u64>) -> Result<(), Stat
     Ok(())
 }
 
-/// Forgets what is past its time, now and then; tasks are kept for `history` after they ended.
-async fn forget(state: State, clock: Arc<dyn Clock>, history: Duration, stopping: CancellationToken) {
+/// Forgets what is past its time, now and then; tasks are kept for their history after they ended.
+async fn forget(
+    state: State,
+    clock: Arc<dyn Clock>,
+    accepting: Accepting,
+    history: Histories,
+    stopping: CancellationToken,
+) {
     let mut every = tokio::time::interval(FORGET_EVERY);
     loop {
         tokio::select! {
@@ -325,7 +347,8 @@ async fn forget(state: State, clock: Arc<dyn Clock>, history: Duration, stopping
             _ = every.tick() => {}
         }
         let now_ms = millis(clock.now());
-        let before_ms = now_ms.saturating_sub(history.as_millis() as u64);
+        let before = |history: Duration| now_ms.saturating_sub(history.as_millis() as u64);
+        let before_ms = before(history.tasks);
         let done = async {
             state
                 .forget(before_ms, app::quota_day(before_ms), now_ms.saturating_sub(NONCES_KEPT.as_millis() as u64))
@@ -335,6 +358,11 @@ async fn forget(state: State, clock: Arc<dyn Clock>, history: Duration, stopping
                 tracing::warn!(steps = beyond, "too much is kept for receipts: those of the oldest refreshes are gone");
             }
             state.forget_figures(now_ms).await?;
+            let forgotten = state.forget_records(before(history.audit), state::audit::ROWS_MAX).await?;
+            let counters = accepting.counters();
+            counters.records_forgotten.fetch_add(forgotten, Ordering::Relaxed);
+            let records = state.record_span().await?.map_or(0, |(oldest, newest)| newest - oldest + 1);
+            counters.records.store(records, Ordering::Relaxed);
             state.compact(INVALIDATIONS_KEPT).await
         };
         if let Err(error) = done.await {

@@ -8,6 +8,7 @@ mod domains;
 mod figures;
 mod gateway;
 mod refresh;
+mod service;
 
 use std::collections::BTreeSet;
 
@@ -40,7 +41,7 @@ struct Group {
     other_words: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const GROUPS: [Group; 4] = [configs::GROUP, domains::GROUP, figures::GROUP, refresh::GROUP];
+const GROUPS: [Group; 5] = [configs::GROUP, domains::GROUP, figures::GROUP, refresh::GROUP, service::GROUP];
 
 fn facts() -> Value {
     serde_json::from_str(include_str!("../data/actions.json")).expect("the facts are JSON")

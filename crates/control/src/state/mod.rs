@@ -25,7 +25,9 @@ use sqlx::{Any, AnyConnection, AnyPool, Executor, Row, Transaction};
 
 use crate::config::StateUrl;
 
+pub mod access;
 pub mod accounts;
+pub mod audit;
 mod certificates;
 pub mod chunks;
 pub mod completions;
@@ -227,6 +229,8 @@ enum Counter {
     Task,
     /// The last id of a chunk.
     Chunk,
+    /// The last id of a record of the audit log.
+    Audit,
 }
 
 impl Counter {
@@ -236,6 +240,7 @@ impl Counter {
             Counter::Compacted => "compacted",
             Counter::Task => "task",
             Counter::Chunk => "chunk",
+            Counter::Audit => "audit",
         }
     }
 }

@@ -78,6 +78,24 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE TABLE figure_report (node TEXT NOT NULL, boot BIGINT NOT NULL, sequence BIGINT NOT NULL, taken_ms BIGINT NOT NULL, \
      PRIMARY KEY (node, boot))",
     ],
+    // Users of an account and their policies; when an account opened the service; who did what.
+    &[
+        "CREATE TABLE sub_user (account TEXT NOT NULL, name TEXT NOT NULL, created_ms BIGINT NOT NULL, PRIMARY KEY (account, name))",
+        "CREATE TABLE policy (account TEXT NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, changed_ms BIGINT NOT NULL, \
+     PRIMARY KEY (account, name))",
+        "CREATE TABLE attached (account TEXT NOT NULL, user_name TEXT NOT NULL, policy TEXT NOT NULL, \
+     PRIMARY KEY (account, user_name, policy))",
+        "ALTER TABLE access_key ADD COLUMN user_name TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX access_key_account ON access_key (account)",
+        "ALTER TABLE account ADD COLUMN opened_ms BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE account ADD COLUMN charge TEXT NOT NULL DEFAULT ''",
+        "INSERT INTO counter (name, value) VALUES ('audit', 0)",
+        "CREATE TABLE audit (id BIGINT PRIMARY KEY, at_ms BIGINT NOT NULL, request TEXT NOT NULL, account TEXT NOT NULL, \
+     user_name TEXT NOT NULL, access_key TEXT NOT NULL, session TEXT NOT NULL, product TEXT NOT NULL, action TEXT NOT NULL, \
+     domains TEXT NOT NULL, detail TEXT NOT NULL, source TEXT NOT NULL, outcome TEXT NOT NULL, ended_ms BIGINT NOT NULL)",
+        "CREATE INDEX audit_account ON audit (account, at_ms, id)",
+        "CREATE INDEX audit_at ON audit (at_ms, id)",
+    ],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

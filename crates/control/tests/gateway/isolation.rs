@@ -3,7 +3,7 @@
 use super::*;
 
 /// What an action answers to the account that does not own what it asks for.
-enum Answered {
+pub(super) enum Answered {
     /// Refused: status and code.
     Refused(u16, &'static str),
     /// A list with nothing in it: its count is zero.
@@ -16,9 +16,9 @@ use Answered::{Nothing, Own, Refused};
 
 const NOT_FOUND: Answered = Refused(404, "InvalidDomain.NotFound");
 
-type Row = (&'static str, &'static str, Vec<(&'static str, String)>, Answered);
+pub(super) type Row = (&'static str, &'static str, Vec<(&'static str, String)>, Answered);
 
-fn rows(push: &str, refresh: &str) -> Vec<Row> {
+pub(super) fn rows(push: &str, refresh: &str) -> Vec<Row> {
     let text = |pairs: &[(&'static str, &str)]| {
         pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect::<Vec<_>>()
     };
@@ -28,6 +28,12 @@ fn rows(push: &str, refresh: &str) -> Vec<Row> {
     let sources = ("Sources", r#"[{"content":"127.0.0.1","type":"ipaddr"}]"#);
     let function = r#"[{"functionName":"range","functionArgs":[{"argName":"enable","argValue":"on"}]}]"#;
     vec![
+        // First: what the stranger tries below is in his own log.
+        (CDN, "DescribeAuditLog", Vec::new(), Own),
+        (VOD, "DescribeAuditLog", Vec::new(), Own),
+        (CDN, "OpenCdnService", text(&[("InternetChargeType", "PayByTraffic")]), Refused(400, "CdnService.HasOpened")),
+        (CDN, "DescribeCdnService", Vec::new(), Own),
+        (CDN, "DescribeUserCdnStatus", Vec::new(), Own),
         (CDN, "PushObjectCache", path(), NOT_FOUND),
         (OLD, "PushObjectCache", path(), NOT_FOUND),
         (VOD, "PreloadVodObjectCaches", path(), NOT_FOUND),
