@@ -552,6 +552,7 @@ impl Pipeline {
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
             interim: reply.interim(),
+            awaited: None,
         };
         let mut answer = match self.fills.pass(question, body).await {
             Ok(answer) => answer,

@@ -12,17 +12,19 @@
 //! - By https, a certificate must be for the name that was meant: of the source, or for an address of the accelerated domain.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use model::Source;
+use model::{Clock, Source};
 use tokio::time::Instant;
 
 use crate::functions::fetch;
 use crate::health::{Health, REMEMBERED_MAX, Rules};
+use crate::limiter::{self, Limiter, NotNow, Slot};
 use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
 use crate::peer;
@@ -45,12 +47,16 @@ pub(crate) struct Sources {
     asked: Counter,
     failed: Counter,
     failed_over: Counter,
+    limiter: Limiter,
+    clock: Arc<dyn Clock>,
 }
 
 impl Sources {
-    pub(crate) fn new(pool: Pool, seed: u64) -> Sources {
+    pub(crate) fn new(pool: Pool, clock: Arc<dyn Clock>, seed: u64) -> Sources {
         Sources {
             pool,
+            limiter: Limiter::default(),
+            clock,
             health: Health::new(RULES, seed),
             asked: Counter::default(),
             failed: Counter::default(),
@@ -131,8 +137,10 @@ impl Sources {
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
             Bounds { connect: left.min(CONNECT_MAX), first_byte }
         };
+        let mut slot = self.enter(question, &source.endpoint, until).await?;
         self.asked.inc();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
+        self.tell(&slot, &sent);
         match &sent {
             Ok(answer) if !is_failure(answer.status()) => self.health.answered(&source.endpoint),
             Ok(_) | Err(_) => {
@@ -154,12 +162,39 @@ impl Sources {
                 headers: &headers,
                 interim: question.interim.as_ref(),
             };
+            slot = self.enter(question, &at.endpoint, until).await?;
             self.asked.inc();
-            answer = self.pool.send(&at.endpoint, &message, &mut None, bounds()).await?;
+            let sent = self.pool.send(&at.endpoint, &message, &mut None, bounds()).await;
+            self.tell(&slot, &sent);
+            answer = sent?;
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
-        Ok(Answer::new(head, body, Some(Duration::ZERO), From::Origin))
+        Ok(Answer::new(head, body, Some(Duration::ZERO), From::Origin).holding(slot))
+    }
+
+    /// A place at an origin, which a prefetch has to wait for.
+    async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Slot, NotAsked> {
+        let entered = self.limiter.enter(endpoint, question.purpose, question.awaited.clone());
+        let entered = tokio::time::timeout_at(until, entered).await.unwrap_or(Err(NotNow::Full));
+        entered.map_err(|not_now| match not_now {
+            NotNow::Closed(after) => AskError::Busy(after).into(),
+            NotNow::Full => AskError::Busy(limiter::PUT_OFF).into(),
+        })
+    }
+
+    /// Tells the origin's limit how it answered.
+    fn tell(&self, slot: &Slot, sent: &Result<Response<Incoming>, Failure>) {
+        match sent {
+            Ok(answer) if limiter::is_too_much(answer.status()) => {
+                match httpcache::retry_after(answer.headers(), self.clock.now()) {
+                    Some(after) => slot.closed(after),
+                    None => slot.failed(),
+                }
+            }
+            Ok(answer) if !is_failure(answer.status()) => slot.answered(),
+            Ok(_) | Err(_) => slot.failed(),
+        }
     }
 
     /// Shows what is counted.
@@ -168,6 +203,7 @@ impl Sources {
         page.counter("origin_requests_total", "Requests sent to origins", self.asked.get());
         page.counter("origin_failures_total", "Those that failed, or were answered 502, 503 or 504", self.failed.get());
         page.counter("origin_failovers_total", "Times that another source was asked instead", self.failed_over.get());
+        self.limiter.show(page);
         page.gauge("origins_resting", "Sources asked only after the others, because they failed", resting);
         page.gauge("origins_failing", "Sources whose last answer was a failure", remembered);
         page.gauge("origins_failing_max", "Bound of those that are remembered", REMEMBERED_MAX);
