@@ -4,13 +4,14 @@
 
 use std::time::SystemTime;
 
-use model::DomainName;
+use model::{Coverage, DomainName};
 
 use crate::actions::{CREATE_BEARER, CREATE_SESSION, SET_DOMAIN};
 use crate::certificates::{self, SetCertificate};
 use crate::credentials::{self, CreateBearer, CreateSession};
-use crate::domains::{self, AddDomain, DomainQuery, SetDomain};
+use crate::domains::{self, AddDomains, DomainQuery, ModifyDomains, SetDomain};
 use crate::functions::{self, DeleteFunctions, FunctionQuery, SetFunctions};
+use crate::labels::{self, LabelQuery, RemoveLabels, SetLabels};
 use crate::prefetch::{self, Prefetch, Refresh, RefreshByTag};
 use crate::profile::Profile;
 use crate::read::{Params, Product, Request};
@@ -45,17 +46,42 @@ pub enum Call {
     ReceiptKey,
     /// DescribeRefreshQuota, DescribeVodRefreshQuota
     Quota,
-    /// AddCdnDomain, AddVodDomain
-    AddDomain(AddDomain),
-    /// DeleteCdnDomain, DeleteVodDomain
-    DeleteDomain(DomainName),
-    /// StartCdnDomain, StopCdnDomain
-    SwitchDomain {
+    /// AddCdnDomain, BatchAddCdnDomain, AddVodDomain
+    AddDomains(AddDomains),
+    /// ModifyCdnDomain, BatchUpdateCdnDomain, UpdateVodDomain
+    ModifyDomains(ModifyDomains),
+    /// ModifyCdnDomainSchdmByProperty
+    SetCoverage {
         /// Which domain.
         name: DomainName,
-        /// Whether it is to be served.
+        /// Where it is to be served.
+        coverage: Coverage,
+    },
+    /// DeleteCdnDomain, DeleteVodDomain
+    DeleteDomain(DomainName),
+    /// StartCdnDomain, StopCdnDomain, BatchStartCdnDomain, BatchStopCdnDomain, BatchStartVodDomain, BatchStopVodDomain
+    SwitchDomains {
+        /// Which domains, each once.
+        names: Vec<DomainName>,
+        /// Whether they are to be served.
         online: bool,
     },
+    /// TagResources
+    SetLabels(SetLabels),
+    /// UntagResources
+    RemoveLabels(RemoveLabels),
+    /// ListTagResources
+    Labels(LabelQuery),
+    /// DescribeTagResources
+    LabelsOf(LabelQuery),
+    /// DescribeUserTags
+    LabelsOfAccount,
+    /// DescribeCdnRegionAndIsp
+    Places,
+    /// DescribeL2VipsByDomain
+    Addresses(DomainName),
+    /// DescribeDomainCname
+    Cnames(Vec<DomainName>),
     /// SetWarmfrontDomain, our own
     SetDomain(SetDomain),
     /// SetCdnDomainSSLCertificate, SetVodDomainCertificate, SetVodDomainSSLCertificate
@@ -105,10 +131,35 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
         (_, "DescribeReceiptKey") => Call::ReceiptKey,
         (Cdn, "DescribeRefreshQuota") | (Vod, "DescribeVodRefreshQuota") => Call::Quota,
         (Cdn, "DescribeCdnUserQuota") => Call::UserQuota,
-        (Cdn, "AddCdnDomain") | (Vod, "AddVodDomain") => Call::AddDomain(domains::add(request, profile)?),
+        (Cdn, "AddCdnDomain") | (Vod, "AddVodDomain") => Call::AddDomains(domains::add(request, profile, false)?),
+        (Cdn, "BatchAddCdnDomain") => Call::AddDomains(domains::add(request, profile, true)?),
+        (Cdn, "ModifyCdnDomain") | (Vod, "UpdateVodDomain") => {
+            Call::ModifyDomains(domains::modify(request, profile, false)?)
+        }
+        (Cdn, "BatchUpdateCdnDomain") => Call::ModifyDomains(domains::modify(request, profile, true)?),
+        (Cdn, "ModifyCdnDomainSchdmByProperty") => {
+            let (name, coverage) = domains::set_coverage(request, profile)?;
+            Call::SetCoverage { name, coverage }
+        }
         (Cdn, "DeleteCdnDomain") | (Vod, "DeleteVodDomain") => Call::DeleteDomain(domains::name(request, profile)?),
-        (Cdn, "StartCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: true },
-        (Cdn, "StopCdnDomain") => Call::SwitchDomain { name: domains::name(request, profile)?, online: false },
+        (Cdn, "StartCdnDomain" | "StopCdnDomain") => {
+            let names = vec![domains::name(request, profile)?];
+            Call::SwitchDomains { names, online: request.action == "StartCdnDomain" }
+        }
+        (Cdn, "BatchStartCdnDomain") | (Vod, "BatchStartVodDomain") => {
+            Call::SwitchDomains { names: domains::names(request, profile, "DomainNames")?, online: true }
+        }
+        (Cdn, "BatchStopCdnDomain") | (Vod, "BatchStopVodDomain") => {
+            Call::SwitchDomains { names: domains::names(request, profile, "DomainNames")?, online: false }
+        }
+        (Cdn, "TagResources") => Call::SetLabels(labels::set(request, profile)?),
+        (Cdn, "UntagResources") => Call::RemoveLabels(labels::remove(request, profile)?),
+        (Cdn, "ListTagResources") => Call::Labels(labels::query(request, profile, false)?),
+        (Cdn, "DescribeTagResources") => Call::LabelsOf(labels::query(request, profile, true)?),
+        (Cdn, "DescribeUserTags") => Call::LabelsOfAccount,
+        (Cdn, "DescribeCdnRegionAndIsp") => Call::Places,
+        (Cdn, "DescribeL2VipsByDomain") => Call::Addresses(domains::name(request, profile)?),
+        (Cdn, "DescribeDomainCname") => Call::Cnames(domains::names(request, profile, "DomainName")?),
         (Cdn, SET_DOMAIN) => Call::SetDomain(domains::set(request, profile)?),
         (Cdn, "SetCdnDomainSSLCertificate") | (Vod, "SetVodDomainCertificate" | "SetVodDomainSSLCertificate") => {
             Call::SetCertificate(certificates::set(request, profile)?)

@@ -1,42 +1,62 @@
-//! Domains: AddCdnDomain, DescribeUserDomains and their VOD twins.
+//! Domains: making, changing, switching, removing, listing them, for CDN and VOD.
+//!
+//! # What always holds
+//!
+//! - A new name is one that DNS can have: punycode where it is not ASCII, no address, no dot at its end, in lower case.
 //!
 //! # Not here
 //!
-//! Names that are taken and limits on their number: the control plane knows.
+//! Names that are taken and limits on their number: the control plane knows. What origins look like (`sources`), tags
+//! (`labels`).
 
-use std::net::IpAddr;
 use std::time::SystemTime;
 
 use http::HeaderName;
-use model::{Coverage, DomainName, Scheme};
-use serde_json::{Map, Value};
+use model::{Coverage, DomainName};
+use serde_json::Value;
 
 use crate::call::boolean;
+use crate::labels::{self, Label, LabelFilter};
 use crate::profile::{Profile, Wording};
-use crate::read::{Product, Request};
+use crate::read::{Params, Product, Request};
 use crate::refusal::{Fault, Refusal};
+use crate::sources::{self, BadSources, Source};
 use crate::tasks::{Page, page, read_time};
 
-/// Most origins of one domain.
-const SOURCES_MAX: usize = 20;
+/// Most domains of one call.
+const NAMES_MAX: usize = 50;
 
 /// Longest name of a header, in bytes.
 const TAG_HEADER_BYTES_MAX: usize = 100;
 
-/// Longest `Sources`, in bytes.
-const SOURCES_BYTES_MAX: usize = 16 << 10;
+/// Longest `Property`, in bytes.
+const PROPERTY_BYTES_MAX: usize = 1024;
 
-/// A domain to be made.
+/// The one resource group there is: everything is in it.
+pub const RESOURCE_GROUP: &str = "rg-default";
+
+/// Domains to be made, all alike but for their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AddDomain {
-    /// Its name; a leading dot makes it a wildcard.
-    pub name: DomainName,
-    /// Where it is served.
+pub struct AddDomains {
+    /// Their names, each once; a leading dot makes one a wildcard.
+    pub names: Vec<DomainName>,
+    /// Where they are served.
     pub coverage: Coverage,
-    /// Where its objects come from; at least one.
+    /// Where their objects come from; at least one.
     pub sources: Vec<Source>,
-    /// What it is for; `None` for VOD, which has no such kinds.
+    /// What they are for; `None` for VOD, which has no such kinds.
     pub kind: Option<CdnType>,
+    /// Their tags.
+    pub labels: Vec<Label>,
+}
+
+/// Domains that are to be changed alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModifyDomains {
+    /// Which, each once.
+    pub names: Vec<DomainName>,
+    /// Where their objects come from; `None` leaves that as it is.
+    pub sources: Option<Vec<Source>>,
 }
 
 /// What is to become of a domain that is there (SetWarmfrontDomain).
@@ -46,54 +66,6 @@ pub struct SetDomain {
     pub name: DomainName,
     /// The response header in which its origins name tags, lower case; `None` for those that are usual.
     pub tag_header: Option<String>,
-}
-
-/// One origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// What `content` is.
-    pub kind: SourceType,
-    /// An address or a host name.
-    pub content: String,
-    /// TCP port.
-    pub port: u16,
-    /// Ours: http or https whatever the port is; by the port when it is not given, as with the vendor.
-    pub scheme: Option<Scheme>,
-    /// 20 primary, 30 backup.
-    pub priority: u16,
-    /// 0 to 100.
-    pub weight: u16,
-}
-
-/// What kind of origin a source is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceType {
-    /// An IP address.
-    Address,
-    /// A host name.
-    Domain,
-    /// A bucket of the vendor's object store.
-    Oss,
-    /// A function's host name.
-    Function,
-    /// A site of the vendor's, by host name.
-    Common,
-}
-
-impl SourceType {
-    const ALL: [SourceType; 5] =
-        [SourceType::Address, SourceType::Domain, SourceType::Oss, SourceType::Function, SourceType::Common];
-
-    /// The vendor's word.
-    pub fn name(self) -> &'static str {
-        match self {
-            SourceType::Address => "ipaddr",
-            SourceType::Domain => "domain",
-            SourceType::Oss => "oss",
-            SourceType::Function => "fc_domain",
-            SourceType::Common => "common",
-        }
-    }
 }
 
 /// What a CDN domain is for. It changes nothing here; it is kept and shown.
@@ -203,31 +175,83 @@ pub struct DomainQuery {
     pub changed_from: Option<SystemTime>,
     /// Last changed before.
     pub changed_until: Option<SystemTime>,
-    /// Whether domains under review are listed too.
+    /// Whether domains under review, and those whose review or configuration failed, are listed too.
     pub with_checking: bool,
+    /// With these tags.
+    pub labels: Vec<LabelFilter>,
+    /// A resource group that there is not was asked for: nothing is in it.
+    pub elsewhere: bool,
     /// Which part of the list.
     pub page: Page,
 }
 
-/// Reads the parameters of a new domain.
-pub(crate) fn add(request: &Request, profile: &Profile) -> Result<AddDomain, Refusal> {
+/// Reads the parameters of new domains: one of AddCdnDomain and AddVodDomain, several of BatchAddCdnDomain.
+pub(crate) fn add(request: &Request, profile: &Profile, several: bool) -> Result<AddDomains, Refusal> {
     let params = &request.params;
     let worded = |fault| Refusal::of(fault, profile.wording(request));
-    let name = params.required("DomainName")?;
+    let text = params.required("DomainName")?;
     let kind = match request.product {
         Product::Cdn => Some(CdnType::named(params.required("CdnType")?).ok_or_else(|| worded(Fault::CdnType))?),
         Product::Vod => None,
     };
     let sources = params.required("Sources")?;
-    if params.any_starts_with("Tag.") {
-        return Err(Refusal::unsupported()); // tags that nobody could ask for again would be a false success
-    }
-    Ok(AddDomain {
-        name: DomainName::parse(name).map_err(|_| worded(Fault::NewDomainName))?,
+    let names = match several {
+        true => each_once(text, "DomainName", |text| new_name(text).ok_or_else(|| worded(Fault::NewDomainName)))?,
+        false => vec![new_name(text).ok_or_else(|| worded(Fault::NewDomainName))?],
+    };
+    let sources = sources::read(sources, &names).map_err(|bad| {
+        let exceeded = bad == BadSources::TooMany && request.product == Product::Vod;
+        worded(if exceeded { Fault::Sources } else { bad.of_new() })
+    })?;
+    group(params).map_err(worded)?;
+    Ok(AddDomains {
+        names,
         coverage: coverage(params.get("Scope").unwrap_or("domestic")).ok_or_else(|| worded(Fault::Scope))?,
-        sources: read_sources(sources).map_err(worded)?,
+        sources,
         kind,
+        labels: if several { Vec::new() } else { labels::read(params)? },
     })
+}
+
+/// Reads what one domain, or several, are to become.
+pub(crate) fn modify(request: &Request, profile: &Profile, several: bool) -> Result<ModifyDomains, Refusal> {
+    let params = &request.params;
+    let worded = |fault| Refusal::of(fault, profile.wording(request));
+    let names = match several {
+        true => names(request, profile, "DomainName")?,
+        false => vec![name(request, profile)?],
+    };
+    let read = |text| {
+        let fault = |bad: BadSources| if several { Fault::Sources } else { bad.of_change() };
+        sources::read(text, &names).map_err(|bad| worded(fault(bad)))
+    };
+    let sources = params.get("Sources").map(read).transpose()?;
+    if sources.is_none() && params.get("TopLevelDomain").is_some() {
+        return Err(worded(Fault::TopLevelDomain)); // nobody is allow-listed for them
+    }
+    group(params).map_err(worded)?;
+    Ok(ModifyDomains { names, sources })
+}
+
+/// Reads where a domain is to be served.
+pub(crate) fn set_coverage(request: &Request, profile: &Profile) -> Result<(DomainName, Coverage), Refusal> {
+    let name = name(request, profile)?;
+    let text = request.params.required("Property")?;
+    let property = match serde_json::from_str(text) {
+        Ok(Value::Object(property)) if text.len() <= PROPERTY_BYTES_MAX => property,
+        _ => return Err(bad_property()),
+    };
+    let mut fields = property.iter();
+    match (fields.next(), fields.next()) {
+        (Some((key, Value::String(area))), None) if key.eq_ignore_ascii_case("coverage") => {
+            Ok((name, coverage(area).ok_or_else(bad_property)?))
+        }
+        _ => Err(bad_property()),
+    }
+}
+
+fn bad_property() -> Refusal {
+    Refusal::invalid("Property", r#"{"coverage":"domestic"}, "overseas" or "global" is expected"#)
 }
 
 /// Reads what a domain is to become.
@@ -246,14 +270,65 @@ pub(crate) fn name(request: &Request, profile: &Profile) -> Result<DomainName, R
         .map_err(|_| Refusal::of(Fault::DomainName, profile.wording(request)))
 }
 
+/// Reads the domains that a call is about, each once, split by commas in `parameter`.
+pub(crate) fn names(request: &Request, profile: &Profile, parameter: &str) -> Result<Vec<DomainName>, Refusal> {
+    let worded = || Refusal::of(Fault::DomainName, profile.wording(request));
+    each_once(request.params.required(parameter)?, parameter, |text| DomainName::parse(text).map_err(|_| worded()))
+}
+
+fn each_once(
+    text: &str,
+    parameter: &str,
+    read: impl Fn(&str) -> Result<DomainName, Refusal>,
+) -> Result<Vec<DomainName>, Refusal> {
+    let mut names = Vec::new();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let name = read(word)?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        if names.len() > NAMES_MAX {
+            break;
+        }
+    }
+    if names.is_empty() || names.len() > NAMES_MAX {
+        return Err(Refusal::invalid(parameter, "1 to 50 domains are expected, split by commas"));
+    }
+    Ok(names)
+}
+
+/// A name that a domain may get: what is a name and no address (whose last label would be a number), with labels that are punycode
+/// where they look like it (RFC 5890 §2.3.1).
+fn new_name(text: &str) -> Option<DomainName> {
+    let name = DomainName::parse(text).ok()?;
+    let label = |label: &str| match label.get(2..4) {
+        Some("--") => label.strip_prefix("xn--").is_some_and(|rest| !rest.is_empty() && !rest.contains('_')),
+        _ => true,
+    };
+    let mut labels = name.as_str().trim_start_matches('.').split('.');
+    let top = labels.clone().next_back()?;
+    let is_address = top.bytes().all(|byte| byte.is_ascii_digit()) || top.starts_with("0x");
+    (!is_address && labels.all(label)).then_some(name)
+}
+
+/// The resource group of a call, which must be the one there is.
+fn group(params: &Params) -> Result<(), Fault> {
+    match params.get("ResourceGroupId") {
+        None | Some(RESOURCE_GROUP) => Ok(()),
+        Some(id) => match id.strip_prefix("rg-") {
+            Some(rest) if !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+                Err(Fault::ResourceGroup)
+            }
+            _ => Err(Fault::ResourceGroupId),
+        },
+    }
+}
+
 /// Reads the filters of a list of domains.
 pub(crate) fn query(request: &Request, profile: &Profile) -> Result<DomainQuery, Refusal> {
     let params = &request.params;
     let wording: Wording = profile.wording(request);
     let worded = |fault| Refusal::of(fault, wording);
-    if params.any_starts_with("Tag.") {
-        return Err(Refusal::unsupported());
-    }
     let (largest, search) = match request.product {
         Product::Cdn => (500, SearchType::Whole),
         Product::Vod => (50, SearchType::Contains),
@@ -265,6 +340,10 @@ pub(crate) fn query(request: &Request, profile: &Profile) -> Result<DomainQuery,
         Some("suf_match") => SearchType::Suffix,
         Some("full_match") => SearchType::Whole,
         Some(_) => return Err(worded(Fault::SearchType)),
+    };
+    let part = |text: &str| {
+        let good = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+        if good { Ok((text.to_ascii_lowercase(), search)) } else { Err(worded(Fault::DomainName)) }
     };
     let status = params.get("DomainStatus").map(|text| {
         let found = DomainStatus::ALL.into_iter().find(|status| status.name().eq_ignore_ascii_case(text));
@@ -282,8 +361,12 @@ pub(crate) fn query(request: &Request, profile: &Profile) -> Result<DomainQuery,
     let covered = params.get("Coverage").map(|text| {
         coverage(text).ok_or_else(|| Refusal::invalid("Coverage", "domestic, overseas or global is expected"))
     });
+    let with_checking = match request.product {
+        Product::Vod => true, // its lists have them all; the parameter is obsolete there
+        Product::Cdn => boolean(params, "CheckDomainShow")?,
+    };
     Ok(DomainQuery {
-        name: params.get("DomainName").map(|name| (name.to_ascii_lowercase(), search)),
+        name: params.get("DomainName").map(part).transpose()?,
         status: status.transpose()?,
         kinds: kinds
             .map(|kind| CdnType::named(kind.trim()).ok_or_else(|| worded(Fault::FilterCdnType)))
@@ -292,7 +375,9 @@ pub(crate) fn query(request: &Request, profile: &Profile) -> Result<DomainQuery,
         source: params.get("Source").map(str::to_owned),
         changed_from: time("ChangeStartTime")?,
         changed_until: time("ChangeEndTime")?,
-        with_checking: boolean(params, "CheckDomainShow")?,
+        with_checking,
+        labels: labels::filters(params)?,
+        elsewhere: params.get("ResourceGroupId").is_some_and(|id| id != RESOURCE_GROUP),
         page: page(params, largest).map_err(worded)?,
     })
 }
@@ -304,119 +389,34 @@ fn coverage(text: &str) -> Option<Coverage> {
         .find_map(|(name, coverage)| name.eq_ignore_ascii_case(text).then_some(coverage))
 }
 
-/// Reads `Sources`: an array of objects whose keys come in any case and whose numbers may be texts.
-fn read_sources(text: &str) -> Result<Vec<Source>, Fault> {
-    if text.len() > SOURCES_BYTES_MAX {
-        return Err(Fault::Sources);
-    }
-    let Ok(Value::Array(entries)) = serde_json::from_str(text) else {
-        return Err(Fault::Sources);
-    };
-    if entries.is_empty() || entries.len() > SOURCES_MAX {
-        return Err(Fault::Sources);
-    }
-    entries.iter().map(|entry| read_source(entry.as_object().ok_or(Fault::Sources)?)).collect()
-}
-
-fn read_source(entry: &Map<String, Value>) -> Result<Source, Fault> {
-    let field = |name: &str| -> Result<Option<String>, Fault> {
-        match entry.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(_) => Err(Fault::Sources),
-        }
-    };
-    let number = |name: &str, default: u16| -> Result<u16, Fault> {
-        field(name)?.map_or(Ok(default), |text| text.parse().map_err(|_| Fault::Sources))
-    };
-    let kind = field("type")?.ok_or(Fault::SourceType)?;
-    let kind = SourceType::ALL.into_iter().find(|known| known.name().eq_ignore_ascii_case(&kind));
-    let kind = kind.ok_or(Fault::SourceType)?;
-    let content = field("content")?.ok_or(Fault::Sources)?;
-    let is_address = content.parse::<IpAddr>().is_ok();
-    let is_host = content.len() <= 253
-        && content.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-        });
-    let scheme = match field("scheme")?.map(|scheme| scheme.to_ascii_lowercase()).as_deref() {
-        None => None,
-        Some("http") => Some(Scheme::Http),
-        Some("https") => Some(Scheme::Https),
-        Some(_) => return Err(Fault::Sources),
-    };
-    let source = Source {
-        kind,
-        content,
-        port: number("port", if scheme == Some(Scheme::Https) { 443 } else { 80 })?,
-        scheme,
-        priority: number("priority", 20)?,
-        weight: number("weight", 10)?,
-    };
-    let fits = if kind == SourceType::Address { is_address } else { is_host };
-    if fits && source.port > 0 && matches!(source.priority, 20 | 30) && source.weight <= 100 {
-        Ok(source)
-    } else {
-        Err(Fault::Sources)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sources_are_read_as_clients_write_them() {
-        let source = |kind, content: &str, port, priority, weight| Source {
-            kind,
-            content: content.to_owned(),
-            port,
-            scheme: None,
-            priority,
-            weight,
-        };
-        let secure =
-            |port, scheme| Source { scheme: Some(scheme), ..source(SourceType::Domain, "o.example.com", port, 20, 10) };
+    fn new_names_are_those_that_dns_can_have() {
         let cases = [
-            (r#"[{"content":"1.2.3.4","type":"ipaddr"}]"#, Ok(source(SourceType::Address, "1.2.3.4", 80, 20, 10))),
-            (
-                // Terraform: capitalised keys, numbers both ways
-                r#"[{"Content":"o.example.com","Type":"domain","Priority":"30","Port":443,"Weight":"15"}]"#,
-                Ok(source(SourceType::Domain, "o.example.com", 443, 30, 15)),
-            ),
-            (
-                r#"[{"content":"localhost","type":"domain","port":9790}]"#,
-                Ok(source(SourceType::Domain, "localhost", 9790, 20, 10)),
-            ),
-            (r#"[{"content":"::1","type":"ipaddr"}]"#, Ok(source(SourceType::Address, "::1", 80, 20, 10))),
-            (
-                // ours
-                r#"[{"content":"o.example.com","type":"domain","port":8443,"scheme":"https"}]"#,
-                Ok(secure(8443, Scheme::Https)),
-            ),
-            (r#"[{"content":"o.example.com","type":"domain","scheme":"HTTPS"}]"#, Ok(secure(443, Scheme::Https))),
-            (
-                r#"[{"content":"o.example.com","type":"domain","port":443,"scheme":"http"}]"#,
-                Ok(secure(443, Scheme::Http)),
-            ),
-            (r#"[{"content":"o.example.com","type":"domain","scheme":"ftp"}]"#, Err(Fault::Sources)),
-            ("1.2.3.4", Err(Fault::Sources)),
-            ("[]", Err(Fault::Sources)),
-            ("[1]", Err(Fault::Sources)),
-            (r#"[{"type":"ipaddr"}]"#, Err(Fault::Sources)),
-            (r#"[{"content":"1.2.3.4"}]"#, Err(Fault::SourceType)),
-            (r#"[{"content":"1.2.3.4","type":"tape"}]"#, Err(Fault::SourceType)),
-            (r#"[{"content":"o.example.com","type":"ipaddr"}]"#, Err(Fault::Sources)),
-            (r#"[{"content":"http://o.example.com","type":"domain"}]"#, Err(Fault::Sources)),
-            (r#"[{"content":"a.com","type":"domain","port":0}]"#, Err(Fault::Sources)),
-            (r#"[{"content":"a.com","type":"domain","port":70000}]"#, Err(Fault::Sources)),
-            (r#"[{"content":"a.com","type":"domain","priority":25}]"#, Err(Fault::Sources)),
-            (r#"[{"content":"a.com","type":"domain","weight":101}]"#, Err(Fault::Sources)),
-            (r#"[{"content":{},"type":"domain"}]"#, Err(Fault::Sources)),
+            ("A.Example.COM", Some("a.example.com")),
+            (".example.com", Some(".example.com")),
+            ("a_b.example.com", Some("a_b.example.com")),
+            ("xn--fiqs8s.example.com", Some("xn--fiqs8s.example.com")),
+            ("1.example.com", Some("1.example.com")),
+            ("中国.example.com", None), // to be sent as punycode
+            ("xn--.example.com", None),
+            ("xn--a_b.example.com", None),
+            ("ab--c.example.com", None),
+            ("example.com.", None),
+            ("*.example.com", None),
+            ("127.0.0.1", None),
+            ("1.2.3", None),
+            ("0x7f.0x1", None),
+            ("::1", None),
+            ("example", None),
+            ("a b.example.com", None),
+            ("http://a.example.com", None),
         ];
         for (text, expected) in cases {
-            assert_eq!(read_sources(text), expected.map(|source| vec![source]), "{text}");
+            assert_eq!(new_name(text).as_ref().map(DomainName::as_str), expected, "{text}");
         }
     }
 }

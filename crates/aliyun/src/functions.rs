@@ -13,9 +13,6 @@ use crate::read::{Product, Request};
 use crate::refusal::{Fault, Refusal};
 use crate::tasks::{Page, page};
 
-/// Domains in one call.
-const DOMAINS_MAX: usize = 50;
-
 /// Functions in one call.
 const FUNCTIONS_MAX: usize = 100;
 
@@ -91,7 +88,7 @@ pub enum WhichFunctions {
 
 /// Reads the functions that are to be set.
 pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetFunctions, Refusal> {
-    let domains = names_of_domains(request, profile)?;
+    let domains = domains::names(request, profile, "DomainNames")?;
     let functions = read(request.params.required("Functions")?);
     let malformed = || Refusal::of(Fault::Functions, profile.wording(request));
     Ok(SetFunctions { domains, functions: functions.ok_or_else(malformed)? })
@@ -129,7 +126,7 @@ pub(crate) fn delete(request: &Request, profile: &Profile) -> Result<DeleteFunct
 
 /// Reads what BatchDeleteCdnDomainConfig deletes.
 pub(crate) fn delete_by_name(request: &Request, profile: &Profile) -> Result<DeleteFunctions, Refusal> {
-    let domains = names_of_domains(request, profile)?;
+    let domains = domains::names(request, profile, "DomainNames")?;
     let names = list(request.params.required("FunctionNames")?);
     if names.is_empty() || names.len() > LIST_MAX {
         return Err(Refusal::invalid("FunctionNames", "a list of names is expected, split by commas, up to 200"));
@@ -143,20 +140,6 @@ pub(crate) fn by_function(request: &Request, profile: &Profile) -> Result<(u32, 
     let number = number.map_err(|_| Refusal::invalid("FuncId", "the number of a function is expected"))?;
     let worded = |fault| Refusal::of(fault, profile.wording(request));
     Ok((number, page(&request.params, 50).map_err(worded)?))
-}
-
-fn names_of_domains(request: &Request, profile: &Profile) -> Result<Vec<DomainName>, Refusal> {
-    let mut domains = Vec::new();
-    for name in list(request.params.required("DomainNames")?) {
-        let name = DomainName::parse(&name).map_err(|_| Refusal::of(Fault::DomainName, profile.wording(request)))?;
-        if !domains.contains(&name) {
-            domains.push(name);
-        }
-    }
-    if domains.is_empty() || domains.len() > DOMAINS_MAX {
-        return Err(Refusal::invalid("DomainNames", "1 to 50 domains are expected, split by commas"));
-    }
-    Ok(domains)
 }
 
 fn list(text: &str) -> Vec<String> {

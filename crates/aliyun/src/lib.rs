@@ -29,7 +29,9 @@ mod domains;
 mod errors;
 mod form;
 mod functions;
+mod labels;
 mod path;
+mod places;
 mod prefetch;
 mod profile;
 mod proof;
@@ -39,15 +41,19 @@ mod render;
 mod reply;
 mod rules;
 mod sign;
+mod sources;
 mod tasks;
 
 pub use call::{Call, call};
 pub use certificates::{CertificatePair, CertificateShown, SetCertificate};
 pub use credentials::{Bearer, CreateBearer, CreateSession, Session};
-pub use domains::{AddDomain, CdnType, DomainQuery, DomainStatus, SearchType, SetDomain, Source, SourceType};
+pub use domains::{
+    AddDomains, CdnType, DomainQuery, DomainStatus, ModifyDomains, RESOURCE_GROUP, SearchType, SetDomain,
+};
 pub use errors::{codes, page};
 pub use form::{PAIRS_MAX, encode, encode_pairs};
 pub use functions::{DeleteFunctions, FunctionQuery, SetFunction, SetFunctions, WhichFunctions};
+pub use labels::{LABELS_MAX, Label, LabelFilter, LabelQuery, LabelRow, RemoveLabels, SetLabels};
 pub use path::{LINE_CHARACTERS_MAX, ObjectPath};
 pub use prefetch::{Prefetch, Refresh, RefreshByTag, RefreshType, VARIANTS_MAX};
 pub use profile::{
@@ -62,4 +68,5 @@ pub use reply::{
 };
 pub use rules::{Rules, TASK_HISTORY_DAYS};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
+pub use sources::{Source, SourceType};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

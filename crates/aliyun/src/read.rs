@@ -213,9 +213,10 @@ impl Params {
         self.get(name).ok_or_else(|| Refusal::missing(name))
     }
 
-    /// Whether a parameter has this prefix, as lists have (`Tag.1.Key`).
-    pub fn any_starts_with(&self, prefix: &str) -> bool {
-        self.0.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    /// Every parameter with this prefix, as lists have (`Tag.1.Key`): what follows it, and the value.
+    pub(crate) fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let from = self.0.range(prefix.to_owned()..);
+        from.map_while(move |(name, value)| name.strip_prefix(prefix).map(|rest| (rest, value.as_str())))
     }
 
     /// Parameters of these pairs, without names of the envelope.

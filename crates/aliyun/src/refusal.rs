@@ -337,6 +337,24 @@ pub enum Fault {
     Sources,
     /// An unknown type of origin.
     SourceType,
+    /// More origins than a domain may have.
+    SourcesExceeded,
+    /// An origin that is no address and no host name, or the domain itself, in a call that changes a domain.
+    SourceContent,
+    /// An unknown type of origin, there.
+    ChangedSourceType,
+    /// An address as origin where the type says a name, or the other way round, there.
+    SourceMismatch,
+    /// A priority that there is not, there.
+    SourcePriority,
+    /// A port that there is not, there.
+    SourcePort,
+    /// A top-level domain in place of origins.
+    TopLevelDomain,
+    /// A resource group that there is not.
+    ResourceGroup,
+    /// No id of a resource group.
+    ResourceGroupId,
     /// An unknown coverage.
     Scope,
     /// The domain exists already.
@@ -491,6 +509,18 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
         }
         Fault::Sources => (400, "InvalidSources.Malformed", "Specified Sources is malformed."),
         Fault::SourceType => (400, "InvalidSourceType.Malformed", "Specified SourceType is malformed."),
+        // So worded by the vendor.
+        Fault::SourcesExceeded => (400, "SourceIp.Exceed", "The Certificate you provided is malformed!"),
+        Fault::SourceContent => (400, "InvalidSource.Content.Malformed", "Specified source content is malformed."),
+        Fault::ChangedSourceType => (400, "InvalidSource.Type.Malformed", "Specified source type is malformed."),
+        Fault::SourceMismatch => {
+            (400, "InvalidTypeContent.Mismatch", "Specified source type does not math the specified source content.")
+        }
+        Fault::SourcePriority => (400, "InvalidSource.Priority.Malformed", "Specified source priority is malformed."),
+        Fault::SourcePort => (400, "InvalidSourcePort.Malformed", "Specified port is not supported."),
+        Fault::TopLevelDomain => (400, "TopLevelDomain.NotFound", "TopLevelDomain is not exist."),
+        Fault::ResourceGroup => (400, "EntityNotExists.ResourceGroup", "The resource group does not exist."),
+        Fault::ResourceGroupId => (400, "InvalidResourceGroupId.Malformed", "Specified ResourceGroupId is malformed."),
         Fault::Scope => (400, "InvalidScope.Malformed", "Specified Scope is malformed."),
         Fault::DomainExists => (400, "DomainAlreadyExist", "This domain name is exist already"),
         Fault::DomainConflict => (

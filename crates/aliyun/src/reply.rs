@@ -13,8 +13,11 @@ use serde_json::{Value, json};
 
 use crate::certificates::{self, CertificateShown};
 use crate::credentials::{self, Bearer, Session};
-use crate::domains::{CdnType, DomainStatus, Source};
+use crate::domains::{CdnType, DomainStatus, RESOURCE_GROUP};
+use crate::labels::{self, Label, LabelRow};
+use crate::places;
 use crate::read::{Product, Request, timestamp};
+use crate::sources::Source;
 use crate::tasks::{Page, TaskStatus, TaskType};
 
 /// What an unlimited quota reads as; clients subtract, and fail on negative numbers and words.
@@ -73,6 +76,28 @@ pub enum Reply {
     },
     /// One domain.
     DomainDetail(DomainDetail),
+    /// Labels of domains, domain by domain.
+    Labels {
+        /// One page of them.
+        rows: Vec<LabelRow>,
+        /// Whether there are more behind it.
+        more: bool,
+    },
+    /// Domains, each with all its labels.
+    LabelsOf(Vec<(String, Vec<Label>)>),
+    /// Every key of an account's labels with its values.
+    LabelsOfAccount(Vec<(String, Vec<String>)>),
+    /// Every place there is.
+    Places(Vec<String>),
+    /// Where nodes of the second tier are that serve a domain.
+    Addresses {
+        /// The domain.
+        domain: String,
+        /// Addresses or host names.
+        addresses: Vec<String>,
+    },
+    /// Domains whose CNAME was asked for.
+    Cnames(Vec<String>),
     /// The certificate of a domain, if it has one.
     Certificate {
         /// The domain.
@@ -298,6 +323,14 @@ pub struct DomainDetail {
     pub modified_at: SystemTime,
 }
 
+impl DomainDetail {
+    /// A number that stands for the name wherever and whenever it is made (FNV-1a), within what JSON numbers hold exactly.
+    fn number(&self) -> u64 {
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        self.name.bytes().fold(0xcbf2_9ce4_8422_2325, mix) >> 11
+    }
+}
+
 /// What users of a domain are shown by TLS, in short.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainTls {
@@ -361,6 +394,12 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             })
         }
         Reply::DomainDetail(domain) => domain_detail(product, request_id, domain),
+        Reply::Labels { rows, more } => labels::list_fields(request_id, rows, *more),
+        Reply::LabelsOf(domains) => labels::of_domains_fields(request_id, domains),
+        Reply::LabelsOfAccount(keys) => labels::of_account_fields(request_id, keys),
+        Reply::Places(places) => places::places_fields(request_id, places),
+        Reply::Addresses { domain, addresses } => places::addresses_fields(request_id, domain, addresses),
+        Reply::Cnames(domains) => places::names_fields(request_id, domains),
         Reply::Certificate { domain, certificate } => certificates::fields(request_id, domain, certificate.as_ref()),
         Reply::FunctionsSet(set) => {
             let one =
@@ -522,7 +561,8 @@ fn domain_row(product: Product, domain: &DomainDetail) -> Value {
     if product == Product::Cdn {
         row["CdnType"] = json!(domain.kind.map_or("", CdnType::name));
         row["Coverage"] = json!(coverage(domain.coverage));
-        row["ResourceGroupId"] = json!("");
+        row["DomainId"] = json!(domain.number());
+        row["ResourceGroupId"] = json!(RESOURCE_GROUP);
     }
     row
 }
@@ -543,7 +583,7 @@ fn domain_detail(product: Product, request_id: &str, domain: &DomainDetail) -> V
         Product::Cdn => {
             detail["CdnType"] = json!(domain.kind.map_or("", CdnType::name));
             detail["HttpsCname"] = json!("");
-            detail["ResourceGroupId"] = json!("");
+            detail["ResourceGroupId"] = json!(RESOURCE_GROUP);
             detail["ServerCertificateStatus"] = json!(ssl_protocol(domain));
             // Our own; clients pass over fields that they do not know.
             if let Some(header) = &domain.tag_header {

@@ -163,8 +163,8 @@ fn domains_are_switched_and_set() {
     let set =
         |header: Option<&str>| Ok(Call::SetDomain(SetDomain { name: name(), tag_header: header.map(str::to_owned) }));
     let cases: &[(&str, Params<'_>, Result<Call, &str>)] = &[
-        ("StopCdnDomain", &[], Ok(Call::SwitchDomain { name: name(), online: false })),
-        ("StartCdnDomain", &[], Ok(Call::SwitchDomain { name: name(), online: true })),
+        ("StopCdnDomain", &[], Ok(Call::SwitchDomains { names: vec![name()], online: false })),
+        ("StartCdnDomain", &[], Ok(Call::SwitchDomains { names: vec![name()], online: true })),
         ("SetWarmfrontDomain", &[("TagHeader", "X-Tags")], set(Some("x-tags"))),
         ("SetWarmfrontDomain", &[("TagHeader", "")], set(None)),
         ("SetWarmfrontDomain", &[("TagHeader", "x tags")], Err("InvalidParameter")),
@@ -482,13 +482,13 @@ fn domain_calls_are_read() {
         let action = if version == VOD { "AddVodDomain" } else { "AddCdnDomain" };
         ask("cdn-2024", version, action, &[&[("DomainName", "A.example.com"), sources], params].concat())
     };
-    let Ok(Call::AddDomain(domain)) = add(CDN, &[("CdnType", "web"), ("Scope", "global")]) else { panic!() };
+    let Ok(Call::AddDomains(domain)) = add(CDN, &[("CdnType", "web"), ("Scope", "global")]) else { panic!() };
     assert_eq!(
-        (domain.name.as_str(), domain.coverage, domain.kind),
+        (domain.names[0].as_str(), domain.coverage, domain.kind),
         ("a.example.com", Coverage::Global, Some(CdnType::Web))
     );
     assert_eq!((domain.sources[0].content.as_str(), domain.sources[0].port), ("127.0.0.1", 9790));
-    let Ok(Call::AddDomain(domain)) = add(VOD, &[]) else { panic!() };
+    let Ok(Call::AddDomains(domain)) = add(VOD, &[]) else { panic!() };
     assert_eq!((domain.coverage, domain.kind), (Coverage::Domestic, None));
 
     let name = DomainName::parse("a.com").unwrap();
@@ -509,12 +509,15 @@ fn domain_calls_are_read() {
         changed_from: None,
         changed_until: None,
         with_checking: false,
+        labels: vec![],
+        elsewhere: false,
         page: Page { number: 1, size: 20 },
     };
     assert_eq!(ask("open", CDN, "DescribeUserDomains", &[]), Ok(Call::Domains(all.clone())));
     let whole = DomainQuery { name: Some(("a.com".to_owned(), SearchType::Whole)), ..all.clone() };
     assert_eq!(ask("open", CDN, "DescribeUserDomains", &[("DomainName", "a.com")]), Ok(Call::Domains(whole)));
-    let fuzzy = DomainQuery { name: Some(("a.com".to_owned(), SearchType::Contains)), ..all.clone() };
+    let name = Some(("a.com".to_owned(), SearchType::Contains));
+    let fuzzy = DomainQuery { name, with_checking: true, ..all.clone() };
     assert_eq!(ask("open", VOD, "DescribeVodUserDomains", &[("DomainName", "a.com")]), Ok(Call::Domains(fuzzy)));
     let filtered = DomainQuery {
         status: Some(DomainStatus::Online),
@@ -546,16 +549,16 @@ fn faults_of_domain_calls() {
         ("AddCdnDomain", &[name, ("CdnType", "live"), sources], "InvalidCdnType.Malformed", ""),
         ("AddCdnDomain", &[name, kind, ("Sources", "x")], "InvalidSources.Malformed", ""),
         ("AddCdnDomain", &[name, kind, sources, ("Scope", "moon")], "InvalidScope.Malformed", ""),
-        ("AddCdnDomain", &[name, kind, sources, ("Tag.1.Key", "k")], "UnsupportedOperation", ""),
+        ("AddCdnDomain", &[name, kind, sources, ("Tag.1.Value", "k")], "MissingParameter", "\"Tag.1.Key\""),
         ("DeleteCdnDomain", &[], "MissingParameter", "\"DomainName\""),
         ("DeleteCdnDomain", &[("DomainName", "a b")], "InvalidDomainName.Malformed", "The specific value"),
         ("DescribeUserDomains", &[("PageSize", "501")], "InvalidPageSize.ValueNotSupported", ""),
         ("DescribeUserDomains", &[("DomainStatus", "x")], "InvalidDomainStatus.ValueNotSupported", ""),
         ("DescribeUserDomains", &[("DomainSearchType", "x")], "InvalidDomainSearchType.ValueNotSupported", ""),
         ("DescribeUserDomains", &[("CdnType", "x")], "InvalidCdnType.ValueNotSupported", ""),
-        ("DescribeUserDomains", &[("Tag.1.Key", "k")], "UnsupportedOperation", ""),
+        ("DescribeUserDomains", &[("Tag.1", "k")], "InvalidParameter", "Tag.1"),
         ("DescribeUserDomains", &[("ChangeEndTime", "x")], "InvalidParameter", "ChangeEndTime"),
-        ("BatchStopCdnDomain", &[name], "UnsupportedOperation", "The specified action is not supported."),
+        ("VerifyDomainOwner", &[name], "UnsupportedOperation", "The specified action is not supported."),
         ("DescribePreloadDetailById", &[("TaskId", "1,2")], "InvalidTaskId.Malformed", ""),
         ("DescribePreloadDetailById", &[], "MissingParameter", "\"TaskId\""),
     ];

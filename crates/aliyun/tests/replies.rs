@@ -237,7 +237,7 @@ fn domains_have_the_fields_of_the_sdk_models() {
     assert_eq!(names(&cdn), "Domains PageNumber PageSize RequestId TotalCount");
     assert_eq!(
         names(&cdn["Domains"]["PageData"][0]),
-        "CdnType Cname Coverage Description DomainName DomainStatus GmtCreated GmtModified ResourceGroupId Sandbox Sources \
+        "CdnType Cname Coverage Description DomainId DomainName DomainStatus GmtCreated GmtModified ResourceGroupId Sandbox Sources \
          SslProtocol"
     );
     let vod = body(VOD, "DescribeVodUserDomains", &list(None));

@@ -19,7 +19,7 @@ use crate::receipt::Signer;
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
 use crate::state::chunks::{Chunk, Filter, Kind, Outline, Params};
-use crate::state::log::DomainRow;
+use crate::state::domains::DomainRow;
 use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submission};
 use crate::state::{State, StateError, millis};
 
@@ -28,12 +28,13 @@ mod credentials;
 mod details;
 mod domains;
 mod functions;
+mod labels;
 
 pub(crate) use certificates::{Shown, Submitted};
 pub(crate) use details::Detail;
 #[cfg(test)]
 pub(crate) use details::UrlDetail;
-pub(crate) use domains::{DOMAINS_MAX, DomainChange, DomainView};
+pub(crate) use domains::{DOMAINS_MAX, DomainChange, DomainView, Wanted};
 pub(crate) use functions::{Doomed, Wished, has};
 
 /// Days of quotas begin at midnight of UTC+8.
@@ -126,6 +127,12 @@ pub(crate) enum Denied {
     /// The domain is not configured everywhere yet.
     #[error("domain is being configured")]
     Configuring,
+    /// The operator blocked the domain, or its name.
+    #[error("domain is blocked")]
+    Blocked,
+    /// A domain would have more labels than it may.
+    #[error("{0}")]
+    Labels(String),
     /// The domain exists already.
     #[error("domain exists already")]
     DomainExists {
@@ -600,6 +607,9 @@ fn by_domain<'a>(
 fn own<'a>(known: &'a Known, account: &str, asked: &str, domain: Option<&Domain>) -> Result<&'a DomainRow, Denied> {
     let row = domain.and_then(|domain| known.domains.get(&domain.name)).filter(|row| row.account == account);
     let (Some(domain), Some(row)) = (domain, row) else { return Err(Denied::NoDomain(asked.to_owned())) };
+    if !row.blocked.is_empty() {
+        return Err(Denied::Blocked);
+    }
     if !domain.online {
         return Err(Denied::Offline);
     }

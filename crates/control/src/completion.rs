@@ -1,4 +1,4 @@
-//! Refreshes: acknowledgements and leases folded into tasks (fence rule 7), and domains into configured ones.
+//! Refreshes: acknowledgements and leases folded into tasks (fence rule 7), and domains into configured and deleted ones.
 //!
 //! A revision is passed when every member has acknowledged it, or when this process has itself known it to be committed for
 //! longer than any lease that could still be trusted without it. A process that restarted starts counting anew.
@@ -8,6 +8,7 @@
 //! - The members are those known at a head of the log at or above the revision.
 //! - An acknowledgement counts once it is in the database.
 //! - What has passed is marked in the database before anybody is told, and by which right is written down with it.
+//! - A domain is deleted once every member has acknowledged its removal and swept its bytes: no lease stands in for that.
 //! - Steps are bounded: the next one comes no sooner than [`pace`] says, so what they write does not grow with how much is
 //!   refreshed, nor with the number of members.
 
@@ -17,12 +18,13 @@ use std::time::Duration;
 
 use model::fence::{self, MemberView, Passed};
 use model::mistake::{Mistake, made};
-use model::{Clock, Moment, Revision};
+use model::{Clock, DomainName, Moment, Revision};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::known::Following;
 use crate::state::completions::{Amounts, Completion, CompletionMember};
+use crate::state::domains::Doing;
 use crate::state::{State, StateError, millis};
 
 mod said;
@@ -100,6 +102,7 @@ impl Task {
     async fn run(mut self) {
         let mut changes = self.following.changes();
         let mut swept = Instant::now();
+        let mut deleted = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -111,6 +114,10 @@ impl Task {
             if folded.is_ok() && swept.elapsed() >= SWEPT_EVERY {
                 swept = Instant::now();
                 folded = self.keep_swept().await.and(folded);
+            }
+            if folded.is_ok() && deleted.elapsed() >= LOOK_EVERY {
+                deleted = Instant::now();
+                folded = self.finish_deletions().await.and(folded);
             }
             match folded {
                 Ok(false) => {}
@@ -193,6 +200,35 @@ impl Task {
             self.following.nudge();
         }
         Ok(completed)
+    }
+
+    /// Lets go of the names of domains that no member has anything of any more.
+    async fn finish_deletions(&self) -> Result<(), StateError> {
+        let known = self.following.now();
+        let deleting = known.domains.values().filter(|row| row.doing == Doing::Deleting);
+        let deleting: Vec<(DomainName, Revision)> = deleting.map(|row| (row.name.clone(), row.revision)).collect();
+        if deleting.is_empty() {
+            return Ok(());
+        }
+        let swept = self.acknowledged.take_swept_upto();
+        if !swept.is_empty()
+            && let Err(error) = self.state.keep_swept_upto(&swept).await
+        {
+            self.acknowledged.swept_upto_again(swept);
+            return Err(error);
+        }
+        // A node speaks to one replica; what it said to another is in the database.
+        let rows = self.state.nodes().await?;
+        let gone_at =
+            |name: &model::NodeName| rows.iter().find(|row| row.name == *name).map(|row| row.acked.min(row.swept));
+        let members = known.knowledge.topology.members.keys();
+        let upto = members.map(|name| gone_at(name).unwrap_or_default()).min().unwrap_or(known.head);
+        let done: Vec<_> = deleting.into_iter().filter(|(_, at)| *at <= upto.min(known.head)).collect();
+        if !done.is_empty() {
+            self.state.forget_deleted(&done).await?;
+            self.following.nudge_domains();
+        }
+        Ok(())
     }
 
     async fn keep_fresh(&self) -> Result<(), StateError> {

@@ -7,18 +7,24 @@
 //! once per node.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::{Clock, DomainName, Knowledge, Moment, Revision};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::state::log::{DomainRow, Logged};
+use crate::state::domains::{Doing, DomainRow};
+use crate::state::log::Logged;
 use crate::state::{State, StateError};
 
 /// How often the head of the log is looked at without a nudge.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How often rows are read again while a domain is being deleted: that this is done, maybe by another process, is no entry.
+const DELETED_EVERY: Duration = Duration::from_secs(1);
 
 /// Entries read at a time.
 const ENTRIES_AT_ONCE: u32 = 1000;
@@ -45,6 +51,8 @@ pub(crate) struct Known {
 pub(crate) struct Following {
     known: watch::Receiver<Arc<Known>>,
     nudge: Arc<Notify>,
+    /// Whether rows of domains are to be read again though the log has nothing new about them.
+    stale: Arc<AtomicBool>,
     tail: Arc<Mutex<Tail>>,
 }
 
@@ -92,8 +100,10 @@ impl Following {
         let nudge = Arc::new(Notify::new());
         let nudged = nudge.clone();
         let tail = Arc::new(Mutex::new(Tail::default()));
-        let following = Following { known, nudge, tail: tail.clone() };
+        let stale = Arc::new(AtomicBool::new(false));
+        let following = Following { known, nudge, stale: stale.clone(), tail: tail.clone() };
         tokio::spawn(async move {
+            let mut deleting_since = Instant::now();
             loop {
                 tokio::select! {
                     biased;
@@ -102,7 +112,14 @@ impl Following {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                 }
                 let before = publish.borrow().clone();
-                match look(&state, &before, &*clock, &tail).await {
+                let mut reread = stale.swap(false, Ordering::SeqCst);
+                if !before.domains.values().any(|row| row.doing == Doing::Deleting) {
+                    deleting_since = Instant::now();
+                } else if deleting_since.elapsed() >= DELETED_EVERY {
+                    deleting_since = Instant::now();
+                    reread = true;
+                }
+                match look(&state, &before, reread, &*clock, &tail).await {
                     Ok(Some(known)) => {
                         publish.send_replace(Arc::new(known));
                     }
@@ -131,6 +148,12 @@ impl Following {
         self.nudge.notify_one();
     }
 
+    /// Says that rows of domains were changed without an entry.
+    pub(crate) fn nudge_domains(&self) {
+        self.stale.store(true, Ordering::SeqCst);
+        self.nudge();
+    }
+
     /// Waits until everything up to `revision` is known; what is known then. `None` when the process is stopping.
     pub(crate) async fn reach(&self, revision: Revision) -> Option<Arc<Known>> {
         self.nudge();
@@ -147,11 +170,12 @@ impl Following {
 async fn look(
     state: &State,
     before: &Known,
+    reread: bool,
     clock: &dyn Clock,
     tail: &Mutex<Tail>,
 ) -> Result<Option<Known>, StateError> {
     let head = state.head().await?;
-    let unconfigured = before.domains.values().any(|row| !row.configured);
+    let unconfigured = reread || before.domains.values().any(|row| !row.configured);
     if head == before.head && !unconfigured {
         return Ok(None);
     }
@@ -217,7 +241,7 @@ mod tests {
         let before = Known { head, seen: clock.moment(), knowledge: Arc::new(knowledge), domains: Arc::default() };
         let last = state.append(&[model::Entry::Invalidate(Vec::new())]).await.unwrap();
         state.compact(0).await.unwrap();
-        let known = look(&state, &before, &*clock, &Mutex::default()).await.unwrap().unwrap();
+        let known = look(&state, &before, false, &*clock, &Mutex::default()).await.unwrap().unwrap();
         assert_eq!(known.head, last);
     }
 

@@ -1,4 +1,4 @@
-//! The operator's verbs: accounts, keys, POPs and nodes, done on the database directly. Whoever can write it needs no key.
+//! The operator's verbs: accounts, keys, POPs, nodes and blocked names, done on the database directly. Whoever can write it needs no key.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use model::{Clock, Coverage, Entry, Knowledge, NodeName, Pop, PopName, Revision, Tier};
+use model::{Clock, Coverage, Domain, DomainName, Entry, Knowledge, NodeName, Pop, PopName, Revision, Tier};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -14,6 +14,7 @@ use crate::config::{ConfigError, StateUrl};
 use crate::policy::Policy;
 use crate::seal::{Seal, SealError, random_text};
 use crate::state::accounts::{Account, AccountError, AccountStatus};
+use crate::state::domains::{Doing, DomainError};
 use crate::state::identity::{Identity, IdentityError};
 use crate::state::nodes::NodeRow;
 use crate::state::{State, StateError, millis};
@@ -52,6 +53,9 @@ pub enum OperatorError {
     /// The identity of the control plane.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Domains.
+    #[error(transparent)]
+    Domain(#[from] DomainError),
     /// The sealing key.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -59,6 +63,12 @@ pub enum OperatorError {
     #[error(transparent)]
     State(#[from] StateError),
 }
+
+/// Longest reason of a block, in bytes: owners read it.
+const REASON_BYTES_MAX: usize = 200;
+
+/// How often a block is tried while owners change the domains that it concerns.
+const BLOCK_ATTEMPTS_MAX: usize = 10;
 
 /// An operator at the database.
 pub struct Operator {
@@ -218,6 +228,51 @@ impl Operator {
         let name = NodeName::parse(name)
             .map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
         Ok(self.state.remove_node(&name).await?)
+    }
+
+    /// Blocks a name, and with a leading dot all below it: its domain is switched off, and nobody may add or change it. Owners
+    /// read the reason.
+    pub async fn block_name(&self, name: &str, reason: &str) -> Result<(), OperatorError> {
+        if !(1..=REASON_BYTES_MAX).contains(&reason.len()) || reason.chars().any(char::is_control) {
+            let problem = format!("expected 1 to {REASON_BYTES_MAX} printable bytes");
+            return Err(OperatorError::Argument { argument: "--reason", problem });
+        }
+        self.set_blocked(name, Some(reason)).await.map(|_| ())
+    }
+
+    /// Lets go of a name that is blocked; says whether it was. Its domain stays off until its owner starts it.
+    pub async fn unblock_name(&self, name: &str) -> Result<bool, OperatorError> {
+        self.set_blocked(name, None).await
+    }
+
+    /// Names that are blocked, each with the reason.
+    pub async fn blocked_names(&self) -> Result<BTreeMap<String, String>, OperatorError> {
+        Ok(self.state.blocked().await?)
+    }
+
+    async fn set_blocked(&self, name: &str, reason: Option<&str>) -> Result<bool, OperatorError> {
+        let name = DomainName::parse(name)
+            .map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
+        for _ in 1..BLOCK_ATTEMPTS_MAX {
+            match self.try_set_blocked(&name, reason).await {
+                // An owner changed one of them meanwhile.
+                Err(OperatorError::Domain(DomainError::Changed)) => {}
+                done => return done,
+            }
+        }
+        self.try_set_blocked(&name, reason).await
+    }
+
+    async fn try_set_blocked(&self, name: &DomainName, reason: Option<&str>) -> Result<bool, OperatorError> {
+        let rows = self.state.domains().await?;
+        let (_, known) = self.state.knowledge().await?;
+        let concerned = |domain: &DomainName| domain == name || (name.is_wildcard() && name.serves(domain.as_str()));
+        let there = rows.iter().filter(|row| row.doing != Doing::Deleting && concerned(&row.name));
+        let there = there.filter_map(|row| {
+            let domain = known.domain(row.name.as_str())?;
+            Some((Domain { online: domain.online && reason.is_none(), ..domain.clone() }, row.revision))
+        });
+        Ok(self.state.set_blocked(name, reason, there.collect(), self.now_ms()).await?)
     }
 
     /// Lets go of the database.

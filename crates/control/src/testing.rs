@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use model::topology::WarmTiers;
-use model::{Coverage, DomainName, Entry, Isolation, ManualClock, Member, NodeName, Pop, PopName, Tier, Topology};
+use model::{
+    Coverage, Domain, DomainName, Entry, Isolation, ManualClock, Member, NodeName, Pop, PopName, Source, SourceKind,
+    Tier, Topology,
+};
 use tempfile::TempDir;
 
 use crate::StateUrl;
@@ -95,5 +98,26 @@ pub(crate) fn prefetch(account: &str, nonce: &str, urls: usize, now_ms: u64) -> 
         charge: Charge { bucket: "preload", day: 1, units: urls as u64, limit: None },
         minute_max: None,
         queue_max: QueueMax::Unlimited,
+    }
+}
+
+/// A domain with one origin.
+pub(crate) fn domain(text: &str) -> Domain {
+    let source = Source {
+        kind: SourceKind::Address,
+        content: "127.0.0.1".into(),
+        port: 80,
+        scheme: None,
+        priority: 20,
+        weight: 10,
+    };
+    let functions = model::Functions::default();
+    Domain {
+        name: DomainName::parse(text).unwrap(),
+        coverage: Coverage::Domestic,
+        sources: vec![source],
+        online: true,
+        tag_header: None,
+        functions,
     }
 }

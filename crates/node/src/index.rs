@@ -11,7 +11,8 @@
 //!
 //! # What always holds
 //!
-//! - The floor stands in for every entry that was forgotten: it is raised before entries are dropped.
+//! - The floor stands in for every entry that was forgotten: it is raised before entries are dropped. Where the store was not swept
+//!   of what those deleted, it deletes ([`Index::delete_below`]).
 //! - An answer reflects every entry whose [`Index::add`] returned before the question.
 //! - A host or a tag header that changes hands makes a body be asked for again, and so do functions that make other keys or keep
 //!   things otherwise: what older entries cover is said in the words of the configuration they were accepted under.
@@ -181,6 +182,8 @@ pub(crate) struct Index {
     /// Names of domains that were removed, by which the hosts they served are found.
     removed: Kind,
     floor: AtomicU64,
+    /// Among the entries up to here that are not in the index there may be some that said *delete*.
+    forgotten: AtomicU64,
 }
 
 impl Index {
@@ -196,6 +199,7 @@ impl Index {
             domains: Kind::new(),
             removed: Kind::new(),
             floor: AtomicU64::new(floor.0),
+            forgotten: AtomicU64::new(0),
         }
     }
 
@@ -251,7 +255,8 @@ impl Index {
         // The floor last: it may only rise while the others are read, and covers whatever they lose.
         let newest = self.newest(domain, key, about);
         let floor = if made(Mistake::FloorNotJudged) { Revision::ZERO } else { self.floor() };
-        Need { revision: fence::need(floor, Some(newest.any)), deleted: newest.deleting }
+        let forgotten = Revision(self.forgotten.load(Ordering::SeqCst));
+        Need { revision: fence::need(floor, Some(newest.any)), deleted: newest.deleting.max(forgotten) }
     }
 
     /// The newest entries that cover it, as far as they are not forgotten.
@@ -338,6 +343,13 @@ impl Index {
         }
         self.regexes.restart();
         self.floor.store(if made(Mistake::JoinsWithoutFloor) { 0 } else { floor.0 }, Ordering::SeqCst);
+        self.delete_below(floor);
+    }
+
+    /// What is below `floor` was not swept of what entries say to delete that are not here: nobody may be sent it, not even once the
+    /// origin confirms it, for the domain may be another's by now.
+    pub(crate) fn delete_below(&self, floor: Revision) {
+        self.forgotten.store(floor.0, Ordering::SeqCst);
     }
 
     /// Scopes held now, by kind, each with the label that metrics give it.

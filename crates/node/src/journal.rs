@@ -211,8 +211,8 @@ impl Journal {
             Ok(Revision(numbers.get(name)?.ok_or(JournalError::Damaged(name))?.value()))
         };
         let (applied, floor) = (number("applied")?, number("floor")?);
-        // Retiring swept what lies below the floor. Absent where an earlier version wrote, which never swept what is above it.
-        let swept = numbers.get("swept")?.map_or(floor, |swept| Revision(swept.value()).max(floor));
+        // Absent where an earlier version wrote, which swept before it raised the floor, and nothing above it.
+        let swept = numbers.get("swept")?.map_or(floor, |swept| Revision(swept.value()));
         let snapshot = values.get("snapshot")?.ok_or(JournalError::Damaged("snapshot"))?;
         let snapshot: Snapshot = model::log::decode(snapshot.value())?;
         let mut knowledge = snapshot.knowledge;
@@ -263,8 +263,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Begins at a snapshot: `applied = floor =` its revision, without entries (rules 8 and 9). `identity` comes with it in the
-    /// same transaction when the node joins.
+    /// Begins at a snapshot: `applied = floor =` its revision, without entries (rules 8 and 9), and the store was swept of nothing that
+    /// they say. `identity` comes with it in the same transaction when the node joins.
     pub(crate) fn restart(&self, identity: Option<&Identity>, snapshot: &Snapshot) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         if let Some(identity) = identity {
@@ -276,7 +276,7 @@ impl Journal {
             let mut numbers = transaction.open_table(NUMBERS)?;
             numbers.insert("applied", snapshot.revision.0)?;
             numbers.insert("floor", snapshot.revision.0)?;
-            numbers.insert("swept", snapshot.revision.0)?;
+            numbers.insert("swept", 0)?;
         }
         transaction.commit()?;
         Ok(())
@@ -296,13 +296,16 @@ impl Journal {
         Ok(())
     }
 
-    /// Retires what the snapshot and a floor at its revision stand in for (rule 9); later entries stay.
+    /// Retires what the snapshot and a floor at its revision stand in for (rule 9), of which the store was swept; later entries stay.
     pub(crate) fn retire(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         {
             transaction.open_table(ENTRIES)?.retain(|revision, _| revision > snapshot.revision.0)?;
             transaction.open_table(VALUES)?.insert("snapshot", model::log::encode(snapshot).as_slice())?;
-            transaction.open_table(NUMBERS)?.insert("floor", snapshot.revision.0)?;
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            numbers.insert("floor", snapshot.revision.0)?;
+            let kept = numbers.get("swept")?.map_or(0, |kept| kept.value());
+            numbers.insert("swept", kept.max(snapshot.revision.0))?;
         }
         transaction.commit()?;
         Ok(())
@@ -372,13 +375,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let journal = joined(directory.path());
         let swept = |journal: &Journal| journal.load().unwrap().unwrap().swept;
-        assert_eq!(swept(&journal), Revision(7));
+        assert_eq!(swept(&journal), Revision(0), "nobody knows what the snapshot stands in for");
         journal.swept(Revision(9)).unwrap();
         journal.swept(Revision(8)).unwrap();
         assert_eq!(swept(&journal), Revision(9));
         let snapshot = Snapshot { log: LogId("other".into()), revision: Revision(3), knowledge: Knowledge::default() };
         journal.restart(Some(&identity()), &snapshot).unwrap();
-        assert_eq!(swept(&journal), Revision(3));
+        assert_eq!(swept(&journal), Revision(0));
     }
 
     #[test]

@@ -179,6 +179,9 @@ impl Knowing {
             }
             Some(remembered) => {
                 let index = Index::new(remembered.floor);
+                if remembered.swept < remembered.floor {
+                    index.delete_below(remembered.floor);
+                }
                 // What a domain was before the first entry that is left of it is not known any more.
                 let mut before = Knowledge::default();
                 // Nor how keys were made: until the first entry says it, as they are now. If that is wrong, that entry makes every

@@ -372,7 +372,10 @@ impl Parts {
         let kept = remembered.as_ref().map_or(0, |remembered| remembered.entries.len());
         let sweeper = Arc::new(match &remembered {
             None => Sweeper::default(),
-            Some(kept) => Sweeper::new(kept.swept, kept.entries.iter().map(|(revision, entry)| (*revision, entry))),
+            Some(kept) => {
+                let entries = kept.entries.iter().map(|(revision, entry)| (*revision, entry));
+                Sweeper::new(kept.swept, kept.floor, entries)
+            }
         });
         let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
         let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone(), bounds.slices);

@@ -115,11 +115,18 @@ pub(crate) struct Sweeper {
 pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedMutexGuard<()>);
 
 impl Sweeper {
-    /// A sweeper of a store that was swept up to `upto`, with the entries after that.
-    pub(crate) fn new<'a>(upto: Revision, entries: impl IntoIterator<Item = (Revision, &'a Entry)>) -> Sweeper {
+    /// A sweeper of a store that was swept up to `upto`, with the entries after that; those up to `floor` may be missing.
+    pub(crate) fn new<'a>(
+        upto: Revision,
+        floor: Revision,
+        entries: impl IntoIterator<Item = (Revision, &'a Entry)>,
+    ) -> Sweeper {
         let sweeper = Sweeper::default();
         sweeper.upto.store(upto.0, Ordering::SeqCst);
-        sweeper.pending().noted = upto;
+        sweeper.pending().noted = upto.max(floor);
+        if upto < floor {
+            sweeper.pending().pass = Some((upto.next(), floor));
+        }
         for (revision, entry) in entries.into_iter().filter(|(revision, _)| *revision > upto) {
             sweeper.note(revision, std::slice::from_ref(entry));
         }
@@ -199,11 +206,12 @@ impl Sweeper {
         self.advance();
     }
 
-    /// Begins at a snapshot: entries before it are forgotten, and a pass takes what belongs to another log.
+    /// Begins at a snapshot: entries before it are forgotten, and a pass takes what they may have said to delete, and what belongs to
+    /// another log. Until then nothing was swept.
     pub(crate) fn restart(&self, _turn: &Turn, at: Revision) {
-        *self.pending() = Pending { files: VecDeque::new(), pass: Some((at, at)), noted: at };
+        *self.pending() = Pending { files: VecDeque::new(), pass: Some((Revision(1).min(at), at)), noted: at };
         self.outbox().amounts.clear();
-        self.upto.store(at.0.saturating_sub(1), Ordering::SeqCst);
+        self.upto.store(0, Ordering::SeqCst);
         self.wake.notify_one();
     }
 

@@ -66,6 +66,9 @@ enum Command {
     /// POPs (operator)
     #[command(subcommand)]
     Pop(operate::PopCommand),
+    /// Names of domains that are blocked (operator)
+    #[command(subcommand)]
+    Name(operate::NameCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,6 +123,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Account(command) => operate::account(command, output).await,
         Command::Key(command) => operate::key(command, output).await,
         Command::Pop(command) => operate::pop(command, output).await,
+        Command::Name(command) => operate::name(command, output).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! The operator's verbs: `account`, `key`, `pop`, `node`, each on the state database itself (`--state URL`).
+//! The operator's verbs: `account`, `key`, `pop`, `node`, `name`, each on the state database itself (`--state URL`).
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -75,6 +75,32 @@ pub(crate) enum KeyCommand {
         /// What the key may be used for, as JSON; everything without
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NameCommand {
+    /// Switch a domain off, and let nobody add or change it
+    Block {
+        /// A domain's name; with a leading dot also all below it
+        name: String,
+        /// What its owner is told
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Let go of a name; its domain stays off until its owner starts it
+    Unblock {
+        /// As it was blocked
+        name: String,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Show all names that are blocked
+    List {
         #[command(flatten)]
         state: StateArgs,
     },
@@ -227,6 +253,33 @@ pub(crate) async fn node(command: &NodeCommand, output: Output) -> anyhow::Resul
                 bail!("no node `{name}`");
             }
             output.object(&json!({ "removed": name }))
+        }
+    }
+}
+
+pub(crate) async fn name(command: &NameCommand, output: Output) -> anyhow::Result<()> {
+    match command {
+        NameCommand::Block { name, reason, state } => {
+            let operator = state.open().await?;
+            operator.block_name(name, reason).await?;
+            operator.close().await;
+            output.object(&json!({ "name": name, "blocked": reason }))
+        }
+        NameCommand::Unblock { name, state } => {
+            let operator = state.open().await?;
+            let was_blocked = operator.unblock_name(name).await?;
+            operator.close().await;
+            if !was_blocked {
+                bail!("`{name}` is not blocked");
+            }
+            output.object(&json!({ "name": name, "blocked": "" }))
+        }
+        NameCommand::List { state } => {
+            let operator = state.open().await?;
+            let names = operator.blocked_names().await?;
+            operator.close().await;
+            let rows: Vec<_> = names.iter().map(|(name, reason)| json!({ "name": name, "blocked": reason })).collect();
+            output.rows(&["name", "blocked"], &rows)
         }
     }
 }

@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod configs;
+mod domains;
 mod gateway;
 mod refresh;
 
@@ -37,7 +39,7 @@ struct Group {
     other_words: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const GROUPS: [Group; 1] = [refresh::GROUP];
+const GROUPS: [Group; 3] = [configs::GROUP, domains::GROUP, refresh::GROUP];
 
 fn facts() -> Value {
     serde_json::from_str(include_str!("../data/actions.json")).expect("the facts are JSON")

@@ -4,24 +4,24 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
-    Bearer, Bucket, Call, CdnType, CertificatePair, CertificateShown, Description, DomainDetail, DomainQuery,
-    DomainStatus, DomainTls, FunctionRow, FunctionSet, ObjectPath, Page, Product, Quota, RefreshByTag, RefreshType,
-    Reply, Request, SearchType, Session, SourceType, TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType,
-    WhichFunctions, Wording,
+    Bearer, Bucket, Call, CertificatePair, CertificateShown, Description, FunctionRow, FunctionSet, ObjectPath, Page,
+    Product, Quota, RefreshByTag, RefreshType, Reply, Request, Session, TaskFilter, TaskQuery, TaskRow, TaskStatus,
+    TaskType, WhichFunctions, Wording,
 };
 use model::topology::WarmTiers;
-use model::{Cause, Function, Revision, Source, SourceKind};
+use model::{Cause, Function, Revision};
 
 use crate::app::{
-    App, DOMAINS_MAX, Denied, DomainChange, DomainView, Doomed, Line, LineFilter, Object, Permission, Prefetch,
-    Principal, Progress, Refresh, RefreshOf, Shown, Status, Submitted, Wished, has,
+    App, DOMAINS_MAX, Denied, Doomed, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress, Refresh,
+    RefreshOf, Shown, Status, Submitted, Wished,
 };
 use crate::completion::WaitedFor;
 use crate::limits;
 use crate::state::chunks::{Filter, Kind};
-use crate::state::{log, millis};
+use crate::state::millis;
 
 mod details;
+mod domains;
 
 /// Lines that one answer by ids may have: ten ids of 2,000 URLs.
 const LINES_BY_ID_MAX: usize = 20_000;
@@ -71,9 +71,13 @@ pub(super) enum Spent {
 pub(super) fn spent(call: &Call) -> Spent {
     match call {
         Call::Prefetch(_) | Call::Refresh(_) | Call::RefreshByTag(_) => Spent::WithSubmission,
-        Call::AddDomain(_) | Call::DeleteDomain(_) | Call::SwitchDomain { .. } | Call::SetDomain(_) => {
+        Call::AddDomains(_) | Call::DeleteDomain(_) | Call::SwitchDomains { .. } | Call::SetDomain(_) => {
             Spent::InDatabase
         }
+        Call::ModifyDomains(_) | Call::SetCoverage { .. } => Spent::InDatabase,
+        Call::SetLabels(_) | Call::RemoveLabels(_) => Spent::InDatabase,
+        Call::Labels(_) | Call::LabelsOf(_) | Call::LabelsOfAccount => Spent::InMemory,
+        Call::Places | Call::Addresses(_) | Call::Cnames(_) => Spent::InMemory,
         Call::SetCertificate(_) => Spent::InDatabase,
         Call::Certificate(_) => Spent::InMemory,
         Call::SetFunctions(_) | Call::DeleteFunctions(_) => Spent::InDatabase,
@@ -169,27 +173,23 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             let spent = app.spent_today(principal, permission).await?;
             Ok(Reply::Quota(quota(caller, &spent)))
         }
-        Call::AddDomain(domain) => {
-            let detail = log::DomainDetail {
-                business: domain.kind.map(CdnType::name).unwrap_or_default().to_owned(),
-                source_types: domain.sources.iter().map(|source| source.kind.name().to_owned()).collect(),
-            };
-            let sources = domain.sources.into_iter().map(source).collect();
-            app.add_domain(principal, permission, domain.name, domain.coverage, sources, detail).await?;
-            Ok(Reply::Done)
-        }
-        Call::DeleteDomain(name) => {
-            app.remove_domain(principal, permission, &name).await?;
-            Ok(Reply::Done)
-        }
-        Call::SwitchDomain { name, online } => {
-            app.change_domain(principal, permission, &name, DomainChange::Online(online)).await?;
-            Ok(Reply::Done)
-        }
-        Call::SetDomain(set) => {
-            app.change_domain(principal, permission, &set.name, DomainChange::TagHeader(set.tag_header)).await?;
-            Ok(Reply::Done)
-        }
+        Call::AddDomains(_)
+        | Call::ModifyDomains(_)
+        | Call::SetCoverage { .. }
+        | Call::DeleteDomain(_)
+        | Call::SwitchDomains { .. }
+        | Call::SetDomain(_)
+        | Call::Domains(_)
+        | Call::DomainDetail(_)
+        | Call::DomainsByFunction { .. }
+        | Call::SetLabels(_)
+        | Call::RemoveLabels(_)
+        | Call::Labels(_)
+        | Call::LabelsOf(_)
+        | Call::LabelsOfAccount
+        | Call::Places
+        | Call::Addresses(_)
+        | Call::Cnames(_) => domains::answer(app, principal, permission, call).await,
         Call::SetCertificate(set) => {
             let submitted =
                 |pair: CertificatePair| Submitted { name: pair.name, chain: pair.chain, key: pair.key.into() };
@@ -199,22 +199,6 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
         Call::Certificate(name) => {
             let certificate = app.certificate(principal, permission, &name)?.map(shown);
             Ok(Reply::Certificate { domain: name.to_string(), certificate })
-        }
-        Call::Domains(query) => {
-            let all = app.domains(principal, permission)?;
-            let rows: Vec<DomainDetail> = all.iter().map(detail).filter(|domain| matches(&query, domain)).collect();
-            let total = rows.len() as u64;
-            let rows = rows.into_iter().skip(skip(query.page) as usize).take(query.page.size as usize).collect();
-            Ok(Reply::Domains { page: query.page, total, rows })
-        }
-        Call::DomainDetail(name) => {
-            let view = app.domain(principal, permission, &name)?;
-            let chain = view.certificate.as_ref().map(|certificate| certificate.chain.clone());
-            let mut detail = detail(&view);
-            if let (Some(tls), Some(chain)) = (&mut detail.tls, chain) {
-                tls.chain = chain;
-            }
-            Ok(Reply::DomainDetail(detail))
         }
         Call::SetFunctions(set) => {
             let wished: Vec<Wished> = set.functions.into_iter().map(wished).collect();
@@ -248,13 +232,6 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             };
             app.delete_functions(principal, permission, &delete.domains, &doomed).await?;
             Ok(Reply::Done)
-        }
-        Call::DomainsByFunction { number, page } => {
-            let all = app.domains(principal, permission)?;
-            let rows: Vec<DomainDetail> = all.iter().filter(|view| has(&view.domain, number)).map(detail).collect();
-            let total = rows.len() as u64;
-            let rows = rows.into_iter().skip(skip(page) as usize).take(page.size as usize).collect();
-            Ok(Reply::Domains { page, total, rows })
         }
     }
 }
@@ -377,22 +354,6 @@ fn wished(set: aliyun::SetFunction) -> Wished {
     Wished { id: set.id, function: Function { id: 0, name: set.name, args: set.args, parent: set.parent } }
 }
 
-fn source(source: aliyun::Source) -> Source {
-    let kind = match source.kind {
-        SourceType::Address => SourceKind::Address,
-        SourceType::Oss => SourceKind::Bucket,
-        SourceType::Domain | SourceType::Function | SourceType::Common => SourceKind::Domain,
-    };
-    Source {
-        kind,
-        content: source.content,
-        port: source.port,
-        scheme: source.scheme,
-        priority: source.priority,
-        weight: source.weight,
-    }
-}
-
 fn shown((certificate, facts): Shown) -> CertificateShown {
     CertificateShown {
         name: certificate.name.clone(),
@@ -405,59 +366,4 @@ fn shown((certificate, facts): Shown) -> CertificateShown {
         not_after: facts.not_after,
         set_at: time(certificate.set_ms),
     }
-}
-
-fn detail(view: &DomainView) -> DomainDetail {
-    let types = view.row.detail.source_types.iter().map(String::as_str).chain(std::iter::repeat(""));
-    let sources = view.domain.sources.iter().zip(types).map(|(source, submitted)| aliyun::Source {
-        kind: match (source.kind, submitted) {
-            (SourceKind::Address, _) => SourceType::Address,
-            (SourceKind::Bucket, _) => SourceType::Oss,
-            (SourceKind::Domain, "fc_domain") => SourceType::Function,
-            (SourceKind::Domain, "common") => SourceType::Common,
-            (SourceKind::Domain, _) => SourceType::Domain,
-        },
-        content: source.content.clone(),
-        port: source.port,
-        scheme: source.scheme,
-        priority: source.priority,
-        weight: source.weight,
-    });
-    DomainDetail {
-        name: view.row.name.to_string(),
-        // Users' DNS is the operator's: there is no name of ours to point it at.
-        cname: String::new(),
-        kind: CdnType::named(&view.row.detail.business),
-        coverage: view.domain.coverage,
-        status: match (view.domain.online, view.row.configured) {
-            (_, false) => DomainStatus::Configuring,
-            (true, true) => DomainStatus::Online,
-            (false, true) => DomainStatus::Offline,
-        },
-        description: String::new(),
-        sources: sources.collect(),
-        tag_header: view.domain.tag_header.clone(),
-        tls: view
-            .certificate
-            .as_ref()
-            .map(|certificate| DomainTls { name: certificate.name.clone(), chain: String::new() }),
-        created_at: time(view.row.created_ms),
-        modified_at: time(view.row.modified_ms),
-    }
-}
-
-/// Whether every filter of the query holds.
-fn matches(query: &DomainQuery, domain: &DomainDetail) -> bool {
-    let name = query.name.as_ref().is_none_or(|(part, how)| match how {
-        SearchType::Contains => domain.name.contains(part.as_str()),
-        SearchType::Prefix => domain.name.starts_with(part.as_str()),
-        SearchType::Suffix => domain.name.ends_with(part.as_str()),
-        SearchType::Whole => domain.name == *part,
-    });
-    name && query.status.is_none_or(|status| status == domain.status)
-        && (query.kinds.is_empty() || domain.kind.is_some_and(|kind| query.kinds.contains(&kind)))
-        && query.coverage.is_none_or(|coverage| coverage == domain.coverage)
-        && query.source.as_ref().is_none_or(|content| domain.sources.iter().any(|source| source.content == *content))
-        && query.changed_from.is_none_or(|from| domain.modified_at >= from)
-        && query.changed_until.is_none_or(|until| domain.modified_at < until)
 }

@@ -25,6 +25,8 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::NoDomain(_) => Fault::DomainUnknown,
         Denied::Offline => Fault::DomainOffline,
         Denied::Configuring => Fault::DomainBusy,
+        Denied::Blocked => Fault::DomainForbidden,
+        Denied::Labels(problem) => return Refusal::invalid("Tag", problem),
         Denied::Regex(bad) => return Refusal::of(Fault::ObjectPath, wording).because(&bad.to_string()),
         Denied::Certificate(bad) => return certificate(bad, wording),
         Denied::Functions(bad) => return functions(bad, wording),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use model::certificate::NONCE_BYTES;
 use model::{Certificate, DomainName, SealedKey};
 
+use super::domains::{changeable, settled};
 use super::{App, Denied, Permission, Principal};
 use crate::certificate::{self, Facts};
 use crate::seal::fill_random;
@@ -39,8 +40,7 @@ impl App {
         principal.may_change()?;
         principal.may(permission.action, [permission.on(name.as_str())])?;
         let known = self.following.now();
-        let row = known.domains.get(name).filter(|row| row.account == principal.account());
-        let row = row.ok_or_else(|| Denied::NoDomain(name.to_string()))?;
+        let (row, _) = changeable(&known, principal, name)?;
         let before = known.knowledge.certificates.get(name);
         let now = self.clock.now();
         if let Some(submitted) = &submitted {
@@ -58,10 +58,7 @@ impl App {
         if same {
             return Ok(());
         }
-        // One change at a time, on top of the last one: both are read at their own pace.
-        if !row.configured || row.revision > known.head {
-            return Err(Denied::Configuring);
-        }
+        settled(&known, row)?;
         let certificate = submitted.map(|Submitted { name: called, chain, key }| {
             let mut nonce = [0; NONCE_BYTES];
             fill_random(&mut nonce);

@@ -1,28 +1,52 @@
 //! The verbs about domains: adding, changing, removing, looking.
 //!
 //! A change is an entry of the log like a refresh: nodes learn of it in order, and it is `configured` once every member has.
+//!
+//! # What always holds
+//!
+//! - A call changes all the domains it names or none: each is looked at first, and their entries are one transaction.
+//! - A domain changes on top of a change that every node has, one at a time.
+//! - What is being deleted keeps its name, and is shown as it was, until no node has anything of it.
 
 use std::sync::Arc;
 
-use model::{Certificate, Coverage, Domain, DomainName, Functions, Revision, Source};
+use model::{Certificate, Coverage, Domain, DomainName, Functions, NodeName, Revision, Source, Tier};
 
 use super::{App, Denied, Permission, Principal};
 use crate::known::Known;
-use crate::state::log::{DomainDetail, DomainError, DomainRow};
+use crate::state::domains::{ChangedDomain, Doing, DomainDetail, DomainError, DomainRow, NewDomain};
 use crate::state::millis;
 
 /// Domains one account may have.
 pub(crate) const DOMAINS_MAX: usize = 50_000;
+
+/// Nodes that are named when a deletion waits for more.
+const NAMED_MAX: usize = 20;
 
 /// A domain as users see it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DomainView {
     /// What the control plane keeps.
     pub(crate) row: DomainRow,
-    /// What nodes know.
+    /// What nodes know, or knew before it was removed.
     pub(crate) domain: Domain,
     /// What its users are shown by TLS.
     pub(crate) certificate: Option<Arc<Certificate>>,
+}
+
+/// Domains to be made, all alike but for their names.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Each once.
+    pub(crate) names: Vec<DomainName>,
+    /// Where they are served.
+    pub(crate) coverage: Coverage,
+    /// Where their objects come from.
+    pub(crate) sources: Vec<Source>,
+    /// What only the public API speaks of.
+    pub(crate) detail: DomainDetail,
+    /// Their labels.
+    pub(crate) labels: Vec<(String, String)>,
 }
 
 /// What becomes of a domain that is there.
@@ -32,76 +56,92 @@ pub(crate) enum DomainChange {
     Online(bool),
     /// In which response header its origins name tags; those that are usual when none.
     TagHeader(Option<String>),
+    /// Where it is served.
+    Coverage(Coverage),
+    /// Where its objects come from, and the kind of each as it was submitted.
+    Sources(Vec<Source>, Vec<String>),
 }
 
 impl App {
-    /// Adds a domain to the account.
-    pub(crate) async fn add_domain(
+    /// Adds domains to the account, all or none.
+    pub(crate) async fn add_domains(
         &self,
         principal: &Principal,
         permission: Permission<'_>,
-        name: DomainName,
-        coverage: Coverage,
-        sources: Vec<Source>,
-        detail: DomainDetail,
+        wanted: Wanted,
     ) -> Result<(), Denied> {
         principal.may_change()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
+        principal.may(permission.action, wanted.names.iter().map(|name| permission.on(name.as_str())))?;
         let known = self.following.now();
-        if known.domains.values().filter(|row| row.account == principal.account()).count() >= DOMAINS_MAX {
+        let there = known.domains.values().filter(|row| row.account == principal.account()).count();
+        if there + wanted.names.len() > DOMAINS_MAX {
             return Err(Denied::DomainsUsedUp);
         }
-        // One that was removed while others shared its cache is still there in theirs.
-        let shares =
-            |domain: &Domain| domain.functions.rules().key.share.as_ref().is_some_and(|of| name.serves(of.as_str()));
-        let others = |row: &&DomainRow| row.account != principal.account();
-        if known
-            .domains
-            .values()
-            .filter(others)
-            .any(|row| known.knowledge.domains.get(&row.name).is_some_and(|of| shares(of)))
+        let of_others = |row: &&DomainRow| row.account != principal.account();
+        for domain in known.domains.values().filter(of_others).filter_map(|row| known.knowledge.domains.get(&row.name))
         {
-            return Err(Denied::DomainConflict);
+            // One that was removed while others shared its cache is still there in theirs.
+            let share = domain.functions.rules().key.share.as_ref();
+            if share.is_some_and(|of| wanted.names.iter().any(|name| name.serves(of.as_str()))) {
+                return Err(Denied::DomainConflict);
+            }
         }
-        let domain =
-            Domain { name, coverage, sources, online: true, tag_header: None, functions: Functions::default() };
-        let at = self.state.add_domain(principal.account(), domain, &detail, millis(self.clock.now())).await;
+        let new = |name: DomainName| NewDomain {
+            domain: Domain {
+                name,
+                coverage: wanted.coverage,
+                sources: wanted.sources.clone(),
+                online: true,
+                tag_header: None,
+                functions: Functions::default(),
+            },
+            detail: wanted.detail.clone(),
+            labels: wanted.labels.clone(),
+        };
+        let new = wanted.names.iter().cloned().map(new).collect();
+        let at = self.state.add_domains(principal.account(), new, millis(self.clock.now())).await;
         self.reach(at).await
     }
 
-    /// Changes a domain of the account. What it is already changes nothing, and is no entry of the log.
-    pub(crate) async fn change_domain(
+    /// Changes domains of the account, all or none. What one is already changes nothing, and is no entry of the log.
+    pub(crate) async fn change_domains(
         &self,
         principal: &Principal,
         permission: Permission<'_>,
-        name: &DomainName,
-        change: DomainChange,
+        names: &[DomainName],
+        change: &DomainChange,
     ) -> Result<(), Denied> {
         principal.may_change()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
+        principal.may(permission.action, names.iter().map(|name| permission.on(name.as_str())))?;
         let known = self.following.now();
-        let row = known.domains.get(name).filter(|row| row.account == principal.account());
-        let (Some(row), Some(before)) = (row, known.knowledge.domains.get(name)) else {
-            return Err(Denied::NoDomain(name.to_string()));
-        };
-        let mut domain = Domain::clone(before);
-        match change {
-            DomainChange::Online(online) => domain.online = online,
-            DomainChange::TagHeader(header) => domain.tag_header = header,
+        let mut changed = Vec::new();
+        for name in names {
+            let (row, before) = changeable(&known, principal, name)?;
+            let (mut domain, mut detail) = (before.clone(), row.detail.clone());
+            match change {
+                DomainChange::Online(online) => domain.online = *online,
+                DomainChange::TagHeader(header) => domain.tag_header = header.clone(),
+                DomainChange::Coverage(coverage) => domain.coverage = *coverage,
+                DomainChange::Sources(sources, types) => {
+                    (domain.sources, detail.source_types) = (sources.clone(), types.clone());
+                }
+            }
+            if domain == *before && detail == row.detail {
+                continue;
+            }
+            settled(&known, row)?;
+            changed.push(ChangedDomain { domain, detail, seen: row.revision });
         }
-        if domain == **before {
+        if changed.is_empty() {
             return Ok(());
         }
-        // One change at a time, on top of the last one: both are read at their own pace.
-        if !row.configured || row.revision > known.head {
-            return Err(Denied::Configuring);
-        }
+        let doing = if matches!(change, DomainChange::Online(false)) { Doing::Stopping } else { Doing::Configuring };
         let now_ms = millis(self.clock.now());
-        let at = self.state.change_domain(principal.account(), domain, row.revision, now_ms).await;
+        let at = self.state.change_domains(principal.account(), changed, doing, now_ms).await;
         self.reach(at).await
     }
 
-    /// Takes a domain from the account.
+    /// Takes a domain from the account. Nodes forget it and what they have of it; its name is free when all have.
     pub(crate) async fn remove_domain(
         &self,
         principal: &Principal,
@@ -110,7 +150,13 @@ impl App {
     ) -> Result<(), Denied> {
         principal.may_change()?;
         principal.may(permission.action, [permission.on(name.as_str())])?;
-        let at = self.state.remove_domain(principal.account(), name).await;
+        let known = self.following.now();
+        let row = own(&known, principal, name)?;
+        // One that is blocked may go.
+        let last = known.knowledge.domain(name.as_str()).cloned().ok_or(Denied::Configuring)?;
+        settled(&known, row)?;
+        let now_ms = millis(self.clock.now());
+        let at = self.state.remove_domain(principal.account(), last, &row.detail, row.revision, now_ms).await;
         self.reach(at).await
     }
 
@@ -121,8 +167,10 @@ impl App {
                 self.following.reach(revision).await;
                 Ok(())
             }
-            Err(DomainError::Exists { own }) => Err(Denied::DomainExists { own }),
+            Err(DomainError::Exists { own: true, deleting: true }) => Err(Denied::Configuring),
+            Err(DomainError::Exists { own, deleting: _ }) => Err(Denied::DomainExists { own }),
             Err(DomainError::Conflict) => Err(Denied::DomainConflict),
+            Err(DomainError::Blocked) => Err(Denied::Blocked),
             Err(DomainError::Absent) => Err(Denied::NoDomain(String::new())),
             Err(DomainError::Changed) => Err(Denied::Configuring),
             Err(DomainError::State(error)) => Err(Denied::Unavailable(error)),
@@ -154,13 +202,82 @@ impl App {
         principal.may_look()?;
         principal.may(permission.action, [permission.on(name.as_str())])?;
         let known = self.following.now();
-        let row = known.domains.get(name).filter(|row| row.account == principal.account());
-        row.and_then(|row| view(&known, row)).ok_or_else(|| Denied::NoDomain(name.to_string()))
+        let row = own(&known, principal, name)?;
+        view(&known, row).ok_or_else(|| Denied::NoDomain(name.to_string()))
+    }
+
+    /// Members that still have something of a domain that `revision` removed, the first of them.
+    pub(crate) async fn not_deleted_by(&self, revision: Revision) -> Result<Vec<String>, Denied> {
+        let rows = self.state.nodes().await?;
+        let done = |name: &NodeName| {
+            rows.iter().any(|row| row.name == *name && row.acked >= revision && row.swept >= revision)
+        };
+        let known = self.following.now();
+        let members = known.knowledge.topology.members.keys();
+        Ok(members.filter(|name| !done(name)).take(NAMED_MAX).map(ToString::to_string).collect())
+    }
+
+    /// Where nodes of the second tier are that serve a domain of the account: host names or addresses, each once.
+    pub(crate) fn second_tier(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        name: &DomainName,
+    ) -> Result<Vec<String>, Denied> {
+        let coverage = self.domain(principal, permission, name)?.domain.coverage;
+        let known = self.following.now();
+        let topology = &known.knowledge.topology;
+        let serves = |pop| topology.pops.get(pop).is_some_and(|pop: &model::Pop| pop.region.meets(coverage));
+        let members = topology.members.values().filter(|member| member.tier == Tier::L2 && serves(&member.pop));
+        let mut hosts: Vec<String> = members.filter_map(|member| host_of(&member.advertise_url)).collect();
+        hosts.sort();
+        hosts.dedup();
+        Ok(hosts)
+    }
+
+    /// Every place there is.
+    pub(crate) fn places(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<String>, Denied> {
+        principal.may_look()?;
+        principal.may(permission.action, [permission.on("*")])?;
+        Ok(self.following.now().knowledge.topology.pops.keys().map(ToString::to_string).collect())
     }
 }
 
+/// The host in `http://host:port`.
+fn host_of(url: &str) -> Option<String> {
+    let uri: http::Uri = url.parse().ok()?;
+    uri.host().map(|host| host.trim_matches(['[', ']']).to_owned())
+}
+
+/// The account's row of a domain.
+pub(super) fn own<'a>(known: &'a Known, principal: &Principal, name: &DomainName) -> Result<&'a DomainRow, Denied> {
+    let row = known.domains.get(name).filter(|row| row.account == principal.account());
+    row.ok_or_else(|| Denied::NoDomain(name.to_string()))
+}
+
+/// A domain of the account that it may change: not one that is blocked or being deleted.
+pub(super) fn changeable<'a>(
+    known: &'a Known,
+    principal: &Principal,
+    name: &DomainName,
+) -> Result<(&'a DomainRow, &'a Domain), Denied> {
+    let row = own(known, principal, name)?;
+    if !row.blocked.is_empty() {
+        return Err(Denied::Blocked);
+    }
+    let domain = known.knowledge.domain(name.as_str()).filter(|_| row.doing != Doing::Deleting);
+    Ok((row, domain.ok_or(Denied::Configuring)?))
+}
+
+/// Refused while nodes have not all heard of the last change. One at a time, on top of the last one: rows and entries are read at
+/// their own pace.
+pub(super) fn settled(known: &Known, row: &DomainRow) -> Result<(), Denied> {
+    if row.configured && row.revision <= known.head { Ok(()) } else { Err(Denied::Configuring) }
+}
+
 fn view(known: &Known, row: &DomainRow) -> Option<DomainView> {
-    let domain = known.knowledge.domain(row.name.as_str())?.clone();
+    let last = row.detail.last.as_deref();
+    let domain = last.or_else(|| known.knowledge.domain(row.name.as_str()))?.clone();
     let certificate = known.knowledge.certificates.get(&row.name).cloned();
     Some(DomainView { row: row.clone(), domain, certificate })
 }

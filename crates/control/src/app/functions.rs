@@ -11,10 +11,11 @@
 //! number comes twice in a domain.
 
 use model::functions::{self, BadArgument, BadFunctions, Function, Functions};
-use model::{Domain, DomainName, Revision};
+use model::{Domain, DomainName};
 
+use super::domains::{changeable, settled};
 use super::{App, Denied, Permission, Principal};
-use crate::known::Known;
+use crate::state::domains::{ChangedDomain, Doing};
 use crate::state::millis;
 
 /// A function to be set.
@@ -80,28 +81,28 @@ impl App {
         principal.may_change()?;
         principal.may(permission.action, domains.iter().map(|name| permission.on(name.as_str())))?;
         let known = self.following.now();
-        let mut changed: Vec<(Domain, Revision)> = Vec::new();
+        let mut changed = Vec::new();
         for name in domains {
-            let (before, row) = self.own(&known, principal, name)?;
+            let (row, before) = changeable(&known, principal, name)?;
             let functions = Functions::new(change(before)?);
             if let Some(share) = &functions.rules().key.share
                 && before.functions.rules().key.share.as_ref() != Some(share)
-                && (share == name || self.own(&known, principal, share).is_err())
+                && (share == name || changeable(&known, principal, share).is_err())
             {
                 return Err(Denied::Functions(not_shared()));
             }
             if functions == before.functions {
                 continue;
             }
-            if !row.configured || row.revision > known.head {
-                return Err(Denied::Configuring);
-            }
-            changed.push((Domain { functions, ..before.clone() }, row.revision));
+            settled(&known, row)?;
+            let domain = Domain { functions, ..before.clone() };
+            changed.push(ChangedDomain { domain, detail: row.detail.clone(), seen: row.revision });
         }
         if changed.is_empty() {
             return Ok(());
         }
-        let at = self.state.change_domains(principal.account(), changed, millis(self.clock.now())).await;
+        let now_ms = millis(self.clock.now());
+        let at = self.state.change_domains(principal.account(), changed, Doing::Configuring, now_ms).await;
         self.reach(at).await
     }
 
@@ -112,22 +113,8 @@ impl App {
         permission: Permission<'_>,
         name: &DomainName,
     ) -> Result<(Functions, bool), Denied> {
-        principal.may_look()?;
-        principal.may(permission.action, [permission.on(name.as_str())])?;
-        let known = self.following.now();
-        let (domain, row) = self.own(&known, principal, name)?;
-        Ok((domain.functions.clone(), row.configured))
-    }
-
-    fn own<'a>(
-        &self,
-        known: &'a Known,
-        principal: &Principal,
-        name: &DomainName,
-    ) -> Result<(&'a Domain, &'a crate::state::log::DomainRow), Denied> {
-        let row = known.domains.get(name).filter(|row| row.account == principal.account());
-        let domain = known.knowledge.domain(name.as_str());
-        domain.zip(row).ok_or_else(|| Denied::NoDomain(name.to_string()))
+        let view = self.domain(principal, permission, name)?;
+        Ok((view.domain.functions, view.row.configured))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Knowledge, ManualClock, Moment, Revision, Source, SourceKind};
+use model::{Knowledge, ManualClock, Moment, Revision};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::policy::Policy;
 use crate::state::accounts::Account;
-use crate::state::log::{DomainDetail, DomainError};
-use crate::testing::{clock, state, until};
+use crate::state::domains::{ChangedDomain, Doing, DomainDetail, DomainError};
+use crate::testing::{clock, domain, state, until};
 
 #[test]
 fn days_begin_at_midnight_in_the_zone_of_quotas() {
@@ -33,26 +33,6 @@ fn progress_never_says_all_while_the_task_has_not() {
 
 fn name(text: &str) -> DomainName {
     DomainName::parse(text).unwrap()
-}
-
-fn domain(text: &str) -> Domain {
-    let source = Source {
-        kind: SourceKind::Address,
-        content: "127.0.0.1".into(),
-        port: 80,
-        scheme: None,
-        priority: 20,
-        weight: 10,
-    };
-    let functions = model::Functions::default();
-    Domain {
-        name: name(text),
-        coverage: Coverage::Domestic,
-        sources: vec![source],
-        online: true,
-        tag_header: None,
-        functions,
-    }
 }
 
 fn object(url: &str) -> Object {
@@ -85,6 +65,8 @@ fn objects_belong_to_domains_of_the_caller_that_are_served() {
             modified_ms: 0,
             revision: Revision(1),
             configured,
+            doing: Doing::Configuring,
+            blocked: String::new(),
         };
         domains.insert(name(text), row);
     }
@@ -195,7 +177,22 @@ impl Rig {
 
     async fn add_domain(&self, principal: &Principal, text: &str) -> Result<(), Denied> {
         let Domain { name, coverage, sources, .. } = domain(text);
-        self.app.add_domain(principal, PUSH, name, coverage, sources, DomainDetail::default()).await
+        let (names, detail) = (vec![name], DomainDetail::default());
+        let wanted = Wanted { names, coverage, sources, detail, labels: Vec::new() };
+        self.app.add_domains(principal, PUSH, wanted).await
+    }
+
+    /// Deletes a domain of mine, and waits until its name is free.
+    async fn delete(&self, text: &str) {
+        until("the domain is configured", || async {
+            self.app.following.now().domains[&name(text)].configured.then_some(())
+        })
+        .await;
+        self.app.remove_domain(&me(), PUSH, &name(text)).await.unwrap();
+        until("the name is free", || async {
+            (!self.app.following.now().domains.contains_key(&name(text))).then_some(())
+        })
+        .await;
     }
 
     async fn push(&self, principal: &Principal, nonce: &str, urls: &[&str]) -> Result<Vec<u64>, Denied> {
@@ -269,7 +266,7 @@ async fn tags_are_refreshed_in_a_domain_of_the_caller() {
 #[tokio::test]
 async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
     let rig = Rig::start().await;
-    let change = |change| async { rig.app.change_domain(&me(), PUSH, &name("a.com"), change).await };
+    let change = async |change| rig.app.change_domains(&me(), PUSH, &[name("a.com")], &change).await;
     let configured = || {
         until("the domain is configured", || async {
             rig.app.following.now().domains[&name("a.com")].configured.then_some(())
@@ -293,12 +290,61 @@ async fn domain_changes_reach_the_log_once_and_one_at_a_time() {
     assert_eq!((domain.online, domain.tag_header.as_deref()), (true, Some("x-tags")));
 
     let stranger = principal("you", AccountStatus::Active, None);
-    let denied = rig.app.change_domain(&stranger, PUSH, &name("a.com"), DomainChange::Online(false)).await;
+    let denied = rig.app.change_domains(&stranger, PUSH, &[name("a.com")], &DomainChange::Online(false)).await;
     assert!(matches!(denied, Err(Denied::NoDomain(_))));
     let row = rig.app.following.now().domains[&name("a.com")].clone();
-    let outdated = rig.app.state.change_domain("me", domain, Revision(row.revision.0 - 1), 0).await;
+    let change = ChangedDomain { domain, detail: row.detail, seen: Revision(row.revision.0 - 1) };
+    let outdated = rig.app.state.change_domains("me", vec![change], Doing::Configuring, 0).await;
     assert!(matches!(outdated, Err(DomainError::Changed)), "{outdated:?}");
     assert_eq!(rig.app.following.now().knowledge.domains[&name("a.com")].tag_header.as_deref(), Some("x-tags"));
+}
+
+#[tokio::test]
+async fn domain_whose_nodes_have_not_heard_of_its_last_change_is_busy() {
+    let rig = Rig::with_nodes(&["p-1"]).await;
+    let app = &rig.app;
+    let change = async |names: &[&str], change| {
+        let names: Vec<DomainName> = names.iter().map(|text| name(text)).collect();
+        app.change_domains(&me(), PUSH, &names, &change).await
+    };
+    let doing = || app.following.now().domains[&name("a.com")].doing;
+    change(&["a.com"], DomainChange::Online(false)).await.unwrap();
+    assert_eq!(doing(), Doing::Stopping);
+    let function =
+        model::Function { id: 0, name: "range".into(), args: vec![("enable".into(), "on".into())], parent: None };
+    let set = app.set_functions(&me(), PUSH, &[name("a.com")], &[Wished { id: None, function }]).await.map(drop);
+    let busy = [
+        change(&["a.com"], DomainChange::Online(true)).await,
+        change(&["b.com", "a.com"], DomainChange::Coverage(Coverage::Overseas)).await,
+        change(&["a.com"], DomainChange::Sources(domain("x.com").sources, vec!["domain".into()])).await,
+        app.remove_domain(&me(), PUSH, &name("a.com")).await,
+        set,
+    ];
+    assert!(busy.iter().all(|denied| matches!(denied, Err(Denied::Configuring))), "{busy:?}");
+    assert_eq!(
+        app.following.now().knowledge.domain("b.com").unwrap().coverage,
+        domain("b.com").coverage,
+        "all or none"
+    );
+    change(&["a.com"], DomainChange::Online(false)).await.expect("it is so already");
+
+    let acknowledge = || rig.app.acknowledged.take(&crate::testing::node("p-1"), rig.app.following.now().head);
+    acknowledge();
+    until("the node is past it", || async { rig.app.following.now().domains[&name("a.com")].configured.then_some(()) })
+        .await;
+    change(&["a.com"], DomainChange::Online(true)).await.unwrap();
+    assert_eq!(doing(), Doing::Configuring);
+
+    // What is being deleted is shown, and busy; its name is nobody's.
+    app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
+    acknowledge();
+    let view = app.domain(&me(), LOOK, &name("b.com")).unwrap();
+    assert_eq!((view.row.doing, view.domain.sources), (Doing::Deleting, domain("b.com").sources));
+    assert!(matches!(change(&["b.com"], DomainChange::Online(false)).await, Err(Denied::Configuring)));
+    assert!(matches!(rig.push(&me(), "1", &["b.com/1"]).await, Err(Denied::NoDomain(_))));
+    assert!(matches!(rig.add_domain(&me(), "b.com").await, Err(Denied::Configuring)));
+    let you = principal("you", AccountStatus::Active, None);
+    assert!(matches!(rig.add_domain(&you, "b.com").await, Err(Denied::DomainExists { own: false })));
 }
 
 #[tokio::test]
@@ -318,7 +364,7 @@ async fn caches_are_shared_inside_an_account() {
         assert!(matches!(denied, Err(Denied::Functions(_))), "{refused}: {denied:?}");
     }
     set("b.com").await.unwrap();
-    rig.app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
+    rig.delete("b.com").await;
     let stranger = principal("other", AccountStatus::Active, None);
     assert!(
         matches!(rig.add_domain(&stranger, "b.com").await, Err(Denied::DomainConflict)),
@@ -403,7 +449,7 @@ async fn account_may_do_what_its_status_says() {
             rig.push(&who, &nonce, &["a.com/1"]).await.map(drop),
             rig.refresh(&who, &format!("r{nonce}"), &["a.com/1"], FILES).await.map(drop),
             rig.add_domain(&who, "c.com").await,
-            rig.app.remove_domain(&who, PUSH, &name("c.com")).await,
+            rig.app.remove_domain(&who, PUSH, &name("b.com")).await,
         ];
         assert_eq!(changes.map(denied), [may_change; 4], "{status:?}");
         let looks = [
@@ -447,7 +493,7 @@ async fn domains_are_each_accounts_own() {
     assert!(matches!(rig.push(&you, "1", &["a.com/1"]).await, Err(Denied::NoDomain(_))));
     rig.push(&me(), "1", &["a.com/1"]).await.unwrap();
     assert_eq!(rig.lines(&you, &all(), 0, 9).await.unwrap().total, 0);
-    rig.app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
+    rig.delete("b.com").await;
     let names: Vec<String> =
         rig.app.domains(&me(), LOOK).unwrap().iter().map(|view| view.row.name.to_string()).collect();
     assert_eq!(names, ["a.com"], "what was just removed is not shown");

@@ -7,7 +7,7 @@
 //!
 //! - Every table has at most one value a member, but for what was swept, of which at most [`SWEPT_MAX`] values wait.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ struct Sights {
 #[derive(Default)]
 struct Swept {
     upto: BTreeMap<NodeName, Revision>,
+    /// Whose `upto` is not in the database as it is here.
+    unkept: BTreeSet<NodeName>,
     waiting: BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>>,
     count: usize,
 }
@@ -121,7 +123,9 @@ impl Acknowledged {
         entries: impl IntoIterator<Item = (Revision, (u64, u64))>,
     ) {
         let mut swept = lock(&self.shared.swept);
-        swept.upto.insert(node.clone(), upto);
+        if swept.upto.insert(node.clone(), upto) != Some(upto) {
+            swept.unkept.insert(node.clone());
+        }
         for (revision, amount) in entries.into_iter().filter(|(revision, _)| *revision > Revision::ZERO) {
             swept.add(revision, node, amount);
         }
@@ -135,6 +139,18 @@ impl Acknowledged {
     /// Up to where a node has swept its store, as far as it told this process.
     pub(crate) fn swept_upto(&self, node: &NodeName) -> Option<Revision> {
         lock(&self.shared.swept).upto.get(node).copied()
+    }
+
+    /// Up to where nodes have swept, as far as that is not in the database.
+    pub(super) fn take_swept_upto(&self) -> Vec<(NodeName, Revision)> {
+        let mut swept = lock(&self.shared.swept);
+        let unkept = std::mem::take(&mut swept.unkept);
+        unkept.into_iter().filter_map(|node| swept.upto.get(&node).map(|upto| (node.clone(), *upto))).collect()
+    }
+
+    /// It could not be kept.
+    pub(super) fn swept_upto_again(&self, nodes: Vec<(NodeName, Revision)>) {
+        lock(&self.shared.swept).unkept.extend(nodes.into_iter().map(|(node, _)| node));
     }
 
     /// How many of the members have acknowledged `revision`, and how many there are.
@@ -238,9 +254,10 @@ impl Acknowledged {
         if heard.len() > members.len() {
             heard.retain(|node, _| members.contains_key(node));
         }
-        let upto = &mut lock(&self.shared.swept).upto;
-        if upto.len() > members.len() {
-            upto.retain(|node, _| members.contains_key(node));
+        let swept = &mut *lock(&self.shared.swept);
+        if swept.upto.len() > members.len() {
+            swept.upto.retain(|node, _| members.contains_key(node));
+            swept.unkept.retain(|node| members.contains_key(node));
         }
     }
 

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::state::chunks::Kind;
+use crate::state::domains::{DomainDetail, NewDomain};
 use crate::state::nodes::Proof;
 use crate::state::submit::Accepting;
 use crate::testing::{clock, member, node, pop, prefetch, state};
@@ -85,6 +86,41 @@ async fn acknowledgement_of_every_member_completes() {
     assert_eq!(rig.open().await, [third], "an acknowledgement says all below it, and never falls");
     rig.acknowledge("p-2", third);
     assert_eq!(rig.open().await, []);
+}
+
+#[tokio::test]
+async fn deletion_waits_for_every_member_to_have_swept_whatever_its_lease() {
+    let dir = TempDir::new().unwrap();
+    let state = state(&dir, &[]).await;
+    // Members with rows, as they are after a hello.
+    state.append(&[Entry::Pop(pop("p"))]).await.unwrap();
+    for (name, id) in [("p-1", "1"), ("p-2", "2")] {
+        state.create_join_token(id, "secret", u64::MAX >> 1).await.unwrap();
+        let known = state.knowledge().await.unwrap().1;
+        let proof = Proof::Token { id, secret: "secret" };
+        state.admit(proof, &member(name), &known, "test", 0).await.map_err(|error| error.to_string()).unwrap();
+    }
+    let mut rig = Rig::start(&state, &clock()).await;
+    let domain = crate::testing::domain("gone.com");
+    let new = NewDomain { domain: domain.clone(), detail: DomainDetail::default(), labels: Vec::new() };
+    let added = state.add_domains("me", vec![new], 1).await.unwrap();
+    let at = state.remove_domain("me", domain, &DomainDetail::default(), added, 2).await.unwrap();
+    rig.known().await;
+    let is_there = async |rig: &mut Rig| {
+        rig.task.fold().await.unwrap();
+        rig.task.finish_deletions().await.unwrap();
+        !state.domains().await.unwrap().is_empty()
+    };
+    assert!(is_there(&mut rig).await);
+    ["p-1", "p-2"].iter().for_each(|name| rig.acknowledge(name, at));
+    rig.task.acknowledged.swept(&node("p-1"), at, []);
+    assert!(is_there(&mut rig).await, "the other one still has bytes");
+    rig.clock.advance(1_000 * LEASE);
+    assert!(is_there(&mut rig).await, "and that its lease is over does not take them");
+    rig.task.acknowledged.swept(&node("p-2"), Revision(at.0 - 1), []);
+    assert!(is_there(&mut rig).await);
+    rig.task.acknowledged.swept(&node("p-2"), at, []);
+    assert!(!is_there(&mut rig).await);
 }
 
 #[tokio::test]

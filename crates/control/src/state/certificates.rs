@@ -3,7 +3,8 @@
 use model::{Certificate, DomainName, Entry, Revision};
 
 use super::State;
-use super::log::{DomainError, append, domain_owner, update_domain};
+use super::domains::{Doing, DomainError, RowChange, domain_owner, update_domain};
+use super::log::append;
 
 impl State {
     /// Gives a domain of an account a certificate, or takes it, and tells the nodes. `seen` is the revision that the domain was
@@ -25,7 +26,8 @@ impl State {
         if domain_owner(&mut writing, name.as_str()).await?.as_deref() != Some(account) {
             return Err(DomainError::Absent);
         }
-        if !update_domain(&mut writing, name, seen, at, now_ms).await? {
+        let change = RowChange { at, doing: Doing::Configuring, detail: None, now_ms };
+        if !update_domain(&mut writing, name, seen, change).await? {
             return Err(DomainError::Changed);
         }
         writing.commit().await?;

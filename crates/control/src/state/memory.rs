@@ -25,10 +25,13 @@ use model::{DomainName, NodeName, Revision};
 use super::accounts::{Account, AccountStatus};
 use super::chunks::{Chunk, Filter, Kind, Outline, Past, Progress};
 use super::completions::{Amounts, Completion};
-use super::log::{DomainRow, Filed, Logged};
+use super::domains::DomainRow;
+use super::log::{Filed, Logged};
 use super::nodes::NodeRow;
 use super::{Counter, On, State, StateError};
 use crate::policy::Policy;
+
+mod domains;
 
 /// Faults that may wait for their operation.
 const FAULTS_MAX: usize = 1024;
@@ -165,6 +168,9 @@ pub(super) struct Tables {
     accounts: Arc<BTreeMap<String, Account>>,
     keys: Arc<BTreeMap<String, KeyRow>>,
     domains: Arc<BTreeMap<String, Arc<DomainRow>>>,
+    /// By domain and key: whose it is, and the value.
+    labels: Arc<BTreeMap<(String, String), (String, String)>>,
+    blocked: Arc<BTreeMap<String, String>>,
     nodes: Arc<BTreeMap<NodeName, MemberRow>>,
     invitations: Arc<BTreeMap<String, (String, u64)>>,
     chunks: Arc<BTreeMap<u64, Arc<Chunk>>>,
@@ -191,6 +197,7 @@ struct MemberRow {
     credential: String,
     acked: Revision,
     acked_ms: u64,
+    swept: Revision,
     program: String,
 }
 
@@ -258,7 +265,7 @@ impl Tables {
     }
 }
 
-/// The log and the domains.
+/// The log.
 impl Tables {
     pub(super) fn add_entry(&mut self, at: Revision, filed: Filed, bytes: Bytes) {
         Arc::make_mut(&mut self.log).insert(at, Arc::new(LogRow { filed, bytes }));
@@ -279,45 +286,6 @@ impl Tables {
         drop_past(&mut self.log, u64::MAX, |at, row| row.filed == Filed::Invalidate && *at <= to);
         let compacted = &mut self.counters[Counter::Compacted as usize];
         *compacted = to.0.max(*compacted);
-    }
-
-    pub(super) fn domains(&self) -> Vec<DomainRow> {
-        let mut domains: Vec<DomainRow> = self.domains.values().map(|row| DomainRow::clone(row)).collect();
-        domains.sort_by_key(|row| row.created_ms); // stable: those of one moment stay in the order of names
-        domains
-    }
-
-    pub(super) fn domain_owner(&self, name: &str) -> Option<String> {
-        self.domains.get(name).map(|row| row.account.clone())
-    }
-
-    /// Whether an account other than `account` has a longer name that ends in `name`.
-    pub(super) fn others_under(&self, name: &str, account: &str) -> bool {
-        self.domains.values().any(|row| {
-            row.account != account && row.name.as_str().len() > name.len() && row.name.as_str().ends_with(name)
-        })
-    }
-
-    pub(super) fn add_domain(&mut self, row: DomainRow) {
-        insert_new(&mut self.domains, row.name.to_string(), Arc::new(row));
-    }
-
-    /// Whether the domain was still as it was at `seen`.
-    pub(super) fn change_domain(&mut self, name: &DomainName, seen: Revision, at: Revision, now_ms: u64) -> bool {
-        let changed = update(
-            &mut self.domains,
-            |row| row.name == *name && row.revision == seen,
-            |row| (row.modified_ms, row.revision, row.configured) = (now_ms, at, false),
-        );
-        changed > 0
-    }
-
-    pub(super) fn configured(&mut self, passed: Revision) -> u64 {
-        update(&mut self.domains, |row| !row.configured && row.revision <= passed, |row| row.configured = true)
-    }
-
-    pub(super) fn remove_domain(&mut self, name: &DomainName) {
-        Arc::make_mut(&mut self.domains).remove(name.as_str());
     }
 }
 
@@ -395,8 +363,10 @@ impl Tables {
 
     /// Adds a node, or gives one that is there another credential; what it acknowledged stays.
     pub(super) fn set_credential(&mut self, name: &NodeName, credential: String, program: &str) {
-        let (acked, acked_ms) = self.nodes.get(name).map_or((Revision::ZERO, 0), |row| (row.acked, row.acked_ms));
-        let row = MemberRow { credential, acked, acked_ms, program: program.to_owned() };
+        let before = self.nodes.get(name);
+        let (acked, acked_ms) = before.map_or((Revision::ZERO, 0), |row| (row.acked, row.acked_ms));
+        let swept = before.map_or(Revision::ZERO, |row| row.swept);
+        let row = MemberRow { credential, acked, acked_ms, swept, program: program.to_owned() };
         Arc::make_mut(&mut self.nodes).insert(name.clone(), row);
     }
 
@@ -409,6 +379,7 @@ impl Tables {
             name: name.clone(),
             acked: row.acked,
             acked_ms: row.acked_ms,
+            swept: row.swept,
             program: row.program.clone(),
         };
         self.nodes.iter().map(row).collect()
@@ -419,6 +390,15 @@ impl Tables {
             && let Some(row) = Arc::make_mut(&mut self.nodes).get_mut(name)
         {
             (row.acked, row.acked_ms) = (at, now_ms);
+        }
+    }
+}
+
+/// Sweeps.
+impl Tables {
+    pub(super) fn keep_swept_upto(&mut self, name: &NodeName, upto: Revision) {
+        if let Some(row) = Arc::make_mut(&mut self.nodes).get_mut(name) {
+            row.swept = upto;
         }
     }
 }

@@ -67,6 +67,8 @@ pub struct NodeRow {
     pub acked: Revision,
     /// When that was written down, in milliseconds since 1970; zero when it was not.
     pub acked_ms: u64,
+    /// Up to where it has swept its store of what entries delete, as far as that was written down.
+    pub swept: Revision,
     /// Version of its program, as it said.
     pub program: String,
 }
@@ -169,7 +171,7 @@ impl State {
     pub async fn nodes(&self) -> Result<Vec<NodeRow>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
-                let rows = sqlx::query("SELECT name, acked, acked_ms, program FROM node ORDER BY name")
+                let rows = sqlx::query("SELECT name, acked, acked_ms, swept, program FROM node ORDER BY name")
                     .fetch_all(pool)
                     .await?;
                 rows.iter().map(node_row).collect()
@@ -194,6 +196,24 @@ impl State {
                     }
                 }
                 On::Memory(tables) => names.iter().for_each(|name| tables.acknowledge(name, *at, now_ms)),
+            }
+        }
+        writing.commit().await
+    }
+
+    /// Keeps up to where nodes have swept their stores. A node that begins anew begins below where it was.
+    pub async fn keep_swept_upto(&self, swept: &[(NodeName, Revision)]) -> Result<(), StateError> {
+        let mut writing = self.write().await?;
+        for (name, upto) in swept {
+            match writing.on() {
+                On::Sql(connection) => {
+                    sqlx::query("UPDATE node SET swept = $1 WHERE name = $2")
+                        .bind(signed(upto.0))
+                        .bind(name.as_str())
+                        .execute(connection)
+                        .await?;
+                }
+                On::Memory(tables) => tables.keep_swept_upto(name, *upto),
             }
         }
         writing.commit().await
@@ -234,7 +254,7 @@ fn node_row(row: &AnyRow) -> Result<NodeRow, StateError> {
     let name = text(row, "name")?;
     let name = NodeName::parse(&name).map_err(|_| StateError::Corrupt { what: format!("node {name}") })?;
     let (acked, acked_ms) = (revision(row, "acked")?, unsigned(row, "acked_ms")?);
-    Ok(NodeRow { name, acked, acked_ms, program: text(row, "program")? })
+    Ok(NodeRow { name, acked, acked_ms, swept: revision(row, "swept")?, program: text(row, "program")? })
 }
 
 /// The fingerprint of a member's credential.

@@ -56,6 +56,16 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE INDEX chunk_history ON chunk (account, created_ms, id, kind, lines)",
         "DROP INDEX chunk_account",
     ],
+    // Domains that keep their names until their bytes are gone, names that the operator blocks, and labels of domains.
+    &[
+        "ALTER TABLE domain ADD COLUMN doing TEXT NOT NULL DEFAULT 'configuring'",
+        "ALTER TABLE node ADD COLUMN swept BIGINT NOT NULL DEFAULT 0",
+        "CREATE TABLE blocked_name (name TEXT PRIMARY KEY, reason TEXT NOT NULL, since_ms BIGINT NOT NULL)",
+        "CREATE TABLE label (domain TEXT NOT NULL, name TEXT NOT NULL, account TEXT NOT NULL, value TEXT NOT NULL, \
+     PRIMARY KEY (domain, name))",
+        "CREATE INDEX label_account ON label (account, domain, name)",
+        "CREATE INDEX label_value ON label (account, name, value)",
+    ],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

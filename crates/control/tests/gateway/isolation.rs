@@ -24,6 +24,7 @@ fn rows(push: &str, refresh: &str) -> Vec<Row> {
     };
     let path = || text(&[("ObjectPath", "http://a.com/0")]);
     let domain = || text(&[("DomainName", "a.com")]);
+    let resource = || text(&[("ResourceId.1", "a.com"), ("ResourceType", "DOMAIN")]);
     let sources = ("Sources", r#"[{"content":"127.0.0.1","type":"ipaddr"}]"#);
     let function = r#"[{"functionName":"range","functionArgs":[{"argName":"enable","argValue":"on"}]}]"#;
     vec![
@@ -55,10 +56,39 @@ fn rows(push: &str, refresh: &str) -> Vec<Row> {
             Refused(400, "DomainAlreadyExist"),
         ),
         (VOD, "AddVodDomain", [domain(), text(&[sources])].concat(), Refused(400, "DomainAlreadyExist")),
+        (
+            CDN,
+            "BatchAddCdnDomain",
+            text(&[("DomainName", "new.com,a.com"), ("CdnType", "web"), sources]),
+            Refused(400, "DomainAlreadyExist"),
+        ),
+        (CDN, "ModifyCdnDomain", [domain(), text(&[sources])].concat(), NOT_FOUND),
+        (CDN, "ModifyCdnDomain", domain(), NOT_FOUND),
+        (CDN, "BatchUpdateCdnDomain", [domain(), text(&[sources])].concat(), NOT_FOUND),
+        (VOD, "UpdateVodDomain", [domain(), text(&[sources])].concat(), NOT_FOUND),
+        (
+            CDN,
+            "ModifyCdnDomainSchdmByProperty",
+            [domain(), text(&[("Property", r#"{"coverage":"overseas"}"#)])].concat(),
+            NOT_FOUND,
+        ),
         (CDN, "DeleteCdnDomain", domain(), NOT_FOUND),
         (VOD, "DeleteVodDomain", domain(), NOT_FOUND),
         (CDN, "StartCdnDomain", domain(), NOT_FOUND),
         (CDN, "StopCdnDomain", domain(), NOT_FOUND),
+        (CDN, "BatchStartCdnDomain", text(&[("DomainNames", "a.com")]), NOT_FOUND),
+        (CDN, "BatchStopCdnDomain", text(&[("DomainNames", "a.com")]), NOT_FOUND),
+        (VOD, "BatchStartVodDomain", text(&[("DomainNames", "a.com")]), NOT_FOUND),
+        (VOD, "BatchStopVodDomain", text(&[("DomainNames", "a.com")]), NOT_FOUND),
+        (CDN, "TagResources", [resource(), text(&[("Tag.1.Key", "k")])].concat(), NOT_FOUND),
+        (CDN, "UntagResources", [resource(), text(&[("All", "true")])].concat(), NOT_FOUND),
+        (CDN, "ListTagResources", resource(), NOT_FOUND),
+        (CDN, "ListTagResources", text(&[("ResourceType", "DOMAIN")]), Own),
+        (CDN, "DescribeTagResources", resource(), NOT_FOUND),
+        (CDN, "DescribeUserTags", Vec::new(), Own),
+        (CDN, "DescribeL2VipsByDomain", domain(), NOT_FOUND),
+        (CDN, "DescribeDomainCname", domain(), NOT_FOUND),
+        (CDN, "DescribeCdnRegionAndIsp", Vec::new(), Own), // the deployment's
         (CDN, "SetWarmfrontDomain", [domain(), text(&[("TagHeader", "X-Tags")])].concat(), NOT_FOUND),
         (CDN, "DescribeCdnDomainDetail", domain(), NOT_FOUND),
         (VOD, "DescribeVodDomainDetail", domain(), NOT_FOUND),
@@ -92,6 +122,9 @@ async fn no_action_shows_or_changes_what_is_another_accounts() {
     rig.operator.create_account("other", "cdn-2024", [("action_qps".to_owned(), 10_000)].into(), 0).await.unwrap();
     let key = rig.operator.create_key("other", None).await.unwrap();
     let other = Signer { id: key.id, secret: key.secret.to_string(), token: None };
+
+    let label = [("ResourceId.1", "a.com"), ("ResourceType", "DOMAIN"), ("Tag.1.Key", "a.com"), ("Tag.1.Value", "v")];
+    assert_eq!(rig.ask(CDN, "TagResources", &label).await.status, 200);
 
     let rows = rows(push, refresh);
     for (version, action, params, answered) in &rows {

@@ -17,11 +17,13 @@ use tokio::net::TcpStream;
 
 mod clients;
 mod credentials;
+mod domains;
 mod isolation;
 mod pages;
 mod quotas;
 mod rates;
 mod tasks;
+mod terraform;
 
 const CDN: &str = "2018-05-10";
 const OLD: &str = "2014-11-11";

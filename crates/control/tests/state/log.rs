@@ -1,15 +1,10 @@
-//! The log and the domains it tells of.
+//! The log.
 
 use std::collections::BTreeMap;
 
 use control::state::State;
-use control::state::log::{DomainDetail, DomainError};
 use control::state::nodes::{AdmitError, Proof};
-use model::{
-    Coverage, Domain, Entry, Isolation, Member, NodeName, Pop, PopName, Revision, Settings, Source, SourceKind, Tier,
-};
-
-use super::name;
+use model::{Coverage, Entry, Isolation, Member, NodeName, Pop, PopName, Revision, Settings, Tier};
 
 pub(crate) async fn log_is_read_in_order_and_compacted(state: &State) {
     let pop = Pop { name: PopName::parse("p").unwrap(), region: Coverage::Global, parents: BTreeMap::new() };
@@ -90,77 +85,4 @@ pub(crate) async fn what_is_not_committed_never_was(state: &State) {
     let head = state.head().await.unwrap();
     let last = state.entries_after(Revision(head.0 - 1), 10).await.unwrap();
     assert_eq!(last.len(), 1, "the head is an entry, and there is none after it");
-}
-
-pub(crate) async fn domains_belong_to_one_account(state: &State) {
-    let source = Source {
-        kind: SourceKind::Address,
-        content: "127.0.0.1".into(),
-        port: 80,
-        scheme: None,
-        priority: 20,
-        weight: 10,
-    };
-    let domain = Domain {
-        name: name("d.com"),
-        coverage: Coverage::Global,
-        sources: vec![source],
-        online: true,
-        tag_header: None,
-        functions: model::Functions::default(),
-    };
-    let detail = DomainDetail::default();
-    let at = state.add_domain("me", domain.clone(), &detail, 5).await.unwrap();
-    let head = state.head().await.unwrap();
-    assert!(matches!(state.add_domain("me", domain.clone(), &detail, 5).await, Err(DomainError::Exists { own: true })));
-    assert!(matches!(
-        state.add_domain("you", domain.clone(), &detail, 5).await,
-        Err(DomainError::Exists { own: false })
-    ));
-    assert!(matches!(state.remove_domain("you", &name("d.com")).await, Err(DomainError::Absent)));
-    assert_eq!(state.head().await.unwrap(), head, "what was refused left nothing in the log");
-    let named = |text: &str| Domain { name: name(text), ..domain.clone() };
-    for (taken, conflicting) in [(".w.com", "a.w.com"), (".w.com", ".b.w.com"), ("x.y.com", ".y.com")] {
-        let at = state.add_domain("you", named(taken), &detail, 5).await.unwrap();
-        assert!(
-            matches!(state.add_domain("me", named(conflicting), &detail, 5).await, Err(DomainError::Conflict)),
-            "{conflicting}"
-        );
-        state.remove_domain("you", &name(taken)).await.unwrap();
-        assert!(state.head().await.unwrap() > at);
-    }
-    for (wide, narrow) in [(".own.com", "a.own.com"), ("a.own.com", ".own.com")] {
-        state.add_domain("me", named(wide), &detail, 5).await.unwrap();
-        state.add_domain("me", named(narrow), &detail, 5).await.expect("both are the caller's own");
-        let aside = state.add_domain("you", named("down.com"), &detail, 5).await;
-        assert!(aside.is_ok(), "a name that ends alike, but not at a dot");
-        for (account, text) in [("me", wide), ("me", narrow), ("you", "down.com")] {
-            state.remove_domain(account, &name(text)).await.unwrap();
-        }
-    }
-    assert_eq!(state.configured(Revision(at.0 - 1)).await.unwrap(), 0);
-    assert_eq!(state.configured(at).await.unwrap(), 1);
-    assert_eq!(state.configured(at).await.unwrap(), 0, "each once");
-    let later = state.add_domain("you", named("a.com"), &detail, 9).await.unwrap();
-    let earlier = state.add_domain("you", named("e.com"), &detail, 4).await.unwrap();
-    let domains = state.domains().await.unwrap();
-    let rows: Vec<_> =
-        domains.iter().map(|row| (row.name.as_str(), row.account.as_str(), row.revision, row.configured)).collect();
-    let expected = [("e.com", "you", earlier, false), ("d.com", "me", at, true), ("a.com", "you", later, false)];
-    assert_eq!(rows, expected, "the oldest first");
-    assert_eq!((domains[1].created_ms, domains[1].modified_ms), (5, 5));
-    let offline = Domain { online: false, ..domain.clone() };
-    let head = state.head().await.unwrap();
-    assert!(matches!(state.change_domain("you", offline.clone(), at, 6).await, Err(DomainError::Absent)));
-    let outdated = Revision(at.0 - 1);
-    assert!(matches!(state.change_domain("me", offline.clone(), outdated, 6).await, Err(DomainError::Changed)));
-    assert_eq!(state.head().await.unwrap(), head, "what was refused left nothing in the log");
-    let changed = state.change_domain("me", offline.clone(), at, 6).await.unwrap();
-    assert_eq!(changed, head.next());
-    let row = state.domains().await.unwrap().into_iter().find(|row| row.name == domain.name).unwrap();
-    assert_eq!((row.created_ms, row.modified_ms, row.revision, row.configured), (5, 6, changed, false));
-    assert_eq!(state.knowledge().await.unwrap().1.domain(domain.name.as_str()), Some(&offline));
-    state.remove_domain("me", &name("d.com")).await.unwrap();
-    state.remove_domain("you", &name("e.com")).await.unwrap();
-    assert_eq!(state.domains().await.unwrap().len(), 1);
 }

@@ -10,6 +10,7 @@ use model::topology::WarmTiers;
 use model::{Coverage, DomainName, Invalidation, Isolation, Mode, NodeName, Revision, Scope, UrlKey};
 use tempfile::TempDir;
 
+mod domains;
 mod log;
 mod postgres;
 mod tasks;
@@ -107,7 +108,11 @@ async fn conform(open: impl AsyncFn() -> State) {
     tasks::queries_are_filtered_ordered_and_limited(&state).await;
     log::log_is_read_in_order_and_compacted(&state).await;
     log::leases_count_while_somebody_may_go_by_them(&state).await;
-    log::domains_belong_to_one_account(&state).await;
+    domains::domains_belong_to_one_account(&state).await;
+    domains::batches_of_domains_are_whole_or_not_at_all(&state).await;
+    domains::name_is_taken_until_its_deletion_is_done(&state).await;
+    domains::labels_are_bounded_and_found(&state).await;
+    domains::blocked_names_are_nobodys(&state).await;
     who::accounts_are_made_once(&state).await;
     who::nodes_are_let_in_by_proof_alone(&state).await;
     tasks::what_is_past_its_time_is_forgotten(&state).await;

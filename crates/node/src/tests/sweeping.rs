@@ -32,7 +32,7 @@ async fn sweep(node: &TestNode, sweeper: Sweeper) -> (u64, BTreeMap<u64, (u64, u
 
 /// A sweeper that has these entries of the log before it, the first of them at revision 2.
 fn pending(entries: &[Entry]) -> Sweeper {
-    Sweeper::new(Revision(1), (2..).map(Revision).zip(entries))
+    Sweeper::new(Revision(1), Revision(1), (2..).map(Revision).zip(entries))
 }
 
 async fn fill(stage: &Stage, paths: &[&str], bytes: usize) {
@@ -136,6 +136,41 @@ async fn new_log_begins_with_a_pass_that_takes_what_the_old_one_left() {
     drop(turn);
     assert_eq!(sweep(&stage.node, sweeper).await, (5, [(0, (1, 100))].into()));
     assert_eq!(stage.node.get("/b").await.header("x-cache"), "HIT from edge");
+}
+
+#[tokio::test]
+async fn who_joins_again_keeps_nothing_that_another_owner_could_confirm() {
+    let stage = Stage::set().await;
+    fill(&stage, &["/a"], 100).await;
+    // It was no member while the domain was deleted and became another's, whose objects may have the same validators.
+    let knowledge = stage.node.knowing.known().knowledge.clone();
+    let log = stage.node.knowing.known().log.clone();
+    stage.node.knowing.join(log, PEERS.into(), Revision(5), knowledge).await;
+    stage.node.in_contact();
+    let sweeper = pending(&[]);
+    let turn = sweeper.turn().await;
+    sweeper.restart(&turn, Revision(5));
+    drop(turn);
+    assert_eq!(sweeper.upto(), Revision(0), "nothing was swept yet");
+    assert_eq!(stage.node.get("/a").await.header("x-cache"), "MISS from edge");
+    stage.node.settled().await;
+    assert_eq!(sweep(&stage.node, sweeper).await.0, 5);
+    assert_eq!(stage.node.get("/a").await.header("x-cache"), "HIT from edge", "what was fetched since stays");
+}
+
+#[tokio::test]
+async fn markers_of_a_deleted_domain_go_too() {
+    let stage = Stage::set().await;
+    stage.origin.put("/a", Page::new(vec![7_u8; 1_000]).with("vary", "accept-language"));
+    for value in ["en", "de"] {
+        stage.node.get_with("/a", &[("accept-language", value)]).await;
+        stage.node.settled().await;
+    }
+    assert_eq!(stage.node.pipeline.store().stats().objects, 3, "two variants and what tells them apart");
+    let entries = [Entry::DomainRemoved(DomainName::parse(DOMAIN).unwrap())];
+    stage.node.apply(entries[0].clone());
+    sweep(&stage.node, pending(&entries)).await;
+    assert_eq!(stage.node.pipeline.store().stats().objects, 0);
 }
 
 #[tokio::test]

@@ -129,6 +129,7 @@ const DOMAIN_HELP: &str = "\
 JSON of list: [{\"domain\", \"status\", \"coverage\", \"cname\"}]
 JSON of add, show, start, stop and set: {\"domain\", \"status\", \"coverage\", \"cname\", \"type\",
     \"sources\": [{\"content\", \"type\", \"port\", \"priority\", \"weight\"}]}, with \"tag_header\" where one is set
+    and \"description\" where there is something to say of the status
 JSON of delete: {\"deleted\": NAME}
 JSON of certificate set and show: {\"domain\", \"tls\", \"name\", \"subject\", \"issuer\", \"good_from\", \"good_until\", \"set\", \"chain\"}
     `tls` is on or off; where it is off the fields behind it are empty

@@ -271,7 +271,8 @@ pub(super) async fn domain(
         }
         DomainCommand::List => {
             let list = ["Domains", "PageData"];
-            let domains = pages(api, "DescribeUserDomains", &[], list, DOMAINS_MAX, DOMAINS_PER_PAGE).await?;
+            let all = [("CheckDomainShow", "true")];
+            let domains = pages(api, "DescribeUserDomains", &all, list, DOMAINS_MAX, DOMAINS_PER_PAGE).await?;
             let rows: Vec<Value> = domains
                 .iter()
                 .map(|domain| {
@@ -328,6 +329,8 @@ async fn detail(domain: &str, api: &Api, output: Output, out: &mut (dyn Write + 
         ("cname", &model["Cname"]),
         ("type", &model["CdnType"]),
     ];
+    let description = model.get("Description").filter(|text| text.as_str().is_some_and(|text| !text.is_empty()));
+    fields.extend(description.map(|text| ("description", text)));
     // Only where it is set, and only of our own service.
     fields.extend(model.get("TagHeader").map(|header| ("tag_header", header)));
     match output {

@@ -1,0 +1,28 @@
+//! Where domains are served, and under which names: DescribeCdnRegionAndIsp, DescribeL2VipsByDomain, DescribeDomainCname.
+
+use serde_json::{Value, json};
+
+/// What DescribeDomainCname says of a domain: this deployment has no names of its own to point users' DNS at.
+const NO_CNAME: &str = "domains have no CNAME here: point DNS at the nodes that face users";
+
+/// The fields of DescribeCdnRegionAndIsp: the places there are. Which provider users come by is not known, so all are one.
+pub(crate) fn places_fields(request_id: &str, places: &[String]) -> Value {
+    let one = |name: &String| json!({ "NameEn": name, "NameZh": name });
+    json!({
+        "RequestId": request_id,
+        "Regions": { "Region": places.iter().map(one).collect::<Vec<_>>() },
+        "Isps": { "Isp": [{ "NameEn": "other", "NameZh": "\u{5176}\u{4ed6}" }] },
+    })
+}
+
+/// The fields of DescribeL2VipsByDomain.
+pub(crate) fn addresses_fields(request_id: &str, domain: &str, addresses: &[String]) -> Value {
+    json!({ "RequestId": request_id, "DomainName": domain, "Vips": { "Vip": addresses } })
+}
+
+/// The fields of DescribeDomainCname: a status other than 0 says that DNS does not lead to the CNAME.
+pub(crate) fn names_fields(request_id: &str, domains: &[String]) -> Value {
+    let one =
+        |domain: &String| json!({ "Domain": domain, "Cname": "", "Status": 1, "Passed": "yes", "ErrMsg": NO_CNAME });
+    json!({ "RequestId": request_id, "CnameDatas": { "Data": domains.iter().map(one).collect::<Vec<_>>() } })
+}
