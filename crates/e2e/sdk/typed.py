@@ -11,7 +11,6 @@ Prints a JSON list: {"ok": what the SDK's model of the reply holds}, {"absent": 
 import importlib
 import json
 import os
-import re
 import sys
 import time
 
@@ -35,7 +34,8 @@ def tea(product, action, params):
         config = Config(bearer_token=BEARER_TOKEN, endpoint=ENDPOINT, protocol="HTTP")
     else:
         config = Config(access_key_id=KEY_ID, access_key_secret=KEY_SECRET, security_token=SECURITY_TOKEN, endpoint=ENDPOINT, protocol="HTTP")
-    method = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", action).lower()
+    # Where the underscores are differs from generator to generator.
+    method = next(name for name in dir(client) if name.replace("_", "") == action.lower())
     call = getattr(client(config), method)
     # Some actions have no parameters at all, and no class for them.
     return (call(request().from_map(params)) if request else call()).body.to_map()

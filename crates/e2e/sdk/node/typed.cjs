@@ -30,10 +30,11 @@ async function tea(product, action, params) {
   const client = new sdk.default(config);
   const Request = sdk[`${action}Request`];
   const Part = { Tag: sdk[`${action}RequestTag`] };
-  const made = (name, value) =>
-    Part[name] ? value.map((part) => new Part[name](Object.fromEntries(Object.entries(part).map(([key, text]) => [camel(key), text])))) : value;
-  const fields = Object.fromEntries(Object.entries(params).map(([name, value]) => [camel(name), made(name, value)]));
-  const reply = Request ? await client[camel(action)](new Request(fields)) : await client[camel(action)]();
+  // What the SDK's class calls a parameter.
+  const field = (of, name) => Object.entries(of.names()).find(([, wire]) => wire === name)?.[0] ?? camel(name);
+  const made = (of, given) =>
+    new of(Object.fromEntries(Object.entries(given).map(([name, value]) => [field(of, name), Part[name] ? value.map((part) => made(Part[name], part)) : value])));
+  const reply = Request ? await client[camel(action)](made(Request, params)) : await client[camel(action)]();
   return reply.body.toMap();
 }
 
