@@ -10,6 +10,7 @@ use crate::actions::{CREATE_BEARER, CREATE_SESSION, SET_DOMAIN};
 use crate::certificates::{self, SetCertificate};
 use crate::credentials::{self, CreateBearer, CreateSession};
 use crate::domains::{self, AddDomains, DomainQuery, ModifyDomains, SetDomain};
+use crate::figures::{self, FigureQuery, UrlQuery};
 use crate::functions::{self, DeleteFunctions, FunctionQuery, SetFunctions};
 use crate::labels::{self, LabelQuery, RemoveLabels, SetLabels};
 use crate::prefetch::{self, Prefetch, Refresh, RefreshByTag};
@@ -105,6 +106,10 @@ pub enum Call {
         /// Which part of the list.
         page: Page,
     },
+    /// DescribeDomainHitRateData and the other figures of domains, VOD's too
+    Figures(FigureQuery),
+    /// DescribeDomainTopUrlVisit, DescribeDomainSrcTopUrlVisit
+    TopUrls(UrlQuery),
 }
 
 /// Reads the parameters of `request`, from an account with `profile`, by the operator's `rules`.
@@ -187,7 +192,12 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
             let (number, page) = functions::by_function(request, profile)?;
             Call::DomainsByFunction { number, page }
         }
-        _ => return Err(Refusal::unsupported()),
+        (Cdn, "DescribeDomainTopUrlVisit") => Call::TopUrls(figures::urls(request, false, now)?),
+        (Cdn, "DescribeDomainSrcTopUrlVisit") => Call::TopUrls(figures::urls(request, true, now)?),
+        (_, action) => match figures::figure(action) {
+            Some(figure) => Call::Figures(figures::query(request, figure, now)?),
+            None => return Err(Refusal::unsupported()),
+        },
     })
 }
 

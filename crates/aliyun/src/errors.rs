@@ -49,6 +49,7 @@ static PAGES: &[(&str, &str)] = pages! {
     "InvalidDomain.NotFound"
     "InvalidDomain.Offline"
     "InvalidDomainName.Malformed"
+    "InvalidDomainName.ValueNotSupported"
     "InvalidDomainSearchType.ValueNotSupported"
     "InvalidDomainStatus.ValueNotSupported"
     "InvalidEndTime.Malformed"

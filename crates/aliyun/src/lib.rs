@@ -27,6 +27,7 @@ mod certificates;
 mod credentials;
 mod domains;
 mod errors;
+mod figures;
 mod form;
 mod functions;
 mod labels;
@@ -51,6 +52,10 @@ pub use domains::{
     AddDomains, CdnType, DomainQuery, DomainStatus, ModifyDomains, RESOURCE_GROUP, SearchType, SetDomain,
 };
 pub use errors::{codes, page};
+pub use figures::{
+    ANY_ISP, FIGURE_DOMAINS_MAX, FIGURES_KEPT_DAYS, Figure, FigureQuery, FiguresShown, Place, SortBy, URLS_KEPT_DAYS,
+    UrlQuery, UrlsShown, Window,
+};
 pub use form::{PAIRS_MAX, encode, encode_pairs};
 pub use functions::{DeleteFunctions, FunctionQuery, SetFunction, SetFunctions, WhichFunctions};
 pub use labels::{LABELS_MAX, Label, LabelFilter, LabelQuery, LabelRow, RemoveLabels, SetLabels};

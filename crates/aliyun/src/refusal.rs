@@ -212,6 +212,12 @@ impl Refusal {
         Refusal::new(503, "Throttling", "Request was denied due to request throttling.")
     }
 
+    /// Several domains where one is meant.
+    pub fn one_domain() -> Refusal {
+        let message = "The specified value of parameter DomainName only support one or empty value.";
+        Refusal::new(400, "InvalidDomainName.ValueNotSupported", message)
+    }
+
     /// A function that cannot be set beside another.
     pub fn function_name(function: &str) -> Refusal {
         let message = format!("FunctionName {} is not supported.", quoted(function));

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::certificates::{self, CertificateShown};
 use crate::credentials::{self, Bearer, Session};
 use crate::domains::{CdnType, DomainStatus, RESOURCE_GROUP};
+use crate::figures::{self, FiguresShown, UrlsShown};
 use crate::labels::{self, Label, LabelRow};
 use crate::places;
 use crate::read::{Product, Request, timestamp};
@@ -114,6 +115,10 @@ pub enum Reply {
         /// Whether every node has them.
         configured: bool,
     },
+    /// What was counted of domains.
+    Figures(Box<FiguresShown>),
+    /// The URLs that were asked for most.
+    TopUrls(Box<UrlsShown>),
 }
 
 /// A function that was set.
@@ -417,6 +422,8 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             let rows: Vec<Value> = rows.iter().map(|row| function(product, row, status)).collect();
             json!({ "RequestId": request_id, "DomainConfigs": { "DomainConfig": rows } })
         }
+        Reply::Figures(shown) => figures::fields(product, request_id, shown),
+        Reply::TopUrls(shown) => figures::urls_fields(request_id, shown),
     }
 }
 

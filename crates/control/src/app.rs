@@ -27,6 +27,7 @@ mod certificates;
 mod credentials;
 mod details;
 mod domains;
+mod figures;
 mod functions;
 mod labels;
 

@@ -28,6 +28,7 @@ mod app;
 mod certificate;
 mod completion;
 pub mod config;
+mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod heads;
@@ -234,14 +235,14 @@ impl Parts {
             times.prefetch_deadline,
             stopping.clone(),
         );
+        let collector = figures::Collector::start(state.clone(), following.clone(), clock.clone(), stopping.clone());
         let (signer, log) = (identity.signer.clone(), identity.log.clone());
         let certificate_secret = identity.certificate_secret.clone();
         let link = link::Link::new(
             state.clone(),
             identity,
             following.clone(),
-            scheduler.clone(),
-            acknowledged.clone(),
+            link::Listeners { scheduler: scheduler.clone(), acknowledged: acknowledged.clone(), collector },
             clock.clone(),
             stopping.clone(),
         );
@@ -333,6 +334,7 @@ async fn forget(state: State, clock: Arc<dyn Clock>, history: Duration, stopping
             if beyond > 0 {
                 tracing::warn!(steps = beyond, "too much is kept for receipts: those of the oldest refreshes are gone");
             }
+            state.forget_figures(now_ms).await?;
             state.compact(INVALIDATIONS_KEPT).await
         };
         if let Err(error) = done.await {

@@ -34,7 +34,9 @@ pub(crate) fn render(
     let accepted = accepting.counters();
     let jobs = scheduler.counters();
     let (swept_waiting, swept_max) = link.acknowledged().swept_waiting();
-    let rows: [(&str, &str, u64); 22] = [
+    let figures = link.collector();
+    let counted = figures.counters();
+    let rows: [(&str, &str, u64); 28] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         (
             "warmfront_api_requests_refused_total",
@@ -61,6 +63,24 @@ pub(crate) fn render(
         ("warmfront_nodes_connected", "Nodes connected.", connected as u64),
         ("warmfront_swept_amounts_waiting", "Amounts swept that wait to be written down.", swept_waiting as u64),
         ("warmfront_swept_amounts_waiting_max", "Most that may wait; the oldest are left out.", swept_max as u64),
+        ("warmfront_figures_reports_total", "Reports of nodes' figures written down.", load(&counted.taken)),
+        (
+            "warmfront_figures_reports_repeated_total",
+            "Reports that had been written down before, and were left out.",
+            load(&counted.again),
+        ),
+        (
+            "warmfront_figures_reports_put_off_total",
+            "Reports for which there was no room; nodes send them again.",
+            load(&counted.put_off),
+        ),
+        (
+            "warmfront_figures_left_out_total",
+            "Minutes and lists of URLs in reports that were nobody's any more, or of no time that is kept.",
+            load(&counted.left_out),
+        ),
+        ("warmfront_figures_reports_waiting", "Reports waiting to be written down.", figures.waiting() as u64),
+        ("warmfront_figures_reports_waiting_max", "Most reports that may wait.", crate::figures::WAITING_MAX as u64),
     ];
     let mut text = String::new();
     for (name, help, value) in rows {

@@ -13,17 +13,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use model::{Clock, Source};
+use model::{Source, UrlKey};
 use tokio::time::Instant;
 
+use crate::figures::{Figures, FromAbove, Meter};
 use crate::functions::fetch;
 use crate::health::{Health, REMEMBERED_MAX, Rules};
+use crate::knowing::Knowing;
 use crate::limiter::{self, Limiter, NotNow, Slot};
 use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
@@ -43,20 +45,22 @@ const RULES: Rules = Rules { failures: 3, first: Duration::from_secs(5), most: D
 /// How a node asks sources.
 pub(crate) struct Sources {
     pool: Pool,
+    knowing: Arc<Knowing>,
+    figures: Arc<Figures>,
     health: Health<Endpoint>,
     asked: Counter,
     failed: Counter,
     failed_over: Counter,
     limiter: Limiter,
-    clock: Arc<dyn Clock>,
 }
 
 impl Sources {
-    pub(crate) fn new(pool: Pool, clock: Arc<dyn Clock>, seed: u64) -> Sources {
+    pub(crate) fn new(pool: Pool, seed: u64, knowing: Arc<Knowing>, figures: Arc<Figures>) -> Sources {
         Sources {
             pool,
             limiter: Limiter::default(),
-            clock,
+            knowing,
+            figures,
             health: Health::new(RULES, seed),
             asked: Counter::default(),
             failed: Counter::default(),
@@ -139,6 +143,7 @@ impl Sources {
         };
         let mut slot = self.enter(question, &source.endpoint, until).await?;
         self.asked.inc();
+        let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
         self.tell(&slot, &sent);
         match &sent {
@@ -149,28 +154,32 @@ impl Sources {
             }
         }
         let mut answer = sent?;
-        let mut at =
+        let mut meter = self.meter(question, &source.endpoint, at, answer.status());
+        let mut hop =
             Redirected { endpoint: source.endpoint.clone(), host: source.host.clone(), path: source.path.clone() };
         for _ in 0..if with_body { 0 } else { fetch::follows(functions) } {
-            let Some(next) = at.follow(question, &answer) else { break };
-            at = next;
-            headers.insert(HOST, host(&at.host)?);
-            let target = self::target(&at.path)?;
+            let Some(next) = hop.follow(question, &answer) else { break };
+            hop = next;
+            headers.insert(HOST, host(&hop.host)?);
+            let target = self::target(&hop.path)?;
             let message = Message {
                 method: &question.method,
                 target: &target,
                 headers: &headers,
                 interim: question.interim.as_ref(),
             };
-            slot = self.enter(question, &at.endpoint, until).await?;
+            slot = self.enter(question, &hop.endpoint, until).await?;
             self.asked.inc();
-            let sent = self.pool.send(&at.endpoint, &message, &mut None, bounds()).await;
+            let at = self.knowing.clock().now();
+            let sent = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await;
             self.tell(&slot, &sent);
             answer = sent?;
+            // The one before is counted here, without its body.
+            meter = self.meter(question, &hop.endpoint, at, answer.status());
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
-        Ok(Answer::new(head, body, Some(Duration::ZERO), From::Origin).holding(slot))
+        Ok(Answer::new(head, FromAbove::new(body, meter), Some(Duration::ZERO), From::Origin).holding(slot))
     }
 
     /// A place at an origin, which a prefetch has to wait for.
@@ -187,7 +196,7 @@ impl Sources {
     fn tell(&self, slot: &Slot, sent: &Result<Response<Incoming>, Failure>) {
         match sent {
             Ok(answer) if limiter::is_too_much(answer.status()) => {
-                match httpcache::retry_after(answer.headers(), self.clock.now()) {
+                match httpcache::retry_after(answer.headers(), self.knowing.clock().now()) {
                     Some(after) => slot.closed(after),
                     None => slot.failed(),
                 }
@@ -195,6 +204,15 @@ impl Sources {
             Ok(answer) if !is_failure(answer.status()) => slot.answered(),
             Ok(_) | Err(_) => slot.failed(),
         }
+    }
+
+    /// What counts an answer for the figures of the domain.
+    fn meter(&self, question: &Question, asked: &Endpoint, at: SystemTime, status: StatusCode) -> Option<Meter> {
+        let slot = self.knowing.known().sites.slot(&question.domain)?;
+        // As it was asked for: a key may be of another host, or of no URL at all.
+        let url = UrlKey::new(&question.asked.host, &question.asked.path).unwrap_or_else(|_| question.key.clone());
+        let (figures, secure) = (self.figures.clone(), asked.tls.is_some());
+        Some(Meter { figures, slot, url, at, secure, status: status.as_u16(), bytes: 0 })
     }
 
     /// Shows what is counted.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
-    Bearer, Bucket, Call, CertificatePair, CertificateShown, Description, FunctionRow, FunctionSet, ObjectPath, Page,
-    Product, Quota, RefreshByTag, RefreshType, Reply, Request, Session, TaskFilter, TaskQuery, TaskRow, TaskStatus,
-    TaskType, WhichFunctions, Wording,
+    Bearer, Bucket, Call, CertificatePair, CertificateShown, Description, FiguresShown, FunctionRow, FunctionSet,
+    ObjectPath, Page, Product, Quota, RefreshByTag, RefreshType, Reply, Request, Session, TaskFilter, TaskQuery,
+    TaskRow, TaskStatus, TaskType, UrlsShown, WhichFunctions, Wording,
 };
 use model::topology::WarmTiers;
 use model::{Cause, Function, Revision};
@@ -84,6 +84,7 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::Functions(_) | Call::DomainsByFunction { .. } => Spent::InMemory,
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
         Call::PrefetchDetail(_) | Call::UserQuota | Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
+        Call::Figures(_) | Call::TopUrls(_) => Spent::InMemory,
         // A replay would hand out credentials a second time.
         Call::CreateSession(_) | Call::CreateBearer(_) => Spent::InDatabase,
     }
@@ -232,6 +233,14 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             };
             app.delete_functions(principal, permission, &delete.domains, &doomed).await?;
             Ok(Reply::Done)
+        }
+        Call::Figures(query) => {
+            let buckets = app.figures(principal, permission, &query).await?;
+            Ok(Reply::Figures(Box::new(FiguresShown { query, buckets })))
+        }
+        Call::TopUrls(query) => {
+            let urls = app.top_urls(principal, permission, &query).await?;
+            Ok(Reply::TopUrls(Box::new(UrlsShown { query, urls })))
         }
     }
 }

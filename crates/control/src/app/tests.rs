@@ -67,6 +67,7 @@ fn objects_belong_to_domains_of_the_caller_that_are_served() {
             configured,
             doing: Doing::Configuring,
             blocked: String::new(),
+            born: Revision(1),
         };
         domains.insert(name(text), row);
     }

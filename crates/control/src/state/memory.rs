@@ -26,6 +26,7 @@ use super::accounts::{Account, AccountStatus};
 use super::chunks::{Chunk, Filter, Kind, Outline, Past, Progress};
 use super::completions::{Amounts, Completion};
 use super::domains::DomainRow;
+use super::figures::FigureRows;
 use super::log::{Filed, Logged};
 use super::nodes::NodeRow;
 use super::{Counter, On, State, StateError};
@@ -177,6 +178,7 @@ pub(super) struct Tables {
     completions: Arc<BTreeMap<Revision, Arc<Completion>>>,
     days: Arc<BTreeMap<(String, u64, &'static str), u64>>,
     nonces: Arc<BTreeMap<Arc<(String, String)>, u64>>,
+    pub(super) figures: Arc<FigureRows>,
 }
 
 struct LogRow {

@@ -30,6 +30,7 @@ mod certificates;
 pub mod chunks;
 pub mod completions;
 pub mod domains;
+pub mod figures;
 pub mod identity;
 pub mod labels;
 pub mod log;

@@ -66,6 +66,18 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE INDEX label_account ON label (account, domain, name)",
         "CREATE INDEX label_value ON label (account, name, value)",
     ],
+    // Figures: what nodes counted, in buckets of several lengths; and since when a name is the domain that it is. Zero: always.
+    &[
+        "ALTER TABLE domain ADD COLUMN born BIGINT NOT NULL DEFAULT 0",
+        "CREATE TABLE figure (account TEXT NOT NULL, domain TEXT NOT NULL, grain BIGINT NOT NULL, bucket BIGINT NOT NULL, \
+     value TEXT NOT NULL, PRIMARY KEY (account, domain, grain, bucket))",
+        "CREATE INDEX figure_age ON figure (grain, bucket)",
+        "CREATE TABLE figure_urls (account TEXT NOT NULL, domain TEXT NOT NULL, origins BIGINT NOT NULL, hour BIGINT NOT NULL, \
+     value TEXT NOT NULL, PRIMARY KEY (account, domain, origins, hour))",
+        "CREATE INDEX figure_urls_age ON figure_urls (hour)",
+        "CREATE TABLE figure_report (node TEXT NOT NULL, boot BIGINT NOT NULL, sequence BIGINT NOT NULL, taken_ms BIGINT NOT NULL, \
+     PRIMARY KEY (node, boot))",
+    ],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

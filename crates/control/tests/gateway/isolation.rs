@@ -111,6 +111,9 @@ fn rows(push: &str, refresh: &str) -> Vec<Row> {
         (CDN, "CreateBearerToken", Vec::new(), Own),
         (CDN, "DescribeReceiptKey", Vec::new(), Own), // the deployment's, and public
     ]
+    .into_iter()
+    .chain(super::figures::ACTIONS.map(|(version, action)| (version, action, domain(), NOT_FOUND)))
+    .collect()
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 mod clients;
 mod credentials;
 mod domains;
+mod figures;
 mod isolation;
 mod pages;
 mod quotas;

@@ -11,6 +11,7 @@ use model::{Coverage, DomainName, Invalidation, Isolation, Mode, NodeName, Revis
 use tempfile::TempDir;
 
 mod domains;
+mod figures;
 mod log;
 mod postgres;
 mod tasks;
@@ -121,6 +122,9 @@ async fn conform(open: impl AsyncFn() -> State) {
     tasks::what_completed_a_refresh_is_kept_with_it(&state).await;
     tasks::lines_are_counted_as_they_are_listed(&state).await;
     log::what_is_not_committed_never_was(&state).await;
+    figures::reports_are_added_once_and_whole(&state).await;
+    figures::urls_of_hours_are_added_up(&state).await;
+    figures::what_is_past_its_time_goes_by_length(&state).await;
     let head = state.head().await.unwrap();
     let domains = state.domains().await.unwrap();
     state.close().await;
