@@ -1,6 +1,8 @@
 """Calls through the typed requests and models of one of the vendor's SDKs.
 
-usage: family.py tea|legacy     reads a JSON list of [product, action, {parameter: value}]
+usage: typed.py tea|legacy     reads a JSON list of [product, action, {parameter: value}]
+
+A parameter `$CONFIG` is the last ConfigId that a reply held. A domain that is being configured is asked again, as every tool does.
 
 Prints a JSON list: {"ok": what the SDK's model of the reply holds}, {"absent": true} where this SDK has no such request, or
 {"status", "code", "message"}. The key of the environment signs; SECURITY_TOKEN and BEARER_TOKEN stand for temporary credentials.
@@ -9,14 +11,17 @@ Prints a JSON list: {"ok": what the SDK's model of the reply holds}, {"absent": 
 import importlib
 import json
 import os
-import re
 import sys
+import time
 
 ENDPOINT = os.environ["ENDPOINT"]
 KEY_ID = os.environ.get("ALIBABA_CLOUD_ACCESS_KEY_ID")
 KEY_SECRET = os.environ.get("ALIBABA_CLOUD_ACCESS_KEY_SECRET")
 SECURITY_TOKEN = os.environ.get("SECURITY_TOKEN")
 BEARER_TOKEN = os.environ.get("BEARER_TOKEN")
+
+# How often a domain that is being configured is asked, a tenth of a second apart.
+BUSY_MAX = 100
 
 
 def tea(product, action, params):
@@ -29,7 +34,8 @@ def tea(product, action, params):
         config = Config(bearer_token=BEARER_TOKEN, endpoint=ENDPOINT, protocol="HTTP")
     else:
         config = Config(access_key_id=KEY_ID, access_key_secret=KEY_SECRET, security_token=SECURITY_TOKEN, endpoint=ENDPOINT, protocol="HTTP")
-    method = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", action).lower()
+    # Where the underscores are differs from generator to generator.
+    method = next(name for name in dir(client) if name.replace("_", "") == action.lower())
     call = getattr(client(config), method)
     # Some actions have no parameters at all, and no class for them.
     return (call(request().from_map(params)) if request else call()).body.to_map()
@@ -50,7 +56,8 @@ def legacy(product, action, params):
     request.set_protocol_type("http")
     request.set_accept_format("JSON")
     for name, value in params.items():
-        getattr(request, f"set_{name}")(value)
+        # Lists have a setter in the plural.
+        (getattr(request, f"set_{name}", None) or getattr(request, f"set_{name}s"))(value)
     return json.loads(client.do_action_with_exception(request))
 
 
@@ -63,14 +70,35 @@ def error_of(error):
     return None
 
 
-answers = []
+def config_in(reply):
+    """The ConfigId that a reply holds, wherever in it; None where it holds none."""
+    if isinstance(reply, dict):
+        if reply.get("ConfigId"):
+            return reply["ConfigId"]
+        reply = list(reply.values())
+    if isinstance(reply, list):
+        return next(filter(None, map(config_in, reply)), None)
+    return None
+
+
+def answer(product, action, params):
+    for _ in range(BUSY_MAX):
+        try:
+            found = (tea if sys.argv[1] == "tea" else legacy)(product, action, params)
+            return {"absent": True} if found is None else {"ok": found}
+        except Exception as error:
+            described = error_of(error)
+            if described is None:
+                raise
+            if described["code"] != "ServiceBusy":
+                return described
+            time.sleep(0.1)
+    return described
+
+
+answers, config = [], None
 for product, action, params in json.load(sys.stdin):
-    try:
-        found = (tea if sys.argv[1] == "tea" else legacy)(product, action, params)
-        answers.append({"absent": True} if found is None else {"ok": found})
-    except Exception as error:
-        described = error_of(error)
-        if described is None:
-            raise
-        answers.append(described)
+    params = {name: config if value == "$CONFIG" else value for name, value in params.items()}
+    answers.append(answer(product, action, params))
+    config = config_in(answers[-1].get("ok")) or config
 print(json.dumps(answers))

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::stage::Stage;
@@ -18,7 +19,7 @@ pub async fn run(stage: &Stage, name: &str, args: &[&str]) -> anyhow::Result<Val
 pub type Call = (&'static str, &'static str, Value);
 
 /// Makes `calls` in order through the former SDK; what each was answered.
-pub async fn calls(stage: &Stage, calls: &[Call]) -> anyhow::Result<Vec<Value>> {
+pub async fn calls(stage: &Stage, calls: &[impl Serialize]) -> anyhow::Result<Vec<Value>> {
     answers(calls, run_with(stage, "calls.py", &[], &[], serde_json::to_string(calls)?).await?)
 }
 
@@ -28,21 +29,21 @@ pub async fn typed(
     stage: &Stage,
     generation: &str,
     shown: &[(&str, &str)],
-    calls: &[Call],
+    calls: &[impl Serialize],
 ) -> anyhow::Result<Vec<Value>> {
-    answers(calls, run_with(stage, "family.py", &[generation], shown, serde_json::to_string(calls)?).await?)
+    answers(calls, run_with(stage, "typed.py", &[generation], shown, serde_json::to_string(calls)?).await?)
 }
 
 /// Makes `calls` in order through an SDK for Node: `tea`, the current one of CDN, or `pop`, the former core.
-pub async fn node(stage: &Stage, generation: &str, calls: &[Call]) -> anyhow::Result<Vec<Value>> {
+pub async fn node(stage: &Stage, generation: &str, calls: &[impl Serialize]) -> anyhow::Result<Vec<Value>> {
     let folder = workspace().join("crates/e2e/sdk/node");
     ensure!(folder.join("node_modules").exists(), "node_modules are missing; ./test installs them");
     let mut command = Command::new("node");
-    command.arg(folder.join("family.cjs")).arg(generation);
+    command.arg(folder.join("typed.cjs")).arg(generation);
     answers(calls, run_command(stage, command, &[], serde_json::to_string(calls)?).await?)
 }
 
-fn answers(calls: &[Call], answers: Value) -> anyhow::Result<Vec<Value>> {
+fn answers(calls: &[impl Serialize], answers: Value) -> anyhow::Result<Vec<Value>> {
     let answers = answers.as_array().context("a list of answers")?.clone();
     ensure!(answers.len() == calls.len(), "one answer a call: {answers:?}");
     Ok(answers)

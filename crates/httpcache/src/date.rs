@@ -10,6 +10,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName};
 
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
@@ -32,6 +33,22 @@ pub(crate) fn only(headers: &HeaderMap, field: HeaderName) -> Option<SystemTime>
     let mut lines = headers.get_all(field).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     parse(line.as_bytes())
+}
+
+/// How long `Retry-After` asks to wait from `now` on (RFC 9110 §10.2.3); `None` where it is absent or cannot be read, and zero for a date
+/// that is past.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    delay(headers).or_else(|| Some(first(headers, RETRY_AFTER)?.duration_since(now).unwrap_or_default()))
+}
+
+/// The same where it is said in seconds.
+pub fn delay(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.as_bytes().trim_ascii();
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    // More seconds than fit are more than anybody waits.
+    digits
+        .then(|| std::str::from_utf8(text).ok()?.parse().ok())
+        .map(|seconds| Duration::from_secs(seconds.unwrap_or(u64::MAX)))
 }
 
 /// Reads one date in any of the three forms.
@@ -117,6 +134,29 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_are_read_in_seconds_and_as_dates() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
+        let secs = |secs| Some(Duration::from_secs(secs));
+        let cases = [
+            ("120", secs(120)),
+            (" 0 ", secs(0)),
+            ("99999999999999999999999", secs(u64::MAX)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", secs(10)),
+            ("Sun, 06 Nov 1994 08:49:07 GMT", secs(0)),
+            ("1.5", None),
+            ("-1", None),
+            ("+1", None),
+            ("", None),
+            ("soon", None),
+        ];
+        for (text, expected) in cases {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(text))]);
+            assert_eq!(retry_after(&headers, now), expected, "{text:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
 
     #[test]
     fn three_forms_are_read_and_nothing_else_is() {

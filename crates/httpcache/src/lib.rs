@@ -33,6 +33,7 @@ mod vary;
 
 pub use answer::{Answer, answer};
 pub use cache_status::{CacheStatus, Forward, Outcome, via};
+pub use date::{delay, retry_after};
 pub use decide::{Allowed, Bypass, Decision, decide};
 pub use freshness::{Freshness, LIFETIME_MAX};
 pub use headers::{WrongBody, end_to_end, freshen, kept, not_modified, upstream, validators};

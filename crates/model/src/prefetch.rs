@@ -68,6 +68,12 @@ pub enum Cause {
     /// No connection to the origin, or it broke.
     #[error("origin could not be reached: {0}")]
     OriginUnreachable(String),
+    /// The origin has enough to do, or said when to come back; it was not asked.
+    #[error("origin is to be asked again in {seconds} seconds")]
+    OriginBusy {
+        /// After how long, in seconds.
+        seconds: u64,
+    },
     /// The answer may not be stored, in words for a person.
     #[error("answer may not be stored: {0}")]
     NotStorable(String),
@@ -104,7 +110,11 @@ impl Cause {
     pub fn is_transient(&self) -> bool {
         match self {
             Cause::OriginStatus(status) => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
-            Cause::OriginTimeout | Cause::OriginUnreachable(_) | Cause::Truncated { .. } | Cause::Evicted => true,
+            Cause::OriginBusy { .. }
+            | Cause::OriginTimeout
+            | Cause::OriginUnreachable(_)
+            | Cause::Truncated { .. }
+            | Cause::Evicted => true,
             Cause::Store(_) => true,
             Cause::NotStorable(_) | Cause::TooLarge | Cause::UnknownDomain | Cause::NoTarget | Cause::Deadline => false,
         }

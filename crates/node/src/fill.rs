@@ -227,6 +227,8 @@ struct Running {
     fetch: Fetch,
     log: LogTag,
     arrival: watch::Receiver<Option<Arrival>>,
+    /// Whether a user waits for it.
+    awaited: watch::Sender<bool>,
     /// Whether the URL was written to since it was asked for; held while what came becomes visible in the store, so that whoever
     /// forgets a URL knows it to be there or never to come.
     written_over: tokio::sync::Mutex<bool>,
@@ -322,6 +324,9 @@ impl Fills {
                     && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
             });
             if let Some(running) = joinable {
+                if order.purpose == Purpose::User {
+                    running.awaited.send_if_modified(|awaited| !std::mem::replace(awaited, true));
+                }
                 return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });
             }
             if self.all.get() >= FILLS_MAX as u64 {
@@ -331,7 +336,8 @@ impl Fills {
             // Noted here, before anything is asked (rule 1).
             let (fetch, log) = self.knowing.begin_fetch(&order.url, order.asker);
             let written_over = tokio::sync::Mutex::default();
-            let running = Arc::new(Running { shape, fetch, log, arrival: arrival.clone(), written_over });
+            let awaited = watch::Sender::new(order.purpose == Purpose::User);
+            let running = Arc::new(Running { shape, fetch, log, arrival: arrival.clone(), awaited, written_over });
             if !order.alone {
                 all.insert(order.key.clone(), running.clone());
             }
@@ -348,6 +354,7 @@ impl Fills {
                 log: running.log,
                 written_over: &running.written_over,
                 told,
+                awaited: running.awaited.subscribe(),
             };
             task.run(lone_to).await;
             let mut all = fills.running();

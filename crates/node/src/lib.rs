@@ -54,6 +54,7 @@ pub mod internals;
 mod join;
 mod journal;
 mod knowing;
+mod limiter;
 mod link;
 mod listener;
 mod machine;

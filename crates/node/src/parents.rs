@@ -22,8 +22,10 @@ use model::{NodeName, Revision};
 use tokio::time::Instant;
 
 use crate::figures::FromAbove;
+use crate::fill::Purpose;
 use crate::health::{Health, Rules};
 use crate::knowing::Known;
+use crate::limiter::PUT_OFF;
 use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
 use crate::peer;
@@ -115,6 +117,7 @@ impl Parents {
     pub(crate) async fn ask(
         &self,
         question: &Question,
+        purpose: Purpose,
         known: &Known,
         name: &NodeName,
         url: &str,
@@ -127,7 +130,7 @@ impl Parents {
         let mut headers = question.headers.clone();
         headers.insert(HOST, host(&question.asked.host).map_err(NoAnswer::Told)?);
         peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, &self.own);
-        peer::tell_purpose(&mut headers, question.purpose);
+        peer::tell_purpose(&mut headers, purpose);
         peer::tell_scheme(&mut headers, question.asked.secure);
         let message = Message {
             method: &question.method,
@@ -219,6 +222,9 @@ fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) ->
     peer::strip(&mut head.headers);
     match (age, origin.as_deref()) {
         (None, Some(b"timeout")) => Err(NoAnswer::Told(AskError::Timeout)),
+        (None, Some(b"busy")) => {
+            Err(NoAnswer::Told(AskError::Busy(httpcache::delay(&head.headers).unwrap_or(PUT_OFF))))
+        }
         (None, Some(_)) => Err(NoAnswer::Told(AskError::Unreachable(format!("{name} could not reach the origin")))),
         (None, None) if is_fenced(&question.method) => {
             Err(NoAnswer::Refused(format!("{name}: answered {} without an age", head.status)))

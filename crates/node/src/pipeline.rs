@@ -576,6 +576,7 @@ impl Pipeline {
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
             interim: reply.interim(),
+            awaited: None,
         };
         let mut answer = match self.fills.pass(question, body).await {
             Ok(answer) => answer,

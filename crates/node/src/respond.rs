@@ -224,6 +224,7 @@ impl Reply {
             AskError::Unreachable(_) => {
                 (StatusCode::BAD_GATEWAY, "the origin could not be reached", Some("unreachable"))
             }
+            AskError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "the origin has enough to do", Some("busy")),
             AskError::NotTaken => (StatusCode::SERVICE_UNAVAILABLE, "this node has no room for the object now", None),
             AskError::Changed => (StatusCode::BAD_GATEWAY, "the object changed meanwhile", None),
             AskError::NoParent(_) | AskError::NotPastParents(_) => {
@@ -233,6 +234,9 @@ impl Reply {
         };
         let child = matches!(self.asker, Asker::Child { .. });
         let mut answer = self.refusal(status, words);
+        if let AskError::Busy(after) = error {
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
         if let Some(origin) = origin.filter(|_| child) {
             answer.headers_mut().insert(peer::ORIGIN, HeaderValue::from_static(origin));
         }

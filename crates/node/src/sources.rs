@@ -26,6 +26,7 @@ use crate::figures::{Figures, FromAbove, Meter};
 use crate::functions::fetch;
 use crate::health::{Health, REMEMBERED_MAX, Rules};
 use crate::knowing::Knowing;
+use crate::limiter::{self, Limiter, NotNow, Slot};
 use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
 use crate::peer;
@@ -50,12 +51,14 @@ pub(crate) struct Sources {
     asked: Counter,
     failed: Counter,
     failed_over: Counter,
+    limiter: Limiter,
 }
 
 impl Sources {
     pub(crate) fn new(pool: Pool, seed: u64, knowing: Arc<Knowing>, figures: Arc<Figures>) -> Sources {
         Sources {
             pool,
+            limiter: Limiter::default(),
             knowing,
             figures,
             health: Health::new(RULES, seed),
@@ -138,9 +141,11 @@ impl Sources {
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
             Bounds { connect: left.min(CONNECT_MAX), first_byte }
         };
+        let mut slot = self.enter(question, &source.endpoint, until).await?;
         self.asked.inc();
         let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
+        self.tell(&slot, &sent);
         match &sent {
             Ok(answer) if !is_failure(answer.status()) => self.health.answered(&source.endpoint),
             Ok(_) | Err(_) => {
@@ -163,15 +168,42 @@ impl Sources {
                 headers: &headers,
                 interim: question.interim.as_ref(),
             };
+            slot = self.enter(question, &hop.endpoint, until).await?;
             self.asked.inc();
             let at = self.knowing.clock().now();
-            answer = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await?;
+            let sent = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await;
+            self.tell(&slot, &sent);
+            answer = sent?;
             // The one before is counted here, without its body.
             meter = self.meter(question, &hop.endpoint, at, answer.status());
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
-        Ok(Answer::new(head, FromAbove::new(body, meter), Some(Duration::ZERO), From::Origin))
+        Ok(Answer::new(head, FromAbove::new(body, meter), Some(Duration::ZERO), From::Origin).holding(slot))
+    }
+
+    /// A place at an origin, which a prefetch has to wait for.
+    async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Slot, NotAsked> {
+        let entered = self.limiter.enter(endpoint, question.purpose, question.awaited.clone());
+        let entered = tokio::time::timeout_at(until, entered).await.unwrap_or(Err(NotNow::Full));
+        entered.map_err(|not_now| match not_now {
+            NotNow::Closed(after) => AskError::Busy(after).into(),
+            NotNow::Full => AskError::Busy(limiter::PUT_OFF).into(),
+        })
+    }
+
+    /// Tells the origin's limit how it answered.
+    fn tell(&self, slot: &Slot, sent: &Result<Response<Incoming>, Failure>) {
+        match sent {
+            Ok(answer) if limiter::is_too_much(answer.status()) => {
+                match httpcache::retry_after(answer.headers(), self.knowing.clock().now()) {
+                    Some(after) => slot.closed(after),
+                    None => slot.failed(),
+                }
+            }
+            Ok(answer) if !is_failure(answer.status()) => slot.answered(),
+            Ok(_) | Err(_) => slot.failed(),
+        }
     }
 
     /// What counts an answer for the figures of the domain.
@@ -189,6 +221,7 @@ impl Sources {
         page.counter("origin_requests_total", "Requests sent to origins", self.asked.get());
         page.counter("origin_failures_total", "Those that failed, or were answered 502, 503 or 504", self.failed.get());
         page.counter("origin_failovers_total", "Times that another source was asked instead", self.failed_over.get());
+        self.limiter.show(page);
         page.gauge("origins_resting", "Sources asked only after the others, because they failed", resting);
         page.gauge("origins_failing", "Sources whose last answer was a failure", remembered);
         page.gauge("origins_failing_max", "Bound of those that are remembered", REMEMBERED_MAX);

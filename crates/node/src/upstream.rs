@@ -35,6 +35,7 @@ use crate::figures::{Figures, FromAbove};
 use crate::fill::Purpose;
 use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
+use crate::limiter::{Awaited, Slot};
 use crate::metrics::{Counter, Page};
 use crate::network::Network;
 use crate::parents::{NoAnswer, Parents};
@@ -97,6 +98,8 @@ pub(crate) struct Question {
     pub(crate) purpose: Purpose,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
+    /// Of a prefetch: whether a user has begun to wait for it.
+    pub(crate) awaited: Option<Awaited>,
 }
 
 impl Question {
@@ -122,11 +125,18 @@ pub(crate) struct Answer {
     pub(crate) from: From,
     /// One of the few that went past the parents, for as long as it is fetched.
     _past: Option<OwnedSemaphorePermit>,
+    /// Its place at the origin, for as long.
+    _slot: Option<Slot>,
 }
 
 impl Answer {
     pub(crate) fn new(head: response::Parts, body: FromAbove, age: Option<Duration>, from: From) -> Answer {
-        Answer { head, body, age, from, _past: None }
+        Answer { head, body, age, from, _past: None, _slot: None }
+    }
+
+    /// The same, keeping its place at the origin.
+    pub(crate) fn holding(self, slot: Slot) -> Answer {
+        Answer { _slot: Some(slot), ..self }
     }
 }
 
@@ -143,6 +153,9 @@ pub(crate) enum AskError {
     /// No parent can be reached, and a prefetch does not go past them; a user may.
     #[error("no parent can be reached: {0}")]
     NotPastParents(String),
+    /// The origin has enough to do, or said when to come back: in this time.
+    #[error("the origin is to be asked again in {} seconds", .0.as_secs().max(1))]
+    Busy(Duration),
     /// A part was to be stored, and the store takes nothing now: it is out of room, or out of service.
     #[error("the store takes nothing")]
     NotTaken,
@@ -157,6 +170,7 @@ impl std::convert::From<AskError> for Cause {
     fn from(error: AskError) -> Cause {
         match error {
             AskError::Timeout => Cause::OriginTimeout,
+            AskError::Busy(after) => Cause::OriginBusy { seconds: after.as_secs().max(1) },
             AskError::BadUrl => Cause::NotStorable(error.to_string()),
             AskError::NotTaken => Cause::Store(error.to_string()),
             error => Cause::OriginUnreachable(error.to_string()),
@@ -209,7 +223,7 @@ impl Upstream {
         let until = Instant::now() + most + patience(&question.domain);
         match parents.is_empty() {
             true => inner.sources.ask(question, &mut body, until).await,
-            false => inner.ask_parents(question, &known, parents, body, until).await,
+            false => inner.ask_parents_for_whom(question, &known, parents, body, until).await,
         }
     }
 
@@ -235,10 +249,36 @@ impl Inner {
         fresh.map(|parent| (parent.name.clone(), parent.advertise_url.clone())).collect()
     }
 
+    /// As [`Inner::ask_parents`]. What a prefetch asked for is asked for once more as soon as a user waits for it, for parents let
+    /// users in first; the one that is asked already joins both.
+    async fn ask_parents_for_whom(
+        &self,
+        question: &Question,
+        known: &Known,
+        parents: Vec<(NodeName, String)>,
+        body: Option<UpBody>,
+        until: Instant,
+    ) -> Result<Answer, AskError> {
+        let Some(awaited) = &question.awaited else {
+            return self.ask_parents(question, question.purpose, known, parents, body, until).await;
+        };
+        let mut awaited = awaited.clone();
+        let user = async {
+            if awaited.wait_for(|awaited| *awaited).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            answer = self.ask_parents(question, question.purpose, known, parents.clone(), body, until) => answer,
+            () = user => self.ask_parents(question, Purpose::User, known, parents, None, until).await,
+        }
+    }
+
     /// The parents that were well lately, then the origin where that is allowed, else the parents that were not.
     async fn ask_parents(
         &self,
         question: &Question,
+        purpose: Purpose,
         known: &Known,
         parents: Vec<(NodeName, String)>,
         mut body: Option<UpBody>,
@@ -254,11 +294,11 @@ impl Inner {
                 None
             }
         });
-        if let Some(ended) = self.ask_some(question, known, well, &mut so_far, &mut body, until).await {
+        if let Some(ended) = self.ask_some(question, purpose, known, well, &mut so_far, &mut body, until).await {
             return ended;
         }
         if !so_far.reached
-            && question.purpose == Purpose::User
+            && purpose == Purpose::User
             && let Ok(permit) = self.past_parents.clone().try_acquire_owned()
         {
             self.went_past.inc();
@@ -266,10 +306,12 @@ impl Inner {
             let answer = self.sources.ask(question, &mut body, until).await?;
             return Ok(Answer { _past: Some(permit), ..answer });
         }
-        if let Some(ended) = self.ask_some(question, known, resting.into_iter(), &mut so_far, &mut body, until).await {
+        if let Some(ended) =
+            self.ask_some(question, purpose, known, resting.into_iter(), &mut so_far, &mut body, until).await
+        {
             return ended;
         }
-        match question.purpose {
+        match purpose {
             Purpose::Prefetch if !so_far.reached => Err(AskError::NotPastParents(so_far.problem)),
             Purpose::Prefetch | Purpose::User => Err(AskError::NoParent(so_far.problem)),
         }
@@ -279,6 +321,7 @@ impl Inner {
     async fn ask_some(
         &self,
         question: &Question,
+        purpose: Purpose,
         known: &Known,
         mut parents: impl Iterator<Item = (NodeName, String)>,
         so_far: &mut SoFar,
@@ -291,7 +334,7 @@ impl Inner {
             && let Some((name, url)) = parents.next()
         {
             so_far.left -= 1;
-            match self.parents.ask(question, known, &name, &url, body, until).await {
+            match self.parents.ask(question, purpose, known, &name, &url, body, until).await {
                 Ok(answer) => return Some(Ok(answer)),
                 Err(NoAnswer::Told(error)) => return Some(Err(error)),
                 Err(NoAnswer::Refused(problem)) if with_body && body.is_none() => {

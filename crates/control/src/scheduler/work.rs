@@ -316,6 +316,11 @@ impl Work {
         if !self.leased.remove(&index) {
             return false;
         }
+        if let Cause::OriginBusy { seconds } = cause {
+            // Nothing was tried: an origin that is spared is not one that fails.
+            self.pausing.push((now + Duration::from_secs(seconds).clamp(PAUSE, PAUSE_MAX), index));
+            return false;
+        }
         let tries = self.tries.entry(index).or_default();
         *tries += 1;
         if cause.is_transient() && *tries < TRIES_MAX {

@@ -21,12 +21,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, MARKERS_AT_ONCE,
-    Order, RESUMES_MAX, TOO_LARGE_FOR,
+    Order, Purpose, RESUMES_MAX, TOO_LARGE_FOR,
 };
 use crate::figures::FromAbove;
 use crate::functions::keep;
 use crate::head::{self, Head, ObjectKey, Series, Stored};
 use crate::knowing::LogTag;
+use crate::limiter::Awaited;
 use crate::slices::{self, Part};
 use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question};
 
@@ -38,6 +39,8 @@ pub(super) struct FillTask<'a> {
     pub(super) log: LogTag,
     pub(super) written_over: &'a tokio::sync::Mutex<bool>,
     pub(super) told: watch::Sender<Option<Arrival>>,
+    /// Whether a user has joined.
+    pub(super) awaited: Awaited,
 }
 
 impl FillTask<'_> {
@@ -218,6 +221,7 @@ impl FillTask<'_> {
             passed: self.order.passed.clone(),
             purpose: self.order.purpose,
             interim: self.order.interim.clone(),
+            awaited: (self.order.purpose == Purpose::Prefetch).then(|| self.awaited.clone()),
         }
     }
 

@@ -138,7 +138,19 @@ impl Asking {
         let domain = Arc::new(self.knowing.known().knowledge.domain_for(DOMAIN).unwrap().clone());
         let (method, headers) = (method.clone(), HeaderMap::new());
         let asked = Asked { host: DOMAIN.to_owned(), path: key.path_and_query().to_owned(), secure: false };
-        Question { method, key, asked, domain, headers, fetch, log, passed: Vec::new(), purpose, interim: None }
+        Question {
+            method,
+            key,
+            asked,
+            domain,
+            headers,
+            fetch,
+            log,
+            passed: Vec::new(),
+            purpose,
+            interim: None,
+            awaited: None,
+        }
     }
 
     /// What came, and after how many seconds.

@@ -45,6 +45,7 @@ mod scopes;
 mod secure;
 mod serving;
 mod slicing;
+mod sparing;
 mod sweeping;
 mod tiers;
 

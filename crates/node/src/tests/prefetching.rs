@@ -3,7 +3,7 @@
 use super::*;
 use model::{Cause, Job, Outcome, Report};
 
-fn job(chunk: u64, path: &str, begin_after: u64) -> Job {
+pub(super) fn job(chunk: u64, path: &str, begin_after: u64) -> Job {
     Job {
         chunk,
         index: 0,
@@ -13,7 +13,7 @@ fn job(chunk: u64, path: &str, begin_after: u64) -> Job {
     }
 }
 
-async fn report(node: &TestNode) -> Report {
+pub(super) async fn report(node: &TestNode) -> Report {
     let mut reports = tokio::time::timeout(PATIENCE, node.prefetch.reports(1)).await.expect("a report in time");
     reports.remove(0)
 }
