@@ -8,19 +8,18 @@ use std::sync::Arc;
 use aliyun::Rules;
 use model::pattern::BadPattern;
 use model::topology::WarmTiers;
-use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Revision, Scope, Tag, UrlKey};
+use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Scope, Tag, UrlKey};
 
 use crate::certificate::BadCertificate;
-use crate::completion::{Acknowledged, Waiting};
+use crate::completion::Acknowledged;
 use crate::keys::Keys;
 use crate::known::{Following, Known};
 use crate::passes::{Pass, Passes};
 use crate::policy::Policy;
 use crate::receipt::Signer;
-use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
 use crate::state::audit::Record;
-use crate::state::chunks::{Chunk, Filter, Kind, Outline, Params};
+use crate::state::chunks::{Kind, Params};
 use crate::state::domains::DomainRow;
 use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submission};
 use crate::state::{State, StateError, millis};
@@ -33,6 +32,8 @@ mod domains;
 mod figures;
 mod functions;
 mod labels;
+mod lines;
+mod receipts;
 mod service;
 
 pub(crate) use certificates::{Shown, Submitted};
@@ -41,13 +42,11 @@ pub(crate) use details::Detail;
 pub(crate) use details::UrlDetail;
 pub(crate) use domains::{DOMAINS_MAX, DomainChange, DomainView, Wanted};
 pub(crate) use functions::{Doomed, Wished, has};
+pub(crate) use lines::{Line, LineFilter, Progress, Status};
 
 /// Days of quotas begin at midnight of UTC+8.
 const DAY_OFFSET_MS: u64 = 8 * 3_600_000;
 const DAY_MS: u64 = 86_400_000;
-
-/// Chunks one query looks through for lines of a certain path or state.
-const CHUNKS_SEARCHED_MAX: usize = 20_000;
 
 /// Outlines and chunks read at a time.
 const OUTLINES_AT_ONCE: u32 = 2_000;
@@ -286,67 +285,6 @@ pub(crate) struct Prefetch {
     pub(crate) variants: Vec<Vec<(String, String)>>,
 }
 
-/// The state of one line, as users see it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Line {
-    /// The task's id.
-    pub(crate) task: u64,
-    /// As submitted, with scheme.
-    pub(crate) path: String,
-    /// What is done.
-    pub(crate) kind: Kind,
-    /// When it was submitted, in milliseconds since 1970.
-    pub(crate) created_ms: u64,
-    /// How far it is.
-    pub(crate) progress: Progress,
-}
-
-/// How far a line is.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Progress {
-    /// Under way: hundredths of a percent done, below 10,000.
-    Refreshing(u32),
-    /// Done.
-    Complete,
-    /// It will not be done, for this reason.
-    Failed(model::Cause),
-}
-
-/// Which lines are asked for.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct LineFilter {
-    /// Which chunks.
-    pub(crate) chunks: Filter,
-    /// Only lines of objects on this host.
-    pub(crate) host: Option<String>,
-    /// Only lines of this object.
-    pub(crate) key: Option<UrlKey>,
-    /// Only lines in this state.
-    pub(crate) status: Option<Status>,
-}
-
-/// States without their details.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Status {
-    /// See [`Progress::Refreshing`].
-    Refreshing,
-    /// See [`Progress::Complete`].
-    Complete,
-    /// See [`Progress::Failed`].
-    Failed,
-}
-
-/// A page of lines.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Page {
-    /// The lines, the newest task first.
-    pub(crate) lines: Vec<Line>,
-    /// How many there are on all pages.
-    pub(crate) total: u64,
-    /// Refreshes on this page that are not complete, by task, each with the highest revision it waits for.
-    pub(crate) open: BTreeMap<u64, Revision>,
-}
-
 /// The verbs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App {
@@ -484,115 +422,6 @@ impl App {
         Ok(accepted.tasks)
     }
 
-    /// Lines of tasks, the newest task first: the page of `size` lines after the first `skip`.
-    pub(crate) async fn lines(
-        &self,
-        principal: &Principal,
-        permission: Permission<'_>,
-        filter: &LineFilter,
-        skip: u64,
-        size: usize,
-    ) -> Result<Page, Denied> {
-        principal.may_look()?;
-        principal.may(permission.action, [permission.on(filter.host.as_deref().unwrap_or("*"))])?;
-        let known = self.following.now();
-        let mut chunks_filter = filter.chunks.clone();
-        let domain = filter.host.as_deref().and_then(|host| known.knowledge.domain_for(host));
-        chunks_filter.domain = domain.map(|domain| domain.name.to_string());
-        // All lines of a domain that is no wildcard are of one host.
-        let by_host = filter.host.as_deref() != chunks_filter.domain.as_deref();
-        let within = by_host || filter.key.is_some() || filter.status.is_some();
-        let mut page = Page { lines: Vec::new(), total: 0, open: BTreeMap::new() };
-        let mut searched = 0;
-        let mut before = None;
-        loop {
-            // Each chunk has a line at least.
-            let lacking = skip.saturating_add(size as u64).saturating_sub(page.total);
-            let most = if within {
-                OUTLINES_AT_ONCE
-            } else {
-                OUTLINES_AT_ONCE.min(u32::try_from(lacking).unwrap_or(u32::MAX))
-            };
-            let outlines = self.state.outlines(principal.account(), &chunks_filter, before, most).await?;
-            let Some(last) = outlines.last() else { break };
-            before = Some(*last);
-            for some in outlines.chunks(CHUNKS_AT_ONCE) {
-                // Whole chunks that lie before or behind the page need not be read, unless lines are picked from within.
-                let wanted =
-                    |outline: &&Outline, at: u64| within || (at + outline.lines > skip && at < skip + size as u64);
-                let mut at = page.total;
-                let mut ids = Vec::new();
-                for outline in some {
-                    if wanted(&outline, at) {
-                        ids.push(outline.id);
-                    }
-                    at += outline.lines;
-                }
-                let chunks = self.state.chunks(&ids).await?;
-                for outline in some {
-                    match chunks.iter().find(|chunk| chunk.id == outline.id) {
-                        Some(chunk) => self.pick(&known, chunk, filter, skip, size, &mut page),
-                        None => page.total += outline.lines,
-                    }
-                }
-            }
-            searched += outlines.len();
-            let is_filled = page.total >= skip + size as u64;
-            if outlines.len() < most as usize || (within && searched >= CHUNKS_SEARCHED_MAX) {
-                break;
-            }
-            if !within && is_filled {
-                page.total = self.state.count_lines(principal.account(), &chunks_filter).await?;
-                break;
-            }
-        }
-        Ok(page)
-    }
-
-    fn pick(&self, known: &Known, chunk: &Chunk, filter: &LineFilter, skip: u64, size: usize, page: &mut Page) {
-        // Of a refresh all lines are as far: looked up once, for it asks every member.
-        let of_refresh = (chunk.kind != Kind::Prefetch).then(|| self.progress_of_refresh(known, chunk));
-        for (at, path) in chunk.paths.iter().enumerate() {
-            let key = if filter.host.is_some() || filter.key.is_some() { key_of(path) } else { None };
-            let host = key.as_ref().map(UrlKey::host);
-            if (filter.host.is_some() && filter.host.as_deref() != host) || (filter.key.is_some() && filter.key != key)
-            {
-                continue;
-            }
-            let progress = of_refresh.clone().unwrap_or_else(|| progress_of_prefetch(chunk, at));
-            let status = match progress {
-                Progress::Refreshing(_) => Status::Refreshing,
-                Progress::Complete => Status::Complete,
-                Progress::Failed(_) => Status::Failed,
-            };
-            if filter.status.is_some_and(|wanted| wanted != status) {
-                continue;
-            }
-            if page.total >= skip && page.lines.len() < size {
-                let (task, kind, created_ms) = (chunk.task, chunk.kind, chunk.created_ms);
-                if of_refresh.is_some() && status == Status::Refreshing {
-                    let highest = page.open.entry(task).or_default();
-                    *highest = (*highest).max(chunk.revision);
-                }
-                page.lines.push(Line { task, path: path.clone(), kind, created_ms, progress });
-            }
-            page.total += 1;
-        }
-    }
-
-    fn progress_of_refresh(&self, known: &Known, chunk: &Chunk) -> Progress {
-        if chunk.finished_ms > 0 {
-            return Progress::Complete;
-        }
-        let (past, all) = self.acknowledged.share(known, chunk.revision);
-        Progress::Refreshing(hundredths(past, all))
-    }
-
-    /// Whom a revision waits for now.
-    pub(crate) fn waiting(&self, revision: Revision) -> Waiting {
-        self.acknowledged.waiting(&self.following.now(), revision, self.clock.moment())
-    }
-
     /// What the account has spent today, by bucket.
     pub(crate) async fn spent_today(
         &self,
@@ -603,14 +432,6 @@ impl App {
         principal.may(permission.action, [permission.on("*")])?;
         let day = quota_day(millis(self.clock.now()));
         Ok(self.state.spent(principal.account(), day).await?)
-    }
-}
-
-fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
-    match line_state(chunk, at) {
-        LineState::Going { ended, all } => Progress::Refreshing(hundredths(ended, all)),
-        LineState::Resident => Progress::Complete,
-        LineState::Failed(cause) => Progress::Failed(cause),
     }
 }
 
@@ -692,12 +513,5 @@ pub(crate) fn quota_day(now_ms: u64) -> u64 {
     (now_ms + DAY_OFFSET_MS) / DAY_MS
 }
 
-/// Part of whole in hundredths of a percent, below 10,000: all done is for the task itself to say.
-fn hundredths(part: usize, whole: usize) -> u32 {
-    let share = (part as u64 * 10_000).checked_div(whole as u64).unwrap_or(0);
-    share.min(9_900) as u32
-}
-
-mod receipts;
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,12 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use super::lines::{Page, hundredths};
 use super::*;
 use crate::policy::Policy;
+use crate::scheduler::key_of;
 use crate::state::accounts::Account;
+use crate::state::chunks::Filter;
 use crate::state::domains::{ChangedDomain, Doing, DomainDetail, DomainError};
 use crate::testing::{clock, domain, state, until};
 

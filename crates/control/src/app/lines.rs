@@ -1,0 +1,200 @@
+//! Looking at tasks, line by line.
+
+use std::collections::BTreeMap;
+
+use model::{Revision, UrlKey};
+
+use super::{App, CHUNKS_AT_ONCE, Denied, OUTLINES_AT_ONCE, Permission, Principal};
+use crate::completion::Waiting;
+use crate::known::Known;
+use crate::scheduler::{LineState, key_of, line_state};
+use crate::state::chunks::{Chunk, Filter, Kind, Outline};
+
+/// Chunks one query looks through for lines of a certain path or state.
+const CHUNKS_SEARCHED_MAX: usize = 20_000;
+
+/// The state of one line, as users see it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Line {
+    /// The task's id.
+    pub(crate) task: u64,
+    /// As submitted, with scheme.
+    pub(crate) path: String,
+    /// What is done.
+    pub(crate) kind: Kind,
+    /// When it was submitted, in milliseconds since 1970.
+    pub(crate) created_ms: u64,
+    /// How far it is.
+    pub(crate) progress: Progress,
+}
+
+/// How far a line is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Progress {
+    /// Under way: hundredths of a percent done, below 10,000.
+    Refreshing(u32),
+    /// Done.
+    Complete,
+    /// It will not be done, for this reason.
+    Failed(model::Cause),
+}
+
+/// Which lines are asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct LineFilter {
+    /// Which chunks.
+    pub(crate) chunks: Filter,
+    /// Only lines of objects on this host.
+    pub(crate) host: Option<String>,
+    /// Only lines of this object.
+    pub(crate) key: Option<UrlKey>,
+    /// Only lines in this state.
+    pub(crate) status: Option<Status>,
+}
+
+/// States without their details.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// See [`Progress::Refreshing`].
+    Refreshing,
+    /// See [`Progress::Complete`].
+    Complete,
+    /// See [`Progress::Failed`].
+    Failed,
+}
+
+/// A page of lines.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Page {
+    /// The lines, the newest task first.
+    pub(crate) lines: Vec<Line>,
+    /// How many there are on all pages.
+    pub(crate) total: u64,
+    /// Refreshes on this page that are not complete, by task, each with the highest revision it waits for.
+    pub(crate) open: BTreeMap<u64, Revision>,
+}
+
+impl App {
+    /// Lines of tasks, the newest task first: the page of `size` lines after the first `skip`.
+    pub(crate) async fn lines(
+        &self,
+        principal: &Principal,
+        permission: Permission<'_>,
+        filter: &LineFilter,
+        skip: u64,
+        size: usize,
+    ) -> Result<Page, Denied> {
+        principal.may_look()?;
+        principal.may(permission.action, [permission.on(filter.host.as_deref().unwrap_or("*"))])?;
+        let known = self.following.now();
+        let mut chunks_filter = filter.chunks.clone();
+        let domain = filter.host.as_deref().and_then(|host| known.knowledge.domain_for(host));
+        chunks_filter.domain = domain.map(|domain| domain.name.to_string());
+        // All lines of a domain that is no wildcard are of one host.
+        let by_host = filter.host.as_deref() != chunks_filter.domain.as_deref();
+        let within = by_host || filter.key.is_some() || filter.status.is_some();
+        let mut page = Page { lines: Vec::new(), total: 0, open: BTreeMap::new() };
+        let mut searched = 0;
+        let mut before = None;
+        loop {
+            // Each chunk has a line at least.
+            let lacking = skip.saturating_add(size as u64).saturating_sub(page.total);
+            let most = if within {
+                OUTLINES_AT_ONCE
+            } else {
+                OUTLINES_AT_ONCE.min(u32::try_from(lacking).unwrap_or(u32::MAX))
+            };
+            let outlines = self.state.outlines(principal.account(), &chunks_filter, before, most).await?;
+            let Some(last) = outlines.last() else { break };
+            before = Some(*last);
+            for some in outlines.chunks(CHUNKS_AT_ONCE) {
+                // Whole chunks that lie before or behind the page need not be read, unless lines are picked from within.
+                let wanted =
+                    |outline: &&Outline, at: u64| within || (at + outline.lines > skip && at < skip + size as u64);
+                let mut at = page.total;
+                let mut ids = Vec::new();
+                for outline in some {
+                    if wanted(&outline, at) {
+                        ids.push(outline.id);
+                    }
+                    at += outline.lines;
+                }
+                let chunks = self.state.chunks(&ids).await?;
+                for outline in some {
+                    match chunks.iter().find(|chunk| chunk.id == outline.id) {
+                        Some(chunk) => self.pick(&known, chunk, filter, skip, size, &mut page),
+                        None => page.total += outline.lines,
+                    }
+                }
+            }
+            searched += outlines.len();
+            let is_filled = page.total >= skip + size as u64;
+            if outlines.len() < most as usize || (within && searched >= CHUNKS_SEARCHED_MAX) {
+                break;
+            }
+            if !within && is_filled {
+                page.total = self.state.count_lines(principal.account(), &chunks_filter).await?;
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    fn pick(&self, known: &Known, chunk: &Chunk, filter: &LineFilter, skip: u64, size: usize, page: &mut Page) {
+        // Of a refresh all lines are as far: looked up once, for it asks every member.
+        let of_refresh = (chunk.kind != Kind::Prefetch).then(|| self.progress_of_refresh(known, chunk));
+        for (at, path) in chunk.paths.iter().enumerate() {
+            let key = if filter.host.is_some() || filter.key.is_some() { key_of(path) } else { None };
+            let host = key.as_ref().map(UrlKey::host);
+            if (filter.host.is_some() && filter.host.as_deref() != host) || (filter.key.is_some() && filter.key != key)
+            {
+                continue;
+            }
+            let progress = of_refresh.clone().unwrap_or_else(|| progress_of_prefetch(chunk, at));
+            let status = match progress {
+                Progress::Refreshing(_) => Status::Refreshing,
+                Progress::Complete => Status::Complete,
+                Progress::Failed(_) => Status::Failed,
+            };
+            if filter.status.is_some_and(|wanted| wanted != status) {
+                continue;
+            }
+            if page.total >= skip && page.lines.len() < size {
+                let (task, kind, created_ms) = (chunk.task, chunk.kind, chunk.created_ms);
+                if of_refresh.is_some() && status == Status::Refreshing {
+                    let highest = page.open.entry(task).or_default();
+                    *highest = (*highest).max(chunk.revision);
+                }
+                page.lines.push(Line { task, path: path.clone(), kind, created_ms, progress });
+            }
+            page.total += 1;
+        }
+    }
+
+    fn progress_of_refresh(&self, known: &Known, chunk: &Chunk) -> Progress {
+        if chunk.finished_ms > 0 {
+            return Progress::Complete;
+        }
+        let (past, all) = self.acknowledged.share(known, chunk.revision);
+        Progress::Refreshing(hundredths(past, all))
+    }
+
+    /// Whom a revision waits for now.
+    pub(crate) fn waiting(&self, revision: Revision) -> Waiting {
+        self.acknowledged.waiting(&self.following.now(), revision, self.clock.moment())
+    }
+}
+
+fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
+    match line_state(chunk, at) {
+        LineState::Going { ended, all } => Progress::Refreshing(hundredths(ended, all)),
+        LineState::Resident => Progress::Complete,
+        LineState::Failed(cause) => Progress::Failed(cause),
+    }
+}
+
+/// Part of whole in hundredths of a percent, below 10,000: all done is for the task itself to say.
+pub(super) fn hundredths(part: usize, whole: usize) -> u32 {
+    let share = (part as u64 * 10_000).checked_div(whole as u64).unwrap_or(0);
+    share.min(9_900) as u32
+}
