@@ -13,6 +13,7 @@ use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Patt
 use crate::certificate::BadCertificate;
 use crate::completion::{Acknowledged, Waiting};
 use crate::known::{Following, Known};
+use crate::ownership::Ownership;
 use crate::passes::{Pass, Passes};
 use crate::policy::Policy;
 use crate::receipt::Signer;
@@ -29,6 +30,7 @@ mod details;
 mod domains;
 mod functions;
 mod labels;
+mod owners;
 
 pub(crate) use certificates::{Shown, Submitted};
 pub(crate) use details::Detail;
@@ -148,6 +150,9 @@ pub(crate) enum Denied {
     /// A certificate that users of the domain cannot be shown.
     #[error(transparent)]
     Certificate(BadCertificate),
+    /// A name is not shown to be the account's.
+    #[error("name is not proven")]
+    NotProven,
     /// The account has as many domains as it may.
     #[error("no more domains")]
     DomainsUsedUp,
@@ -337,6 +342,8 @@ pub(crate) struct App {
     pub(crate) log: LogId,
     /// What issues and opens temporary credentials.
     pub(crate) passes: Passes,
+    /// What looks for proofs that names are accounts' own.
+    pub(crate) ownership: Arc<Ownership>,
     /// What the operator set about how calls are read.
     pub(crate) rules: Rules,
 }

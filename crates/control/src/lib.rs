@@ -37,6 +37,7 @@ mod limits;
 mod link;
 mod metrics;
 mod operator;
+mod ownership;
 mod passes;
 pub mod policy;
 pub mod receipt;
@@ -133,7 +134,8 @@ impl Control {
             prefetch_deadline: config.prefetch_deadline(),
             rules: config.rules(),
         };
-        let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
+        let owners = config.owners();
+        let parts = Parts::start(state, seal, identity, clock, times, owners, &control.stopping).await?;
         let api_incoming = TcpListenerStream::new(api_listener).map(|accepted| {
             let stream = accepted?;
             let _ = stream.set_nodelay(true);
@@ -158,7 +160,8 @@ impl Control {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let stopping = CancellationToken::new();
         let mut control = Control { api: nowhere, link: nowhere, stopping, tasks: Vec::new(), state: state.clone() };
-        let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
+        let owners = ownership::Wanted::default();
+        let parts = Parts::start(state, seal, identity, clock, times, owners, &control.stopping).await?;
         let (api, link) = (ReceiverStream::new(api).map(Ok), ReceiverStream::new(link).map(Ok));
         control.tasks = parts.serve(api, Server::builder(), link);
         Ok(control)
@@ -217,6 +220,7 @@ impl Parts {
         identity: state::Identity,
         clock: Arc<dyn Clock>,
         times: Times,
+        owners: ownership::Wanted,
         stopping: &CancellationToken,
     ) -> Result<Parts, StartError> {
         settle_lease(&state, times.lease_secs).await?;
@@ -236,6 +240,7 @@ impl Parts {
         );
         let (signer, log) = (identity.signer.clone(), identity.log.clone());
         let certificate_secret = identity.certificate_secret.clone();
+        let ownership = Arc::new(ownership::Ownership::new(&identity.owner_secret, owners));
         let link = link::Link::new(
             state.clone(),
             identity,
@@ -256,6 +261,7 @@ impl Parts {
             log,
             certificate_secret,
             passes: passes::Passes::new(seal.clone()),
+            ownership,
             rules: times.rules,
         };
         let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link.clone());

@@ -160,6 +160,7 @@ impl Rig {
             log: LogId("log".into()),
             certificate_secret: model::CertificateSecret::new([7; 32]),
             passes: Passes::new(Arc::new(crate::Seal::open_or_create(&dir.path().join("secret.key")).unwrap())),
+            ownership: Arc::new(crate::ownership::Ownership::new("secret", Default::default())),
             rules: Rules::default(),
         };
         let rig = Rig { app, clock, stopping, _dir: dir };

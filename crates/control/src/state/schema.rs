@@ -66,6 +66,9 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE INDEX label_account ON label (account, domain, name)",
         "CREATE INDEX label_value ON label (account, name, value)",
     ],
+    // Names that accounts proved to be theirs.
+    &["CREATE TABLE proven_name (account TEXT NOT NULL, name TEXT NOT NULL, since_ms BIGINT NOT NULL, \
+     PRIMARY KEY (account, name))"],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.
