@@ -77,6 +77,7 @@ fn start() -> Rig {
             margin: Duration::from_secs(1),
             prefetch_deadline: Duration::from_secs(1),
             rules: aliyun::Rules::default(),
+            audit_history: Duration::from_secs(86_400),
         };
         Control::start_on(state, seal(), clock.clone(), times, incoming, link_incoming).await.expect("it starts")
     });

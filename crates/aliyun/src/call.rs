@@ -6,10 +6,12 @@ use std::time::SystemTime;
 
 use model::{Coverage, DomainName};
 
-use crate::actions::{CREATE_BEARER, CREATE_SESSION, SET_DOMAIN};
+use crate::actions::{AUDIT_LOG, CREATE_BEARER, CREATE_SESSION, SET_DOMAIN};
+use crate::audit::{self, AuditQuery};
 use crate::certificates::{self, SetCertificate};
 use crate::credentials::{self, CreateBearer, CreateSession};
 use crate::domains::{self, AddDomains, DomainQuery, ModifyDomains, SetDomain};
+use crate::figures::{self, FigureQuery, UrlQuery};
 use crate::functions::{self, DeleteFunctions, FunctionQuery, SetFunctions};
 use crate::labels::{self, LabelQuery, RemoveLabels, SetLabels};
 use crate::owners::{self, VerifyType};
@@ -18,6 +20,7 @@ use crate::profile::Profile;
 use crate::read::{Params, Product, Request};
 use crate::refusal::Refusal;
 use crate::rules::Rules;
+use crate::service::{self, ChargeType};
 use crate::tasks::{self, Page, TaskQuery};
 
 /// What is asked for. Which product asked is in the [`Request`]; the same verbs serve both.
@@ -41,6 +44,14 @@ pub enum Call {
     CreateSession(CreateSession),
     /// Our own: CreateBearerToken.
     CreateBearer(CreateBearer),
+    /// Our own: DescribeAuditLog.
+    AuditLog(AuditQuery),
+    /// OpenCdnService
+    OpenService(ChargeType),
+    /// DescribeCdnService
+    Service,
+    /// DescribeUserCdnStatus
+    ServiceStatus,
     /// Our own: DescribeRefreshTaskReceipt, of one task.
     Receipt(u64),
     /// Our own: DescribeReceiptKey.
@@ -115,6 +126,10 @@ pub enum Call {
         /// Which part of the list.
         page: Page,
     },
+    /// DescribeDomainHitRateData and the other figures of domains, VOD's too
+    Figures(FigureQuery),
+    /// DescribeDomainTopUrlVisit, DescribeDomainSrcTopUrlVisit
+    TopUrls(UrlQuery),
 }
 
 /// Reads the parameters of `request`, from an account with `profile`, by the operator's `rules`.
@@ -137,6 +152,10 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
         (Cdn, "DescribePreloadDetailById") => Call::PrefetchDetail(tasks::one(request, profile)?),
         (_, CREATE_SESSION) => Call::CreateSession(credentials::session(request)?),
         (_, CREATE_BEARER) => Call::CreateBearer(credentials::bearer(request)?),
+        (_, AUDIT_LOG) => Call::AuditLog(audit::query(request)?),
+        (Cdn, "OpenCdnService") => Call::OpenService(service::open(request, profile)?),
+        (Cdn, "DescribeCdnService") => Call::Service,
+        (Cdn, "DescribeUserCdnStatus") => Call::ServiceStatus,
         (_, "DescribeRefreshTaskReceipt") => Call::Receipt(tasks::one(request, profile)?),
         (_, "DescribeReceiptKey") => Call::ReceiptKey,
         (Cdn, "DescribeRefreshQuota") | (Vod, "DescribeVodRefreshQuota") => Call::Quota,
@@ -204,7 +223,12 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
             let (number, page) = functions::by_function(request, profile)?;
             Call::DomainsByFunction { number, page }
         }
-        _ => return Err(Refusal::unsupported()),
+        (Cdn, "DescribeDomainTopUrlVisit") => Call::TopUrls(figures::urls(request, false, now)?),
+        (Cdn, "DescribeDomainSrcTopUrlVisit") => Call::TopUrls(figures::urls(request, true, now)?),
+        (_, action) => match figures::figure(action) {
+            Some(figure) => Call::Figures(figures::query(request, figure, now)?),
+            None => return Err(Refusal::unsupported()),
+        },
     })
 }
 

@@ -20,6 +20,7 @@ macro_rules! pages {
 }
 
 static PAGES: &[(&str, &str)] = pages! {
+    "CdnService.HasOpened"
     "Certificate.MissMatch"
     "Certificate.NotFind"
     "DomainAlreadyExist"
@@ -50,6 +51,7 @@ static PAGES: &[(&str, &str)] = pages! {
     "InvalidDomain.NotFound"
     "InvalidDomain.Offline"
     "InvalidDomainName.Malformed"
+    "InvalidDomainName.ValueNotSupported"
     "InvalidDomainSearchType.ValueNotSupported"
     "InvalidDomainStatus.ValueNotSupported"
     "InvalidEndTime.Malformed"
@@ -58,6 +60,7 @@ static PAGES: &[(&str, &str)] = pages! {
     "InvalidFunctionName.ValueNotSupported"
     "InvalidFunctions.Malformed"
     "InvalidHeaderKey.ValueNotSupported"
+    "InvalidInternetChargeType.ValueNotSupported"
     "InvalidObjectPath.ExceedsMaximum"
     "InvalidObjectPath.Malformed"
     "InvalidObjectPath.Size.Malformed"

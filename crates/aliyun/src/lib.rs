@@ -22,11 +22,13 @@
 //! Accounts, quotas, tasks. This crate says how they are spoken of.
 
 mod actions;
+mod audit;
 mod call;
 mod certificates;
 mod credentials;
 mod domains;
 mod errors;
+mod figures;
 mod form;
 mod functions;
 mod labels;
@@ -41,10 +43,13 @@ mod refusal;
 mod render;
 mod reply;
 mod rules;
+mod service;
 mod sign;
 mod sources;
 mod tasks;
 
+pub use actions::{Resource, resource};
+pub use audit::{AuditEvent, AuditQuery};
 pub use call::{Call, call};
 pub use certificates::{CertificatePair, CertificateShown, SetCertificate};
 pub use credentials::{Bearer, CreateBearer, CreateSession, Session};
@@ -52,6 +57,10 @@ pub use domains::{
     AddDomains, CdnType, DomainQuery, DomainStatus, ModifyDomains, RESOURCE_GROUP, SearchType, SetDomain,
 };
 pub use errors::{codes, page};
+pub use figures::{
+    ANY_ISP, FIGURE_DOMAINS_MAX, FIGURES_KEPT_DAYS, Figure, FigureQuery, FiguresShown, Place, SortBy, URLS_KEPT_DAYS,
+    UrlQuery, UrlsShown, Window,
+};
 pub use form::{PAIRS_MAX, encode, encode_pairs};
 pub use functions::{DeleteFunctions, FunctionQuery, SetFunction, SetFunctions, WhichFunctions};
 pub use labels::{LABELS_MAX, Label, LabelFilter, LabelQuery, LabelRow, RemoveLabels, SetLabels};
@@ -69,6 +78,7 @@ pub use reply::{
     Reply, TaskRow, UNLIMITED, WaitedFor, Waiting,
 };
 pub use rules::{Rules, TASK_HISTORY_DAYS};
+pub use service::{ChargeType, OpenedService, ServiceStatus};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
 pub use sources::{Source, SourceType};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

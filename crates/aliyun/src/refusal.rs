@@ -212,6 +212,12 @@ impl Refusal {
         Refusal::new(503, "Throttling", "Request was denied due to request throttling.")
     }
 
+    /// Several domains where one is meant.
+    pub fn one_domain() -> Refusal {
+        let message = "The specified value of parameter DomainName only support one or empty value.";
+        Refusal::new(400, "InvalidDomainName.ValueNotSupported", message)
+    }
+
     /// A function that cannot be set beside another.
     pub fn function_name(function: &str) -> Refusal {
         let message = format!("FunctionName {} is not supported.", quoted(function));
@@ -299,6 +305,12 @@ pub enum Fault {
     Suspended,
     /// The account is overdue: refreshes and prefetches are denied, queries work.
     Overdue,
+    /// The service was never opened, said of itself.
+    ServiceNotOpened,
+    /// The service is open already.
+    ServiceOpen,
+    /// An unknown way to pay.
+    ChargeType,
     /// The service is overloaded.
     Overload,
     /// A task id that is none, or too many of them.
@@ -451,6 +463,20 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
         Fault::Suspended if vod => (403, "OperationDenied.Suspended", "Your VOD service is suspended."),
         Fault::Suspended => (403, "OperationDenied", "Your CDN service is suspended."),
         Fault::Overdue => (400, "InsufficientBalance", "Your account does not have enough balance."),
+        // Without the full stop that all other pages have.
+        Fault::ServiceNotOpened => (403, "OperationDenied", "Your account does not open CDN service yet"),
+        Fault::ServiceOpen if current => (400, "CdnService.HasOpened", "Your CDN service has opened."),
+        Fault::ServiceOpen => (400, "CdnService.HasOpened", "Your cdn service has opened."),
+        Fault::ChargeType if current => (
+            400,
+            "InvalidInternetChargeType.ValueNotSupported",
+            "The specified value of parameter InternetChargeType is not valid.",
+        ),
+        Fault::ChargeType => (
+            400,
+            "InvalidInternetChargeType.ValueNotSupported",
+            "The specified value of parameter \"InternetChargeType\" is not valid.",
+        ),
         Fault::Overload if current => (429, "TooManyRequests", "System load fluctuates, please try again later."),
         Fault::Overload => (503, "Throttling", "Request was denied due to request throttling."),
         Fault::TaskId if current => (400, "InvalidTaskId.Malformed", "The specified TaskId is invalid."),

@@ -11,13 +11,16 @@ use std::time::SystemTime;
 use model::Coverage;
 use serde_json::{Value, json};
 
+use crate::audit::{self, AuditEvent};
 use crate::certificates::{self, CertificateShown};
 use crate::credentials::{self, Bearer, Session};
 use crate::domains::{CdnType, DomainStatus, RESOURCE_GROUP};
+use crate::figures::{self, FiguresShown, UrlsShown};
 use crate::labels::{self, Label, LabelRow};
 use crate::owners;
 use crate::places;
 use crate::read::{Product, Request, timestamp};
+use crate::service::{self, OpenedService, ServiceStatus};
 use crate::sources::Source;
 use crate::tasks::{Page, TaskStatus, TaskType};
 
@@ -58,6 +61,17 @@ pub enum Reply {
     SessionCreated(Session),
     /// A bearer token that was issued.
     BearerCreated(Bearer),
+    /// What was done in the account, the newest first.
+    AuditLog {
+        /// Some of it.
+        events: Vec<AuditEvent>,
+        /// Where it goes on; `None` when there is no more.
+        next: Option<(u64, u64)>,
+    },
+    /// The service, opened.
+    Service(OpenedService),
+    /// How the account stands.
+    ServiceStatus(ServiceStatus),
     /// A signed receipt, as its file is written.
     Receipt(String),
     /// The public key that receipts are checked with, in base64.
@@ -117,6 +131,10 @@ pub enum Reply {
         /// Whether every node has them.
         configured: bool,
     },
+    /// What was counted of domains.
+    Figures(Box<FiguresShown>),
+    /// The URLs that were asked for most.
+    TopUrls(Box<UrlsShown>),
 }
 
 /// A function that was set.
@@ -382,6 +400,9 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
         Reply::UserQuota { quota, domains } => user_quota(request_id, quota, *domains),
         Reply::SessionCreated(session) => credentials::session_fields(request_id, session),
         Reply::BearerCreated(bearer) => credentials::bearer_fields(request_id, bearer),
+        Reply::AuditLog { events, next } => audit::fields(request_id, events, *next),
+        Reply::Service(opened) => service::service_fields(request_id, opened),
+        Reply::ServiceStatus(status) => service::status_fields(request_id, *status),
         Reply::Receipt(file) => json!({ "RequestId": request_id, "Receipt": file }),
         Reply::ReceiptKey(key) => json!({ "RequestId": request_id, "Algorithm": "Ed25519", "PublicKey": key }),
         Reply::Quota(quota) => quotas(product, request_id, quota),
@@ -421,6 +442,8 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             let rows: Vec<Value> = rows.iter().map(|row| function(product, row, status)).collect();
             json!({ "RequestId": request_id, "DomainConfigs": { "DomainConfig": rows } })
         }
+        Reply::Figures(shown) => figures::fields(product, request_id, shown),
+        Reply::TopUrls(shown) => figures::urls_fields(request_id, shown),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Every verb takes a [`Principal`] first; a verb that forgets to ask whether it may is a verb that does not compile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aliyun::Rules;
@@ -12,6 +12,7 @@ use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Patt
 
 use crate::certificate::BadCertificate;
 use crate::completion::{Acknowledged, Waiting};
+use crate::keys::Keys;
 use crate::known::{Following, Known};
 use crate::ownership::Ownership;
 use crate::passes::{Pass, Passes};
@@ -19,18 +20,22 @@ use crate::policy::Policy;
 use crate::receipt::Signer;
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::accounts::{AccessKey, AccountStatus};
+use crate::state::audit::Record;
 use crate::state::chunks::{Chunk, Filter, Kind, Outline, Params};
 use crate::state::domains::DomainRow;
 use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submission};
 use crate::state::{State, StateError, millis};
 
+mod audit;
 mod certificates;
 mod credentials;
 mod details;
 mod domains;
+mod figures;
 mod functions;
 mod labels;
 mod owners;
+mod service;
 
 pub(crate) use certificates::{Shown, Submitted};
 pub(crate) use details::Detail;
@@ -50,7 +55,7 @@ const CHUNKS_SEARCHED_MAX: usize = 20_000;
 const OUTLINES_AT_ONCE: u32 = 2_000;
 const CHUNKS_AT_ONCE: usize = 64;
 
-/// Who asks: a key that signed, with its account and policy, or somebody with temporary credentials of it.
+/// Who asks: a key that signed, with its account, user and policies, or somebody with temporary credentials of it.
 #[derive(Clone)]
 pub(crate) struct Principal {
     /// The key.
@@ -65,16 +70,26 @@ impl Principal {
         &self.key.account.name
     }
 
+    /// The user of the account; `None` for the account itself.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.key.user.as_ref().map(|user| user.name.as_str())
+    }
+
     /// Under which id it asks: nonces are remembered under it.
     pub(crate) fn id(&self) -> &str {
         self.pass.as_ref().map_or(&self.key.id, |pass| &pass.id)
     }
 
-    /// Refused unless the key's policy, and that of the temporary credentials, allow `action` on every one of `resources`.
+    /// Refused unless `action` is allowed on every one of `resources`: by the policies of the user, where the key is a user's, and
+    /// by that of the key and that of the temporary credentials, which only narrow.
     fn may(&self, action: &str, resources: impl IntoIterator<Item = String>) -> Result<(), Denied> {
         let of_pass = self.pass.as_ref().and_then(|pass| pass.policy.as_ref());
-        let policies: Vec<&Policy> = self.key.policy.as_ref().into_iter().chain(of_pass).collect();
-        let allowed = |resource: String| policies.iter().all(|policy| policy.allows(action, &resource));
+        let narrowing: Vec<&Policy> = self.key.policy.as_ref().into_iter().chain(of_pass).collect();
+        let user = self.key.user.as_ref();
+        let allowed = |resource: String| {
+            user.is_none_or(|user| Policy::allow(&user.policies, action, &resource))
+                && narrowing.iter().all(|policy| policy.allows(action, &resource))
+        };
         if resources.into_iter().all(allowed) { Ok(()) } else { Err(Denied::Forbidden) }
     }
 
@@ -95,12 +110,22 @@ impl Principal {
     }
 }
 
+/// What is spent and written down with a submission, in its own transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct Spending<'a> {
+    /// The nonce of the request.
+    pub(crate) nonce: &'a str,
+    /// What the audit log is told.
+    pub(crate) record: Record,
+}
+
 /// What the caller of a verb says about permission: the action, and the resource of a domain.
 #[derive(Clone, Copy)]
 pub(crate) struct Permission<'a> {
     /// As policies name it, `cdn:PushObjectCache`.
     pub(crate) action: &'a str,
-    /// As policies name what it is done to; a domain's name is put where `{}` stands.
+    /// As policies name what it is done to; a domain's name is put where `{}` stands, or `*` where a call names none. Verbs ask for
+    /// each domain that the call names, whatever stands here: what it is done to is for the table of actions to say.
     pub(crate) resource: &'a str,
 }
 
@@ -117,9 +142,15 @@ pub(crate) enum Denied {
     /// The account may not.
     #[error("account is {0:?}")]
     Account(AccountStatus),
-    /// The key's policy does not allow it.
-    #[error("the key's policy does not allow it")]
+    /// The policies of the key and its user do not allow it.
+    #[error("the policies of the key and its user do not allow it")]
     Forbidden,
+    /// The account has opened the service before.
+    #[error("the service is open")]
+    ServiceOpen,
+    /// The account has not opened the service, said of the service itself.
+    #[error("the service was never opened")]
+    ServiceNotOpened,
     /// No domain of the account serves this host.
     #[error("no domain of the account serves `{0}`")]
     NoDomain(String),
@@ -342,6 +373,8 @@ pub(crate) struct App {
     pub(crate) log: LogId,
     /// What issues and opens temporary credentials.
     pub(crate) passes: Passes,
+    /// What is known of keys, which is forgotten where an account changes itself.
+    pub(crate) keys: Keys,
     /// What looks for proofs that names are accounts' own.
     pub(crate) ownership: Arc<Ownership>,
     /// What the operator set about how calls are read.
@@ -354,13 +387,15 @@ impl App {
         &self,
         principal: &Principal,
         permission: Permission<'_>,
-        nonce: &str,
+        spending: Spending<'_>,
         limits: &Limits,
         objects: Vec<Object>,
         prefetch: &Prefetch,
     ) -> Result<Vec<u64>, Denied> {
         principal.may_change()?;
         let known = self.following.now();
+        let names = named(&known, principal.account(), &objects);
+        principal.may(permission.action, names.into_iter().map(|name| permission.on(name)))?;
         let mut groups = Vec::new();
         for (row, objects) in by_domain(&known, principal.account(), objects)? {
             let coverage = known.knowledge.domains.get(&row.name).map_or(Coverage::Global, |domain| domain.coverage);
@@ -379,7 +414,7 @@ impl App {
                 params,
             });
         }
-        self.submit(principal, permission, nonce, limits, groups).await
+        self.submit(principal, spending, limits, groups).await
     }
 
     /// Submits a refresh. The nonce of the request is spent with it.
@@ -387,13 +422,15 @@ impl App {
         &self,
         principal: &Principal,
         permission: Permission<'_>,
-        nonce: &str,
+        spending: Spending<'_>,
         limits: &Limits,
         objects: Vec<Object>,
         refresh: Refresh,
     ) -> Result<Vec<u64>, Denied> {
         principal.may_change()?;
         let known = self.following.now();
+        let names = named(&known, principal.account(), &objects);
+        principal.may(permission.action, names.into_iter().map(|name| permission.on(name)))?;
         let mut groups = Vec::new();
         for (row, objects) in by_domain(&known, principal.account(), objects)? {
             let invalidations: Result<_, BadPattern> =
@@ -401,7 +438,7 @@ impl App {
             let paths = objects.into_iter().map(|object| object.text).collect();
             groups.push(refreshes(row, refresh.of.kind(), paths, invalidations?));
         }
-        self.submit(principal, permission, nonce, limits, groups).await
+        self.submit(principal, spending, limits, groups).await
     }
 
     /// Submits a refresh of what has one of these tags in one domain, each with the text it will be shown as. The nonce of the
@@ -411,13 +448,14 @@ impl App {
         &self,
         principal: &Principal,
         permission: Permission<'_>,
-        nonce: &str,
+        spending: Spending<'_>,
         limits: &Limits,
         domain: &DomainName,
         tags: Vec<(String, Tag)>,
         force: bool,
     ) -> Result<Vec<u64>, Denied> {
         principal.may_change()?;
+        principal.may(permission.action, [permission.on(domain.as_str())])?;
         let known = self.following.now();
         let row = own(&known, principal.account(), domain.as_str(), known.knowledge.domain(domain.as_str()))?;
         let mode = if force { Mode::Delete } else { Mode::Expire };
@@ -426,28 +464,27 @@ impl App {
             .map(|(text, tag)| (text, Invalidation { scope: Scope::Tag { domain: domain.clone(), tag }, mode }))
             .unzip();
         let groups = vec![refreshes(row, Kind::RefreshTag, paths, invalidations)];
-        self.submit(principal, permission, nonce, limits, groups).await
+        self.submit(principal, spending, limits, groups).await
     }
 
     async fn submit(
         &self,
         principal: &Principal,
-        permission: Permission<'_>,
-        nonce: &str,
+        spending: Spending<'_>,
         limits: &Limits,
         groups: Vec<Group>,
     ) -> Result<Vec<u64>, Denied> {
-        principal.may(permission.action, groups.iter().map(|group| permission.on(group.domain.as_str())))?;
         let now_ms = millis(self.clock.now());
         let units = groups.iter().map(|group| group.paths.len() as u64).sum();
         let submission = Submission {
             account: principal.account().to_owned(),
-            nonce: (principal.id().to_owned(), nonce.to_owned()),
+            nonce: (principal.id().to_owned(), spending.nonce.to_owned()),
             now_ms,
             groups,
             charge: Charge { bucket: limits.bucket, day: quota_day(now_ms), units, limit: limits.day },
             minute_max: limits.minute,
             queue_max: limits.queue,
+            record: spending.record,
         };
         let accepted = self.accepting.submit(submission).await.map_err(Denied::Refused)?;
         self.following.nudge();
@@ -582,6 +619,19 @@ fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
         LineState::Resident => Progress::Complete,
         LineState::Failed(cause) => Progress::Failed(cause),
     }
+}
+
+/// By which names policies know what objects lie on: that of the account's domain that serves a host, else the host itself. Whether
+/// it may be touched is said before whether it is there.
+fn named<'a>(known: &'a Known, account: &str, objects: &'a [Object]) -> BTreeSet<&'a str> {
+    let hosts: BTreeSet<&str> = objects.iter().map(|object| object.key.host()).collect();
+    let name = |host: &'a str| {
+        let whole = host.starts_with('.').then(|| known.knowledge.domain(host));
+        let domain = whole.unwrap_or_else(|| known.knowledge.domain_for(host));
+        let row = domain.and_then(|domain| known.domains.get(&domain.name)).filter(|row| row.account == account);
+        row.map_or(host, |row| row.name.as_str())
+    };
+    hosts.into_iter().map(name).collect()
 }
 
 /// Groups objects by the domain that serves them, which must be the account's own, online and configured.

@@ -35,6 +35,9 @@ pub struct ControlConfig {
     /// How long tasks are kept after they ended and can be asked for, in days.
     #[serde(default = "default_task_history_days")]
     pub task_history_days: u64,
+    /// How long the audit log is kept, in days.
+    #[serde(default = "default_audit_history_days")]
+    pub audit_history_days: u64,
     /// Whether a line of `ObjectPath` that was escaped twice is unescaped once, as the vendor's own script needs it.
     #[serde(default)]
     pub unescape_paths: bool,
@@ -75,6 +78,14 @@ fn default_verify_port() -> u16 {
 fn default_task_history_days() -> u64 {
     aliyun::TASK_HISTORY_DAYS
 }
+
+/// Half a year: long enough for whoever looks into something, and room for 55,000 changes a day below the log's own bound.
+fn default_audit_history_days() -> u64 {
+    180
+}
+
+/// Audit logs that make sense, in days: up to ten years.
+const AUDIT_HISTORY_DAYS: std::ops::RangeInclusive<u64> = 1..=3_653;
 
 /// Histories that make sense, in days: clients count on the vendor's three, and beyond a year it is an archive that is wanted.
 const TASK_HISTORY_DAYS: std::ops::RangeInclusive<u64> = aliyun::TASK_HISTORY_DAYS..=366;
@@ -126,6 +137,7 @@ impl ControlConfig {
         within("margin_secs", config.margin_secs, MARGIN_SECS)?;
         within("prefetch_deadline_secs", config.prefetch_deadline_secs, PREFETCH_DEADLINE_SECS)?;
         within("task_history_days", config.task_history_days, TASK_HISTORY_DAYS)?;
+        within("audit_history_days", config.audit_history_days, AUDIT_HISTORY_DAYS)?;
         config.secret_key_path()?;
         Ok(config)
     }
@@ -141,6 +153,7 @@ impl ControlConfig {
             margin_secs: default_margin_secs(),
             prefetch_deadline_secs: default_prefetch_deadline_secs(),
             task_history_days: default_task_history_days(),
+            audit_history_days: default_audit_history_days(),
             unescape_paths: false,
             resolvers: Vec::new(),
             verify_private_addresses: false,
@@ -162,6 +175,11 @@ impl ControlConfig {
             port: self.verify_port,
             required: self.verify_domain_owners,
         }
+    }
+
+    /// How long the audit log is kept.
+    pub fn audit_history(&self) -> Duration {
+        Duration::from_secs(self.audit_history_days * 86_400)
     }
 
     /// Where the sealing key lies.
@@ -256,6 +274,7 @@ mod tests {
             ("state = \"sqlite:/x\"\nprefetch_deadline_secs = 0\n", Some("prefetch_deadline_secs")),
             ("state = \"sqlite:/x\"\ntask_history_days = 30\nunescape_paths = true\n", None),
             ("state = \"sqlite:/x\"\ntask_history_days = 2\n", Some("3 to 366 days")),
+            ("state = \"sqlite:/x\"\naudit_history_days = 0\n", Some("1 to 3653 days")),
             ("state = \"sqlite:/x\"\nlisten = \"here\"\n", Some("listen")),
             ("state = \"sqlite:/x\"\nresolvers = [\"127.0.0.1:53\"]\nverify_domain_owners = true\n", None),
             ("state = \"sqlite:/x\"\nresolvers = [\"127.0.0.1\"]\n", Some("resolvers")),

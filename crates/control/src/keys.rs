@@ -10,7 +10,8 @@ use crate::seal::Seal;
 use crate::state::State;
 use crate::state::accounts::{AccessKey, AccountError};
 
-/// How long a key is believed after it was read: an operator's change takes effect within it.
+/// How long a key is believed after it was read, with its account, its user and what that user may do: an operator's change of any
+/// of them takes effect within it.
 const BELIEVED: Duration = Duration::from_secs(1);
 
 /// Keys remembered; more are read each time. Only keys that exist are remembered, so a stranger cannot fill it.
@@ -25,16 +26,20 @@ const WAIT_MS_MAX: f64 = 60_000.0;
 /// Nonces remembered of requests that only look. Those of requests that change something are in the database.
 const NONCES_MAX: usize = 200_000;
 
-/// Looks keys up.
+/// Keys by their ids, and when each was read.
+type Believed = HashMap<String, (Instant, Arc<AccessKey>)>;
+
+/// Looks keys up. Clones are the same.
+#[derive(Clone)]
 pub(crate) struct Keys {
     state: State,
     seal: Arc<Seal>,
-    known: Mutex<HashMap<String, (Instant, Arc<AccessKey>)>>,
+    known: Arc<Mutex<Believed>>,
 }
 
 impl Keys {
     pub(crate) fn new(state: State, seal: Arc<Seal>) -> Keys {
-        Keys { state, seal, known: Mutex::default() }
+        Keys { state, seal, known: Arc::default() }
     }
 
     /// The key `id`; `None` when there is none.
@@ -60,6 +65,12 @@ impl Keys {
             }
         }
         Ok(key)
+    }
+
+    /// Reads the keys of an account anew when they are next asked for: what it changed of itself, it sees at once.
+    pub(crate) fn forget(&self, account: &str) {
+        let mut known = self.known.lock().expect("no holder of this lock can panic");
+        known.retain(|_, (_, key)| key.account.name != account);
     }
 }
 

@@ -5,8 +5,9 @@
 //! other way in, for whoever can write the database.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::{Clock, Entry, Settings};
@@ -28,6 +29,7 @@ mod app;
 mod certificate;
 mod completion;
 pub mod config;
+mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod heads;
@@ -133,13 +135,15 @@ impl Control {
             margin: config.margin(),
             prefetch_deadline: config.prefetch_deadline(),
             rules: config.rules(),
+            audit_history: config.audit_history(),
         };
         let owners = config.owners();
         let parts = Parts::start(state, seal, identity, clock, times, owners, &control.stopping).await?;
         let api_incoming = TcpListenerStream::new(api_listener).map(|accepted| {
             let stream = accepted?;
             let _ = stream.set_nodelay(true);
-            Ok(stream)
+            let from = stream.peer_addr().ok().map(|address| address.ip());
+            Ok((stream, from))
         });
         control.tasks =
             parts.serve(api_incoming, Server::builder().tls_config(tls)?, TcpListenerStream::new(link_listener));
@@ -162,7 +166,8 @@ impl Control {
         let mut control = Control { api: nowhere, link: nowhere, stopping, tasks: Vec::new(), state: state.clone() };
         let owners = ownership::Wanted::default();
         let parts = Parts::start(state, seal, identity, clock, times, owners, &control.stopping).await?;
-        let (api, link) = (ReceiverStream::new(api).map(Ok), ReceiverStream::new(link).map(Ok));
+        let (api, link) =
+            (ReceiverStream::new(api).map(|stream| Ok((stream, None))), ReceiverStream::new(link).map(Ok));
         control.tasks = parts.serve(api, Server::builder(), link);
         Ok(control)
     }
@@ -201,6 +206,8 @@ pub struct Times {
     pub prefetch_deadline: Duration,
     /// What the operator set about how calls are read, and how long tasks are kept.
     pub rules: aliyun::Rules,
+    /// How long the audit log is kept.
+    pub audit_history: Duration,
 }
 
 /// A control plane but for where its connections come from.
@@ -210,7 +217,15 @@ struct Parts {
     door: api::Door,
     link: link::Link,
     stopping: CancellationToken,
-    history: Duration,
+    accepting: Accepting,
+    history: Histories,
+}
+
+/// How long what is over is kept.
+#[derive(Clone, Copy)]
+struct Histories {
+    tasks: Duration,
+    audit: Duration,
 }
 
 impl Parts {
@@ -238,6 +253,7 @@ impl Parts {
             times.prefetch_deadline,
             stopping.clone(),
         );
+        let collector = figures::Collector::start(state.clone(), following.clone(), clock.clone(), stopping.clone());
         let (signer, log) = (identity.signer.clone(), identity.log.clone());
         let certificate_secret = identity.certificate_secret.clone();
         let ownership = Arc::new(ownership::Ownership::new(&identity.owner_secret, owners));
@@ -245,8 +261,7 @@ impl Parts {
             state.clone(),
             identity,
             following.clone(),
-            scheduler.clone(),
-            acknowledged.clone(),
+            link::Listeners { scheduler: scheduler.clone(), acknowledged: acknowledged.clone(), collector },
             clock.clone(),
             stopping.clone(),
         );
@@ -261,21 +276,23 @@ impl Parts {
             log,
             certificate_secret,
             passes: passes::Passes::new(seal.clone()),
+            keys: keys::Keys::new(state.clone(), seal),
             ownership,
             rules: times.rules,
         };
-        let door = api::Door::new(app, keys::Keys::new(state.clone(), seal), scheduler, link.clone());
-        Ok(Parts { state, clock, door, link, stopping, history: times.rules.task_history() })
+        let (accepting, door) = (app.accepting.clone(), api::Door::new(app, scheduler, link.clone()));
+        let history = Histories { tasks: times.rules.task_history(), audit: times.audit_history };
+        Ok(Parts { state, clock, door, link, stopping, accepting, history })
     }
 
     /// Serves the API and the link on what comes in.
     fn serve<S: Stream, L: Stream + Connected>(
         self,
-        api: impl tokio_stream::Stream<Item = io::Result<S>> + Send + 'static,
+        api: impl tokio_stream::Stream<Item = io::Result<(S, Option<IpAddr>)>> + Send + 'static,
         server: Server,
         link: impl tokio_stream::Stream<Item = io::Result<L>> + Send + 'static,
     ) -> Vec<JoinHandle<()>> {
-        let Parts { state, clock, door, link: sessions, stopping, history } = self;
+        let Parts { state, clock, door, link: sessions, stopping, accepting, history } = self;
         let service = link::LinkServer::new(sessions)
             .max_decoding_message_size(2 * model::link::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX);
@@ -292,7 +309,7 @@ impl Parts {
         vec![
             tokio::spawn(serving),
             tokio::spawn(api::serve(door, Box::pin(api), stopping.clone())),
-            tokio::spawn(forget(state, clock, history, stopping)),
+            tokio::spawn(forget(state, clock, accepting, history, stopping)),
         ]
     }
 }
@@ -320,8 +337,14 @@ async fn settle_lease(state: &State, lease_secs: Option<u64>) -> Result<(), Stat
     Ok(())
 }
 
-/// Forgets what is past its time, now and then; tasks are kept for `history` after they ended.
-async fn forget(state: State, clock: Arc<dyn Clock>, history: Duration, stopping: CancellationToken) {
+/// Forgets what is past its time, now and then; tasks are kept for their history after they ended.
+async fn forget(
+    state: State,
+    clock: Arc<dyn Clock>,
+    accepting: Accepting,
+    history: Histories,
+    stopping: CancellationToken,
+) {
     let mut every = tokio::time::interval(FORGET_EVERY);
     loop {
         tokio::select! {
@@ -330,7 +353,8 @@ async fn forget(state: State, clock: Arc<dyn Clock>, history: Duration, stopping
             _ = every.tick() => {}
         }
         let now_ms = millis(clock.now());
-        let before_ms = now_ms.saturating_sub(history.as_millis() as u64);
+        let before = |history: Duration| now_ms.saturating_sub(history.as_millis() as u64);
+        let before_ms = before(history.tasks);
         let done = async {
             state
                 .forget(before_ms, app::quota_day(before_ms), now_ms.saturating_sub(NONCES_KEPT.as_millis() as u64))
@@ -339,6 +363,12 @@ async fn forget(state: State, clock: Arc<dyn Clock>, history: Duration, stopping
             if beyond > 0 {
                 tracing::warn!(steps = beyond, "too much is kept for receipts: those of the oldest refreshes are gone");
             }
+            state.forget_figures(now_ms).await?;
+            let forgotten = state.forget_records(before(history.audit), state::audit::ROWS_MAX).await?;
+            let counters = accepting.counters();
+            counters.records_forgotten.fetch_add(forgotten, Ordering::Relaxed);
+            let records = state.record_span().await?.map_or(0, |(oldest, newest)| newest - oldest + 1);
+            counters.records.store(records, Ordering::Relaxed);
             state.compact(INVALIDATIONS_KEPT).await
         };
         if let Err(error) = done.await {

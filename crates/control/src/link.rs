@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::completion::Acknowledged;
+use crate::figures::Collector;
 use crate::heads::Heads;
 use crate::known::{Following, Known};
 use crate::scheduler::{Leases, Order, Scheduler};
@@ -66,6 +67,13 @@ pub(crate) struct Link {
     shared: Arc<Shared>,
 }
 
+/// Who listens to what nodes say.
+pub(crate) struct Listeners {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) acknowledged: Acknowledged,
+    pub(crate) collector: Collector,
+}
+
 struct Shared {
     state: State,
     identity: Identity,
@@ -73,6 +81,7 @@ struct Shared {
     following: Following,
     scheduler: Scheduler,
     acknowledged: Acknowledged,
+    collector: Collector,
     clock: Arc<dyn Clock>,
     /// The session of each node that is connected now; a later session of a node takes over.
     connected: Mutex<HashMap<NodeName, u64>>,
@@ -86,11 +95,11 @@ impl Link {
         state: State,
         identity: Identity,
         following: Following,
-        scheduler: Scheduler,
-        acknowledged: Acknowledged,
+        listeners: Listeners,
         clock: Arc<dyn Clock>,
         stopping: CancellationToken,
     ) -> Link {
+        let Listeners { scheduler, acknowledged, collector } = listeners;
         let connected = Mutex::new(HashMap::new());
         let sessions = AtomicU64::new(0);
         let heads = Heads::start(state.clone());
@@ -102,6 +111,7 @@ impl Link {
                 following,
                 scheduler,
                 acknowledged,
+                collector,
                 clock,
                 connected,
                 sessions,
@@ -113,6 +123,11 @@ impl Link {
     /// What members have said.
     pub(crate) fn acknowledged(&self) -> &Acknowledged {
         &self.shared.acknowledged
+    }
+
+    /// What is taken of what nodes count.
+    pub(crate) fn collector(&self) -> &Collector {
+        &self.shared.collector
     }
 
     /// How many nodes are connected now.
@@ -292,6 +307,7 @@ impl Shared {
             certificate_secret: self.identity.certificate_secret.expose().to_string(),
             joins,
             snapshot,
+            takes_figures: true,
         };
         Ok((welcome, start))
     }
@@ -346,6 +362,14 @@ impl Shared {
                     let entries = swept.entries.iter().filter(|entry| entry.revision <= head);
                     let entries = entries.map(|entry| (Revision(entry.revision), (entry.objects, entry.bytes)));
                     self.acknowledged.swept(node, Revision(swept.upto.min(head)), entries);
+                }
+                from_node::Is::Figures(figures) => {
+                    let out = out.clone();
+                    // A node that cannot be told now sends it again, and is told then.
+                    let taken = move |taken| _ = out.try_send(Ok(message(from_control::Is::FiguresTaken(taken))));
+                    if let Err(error) = self.collector.take(node, figures, taken) {
+                        return Err(End::Refused { reason: error.to_string(), again: true });
+                    }
                 }
                 from_node::Is::Reports(reports) => {
                     let reports: Result<Vec<model::Report>, _> =

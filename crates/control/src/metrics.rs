@@ -8,6 +8,7 @@ use model::prefetch::JOBS_PER_NODE_MAX;
 use crate::known::Following;
 use crate::link::Link;
 use crate::scheduler::{LOADED_JOBS_MAX, Scheduler};
+use crate::state::audit::ROWS_MAX;
 use crate::state::submit::{Accepting, OPEN_URLS_MAX, WAITING_MAX};
 
 /// Requests at the door, counted by how they ended.
@@ -34,7 +35,9 @@ pub(crate) fn render(
     let accepted = accepting.counters();
     let jobs = scheduler.counters();
     let (swept_waiting, swept_max) = link.acknowledged().swept_waiting();
-    let rows: [(&str, &str, u64); 22] = [
+    let figures = link.collector();
+    let counted = figures.counters();
+    let rows: [(&str, &str, u64); 32] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         (
             "warmfront_api_requests_refused_total",
@@ -48,6 +51,22 @@ pub(crate) fn render(
         ("warmfront_submission_commits_total", "Transactions they took.", load(&accepted.commits)),
         ("warmfront_submissions_waiting", "Submissions waiting to be written.", accepting.waiting() as u64),
         ("warmfront_submissions_waiting_max", "Most submissions that may wait.", WAITING_MAX as u64),
+        (
+            "warmfront_audit_records",
+            "Records of the audit log, as of the last time that old ones were forgotten.",
+            load(&accepted.records),
+        ),
+        ("warmfront_audit_records_max", "Most records that are kept.", ROWS_MAX),
+        (
+            "warmfront_audit_records_forgotten_total",
+            "Records forgotten for their age or their number.",
+            load(&accepted.records_forgotten),
+        ),
+        (
+            "warmfront_audit_left_out_total",
+            "Calls that were refused or ended and are not in the audit log as such.",
+            load(&accepted.left_out),
+        ),
         ("warmfront_prefetch_urls_open", "URLs of prefetches that have not ended.", load(&accepted.open_urls)),
         ("warmfront_prefetch_urls_open_max", "Most URLs that may be open.", OPEN_URLS_MAX),
         ("warmfront_prefetch_jobs_loaded", "Jobs of prefetches held in memory.", load(&jobs.loaded)),
@@ -61,6 +80,24 @@ pub(crate) fn render(
         ("warmfront_nodes_connected", "Nodes connected.", connected as u64),
         ("warmfront_swept_amounts_waiting", "Amounts swept that wait to be written down.", swept_waiting as u64),
         ("warmfront_swept_amounts_waiting_max", "Most that may wait; the oldest are left out.", swept_max as u64),
+        ("warmfront_figures_reports_total", "Reports of nodes' figures written down.", load(&counted.taken)),
+        (
+            "warmfront_figures_reports_repeated_total",
+            "Reports that had been written down before, and were left out.",
+            load(&counted.again),
+        ),
+        (
+            "warmfront_figures_reports_put_off_total",
+            "Reports for which there was no room; nodes send them again.",
+            load(&counted.put_off),
+        ),
+        (
+            "warmfront_figures_left_out_total",
+            "Minutes and lists of URLs in reports that were nobody's any more, or of no time that is kept.",
+            load(&counted.left_out),
+        ),
+        ("warmfront_figures_reports_waiting", "Reports waiting to be written down.", figures.waiting() as u64),
+        ("warmfront_figures_reports_waiting_max", "Most reports that may wait.", crate::figures::WAITING_MAX as u64),
     ];
     let mut text = String::new();
     for (name, help, value) in rows {

@@ -1,4 +1,5 @@
-//! The operator's verbs: accounts, keys, POPs, nodes and blocked names, done on the database directly. Whoever can write it needs no key.
+//! The operator's verbs: accounts, users, keys, policies, POPs, nodes and blocked names, done on the database directly. Whoever can
+//! write it needs no key; the audit log says what was done.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,20 +12,21 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::config::{ConfigError, StateUrl};
-use crate::policy::Policy;
 use crate::seal::{Seal, SealError, random_text};
 use crate::state::accounts::{Account, AccountError, AccountStatus};
+use crate::state::audit::{self, Record};
 use crate::state::domains::{Doing, DomainError};
 use crate::state::identity::{Identity, IdentityError};
 use crate::state::nodes::NodeRow;
 use crate::state::{State, StateError, millis};
 
+mod access;
+
 /// Longest name of an account, in bytes.
 const ACCOUNT_BYTES_MAX: usize = 64;
 
-/// Characters of a made key's id, behind `WF`, and of its secret.
-const KEY_ID_CHARS: usize = 22;
-const KEY_SECRET_CHARS: usize = 40;
+/// What stands for a product where an operator did something.
+const OPERATOR: &str = "operator";
 
 /// How long an invitation is good for.
 const TOKEN_TTL: Duration = Duration::from_secs(86_400);
@@ -134,6 +136,34 @@ impl Operator {
         millis(self.clock.now())
     }
 
+    /// Does `done` with a record of it in the audit log from before it began.
+    async fn recorded<T>(
+        &self,
+        verb: &str,
+        account: &str,
+        detail: &[(&str, &str)],
+        done: impl Future<Output = Result<T, OperatorError>>,
+    ) -> Result<T, OperatorError> {
+        let record = Record {
+            at_ms: self.now_ms(),
+            request: uuid::Uuid::new_v4().to_string().to_uppercase(),
+            account: account.to_owned(),
+            product: OPERATOR.to_owned(),
+            action: verb.to_owned(),
+            detail: detail.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            outcome: audit::BEGUN.to_owned(),
+            ..Record::default()
+        };
+        let id = self.state.begin_record(&record).await?;
+        let done = done.await;
+        let outcome = done.as_ref().map_or_else(ToString::to_string, |_| audit::OK.to_owned());
+        if let Err(error) = self.state.end_record(id, &outcome, self.now_ms()).await {
+            // What was done stands: its record goes on saying that it began.
+            tracing::warn!(error = &error as &dyn std::error::Error, "the audit log was not told how it ended");
+        }
+        done
+    }
+
     /// Makes an account. `quota` overrides limits of the profile by name.
     pub async fn create_account(
         &self,
@@ -151,38 +181,19 @@ impl Operator {
             .map_err(|(argument, problem)| OperatorError::Argument { argument, problem })?;
         let account =
             Account { name: name.to_owned(), profile: profile.to_owned(), quota, qps, status: AccountStatus::Active };
-        Ok(self.state.create_account(&account, self.now_ms()).await?)
+        let made = async { Ok(self.state.create_account(&account, self.now_ms()).await?) };
+        self.recorded("account create", name, &[("Profile", profile)], made).await
     }
 
     /// Says what an account may do from now on.
     pub async fn set_account_status(&self, name: &str, status: AccountStatus) -> Result<(), OperatorError> {
-        Ok(self.state.set_account_status(name, status).await?)
+        let set = async { Ok(self.state.set_account_status(name, status).await?) };
+        self.recorded("account set", name, &[("Status", &status.to_string())], set).await
     }
 
     /// Every account.
     pub async fn accounts(&self) -> Result<Vec<Account>, OperatorError> {
         Ok(self.state.accounts().await?)
-    }
-
-    /// Gives an account a new key.
-    pub async fn create_key(&self, account: &str, policy: Option<&Policy>) -> Result<ShownKey, OperatorError> {
-        let key = ShownKey {
-            id: format!("WF{}", random_text(KEY_ID_CHARS)),
-            secret: Zeroizing::new(random_text(KEY_SECRET_CHARS)),
-        };
-        self.import_key(account, &key.id, &key.secret, policy).await?;
-        Ok(key)
-    }
-
-    /// Gives an account a key that is known already.
-    pub async fn import_key(
-        &self,
-        account: &str,
-        id: &str,
-        secret: &str,
-        policy: Option<&Policy>,
-    ) -> Result<(), OperatorError> {
-        Ok(self.state.create_key(&self.seal, account, id, secret, policy, self.now_ms()).await?)
     }
 
     /// Sets a POP as it is from now on. Each parent is `TIER=POP/TIER`.
@@ -198,18 +209,23 @@ impl Operator {
             }
             pop.parents.insert(tier, parent);
         }
-        let (_, known) = self.state.knowledge().await?;
-        if known.topology.pops.get(&pop.name) != Some(&pop) {
-            self.state.append(&[Entry::Pop(pop)]).await?;
-        }
-        Ok(())
+        let name = pop.name.to_string();
+        let set = async {
+            let (_, known) = self.state.knowledge().await?;
+            if known.topology.pops.get(&pop.name) != Some(&pop) {
+                self.state.append(&[Entry::Pop(pop)]).await?;
+            }
+            Ok(())
+        };
+        self.recorded("pop set", "", &[("Pop", &name)], set).await
     }
 
     /// Makes an invitation for nodes, good for a day: the content of a `join_token_file`.
     pub async fn create_join_token(&self) -> Result<Zeroizing<String>, OperatorError> {
         let (id, secret) = (random_text(12), Zeroizing::new(random_text(40)));
         let expires_ms = self.now_ms() + TOKEN_TTL.as_millis() as u64;
-        self.state.create_join_token(&id, &secret, expires_ms).await?;
+        let made = async { Ok(self.state.create_join_token(&id, &secret, expires_ms).await?) };
+        self.recorded("node token create", "", &[("Token", &id)], made).await?;
         let token = Token { id: &id, secret: &secret, ca: &self.identity.authority };
         let json = Zeroizing::new(serde_json::to_vec(&token).expect("texts have no failing serialiser"));
         let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&*json);
@@ -227,7 +243,8 @@ impl Operator {
     pub async fn remove_node(&self, name: &str) -> Result<bool, OperatorError> {
         let name = NodeName::parse(name)
             .map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
-        Ok(self.state.remove_node(&name).await?)
+        let removed = async { Ok(self.state.remove_node(&name).await?) };
+        self.recorded("node remove", "", &[("Node", name.as_str())], removed).await
     }
 
     /// Blocks a name, and with a leading dot all below it: its domain is switched off, and nobody may add or change it. Owners
@@ -272,7 +289,10 @@ impl Operator {
             let domain = known.domain(row.name.as_str())?;
             Some((Domain { online: domain.online && reason.is_none(), ..domain.clone() }, row.revision))
         });
-        Ok(self.state.set_blocked(name, reason, there.collect(), self.now_ms()).await?)
+        let there = there.collect();
+        let set = async { Ok(self.state.set_blocked(name, reason, there, self.now_ms()).await?) };
+        let verb = if reason.is_some() { "name block" } else { "name unblock" };
+        self.recorded(verb, "", &[("Name", name.as_str())], set).await
     }
 
     /// Lets go of the database.

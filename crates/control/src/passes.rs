@@ -45,6 +45,9 @@ pub(crate) struct Pass {
     pub(crate) key: String,
     /// Whose key that was. Ids of keys are not given out again, but may be imported again.
     pub(crate) account: String,
+    /// Which user's of the account; the account's own when absent, and in what earlier versions issued.
+    #[serde(default)]
+    pub(crate) user: Option<String>,
     /// What requests are signed with; empty for a bearer token.
     pub(crate) secret: String,
     /// When it ends, in milliseconds since 1970.
@@ -88,7 +91,7 @@ impl Passes {
     /// A session of `key`, good for `duration` from `now_ms` on.
     pub(crate) fn session(
         &self,
-        (key, account): (&str, &str),
+        (key, account, user): (&str, &str, Option<&str>),
         now_ms: u64,
         duration: Duration,
         policy: Option<Policy>,
@@ -99,6 +102,7 @@ impl Passes {
                 id: format!("{SESSION_PREFIX}{}", random_text(ID_CHARS)),
                 key: key.to_owned(),
                 account: account.to_owned(),
+                user: user.map(str::to_owned),
                 secret: random_text(SECRET_CHARS),
                 expires_ms: now_ms.saturating_add(duration.as_millis() as u64),
                 policy,
@@ -109,7 +113,7 @@ impl Passes {
     /// A bearer token of `key`, good for `duration` from `now_ms` on.
     pub(crate) fn bearer(
         &self,
-        (key, account): (&str, &str),
+        (key, account, user): (&str, &str, Option<&str>),
         now_ms: u64,
         duration: Duration,
         policy: Option<Policy>,
@@ -120,6 +124,7 @@ impl Passes {
                 id: format!("{BEARER_PREFIX}{}", random_text(ID_CHARS)),
                 key: key.to_owned(),
                 account: account.to_owned(),
+                user: user.map(str::to_owned),
                 secret: String::new(),
                 expires_ms: now_ms.saturating_add(duration.as_millis() as u64),
                 policy,
@@ -164,7 +169,7 @@ pub(crate) fn is_session(id: &str) -> bool {
 mod tests {
     use super::*;
 
-    const ME: (&str, &str) = ("key", "me");
+    const ME: (&str, &str, Option<&str>) = ("key", "me", Some("bob"));
     const HOUR: Duration = Duration::from_secs(3_600);
 
     #[test]
@@ -196,6 +201,7 @@ mod tests {
         assert_eq!(passes.open_bearer(&bearer.token, 1_000).map(|pass| pass.key.clone()), Ok("key".to_owned()));
         assert_eq!(passes.open_bearer(&bearer.token, 9_000_000).map(|pass| pass.key.clone()), Err(BadToken::Expired));
         assert_eq!(passes.open_bearer(token, 1_000).map(|pass| pass.key.clone()), Err(BadToken::Malformed));
+        assert_eq!(passes.open_bearer(&bearer.token, 1_000).ok().unwrap().user.as_deref(), Some("bob"));
         let elsewhere = Passes::new(Arc::new(Seal::open_or_create(&dir.path().join("other.key")).unwrap()));
         assert_eq!(elsewhere.open_bearer(&bearer.token, 1_000).map(|pass| pass.key.clone()), Err(BadToken::Malformed));
     }

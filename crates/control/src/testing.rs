@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::StateUrl;
 use crate::state::State;
+use crate::state::audit::Record;
 use crate::state::chunks::{Kind, Params};
 use crate::state::submit::{Charge, Group, QueueMax, Submission};
 
@@ -98,6 +99,7 @@ pub(crate) fn prefetch(account: &str, nonce: &str, urls: usize, now_ms: u64) -> 
         charge: Charge { bucket: "preload", day: 1, units: urls as u64, limit: None },
         minute_max: None,
         queue_max: QueueMax::Unlimited,
+        record: Record::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::authority::Pair;
 use crate::{Process, free_port};
@@ -126,6 +126,19 @@ impl Nginx {
             }
         }
         Ok(log)
+    }
+
+    /// Status and bytes of the body of every answer, in the order of their ends.
+    pub fn answers(&self) -> anyhow::Result<Vec<(u16, u64)>> {
+        let log = std::fs::read_to_string(self.dir.join("access.log"))?;
+        let answer = |line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                [_, _, status, bytes, ..] => Ok((status.parse()?, bytes.parse()?)),
+                _ => bail!("not a line of the log: {line}"),
+            }
+        };
+        log.lines().map(answer).collect()
     }
 
     /// Stops it.

@@ -18,6 +18,7 @@ pub mod certificate;
 pub mod clock;
 pub mod domain;
 pub mod fence;
+pub mod figures;
 pub mod functions;
 pub mod invalidation;
 pub mod key;

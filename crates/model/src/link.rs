@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use crate::figures;
 use crate::prefetch;
 use crate::revision::Revision;
 
@@ -22,6 +23,12 @@ pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Entries in one message of what was swept.
 pub const SWEPT_ENTRIES_MAX: usize = 4096;
+
+/// Minutes of domains, and lists of URLs, in one report of figures: it is one transaction, which others wait for.
+pub const FIGURES_ROWS_MAX: usize = 64;
+
+/// URLs in all lists of one report.
+pub const FIGURES_URLS_MAX: usize = 1_024;
 
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,5 +88,67 @@ impl TryFrom<Report> for prefetch::Report {
     fn try_from(report: Report) -> Result<Self, Self::Error> {
         let outcome = serde_json::from_slice(&report.outcome).map_err(|_| BadMessage { field: "outcome" })?;
         Ok(prefetch::Report { chunk: report.chunk, index: report.index, outcome })
+    }
+}
+
+impl From<figures::Tally> for Tally {
+    fn from(tally: figures::Tally) -> Tally {
+        Tally { requests: tally.requests, bytes: tally.bytes, hits: tally.hits, hit_bytes: tally.hit_bytes }
+    }
+}
+
+impl From<Tally> for figures::Tally {
+    fn from(tally: Tally) -> figures::Tally {
+        figures::Tally { requests: tally.requests, bytes: tally.bytes, hits: tally.hits, hit_bytes: tally.hit_bytes }
+    }
+}
+
+impl From<&figures::Side> for Side {
+    fn from(side: &figures::Side) -> Side {
+        let code = |(status, count): (&u16, &u64)| Code { status: u32::from(*status), count: *count };
+        Side {
+            all: Some(side.all.into()),
+            secure: Some(side.secure.into()),
+            codes: side.codes.iter().map(code).collect(),
+        }
+    }
+}
+
+impl TryFrom<Side> for figures::Side {
+    type Error = BadMessage;
+
+    fn try_from(side: Side) -> Result<figures::Side, BadMessage> {
+        let code = |code: Code| match u16::try_from(code.status) {
+            Ok(status @ 100..=999) => Ok((status, code.count)),
+            _ => Err(BadMessage { field: "status" }),
+        };
+        Ok(figures::Side {
+            all: side.all.unwrap_or_default().into(),
+            secure: side.secure.unwrap_or_default().into(),
+            codes: side.codes.into_iter().map(code).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl MinuteFigures {
+    /// What was counted.
+    pub fn figures(&self) -> Result<figures::Figures, BadMessage> {
+        let side = |side: &Option<Side>| side.clone().unwrap_or_default().try_into();
+        Ok(figures::Figures { users: side(&self.users)?, origins: side(&self.origins)? })
+    }
+}
+
+impl HourUrls {
+    /// The URLs.
+    pub fn sketch(&self) -> Result<figures::Sketch, BadMessage> {
+        let mut sketch = figures::Sketch::default();
+        for Url { class, url, requests, bytes } in &self.urls {
+            let class = figures::Class::of_digit(*class).ok_or(BadMessage { field: "class" })?;
+            if url.len() > figures::SKETCH_URL_BYTES_MAX {
+                return Err(BadMessage { field: "url" });
+            }
+            sketch.count(class, figures::Visits { url: url.clone(), requests: *requests, bytes: *bytes });
+        }
+        Ok(sketch)
     }
 }

@@ -93,6 +93,8 @@ pub(crate) struct Ending {
     pub(crate) result: Option<XCache>,
     /// The connection took the whole of it.
     pub(crate) complete: bool,
+    /// It counts for the figures of the domain that serves its host.
+    pub(crate) counted: bool,
 }
 
 impl Client {
@@ -161,6 +163,8 @@ impl Pending {
         text(line, ",\"cache\":\"", ending.result.map_or("", XCache::word).as_bytes());
         let complete: &str = if ending.complete { ",\"complete\":true" } else { ",\"complete\":false" };
         line.extend_from_slice(complete.as_bytes());
+        let counted: &str = if ending.counted { ",\"counted\":true" } else { ",\"counted\":false" };
+        line.extend_from_slice(counted.as_bytes());
         text(line, ",\"node\":\"", node.as_bytes());
         line.extend_from_slice(b"}\n");
     }
@@ -407,6 +411,7 @@ mod tests {
             first_byte: Some(Duration::from_micros(250)),
             result: Some(XCache::Hit),
             complete: true,
+            counted: true,
         }
     }
 
@@ -441,8 +446,8 @@ mod tests {
                 "time": "2024-02-29T12:34:56.789Z", "request_id": "id-1", "client": "192.0.2.1:5000", "scheme": "https",
                 "method": "GET",
                 "host": "a.com", "path": "/a?b=c", "protocol": "HTTP/1.1", "status": 200, "bytes": 5, "duration_ms": 1.5,
-                "first_byte_ms": 0.25, "cache": "HIT", "complete": true, "node": "edge", "referer": "", "user_agent": "curl",
-                "range": "bytes=0-4",
+                "first_byte_ms": 0.25, "cache": "HIT", "complete": true, "counted": true, "node": "edge", "referer": "",
+                "user_agent": "curl", "range": "bytes=0-4",
             })
         );
     }

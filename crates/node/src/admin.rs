@@ -134,6 +134,7 @@ impl Admin {
         page.gauge("fills_running_for_users", "Fetches running that a user began", for_users);
         page.gauge("fills_max", "Bound of fetches running", FILLS_MAX);
         self.pipeline.fills().upstream().show(&mut page);
+        self.pipeline.figures().show(&mut page);
         self.internet.show(&mut page);
         page.gauge("vouched_bodies", "Bodies whose vouching is remembered", self.pipeline.fills().vouched.len());
 

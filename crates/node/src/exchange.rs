@@ -1,15 +1,17 @@
 //! One request and its answer, from the head that came to the last byte that left: what metrics and the access log say of it.
 //!
 //! It is made when the request is there and goes with the answer's body. When it is dropped the exchange is over, however it ended,
-//! and is counted and logged.
+//! and is counted and logged; for the figures of a domain by the very values that are logged.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use model::UrlKey;
 use tokio::time::Instant;
 
 use crate::access::{self, Ending, Record};
+use crate::figures::{Ended, Slot};
 use crate::listener::Handoff;
 use crate::metrics::{Held, XCache};
 use crate::respond::AnswerBody;
@@ -54,12 +56,19 @@ pub(crate) struct Exchange {
     /// The same by the wall.
     at: SystemTime,
     record: Option<Record>,
+    counted: OnceLock<Counted>,
     answered: Option<Answered>,
     bytes: u64,
     complete: bool,
     /// It is the node's turn; otherwise the client's, who has to take what is there.
     ours: bool,
     _running: Held,
+}
+
+/// For whose figures a user's request counts.
+pub(crate) struct Counted {
+    pub(crate) slot: Slot,
+    pub(crate) url: UrlKey,
 }
 
 struct Answered {
@@ -80,6 +89,7 @@ impl Exchange {
             begun: Instant::now(),
             at,
             record: handoff.front.log.as_ref().map(|_| record()),
+            counted: OnceLock::new(),
             answered: None,
             bytes: 0,
             complete: false,
@@ -91,6 +101,11 @@ impl Exchange {
 
     pub(crate) fn id(&self) -> &RequestId {
         &self.id
+    }
+
+    /// For whom it counts, once that is known.
+    pub(crate) fn counted(&self) -> &OnceLock<Counted> {
+        &self.counted
     }
 
     /// The head of the answer is ready: it is counted.
@@ -145,16 +160,30 @@ impl Drop for Exchange {
         if self.answered.is_some() {
             self.handoff.metrics().ended(result, duration);
         }
+        let status = self.answered.as_ref().map_or(CLIENT_LEFT, |answered| answered.status.as_u16());
+        if let Some(Counted { slot, url }) = self.counted.get() {
+            self.handoff.front.pipeline.figures().count(&Ended {
+                slot: *slot,
+                url,
+                at: self.at,
+                origin: false,
+                secure: self.handoff.secure,
+                status,
+                bytes: self.bytes,
+                hit: result == Some(XCache::Hit),
+            });
+        }
         if let (Some(log), Some(record)) = (&self.handoff.front.log, &self.record) {
             let knowing = self.handoff.front.pipeline.knowing();
             let ending = Ending {
                 at: self.at,
-                status: self.answered.as_ref().map_or(CLIENT_LEFT, |answered| answered.status.as_u16()),
+                status,
                 bytes: self.bytes,
                 duration,
                 first_byte: self.answered.as_ref().map(|answered| answered.after),
                 result,
                 complete: self.complete,
+                counted: self.counted.get().is_some(),
             };
             let client =
                 self.handoff.logged.get_or_init(|| access::Client::new(self.handoff.client, self.handoff.secure));

@@ -27,7 +27,7 @@ use model::fence::{Asker, Verdict, Vouched};
 use model::{Revision, UrlKey};
 
 use crate::access::Record;
-use crate::exchange::{Exchange, REQUEST_ID};
+use crate::exchange::{Counted, Exchange, REQUEST_ID};
 use crate::framing::URL_BYTES_MAX;
 use crate::functions::keep;
 use crate::head::{self, Head, ObjectKey, Stored};
@@ -189,10 +189,11 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
         return None;
     }
     let url = UrlKey::new(host, path).ok()?;
-    let tag = {
+    let (tag, slot) = {
         let known = knowing.known();
         let domain = known.knowledge.domain_for(host)?;
-        (known.serves() && domain.online && domain.functions.is_empty()).then_some(known.tag)?
+        let plain = known.serves() && domain.online && domain.functions.is_empty();
+        plain.then_some((known.tag, known.sites.slot(domain)?))?
     };
     let key = ObjectKey::bare(&url);
     let object = pipeline.store().lookup_in_memory(key.hash(), key.bytes())?;
@@ -221,6 +222,7 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
     }
     pipeline.store().note_hit(&object);
     let mut exchange = Exchange::begin(handoff.clone(), now, record);
+    let _ = exchange.counted().set(Counted { slot, url });
     let (age, ttl) = (head.freshness.age(now).as_secs(), head.freshness.ttl(now));
     let (mut age_text, mut ttl_text) = (itoa::Buffer::new(), itoa::Buffer::new());
     let (age, ttl) = (age_text.format(age), ttl_text.format(ttl));

@@ -12,6 +12,7 @@
 //!   [`Knowing::drained`] waits for those made before, so an acknowledgement never overtakes a header (rule 6).
 //! - `contact` is [`fence::contact`]'s alone.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +25,7 @@ use model::mistake::{Mistake, made};
 use model::{Clock, Entry, Isolation, Knowledge, LogId, Mode, Moment, NodeName, Revision, UrlKey};
 use tokio::sync::{Notify, watch};
 
+use crate::figures::Sites;
 use crate::index::{About, Index, Need, keyed};
 use crate::journal::Remembered;
 
@@ -67,6 +69,8 @@ pub(crate) struct Known {
     pub(crate) peer_credential: String,
     /// Whether the node may serve.
     pub(crate) membership: Membership,
+    /// Under which numbers its domains are counted.
+    pub(crate) sites: Sites,
     /// What happens when its lease is over: *serve* only once the control plane has it in the log that it will.
     isolation: Isolation,
 }
@@ -174,7 +178,9 @@ impl Knowing {
         let (known, applied, index) = match remembered {
             None => {
                 let log = LogId(String::new());
-                let known = Known::new(&name, wanted, Knowledge::default(), log, String::new(), Membership::Joining);
+                let sites = Sites::default();
+                let known =
+                    Known::new(&name, wanted, Knowledge::default(), sites, log, String::new(), Membership::Joining);
                 (known, Revision::ZERO, Index::new(Revision::ZERO))
             }
             Some(remembered) => {
@@ -192,10 +198,12 @@ impl Knowing {
                     keys.apply(entry);
                 }
                 let identity = remembered.identity;
+                let sites = Sites::default().anew(&remembered.knowledge, remembered.applied);
                 let known = Known::new(
                     &name,
                     wanted,
                     remembered.knowledge,
+                    sites,
                     identity.log,
                     identity.peer_credential,
                     Membership::Member,
@@ -362,15 +370,20 @@ impl Knowing {
         let mut last = self.applied();
         let known = self.known.load_full();
         let mut knowledge = std::borrow::Cow::Borrowed(&known.knowledge);
+        let mut removed = BTreeSet::new();
         for entry in entries {
             last = last.next();
+            if let Entry::DomainRemoved(name) = entry {
+                removed.insert(name.clone());
+            }
             match entry {
                 Entry::Invalidate(_) => self.index.add(last, &keyed(entry, &knowledge), None),
                 _ => learn(&self.index, knowledge.to_mut(), last, entry),
             }
         }
         if let std::borrow::Cow::Owned(knowledge) = knowledge {
-            self.publish(knowledge, &known.log, &known.peer_credential, known.membership.clone());
+            let sites = known.sites.next(&known.knowledge, &knowledge, &removed, last);
+            self.publish(knowledge, sites, &known.log, &known.peer_credential, known.membership.clone());
         }
         self.show_applied(last);
     }
@@ -379,37 +392,45 @@ impl Knowing {
     pub(crate) fn skip_to(&self, revision: Revision, knowledge: Knowledge) {
         self.index.forget(revision);
         let known = self.known.load_full();
-        self.publish(knowledge, &known.log, &known.peer_credential, known.membership.clone());
+        // Whether a domain was another's in between is not in a snapshot.
+        let sites = known.sites.anew(&knowledge, revision);
+        self.publish(knowledge, sites, &known.log, &known.peer_credential, known.membership.clone());
         self.show_applied(revision);
     }
 
     /// Begins at a snapshot as a new member, of this log or another (rule 8). Nobody is served while it is done.
     pub(crate) async fn join(&self, log: LogId, peer_credential: String, revision: Revision, knowledge: Knowledge) {
         let known = self.known.load_full();
-        self.publish(known.knowledge.clone(), &known.log, &known.peer_credential, Membership::Joining);
+        let before = (known.knowledge.clone(), known.sites.clone());
+        self.publish(before.0, before.1, &known.log, &known.peer_credential, Membership::Joining);
         self.drained().await;
         self.contact.store(0, Ordering::SeqCst);
         self.told().clear();
         self.index.restart(revision);
         self.applied_now.store(revision.0, Ordering::SeqCst);
-        self.publish(knowledge, &log, &peer_credential, Membership::Member);
+        // What was counted by another log's revisions is nobody's in this one.
+        let sites = known.sites.without_names().anew(&knowledge, revision);
+        self.publish(knowledge, sites, &log, &peer_credential, Membership::Member);
         self.show_applied(revision);
     }
 
     /// Takes what nodes show each other from now on.
     pub(crate) fn set_peer_credential(&self, peer_credential: &str) {
         let known = self.known.load_full();
-        self.publish(known.knowledge.clone(), &known.log, peer_credential, Membership::Member);
+        let sites = known.sites.clone();
+        self.publish(known.knowledge.clone(), sites, &known.log, peer_credential, Membership::Member);
     }
 
     /// Serves nobody from now on.
     pub(crate) fn refuse(&self, reason: String) {
         let known = self.known.load_full();
-        self.publish(known.knowledge.clone(), &known.log, &known.peer_credential, Membership::Refused { reason });
+        let refused = Membership::Refused { reason };
+        self.publish(known.knowledge.clone(), known.sites.clone(), &known.log, &known.peer_credential, refused);
     }
 
-    fn publish(&self, knowledge: Knowledge, log: &LogId, peer_credential: &str, membership: Membership) {
-        let known = Known::new(&self.name, self.wanted, knowledge, log.clone(), peer_credential.to_owned(), membership);
+    fn publish(&self, knowledge: Knowledge, sites: Sites, log: &LogId, peer_credential: &str, membership: Membership) {
+        let (log, peer_credential) = (log.clone(), peer_credential.to_owned());
+        let known = Known::new(&self.name, self.wanted, knowledge, sites, log, peer_credential, membership);
         self.known.store(Arc::new(known));
     }
 
@@ -471,6 +492,7 @@ impl Known {
         name: &NodeName,
         wanted: Isolation,
         knowledge: Knowledge,
+        sites: Sites,
         log: LogId,
         peer_credential: String,
         membership: Membership,
@@ -486,7 +508,7 @@ impl Known {
             Membership::Member if agreed.is_none() => Membership::Refused { reason: "node was removed".to_owned() },
             other => other,
         };
-        Known { tag: LogTag::of(&log), knowledge, log, peer_credential, membership, isolation }
+        Known { tag: LogTag::of(&log), knowledge, sites, log, peer_credential, membership, isolation }
     }
 
     /// Whether anybody may be served at all.

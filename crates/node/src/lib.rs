@@ -37,6 +37,7 @@ mod admin;
 mod config;
 mod connection;
 mod exchange;
+mod figures;
 mod fill;
 mod flood;
 mod framing;
@@ -76,6 +77,7 @@ mod vouched;
 mod wanted;
 
 use access::AccessLog;
+use figures::Figures;
 use fill::Fills;
 use join::JoinToken;
 use journal::Journal;
@@ -149,6 +151,9 @@ pub enum StartError {
     #[error("start a thread")]
     Thread(#[source] std::io::Error),
 }
+
+/// How long a node that stops waits for the control plane to take what it has counted.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub struct Node {
@@ -297,6 +302,7 @@ impl Node {
         let joined =
             tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
         debug_assert!(joined.is_ok());
+        self.front.pipeline.figures().flush(FLUSH_MAX).await;
         // Until here answers could be judged anew, for which the control plane is followed.
         self.ending.cancel();
         for task in self.tasks.drain(..) {
@@ -393,6 +399,7 @@ impl Parts {
             prefetch: prefetch.clone(),
             sweeper,
             certificates: certificates.clone(),
+            figures: pipeline.figures().clone(),
             connected: Arc::new(AtomicBool::new(false)),
             kept,
             retire_above: bounds.retire_above,
@@ -429,10 +436,11 @@ fn assemble(
     slices: SliceSizes,
 ) -> (Arc<Pipeline>, Arc<Prefetch>) {
     let metrics = Arc::new(Metrics::default());
-    let upstream = Upstream::new(knowing.clone(), network);
+    let figures = Arc::new(Figures::new(knowing.clock().now()));
+    let upstream = Upstream::new(knowing.clone(), network, figures.clone());
     let main = tokio::runtime::Handle::current();
     let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, slices, metrics.clone()));
-    let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics));
+    let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics, figures));
     (pipeline, Arc::new(Prefetch::new()))
 }
 

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::config::NodeConfig;
+use crate::figures::Figures;
 use crate::join::JoinToken;
 use crate::journal::{Identity, Journal, JournalError};
 use crate::knowing::{Knowing, Membership};
@@ -85,6 +86,7 @@ pub(crate) struct Link {
     pub(crate) prefetch: Arc<Prefetch>,
     pub(crate) sweeper: Arc<Sweeper>,
     pub(crate) certificates: Arc<Certificates>,
+    pub(crate) figures: Arc<Figures>,
     pub(crate) connected: Arc<AtomicBool>,
     /// Log entries taken since the floor was last raised.
     pub(crate) kept: usize,
@@ -143,6 +145,7 @@ impl Link {
                 ended = self.session() => ended,
             };
             self.connected.store(false, Ordering::SeqCst);
+            self.figures.disconnected();
             let Err(error) = ended;
             match &error {
                 LinkError::Refused { reason, again: false } => {
@@ -190,21 +193,26 @@ impl Link {
         };
         let (mut incoming, first) =
             tokio::time::timeout(self.silence(), welcome).await.map_err(|_| LinkError::Silent(self.silence()))??;
-        match first {
-            Some(from_control::Is::Welcome(welcome)) => self.welcomed(welcome, sent).await?,
+        let takes_figures = match first {
+            Some(from_control::Is::Welcome(welcome)) => {
+                let takes_figures = welcome.takes_figures;
+                self.welcomed(welcome, sent).await?;
+                takes_figures
+            }
             Some(from_control::Is::Refused(refused)) => {
                 return Err(LinkError::Refused { reason: refused.reason, again: refused.again });
             }
             None => return Err(LinkError::Closed),
             Some(_) => return Err(LinkError::Unexpected("something other than Welcome first")),
-        }
+        };
+        self.figures.connected(takes_figures);
         self.connected.store(true, Ordering::SeqCst);
         tracing::info!(applied = self.knowing.applied().0, "following the control plane");
 
         // Acknowledging waits for slow headers; entries and heartbeats must not.
         let acknowledging =
             tokio_util::task::AbortOnDropHandle::new(tokio::spawn(acknowledge(self.knowing.clone(), out.clone())));
-        let result = self.follow(&mut incoming, &out).await;
+        let result = self.follow(&mut incoming, &out, takes_figures).await;
         drop(acknowledging);
         result
     }
@@ -271,6 +279,7 @@ impl Link {
             let (written, start) = (identity.clone(), snapshot.clone());
             self.on_journal(move |journal| journal.restart(Some(&written), &start)).await?;
             self.certificates.open_with(&identity.certificate_secret);
+            self.figures.forget();
             self.knowing.join(log, identity.peer_credential.clone(), snapshot.revision, snapshot.knowledge).await;
             self.sweeper.restart(&turn, snapshot.revision);
             drop(turn);
@@ -310,12 +319,14 @@ impl Link {
         &mut self,
         incoming: &mut tonic::Streaming<FromControl>,
         out: &mpsc::Sender<FromNode>,
+        takes_figures: bool,
     ) -> Result<std::convert::Infallible, LinkError> {
         let mut beats: VecDeque<Beat> = VecDeque::new();
         let mut sequence = 0;
         let mut next_beat = Instant::now();
         let mut heard = Instant::now();
         let (prefetch, sweeper) = (self.prefetch.clone(), self.sweeper.clone());
+        let (figures, knowing) = (self.figures.clone(), self.knowing.clone());
         sweeper.tell_again();
         loop {
             // In this order: neither a heartbeat nor what was done may wait behind a long log.
@@ -338,6 +349,7 @@ impl Link {
                     let reports = reports.iter().map(model::link::Report::from).collect();
                     say(out, from_node::Is::Reports(Reports { reports })).await?;
                 }
+                report = figures.report(&knowing), if takes_figures => say(out, from_node::Is::Figures(report)).await?,
                 swept = sweeper.report() => say(out, from_node::Is::Swept(swept)).await?,
                 message = incoming.message() => {
                     let is = message?.ok_or(LinkError::Closed)?.is.ok_or(LinkError::Unexpected("a message of a later version"))?;
@@ -370,6 +382,7 @@ impl Link {
             from_control::Is::Refused(refused) => {
                 return Err(LinkError::Refused { reason: refused.reason, again: refused.again });
             }
+            from_control::Is::FiguresTaken(taken) => self.figures.take(taken),
             from_control::Is::Welcome(_) => return Err(LinkError::Unexpected("Welcome twice")),
         }
         Ok(())

@@ -310,7 +310,7 @@ async fn serve_one<S: Stream>(
             let is_h1 = request.version() <= Version::HTTP_11;
             let front = handoff.front.clone();
             // Boxed, or every connection would keep room for it.
-            let answer = Box::pin(front.pipeline.handle(request, handoff)).await;
+            let answer = Box::pin(front.pipeline.handle(request, handoff, exchange.counted())).await;
             let mut answer: Response<AnswerBody> = exchange.answer(answer);
             if is_h1 && (last || front.draining.is_cancelled()) {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use model::{NodeName, Revision};
 use tokio::time::Instant;
 
+use crate::figures::FromAbove;
 use crate::health::{Health, Rules};
 use crate::knowing::Known;
 use crate::metrics::{Counter, Page};
@@ -222,6 +223,6 @@ fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) ->
         (None, None) if is_fenced(&question.method) => {
             Err(NoAnswer::Refused(format!("{name}: answered {} without an age", head.status)))
         }
-        (age, _) => Ok(Answer::new(head, body, age, From::Parent(name.clone()))),
+        (age, _) => Ok(Answer::new(head, FromAbove::new(body, None), age, From::Parent(name.clone()))),
     }
 }

@@ -24,6 +24,8 @@ use model::{Domain, Mode, Revision, UrlKey};
 use store::Store;
 use tokio::time::Instant;
 
+use crate::exchange::Counted;
+use crate::figures::Figures;
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
 use crate::framing;
 use crate::functions::reply::Telling;
@@ -52,6 +54,7 @@ pub(crate) struct Pipeline {
     store: Store,
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
+    figures: Arc<Figures>,
     signs: Signs,
 }
 
@@ -93,9 +96,15 @@ enum Step {
 }
 
 impl Pipeline {
-    pub(crate) fn new(knowing: Arc<Knowing>, store: Store, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Pipeline {
+    pub(crate) fn new(
+        knowing: Arc<Knowing>,
+        store: Store,
+        fills: Arc<Fills>,
+        metrics: Arc<Metrics>,
+        figures: Arc<Figures>,
+    ) -> Pipeline {
         let signs = Signs::new(knowing.name());
-        Pipeline { knowing, store, fills, metrics, signs }
+        Pipeline { knowing, store, fills, metrics, figures, signs }
     }
 
     pub(crate) fn signs(&self) -> &Signs {
@@ -118,8 +127,17 @@ impl Pipeline {
         &self.metrics
     }
 
-    /// Answers a request of a user or a child.
-    pub(crate) async fn handle(&self, request: Request<Incoming>, handoff: Arc<Handoff>) -> Response<AnswerBody> {
+    pub(crate) fn figures(&self) -> &Arc<Figures> {
+        &self.figures
+    }
+
+    /// Answers a request of a user or a child. A user's is `counted` for its domain as soon as that is known.
+    pub(crate) async fn handle(
+        &self,
+        request: Request<Incoming>,
+        handoff: Arc<Handoff>,
+        counted: &OnceLock<Counted>,
+    ) -> Response<AnswerBody> {
         let (mut request, body) = request.into_parts();
         let known = self.knowing.known().clone();
         let caller = peer::caller(&mut request.headers, &known);
@@ -149,6 +167,12 @@ impl Pipeline {
         let Ok(url) = UrlKey::new(authority.host(), path) else {
             return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
         };
+        if caller.asker == Asker::User
+            && let Some(domain) = known.knowledge.domain_for(url.host())
+            && let Some(slot) = known.sites.slot(domain)
+        {
+            let _ = counted.set(Counted { slot, url: url.clone() });
+        }
         let domain = match site(&known, url.host()) {
             Ok(domain) => domain,
             Err((status, why)) => return reply.refusal(status, why),

@@ -14,13 +14,14 @@ use bytes::Bytes;
 use http::header::{AGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use model::NodeName;
 use model::fence::Asker;
 use model::functions::Forced;
 use tokio::time::{Instant, Sleep};
 
 use crate::exchange::Exchange;
+use crate::figures::FromAbove;
 use crate::fill::{ArrivedBody, Reading};
 use crate::framing::Bad;
 use crate::functions::access::Refused;
@@ -141,7 +142,7 @@ impl Reply {
         &self,
         status: StatusCode,
         headers: HeaderMap,
-        body: Incoming,
+        body: FromAbove,
         said: &Said,
         judging: Option<Judging>,
     ) -> Response<AnswerBody> {
@@ -325,7 +326,7 @@ enum Source {
     /// Several parts of it.
     Parts(Parts),
     /// With the bound of its silence.
-    Upstream(Incoming, Pin<Box<Sleep>>),
+    Upstream(FromAbove, Pin<Box<Sleep>>),
 }
 
 impl Source {

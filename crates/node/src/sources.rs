@@ -12,17 +12,20 @@
 //! - By https, a certificate must be for the name that was meant: of the source, or for an address of the accelerated domain.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use model::Source;
+use model::{Source, UrlKey};
 use tokio::time::Instant;
 
+use crate::figures::{Figures, FromAbove, Meter};
 use crate::functions::fetch;
 use crate::health::{Health, REMEMBERED_MAX, Rules};
+use crate::knowing::Knowing;
 use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
 use crate::peer;
@@ -41,6 +44,8 @@ const RULES: Rules = Rules { failures: 3, first: Duration::from_secs(5), most: D
 /// How a node asks sources.
 pub(crate) struct Sources {
     pool: Pool,
+    knowing: Arc<Knowing>,
+    figures: Arc<Figures>,
     health: Health<Endpoint>,
     asked: Counter,
     failed: Counter,
@@ -48,9 +53,11 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    pub(crate) fn new(pool: Pool, seed: u64) -> Sources {
+    pub(crate) fn new(pool: Pool, seed: u64, knowing: Arc<Knowing>, figures: Arc<Figures>) -> Sources {
         Sources {
             pool,
+            knowing,
+            figures,
             health: Health::new(RULES, seed),
             asked: Counter::default(),
             failed: Counter::default(),
@@ -132,6 +139,7 @@ impl Sources {
             Bounds { connect: left.min(CONNECT_MAX), first_byte }
         };
         self.asked.inc();
+        let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
         match &sent {
             Ok(answer) if !is_failure(answer.status()) => self.health.answered(&source.endpoint),
@@ -141,13 +149,14 @@ impl Sources {
             }
         }
         let mut answer = sent?;
-        let mut at =
+        let mut meter = self.meter(question, &source.endpoint, at, answer.status());
+        let mut hop =
             Redirected { endpoint: source.endpoint.clone(), host: source.host.clone(), path: source.path.clone() };
         for _ in 0..if with_body { 0 } else { fetch::follows(functions) } {
-            let Some(next) = at.follow(question, &answer) else { break };
-            at = next;
-            headers.insert(HOST, host(&at.host)?);
-            let target = self::target(&at.path)?;
+            let Some(next) = hop.follow(question, &answer) else { break };
+            hop = next;
+            headers.insert(HOST, host(&hop.host)?);
+            let target = self::target(&hop.path)?;
             let message = Message {
                 method: &question.method,
                 target: &target,
@@ -155,11 +164,23 @@ impl Sources {
                 interim: question.interim.as_ref(),
             };
             self.asked.inc();
-            answer = self.pool.send(&at.endpoint, &message, &mut None, bounds()).await?;
+            let at = self.knowing.clock().now();
+            answer = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await?;
+            // The one before is counted here, without its body.
+            meter = self.meter(question, &hop.endpoint, at, answer.status());
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
-        Ok(Answer::new(head, body, Some(Duration::ZERO), From::Origin))
+        Ok(Answer::new(head, FromAbove::new(body, meter), Some(Duration::ZERO), From::Origin))
+    }
+
+    /// What counts an answer for the figures of the domain.
+    fn meter(&self, question: &Question, asked: &Endpoint, at: SystemTime, status: StatusCode) -> Option<Meter> {
+        let slot = self.knowing.known().sites.slot(&question.domain)?;
+        // As it was asked for: a key may be of another host, or of no URL at all.
+        let url = UrlKey::new(&question.asked.host, &question.asked.path).unwrap_or_else(|_| question.key.clone());
+        let (figures, secure) = (self.figures.clone(), asked.tls.is_some());
+        Some(Meter { figures, slot, url, at, secure, status: status.as_u16(), bytes: 0 })
     }
 
     /// Shows what is counted.

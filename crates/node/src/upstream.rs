@@ -25,12 +25,13 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use model::fence::Fetch;
 use model::{Cause, Domain, NodeName, UrlKey};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::figures::{Figures, FromAbove};
 use crate::fill::Purpose;
 use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
@@ -115,7 +116,7 @@ pub(crate) enum From {
 /// The beginning of an answer.
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
-    pub(crate) body: Incoming,
+    pub(crate) body: FromAbove,
     /// How long ago its sender knew it to be good: zero from the origin.
     pub(crate) age: Option<Duration>,
     pub(crate) from: From,
@@ -124,7 +125,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(head: response::Parts, body: Incoming, age: Option<Duration>, from: From) -> Answer {
+    pub(crate) fn new(head: response::Parts, body: FromAbove, age: Option<Duration>, from: From) -> Answer {
         Answer { head, body, age, from, _past: None }
     }
 }
@@ -178,12 +179,12 @@ struct Inner {
 
 impl Upstream {
     /// A client whose connections are tasks of the runtime that calls; those that ask must run on it too.
-    pub(crate) fn new(knowing: Arc<Knowing>, network: Arc<dyn Network>) -> Upstream {
+    pub(crate) fn new(knowing: Arc<Knowing>, network: Arc<dyn Network>, figures: Arc<Figures>) -> Upstream {
         let pool = Pool::new(network);
         let seed = xxhash_rust::xxh3::xxh3_64(knowing.name().as_str().as_bytes());
         Upstream(Arc::new(Inner {
             parents: Parents::new(pool.clone(), knowing.name().clone(), seed),
-            sources: Sources::new(pool.clone(), seed),
+            sources: Sources::new(pool.clone(), seed, knowing.clone(), figures),
             knowing,
             pool,
             past_parents: Arc::new(Semaphore::new(PAST_PARENTS_MAX)),

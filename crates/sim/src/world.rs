@@ -304,6 +304,7 @@ impl World {
             margin: MARGIN,
             prefetch_deadline: PATIENCE,
             rules: Default::default(),
+            audit_history: Duration::from_secs(86_400),
         };
         let started = Control::start_on(state, seal(), Arc::new(clock), times, api, link).await;
         let control = started.expect("nothing befalls a state that is just opened");

@@ -60,9 +60,17 @@ enum Command {
     /// Accounts (operator)
     #[command(subcommand)]
     Account(operate::AccountCommand),
+    /// Users of an account (operator)
+    #[command(subcommand)]
+    User(operate::UserCommand),
+    /// What users and keys may do (operator)
+    #[command(subcommand)]
+    Policy(operate::PolicyCommand),
     /// Access keys (operator)
     #[command(subcommand)]
     Key(operate::KeyCommand),
+    /// Who changed what and when, the newest first (operator)
+    Audit(operate::AuditArgs),
     /// POPs (operator)
     #[command(subcommand)]
     Pop(operate::PopCommand),
@@ -121,7 +129,10 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Config { command: ConfigCommand::Check { file } } => roles::check(file)
             .and_then(|kind| output.object(&serde_json::json!({ "file": file, "good": true, "kind": kind }))),
         Command::Account(command) => operate::account(command, output).await,
+        Command::User(command) => operate::user(command, output).await,
+        Command::Policy(command) => operate::policy(command, output).await,
         Command::Key(command) => operate::key(command, output).await,
+        Command::Audit(args) => operate::audit(args, &mut std::io::stdout()).await,
         Command::Pop(command) => operate::pop(command, output).await,
         Command::Name(command) => operate::name(command, output).await,
     };

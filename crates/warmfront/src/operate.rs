@@ -1,4 +1,5 @@
-//! The operator's verbs: `account`, `key`, `pop`, `node`, `name`, each on the state database itself (`--state URL`).
+//! The operator's verbs: `account`, `user`, `policy`, `key`, `audit`, `pop`, `node`, `name`, each on the state database itself
+//! (`--state URL`).
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,7 +8,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use control::policy::Policy;
 use control::state::accounts::AccountStatus;
 use control::{Operator, StateUrl};
 use model::Coverage;
@@ -15,6 +15,12 @@ use serde_json::json;
 
 use crate::clock::SystemClock;
 use crate::output::Output;
+
+mod access;
+mod audit;
+
+pub(crate) use access::{KeyCommand, PolicyCommand, UserCommand, key, policy, user};
+pub(crate) use audit::{AuditArgs, audit};
 
 /// Where the state lies.
 #[derive(Debug, Args)]
@@ -48,6 +54,9 @@ pub(crate) enum AccountCommand {
         /// Requests a second over all actions [default: any number]
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         qps: u64,
+        /// active, not-opened, suspended or overdue; one that is not opened opens the service itself, by OpenCdnService
+        #[arg(long, default_value = "active")]
+        status: AccountStatus,
         #[command(flatten)]
         state: StateArgs,
     },
@@ -62,19 +71,6 @@ pub(crate) enum AccountCommand {
     },
     /// Show all accounts
     List {
-        #[command(flatten)]
-        state: StateArgs,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// Give an account an access key; its secret is shown once
-    Create {
-        account: String,
-        /// What the key may be used for, as JSON; everything without
-        #[arg(long, value_name = "FILE")]
-        policy: Option<PathBuf>,
         #[command(flatten)]
         state: StateArgs,
     },
@@ -160,12 +156,15 @@ pub(crate) enum TokenCommand {
 
 pub(crate) async fn account(command: &AccountCommand, output: Output) -> anyhow::Result<()> {
     match command {
-        AccountCommand::Create { name, profile, quota, qps, state } => {
+        AccountCommand::Create { name, profile, quota, qps, status, state } => {
             let quota = quota.iter().map(|text| limit(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
             let operator = state.open().await?;
             operator.create_account(name, profile, quota, *qps).await?;
+            if *status != AccountStatus::Active {
+                operator.set_account_status(name, *status).await?;
+            }
             operator.close().await;
-            output.object(&json!({ "account": name, "profile": profile }))
+            output.object(&json!({ "account": name, "profile": profile, "status": status }))
         }
         AccountCommand::Set { name, status, state } => {
             let operator = state.open().await?;
@@ -193,24 +192,6 @@ fn limit(text: &str) -> anyhow::Result<(String, u64)> {
     let (name, number) = text.split_once('=').with_context(|| format!("`--quota {text}`: expected NAME=N"))?;
     let number = number.parse().with_context(|| format!("`--quota {text}`: expected a number behind `=`"))?;
     Ok((name.to_owned(), number))
-}
-
-pub(crate) async fn key(command: &KeyCommand, output: Output) -> anyhow::Result<()> {
-    let KeyCommand::Create { account, policy, state } = command;
-    let policy = match policy {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-            match Policy::parse(&text) {
-                Ok(policy) => Some(policy),
-                Err(problem) => bail!("{}: {problem}", path.display()),
-            }
-        }
-        None => None,
-    };
-    let operator = state.open().await?;
-    let key = operator.create_key(account, policy.as_ref()).await?;
-    operator.close().await;
-    output.object(&json!({ "access_key_id": key.id, "access_key_secret": key.secret.as_str() }))
 }
 
 pub(crate) async fn pop(command: &PopCommand, output: Output) -> anyhow::Result<()> {

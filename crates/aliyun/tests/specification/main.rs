@@ -5,8 +5,10 @@
 mod common;
 mod configs;
 mod domains;
+mod figures;
 mod gateway;
 mod refresh;
+mod service;
 
 use std::collections::BTreeSet;
 
@@ -39,7 +41,7 @@ struct Group {
     other_words: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const GROUPS: [Group; 3] = [configs::GROUP, domains::GROUP, refresh::GROUP];
+const GROUPS: [Group; 5] = [configs::GROUP, domains::GROUP, figures::GROUP, refresh::GROUP, service::GROUP];
 
 fn facts() -> Value {
     serde_json::from_str(include_str!("../data/actions.json")).expect("the facts are JSON")
@@ -75,6 +77,7 @@ fn lacking(place: &str, declared: &Value, given: &Value, out: &mut Vec<String>) 
                 "string" => given.is_string(),
                 "integer" => given.is_u64(),
                 "boolean" => given.is_boolean(),
+                "number" => given.is_number(),
                 other => panic!("{place}: unknown type {other}"),
             };
             if !right {

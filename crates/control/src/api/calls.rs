@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
-    Bearer, Bucket, Call, CertificatePair, CertificateShown, Description, FunctionRow, FunctionSet, ObjectPath, Page,
-    Product, Quota, RefreshByTag, RefreshType, Reply, Request, Session, TaskFilter, TaskQuery, TaskRow, TaskStatus,
-    TaskType, WhichFunctions, Wording,
+    Bearer, Bucket, Call, CertificatePair, CertificateShown, Description, FiguresShown, FunctionRow, FunctionSet,
+    ObjectPath, Page, Product, Quota, RefreshByTag, RefreshType, Reply, Request, Resource, Session, TaskFilter,
+    TaskQuery, TaskRow, TaskStatus, TaskType, UrlsShown, WhichFunctions, Wording,
 };
 use model::topology::WarmTiers;
 use model::{Cause, Function, Revision};
 
 use crate::app::{
     App, DOMAINS_MAX, Denied, Doomed, Line, LineFilter, Object, Permission, Prefetch, Principal, Progress, Refresh,
-    RefreshOf, Shown, Status, Submitted, Wished,
+    RefreshOf, Shown, Spending, Status, Submitted, Wished,
 };
 use crate::completion::WaitedFor;
 use crate::limits;
+use crate::state::audit::Record;
 use crate::state::chunks::{Filter, Kind};
 use crate::state::millis;
 
+mod access;
 mod details;
 mod domains;
 
@@ -31,23 +33,30 @@ pub(super) struct Caller<'a> {
     pub(super) principal: &'a Principal,
     pub(super) request: &'a Request,
     pub(super) wording: Wording,
+    /// What the audit log is told of a call whose nonce is spent with its submission.
+    pub(super) record: Option<Record>,
 }
 
 impl Caller<'_> {
-    /// Action and resource as policies name them (prefetch-refresh §9).
+    /// Action and resource as policies name them (prefetch-refresh §9), by the table of actions: no arm below says otherwise.
     fn permission<'a>(&self, action: &'a mut String, resource: &'a mut String) -> Permission<'a> {
         let account = self.principal.account();
-        match self.request.product {
-            Product::Cdn => {
-                *action = format!("cdn:{}", self.request.action);
-                *resource = format!("acs:cdn:*:{account}:domain/{{}}");
-            }
-            Product::Vod => {
-                *action = format!("vod:{}", self.request.action);
-                *resource = "*".to_owned();
-            }
-        }
+        *action = match self.request.product {
+            Product::Cdn => format!("cdn:{}", self.request.action),
+            Product::Vod => format!("vod:{}", self.request.action),
+        };
+        *resource = match aliyun::resource(&self.request.action) {
+            Resource::Domain => format!("acs:cdn:*:{account}:domain/{{}}"),
+            Resource::AllDomains => format!("acs:cdn:*:{account}:domain/*"),
+            Resource::Account => format!("acs:cdn:*:{account}:*"),
+            Resource::Anything => "*".to_owned(),
+        };
         Permission { action, resource }
+    }
+
+    /// What is spent and written down with a submission.
+    fn spending(&self) -> Spending<'_> {
+        Spending { nonce: &self.request.nonce, record: self.record.clone().unwrap_or_default() }
     }
 
     /// Whether it is a prefetch: quotas are worded by it.
@@ -85,6 +94,9 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::Functions(_) | Call::DomainsByFunction { .. } => Spent::InMemory,
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
         Call::PrefetchDetail(_) | Call::UserQuota | Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
+        Call::Figures(_) | Call::TopUrls(_) => Spent::InMemory,
+        Call::AuditLog(_) | Call::Service | Call::ServiceStatus => Spent::InMemory,
+        Call::OpenService(_) => Spent::InDatabase,
         // A replay would hand out credentials a second time.
         Call::CreateSession(_) | Call::CreateBearer(_) => Spent::InDatabase,
     }
@@ -96,13 +108,14 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
     let permission = caller.permission(&mut action, &mut resource);
     let principal = caller.principal;
     let account = &principal.key.account;
-    let (product, nonce) = (caller.request.product, &caller.request.nonce);
+    let product = caller.request.product;
     match call {
         Call::Prefetch(prefetch) => {
             let limits = limits::of(account, product, Kind::Prefetch);
             let warm = WarmTiers { l2: prefetch.l2, edge: prefetch.edge };
             let how = Prefetch { area: prefetch.area, warm, variants: prefetch.variants };
-            let tasks = app.prefetch(principal, permission, nonce, &limits, objects(prefetch.paths), &how).await?;
+            let tasks =
+                app.prefetch(principal, permission, caller.spending(), &limits, objects(prefetch.paths), &how).await?;
             Ok(Reply::Submitted(tasks))
         }
         Call::Refresh(refresh) => {
@@ -114,40 +127,36 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             };
             let how = Refresh { of, force: refresh.force };
             let limits = limits::of(account, product, of.kind());
-            let tasks = app.refresh(principal, permission, nonce, &limits, objects(refresh.paths), how).await?;
+            let tasks =
+                app.refresh(principal, permission, caller.spending(), &limits, objects(refresh.paths), how).await?;
             Ok(Reply::Submitted(tasks))
         }
         Call::RefreshByTag(refresh) => {
             let limits = limits::of(account, product, Kind::RefreshTag);
-            let permission = Permission { resource: "*", ..permission };
             let line = |tag| (RefreshByTag::line(&refresh.domain, &tag), tag);
             let tags = refresh.tags.into_iter().map(line).collect();
             let (domain, force) = (&refresh.domain, refresh.force);
-            let tasks = app.refresh_tags(principal, permission, nonce, &limits, domain, tags, force).await?;
+            let spending = caller.spending();
+            let tasks = app.refresh_tags(principal, permission, spending, &limits, domain, tags, force).await?;
             Ok(Reply::Submitted(tasks))
         }
         Call::Tasks(query) => tasks(app, principal, permission, query).await,
         Call::TasksById(ids) => {
             let chunks = Filter { tasks: ids, to_ms: u64::MAX >> 1, ..Filter::default() };
             let filter = LineFilter { chunks, ..LineFilter::default() };
-            let permission = Permission { resource: "*", ..permission };
             let page = app.lines(principal, permission, &filter, 0, LINES_BY_ID_MAX).await?;
             let waiting = page.open.iter().map(|(task, revision)| waiting(app, *task, *revision)).collect();
             Ok(Reply::TasksById { rows: page.lines.into_iter().map(row).collect(), waiting })
         }
         Call::PrefetchDetail(task) => {
-            let permission = Permission { resource: "*", ..permission };
             let detail = app.detail(principal, permission, task).await?;
             Ok(Reply::PrefetchDetail(detail.map(|detail| details::shown(task, detail))))
         }
         Call::UserQuota => {
-            let resource = format!("acs:cdn:*:{}:*", principal.account());
-            let permission = Permission { resource: &resource, ..permission };
             let spent = app.spent_today(principal, permission).await?;
             Ok(Reply::UserQuota { quota: quota(caller, &spent), domains: DOMAINS_MAX as u64 })
         }
         Call::CreateSession(asked) => {
-            let permission = Permission { resource: "*", ..permission };
             let issued = app.create_session(principal, permission, asked.duration, asked.policy.as_deref())?;
             Ok(Reply::SessionCreated(Session {
                 id: issued.pass.id.clone(),
@@ -157,19 +166,19 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             }))
         }
         Call::CreateBearer(asked) => {
-            let permission = Permission { resource: "*", ..permission };
             let issued = app.create_bearer(principal, permission, asked.duration, asked.policy.as_deref())?;
             let expires_at = time(issued.pass.expires_ms);
             Ok(Reply::BearerCreated(Bearer { token: issued.token.to_string(), expires_at }))
         }
-        Call::Receipt(task) => {
-            let permission = Permission { resource: "*", ..permission };
-            Ok(Reply::Receipt(app.receipt(principal, permission, task).await?))
+        Call::AuditLog(query) => access::audit_log(app, principal, permission, query).await,
+        Call::OpenService(charge) => {
+            app.open_service(principal, permission, charge.name()).await?;
+            Ok(Reply::Done)
         }
-        Call::ReceiptKey => {
-            let permission = Permission { resource: "*", ..permission };
-            Ok(Reply::ReceiptKey(app.receipt_key(principal, permission)?))
-        }
+        Call::Service => access::service(app, principal, permission).await,
+        Call::ServiceStatus => access::standing(app, principal, permission),
+        Call::Receipt(task) => Ok(Reply::Receipt(app.receipt(principal, permission, task).await?)),
+        Call::ReceiptKey => Ok(Reply::ReceiptKey(app.receipt_key(principal, permission)?)),
         Call::Quota => {
             let spent = app.spent_today(principal, permission).await?;
             Ok(Reply::Quota(quota(caller, &spent)))
@@ -235,6 +244,14 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
             };
             app.delete_functions(principal, permission, &delete.domains, &doomed).await?;
             Ok(Reply::Done)
+        }
+        Call::Figures(query) => {
+            let buckets = app.figures(principal, permission, &query).await?;
+            Ok(Reply::Figures(Box::new(FiguresShown { query, buckets })))
+        }
+        Call::TopUrls(query) => {
+            let urls = app.top_urls(principal, permission, &query).await?;
+            Ok(Reply::TopUrls(Box::new(UrlsShown { query, urls })))
         }
     }
 }

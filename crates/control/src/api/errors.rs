@@ -21,6 +21,8 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::Account(AccountStatus::Overdue) => Fault::Overdue,
         Denied::Account(AccountStatus::Active) => return Refusal::internal(),
         Denied::Forbidden => return Refusal::forbidden(),
+        Denied::ServiceOpen => Fault::ServiceOpen,
+        Denied::ServiceNotOpened => Fault::ServiceNotOpened,
         Denied::Policy(problem) => return Refusal::invalid("Policy", problem),
         Denied::NoDomain(_) => Fault::DomainUnknown,
         Denied::Offline => Fault::DomainOffline,

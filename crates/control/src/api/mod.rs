@@ -9,10 +9,13 @@
 //! - At most [`OPEN_MAX`] requests are read and worked on at a time, each within [`BODY_BYTES_MAX`] and [`READ_MAX`].
 //! - A nonce is spent only by a request whose signature was good: with the submission in the database when it changes
 //!   something, in memory when it only looks.
+//! - A call that changes something is in the audit log before it does, and one that policies refuse is in it too; what is refused
+//!   before its nonce is spent is counted alone.
 //! - What went wrong on our side is in our log under the request's id, and in no reply.
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,18 +33,21 @@ use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Principal};
-use crate::keys::{Keys, Nonces, Rates};
+use crate::app::{App, Denied, Principal};
+use crate::keys::{Nonces, Rates};
 use crate::limits;
 use crate::link::Link;
 use crate::metrics::{self, Requests};
 use crate::passes::{self, BadToken, Pass};
 use crate::scheduler::Scheduler;
 use crate::state::accounts::AccessKey;
+use crate::state::audit::{OK, Record};
 use crate::state::millis;
+use crate::state::submit::{Note, Refused};
 
 mod calls;
 mod errors;
+mod told;
 
 /// Requests worked on at a time; further ones are told to come back.
 const OPEN_MAX: usize = 512;
@@ -61,7 +67,6 @@ const STOPPING_MAX: Duration = Duration::from_secs(4);
 /// Everything the door needs. One for the process.
 pub(crate) struct Door {
     app: App,
-    keys: Keys,
     rates: Rates,
     nonces: Nonces,
     open: Semaphore,
@@ -71,10 +76,9 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(crate) fn new(app: App, keys: Keys, scheduler: Scheduler, link: Link) -> Door {
+    pub(crate) fn new(app: App, scheduler: Scheduler, link: Link) -> Door {
         Door {
             app,
-            keys,
             rates: Rates::default(),
             nonces: Nonces::default(),
             open: Semaphore::new(OPEN_MAX),
@@ -85,10 +89,10 @@ impl Door {
     }
 }
 
-/// Serves HTTP/1.1 and HTTP/2 until `stopping` is cancelled.
+/// Serves HTTP/1.1 and HTTP/2 until `stopping` is cancelled, on connections that come with the address of whoever made them.
 pub(crate) async fn serve<S: crate::Stream>(
     door: Door,
-    mut incoming: impl tokio_stream::Stream<Item = io::Result<S>> + Unpin,
+    mut incoming: impl tokio_stream::Stream<Item = io::Result<(S, Option<IpAddr>)>> + Unpin,
     stopping: CancellationToken,
 ) {
     let door = Arc::new(door);
@@ -108,9 +112,9 @@ pub(crate) async fn serve<S: crate::Stream>(
             () = stopping.cancelled() => break,
             next = next => next,
         };
-        let stream = match accepted {
+        let (stream, from) = match accepted {
             None => break,
-            Some(Ok(stream)) => stream,
+            Some(Ok(accepted)) => accepted,
             Some(Err(error)) => {
                 // Out of descriptors, most likely: others must end first.
                 tracing::warn!(%error, "connection not taken");
@@ -121,7 +125,7 @@ pub(crate) async fn serve<S: crate::Stream>(
         let door = door.clone();
         let service = service_fn(move |request| {
             let door = door.clone();
-            async move { Ok::<_, Infallible>(door.answer(request).await) }
+            async move { Ok::<_, Infallible>(door.answer(request, from).await) }
         });
         let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
@@ -137,7 +141,7 @@ pub(crate) async fn serve<S: crate::Stream>(
 }
 
 impl Door {
-    async fn answer(&self, request: http::Request<Body>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: http::Request<Body>, from: Option<IpAddr>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/healthz" => plain(StatusCode::OK, "alive\n"),
             "/readyz" => match self.app.state.head().await {
@@ -157,12 +161,12 @@ impl Door {
             }
             path => match path.strip_prefix(PAGES) {
                 Some(code) => page(code),
-                None => self.call(request).await,
+                None => self.call(request, from).await,
             },
         }
     }
 
-    async fn call(&self, request: http::Request<Body>) -> Response<Full<Bytes>> {
+    async fn call(&self, request: http::Request<Body>, from: Option<IpAddr>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let mut headers = head.headers;
         // HTTP/2 has the host in its pseudo header; V3 signs it under its old name.
@@ -196,7 +200,7 @@ impl Door {
             Ok(body) => {
                 let incoming = incoming(body);
                 let format = Format::of(&incoming);
-                match self.reply(&incoming, &id).await {
+                match self.reply(&incoming, &id, from).await {
                     Ok(rendered) => {
                         self.requests.ok.fetch_add(1, Ordering::Relaxed);
                         http_response(rendered, &id, None)
@@ -209,15 +213,20 @@ impl Door {
     }
 
     /// Everything from reading to rendering. A refusal comes with the product as far as it is known.
-    async fn reply(&self, incoming: &Incoming<'_>, id: &str) -> Result<Rendered, (Refusal, Option<Product>)> {
+    async fn reply(
+        &self,
+        incoming: &Incoming<'_>,
+        id: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Rendered, (Refusal, Option<Product>)> {
         let request = aliyun::read(incoming).map_err(|refusal| (refusal, None))?;
-        self.verified(&request, id).await.map_err(|refusal| {
+        self.verified(&request, id, from).await.map_err(|refusal| {
             tracing::debug!(request = id, action = request.action, code = %refusal.code, "refused");
             (refusal, Some(request.product))
         })
     }
 
-    async fn verified(&self, request: &Request, id: &str) -> Result<Rendered, Refusal> {
+    async fn verified(&self, request: &Request, id: &str, from: Option<IpAddr>) -> Result<Rendered, Refusal> {
         let now = self.app.clock.now();
         request.check_window(now)?;
         let principal = self.principal(request, id).await?;
@@ -232,15 +241,46 @@ impl Door {
         }
         let profile = limits::profile(account);
         let call = aliyun::call(request, profile, self.app.rules, now)?;
-        self.spend_nonce(&principal, request, calls::spent(&call), id).await?;
-        let caller = calls::Caller { principal: &principal, request, wording: profile.wording(request) };
-        let reply = calls::answer(&self.app, &caller, call).await.map_err(|denied| {
-            if errors::is_ours(&denied) {
-                tracing::error!(request = id, error = &denied as &dyn std::error::Error, "request failed");
+        let spent = calls::spent(&call);
+        let record = |of_call| told::record(&principal, request, of_call, id, from, millis(now));
+        // What only looks is recorded where it is refused, and costs nothing where it is not.
+        let told = (spent != calls::Spent::InMemory).then(|| record(told::of_call(&call)));
+        let begun = self.spend_nonce(&principal, request, spent, told.as_ref(), id).await?;
+        let caller = calls::Caller { principal: &principal, request, wording: profile.wording(request), record: told };
+        let answered = calls::answer(&self.app, &caller, call).await;
+        let refused = answered.as_ref().err().map(|denied| {
+            if errors::is_ours(denied) {
+                tracing::error!(request = id, error = denied as &dyn std::error::Error, "request failed");
             }
-            errors::refusal(&denied, caller.wording, caller.is_prefetch())
-        })?;
-        Ok(aliyun::render(request, id, &reply))
+            errors::refusal(denied, caller.wording, caller.is_prefetch())
+        });
+        let outcome = refused.as_ref().map_or(OK, |refusal| &refusal.code).to_owned();
+        match (spent, &answered) {
+            (calls::Spent::InDatabase, _) => {
+                if let Some(id) = begun {
+                    let at_ms = millis(self.app.clock.now());
+                    self.app.accepting.note(Note::Ended { id, outcome, at_ms }).await;
+                }
+            }
+            // What was accepted has its record; a nonce that was spent before has that of then.
+            (calls::Spent::WithSubmission, Ok(_) | Err(Denied::Refused(Refused::NonceUsed))) => {}
+            (calls::Spent::WithSubmission, Err(_)) => {
+                let record = caller.record.clone().unwrap_or_default();
+                self.app.accepting.note(Note::Refused(Box::new(Record { outcome, ..record }))).await;
+            }
+            (calls::Spent::InMemory, Err(Denied::Forbidden)) => {
+                self.app
+                    .accepting
+                    .note(Note::Refused(Box::new(Record { outcome, ..record(told::OfCall::default()) })))
+                    .await;
+            }
+            (calls::Spent::InMemory, _) => {}
+        }
+        match (answered, refused) {
+            (Ok(reply), _) => Ok(aliyun::render(request, id, &reply)),
+            (Err(_), Some(refusal)) => Err(refusal),
+            (Err(_), None) => Err(Refusal::internal()),
+        }
     }
 
     /// Who it is that asks, proved by a signature or by a bearer token.
@@ -275,41 +315,50 @@ impl Door {
         Ok(Principal { key, pass: None })
     }
 
-    /// The key that temporary credentials were made with, if it is there still and the same account's.
+    /// The key that temporary credentials were made with, if it is there still, and the same account's and user's.
     async fn key_behind(&self, pass: &Pass, id: &str) -> Result<Option<Arc<AccessKey>>, Refusal> {
-        Ok(self.key(&pass.key, id).await?.filter(|key| key.account.name == pass.account))
+        let is_behind = |key: &Arc<AccessKey>| {
+            let user = key.user.as_ref().map(|user| &user.name);
+            key.account.name == pass.account && user == pass.user.as_ref()
+        };
+        Ok(self.key(&pass.key, id).await?.filter(is_behind))
     }
 
     /// The key of this name, which must be switched on; `None` when there is none.
     async fn key(&self, name: &str, id: &str) -> Result<Option<Arc<AccessKey>>, Refusal> {
-        let key = self.keys.get(name).await.map_err(|error| {
+        let key = self.app.keys.get(name).await.map_err(|error| {
             tracing::error!(request = id, error = &error as &dyn std::error::Error, "key could not be read");
             Refusal::unavailable()
         })?;
         if key.as_ref().is_some_and(|key| !key.active) { Err(Refusal::key_inactive()) } else { Ok(key) }
     }
 
+    /// Spends the nonce of a request where it is not spent with a submission; the number of the record that was begun with it.
     async fn spend_nonce(
         &self,
         principal: &Principal,
         request: &Request,
         spent: calls::Spent,
+        record: Option<&Record>,
         id: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<u64>, Refusal> {
         let now_ms = millis(self.app.clock.now());
         let (key, nonce) = (principal.id(), &request.nonce);
-        let fresh = match spent {
-            calls::Spent::WithSubmission => true,
-            calls::Spent::InDatabase => self.app.state.spend_nonce(key, nonce, now_ms).await.map_err(|error| {
-                tracing::error!(request = id, error = &error as &dyn std::error::Error, "nonce could not be spent");
-                Refusal::unavailable()
-            })?,
-            calls::Spent::InMemory => {
-                let until = millis(request.signed_at + aliyun::WINDOW);
-                self.nonces.spend(key, nonce, now_ms, until.max(now_ms))
+        match (spent, record) {
+            (calls::Spent::WithSubmission, _) => Ok(None),
+            (calls::Spent::InDatabase, Some(record)) => {
+                let begun = self.app.state.spend_nonce(key, nonce, now_ms, record).await.map_err(|error| {
+                    tracing::error!(request = id, error = &error as &dyn std::error::Error, "nonce could not be spent");
+                    Refusal::unavailable()
+                })?;
+                begun.map(Some).ok_or_else(Refusal::nonce_used)
             }
-        };
-        if fresh { Ok(()) } else { Err(Refusal::nonce_used()) }
+            (calls::Spent::InMemory | calls::Spent::InDatabase, _) => {
+                let until = millis(request.signed_at + aliyun::WINDOW);
+                let fresh = self.nonces.spend(key, nonce, now_ms, until.max(now_ms));
+                if fresh { Ok(None) } else { Err(Refusal::nonce_used()) }
+            }
+        }
     }
 
     fn refused(&self, refusal: &Refusal, envelope: Envelope<'_>) -> Response<Full<Bytes>> {

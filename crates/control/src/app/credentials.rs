@@ -17,7 +17,7 @@ impl App {
         policy: Option<&str>,
     ) -> Result<Issued, Denied> {
         let policy = may_issue(principal, permission, policy)?;
-        let whose = (principal.key.id.as_str(), principal.account());
+        let whose = (principal.key.id.as_str(), principal.account(), principal.user());
         Ok(self.passes.session(whose, millis(self.clock.now()), duration, policy))
     }
 
@@ -30,7 +30,7 @@ impl App {
         policy: Option<&str>,
     ) -> Result<Issued, Denied> {
         let policy = may_issue(principal, permission, policy)?;
-        let whose = (principal.key.id.as_str(), principal.account());
+        let whose = (principal.key.id.as_str(), principal.account(), principal.user());
         Ok(self.passes.bearer(whose, millis(self.clock.now()), duration, policy))
     }
 }

@@ -67,6 +67,7 @@ fn objects_belong_to_domains_of_the_caller_that_are_served() {
             configured,
             doing: Doing::Configuring,
             blocked: String::new(),
+            born: Revision(1),
         };
         domains.insert(name(text), row);
     }
@@ -118,6 +119,10 @@ const DIRECTORIES: Refresh = Refresh { of: RefreshOf::Directories, force: false 
 const PUSH: Permission<'_> = Permission { action: "cdn:PushObjectCache", resource: "acs:cdn:*:me:domain/{}" };
 const LOOK: Permission<'_> = Permission { action: "cdn:DescribeRefreshTasks", resource: "acs:cdn:*:me:domain/{}" };
 
+fn spending(nonce: &str) -> Spending<'_> {
+    Spending { nonce, record: Record::default() }
+}
+
 fn limits() -> Limits {
     Limits { bucket: "preload", day: Some(1_000), minute: None, queue: QueueMax::Unlimited }
 }
@@ -125,7 +130,8 @@ fn limits() -> Limits {
 fn principal(account: &str, status: AccountStatus, policy: Option<&str>) -> Principal {
     let account = Account { name: account.into(), profile: "open".into(), quota: BTreeMap::new(), qps: 0, status };
     let policy = policy.map(|text| Policy::parse(text).unwrap());
-    let key = AccessKey { id: "key".into(), secret: Zeroizing::new("secret".into()), active: true, policy, account };
+    let secret = Zeroizing::new("secret".into());
+    let key = AccessKey { id: "key".into(), secret, active: true, policy, user: None, account };
     Principal { key: Arc::new(key), pass: None }
 }
 
@@ -150,8 +156,9 @@ impl Rig {
                 .await
                 .unwrap();
         let signer = Arc::new(Signer::of_seed(&Signer::fresh_seed()).unwrap());
+        let seal = Arc::new(crate::Seal::open_or_create(&dir.path().join("secret.key")).unwrap());
         let app = App {
-            state,
+            state: state.clone(),
             accepting,
             following,
             acknowledged,
@@ -159,7 +166,8 @@ impl Rig {
             signer,
             log: LogId("log".into()),
             certificate_secret: model::CertificateSecret::new([7; 32]),
-            passes: Passes::new(Arc::new(crate::Seal::open_or_create(&dir.path().join("secret.key")).unwrap())),
+            passes: Passes::new(seal.clone()),
+            keys: Keys::new(state.clone(), seal),
             ownership: Arc::new(crate::ownership::Ownership::new("secret", Default::default())),
             rules: Rules::default(),
         };
@@ -198,7 +206,7 @@ impl Rig {
 
     async fn push(&self, principal: &Principal, nonce: &str, urls: &[&str]) -> Result<Vec<u64>, Denied> {
         let how = Prefetch { area: None, warm: WarmTiers::default(), variants: vec![Vec::new()] };
-        self.app.prefetch(principal, PUSH, nonce, &limits(), objects(urls), &how).await
+        self.app.prefetch(principal, PUSH, spending(nonce), &limits(), objects(urls), &how).await
     }
 
     async fn refresh(
@@ -208,7 +216,7 @@ impl Rig {
         urls: &[&str],
         how: Refresh,
     ) -> Result<Vec<u64>, Denied> {
-        self.app.refresh(principal, PUSH, nonce, &limits(), objects(urls), how).await
+        self.app.refresh(principal, PUSH, spending(nonce), &limits(), objects(urls), how).await
     }
 
     async fn lines(&self, principal: &Principal, filter: &LineFilter, skip: u64, size: usize) -> Result<Page, Denied> {
@@ -247,7 +255,7 @@ async fn tags_are_refreshed_in_a_domain_of_the_caller() {
     let rig = Rig::start().await;
     let refresh = async |domain: &str, nonce: &str| {
         let tags = ["x", "y"].map(|tag| (format!("http://a.com/?{tag}"), Tag::parse(tag).unwrap()));
-        rig.app.refresh_tags(&me(), PUSH, nonce, &limits(), &name(domain), tags.into(), false).await
+        rig.app.refresh_tags(&me(), PUSH, spending(nonce), &limits(), &name(domain), tags.into(), false).await
     };
     assert!(matches!(refresh("c.com", "1").await, Err(Denied::NoDomain(_))));
     assert!(matches!(refresh("x.a.com", "1").await, Err(Denied::NoDomain(_))), "a host is not a domain");

@@ -365,3 +365,72 @@ fn entries_continue_what_was_told_without_a_gap() {
         assert_eq!(continuing(Revision(3), logged).len(), expected, "{why}");
     }
 }
+
+/// What was counted in a domain's minute, as a node reports it.
+fn counted(domain: &str, revision: Revision, requests: usize) -> model::link::MinuteFigures {
+    let mut users = model::figures::Side::default();
+    (0..requests).for_each(|_| users.count(false, 200, 10, true));
+    let minute = millis(clock().now()) / 60_000;
+    model::link::MinuteFigures {
+        domain: domain.into(),
+        revision: revision.0,
+        minute,
+        users: Some((&users).into()),
+        origins: None,
+    }
+}
+
+#[tokio::test]
+async fn figures_are_taken_once_and_go_to_whose_the_domain_was() {
+    let rig = Rig::start().await;
+    let (mut node, welcome) = rig.join("p-1").await;
+    assert!(welcome.takes_figures);
+    let state = rig.state();
+    let domain = |name: &str| model::Domain {
+        name: model::DomainName::parse(name).unwrap(),
+        coverage: Coverage::Domestic,
+        sources: Vec::new(),
+        online: true,
+        tag_header: None,
+        functions: model::Functions::default(),
+    };
+    let add = async |account| {
+        let detail = crate::state::domains::DomainDetail::default();
+        let new = crate::state::domains::NewDomain { domain: domain("a.com"), detail, labels: Default::default() };
+        state.add_domains(account, vec![new], 0).await.unwrap()
+    };
+    let mine = add("me").await;
+    let detail = crate::state::domains::DomainDetail::default();
+    let removed = state.remove_domain("me", domain("a.com"), &detail, mine, 0).await.unwrap();
+    state.forget_deleted(&[(domain("a.com").name, removed)]).await.unwrap();
+    let yours = add("you").await;
+
+    let report = |sequence, minutes| model::link::Figures { boot: 7, sequence, minutes, urls: Vec::new() };
+    let first = report(1, vec![counted("a.com", mine, 5), counted("a.com", yours, 2), counted("b.com", yours, 1)]);
+    // The head is known here before the report is looked at, however far this process has read.
+    for report in [first.clone(), first, report(2, vec![counted("a.com", Revision(yours.0 + 100), 1)])] {
+        let sent = (report.boot, report.sequence);
+        node.say(from_node::Is::Figures(report)).await;
+        loop {
+            match node.next().await {
+                Some(from_control::Is::FiguresTaken(taken)) => break assert_eq!((taken.boot, taken.sequence), sent),
+                Some(from_control::Is::Entries(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let requests = async |account: &str| {
+        let grain = crate::state::figures::Grain::Day;
+        let found = state.figures(account, &["a.com".to_owned()], grain, 0, u64::MAX >> 1).await.unwrap();
+        found.values().map(|counted| counted.domestic.users.all.requests).sum::<u64>()
+    };
+    assert_eq!(
+        (requests("me").await, requests("you").await),
+        (0, 3),
+        "its own, once; a revision that is not there is no older"
+    );
+
+    let too_many = report(3, vec![counted("a.com", yours, 1); model::link::FIGURES_ROWS_MAX + 1]);
+    node.say(from_node::Is::Figures(too_many)).await;
+    assert!(node.refusal().await.reason.contains("figures"));
+}

@@ -1,4 +1,4 @@
-//! Accounts and their keys.
+//! Accounts, and the keys that requests are signed with.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use zeroize::Zeroizing;
 
+use super::access::{self, Listed};
 use super::memory::KeyRow;
 use super::{On, State, StateError, Writing, json, signed, text, to_json, unsigned};
 use crate::policy::Policy;
@@ -42,6 +43,17 @@ pub enum AccountStatus {
     Overdue,
 }
 
+impl std::fmt::Display for AccountStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            AccountStatus::Active => "active",
+            AccountStatus::NotOpened => "not-opened",
+            AccountStatus::Suspended => "suspended",
+            AccountStatus::Overdue => "overdue",
+        })
+    }
+}
+
 impl std::str::FromStr for AccountStatus {
     type Err = String;
 
@@ -60,10 +72,39 @@ pub struct AccessKey {
     pub secret: Zeroizing<String>,
     /// Whether it may be used.
     pub active: bool,
-    /// What it may be used for; everything when absent.
+    /// What it may be used for, at most; everything when absent.
     pub policy: Option<Policy>,
+    /// The user of the account whose it is; the account itself when absent.
+    pub user: Option<KeyUser>,
     /// Whose it is.
     pub account: Account,
+}
+
+/// The user behind a key, and what it may do: nothing without a policy.
+#[derive(Clone, Debug)]
+pub struct KeyUser {
+    /// Its name.
+    pub name: String,
+    /// The policies attached to it, which hold together.
+    pub policies: Vec<Policy>,
+}
+
+/// When an account opened the service, and how it said it would pay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// In milliseconds since 1970.
+    pub at_ms: u64,
+    /// `PayByTraffic` or `PayByBandwidth`.
+    pub charge: String,
+}
+
+impl Opening {
+    /// What an account was made with counts where it never opened the service by itself.
+    pub(super) fn of(created_ms: u64, opened_ms: u64, charge: String) -> Opening {
+        let at_ms = if opened_ms > 0 { opened_ms } else { created_ms };
+        let charge = if charge.is_empty() { "PayByTraffic".to_owned() } else { charge };
+        Opening { at_ms, charge }
+    }
 }
 
 /// Why an account or key was not made or found.
@@ -76,6 +117,31 @@ pub enum AccountError {
     /// There is none of that name.
     #[error("no account `{0}`")]
     Absent(String),
+    /// The account has no user of that name.
+    #[error("no user `{0}`")]
+    NoUser(String),
+    /// There is no policy of that name.
+    #[error("no policy `{0}`")]
+    NoPolicy(String),
+    /// There is no key of that id.
+    #[error("no access key `{0}`")]
+    NoKey(String),
+    /// What is to be deleted is in use.
+    #[error("`{name}` is in use by {by}")]
+    InUse {
+        /// What.
+        name: String,
+        /// By what, with names.
+        by: String,
+    },
+    /// The account has as many as it may.
+    #[error("at most {most} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        most: u64,
+    },
     /// The database.
     #[error(transparent)]
     State(#[from] StateError),
@@ -105,7 +171,7 @@ impl State {
                 .map_err(StateError::from)?;
                 done.rows_affected() > 0
             }
-            On::Memory(tables) => tables.add_account(account),
+            On::Memory(tables) => tables.add_account(account, now_ms),
         };
         if !is_new {
             return Err(AccountError::Exists(account.name.clone()));
@@ -134,11 +200,54 @@ impl State {
         Ok(writing.commit().await?)
     }
 
-    /// Gives an account a key. The secret is sealed before it is stored.
+    /// Opens the service for an account that has not; whether it had not.
+    pub async fn open_service(&self, name: &str, charge: &str, now_ms: u64) -> Result<bool, StateError> {
+        let mut writing = self.write().await?;
+        let opened = match writing.on() {
+            On::Sql(connection) => {
+                let done = sqlx::query(
+                    "UPDATE account SET status = $1, charge = $2, opened_ms = $3 WHERE name = $4 AND status = $5",
+                )
+                .bind(to_json(&AccountStatus::Active))
+                .bind(charge)
+                .bind(signed(now_ms))
+                .bind(name)
+                .bind(to_json(&AccountStatus::NotOpened))
+                .execute(connection)
+                .await?;
+                done.rows_affected() > 0
+            }
+            On::Memory(tables) => tables.open_service(name, charge, now_ms),
+        };
+        writing.commit().await?;
+        Ok(opened)
+    }
+
+    /// When an account opened the service; `None` when there is no such account.
+    pub async fn opening(&self, name: &str) -> Result<Option<Opening>, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query("SELECT created_ms, opened_ms, charge FROM account WHERE name = $1")
+                    .bind(name)
+                    .fetch_optional(pool)
+                    .await?;
+                let opening = |row: AnyRow| {
+                    let (created_ms, opened_ms) = (unsigned(&row, "created_ms")?, unsigned(&row, "opened_ms")?);
+                    Ok(Opening::of(created_ms, opened_ms, text(&row, "charge")?))
+                };
+                row.map(opening).transpose()
+            }
+            On::Memory(tables) => Ok(tables.opening(name)),
+        }
+    }
+
+    /// Gives an account, or a user of it, a key. The secret is sealed before it is stored.
+    #[expect(clippy::too_many_arguments, reason = "a row of the table has as many columns")]
     pub async fn create_key(
         &self,
         seal: &Seal,
         account: &str,
+        user: Option<&str>,
         id: &str,
         secret: &str,
         policy: Option<&Policy>,
@@ -148,25 +257,32 @@ impl State {
         if !has_account(&mut writing, account).await? {
             return Err(AccountError::Absent(account.to_owned()));
         }
+        if let Some(user) = user {
+            access::need_user(&mut writing, account, user).await?;
+        }
+        access::room(&mut writing, Listed::Keys, account).await?;
         let sealed = seal.seal(KEY_SECRET, secret);
+        let user = user.unwrap_or_default();
         let is_new = match writing.on() {
             On::Sql(connection) => {
                 let done = sqlx::query(
-                    "INSERT INTO access_key (id, account, sealed, policy, active, created_ms) VALUES ($1, $2, $3, $4, 1, $5) \
-                     ON CONFLICT (id) DO NOTHING",
+                    "INSERT INTO access_key (id, account, sealed, policy, active, created_ms, user_name) \
+                     VALUES ($1, $2, $3, $4, 1, $5, $6) ON CONFLICT (id) DO NOTHING",
                 )
                 .bind(id)
                 .bind(account)
                 .bind(sealed)
                 .bind(to_json(&policy))
                 .bind(signed(now_ms))
+                .bind(user)
                 .execute(connection)
                 .await
                 .map_err(StateError::from)?;
                 done.rows_affected() > 0
             }
             On::Memory(tables) => {
-                tables.add_key(id, KeyRow { account: account.to_owned(), sealed, policy: policy.cloned() })
+                let (account, user, policy) = (account.to_owned(), user.to_owned(), policy.cloned());
+                tables.add_key(id, KeyRow { account, user, sealed, policy, active: true, created_ms: now_ms })
             }
         };
         if !is_new {
@@ -188,12 +304,12 @@ impl State {
         }
     }
 
-    /// The key `id`, with its secret opened; `None` when there is none.
+    /// The key `id`, with its secret opened and what its user may do; `None` when there is none.
     pub async fn access_key(&self, seal: &Seal, id: &str) -> Result<Option<AccessKey>, AccountError> {
         let found = match self.read()? {
             On::Sql(pool) => {
                 let row = sqlx::query(
-                    "SELECT k.id, k.sealed, k.policy, k.active, a.name, a.profile, a.quota, a.qps, a.status \
+                    "SELECT k.sealed, k.policy, k.active, k.user_name, a.name, a.profile, a.quota, a.qps, a.status \
                      FROM access_key k JOIN account a ON a.name = k.account WHERE k.id = $1",
                 )
                 .bind(id)
@@ -201,19 +317,29 @@ impl State {
                 .await
                 .map_err(StateError::from)?;
                 let Some(row) = row else { return Ok(None) };
-                (text(&row, "sealed")?, unsigned(&row, "active")? == 1, json(&row, "policy")?, account(&row)?)
+                let active = unsigned(&row, "active")? == 1;
+                (text(&row, "sealed")?, active, json(&row, "policy")?, text(&row, "user_name")?, account(&row)?)
             }
             On::Memory(tables) => {
                 let Some((key, account)) = tables.key(id) else { return Ok(None) };
-                (key.sealed.clone(), true, key.policy.clone(), account.clone())
+                (key.sealed.clone(), key.active, key.policy.clone(), key.user.clone(), account.clone())
             }
         };
-        let (sealed, active, policy, account) = found;
-        Ok(Some(AccessKey { id: id.to_owned(), secret: seal.open(KEY_SECRET, &sealed)?, active, policy, account }))
+        let (sealed, active, policy, user, account) = found;
+        let user = match user.as_str() {
+            "" => None,
+            name => {
+                let policies = self.granted(&account.name, name).await?;
+                Some(KeyUser { name: name.to_owned(), policies })
+            }
+        };
+        let secret = seal.open(KEY_SECRET, &sealed)?;
+        Ok(Some(AccessKey { id: id.to_owned(), secret, active, policy, user, account }))
     }
 }
 
-async fn has_account(writing: &mut Writing, name: &str) -> Result<bool, StateError> {
+/// Whether there is such an account.
+pub(super) async fn has_account(writing: &mut Writing, name: &str) -> Result<bool, StateError> {
     match writing.on() {
         On::Sql(connection) => {
             let row =

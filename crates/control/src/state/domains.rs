@@ -38,6 +38,8 @@ pub struct DomainRow {
     pub doing: Doing,
     /// Why the operator blocked it; empty where nobody did.
     pub blocked: String,
+    /// The entry that added it: what was counted under the name before is not this domain's.
+    pub born: Revision,
 }
 
 /// What the last entry of a domain does.
@@ -139,7 +141,7 @@ impl State {
         let blocked = self.blocked().await?;
         let mut rows = match self.read()? {
             On::Sql(pool) => {
-                let rows = sqlx::query("SELECT name, account, detail, created_ms, modified_ms, revision, configured, doing FROM domain ORDER BY created_ms, name")
+                let rows = sqlx::query("SELECT name, account, detail, created_ms, modified_ms, revision, configured, doing, born FROM domain ORDER BY created_ms, name")
                     .fetch_all(pool)
                     .await?;
                 rows.iter().map(domain_row).collect::<Result<Vec<_>, _>>()?
@@ -192,6 +194,7 @@ impl State {
                 configured: false,
                 doing: Doing::Configuring,
                 blocked: String::new(),
+                born: Revision(at),
             };
             insert_domain(&mut writing, row).await?;
         }
@@ -373,6 +376,7 @@ fn domain_row(row: &AnyRow) -> Result<DomainRow, StateError> {
         configured: unsigned(row, "configured")? == 1,
         doing: doing(row)?,
         blocked: String::new(),
+        born: revision(row, "born")?,
     })
 }
 
@@ -386,7 +390,7 @@ fn doing(row: &AnyRow) -> Result<Doing, StateError> {
 async fn insert_domain(writing: &mut Writing, row: DomainRow) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {
-            sqlx::query("INSERT INTO domain (name, account, detail, created_ms, modified_ms, revision, configured, doing) VALUES ($1, $2, $3, $4, $5, $6, 0, $7)")
+            sqlx::query("INSERT INTO domain (name, account, detail, created_ms, modified_ms, revision, configured, doing, born) VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $6)")
                 .bind(row.name.as_str())
                 .bind(row.account)
                 .bind(to_json(&row.detail))

@@ -22,15 +22,19 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use model::{DomainName, NodeName, Revision};
 
-use super::accounts::{Account, AccountStatus};
+use super::accounts::Account;
+use super::audit::Recorded;
 use super::chunks::{Chunk, Filter, Kind, Outline, Past, Progress};
 use super::completions::{Amounts, Completion};
 use super::domains::DomainRow;
+use super::figures::FigureRows;
 use super::log::{Filed, Logged};
 use super::nodes::NodeRow;
 use super::{Counter, On, State, StateError};
 use crate::policy::Policy;
 
+mod access;
+mod audit;
 mod domains;
 
 /// Faults that may wait for their operation.
@@ -162,10 +166,13 @@ fn broken(kind: ErrorKind) -> StateError {
 /// The tables, each shared until it is changed. Rows are as `schema` has them; keys are the primary keys there.
 #[derive(Clone, Default)]
 pub(super) struct Tables {
-    counters: [u64; 4],
+    counters: [u64; 5],
     meta: Arc<BTreeMap<&'static str, String>>,
     log: Arc<BTreeMap<Revision, Arc<LogRow>>>,
-    accounts: Arc<BTreeMap<String, Account>>,
+    accounts: Arc<BTreeMap<String, AccountRow>>,
+    users: Arc<BTreeMap<(String, String), u64>>,
+    policies: Arc<BTreeMap<(String, String), PolicyRow>>,
+    attached: Arc<BTreeMap<(String, String, String), ()>>,
     keys: Arc<BTreeMap<String, KeyRow>>,
     domains: Arc<BTreeMap<String, Arc<DomainRow>>>,
     /// By domain and key: whose it is, and the value.
@@ -179,6 +186,8 @@ pub(super) struct Tables {
     completions: Arc<BTreeMap<Revision, Arc<Completion>>>,
     days: Arc<BTreeMap<(String, u64, &'static str), u64>>,
     nonces: Arc<BTreeMap<Arc<(String, String)>, u64>>,
+    pub(super) figures: Arc<FigureRows>,
+    audit: Arc<BTreeMap<u64, Arc<Recorded>>>,
 }
 
 struct LogRow {
@@ -190,8 +199,26 @@ struct LogRow {
 #[derive(Clone)]
 pub(super) struct KeyRow {
     pub(super) account: String,
+    /// Empty: the account's own.
+    pub(super) user: String,
     pub(super) sealed: String,
     pub(super) policy: Option<Policy>,
+    pub(super) active: bool,
+    pub(super) created_ms: u64,
+}
+
+#[derive(Clone)]
+struct AccountRow {
+    account: Account,
+    created_ms: u64,
+    opened_ms: u64,
+    charge: String,
+}
+
+#[derive(Clone)]
+struct PolicyRow {
+    policy: Policy,
+    changed_ms: u64,
 }
 
 #[derive(Clone)]
@@ -291,37 +318,8 @@ impl Tables {
     }
 }
 
-/// Accounts and what they have used up.
+/// What accounts have used up.
 impl Tables {
-    pub(super) fn add_account(&mut self, account: &Account) -> bool {
-        insert_new(&mut self.accounts, account.name.clone(), account.clone())
-    }
-
-    pub(super) fn set_account_status(&mut self, name: &str, status: AccountStatus) -> bool {
-        if !self.has_account(name) {
-            return false;
-        }
-        let account = Arc::make_mut(&mut self.accounts).get_mut(name);
-        account.map(|account| account.status = status).is_some()
-    }
-
-    pub(super) fn has_account(&self, name: &str) -> bool {
-        self.accounts.contains_key(name)
-    }
-
-    pub(super) fn accounts(&self) -> Vec<Account> {
-        self.accounts.values().cloned().collect()
-    }
-
-    pub(super) fn add_key(&mut self, id: &str, row: KeyRow) -> bool {
-        insert_new(&mut self.keys, id.to_owned(), row)
-    }
-
-    pub(super) fn key(&self, id: &str) -> Option<(&KeyRow, &Account)> {
-        let key = self.keys.get(id)?;
-        Some((key, self.accounts.get(&key.account)?))
-    }
-
     pub(super) fn spent_all(&self, account: &str, day: u64) -> BTreeMap<String, u64> {
         let of_day = self.days.range((account.to_owned(), day, "")..);
         let of_day = of_day.take_while(|((of, on, _), _)| of == account && *on == day);

@@ -25,11 +25,14 @@ use sqlx::{Any, AnyConnection, AnyPool, Executor, Row, Transaction};
 
 use crate::config::StateUrl;
 
+pub mod access;
 pub mod accounts;
+pub mod audit;
 mod certificates;
 pub mod chunks;
 pub mod completions;
 pub mod domains;
+pub mod figures;
 pub mod identity;
 pub mod labels;
 pub mod log;
@@ -227,6 +230,8 @@ enum Counter {
     Task,
     /// The last id of a chunk.
     Chunk,
+    /// The last id of a record of the audit log.
+    Audit,
 }
 
 impl Counter {
@@ -236,6 +241,7 @@ impl Counter {
             Counter::Compacted => "compacted",
             Counter::Task => "task",
             Counter::Chunk => "chunk",
+            Counter::Audit => "audit",
         }
     }
 }

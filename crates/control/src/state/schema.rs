@@ -66,6 +66,36 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE INDEX label_account ON label (account, domain, name)",
         "CREATE INDEX label_value ON label (account, name, value)",
     ],
+    // Figures: what nodes counted, in buckets of several lengths; and since when a name is the domain that it is. Zero: always.
+    &[
+        "ALTER TABLE domain ADD COLUMN born BIGINT NOT NULL DEFAULT 0",
+        "CREATE TABLE figure (account TEXT NOT NULL, domain TEXT NOT NULL, grain BIGINT NOT NULL, bucket BIGINT NOT NULL, \
+     value TEXT NOT NULL, PRIMARY KEY (account, domain, grain, bucket))",
+        "CREATE INDEX figure_age ON figure (grain, bucket)",
+        "CREATE TABLE figure_urls (account TEXT NOT NULL, domain TEXT NOT NULL, origins BIGINT NOT NULL, hour BIGINT NOT NULL, \
+     value TEXT NOT NULL, PRIMARY KEY (account, domain, origins, hour))",
+        "CREATE INDEX figure_urls_age ON figure_urls (hour)",
+        "CREATE TABLE figure_report (node TEXT NOT NULL, boot BIGINT NOT NULL, sequence BIGINT NOT NULL, taken_ms BIGINT NOT NULL, \
+     PRIMARY KEY (node, boot))",
+    ],
+    // Users of an account and their policies; when an account opened the service; who did what.
+    &[
+        "CREATE TABLE sub_user (account TEXT NOT NULL, name TEXT NOT NULL, created_ms BIGINT NOT NULL, PRIMARY KEY (account, name))",
+        "CREATE TABLE policy (account TEXT NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, changed_ms BIGINT NOT NULL, \
+     PRIMARY KEY (account, name))",
+        "CREATE TABLE attached (account TEXT NOT NULL, user_name TEXT NOT NULL, policy TEXT NOT NULL, \
+     PRIMARY KEY (account, user_name, policy))",
+        "ALTER TABLE access_key ADD COLUMN user_name TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX access_key_account ON access_key (account)",
+        "ALTER TABLE account ADD COLUMN opened_ms BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE account ADD COLUMN charge TEXT NOT NULL DEFAULT ''",
+        "INSERT INTO counter (name, value) VALUES ('audit', 0)",
+        "CREATE TABLE audit (id BIGINT PRIMARY KEY, at_ms BIGINT NOT NULL, request TEXT NOT NULL, account TEXT NOT NULL, \
+     user_name TEXT NOT NULL, access_key TEXT NOT NULL, session TEXT NOT NULL, product TEXT NOT NULL, action TEXT NOT NULL, \
+     domains TEXT NOT NULL, detail TEXT NOT NULL, source TEXT NOT NULL, outcome TEXT NOT NULL, ended_ms BIGINT NOT NULL)",
+        "CREATE INDEX audit_account ON audit (account, at_ms, id)",
+        "CREATE INDEX audit_at ON audit (at_ms, id)",
+    ],
     // Names that accounts proved to be theirs.
     &["CREATE TABLE proven_name (account TEXT NOT NULL, name TEXT NOT NULL, since_ms BIGINT NOT NULL, \
      PRIMARY KEY (account, name))"],

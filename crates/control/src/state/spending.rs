@@ -4,15 +4,26 @@
 
 use std::collections::BTreeMap;
 
+use super::audit::{self, Record};
 use super::{On, State, StateError, Writing, signed, text, unsigned};
 
 impl State {
-    /// Spends a nonce by itself; whether it is new. Submissions spend theirs in their own transaction.
-    pub async fn spend_nonce(&self, key: &str, nonce: &str, now_ms: u64) -> Result<bool, StateError> {
+    /// Spends a nonce and writes down what is about to be done with it, in one transaction: the number of the record, or `None`
+    /// where the nonce was spent before. Submissions spend theirs in their own transaction.
+    pub async fn spend_nonce(
+        &self,
+        key: &str,
+        nonce: &str,
+        now_ms: u64,
+        record: &Record,
+    ) -> Result<Option<u64>, StateError> {
         let mut writing = self.write().await?;
-        let is_new = use_nonce(&mut writing, key, nonce, now_ms).await?;
+        if !use_nonce(&mut writing, key, nonce, now_ms).await? {
+            return Ok(None);
+        }
+        let id = audit::insert(&mut writing, &[record]).await?;
         writing.commit().await?;
-        Ok(is_new)
+        Ok(Some(id))
     }
 
     /// What an account has spent of a day, by bucket.

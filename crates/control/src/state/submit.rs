@@ -2,11 +2,13 @@
 //!
 //! Callers hand a [`Submission`] to the [`Accepting`] task and wait. It gathers whatever is there, decides about each against
 //! the database and its own counters, writes those that pass, commits, and only then answers. A refusal costs its
-//! neighbours nothing: it is decided before anything of it is written.
+//! neighbours nothing: it is decided before anything of it is written. What else the audit log is told of calls goes the same
+//! way, so that it costs no transaction of its own.
 //!
 //! # What always holds
 //!
-//! - Nonce, quota, chunks and log entries of a submission are in one transaction, on stable storage before the answer.
+//! - Nonce, quota, chunks, log entries and the audit record of a submission are in one transaction, on stable storage before the
+//!   answer.
 //! - The queue in front is [`WAITING_MAX`] long; when it is full the caller is told at once ([`Refused::Busy`]).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -18,9 +20,17 @@ use model::{DomainName, Entry, Invalidation, Revision};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::audit::Record;
 use super::chunks::{self, Chunk, Kind, Params, Progress, Tally};
 use super::log::append;
 use super::{Counter, State, StateError, Writing, count_up, spending};
+
+mod notes;
+mod open;
+
+pub use notes::Note;
+use notes::RefusedCounts;
+pub use open::Open;
 
 /// Submissions waiting to be written.
 pub const WAITING_MAX: usize = 1024;
@@ -63,6 +73,8 @@ pub struct Submission {
     pub minute_max: Option<u64>,
     /// How much may be open.
     pub queue_max: QueueMax,
+    /// What the audit log is told when it is accepted; the ids of its tasks are added.
+    pub record: Record,
 }
 
 /// What a submission costs of the day.
@@ -130,9 +142,16 @@ pub struct Accepted {
     pub tasks: Vec<u64>,
 }
 
-struct Waiting {
-    submission: Submission,
-    answer: oneshot::Sender<Result<Accepted, Refused>>,
+enum Waiting {
+    Submission {
+        submission: Box<Submission>,
+        answer: oneshot::Sender<Result<Accepted, Refused>>,
+    },
+    /// Answered once it is written, or dropped when it could not be.
+    Note {
+        note: Note,
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// The face of the accepting task. Cheap to clone.
@@ -141,6 +160,7 @@ pub struct Accepting {
     queue: mpsc::Sender<Waiting>,
     counters: Arc<Counters>,
     committed: watch::Sender<u64>,
+    refused: RefusedCounts,
 }
 
 /// What the accepting task has done so far.
@@ -152,51 +172,12 @@ pub struct Counters {
     pub commits: AtomicU64,
     /// Prefetch URLs that are open, over all accounts.
     pub open_urls: AtomicU64,
-}
-
-/// How much of a kind is open, per account; shared with the scheduler, which takes away what has ended.
-#[derive(Clone, Default)]
-pub struct Open(Arc<std::sync::Mutex<BTreeMap<String, (u64, u64)>>>);
-
-impl Open {
-    fn of(&self, account: &str) -> (u64, u64) {
-        self.0.lock().expect("no holder of this lock can panic").get(account).copied().unwrap_or_default()
-    }
-
-    fn add(&self, account: &str, chunks: u64, urls: u64) {
-        let mut open = self.0.lock().expect("no holder of this lock can panic");
-        let entry = open.entry(account.to_owned()).or_default();
-        *entry = (entry.0 + chunks, entry.1 + urls);
-    }
-
-    /// At least so much is open of an account.
-    fn raise(&self, account: String, chunks: u64, urls: u64) {
-        let mut open = self.0.lock().expect("no holder of this lock can panic");
-        let entry = open.entry(account).or_default();
-        *entry = (entry.0.max(chunks), entry.1.max(urls));
-    }
-
-    /// A chunk of `urls` of `account` has ended.
-    pub fn ended(&self, account: &str, urls: u64) {
-        let mut open = self.0.lock().expect("no holder of this lock can panic");
-        if let Some(entry) = open.get_mut(account) {
-            *entry = (entry.0.saturating_sub(1), entry.1.saturating_sub(urls));
-            if *entry == (0, 0) {
-                open.remove(account);
-            }
-        }
-    }
-
-    /// Accounts that have something open, by name, and how many chunks.
-    pub fn chunks(&self) -> Vec<(String, u64)> {
-        let open = self.0.lock().expect("no holder of this lock can panic");
-        open.iter().map(|(account, (chunks, _))| (account.clone(), *chunks)).collect()
-    }
-
-    /// URLs open over all accounts.
-    pub fn urls(&self) -> u64 {
-        self.0.lock().expect("no holder of this lock can panic").values().map(|(_, urls)| urls).sum()
-    }
+    /// Records of calls that were refused and are in no audit log, because there were too many of them.
+    pub left_out: AtomicU64,
+    /// Records that are kept, as of the last time that old ones were forgotten.
+    pub records: AtomicU64,
+    /// Records forgotten for their age or their number.
+    pub records_forgotten: AtomicU64,
 }
 
 /// Objects of refreshes that may be open in one domain: what comes in at thousands a second until a dead node's lease is over.
@@ -218,7 +199,12 @@ impl Accepting {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let counters = Arc::new(Counters::default());
         let (committed, _) = watch::channel(0);
-        let accepting = Accepting { queue, counters: counters.clone(), committed: committed.clone() };
+        let accepting = Accepting {
+            queue,
+            counters: counters.clone(),
+            committed: committed.clone(),
+            refused: RefusedCounts::default(),
+        };
         let task = Task {
             state,
             open: open.clone(),
@@ -236,8 +222,25 @@ impl Accepting {
     /// Submits, and waits until it is on stable storage or refused.
     pub async fn submit(&self, submission: Submission) -> Result<Accepted, Refused> {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Waiting { submission, answer }).map_err(|_| Refused::Busy)?;
+        let submission = Box::new(submission);
+        self.queue.try_send(Waiting::Submission { submission, answer }).map_err(|_| Refused::Busy)?;
         answered.await.unwrap_or(Err(Refused::Unavailable))
+    }
+
+    /// Tells the audit log, and waits until it is written. Of refused calls too many are left out, and counted.
+    pub async fn note(&self, note: Note) {
+        let (answer, answered) = oneshot::channel();
+        let is_queued = match note {
+            Note::Refused(record) => {
+                self.refused.take(&record)
+                    && self.queue.try_send(Waiting::Note { note: Note::Refused(record), answer }).is_ok()
+            }
+            // It was let in once, and changed something: it is waited for.
+            Note::Ended { .. } => self.queue.send(Waiting::Note { note, answer }).await.is_ok(),
+        };
+        if !is_queued || answered.await.is_err() {
+            self.counters.left_out.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Rises with every transaction that accepted something.
@@ -291,18 +294,33 @@ impl Task {
     async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            let (submissions, answers): (Vec<_>, Vec<_>) =
-                batch.drain(..).map(|waiting| (waiting.submission, waiting.answer)).unzip();
-            let decided = match self.write(&submissions).await {
+            let (mut submissions, mut answers, mut notes, mut noted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            for waiting in batch.drain(..) {
+                match waiting {
+                    Waiting::Submission { submission, answer } => {
+                        submissions.push(*submission);
+                        answers.push(answer);
+                    }
+                    Waiting::Note { note, answer } => {
+                        notes.push(note);
+                        noted.push(answer);
+                    }
+                }
+            }
+            let decided = match self.write(&submissions, &notes).await {
                 Ok(decided) => decided,
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "submissions could not be written");
                     // Ids handed out in the transaction that failed will be handed out again.
                     self.tasks.clear();
                     self.doubtful = true;
+                    noted.clear();
                     submissions.iter().map(|_| Err(Refused::Unavailable)).collect()
                 }
             };
+            for answer in noted {
+                let _ = answer.send(());
+            }
             for (submission, decided) in submissions.iter().zip(&decided) {
                 if decided.is_ok() {
                     self.committed_one(submission);
@@ -311,7 +329,9 @@ impl Task {
             if self.doubtful {
                 self.count_anew().await;
             }
-            self.counters.commits.fetch_add(1, Ordering::Relaxed);
+            if !submissions.is_empty() {
+                self.counters.commits.fetch_add(1, Ordering::Relaxed);
+            }
             self.counters.open_urls.store(self.open.urls(), Ordering::Relaxed);
             if decided.iter().any(Result::is_ok) {
                 self.committed.send_modify(|count| *count += 1);
@@ -335,8 +355,17 @@ impl Task {
         self.committed.send_modify(|count| *count += 1);
     }
 
-    async fn write(&mut self, submissions: &[Submission]) -> Result<Vec<Result<Accepted, Refused>>, StateError> {
+    async fn write(
+        &mut self,
+        submissions: &[Submission],
+        notes: &[Note],
+    ) -> Result<Vec<Result<Accepted, Refused>>, StateError> {
         let mut writing = self.state.write().await?;
+        if submissions.is_empty() {
+            notes::write(&mut writing, &[], notes).await?;
+            writing.commit().await?;
+            return Ok(Vec::new());
+        }
         // The lock of the log comes first: whoever has it is the only one who accepts.
         let head = Revision(count_up(&mut writing, Counter::Revision, 0).await?);
         let mut next_task = count_up(&mut writing, Counter::Task, 0).await?;
@@ -361,6 +390,11 @@ impl Task {
         if !chunks.is_empty() {
             insert(&mut writing, head, chunks).await?;
         }
+        let accepted = submissions.iter().zip(&decided).filter_map(|(submission, decided)| {
+            let Accepted { tasks } = decided.as_ref().ok()?;
+            Some(notes::accepted(&submission.record, tasks))
+        });
+        notes::write(&mut writing, &accepted.collect::<Vec<_>>(), notes).await?;
         used.keep(&mut writing).await?;
         writing.commit().await?;
         Ok(decided)

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What an action answers to the account that does not own what it asks for.
-enum Answered {
+pub(super) enum Answered {
     /// Refused: status and code.
     Refused(u16, &'static str),
     /// A list with nothing in it: its count is zero.
@@ -19,9 +19,9 @@ const NOT_FOUND: Answered = Refused(404, "InvalidDomain.NotFound");
 /// It is proven for nobody by what another account shows.
 const NOT_PROVEN: Answered = Refused(400, "DomainOwnerVerifyFail");
 
-type Row = (&'static str, &'static str, Vec<(&'static str, String)>, Answered);
+pub(super) type Row = (&'static str, &'static str, Vec<(&'static str, String)>, Answered);
 
-fn rows(push: &str, refresh: &str) -> Vec<Row> {
+pub(super) fn rows(push: &str, refresh: &str) -> Vec<Row> {
     let text = |pairs: &[(&'static str, &str)]| {
         pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect::<Vec<_>>()
     };
@@ -31,6 +31,12 @@ fn rows(push: &str, refresh: &str) -> Vec<Row> {
     let sources = ("Sources", r#"[{"content":"127.0.0.1","type":"ipaddr"}]"#);
     let function = r#"[{"functionName":"range","functionArgs":[{"argName":"enable","argValue":"on"}]}]"#;
     vec![
+        // First: what the stranger tries below is in his own log.
+        (CDN, "DescribeAuditLog", Vec::new(), Own),
+        (VOD, "DescribeAuditLog", Vec::new(), Own),
+        (CDN, "OpenCdnService", text(&[("InternetChargeType", "PayByTraffic")]), Refused(400, "CdnService.HasOpened")),
+        (CDN, "DescribeCdnService", Vec::new(), Own),
+        (CDN, "DescribeUserCdnStatus", Vec::new(), Own),
         (CDN, "PushObjectCache", path(), NOT_FOUND),
         (OLD, "PushObjectCache", path(), NOT_FOUND),
         (VOD, "PreloadVodObjectCaches", path(), NOT_FOUND),
@@ -118,6 +124,9 @@ fn rows(push: &str, refresh: &str) -> Vec<Row> {
         (CDN, "CreateBearerToken", Vec::new(), Own),
         (CDN, "DescribeReceiptKey", Vec::new(), Own), // the deployment's, and public
     ]
+    .into_iter()
+    .chain(super::figures::ACTIONS.map(|(version, action)| (version, action, domain(), NOT_FOUND)))
+    .collect()
 }
 
 #[tokio::test]

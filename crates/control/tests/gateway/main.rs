@@ -15,14 +15,19 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+mod access;
+mod audit;
 mod clients;
 mod credentials;
 mod domains;
+mod figures;
 mod isolation;
 mod owners;
 mod pages;
+mod permissions;
 mod quotas;
 mod rates;
+mod service;
 mod tasks;
 mod terraform;
 
@@ -133,6 +138,36 @@ impl Rig {
     async fn key_with(&self, policy: &str) -> Signer {
         let key = self.operator.create_key("me", Some(&Policy::parse(policy).unwrap())).await.unwrap();
         Signer { id: key.id, secret: key.secret.to_string(), token: None }
+    }
+
+    /// A key of a new user of the account, to whom these policies are attached: a system's by name, else a document.
+    async fn user(&self, name: &str, policies: &[&str]) -> Signer {
+        self.operator.create_user("me", name).await.unwrap();
+        for (n, policy) in policies.iter().enumerate() {
+            let own = format!("{name}-{n}");
+            let named = if let Ok(document) = Policy::parse(policy) {
+                self.operator.put_policy("me", &own, &document).await.unwrap();
+                own.as_str()
+            } else {
+                policy
+            };
+            assert!(self.operator.attach("me", name, named).await.unwrap());
+        }
+        let key = self.operator.create_key_of("me", Some(name), None).await.unwrap();
+        Signer { id: key.id, secret: key.secret.to_string(), token: None }
+    }
+
+    /// What an action answers to `by` once it answers so: an operator's change takes effect within a second.
+    async fn until(&self, by: &Signer, action: &str, params: &[(&str, &str)], status: u16, code: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = self.v1(by, CDN, action, params, &self.nonce()).await;
+            if answer.status == status && answer.words().1 == code {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "waited in vain for {code}: {answer:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn nonce(&self) -> String {

@@ -2,6 +2,7 @@
 
 use control::StateUrl;
 use control::state::State;
+use control::state::audit::Record;
 use control::state::chunks::{Filter, Kind, Params};
 use control::state::completions::{Amounts, Completion, CompletionMember};
 use control::state::memory::{Faults, Memory};
@@ -10,7 +11,9 @@ use model::topology::WarmTiers;
 use model::{Coverage, DomainName, Invalidation, Isolation, Mode, NodeName, Revision, Scope, UrlKey};
 use tempfile::TempDir;
 
+mod access;
 mod domains;
+mod figures;
 mod log;
 mod postgres;
 mod tasks;
@@ -43,6 +46,7 @@ fn prefetch(nonce: &str, urls: usize) -> Submission {
         charge: Charge { bucket: "preload", day: 7, units: urls as u64, limit: Some(1_000) },
         minute_max: None,
         queue_max: QueueMax::Unlimited,
+        record: Record::default(),
     }
 }
 
@@ -76,6 +80,11 @@ fn step(first: Revision, last: Revision, completed_ms: u64, members: &[(&str, u6
         members: members.iter().map(member).collect(),
         swept: Amounts::default(),
     }
+}
+
+/// Whether the nonce was new.
+async fn spend(state: &State, key: &str, nonce: &str, now_ms: u64) -> bool {
+    state.spend_nonce(key, nonce, now_ms, &Record::default()).await.unwrap().is_some()
 }
 
 fn all() -> Filter {
@@ -121,7 +130,14 @@ async fn conform(open: impl AsyncFn() -> State) {
     tasks::a_queue_may_count_calls(&state).await;
     tasks::what_completed_a_refresh_is_kept_with_it(&state).await;
     tasks::lines_are_counted_as_they_are_listed(&state).await;
+    access::users_may_what_is_attached_to_them(&state).await;
+    access::service_is_opened_once(&state).await;
+    access::nothing_is_done_without_a_record(&state).await;
+    access::audit_log_is_searched_in_pages_and_forgotten(&state).await;
     log::what_is_not_committed_never_was(&state).await;
+    figures::reports_are_added_once_and_whole(&state).await;
+    figures::urls_of_hours_are_added_up(&state).await;
+    figures::what_is_past_its_time_goes_by_length(&state).await;
     let head = state.head().await.unwrap();
     let domains = state.domains().await.unwrap();
     state.close().await;

@@ -227,21 +227,21 @@ pub(crate) async fn what_is_past_its_time_is_forgotten(state: &State) {
     let mut later = prefetch("later", 1);
     (later.now_ms, later.charge.day) = (3_000_000, 8);
     accepting.submit(later.clone()).await.unwrap();
-    assert!(state.spend_nonce("key", "alone", 2_000_000).await.unwrap());
-    assert!(!state.spend_nonce("key", "alone", 2_000_000).await.unwrap());
-    assert!(!state.spend_nonce("key", "later", 3_000_000).await.unwrap(), "a submission spent it");
-    assert!(state.spend_nonce("other key", "later", 3_000_000).await.unwrap());
+    assert!(crate::spend(state, "key", "alone", 2_000_000).await);
+    assert!(!crate::spend(state, "key", "alone", 2_000_000).await);
+    assert!(!crate::spend(state, "key", "later", 3_000_000).await, "a submission spent it");
+    assert!(crate::spend(state, "other key", "later", 3_000_000).await);
 
-    assert!(state.spend_nonce("key", "last", 2_500_000).await.unwrap());
+    assert!(crate::spend(state, "key", "last", 2_500_000).await);
     state.create_join_token("over", "secret", 1_999_999).await.unwrap();
     state.create_join_token("last", "secret", 2_000_000).await.unwrap();
 
     state.forget(2_000_000, 8, 2_500_000).await.unwrap();
-    assert!(!state.spend_nonce("key", "last", 3_000_000).await.unwrap(), "what is of that very moment stays");
+    assert!(!crate::spend(state, "key", "last", 3_000_000).await, "what is of that very moment stays");
     assert!(state.create_join_token("last", "secret", 2_000_000).await.is_err());
     assert!(state.create_join_token("over", "secret", 2_000_000).await.is_ok(), "it was forgotten");
-    assert!(state.spend_nonce("key", "alone", 3_000_000).await.unwrap(), "its window is over");
-    assert!(!state.spend_nonce("key", "later", 3_000_000).await.unwrap());
+    assert!(crate::spend(state, "key", "alone", 3_000_000).await, "its window is over");
+    assert!(!crate::spend(state, "key", "later", 3_000_000).await);
     let left = state.outlines("me", &all(), None, 100).await.unwrap().len() as u64;
     assert!(
         left < ended + 1 && left > 1,

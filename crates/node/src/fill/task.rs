@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use model::fence::{Fetch, Vouched};
 use model::mistake::{Mistake, made};
 use model::{Cause, Domain, Revision, Tags};
@@ -23,6 +23,7 @@ use super::{
     Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, MARKERS_AT_ONCE,
     Order, RESUMES_MAX, TOO_LARGE_FOR,
 };
+use crate::figures::FromAbove;
 use crate::functions::keep;
 use crate::head::{self, Head, ObjectKey, Series, Stored};
 use crate::knowing::LogTag;
@@ -181,7 +182,7 @@ impl FillTask<'_> {
     }
 
     /// The bytes of a slice. One that breaks off is not continued: whoever reads it is cut off and asks for less the next time.
-    async fn pour_part(&self, mut body: Incoming, filling: Filling) -> Result<(), Cause> {
+    async fn pour_part(&self, mut body: FromAbove, filling: Filling) -> Result<(), Cause> {
         let Filling { mut fill, length, .. } = filling;
         match self.pour_some(&mut body, &mut fill, length).await {
             Ok(()) => {}
@@ -441,7 +442,7 @@ impl FillTask<'_> {
     }
 
     /// The body, from the connection to the store; continued by range when the connection breaks and that is safe.
-    async fn pour(&self, body: Incoming, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
+    async fn pour(&self, body: FromAbove, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
         let Filling { key, mut fill, length } = filling;
         let mut body = body;
         let mut resumes = 0;
@@ -476,7 +477,7 @@ impl FillTask<'_> {
         Ok(())
     }
 
-    async fn pour_some(&self, body: &mut Incoming, fill: &mut store::Fill, length: Option<u64>) -> Result<(), Broken> {
+    async fn pour_some(&self, body: &mut FromAbove, fill: &mut store::Fill, length: Option<u64>) -> Result<(), Broken> {
         let truncated = |got: u64| Broken::Body(Cause::Truncated { got, expected: length.unwrap_or(got) });
         loop {
             let Ok(frame) = tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await else {
@@ -505,7 +506,7 @@ impl FillTask<'_> {
 
     /// Asks for the rest of a body whose connection broke; only under a strong validator do two parts belong together
     /// (fence, assumption 5).
-    async fn resume(&self, head: &Head, from: u64, length: Option<u64>) -> Option<Incoming> {
+    async fn resume(&self, head: &Head, from: u64, length: Option<u64>) -> Option<FromAbove> {
         let length = length?;
         let etag = head.headers.get(ETAG)?;
         if head.status != StatusCode::OK {
@@ -558,7 +559,7 @@ fn same_tags(domain: &Domain, headers: &HeaderMap, kept: &HeaderMap) -> bool {
 }
 
 /// The length of a body that was announced.
-fn announced(headers: &HeaderMap, body: &Incoming) -> Option<u64> {
+fn announced(headers: &HeaderMap, body: &FromAbove) -> Option<u64> {
     let exact = body.size_hint().exact();
     exact.or_else(|| headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 
 use super::*;
+use crate::figures::Figures;
 use crate::fill::Purpose;
 use crate::network::{Endpoint, Stream};
 use crate::upstream::{ASK_MAX, ASK_THROUGH_MAX, AskError, Asked, From, PAST_PARENTS_MAX, Question, Upstream, no_body};
@@ -126,7 +127,8 @@ impl Asking {
         let name = NodeName::parse("edge").unwrap();
         let knowing = Arc::new(Knowing::new(name, Isolation::Revalidate, clock(), None));
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
-        let upstream = Upstream::new(knowing.clone(), Arc::new(hosts.clone()));
+        let upstream =
+            Upstream::new(knowing.clone(), Arc::new(hosts.clone()), Arc::new(Figures::new(knowing.clock().now())));
         Asking { hosts, knowing, upstream }
     }
 

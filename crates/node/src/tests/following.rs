@@ -144,6 +144,8 @@ impl Session {
             certificate_secret: model::CertificateSecret::new(SEALING).expose().to_string(),
             joins: joins.is_some(),
             snapshot: snapshot.unwrap_or_default(),
+            // As one of an earlier version, which closes the connection on what it does not know.
+            takes_figures: false,
         }))
         .await;
     }

@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::policy::Policy;
 use crate::seal::Seal;
-use crate::state::accounts::AccountError;
+use crate::state::accounts::{AccountError, AccountStatus};
+use crate::state::audit::Record;
 use crate::state::submit::{Accepting, Refused};
 use crate::testing::{prefetch, url};
 
@@ -32,9 +33,10 @@ fn every_call_is_done_at_once_and_without_a_runtime() {
     assert_eq!(now(state.head()).unwrap(), Revision(2));
     assert_eq!(now(state.entries_after(Revision::ZERO, 10)).unwrap().len(), 2);
     now(state.acknowledge(&[], 0)).unwrap();
-    assert!(now(state.spend_nonce("key", "nonce", 1)).unwrap());
+    assert!(now(state.spend_nonce("key", "nonce", 1, &Record::default())).unwrap().is_some());
     now(state.forget(5, 5, 5)).unwrap();
-    assert!(now(state.spend_nonce("key", "nonce", 1)).unwrap());
+    assert!(now(state.spend_nonce("key", "nonce", 1, &Record::default())).unwrap().is_some());
+    assert!(now(state.spend_nonce("key", "nonce", 1, &Record::default())).unwrap().is_none());
     now(state.close());
     assert_eq!(now(state.clone().head()).unwrap(), Revision(2), "a clone is the same, and closing loses nothing");
     assert_eq!(now(State::in_memory().head()).unwrap(), Revision::ZERO, "another is another");
@@ -44,10 +46,12 @@ fn every_call_is_done_at_once_and_without_a_runtime() {
 fn more_than_is_forgotten_at_once_is_forgotten() {
     let state = State::in_memory();
     for n in 0..2_500 {
-        assert!(now(state.spend_nonce("key", &n.to_string(), n)).unwrap());
+        assert!(now(state.spend_nonce("key", &n.to_string(), n, &Record::default())).unwrap().is_some());
     }
     now(state.forget(0, 0, 2_400)).unwrap();
-    let kept = (0..2_500).filter(|n| !now(state.spend_nonce("key", &n.to_string(), 0)).unwrap()).count();
+    let kept =
+        (0..2_500).filter(|n| now(state.spend_nonce("key", &n.to_string(), 0, &Record::default())).unwrap().is_none());
+    let kept = kept.count();
     assert_eq!(kept, 100);
 }
 
@@ -151,13 +155,14 @@ async fn keys_and_identity_are_kept_alike_in_a_database_and_in_memory() {
             r#"{"Version": "1", "Statement": [{"Effect": "Allow", "Action": "cdn:Push*", "Resource": "*"}]}"#,
         )
         .unwrap();
-        let made = async |id, account: &str| state.create_key(&seal, account, id, "secret", Some(&policy), 5).await;
+        let made =
+            async |id, account: &str| state.create_key(&seal, account, None, id, "secret", Some(&policy), 5).await;
         assert!(matches!(made("key", "me").await, Err(AccountError::Absent(name)) if name == "me"));
         state.create_account(&account("me"), 5).await.unwrap();
         state.create_account(&account("you"), 5).await.unwrap();
         made("key", "me").await.unwrap();
         assert!(matches!(made("key", "you").await, Err(AccountError::Exists(id)) if id == "key"));
-        state.create_key(&seal, "you", "all", "other", None, 5).await.unwrap();
+        state.create_key(&seal, "you", None, "all", "other", None, 5).await.unwrap();
         state.set_account_status("me", AccountStatus::Suspended).await.unwrap();
 
         let key = state.access_key(&seal, "key").await.unwrap().unwrap();
@@ -174,4 +179,13 @@ async fn keys_and_identity_are_kept_alike_in_a_database_and_in_memory() {
         assert_eq!((&identity.log, &identity.authority), (&again.log, &again.authority), "it is made once");
         assert_eq!(*identity.peer_credential, *again.peer_credential);
     }
+}
+
+#[test]
+fn records_in_memory_are_bounded_and_the_oldest_go_first() {
+    let state = State::in_memory();
+    for n in 0..5_000 {
+        now(state.begin_record(&Record { at_ms: n, ..Record::default() })).unwrap();
+    }
+    assert_eq!(now(state.record_span()).unwrap(), Some((4_489, 5_000)));
 }

@@ -1,0 +1,332 @@
+//! The audit log: who changed what and when, and how it ended.
+//!
+//! # What always holds
+//!
+//! - No change without its record. The record of a call is written in the transaction that spends its nonce: before anything
+//!   is done, with [`BEGUN`] as its outcome, or with what it submits and the outcome it has then. Whoever finds `begun` in an old
+//!   record knows that the process ended before the call did.
+//! - A record holds no secret and has a bounded size; how many there are is bounded by age and by [`ROWS_MAX`].
+//! - Numbers of records rise; in one process records are in the order of their numbers and of their times.
+//!
+//! # Not here
+//!
+//! What is told of a call (`api::told`), and outcomes in the words of codes.
+
+use std::collections::BTreeMap;
+
+use sqlx::AssertSqlSafe;
+use sqlx::any::AnyRow;
+
+use super::{Counter, On, State, StateError, Writing, count_up, json, signed, text, to_json, unsigned};
+
+/// The outcome of what is not known to have ended.
+pub const BEGUN: &str = "begun";
+
+/// The outcome of what was done.
+pub const OK: &str = "OK";
+
+/// Records kept over all accounts; the oldest go first. About four gigabytes at the size that records usually have.
+pub const ROWS_MAX: u64 = 10_000_000;
+
+/// Records in one statement: fourteen values each, below what either engine takes.
+const INSERTED_AT_ONCE: usize = 64;
+
+/// Records removed in one transaction, so that nobody waits for long.
+const FORGOTTEN_AT_ONCE: u64 = 2_000;
+
+/// Who did what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// When it came, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The id of the request; of an operator's verb one of its own.
+    pub request: String,
+    /// The account that asked, or that an operator's verb is about; empty where it is about none.
+    pub account: String,
+    /// The user of the account; empty for a key of its own.
+    pub user: String,
+    /// The access key; empty for an operator, who needs none.
+    pub key: String,
+    /// The id of the temporary credentials; empty where the key itself signed.
+    pub session: String,
+    /// `Cdn`, `vod`, or `operator`.
+    pub product: String,
+    /// The action, or the operator's verb.
+    pub action: String,
+    /// The domains it is about, as far as they are told.
+    pub domains: Vec<String>,
+    /// What else is told of it, by name.
+    pub detail: BTreeMap<String, String>,
+    /// The address it came from; empty where that is not known.
+    pub source: String,
+    /// [`BEGUN`], [`OK`], or the code it was refused with.
+    pub outcome: String,
+}
+
+impl Record {
+    /// When it ended, as far as the record itself tells; zero: not yet.
+    pub(super) fn ended_ms(&self) -> u64 {
+        if self.outcome == BEGUN { 0 } else { self.at_ms }
+    }
+}
+
+/// A record as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its number.
+    pub id: u64,
+    /// What it says.
+    pub record: Record,
+    /// When it ended, in milliseconds since 1970; zero where that is not known.
+    pub ended_ms: u64,
+}
+
+/// Which records are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Of this account; of all and of none when absent.
+    pub account: Option<String>,
+    /// From when on, in milliseconds since 1970.
+    pub from_ms: u64,
+    /// Until when, inclusive.
+    pub to_ms: u64,
+    /// Only what is older than the record of this time and number.
+    pub before: Option<(u64, u64)>,
+}
+
+impl Window {
+    pub(super) fn has(&self, row: &Recorded) -> bool {
+        let at = (row.record.at_ms, row.id);
+        self.account.as_ref().is_none_or(|account| *account == row.record.account)
+            && (self.from_ms..=self.to_ms).contains(&at.0)
+            && self.before.is_none_or(|before| at < before)
+    }
+}
+
+/// What records must be like, besides their window. Every filter that is there must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The action, or the operator's verb.
+    pub action: Option<String>,
+    /// A domain that it is about, lower case.
+    pub domain: Option<String>,
+    /// The user.
+    pub user: Option<String>,
+}
+
+impl Wanted {
+    fn is(&self, record: &Record) -> bool {
+        self.action.as_ref().is_none_or(|action| *action == record.action)
+            && self.domain.as_ref().is_none_or(|domain| record.domains.contains(domain))
+            && self.user.as_ref().is_none_or(|user| *user == record.user)
+    }
+}
+
+/// Records that one search reads; where it ends it can go on.
+const SEARCHED_MAX: usize = 10_000;
+
+/// Records read at a time.
+const READ_AT_ONCE: u32 = 500;
+
+impl State {
+    /// The newest `most` records of a window that are as wanted, the newest first, and behind which one to go on; `None` there when no
+    /// older ones are left. One search reads so far and no further: it may find fewer than there are, and then says where to go on.
+    pub async fn search_records(
+        &self,
+        mut window: Window,
+        wanted: &Wanted,
+        most: usize,
+    ) -> Result<(Vec<Recorded>, Option<(u64, u64)>), StateError> {
+        let mut found = Vec::new();
+        let mut read = 0;
+        loop {
+            let rows = self.records(&window, READ_AT_ONCE).await?;
+            let is_last = rows.len() < READ_AT_ONCE as usize;
+            for row in rows {
+                read += 1;
+                let at = (row.record.at_ms, row.id);
+                if found.len() == most {
+                    return Ok((found, window.before));
+                }
+                window.before = Some(at);
+                if wanted.is(&row.record) {
+                    found.push(row);
+                }
+            }
+            if is_last {
+                return Ok((found, None));
+            }
+            if read >= SEARCHED_MAX {
+                return Ok((found, window.before));
+            }
+        }
+    }
+
+    /// Writes down what is about to be done; its number.
+    pub async fn begin_record(&self, record: &Record) -> Result<u64, StateError> {
+        let mut writing = self.write().await?;
+        let id = insert(&mut writing, &[record]).await?;
+        writing.commit().await?;
+        Ok(id)
+    }
+
+    /// Writes down how something ended.
+    pub async fn end_record(&self, id: u64, outcome: &str, ended_ms: u64) -> Result<(), StateError> {
+        let mut writing = self.write().await?;
+        end(&mut writing, id, outcome, ended_ms).await?;
+        writing.commit().await
+    }
+
+    /// The newest `most` records of a window, the newest first.
+    pub async fn records(&self, window: &Window, most: u32) -> Result<Vec<Recorded>, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let of_account = if window.account.is_some() { "AND account = $5 " } else { "" };
+                let sql = format!(
+                    "SELECT * FROM audit WHERE at_ms >= $1 AND at_ms <= $2 AND (at_ms < $3 OR (at_ms = $3 AND id < $4)) \
+                     {of_account}ORDER BY at_ms DESC, id DESC LIMIT {most}"
+                );
+                let (before_ms, before_id) = window.before.unwrap_or((u64::MAX, u64::MAX));
+                let mut query = sqlx::query(AssertSqlSafe(sql))
+                    .bind(signed(window.from_ms))
+                    .bind(signed(window.to_ms))
+                    .bind(signed(before_ms))
+                    .bind(signed(before_id));
+                if let Some(account) = &window.account {
+                    query = query.bind(account);
+                }
+                query.fetch_all(pool).await?.iter().map(recorded).collect()
+            }
+            On::Memory(tables) => Ok(tables.records(window, most)),
+        }
+    }
+
+    /// Forgets records from before `before_ms`, and the oldest beyond `rows_max`, in many small transactions; how many those were.
+    pub async fn forget_records(&self, before_ms: u64, rows_max: u64) -> Result<u64, StateError> {
+        let mut forgotten = 0;
+        loop {
+            let upto = self.record_span().await?.map_or(0, |(_, newest)| newest.saturating_sub(rows_max));
+            let mut writing = self.write().await?;
+            let count = match writing.on() {
+                On::Sql(connection) => {
+                    let done = sqlx::query(
+                        "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at_ms < $1 OR id <= $2 LIMIT $3)",
+                    )
+                    .bind(signed(before_ms))
+                    .bind(signed(upto))
+                    .bind(signed(FORGOTTEN_AT_ONCE))
+                    .execute(connection)
+                    .await?;
+                    done.rows_affected()
+                }
+                On::Memory(tables) => tables.forget_records(before_ms, upto, FORGOTTEN_AT_ONCE),
+            };
+            writing.commit().await?;
+            forgotten += count;
+            if count < FORGOTTEN_AT_ONCE {
+                return Ok(forgotten);
+            }
+        }
+    }
+
+    /// The lowest and the highest number of a record; `None` where there is none. Numbers have few gaps, so the difference tells how
+    /// many there are without counting them.
+    pub async fn record_span(&self) -> Result<Option<(u64, u64)>, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query(
+                    "SELECT COALESCE((SELECT MIN(id) FROM audit), 0) AS low, COALESCE((SELECT MAX(id) FROM audit), 0) AS high",
+                )
+                .fetch_one(pool)
+                .await?;
+                let span = (unsigned(&row, "low")?, unsigned(&row, "high")?);
+                Ok(Some(span).filter(|(_, high)| *high > 0))
+            }
+            On::Memory(tables) => Ok(tables.record_span()),
+        }
+    }
+}
+
+/// Writes records that are new; the number of the last.
+pub(super) async fn insert(writing: &mut Writing, records: &[&Record]) -> Result<u64, StateError> {
+    let last = count_up(writing, Counter::Audit, records.len() as u64).await?;
+    let mut id = last - records.len() as u64;
+    for some in records.chunks(INSERTED_AT_ONCE) {
+        match writing.on() {
+            On::Sql(connection) => {
+                let mut sql = String::from(
+                    "INSERT INTO audit (id, at_ms, request, account, user_name, access_key, session, product, action, domains, \
+                     detail, source, outcome, ended_ms) VALUES ",
+                );
+                for at in 0..some.len() {
+                    let places: Vec<String> = (at * 14 + 1..=at * 14 + 14).map(|place| format!("${place}")).collect();
+                    sql.push_str(if at > 0 { ", (" } else { "(" });
+                    sql.push_str(&places.join(", "));
+                    sql.push(')');
+                }
+                let mut query = sqlx::query(AssertSqlSafe(sql));
+                for record in some {
+                    id += 1;
+                    query = query
+                        .bind(signed(id))
+                        .bind(signed(record.at_ms))
+                        .bind(&record.request)
+                        .bind(&record.account)
+                        .bind(&record.user)
+                        .bind(&record.key)
+                        .bind(&record.session)
+                        .bind(&record.product)
+                        .bind(&record.action)
+                        .bind(record.domains.join(" "))
+                        .bind(to_json(&record.detail))
+                        .bind(&record.source)
+                        .bind(&record.outcome)
+                        .bind(signed(record.ended_ms()));
+                }
+                query.execute(connection).await?;
+            }
+            On::Memory(tables) => {
+                for record in some {
+                    id += 1;
+                    tables.add_record(id, Record::clone(record));
+                }
+            }
+        }
+    }
+    Ok(last)
+}
+
+/// Writes down how something ended. A record that was forgotten meanwhile stays so.
+pub(super) async fn end(writing: &mut Writing, id: u64, outcome: &str, ended_ms: u64) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query("UPDATE audit SET outcome = $1, ended_ms = $2 WHERE id = $3")
+                .bind(outcome)
+                .bind(signed(ended_ms))
+                .bind(signed(id))
+                .execute(connection)
+                .await?;
+        }
+        On::Memory(tables) => tables.end_record(id, outcome, ended_ms),
+    }
+    Ok(())
+}
+
+fn recorded(row: &AnyRow) -> Result<Recorded, StateError> {
+    let domains = text(row, "domains")?;
+    let record = Record {
+        at_ms: unsigned(row, "at_ms")?,
+        request: text(row, "request")?,
+        account: text(row, "account")?,
+        user: text(row, "user_name")?,
+        key: text(row, "access_key")?,
+        session: text(row, "session")?,
+        product: text(row, "product")?,
+        action: text(row, "action")?,
+        domains: domains.split_whitespace().map(str::to_owned).collect(),
+        detail: json(row, "detail")?,
+        source: text(row, "source")?,
+        outcome: text(row, "outcome")?,
+    };
+    Ok(Recorded { id: unsigned(row, "id")?, record, ended_ms: unsigned(row, "ended_ms")? })
+}

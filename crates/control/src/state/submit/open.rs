@@ -1,0 +1,49 @@
+//! What is open of each account's prefetches, counted in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// How much of a kind is open, per account; shared with the scheduler, which takes away what has ended.
+#[derive(Clone, Default)]
+pub struct Open(Arc<Mutex<BTreeMap<String, (u64, u64)>>>);
+
+impl Open {
+    pub(super) fn of(&self, account: &str) -> (u64, u64) {
+        self.0.lock().expect("no holder of this lock can panic").get(account).copied().unwrap_or_default()
+    }
+
+    pub(super) fn add(&self, account: &str, chunks: u64, urls: u64) {
+        let mut open = self.0.lock().expect("no holder of this lock can panic");
+        let entry = open.entry(account.to_owned()).or_default();
+        *entry = (entry.0 + chunks, entry.1 + urls);
+    }
+
+    /// At least so much is open of an account.
+    pub(super) fn raise(&self, account: String, chunks: u64, urls: u64) {
+        let mut open = self.0.lock().expect("no holder of this lock can panic");
+        let entry = open.entry(account).or_default();
+        *entry = (entry.0.max(chunks), entry.1.max(urls));
+    }
+
+    /// A chunk of `urls` of `account` has ended.
+    pub fn ended(&self, account: &str, urls: u64) {
+        let mut open = self.0.lock().expect("no holder of this lock can panic");
+        if let Some(entry) = open.get_mut(account) {
+            *entry = (entry.0.saturating_sub(1), entry.1.saturating_sub(urls));
+            if *entry == (0, 0) {
+                open.remove(account);
+            }
+        }
+    }
+
+    /// Accounts that have something open, by name, and how many chunks.
+    pub fn chunks(&self) -> Vec<(String, u64)> {
+        let open = self.0.lock().expect("no holder of this lock can panic");
+        open.iter().map(|(account, (chunks, _))| (account.clone(), *chunks)).collect()
+    }
+
+    /// URLs open over all accounts.
+    pub fn urls(&self) -> u64 {
+        self.0.lock().expect("no holder of this lock can panic").values().map(|(_, urls)| urls).sum()
+    }
+}

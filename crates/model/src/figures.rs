@@ -1,0 +1,362 @@
+//! Figures: what was counted of a domain's requests in a span of time, and the URLs that were asked for most.
+//!
+//! Nodes count, the control plane adds up, the API shows; these are the values that go between them. Everything adds: the figures
+//! of two nodes, or of two minutes, are the sums.
+//!
+//! # What always holds
+//!
+//! - A number never overflows: what would be more than it can hold is as much as it can hold.
+//! - A [`Sketch`] that never met more than [`SKETCH_URLS_MAX`] URLs of a class is exact.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::topology::Region;
+
+/// URLs that a sketch keeps of each class of statuses.
+pub const SKETCH_URLS_MAX: usize = 128;
+
+/// Longest URL that is kept in a sketch, in bytes; a longer one is counted in figures alone.
+pub const SKETCH_URL_BYTES_MAX: usize = 1024;
+
+/// What was counted of requests and their answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "[u64; 4]", into = "[u64; 4]")]
+pub struct Tally {
+    /// Requests that ended.
+    pub requests: u64,
+    /// Bytes of bodies sent to users, as the access log has them.
+    pub bytes: u64,
+    /// Requests answered from a store: those with the word HIT.
+    pub hits: u64,
+    /// Bytes of those.
+    pub hit_bytes: u64,
+}
+
+impl From<[u64; 4]> for Tally {
+    fn from([requests, bytes, hits, hit_bytes]: [u64; 4]) -> Tally {
+        Tally { requests, bytes, hits, hit_bytes }
+    }
+}
+
+impl From<Tally> for [u64; 4] {
+    fn from(tally: Tally) -> [u64; 4] {
+        [tally.requests, tally.bytes, tally.hits, tally.hit_bytes]
+    }
+}
+
+impl Tally {
+    /// Adds another.
+    pub fn add(&mut self, other: Tally) {
+        let pairs = [
+            (&mut self.requests, other.requests),
+            (&mut self.bytes, other.bytes),
+            (&mut self.hits, other.hits),
+            (&mut self.hit_bytes, other.hit_bytes),
+        ];
+        for (sum, by) in pairs {
+            *sum = sum.saturating_add(by);
+        }
+    }
+}
+
+/// Numbers of answers by status.
+pub type Codes = BTreeMap<u16, u64>;
+
+/// What was counted of answers, by scheme.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Side {
+    /// All, whatever their scheme.
+    #[serde(rename = "a")]
+    pub all: Tally,
+    /// Those of them that came by TLS.
+    #[serde(rename = "s", default, skip_serializing_if = "is_nothing")]
+    pub secure: Tally,
+    /// All by status; 499 where the client was gone before it was answered.
+    #[serde(rename = "c", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub codes: Codes,
+}
+
+fn is_nothing(tally: &Tally) -> bool {
+    *tally == Tally::default()
+}
+
+impl Side {
+    /// Counts one answer.
+    pub fn count(&mut self, secure: bool, status: u16, bytes: u64, hit: bool) {
+        let (hits, hit_bytes) = if hit { (1, bytes) } else { (0, 0) };
+        let one = Tally { requests: 1, bytes, hits, hit_bytes };
+        self.all.add(one);
+        if secure {
+            self.secure.add(one);
+        }
+        *self.codes.entry(status).or_default() += 1;
+    }
+
+    /// Adds another.
+    pub fn add(&mut self, other: &Side) {
+        self.all.add(other.all);
+        self.secure.add(other.secure);
+        for (code, count) in &other.codes {
+            let sum = self.codes.entry(*code).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.all == Tally::default()
+    }
+}
+
+/// What was counted of a domain: towards users, and towards its origins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Requests of users.
+    #[serde(rename = "u", default, skip_serializing_if = "Side::is_empty")]
+    pub users: Side,
+    /// Requests to origins that were answered; their hits are zero.
+    #[serde(rename = "o", default, skip_serializing_if = "Side::is_empty")]
+    pub origins: Side,
+}
+
+impl Figures {
+    /// Adds others.
+    pub fn add(&mut self, other: &Figures) {
+        self.users.add(&other.users);
+        self.origins.add(&other.origins);
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.origins.is_empty()
+    }
+}
+
+/// Figures by the region of the POP whose nodes counted them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Regional {
+    /// The Chinese mainland.
+    #[serde(rename = "d", default, skip_serializing_if = "Figures::is_empty")]
+    pub domestic: Figures,
+    /// Everywhere else.
+    #[serde(rename = "o", default, skip_serializing_if = "Figures::is_empty")]
+    pub overseas: Figures,
+}
+
+impl Regional {
+    /// Figures of one region.
+    pub fn of(region: Region, figures: Figures) -> Regional {
+        match region {
+            Region::Domestic => Regional { domestic: figures, overseas: Figures::default() },
+            Region::Overseas => Regional { domestic: Figures::default(), overseas: figures },
+        }
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: &Regional) {
+        self.domestic.add(&other.domestic);
+        self.overseas.add(&other.overseas);
+    }
+
+    /// Both regions together.
+    pub fn sum(&self) -> Figures {
+        let mut sum = self.domestic.clone();
+        sum.add(&self.overseas);
+        sum
+    }
+}
+
+/// Classes of statuses that lists of URLs are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// 2xx.
+    #[serde(rename = "2")]
+    Success,
+    /// 3xx.
+    #[serde(rename = "3")]
+    Redirect,
+    /// 4xx, 499 included.
+    #[serde(rename = "4")]
+    Client,
+    /// 5xx.
+    #[serde(rename = "5")]
+    Server,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Class; 4] = [Class::Success, Class::Redirect, Class::Client, Class::Server];
+
+    /// The class of a status; none of an interim one.
+    pub fn of(status: u16) -> Option<Class> {
+        usize::from(status / 100).checked_sub(2).and_then(|at| Class::ALL.get(at)).copied()
+    }
+
+    /// The first digit of its statuses.
+    pub fn digit(self) -> u32 {
+        self as u32 + 2
+    }
+
+    /// The class with this first digit.
+    pub fn of_digit(digit: u32) -> Option<Class> {
+        Class::ALL.into_iter().find(|class| class.digit() == digit)
+    }
+}
+
+/// How often a URL was asked for, and what was sent for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Visits {
+    /// Host and path; no scheme, no query.
+    #[serde(rename = "u")]
+    pub url: String,
+    /// Requests.
+    #[serde(rename = "n")]
+    pub requests: u64,
+    /// Bytes of bodies.
+    #[serde(rename = "b")]
+    pub bytes: u64,
+}
+
+/// The URLs that were asked for most, by class of status, in bounded memory (space-saving, Metwally et al. 2005).
+///
+/// While a class has at most [`SKETCH_URLS_MAX`] URLs all its numbers are exact. When it has more, the URL that was asked for least
+/// makes room for a new one, which takes over its number of requests: no number of requests is too small, and none is too large by
+/// more than the requests of the class divided by [`SKETCH_URLS_MAX`]. So a URL with more than that share of the requests is in it.
+/// Bytes are those sent since the URL came in. What several full sketches add up to may be off by twice that share, either way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sketch {
+    classes: BTreeMap<Class, Vec<Visits>>,
+}
+
+impl Sketch {
+    /// Counts; whether the sketch has a URL more than before.
+    pub fn count(&mut self, class: Class, visits: Visits) -> bool {
+        self.count_within(class, visits, SKETCH_URLS_MAX)
+    }
+
+    /// The same where no URL may be added; whether it could be counted at all.
+    pub fn count_in_place(&mut self, class: Class, visits: Visits) -> bool {
+        let room = self.classes.get(&class).map_or(0, Vec::len);
+        if room > 0 {
+            self.count_within(class, visits, room);
+        }
+        room > 0
+    }
+
+    fn count_within(&mut self, class: Class, visits: Visits, most: usize) -> bool {
+        let kept = self.classes.entry(class).or_default();
+        if let Some(known) = kept.iter_mut().find(|known| known.url == visits.url) {
+            known.requests = known.requests.saturating_add(visits.requests);
+            known.bytes = known.bytes.saturating_add(visits.bytes);
+            return false;
+        }
+        if kept.len() < most {
+            kept.push(visits);
+            return true;
+        }
+        // The last of those asked for least, so that the order of arrival decides and nothing else.
+        if let Some(least) = kept.iter_mut().min_by_key(|known| known.requests) {
+            let requests = least.requests.saturating_add(visits.requests);
+            *least = Visits { requests, ..visits };
+        }
+        false
+    }
+
+    /// Adds what another one has.
+    pub fn add(&mut self, other: &Sketch) {
+        for (class, visits) in other.visits() {
+            self.count(class, visits.clone());
+        }
+    }
+
+    /// Every URL, by class.
+    pub fn visits(&self) -> impl Iterator<Item = (Class, &Visits)> {
+        self.classes.iter().flat_map(|(class, kept)| kept.iter().map(|visits| (*class, visits)))
+    }
+
+    /// How many URLs it has, those of several classes several times.
+    pub fn len(&self) -> usize {
+        self.classes.values().map(Vec::len).sum()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn visits(url: &str, requests: u64, bytes: u64) -> Visits {
+        Visits { url: url.to_owned(), requests, bytes }
+    }
+
+    #[test]
+    fn what_is_counted_apart_adds_up() {
+        let answers = [(false, 200, 10, true), (true, 200, 5, true), (true, 404, 7, false), (false, 499, 0, false)];
+        let mut whole = Side::default();
+        let mut parts = Side::default();
+        for (secure, status, bytes, hit) in answers {
+            whole.count(secure, status, bytes, hit);
+            let mut one = Side::default();
+            one.count(secure, status, bytes, hit);
+            parts.add(&one);
+        }
+        assert_eq!(whole, parts);
+        assert_eq!(whole.all, Tally { requests: 4, bytes: 22, hits: 2, hit_bytes: 15 });
+        assert_eq!(whole.secure, Tally { requests: 2, bytes: 12, hits: 1, hit_bytes: 5 });
+        assert_eq!(whole.codes, Codes::from([(200, 2), (404, 1), (499, 1)]));
+        let figures = Figures { users: whole, origins: Side::default() };
+        let text = serde_json::to_string(&figures).unwrap();
+        assert_eq!(text, r#"{"u":{"a":[4,22,2,15],"s":[2,12,1,5],"c":{"200":2,"404":1,"499":1}}}"#);
+        assert_eq!(serde_json::from_str::<Figures>(&text).unwrap(), figures);
+    }
+
+    #[test]
+    fn sketch_is_exact_up_to_its_bound_and_never_too_small_beyond() {
+        let mut sketch = Sketch::default();
+        for round in 1..=3_u64 {
+            for url in 0..SKETCH_URLS_MAX {
+                assert_eq!(sketch.count(Class::Success, visits(&url.to_string(), 1, 2)), round == 1);
+            }
+        }
+        assert!(sketch.visits().all(|(_, visits)| (visits.requests, visits.bytes) == (3, 6)));
+        assert_eq!(sketch.len(), SKETCH_URLS_MAX);
+        // Beside many that are asked for once, one that is asked for often stays, with a number that is at most too large by a share.
+        let mut requests = 3 * SKETCH_URLS_MAX as u64;
+        for other in 0..2_000_u64 {
+            sketch.count(Class::Success, visits(&format!("other{other}"), 1, 1));
+            sketch.count(Class::Success, visits("hot", 1, 1));
+            requests += 2;
+        }
+        assert_eq!(sketch.len(), SKETCH_URLS_MAX);
+        let hot = sketch.visits().find(|(_, visits)| visits.url == "hot").unwrap().1;
+        assert!((2_000..=2_000 + requests / SKETCH_URLS_MAX as u64).contains(&hot.requests), "{hot:?}");
+    }
+
+    #[test]
+    fn classes_are_apart_and_interim_answers_are_of_none() {
+        let cases =
+            [(101, None), (200, Some(2)), (206, Some(2)), (304, Some(3)), (499, Some(4)), (503, Some(5)), (600, None)];
+        for (status, digit) in cases {
+            assert_eq!(Class::of(status).map(Class::digit), digit, "{status}");
+        }
+        let mut sketch = Sketch::default();
+        assert!(!sketch.count_in_place(Class::Success, visits("a", 1, 1)), "there is no room to take over");
+        sketch.count(Class::Success, visits("a", 1, 1));
+        sketch.count(Class::Client, visits("a", 2, 0));
+        assert!(sketch.count_in_place(Class::Success, visits("b", 1, 5)));
+        let mut other = Sketch::default();
+        other.add(&sketch);
+        let all: Vec<_> =
+            other.visits().map(|(class, v)| (class.digit(), v.url.as_str(), v.requests, v.bytes)).collect();
+        assert_eq!(all, [(2, "b", 2, 5), (4, "a", 2, 0)]);
+        let text = serde_json::to_string(&sketch).unwrap();
+        assert_eq!(serde_json::from_str::<Sketch>(&text).unwrap(), sketch);
+    }
+}

@@ -1,0 +1,460 @@
+//! What is counted of each domain for its owner, and how it gets to the control plane: exactly once, minute by minute.
+//!
+//! A request is counted where the access log's line of it is made, from the same values, and under the line's minute. Each thread
+//! counts into a piece of its own, under the number its domain has here; several times a minute the pieces are emptied into a
+//! report. One report is under way at a time; one that was not answered is sent again as it is, under its number, by which the
+//! control plane knows that it has it.
+//!
+//! # What always holds
+//!
+//! - To count waits for nobody but the one who empties the same piece.
+//! - What was reported and not taken is kept; only a node that dies loses what it has not reported.
+//! - At most [`ROWS_MAX`] minutes are kept in each piece. Beyond the half of that an hour is counted as its first minute, and beyond
+//!   all of it what is new is dropped, and counted as such. URLs have a bound of their own ([`URLS_MAX`]).
+//!
+//! # Not here
+//!
+//! Which account it is for; what of it a user may see.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use model::UrlKey;
+use model::figures::{self as model_figures, Class, SKETCH_URL_BYTES_MAX, Sketch, Visits};
+use model::link::{self, FIGURES_ROWS_MAX, FIGURES_URLS_MAX, FiguresTaken};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::knowing::Knowing;
+use crate::metrics::{Counter, Page, SHARDS, shard};
+
+mod above;
+mod sites;
+
+pub(crate) use above::{FromAbove, Meter};
+pub(crate) use sites::{Sites, Slot};
+
+/// How often what was counted is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// How often URLs are.
+const URLS_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a report may be unanswered before it is sent again.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// Minutes of domains that one piece keeps.
+const ROWS_MAX: usize = 16_384;
+
+/// URLs that one piece keeps before they are added to those of all.
+const STAGED_MAX: usize = 512;
+
+/// URLs of all domains that are kept until they are reported.
+const URLS_MAX: usize = 32_768;
+
+/// Bytes of URLs in one report.
+const URL_BYTES_AT_ONCE: usize = link::MESSAGE_BYTES_MAX / 4;
+
+/// What ended, to be counted.
+pub(crate) struct Ended<'a> {
+    pub(crate) slot: Slot,
+    pub(crate) url: &'a UrlKey,
+    /// When it began, by the wall.
+    pub(crate) at: SystemTime,
+    /// An origin was asked; else a user did.
+    pub(crate) origin: bool,
+    /// By TLS.
+    pub(crate) secure: bool,
+    pub(crate) status: u16,
+    /// Of the body.
+    pub(crate) bytes: u64,
+    /// A store answered.
+    pub(crate) hit: bool,
+}
+
+/// What a node has counted and not yet reported.
+pub(crate) struct Figures {
+    /// Which start of the node this is.
+    boot: u64,
+    pieces: [Piece; SHARDS],
+    urls: Mutex<Urls>,
+    outgoing: Mutex<Outgoing>,
+    /// The report that was under way was taken, or there is haste.
+    woken: Notify,
+    /// All that is there is to be reported now.
+    haste: AtomicBool,
+    /// Somebody takes reports.
+    heard: AtomicBool,
+    taken: Counter,
+    dropped: Counter,
+    urls_dropped: Counter,
+}
+
+/// What one thread counted, or a few.
+#[derive(Default)]
+#[repr(align(64))]
+struct Piece(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    /// By slot and minute.
+    minutes: HashMap<u64, model_figures::Figures, Numbers>,
+    /// By their hash.
+    urls: HashMap<u64, Staged, Numbers>,
+}
+
+struct Staged {
+    of: UrlsOf,
+    class: Class,
+    visits: Visits,
+}
+
+/// A domain, an hour since 1970, and whether it is about origins.
+type UrlsOf = (Slot, u64, bool);
+
+#[derive(Default)]
+struct Urls {
+    sketches: BTreeMap<UrlsOf, Sketch>,
+    /// In all of them.
+    count: usize,
+}
+
+/// What is on its way.
+struct Outgoing {
+    /// Taken out of the pieces.
+    minutes: BTreeMap<(Slot, u64), model_figures::Figures>,
+    /// The one that was not answered yet.
+    report: Option<link::Figures>,
+    /// When it was sent on the connection that is there now.
+    sent: Option<Instant>,
+    sequence: u64,
+    due: Instant,
+    urls_due: Instant,
+}
+
+/// Hashes numbers that are hashes, or count up, by a multiplication: they come from nobody who would choose them.
+#[derive(Default)]
+pub(crate) struct Mixer(u64);
+
+pub(crate) type Numbers = BuildHasherDefault<Mixer>;
+
+impl Hasher for Mixer {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Figures {
+    /// Nothing yet, of the start of a node at this moment.
+    pub(crate) fn new(started: SystemTime) -> Figures {
+        let boot = started.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let now = Instant::now();
+        Figures {
+            boot: u64::try_from(boot).unwrap_or(u64::MAX),
+            pieces: std::array::from_fn(|_| Piece::default()),
+            urls: Mutex::default(),
+            outgoing: Mutex::new(Outgoing {
+                minutes: BTreeMap::new(),
+                report: None,
+                sent: None,
+                sequence: 0,
+                due: now + REPORT_EVERY,
+                urls_due: now + URLS_EVERY,
+            }),
+            woken: Notify::new(),
+            haste: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
+            taken: Counter::default(),
+            dropped: Counter::default(),
+            urls_dropped: Counter::default(),
+        }
+    }
+
+    /// Counts what ended.
+    pub(crate) fn count(&self, ended: &Ended<'_>) {
+        let minute = ended.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
+        let mut counts = self.counts(shard());
+        let mut key = row_key(ended.slot, minute);
+        if counts.minutes.len() >= ROWS_MAX / 2 {
+            key = row_key(ended.slot, minute - minute % 60);
+            if counts.minutes.len() >= ROWS_MAX && !counts.minutes.contains_key(&key) {
+                drop(counts);
+                self.dropped.inc();
+                return;
+            }
+        }
+        let figures = counts.minutes.entry(key).or_default();
+        let side = if ended.origin { &mut figures.origins } else { &mut figures.users };
+        side.count(ended.secure, ended.status, ended.bytes, ended.hit);
+        let Some(class) = Class::of(ended.status) else { return };
+        let of: UrlsOf = (ended.slot, minute / 60, ended.origin);
+        let staged = counts.urls.entry(url_hash(of, class, ended.url)).or_insert_with(|| {
+            let url = format!("{}{}", ended.url.host(), ended.url.path());
+            Staged { of, class, visits: Visits { url, requests: 0, bytes: 0 } }
+        });
+        staged.visits.requests += 1;
+        staged.visits.bytes += ended.bytes;
+        if counts.urls.len() >= STAGED_MAX {
+            let staged = std::mem::take(&mut counts.urls);
+            drop(counts);
+            self.gather_urls(staged);
+        }
+    }
+
+    fn counts(&self, shard: usize) -> MutexGuard<'_, Counts> {
+        self.pieces[shard].0.lock().expect("no holder of this lock can panic")
+    }
+
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().expect("no holder of this lock can panic")
+    }
+
+    fn urls(&self) -> MutexGuard<'_, Urls> {
+        self.urls.lock().expect("no holder of this lock can panic")
+    }
+
+    fn gather_urls(&self, staged: HashMap<u64, Staged, Numbers>) {
+        // In an order of their own, so that the same requests always make the same lists.
+        let mut staged: Vec<Staged> = staged.into_values().collect();
+        staged.sort_by(|one, other| {
+            (&one.of, one.class, &one.visits.url).cmp(&(&other.of, other.class, &other.visits.url))
+        });
+        let mut urls = self.urls();
+        for Staged { of, class, visits } in staged {
+            if visits.url.len() > SKETCH_URL_BYTES_MAX {
+                self.urls_dropped.add(visits.requests);
+            } else if urls.count < URLS_MAX {
+                let more = urls.sketches.entry(of).or_default().count(class, visits);
+                urls.count += usize::from(more);
+            } else {
+                let requests = visits.requests;
+                let counted = urls.sketches.get_mut(&of).is_some_and(|sketch| sketch.count_in_place(class, visits));
+                if !counted {
+                    self.urls_dropped.add(requests);
+                }
+            }
+        }
+    }
+
+    /// The next report to be sent, when there is one. To be called again once it was: dropped before, it has not changed anything.
+    pub(crate) async fn report(&self, knowing: &Knowing) -> link::Figures {
+        loop {
+            let woken = self.woken.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let until = {
+                let mut outgoing = self.outgoing();
+                let now = Instant::now();
+                match (&outgoing.report, outgoing.sent) {
+                    (Some(_), Some(sent)) if now < sent + AGAIN_AFTER => sent + AGAIN_AFTER,
+                    (Some(report), _) => {
+                        let report = report.clone();
+                        outgoing.sent = Some(now);
+                        return report;
+                    }
+                    (None, _) if now < outgoing.due && !self.haste.load(Ordering::SeqCst) => outgoing.due,
+                    (None, _) => {
+                        if let Some(report) = self.make(&mut outgoing, knowing, now) {
+                            outgoing.report = Some(report.clone());
+                            outgoing.sent = Some(now);
+                            return report;
+                        }
+                        outgoing.due = now + REPORT_EVERY;
+                        self.haste.store(false, Ordering::SeqCst);
+                        outgoing.due
+                    }
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = woken => {}
+            }
+        }
+    }
+
+    /// The connection is a new one: nothing was sent on it. Whether reports are taken at its other end.
+    pub(crate) fn connected(&self, heard: bool) {
+        self.outgoing().sent = None;
+        self.heard.store(heard, Ordering::SeqCst);
+    }
+
+    /// There is no connection.
+    pub(crate) fn disconnected(&self) {
+        self.heard.store(false, Ordering::SeqCst);
+    }
+
+    /// The control plane has a report.
+    pub(crate) fn take(&self, taken: FiguresTaken) {
+        let mut outgoing = self.outgoing();
+        if outgoing.report.as_ref().is_some_and(|report| (report.boot, report.sequence) == (taken.boot, taken.sequence))
+        {
+            outgoing.report = None;
+            outgoing.due = if outgoing.minutes.is_empty() { Instant::now() + REPORT_EVERY } else { Instant::now() };
+            self.taken.inc();
+            drop(outgoing);
+            self.woken.notify_one();
+        }
+    }
+
+    /// What is waiting is of a log that is no more: nobody would know whose it is.
+    pub(crate) fn forget(&self) {
+        let mut outgoing = self.outgoing();
+        if outgoing.report.take().is_some() {
+            self.dropped.inc();
+        }
+    }
+
+    /// Has everything reported that is there, while somebody takes it, and for so long at most.
+    pub(crate) async fn flush(&self, most: Duration) {
+        const LOOK_EVERY: Duration = Duration::from_millis(10);
+        let until = Instant::now() + most;
+        while Instant::now() < until && self.heard.load(Ordering::SeqCst) && !self.is_empty() {
+            self.haste.store(true, Ordering::SeqCst);
+            self.woken.notify_one();
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let empty = (0..SHARDS).all(|shard| {
+            let counts = self.counts(shard);
+            counts.minutes.is_empty() && counts.urls.is_empty()
+        });
+        let outgoing = self.outgoing();
+        empty && self.urls().count == 0 && outgoing.minutes.is_empty() && outgoing.report.is_none()
+    }
+
+    /// Empties the pieces, and makes a report of the oldest that is there.
+    fn make(&self, outgoing: &mut Outgoing, knowing: &Knowing, now: Instant) -> Option<link::Figures> {
+        let haste = self.haste.load(Ordering::SeqCst);
+        let with_urls = haste || now >= outgoing.urls_due;
+        for shard in 0..SHARDS {
+            let (minutes, urls) = {
+                let mut counts = self.counts(shard);
+                let urls = if with_urls { std::mem::take(&mut counts.urls) } else { HashMap::default() };
+                (std::mem::take(&mut counts.minutes), urls)
+            };
+            for (key, figures) in minutes {
+                outgoing.minutes.entry(row_of(key)).or_default().add(&figures);
+            }
+            self.gather_urls(urls);
+        }
+        let known = knowing.known();
+        let mut report =
+            link::Figures { boot: self.boot, sequence: outgoing.sequence + 1, minutes: Vec::new(), urls: Vec::new() };
+        while report.minutes.len() < FIGURES_ROWS_MAX {
+            let Some(((slot, minute), figures)) = outgoing.minutes.pop_first() else { break };
+            let Some(site) = known.sites.named(slot) else {
+                self.dropped.add(figures.users.all.requests + figures.origins.all.requests);
+                continue;
+            };
+            report.minutes.push(link::MinuteFigures {
+                domain: site.name.to_string(),
+                revision: site.since.0,
+                minute,
+                users: Some((&figures.users).into()),
+                origins: Some((&figures.origins).into()),
+            });
+        }
+        if with_urls {
+            let mut urls = self.urls();
+            self.add_urls(&mut report, &mut urls, |slot| known.sites.named(slot).cloned());
+            if urls.count == 0 {
+                outgoing.urls_due = now + URLS_EVERY;
+            }
+        }
+        if report.minutes.is_empty() && report.urls.is_empty() {
+            return None;
+        }
+        outgoing.sequence += 1;
+        Some(report)
+    }
+
+    fn add_urls(&self, report: &mut link::Figures, urls: &mut Urls, named: impl Fn(Slot) -> Option<Arc<sites::Site>>) {
+        let (mut count, mut bytes) = (0, 0);
+        while report.minutes.len() + report.urls.len() < FIGURES_ROWS_MAX
+            && let Some(first) = urls.sketches.first_entry()
+        {
+            let more: usize = first.get().visits().map(|(_, visits)| visits.url.len()).sum();
+            if count > 0 && (count + first.get().len() > FIGURES_URLS_MAX || bytes + more > URL_BYTES_AT_ONCE) {
+                break;
+            }
+            let ((slot, hour, of_origins), sketch) = first.remove_entry();
+            urls.count -= sketch.len();
+            (count, bytes) = (count + sketch.len(), bytes + more);
+            let Some(site) = named(slot) else {
+                self.urls_dropped.add(sketch.visits().map(|(_, visits)| visits.requests).sum());
+                continue;
+            };
+            let url = |(class, visits): (Class, &Visits)| link::Url {
+                class: class.digit(),
+                url: visits.url.clone(),
+                requests: visits.requests,
+                bytes: visits.bytes,
+            };
+            report.urls.push(link::HourUrls {
+                domain: site.name.to_string(),
+                revision: site.since.0,
+                hour,
+                of_origins,
+                urls: sketch.visits().map(url).collect(),
+            });
+        }
+    }
+
+    /// Shows what is counted.
+    pub(crate) fn show(&self, page: &mut Page) {
+        let in_pieces: usize = (0..SHARDS).map(|shard| self.counts(shard).minutes.len()).sum();
+        let (waiting, unanswered) = {
+            let outgoing = self.outgoing();
+            (outgoing.minutes.len(), outgoing.report.is_some())
+        };
+        page.counter("figures_reports_total", "Reports of figures that the control plane took", self.taken.get());
+        page.gauge("figures_unanswered", "Reports of figures under way", u64::from(unanswered));
+        page.gauge("figures_minutes", "Minutes of domains not reported yet", in_pieces + waiting);
+        page.gauge("figures_minutes_max", "Bound of those", SHARDS * ROWS_MAX);
+        page.counter("figures_dropped_total", "Requests left out of figures, for want of room", self.dropped.get());
+        page.gauge("figures_urls", "URLs kept for lists of those asked for most", self.urls().count);
+        page.gauge("figures_urls_max", "Bound of those", URLS_MAX);
+        page.counter(
+            "figures_urls_dropped_total",
+            "Requests left out of lists of URLs, for want of room or for the length of their URL",
+            self.urls_dropped.get(),
+        );
+    }
+}
+
+impl std::fmt::Debug for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Figures").field("boot", &self.boot).finish_non_exhaustive()
+    }
+}
+
+/// Minutes since 1970 have room in 32 bits for eight thousand years.
+fn row_key(slot: Slot, minute: u64) -> u64 {
+    u64::from(slot.0) << 32 | minute & u64::from(u32::MAX)
+}
+
+fn row_of(key: u64) -> (Slot, u64) {
+    (Slot((key >> 32) as u32), key & u64::from(u32::MAX))
+}
+
+fn url_hash((slot, hour, origins): UrlsOf, class: Class, url: &UrlKey) -> u64 {
+    use xxhash_rust::xxh3::xxh3_64_with_seed;
+    let seed = row_key(slot, hour * 16 + u64::from(class.digit()) * 2 + u64::from(origins));
+    xxh3_64_with_seed(url.path().as_bytes(), xxh3_64_with_seed(url.host().as_bytes(), seed))
+}
+
+#[cfg(test)]
+mod tests;

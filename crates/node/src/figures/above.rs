@@ -1,0 +1,76 @@
+//! Answers of origins, counted as they are read.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use model::UrlKey;
+
+use super::{Ended, Figures, Slot};
+
+/// The body of an answer from above.
+pub(crate) struct FromAbove {
+    body: Incoming,
+    /// There when an origin sent it.
+    meter: Option<Meter>,
+}
+
+/// Counts one answer of an origin, when it is dropped: with the bytes of its body that were read until then.
+pub(crate) struct Meter {
+    pub(crate) figures: Arc<Figures>,
+    pub(crate) slot: Slot,
+    pub(crate) url: UrlKey,
+    /// When the origin was asked, by the wall.
+    pub(crate) at: SystemTime,
+    /// By TLS.
+    pub(crate) secure: bool,
+    pub(crate) status: u16,
+    pub(crate) bytes: u64,
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.figures.count(&Ended {
+            slot: self.slot,
+            url: &self.url,
+            at: self.at,
+            origin: true,
+            secure: self.secure,
+            status: self.status,
+            bytes: self.bytes,
+            hit: false,
+        });
+    }
+}
+
+impl FromAbove {
+    pub(crate) fn new(body: Incoming, meter: Option<Meter>) -> FromAbove {
+        FromAbove { body, meter }
+    }
+}
+
+impl Body for FromAbove {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Ready(Some(Ok(frame))), Some(meter)) = (&polled, &mut self.meter)
+            && let Some(bytes) = frame.data_ref()
+        {
+            meter.bytes += bytes.len() as u64;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
