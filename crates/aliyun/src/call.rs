@@ -14,6 +14,7 @@ use crate::domains::{self, AddDomains, DomainQuery, ModifyDomains, SetDomain};
 use crate::figures::{self, FigureQuery, UrlQuery};
 use crate::functions::{self, DeleteFunctions, FunctionQuery, SetFunctions};
 use crate::labels::{self, LabelQuery, RemoveLabels, SetLabels};
+use crate::owners::{self, VerifyType};
 use crate::prefetch::{self, Prefetch, Refresh, RefreshByTag};
 use crate::profile::Profile;
 use crate::read::{Params, Product, Request};
@@ -93,6 +94,15 @@ pub enum Call {
     Addresses(DomainName),
     /// DescribeDomainCname
     Cnames(Vec<DomainName>),
+    /// DescribeVerifyContent, DescribeVodVerifyContent
+    ProofContent(DomainName),
+    /// VerifyDomainOwner, VerifyVodDomainOwner
+    ProveName {
+        /// The name that is to be the caller's.
+        name: DomainName,
+        /// Where that is shown.
+        how: VerifyType,
+    },
     /// SetWarmfrontDomain, our own
     SetDomain(SetDomain),
     /// SetCdnDomainSSLCertificate, SetVodDomainCertificate, SetVodDomainSSLCertificate
@@ -179,6 +189,13 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
         (Cdn, "DescribeCdnRegionAndIsp") => Call::Places,
         (Cdn, "DescribeL2VipsByDomain") => Call::Addresses(domains::name(request, profile)?),
         (Cdn, "DescribeDomainCname") => Call::Cnames(domains::names(request, profile, "DomainName")?),
+        (Cdn, "DescribeVerifyContent") | (Vod, "DescribeVodVerifyContent") => {
+            Call::ProofContent(domains::name(request, profile)?)
+        }
+        (Cdn, "VerifyDomainOwner") | (Vod, "VerifyVodDomainOwner") => {
+            let (name, how) = owners::verify(request, profile)?;
+            Call::ProveName { name, how }
+        }
         (Cdn, SET_DOMAIN) => Call::SetDomain(domains::set(request, profile)?),
         (Cdn, "SetCdnDomainSSLCertificate") | (Vod, "SetVodDomainCertificate" | "SetVodDomainSSLCertificate") => {
             Call::SetCertificate(certificates::set(request, profile)?)

@@ -25,6 +25,7 @@ static PAGES: &[(&str, &str)] = pages! {
     "Certificate.NotFind"
     "DomainAlreadyExist"
     "DomainOverLimit"
+    "DomainOwnerVerifyFail"
     "EntityNotExists.ResourceGroup"
     "ExtensiveAndSpecificDomainConflict"
     "Forbidden.RAM"

@@ -32,6 +32,7 @@ mod figures;
 mod form;
 mod functions;
 mod labels;
+mod owners;
 mod path;
 mod places;
 mod prefetch;
@@ -63,6 +64,7 @@ pub use figures::{
 pub use form::{PAIRS_MAX, encode, encode_pairs};
 pub use functions::{DeleteFunctions, FunctionQuery, SetFunction, SetFunctions, WhichFunctions};
 pub use labels::{LABELS_MAX, Label, LabelFilter, LabelQuery, LabelRow, RemoveLabels, SetLabels};
+pub use owners::VerifyType;
 pub use path::{LINE_CHARACTERS_MAX, ObjectPath};
 pub use prefetch::{Prefetch, Refresh, RefreshByTag, RefreshType, VARIANTS_MAX};
 pub use profile::{

@@ -375,6 +375,8 @@ pub enum Fault {
     DomainConflict,
     /// The account has as many domains as it may.
     DomainOverLimit,
+    /// The name was not shown to be the account's.
+    NotProven,
     /// An unknown domain status in a query.
     FilterDomainStatus,
     /// An unknown way to compare names.
@@ -555,6 +557,7 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
             "Extensive domain and corresponding specific domain are mutually exclusive.",
         ),
         Fault::DomainOverLimit => (403, "DomainOverLimit", "The Number of Domain is over the limit"),
+        Fault::NotProven => (400, "DomainOwnerVerifyFail", "Owner verification of the root domain failed."),
         Fault::FilterDomainStatus => (
             400,
             "InvalidDomainStatus.ValueNotSupported",

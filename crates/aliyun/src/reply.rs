@@ -17,6 +17,7 @@ use crate::credentials::{self, Bearer, Session};
 use crate::domains::{CdnType, DomainStatus, RESOURCE_GROUP};
 use crate::figures::{self, FiguresShown, UrlsShown};
 use crate::labels::{self, Label, LabelRow};
+use crate::owners;
 use crate::places;
 use crate::read::{Product, Request, timestamp};
 use crate::service::{self, OpenedService, ServiceStatus};
@@ -103,6 +104,8 @@ pub enum Reply {
     LabelsOfAccount(Vec<(String, Vec<String>)>),
     /// Every place there is.
     Places(Vec<String>),
+    /// What shows that a name is the account's.
+    ProofContent(String),
     /// Where nodes of the second tier are that serve a domain.
     Addresses {
         /// The domain.
@@ -419,6 +422,7 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
         Reply::LabelsOf(domains) => labels::of_domains_fields(request_id, domains),
         Reply::LabelsOfAccount(keys) => labels::of_account_fields(request_id, keys),
         Reply::Places(places) => places::places_fields(request_id, places),
+        Reply::ProofContent(content) => owners::fields(request_id, content),
         Reply::Addresses { domain, addresses } => places::addresses_fields(request_id, domain, addresses),
         Reply::Cnames(domains) => places::names_fields(request_id, domains),
         Reply::Certificate { domain, certificate } => certificates::fields(request_id, domain, certificate.as_ref()),

@@ -558,7 +558,8 @@ fn faults_of_domain_calls() {
         ("DescribeUserDomains", &[("CdnType", "x")], "InvalidCdnType.ValueNotSupported", ""),
         ("DescribeUserDomains", &[("Tag.1", "k")], "InvalidParameter", "Tag.1"),
         ("DescribeUserDomains", &[("ChangeEndTime", "x")], "InvalidParameter", "ChangeEndTime"),
-        ("VerifyDomainOwner", &[name], "UnsupportedOperation", "The specified action is not supported."),
+        ("VerifyDomainOwner", &[name], "MissingParameter", "\"VerifyType\""),
+        ("VerifyDomainOwner", &[name, ("VerifyType", "x")], "InvalidParameter", "dnsCheck or fileCheck"),
         ("DescribePreloadDetailById", &[("TaskId", "1,2")], "InvalidTaskId.Malformed", ""),
         ("DescribePreloadDetailById", &[], "MissingParameter", "\"TaskId\""),
     ];

@@ -14,6 +14,7 @@ use crate::certificate::BadCertificate;
 use crate::completion::Acknowledged;
 use crate::keys::Keys;
 use crate::known::{Following, Known};
+use crate::ownership::Ownership;
 use crate::passes::{Pass, Passes};
 use crate::policy::Policy;
 use crate::receipt::Signer;
@@ -33,6 +34,7 @@ mod figures;
 mod functions;
 mod labels;
 mod lines;
+mod owners;
 mod receipts;
 mod service;
 
@@ -178,6 +180,9 @@ pub(crate) enum Denied {
     /// A certificate that users of the domain cannot be shown.
     #[error(transparent)]
     Certificate(BadCertificate),
+    /// A name is not shown to be the account's.
+    #[error("name is not proven")]
+    NotProven,
     /// The account has as many domains as it may.
     #[error("no more domains")]
     DomainsUsedUp,
@@ -308,6 +313,8 @@ pub(crate) struct App {
     pub(crate) passes: Passes,
     /// What is known of keys, which is forgotten where an account changes itself.
     pub(crate) keys: Keys,
+    /// What looks for proofs that names are accounts' own.
+    pub(crate) ownership: Arc<Ownership>,
     /// What the operator set about how calls are read.
     pub(crate) rules: Rules,
 }

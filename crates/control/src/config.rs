@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::ownership;
+
 /// Settings of one control plane. Unknown keys are refused by name.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,18 @@ pub struct ControlConfig {
     /// Whether a line of `ObjectPath` that was escaped twice is unescaped once, as the vendor's own script needs it.
     #[serde(default)]
     pub unescape_paths: bool,
+    /// Name servers that are asked for proofs of names; those of `/etc/resolv.conf` where there is none.
+    #[serde(default)]
+    pub resolvers: Vec<SocketAddr>,
+    /// Whether a file that proves a name may be fetched from an address that is not everybody's.
+    #[serde(default)]
+    pub verify_private_addresses: bool,
+    /// Whether only names that accounts proved to be theirs become domains.
+    #[serde(default)]
+    pub verify_domain_owners: bool,
+    /// Where hosts serve such files: 80, whatever a file says. Tests have another.
+    #[serde(skip, default = "default_verify_port")]
+    pub verify_port: u16,
 }
 
 fn default_listen() -> SocketAddr {
@@ -55,6 +69,10 @@ fn default_margin_secs() -> u64 {
 
 fn default_prefetch_deadline_secs() -> u64 {
     1800
+}
+
+fn default_verify_port() -> u16 {
+    ownership::PORT
 }
 
 fn default_task_history_days() -> u64 {
@@ -137,12 +155,26 @@ impl ControlConfig {
             task_history_days: default_task_history_days(),
             audit_history_days: default_audit_history_days(),
             unescape_paths: false,
+            resolvers: Vec::new(),
+            verify_private_addresses: false,
+            verify_domain_owners: false,
+            verify_port: default_verify_port(),
         }
     }
 
     /// How calls are read.
     pub fn rules(&self) -> aliyun::Rules {
         aliyun::Rules { task_history_days: self.task_history_days, unescape_paths: self.unescape_paths }
+    }
+
+    /// How names are proven.
+    pub(crate) fn owners(&self) -> ownership::Wanted {
+        ownership::Wanted {
+            resolvers: self.resolvers.clone(),
+            private: self.verify_private_addresses,
+            port: self.verify_port,
+            required: self.verify_domain_owners,
+        }
     }
 
     /// How long the audit log is kept.
@@ -244,6 +276,9 @@ mod tests {
             ("state = \"sqlite:/x\"\ntask_history_days = 2\n", Some("3 to 366 days")),
             ("state = \"sqlite:/x\"\naudit_history_days = 0\n", Some("1 to 3653 days")),
             ("state = \"sqlite:/x\"\nlisten = \"here\"\n", Some("listen")),
+            ("state = \"sqlite:/x\"\nresolvers = [\"127.0.0.1:53\"]\nverify_domain_owners = true\n", None),
+            ("state = \"sqlite:/x\"\nresolvers = [\"127.0.0.1\"]\n", Some("resolvers")),
+            ("state = \"sqlite:/x\"\nverify_port = 81\n", Some("verify_port")),
         ];
         for (text, named) in cases {
             match (ControlConfig::parse(text), named) {

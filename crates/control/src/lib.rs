@@ -39,6 +39,7 @@ mod limits;
 mod link;
 mod metrics;
 mod operator;
+mod ownership;
 mod passes;
 pub mod policy;
 pub mod receipt;
@@ -136,7 +137,8 @@ impl Control {
             rules: config.rules(),
             audit_history: config.audit_history(),
         };
-        let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
+        let owners = config.owners();
+        let parts = Parts::start(state, seal, identity, clock, times, owners, &control.stopping).await?;
         let api_incoming = TcpListenerStream::new(api_listener).map(|accepted| {
             let stream = accepted?;
             let _ = stream.set_nodelay(true);
@@ -162,7 +164,8 @@ impl Control {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let stopping = CancellationToken::new();
         let mut control = Control { api: nowhere, link: nowhere, stopping, tasks: Vec::new(), state: state.clone() };
-        let parts = Parts::start(state, seal, identity, clock, times, &control.stopping).await?;
+        let owners = ownership::Wanted::default();
+        let parts = Parts::start(state, seal, identity, clock, times, owners, &control.stopping).await?;
         let (api, link) =
             (ReceiverStream::new(api).map(|stream| Ok((stream, None))), ReceiverStream::new(link).map(Ok));
         control.tasks = parts.serve(api, Server::builder(), link);
@@ -232,6 +235,7 @@ impl Parts {
         identity: state::Identity,
         clock: Arc<dyn Clock>,
         times: Times,
+        owners: ownership::Wanted,
         stopping: &CancellationToken,
     ) -> Result<Parts, StartError> {
         settle_lease(&state, times.lease_secs).await?;
@@ -252,6 +256,7 @@ impl Parts {
         let collector = figures::Collector::start(state.clone(), following.clone(), clock.clone(), stopping.clone());
         let (signer, log) = (identity.signer.clone(), identity.log.clone());
         let certificate_secret = identity.certificate_secret.clone();
+        let ownership = Arc::new(ownership::Ownership::new(&identity.owner_secret, owners));
         let link = link::Link::new(
             state.clone(),
             identity,
@@ -272,6 +277,7 @@ impl Parts {
             certificate_secret,
             passes: passes::Passes::new(seal.clone()),
             keys: keys::Keys::new(state.clone(), seal),
+            ownership,
             rules: times.rules,
         };
         let (accepting, door) = (app.accepting.clone(), api::Door::new(app, scheduler, link.clone()));

@@ -31,6 +31,8 @@ pub(crate) const GROUP: Group = Group {
         "DescribeCdnRegionAndIsp",
         "DescribeL2VipsByDomain",
         "DescribeDomainCname",
+        "DescribeVerifyContent",
+        "VerifyDomainOwner",
         "TagResources",
         "UntagResources",
         "ListTagResources",
@@ -43,6 +45,8 @@ pub(crate) const GROUP: Group = Group {
         "BatchStopVodDomain",
         "DescribeVodUserDomains",
         "DescribeVodDomainDetail",
+        "DescribeVodVerifyContent",
+        "VerifyVodDomainOwner",
     ],
     good,
     others,
@@ -97,7 +101,6 @@ pub(crate) const GROUP: Group = Group {
         ("DomainNotRegistration", "", "the operator decides whose domains are served"),
         ("DomainReserved", "", "the operator decides whose domains are served: IllegalOperation"),
         ("DomainInProtectedMode", "", "the operator decides: IllegalOperation"),
-        ("DomainOwnerVerifyFail", "", "owners are not verified: the first one to add a name has it"),
         ("InvalidDomainNameLevel", "", "names of the vendor's own"),
         ("ExtensiveAndAllBothExist", "", "there is no reason for it here"),
         ("CdnTypeNotSupportExtensiveDomain", "", "every kind may be a wildcard"),
@@ -127,6 +130,7 @@ fn good(action: &str) -> &'static [(&'static str, &'static str)] {
         "DescribeTagResources" => &[("ResourceId.1", "a.com"), TYPE],
         "ListTagResources" => &[TYPE],
         "ModifyCdnDomain" | "BatchUpdateCdnDomain" | "UpdateVodDomain" => &[DOMAIN, SOURCES],
+        "VerifyDomainOwner" | "VerifyVodDomainOwner" => &[DOMAIN, ("VerifyType", "dnsCheck")],
         "DescribeCdnRegionAndIsp" | "DescribeUserTags" => &[],
         _ => &[DOMAIN],
     }
@@ -193,6 +197,9 @@ pub(crate) fn reply(action: &str) -> Reply {
         }
         "DescribeTagResources" => Reply::LabelsOf(vec![("a.com".to_owned(), vec![label()])]),
         "DescribeUserTags" => Reply::LabelsOfAccount(vec![("env".to_owned(), vec!["prod".to_owned()])]),
+        "DescribeVerifyContent" | "VerifyDomainOwner" | "DescribeVodVerifyContent" | "VerifyVodDomainOwner" => {
+            Reply::ProofContent("0f".repeat(32))
+        }
         "DescribeCdnRegionAndIsp" => Reply::Places(vec!["cn-1".to_owned()]),
         "DescribeL2VipsByDomain" => {
             Reply::Addresses { domain: "a.com".to_owned(), addresses: vec!["127.0.0.1".to_owned()] }
@@ -229,6 +236,7 @@ fn refusals() -> Vec<Refusal> {
         DomainExists,
         DomainConflict,
         DomainOverLimit,
+        NotProven,
         FilterDomainStatus,
         SearchType,
     ];

@@ -86,7 +86,8 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::ModifyDomains(_) | Call::SetCoverage { .. } => Spent::InDatabase,
         Call::SetLabels(_) | Call::RemoveLabels(_) => Spent::InDatabase,
         Call::Labels(_) | Call::LabelsOf(_) | Call::LabelsOfAccount => Spent::InMemory,
-        Call::Places | Call::Addresses(_) | Call::Cnames(_) => Spent::InMemory,
+        Call::Places | Call::Addresses(_) | Call::Cnames(_) | Call::ProofContent(_) => Spent::InMemory,
+        Call::ProveName { .. } => Spent::InDatabase,
         Call::SetCertificate(_) => Spent::InDatabase,
         Call::Certificate(_) => Spent::InMemory,
         Call::SetFunctions(_) | Call::DeleteFunctions(_) => Spent::InDatabase,
@@ -198,7 +199,9 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
         | Call::LabelsOfAccount
         | Call::Places
         | Call::Addresses(_)
-        | Call::Cnames(_) => domains::answer(app, principal, permission, call).await,
+        | Call::Cnames(_)
+        | Call::ProofContent(_)
+        | Call::ProveName { .. } => domains::answer(app, principal, permission, call).await,
         Call::SetCertificate(set) => {
             let submitted =
                 |pair: CertificatePair| Submitted { name: pair.name, chain: pair.chain, key: pair.key.into() };

@@ -35,6 +35,7 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
         Denied::NoFunction { .. } => return Refusal::of(Fault::Functions, wording).because(&denied.to_string()),
         Denied::DomainExists { own: _ } => Fault::DomainExists,
         Denied::DomainConflict => Fault::DomainConflict,
+        Denied::NotProven => Fault::NotProven,
         Denied::DomainsUsedUp => Fault::DomainOverLimit,
         Denied::Refused(refused) => match (refused, prefetch) {
             (Refused::NonceUsed, _) => return Refusal::nonce_used(),

@@ -20,7 +20,7 @@ const DOMAINS_MAX: usize = 100;
 const VALUE_CHARS_MAX: usize = 200;
 
 /// Parameters that are told beside domains, where a call has them.
-const TOLD: [&str; 27] = [
+const TOLD: [&str; 28] = [
     "Area",
     "CacheTag",
     "CdnType",
@@ -44,6 +44,7 @@ const TOLD: [&str; 27] = [
     "TaskId",
     "Tier",
     "TopLevelDomain",
+    "VerifyType",
     "All",
     "TagKey.1",
     "Tag.1.Key",

@@ -72,6 +72,7 @@ impl App {
     ) -> Result<(), Denied> {
         principal.may_change()?;
         principal.may(permission.action, wanted.names.iter().map(|name| permission.on(name.as_str())))?;
+        self.are_proven(principal, &wanted.names).await?;
         let known = self.following.now();
         let there = known.domains.values().filter(|row| row.account == principal.account()).count();
         if there + wanted.names.len() > DOMAINS_MAX {

@@ -171,6 +171,7 @@ impl Rig {
             certificate_secret: model::CertificateSecret::new([7; 32]),
             passes: Passes::new(seal.clone()),
             keys: Keys::new(state.clone(), seal),
+            ownership: Arc::new(crate::ownership::Ownership::new("secret", Default::default())),
             rules: Rules::default(),
         };
         let rig = Rig { app, clock, stopping, _dir: dir };

@@ -1,6 +1,6 @@
 //! What a control plane is, made once with its database: the log's identity, the authority that signs the link's
-//! certificate, the secret its nodes show each other, the one that private keys in the log are sealed with, and the key that signs
-//! receipts.
+//! certificate, the secret its nodes show each other, the one that private keys in the log are sealed with, the one that proofs of
+//! names are made with, and the key that signs receipts.
 
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ use crate::seal::{Seal, SealError, fill_random, random_text};
 /// The name under which the link's certificate is made out; nodes connect by address, and ask for this name.
 pub const LINK_NAME: &str = "warmfront-link";
 
+/// Characters of the secret that proofs of names are made with.
+const OWNER_SECRET_CHARS: usize = 43;
+
 /// Characters of the secret that nodes show each other.
 const PEER_CREDENTIAL_CHARS: usize = 40;
 
@@ -22,6 +25,7 @@ const AUTHORITY_KEY: &str = "authority key";
 const PEER_CREDENTIAL: &str = "peer credential";
 const RECEIPT_SEED: &str = "receipt key";
 const CERTIFICATE_SECRET: &str = "certificate secret";
+const OWNER_SECRET: &str = "owner secret";
 
 /// The identity of a control plane. Holds secrets: not shown.
 pub struct Identity {
@@ -35,6 +39,8 @@ pub struct Identity {
     pub(crate) peer_credential: Zeroizing<String>,
     /// What private keys in the log are sealed with.
     pub(crate) certificate_secret: CertificateSecret,
+    /// What proofs of names are made with.
+    pub(crate) owner_secret: Zeroizing<String>,
     /// What receipts are signed with.
     pub(crate) signer: Arc<Signer>,
 }
@@ -71,6 +77,10 @@ impl State {
             let sealed = seal.seal(CERTIFICATE_SECRET, &CertificateSecret::new(*secret).expose());
             self.keep_meta([("certificate_secret", sealed)]).await?;
         }
+        if self.meta("owner_secret").await?.is_none() {
+            let sealed = seal.seal(OWNER_SECRET, &random_text(OWNER_SECRET_CHARS));
+            self.keep_meta([("owner_secret", sealed)]).await?;
+        }
         let have = |name: &'static str| async move {
             let value = self.meta(name).await?;
             value.ok_or_else(|| StateError::Corrupt { what: format!("meta {name}") })
@@ -84,6 +94,7 @@ impl State {
                 &seal.open(CERTIFICATE_SECRET, &have("certificate_secret").await?)?,
             )
             .ok_or_else(|| StateError::Corrupt { what: "meta certificate_secret".into() })?,
+            owner_secret: seal.open(OWNER_SECRET, &have("owner_secret").await?)?,
             signer: Signer::of_seed(&seal.open(RECEIPT_SEED, &have("receipt_seed").await?)?)
                 .map(Arc::new)
                 .ok_or_else(|| StateError::Corrupt { what: "meta receipt_seed".into() })?,

@@ -178,6 +178,8 @@ pub(super) struct Tables {
     /// By domain and key: whose it is, and the value.
     labels: Arc<BTreeMap<(String, String), (String, String)>>,
     blocked: Arc<BTreeMap<String, String>>,
+    /// By account and name.
+    proofs: Arc<BTreeSet<(String, String)>>,
     nodes: Arc<BTreeMap<NodeName, MemberRow>>,
     invitations: Arc<BTreeMap<String, (String, u64)>>,
     chunks: Arc<BTreeMap<u64, Arc<Chunk>>>,

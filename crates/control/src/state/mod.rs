@@ -38,6 +38,7 @@ pub mod labels;
 pub mod log;
 pub mod memory;
 pub mod nodes;
+pub mod owners;
 mod schema;
 mod spending;
 pub mod submit;

@@ -96,6 +96,9 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE INDEX audit_account ON audit (account, at_ms, id)",
         "CREATE INDEX audit_at ON audit (at_ms, id)",
     ],
+    // Names that accounts proved to be theirs.
+    &["CREATE TABLE proven_name (account TEXT NOT NULL, name TEXT NOT NULL, since_ms BIGINT NOT NULL, \
+     PRIMARY KEY (account, name))"],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

@@ -16,6 +16,9 @@ use Answered::{Nothing, Own, Refused};
 
 const NOT_FOUND: Answered = Refused(404, "InvalidDomain.NotFound");
 
+/// It is proven for nobody by what another account shows.
+const NOT_PROVEN: Answered = Refused(400, "DomainOwnerVerifyFail");
+
 pub(super) type Row = (&'static str, &'static str, Vec<(&'static str, String)>, Answered);
 
 pub(super) fn rows(push: &str, refresh: &str) -> Vec<Row> {
@@ -95,6 +98,10 @@ pub(super) fn rows(push: &str, refresh: &str) -> Vec<Row> {
         (CDN, "DescribeL2VipsByDomain", domain(), NOT_FOUND),
         (CDN, "DescribeDomainCname", domain(), NOT_FOUND),
         (CDN, "DescribeCdnRegionAndIsp", Vec::new(), Own), // the deployment's
+        (CDN, "DescribeVerifyContent", domain(), Own),     // one of its own, whoever has the domain
+        (VOD, "DescribeVodVerifyContent", domain(), Own),
+        (CDN, "VerifyDomainOwner", [domain(), text(&[("VerifyType", "dnsCheck")])].concat(), NOT_PROVEN),
+        (VOD, "VerifyVodDomainOwner", [domain(), text(&[("VerifyType", "fileCheck")])].concat(), NOT_PROVEN),
         (CDN, "SetWarmfrontDomain", [domain(), text(&[("TagHeader", "X-Tags")])].concat(), NOT_FOUND),
         (CDN, "DescribeCdnDomainDetail", domain(), NOT_FOUND),
         (VOD, "DescribeVodDomainDetail", domain(), NOT_FOUND),
@@ -124,7 +131,11 @@ pub(super) fn rows(push: &str, refresh: &str) -> Vec<Row> {
 
 #[tokio::test]
 async fn no_action_shows_or_changes_what_is_another_accounts() {
-    let rig = Rig::with("cdn-2024", &[("action_qps", 10_000)], 0, |_| ()).await;
+    let names = owners::NameServer::start().await;
+    let set = |config: &mut ControlConfig| config.resolvers = vec![names.address];
+    let rig = Rig::with("cdn-2024", &[("action_qps", 10_000)], 0, set).await;
+    let content = rig.ask(CDN, "DescribeVerifyContent", &[("DomainName", "a.com")]).await.json();
+    names.shows("verification.a.com", content["Content"].as_str().unwrap());
     let pushed = rig.ask(CDN, "PushObjectCache", &[("ObjectPath", &lines(0, 3))]).await.json();
     let refreshed = rig.ask(CDN, "RefreshObjectCaches", &[("ObjectPath", &lines(0, 4))]).await.json();
     let (push, refresh) = (pushed["PushTaskId"].as_str().unwrap(), refreshed["RefreshTaskId"].as_str().unwrap());

@@ -22,6 +22,7 @@ mod credentials;
 mod domains;
 mod figures;
 mod isolation;
+mod owners;
 mod pages;
 mod permissions;
 mod quotas;
@@ -93,6 +94,13 @@ impl Rig {
 
     /// The same with limits of its own, requests a second, and a configuration that `set` changes.
     async fn with(profile: &str, quota: &[(&str, u64)], qps: u64, set: impl FnOnce(&mut ControlConfig)) -> Rig {
+        let rig = Rig::bare(profile, quota, qps, set).await;
+        rig.add_domain("a.com").await;
+        rig
+    }
+
+    /// The same without its domain.
+    async fn bare(profile: &str, quota: &[(&str, u64)], qps: u64, set: impl FnOnce(&mut ControlConfig)) -> Rig {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("c.db");
         let mut config = ControlConfig::over_sqlite(&path);
@@ -107,9 +115,7 @@ impl Rig {
         operator.create_account("me", profile, quota, qps).await.unwrap();
         let key = operator.create_key("me", None).await.unwrap();
         let key = Signer { id: key.id, secret: key.secret.to_string(), token: None };
-        let rig = Rig { control, operator, clock, key, nonces: AtomicU64::new(0), _dir: dir };
-        rig.add_domain("a.com").await;
-        rig
+        Rig { control, operator, clock, key, nonces: AtomicU64::new(0), _dir: dir }
     }
 
     async fn add_domain(&self, name: &str) {

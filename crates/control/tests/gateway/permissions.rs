@@ -44,7 +44,9 @@ fn policy(statements: &[Statement<'_>]) -> Policy {
 
 #[tokio::test]
 async fn every_action_asks_for_exactly_the_permission_that_its_page_says() {
-    let rig = Rig::with("open", &[("action_qps", 100_000)], 0, |_| ()).await;
+    let names = owners::NameServer::start().await;
+    let set = |config: &mut ControlConfig| config.resolvers = vec![names.address];
+    let rig = Rig::with("open", &[("action_qps", 100_000)], 0, set).await;
     rig.operator.create_account("other", "open", [("action_qps".to_owned(), 100_000)].into(), 0).await.unwrap();
     let facts: Value = serde_json::from_str(include_str!("../../../aliyun/tests/data/actions.json")).unwrap();
     for (version, action, params, _) in rows("1", "2") {

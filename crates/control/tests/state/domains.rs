@@ -236,3 +236,28 @@ pub(crate) async fn blocked_names_are_nobodys(state: &State) {
         delete(state, "me", text).await;
     }
 }
+
+pub(crate) async fn proofs_stand_for_what_they_are_of(state: &State) {
+    let keep = async |account: &str, text: &str, most| state.keep_proof(account, &name(text), most, 5).await.unwrap();
+    assert!(keep("me", "one.com", 2).await);
+    assert!(keep("me", ".all.com", 2).await);
+    assert!(keep("me", "one.com", 2).await, "it is kept already");
+    assert!(!keep("me", "more.com", 2).await);
+    assert!(keep("you", "more.com", 2).await);
+    let cases = [
+        ("me", "one.com", true),
+        ("me", "www.one.com", false),
+        ("me", ".one.com", false),
+        ("me", "all.com", true),
+        ("me", ".all.com", true),
+        ("me", "a.b.all.com", true),
+        ("me", ".b.all.com", true),
+        ("me", "small.com", false),
+        ("me", "more.com", false),
+        ("you", "more.com", true),
+        ("you", "a.all.com", false),
+    ];
+    for (account, text, expected) in cases {
+        assert_eq!(state.has_proof(account, &name(text)).await.unwrap(), expected, "{account} {text}");
+    }
+}

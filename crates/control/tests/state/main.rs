@@ -122,6 +122,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     domains::name_is_taken_until_its_deletion_is_done(&state).await;
     domains::labels_are_bounded_and_found(&state).await;
     domains::blocked_names_are_nobodys(&state).await;
+    domains::proofs_stand_for_what_they_are_of(&state).await;
     who::accounts_are_made_once(&state).await;
     who::nodes_are_let_in_by_proof_alone(&state).await;
     tasks::what_is_past_its_time_is_forgotten(&state).await;

@@ -57,6 +57,9 @@ pub(super) async fn answer(
         Call::RemoveLabels(remove) => {
             app.remove_labels(principal, permission, &remove.domains, remove.keys.as_deref()).await?;
         }
+        Call::ProveName { name, how } => {
+            return Ok(Reply::ProofContent(app.prove_name(principal, permission, &name, how).await?));
+        }
         looking => return look(app, principal, permission, looking).await,
     }
     Ok(Reply::Done)
@@ -103,6 +106,7 @@ async fn look(app: &App, principal: &Principal, permission: Permission<'_>, call
             let own = |name: &model::DomainName| Ok(app.domain(principal, permission, name)?.row.name.to_string());
             Ok(Reply::Cnames(names.iter().map(own).collect::<Result<_, Denied>>()?))
         }
+        Call::ProofContent(name) => Ok(Reply::ProofContent(app.proof_content(principal, permission, &name)?)),
         // The calls about domains are all above.
         _ => Err(Denied::NoDomain(String::new())),
     }

@@ -135,3 +135,19 @@ impl Tables {
         pairs.into_iter().take(most as usize).collect()
     }
 }
+
+/// Names that were proven.
+impl Tables {
+    pub(in crate::state) fn put_proof(&mut self, account: &str, name: &DomainName) {
+        Arc::make_mut(&mut self.proofs).insert((account.to_owned(), name.to_string()));
+    }
+
+    pub(in crate::state) fn has_proof(&self, account: &str, name: &DomainName, under: &str) -> bool {
+        let stands = |proven: &str| proven == name.as_str() || (proven.starts_with('.') && under.ends_with(proven));
+        self.proofs.iter().any(|(of, proven)| of == account && stands(proven))
+    }
+
+    pub(in crate::state) fn count_proofs(&self, account: &str) -> u64 {
+        self.proofs.iter().filter(|(of, _)| of == account).count() as u64
+    }
+}

@@ -1,0 +1,81 @@
+//! Names that accounts proved to be theirs.
+//!
+//! # What always holds
+//!
+//! - A proof is of one account; several accounts may have proven one name, each by a content of its own.
+//! - A wildcard that was proven stands for its name and everything below it; another name stands for itself.
+
+use model::DomainName;
+
+use super::{On, State, StateError, Writing, signed, unsigned};
+
+impl State {
+    /// Keeps that an account proved a name; false when it has `most` of them and this is one more.
+    pub async fn keep_proof(
+        &self,
+        account: &str,
+        name: &DomainName,
+        most: usize,
+        now_ms: u64,
+    ) -> Result<bool, StateError> {
+        let mut writing = self.write().await?;
+        put_proof(&mut writing, account, name, now_ms).await?;
+        if count_proofs(&mut writing, account).await? > most as u64 {
+            return Ok(false); // what is not committed never was
+        }
+        writing.commit().await?;
+        Ok(true)
+    }
+
+    /// Whether an account proved a name, or a wildcard that stands for it.
+    pub async fn has_proof(&self, account: &str, name: &DomainName) -> Result<bool, StateError> {
+        // A wildcard that stands for the name is the end of this, or all of it.
+        let under = format!(".{}", name.as_str().trim_start_matches('.'));
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query(
+                    "SELECT name FROM proven_name WHERE account = $1 AND (name = $2 OR (substr(name, 1, 1) = '.' \
+                     AND length(name) <= length($3) AND substr($3, length($3) - length(name) + 1) = name)) LIMIT 1",
+                )
+                .bind(account)
+                .bind(name.as_str())
+                .bind(under)
+                .fetch_optional(pool)
+                .await?;
+                Ok(row.is_some())
+            }
+            On::Memory(tables) => Ok(tables.has_proof(account, name, &under)),
+        }
+    }
+}
+
+async fn put_proof(writing: &mut Writing, account: &str, name: &DomainName, now_ms: u64) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            sqlx::query(
+                "INSERT INTO proven_name (account, name, since_ms) VALUES ($1, $2, $3) \
+                 ON CONFLICT (account, name) DO NOTHING",
+            )
+            .bind(account)
+            .bind(name.as_str())
+            .bind(signed(now_ms))
+            .execute(connection)
+            .await?;
+        }
+        On::Memory(tables) => tables.put_proof(account, name),
+    }
+    Ok(())
+}
+
+async fn count_proofs(writing: &mut Writing, account: &str) -> Result<u64, StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let row = sqlx::query("SELECT COUNT(*) AS proofs FROM proven_name WHERE account = $1")
+                .bind(account)
+                .fetch_one(connection)
+                .await?;
+            unsigned(&row, "proofs")
+        }
+        On::Memory(tables) => Ok(tables.count_proofs(account)),
+    }
+}
