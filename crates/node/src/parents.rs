@@ -22,7 +22,6 @@ use model::{NodeName, Revision};
 use tokio::time::Instant;
 
 use crate::figures::FromAbove;
-use crate::fill::Purpose;
 use crate::health::{Health, Rules};
 use crate::knowing::Known;
 use crate::limiter::PUT_OFF;
@@ -117,7 +116,6 @@ impl Parents {
     pub(crate) async fn ask(
         &self,
         question: &Question,
-        purpose: Purpose,
         known: &Known,
         name: &NodeName,
         url: &str,
@@ -130,7 +128,7 @@ impl Parents {
         let mut headers = question.headers.clone();
         headers.insert(HOST, host(&question.asked.host).map_err(NoAnswer::Told)?);
         peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, &self.own);
-        peer::tell_purpose(&mut headers, purpose);
+        peer::tell_purpose(&mut headers, question.purpose);
         peer::tell_scheme(&mut headers, question.asked.secure);
         let message = Message {
             method: &question.method,

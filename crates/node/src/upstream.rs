@@ -81,6 +81,7 @@ pub(crate) struct Asked {
 }
 
 /// What is asked for.
+#[derive(Clone)]
 pub(crate) struct Question {
     pub(crate) method: Method,
     /// Under what it lies: by this, parents are chosen.
@@ -260,7 +261,7 @@ impl Inner {
         until: Instant,
     ) -> Result<Answer, AskError> {
         let Some(awaited) = &question.awaited else {
-            return self.ask_parents(question, question.purpose, known, parents, body, until).await;
+            return self.ask_parents(question, known, parents, body, until).await;
         };
         let mut awaited = awaited.clone();
         let user = async {
@@ -269,8 +270,11 @@ impl Inner {
             }
         };
         tokio::select! {
-            answer = self.ask_parents(question, question.purpose, known, parents.clone(), body, until) => answer,
-            () = user => self.ask_parents(question, Purpose::User, known, parents, None, until).await,
+            answer = self.ask_parents(question, known, parents.clone(), body, until) => answer,
+            () = user => {
+                let question = Question { purpose: Purpose::User, awaited: None, ..question.clone() };
+                self.ask_parents(&question, known, parents, None, until).await
+            }
         }
     }
 
@@ -278,7 +282,6 @@ impl Inner {
     async fn ask_parents(
         &self,
         question: &Question,
-        purpose: Purpose,
         known: &Known,
         parents: Vec<(NodeName, String)>,
         mut body: Option<UpBody>,
@@ -294,11 +297,11 @@ impl Inner {
                 None
             }
         });
-        if let Some(ended) = self.ask_some(question, purpose, known, well, &mut so_far, &mut body, until).await {
+        if let Some(ended) = self.ask_some(question, known, well, &mut so_far, &mut body, until).await {
             return ended;
         }
         if !so_far.reached
-            && purpose == Purpose::User
+            && question.purpose == Purpose::User
             && let Ok(permit) = self.past_parents.clone().try_acquire_owned()
         {
             self.went_past.inc();
@@ -306,12 +309,10 @@ impl Inner {
             let answer = self.sources.ask(question, &mut body, until).await?;
             return Ok(Answer { _past: Some(permit), ..answer });
         }
-        if let Some(ended) =
-            self.ask_some(question, purpose, known, resting.into_iter(), &mut so_far, &mut body, until).await
-        {
+        if let Some(ended) = self.ask_some(question, known, resting.into_iter(), &mut so_far, &mut body, until).await {
             return ended;
         }
-        match purpose {
+        match question.purpose {
             Purpose::Prefetch if !so_far.reached => Err(AskError::NotPastParents(so_far.problem)),
             Purpose::Prefetch | Purpose::User => Err(AskError::NoParent(so_far.problem)),
         }
@@ -321,7 +322,6 @@ impl Inner {
     async fn ask_some(
         &self,
         question: &Question,
-        purpose: Purpose,
         known: &Known,
         mut parents: impl Iterator<Item = (NodeName, String)>,
         so_far: &mut SoFar,
@@ -334,7 +334,7 @@ impl Inner {
             && let Some((name, url)) = parents.next()
         {
             so_far.left -= 1;
-            match self.parents.ask(question, purpose, known, &name, &url, body, until).await {
+            match self.parents.ask(question, known, &name, &url, body, until).await {
                 Ok(answer) => return Some(Ok(answer)),
                 Err(NoAnswer::Told(error)) => return Some(Err(error)),
                 Err(NoAnswer::Refused(problem)) if with_body && body.is_none() => {

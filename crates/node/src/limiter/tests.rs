@@ -1,3 +1,5 @@
+//! An origin that works on so many requests at a time, and what its users notice of prefetches.
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
