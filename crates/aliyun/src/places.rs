@@ -1,13 +1,20 @@
 //! Where domains are served, and under which names: DescribeCdnRegionAndIsp, DescribeL2VipsByDomain, DescribeDomainCname.
 
+use model::Region;
 use serde_json::{Value, json};
 
 /// What DescribeDomainCname says of a domain: this deployment has no names of its own to point users' DNS at.
 const NO_CNAME: &str = "domains have no CNAME here: point DNS at the nodes that face users";
 
-/// The fields of DescribeCdnRegionAndIsp: the places there are. Which provider users come by is not known, so all are one.
-pub(crate) fn places_fields(request_id: &str, places: &[String]) -> Value {
-    let one = |name: &String| json!({ "NameEn": name, "NameZh": name });
+/// The fields of DescribeCdnRegionAndIsp: the regions there are, as figures can be asked for by them. Which provider users come by is
+/// not known, so all are one.
+pub(crate) fn places_fields(request_id: &str, places: &[Region]) -> Value {
+    let one = |region: &Region| match region {
+        Region::Domestic => json!({ "NameEn": "domestic", "NameZh": "\u{4e2d}\u{56fd}\u{5185}\u{5730}" }),
+        Region::Overseas => {
+            json!({ "NameEn": "overseas", "NameZh": "\u{4e2d}\u{56fd}\u{5185}\u{5730}\u{4ee5}\u{5916}" })
+        }
+    };
     json!({
         "RequestId": request_id,
         "Regions": { "Region": places.iter().map(one).collect::<Vec<_>>() },

@@ -8,7 +8,7 @@
 
 use std::time::SystemTime;
 
-use model::Coverage;
+use model::{Coverage, Region};
 use serde_json::{Value, json};
 
 use crate::audit::{self, AuditEvent};
@@ -103,7 +103,7 @@ pub enum Reply {
     /// Every key of an account's labels with its values.
     LabelsOfAccount(Vec<(String, Vec<String>)>),
     /// Every place there is.
-    Places(Vec<String>),
+    Places(Vec<Region>),
     /// What shows that a name is the account's.
     ProofContent(String),
     /// Where nodes of the second tier are that serve a domain.

@@ -200,7 +200,7 @@ pub(crate) fn reply(action: &str) -> Reply {
         "DescribeVerifyContent" | "VerifyDomainOwner" | "DescribeVodVerifyContent" | "VerifyVodDomainOwner" => {
             Reply::ProofContent("0f".repeat(32))
         }
-        "DescribeCdnRegionAndIsp" => Reply::Places(vec!["cn-1".to_owned()]),
+        "DescribeCdnRegionAndIsp" => Reply::Places(vec![model::Region::Domestic]),
         "DescribeL2VipsByDomain" => {
             Reply::Addresses { domain: "a.com".to_owned(), addresses: vec!["127.0.0.1".to_owned()] }
         }

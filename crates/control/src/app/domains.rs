@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use model::{Certificate, Coverage, Domain, DomainName, Functions, NodeName, Revision, Source, Tier};
+use model::{Certificate, Coverage, Domain, DomainName, Functions, NodeName, Region, Revision, Source, Tier};
 
 use super::{App, Denied, Permission, Principal};
 use crate::known::Known;
@@ -236,11 +236,13 @@ impl App {
         Ok(hosts)
     }
 
-    /// Every place there is.
-    pub(crate) fn places(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<String>, Denied> {
+    /// The regions that POPs are in.
+    pub(crate) fn places(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<Region>, Denied> {
         principal.may_look()?;
         principal.may(permission.action, [permission.on("*")])?;
-        Ok(self.following.now().knowledge.topology.pops.keys().map(ToString::to_string).collect())
+        let known = self.following.now();
+        let served = |region: &Region| known.knowledge.topology.pops.values().any(|pop| pop.region.includes(*region));
+        Ok([Region::Domestic, Region::Overseas].into_iter().filter(served).collect())
     }
 }
 
