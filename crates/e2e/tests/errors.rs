@@ -142,11 +142,6 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
             Some((400, "InvalidObjectPath.ExceedsMaximum", "The maximum number of urls is exceeded.")),
         ),
         (
-            "known, not built yet",
-            ("cdn", "DescribeDomainBpsData", json!({})),
-            Some((400, "UnsupportedOperation", "The specified action is not supported.")),
-        ),
-        (
             "unknown",
             ("cdn", "MakeCoffee", json!({})),
             Some((404, "InvalidAction.NotFound", "Specified api is not found, please check your url and method.")),

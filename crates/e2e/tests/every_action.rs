@@ -149,7 +149,9 @@ async fn run_through(stage: &Stage, generation: &str, rows: Vec<Row>) -> anyhow:
     let (calls, codes): (Vec<Call>, Vec<String>) =
         bad.into_iter().filter(|((_, action, _), _)| !absent.contains(&action.as_str())).unzip();
     for ((call, code), answer) in calls.iter().zip(codes).zip(call(&calls).await?) {
-        if answer["code"] != code {
+        // One package is of CDN alone.
+        let is_absent = answer["absent"] == true && generation == "node-tea" && call.0 == "vod";
+        if answer["code"] != code && !is_absent {
             wrong.push(format!("{}: {answer} and not {code}", call.1));
         }
     }
