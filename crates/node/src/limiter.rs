@@ -7,7 +7,8 @@
 //!
 //! # What always holds
 //!
-//! - An origin that said when to come back (`Retry-After` with 429 or 503) is asked for nothing until then, by nobody.
+//! - No prefetch asks an origin that said when to come back (`Retry-After` with 503, or with 429 in answer to a prefetch) before then.
+//!   Users do: what one of them was told may be about him, or about one page, and must not take a site from all others.
 //! - Prefetches are let in in the order they came, at most [`WAITING_MAX`] of them wait, and none waits longer than [`WAIT_MAX`].
 //! - A user who begins to wait for what a prefetch asks for makes it a user's request.
 //!
@@ -81,11 +82,6 @@ pub(crate) enum NotNow {
 /// Whether users wait for what is asked: that may begin later.
 pub(crate) type Awaited = watch::Receiver<bool>;
 
-/// Whether a status says that the origin is asked too much (RFC 6585 §4, RFC 9110 §15.6.4).
-pub(crate) fn is_too_much(status: StatusCode) -> bool {
-    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-}
-
 /// The limits of all origins.
 #[derive(Default)]
 pub(crate) struct Limiter {
@@ -145,7 +141,7 @@ impl Limiter {
     ) -> Result<Slot, NotNow> {
         let origin = self.origin(endpoint, Instant::now());
         let entered = match purpose {
-            Purpose::User => origin.enter_user(),
+            Purpose::User => Ok(origin.enter_user()),
             Purpose::Prefetch => self.enter_prefetch(&origin, awaited).await,
         };
         match entered {
@@ -182,7 +178,7 @@ impl Limiter {
             };
             tokio::select! {
                 biased;
-                () = user => return origin.enter_user(),
+                () = user => return Ok(origin.enter_user()),
                 () = called => {}
                 () = tokio::time::sleep_until(until) => return Err(NotNow::Full),
             }
@@ -205,12 +201,12 @@ impl Limiter {
         page.gauge("origin_prefetches_running", "Those that only prefetches wait for", prefetches);
         page.gauge("origin_prefetches_waiting", "Prefetches that wait for their turn at an origin", waiting);
         page.gauge("origin_prefetches_waiting_max", "Bound of those, for each origin", WAITING_MAX);
-        page.gauge("origins_closed", "Origins left alone because they said when to come back", closed);
+        page.gauge("origins_closed", "Origins that no prefetch asks because they said when to come back", closed);
         page.gauge("origins_known", "Origins whose pace is known", origins.len());
         page.gauge("origins_known_max", "Bound of those", ORIGINS_MAX);
         page.counter("origin_waited_total", "Prefetches that had to wait for their turn", self.waited.get());
         page.counter("origin_full_total", "Prefetches put off because no turn came", self.full.get());
-        page.counter("origin_closed_total", "Requests not made because the origin is left alone", self.closed.get());
+        page.counter("origin_closed_total", "Prefetches put off because the origin is left alone", self.closed.get());
     }
 }
 
@@ -239,13 +235,12 @@ impl Origin {
         self.state.lock().expect("no holder of this lock can panic")
     }
 
-    fn enter_user(self: &Arc<Self>) -> Result<Slot, NotNow> {
+    fn enter_user(self: &Arc<Self>) -> Slot {
         let now = Instant::now();
         let mut state = self.state();
-        state.check_open(now)?;
         state.users += 1;
         state.note_use();
-        Ok(Slot { origin: self.clone(), purpose: Purpose::User, began: now })
+        Slot { origin: self.clone(), purpose: Purpose::User, began: now }
     }
 
     /// A slot for a prefetch when there is room, and nobody waits for it who came earlier.
@@ -292,6 +287,13 @@ impl State {
 }
 
 impl Slot {
+    /// Whether a status says that the origin is asked too much (RFC 9110 §15.6.4). Of a user it may say that he asks too much (RFC 6585
+    /// §4), which is no word about anybody else.
+    pub(crate) fn is_too_much(&self, status: StatusCode) -> bool {
+        status == StatusCode::SERVICE_UNAVAILABLE
+            || (status == StatusCode::TOO_MANY_REQUESTS && self.purpose == Purpose::Prefetch)
+    }
+
     /// The first byte of an answer is there, and the origin is well.
     pub(crate) fn answered(&self) {
         self.told(|pace, began, now| pace.answered(began, now));

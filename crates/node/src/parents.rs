@@ -227,6 +227,6 @@ fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) ->
         (None, None) if is_fenced(&question.method) => {
             Err(NoAnswer::Refused(format!("{name}: answered {} without an age", head.status)))
         }
-        (age, _) => Ok(Answer::new(head, FromAbove::new(body, None), age, From::Parent(name.clone()))),
+        (age, _) => Ok(Answer::new(head, FromAbove::parent(body), age, From::Parent(name.clone()))),
     }
 }

@@ -443,7 +443,9 @@ impl Pipeline {
             Outcome::NotMine => Step::Again { alone: true },
             Outcome::Again => Step::Again { alone: false },
             // It was fetched for a prefetch, which is held to more than a user.
-            Outcome::Failed(AskError::NotPastParents(_)) if joined && wanted.purpose == Purpose::User => {
+            Outcome::Failed(AskError::NotPastParents(_) | AskError::Busy(_))
+                if joined && wanted.purpose == Purpose::User =>
+            {
                 Step::Again { alone: false }
             }
             Outcome::Failed(error) => {

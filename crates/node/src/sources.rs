@@ -88,7 +88,10 @@ impl Sources {
             let answered = self.ask_one(question, &source, body, until).await;
             let more = tries < TRIES_MAX && Instant::now() < until && !(first.is_empty() && resting.is_empty());
             match answered {
-                Ok(answer) if repeatable && more && is_failure(answer.head.status) => last = Ok(answer),
+                Ok(mut answer) if repeatable && more && is_failure(answer.head.status) => {
+                    answer.body.leave();
+                    last = Ok(answer);
+                }
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
                     let again = more && (repeatable || error.unsent);
@@ -168,6 +171,8 @@ impl Sources {
                 headers: &headers,
                 interim: question.interim.as_ref(),
             };
+            // Who waits for a place holds none: all places could be held by those who wait.
+            drop(slot);
             slot = self.enter(question, &hop.endpoint, until).await?;
             self.asked.inc();
             let at = self.knowing.clock().now();
@@ -179,7 +184,7 @@ impl Sources {
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
-        Ok(Answer::new(head, FromAbove::new(body, meter), Some(Duration::ZERO), From::Origin).holding(slot))
+        Ok(Answer::new(head, FromAbove::origin(body, meter, slot), Some(Duration::ZERO), From::Origin))
     }
 
     /// A place at an origin, which a prefetch has to wait for.
@@ -195,7 +200,7 @@ impl Sources {
     /// Tells the origin's limit how it answered.
     fn tell(&self, slot: &Slot, sent: &Result<Response<Incoming>, Failure>) {
         match sent {
-            Ok(answer) if limiter::is_too_much(answer.status()) => {
+            Ok(answer) if slot.is_too_much(answer.status()) => {
                 match httpcache::retry_after(answer.headers(), self.knowing.clock().now()) {
                     Some(after) => slot.closed(after),
                     None => slot.failed(),

@@ -35,7 +35,7 @@ use crate::figures::{Figures, FromAbove};
 use crate::fill::Purpose;
 use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
-use crate::limiter::{Awaited, Slot};
+use crate::limiter::Awaited;
 use crate::metrics::{Counter, Page};
 use crate::network::Network;
 use crate::parents::{NoAnswer, Parents};
@@ -126,18 +126,11 @@ pub(crate) struct Answer {
     pub(crate) from: From,
     /// One of the few that went past the parents, for as long as it is fetched.
     _past: Option<OwnedSemaphorePermit>,
-    /// Its place at the origin, for as long.
-    _slot: Option<Slot>,
 }
 
 impl Answer {
     pub(crate) fn new(head: response::Parts, body: FromAbove, age: Option<Duration>, from: From) -> Answer {
-        Answer { head, body, age, from, _past: None, _slot: None }
-    }
-
-    /// The same, keeping its place at the origin.
-    pub(crate) fn holding(self, slot: Slot) -> Answer {
-        Answer { _slot: Some(slot), ..self }
+        Answer { head, body, age, from, _past: None }
     }
 }
 

@@ -10,12 +10,15 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use model::UrlKey;
 
 use super::{Ended, Figures, Slot};
+use crate::limiter;
 
 /// The body of an answer from above.
 pub(crate) struct FromAbove {
     body: Incoming,
     /// There when an origin sent it.
     meter: Option<Meter>,
+    /// Its place at the origin, until it is dropped or given up.
+    place: Option<limiter::Slot>,
 }
 
 /// Counts one answer of an origin, when it is dropped: with the bytes of its body that were read until then.
@@ -47,8 +50,19 @@ impl Drop for Meter {
 }
 
 impl FromAbove {
-    pub(crate) fn new(body: Incoming, meter: Option<Meter>) -> FromAbove {
-        FromAbove { body, meter }
+    /// Of a parent.
+    pub(crate) fn parent(body: Incoming) -> FromAbove {
+        FromAbove { body, meter: None, place: None }
+    }
+
+    /// Of an origin.
+    pub(crate) fn origin(body: Incoming, meter: Option<Meter>, place: limiter::Slot) -> FromAbove {
+        FromAbove { body, meter, place: Some(place) }
+    }
+
+    /// Gives up its place at the origin: who has one must not wait for another.
+    pub(crate) fn leave(&mut self) {
+        self.place = None;
     }
 }
 

@@ -69,6 +69,7 @@ impl FillTask<'_> {
                 None => {
                     // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
                     headers.remove(RANGE);
+                    drop(answer);
                     self.ask(&headers).await
                 }
             },
@@ -460,6 +461,7 @@ impl FillTask<'_> {
                 return Err(broke);
             }
             resumes += 1;
+            body.leave();
             match self.resume(&arrived.head, fill.length(), length).await {
                 Some(rest) => body = rest,
                 None => return Err(broke),

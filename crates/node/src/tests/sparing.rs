@@ -1,5 +1,6 @@
-//! Origins are spared: prefetches wait for their turn, users do not, and nobody asks before the moment that an origin named.
+//! Origins are spared: prefetches wait for their turn and for the moment that an origin named, users do not.
 
+use super::functions::with;
 use super::prefetching::{job, report};
 use super::tiers::{Tiers, tiers};
 use super::*;
@@ -20,25 +21,40 @@ async fn busy(origin: &Origin, node: &TestNode) -> (Arc<Semaphore>, Vec<tokio::t
 }
 
 #[tokio::test]
-async fn nobody_asks_an_origin_before_the_moment_it_named() {
-    for status in [429, 503] {
+async fn no_prefetch_asks_an_origin_before_the_moment_it_named_and_users_do() {
+    // Of a user a 429 may speak of him alone.
+    for (status, by_user, heeded) in [(503, true, true), (503, false, true), (429, false, true), (429, true, false)] {
         let Stage { origin, node, .. } = Stage::set().await;
-        origin.put("/a", Page { status, ..Page::new("not now").with("retry-after", "3") });
+        origin.put("/a", Page { status, ..Page::new("not now").with("retry-after", "300") });
         origin.put("/b", Page::new("b"));
-        assert_eq!(node.get("/a").await.status, status, "its own word");
-        let refused = node.get("/b").await;
-        assert_eq!(refused.status, 503, "{refused:?}");
-        let after: u64 = refused.header("retry-after").parse().unwrap();
-        assert!((1..=3).contains(&after), "{after}");
-        node.prefetch.accept([job(1, "/b", 0)].into_iter());
-        let outcome = report(&node).await.outcome;
-        assert!(matches!(outcome, Outcome::Failed(Cause::OriginBusy { seconds: 1..=3 })), "{outcome:?}");
-        assert_eq!(origin.seen("/b").len(), 0, "{status}");
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while node.get("/b").await.status != 200 {
-            assert!(tokio::time::Instant::now() < deadline, "it is asked again when its time is over");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        origin.put("/c", Page::new("c"));
+        if by_user {
+            assert_eq!(node.get("/a").await.status, status, "its own word");
+        } else {
+            node.prefetch.accept([job(1, "/a", 0)].into_iter());
+            assert_eq!(report(&node).await.outcome, Outcome::Failed(Cause::OriginStatus(status)));
         }
+        node.prefetch.accept([job(2, "/b", 0)].into_iter());
+        let outcome = report(&node).await.outcome;
+        let put_off = matches!(outcome, Outcome::Failed(Cause::OriginBusy { seconds: 290..=300 }));
+        assert_eq!((put_off, origin.seen("/b").len()), (heeded, usize::from(!heeded)), "{status}: {outcome:?}");
+        assert_eq!(node.get("/c").await.text(), "c", "what one page or one user was told is not for all others");
+    }
+}
+
+#[tokio::test]
+async fn prefetches_that_are_redirected_hold_no_place_while_they_wait_for_another() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    node.apply(with(&node, &[("follow_302", &[("enable", "on"), ("max_tries", "2")])]));
+    for n in 0..20 {
+        let to = format!("/to-{n}");
+        origin.put(&format!("/from-{n}"), Page { status: 302, ..Page::new("").with("location", &to) });
+        origin.put(&to, Page::new(to.clone()));
+    }
+    node.prefetch.accept((0..20).map(|n| job(n, &format!("/from-{n}"), 0)));
+    for _ in 0..20 {
+        let report = report(&node).await;
+        assert!(matches!(report.outcome, Outcome::Resident { .. }), "{report:?}");
     }
 }
 
