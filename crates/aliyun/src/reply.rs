@@ -8,21 +8,23 @@
 
 use std::time::SystemTime;
 
-use model::{Coverage, Region};
+use model::Region;
 use serde_json::{Value, json};
 
 use crate::audit::{self, AuditEvent};
 use crate::certificates::{self, CertificateShown};
 use crate::credentials::{self, Bearer, Session};
-use crate::domains::{CdnType, DomainStatus, RESOURCE_GROUP};
 use crate::figures::{self, FiguresShown, UrlsShown};
 use crate::labels::{self, Label, LabelRow};
 use crate::owners;
 use crate::places;
 use crate::read::{Product, Request, timestamp};
 use crate::service::{self, OpenedService, ServiceStatus};
-use crate::sources::Source;
 use crate::tasks::{Page, TaskStatus, TaskType};
+
+mod domains;
+
+pub use domains::{DomainDetail, DomainTls};
 
 /// What an unlimited quota reads as; clients subtract, and fail on negative numbers and words.
 pub const UNLIMITED: u64 = 10_000_000;
@@ -317,50 +319,6 @@ pub struct Quota {
     pub block: Bucket,
 }
 
-/// One domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DomainDetail {
-    /// Its name.
-    pub name: String,
-    /// The name that its users' DNS should point at.
-    pub cname: String,
-    /// What it is for; `None` for VOD.
-    pub kind: Option<CdnType>,
-    /// Where it is served.
-    pub coverage: Coverage,
-    /// Its state.
-    pub status: DomainStatus,
-    /// Why the state is a bad one, else empty.
-    pub description: String,
-    /// Its origins.
-    pub sources: Vec<Source>,
-    /// The response header in which its origins name tags, where it is not one of those that are usual.
-    pub tag_header: Option<String>,
-    /// What its users are shown by TLS; `None` where it is served without.
-    pub tls: Option<DomainTls>,
-    /// When it was made.
-    pub created_at: SystemTime,
-    /// When it was last changed.
-    pub modified_at: SystemTime,
-}
-
-impl DomainDetail {
-    /// A number that stands for the name wherever and whenever it is made (FNV-1a), within what JSON numbers hold exactly.
-    fn number(&self) -> u64 {
-        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        self.name.bytes().fold(0xcbf2_9ce4_8422_2325, mix) >> 11
-    }
-}
-
-/// What users of a domain are shown by TLS, in short.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DomainTls {
-    /// What its owner calls the certificate.
-    pub name: String,
-    /// The chain in PEM; empty in lists, which do not show it.
-    pub chain: String,
-}
-
 /// The fields of `reply`, in answer to `request`.
 pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Value {
     let product = request.product;
@@ -408,7 +366,7 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
         Reply::Quota(quota) => quotas(product, request_id, quota),
         Reply::Done => json!({ "RequestId": request_id }),
         Reply::Domains { page, total, rows } => {
-            let rows: Vec<Value> = rows.iter().map(|row| domain_row(product, row)).collect();
+            let rows: Vec<Value> = rows.iter().map(|row| domains::row(product, row)).collect();
             json!({
                 "RequestId": request_id,
                 "PageNumber": page.number,
@@ -417,7 +375,7 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
                 "Domains": { "PageData": rows },
             })
         }
-        Reply::DomainDetail(domain) => domain_detail(product, request_id, domain),
+        Reply::DomainDetail(domain) => domains::detail(product, request_id, domain),
         Reply::Labels { rows, more } => labels::list_fields(request_id, rows, *more),
         Reply::LabelsOf(domains) => labels::of_domains_fields(request_id, domains),
         Reply::LabelsOfAccount(keys) => labels::of_account_fields(request_id, keys),
@@ -571,99 +529,6 @@ fn user_quota(request_id: &str, quota: &Quota, domains: u64) -> Value {
         fields[format!("{name}Remain")] = json!(remain);
     }
     fields
-}
-
-fn domain_row(product: Product, domain: &DomainDetail) -> Value {
-    let mut row = json!({
-        "DomainName": domain.name,
-        "Cname": domain.cname,
-        "DomainStatus": domain.status.name(),
-        "Description": domain.description,
-        "GmtCreated": timestamp(domain.created_at),
-        "GmtModified": timestamp(domain.modified_at),
-        "Sandbox": "normal",
-        "SslProtocol": ssl_protocol(domain),
-        "Sources": { "Source": sources(product, domain, false) },
-    });
-    if product == Product::Cdn {
-        row["CdnType"] = json!(domain.kind.map_or("", CdnType::name));
-        row["Coverage"] = json!(coverage(domain.coverage));
-        row["DomainId"] = json!(domain.number());
-        row["ResourceGroupId"] = json!(RESOURCE_GROUP);
-    }
-    row
-}
-
-fn domain_detail(product: Product, request_id: &str, domain: &DomainDetail) -> Value {
-    let sources = sources(product, domain, true);
-    let common = json!({
-        "DomainName": domain.name,
-        "Cname": domain.cname,
-        "DomainStatus": domain.status.name(),
-        "Description": domain.description,
-        "GmtCreated": timestamp(domain.created_at),
-        "GmtModified": timestamp(domain.modified_at),
-        "Scope": coverage(domain.coverage),
-    });
-    let mut detail = common;
-    match product {
-        Product::Cdn => {
-            detail["CdnType"] = json!(domain.kind.map_or("", CdnType::name));
-            detail["HttpsCname"] = json!("");
-            detail["ResourceGroupId"] = json!(RESOURCE_GROUP);
-            detail["ServerCertificateStatus"] = json!(ssl_protocol(domain));
-            // Our own; clients pass over fields that they do not know.
-            if let Some(header) = &domain.tag_header {
-                detail["TagHeader"] = json!(header);
-            }
-            detail["SourceModels"] = json!({ "SourceModel": sources });
-            json!({ "RequestId": request_id, "GetDomainDetailModel": detail })
-        }
-        Product::Vod => {
-            let tls = domain.tls.as_ref();
-            detail["CertName"] = json!(tls.map_or("", |tls| &tls.name));
-            detail["SSLProtocol"] = json!(ssl_protocol(domain));
-            detail["SSLPub"] = json!(tls.map_or("", |tls| &tls.chain));
-            detail["Weight"] = json!("");
-            detail["Sources"] = json!({ "Source": sources });
-            json!({ "RequestId": request_id, "DomainDetail": detail })
-        }
-    }
-}
-
-fn ssl_protocol(domain: &DomainDetail) -> &'static str {
-    if domain.tls.is_some() { "on" } else { "off" }
-}
-
-fn sources(product: Product, domain: &DomainDetail, in_detail: bool) -> Vec<Value> {
-    let one = |source: &Source| {
-        let mut fields = json!({
-            "Content": source.content,
-            "Port": source.port,
-            "Priority": source.priority.to_string(),
-            "Type": source.kind.name(),
-        });
-        // Only where it is set, which no client written for the vendor does.
-        if let Some(scheme) = source.scheme {
-            fields["Scheme"] = json!(scheme);
-        }
-        if in_detail {
-            fields["Enabled"] = json!("online");
-        }
-        if in_detail || product == Product::Cdn {
-            fields["Weight"] = json!(source.weight.to_string());
-        }
-        fields
-    };
-    domain.sources.iter().map(one).collect()
-}
-
-fn coverage(coverage: Coverage) -> &'static str {
-    match coverage {
-        Coverage::Domestic => "domestic",
-        Coverage::Overseas => "overseas",
-        Coverage::Global => "global",
-    }
 }
 
 #[cfg(test)]
