@@ -42,6 +42,10 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Reads `length` bytes at `offset`, fewer only where the file ends.
     fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>>;
 
+    /// As [`DiskFile::read`], but from the medium itself, past what the operating system keeps in memory: a proof. Where a file system
+    /// can't do that (one that lies in memory), it is a plain read.
+    fn read_medium(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>>;
+
     /// Writes `pieces` one behind the other from `offset` on. After an error any part of them may have been written.
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>>;
 

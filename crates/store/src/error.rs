@@ -153,6 +153,26 @@ pub enum WriteError {
     Closed,
 }
 
+/// Why an object is not pinned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PinError {
+    /// No such object is stored.
+    #[error("the object is not stored")]
+    Absent,
+
+    /// Memory alone keeps nothing.
+    #[error("there is no disk in service")]
+    NoDisk,
+
+    /// Pinned objects take as much of the disk as they may.
+    #[error("pinned objects may take {most} bytes of the disk, and do")]
+    NoRoom {
+        /// The bound, in bytes.
+        most: u64,
+    },
+}
+
 /// Why an object is not proved resident.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

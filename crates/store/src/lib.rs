@@ -21,7 +21,7 @@
 //! What may be served is judged by the node (`model::fence`); the store keeps the stamp and asks no questions about it.
 
 pub use config::{Config, DiskConfig, SEGMENT_BYTES_DEFAULT};
-pub use error::{OpenError, ReadError, VerifyError, WriteError};
+pub use error::{OpenError, PinError, ReadError, VerifyError, WriteError};
 pub use fill::{Durable, Fill, Follower};
 pub use object::Object;
 pub use reader::Reader;
@@ -40,6 +40,8 @@ mod index;
 mod memory;
 mod object;
 mod outage;
+mod pins;
+mod prover;
 mod reader;
 mod recover;
 mod stats;

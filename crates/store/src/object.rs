@@ -10,8 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::format::{HeadRecord, SliceAt};
+use crate::format::{HeadRecord, RECORD_HEADER_BYTES, SliceAt};
 use crate::index::Place;
+use crate::pins::Extent;
 use crate::tier::Tier;
 use crate::{Generation, Key, Reader};
 
@@ -47,8 +48,15 @@ impl Entry {
 
     /// The oldest segment that holds a part of the body, if there is a body: without it the object is gone.
     pub(crate) fn oldest_segment(&self) -> Option<u32> {
-        // Slices are written in order, so the first tells.
-        self.record.slices.first().map(|slice| slice.segment)
+        // They are written in order, but parts of a pinned body are moved.
+        self.record.slices.iter().map(|slice| slice.segment).min()
+    }
+
+    /// What it takes of its disk, and where that begins.
+    pub(crate) fn extent(&self) -> Extent {
+        let headers = self.record.slices.len() * RECORD_HEADER_BYTES;
+        let oldest = self.oldest_segment().map_or(self.place.segment, |slice| slice.min(self.place.segment));
+        Extent { oldest, bytes: self.record.length + headers as u64 + u64::from(self.place.length) }
     }
 
     /// Bytes that it keeps in memory.

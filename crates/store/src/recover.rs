@@ -157,7 +157,7 @@ async fn scan(id: u32, file: &Arc<dyn DiskFile>, limit: u64) -> io::Result<Scann
                     [only] if only.segment == id && only.record_end() == at => offset - only.offset,
                     _ => 0,
                 };
-                (lead, record.slices.first().map_or(id, |slice| slice.segment))
+                (lead, record.slices.iter().map(|slice| slice.segment).min().unwrap_or(id))
             }
         };
         if header.kind != Kind::Slice {

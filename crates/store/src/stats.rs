@@ -51,6 +51,14 @@ pub struct Stats {
     pub evicted_objects: u64,
     /// Objects that were asked for and therefore kept when their segment was reclaimed.
     pub kept_objects: u64,
+    /// Objects that are pinned.
+    pub pinned_objects: u64,
+    /// Bytes they take of the disks.
+    pub pinned_bytes: u64,
+    /// Bound of `pinned_bytes`.
+    pub pinned_bytes_max: u64,
+    /// Pins that went although nobody removed the object: what took its place was too large, or its disk rots.
+    pub pins_lost: u64,
     /// Disks of the configuration that are out of service.
     pub disks_out: u64,
     /// Reads that failed or found a wrong checksum.

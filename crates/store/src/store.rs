@@ -22,9 +22,10 @@ use crate::growing::Growing;
 use crate::index::{Place, name};
 use crate::memory::Memory;
 use crate::object::Entry;
+use crate::prover::Prover;
 use crate::recover::recover;
 use crate::stats::Counters;
-use crate::tier::Tier;
+use crate::tier::{Source, Tier};
 use crate::writer::{self, Command, IN_FLIGHT_BYTES_MAX, Queue};
 use crate::{Config, DiskConfig, Key, Object, OpenError, ReadError, Stats, VerifyError, WriteError};
 
@@ -47,9 +48,10 @@ struct Inner {
 }
 
 /// A disk and the way to its writer.
-struct Volume {
-    tier: Arc<Tier>,
+pub(crate) struct Volume {
+    pub(crate) tier: Arc<Tier>,
     queue: Queue,
+    prover: Prover,
     /// Hash of the path: decides, with the key, which disk holds an object.
     seed: u64,
 }
@@ -217,7 +219,7 @@ impl Store {
 
     /// The disk that holds a key, if there is one: the highest of all hashes of path and name (rendezvous), so that a disk that
     /// is added or lost moves no key between the others.
-    fn volume(&self, key: Key) -> Option<&Volume> {
+    pub(crate) fn volume(&self, key: Key) -> Option<&Volume> {
         let in_service = self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out());
         in_service.max_by_key(|volume| xxh3_64_with_seed(&name(key).to_le_bytes(), volume.seed))
     }
@@ -270,7 +272,12 @@ impl Store {
     }
 
     /// A lookup that does not count.
-    async fn find(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
+    pub(crate) async fn find(
+        &self,
+        volume: Option<&Volume>,
+        key: Key,
+        full_key: &[u8],
+    ) -> Result<Option<Object>, ReadError> {
         if let Some(object) = self.in_memory(volume, key, full_key) {
             return Ok(Some(object));
         }
@@ -425,8 +432,8 @@ impl Store {
         self.inner.disks.iter().any(|volume| !volume.tier.outage.is_out())
     }
 
-    /// Reads the head and every slice back from disk, past the memory tier, after making sure that they are covered by a finished
-    /// sync, and checks every checksum.
+    /// Reads the head and every slice back from the disk's medium, past the memory tier and the operating system's cache, after making
+    /// sure that they are covered by a finished sync, and checks every checksum.
     pub async fn verify(&self, key: Key, full_key: &[u8]) -> Result<Verified, VerifyError> {
         let Some(volume) = self.volume(key) else {
             if let Some((path, cause)) = self.outage() {
@@ -448,15 +455,19 @@ impl Store {
                 return Err(VerifyError::Absent);
             }
         }
-        let entry = tier.load(name(key), place).await.map_err(failed)?;
+        let entry = volume.prover.load(name(key), place).await.map_err(failed)?;
         if entry.record.full_key != full_key {
             return Err(VerifyError::Absent);
         }
         let mut whole = crc32fast::Hasher::new();
         for (number, slice) in entry.record.slices.iter().enumerate() {
+            if let Some(beside) = entry.held.get(number) {
+                whole.update(beside);
+                continue;
+            }
             let segment = tier.segment(slice.segment).ok_or(ReadError::Evicted).map_err(failed)?;
-            let bytes = tier.read_slice(&segment, slice, entry.generation, number as u32).await.map_err(failed)?;
-            whole.update(&bytes);
+            let read = tier.read_slice(Source::Medium, &segment, slice, entry.generation, number as u32).await;
+            whole.update(&read.map_err(failed)?);
         }
         if whole.finalize() != entry.record.checksum {
             return Err(failed(tier.corrupt(place.segment, place.offset)));
@@ -501,8 +512,8 @@ impl Store {
                             }
                         },
                     };
-                    // Slices are written in order, and before their head.
-                    let first = entry.record.slices.first().map_or(place.segment, |slice| slice.segment);
+                    // Slices are written before their head.
+                    let first = entry.oldest_segment().unwrap_or(place.segment);
                     let before = swept.dropped;
                     let object = Object { entry, tier: Some(tier.clone()) };
                     self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?;
@@ -621,6 +632,11 @@ impl Store {
             stats.disk_bytes += bytes;
             stats.disk_capacity_bytes += volume.tier.capacity_bytes;
             stats.in_flight_bytes += volume.queue.in_flight_bytes();
+            let (pinned, bytes, most) = volume.tier.pins.usage();
+            stats.pinned_objects += pinned;
+            stats.pinned_bytes += bytes;
+            stats.pinned_bytes_max += most;
+            stats.pins_lost += volume.tier.pins.lost.load(Ordering::Relaxed);
         }
         stats
     }
@@ -655,7 +671,7 @@ async fn open_volume(
     let tier = Arc::new(Tier::new(number, path, disk, capacity_bytes, segment_bytes, memory, counters));
     let next_segment = recover(&tier).await?;
     let queue = writer::spawn(tier.clone(), next_segment);
-    Ok(Volume { tier, queue, seed })
+    Ok(Volume { prover: Prover::spawn(&tier), tier, queue, seed })
 }
 
 /// Whether an error says that a disk fails or is full, and not that the configuration names the wrong place.

@@ -16,8 +16,18 @@ use crate::index::{Index, Place, name};
 use crate::memory::Memory;
 use crate::object::Entry;
 use crate::outage::Outage;
+use crate::pins::Pins;
 use crate::stats::Counters;
 use crate::{ReadError, WriteError};
+
+/// Where bytes are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Wherever the operating system has them.
+    Anywhere,
+    /// The medium itself, which proves that they are there.
+    Medium,
+}
 
 /// A segment's file and what is known of it. Readers keep it alive: after eviction the file is gone by name only.
 pub(crate) struct Segment {
@@ -118,6 +128,8 @@ pub(crate) struct Tier {
     /// Objects whose body begins in an older segment than the one their head is in: by that segment, their names. What was
     /// replaced since may be among them.
     spanning: Mutex<BTreeMap<u32, Vec<u64>>>,
+    /// What is kept whatever else comes.
+    pub(crate) pins: Pins,
 }
 
 impl Tier {
@@ -148,6 +160,7 @@ impl Tier {
             segments: RwLock::default(),
             oldest: AtomicU32::new(0),
             spanning: Mutex::default(),
+            pins: Pins::new(capacity_bytes),
         }
     }
 
@@ -283,8 +296,16 @@ impl Tier {
             return false;
         }
         shard.insert(name, entry.place);
+        self.pins.placed(name, || entry.extent());
         self.memory.insert_head(entry.clone());
         true
+    }
+
+    /// Pins the object that `entry` is, if it is still the one; `None` if not, else whether there was room.
+    pub(crate) fn pin(&self, entry: &Entry) -> Option<bool> {
+        let name = name(entry.key);
+        let shard = self.index.lock(name);
+        (shard.get(name) == Some(entry.place)).then(|| self.pins.pin(name, entry.extent()))
     }
 
     /// Lets lookups find `entry` instead of the same object at `old`, where it was until it was copied.
@@ -295,6 +316,7 @@ impl Tier {
             return;
         }
         shard.insert_moved(name, entry.place);
+        self.pins.placed(name, || entry.extent());
         // What is hot stays in memory with what it has there; what is not does not come there by being moved.
         if let Some(before) = self.memory.peek_head(name) {
             self.memory.replace_head(Arc::new(Entry { held: before.held.clone(), ..entry }));
@@ -307,6 +329,7 @@ impl Tier {
         let current = shard.get(name) == Some(place);
         if current {
             shard.remove(name);
+            self.pins.unpin(name);
             self.memory.remove_head(name);
         }
         current
@@ -321,6 +344,7 @@ impl Tier {
                 let mut shard = self.index.lock(name);
                 if shard.get(name) == Some(place) {
                     shard.note_unreadable(name, place);
+                    self.pins.lose(name);
                     self.memory.remove_head(name);
                 }
             }
@@ -343,11 +367,16 @@ impl Tier {
             }
             shard.clear();
         }
+        self.pins.clear();
     }
 
     /// Drops every head in a segment that is about to go; says how many.
     pub(crate) async fn drop_heads_of(&self, segment: &Segment) -> u64 {
         let mut dropped = 0;
+        // What was to be kept of it was moved before.
+        for name in self.pins.of_segment(segment.id) {
+            self.pins.lose(name);
+        }
         match self.entries(segment).await {
             Ok(entries) => {
                 for entry in entries.iter().filter(|entry| entry.kind == Kind::Head) {
@@ -371,12 +400,24 @@ impl Tier {
 
     /// Reads the head at `place`, and the body's only slice where it lies beside it.
     pub(crate) async fn load(&self, wanted: u64, place: Place) -> Result<Entry, ReadError> {
+        self.load_from(Source::Anywhere, wanted, place).await
+    }
+
+    /// As [`Tier::load`].
+    pub(crate) async fn load_from(&self, source: Source, wanted: u64, place: Place) -> Result<Entry, ReadError> {
         let segment = self.segment(place.segment).ok_or(ReadError::Evicted)?;
         let (offset, lead) = (place.offset, place.lead);
         let believed = lead as usize <= RECORD_HEADER_BYTES + format::SLICE_BYTES_MAX;
         let start = offset.checked_sub(lead).filter(|_| believed).ok_or_else(|| self.corrupt(segment.id, offset))?;
-        let bytes = self.read(&segment, start, lead as usize + place.length as usize).await?;
-        let found = self.check(&segment, offset, bytes.slice(lead as usize..), Kind::Head)?;
+        let bytes = self.read(source, &segment, start, lead as usize + place.length as usize).await?;
+        self.entry(&segment, wanted, place, bytes)
+    }
+
+    /// What the bytes at `place` are, from where the slice beside the head begins to the head's end.
+    pub(crate) fn entry(&self, segment: &Segment, wanted: u64, place: Place, bytes: Bytes) -> Result<Entry, ReadError> {
+        let (offset, lead) = (place.offset, place.lead);
+        let start = offset.saturating_sub(lead);
+        let found = self.check(segment, offset, bytes.slice((lead as usize).min(bytes.len())..), Kind::Head)?;
         let record = format::decode_head(&found.payload).ok_or_else(|| self.corrupt(segment.id, offset))?;
         if name(found.header.key) != wanted {
             return Err(self.corrupt(segment.id, offset));
@@ -385,7 +426,7 @@ impl Tier {
         if let ([slice], true) = (&*record.slices, lead > 0)
             && (slice.segment, slice.offset) == (segment.id, start)
         {
-            let beside = self.check(&segment, start, bytes.slice(..lead as usize), Kind::Slice)?;
+            let beside = self.check(segment, start, bytes.slice(..lead as usize), Kind::Slice)?;
             if beside.payload.len() != slice.length as usize {
                 return Err(self.corrupt(segment.id, start));
             }
@@ -407,7 +448,7 @@ impl Tier {
             return Ok(bytes);
         }
         let segment = segment.or_else(|| self.segment(slice.segment)).ok_or(ReadError::Evicted)?;
-        let bytes = self.read_slice(&segment, slice, fill, number).await?;
+        let bytes = self.read_slice(Source::Anywhere, &segment, slice, fill, number).await?;
         self.memory.insert_slice(self.number, fill, number, bytes.clone());
         Ok(bytes)
     }
@@ -415,6 +456,7 @@ impl Tier {
     /// Reads a slice from disk and checks that it is the one that was meant.
     pub(crate) async fn read_slice(
         &self,
+        source: Source,
         segment: &Segment,
         slice: &SliceAt,
         fill: u64,
@@ -423,7 +465,7 @@ impl Tier {
         if slice.length as usize > format::SLICE_BYTES_MAX {
             return Err(self.corrupt(segment.id, slice.offset));
         }
-        let bytes = self.read(segment, slice.offset, RECORD_HEADER_BYTES + slice.length as usize).await?;
+        let bytes = self.read(source, segment, slice.offset, RECORD_HEADER_BYTES + slice.length as usize).await?;
         let record = self.check(segment, slice.offset, bytes, Kind::Slice)?;
         let header = record.header;
         if (header.fill, header.number, header.payload_crc) != (fill, number, slice.crc) {
@@ -432,9 +474,18 @@ impl Tier {
         Ok(record.payload)
     }
 
-    async fn read(&self, segment: &Segment, offset: u32, length: usize) -> Result<Bytes, ReadError> {
-        let read = segment.file.read(u64::from(offset), length).await;
-        let bytes = read.map_err(|error| self.io_error(segment.id, error))?;
+    pub(crate) async fn read(
+        &self,
+        source: Source,
+        segment: &Segment,
+        offset: u32,
+        length: usize,
+    ) -> Result<Bytes, ReadError> {
+        let read = match source {
+            Source::Anywhere => segment.file.read(u64::from(offset), length),
+            Source::Medium => segment.file.read_medium(u64::from(offset), length),
+        };
+        let bytes = read.await.map_err(|error| self.io_error(segment.id, error))?;
         self.outage.read_went_well();
         self.counters.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if bytes.len() != length { Err(self.corrupt(segment.id, offset)) } else { Ok(bytes) }

@@ -2,7 +2,8 @@
 //!
 //! It takes whatever waits, writes it in one piece, makes it visible in the order of the log, and then, if somebody
 //! waits for durability, syncs once for all of them. While it syncs the next batch gathers: the slower the disk, the larger the
-//! group. Being alone it needs no lock to decide what a conditional change meets.
+//! group; on a quick one, while several commit at a time, it waits a moment for more. Being alone it needs no lock to decide what
+//! a conditional change meets.
 //!
 //! # What always holds
 //!
@@ -15,9 +16,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::format::{
     self, HeadRecord, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SliceAt, SummaryEntry, Void,
@@ -38,6 +41,12 @@ const COMMANDS_MAX: usize = 1024;
 
 /// Bytes after which a batch is written though more commands wait.
 const BATCH_BYTES: u64 = 8 << 20;
+
+/// While several commit at a time: how long further ones are waited for, so that a sync, which costs more than many of them, is for
+/// many, and how many commits, or bytes, are enough.
+const GATHER: Duration = Duration::from_millis(4);
+const GATHERED_COMMITS: usize = 48;
+const GATHERED_BYTES: u64 = 1 << 20;
 
 /// Where the answer to a command goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, WriteError>>;
@@ -221,6 +230,8 @@ impl Writer {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut closing = None;
         let tier = self.tier.clone();
+        // Who commits alone is not kept waiting.
+        let mut several = false;
         while closing.is_none() && !tier.outage.is_out() {
             let mut next = tokio::select! {
                 biased;
@@ -230,6 +241,8 @@ impl Writer {
             if next.is_none() {
                 break;
             }
+            let (mut commits, mut gathers) = (0, several);
+            let until = Instant::now() + GATHER;
             // Bounded in number too: changes that are written at once must not keep a sync waiting.
             for taken in 1.. {
                 match next {
@@ -238,11 +251,21 @@ impl Writer {
                         closing = Some(reply);
                         break;
                     }
-                    Some(command) => self.take(command).await,
+                    Some(command) => {
+                        commits += usize::from(matches!(command, Command::Commit { .. }));
+                        // Whoever waits for a sync by itself waits no longer than it takes.
+                        gathers &= !matches!(command, Command::Sync { .. } | Command::Remove { durable: true, .. });
+                        self.take(command).await;
+                    }
                 }
                 let full = self.batch.bytes >= BATCH_BYTES || taken >= COMMANDS_MAX;
                 next = if full { None } else { commands.try_recv().ok() };
+                let enough = commits >= GATHERED_COMMITS || self.batch.bytes >= GATHERED_BYTES;
+                if next.is_none() && gathers && !full && !enough {
+                    next = tokio::time::timeout_at(until, commands.recv()).await.unwrap_or(None);
+                }
             }
+            several = commits > 1;
             self.flush().await;
             if !self.waiting.is_empty() {
                 // Whoever waited has been told if it failed.
@@ -469,9 +492,7 @@ impl Writer {
     /// record that is larger than a segment overruns one that it has to itself.
     async fn make_room(&mut self, bytes: usize, entries: usize) -> Result<Arc<Segment>, WriteError> {
         if let Some(open) = &self.open {
-            let used = open.end + self.batch.bytes;
-            let summary = format::summary_length(open.entries + entries);
-            if used + (bytes + summary) as u64 <= self.tier.segment_bytes || used <= SEGMENT_HEADER_BYTES as u64 {
+            if self.fits(bytes, entries) {
                 return Ok(open.segment.clone());
             }
             self.flush().await;
@@ -479,6 +500,15 @@ impl Writer {
             let _ = self.seal().await;
         }
         self.create(bytes).await
+    }
+
+    /// Whether the open segment has room for this.
+    fn fits(&self, bytes: usize, entries: usize) -> bool {
+        self.open.as_ref().is_some_and(|open| {
+            let used = open.end + self.batch.bytes;
+            let summary = format::summary_length(open.entries + entries);
+            used + (bytes + summary) as u64 <= self.tier.segment_bytes || used <= SEGMENT_HEADER_BYTES as u64
+        })
     }
 
     /// Writes the batch and makes it visible.
@@ -543,7 +573,12 @@ impl Writer {
             }
             Effect::Removed { durable: true, reply } => self.waiting.push(reply),
             Effect::Removed { durable: false, reply } => drop(reply.send(Ok(true))),
-            Effect::Moved { old, entry } => tier.publish_moved(old, *entry),
+            Effect::Moved { old, entry } => {
+                if let Some(first) = entry.oldest_segment().filter(|first| *first != entry.place.segment) {
+                    tier.note_spanning(first, name(entry.key));
+                }
+                tier.publish_moved(old, *entry);
+            }
         }
     }
 
@@ -583,12 +618,17 @@ impl Writer {
     async fn seal(&mut self) -> Result<(), WriteError> {
         debug_assert!(self.batch.pieces.is_empty(), "a batch is written before its segment is sealed");
         self.sync().await?;
-        let Some(open) = self.open.take() else { return Ok(()) };
+        self.seal_open().await;
+        Ok(())
+    }
+
+    /// The same for a segment that is synced.
+    async fn seal_open(&mut self) {
+        let Some(open) = self.open.take() else { return };
         if let Err(error) = open.segment.seal(open.end, self.tier.next_fill.load(Ordering::Relaxed)).await {
             self.tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(disk = %self.tier.path.display(), segment = open.segment.id, %error, "segment left without a summary");
         }
-        Ok(())
     }
 
     /// Gives the open segment up after a failed write or sync, and tells everybody whose bytes may be lost.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use common::{body, get, key, put, whole};
+use store::disk::{Disk, FileDisk};
 use store::{Config, DiskConfig, OpenError, Store};
 
 fn at(path: &Path) -> Config {
@@ -208,4 +209,38 @@ fn sample_of_version_1_still_opens() {
 fn write_sample() {
     until_killed(async { fill_sample(&Store::open(at(&sample())).await.expect("open")).await });
     std::fs::remove_file(sample().join("lock")).expect("remove the lock");
+}
+
+/// Bytes that this thread's process had read from media so far.
+fn read_from_media() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").expect("this is Linux");
+    let line = io.lines().find_map(|line| line.strip_prefix("read_bytes: ")).expect("it has such a line");
+    line.parse().expect("a number")
+}
+
+#[tokio::test]
+async fn medium_is_read_past_the_page_cache_at_any_offset() {
+    // Beside the build rather than under /tmp, which lies in memory more often.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
+    let disk = FileDisk::open(directory.path()).await.expect("open");
+    let file = disk.create("f", 100_000).await.expect("create");
+    let bytes = body(1, 70_001);
+    file.write(0, vec![bytes.clone()]).await.expect("write");
+    file.sync().await.expect("sync");
+    // A file that has left its directory can be proved as well.
+    disk.remove("f").await.expect("remove");
+    let before = read_from_media();
+    for (offset, length) in [(0, 1), (1, 4_096), (4_095, 2), (4_096, 4_096), (5_000, 65_000), (69_000, 5_000)] {
+        let cached = file.read(offset, length).await.expect("read");
+        assert_eq!(file.read_medium(offset, length).await.expect("read"), cached, "{length} at {offset}");
+        assert_eq!(cached.len(), length, "the file is longer");
+    }
+    assert_eq!(file.read_medium(99_990, 100).await.expect("read"), Bytes::from_static(&[0; 10]), "up to its end");
+    assert!(file.read_medium(200_000, 10).await.expect("read").is_empty(), "behind its end");
+    const IN_MEMORY: i64 = 0x0102_1994;
+    if rustix::fs::statfs(directory.path()).expect("statfs").f_type == IN_MEMORY {
+        return; // there is no medium
+    }
+    let read = read_from_media() - before;
+    assert!(read >= 80_000, "only {read} bytes came from the medium");
 }

@@ -119,6 +119,10 @@ impl DiskFile for Slow<Arc<dyn DiskFile>> {
         self.0.read(offset, length)
     }
 
+    fn read_medium(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        self.0.read_medium(offset, length)
+    }
+
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
         tokio::time::sleep(Duration::from_millis(50)).then(move |()| self.0.write(offset, pieces)).boxed()
     }
@@ -326,6 +330,61 @@ async fn proof_of_residency_finds_rot_behind_the_memory_tier() {
     let proof = store.verify(key("/a"), b"/a").await;
     assert!(matches!(proof, Err(VerifyError::Read(ReadError::Corrupt { segment: 1, .. }))), "{proof:?}");
     assert!(get(&store, "/a").await.is_none(), "it is to be fetched again");
+}
+
+/// The operating system may still have what the medium has lost.
+#[tokio::test]
+async fn proof_is_of_the_medium_and_of_no_cache() {
+    for length in [1_000, 40_000] {
+        let disk = FaultyDisk::new(1);
+        let store = open(&disk, small_config()).await;
+        put(&store, "/a", &body(1, length), 0).await;
+        store.verify(key("/a"), b"/a").await.expect("resident");
+        let segment = disk.content("00000001.seg").expect("the first segment");
+        let at = segment.windows(100).position(|window| *window == body(1, length)[500..600]).expect("of the body");
+        assert!(disk.corrupt_medium("00000001.seg", at));
+        let proof = store.verify(key("/a"), b"/a").await;
+        assert!(matches!(proof, Err(VerifyError::Read(ReadError::Corrupt { .. }))), "{length}: {proof:?}");
+    }
+}
+
+/// Those that lie together are read together; what is wrong with one is wrong with no other.
+#[tokio::test]
+async fn many_are_proved_together_and_each_for_itself() {
+    let disk = FaultyDisk::new(1);
+    let store = open(&disk, config(16 << 20)).await;
+    let name = |number: u64| format!("/{number}");
+    let length = |number: u64| [0, 1, 300, 10_000, 20_000][number as usize % 5];
+    for number in 0..300 {
+        put(&store, &name(number), &body(number, length(number)), number).await;
+    }
+    let rotten = 153;
+    let bytes = body(rotten, length(rotten));
+    let segments = (1..).map(|id| format!("{id:08}.seg")).map_while(|name| Some((disk.content(&name)?, name)));
+    let found = segments
+        .into_iter()
+        .find_map(|(content, name)| Some((name, content.windows(200).position(|window| *window == bytes[..200])?)));
+    let (segment, at) = found.expect("it is in one of them");
+    assert!(disk.corrupt_medium(&segment, at));
+    let proofs = (0..300).map(|number| {
+        let (store, name) = (store.clone(), name(number));
+        async move { store.verify(key(&name), name.as_bytes()).await }
+    });
+    let proofs = futures_util::future::join_all(proofs).await;
+    for (number, proof) in (0..).zip(proofs) {
+        let bytes = body(number, length(number));
+        match proof {
+            Ok(verified) => {
+                assert_ne!(number, rotten);
+                assert_eq!((verified.length, verified.checksum), (bytes.len() as u64, crc32fast::hash(&bytes)));
+                assert_eq!(verified.stamp, number);
+            }
+            Err(error) => {
+                assert!(matches!(error, VerifyError::Read(ReadError::Corrupt { .. })), "{number}: {error}");
+                assert_eq!(number, rotten);
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -210,13 +210,23 @@ impl FaultyDisk {
 
     /// Changes the byte at `offset` of a file, as a rotting disk would; says whether there is such a byte.
     pub fn corrupt(&self, name: &str, offset: usize) -> bool {
+        self.corrupt_medium(name, offset);
         let machine = lock(&self.machine);
         let Some(file) = machine.files.get(name) else { return false };
         let mut file = lock(file);
-        if let Some(byte) = file.stable.get_mut(offset) {
-            *byte ^= 0x40;
-        }
         match file.now.get_mut(offset) {
+            Some(byte) => *byte ^= 0x40,
+            None => return false,
+        }
+        true
+    }
+
+    /// As [`FaultyDisk::corrupt`], but the operating system still has the byte in memory as it was written.
+    pub fn corrupt_medium(&self, name: &str, offset: usize) -> bool {
+        let machine = lock(&self.machine);
+        let Some(file) = machine.files.get(name) else { return false };
+        let mut file = lock(file);
+        match file.stable.get_mut(offset) {
             Some(byte) => *byte ^= 0x40,
             None => return false,
         }
@@ -343,6 +353,35 @@ struct Open {
     content: Arc<Mutex<Content>>,
 }
 
+impl Open {
+    /// Reads of what `of` says: the bytes without their tail of zeros, and the length with it.
+    async fn read_of(
+        &self,
+        offset: u64,
+        length: usize,
+        of: impl Fn(&Content) -> (&Vec<u8>, u64) + Send,
+    ) -> io::Result<Bytes> {
+        self.disk.turn().await?;
+        {
+            let mut machine = lock(&self.disk.machine);
+            if machine.read_faults > 0 {
+                machine.read_faults -= 1;
+                return Err(io::Error::other("read failed"));
+            }
+        }
+        let content = lock(&self.content);
+        let (kept, file_length) = of(&content);
+        let end = (offset + length as u64).min(file_length).max(offset);
+        let (offset, end) = (offset as usize, end as usize);
+        let mut bytes = vec![0; end - offset];
+        let held = end.min(kept.len());
+        if offset < held {
+            bytes[..held - offset].copy_from_slice(&kept[offset..held]);
+        }
+        Ok(bytes.into())
+    }
+}
+
 impl DiskFile for Open {
     fn length(&self) -> BoxFuture<'_, io::Result<u64>> {
         async move {
@@ -353,26 +392,11 @@ impl DiskFile for Open {
     }
 
     fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
-        async move {
-            self.disk.turn().await?;
-            {
-                let mut machine = lock(&self.disk.machine);
-                if machine.read_faults > 0 {
-                    machine.read_faults -= 1;
-                    return Err(io::Error::other("read failed"));
-                }
-            }
-            let content = lock(&self.content);
-            let end = (offset + length as u64).min(content.length).max(offset);
-            let (offset, end) = (offset as usize, end as usize);
-            let mut bytes = vec![0; end - offset];
-            let held = end.min(content.now.len());
-            if offset < held {
-                bytes[..held - offset].copy_from_slice(&content.now[offset..held]);
-            }
-            Ok(bytes.into())
-        }
-        .boxed()
+        self.read_of(offset, length, |content| (&content.now, content.length)).boxed()
+    }
+
+    fn read_medium(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        self.read_of(offset, length, |content| (&content.stable, content.stable_length)).boxed()
     }
 
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {

@@ -5,13 +5,15 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use rustix::fs::OFlags;
 use tokio::sync::Semaphore;
 
 use super::{Disk, DiskFile};
@@ -21,6 +23,9 @@ const CALLS_MAX: usize = 64;
 
 /// Pieces of a write are gathered into buffers of this size, in bytes; larger pieces are written from where they lie.
 const GATHER_BYTES: usize = 256 << 10;
+
+/// What direct reads are aligned to, in bytes: no disk that file systems of today are made on has larger blocks.
+const DIRECT_BLOCK: usize = 4096;
 
 /// A directory of the machine, locked.
 pub struct FileDisk {
@@ -59,7 +64,8 @@ impl FileDisk {
     }
 
     fn file(&self, file: File) -> Arc<dyn DiskFile> {
-        Arc::new(Open { file: Arc::new(file), shared: self.shared.clone() })
+        let handles = Handles { file, direct: OnceLock::new() };
+        Arc::new(Open { handles: Arc::new(handles), shared: self.shared.clone() })
     }
 }
 
@@ -128,44 +134,87 @@ fn preallocate(file: &File, length: u64) -> io::Result<()> {
 }
 
 struct Open {
-    file: Arc<File>,
+    handles: Arc<Handles>,
     shared: Arc<Shared>,
+}
+
+struct Handles {
+    file: File,
+    /// For reads past the page cache, from the first of them on; `None` where the file system has no such reads.
+    direct: OnceLock<Option<File>>,
 }
 
 impl Open {
     fn call<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Handles) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'_, io::Result<T>> {
-        let file = self.file.clone();
-        self.shared.call(move || work(&file)).boxed()
+        let handles = self.handles.clone();
+        self.shared.call(move || work(&handles)).boxed()
     }
+}
+
+impl Handles {
+    /// The same file past the page cache. It is opened by its descriptor: it may have been removed from its directory.
+    fn direct(&self) -> Option<&File> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::DIRECT.bits() as i32;
+        let open = || OpenOptions::new().read(true).custom_flags(flags).open(path).ok();
+        self.direct.get_or_init(open).as_ref()
+    }
+}
+
+/// Fills `buffer` from `offset` on; how much of it, less only where the file ends.
+fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn read(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+    let mut buffer = BytesMut::zeroed(length);
+    let filled = fill(file, &mut buffer, offset)?;
+    buffer.truncate(filled);
+    Ok(buffer.freeze())
+}
+
+/// Reads through a descriptor whose offsets, lengths and memory have to be aligned.
+fn read_direct(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+    let lead = (offset % DIRECT_BLOCK as u64) as usize;
+    let aligned = (lead + length).next_multiple_of(DIRECT_BLOCK);
+    let mut buffer = BytesMut::zeroed(aligned + DIRECT_BLOCK);
+    let begin = buffer.as_ptr().align_offset(DIRECT_BLOCK);
+    let filled = fill(file, &mut buffer[begin..begin + aligned], offset - lead as u64)?;
+    let end = filled.min(lead + length);
+    Ok(buffer.freeze().slice(begin + lead.min(end)..begin + end))
 }
 
 impl DiskFile for Open {
     fn length(&self) -> BoxFuture<'_, io::Result<u64>> {
-        self.call(|file| Ok(file.metadata()?.len()))
+        self.call(|handles| Ok(handles.file.metadata()?.len()))
     }
 
     fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
-        self.call(move |file| {
-            let mut buffer = BytesMut::zeroed(length);
-            let mut filled = 0;
-            while filled < length {
-                match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                    Ok(0) => break,
-                    Ok(read) => filled += read,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            buffer.truncate(filled);
-            Ok(buffer.freeze())
+        self.call(move |handles| read(&handles.file, offset, length))
+    }
+
+    fn read_medium(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        self.call(move |handles| match handles.direct() {
+            Some(direct) => read_direct(direct, offset, length),
+            None => read(&handles.file, offset, length),
         })
     }
 
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
-        self.call(move |file| {
+        self.call(move |handles| {
+            let file = &handles.file;
             let mut at = offset;
             let mut gathered: Vec<u8> = Vec::new();
             for piece in pieces {
@@ -186,10 +235,10 @@ impl DiskFile for Open {
     }
 
     fn set_length(&self, length: u64) -> BoxFuture<'_, io::Result<()>> {
-        self.call(move |file| file.set_len(length))
+        self.call(move |handles| handles.file.set_len(length))
     }
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
-        self.call(|file| file.sync_data())
+        self.call(|handles| handles.file.sync_data())
     }
 }

@@ -9,7 +9,9 @@
 //!
 //! - A segment goes only after what was kept of it is durable elsewhere, so a crash in between loses nothing.
 //! - A kept object is the newest of its key: whatever replaced or removed it had taken effect before it was copied.
-//! - At least two thirds of every segment are for what is new, so that the largest body does not push itself out.
+//! - At least two thirds of every segment are for what is new, so that the largest body does not push itself out; but for what is
+//!   pinned, which is moved whatever it takes, by parts of bodies where those are large, and ahead of its time where much of it
+//!   lies together (`pins`).
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use crate::WriteError;
 use crate::disk::DiskFile;
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt};
 use crate::index::{Place, name};
-use crate::tier::Segment;
+use crate::tier::{Segment, Source};
 
 /// Of a segment, one part in this many may be taken by what is kept of older ones.
 const KEPT_PART: u64 = 3;
@@ -34,12 +36,30 @@ const GIVEN_UP_MAX: u32 = 4;
 impl Writer {
     /// Opens a new segment, in which `room` bytes are needed at once.
     pub(super) async fn create(&mut self, room: usize) -> Result<Arc<Segment>, WriteError> {
-        let segment = self.create_empty().await.map_err(|error| {
+        loop {
+            let mut segment = self.begin_next().await?;
+            self.make_room_for_next(&mut segment, room as u64).await?;
+            // What is pinned may have filled it. There is less of that than the disk holds.
+            if self.fits(room, 1) {
+                return Ok(segment);
+            }
+            self.end_open(&segment).await?;
+        }
+    }
+
+    /// Ends the open segment, which is full.
+    async fn end_open(&mut self, open: &Segment) -> Result<(), WriteError> {
+        self.flush_open(open).await?;
+        self.sync_open().await?;
+        self.seal_open().await;
+        Ok(())
+    }
+
+    async fn begin_next(&mut self) -> Result<Arc<Segment>, WriteError> {
+        self.create_empty().await.map_err(|error| {
             tracing::warn!(disk = %self.tier.path.display(), %error, "no new segment");
             self.failed(error)
-        })?;
-        self.make_room_for_next(&segment, room as u64).await?;
-        Ok(segment)
+        })
     }
 
     async fn create_empty(&mut self) -> io::Result<Arc<Segment>> {
@@ -81,18 +101,101 @@ impl Writer {
     }
 
     /// Reclaims segments until there is room for one more, and keeps what is worth it of them in `open`.
-    async fn make_room_for_next(&mut self, open: &Arc<Segment>, room: u64) -> Result<(), WriteError> {
+    async fn make_room_for_next(&mut self, open: &mut Arc<Segment>, room: u64) -> Result<(), WriteError> {
         let segment_bytes = self.tier.segment_bytes;
-        let mut budget = (segment_bytes / KEPT_PART).min(segment_bytes.saturating_sub(room));
-        while self.tier.usage().1 + segment_bytes > self.tier.capacity_bytes {
-            let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < open.id) else { break };
-            self.keep_of(&oldest, open, &mut budget).await?;
+        let (first, mut budget) = (open.id, (segment_bytes / KEPT_PART).min(segment_bytes.saturating_sub(room)));
+        // What is pinned in a segment may need a little more than one when it is moved.
+        let spare = if self.tier.pins.is_empty() { 1 } else { 2 };
+        while self.tier.usage().1 + spare * segment_bytes > self.tier.capacity_bytes {
+            let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < first) else { break };
+            let moved = self.move_pinned(oldest.id, self.tier.pins.of_segment(oldest.id), open).await?;
+            budget = budget.saturating_sub(moved);
+            if open.id == first {
+                self.keep_of(&oldest, open, &mut budget).await?;
+            }
             if let Err(error) = self.evict_oldest().await {
                 // It is tried again with the next segment.
                 tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
                 break;
             }
         }
+        self.move_ahead(open, budget).await
+    }
+
+    /// Copies some of what is pinned in segments that go later, where that is due.
+    async fn move_ahead(&mut self, open: &mut Arc<Segment>, budget: u64) -> Result<(), WriteError> {
+        let Some(oldest) = self.tier.oldest_segment().filter(|_| !self.tier.pins.is_empty()) else { return Ok(()) };
+        let each = self.tier.segment_bytes / KEPT_PART;
+        let mut left = budget;
+        for (segment, name) in self.tier.pins.due(oldest.id, each) {
+            if left == 0 || segment >= open.id {
+                break;
+            }
+            left = left.saturating_sub(self.move_pinned(segment, vec![name], open).await?);
+        }
+        Ok(())
+    }
+
+    /// Copies what of these pinned objects lies in `segment` or before it, and makes the copies durable; how many bytes that took.
+    /// When the open segment is full it goes on in the next one, for which there is room.
+    async fn move_pinned(&mut self, segment: u32, names: Vec<u64>, open: &mut Arc<Segment>) -> Result<u64, WriteError> {
+        let tier = self.tier.clone();
+        let mut bytes = 0;
+        for name in names {
+            let Some(place) = tier.index.get(name) else { continue };
+            let Ok(mut entry) = tier.load(name, place).await else { continue }; // which is counted when its segment goes
+            let head = RECORD_HEADER_BYTES
+                + format::head_length(&entry.record.full_key, &entry.record.head, entry.record.slices.len());
+            let (only, mut lead, mut whole) = (entry.record.slices.len() == 1, 0, true);
+            for number in 0..entry.record.slices.len() {
+                let at = entry.record.slices[number];
+                if at.segment > segment {
+                    continue;
+                }
+                let read = match tier.segment(at.segment) {
+                    Some(from) => {
+                        tier.read_slice(Source::Anywhere, &from, &at, entry.generation, number as u32).await.ok()
+                    }
+                    None => None,
+                };
+                let Some(payload) = read else {
+                    whole = false;
+                    break;
+                };
+                // The head of a body of one slice stands right behind it.
+                let length = RECORD_HEADER_BYTES + payload.len();
+                self.go_on(open, length + if only { head } else { 0 }).await?;
+                let (to, offset) = self.add_slice(open, (entry.key, entry.generation), number as u32, &at, &payload);
+                entry.record.slices[number] = SliceAt { segment: to, offset, ..at };
+                bytes += length as u64;
+                lead = length;
+                if self.batch.bytes >= BATCH_BYTES {
+                    self.flush_open(open).await?;
+                }
+            }
+            if !whole {
+                continue;
+            }
+            self.go_on(open, head).await?;
+            entry.held = [].into();
+            self.add_head(open, &mut entry, lead);
+            bytes += head as u64;
+            self.batch.effects.push(Effect::Moved { old: place, entry: Box::new(entry) });
+        }
+        if bytes > 0 {
+            self.flush_open(open).await?;
+            self.sync_open().await?;
+        }
+        Ok(bytes)
+    }
+
+    /// Makes sure that the open segment has room for a record of what is moved, or begins the next one.
+    async fn go_on(&mut self, open: &mut Arc<Segment>, bytes: usize) -> Result<(), WriteError> {
+        if self.fits(bytes, 1) {
+            return Ok(());
+        }
+        self.end_open(open).await?;
+        *open = self.begin_next().await?;
         Ok(())
     }
 
@@ -111,6 +214,7 @@ impl Writer {
             let shard = tier.index.lock(name);
             if let Some(place) = shard.get(name)
                 && shard.asked(name, place) > 0
+                && !tier.pins.holds(name)
             {
                 candidates.push((shard.asked(name, place), name, place));
             }
@@ -166,7 +270,7 @@ impl Writer {
                 Some(bytes) => bytes.clone(),
                 None => {
                     let Some(segment) = tier.segment(at.segment) else { return Ok(false) };
-                    match tier.read_slice(&segment, &at, entry.generation, number as u32).await {
+                    match tier.read_slice(Source::Anywhere, &segment, &at, entry.generation, number as u32).await {
                         Ok(bytes) => bytes,
                         Err(_) => return Ok(false),
                     }
