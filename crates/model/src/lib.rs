@@ -29,6 +29,7 @@ pub mod pattern;
 pub mod prefetch;
 pub mod receipt;
 pub mod revision;
+pub mod share;
 pub mod tags;
 pub mod topology;
 
@@ -41,7 +42,7 @@ pub use key::UrlKey;
 pub use log::{Entry, Knowledge, Settings, Snapshot};
 pub use mistake::Mistake;
 pub use pattern::Pattern;
-pub use prefetch::{Cause, Job, Outcome, Report};
+pub use prefetch::{Cause, Job, Outcome, Pin, Report, UnderWay};
 pub use revision::{LogId, Revision};
 pub use tags::{Tag, Tags};
 pub use topology::{Coverage, Isolation, Member, NodeName, Parent, Pop, PopName, Region, Tier, Topology};

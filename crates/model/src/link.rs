@@ -10,6 +10,7 @@ use std::fmt;
 use crate::figures;
 use crate::prefetch;
 use crate::revision::Revision;
+use crate::share;
 
 pub use wire::*;
 
@@ -29,6 +30,15 @@ pub const FIGURES_ROWS_MAX: usize = 64;
 
 /// URLs in all lists of one report.
 pub const FIGURES_URLS_MAX: usize = 1_024;
+
+/// Things that several nodes share, in one message of what a node wants of them: they are one transaction.
+pub const SHARES_MAX: usize = 256;
+
+/// Longest name of a thing that is shared, in bytes.
+pub const SHARE_NAME_BYTES_MAX: usize = 600;
+
+/// How long a share may be used, from the moment that the node sent what it wants.
+pub const SHARE_LEASE: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,6 +68,9 @@ impl From<prefetch::Job> for Job {
             url: job.url,
             headers: job.headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
             begin_after: job.begin_after.0,
+            verbatim: job.verbatim,
+            refetch: job.refetch,
+            pin: job.pin.map(|pin| Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
         }
     }
 }
@@ -70,6 +83,9 @@ impl From<Job> for prefetch::Job {
             url: job.url,
             headers: job.headers.into_iter().map(|header| (header.name, header.value)).collect(),
             begin_after: Revision(job.begin_after),
+            verbatim: job.verbatim,
+            refetch: job.refetch,
+            pin: job.pin.map(|pin| prefetch::Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
         }
     }
 }
@@ -78,7 +94,7 @@ impl From<&prefetch::Report> for Report {
     fn from(report: &prefetch::Report) -> Report {
         let outcome =
             serde_json::to_vec(&report.outcome).expect("our own types have string keys and no failing serialiser");
-        Report { chunk: report.chunk, index: report.index, outcome }
+        Report { chunk: report.chunk, index: report.index, outcome, took_ms: report.took_ms }
     }
 }
 
@@ -87,7 +103,43 @@ impl TryFrom<Report> for prefetch::Report {
 
     fn try_from(report: Report) -> Result<Self, Self::Error> {
         let outcome = serde_json::from_slice(&report.outcome).map_err(|_| BadMessage { field: "outcome" })?;
-        Ok(prefetch::Report { chunk: report.chunk, index: report.index, outcome })
+        Ok(prefetch::Report { chunk: report.chunk, index: report.index, outcome, took_ms: report.took_ms })
+    }
+}
+
+impl From<prefetch::UnderWay> for UnderWay {
+    fn from(job: prefetch::UnderWay) -> UnderWay {
+        UnderWay { chunk: job.chunk, index: job.index, bytes: job.bytes, length: job.length }
+    }
+}
+
+impl From<UnderWay> for prefetch::UnderWay {
+    fn from(job: UnderWay) -> prefetch::UnderWay {
+        prefetch::UnderWay { chunk: job.chunk, index: job.index, bytes: job.bytes, length: job.length }
+    }
+}
+
+impl From<&Want> for share::Want {
+    fn from(want: &Want) -> share::Want {
+        share::Want {
+            wanted: want.wanted,
+            users: want.users,
+            used: want.used,
+            heard: want.heard,
+            granted: want.granted,
+            feels: want.feels,
+            limit: want.limit,
+            failed: want.failed,
+            closed_ms: want.closed_ms,
+        }
+    }
+}
+
+impl share::Grant {
+    /// The answer to a want.
+    pub fn of(self, want: &Want) -> Share {
+        let share::Grant { number, granted, feels, taken, limit, failed, closed_ms } = self;
+        Share { shared: want.shared, name: want.name.clone(), number, granted, feels, taken, limit, failed, closed_ms }
     }
 }
 

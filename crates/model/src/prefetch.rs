@@ -10,8 +10,11 @@ use crate::revision::Revision;
 /// Jobs that one node may hold unreported at any time; control leases no more, a node refuses more.
 pub const JOBS_PER_NODE_MAX: usize = 1024;
 
+/// Jobs in one message of how far they are.
+pub const UNDER_WAY_MAX: usize = 256;
+
 /// One object to be made resident on one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// The stored batch it belongs to; with `index` it names the job to the control plane.
     pub chunk: u64,
@@ -23,6 +26,34 @@ pub struct Job {
     pub headers: Vec<(String, String)>,
     /// The log's head at submission: begin only once this is applied.
     pub begin_after: Revision,
+    /// Whether it is kept under the URL as it stands, though users' requests for it may have another key.
+    #[serde(default)]
+    pub verbatim: bool,
+    /// Whether a copy will not do that was fetched for no refetch, or for one of an earlier chunk: chunks are numbered in the order
+    /// of their submission.
+    #[serde(default)]
+    pub refetch: bool,
+    /// That it is to stay in the store, and until when.
+    #[serde(default)]
+    pub pin: Option<Pin>,
+}
+
+/// A wish that an object stays in the stores where it is made resident, whatever else comes there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Until when, in seconds since 1970.
+    pub until: u64,
+    /// What stands for the account whose wish it is.
+    pub owner: u64,
+    /// Bytes of bodies that the account may have pinned on one node at a time.
+    pub bytes_max: u64,
+}
+
+impl Pin {
+    /// What stands for an account. Nodes write it down, so its making is stable.
+    pub fn owner_of(account: &str) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(account.as_bytes())
+    }
 }
 
 /// What became of a job.
@@ -32,8 +63,23 @@ pub struct Report {
     pub chunk: u64,
     /// As in the job.
     pub index: u32,
+    /// How long it was under way on the node, in milliseconds.
+    pub took_ms: u64,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+/// How far the fetch of a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// As in the job.
+    pub chunk: u64,
+    /// As in the job.
+    pub index: u32,
+    /// Bytes that came.
+    pub bytes: u64,
+    /// Bytes that were announced.
+    pub length: u64,
 }
 
 /// What became of a job.
@@ -91,6 +137,9 @@ pub enum Cause {
     /// The store failed, in words for a person.
     #[error("store of the node failed: {0}")]
     Store(String),
+    /// It is resident, but was to be pinned and cannot be, in words for a person.
+    #[error("resident, but not pinned: {0}")]
+    NotPinned(String),
     /// It was gone or stale again before it could be checked.
     #[error("evicted before it was checked")]
     Evicted,
@@ -103,6 +152,9 @@ pub enum Cause {
     /// The deadline of the task passed while it was under way.
     #[error("not done before the deadline of the task")]
     Deadline,
+    /// The account cancelled the task before it was done.
+    #[error("cancelled before it was done")]
+    Cancelled,
 }
 
 impl Cause {
@@ -116,7 +168,8 @@ impl Cause {
             | Cause::Truncated { .. }
             | Cause::Evicted => true,
             Cause::Store(_) => true,
-            Cause::NotStorable(_) | Cause::TooLarge | Cause::UnknownDomain | Cause::NoTarget | Cause::Deadline => false,
+            Cause::NotStorable(_) | Cause::NotPinned(_) | Cause::TooLarge => false,
+            Cause::UnknownDomain | Cause::NoTarget | Cause::Deadline | Cause::Cancelled => false,
         }
     }
 }

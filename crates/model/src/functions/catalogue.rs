@@ -17,7 +17,7 @@ const fn kind(name: &'static str, number: u32, many: bool, built: bool) -> Kind 
     Kind { name, number, many, built }
 }
 
-const KINDS: [Kind; 54] = [
+const KINDS: [Kind; 55] = [
     kind("referer_white_list_set", 1, false, true),
     kind("referer_black_list_set", 5, false, true),
     kind("filetype_based_ttl_set", 6, true, true),
@@ -72,6 +72,8 @@ const KINDS: [Kind; 54] = [
     kind("ali_origin_port_scheme", 276, true, false),
     kind("cos_auth", 288, false, false),
     kind("source_group", 294, true, false),
+    // Our own: numbers of the vendor's stay far below.
+    kind("prefetch_limit", 100_001, false, true),
 ];
 
 /// The function of this name, if it is known.

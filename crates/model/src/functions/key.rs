@@ -53,7 +53,12 @@ pub struct KeyRule {
     pub headers: Vec<HeaderName>,
     /// The site under whose keys it is kept, where that is another: the name of a domain that is no wildcard.
     pub share: Option<DomainName>,
+    /// Keys are URLs as they were asked for, whatever the above says of them: what a prefetch is kept under that says so.
+    pub verbatim: bool,
 }
+
+/// The shape of keys that are URLs as they were asked for although the functions of their domain make others.
+const VERBATIM: u64 = u64::MAX;
 
 impl KeyRule {
     /// Whether URLs that differ in their query may have one key.
@@ -63,6 +68,9 @@ impl KeyRule {
 
     /// A number that stands for the rule; zero for the rule that changes nothing. Stored beside bodies, so its making is stable.
     pub(super) fn shape(&self) -> u64 {
+        if self.verbatim {
+            return VERBATIM;
+        }
         // Not of `share`: what two domains share is kept by the rules of both.
         if self.is_plain() {
             return 0;
@@ -108,6 +116,9 @@ impl KeyRule {
 
     /// The key of a URL.
     pub fn of(&self, url: &UrlKey) -> UrlKey {
+        if self.verbatim {
+            return url.clone();
+        }
         if self.is_plain() {
             return self.shared(url);
         }
@@ -126,6 +137,33 @@ impl KeyRule {
         UrlKey::new(self.host(url.host()), &path).unwrap_or_else(|_| self.shared(url))
     }
 
+    /// What makes the key of a URL, step by step: which functions may have changed it, and what it is then. Only steps that change it.
+    pub fn steps(&self, url: &UrlKey) -> Vec<(&'static [&'static str], UrlKey)> {
+        let host = url.host();
+        let unsigned = self.unsigned(url.path_and_query());
+        let visited = self.visited(&unsigned);
+        let made = self.arguments.of(rewritten(&self.paths, &visited));
+        let key = self.of(url);
+        let all: [(&'static [&'static str], Result<UrlKey, _>); 5] = [
+            (&["aliauth"], UrlKey::new(host, &unsigned)),
+            (&["host_redirect"], UrlKey::new(host, &visited)),
+            (&["self_defined_cachekey"], UrlKey::new(host, &made)),
+            (&["set_hashkey_args", "ali_remove_args"], UrlKey::new(host, key.path_and_query())),
+            (&["rewrite_host"], Ok(key)),
+        ];
+        let mut before = url.clone();
+        let mut steps = Vec::new();
+        for (names, after) in all {
+            if let Ok(after) = after
+                && after != before
+            {
+                steps.push((names, after.clone()));
+                before = after;
+            }
+        }
+        steps
+    }
+
     /// The same URL where its keys lie.
     fn shared(&self, url: &UrlKey) -> UrlKey {
         match &self.share {
@@ -134,16 +172,20 @@ impl KeyRule {
         }
     }
 
-    /// Scopes that cover the key of every URL that `scope` covers; `None` where it does so as it is.
+    /// Scopes that cover the key of every URL that `scope` covers, and the URL itself, under which a prefetch may have kept it;
+    /// `None` where it does so as it is.
     pub fn in_keys(&self, scope: &Scope) -> Option<Vec<Scope>> {
         if self.is_plain() && self.share.is_none() {
             return None;
         }
         if let Scope::File(url) = scope {
             let (key, as_it_is) = (self.of(url), self.shared(url));
+            let mut covered = vec![key];
             // A URL that is asked for by nobody under this name may be the key of others.
-            let too = (self.moves_paths() && key != as_it_is).then_some(Scope::File(as_it_is));
-            return Some(std::iter::once(Scope::File(key)).chain(too).collect());
+            covered.extend(Some(as_it_is).filter(|_| self.moves_paths()));
+            covered.push(url.clone());
+            covered.dedup();
+            return Some(covered.into_iter().map(Scope::File).collect());
         }
         let (host, from) = match scope {
             Scope::Directory { host, path } => (host.as_str(), Area::Below(path.clone())),
@@ -154,10 +196,11 @@ impl KeyRule {
             }
             Scope::Tag { .. } | Scope::Domain(_) => {
                 let share = self.share.clone()?;
-                return Some(vec![match scope {
+                let shared = match scope {
                     Scope::Tag { tag, .. } => Scope::Tag { domain: share, tag: tag.clone() },
                     _ => Scope::Domain(share),
-                }]);
+                };
+                return Some(vec![shared, scope.clone()]);
             }
             Scope::File(_) => return None,
         };
@@ -177,7 +220,8 @@ impl KeyRule {
             Scope::Regex(pattern) => Scope::Regex(pattern.at(host)),
             Scope::File(_) | Scope::Tag { .. } | Scope::Domain(_) => scope.clone(),
         };
-        Some(std::iter::once(as_it_is).chain(reached).collect())
+        let own = self.share.is_some().then(|| scope.clone());
+        Some(std::iter::once(as_it_is).chain(reached).chain(own).collect())
     }
 
     /// What users who ask for `path`, which is unsigned, are given.

@@ -31,6 +31,7 @@ mod fetch;
 mod headers;
 mod https;
 mod key;
+mod prefetch;
 mod redirect;
 mod rewrite;
 mod stale;
@@ -43,6 +44,7 @@ pub use fetch::{ArgumentRewrite, Fetch, Follow, Ranges, Scheme};
 pub use headers::{HeaderRule, Operation};
 pub use https::{Forced, Https};
 pub use key::{KeyRule, Query};
+pub use prefetch::{PrefetchLimit, RATE_MIN, RATE_UNIT, SHARE_DEFAULT};
 pub use redirect::{UrlRule, sent_to};
 pub use rewrite::Rewrite;
 pub use stale::Stale;
@@ -181,6 +183,8 @@ pub struct Rules {
     pub https: Https,
     /// What becomes of the URLs they ask for, in its order; those that send nobody elsewhere are in `key`, too.
     pub urls: Vec<UrlRule>,
+    /// How much of origins prefetches may take.
+    pub prefetch: PrefetchLimit,
 }
 
 impl Rules {
@@ -211,6 +215,7 @@ impl Rules {
             "set_req_header" => self.fetch.headers.push(headers::set_request(&args)?),
             "origin_request_header" => self.fetch.headers.push(headers::at_origin(&args)?),
             "origin_response_header" => self.origin_response.push(headers::from_origin(&args)?),
+            "prefetch_limit" => self.prefetch = prefetch::limit(&args)?,
             "gzip" => self.gzip = args.only(&["enable"])?.on("enable")?,
             name @ ("https_option" | "https_force" | "http_force" | "https_tls_version") => {
                 self.https.take(name, &args)?
@@ -295,6 +300,17 @@ impl Functions {
     /// number was kept for other URLs.
     pub fn shape(&self) -> u64 {
         self.0.shape
+    }
+
+    /// The same functions, but that keys are URLs as they were asked for.
+    pub fn verbatim(&self) -> Functions {
+        let Compiled { list, rules, .. } = &*self.0;
+        let mut rules = rules.clone();
+        rules.key.verbatim = true;
+        // The key says no more what the origin is asked for.
+        rules.fetch.by_key = false;
+        let shape = rules.key.shape();
+        Functions(Arc::new(Compiled { list: list.clone(), rules, shape }))
     }
 
     /// Whether what is kept under these functions was kept otherwise under `before`: under another key, for another time, or

@@ -314,6 +314,9 @@ fn scopes_are_said_in_keys_no_wider_than_rules_reach() {
         (&[("^/a/(.*)", "/b/$1", "")], file("/a/x?y"), &[file("/b/x?y")]),
         (&[("^/a/(.*)", "/b/$1", "redirect")], directory("/a/"), &[]),
     ];
+    let keyed = Functions::new(vec![function(1, "set_hashkey_args", &[("disable", "on")])]);
+    let said = keyed.rules().key.in_keys(&file("/x?y")).unwrap();
+    assert_eq!(said, [file("/x"), file("/x?y")], "a prefetch may have kept it under the URL itself");
     for (rules, scope, too) in cases {
         let said = url_rules(rules).rules().key.in_keys(scope).unwrap_or_else(|| vec![scope.clone()]);
         assert!(said.contains(scope), "{rules:?} {scope:?}: {said:?}");
@@ -333,12 +336,17 @@ fn keys_of_a_domain_that_shares_lie_with_the_other() {
     assert_eq!((plain.shape(), joining.shape()), (0, Functions::new(vec![remove]).shape()), "kept as the other keeps");
     assert!(plain.keep_otherwise(&Functions::default()));
     let pattern = |host: &str, path: &str| Scope::Regex(crate::Pattern::parse(url(host, path)).unwrap());
-    let name = |name: &str| crate::DomainName::parse(name).unwrap();
     let said = |functions: &Functions, scope: &Scope| functions.rules().key.in_keys(scope).unwrap();
-    assert_eq!(said(&plain, &pattern("a.com", "/d/[0-9]")), [pattern("b.com", "/d/[0-9]")]);
+    // And as they were given, for what a prefetch kept under URLs themselves.
+    assert_eq!(
+        said(&plain, &pattern("a.com", "/d/[0-9]")),
+        [pattern("b.com", "/d/[0-9]"), pattern("a.com", "/d/[0-9]")]
+    );
     let wide = Scope::Directory { host: "b.com".into(), path: "/d/".into() };
-    assert_eq!(said(&joining, &pattern("a.com", "/d/a?x=[0-9]")), [wide], "the other's keys have all of a query");
-    assert_eq!(said(&plain, &Scope::Domain(name("a.com"))), [Scope::Domain(name("b.com"))]);
+    let own = pattern("a.com", "/d/a?x=[0-9]");
+    assert_eq!(said(&joining, &own), [wide, own.clone()], "the other's keys have all of a query");
+    let all = |name: &str| Scope::Domain(crate::DomainName::parse(name).unwrap());
+    assert_eq!(said(&plain, &all("a.com")), [all("b.com"), all("a.com")]);
 }
 
 #[test]
@@ -411,8 +419,8 @@ fn what_changes_what_is_kept_is_told_from_what_does_not() {
 
 proptest::proptest! {
     #[test]
-    fn any_arguments_are_read_without_a_panic(at in 0_usize..54, args: Vec<(String, String)>, path in "/[a-z?&=/$-]{0,30}") {
-        let kind = (0..300).filter_map(numbered).nth(at).unwrap();
+    fn any_arguments_are_read_without_a_panic(at in 0_usize..55, args: Vec<(String, String)>, path in "/[a-z?&=/$-]{0,30}") {
+        let kind = (0..300).chain([100_001]).filter_map(numbered).nth(at).unwrap();
         let list = vec![Function { id: 1, name: kind.name.to_owned(), args, parent: None }];
         let _ = check(&list);
         let functions = Functions::new(list);
@@ -420,7 +428,7 @@ proptest::proptest! {
         proptest::prop_assert!(functions.rules().fetch.path(key.path_and_query()).starts_with('/'));
     }
 
-    /// What a refresh covers it covers by its key, too.
+    /// What a refresh covers it covers by its key, too, and by itself where that is the key.
     #[test]
     fn scope_in_keys_covers_the_key_of_every_url_that_it_covers(
         rules in proptest::collection::vec((
@@ -458,9 +466,10 @@ proptest::proptest! {
         let (domain, url) = (crate::DomainName::parse("a.com").unwrap(), UrlKey::new("a.com", &url).unwrap());
         let said = functions.rules().key.in_keys(&scope).unwrap_or_else(|| vec![scope.clone()]);
         if scope.covers(&domain, &url, &crate::Tags::Any) {
-            let key = functions.key(&url);
-            let covered = said.iter().any(|said| said.covers(&domain, &key, &crate::Tags::Any));
-            proptest::prop_assert!(covered, "{:?} {} {} {:?}", rules, url, key, said);
+            for key in [functions.key(&url), functions.verbatim().key(&url)] {
+                let covered = said.iter().any(|said| said.covers(&domain, &key, &crate::Tags::Any));
+                proptest::prop_assert!(covered, "{:?} {} {} {:?}", rules, url, key, said);
+            }
         }
     }
 
