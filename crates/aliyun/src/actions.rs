@@ -19,8 +19,33 @@ pub(crate) const CREATE_BEARER: &str = "CreateBearerToken";
 /// Our own action: the audit log.
 pub(crate) const AUDIT_LOG: &str = "DescribeAuditLog";
 
+/// Our own actions: steering of prefetches, and one of them whole.
+pub(crate) const PAUSE_TASK: &str = "PausePreloadTask";
+pub(crate) const RESUME_TASK: &str = "ResumePreloadTask";
+pub(crate) const CANCEL_TASK: &str = "CancelPreloadTask";
+pub(crate) const SET_PRIORITY: &str = "SetPreloadTaskPriority";
+pub(crate) const PRELOAD_TASK: &str = "DescribePreloadTask";
+
+/// Our own action: what a prefetch would do.
+pub(crate) const EXPLAIN: &str = "ExplainPreload";
+
 /// Actions of our own, which both products have; the vendor's list holds none of these names.
-const OWN: [&str; 5] = ["DescribeRefreshTaskReceipt", "DescribeReceiptKey", CREATE_SESSION, CREATE_BEARER, AUDIT_LOG];
+const OWN: [&str; 11] = [
+    "DescribeRefreshTaskReceipt",
+    "DescribeReceiptKey",
+    CREATE_SESSION,
+    CREATE_BEARER,
+    AUDIT_LOG,
+    PAUSE_TASK,
+    RESUME_TASK,
+    CANCEL_TASK,
+    SET_PRIORITY,
+    PRELOAD_TASK,
+    EXPLAIN,
+];
+
+/// Those of our own that are done to domains: to those that are named, or of the tasks that are.
+const OWN_OF_DOMAINS: [&str; 6] = [SET_DOMAIN, PAUSE_TASK, RESUME_TASK, CANCEL_TASK, SET_PRIORITY, EXPLAIN];
 
 /// What policies name that an action is done to (prefetch-refresh §9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +82,7 @@ pub(crate) fn rate(action: &str) -> Option<u32> {
 
 /// What policies name that `action` is done to.
 pub fn resource(action: &str) -> Resource {
-    if action == SET_DOMAIN {
+    if OWN_OF_DOMAINS.contains(&action) {
         return Resource::Domain;
     }
     match listed().find(|(_, name, ..)| *name == action).map(|(_, _, resource, _)| resource) {

@@ -6,7 +6,10 @@ use std::time::SystemTime;
 
 use model::{Coverage, DomainName};
 
-use crate::actions::{AUDIT_LOG, CREATE_BEARER, CREATE_SESSION, SET_DOMAIN};
+use crate::actions::{
+    AUDIT_LOG, CANCEL_TASK, CREATE_BEARER, CREATE_SESSION, EXPLAIN, PAUSE_TASK, PRELOAD_TASK, RESUME_TASK, SET_DOMAIN,
+    SET_PRIORITY,
+};
 use crate::audit::{self, AuditQuery};
 use crate::certificates::{self, SetCertificate};
 use crate::credentials::{self, CreateBearer, CreateSession};
@@ -21,6 +24,7 @@ use crate::read::{Params, Product, Request};
 use crate::refusal::Refusal;
 use crate::rules::Rules;
 use crate::service::{self, ChargeType};
+use crate::steering::{self, SteerTasks};
 use crate::tasks::{self, Page, TaskQuery};
 
 /// What is asked for. Which product asked is in the [`Request`]; the same verbs serve both.
@@ -28,6 +32,8 @@ use crate::tasks::{self, Page, TaskQuery};
 pub enum Call {
     /// PushObjectCache, PreloadVodObjectCaches
     Prefetch(Prefetch),
+    /// Our own: ExplainPreload, of what could be submitted so.
+    Explain(Prefetch),
     /// RefreshObjectCaches, RefreshVodObjectCaches
     Refresh(Refresh),
     /// RefreshObjectCacheByCacheTag
@@ -38,6 +44,15 @@ pub enum Call {
     TasksById(Vec<u64>),
     /// DescribePreloadDetailById: one id
     PrefetchDetail(u64),
+    /// Our own: DescribePreloadTask.
+    PreloadTask {
+        /// Which.
+        task: u64,
+        /// Which of its URLs.
+        page: Page,
+    },
+    /// Our own: PausePreloadTask, ResumePreloadTask, CancelPreloadTask, SetPreloadTaskPriority.
+    Steer(SteerTasks),
     /// DescribeCdnUserQuota
     UserQuota,
     /// Our own: CreateSessionCredentials.
@@ -139,8 +154,9 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
     use Product::{Cdn, Vod};
     Ok(match (request.product, request.action.as_str()) {
         (Cdn, "PushObjectCache") | (Vod, "PreloadVodObjectCaches") => {
-            Call::Prefetch(prefetch::prefetch(request, profile, rules)?)
+            Call::Prefetch(prefetch::prefetch(request, profile, rules, now)?)
         }
+        (_, EXPLAIN) => Call::Explain(prefetch::prefetch(request, profile, rules, now)?),
         (Cdn, "RefreshObjectCaches") | (Vod, "RefreshVodObjectCaches") => {
             Call::Refresh(prefetch::refresh(request, profile, rules)?)
         }
@@ -150,6 +166,11 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
         }
         (Cdn, "DescribeRefreshTaskById") => Call::TasksById(tasks::by_id(request, profile)?),
         (Cdn, "DescribePreloadDetailById") => Call::PrefetchDetail(tasks::one(request, profile)?),
+        (_, PAUSE_TASK | RESUME_TASK | CANCEL_TASK | SET_PRIORITY) => Call::Steer(steering::steer(request, profile)?),
+        (_, PRELOAD_TASK) => {
+            let (task, page) = steering::task(request, profile)?;
+            Call::PreloadTask { task, page }
+        }
         (_, CREATE_SESSION) => Call::CreateSession(credentials::session(request)?),
         (_, CREATE_BEARER) => Call::CreateBearer(credentials::bearer(request)?),
         (_, AUDIT_LOG) => Call::AuditLog(audit::query(request)?),

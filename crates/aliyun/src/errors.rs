@@ -114,6 +114,7 @@ static PAGES: &[(&str, &str)] = pages! {
     "SignatureNonceUsed"
     "SingleRequest.OverLimit"
     "SourceIp.Exceed"
+    "TaskEnded"
     "TaskNotComplete"
     "Throttling"
     "Throttling.User"

@@ -28,6 +28,7 @@ mod certificates;
 mod credentials;
 mod domains;
 mod errors;
+mod explain;
 mod figures;
 mod form;
 mod functions;
@@ -46,6 +47,7 @@ mod rules;
 mod service;
 mod sign;
 mod sources;
+mod steering;
 mod tasks;
 
 pub use actions::{Resource, resource};
@@ -57,6 +59,7 @@ pub use domains::{
     AddDomains, CdnType, DomainQuery, DomainStatus, ModifyDomains, RESOURCE_GROUP, SearchType, SetDomain,
 };
 pub use errors::{codes, page};
+pub use explain::{Explained, ExplainedTarget};
 pub use figures::{
     ANY_ISP, FIGURE_DOMAINS_MAX, FIGURES_KEPT_DAYS, Figure, FigureQuery, FiguresShown, Place, SortBy, URLS_KEPT_DAYS,
     UrlQuery, UrlsShown, Window,
@@ -81,4 +84,5 @@ pub use rules::{Rules, TASK_HISTORY_DAYS};
 pub use service::{ChargeType, OpenedService, ServiceStatus};
 pub use sign::{AccessKey, Ask, sign_v1, sign_v3};
 pub use sources::{Source, SourceType};
+pub use steering::{PreloadJob, PreloadState, PreloadTask, PreloadUrl, Steer, SteerTasks, SteeredTask};
 pub use tasks::{Page, TASK_IDS_MAX, TaskFilter, TaskQuery, TaskStatus, TaskType};

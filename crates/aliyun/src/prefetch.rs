@@ -5,6 +5,8 @@
 //!
 //! Whether a host is the caller's, and whether today's quota allows it: the control plane knows.
 
+use std::time::{Duration, SystemTime};
+
 use http::{HeaderName, HeaderValue};
 use model::{Coverage, DomainName, Pattern, Tag};
 use serde_json::Value;
@@ -12,15 +14,19 @@ use serde_json::Value;
 use crate::call::boolean;
 use crate::path::{Limits, ObjectPath, Shape, read_lines};
 use crate::profile::{AreaDefault, LINES_PER_CALL_MAX, Profile, Wording};
-use crate::read::Request;
+use crate::read::{Params, Request};
 use crate::refusal::{Fault, Refusal};
 use crate::rules::Rules;
+use crate::steering;
 
 /// Most variants of each URL that one call may ask for by `WithHeader`.
 pub const VARIANTS_MAX: usize = 16;
 
 /// Longest `WithHeader`, in bytes.
 const WITH_HEADER_BYTES_MAX: usize = 4096;
+
+/// Longest time that objects may be pinned for, in seconds: 30 days.
+const PIN_SECS_MAX: u64 = 30 * 86_400;
 
 /// Headers that a prefetch may set; those beginning with `x-` too.
 const HEADERS_ALLOWED: &[&str] =
@@ -39,8 +45,16 @@ pub struct Prefetch {
     pub edge: bool,
     /// The request headers of each variant to fetch, names in lower case; at least one variant.
     pub variants: Vec<Vec<(String, String)>>,
-    /// Whether the key is derived from the domain's configuration (`QueryHashkey`).
-    pub derive_key: bool,
+    /// Whether the URLs as submitted are the keys, though the domain's functions may make others (`QueryHashkey=false`).
+    pub verbatim: bool,
+    /// Whether copies from before the submission are fetched again (`Refetch`, our own).
+    pub refetch: bool,
+    /// How long the objects are to stay in the stores that are warmed, whatever else comes there (`Pin`, our own).
+    pub pin: Option<Duration>,
+    /// Which of the account's prefetches go first (`Priority`, our own); `None` is the usual.
+    pub priority: Option<u8>,
+    /// The moment before which it does not begin (`NotBefore`, our own).
+    pub not_before: Option<SystemTime>,
 }
 
 /// A refresh, checked but for what only the control plane knows.
@@ -86,7 +100,12 @@ impl RefreshByTag {
 }
 
 /// Reads the parameters of a prefetch.
-pub(crate) fn prefetch(request: &Request, profile: &Profile, rules: Rules) -> Result<Prefetch, Refusal> {
+pub(crate) fn prefetch(
+    request: &Request,
+    profile: &Profile,
+    rules: Rules,
+    now: SystemTime,
+) -> Result<Prefetch, Refusal> {
     let params = &request.params;
     let wording = profile.wording(request);
     let per_call = profile.per_call(request.product);
@@ -110,14 +129,28 @@ pub(crate) fn prefetch(request: &Request, profile: &Profile, rules: Rules) -> Re
         Wording::Legacy => None, // older than the parameter
         Wording::Current | Wording::LegacyVod => params.get("WithHeader"),
     };
+    // Where the parameter is not known, nobody can ask for the key that users' requests have but by leaving it out.
+    let (asked_for_key, derived) = (params.get("QueryHashkey").is_some(), boolean(params, "QueryHashkey")?);
     Ok(Prefetch {
         paths,
         area,
         l2: boolean(params, "L2Preload")?,
         edge,
         variants: variants(with_header).map_err(|fault| Refusal::of(fault, wording))?,
-        derive_key: boolean(params, "QueryHashkey")?,
+        verbatim: !derived && (asked_for_key || wording == Wording::Current),
+        refetch: boolean(params, "Refetch")?,
+        pin: pin(params)?,
+        priority: steering::priority(params)?,
+        not_before: steering::not_before(params, now)?,
     })
+}
+
+/// For how long the objects are to stay.
+fn pin(params: &Params) -> Result<Option<Duration>, Refusal> {
+    let Some(text) = params.get("Pin") else { return Ok(None) };
+    let secs = text.parse().ok().filter(|secs| (1..=PIN_SECS_MAX).contains(secs));
+    let secs = secs.ok_or_else(|| Refusal::invalid("Pin", "a number of seconds from 1 to 2592000 is expected"))?;
+    Ok(Some(Duration::from_secs(secs)))
 }
 
 /// Reads the parameters of a refresh.

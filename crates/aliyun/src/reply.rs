@@ -14,12 +14,14 @@ use serde_json::{Value, json};
 use crate::audit::{self, AuditEvent};
 use crate::certificates::{self, CertificateShown};
 use crate::credentials::{self, Bearer, Session};
+use crate::explain::{self, Explained};
 use crate::figures::{self, FiguresShown, UrlsShown};
 use crate::labels::{self, Label, LabelRow};
 use crate::owners;
 use crate::places;
 use crate::read::{Product, Request, timestamp};
 use crate::service::{self, OpenedService, ServiceStatus};
+use crate::steering::{self, PreloadTask, SteeredTask};
 use crate::tasks::{Page, TaskStatus, TaskType};
 
 mod domains;
@@ -32,6 +34,8 @@ pub const UNLIMITED: u64 = 10_000_000;
 /// The answer to a call that succeeded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
+    /// What a prefetch would do, URL by URL.
+    Explained(Vec<Explained>),
     /// Accepted as these tasks.
     Submitted(Vec<u64>),
     /// One page of tasks, newest first.
@@ -52,6 +56,10 @@ pub enum Reply {
     },
     /// A prefetch, URL by URL; `None` when there is none of that id.
     PrefetchDetail(Option<PrefetchDetail>),
+    /// A prefetch with all there is to know of it.
+    PreloadTask(Box<PreloadTask>),
+    /// Prefetches that were steered.
+    Steered(Vec<SteeredTask>),
     /// Quotas as numbers, and how many domains the account may have.
     UserQuota {
         /// Quotas of a day.
@@ -323,6 +331,7 @@ pub struct Quota {
 pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Value {
     let product = request.product;
     match reply {
+        Reply::Explained(urls) => explain::fields(request_id, urls),
         Reply::Submitted(ids) => {
             let ids = ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
             let name = match request.action.as_str() {
@@ -355,6 +364,8 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             let details: Vec<Value> = detail.iter().map(prefetch_detail).collect();
             json!({ "RequestId": request_id, "TotalCount": details.len(), "UrlDetails": details })
         }
+        Reply::PreloadTask(task) => steering::task_fields(request_id, task),
+        Reply::Steered(steered) => steering::fields(request_id, steered),
         Reply::UserQuota { quota, domains } => user_quota(request_id, quota, *domains),
         Reply::SessionCreated(session) => credentials::session_fields(request_id, session),
         Reply::BearerCreated(bearer) => credentials::bearer_fields(request_id, bearer),
@@ -452,7 +463,7 @@ fn waited_for(waiting: &Waiting) -> Value {
 }
 
 /// Progress in per cent, with up to two decimals, rounded down.
-fn process(status: TaskStatus, done: u64, total: u64) -> String {
+pub(crate) fn process(status: TaskStatus, done: u64, total: u64) -> String {
     if status == TaskStatus::Complete {
         return "100%".to_owned();
     }

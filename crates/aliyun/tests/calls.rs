@@ -37,14 +37,28 @@ fn prefetch_is_read_with_its_defaults() {
         l2: false,
         edge: false,
         variants: gzip,
-        derive_key: false,
+        verbatim: true,
+        refetch: false,
+        pin: None,
+        priority: None,
+        not_before: None,
     };
+    // The parameter is younger: nobody could say that users' key is meant.
+    let older = Prefetch { verbatim: false, ..plain.clone() };
     let lines = ("ObjectPath", "a.com/1\r\nhttps://A.com/2\n");
     let cases: &[(&str, &str, &str, Params<'_>, Prefetch)] = &[
         ("cdn-2024", CDN, "PushObjectCache", &[], plain.clone()),
-        ("cdn-2024", OLD, "PushObjectCache", &[("ObjectType", "File")], plain.clone()), // ignored there
-        ("cdn-2024", VOD, "PreloadVodObjectCaches", &[], plain.clone()),
-        ("cdn-2020", CDN, "PushObjectCache", &[], Prefetch { area: Some(Coverage::Overseas), ..plain.clone() }),
+        ("cdn-2024", OLD, "PushObjectCache", &[("ObjectType", "File")], older.clone()), // ignored there
+        ("cdn-2024", OLD, "PushObjectCache", &[("QueryHashkey", "false")], plain.clone()),
+        ("cdn-2024", VOD, "PreloadVodObjectCaches", &[], older.clone()),
+        ("cdn-2020", CDN, "PushObjectCache", &[], Prefetch { area: Some(Coverage::Overseas), ..older.clone() }),
+        (
+            "open",
+            CDN,
+            "PushObjectCache",
+            &[("Refetch", "true"), ("Pin", "7200")],
+            Prefetch { refetch: true, pin: Some(Duration::from_secs(7200)), ..plain.clone() },
+        ),
         (
             "open",
             CDN,
@@ -58,7 +72,7 @@ fn prefetch_is_read_with_its_defaults() {
             CDN,
             "PushObjectCache",
             &[("L2Preload", "True"), ("QueryHashkey", "TRUE"), ("Tier", "edge"), ("ConsistencyHash", "x")],
-            Prefetch { l2: true, edge: true, derive_key: true, ..plain.clone() },
+            Prefetch { l2: true, edge: true, verbatim: false, ..plain.clone() },
         ),
         ("open", CDN, "PushObjectCache", &[("WithHeader", "{}")], Prefetch { variants: vec![vec![]], ..plain.clone() }),
         (
@@ -66,7 +80,7 @@ fn prefetch_is_read_with_its_defaults() {
             CDN,
             "PushObjectCache",
             &[("WithHeader", "?"), ("Area", "overseas")],
-            Prefetch { area: Some(Coverage::Overseas), ..plain.clone() },
+            Prefetch { area: Some(Coverage::Overseas), ..older.clone() },
         ),
     ];
     for (profile, version, action, params, expected) in cases {
