@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aliyun::Rules;
 use model::pattern::BadPattern;
 use model::topology::WarmTiers;
-use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Scope, Tag, UrlKey};
+use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Pin, Scope, Tag, UrlKey};
 
 use crate::certificate::BadCertificate;
 use crate::completion::Acknowledged;
@@ -18,10 +19,12 @@ use crate::ownership::Ownership;
 use crate::passes::{Pass, Passes};
 use crate::policy::Policy;
 use crate::receipt::Signer;
+use crate::scheduler::Counters;
 use crate::state::accounts::{AccessKey, AccountStatus};
 use crate::state::audit::Record;
 use crate::state::chunks::{Kind, Params};
 use crate::state::domains::DomainRow;
+use crate::state::steering::Steering;
 use crate::state::submit::{Accepting, Charge, Group, QueueMax, Refused, Submission};
 use crate::state::{State, StateError, millis};
 
@@ -30,6 +33,7 @@ mod certificates;
 mod credentials;
 mod details;
 mod domains;
+mod explain;
 mod figures;
 mod functions;
 mod labels;
@@ -37,12 +41,14 @@ mod lines;
 mod owners;
 mod receipts;
 mod service;
+mod steering;
 
 pub(crate) use certificates::{Shown, Submitted};
 pub(crate) use details::Detail;
 #[cfg(test)]
 pub(crate) use details::UrlDetail;
 pub(crate) use domains::{DOMAINS_MAX, DomainChange, DomainView, Wanted};
+pub(crate) use explain::other_key;
 pub(crate) use functions::{Doomed, Wished, has};
 pub(crate) use lines::{Line, LineFilter, Progress, Status};
 
@@ -206,6 +212,12 @@ pub(crate) enum Denied {
     /// The account has no such task.
     #[error("no such task")]
     NoTask,
+    /// The account has no prefetch of this id.
+    #[error("no prefetch {0}")]
+    NoPrefetch(u64),
+    /// The prefetch of this id has ended.
+    #[error("prefetch {0} has ended")]
+    TaskEnded(u64),
     /// The task is not complete.
     #[error("task is not complete")]
     NotComplete,
@@ -288,6 +300,16 @@ pub(crate) struct Prefetch {
     pub(crate) warm: WarmTiers,
     /// Request headers of each variant; at least one.
     pub(crate) variants: Vec<Vec<(String, String)>>,
+    /// Which of the account's prefetches go first.
+    pub(crate) priority: u8,
+    /// The moment before which it does not begin, in milliseconds since 1970.
+    pub(crate) not_before_ms: u64,
+    /// Whether the URLs as submitted are the keys.
+    pub(crate) verbatim: bool,
+    /// Whether copies from before are fetched again.
+    pub(crate) refetch: bool,
+    /// How long the objects are to stay in the stores, and how many bytes the account may have so on a node.
+    pub(crate) pin: Option<(Duration, u64)>,
 }
 
 /// The verbs. Cheap to clone.
@@ -317,6 +339,8 @@ pub(crate) struct App {
     pub(crate) ownership: Arc<Ownership>,
     /// What the operator set about how calls are read.
     pub(crate) rules: Rules,
+    /// What the scheduler does, and which nodes it can give jobs to.
+    pub(crate) jobs: Arc<Counters>,
 }
 
 impl App {
@@ -334,6 +358,11 @@ impl App {
         let known = self.following.now();
         let names = named(&known, principal.account(), &objects);
         principal.may(permission.action, names.into_iter().map(|name| permission.on(name)))?;
+        let pin = prefetch.pin.map(|(time, bytes_max)| Pin {
+            until: (millis(self.clock.now()) / 1000).saturating_add(time.as_secs()),
+            owner: Pin::owner_of(principal.account()),
+            bytes_max,
+        });
         let mut groups = Vec::new();
         for (row, objects) in by_domain(&known, principal.account(), objects)? {
             let coverage = known.knowledge.domains.get(&row.name).map_or(Coverage::Global, |domain| domain.coverage);
@@ -342,6 +371,9 @@ impl App {
                 area: prefetch.area.unwrap_or(coverage),
                 warm: prefetch.warm,
                 variants: prefetch.variants.clone(),
+                verbatim: prefetch.verbatim,
+                refetch: prefetch.refetch,
+                pin: pin.clone(),
             };
             let paths = objects.into_iter().map(|object| object.text).collect();
             groups.push(Group {
@@ -350,6 +382,7 @@ impl App {
                 paths,
                 invalidations: Vec::new(),
                 params,
+                steering: Steering { priority: prefetch.priority, ..Steering::from(prefetch.not_before_ms) },
             });
         }
         self.submit(principal, spending, limits, groups).await
@@ -495,8 +528,9 @@ fn own<'a>(known: &'a Known, account: &str, asked: &str, domain: Option<&Domain>
 }
 
 fn refreshes(row: &DomainRow, kind: Kind, paths: Vec<String>, invalidations: Vec<Invalidation>) -> Group {
-    let params = Params { area: Coverage::Global, warm: WarmTiers::default(), variants: Vec::new() };
-    Group { domain: row.name.clone(), kind, paths, invalidations, params }
+    let (area, warm) = (Coverage::Global, WarmTiers::default());
+    let params = Params { area, warm, variants: Vec::new(), verbatim: false, refetch: false, pin: None };
+    Group { domain: row.name.clone(), kind, paths, invalidations, params, steering: Steering::from(0) }
 }
 
 /// What nodes are told of one object of a refresh.

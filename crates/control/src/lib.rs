@@ -45,6 +45,7 @@ pub mod policy;
 pub mod receipt;
 mod scheduler;
 mod seal;
+mod shares;
 pub mod state;
 #[cfg(test)]
 mod testing;
@@ -59,6 +60,9 @@ const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// How long a spent nonce is kept: as long as a signature could be good on any clock, and some more.
 const NONCES_KEPT: Duration = Duration::from_secs(4 * aliyun::WINDOW.as_secs());
+
+/// How long what nodes share is kept after the last of them asked: longer than any lease, by far.
+const SHARES_KEPT: Duration = Duration::from_secs(86_400);
 
 /// Invalidations kept in the log; a node that is further behind starts from a snapshot.
 const INVALIDATIONS_KEPT: u64 = 1_000_000;
@@ -254,6 +258,7 @@ impl Parts {
             stopping.clone(),
         );
         let collector = figures::Collector::start(state.clone(), following.clone(), clock.clone(), stopping.clone());
+        let shares = shares::Shares::start(state.clone(), following.clone(), clock.clone(), stopping.clone());
         let (signer, log) = (identity.signer.clone(), identity.log.clone());
         let certificate_secret = identity.certificate_secret.clone();
         let ownership = Arc::new(ownership::Ownership::new(&identity.owner_secret, owners));
@@ -261,7 +266,7 @@ impl Parts {
             state.clone(),
             identity,
             following.clone(),
-            link::Listeners { scheduler: scheduler.clone(), acknowledged: acknowledged.clone(), collector },
+            link::Listeners { scheduler: scheduler.clone(), acknowledged: acknowledged.clone(), collector, shares },
             clock.clone(),
             stopping.clone(),
         );
@@ -279,6 +284,7 @@ impl Parts {
             keys: keys::Keys::new(state.clone(), seal),
             ownership,
             rules: times.rules,
+            jobs: scheduler.jobs(),
         };
         let (accepting, door) = (app.accepting.clone(), api::Door::new(app, scheduler, link.clone()));
         let history = Histories { tasks: times.rules.task_history(), audit: times.audit_history };
@@ -364,6 +370,7 @@ async fn forget(
                 tracing::warn!(steps = beyond, "too much is kept for receipts: those of the oldest refreshes are gone");
             }
             state.forget_figures(now_ms).await?;
+            state.forget_shares(before(SHARES_KEPT)).await?;
             let forgotten = state.forget_records(before(history.audit), state::audit::ROWS_MAX).await?;
             let counters = accepting.counters();
             counters.records_forgotten.fetch_add(forgotten, Ordering::Relaxed);

@@ -9,8 +9,11 @@ use crate::state::accounts::Account;
 use crate::state::chunks::Kind;
 use crate::state::submit::QueueMax;
 
-/// Limits an operator may set, by the name they have in `--quota`; `action_qps` is of each action.
-const NAMES: [&str; 7] = ["preload", "url", "dir", "regex", "ignore_params", "queue", "action_qps"];
+/// Limits an operator may set, by the name they have in `--quota`; `action_qps` is of each action, `pin_bytes` on each node.
+const NAMES: [&str; 8] = ["preload", "url", "dir", "regex", "ignore_params", "queue", "action_qps", "pin_bytes"];
+
+/// Bytes of bodies that an account may have pinned on one node, unless an operator set another number.
+const PIN_BYTES: u64 = 1 << 30;
 
 /// Whether there is such a profile, and whether every limit has a name that is known. The error names the argument.
 pub(crate) fn check(profile: &str, quota: &BTreeMap<String, u64>) -> Result<(), (&'static str, String)> {
@@ -104,6 +107,11 @@ pub(crate) fn of(account: &Account, product: Product, kind: Kind) -> Limits {
         (None, Some(most), QueueUnit::Request) => QueueMax::Requests(most),
     };
     Limits { bucket: bucket.name(product), day: day(account, product, bucket), minute, queue }
+}
+
+/// Bytes of bodies that an account may have pinned on one node.
+pub(crate) fn pin_bytes(account: &Account) -> u64 {
+    account.quota.get("pin_bytes").copied().unwrap_or(PIN_BYTES)
 }
 
 /// Calls of one action a second; no end when `None`.

@@ -22,6 +22,7 @@ use model::link::{
     from_control, from_node,
 };
 use model::mistake::{Mistake, made};
+use model::prefetch::UNDER_WAY_MAX;
 use model::{Clock, Isolation, Member, NodeName, PopName, Revision, Tier};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,6 +35,7 @@ use crate::figures::Collector;
 use crate::heads::Heads;
 use crate::known::{Following, Known};
 use crate::scheduler::{Leases, Order, Scheduler};
+use crate::shares::Shares;
 use crate::state::log::Logged;
 use crate::state::nodes::{AdmitError, Proof};
 use crate::state::{Identity, State, StateError, millis};
@@ -72,6 +74,7 @@ pub(crate) struct Listeners {
     pub(crate) scheduler: Scheduler,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) collector: Collector,
+    pub(crate) shares: Shares,
 }
 
 struct Shared {
@@ -82,6 +85,7 @@ struct Shared {
     scheduler: Scheduler,
     acknowledged: Acknowledged,
     collector: Collector,
+    shares: Shares,
     clock: Arc<dyn Clock>,
     /// The session of each node that is connected now; a later session of a node takes over.
     connected: Mutex<HashMap<NodeName, u64>>,
@@ -99,7 +103,7 @@ impl Link {
         clock: Arc<dyn Clock>,
         stopping: CancellationToken,
     ) -> Link {
-        let Listeners { scheduler, acknowledged, collector } = listeners;
+        let Listeners { scheduler, acknowledged, collector, shares } = listeners;
         let connected = Mutex::new(HashMap::new());
         let sessions = AtomicU64::new(0);
         let heads = Heads::start(state.clone());
@@ -112,6 +116,7 @@ impl Link {
                 scheduler,
                 acknowledged,
                 collector,
+                shares,
                 clock,
                 connected,
                 sessions,
@@ -128,6 +133,11 @@ impl Link {
     /// What is taken of what nodes count.
     pub(crate) fn collector(&self) -> &Collector {
         &self.shared.collector
+    }
+
+    /// What is lent of origins.
+    pub(crate) fn shares(&self) -> &Shares {
+        &self.shared.shares
     }
 
     /// How many nodes are connected now.
@@ -308,6 +318,8 @@ impl Shared {
             joins,
             snapshot,
             takes_figures: true,
+            takes_under_way: true,
+            gives_shares: true,
         };
         Ok((welcome, start))
     }
@@ -368,6 +380,21 @@ impl Shared {
                     // A node that cannot be told now sends it again, and is told then.
                     let taken = move |taken| _ = out.try_send(Ok(message(from_control::Is::FiguresTaken(taken))));
                     if let Err(error) = self.collector.take(node, figures, taken) {
+                        return Err(End::Refused { reason: error.to_string(), again: true });
+                    }
+                }
+                from_node::Is::UnderWay(under_way) => {
+                    if under_way.jobs.len() > UNDER_WAY_MAX {
+                        let reason = format!("more than {UNDER_WAY_MAX} jobs in one message of how far they are");
+                        return Err(End::Refused { reason, again: true });
+                    }
+                    leases.under_way(under_way.jobs.into_iter().map(model::UnderWay::from).collect());
+                }
+                from_node::Is::Wants(wants) => {
+                    let out = out.clone();
+                    // A node that cannot be told now wants it again, and is told then.
+                    let answer = move |shares| _ = out.try_send(Ok(message(from_control::Is::Shares(shares))));
+                    if let Err(error) = self.shares.take(node, wants, answer) {
                         return Err(End::Refused { reason: error.to_string(), again: true });
                     }
                 }

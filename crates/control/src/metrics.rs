@@ -36,8 +36,9 @@ pub(crate) fn render(
     let jobs = scheduler.counters();
     let (swept_waiting, swept_max) = link.acknowledged().swept_waiting();
     let figures = link.collector();
+    let shares = link.shares().counters();
     let counted = figures.counters();
-    let rows: [(&str, &str, u64); 32] = [
+    let rows: [(&str, &str, u64); 35] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         (
             "warmfront_api_requests_refused_total",
@@ -95,6 +96,13 @@ pub(crate) fn render(
             "warmfront_figures_left_out_total",
             "Minutes and lists of URLs in reports that were nobody's any more, or of no time that is kept.",
             load(&counted.left_out),
+        ),
+        ("warmfront_shares_lent_total", "Shares of origins lent to nodes, or renewed.", load(&shares.lent)),
+        ("warmfront_shares_over_total", "Shares that ended because a node fell silent.", load(&shares.over)),
+        (
+            "warmfront_shares_unanswered_total",
+            "Messages about shares for which there was no room, or no database; nodes send others.",
+            load(&shares.unanswered),
         ),
         ("warmfront_figures_reports_waiting", "Reports waiting to be written down.", figures.waiting() as u64),
         ("warmfront_figures_reports_waiting_max", "Most reports that may wait.", crate::figures::WAITING_MAX as u64),

@@ -15,6 +15,7 @@ use crate::StateUrl;
 use crate::state::State;
 use crate::state::audit::Record;
 use crate::state::chunks::{Kind, Params};
+use crate::state::steering::Steering;
 use crate::state::submit::{Charge, Group, QueueMax, Submission};
 
 /// The longest a test waits for what must happen.
@@ -89,13 +90,27 @@ pub(crate) async fn state(dir: &TempDir, names: &[&str]) -> State {
 /// A prefetch of `urls` objects of `a.com`.
 pub(crate) fn prefetch(account: &str, nonce: &str, urls: usize, now_ms: u64) -> Submission {
     let paths: Vec<String> = (0..urls).map(|n| format!("http://a.com/{nonce}/{n}")).collect();
-    let params = Params { area: Coverage::Global, warm: WarmTiers::default(), variants: vec![Vec::new()] };
+    let params = Params {
+        area: Coverage::Global,
+        warm: WarmTiers::default(),
+        variants: vec![Vec::new()],
+        verbatim: false,
+        refetch: false,
+        pin: None,
+    };
     let domain = DomainName::parse("a.com").unwrap();
     Submission {
         account: account.into(),
         nonce: (account.into(), nonce.into()),
         now_ms,
-        groups: vec![Group { domain, kind: Kind::Prefetch, paths, invalidations: Vec::new(), params }],
+        groups: vec![Group {
+            domain,
+            kind: Kind::Prefetch,
+            paths,
+            invalidations: Vec::new(),
+            params,
+            steering: Steering::from(now_ms),
+        }],
         charge: Charge { bucket: "preload", day: 1, units: urls as u64, limit: None },
         minute_max: None,
         queue_max: QueueMax::Unlimited,

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aliyun::{
     Bearer, Bucket, Call, CertificatePair, CertificateShown, Description, FiguresShown, FunctionRow, FunctionSet,
-    ObjectPath, Page, Product, Quota, RefreshByTag, RefreshType, Reply, Request, Resource, Session, TaskFilter,
-    TaskQuery, TaskRow, TaskStatus, TaskType, UrlsShown, WhichFunctions, Wording,
+    ObjectPath, Page, Product, Quota, RefreshByTag, RefreshType, Reply, Request, Resource, Session, SteeredTask,
+    TaskFilter, TaskQuery, TaskRow, TaskStatus, TaskType, UrlsShown, WhichFunctions, Wording,
 };
 use model::topology::WarmTiers;
 use model::{Cause, Function, Revision};
@@ -17,9 +17,11 @@ use crate::app::{
 };
 use crate::completion::WaitedFor;
 use crate::limits;
+use crate::state::accounts::Account;
 use crate::state::audit::Record;
 use crate::state::chunks::{Filter, Kind};
 use crate::state::millis;
+use crate::state::steering::{PRIORITY_USUAL, Steer};
 
 mod access;
 mod details;
@@ -92,11 +94,12 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::Certificate(_) => Spent::InMemory,
         Call::SetFunctions(_) | Call::DeleteFunctions(_) => Spent::InDatabase,
         Call::Functions(_) | Call::DomainsByFunction { .. } => Spent::InMemory,
+        Call::Explain(_) => Spent::InMemory,
         Call::Tasks(_) | Call::TasksById(_) | Call::Quota | Call::Domains(_) | Call::DomainDetail(_) => Spent::InMemory,
         Call::PrefetchDetail(_) | Call::UserQuota | Call::Receipt(_) | Call::ReceiptKey => Spent::InMemory,
-        Call::Figures(_) | Call::TopUrls(_) => Spent::InMemory,
+        Call::Figures(_) | Call::TopUrls(_) | Call::PreloadTask { .. } => Spent::InMemory,
         Call::AuditLog(_) | Call::Service | Call::ServiceStatus => Spent::InMemory,
-        Call::OpenService(_) => Spent::InDatabase,
+        Call::OpenService(_) | Call::Steer(_) => Spent::InDatabase,
         // A replay would hand out credentials a second time.
         Call::CreateSession(_) | Call::CreateBearer(_) => Spent::InDatabase,
     }
@@ -112,11 +115,13 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
     match call {
         Call::Prefetch(prefetch) => {
             let limits = limits::of(account, product, Kind::Prefetch);
-            let warm = WarmTiers { l2: prefetch.l2, edge: prefetch.edge };
-            let how = Prefetch { area: prefetch.area, warm, variants: prefetch.variants };
-            let tasks =
-                app.prefetch(principal, permission, caller.spending(), &limits, objects(prefetch.paths), &how).await?;
+            let (objects, how) = prefetched(prefetch, account);
+            let tasks = app.prefetch(principal, permission, caller.spending(), &limits, objects, &how).await?;
             Ok(Reply::Submitted(tasks))
+        }
+        Call::Explain(prefetch) => {
+            let (objects, how) = prefetched(prefetch, account);
+            Ok(Reply::Explained(app.explain(principal, permission, &objects, &how)?))
         }
         Call::Refresh(refresh) => {
             let of = match refresh.kind {
@@ -151,6 +156,22 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
         Call::PrefetchDetail(task) => {
             let detail = app.detail(principal, permission, task).await?;
             Ok(Reply::PrefetchDetail(detail.map(|detail| details::shown(task, detail))))
+        }
+        Call::Steer(wished) => {
+            let how = match wished.how {
+                aliyun::Steer::Pause => Steer::Pause,
+                aliyun::Steer::Resume => Steer::Resume,
+                aliyun::Steer::Cancel => Steer::Cancel,
+                aliyun::Steer::Priority(priority) => Steer::Priority(priority),
+            };
+            let urls = app.steer(principal, permission, &wished.tasks, how).await?;
+            let steered = wished.tasks.into_iter().zip(urls).map(|(id, urls)| SteeredTask { id, urls });
+            Ok(Reply::Steered(steered.collect()))
+        }
+        Call::PreloadTask { task, page } => {
+            let detail = app.detail(principal, permission, task).await?.ok_or(Denied::NoPrefetch(task))?;
+            let whole = details::whole(task, page, detail, millis(app.clock.now()));
+            Ok(Reply::PreloadTask(Box::new(whole)))
         }
         Call::UserQuota => {
             let spent = app.spent_today(principal, permission).await?;
@@ -272,6 +293,21 @@ fn waiting(app: &App, task: u64, revision: Revision) -> aliyun::Waiting {
         nodes: waiting.nodes.into_iter().map(node).collect(),
         more: waiting.more,
     }
+}
+
+/// What is to be prefetched, and how.
+fn prefetched(prefetch: aliyun::Prefetch, account: &Account) -> (Vec<Object>, Prefetch) {
+    let how = Prefetch {
+        area: prefetch.area,
+        warm: WarmTiers { l2: prefetch.l2, edge: prefetch.edge },
+        variants: prefetch.variants,
+        verbatim: prefetch.verbatim,
+        refetch: prefetch.refetch,
+        pin: prefetch.pin.map(|time| (time, limits::pin_bytes(account))),
+        priority: prefetch.priority.unwrap_or(PRIORITY_USUAL),
+        not_before_ms: prefetch.not_before.map_or(0, millis),
+    };
+    (objects(prefetch.paths), how)
 }
 
 fn objects(paths: Vec<ObjectPath>) -> Vec<Object> {

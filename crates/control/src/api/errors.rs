@@ -49,6 +49,13 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
             (Refused::Unavailable, _) => return Refusal::unavailable(),
         },
         Denied::NoTask => return Refusal::new(404, "InvalidTaskId.NotFound", "The specified task does not exist."),
+        Denied::NoPrefetch(task) => {
+            let unknown = Refusal::new(404, "InvalidTaskId.NotFound", "The specified task does not exist.");
+            return unknown.because(&format!("no prefetch {task}"));
+        }
+        Denied::TaskEnded(task) => {
+            return Refusal::new(400, "TaskEnded", "The specified task has ended.").because(&task.to_string());
+        }
         Denied::NotComplete => {
             let message = "The specified task is not complete; there is a receipt once it is.";
             return Refusal::new(400, "TaskNotComplete", message);

@@ -20,7 +20,7 @@ const DOMAINS_MAX: usize = 100;
 const VALUE_CHARS_MAX: usize = 200;
 
 /// Parameters that are told beside domains, where a call has them.
-const TOLD: [&str; 28] = [
+const TOLD: [&str; 33] = [
     "Area",
     "CacheTag",
     "CdnType",
@@ -33,8 +33,13 @@ const TOLD: [&str; 28] = [
     "FunctionNames",
     "InternetChargeType",
     "L2Preload",
+    "NotBefore",
     "ObjectType",
+    "Pin",
+    "Priority",
     "Property",
+    "QueryHashkey",
+    "Refetch",
     "ResourceGroupId",
     "ResourceType",
     "SSLProtocol",

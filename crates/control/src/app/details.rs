@@ -1,8 +1,12 @@
 //! The verb that shows a prefetch URL by URL, with exactly why and where one failed.
 
+use model::UrlKey;
+
 use super::{App, Denied, Permission, Principal};
-use crate::scheduler::{LineState, first_failure, line_state};
+use crate::known::Known;
+use crate::scheduler::{JobState, LineState, first_failure, jobs_of, key_of, line_state};
 use crate::state::chunks::{Chunk, Kind};
+use crate::state::steering::Steering;
 
 /// A prefetch, URL by URL.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +17,8 @@ pub(crate) struct Detail {
     pub(crate) created_ms: u64,
     /// When it ended; `None` while it has not.
     pub(crate) ended_ms: Option<u64>,
+    /// How what of it has not ended is steered, or all of it where nothing is left.
+    pub(crate) steering: Steering,
     /// Its URLs, in the order of submission, at least one.
     pub(crate) urls: Vec<UrlDetail>,
 }
@@ -26,6 +32,10 @@ pub(crate) struct UrlDetail {
     pub(crate) state: LineState,
     /// In which tier of which POP it failed first; empty where it did not.
     pub(crate) failed_at: String,
+    /// Its jobs, one a target and variant; none before it is known where it goes.
+    pub(crate) jobs: Vec<JobState>,
+    /// The key of users' requests for it, where it is kept under another.
+    pub(crate) users_key: Option<UrlKey>,
 }
 
 impl App {
@@ -45,18 +55,27 @@ impl App {
         else {
             return Ok(None);
         };
+        let known = self.following.now();
         let ended = chunks.iter().all(|chunk| chunk.finished_ms > 0);
         let last = chunks.iter().map(|chunk| chunk.finished_ms).max();
         Ok(Some(Detail {
             domain: first.domain.to_string(),
             created_ms,
             ended_ms: last.filter(|_| ended),
-            urls: chunks.iter().flat_map(urls).collect(),
+            steering: chunks.iter().find(|chunk| chunk.finished_ms == 0).unwrap_or(first).steering,
+            urls: chunks.iter().flat_map(|chunk| urls(chunk, &known)).collect(),
         }))
     }
 }
 
-fn urls(chunk: &Chunk) -> impl Iterator<Item = UrlDetail> {
+/// The key of users' requests for a URL, by the functions of now, where a prefetch keeps it under another.
+fn users_key(chunk: &Chunk, url: &str, known: &Known) -> Option<UrlKey> {
+    let url = key_of(url).filter(|_| chunk.params.verbatim)?;
+    let key = known.knowledge.domain_for(url.host())?.functions.key(&url);
+    (key != url).then_some(key)
+}
+
+fn urls(chunk: &Chunk, known: &Known) -> impl Iterator<Item = UrlDetail> {
     chunk.paths.iter().enumerate().map(move |(at, url)| {
         let state = line_state(chunk, at);
         let failed_at = match (&state, first_failure(chunk, at)) {
@@ -64,6 +83,7 @@ fn urls(chunk: &Chunk) -> impl Iterator<Item = UrlDetail> {
             (LineState::Failed(_), Some((target, _))) if target != "-" => target.to_owned(),
             _ => String::new(),
         };
-        UrlDetail { url: url.clone(), state, failed_at }
+        let users_key = users_key(chunk, url, known);
+        UrlDetail { url: url.clone(), state, failed_at, jobs: jobs_of(chunk, at), users_key }
     })
 }

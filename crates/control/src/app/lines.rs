@@ -187,7 +187,7 @@ impl App {
 
 fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
     match line_state(chunk, at) {
-        LineState::Going { ended, all } => Progress::Refreshing(hundredths(ended, all)),
+        LineState::Going(hundredths) => Progress::Refreshing(u32::from(hundredths)),
         LineState::Resident => Progress::Complete,
         LineState::Failed(cause) => Progress::Failed(cause),
     }

@@ -173,6 +173,7 @@ impl Rig {
             keys: Keys::new(state.clone(), seal),
             ownership: Arc::new(crate::ownership::Ownership::new("secret", Default::default())),
             rules: Rules::default(),
+            jobs: Arc::default(),
         };
         let rig = Rig { app, clock, stopping, _dir: dir };
         for name in ["a.com", "b.com"] {
@@ -208,7 +209,16 @@ impl Rig {
     }
 
     async fn push(&self, principal: &Principal, nonce: &str, urls: &[&str]) -> Result<Vec<u64>, Denied> {
-        let how = Prefetch { area: None, warm: WarmTiers::default(), variants: vec![Vec::new()] };
+        let how = Prefetch {
+            area: None,
+            warm: WarmTiers::default(),
+            variants: vec![Vec::new()],
+            priority: 5,
+            not_before_ms: 0,
+            verbatim: false,
+            refetch: false,
+            pin: None,
+        };
         self.app.prefetch(principal, PUSH, spending(nonce), &limits(), objects(urls), &how).await
     }
 

@@ -1,7 +1,7 @@
 //! Nodes that the test plays, over TLS, against a whole control plane.
 
 use base64::Engine;
-use model::link::{Acknowledge, Heartbeat, Hello, Reports};
+use model::link::{Acknowledge, Heartbeat, Hello, JobsUnderWay, Reports};
 use model::{Cause, Coverage, Entry, Outcome, Report};
 use tempfile::TempDir;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
@@ -12,6 +12,8 @@ use crate::state::identity::LINK_NAME;
 use crate::state::submit::Accepting;
 use crate::testing::{clock, node, pop, prefetch, soon, until, url};
 use crate::{Control, ControlConfig, Operator};
+
+mod lending;
 
 /// A control plane with the POP `p`, and an invitation to it.
 struct Rig {
@@ -56,8 +58,13 @@ impl Rig {
 
     /// Somebody who has said `hello`.
     async fn connect(&self, hello: Hello) -> Node {
+        self.connect_to(self.control.as_ref().unwrap(), hello).await
+    }
+
+    /// The same, to another replica.
+    async fn connect_to(&self, control: &Control, hello: Hello) -> Node {
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.authority)).domain_name(LINK_NAME);
-        let address = format!("https://{}", self.control.as_ref().unwrap().link_address());
+        let address = format!("https://{}", control.link_address());
         let channel = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
         let (say, said) = mpsc::channel(16);
         say.send(FromNode { is: Some(from_node::Is::Hello(hello)) }).await.unwrap();
@@ -315,12 +322,20 @@ async fn jobs_go_down_and_reports_come_up() {
     }
     let report = |job: &model::link::Job| {
         let outcome = Outcome::Failed(Cause::TooLarge);
-        model::link::Report::from(&Report { chunk: job.chunk, index: job.index, outcome })
+        model::link::Report::from(&Report { chunk: job.chunk, index: job.index, took_ms: 1, outcome })
     };
+    // What takes its time says how far it is, and that is where everybody can see it.
+    let half = model::link::UnderWay { chunk: jobs[1].chunk, index: jobs[1].index, bytes: 5, length: 10 };
+    p1.say(from_node::Is::UnderWay(JobsUnderWay { jobs: vec![half] })).await;
+    let told = || async {
+        let chunk = rig.state().chunks(&[jobs[1].chunk]).await.unwrap().pop()?;
+        (chunk.progress.under_way == [(jobs[1].index, (5, 10))].into()).then_some(chunk.progress.shown)
+    };
+    assert_eq!(until("half of one is there", told).await[jobs[1].index as usize], 5_000);
     p1.say(from_node::Is::Reports(Reports { reports: jobs.iter().map(report).collect() })).await;
     let ended = || async { rig.state().open_accounts().await.unwrap().is_empty().then_some(()) };
     until("the chunk has ended", ended).await;
-    let nonsense = model::link::Report { chunk: 1, index: 1, outcome: b"{".to_vec() };
+    let nonsense = model::link::Report { chunk: 1, index: 1, outcome: b"{".to_vec(), took_ms: 0 };
     p1.say(from_node::Is::Reports(Reports { reports: vec![nonsense] })).await;
     assert!(p1.refusal().await.reason.contains("outcome"));
 }
@@ -333,6 +348,7 @@ fn jobs_are_cut_into_messages_that_fit() {
         url: "u".repeat(bytes),
         headers: Vec::new(),
         begin_after: Revision::ZERO,
+        ..model::Job::default()
     };
     let cases: [(&[usize], &[usize]); 4] = [
         (&[], &[]),

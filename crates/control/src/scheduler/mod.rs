@@ -1,48 +1,62 @@
 //! Prefetch: chunks become jobs, jobs are leased to the nodes that own their objects, reports come back.
 //!
 //! One task holds what is under way; everything it knows it can read again from the database, so nothing is lost with the
-//! process. Jobs go out oldest first within an account and in turns between accounts.
+//! process. Jobs go out by priority and then oldest first within an account, and in turns between accounts. How tasks are steered is
+//! read from the database too, at every tick and whenever this process accepted something.
 //!
 //! # What always holds
 //!
 //! - A node holds at most [`JOBS_PER_NODE_MAX`] jobs; what is loaded is bounded by [`LOADED_JOBS_MAX`], the rest waits in
 //!   the database.
-//! - A report counts only from the node that the job is leased to. A lost lease hands the job on; the work may then be done
-//!   again, and is found done by whoever has done it.
+//! - A report counts only from the node that the job is leased to. A lost lease hands the job on, once its node has been gone for
+//!   [`MISSED_MAX`]; the work may then be done again, and is found done by whoever has done it.
+//! - What is paused, cancelled or not to begin yet is neither leased nor loaded; who has jobs of it is told to drop them.
 //! - What one event costs does not grow with what is loaded: only a tick, and a change of the topology, look at all of it.
 //! - A chunk ends when every job is resident or has failed, and that is in the database before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use model::prefetch::JOBS_PER_NODE_MAX;
-use model::{Cause, Clock, Job, Knowledge, NodeName, Outcome, Report};
+use model::{Cause, Clock, Job, Knowledge, NodeName, Outcome, Report, UnderWay};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::known::Following;
-use crate::state::submit::{Accepting, CHUNK_LINES_MAX, Open};
+use crate::state::submit::{Accepting, Open};
 use crate::state::{State, StateError, millis};
 use aims::Aims;
+use queue::{Place, Queue};
 use work::{Turn, Work};
 
-pub(crate) use work::{LineState, first_failure, key_of, line_state};
+pub(crate) use lines::{JobIs, JobState, LineState, first_failure, jobs_of, line_state};
+pub(crate) use work::key_of;
 
 mod aims;
+mod lines;
+mod loading;
+mod queue;
 mod work;
 
-/// Jobs of chunks that are loaded at a time, over all accounts; one chunk of each account is loaded whatever its size.
+/// Bounds of what is held and given out.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Jobs of chunks that are loaded at a time, over all accounts. One chunk of each account is loaded whatever its size, and a
+    /// quarter of its share more of what outranks the rest.
+    loaded: usize,
+    /// Jobs a node holds.
+    per_node: usize,
+    /// Jobs an account is given before it is the next one's turn.
+    turn: usize,
+}
+
+const BOUNDS: Bounds = Bounds { loaded: LOADED_JOBS_MAX, per_node: JOBS_PER_NODE_MAX, turn: 64 };
+
+/// See [`Bounds`].
 pub(crate) const LOADED_JOBS_MAX: usize = 400_000;
-
-/// Chunks read from the database at a time, and how often in one turn: what has come in meanwhile waits no longer.
-const CHUNKS_AT_ONCE: usize = 32;
-const LOADS_AT_ONCE: usize = 16;
-
-/// Jobs an account is given before it is the next one's turn.
-const TURN: usize = 64;
 
 /// Events waiting for the scheduler; who reports waits when it is full.
 const EVENTS_MAX: usize = 256;
@@ -52,6 +66,10 @@ const MESSAGES_MAX: usize = 64;
 
 /// How often deadlines and retries are looked at, and what has changed is kept.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How long the jobs of a node that has just gone wait for it: it is most likely about to be back, with all that it has fetched, while
+/// another would ask the origin for it once more (promise P3).
+const MISSED_MAX: Duration = Duration::from_secs(10);
 
 /// Characters of a node's own words in a cause.
 const CAUSE_CHARS_MAX: usize = 300;
@@ -81,6 +99,11 @@ impl Leases {
         let event = Event::Reports { node: self.node.clone(), session: self.session, reports };
         let _ = self.events.send(event).await;
     }
+
+    /// How far jobs are. Nobody waits for this to be heard: there will be news in a second.
+    pub(crate) fn under_way(&self, jobs: Vec<UnderWay>) {
+        let _ = self.events.try_send(Event::UnderWay { node: self.node.clone(), session: self.session, jobs });
+    }
 }
 
 impl Drop for Leases {
@@ -105,18 +128,50 @@ pub(crate) struct Counters {
     pub(crate) resident: AtomicU64,
     /// Jobs that failed for good.
     pub(crate) failed: AtomicU64,
-    /// Jobs given out again, after a passing failure or a lost lease.
+    /// Jobs given out again: after a passing failure, a lease that was lost or taken back, an object that was lost.
     pub(crate) retried: AtomicU64,
     /// Jobs of chunks that are loaded now.
     pub(crate) loaded: AtomicU64,
     /// Jobs leased now.
     pub(crate) leased: AtomicU64,
+    /// Nodes with a session.
+    connected: Mutex<BTreeSet<NodeName>>,
+}
+
+impl Counters {
+    /// Nodes that can be given jobs.
+    pub(crate) fn connected(&self) -> BTreeSet<NodeName> {
+        self.here().clone()
+    }
+
+    fn here(&self) -> MutexGuard<'_, BTreeSet<NodeName>> {
+        self.connected.lock().expect("no holder of this lock can panic")
+    }
+}
+
+/// What is looked at in a turn.
+#[derive(Clone, Copy, Default)]
+struct Look {
+    /// Everything that time brings.
+    tick: bool,
+    /// What may have been accepted or steered.
+    committed: bool,
+}
+
+/// What a turn leaves to the next one.
+#[derive(Clone, Copy, Default)]
+struct Next {
+    /// The database failed.
+    troubled: bool,
+    /// There is more to be loaded now.
+    more: bool,
 }
 
 enum Event {
     Here { node: NodeName, session: u64, empty: bool, orders: mpsc::Sender<Order> },
     Gone { node: NodeName, session: u64 },
     Reports { node: NodeName, session: u64, reports: Vec<Report> },
+    UnderWay { node: NodeName, session: u64, jobs: Vec<UnderWay> },
 }
 
 impl Scheduler {
@@ -131,25 +186,8 @@ impl Scheduler {
         stopping: CancellationToken,
     ) -> Scheduler {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
-        let counters = Arc::new(Counters::default());
-        let known = following.now().knowledge.clone();
-        let task = Task {
-            state,
-            open,
-            aims: Aims::new(known.topology.clone()),
-            known,
-            following,
-            clock,
-            deadline,
-            counters: counters.clone(),
-            sessions: BTreeMap::new(),
-            room: HashMap::new(),
-            done: BTreeSet::new(),
-            changed: BTreeSet::new(),
-            accounts: BTreeMap::new(),
-            account_of: HashMap::new(),
-            last_turn: String::new(),
-        };
+        let task = Task::new(state, open, following, clock, deadline);
+        let counters = task.counters.clone();
         let committed = accepting.committed();
         tokio::spawn(async move { stopping.run_until_cancelled(task.run(incoming, committed)).await });
         Scheduler { events, counters }
@@ -168,6 +206,11 @@ impl Scheduler {
         (Leases { events: self.events.clone(), node: node.clone(), session }, receiver)
     }
 
+    /// What it does, to be kept.
+    pub(crate) fn jobs(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
     /// What it has done, and holds.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
@@ -178,20 +221,8 @@ struct Session {
     id: u64,
     orders: mpsc::Sender<Order>,
     leased: HashSet<(u64, u32)>,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// By id: oldest first.
-    chunks: BTreeMap<u64, Work>,
-    /// Those of them that may have a job for somebody.
-    waiting: BTreeSet<u64>,
-    /// Jobs of all of them.
-    loaded: usize,
-    /// The newest chunk that was loaded.
-    loaded_to: u64,
-    /// Whether the database may have more.
-    more: bool,
+    /// Chunks that the node could not be told yet to drop; it is given no jobs before it was.
+    untold: BTreeSet<u64>,
 }
 
 struct Task {
@@ -200,72 +231,128 @@ struct Task {
     following: Following,
     clock: Arc<dyn Clock>,
     deadline: Duration,
+    bounds: Bounds,
     counters: Arc<Counters>,
     /// What [`Task::aims`] was made of.
     known: Arc<Knowledge>,
     aims: Aims,
     /// One for each connected member.
     sessions: BTreeMap<NodeName, Session>,
-    /// How many jobs each of them can still take.
+    /// How many jobs each of them can still take; none for those that are missed, which are waited for.
     room: HashMap<NodeName, usize>,
+    /// Those that have just gone, and when.
+    missed: HashMap<NodeName, Instant>,
     accounts: BTreeMap<String, Queue>,
     account_of: HashMap<u64, String>,
     /// Chunks that have ended, which is not in the database yet.
     done: BTreeSet<u64>,
     /// Chunks whose progress is ahead of the database.
     changed: BTreeSet<u64>,
-    /// The account whose turn was last.
-    last_turn: String,
+    /// Chunks that are to be unloaded once their progress is in the database; they have no jobs for anybody.
+    leaving: BTreeSet<u64>,
+    /// The last steering that was heard of; `None` before it is known where to begin.
+    heard: Option<(u64, u64)>,
+    /// The account whose turn was last, and what was left of it when nobody had room any more.
+    last_turn: (String, usize),
 }
 
 impl Task {
+    fn new(state: State, open: Open, following: Following, clock: Arc<dyn Clock>, deadline: Duration) -> Task {
+        let known = following.now().knowledge.clone();
+        // Who was connected before this process began is about to be again.
+        let missed: HashMap<NodeName, Instant> =
+            known.topology.members.keys().map(|name| (name.clone(), Instant::now())).collect();
+        Task {
+            state,
+            open,
+            aims: Aims::new(known.topology.clone()),
+            known,
+            following,
+            clock,
+            deadline,
+            bounds: BOUNDS,
+            counters: Arc::default(),
+            sessions: BTreeMap::new(),
+            room: missed.keys().map(|name| (name.clone(), 0)).collect(),
+            missed,
+            done: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            heard: None,
+            accounts: BTreeMap::new(),
+            account_of: HashMap::new(),
+            last_turn: (String::new(), 0),
+        }
+    }
+
     async fn run(mut self, mut events: mpsc::Receiver<Event>, mut committed: watch::Receiver<u64>) {
         let mut changes = self.following.changes();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.look_for_more();
-        let (mut troubled, mut more) = (false, false);
+        let mut next = Next::default();
         loop {
-            let mut look = false;
+            let mut look = Look::default();
             // Whichever it is, all of the turn's work is done below.
             tokio::select! {
                 biased;
-                _ = tick.tick() => look = true,
+                _ = tick.tick() => look = Look { tick: true, committed: true },
                 event = events.recv() => match event {
                     Some(event) => self.take(event),
                     None => return,
                 },
                 changed = committed.changed() => match changed {
-                    Ok(()) => self.look_for_more(),
+                    Ok(()) => look.committed = true,
                     Err(_) => return,
                 },
                 changed = changes.changed() => if changed.is_err() { return },
-                () = std::future::ready(()), if more => {}
+                () = std::future::ready(()), if next.more => {}
             }
             // Whatever else has come in meanwhile is one turn's work.
             for _ in 0..EVENTS_MAX {
                 let Ok(event) = events.try_recv() else { break };
                 self.take(event);
             }
-            self.follow();
-            // A database in trouble is asked again at ticks, not at every event.
-            if !troubled || look {
-                let loaded = self.load().await;
-                troubled = loaded.is_err();
-                more = loaded.unwrap_or_else(|error| {
-                    tracing::error!(error = &error as &dyn std::error::Error, "open prefetches could not be read");
-                    false
-                });
-            }
-            if look {
-                self.expire();
-            }
-            self.lease();
-            if !troubled && let Err(error) = self.keep(look).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "progress of prefetches could not be kept");
-                troubled = true;
-            }
+            next = self.turn(look, next).await;
         }
+    }
+
+    /// One turn's work: what is known is followed, loaded, given out and kept.
+    async fn turn(&mut self, look: Look, before: Next) -> Next {
+        self.follow();
+        if look.committed {
+            self.look_for_more();
+        }
+        let mut next = Next { more: false, ..before };
+        // A database in trouble is asked again at ticks, not at every event.
+        if !before.troubled || look.tick {
+            let read = self.read(look).await;
+            next.troubled = read.is_err();
+            next.more = read.unwrap_or_else(|error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "open prefetches could not be read");
+                false
+            });
+        }
+        if look.tick {
+            self.expire();
+        }
+        self.tell_untold();
+        self.lease();
+        if !next.troubled
+            && let Err(error) = self.keep(look.tick).await
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "progress of prefetches could not be kept");
+            next.troubled = true;
+        }
+        next
+    }
+
+    /// Reads what was steered where that may have changed, and what there is room for; whether there may be more.
+    async fn read(&mut self, look: Look) -> Result<bool, StateError> {
+        if look.committed || self.heard.is_none() {
+            self.hear().await?;
+        }
+        self.load(look.tick).await
     }
 
     /// Takes a new topology over: targets may be others, and nodes that had objects may be gone.
@@ -284,49 +371,12 @@ impl Task {
     fn look_for_more(&mut self) {
         for (account, chunks) in self.open.chunks() {
             let queue = self.accounts.entry(account).or_default();
-            queue.more |= chunks > queue.chunks.len() as u64;
+            queue.more |= chunks > queue.len() as u64;
         }
     }
 
-    /// Loads what there is room for; whether there may be more. Each account has its share of the room, and at least a chunk.
-    async fn load(&mut self) -> Result<bool, StateError> {
-        let share = LOADED_JOBS_MAX / self.accounts.len().max(1);
-        let mut fresh = Vec::new();
-        let mut turns = LOADS_AT_ONCE;
-        let mut loaded = Ok(false);
-        'accounts: for (account, queue) in &mut self.accounts {
-            while queue.more && (queue.loaded < share || queue.chunks.is_empty()) {
-                if turns == 0 {
-                    loaded = Ok(true);
-                    break 'accounts;
-                }
-                turns -= 1;
-                // As many as fit even if they are as large as can be; one fits always.
-                let fit = share.saturating_sub(queue.loaded) / (CHUNK_LINES_MAX * self.aims.groups().max(1));
-                let most = fit.clamp(1, CHUNKS_AT_ONCE);
-                let chunks = match self.state.open_prefetches(account, queue.loaded_to, most as u32).await {
-                    Ok(chunks) => chunks,
-                    Err(error) => {
-                        loaded = Err(error);
-                        break 'accounts;
-                    }
-                };
-                queue.more = chunks.len() == most;
-                for chunk in chunks {
-                    let id = chunk.id;
-                    let work = Work::new(chunk, &mut self.aims, &self.known);
-                    queue.loaded_to = id;
-                    queue.loaded += work.jobs();
-                    queue.chunks.insert(id, work);
-                    self.account_of.insert(id, account.clone());
-                    fresh.push(id);
-                }
-            }
-        }
-        for id in fresh {
-            self.note(id);
-        }
-        loaded
+    fn deadline_ms(&self) -> u64 {
+        u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn work(&mut self, chunk: u64) -> Option<&mut Work> {
@@ -340,8 +390,8 @@ impl Task {
             return;
         };
         let Some(work) = queue.chunks.get(&chunk) else { return };
-        if work.is_waiting() {
-            queue.waiting.insert(chunk);
+        if work.is_waiting() && !self.leaving.contains(&chunk) {
+            queue.waiting.insert(Place::of(chunk, work.steering()));
         }
         if work.is_done() {
             self.done.insert(chunk);
@@ -359,7 +409,10 @@ impl Task {
                     return;
                 }
                 self.end_leases(&node);
-                self.sessions.insert(node.clone(), Session { id: session, orders, leased: HashSet::new() });
+                self.counters.here().insert(node.clone());
+                let session = Session { id: session, orders, leased: HashSet::new(), untold: BTreeSet::new() };
+                self.sessions.insert(node.clone(), session);
+                self.missed.remove(&node);
                 self.measure(&node);
                 if empty {
                     self.reaim(|work, aims| work.lost(&node, aims));
@@ -369,7 +422,9 @@ impl Task {
                 if self.sessions.get(&node).is_some_and(|here| here.id == session) {
                     self.end_leases(&node);
                     self.sessions.remove(&node);
-                    self.room.remove(&node);
+                    self.counters.here().remove(&node);
+                    self.room.insert(node.clone(), 0);
+                    self.missed.insert(node, Instant::now());
                 }
             }
             Event::Reports { node, session, reports } => {
@@ -378,13 +433,24 @@ impl Task {
                 }
                 self.measure(&node);
             }
+            Event::UnderWay { node, session, jobs } => {
+                let Some(here) = self.sessions.get(&node).filter(|here| here.id == session) else { return };
+                let jobs: Vec<UnderWay> =
+                    jobs.into_iter().filter(|job| here.leased.contains(&(job.chunk, job.index))).collect();
+                for job in jobs {
+                    if let Some(work) = self.work(job.chunk) {
+                        work.under_way(job.index, job.bytes, job.length);
+                        self.note(job.chunk);
+                    }
+                }
+            }
         }
     }
 
     /// Says how many jobs a connected node can take.
     fn measure(&mut self, node: &NodeName) {
         if let Some(session) = self.sessions.get(node) {
-            self.room.insert(node.clone(), JOBS_PER_NODE_MAX.saturating_sub(session.leased.len()));
+            self.room.insert(node.clone(), self.bounds.per_node.saturating_sub(session.leased.len()));
         }
     }
 
@@ -405,6 +471,7 @@ impl Task {
     }
 
     fn report(&mut self, node: &NodeName, session: u64, report: Report) {
+        let now_ms = millis(self.clock.now());
         let Some(here) = self.sessions.get_mut(node).filter(|here| here.id == session) else { return };
         if !here.leased.remove(&(report.chunk, report.index)) {
             return;
@@ -412,12 +479,14 @@ impl Task {
         let counters = self.counters.clone();
         let Some(work) = self.work(report.chunk) else { return };
         match report.outcome {
-            Outcome::Resident { .. } => {
+            Outcome::Resident { bytes, fetched, .. } => {
                 counters.resident.fetch_add(1, Ordering::Relaxed);
-                work.resident(report.index, node);
+                // A fetch that took no time at all took a millisecond: nothing is what was not fetched.
+                let took_ms = if fetched { u32::try_from(report.took_ms.max(1)).unwrap_or(u32::MAX) } else { 0 };
+                work.resident(report.index, node, bytes, took_ms);
             }
             Outcome::Failed(cause) => {
-                if work.failed(report.index, shortened(cause), Instant::now()) {
+                if work.failed(report.index, shortened(cause), node, Instant::now(), now_ms) {
                     counters.failed.fetch_add(1, Ordering::Relaxed);
                 } else {
                     counters.retried.fetch_add(1, Ordering::Relaxed);
@@ -427,41 +496,51 @@ impl Task {
         self.note(report.chunk);
     }
 
-    /// Aims chunks anew by `aim`, which says whether it had to; their leases are over then.
-    fn reaim(&mut self, aim: impl Fn(&mut Work, &mut Aims) -> bool) {
-        let mut moved: HashSet<u64> = HashSet::new();
+    /// Aims chunks anew by `aim`, which says whether it had to, and how many objects are lost with that; their leases are over then.
+    fn reaim(&mut self, aim: impl Fn(&mut Work, &mut Aims) -> Option<usize>) {
+        let (mut moved, mut lost): (HashSet<u64>, usize) = Default::default();
         for queue in self.accounts.values_mut() {
             for (id, work) in &mut queue.chunks {
                 let before = work.jobs();
-                if aim(work, &mut self.aims) {
+                if let Some(objects) = aim(work, &mut self.aims) {
+                    lost += objects;
                     queue.loaded = queue.loaded - before + work.jobs();
                     moved.insert(*id);
                 }
             }
         }
-        self.withdraw(moved);
+        let again = self.withdraw(moved) + lost;
+        self.counters.retried.fetch_add(again as u64, Ordering::Relaxed);
     }
 
-    /// Jobs of these chunks are leased to nobody any more; those who had some are told.
-    fn withdraw(&mut self, chunks: HashSet<u64>) {
+    /// Jobs of these chunks are leased to nobody any more; those who had some are told. How many jobs those were.
+    fn withdraw(&mut self, chunks: HashSet<u64>) -> usize {
+        let mut ended = 0;
         if chunks.is_empty() {
-            return;
+            return ended;
         }
         for (node, session) in &mut self.sessions {
-            let mut theirs: Vec<u64> =
-                session.leased.iter().map(|(chunk, _)| *chunk).filter(|id| chunks.contains(id)).collect();
-            theirs.sort_unstable();
-            theirs.dedup();
-            if theirs.is_empty() {
-                continue;
-            }
+            let theirs = session.leased.iter().map(|(chunk, _)| *chunk).filter(|id| chunks.contains(id));
+            session.untold.extend(theirs);
+            let before = session.leased.len();
             session.leased.retain(|(chunk, _)| !chunks.contains(chunk));
-            self.room.insert(node.clone(), JOBS_PER_NODE_MAX.saturating_sub(session.leased.len()));
-            // A node that does not hear of it only does work that nobody needs.
-            let _ = session.orders.try_send(Order::Withdraw(theirs));
+            ended += before - session.leased.len();
+            self.room.insert(node.clone(), self.bounds.per_node.saturating_sub(session.leased.len()));
         }
+        self.tell_untold();
         for chunk in chunks {
             self.note(chunk);
+        }
+        ended
+    }
+
+    /// Tells nodes what to drop; whom that does not reach now it does at the next turn, before anything else.
+    fn tell_untold(&mut self) {
+        for session in self.sessions.values_mut().filter(|session| !session.untold.is_empty()) {
+            let theirs = session.untold.iter().copied().collect();
+            if session.orders.try_send(Order::Withdraw(theirs)).is_ok() {
+                session.untold.clear();
+            }
         }
     }
 
@@ -473,24 +552,37 @@ impl Task {
             self.measure(node);
         }
         let now = Instant::now();
+        let room = &mut self.room;
+        self.missed.retain(|node, since| {
+            let stays = now.saturating_duration_since(*since) < MISSED_MAX;
+            if !stays {
+                room.remove(node);
+            }
+            stays
+        });
         let wall_ms = millis(self.clock.now());
-        let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
+        let deadline_ms = self.deadline_ms();
         let (sessions, aims) = (&self.sessions, &self.aims);
         let live = |group: &model::Parent| aims.members(group).any(|member| sessions.contains_key(member));
-        let mut over = HashSet::new();
+        let mut gone = HashSet::new();
         for queue in self.accounts.values_mut() {
             for (id, work) in &mut queue.chunks {
-                if work.retry_due(now) {
-                    queue.waiting.insert(*id);
+                let steering = work.steering();
+                if work.retry_due(now) && !self.leaving.contains(id) {
+                    queue.waiting.insert(Place::of(*id, steering));
                 }
-                if !work.is_done() && wall_ms > work.created_ms().saturating_add(deadline_ms) {
-                    let failed = work.give_up(|group| if live(group) { Cause::Deadline } else { Cause::NoTarget });
+                let over = wall_ms > steering.from_ms.saturating_add(deadline_ms) && steering.may_run(wall_ms);
+                if over && !work.is_done() {
+                    let failed = work.give_up(wall_ms, |group| match group {
+                        Some(group) if live(group) => Cause::Deadline,
+                        _ => Cause::NoTarget,
+                    });
                     self.counters.failed.fetch_add(failed, Ordering::Relaxed);
-                    over.insert(*id);
+                    gone.insert(*id);
                 }
             }
         }
-        self.withdraw(over);
+        self.withdraw(gone);
         let loaded: usize = self.accounts.values().map(|queue| queue.loaded).sum();
         self.counters.loaded.store(loaded as u64, Ordering::Relaxed);
         let leased: usize = self.sessions.values().map(|session| session.leased.len()).sum();
@@ -505,32 +597,38 @@ impl Task {
         if names.is_empty() {
             return;
         }
-        names.sort_by_key(|name| *name <= self.last_turn);
+        // A turn that was cut short goes on: else whoever comes last in a full node's day would get less every time.
+        let (last, mut rest) = self.last_turn.clone();
+        names.sort_by_key(|name| if rest > 0 { *name < last } else { *name <= last });
         let mut turn = Turn::new(&self.aims, &mut self.room);
         loop {
             let before = turn.count();
             for name in &names {
                 let Some(Queue { chunks, waiting, .. }) = self.accounts.get_mut(name) else { continue };
-                let mut most = TURN;
+                let turn_max = match std::mem::take(&mut rest) {
+                    rest if rest > 0 && *name == last => rest,
+                    _ => self.bounds.turn,
+                };
+                let mut most = turn_max;
                 let mut given_out = Vec::new();
-                for id in waiting.iter() {
-                    let work = chunks.get_mut(id);
+                for place in waiting.iter() {
+                    let work = chunks.get_mut(&place.id());
                     most -= work.map_or(0, |work| work.lease(most, &mut turn));
-                    if !chunks.get(id).is_some_and(Work::is_waiting) {
-                        given_out.push(*id);
+                    if !chunks.get(&place.id()).is_some_and(Work::is_waiting) {
+                        given_out.push(*place);
                     }
-                    if most == 0 {
+                    if most == 0 || turn.is_over() {
                         break;
                     }
                 }
-                for id in given_out {
-                    waiting.remove(&id);
+                for place in given_out {
+                    waiting.remove(&place);
                 }
-                if most < TURN {
-                    self.last_turn.clone_from(name);
+                if most < turn_max {
+                    self.last_turn = (name.clone(), if waiting.is_empty() { 0 } else { most });
                 }
             }
-            if turn.count() == before {
+            if turn.count() == before || turn.is_over() {
                 break;
             }
         }
@@ -547,10 +645,11 @@ impl Task {
         for (node, jobs) in orders {
             let Some(session) = self.sessions.get_mut(&node) else { continue };
             let names: Vec<(u64, u32)> = jobs.iter().map(|job| (job.chunk, job.index)).collect();
-            match session.orders.try_send(Order::Jobs(jobs)) {
-                Ok(()) => session.leased.extend(names),
+            let sent = session.untold.is_empty() && session.orders.try_send(Order::Jobs(jobs)).is_ok();
+            match sent {
+                true => session.leased.extend(names),
                 // The session is slow or about to end: the jobs go back in line, and it is left alone until the next tick.
-                Err(_) => {
+                false => {
                     returned.extend(names);
                     self.room.insert(node, 0);
                 }
@@ -559,26 +658,35 @@ impl Task {
         self.hand_back(returned);
     }
 
-    /// Keeps what chunks have come to: those that ended at once, the others at every tick.
+    /// Keeps what chunks have come to: those that ended or are to be unloaded at once, the others at every tick.
     async fn keep(&mut self, all: bool) -> Result<(), StateError> {
         let now_ms = millis(self.clock.now()).max(1);
         loop {
-            let going = all.then_some(&self.changed).into_iter().flatten().filter(|id| !self.done.contains(id));
+            let going = all.then_some(&self.changed).into_iter().flatten().filter(|id| !self.leaving.contains(id));
+            let going = going.chain(&self.leaving).filter(|id| !self.done.contains(id));
             let ids: Vec<u64> = self.done.iter().chain(going).take(KEPT_AT_ONCE).copied().collect();
             if ids.is_empty() {
                 return Ok(());
             }
+            for id in &ids {
+                if let Some(work) = self.work(*id).filter(|work| work.is_changed()) {
+                    work.show();
+                }
+            }
             let mut changed: Vec<(u64, u64, &crate::state::chunks::Progress)> = Vec::new();
             for id in &ids {
                 let work = self.account_of.get(id).and_then(|account| self.accounts.get(account)?.chunks.get(id));
-                if let Some(work) = work {
+                if let Some(work) = work.filter(|work| work.is_changed() || work.is_done()) {
                     changed.push((*id, if work.is_done() { now_ms } else { 0 }, work.progress()));
                 }
             }
-            self.state.keep_progress(&changed).await?;
+            if !changed.is_empty() {
+                self.state.keep_progress(&changed).await?;
+            }
             for id in ids {
                 self.changed.remove(&id);
-                if !self.done.remove(&id) {
+                let (is_done, leaves) = (self.done.remove(&id), self.leaving.remove(&id));
+                if !is_done && !leaves {
                     if let Some(work) = self.work(id) {
                         work.kept();
                     }
@@ -586,20 +694,22 @@ impl Task {
                 }
                 let Some(account) = self.account_of.remove(&id) else { continue };
                 let Some(queue) = self.accounts.get_mut(&account) else { continue };
-                queue.waiting.remove(&id);
-                if let Some(work) = queue.chunks.remove(&id) {
-                    queue.loaded -= work.jobs();
+                let Some(work) = queue.unload(id) else { continue };
+                if is_done {
                     self.open.ended(&account, work.urls() as u64);
+                } else {
+                    queue.stand(work.standing(), now_ms);
                 }
             }
-            self.accounts.retain(|_, queue| queue.more || !queue.chunks.is_empty());
+            self.accounts.retain(|_, queue| !queue.is_over());
         }
     }
 }
 
 /// A cause as it is kept: what a node says in words is cut to [`CAUSE_CHARS_MAX`].
 fn shortened(mut cause: Cause) -> Cause {
-    if let Cause::OriginUnreachable(text) | Cause::NotStorable(text) | Cause::Store(text) = &mut cause
+    if let Cause::OriginUnreachable(text) | Cause::NotStorable(text) | Cause::NotPinned(text) | Cause::Store(text) =
+        &mut cause
         && let Some((at, _)) = text.char_indices().nth(CAUSE_CHARS_MAX)
     {
         text.truncate(at);
@@ -607,5 +717,7 @@ fn shortened(mut cause: Cause) -> Cause {
     cause
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

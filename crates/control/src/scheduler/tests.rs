@@ -89,7 +89,7 @@ impl Node {
         self.leases
             .report(
                 jobs.iter()
-                    .map(|job| Report { chunk: job.chunk, index: job.index, outcome: outcome.clone() })
+                    .map(|job| Report { chunk: job.chunk, index: job.index, took_ms: 5, outcome: outcome.clone() })
                     .collect(),
             )
             .await;
@@ -139,8 +139,12 @@ async fn lost_lease_is_handed_on_and_what_is_done_makes_room() {
     assert_eq!(rest.len(), 30);
     assert!(jobs[20..].iter().all(|job| rest.contains(job)));
     assert!(rig.scheduler.counters().retried.load(Ordering::Relaxed) >= 30);
-    let missing =
-        Report { chunk: rest[0].chunk, index: rest[0].index, outcome: Outcome::Failed(Cause::OriginStatus(404)) };
+    let missing = Report {
+        chunk: rest[0].chunk,
+        index: rest[0].index,
+        took_ms: 5,
+        outcome: Outcome::Failed(Cause::OriginStatus(404)),
+    };
     p2.leases.report(vec![missing]).await;
     p2.resident(&rest[1..]).await;
     let chunk = rig.kept("me", "the chunk has ended", |chunk| chunk.finished_ms > 0).await;

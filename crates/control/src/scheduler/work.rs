@@ -3,7 +3,7 @@
 //! A job is one object in one variant for one tier of one POP. Its index is
 //! `(target * variants + variant) * paths + path`, with targets in the order of [`Progress::targets`].
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use model::{Cause, Job, Knowledge, NodeName, Parent, UrlKey};
 use tokio::time::Instant;
 
 use super::aims::Aims;
+use super::lines::hundredths;
 use crate::state::chunks::{Chunk, Progress};
+use crate::state::steering::{Standing, Steering};
 
 /// How often a job is tried before a passing failure is final.
 const TRIES_MAX: u8 = 8;
@@ -50,12 +52,20 @@ pub(super) struct Turn<'a> {
     room: &'a mut HashMap<NodeName, usize>,
     /// Tiers of POPs in which nobody can: within a turn room only shrinks.
     full: HashSet<Parent>,
+    /// How many jobs all of them together can still take.
+    left: usize,
     given: Vec<(NodeName, Job)>,
 }
 
 impl<'a> Turn<'a> {
     pub(super) fn new(aims: &'a Aims, room: &'a mut HashMap<NodeName, usize>) -> Turn<'a> {
-        Turn { aims, room, full: HashSet::new(), given: Vec::new() }
+        let left = room.values().sum();
+        Turn { aims, room, full: HashSet::new(), left, given: Vec::new() }
+    }
+
+    /// Whether nobody can take any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.left == 0
     }
 
     /// How many jobs were given out.
@@ -95,8 +105,8 @@ impl Work {
         let keys: Vec<UrlKey> =
             chunk.paths.iter().map(|path| key_of(path).unwrap_or_else(|| nowhere.clone())).collect();
         let place = |url: &UrlKey| match known.domain_for(url.host()) {
-            Some(domain) => domain.functions.key(url).hash(),
-            None => url.hash(),
+            Some(domain) if !chunk.params.verbatim => domain.functions.key(url).hash(),
+            _ => url.hash(),
         };
         let placed = keys.iter().map(place).collect();
         let mut work = Work {
@@ -129,8 +139,29 @@ impl Work {
         self.waiting.iter().any(|waiting| !waiting.is_empty())
     }
 
-    pub(super) fn created_ms(&self) -> u64 {
-        self.chunk.created_ms
+    pub(super) fn steering(&self) -> Steering {
+        self.chunk.steering
+    }
+
+    pub(super) fn steer(&mut self, steering: Steering) {
+        self.chunk.steering = steering;
+    }
+
+    /// As it stands when it is not loaded.
+    pub(super) fn standing(&self) -> Standing {
+        Standing { id: self.chunk.id, urls: self.keys.len() as u64, steering: self.chunk.steering }
+    }
+
+    /// The tier of a POP and the key of every job that nobody has.
+    #[cfg(test)]
+    pub(super) fn unleased(&self) -> impl Iterator<Item = (&Parent, u128)> {
+        let job = |index: &u32| (&self.targets[self.target_of(*index)], self.placed[self.path_of(*index)]);
+        self.waiting.iter().flatten().map(job)
+    }
+
+    /// Whether nobody works on it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.leased.is_empty()
     }
 
     pub(super) fn progress(&self) -> &Progress {
@@ -167,36 +198,38 @@ impl Work {
         index as usize % self.keys.len().max(1)
     }
 
-    /// Aims it anew at the topology; says whether anything had to change. All leases are over then.
-    pub(super) fn rebuild(&mut self, aims: &mut Aims) -> bool {
+    /// Aims it anew at the topology, if anything has to change; how many objects are lost with that. All leases are over then.
+    pub(super) fn rebuild(&mut self, aims: &mut Aims) -> Option<usize> {
         if self.is_done() {
-            return false;
+            return None;
         }
         let targets = aims.targets(self.chunk.params.area, self.chunk.params.warm);
         let stands = |node: &NodeName| targets.iter().any(|target| aims.stands_in(node, target));
         if targets == self.targets && self.chunk.progress.nodes.iter().all(stands) {
-            return false;
+            return None;
         }
-        self.aim(aims);
-        true
+        Some(self.aim(aims))
     }
 
-    /// The node has lost its store: what was resident there is not.
-    pub(super) fn lost(&mut self, node: &NodeName, aims: &mut Aims) -> bool {
-        let Some(at) = self.chunk.progress.nodes.iter().position(|name| name == node) else { return false };
+    /// The node has lost its store: what was resident there is not. How many objects those were; `None`: it is not concerned.
+    pub(super) fn lost(&mut self, node: &NodeName, aims: &mut Aims) -> Option<usize> {
+        let at = self.chunk.progress.nodes.iter().position(|name| name == node)?;
         if self.is_done() {
-            return false;
+            return None;
         }
+        let mut lost = 0;
         for holder in self.chunk.progress.resident.iter_mut().filter(|holder| **holder as usize == at + 1) {
             *holder = 0;
+            lost += 1;
         }
-        self.aim(aims);
-        true
+        Some(lost + self.aim(aims))
     }
 
     /// Sets targets and jobs, and keeps of the progress what still holds: failures, and what is resident on a member of the
-    /// target. What was kept may be of any age, and is believed in nothing that would lead out of bounds.
-    fn aim(&mut self, aims: &mut Aims) {
+    /// target; how many objects nobody has any more. What was kept may be of any age, and is believed in nothing that would lead out
+    /// of bounds.
+    fn aim(&mut self, aims: &mut Aims) -> usize {
+        let mut lost = 0;
         let old = std::mem::take(&mut self.chunk.progress);
         self.targets = aims.targets(self.chunk.params.area, self.chunk.params.warm);
         let per_target = self.per_target();
@@ -207,6 +240,7 @@ impl Work {
         new.nodes = old.nodes.iter().filter(stands).cloned().collect();
         let places: Vec<u32> = old.nodes.iter().map(|node| place_of(&new.nodes, node)).collect();
         new.resident = vec![0; per_target * self.targets.len()];
+        (new.told_by, new.shown) = (old.told_by, old.shown);
         for (at, (name, target)) in new.targets.iter().zip(self.targets.iter()).enumerate() {
             let Some(before) = old.targets.iter().position(|target| target == name) else { continue };
             for job in 0..per_target {
@@ -215,11 +249,19 @@ impl Work {
                 let Some(holder) = holder else {
                     if let Some(cause) = u32::try_from(from).ok().and_then(|from| old.failed.get(&from)) {
                         new.failed.insert(to as u32, cause.clone());
+                        let at = u32::try_from(from).ok().and_then(|from| old.failed_at.get(&from));
+                        new.failed_at.extend(at.map(|at| (to as u32, *at)));
                     }
                     continue;
                 };
                 if old.nodes.get(holder).is_some_and(|node| aims.stands_in(node, target)) {
                     new.resident[to] = places[holder];
+                    if let Some(fetched) = old.fetched.get(from) {
+                        new.fetched.resize(new.resident.len(), (0, 0));
+                        new.fetched[to] = *fetched;
+                    }
+                } else {
+                    lost += 1;
                 }
             }
         }
@@ -235,6 +277,7 @@ impl Work {
             .collect();
         self.left = self.waiting.iter().map(VecDeque::len).sum();
         self.changed = true;
+        lost
     }
 
     /// Gives out up to `most` jobs to nodes that have room; how many. The owner is the first connected one in line.
@@ -253,6 +296,7 @@ impl Work {
                 match owner.and_then(|member| turn.room.get_mut(&member.name).map(|free| (&member.name, free))) {
                     Some((node, free)) if *free > 0 => {
                         *free -= 1;
+                        turn.left -= 1;
                         turn.given.push((node.clone(), self.job(index)));
                         self.leased.insert(index);
                         count += 1;
@@ -281,12 +325,16 @@ impl Work {
             url: format!("{}://{}", self.scheme(index), self.keys[self.path_of(index)]),
             headers: self.chunk.params.variants.get(variant).cloned().unwrap_or_default(),
             begin_after: self.chunk.revision,
+            verbatim: self.chunk.params.verbatim,
+            refetch: self.chunk.params.refetch,
+            pin: self.chunk.params.pin.clone(),
         }
     }
 
     /// A lease is over without a report.
     pub(super) fn hand_back(&mut self, index: u32) {
         if self.leased.remove(&index) {
+            self.chunk.progress.under_way.remove(&index);
             let target = self.target_of(index);
             if let Some(waiting) = self.waiting.get_mut(target) {
                 waiting.push_front(index);
@@ -294,42 +342,73 @@ impl Work {
         }
     }
 
-    /// The job's object is resident on `node`.
-    pub(super) fn resident(&mut self, index: u32, node: &NodeName) {
+    /// All leases are over without a report.
+    pub(super) fn recall(&mut self) {
+        let leased: BTreeSet<u32> = self.leased.iter().copied().collect();
+        for index in leased.iter().rev() {
+            self.hand_back(*index);
+        }
+    }
+
+    /// The job's object of so many bytes is resident on `node`, after so many milliseconds.
+    pub(super) fn resident(&mut self, index: u32, node: &NodeName, bytes: u64, took_ms: u32) {
         if !self.leased.remove(&index) {
             return;
         }
-        let nodes = &mut self.chunk.progress.nodes;
-        let at = nodes.iter().position(|name| name == node).unwrap_or_else(|| {
-            nodes.push(node.clone());
-            nodes.len() - 1
-        });
-        if let Some(holder) = self.chunk.progress.resident.get_mut(index as usize) {
-            *holder = at as u32 + 1;
+        let progress = &mut self.chunk.progress;
+        let at = place_in(&mut progress.nodes, node);
+        if let Some(holder) = progress.resident.get_mut(index as usize) {
+            *holder = at;
         }
+        progress.fetched.resize(progress.resident.len(), (0, 0));
+        if let Some(fetched) = progress.fetched.get_mut(index as usize) {
+            *fetched = (bytes, took_ms);
+        }
+        progress.under_way.remove(&index);
         self.left -= 1;
         self.changed = true;
     }
 
-    /// The job failed; whether that is final.
-    pub(super) fn failed(&mut self, index: u32, cause: Cause, now: Instant) -> bool {
+    /// So many bytes of so many have come of a job that a node has.
+    pub(super) fn under_way(&mut self, index: u32, bytes: u64, length: u64) {
+        if self.leased.contains(&index)
+            && self.chunk.progress.under_way.insert(index, (bytes, length)) != Some((bytes, length))
+        {
+            self.changed = true;
+        }
+    }
+
+    /// Remembers how far each path is before that is kept: what was shown once is not taken back.
+    pub(super) fn show(&mut self) {
+        let chunk = &mut self.chunk;
+        let shown: Vec<u16> = (0..chunk.paths.len()).map(|path| hundredths(chunk, path)).collect();
+        chunk.progress.shown = if shown.iter().any(|shown| *shown > 0) { shown } else { Vec::new() };
+    }
+
+    /// The job failed on `node`; whether that is final.
+    pub(super) fn failed(&mut self, index: u32, cause: Cause, node: &NodeName, now: Instant, now_ms: u64) -> bool {
         if !self.leased.remove(&index) {
             return false;
         }
+        self.chunk.progress.under_way.remove(&index);
         if let Cause::OriginBusy { seconds } = cause {
             // Nothing was tried: an origin that is spared is not one that fails.
-            self.pausing.push((now + Duration::from_secs(seconds).clamp(PAUSE, PAUSE_MAX), index));
+            let pause = Duration::from_secs(seconds).clamp(PAUSE, PAUSE_MAX);
+            self.pausing.push((now + jittered(pause, self.chunk.id, index), index));
             return false;
         }
         let tries = self.tries.entry(index).or_default();
         *tries += 1;
         if cause.is_transient() && *tries < TRIES_MAX {
             let pause = PAUSE.saturating_mul(1 << (*tries - 1)).min(PAUSE_MAX);
-            self.pausing.push((now + pause, index));
+            self.pausing.push((now + jittered(pause, self.chunk.id, index + u32::from(*tries)), index));
             return false;
         }
         self.tries.remove(&index);
-        self.chunk.progress.failed.insert(index, cause);
+        let progress = &mut self.chunk.progress;
+        progress.failed.insert(index, cause);
+        let told_by = place_in(&mut progress.told_by, node);
+        progress.failed_at.insert(index, (told_by, now_ms));
         self.left -= 1;
         self.changed = true;
         true
@@ -346,27 +425,46 @@ impl Work {
         !due.is_empty()
     }
 
-    /// The deadline has passed: whatever is not resident has failed. How many jobs that were.
-    pub(super) fn give_up(&mut self, cause: impl Fn(&Parent) -> Cause) -> u64 {
+    /// It ends: whatever is not resident has failed, of each target for this cause; of none where it is aimed at nobody. How many jobs
+    /// that were.
+    pub(super) fn give_up(&mut self, now_ms: u64, cause: impl Fn(Option<&Parent>) -> Cause) -> u64 {
         if self.targets.is_empty() {
             // Aimed at nobody: every URL has failed for want of a target.
             self.chunk.progress.targets = vec!["-".to_owned()];
             self.chunk.progress.resident = vec![0; self.per_target()];
-            self.chunk.progress.failed = (0..self.per_target() as u32).map(|index| (index, Cause::NoTarget)).collect();
-            self.changed = true;
-            return self.per_target() as u64;
         }
         let pausing = self.pausing.drain(..).map(|(_, index)| index);
         let waiting = self.waiting.iter_mut().flat_map(|waiting| waiting.drain(..));
-        let left: Vec<u32> = pausing.chain(waiting).chain(self.leased.drain()).collect();
-        for index in &left {
-            let target = &self.targets[*index as usize / self.per_target().max(1)];
-            self.chunk.progress.failed.insert(*index, cause(target));
+        let mut left: Vec<u32> = pausing.chain(waiting).chain(self.leased.drain()).collect();
+        if self.targets.is_empty() {
+            left = (0..self.per_target() as u32).collect();
         }
+        let per_target = self.per_target().max(1);
+        for index in &left {
+            let cause = cause(self.targets.get(*index as usize / per_target));
+            self.chunk.progress.failed.insert(*index, cause);
+            self.chunk.progress.failed_at.insert(*index, (0, now_ms));
+        }
+        self.chunk.progress.under_way.clear();
         self.left = 0;
         self.changed = true;
         left.len() as u64
     }
+}
+
+/// One more than the place of `node` in `nodes`, to which it is added when it is not there.
+fn place_in(nodes: &mut Vec<NodeName>, node: &NodeName) -> u32 {
+    let at = nodes.iter().position(|name| name == node).unwrap_or_else(|| {
+        nodes.push(node.clone());
+        nodes.len() - 1
+    });
+    at as u32 + 1
+}
+
+/// `pause`, or up to half of it more: jobs that failed together are not tried together. By a hash, so that a simulation repeats.
+fn jittered(pause: Duration, chunk: u64, index: u32) -> Duration {
+    let mixed = (chunk ^ (u64::from(index) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    pause + pause.mul_f64((mixed >> 40) as f64 / f64::from(1_u32 << 24) / 2.0)
 }
 
 /// One more than the place of `node` in `nodes`; zero when it is not there.
@@ -378,50 +476,5 @@ fn target_name(group: &Parent) -> String {
     format!("{}/{}", group.pop, group.tier)
 }
 
-/// The state of one object of a chunk, over all its jobs.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum LineState {
-    /// Some jobs have not ended; how many of how many have.
-    Going {
-        /// Jobs that ended.
-        ended: usize,
-        /// All jobs of the object.
-        all: usize,
-    },
-    /// Resident wherever it was to be.
-    Resident,
-    /// Failed somewhere, for this reason.
-    Failed(Cause),
-}
-
-/// What a chunk's progress says of the object at `path`.
-pub(crate) fn line_state(chunk: &Chunk, path: usize) -> LineState {
-    let paths = chunk.paths.len();
-    let progress = &chunk.progress;
-    let indexes = || (path..progress.resident.len()).step_by(paths.max(1));
-    let all = indexes().count();
-    let failed = indexes().find_map(|index| progress.failed.get(&(index as u32)));
-    let ended = indexes()
-        .filter(|index| progress.resident[*index] > 0 || progress.failed.contains_key(&(*index as u32)))
-        .count();
-    match failed {
-        Some(cause) if ended == all || chunk.finished_ms > 0 => LineState::Failed(cause.clone()),
-        // What is read here is in the database: a line need not wait for the slowest of its chunk.
-        _ if chunk.finished_ms > 0 || (all > 0 && ended == all) => LineState::Resident,
-        _ => LineState::Going { ended, all },
-    }
-}
-
-/// Where and why the object at `path` failed first: the tier of a POP, as `POP/TIER`, and the cause.
-pub(crate) fn first_failure(chunk: &Chunk, path: usize) -> Option<(&str, &Cause)> {
-    let progress = &chunk.progress;
-    let per_target = chunk.paths.len().max(1) * chunk.params.variants.len().max(1);
-    let indexes = (path..progress.resident.len()).step_by(chunk.paths.len().max(1));
-    indexes.filter_map(|index| Some((index, progress.failed.get(&(index as u32))?))).next().map(|(index, cause)| {
-        let target = progress.targets.get(index / per_target).map(String::as_str).unwrap_or_default();
-        (target, cause)
-    })
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

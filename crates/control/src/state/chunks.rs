@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use model::topology::WarmTiers;
-use model::{Cause, Coverage, DomainName, NodeName, Revision};
+use model::{Cause, Coverage, DomainName, NodeName, Pin, Revision};
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::completions::{self, Completion};
+use super::steering::{self, Steering};
 use super::{On, State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
 
 /// Span of time whose lines are counted as they come, in milliseconds (table `tally`).
@@ -81,6 +82,15 @@ pub struct Params {
     /// Request headers of each variant it fetches; one variant without headers for a refresh.
     #[serde(default)]
     pub variants: Vec<Vec<(String, String)>>,
+    /// Whether its objects are kept under their URLs as submitted, though users' requests for them may have other keys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verbatim: bool,
+    /// Whether copies from before its submission are fetched again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refetch: bool,
+    /// Whether, and until when, its objects stay in the stores that it warms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
 }
 
 /// Some objects of one task.
@@ -106,6 +116,8 @@ pub struct Chunk {
     pub paths: Vec<String>,
     /// How.
     pub params: Params,
+    /// How a prefetch is steered.
+    pub steering: Steering,
     /// When it ended; zero while it has not.
     pub finished_ms: u64,
     /// What a prefetch has come to; empty for a refresh.
@@ -129,6 +141,22 @@ pub struct Progress {
     /// Jobs that will not become resident.
     #[serde(default)]
     pub failed: BTreeMap<u32, Cause>,
+    /// Who told so of some of them: one more than the place in `told_by`, zero where nobody did, and when, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed_at: BTreeMap<u32, (u32, u64)>,
+    /// Nodes named there, also those that are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub told_by: Vec<NodeName>,
+    /// One pair a job: bytes of the object that is resident, and milliseconds that its fetch took, zero where it was there already.
+    /// Empty until something is resident.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetched: Vec<(u64, u32)>,
+    /// Jobs under way that said how far they are: bytes that came, and bytes that were announced.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub under_way: BTreeMap<u32, (u64, u64)>,
+    /// How far each path was ever shown to be, in hundredths of a percent: it never goes back. Empty until something is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shown: Vec<u16>,
 }
 
 /// Which chunks a query is about.
@@ -277,24 +305,6 @@ impl State {
         }
     }
 
-    /// Prefetches of `account` that have not ended, after the chunk `after`, oldest first.
-    pub async fn open_prefetches(&self, account: &str, after: u64, most: u32) -> Result<Vec<Chunk>, StateError> {
-        match self.read()? {
-            On::Sql(pool) => {
-                let rows = sqlx::query(
-                    "SELECT * FROM chunk WHERE account = $1 AND finished_ms = 0 AND id > $2 AND kind = 'prefetch' ORDER BY id LIMIT $3",
-                )
-                .bind(account)
-                .bind(signed(after))
-                .bind(i64::from(most))
-                .fetch_all(pool)
-                .await?;
-                rows.iter().map(chunk).collect()
-            }
-            On::Memory(tables) => Ok(tables.open_prefetches(account, after, most)),
-        }
-    }
-
     /// Accounts with prefetches that have not ended, and how many chunks and objects those are.
     pub async fn open_accounts(&self) -> Result<Vec<(String, u64, u64)>, StateError> {
         match self.read()? {
@@ -356,18 +366,22 @@ impl State {
         Ok(count)
     }
 
-    /// Keeps what prefetches have come to, all in one transaction; `finished_ms` is zero for those that go on.
+    /// Keeps what prefetches have come to, all in one transaction; `finished_ms` is zero for those that go on. One that was cancelled
+    /// ended then, and what it had come to is kept all the same.
     pub async fn keep_progress(&self, changed: &[(u64, u64, &Progress)]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (id, finished_ms, progress) in changed {
             match writing.on() {
                 On::Sql(connection) => {
-                    sqlx::query("UPDATE chunk SET finished_ms = $1, progress = $2 WHERE id = $3 AND finished_ms = 0")
-                        .bind(signed(*finished_ms))
-                        .bind(to_json(progress))
-                        .bind(signed(*id))
-                        .execute(connection)
-                        .await?;
+                    sqlx::query(
+                        "UPDATE chunk SET finished_ms = CASE WHEN finished_ms > 0 THEN finished_ms ELSE $1 END, progress = $2 \
+                         WHERE id = $3 AND (finished_ms = 0 OR cancelled_ms > 0)",
+                    )
+                    .bind(signed(*finished_ms))
+                    .bind(to_json(progress))
+                    .bind(signed(*id))
+                    .execute(connection)
+                    .await?;
                 }
                 On::Memory(tables) => tables.keep_progress(*id, *finished_ms, progress),
             }
@@ -500,7 +514,7 @@ pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), St
         On::Sql(connection) => {
             sqlx::query(
                 "INSERT INTO chunk (id, task, account, domain, kind, created_ms, revision, paths, lines, params, finished_ms, progress, \
-                 call_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '', $11)",
+                 call_id, priority, from_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '', $11, $12, $13)",
             )
             .bind(signed(chunk.id))
             .bind(signed(chunk.task))
@@ -513,6 +527,8 @@ pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), St
             .bind(signed(chunk.paths.len() as u64))
             .bind(to_json(&chunk.params))
             .bind(signed(chunk.call))
+            .bind(i64::from(chunk.steering.priority))
+            .bind(signed(chunk.steering.from_ms))
             .execute(connection)
             .await?;
         }
@@ -570,6 +586,7 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
         revision: revision(row, "revision")?,
         paths: text(row, "paths")?.split('\n').map(str::to_owned).collect(),
         params: json(row, "params")?,
+        steering: steering::steering(row)?,
         finished_ms: unsigned(row, "finished_ms")?,
         progress: if progress.is_empty() { Progress::default() } else { json(row, "progress")? },
     })

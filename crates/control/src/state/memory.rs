@@ -36,6 +36,7 @@ use crate::policy::Policy;
 mod access;
 mod audit;
 mod domains;
+mod steering;
 
 /// Faults that may wait for their operation.
 const FAULTS_MAX: usize = 1024;
@@ -183,11 +184,15 @@ pub(super) struct Tables {
     nodes: Arc<BTreeMap<NodeName, MemberRow>>,
     invitations: Arc<BTreeMap<String, (String, u64)>>,
     chunks: Arc<BTreeMap<u64, Arc<Chunk>>>,
+    /// The number of the last steering of each chunk that was steered.
+    steered: Arc<BTreeMap<u64, u64>>,
     completions: Arc<BTreeMap<Revision, Arc<Completion>>>,
     days: Arc<BTreeMap<(String, u64, &'static str), u64>>,
     nonces: Arc<BTreeMap<Arc<(String, String)>, u64>>,
     pub(super) figures: Arc<FigureRows>,
     audit: Arc<BTreeMap<u64, Arc<Recorded>>>,
+    /// By name: the value, and when it was last looked at.
+    pub(super) shares: Arc<BTreeMap<String, (String, u64)>>,
 }
 
 struct LogRow {
@@ -447,11 +452,6 @@ impl Tables {
         ids.iter().rev().filter_map(|id| self.chunks.get(id)).map(|chunk| Chunk::clone(chunk)).collect()
     }
 
-    pub(super) fn open_prefetches(&self, account: &str, after: u64, most: u32) -> Vec<Chunk> {
-        let open = self.open(true).filter(|chunk| chunk.account == account && chunk.id > after);
-        open.take(most as usize).map(|chunk| Chunk::clone(chunk)).collect()
-    }
-
     pub(super) fn open_accounts(&self) -> Vec<(String, u64, u64)> {
         let mut accounts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for chunk in self.open(true) {
@@ -487,12 +487,15 @@ impl Tables {
     }
 
     pub(super) fn keep_progress(&mut self, id: u64, finished_ms: u64, progress: &Progress) {
-        if self.chunks.get(&id).is_none_or(|chunk| chunk.finished_ms > 0) {
+        let ended = |chunk: &Arc<Chunk>| chunk.finished_ms > 0 && chunk.steering.cancelled_ms == 0;
+        if self.chunks.get(&id).is_none_or(ended) {
             return;
         }
         if let Some(chunk) = Arc::make_mut(&mut self.chunks).get_mut(&id) {
             let chunk = Arc::make_mut(chunk);
-            chunk.finished_ms = finished_ms;
+            if chunk.finished_ms == 0 {
+                chunk.finished_ms = finished_ms;
+            }
             chunk.progress = progress.clone();
         }
     }

@@ -40,7 +40,9 @@ pub mod memory;
 pub mod nodes;
 pub mod owners;
 mod schema;
+mod shares;
 mod spending;
+pub mod steering;
 pub mod submit;
 
 use memory::Tables;

@@ -99,6 +99,18 @@ const VERSIONS: &[&[&str]] = &[
     // Names that accounts proved to be theirs.
     &["CREATE TABLE proven_name (account TEXT NOT NULL, name TEXT NOT NULL, since_ms BIGINT NOT NULL, \
      PRIMARY KEY (account, name))"],
+    // What nodes share of origins, one value for each.
+    &["CREATE TABLE share (name TEXT PRIMARY KEY, value TEXT NOT NULL, touched_ms BIGINT NOT NULL)"],
+    // Prefetches that are steered: which goes first, from when on, since when it is paused, when it was cancelled.
+    &[
+        "ALTER TABLE chunk ADD COLUMN priority BIGINT NOT NULL DEFAULT 5",
+        "ALTER TABLE chunk ADD COLUMN from_ms BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE chunk ADD COLUMN paused_ms BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE chunk ADD COLUMN cancelled_ms BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE chunk ADD COLUMN steered BIGINT NOT NULL DEFAULT 0",
+        "UPDATE chunk SET from_ms = created_ms WHERE finished_ms = 0",
+        "CREATE INDEX chunk_steered ON chunk (steered, id) WHERE steered > 0",
+    ],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::audit::Record;
 use super::chunks::{self, Chunk, Kind, Params, Progress, Tally};
 use super::log::append;
+use super::steering::Steering;
 use super::{Counter, State, StateError, Writing, count_up, spending};
 
 mod notes;
@@ -114,6 +115,8 @@ pub struct Group {
     pub invalidations: Vec<Invalidation>,
     /// How.
     pub params: Params,
+    /// When, for a prefetch: never before it was submitted.
+    pub steering: Steering,
 }
 
 /// Why a submission was not accepted. Nothing of it was written or charged.
@@ -243,7 +246,12 @@ impl Accepting {
         }
     }
 
-    /// Rises with every transaction that accepted something.
+    /// Something that was accepted before was changed: whoever follows looks again.
+    pub fn nudge(&self) {
+        self.committed.send_modify(|count| *count += 1);
+    }
+
+    /// Rises with every transaction that accepted something, and with every nudge.
     pub fn committed(&self) -> watch::Receiver<u64> {
         self.committed.subscribe()
     }
@@ -267,6 +275,7 @@ struct NewChunk {
     paths: Vec<String>,
     invalidations: Vec<Invalidation>,
     params: Params,
+    steering: Steering,
 }
 
 /// The id that URLs of one account, domain and kind share within a second, and how many have it.
@@ -495,6 +504,7 @@ impl Task {
                     paths,
                     invalidations,
                     params: group.params.clone(),
+                    steering: group.steering,
                 });
             };
             if group.kind.stands_alone() {
@@ -669,6 +679,7 @@ async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission,
             revision,
             paths: chunk.paths,
             params: chunk.params,
+            steering: Steering { from_ms: chunk.steering.from_ms.max(submission.now_ms), ..chunk.steering },
             finished_ms: 0,
             progress: Progress::default(),
         };

@@ -16,6 +16,8 @@ use Answered::{Nothing, Own, Refused};
 
 const NOT_FOUND: Answered = Refused(404, "InvalidDomain.NotFound");
 
+const NO_TASK: Answered = Refused(404, "InvalidTaskId.NotFound");
+
 /// It is proven for nobody by what another account shows.
 const NOT_PROVEN: Answered = Refused(400, "DomainOwnerVerifyFail");
 
@@ -40,6 +42,8 @@ pub(super) fn rows(push: &str, refresh: &str) -> Vec<Row> {
         (CDN, "PushObjectCache", path(), NOT_FOUND),
         (OLD, "PushObjectCache", path(), NOT_FOUND),
         (VOD, "PreloadVodObjectCaches", path(), NOT_FOUND),
+        (CDN, "ExplainPreload", path(), NOT_FOUND),
+        (VOD, "ExplainPreload", path(), NOT_FOUND),
         (CDN, "RefreshObjectCaches", path(), NOT_FOUND),
         (OLD, "RefreshObjectCaches", path(), NOT_FOUND),
         (VOD, "RefreshVodObjectCaches", path(), NOT_FOUND),
@@ -120,6 +124,14 @@ pub(super) fn rows(push: &str, refresh: &str) -> Vec<Row> {
         (VOD, "DeleteVodSpecificConfig", [domain(), text(&[("ConfigId", "1")])].concat(), NOT_FOUND),
         (CDN, "BatchDeleteCdnDomainConfig", text(&[("DomainNames", "a.com"), ("FunctionNames", "range")]), NOT_FOUND),
         (CDN, "DescribeCdnUserDomainsByFunc", text(&[("FuncId", "31")]), Nothing),
+        (CDN, "PausePreloadTask", text(&[("TaskId", push)]), NO_TASK),
+        (VOD, "PausePreloadTask", text(&[("TaskId", push)]), NO_TASK),
+        (CDN, "DescribePreloadTask", text(&[("TaskId", push)]), NO_TASK),
+        (VOD, "DescribePreloadTask", text(&[("TaskId", push)]), NO_TASK),
+        (CDN, "ResumePreloadTask", text(&[("TaskId", push)]), NO_TASK),
+        (CDN, "CancelPreloadTask", text(&[("TaskId", push)]), NO_TASK),
+        (VOD, "CancelPreloadTask", text(&[("TaskId", push)]), NO_TASK),
+        (CDN, "SetPreloadTaskPriority", text(&[("TaskId", push), ("Priority", "9")]), NO_TASK),
         (CDN, "CreateSessionCredentials", Vec::new(), Own),
         (CDN, "CreateBearerToken", Vec::new(), Own),
         (CDN, "DescribeReceiptKey", Vec::new(), Own), // the deployment's, and public

@@ -20,6 +20,7 @@ mod audit;
 mod clients;
 mod credentials;
 mod domains;
+mod explain;
 mod figures;
 mod isolation;
 mod owners;
@@ -28,6 +29,7 @@ mod permissions;
 mod quotas;
 mod rates;
 mod service;
+mod steering;
 mod tasks;
 mod terraform;
 

@@ -7,8 +7,15 @@
 use super::isolation::rows;
 use super::*;
 
-/// The one action of our own that is done to a domain; the others are done to anything.
-const OWN_DOMAIN: &str = "SetWarmfrontDomain";
+/// The actions of our own that are done to domains; the others are done to anything.
+const OWN_OF_DOMAINS: [&str; 6] = [
+    "SetWarmfrontDomain",
+    "PausePreloadTask",
+    "ResumePreloadTask",
+    "CancelPreloadTask",
+    "SetPreloadTaskPriority",
+    "ExplainPreload",
+];
 
 /// The resource that a call asks for.
 fn resource(facts: &Value, action: &str, params: &[(&str, &str)]) -> String {
@@ -16,7 +23,7 @@ fn resource(facts: &Value, action: &str, params: &[(&str, &str)]) -> String {
     let named = params.iter().any(|(_, value)| value.contains("a.com"));
     let domain = if named { "acs:cdn:*:other:domain/a.com" } else { "acs:cdn:*:other:domain/*" };
     let Some(facts) = all.iter().find(|known| known["action"] == action) else {
-        return if action == OWN_DOMAIN { domain } else { "*" }.to_owned();
+        return if OWN_OF_DOMAINS.contains(&action) { domain } else { "*" }.to_owned();
     };
     // By a page of 2025 it is the domain that is named, where one is: prefetch-refresh §9.
     if action == "DescribeRefreshTasks" {

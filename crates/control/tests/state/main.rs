@@ -6,6 +6,7 @@ use control::state::audit::Record;
 use control::state::chunks::{Filter, Kind, Params};
 use control::state::completions::{Amounts, Completion, CompletionMember};
 use control::state::memory::{Faults, Memory};
+use control::state::steering::Steering;
 use control::state::submit::{Charge, Group, QueueMax, Submission};
 use model::topology::WarmTiers;
 use model::{Coverage, DomainName, Invalidation, Isolation, Mode, NodeName, Revision, Scope, UrlKey};
@@ -16,6 +17,8 @@ mod domains;
 mod figures;
 mod log;
 mod postgres;
+mod shares;
+mod steering;
 mod tasks;
 mod who;
 
@@ -36,8 +39,17 @@ fn name(text: &str) -> DomainName {
 
 fn prefetch(nonce: &str, urls: usize) -> Submission {
     let paths: Vec<String> = (0..urls).map(|n| format!("http://a.com/{nonce}/{n}")).collect();
-    let params = Params { area: Coverage::Global, warm: WarmTiers::default(), variants: vec![Vec::new()] };
-    let groups = vec![Group { domain: name("a.com"), kind: Kind::Prefetch, paths, invalidations: Vec::new(), params }];
+    let params = Params {
+        area: Coverage::Global,
+        warm: WarmTiers::default(),
+        variants: vec![Vec::new()],
+        verbatim: false,
+        refetch: false,
+        pin: None,
+    };
+    let steering = Steering::from(1_000_000);
+    let domain = name("a.com");
+    let groups = vec![Group { domain, kind: Kind::Prefetch, paths, invalidations: Vec::new(), params, steering }];
     Submission {
         account: "me".into(),
         nonce: ("key".into(), nonce.into()),
@@ -130,6 +142,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     tasks::a_queue_may_count_calls(&state).await;
     tasks::what_completed_a_refresh_is_kept_with_it(&state).await;
     tasks::lines_are_counted_as_they_are_listed(&state).await;
+    steering::prefetches_are_steered_whole_or_not_at_all(&state).await;
     access::users_may_what_is_attached_to_them(&state).await;
     access::service_is_opened_once(&state).await;
     access::nothing_is_done_without_a_record(&state).await;
@@ -138,6 +151,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     figures::reports_are_added_once_and_whole(&state).await;
     figures::urls_of_hours_are_added_up(&state).await;
     figures::what_is_past_its_time_goes_by_length(&state).await;
+    shares::shares_are_changed_by_one_at_a_time_and_forgotten(&state).await;
     let head = state.head().await.unwrap();
     let domains = state.domains().await.unwrap();
     state.close().await;

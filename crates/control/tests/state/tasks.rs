@@ -42,12 +42,13 @@ pub(crate) async fn submissions_are_whole_or_not_at_all(state: &State) {
     );
 
     // What has ended makes room; what it came to is kept.
-    let chunks = state.open_prefetches("me", 0, 1).await.unwrap();
+    let first = state.open_prefetches("me", 0, 1).await.unwrap()[0].id;
+    let chunks = state.chunks(&[first]).await.unwrap();
     let done = Progress {
         targets: vec!["p/L2".into()],
         nodes: vec![NodeName::parse("n").unwrap()],
         resident: vec![1; 100],
-        failed: BTreeMap::new(),
+        ..Progress::default()
     };
     state.keep_progress(&[(chunks[0].id, 1_000_500, &done)]).await.unwrap();
     open.ended("me", 100);
@@ -215,7 +216,8 @@ pub(crate) async fn lines_are_counted_as_they_are_listed(state: &State) {
     assert_eq!(same("nobody").await, 0);
     // Some of it ends and is forgotten, long before the rest.
     let open = state.open_prefetches("counts", 0, 4).await.unwrap();
-    let ended: Vec<_> = open.iter().map(|chunk| (chunk.id, 200_000, &chunk.progress)).collect();
+    let nothing = Progress::default();
+    let ended: Vec<_> = open.iter().map(|chunk| (chunk.id, 200_000, &nothing)).collect();
     state.keep_progress(&ended).await.unwrap();
     state.forget(200_001, 0, 0).await.unwrap();
     assert_eq!(same("counts").await, 28 + 14 - (1 + 2 + 3 + 4));
@@ -350,7 +352,9 @@ pub(crate) async fn a_queue_may_count_calls(state: &State) {
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3, "{answers:?}");
     assert_eq!(accepting.submit(call("a call too many", 1)).await, Err(Refused::QueueFull));
 
-    let chunks = state.open_prefetches("caller", 0, 100).await.unwrap();
+    let ids: Vec<u64> = state.open_prefetches("caller", 0, 100).await.unwrap().iter().map(|chunk| chunk.id).collect();
+    let mut chunks = state.chunks(&ids).await.unwrap();
+    chunks.reverse();
     let calls: BTreeMap<u64, Vec<u64>> = chunks.iter().fold(BTreeMap::new(), |mut calls, chunk| {
         calls.entry(chunk.call).or_default().push(chunk.id);
         calls

@@ -1,7 +1,5 @@
 //! Who may: accounts and nodes.
 
-use std::collections::BTreeMap;
-
 use control::state::State;
 use control::state::accounts::{Account, AccountError, AccountStatus};
 use control::state::chunks::Progress;
@@ -69,7 +67,7 @@ pub(crate) async fn nodes_are_let_in_by_proof_alone(state: &State) {
         targets: vec!["p/L2".into()],
         nodes: vec![NodeName::parse(name).unwrap()],
         resident: vec![1; 100],
-        failed: BTreeMap::new(),
+        ..Progress::default()
     };
     let (here, elsewhere) = (holding("n1"), holding("n11"));
     state.keep_progress(&[(open[0].id, 0, &here), (open[1].id, 0, &elsewhere)]).await.unwrap();

@@ -7,12 +7,13 @@ use model::{Coverage, DomainName, Revision};
 
 use super::*;
 use crate::state::chunks::{Kind, Params};
+use crate::state::steering::Steering;
 use crate::testing::{member, node, topology};
 
 const GONE: Cause = Cause::OriginStatus(404);
 const PASSING: Cause = Cause::OriginTimeout;
 
-fn chunk(paths: usize, variants: usize) -> Chunk {
+pub(in crate::scheduler) fn chunk(paths: usize, variants: usize) -> Chunk {
     Chunk {
         id: 7,
         task: 1,
@@ -27,7 +28,11 @@ fn chunk(paths: usize, variants: usize) -> Chunk {
             area: Coverage::Global,
             warm: WarmTiers::default(),
             variants: (0..variants).map(|n| vec![("Accept-Encoding".into(), n.to_string())]).collect(),
+            verbatim: false,
+            refetch: false,
+            pin: None,
         },
+        steering: Steering::from(1),
         finished_ms: 0,
         progress: Progress::default(),
     }
@@ -35,6 +40,10 @@ fn chunk(paths: usize, variants: usize) -> Chunk {
 
 fn aims(names: &[&str]) -> Aims {
     Aims::new(topology(names))
+}
+
+fn failed(work: &mut Work, index: u32, cause: Cause, now: Instant) -> bool {
+    work.failed(index, cause, &node("p-1"), now, 5)
 }
 
 /// Gives out all that these nodes take.
@@ -110,26 +119,28 @@ fn report_ends_a_job_or_sends_it_back_in_line() {
     let now = Instant::now();
     let room = [("p-1", 9)];
     let mut work = Work::new(chunk(3, 1), &mut aims, &Knowledge::default());
-    assert!(!work.failed(0, GONE, now), "nobody has it");
-    work.resident(0, &node("p-1"));
+    assert!(!failed(&mut work, 0, GONE, now), "nobody has it");
+    work.resident(0, &node("p-1"), 10, 2);
     assert_eq!(work.progress().resident, [0, 0, 0], "nobody has it");
     assert_eq!(lease(&mut work, &aims, &room).len(), 3);
 
-    work.resident(0, &node("p-1"));
-    assert!(work.failed(1, GONE, now));
+    work.resident(0, &node("p-1"), 10, 2);
+    assert!(failed(&mut work, 1, GONE, now));
     for tries in 1..TRIES_MAX {
-        assert!(!work.failed(2, PASSING, now), "try {tries} is not the last");
-        assert!(!work.failed(2, PASSING, now), "a second report of the same lease counts for nothing");
+        assert!(!failed(&mut work, 2, PASSING, now), "try {tries} is not the last");
+        assert!(!failed(&mut work, 2, PASSING, now), "a second report of the same lease counts for nothing");
         let pause = PAUSE.saturating_mul(1 << (tries - 1)).min(PAUSE_MAX);
         assert!(!work.retry_due(now + pause - Duration::from_millis(1)) && lease(&mut work, &aims, &room).is_empty());
-        assert!(work.retry_due(now + pause));
+        assert!(work.retry_due(now + pause + pause / 2), "up to half of it more");
         assert_eq!(lease(&mut work, &aims, &room), [("p-1".to_owned(), 2)]);
         assert!(!work.is_done());
     }
-    assert!(work.failed(2, PASSING, now));
+    assert!(failed(&mut work, 2, PASSING, now));
     assert!(work.is_done() && work.is_changed());
     assert_eq!(work.progress().resident, [1, 0, 0]);
     assert_eq!(work.progress().failed, [(1, GONE), (2, PASSING)].into());
+    assert_eq!(work.progress().failed_at, [(1, (1, 5)), (2, (1, 5))].into());
+    assert_eq!(work.progress().fetched[0], (10, 2));
 }
 
 #[test]
@@ -149,18 +160,21 @@ fn deadline_fails_what_is_left() {
     let mut aims = aims(&["p-1", "q-1"]);
     let mut work = Work::new(chunk(2, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 2)]);
-    work.resident(0, &node("p-1"));
-    assert!(!work.failed(1, PASSING, Instant::now()));
-    let cause = |group: &Parent| if group.pop.as_str() == "q" { Cause::NoTarget } else { Cause::Deadline };
-    assert_eq!(work.give_up(cause), 3);
+    work.resident(0, &node("p-1"), 10, 2);
+    assert!(!failed(&mut work, 1, PASSING, Instant::now()));
+    let cause = |group: Option<&Parent>| match group {
+        Some(group) if group.pop.as_str() == "p" => Cause::Deadline,
+        _ => Cause::NoTarget,
+    };
+    assert_eq!(work.give_up(9, cause), 3);
     assert!(work.is_done());
     assert_eq!(work.progress().failed, [(1, Cause::Deadline), (2, Cause::NoTarget), (3, Cause::NoTarget)].into());
-    assert!(!work.rebuild(&mut Aims::new(topology(&["r-1"]))), "what has ended stays as it ended");
+    assert_eq!(work.rebuild(&mut Aims::new(topology(&["r-1"]))), None, "what has ended stays as it ended");
 
     let mut work = Work::new(chunk(2, 1), &mut Aims::new(topology(&[])), &Knowledge::default());
     let held = work.jobs();
     assert!(!work.is_done(), "a chunk that is aimed at nobody waits for somebody");
-    assert_eq!(work.give_up(|_| Cause::Deadline), 2);
+    assert_eq!(work.give_up(9, cause), 2);
     assert_eq!(work.progress().failed, [(0, Cause::NoTarget), (1, Cause::NoTarget)].into());
     assert!(work.is_done() && work.jobs() == held);
 }
@@ -169,26 +183,26 @@ fn deadline_fails_what_is_left() {
 fn change_of_topology_keeps_what_still_holds() {
     const BEFORE: [&str; 3] = ["p-1", "q-1", "q-2"];
     type Names = &'static [&'static str];
-    let cases: [(&str, Names, bool, Names, usize); 5] = [
-        ("nothing changed", &BEFORE, false, &["p/L2", "q/L2"], 4),
-        ("another node where there were some", &["p-1", "p-2", "q-1", "q-2"], false, &["p/L2", "q/L2"], 4),
-        ("a node that had something is gone", &["p-1", "q-2"], true, &["p/L2", "q/L2"], 3),
-        ("a new target in front", &["a-1", "p-1", "q-1", "q-2"], true, &["a/L2", "p/L2", "q/L2"], 4),
-        ("a target less", &["q-1", "q-2"], true, &["q/L2"], 2),
+    let cases: [(&str, Names, Option<usize>, Names, usize); 5] = [
+        ("nothing changed", &BEFORE, None, &["p/L2", "q/L2"], 4),
+        ("another node where there were some", &["p-1", "p-2", "q-1", "q-2"], None, &["p/L2", "q/L2"], 4),
+        ("a node that had something is gone", &["p-1", "q-2"], Some(1), &["p/L2", "q/L2"], 3),
+        ("a new target in front", &["a-1", "p-1", "q-1", "q-2"], Some(0), &["a/L2", "p/L2", "q/L2"], 4),
+        ("a target less", &["q-1", "q-2"], Some(0), &["q/L2"], 2),
     ];
     for (why, after, changed, targets, ended) in cases {
         let mut aims = aims(&BEFORE);
         let mut work = Work::new(chunk(4, 1), &mut aims, &Knowledge::default());
         lease(&mut work, &aims, &[("p-1", 9), ("q-1", 9)]);
         // p/L2: 0 resident, 1 failed. q/L2: 4 resident on q-1, 5 failed. The others are leased.
-        work.resident(0, &node("p-1"));
-        work.failed(1, GONE, Instant::now());
-        work.resident(4, &node("q-1"));
-        work.failed(5, GONE, Instant::now());
+        work.resident(0, &node("p-1"), 10, 2);
+        failed(&mut work, 1, GONE, Instant::now());
+        work.resident(4, &node("q-1"), 10, 2);
+        failed(&mut work, 5, GONE, Instant::now());
         work.kept();
         let mut aims = Aims::new(topology(after));
         assert_eq!(work.rebuild(&mut aims), changed, "{why}");
-        assert_eq!(work.is_changed(), changed, "{why}");
+        assert_eq!(work.is_changed(), changed.is_some(), "{why}");
         let progress = work.progress();
         assert_eq!(progress.targets, targets, "{why}");
         let resident = progress.resident.iter().filter(|holder| **holder > 0).count();
@@ -198,10 +212,10 @@ fn change_of_topology_keeps_what_still_holds() {
             let node = &progress.nodes[*holder as usize - 1];
             assert!(aims.topology().members.contains_key(node), "{why}");
         }
-        if changed {
+        if changed.is_some() {
             let room: Vec<(&str, usize)> = after.iter().map(|name| (*name, 99)).collect();
             assert_eq!(lease(&mut work, &aims, &room).len(), work.left, "{why}: leases are over");
-            assert!(!work.rebuild(&mut aims), "{why}: once is enough");
+            assert_eq!(work.rebuild(&mut aims), None, "{why}: once is enough");
         }
     }
 }
@@ -211,10 +225,10 @@ fn store_that_was_lost_holds_nothing() {
     let mut aims = aims(&["p-1", "p-2"]);
     let mut work = Work::new(chunk(3, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 9)]);
-    work.resident(0, &node("p-1"));
-    work.resident(2, &node("p-1"));
-    assert!(!work.lost(&node("p-2"), &mut aims), "it had nothing");
-    assert!(work.lost(&node("p-1"), &mut aims));
+    work.resident(0, &node("p-1"), 10, 2);
+    work.resident(2, &node("p-1"), 10, 2);
+    assert_eq!(work.lost(&node("p-2"), &mut aims), None, "it had nothing");
+    assert_eq!(work.lost(&node("p-1"), &mut aims), Some(2));
     assert_eq!((work.left, &work.progress().resident[..]), (3, &[0, 0, 0][..]));
 }
 
@@ -227,6 +241,7 @@ fn kept_progress_is_taken_up_whatever_it_says() {
         nodes: nodes.clone(),
         resident: resident.to_vec(),
         failed: failed.clone(),
+        ..Progress::default()
     };
     let cases = [
         ("as it was left", kept(&["p/L2"], &[1, 0, 1, 0]), 1),
@@ -249,7 +264,7 @@ fn node_that_moved_holds_nothing_for_its_old_place() {
     let mut aims = aims(&["p-1", "p-2"]);
     let mut work = Work::new(chunk(1, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 9)]);
-    work.resident(0, &node("p-1"));
+    work.resident(0, &node("p-1"), 10, 2);
     let mut moved = topology(&["p-2", "q-2"]);
     moved.members.insert(node("p-1"), model::Member { name: node("p-1"), ..member("q-1") });
     let work = Work::new(
@@ -258,30 +273,6 @@ fn node_that_moved_holds_nothing_for_its_old_place() {
         &Knowledge::default(),
     );
     assert_eq!(work.left, 2, "neither of its old place nor of the new one");
-}
-
-#[test]
-fn line_is_what_all_its_jobs_came_to() {
-    let going = |ended, all| LineState::Going { ended, all };
-    // Two paths, two targets: the jobs of path 0 are 0 and 2.
-    type Jobs = &'static [u32];
-    let cases: [(&str, Jobs, Jobs, u64, LineState); 7] = [
-        ("nothing loaded yet", &[], &[], 0, going(0, 0)),
-        ("nothing done", &[0, 1, 0, 1], &[], 0, going(0, 2)),
-        ("half done", &[1, 0, 0, 0], &[], 0, going(1, 2)),
-        ("done, but not the chunk", &[1, 0, 1, 0], &[], 0, LineState::Resident),
-        ("done", &[1, 1, 1, 1], &[], 5, LineState::Resident),
-        ("failed in one place, under way in the other", &[0, 0, 0, 0], &[2], 0, going(1, 2)),
-        ("failed in one place", &[1, 0, 0, 0], &[2], 0, LineState::Failed(GONE)),
-    ];
-    for (why, resident, failed, finished_ms, expected) in cases {
-        let progress = Progress {
-            resident: resident.to_vec(),
-            failed: failed.iter().map(|index| (*index, GONE)).collect(),
-            ..Progress::default()
-        };
-        assert_eq!(line_state(&Chunk { progress, finished_ms, ..chunk(2, 1) }, 0), expected, "{why}");
-    }
 }
 
 #[test]

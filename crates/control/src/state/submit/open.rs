@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 pub struct Open(Arc<Mutex<BTreeMap<String, (u64, u64)>>>);
 
 impl Open {
-    pub(super) fn of(&self, account: &str) -> (u64, u64) {
+    /// Chunks and URLs that an account has open.
+    pub fn of(&self, account: &str) -> (u64, u64) {
         self.0.lock().expect("no holder of this lock can panic").get(account).copied().unwrap_or_default()
     }
 
@@ -27,9 +28,14 @@ impl Open {
 
     /// A chunk of `urls` of `account` has ended.
     pub fn ended(&self, account: &str, urls: u64) {
+        self.take(account, 1, urls);
+    }
+
+    /// So much less is open of an account.
+    pub fn take(&self, account: &str, chunks: u64, urls: u64) {
         let mut open = self.0.lock().expect("no holder of this lock can panic");
         if let Some(entry) = open.get_mut(account) {
-            *entry = (entry.0.saturating_sub(1), entry.1.saturating_sub(urls));
+            *entry = (entry.0.saturating_sub(chunks), entry.1.saturating_sub(urls));
             if *entry == (0, 0) {
                 open.remove(account);
             }

@@ -1,0 +1,87 @@
+//! Nodes of two replicas of the control plane, and what they are lent of one thing.
+
+use model::link::{SHARE_LEASE, Share, Shared, Shares, Want, Wants};
+
+use super::*;
+
+/// What a node has, as it knows it.
+#[derive(Default)]
+struct Has {
+    sequence: u64,
+    number: u64,
+    granted: u64,
+}
+
+impl Node {
+    /// Says what it wants of the places of a domain of which there are seven, and what it is lent.
+    async fn want(&mut self, has: &mut Has, wanted: u64) -> Share {
+        has.sequence += 1;
+        let want = Want {
+            shared: Shared::Places.into(),
+            name: "a.test".into(),
+            wanted,
+            heard: has.number,
+            granted: has.granted,
+            limit: 7.0,
+            ..Want::default()
+        };
+        self.say(from_node::Is::Wants(Wants { sequence: has.sequence, wants: vec![want] })).await;
+        let share = self.shares(has.sequence).await;
+        (has.number, has.granted) = (share.number, share.granted);
+        share
+    }
+
+    async fn shares(&mut self, sequence: u64) -> Share {
+        loop {
+            match self.next().await {
+                Some(from_control::Is::Shares(Shares { sequence: of, mut shares })) => {
+                    assert_eq!((of, shares.len()), (sequence, 1));
+                    return shares.remove(0);
+                }
+                Some(_) => {}
+                None => panic!("the session ended"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn shares_add_up_over_replicas_and_restarts_and_are_given_on_only_when_a_lease_is_over() {
+    let mut rig = Rig::start().await;
+    let (mut first, welcome) = rig.join("p-1").await;
+    assert!(welcome.gives_shares);
+    let other = Control::start(rig.config.clone(), clock()).await.unwrap();
+    let hello = Hello { join_token: rig.token.clone(), ..hello("p-2") };
+    let mut second = rig.connect_to(&other, hello).await;
+    second.welcome().await;
+
+    let (mut one, mut two) = (Has::default(), Has::default());
+    assert_eq!(first.want(&mut one, 50).await.granted, 7, "nobody else wants any");
+    assert_eq!(second.want(&mut two, 50).await.granted, 0, "they are not free yet");
+    assert_eq!(first.want(&mut one, 50).await.granted, 4);
+    assert_eq!(second.want(&mut two, 50).await.granted, 0, "it may not have heard");
+    assert_eq!(first.want(&mut one, 50).await.granted, 4);
+    assert_eq!(second.want(&mut two, 50).await.granted, 3);
+
+    rig.restart().await;
+    let mut first = rig.connect(again("p-1", &welcome)).await;
+    first.welcome().await;
+    assert_eq!(first.want(&mut one, 50).await.granted, 4, "shares outlive the process");
+    drop(first);
+    let silent = tokio::time::Instant::now();
+    loop {
+        let granted = second.want(&mut two, 50).await.granted;
+        if granted == 7 {
+            break;
+        }
+        assert!(granted <= 4 && silent.elapsed() < SHARE_LEASE * 3, "{granted}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(silent.elapsed() >= SHARE_LEASE, "what a silent node has is its own until its lease is over");
+    assert_eq!(second.want(&mut two, 0).await.granted, 0, "given back");
+    let nameless = Wants { sequence: 99, wants: vec![Want::default()] };
+    second.say(from_node::Is::Wants(nameless)).await;
+    assert!(second.refusal().await.reason.contains("name"));
+    soon("stop", other.stop()).await;
+    rig.stop().await;
+}

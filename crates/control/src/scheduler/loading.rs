@@ -1,0 +1,170 @@
+//! What the scheduler reads: how chunks were steered, which are open, and the objects of those that there is room for.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use model::Cause;
+
+use super::Task;
+use super::work::Work;
+use crate::state::chunks::Chunk;
+use crate::state::steering::{Standing, Steered};
+use crate::state::submit::CHUNK_LINES_MAX;
+use crate::state::{StateError, millis};
+
+/// Chunks read from the database at a time, and how often in one turn: what has come in meanwhile waits no longer.
+const CHUNKS_AT_ONCE: usize = 32;
+const LOADS_AT_ONCE: usize = 16;
+
+/// Open chunks that are looked at, without their objects, at a time.
+const STANDING_AT_ONCE: u32 = 5_000;
+
+/// Chunks that were steered, read at a time.
+const STEERED_AT_ONCE: u32 = 1_000;
+
+impl Task {
+    /// Hears how chunks were steered, here or by another control plane.
+    pub(super) async fn hear(&mut self) -> Result<(), StateError> {
+        let mut heard = match self.heard {
+            Some(heard) => heard,
+            // Read before any chunk is: none is older than this says.
+            None => (self.state.last_steering().await?, u64::MAX >> 1),
+        };
+        self.heard = Some(heard);
+        loop {
+            let steered = self.state.steered_after(heard, STEERED_AT_ONCE).await?;
+            let Some(last) = steered.last() else { return Ok(()) };
+            heard = last.at;
+            self.heard = Some(heard);
+            for one in steered {
+                self.steer(&one);
+            }
+        }
+    }
+
+    /// A chunk was steered. One that is not known here, or not any more, is nobody's concern here.
+    fn steer(&mut self, steered: &Steered) {
+        let ((_, id), steering) = (steered.at, steered.steering);
+        let now_ms = millis(self.clock.now());
+        let Some(queue) = self.accounts.get_mut(&steered.account) else { return };
+        if steering.cancelled_ms > 0
+            && let Some(chunk) = queue.leave(id)
+        {
+            self.open.ended(&steered.account, chunk.urls);
+            return;
+        }
+        if queue.steer(id, steering, now_ms) || !queue.steer_loaded(id, steering) {
+            return;
+        }
+        if steering.cancelled_ms > 0 {
+            self.recall(id, false);
+            let Some(work) = self.work(id) else { return };
+            // One that ended before this was heard stays as it ended.
+            if !work.is_done() {
+                work.give_up(now_ms, |_| Cause::Cancelled);
+            }
+            self.note(id);
+        } else if !steering.may_run(now_ms) {
+            self.leaving.insert(id);
+            self.recall(id, true);
+        }
+    }
+
+    /// Nobody works on a chunk any more; `again` says that its jobs will be given out once more.
+    fn recall(&mut self, chunk: u64, again: bool) {
+        if let Some(work) = self.work(chunk) {
+            work.recall();
+        }
+        let recalled = self.withdraw([chunk].into());
+        if again {
+            self.counters.retried.fetch_add(recalled as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Loads what there is room for; whether there may be more. Each account has its share of the room, and at least a chunk.
+    pub(super) async fn load(&mut self, tick: bool) -> Result<bool, StateError> {
+        let share = self.bounds.loaded / self.accounts.len().max(1);
+        let (now_ms, deadline_ms) = (millis(self.clock.now()), self.deadline_ms());
+        let mut fresh = Vec::new();
+        let mut turns = LOADS_AT_ONCE;
+        let mut loaded = Ok(false);
+        'accounts: for (account, queue) in &mut self.accounts {
+            // What is counted as open was in the database before it was.
+            let counted = self.open.of(account);
+            let looked = queue.more;
+            while queue.more {
+                let standing = match self.state.open_prefetches(account, queue.known_to, STANDING_AT_ONCE).await {
+                    Ok(standing) => standing,
+                    Err(error) => {
+                        loaded = Err(error);
+                        break 'accounts;
+                    }
+                };
+                queue.more = standing.len() == STANDING_AT_ONCE as usize;
+                for chunk in standing {
+                    queue.stand(chunk, now_ms);
+                }
+            }
+            if looked && counted.0 > queue.len() as u64 {
+                // Some of it was cancelled before anybody here had heard of it.
+                let urls = counted.1.saturating_sub(queue.urls());
+                self.open.take(account, counted.0 - queue.len() as u64, urls);
+            }
+            queue.due(now_ms);
+            let mut overdue = if tick { queue.overdue(now_ms, deadline_ms) } else { Vec::new() };
+            loop {
+                // As many as fit even if they are as large as can be; one fits always.
+                let fit = share.saturating_sub(queue.loaded) / (CHUNK_LINES_MAX * self.aims.groups().max(1));
+                let most = fit.clamp(1, CHUNKS_AT_ONCE);
+                let ids = if !overdue.is_empty() {
+                    overdue.split_off(overdue.len().saturating_sub(CHUNKS_AT_ONCE))
+                } else if queue.loaded < share || queue.chunks.is_empty() {
+                    queue.next(most)
+                } else if queue.is_outranked() && queue.loaded < share + share / 4 {
+                    queue.next(1)
+                } else {
+                    break;
+                };
+                if ids.is_empty() {
+                    break;
+                }
+                if turns == 0 {
+                    loaded = Ok(true);
+                    break 'accounts;
+                }
+                turns -= 1;
+                let mut chunks: BTreeMap<u64, Chunk> = match self.state.chunks(&ids).await {
+                    Ok(chunks) => chunks.into_iter().map(|chunk| (chunk.id, chunk)).collect(),
+                    Err(error) => {
+                        loaded = Err(error);
+                        break 'accounts;
+                    }
+                };
+                for id in ids {
+                    let Some(standing) = queue.leave(id) else { continue };
+                    match chunks.remove(&id).filter(|chunk| chunk.finished_ms == 0) {
+                        Some(chunk) if chunk.steering.may_run(now_ms) => {
+                            queue.load(id, Work::new(chunk, &mut self.aims, &self.known));
+                            self.account_of.insert(id, account.clone());
+                            fresh.push(id);
+                        }
+                        Some(chunk) => queue.stand(Standing { steering: chunk.steering, ..standing }, now_ms),
+                        // Another control plane has ended it.
+                        None => self.open.ended(account, standing.urls),
+                    }
+                }
+            }
+            self.leaving.extend(queue.outranked(share));
+        }
+        for id in fresh {
+            self.note(id);
+        }
+        for id in &self.leaving {
+            let queue = self.account_of.get(id).and_then(|account| self.accounts.get_mut(account));
+            if let Some(queue) = queue {
+                queue.rest(*id);
+            }
+        }
+        loaded
+    }
+}

@@ -1,0 +1,227 @@
+//! Shares of what several nodes want of one origin: each node says what it wants, and is lent a share, so that their sum holds.
+//!
+//! Rows lie in the database, so replicas share them as nodes do. What is said within a moment is one transaction. A node that
+//! falls silent keeps its share until its lease is over, which nobody's clock but his and ours is asked about: a share that was not renewed for
+//! longer than a lease, as seen by this process, is over on the node, whose lease began before we heard of it.
+//!
+//! # What always holds
+//!
+//! - A node is answered only once its share is in the database.
+//! - A share is given on only after it was confirmed to be smaller, or its lease is over (`model::share`).
+//!
+//! # Not here
+//!
+//! The arithmetic (`model::share`); what an origin bears: one of the nodes feels it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use model::link::{self, BadMessage, SHARE_LEASE, SHARE_NAME_BYTES_MAX, SHARES_MAX, Shared};
+use model::share::{Row, Total};
+use model::{Clock, NodeName};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::known::{Following, Known};
+use crate::state::{State, millis};
+
+/// Messages waiting to be answered; a node whose message finds no room sends another.
+const WAITING_MAX: usize = 1024;
+
+/// How long the first message of a transaction waits for others.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Messages in one transaction.
+const AT_ONCE: usize = 16;
+
+/// Beyond a lease, for clocks that do not run alike: a tenth of it.
+const OVER_AFTER: Duration = SHARE_LEASE.saturating_add(Duration::from_secs(1));
+
+/// How long what was seen of a row is remembered that nobody asks for: longer than any lease that was seen.
+const SEEN_KEPT: Duration = Duration::from_secs(60);
+
+/// Where there is not enough for all, others are first after so long.
+const TURN_MS: u64 = 10_000;
+
+/// Lends shares. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shares {
+    waiting: mpsc::Sender<Waiting>,
+    counters: Arc<Counters>,
+}
+
+/// What is counted of shares.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Shares that were lent or renewed.
+    pub(crate) lent: AtomicU64,
+    /// Shares that ended because a node fell silent.
+    pub(crate) over: AtomicU64,
+    /// Messages for which there was no room, or no database.
+    pub(crate) unanswered: AtomicU64,
+}
+
+struct Waiting {
+    node: NodeName,
+    wants: link::Wants,
+    answer: Box<dyn FnOnce(link::Shares) + Send + Sync>,
+}
+
+impl Shares {
+    /// Begins to lend, until `stopping` is cancelled.
+    pub(crate) fn start(
+        state: State,
+        following: Following,
+        clock: Arc<dyn Clock>,
+        stopping: CancellationToken,
+    ) -> Shares {
+        let (waiting, come) = mpsc::channel(WAITING_MAX);
+        let counters = Arc::new(Counters::default());
+        let lender = Lender { state, following, clock, counters: counters.clone(), seen: HashMap::new() };
+        tokio::spawn(async move {
+            stopping.run_until_cancelled(lender.run(come)).await;
+        });
+        Shares { waiting, counters }
+    }
+
+    /// Takes what a node wants; `answer` is called with its shares.
+    pub(crate) fn take(
+        &self,
+        node: &NodeName,
+        wants: link::Wants,
+        answer: impl FnOnce(link::Shares) + Send + Sync + 'static,
+    ) -> Result<(), BadMessage> {
+        if wants.wants.len() > SHARES_MAX {
+            return Err(BadMessage { field: "wants: too many" });
+        }
+        for want in &wants.wants {
+            if Shared::try_from(want.shared).is_err() {
+                return Err(BadMessage { field: "shared" });
+            }
+            if want.name.is_empty() || want.name.len() > SHARE_NAME_BYTES_MAX {
+                return Err(BadMessage { field: "name" });
+            }
+        }
+        let waiting = Waiting { node: node.clone(), wants, answer: Box::new(answer) };
+        if self.waiting.try_send(waiting).is_err() {
+            self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What is counted.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+struct Lender {
+    state: State,
+    following: Following,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
+    /// By row and node: how often it had renewed, and since when this process sees it so.
+    seen: HashMap<String, BTreeMap<NodeName, (u64, Instant)>>,
+}
+
+impl Lender {
+    async fn run(mut self, mut come: mpsc::Receiver<Waiting>) {
+        while let Some(first) = come.recv().await {
+            tokio::time::sleep(GATHER).await;
+            let mut batch = vec![first];
+            while batch.len() < AT_ONCE
+                && let Ok(next) = come.try_recv()
+            {
+                batch.push(next);
+            }
+            let (known, now_ms) = (self.following.now(), millis(self.clock.now()));
+            let names: BTreeSet<String> =
+                batch.iter().flat_map(|waiting| &waiting.wants.wants).filter_map(row_name).collect();
+            let state = self.state.clone();
+            let lending = |rows: &mut BTreeMap<String, Row>| self.lend(rows, &batch, &known, now_ms);
+            match state.change_shares(names, now_ms, lending).await {
+                Ok(answers) => {
+                    for (waiting, shares) in batch.into_iter().zip(answers) {
+                        self.counters.lent.fetch_add(shares.len() as u64, Ordering::Relaxed);
+                        (waiting.answer)(link::Shares { sequence: waiting.wants.sequence, shares });
+                    }
+                }
+                Err(error) => {
+                    self.counters.unanswered.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                    tracing::warn!(error = &error as &dyn std::error::Error, "shares of origins were not lent");
+                }
+            }
+        }
+    }
+
+    /// Answers messages in their order.
+    fn lend(
+        &mut self,
+        rows: &mut BTreeMap<String, Row>,
+        batch: &[Waiting],
+        known: &Known,
+        now_ms: u64,
+    ) -> Vec<Vec<link::Share>> {
+        let now = Instant::now();
+        self.seen.retain(|_, nodes| nodes.values().any(|(_, since)| now.saturating_duration_since(*since) < SEEN_KEPT));
+        for (name, row) in rows.iter_mut() {
+            self.take_out_the_silent(name, row, now);
+        }
+        let mut answers = Vec::with_capacity(batch.len());
+        for Waiting { node, wants, .. } in batch {
+            let shares = wants.wants.iter().filter_map(|want| {
+                let row = rows.get_mut(&row_name(want)?)?;
+                let grant = row.step(node, &want.into(), total(want, known), now_ms / TURN_MS, now_ms);
+                Some(grant.of(want))
+            });
+            answers.push(shares.collect());
+        }
+        answers
+    }
+
+    /// Takes those out of a row who have not renewed for longer than a lease.
+    fn take_out_the_silent(&mut self, name: &str, row: &mut Row, now: Instant) {
+        let seen = self.seen.entry(name.to_owned()).or_default();
+        seen.retain(|node, _| row.nodes().any(|(there, _)| there == node));
+        let mut silent = Vec::new();
+        for (node, renewed) in row.nodes() {
+            let (last, since) = seen.entry(node.clone()).or_insert((renewed, now));
+            if *last != renewed {
+                (*last, *since) = (renewed, now);
+            } else if now.saturating_duration_since(*since) >= OVER_AFTER {
+                silent.push(node.clone());
+            }
+        }
+        for node in silent {
+            row.remove(&node);
+            self.counters.over.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Under what name a thing lies.
+fn row_name(want: &link::Want) -> Option<String> {
+    let kind = match Shared::try_from(want.shared).ok()? {
+        Shared::Origin => "origin",
+        Shared::Places => "places",
+        Shared::Rate => "rate",
+    };
+    Some(format!("{kind} {}", want.name))
+}
+
+/// How much there is of a thing.
+fn total(want: &link::Want, known: &Known) -> Total {
+    let limit = known.knowledge.domain_for(&want.name).map(|domain| domain.functions.rules().prefetch);
+    let set = match Shared::try_from(want.shared) {
+        Ok(Shared::Places) => limit.and_then(|limit| limit.concurrency),
+        Ok(Shared::Rate) => {
+            limit.and_then(|limit| limit.bytes_per_second).map(|rate| rate / model::functions::RATE_UNIT)
+        }
+        Ok(Shared::Origin) | Err(_) => return Total::Felt,
+    };
+    // The node may have heard of a change before this process did.
+    Total::Set(set.unwrap_or(want.limit.clamp(1.0, 1e15) as u64))
+}
