@@ -10,6 +10,7 @@
 //! - Who waits is judged at his own header, by the pipeline. Nothing here decides who may be sent what.
 //! - A 304 confirms the very body whose validator was sent, or nothing.
 //! - A body that ends early is never stored, and whoever reads it is cut off: nobody takes a part for the whole.
+//! - What was begun for a prefetch and nobody waits for any more asks nobody who was not asked yet ([`Party`]).
 //! - What was asked for before a write to its URL was answered is not stored, and nobody joins it ([`Fills::forget`]).
 
 use std::collections::HashMap;
@@ -91,6 +92,8 @@ pub(crate) struct Order {
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
+    /// For which refetch, so that only what is fetched for this or a later one will do; zero for none.
+    pub(crate) refetch: u64,
     /// Not waiting for others, not waited for by others, and not stored.
     pub(crate) alone: bool,
     /// Where interim answers go.
@@ -182,8 +185,69 @@ pub(crate) struct LoneAnswer {
     pub(crate) why: Cause,
 }
 
+/// Those who wait for a fetch. When the last of them leaves before an answer came, a fetch that was begun for a prefetch does not ask
+/// any more; one that a user began or joined does, whoever leaves.
+struct Party {
+    state: Mutex<PartyState>,
+    /// Whether an answer is wanted.
+    wanted: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct PartyState {
+    waiting: usize,
+    /// It goes on whether anybody waits or not.
+    goes_on: bool,
+    /// It was given up, and nobody can join any more.
+    over: bool,
+}
+
+impl Party {
+    fn new() -> Arc<Party> {
+        Arc::new(Party { state: Mutex::default(), wanted: watch::Sender::new(true) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, PartyState> {
+        self.state.lock().expect("no holder of this lock can panic")
+    }
+
+    /// One more who waits; `None` when it was given up.
+    fn join(self: &Arc<Self>, goes_on: bool) -> Option<Member> {
+        let mut state = self.state();
+        if state.over {
+            return None;
+        }
+        state.waiting += 1;
+        state.goes_on |= goes_on;
+        self.wanted.send_replace(true);
+        drop(state);
+        Some(Member(self.clone()))
+    }
+
+    /// Gives it up, unless somebody has joined since all had left.
+    fn give_up(&self) -> bool {
+        let mut state = self.state();
+        state.over = state.waiting == 0 && !state.goes_on;
+        state.over
+    }
+}
+
+/// One who waits.
+struct Member(Arc<Party>);
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.waiting -= 1;
+        if state.waiting == 0 && !state.goes_on {
+            self.0.wanted.send_replace(false);
+        }
+    }
+}
+
 /// A fetch that somebody waits for.
 pub(crate) struct Waiting {
+    member: Member,
     arrival: watch::Receiver<Option<Arrival>>,
     lone: Option<oneshot::Receiver<LoneAnswer>>,
     /// Whether somebody else began it.
@@ -202,6 +266,11 @@ pub(crate) enum Outcome {
 }
 
 impl Waiting {
+    /// Leaves; the fetch goes on.
+    pub(crate) fn leave_it_behind(self) {
+        self.member.0.state().goes_on = true;
+    }
+
     /// Waits for the header.
     pub(crate) async fn outcome(mut self) -> Outcome {
         let arrival = match self.arrival.wait_for(Option::is_some).await {
@@ -226,7 +295,10 @@ struct Running {
     shape: u64,
     fetch: Fetch,
     log: LogTag,
+    /// For which refetch it is.
+    refetch: u64,
     arrival: watch::Receiver<Option<Arrival>>,
+    party: Arc<Party>,
     /// Whether a user waits for it.
     awaited: watch::Sender<bool>,
     /// Whether the URL was written to since it was asked for; held while what came becomes visible in the store, so that whoever
@@ -315,19 +387,24 @@ impl Fills {
     pub(crate) fn begin(self: &Arc<Self>, order: Order) -> Option<Waiting> {
         let (told, arrival) = watch::channel(None);
         let (lone_to, lone) = oneshot::channel();
+        let party = Party::new();
+        let member = party.join(order.purpose == Purpose::User)?;
         let running = {
             let mut all = self.running();
             let shape = order.domain.functions.shape();
             let joinable = all.get(&order.key).filter(|running| {
                 !order.alone
                     && running.shape == shape
+                    && running.refetch >= order.refetch
                     && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
             });
-            if let Some(running) = joinable {
-                if order.purpose == Purpose::User {
+            let by_user = order.purpose == Purpose::User;
+            let joined = joinable.and_then(|running| Some((running, running.party.join(by_user)?)));
+            if let Some((running, member)) = joined {
+                if by_user {
                     running.awaited.send_if_modified(|awaited| !std::mem::replace(awaited, true));
                 }
-                return Some(Waiting { arrival: running.arrival.clone(), lone: None, joined: true });
+                return Some(Waiting { member, arrival: running.arrival.clone(), lone: None, joined: true });
             }
             if self.all.get() >= FILLS_MAX as u64 {
                 self.metrics.refused(Refusal::Fetches);
@@ -337,7 +414,8 @@ impl Fills {
             let (fetch, log) = self.knowing.begin_fetch(&order.url, order.asker);
             let written_over = tokio::sync::Mutex::default();
             let awaited = watch::Sender::new(order.purpose == Purpose::User);
-            let running = Arc::new(Running { shape, fetch, log, arrival: arrival.clone(), awaited, written_over });
+            let (refetch, arrival) = (order.refetch, arrival.clone());
+            let running = Arc::new(Running { shape, fetch, log, refetch, arrival, party, awaited, written_over });
             if !order.alone {
                 all.insert(order.key.clone(), running.clone());
             }
@@ -355,6 +433,7 @@ impl Fills {
                 written_over: &running.written_over,
                 told,
                 awaited: running.awaited.subscribe(),
+                party: &running.party,
             };
             task.run(lone_to).await;
             let mut all = fills.running();
@@ -362,7 +441,7 @@ impl Fills {
                 all.remove(&order.key);
             }
         });
-        Some(Waiting { arrival, lone: Some(lone), joined: false })
+        Some(Waiting { member, arrival, lone: Some(lone), joined: false })
     }
 
     /// Forgets what is stored under a URL, all variants of it, and what is being fetched for it: it was written to (RFC 9111
@@ -375,6 +454,18 @@ impl Fills {
             *running.written_over.lock().await = true;
         }
         self.store.remove(bare.hash(), bare.bytes(), store::Which::Any).await.map(drop)
+    }
+
+    /// Sees to it that fetches of a URL that were begun for an earlier refetch than this one, or for none, put nothing in the place of
+    /// what this one brings. Whoever waits for them is answered.
+    pub(crate) async fn overtake(&self, url: &UrlKey, refetch: u64) {
+        let bare = ObjectKey::bare(url);
+        let earlier = |key: &ObjectKey, running: &Arc<Running>| running.refetch < refetch && key.is_of(&bare);
+        let all: Vec<Arc<Running>> =
+            self.running().iter().filter(|(key, running)| earlier(key, running)).map(|(_, one)| one.clone()).collect();
+        for running in all {
+            *running.written_over.lock().await = true;
+        }
     }
 
     /// Asks for something that is not stored, whatever comes; on the runtime that keeps the connections.

@@ -23,6 +23,7 @@ use store::{Sweep, Swept, SweptObject};
 use crate::functions::keep;
 use crate::index::{About, Need};
 use crate::knowing::{Knowing, Known, LogTag};
+use crate::peer;
 
 /// Version of the format.
 const VERSION: u8 = 1;
@@ -61,6 +62,8 @@ pub(crate) struct Head {
     pub(crate) freshness: Freshness,
     /// Where the body lies in slices, what they are.
     pub(crate) slices: Option<Series>,
+    /// For which refetch it was fetched; zero for none.
+    pub(crate) refetch: u64,
     /// What of an answer with it is the same for every plain hit (`hot`).
     pub(crate) ready: OnceLock<Bytes>,
 }
@@ -178,7 +181,7 @@ impl Head {
         received: SystemTime,
     ) -> Head {
         let freshness = Freshness::of(status, &keep::effective(&headers), sent, received);
-        Head { log, status, headers, sent, received, freshness, slices: None, ready: OnceLock::new() }
+        Head { log, status, headers, sent, received, freshness, slices: None, refetch: 0, ready: OnceLock::new() }
     }
 
     /// The same over a body in slices.
@@ -186,10 +189,19 @@ impl Head {
         Head { slices: Some(series), ..self }
     }
 
+    /// The same, fetched for a refetch.
+    pub(crate) fn fetched_for(self, refetch: u64) -> Head {
+        Head { refetch, ..self }
+    }
+
     /// For the store.
     pub(crate) fn encode(&self) -> Bytes {
         let kind = if self.slices.is_some() { SLICED } else { OBJECT };
-        encode(kind, self.slices, self.log, self.status, &self.headers, self.sent, self.received)
+        let mut headers = std::borrow::Cow::Borrowed(&self.headers);
+        if self.refetch > 0 {
+            peer::tell_refetch(headers.to_mut(), self.refetch);
+        }
+        encode(kind, self.slices, self.log, self.status, &headers, self.sent, self.received)
     }
 
     /// ETag or Last-Modified, as a prefetch reports it.
@@ -275,12 +287,14 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
         headers.try_append(name, value).ok()?;
     }
+    let refetch = peer::refetch(&headers);
+    headers.remove(peer::REFETCH);
     // A copy takes no more memory than it needs, and may be kept for long.
     let headers = headers.clone();
     match kind {
         OBJECT | SLICED => {
             let head = Head::new(log, status, headers, sent, received);
-            Some((log, Stored::Object(Arc::new(Head { slices, ..head }))))
+            Some((log, Stored::Object(Arc::new(Head { slices, refetch, ..head }))))
         }
         SLICE => Some((log, Stored::Slice)),
         MARKER => Some((log, Stored::Marker(headers.keys().cloned().collect()))),

@@ -37,12 +37,25 @@ pub(crate) struct Rules {
 }
 
 struct State {
+    /// When the first of the failures in a row was.
+    since: Instant,
     failures: u32,
     /// Rests that followed each other.
     rests: u32,
     until: Option<Instant>,
     trial: Option<Instant>,
     last: Instant,
+}
+
+impl State {
+    fn new(now: Instant) -> State {
+        State { since: now, failures: 0, rests: 0, until: None, trial: None, last: now }
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        let on_trial = self.trial.is_some_and(|since| now.saturating_duration_since(since) < TRIAL_MAX);
+        self.until.is_some_and(|until| now < until || on_trial)
+    }
 }
 
 /// Those who failed lately.
@@ -66,13 +79,18 @@ impl<K: Eq + Hash + Clone> Health<K> {
     pub(crate) fn admits(&self, who: &K, now: Instant) -> bool {
         let mut failed = self.failed();
         let Some(state) = failed.get_mut(who) else { return true };
-        let Some(until) = state.until else { return true };
-        let on_trial = state.trial.is_some_and(|since| now.saturating_duration_since(since) < TRIAL_MAX);
-        if now < until || on_trial {
+        if state.rests(now) {
             return false;
         }
-        state.trial = Some(now);
+        if state.until.is_some() {
+            state.trial = Some(now);
+        }
         true
+    }
+
+    /// Since when it has failed, and whether it rests or is on trial; `None` for one that is well.
+    pub(crate) fn failing(&self, who: &K, now: Instant) -> Option<(Instant, bool)> {
+        self.failed().get(who).map(|state| (state.since, state.rests(now)))
     }
 
     /// It answered, and well.
@@ -92,10 +110,9 @@ impl<K: Eq + Hash + Clone> Health<K> {
                 return; // asked in its turn, as if it were well
             }
         }
-        let fresh = State { failures: 0, rests: 0, until: None, trial: None, last: now };
-        let state = failed.entry(who.clone()).or_insert(fresh);
+        let state = failed.entry(who.clone()).or_insert_with(|| State::new(now));
         if now.saturating_duration_since(state.last) >= FORGOTTEN_AFTER {
-            *state = State { failures: 0, rests: 0, until: None, trial: None, last: now };
+            *state = State::new(now);
         }
         state.last = now;
         // What was asked before it began to rest, or out of its turn, says nothing new.

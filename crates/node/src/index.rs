@@ -390,7 +390,7 @@ pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry>
         let other =
             |name: &DomainName| domains.domain(name.as_str()).is_none_or(|of| of.tag_header != domain.tag_header);
         match (scope, &rule.share) {
-            (Scope::Tag { .. }, Some(share)) if other(share) => Some(vec![Scope::Domain(share.clone())]),
+            (Scope::Tag { .. }, Some(share)) if other(share) => Some(vec![Scope::Domain(share.clone()), scope.clone()]),
             _ => rule.in_keys(scope),
         }
     };

@@ -18,6 +18,8 @@ use model::log::DecodeError;
 use model::{Entry, Knowledge, LogId, Revision, Snapshot};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::pins::Pinned;
+
 /// Version of the file's layout.
 const FORMAT: u64 = 1;
 
@@ -27,6 +29,9 @@ const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
 /// Encoded entries, by revision.
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+
+/// Pinned objects, by the hash of their key: until when, whose, bytes, full key.
+const PINS: TableDefinition<'_, u128, (u64, u64, u64, &[u8])> = TableDefinition::new("pins");
 
 /// Memory that redb may use for pages, in bytes; the file is a few megabytes.
 const CACHE_BYTES: usize = 4 << 20;
@@ -175,6 +180,7 @@ impl Journal {
             let mut numbers = transaction.open_table(NUMBERS)?;
             transaction.open_table(VALUES)?;
             transaction.open_table(ENTRIES)?;
+            transaction.open_table(PINS)?;
             let found = numbers.get("format")?.map(|found| found.value());
             match found {
                 Some(FORMAT) => {}
@@ -277,6 +283,44 @@ impl Journal {
             numbers.insert("applied", snapshot.revision.0)?;
             numbers.insert("floor", snapshot.revision.0)?;
             numbers.insert("swept", 0)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// What is pinned, by the hash of its key.
+    pub(crate) fn pins(&self) -> Result<Vec<(u128, Pinned)>, JournalError> {
+        let transaction = self.database.begin_read()?;
+        let mut pins = Vec::new();
+        for kept in transaction.open_table(PINS)?.iter()? {
+            let (key, value) = kept?;
+            let (until, owner, bytes, full_key) = value.value();
+            pins.push((key.value(), Pinned { full_key: full_key.to_vec(), until, owner, bytes }));
+        }
+        Ok(pins)
+    }
+
+    /// Keeps that these are pinned.
+    pub(crate) fn pin(&self, pins: &[(u128, Pinned)]) -> Result<(), JournalError> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(PINS)?;
+            for (key, Pinned { full_key, until, owner, bytes }) in pins {
+                table.insert(*key, (*until, *owner, *bytes, full_key.as_slice()))?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Forgets that these were pinned.
+    pub(crate) fn unpin(&self, keys: &[u128]) -> Result<(), JournalError> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(PINS)?;
+            for key in keys {
+                table.remove(*key)?;
+            }
         }
         transaction.commit()?;
         Ok(())

@@ -63,6 +63,7 @@ mod network;
 mod parents;
 mod parts;
 mod peer;
+mod pins;
 mod pipeline;
 mod pool;
 mod prefetch;
@@ -204,6 +205,7 @@ impl Node {
         });
         let log = log.transpose()?;
         let parts = Parts::new(config, clock, Arc::new(internet.clone()), journal, store, known, BOUNDS)?;
+        parts.pin_again().await?;
         let (stopping, ending) = (CancellationToken::new(), CancellationToken::new());
         let front = Front::new(parts.pipeline.clone(), log, connections_max, &stopping);
         let mut node = Node {
@@ -253,6 +255,7 @@ impl Node {
         let (address, admin_address) = (config.listen, config.admin_listen);
         let connections_max = config.connections_max;
         let parts = Parts::new(config, clock, network, journal, store, known, bounds)?;
+        parts.pin_again().await?;
         let (stopping, ending) = (CancellationToken::new(), CancellationToken::new());
         let store = parts.store.clone();
         let front = Front::new(parts.pipeline.clone(), None, connections_max, &stopping);
@@ -384,11 +387,15 @@ impl Parts {
             }
         });
         let knowing = Arc::new(Knowing::new(config.name.clone(), config.isolation, clock, remembered));
-        let (pipeline, prefetch) = assemble(knowing.clone(), network.clone(), store.clone(), bounds.slices);
+        let (pipeline, prefetch) =
+            assemble(knowing.clone(), network.clone(), store.clone(), journal.clone(), bounds.slices);
         let certificates = Arc::new(Certificates::new(knowing.clone(), pipeline.metrics().clone())?);
         if let Some(identity) = &identity {
             certificates.open_with(&identity.certificate_secret);
         }
+        let limiter = pipeline.fills().upstream().limiter().clone();
+        // Until the control plane says that it lends nothing.
+        limiter.connected(true);
         let link = Link {
             config: Arc::new(config),
             knowing,
@@ -401,6 +408,7 @@ impl Parts {
             sweeper,
             certificates: certificates.clone(),
             figures: pipeline.figures().clone(),
+            limiter,
             connected: Arc::new(AtomicBool::new(false)),
             kept,
             retire_above: bounds.retire_above,
@@ -420,12 +428,23 @@ impl Parts {
         })
     }
 
+    /// Tells the store what is pinned, before anything comes into it.
+    async fn pin_again(&self) -> Result<(), JournalError> {
+        self.pipeline.pins().load(self.link.knowing.clock().now()).await
+    }
+
     /// Starts what is not bound to a core.
-    fn run(self, stopping: &CancellationToken) -> [JoinHandle<()>; 3] {
+    fn run(self, stopping: &CancellationToken) -> [JoinHandle<()>; 4] {
         let (store, knowing, journal) = (self.store, self.link.knowing.clone(), self.link.journal.clone());
         let sweeping = self.link.sweeper.clone().run(store, knowing, journal, stopping.clone());
+        let pins = self.pipeline.pins().clone().run(self.link.knowing.clock().clone(), stopping.clone());
         let link = tokio::spawn(self.link.run(stopping.clone()));
-        [link, tokio::spawn(self.prefetch.run(self.pipeline, stopping.clone())), tokio::spawn(sweeping)]
+        [
+            link,
+            tokio::spawn(pins),
+            tokio::spawn(self.prefetch.run(self.pipeline, stopping.clone())),
+            tokio::spawn(sweeping),
+        ]
     }
 }
 
@@ -434,6 +453,7 @@ fn assemble(
     knowing: Arc<Knowing>,
     network: Arc<dyn Network>,
     store: store::Store,
+    journal: Journal,
     slices: SliceSizes,
 ) -> (Arc<Pipeline>, Arc<Prefetch>) {
     let metrics = Arc::new(Metrics::default());
@@ -441,7 +461,8 @@ fn assemble(
     let upstream = Upstream::new(knowing.clone(), network, figures.clone());
     let main = tokio::runtime::Handle::current();
     let fills = Arc::new(Fills::new(main, knowing.clone(), store.clone(), upstream, slices, metrics.clone()));
-    let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics, figures));
+    let pins = Arc::new(pins::Pins::new(store.clone(), journal));
+    let pipeline = Arc::new(Pipeline::new(knowing, store, fills, metrics, figures, pins));
     (pipeline, Arc::new(Prefetch::new()))
 }
 

@@ -1,38 +1,54 @@
 //! How much an origin is asked at a time: as much as it answers without being any slower for it, users first (promise P4).
 //!
-//! Each origin has one limit, whoever asks: users, revalidations, prefetches of any task. It is not configured but felt. Answers are
-//! timed to their first byte; while they come as soon as they do from an idle origin the limit rises, and once they come later it
-//! falls, before users notice (a gradient, as in TCP Vegas; a failure halves it). Users pass at once and are counted. A prefetch waits for
-//! its turn: it is let in only while all that is under way stays below the limit.
+//! Each origin has one limit, whoever asks: users, revalidations, prefetches of any task. It is not configured but felt (`pace`); where
+//! several nodes ask the same origin one of them feels it for all, and each goes by a share that the control plane lends (`shares`).
+//! Users pass at once and are counted. A prefetch waits for its turn: it is let in only while all that is under way stays below the
+//! limit, and below what the domain's owner allows (`caps`).
 //!
 //! # What always holds
 //!
-//! - No prefetch asks an origin that said when to come back (`Retry-After` with 503, or with 429 in answer to a prefetch) before then.
-//!   Users do: what one of them was told may be about him, or about one page, and must not take a site from all others.
-//! - Prefetches are let in in the order they came, at most [`WAITING_MAX`] of them wait, and none waits longer than [`WAIT_MAX`].
+//! - No prefetch asks an origin that said when to come back (`Retry-After` with 503, or with 429 in answer to a prefetch) before then,
+//!   nor one that fails in a row before a pause is over. Users do: what one of them was told may be about him, or about one page, and
+//!   must not take a site from all others.
+//! - Prefetches are let in in the order they came, and none waits longer than [`WAIT_MAX`] (`line`).
 //! - A user who begins to wait for what a prefetch asks for makes it a user's request.
+//! - What prefetches ask again is little beside what they ask for the first time (`retries`).
 //!
 //! # Not here
 //!
 //! Which origin is asked, and what is done when it refuses: `sources`.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::{Notify, watch};
+use model::functions::{PrefetchLimit, SHARE_DEFAULT};
+use model::link::{SHARE_NAME_BYTES_MAX, Shared, Shares, Want, Wants};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::fill::Purpose;
 use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
+use caps::{Caps, Place};
+use line::{Line, Turn, WAITING_MAX};
+use pace::{LIMIT_MAX, Pace};
+use retries::{Budget, Failed, Trouble};
+use shares::{IDLE, Part, Sharing};
+
+mod caps;
+mod line;
+mod pace;
+mod retries;
+mod shares;
 
 /// Origins that are remembered; past it those that nobody asks are forgotten.
 const ORIGINS_MAX: usize = 4096;
 
-/// Prefetches that wait for one origin.
-const WAITING_MAX: usize = 4096;
+/// How long others may leave the node that feels no room until it asks one at a time all the same.
+const STARVED: Duration = Duration::from_secs(2);
 
 /// Longest wait of a prefetch: shorter than whoever asked us for it waits.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(20);
@@ -43,32 +59,11 @@ pub(crate) const CLOSED_MAX: Duration = Duration::from_secs(600);
 /// After how long a prefetch is to be tried again for which there was no turn.
 pub(crate) const PUT_OFF: Duration = Duration::from_secs(5);
 
-/// Requests at a time that an origin is begun with, and the most that it can come to.
-const LIMIT_FIRST: f64 = 4.0;
-const LIMIT_MAX: f64 = 1024.0;
+/// How long this node asks for half of its share after a failure, where another feels: that one hears of it meanwhile.
+const HALVED_FOR: Duration = Duration::from_secs(1);
 
-/// How much later than from an idle origin answers may come, and by how many standard errors more, so that chance lowers no limit.
-const TOLERANCE: f64 = 1.05;
-const CHANCE_RISING: f64 = 3.0;
-const CHANCE_HOLDING: f64 = 5.0;
-
-/// What the limit rises by after a span in which it was used up and answers came in time: near what was too much, and far from it.
-const STEP_NEAR: f64 = 1.05;
-const STEP_FAR: f64 = 1.15;
-const NEAR: f64 = 0.8;
-const FAR: f64 = 0.6;
-
-/// What the limit falls to when it was too much.
-const BACK: f64 = 0.92;
-
-/// Answers that are timed before the limit is looked at again, or as many as the limit where that is more.
-const ANSWERS_MIN: u32 = 16;
-
-/// How long the limit stays after it was too much, until it is tried whether it still would be.
-const HOLD: Duration = Duration::from_secs(30);
-
-/// A failure lowers the limit once in this time: those that follow were asked before it fell.
-const HALVED_EVERY: Duration = Duration::from_millis(500);
+/// How long the smallest share of the domains that ask an origin counts for all of them.
+const SHARE_FOR: Duration = Duration::from_secs(60);
 
 /// Why a request is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,19 +78,26 @@ pub(crate) enum NotNow {
 pub(crate) type Awaited = watch::Receiver<bool>;
 
 /// The limits of all origins.
-#[derive(Default)]
 pub(crate) struct Limiter {
+    seed: u64,
     origins: Mutex<HashMap<Endpoint, Arc<Origin>>>,
+    caps: Caps,
+    sharing: Arc<Sharing>,
+    failed: Mutex<Failed>,
     waited: Counter,
     full: Counter,
     closed: Counter,
+    again: Counter,
+    not_again: Counter,
 }
 
 #[derive(Debug)]
 struct Origin {
+    sharing: Arc<Sharing>,
+    /// What makes this node's pauses differ from another's.
+    seed: u64,
     state: Mutex<State>,
-    /// Somebody may be let in.
-    room: Notify,
+    line: Line,
 }
 
 #[derive(Debug)]
@@ -103,8 +105,24 @@ struct State {
     pace: Pace,
     users: usize,
     prefetches: usize,
-    waiting: usize,
+    /// The most of users, and of all that were under way or waited, since it was last said.
+    peak_users: usize,
+    peak: usize,
+    /// When a prefetch last wanted in.
+    asked: Option<Instant>,
+    /// Since when others have left the node that feels no room at all.
+    starved: Cell<Option<Instant>>,
     closed: Option<Instant>,
+    /// Until when it is closed by its own word to this node, until others were told.
+    untold: Option<Instant>,
+    part: Part,
+    /// It failed, and the one who feels was not told.
+    failed: bool,
+    halved: Option<Instant>,
+    /// The smallest percent that a domain's prefetches may use, and until when it counts.
+    share: (u64, Instant),
+    trouble: Trouble,
+    budget: Budget,
 }
 
 /// A request under way; dropping it makes room.
@@ -113,19 +131,57 @@ pub(crate) struct Slot {
     origin: Arc<Origin>,
     purpose: Purpose,
     began: Instant,
+    /// Its place among the prefetches of its domain.
+    place: Option<Place>,
+}
+
+/// As what a prefetch asks.
+pub(crate) struct Prefetching<'a> {
+    pub(crate) domain: &'a str,
+    pub(crate) limit: &'a PrefetchLimit,
+    /// What is asked for, as a hash.
+    pub(crate) key: u128,
+    /// It was asked for a moment ago, there or elsewhere, and failed.
+    pub(crate) again: bool,
 }
 
 impl Limiter {
+    /// Limits whose pauses differ from those under another seed.
+    pub(crate) fn new(seed: u64) -> Limiter {
+        let sharing: Arc<Sharing> = Arc::default();
+        Limiter {
+            seed,
+            origins: Mutex::default(),
+            caps: Caps::new(sharing.clone()),
+            sharing,
+            failed: Mutex::default(),
+            waited: Counter::default(),
+            full: Counter::default(),
+            closed: Counter::default(),
+            again: Counter::default(),
+            not_again: Counter::default(),
+        }
+    }
+
+    fn origins(&self) -> MutexGuard<'_, HashMap<Endpoint, Arc<Origin>>> {
+        self.origins.lock().expect("no holder of this lock can panic")
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Failed> {
+        self.failed.lock().expect("no holder of this lock can panic")
+    }
+
     fn origin(&self, endpoint: &Endpoint, now: Instant) -> Arc<Origin> {
-        let mut origins = self.origins.lock().expect("no holder of this lock can panic");
+        let mut origins = self.origins();
         if let Some(origin) = origins.get(endpoint) {
             return origin.clone();
         }
         if origins.len() >= ORIGINS_MAX {
             origins.retain(|_, origin| Arc::strong_count(origin) > 1 || origin.state().is_closed(now));
         }
-        let state = State { pace: Pace::new(now), users: 0, prefetches: 0, waiting: 0, closed: None };
-        let origin = Arc::new(Origin { state: Mutex::new(state), room: Notify::new() });
+        let seed = xxhash_rust::xxh3::xxh3_64_with_seed(name(endpoint).as_bytes(), self.seed);
+        let state = Mutex::new(State::new(now));
+        let origin = Arc::new(Origin { sharing: self.sharing.clone(), seed, state, line: Line::default() });
         if origins.len() < ORIGINS_MAX {
             origins.insert(endpoint.clone(), origin.clone());
         }
@@ -142,7 +198,14 @@ impl Limiter {
         let origin = self.origin(endpoint, Instant::now());
         let entered = match purpose {
             Purpose::User => Ok(origin.enter_user()),
-            Purpose::Prefetch => self.enter_prefetch(&origin, awaited).await,
+            Purpose::Prefetch => {
+                let waits = || self.waited.inc();
+                match origin.line.wait(awaited, || origin.enter_prefetch(), waits).await {
+                    Ok(Turn::Mine(slot)) => Ok(slot),
+                    Ok(Turn::User) => Ok(origin.enter_user()),
+                    Err(not_now) => Err(not_now),
+                }
+            }
         };
         match entered {
             Err(NotNow::Closed(_)) => self.closed.inc(),
@@ -152,35 +215,85 @@ impl Limiter {
         entered
     }
 
-    async fn enter_prefetch(&self, origin: &Arc<Origin>, mut awaited: Option<Awaited>) -> Result<Slot, NotNow> {
-        let until = Instant::now() + WAIT_MAX;
-        let mut line = None;
-        loop {
-            let called = origin.room.notified();
-            tokio::pin!(called);
-            // From here on a call is heard, also one that comes before it is waited for.
-            called.as_mut().enable();
-            if let Some(slot) = origin.enter_prefetch(line.is_some())? {
-                return Ok(slot);
+    /// As [`Limiter::enter`], for a prefetch, within what its domain's owner allows. What is asked again has to be within its budget.
+    pub(crate) async fn enter_prefetching(
+        &self,
+        endpoint: &Endpoint,
+        asks: Prefetching<'_>,
+        awaited: Option<Awaited>,
+    ) -> Result<Slot, NotNow> {
+        let place = self.caps.enter(asks.domain, asks.limit, awaited.clone()).await;
+        let place = place.inspect_err(|_| self.full.inc())?;
+        let now = Instant::now();
+        let again = asks.again || self.failed().is_here(asks.key, now);
+        let origin = self.origin(endpoint, now);
+        {
+            let mut state = origin.state();
+            if asks.limit.share <= state.share.0 || state.share.1 <= now {
+                state.share = (asks.limit.share, now + SHARE_FOR);
             }
-            if line.is_none() {
-                line = Some(InLine::of(origin)?);
-                self.waited.inc();
-            }
-            let user = async {
-                let heard = match &mut awaited {
-                    Some(awaited) => awaited.wait_for(|awaited| *awaited).await.is_ok(),
-                    None => false,
-                };
-                if !heard {
-                    std::future::pending::<()>().await;
+        }
+        let mut slot = self.enter(endpoint, Purpose::Prefetch, awaited).await?;
+        // Only now: what is put off was not asked, and is nobody's first try. What a user has come to wait for is not held back.
+        if slot.purpose == Purpose::User {
+            return Ok(slot);
+        }
+        if !again {
+            origin.state().budget.first();
+        } else if origin.state().budget.again(Instant::now()) {
+            self.again.inc();
+        } else {
+            self.not_again.inc();
+            return Err(NotNow::Full);
+        }
+        slot.place = place;
+        Ok(slot)
+    }
+
+    /// What a prefetch asked for came, or did not: then whoever asks for it asks again.
+    pub(crate) fn note(&self, key: u128, came: bool) {
+        match came {
+            true => self.failed().forget(key),
+            false => self.failed().note(key, Instant::now()),
+        }
+    }
+
+    /// There is a control plane; whether it lends shares.
+    pub(crate) fn connected(&self, lends: bool) {
+        self.sharing.connected(lends);
+        if !lends {
+            self.origins().values().for_each(|origin| origin.state().pace.alone());
+        }
+    }
+
+    /// Waits until it is time to say what prefetches want of origins.
+    pub(crate) async fn wants(&self) -> Wants {
+        self.sharing
+            .say(|sequence, now| {
+                let mut wants = Vec::new();
+                for (endpoint, origin) in &*self.origins() {
+                    wants.extend(origin.say(endpoint, sequence, now));
                 }
-            };
-            tokio::select! {
-                biased;
-                () = user => return Ok(origin.enter_user()),
-                () = called => {}
-                () = tokio::time::sleep_until(until) => return Err(NotNow::Full),
+                self.caps.say(sequence, now, &mut wants);
+                wants
+            })
+            .await
+    }
+
+    /// Takes what the control plane lends.
+    pub(crate) fn take(&self, shares: &Shares) {
+        let Some(sent) = self.sharing.answered(shares.sequence) else { return };
+        let by_name: HashMap<String, Arc<Origin>> =
+            self.origins().iter().map(|(endpoint, origin)| (name(endpoint), origin.clone())).collect();
+        for share in &shares.shares {
+            match Shared::try_from(share.shared) {
+                Ok(Shared::Origin) => {
+                    if let Some(origin) = by_name.get(&share.name) {
+                        origin.take(share, shares.sequence, sent);
+                    }
+                }
+                Ok(Shared::Places | Shared::Rate) => self.caps.take(share, shares.sequence, sent),
+                Err(_) => {} // of a later version, and never asked for
             }
         }
     }
@@ -188,46 +301,51 @@ impl Limiter {
     /// Shows what is counted.
     pub(crate) fn show(&self, page: &mut Page) {
         let now = Instant::now();
-        let origins = self.origins.lock().expect("no holder of this lock can panic");
-        let (mut users, mut prefetches, mut waiting, mut closed) = (0, 0, 0, 0);
+        let origins = self.origins();
+        let (mut users, mut prefetches, mut waiting, mut closed, mut lent, mut felt) = (0, 0, 0, 0, 0, 0);
         for origin in origins.values() {
             let state = origin.state();
             users += state.users;
             prefetches += state.prefetches;
-            waiting += state.waiting;
+            waiting += origin.line.len();
             closed += usize::from(state.is_closed(now));
+            let lease = state.part.lease(now);
+            lent += usize::from(lease.is_some());
+            felt += usize::from(lease.is_some_and(|lease| lease.feels));
         }
+        let (capped, waiting_for_caps) = self.caps.counts();
         page.gauge("origin_users_running", "Requests to origins under way that users wait for", users);
         page.gauge("origin_prefetches_running", "Those that only prefetches wait for", prefetches);
         page.gauge("origin_prefetches_waiting", "Prefetches that wait for their turn at an origin", waiting);
         page.gauge("origin_prefetches_waiting_max", "Bound of those, for each origin", WAITING_MAX);
-        page.gauge("origins_closed", "Origins that no prefetch asks because they said when to come back", closed);
+        page.gauge(
+            "origins_closed",
+            "Origins that no prefetch asks because they said when to come back, or fail",
+            closed,
+        );
         page.gauge("origins_known", "Origins whose pace is known", origins.len());
         page.gauge("origins_known_max", "Bound of those", ORIGINS_MAX);
+        page.gauge("origins_lent", "Origins of which this node has a share", lent);
+        page.gauge("origins_felt", "Those that it feels for all nodes", felt);
+        page.gauge("prefetch_limit_running", "Prefetches under way within limits of their domains", capped);
+        page.gauge("prefetch_limit_waiting", "Those that wait for their domain's limit", waiting_for_caps);
         page.counter("origin_waited_total", "Prefetches that had to wait for their turn", self.waited.get());
         page.counter("origin_full_total", "Prefetches put off because no turn came", self.full.get());
         page.counter("origin_closed_total", "Prefetches put off because the origin is left alone", self.closed.get());
+        page.counter("origin_retries_total", "Requests of prefetches that had failed before", self.again.get());
+        page.counter("origin_retries_put_off_total", "Those put off because there were too many", self.not_again.get());
     }
 }
 
-/// One of those that wait, counted.
-struct InLine<'a>(&'a Origin);
-
-impl InLine<'_> {
-    fn of(origin: &Origin) -> Result<InLine<'_>, NotNow> {
-        let mut state = origin.state();
-        if state.waiting >= WAITING_MAX {
-            return Err(NotNow::Full);
-        }
-        state.waiting += 1;
-        Ok(InLine(origin))
-    }
-}
-
-impl Drop for InLine<'_> {
-    fn drop(&mut self) {
-        self.0.state().waiting -= 1;
-    }
+/// What an origin is called where it is shared.
+fn name(endpoint: &Endpoint) -> String {
+    let mut name = match &endpoint.tls {
+        None => endpoint.to_string(),
+        Some(tls) => format!("{endpoint} {tls}"),
+    };
+    // No name of a host is that long; a text that is would share with others that begin alike.
+    name.truncate(name.floor_char_boundary(SHARE_NAME_BYTES_MAX));
+    name
 }
 
 impl Origin {
@@ -239,31 +357,124 @@ impl Origin {
         let now = Instant::now();
         let mut state = self.state();
         state.users += 1;
-        state.note_use();
-        Slot { origin: self.clone(), purpose: Purpose::User, began: now }
+        state.peak_users = state.peak_users.max(state.users);
+        self.note_use(&mut state, now);
+        Slot { origin: self.clone(), purpose: Purpose::User, began: now, place: None }
     }
 
-    /// A slot for a prefetch when there is room, and nobody waits for it who came earlier.
-    fn enter_prefetch(self: &Arc<Self>, in_line: bool) -> Result<Option<Slot>, NotNow> {
+    /// A slot for a prefetch when there is room, and whether there is more.
+    fn enter_prefetch(self: &Arc<Self>) -> Result<Option<(Slot, bool)>, NotNow> {
         let now = Instant::now();
         let mut state = self.state();
         state.check_open(now)?;
-        if !state.has_room() || (state.waiting > 0 && !in_line) {
+        state.asked = Some(now);
+        if !state.has_room(now, self.sharing.is_on()) {
             state.pace.wanted = true;
+            // It is not counted among those who wait yet, or it is one of them.
+            let wanted = state.users + state.prefetches + self.line.len().max(1);
+            state.peak = state.peak.max(wanted);
+            if state.part.is_hasty(wanted as u64, now) {
+                self.sharing.hurry();
+            }
             return Ok(None);
         }
         state.prefetches += 1;
-        state.note_use();
-        let more = state.has_room() && state.waiting > usize::from(in_line);
-        drop(state);
-        if more {
-            self.room.notify_one();
+        self.note_use(&mut state, now);
+        let more = state.has_room(now, self.sharing.is_on());
+        Ok(Some((Slot { origin: self.clone(), purpose: Purpose::Prefetch, began: now, place: None }, more)))
+    }
+
+    fn note_use(&self, state: &mut State, now: Instant) {
+        state.peak = state.peak.max(state.users + state.prefetches + self.line.len());
+        if !state.has_room(now, self.sharing.is_on()) {
+            state.pace.wanted = true;
         }
-        Ok(Some(Slot { origin: self.clone(), purpose: Purpose::Prefetch, began: now }))
+    }
+
+    /// Calls the first in line when there is room.
+    fn call(&self, state: MutexGuard<'_, State>) {
+        let has_room = state.has_room(Instant::now(), self.sharing.is_on());
+        drop(state);
+        if has_room {
+            self.line.call();
+        }
+    }
+
+    /// What is wanted of it.
+    fn say(&self, endpoint: &Endpoint, sequence: u64, now: Instant) -> Option<Want> {
+        let mut state = self.state();
+        let waiting = self.line.len();
+        let peak = state.peak.max(state.users + state.prefetches + waiting);
+        let users = state.peak_users.max(state.users);
+        (state.peak, state.peak_users) = (state.users + state.prefetches + waiting, state.users);
+        let idle = state.prefetches == 0 && waiting == 0 && state.asked.is_none_or(|asked| now - asked >= IDLE);
+        let closed_ms = state.untold.map_or(0, |until| until.saturating_duration_since(now).as_millis() as u64);
+        if idle && !state.part.is_held() && closed_ms == 0 {
+            return None;
+        }
+        let want = Want {
+            shared: Shared::Origin.into(),
+            name: name(endpoint),
+            wanted: if idle { 0 } else { (peak.max(1) as u64).min(LIMIT_MAX as u64) },
+            users: users as u64,
+            used: (state.users + state.prefetches) as u64,
+            limit: state.pace.limit,
+            failed: std::mem::take(&mut state.failed),
+            closed_ms,
+            ..Want::default()
+        };
+        Some(state.part.say(want, sequence, now))
+    }
+
+    /// Takes a share of it.
+    fn take(&self, share: &model::link::Share, sequence: u64, sent: Instant) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let felt = state.part.lease(now).is_some_and(|lease| lease.feels);
+        if share.closed_ms > 0 {
+            state.close(Duration::from_millis(share.closed_ms), now);
+        }
+        if state.untold.is_some_and(|until| share.closed_ms > 0 || until <= now) {
+            state.untold = None;
+        }
+        if state.part.take(share, sequence, sent) && share.feels {
+            if !felt && (share.limit - state.pace.limit).abs() >= 1.0 {
+                state.pace = Pace::taken_over(share.limit, now);
+            }
+            state.pace.others = share.granted as f64;
+            state.pace.unused = share.granted.saturating_sub(share.taken) as f64;
+            if share.failed {
+                state.pace.failed(now);
+            }
+        }
+        match state.is_closed(now) {
+            true => self.line.call_all(),
+            false => self.call(state),
+        }
     }
 }
 
 impl State {
+    fn new(now: Instant) -> State {
+        State {
+            pace: Pace::new(now),
+            users: 0,
+            prefetches: 0,
+            peak_users: 0,
+            peak: 0,
+            asked: None,
+            starved: Cell::default(),
+            closed: None,
+            untold: None,
+            part: Part::default(),
+            failed: false,
+            halved: None,
+            share: (SHARE_DEFAULT, now),
+            trouble: Trouble::default(),
+            budget: Budget::new(now),
+        }
+    }
+
     fn is_closed(&self, now: Instant) -> bool {
         self.closed.is_some_and(|until| now < until)
     }
@@ -275,14 +486,50 @@ impl State {
         }
     }
 
-    fn has_room(&self) -> bool {
-        (self.users + self.prefetches) as f64 + 1.0 <= self.pace.limit
+    fn close(&mut self, after: Duration, now: Instant) {
+        let until = now + after.min(CLOSED_MAX);
+        self.closed = Some(self.closed.map_or(until, |closed| closed.max(until)));
     }
 
-    fn note_use(&mut self) {
-        if !self.has_room() {
-            self.pace.wanted = true;
+    /// Whether this node feels how much it bears: for all, or because nobody lends.
+    fn feels(&self, now: Instant, shared: bool) -> bool {
+        !shared || self.part.lease(now).is_some_and(|lease| lease.feels)
+    }
+
+    /// How much may be under way here.
+    fn bound(&self, now: Instant, shared: bool) -> f64 {
+        if !shared {
+            return self.pace.own();
         }
+        match self.part.lease(now) {
+            None => 0.0,
+            Some(lease) if lease.feels => self.pace.own(),
+            Some(lease) if self.halved.is_some_and(|until| now < until) => lease.granted as f64 / 2.0,
+            Some(lease) => lease.granted as f64,
+        }
+    }
+
+    /// Whether one more prefetch may be let in.
+    fn has_room(&self, now: Instant, shared: bool) -> bool {
+        let bound = self.bound(now, shared);
+        // Who feels asks one at a time, whatever others have under way, once that has left no room for a while: with nothing to feel
+        // by, no limit would ever rise again.
+        if bound >= 1.0 || !self.feels(now, shared) {
+            self.starved.set(None);
+        } else if self.users + self.prefetches == 0 {
+            let since = self.starved.get().unwrap_or(now);
+            self.starved.set(Some(since));
+            if now - since >= STARVED {
+                return true;
+            }
+        }
+        // How much it bears is found out only by asking for it.
+        let is_tried = self.feels(now, shared) && !self.pace.is_settled();
+        let of_prefetches = match self.share {
+            (share, until) if now < until && !is_tried => (bound * share as f64 / 100.0).max(bound.min(1.0)),
+            _ => bound,
+        };
+        (self.users + self.prefetches) as f64 + 1.0 <= bound && self.prefetches as f64 + 1.0 <= of_prefetches
     }
 }
 
@@ -296,33 +543,62 @@ impl Slot {
 
     /// The first byte of an answer is there, and the origin is well.
     pub(crate) fn answered(&self) {
-        self.told(|pace, began, now| pace.answered(began, now));
+        let now = Instant::now();
+        let mut state = self.origin.state();
+        state.trouble.is_over();
+        if state.feels(now, self.origin.sharing.is_on()) {
+            state.pace.answered(self.began, now);
+        }
+        self.origin.call(state);
     }
 
     /// It failed, or said that it is asked too much.
-    pub(crate) fn failed(&self) {
-        self.told(|pace, _, now| pace.failed(now));
+    pub(crate) fn failed(&self, too_much: bool) {
+        let now = Instant::now();
+        let mut state = self.origin.state();
+        self.note_failure(&mut state, now);
+        match state.trouble.failed(too_much, self.began, now, self.origin.seed) {
+            Some(pause) => self.close(state, pause, now),
+            None => self.origin.call(state),
+        }
     }
 
     /// The origin said when to come back: after this time.
     pub(crate) fn closed(&self, after: Duration) {
         let now = Instant::now();
         let mut state = self.origin.state();
-        let until = now + after.min(CLOSED_MAX);
-        state.closed = Some(state.closed.map_or(until, |closed| closed.max(until)));
-        state.pace.failed(now);
-        drop(state);
-        // Whoever waits hears it now.
-        self.origin.room.notify_waiters();
+        self.note_failure(&mut state, now);
+        self.close(state, after, now);
     }
 
-    fn told(&self, tell: impl FnOnce(&mut Pace, Instant, Instant)) {
-        let mut state = self.origin.state();
-        tell(&mut state.pace, self.began, Instant::now());
-        let calls = state.has_room() && state.waiting > 0;
+    fn note_failure(&self, state: &mut State, now: Instant) {
+        if state.feels(now, self.origin.sharing.is_on()) {
+            state.pace.failed(now);
+        } else {
+            (state.failed, state.halved) = (true, Some(now + HALVED_FOR));
+        }
+    }
+
+    fn close(&self, mut state: MutexGuard<'_, State>, after: Duration, now: Instant) {
+        state.close(after, now);
+        state.untold = state.closed;
         drop(state);
-        if calls {
-            self.origin.room.notify_one();
+        // Whoever waits hears it now, and so do other nodes.
+        self.origin.line.call_all();
+        self.origin.sharing.hurry();
+    }
+
+    /// Waits until more of the body may be read.
+    pub(crate) async fn turn(&self) {
+        if let Some(place) = &self.place {
+            place.turn().await;
+        }
+    }
+
+    /// So much of the body was read.
+    pub(crate) fn read(&self, bytes: usize) {
+        if let Some(place) = &self.place {
+            place.read(bytes);
         }
     }
 }
@@ -334,166 +610,7 @@ impl Drop for Slot {
             Purpose::User => state.users -= 1,
             Purpose::Prefetch => state.prefetches -= 1,
         }
-        let calls = state.has_room() && state.waiting > 0;
-        drop(state);
-        if calls {
-            self.origin.room.notify_one();
-        }
-    }
-}
-
-/// The limit of one origin, and what it is felt by.
-#[derive(Debug)]
-struct Pace {
-    limit: f64,
-    /// What was too much when it was last felt; infinite before.
-    ceiling: f64,
-    /// How soon an idle origin answers.
-    idle: Option<Timed>,
-    /// Answers to what was asked since the span began.
-    span: Span,
-    since: Instant,
-    /// Whether there was less room than was wanted in the span.
-    wanted: bool,
-    halved: Option<Instant>,
-    phase: Phase,
-}
-
-/// What becomes of the limit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Phase {
-    /// It rises until answers come later.
-    Rising,
-    /// It was too much: a little less until this moment.
-    Holding(Instant),
-    /// It is halved to find out anew how soon an idle origin answers, for what this was may not be any more. What was asked before
-    /// is still answered; then it is this again.
-    Emptying(f64),
-    /// Answers are timed with little under way.
-    Timing(f64),
-}
-
-impl Pace {
-    fn new(now: Instant) -> Pace {
-        Pace {
-            limit: LIMIT_FIRST,
-            ceiling: f64::INFINITY,
-            idle: None,
-            span: Span::default(),
-            since: now,
-            wanted: false,
-            halved: None,
-            phase: Phase::Rising,
-        }
-    }
-
-    fn answered(&mut self, began: Instant, now: Instant) {
-        if began < self.since {
-            return; // asked under another limit
-        }
-        self.span.add((now - began).as_secs_f64());
-        if self.span.answers >= ANSWERS_MIN.max(self.limit as u32) {
-            self.turn(now);
-        }
-    }
-
-    fn failed(&mut self, now: Instant) {
-        if self.halved.is_some_and(|halved| now - halved < HALVED_EVERY) {
-            return;
-        }
-        self.halved = Some(now);
-        self.ceiling = self.limit;
-        self.limit = (self.limit / 2.0).max(1.0);
-        self.phase = Phase::Holding(now + HALVED_EVERY);
-        self.begin_span(now);
-    }
-
-    fn begin_span(&mut self, now: Instant) {
-        (self.span, self.since, self.wanted) = (Span::default(), now, false);
-    }
-
-    /// The span is over.
-    fn turn(&mut self, now: Instant) {
-        let timed = self.span.timed();
-        // Where the limit stays, many spans are looked at: chance must not lower it a little each time.
-        let chance = if matches!(self.phase, Phase::Holding(_)) { CHANCE_HOLDING } else { CHANCE_RISING };
-        let late = self.idle.is_some_and(|idle| timed.is_later_than(&idle, chance));
-        self.phase = match self.phase {
-            Phase::Rising | Phase::Holding(_) if late => {
-                // What it works on at a time when it is no slower for it (Little's law), and some room.
-                let idle = self.idle.map_or(timed.mean, |idle| idle.mean);
-                self.ceiling = self.limit;
-                self.limit = (self.limit * BACK * (idle / timed.mean).clamp(0.5, 1.0)).max(1.0);
-                // What was far too much, as after a stall, says little of how much is not.
-                if self.limit < self.ceiling * FAR { Phase::Rising } else { Phase::Holding(now + HOLD) }
-            }
-            Phase::Rising => {
-                if self.ceiling.is_infinite() {
-                    self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
-                }
-                if self.wanted {
-                    let step = if self.limit < self.ceiling * NEAR { STEP_FAR } else { STEP_NEAR };
-                    self.limit = (self.limit * step).max(self.limit + 0.5).min(LIMIT_MAX);
-                }
-                Phase::Rising
-            }
-            Phase::Holding(until) if now < until || !self.wanted => Phase::Holding(until),
-            Phase::Holding(_) => {
-                let before = self.limit;
-                self.limit = (before / 2.0).max(1.0);
-                Phase::Emptying(before)
-            }
-            Phase::Emptying(limit) => Phase::Timing(limit),
-            Phase::Timing(limit) => {
-                self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
-                self.limit = limit;
-                Phase::Rising
-            }
-        };
-        self.begin_span(now);
-    }
-}
-
-/// Answers that were timed: how many, and the sums of their seconds and of the squares of these.
-#[derive(Clone, Copy, Debug, Default)]
-struct Span {
-    answers: u32,
-    sum: f64,
-    squares: f64,
-}
-
-impl Span {
-    fn add(&mut self, seconds: f64) {
-        self.answers += 1;
-        self.sum += seconds;
-        self.squares += seconds * seconds;
-    }
-
-    fn timed(&self) -> Timed {
-        let answers = f64::from(self.answers.max(1));
-        let mean = self.sum / answers;
-        let variance = (self.squares / answers - mean * mean).max(0.0);
-        Timed { mean, error: variance / answers }
-    }
-}
-
-/// How soon answers come: their mean in seconds, and how far that may be off (the square of its standard error).
-#[derive(Clone, Copy, Debug)]
-struct Timed {
-    mean: f64,
-    error: f64,
-}
-
-impl Timed {
-    /// Later than from an idle origin, by more than chance explains.
-    fn is_later_than(&self, idle: &Timed, chance: f64) -> bool {
-        let chance = chance * (self.error + idle.error).sqrt();
-        self.mean > idle.mean * TOLERANCE + chance
-    }
-
-    /// What both say together.
-    fn with(&self, other: &Timed) -> Timed {
-        Timed { mean: (self.mean + other.mean) / 2.0, error: (self.error + other.error) / 4.0 }
+        self.origin.call(state);
     }
 }
 

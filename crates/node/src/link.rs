@@ -20,7 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::link::{Acknowledge, FromControl, FromNode, Heartbeat, Hello, Reports, Welcome, from_control, from_node};
+use model::link::{
+    Acknowledge, FromControl, FromNode, Heartbeat, Hello, JobsUnderWay, Reports, Welcome, from_control, from_node,
+};
 use model::mistake::{Mistake, made};
 use model::{Entry, Isolation, LogId, Moment, NodeName, Revision, Snapshot};
 use tokio::sync::mpsc;
@@ -35,6 +37,7 @@ use crate::figures::Figures;
 use crate::join::JoinToken;
 use crate::journal::{Identity, Journal, JournalError};
 use crate::knowing::{Knowing, Membership};
+use crate::limiter::Limiter;
 use crate::network::{Connector, Network};
 use crate::prefetch::Prefetch;
 use crate::sweep::Sweeper;
@@ -60,6 +63,9 @@ const REPORTS_AT_ONCE: usize = 256;
 
 /// Heartbeats without an answer before no more are sent.
 const UNANSWERED_MAX: usize = 32;
+
+/// How often it is said how far jobs are that take their time.
+const UNDER_WAY_EVERY: Duration = Duration::from_secs(1);
 
 /// Longest silence of the control plane before the connection is given up; never shorter than two leases.
 const SILENCE_MIN: Duration = Duration::from_secs(10);
@@ -87,6 +93,7 @@ pub(crate) struct Link {
     pub(crate) sweeper: Arc<Sweeper>,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) figures: Arc<Figures>,
+    pub(crate) limiter: Arc<Limiter>,
     pub(crate) connected: Arc<AtomicBool>,
     /// Log entries taken since the floor was last raised.
     pub(crate) kept: usize,
@@ -193,11 +200,11 @@ impl Link {
         };
         let (mut incoming, first) =
             tokio::time::timeout(self.silence(), welcome).await.map_err(|_| LinkError::Silent(self.silence()))??;
-        let takes_figures = match first {
+        let (takes_figures, takes_under_way, gives_shares) = match first {
             Some(from_control::Is::Welcome(welcome)) => {
-                let takes_figures = welcome.takes_figures;
+                let says = (welcome.takes_figures, welcome.takes_under_way, welcome.gives_shares);
                 self.welcomed(welcome, sent).await?;
-                takes_figures
+                says
             }
             Some(from_control::Is::Refused(refused)) => {
                 return Err(LinkError::Refused { reason: refused.reason, again: refused.again });
@@ -206,14 +213,18 @@ impl Link {
             Some(_) => return Err(LinkError::Unexpected("something other than Welcome first")),
         };
         self.figures.connected(takes_figures);
+        self.limiter.connected(gives_shares);
         self.connected.store(true, Ordering::SeqCst);
         tracing::info!(applied = self.knowing.applied().0, "following the control plane");
 
         // Acknowledging waits for slow headers; entries and heartbeats must not.
         let acknowledging =
             tokio_util::task::AbortOnDropHandle::new(tokio::spawn(acknowledge(self.knowing.clone(), out.clone())));
-        let result = self.follow(&mut incoming, &out, takes_figures).await;
+        let says = (takes_figures, takes_under_way, gives_shares);
+        let result = self.follow(&mut incoming, &out, says).await;
         drop(acknowledging);
+        // The leases are over: what was not begun is for others, or comes again.
+        self.prefetch.withdraw_all();
         result
     }
 
@@ -319,14 +330,16 @@ impl Link {
         &mut self,
         incoming: &mut tonic::Streaming<FromControl>,
         out: &mpsc::Sender<FromNode>,
-        takes_figures: bool,
+        (takes_figures, takes_under_way, gives_shares): (bool, bool, bool),
     ) -> Result<std::convert::Infallible, LinkError> {
         let mut beats: VecDeque<Beat> = VecDeque::new();
         let mut sequence = 0;
         let mut next_beat = Instant::now();
+        let mut next_under_way = Instant::now() + UNDER_WAY_EVERY;
         let mut heard = Instant::now();
         let (prefetch, sweeper) = (self.prefetch.clone(), self.sweeper.clone());
         let (figures, knowing) = (self.figures.clone(), self.knowing.clone());
+        let limiter = self.limiter.clone();
         sweeper.tell_again();
         loop {
             // In this order: neither a heartbeat nor what was done may wait behind a long log.
@@ -349,7 +362,15 @@ impl Link {
                     let reports = reports.iter().map(model::link::Report::from).collect();
                     say(out, from_node::Is::Reports(Reports { reports })).await?;
                 }
+                () = tokio::time::sleep_until(next_under_way), if takes_under_way => {
+                    next_under_way = Instant::now() + UNDER_WAY_EVERY;
+                    let jobs: Vec<_> = prefetch.under_way().into_iter().map(model::link::UnderWay::from).collect();
+                    if !jobs.is_empty() {
+                        say(out, from_node::Is::UnderWay(JobsUnderWay { jobs })).await?;
+                    }
+                }
                 report = figures.report(&knowing), if takes_figures => say(out, from_node::Is::Figures(report)).await?,
+                wants = limiter.wants(), if gives_shares => say(out, from_node::Is::Wants(wants)).await?,
                 swept = sweeper.report() => say(out, from_node::Is::Swept(swept)).await?,
                 message = incoming.message() => {
                     let is = message?.ok_or(LinkError::Closed)?.is.ok_or(LinkError::Unexpected("a message of a later version"))?;
@@ -383,6 +404,7 @@ impl Link {
                 return Err(LinkError::Refused { reason: refused.reason, again: refused.again });
             }
             from_control::Is::FiguresTaken(taken) => self.figures.take(taken),
+            from_control::Is::Shares(shares) => self.limiter.take(&shares),
             from_control::Is::Welcome(_) => return Err(LinkError::Unexpected("Welcome twice")),
         }
         Ok(())

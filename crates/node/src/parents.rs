@@ -8,7 +8,8 @@
 //! # What always holds
 //!
 //! - A stalled parent holds a request for [`PATIENCE`] and [`GREETING_MAX`], not for as long as an origin may take.
-//! - A parent that could not be reached rests (`health`): it is asked after the others, or after the origin.
+//! - A parent that could not be reached rests (`health`): it is asked after the others, or after the origin. A prefetch waits for it a
+//!   little before others are asked.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -39,6 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longest wait for the answer to a greeting.
 const GREETING_MAX: Duration = Duration::from_secs(2);
+
+/// How long a prefetch waits for a parent that has just gone: it is most likely about to be back, with all that it has fetched, while
+/// another would ask the origin for it once more (promise P3). Longer than a first rest, so that the parent is tried again within it.
+const MISSED_MAX: Duration = Duration::from_secs(15);
 
 /// When a parent rests.
 const RULES: Rules = Rules { failures: 1, first: Duration::from_secs(5), most: Duration::from_secs(60) };
@@ -107,6 +112,18 @@ impl Parents {
         self.health.admits(name, Instant::now())
     }
 
+    /// Whether a parent has just gone: lately enough that a prefetch waits until it is back.
+    pub(crate) fn is_missed(&self, name: &NodeName) -> bool {
+        let now = Instant::now();
+        self.health.failing(name, now).is_some_and(|(since, _)| now.saturating_duration_since(since) < MISSED_MAX)
+    }
+
+    /// Whether it is missed, and not to be asked yet.
+    pub(crate) fn is_missed_and_rests(&self, name: &NodeName) -> bool {
+        let rests = self.health.failing(name, Instant::now()).is_some_and(|(_, rests)| rests);
+        rests && self.is_missed(name)
+    }
+
     fn heard(&self, name: &NodeName) -> Arc<Heard> {
         let mut heard = self.heard.lock().expect("no holder of this lock can panic");
         heard.entry(name.clone()).or_default().clone()
@@ -130,6 +147,8 @@ impl Parents {
         peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, &self.own);
         peer::tell_purpose(&mut headers, question.purpose);
         peer::tell_scheme(&mut headers, question.asked.secure);
+        peer::tell_key(&mut headers, question.domain.functions.rules().key.verbatim);
+        peer::tell_refetch(&mut headers, question.refetch);
         let message = Message {
             method: &question.method,
             target: &target,
@@ -216,6 +235,7 @@ impl Parents {
 fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) -> Result<Answer, NoAnswer> {
     let (mut head, body) = answer.into_parts();
     let age = peer::told_age(&head.headers);
+    let refetch = peer::refetch(&head.headers);
     let origin = head.headers.get(peer::ORIGIN).map(|origin| origin.as_bytes().to_vec());
     peer::strip(&mut head.headers);
     match (age, origin.as_deref()) {
@@ -227,6 +247,10 @@ fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) ->
         (None, None) if is_fenced(&question.method) => {
             Err(NoAnswer::Refused(format!("{name}: answered {} without an age", head.status)))
         }
-        (age, _) => Ok(Answer::new(head, FromAbove::parent(body), age, From::Parent(name.clone()))),
+        (age, _) => {
+            let mut answer = Answer::new(head, FromAbove::parent(body), age, From::Parent(name.clone()));
+            answer.refetch = refetch;
+            Ok(answer)
+        }
     }
 }

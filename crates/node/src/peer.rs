@@ -29,6 +29,11 @@ pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("warmfront-origin"
 pub(crate) const ALIVE: HeaderName = HeaderName::from_static("warmfront-alive");
 /// `prefetch`, on a request that no user waits for.
 pub(crate) const PURPOSE: HeaderName = HeaderName::from_static("warmfront-purpose");
+/// `verbatim`, on a request for what is kept under the URL as it was asked for.
+pub(crate) const KEY: HeaderName = HeaderName::from_static("warmfront-key");
+/// On a request, for which refetch it is asked: a copy that was fetched for an earlier one or for none will not do. On an answer, for
+/// which refetch its body was fetched.
+pub(crate) const REFETCH: HeaderName = HeaderName::from_static("warmfront-refetch");
 /// `https`, on a request for a user who came by TLS: some origins are asked by the scheme that users come by.
 pub(crate) const SCHEME: HeaderName = HeaderName::from_static("warmfront-scheme");
 
@@ -49,6 +54,10 @@ pub(crate) struct Caller {
     pub(crate) greets: bool,
     /// Of a node: the user it asks for came by TLS.
     pub(crate) secure: bool,
+    /// Of a node: it asks for what is kept under the URL as it stands.
+    pub(crate) verbatim: bool,
+    /// Of a node: for which refetch it asks; zero for none.
+    pub(crate) refetch: u64,
 }
 
 /// Why a node's request is not answered.
@@ -64,7 +73,15 @@ pub(crate) enum BadCaller {
 
 /// Reads and strips what a request says of its sender.
 pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, BadCaller> {
-    let user = Caller { asker: Asker::User, passed: Vec::new(), purpose: Purpose::User, greets: false, secure: false };
+    let user = Caller {
+        asker: Asker::User,
+        passed: Vec::new(),
+        purpose: Purpose::User,
+        greets: false,
+        secure: false,
+        verbatim: false,
+        refetch: 0,
+    };
     let Some(shown) = headers.get(CREDENTIAL) else {
         strip(headers);
         return Ok(user);
@@ -82,13 +99,16 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
     let purpose = if prefetch { Purpose::Prefetch } else { Purpose::User };
     let greets = headers.contains_key(ALIVE);
     let secure = headers.get(SCHEME).is_some_and(|scheme| scheme == "https");
+    let verbatim = headers.get(KEY).is_some_and(|key| key == "verbatim");
+    let refetch = refetch(headers);
     strip(headers);
     match fence {
         Some((_, Err(_))) | None => Err(BadCaller::Fence),
         Some((false, _)) => Err(BadCaller::AnotherLog),
         Some((true, Ok(_))) if passed.len() > PASSED_MAX => Err(BadCaller::Circle),
         Some((true, Ok(revision))) => {
-            Ok(Caller { asker: Asker::Child { fence: Revision(revision) }, passed, purpose, greets, secure })
+            let asker = Asker::Child { fence: Revision(revision) };
+            Ok(Caller { asker, passed, purpose, greets, secure, verbatim, refetch })
         }
     }
 }
@@ -129,6 +149,25 @@ pub(crate) fn tell_scheme(headers: &mut HeaderMap, secure: bool) {
     if secure {
         headers.insert(SCHEME, HeaderValue::from_static("https"));
     }
+}
+
+/// Says to a parent that the URL itself is the key.
+pub(crate) fn tell_key(headers: &mut HeaderMap, verbatim: bool) {
+    if verbatim {
+        headers.insert(KEY, HeaderValue::from_static("verbatim"));
+    }
+}
+
+/// Says to a parent for which refetch it is asked, to a child for which one a body was fetched.
+pub(crate) fn tell_refetch(headers: &mut HeaderMap, refetch: u64) {
+    if refetch > 0 {
+        headers.insert(REFETCH, HeaderValue::from(refetch));
+    }
+}
+
+/// For which refetch somebody asks, or a body was fetched; zero for none.
+pub(crate) fn refetch(headers: &HeaderMap) -> u64 {
+    headers.get(REFETCH).and_then(|refetch| refetch.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// Says to a child how long ago the body was known good (rule 5).

@@ -35,6 +35,7 @@ use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, BadCaller};
+use crate::pins::Pins;
 use crate::respond::{AnswerBody, Reply, Said, Signs, X_CACHE};
 use crate::slices::{self, Part};
 use crate::upload::Upload;
@@ -55,6 +56,7 @@ pub(crate) struct Pipeline {
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     figures: Arc<Figures>,
+    pins: Arc<Pins>,
     signs: Signs,
 }
 
@@ -102,9 +104,10 @@ impl Pipeline {
         fills: Arc<Fills>,
         metrics: Arc<Metrics>,
         figures: Arc<Figures>,
+        pins: Arc<Pins>,
     ) -> Pipeline {
         let signs = Signs::new(knowing.name());
-        Pipeline { knowing, store, fills, metrics, figures, signs }
+        Pipeline { knowing, store, fills, metrics, figures, pins, signs }
     }
 
     pub(crate) fn signs(&self) -> &Signs {
@@ -121,6 +124,10 @@ impl Pipeline {
 
     pub(crate) fn fills(&self) -> &Arc<Fills> {
         &self.fills
+    }
+
+    pub(crate) fn pins(&self) -> &Arc<Pins> {
+        &self.pins
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
@@ -199,11 +206,12 @@ impl Pipeline {
             }
             reply.telling = Telling::of(&domain.functions, &request.headers);
         }
+        let domain = Wanted::kept_for(domain, &url, caller.verbatim);
         let (url, sent) = Wanted::named(&domain.functions, url);
         let wanted = Wanted {
             url,
             sent,
-            domain: domain.clone(),
+            domain,
             method: request.method,
             shared: OnceLock::new(),
             headers: request.headers,
@@ -211,6 +219,7 @@ impl Pipeline {
             asker: caller.asker,
             passed: caller.passed,
             purpose: caller.purpose,
+            refetch: caller.refetch,
             secure: match caller.asker {
                 Asker::User => reply.handoff.secure,
                 Asker::Child { .. } => caller.secure,
@@ -258,7 +267,9 @@ impl Pipeline {
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
                     let part = self.part(&wanted, &look, false);
                     let order = Order { stands_in: true, ..self.order(&wanted, &look, true, part, false) };
-                    let _behind = self.fills.begin(order);
+                    if let Some(behind) = self.fills.begin(order) {
+                        behind.leave_it_behind();
+                    }
                     let body = self.body(&wanted, found);
                     let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
                     return reply.stored(&wanted.headers, &found.head, &body, now, &said, judging);
@@ -322,9 +333,9 @@ impl Pipeline {
         }
         let seen = object.as_ref().map(store::Object::generation);
         let found = match (object, of(&read, tag)) {
-            // What was kept under a key that was made otherwise was kept for other URLs.
+            // What was kept under a key that was made otherwise was kept for other URLs; what is to be fetched again is not there.
             (Some(object), Some(Stored::Object(head)))
-                if keep::is_keyed_by(&wanted.domain.functions, &head.headers) =>
+                if keep::is_keyed_by(&wanted.domain.functions, &head.headers) && head.refetch >= wanted.refetch =>
             {
                 let at = self.fills.vouched.get(key.hash(), object.generation());
                 let vouched = Vouched { stamp: Revision(object.stamp()), at };
@@ -375,6 +386,7 @@ impl Pipeline {
             asker: wanted.asker,
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
+            refetch: wanted.refetch,
             alone,
             interim: None,
             stands_in: false,
@@ -421,6 +433,9 @@ impl Pipeline {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let alone = alone || self.fills.is_lone(&look.key);
         let part = self.part(wanted, look, alone);
+        if wanted.refetch > 0 {
+            self.fills.overtake(&wanted.url, wanted.refetch).await;
+        }
         let order = self.order(wanted, look, confirm, part, alone);
         let order = Order { interim: reply.interim(), stands_in: stale_if_error, ..order };
         let Some(waiting) = self.fills.begin(order) else {
@@ -577,8 +592,11 @@ impl Pipeline {
             log,
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
+            refetch: wanted.refetch,
             interim: reply.interim(),
+            again: false,
             awaited: None,
+            wanted: None,
         };
         let mut answer = match self.fills.pass(question, body).await {
             Ok(answer) => answer,
@@ -613,7 +631,9 @@ impl Pipeline {
         let others = httpcache::invalidated_too(wanted.authority.as_str(), &asked.path, answer);
         let others = others.iter().filter_map(|path| UrlKey::new(&asked.host, path).ok());
         let others = others.map(|url| wanted.domain.functions.key(&url));
-        for url in std::iter::once(wanted.url.clone()).chain(others) {
+        // What is kept under the URL itself, too.
+        let own = UrlKey::new(&asked.host, &asked.path).ok().filter(|own| *own != wanted.url);
+        for url in std::iter::once(wanted.url.clone()).chain(own).chain(others) {
             if let Err(error) = self.fills.forget(&url).await {
                 tracing::warn!(%url, error = &error as &dyn std::error::Error, "remove after an unsafe request");
             }

@@ -4,27 +4,32 @@
 //!
 //! - A job is begun only once the log is applied up to its submission (fence, assumption 10).
 //! - *Resident* is said of what was read back from stable storage, checked, and may be sent at that moment.
+//! - What is withdrawn is not begun any more. A job that waits for its turn, here or at an origin, leaves; a fetch that somebody
+//!   else waits for, or that has been asked for, goes on.
 //! - Users come first (promise P4): while they wait for fetches of their own, few jobs run.
 //!
 //! # Not here
 //!
 //! A second way into the store: fetching is `fill`'s, whoever asks.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use httpcache::Allowed;
 use model::fence::Asker;
-use model::prefetch::JOBS_PER_NODE_MAX;
-use model::{Cause, Job, Outcome, Report, UrlKey};
+use model::prefetch::{JOBS_PER_NODE_MAX, UNDER_WAY_MAX};
+use model::{Cause, Job, Outcome, Report, UnderWay, UrlKey};
 use store::VerifyError;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::fill::{self, Purpose};
+use crate::fill::{self, ArrivedBody, Purpose};
+use crate::head::ObjectKey;
+use crate::pins::NotPinned;
 use crate::pipeline::{ATTEMPTS_MAX, Found, Look, Pipeline, allowed};
 use crate::slices::Part;
 use crate::upstream;
@@ -40,6 +45,10 @@ const FETCHING_MAX: usize = 64;
 /// Users' fetches at a time from which on the node counts as busy.
 const BUSY_FILLS: u64 = 16;
 
+/// How long reports are gathered while jobs are under way, and how many of them are not waited with.
+const GATHER: std::time::Duration = std::time::Duration::from_millis(10);
+const REPORTS_ENOUGH: usize = 64;
+
 /// How often a busy node looks whether it still is.
 const BUSY_RECHECK: std::time::Duration = std::time::Duration::from_millis(50);
 
@@ -47,12 +56,26 @@ type Name = (u64, u32);
 
 #[derive(Default)]
 struct Queue {
-    /// Jobs not begun, oldest first.
-    waiting: VecDeque<Job>,
-    /// Jobs waiting or under way.
-    names: HashSet<Name>,
+    /// Jobs not begun, by chunk, in the order they came. Chunks take turns: those of a large task come one behind the other, and what
+    /// else there is to do need not wait for hundreds of them.
+    waiting: BTreeMap<u64, VecDeque<Job>>,
+    /// The chunk whose turn was last.
+    last_turn: u64,
+    /// Jobs waiting or under way, in an order that is the same in every run of a simulation.
+    names: BTreeMap<Name, Held>,
     /// Reports not sent.
     outbox: VecDeque<Report>,
+    /// Since when there are some.
+    since: Option<Instant>,
+}
+
+/// A job that is here.
+#[derive(Default)]
+struct Held {
+    /// Ends it.
+    withdrawn: CancellationToken,
+    /// The body that comes for it, its length, and whether it was there already when we last looked.
+    coming: Option<(store::Follower, u64, bool)>,
 }
 
 /// The jobs of a node.
@@ -79,15 +102,15 @@ impl Prefetch {
         let mut refused = 0_usize;
         for job in jobs {
             let name = (job.chunk, job.index);
-            if queue.names.contains(&name) {
+            if queue.names.contains_key(&name) {
                 continue;
             }
             if queue.names.len() + queue.outbox.len() >= JOBS_PER_NODE_MAX {
                 refused += 1;
                 continue;
             }
-            queue.names.insert(name);
-            queue.waiting.push_back(job);
+            queue.names.insert(name, Held::default());
+            queue.waiting.entry(job.chunk).or_default().push_back(job);
         }
         drop(queue);
         if refused > 0 {
@@ -96,56 +119,110 @@ impl Prefetch {
         self.arrived.notify_one();
     }
 
-    /// Drops the jobs of these chunks that are not begun.
+    /// Drops the jobs of these chunks. Nothing is reported of them, and none that waits for its turn is begun.
     pub(crate) fn withdraw(&self, chunks: &[u64]) {
-        if chunks.is_empty() {
-            return;
+        if !chunks.is_empty() {
+            self.drop_jobs(|chunk| chunks.contains(&chunk));
         }
-        let mut queue = self.queue();
-        let Queue { waiting, names, .. } = &mut *queue;
-        waiting.retain(|job| {
-            let stays = !chunks.contains(&job.chunk);
-            if !stays {
-                names.remove(&(job.chunk, job.index));
-            }
-            stays
-        });
     }
 
-    /// Waits for reports and takes up to `most` of them.
+    /// Drops all jobs: whoever gave them hands them on.
+    pub(crate) fn withdraw_all(&self) {
+        self.drop_jobs(|_| true);
+    }
+
+    fn drop_jobs(&self, of: impl Fn(u64) -> bool) {
+        let mut queue = self.queue();
+        queue.waiting.retain(|chunk, _| !of(*chunk));
+        for (_, held) in queue.names.extract_if(.., |(chunk, _), _| of(*chunk)) {
+            held.withdrawn.cancel();
+        }
+    }
+
+    /// A body of this length comes for a job.
+    fn follow(&self, job: &Job, coming: store::Follower, length: u64) {
+        if let Some(held) = self.queue().names.get_mut(&(job.chunk, job.index)) {
+            held.coming = Some((coming, length, false));
+        }
+    }
+
+    /// How far the jobs are whose bodies were coming when this was asked before: most are done sooner.
+    pub(crate) fn under_way(&self) -> Vec<UnderWay> {
+        let mut queue = self.queue();
+        let mut under_way = Vec::new();
+        for ((chunk, index), held) in &mut queue.names {
+            let Some((coming, length, seen)) = &mut held.coming else { continue };
+            if std::mem::replace(seen, true) && under_way.len() < UNDER_WAY_MAX {
+                under_way.push(UnderWay { chunk: *chunk, index: *index, bytes: coming.length(), length: *length });
+            }
+        }
+        under_way
+    }
+
+    /// Waits for reports and takes up to `most` of them. While jobs are under way a few are waited for [`GATHER`], so that a message
+    /// has many.
     pub(crate) async fn reports(&self, most: usize) -> Vec<Report> {
         loop {
             let reported = self.reported.notified();
-            {
+            let until = {
                 let mut queue = self.queue();
-                let most = most.min(queue.outbox.len());
-                if most > 0 {
-                    return queue.outbox.drain(..most).collect();
+                let until = queue.since.map(|since| since + GATHER);
+                let ready = queue.outbox.len() >= REPORTS_ENOUGH || queue.names.is_empty();
+                if !queue.outbox.is_empty() && (ready || until.is_none_or(|until| Instant::now() >= until)) {
+                    let most = most.min(queue.outbox.len());
+                    let reports = queue.outbox.drain(..most).collect();
+                    queue.since = (!queue.outbox.is_empty()).then(Instant::now);
+                    return reports;
                 }
+                until
+            };
+            match until {
+                Some(until) => {
+                    tokio::select! {
+                        () = reported => {}
+                        () = tokio::time::sleep_until(until) => {}
+                    }
+                }
+                None => reported.await,
             }
-            reported.await;
         }
     }
 
     /// Jobs waiting, jobs under way, reports not sent.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let queue = self.queue();
-        (queue.waiting.len(), queue.names.len() - queue.waiting.len(), queue.outbox.len())
+        let waiting = queue.waiting.values().map(VecDeque::len).sum();
+        (waiting, queue.names.len() - waiting, queue.outbox.len())
     }
 
-    /// The oldest job whose submission the node has caught up with.
-    fn next(&self, applied: model::Revision) -> Option<Job> {
+    /// The oldest job of the next chunk whose submission the node has caught up with.
+    pub(crate) fn next(&self, applied: model::Revision) -> Option<(Job, CancellationToken)> {
         let mut queue = self.queue();
-        let at = queue.waiting.iter().position(|job| job.begin_after <= applied)?;
-        queue.waiting.remove(at)
+        let last = queue.last_turn;
+        let in_turn = queue.waiting.range(last.saturating_add(1)..).chain(queue.waiting.range(..=last));
+        let may_begin = |jobs: &VecDeque<Job>| jobs.front().is_some_and(|job| job.begin_after <= applied);
+        let chunk = in_turn.into_iter().find(|(_, jobs)| may_begin(jobs)).map(|(chunk, _)| *chunk)?;
+        queue.last_turn = chunk;
+        let jobs = queue.waiting.get_mut(&chunk)?;
+        let job = jobs.pop_front()?;
+        if jobs.is_empty() {
+            queue.waiting.remove(&chunk);
+        }
+        let withdrawn = queue.names.get(&(job.chunk, job.index))?.withdrawn.clone();
+        Some((job, withdrawn))
     }
 
     fn done(&self, report: Report) {
         let mut queue = self.queue();
         queue.names.remove(&(report.chunk, report.index));
         queue.outbox.push_back(report);
+        queue.since.get_or_insert_with(Instant::now);
+        // Whoever gathers is woken when it has to be.
+        let wakes = queue.outbox.len() == 1 || queue.outbox.len() == REPORTS_ENOUGH || queue.names.is_empty();
         drop(queue);
-        self.reported.notify_one();
+        if wakes {
+            self.reported.notify_one();
+        }
     }
 
     /// Does jobs until `stopping`.
@@ -158,11 +235,13 @@ impl Prefetch {
             let busy = users >= BUSY_FILLS;
             let most = if busy { RUNNING_WHILE_BUSY_MAX } else { RUNNING_MAX };
             while running.len() < most && pipeline.knowing().known().serves() {
-                let Some(job) = self.next(now_applied) else { break };
+                let Some((job, withdrawn)) = self.next(now_applied) else { break };
                 let (prefetch, pipeline) = (self.clone(), pipeline.clone());
                 running.spawn(async move {
                     let (chunk, index) = (job.chunk, job.index);
-                    let outcome = pipeline.warm(&job, &prefetch.fetching).await;
+                    let began = Instant::now();
+                    let warming = withdrawn.run_until_cancelled(pipeline.warm(&job, &prefetch));
+                    let Some(outcome) = warming.await else { return };
                     match &outcome {
                         Outcome::Resident { .. } => pipeline.metrics().jobs_done.inc(),
                         Outcome::Failed(cause) => {
@@ -170,7 +249,8 @@ impl Prefetch {
                             pipeline.metrics().jobs_failed.inc();
                         }
                     }
-                    prefetch.done(Report { chunk, index, outcome });
+                    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    prefetch.done(Report { chunk, index, took_ms, outcome });
                 });
             }
             tokio::select! {
@@ -195,8 +275,8 @@ enum Step {
 }
 
 impl Pipeline {
-    /// Makes an object resident (promise P2); fetches while it holds a permit of `fetching`.
-    pub(crate) async fn warm(&self, job: &Job, fetching: &Semaphore) -> Outcome {
+    /// Makes an object resident (promise P2); fetches while it is one of the few of `prefetch` that do.
+    pub(crate) async fn warm(&self, job: &Job, prefetch: &Prefetch) -> Outcome {
         let Some(wanted) = self.wanted(job) else { return Outcome::Failed(Cause::UnknownDomain) };
         let mut fetched = false;
         for _ in 0..ATTEMPTS_MAX {
@@ -204,7 +284,11 @@ impl Pipeline {
             let (good, confirm) = self.weigh(&wanted, &look);
             if let Some(found) = look.found.as_ref().filter(|_| good) {
                 match self.prove(&look, found, &wanted, fetched).await {
-                    Ok(resident) => return resident,
+                    Ok(resident) => match self.pin(job, &wanted, &look, found).await {
+                        Ok(()) => return resident,
+                        Err(NotPinned::Absent) => continue,
+                        Err(NotPinned::For(cause)) => return Outcome::Failed(cause),
+                    },
                     Err(VerifyError::Absent) => continue,
                     Err(VerifyError::Read(error)) => {
                         tracing::warn!(
@@ -218,8 +302,9 @@ impl Pipeline {
                     Err(error) => return Outcome::Failed(Cause::Store(upstream::words(&error))),
                 }
             }
-            let permit = fetching.acquire().await;
-            let step = self.fetch_to_store(&wanted, &look, confirm).await;
+            let permit = prefetch.fetching.acquire().await;
+            let coming = |body, length| prefetch.follow(job, body, length);
+            let step = self.fetch_to_store(&wanted, &look, confirm, coming).await;
             drop(permit);
             match step {
                 Step::Look { fetched: brought } => fetched |= brought,
@@ -245,11 +330,12 @@ impl Pipeline {
         }
         crate::peer::strip(&mut headers);
         let authority = Authority::try_from(url.host()).ok()?;
+        let domain = Wanted::kept_for(domain, &url, job.verbatim);
         let (url, sent) = Wanted::named(&domain.functions, url);
         Some(Wanted {
             url,
             sent,
-            domain: domain.clone(),
+            domain,
             method: Method::GET,
             shared: OnceLock::new(),
             authority,
@@ -257,6 +343,7 @@ impl Pipeline {
             asker: Asker::User,
             passed: Vec::new(),
             purpose: Purpose::Prefetch,
+            refetch: if job.refetch { job.chunk } else { 0 },
             secure: scheme.eq_ignore_ascii_case("https"),
         })
     }
@@ -294,7 +381,25 @@ impl Pipeline {
         })
     }
 
-    async fn fetch_to_store(&self, wanted: &Wanted, look: &Look, confirm: bool) -> Step {
+    /// Pins what was proved, and the marker that leads to it, where the job says so.
+    async fn pin(&self, job: &Job, wanted: &Wanted, look: &Look, found: &Found) -> Result<(), NotPinned> {
+        let Some(pin) = &job.pin else { return Ok(()) };
+        let marker = look.has_variants.then(|| ObjectKey::bare(&wanted.url));
+        let keys: Vec<ObjectKey> = std::iter::once(look.key.clone()).chain(marker).collect();
+        self.pins().pin(&keys, found.object.generation(), found.object.length(), pin).await
+    }
+
+    /// Fetches, and says which body comes and how long it is, where that is announced.
+    async fn fetch_to_store(
+        &self,
+        wanted: &Wanted,
+        look: &Look,
+        confirm: bool,
+        coming: impl FnOnce(store::Follower, u64),
+    ) -> Step {
+        if wanted.refetch > 0 {
+            self.fills().overtake(&wanted.url, wanted.refetch).await;
+        }
         let Some(waiting) = self.fills().begin(self.order(wanted, look, confirm, Part::Whole, false)) else {
             return Step::Failed(Cause::Store("too many fetches are running".to_owned()));
         };
@@ -307,6 +412,13 @@ impl Pipeline {
                     return Step::Failed(Cause::NotStorable(
                         "not fresh on arrival: users would not be answered from the store".to_owned(),
                     ));
+                }
+                if arrived.head.refetch < wanted.refetch {
+                    let problem = "a node above gave a copy from before it was asked to fetch again";
+                    return Step::Failed(Cause::OriginUnreachable(problem.to_owned()));
+                }
+                if let ArrivedBody::Growing(body, Some(length)) = &arrived.body {
+                    coming(body.clone(), *length);
                 }
                 let mut done = arrived.done.clone();
                 let stored = done.wait_for(Option::is_some).await.map(|stored| stored.clone());

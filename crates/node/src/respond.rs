@@ -134,7 +134,11 @@ impl Reply {
             },
             _ => Source::Empty,
         };
-        self.finish(status, headers, source, Some(said), Some(head.freshness.ttl(now)), Some(judging))
+        let mut answer = self.finish(status, headers, source, Some(said), Some(head.freshness.ttl(now)), Some(judging));
+        if let Asker::Child { .. } = self.asker {
+            peer::tell_refetch(answer.headers_mut(), head.refetch);
+        }
+        answer
     }
 
     /// An answer that is handed on as it comes. `judging` is there for bodies that the fence speaks of.
@@ -227,6 +231,8 @@ impl Reply {
             AskError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "the origin has enough to do", Some("busy")),
             AskError::NotTaken => (StatusCode::SERVICE_UNAVAILABLE, "this node has no room for the object now", None),
             AskError::Changed => (StatusCode::BAD_GATEWAY, "the object changed meanwhile", None),
+            // Nobody hears it.
+            AskError::Left => (StatusCode::SERVICE_UNAVAILABLE, "nobody waits for it any more", None),
             AskError::NoParent(_) | AskError::NotPastParents(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None)
             }

@@ -188,6 +188,7 @@ impl Body {
             asker: self.asker,
             passed: self.passed.clone(),
             purpose: Purpose::User,
+            refetch: 0,
             alone: false,
             interim: None,
             stands_in: false,

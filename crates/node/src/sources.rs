@@ -23,10 +23,11 @@ use model::{Source, UrlKey};
 use tokio::time::Instant;
 
 use crate::figures::{Figures, FromAbove, Meter};
+use crate::fill::Purpose;
 use crate::functions::fetch;
 use crate::health::{Health, REMEMBERED_MAX, Rules};
 use crate::knowing::Knowing;
-use crate::limiter::{self, Limiter, NotNow, Slot};
+use crate::limiter::{self, Limiter, NotNow, Prefetching, Slot};
 use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
 use crate::peer;
@@ -51,14 +52,14 @@ pub(crate) struct Sources {
     asked: Counter,
     failed: Counter,
     failed_over: Counter,
-    limiter: Limiter,
+    limiter: Arc<Limiter>,
 }
 
 impl Sources {
     pub(crate) fn new(pool: Pool, seed: u64, knowing: Arc<Knowing>, figures: Arc<Figures>) -> Sources {
         Sources {
             pool,
-            limiter: Limiter::default(),
+            limiter: Arc::new(Limiter::new(seed)),
             knowing,
             figures,
             health: Health::new(RULES, seed),
@@ -68,8 +69,30 @@ impl Sources {
         }
     }
 
+    /// How much origins are asked at a time.
+    pub(crate) fn limiter(&self) -> &Arc<Limiter> {
+        &self.limiter
+    }
+
     /// Asks the sources of a domain until one answers, or `until`.
     pub(crate) async fn ask(
+        &self,
+        question: &Question,
+        body: &mut Option<UpBody>,
+        until: Instant,
+    ) -> Result<Answer, AskError> {
+        let answered = self.ask_in_turn(question, body, until).await;
+        if question.purpose == Purpose::Prefetch {
+            match &answered {
+                Ok(answer) => self.limiter.note(question.key.hash(), !may_come_again(answer.head.status)),
+                Err(AskError::Busy(_) | AskError::Left) => {} // it was not asked
+                Err(_) => self.limiter.note(question.key.hash(), false),
+            }
+        }
+        answered
+    }
+
+    async fn ask_in_turn(
         &self,
         question: &Question,
         body: &mut Option<UpBody>,
@@ -85,7 +108,7 @@ impl Sources {
         let mut tries = 0;
         while let Some(source) = self.next(&mut first, &mut resting) {
             tries += 1;
-            let answered = self.ask_one(question, &source, body, until).await;
+            let answered = self.ask_one(question, &source, body, until, question.again || tries > 1).await;
             let more = tries < TRIES_MAX && Instant::now() < until && !(first.is_empty() && resting.is_empty());
             match answered {
                 Ok(mut answer) if repeatable && more && is_failure(answer.head.status) => {
@@ -125,6 +148,7 @@ impl Sources {
         source: &Candidate,
         body: &mut Option<UpBody>,
         until: Instant,
+        again: bool,
     ) -> Result<Answer, NotAsked> {
         let functions = &question.domain.functions;
         let with_body = body.is_some();
@@ -144,7 +168,7 @@ impl Sources {
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
             Bounds { connect: left.min(CONNECT_MAX), first_byte }
         };
-        let mut slot = self.enter(question, &source.endpoint, until).await?;
+        let mut slot = self.enter(question, &source.endpoint, until, again).await?;
         self.asked.inc();
         let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
@@ -173,7 +197,7 @@ impl Sources {
             };
             // Who waits for a place holds none: all places could be held by those who wait.
             drop(slot);
-            slot = self.enter(question, &hop.endpoint, until).await?;
+            slot = self.enter(question, &hop.endpoint, until, again).await?;
             self.asked.inc();
             let at = self.knowing.clock().now();
             let sent = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await;
@@ -188,9 +212,27 @@ impl Sources {
     }
 
     /// A place at an origin, which a prefetch has to wait for.
-    async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Slot, NotAsked> {
-        let entered = self.limiter.enter(endpoint, question.purpose, question.awaited.clone());
-        let entered = tokio::time::timeout_at(until, entered).await.unwrap_or(Err(NotNow::Full));
+    async fn enter(
+        &self,
+        question: &Question,
+        endpoint: &Endpoint,
+        until: Instant,
+        again: bool,
+    ) -> Result<Slot, NotAsked> {
+        let (domain, awaited) = (&question.domain, question.awaited.clone());
+        let entered = match question.purpose {
+            Purpose::User => self.limiter.enter(endpoint, Purpose::User, None).await,
+            Purpose::Prefetch => {
+                let (limit, key) = (&domain.functions.rules().prefetch, question.key.hash());
+                let asks = Prefetching { domain: domain.name.as_str(), limit, key, again };
+                let entered = self.limiter.enter_prefetching(endpoint, asks, awaited);
+                tokio::select! {
+                    biased;
+                    () = question.all_left() => return Err(AskError::Left.into()),
+                    entered = tokio::time::timeout_at(until, entered) => entered.unwrap_or(Err(NotNow::Full)),
+                }
+            }
+        };
         entered.map_err(|not_now| match not_now {
             NotNow::Closed(after) => AskError::Busy(after).into(),
             NotNow::Full => AskError::Busy(limiter::PUT_OFF).into(),
@@ -203,11 +245,11 @@ impl Sources {
             Ok(answer) if slot.is_too_much(answer.status()) => {
                 match httpcache::retry_after(answer.headers(), self.knowing.clock().now()) {
                     Some(after) => slot.closed(after),
-                    None => slot.failed(),
+                    None => slot.failed(true),
                 }
             }
             Ok(answer) if !is_failure(answer.status()) => slot.answered(),
-            Ok(_) | Err(_) => slot.failed(),
+            Ok(_) | Err(_) => slot.failed(false),
         }
     }
 
@@ -300,6 +342,11 @@ impl std::convert::From<AskError> for NotAsked {
     fn from(error: AskError) -> NotAsked {
         NotAsked { error, unsent: true }
     }
+}
+
+/// Whether an answer of this status is none that a prefetch is content with, and another may come later.
+fn may_come_again(status: StatusCode) -> bool {
+    model::Cause::OriginStatus(status.as_u16()).is_transient()
 }
 
 /// Whether a status says that the source cannot serve now, so that another may (RFC 9110 §15.6).

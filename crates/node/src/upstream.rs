@@ -28,14 +28,14 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Body;
 use model::fence::Fetch;
 use model::{Cause, Domain, NodeName, UrlKey};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::figures::{Figures, FromAbove};
 use crate::fill::Purpose;
 use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
-use crate::limiter::Awaited;
+use crate::limiter::{Awaited, Limiter};
 use crate::metrics::{Counter, Page};
 use crate::network::Network;
 use crate::parents::{NoAnswer, Parents};
@@ -60,6 +60,9 @@ pub(crate) const TRIES_MAX: usize = 4;
 /// Fetches at a time that go to an origin past parents that cannot be reached: enough to go on serving, too few to be the storm
 /// that the parents kept from it.
 pub(crate) const PAST_PARENTS_MAX: usize = 64;
+
+/// After how long a prefetch is tried again whose parent has just gone.
+const MISSED_AGAIN: Duration = Duration::from_secs(1);
 
 /// A request body on its way up.
 pub(crate) type UpBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -97,16 +100,33 @@ pub(crate) struct Question {
     pub(crate) passed: Vec<NodeName>,
     /// For whom: only users are answered past parents that cannot be reached.
     pub(crate) purpose: Purpose,
+    /// For which refetch; zero for none.
+    pub(crate) refetch: u64,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
+    /// It was asked for before, and broke.
+    pub(crate) again: bool,
     /// Of a prefetch: whether a user has begun to wait for it.
     pub(crate) awaited: Option<Awaited>,
+    /// Of a prefetch: whether anybody waits for an answer.
+    pub(crate) wanted: Option<watch::Receiver<bool>>,
 }
 
 impl Question {
     /// Whether asking twice is as good as asking once (RFC 9110 §9.2.1), as far as the method goes.
     pub(crate) fn is_safe(&self) -> bool {
         self.method.is_safe()
+    }
+
+    /// Until nobody waits for an answer any more.
+    pub(crate) async fn all_left(&self) {
+        let left = match self.wanted.clone() {
+            Some(mut wanted) => wanted.wait_for(|wanted| !*wanted).await.is_ok(),
+            None => false,
+        };
+        if !left {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -124,13 +144,15 @@ pub(crate) struct Answer {
     /// How long ago its sender knew it to be good: zero from the origin.
     pub(crate) age: Option<Duration>,
     pub(crate) from: From,
+    /// For which refetch its sender had it fetched; zero for none, and from the origin.
+    pub(crate) refetch: u64,
     /// One of the few that went past the parents, for as long as it is fetched.
     _past: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
     pub(crate) fn new(head: response::Parts, body: FromAbove, age: Option<Duration>, from: From) -> Answer {
-        Answer { head, body, age, from, _past: None }
+        Answer { head, body, age, from, refetch: 0, _past: None }
     }
 }
 
@@ -147,12 +169,15 @@ pub(crate) enum AskError {
     /// No parent can be reached, and a prefetch does not go past them; a user may.
     #[error("no parent can be reached: {0}")]
     NotPastParents(String),
-    /// The origin has enough to do, or said when to come back: in this time.
+    /// The origin has enough to do, or said when to come back: in this time. Or the parent that most likely has it has just gone.
     #[error("the origin is to be asked again in {} seconds", .0.as_secs().max(1))]
     Busy(Duration),
     /// A part was to be stored, and the store takes nothing now: it is out of room, or out of service.
     #[error("the store takes nothing")]
     NotTaken,
+    /// Nobody waits for it any more.
+    #[error("nobody waits for it any more")]
+    Left,
     #[error("the URL cannot be asked for")]
     BadUrl,
     /// A part was asked for, and what came is no part of the body it belongs to.
@@ -221,6 +246,11 @@ impl Upstream {
         }
     }
 
+    /// How much origins are asked at a time.
+    pub(crate) fn limiter(&self) -> &Arc<Limiter> {
+        self.0.sources.limiter()
+    }
+
     /// Shows what is counted.
     pub(crate) fn show(&self, page: &mut Page) {
         let inner = &*self.0;
@@ -263,9 +293,11 @@ impl Inner {
             }
         };
         tokio::select! {
+            // The one that is asked hears that its child has left.
+            () = question.all_left() => Err(AskError::Left),
             answer = self.ask_parents(question, known, parents.clone(), body, until) => answer,
             () = user => {
-                let question = Question { purpose: Purpose::User, awaited: None, ..question.clone() };
+                let question = Question { purpose: Purpose::User, awaited: None, wanted: None, ..question.clone() };
                 self.ask_parents(&question, known, parents, None, until).await
             }
         }
@@ -280,6 +312,10 @@ impl Inner {
         mut body: Option<UpBody>,
         until: Instant,
     ) -> Result<Answer, AskError> {
+        let is_prefetch = question.purpose == Purpose::Prefetch;
+        if is_prefetch && parents.first().is_some_and(|(name, _)| self.parents.is_missed_and_rests(name)) {
+            return Err(AskError::Busy(MISSED_AGAIN));
+        }
         let mut resting = Vec::new();
         let mut so_far = SoFar { left: TRIES_MAX, problem: "none is known".to_owned(), reached: false };
         // Lazily, for to be admitted after a rest is to be on trial.
@@ -294,7 +330,7 @@ impl Inner {
             return ended;
         }
         if !so_far.reached
-            && question.purpose == Purpose::User
+            && !is_prefetch
             && let Ok(permit) = self.past_parents.clone().try_acquire_owned()
         {
             self.went_past.inc();
@@ -305,9 +341,9 @@ impl Inner {
         if let Some(ended) = self.ask_some(question, known, resting.into_iter(), &mut so_far, &mut body, until).await {
             return ended;
         }
-        match question.purpose {
-            Purpose::Prefetch if !so_far.reached => Err(AskError::NotPastParents(so_far.problem)),
-            Purpose::Prefetch | Purpose::User => Err(AskError::NoParent(so_far.problem)),
+        match is_prefetch && !so_far.reached {
+            true => Err(AskError::NotPastParents(so_far.problem)),
+            false => Err(AskError::NoParent(so_far.problem)),
         }
     }
 
@@ -337,6 +373,9 @@ impl Inner {
                 Err(NoAnswer::Unreachable { problem, unsent }) => {
                     if !unsent && !repeatable {
                         return Some(Err(AskError::NoParent(problem)));
+                    }
+                    if question.purpose == Purpose::Prefetch && self.parents.is_missed(&name) {
+                        return Some(Err(AskError::Busy(MISSED_AGAIN)));
                     }
                     so_far.problem = problem;
                 }

@@ -30,6 +30,8 @@ pub(crate) struct Wanted {
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
+    /// What is stored will do only if it was fetched for this refetch or a later one; zero: whenever it was.
+    pub(crate) refetch: u64,
     /// The user came by TLS.
     pub(crate) secure: bool,
 }
@@ -38,11 +40,21 @@ impl Wanted {
     /// The key of a URL as it was asked for, and the URL as it goes upstream where that is another.
     pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<UrlKey>) {
         let rule = &functions.rules().key;
-        if functions.shape() == 0 && rule.share.is_none() {
+        if (functions.shape() == 0 && rule.share.is_none()) || rule.verbatim {
             return (url, None);
         }
         let unsigned = UrlKey::new(url.host(), &rule.unsigned(url.path_and_query()));
         (functions.key(&url), Some(unsigned.unwrap_or(url)))
+    }
+
+    /// The domain as `url` is kept for it: as ever, or under that very URL where that is wished and users' requests for it have
+    /// another key. What lies under such a key is told apart by how it was made (`keep`), so that no user is sent it whose request
+    /// has that key by another URL.
+    pub(crate) fn kept_for(domain: &Arc<Domain>, url: &UrlKey, verbatim: bool) -> Arc<Domain> {
+        if !verbatim || domain.functions.key(url) == *url {
+            return domain.clone();
+        }
+        Arc::new(Domain { functions: domain.functions.verbatim(), ..Domain::clone(domain) })
     }
 
     /// What it is judged by.

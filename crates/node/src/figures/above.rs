@@ -60,6 +60,13 @@ impl FromAbove {
         FromAbove { body, meter, place: Some(place) }
     }
 
+    /// Waits until more of it may be read: bodies of prefetches come no faster than their domain's owner allows.
+    pub(crate) async fn turn(&self) {
+        if let Some(place) = &self.place {
+            place.turn().await;
+        }
+    }
+
     /// Gives up its place at the origin: who has one must not wait for another.
     pub(crate) fn leave(&mut self) {
         self.place = None;
@@ -72,10 +79,15 @@ impl Body for FromAbove {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let (Poll::Ready(Some(Ok(frame))), Some(meter)) = (&polled, &mut self.meter)
+        if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(bytes) = frame.data_ref()
         {
-            meter.bytes += bytes.len() as u64;
+            if let Some(meter) = &mut self.meter {
+                meter.bytes += bytes.len() as u64;
+            }
+            if let Some(place) = &self.place {
+                place.read(bytes.len());
+            }
         }
         polled
     }

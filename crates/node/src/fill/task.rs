@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, MARKERS_AT_ONCE,
-    Order, Purpose, RESUMES_MAX, TOO_LARGE_FOR,
+    Order, Party, Purpose, RESUMES_MAX, TOO_LARGE_FOR,
 };
 use crate::figures::FromAbove;
 use crate::functions::keep;
@@ -41,6 +41,8 @@ pub(super) struct FillTask<'a> {
     pub(super) told: watch::Sender<Option<Arrival>>,
     /// Whether a user has joined.
     pub(super) awaited: Awaited,
+    /// Who waits for it.
+    pub(super) party: &'a Party,
 }
 
 impl FillTask<'_> {
@@ -99,7 +101,13 @@ impl FillTask<'_> {
     }
 
     async fn ask(&self, headers: &HeaderMap) -> Result<Answer, AskError> {
-        self.fills.upstream.ask(&self.question(headers.clone()), None).await
+        loop {
+            match self.fills.upstream.ask(&self.question(headers.clone()), None).await {
+                // Somebody came when all had left.
+                Err(AskError::Left) if !self.party.give_up() => {}
+                answered => return answered,
+            }
+        }
     }
 
     /// What a 206 brings, when that may be kept.
@@ -128,6 +136,7 @@ impl FillTask<'_> {
                     format!("{} {} {:?} {sent:?} {}", self.log.0, self.fetch.stamp, self.fetch.sent, series.name);
                 series.name = xxhash_rust::xxh3::xxh3_128(moment.as_bytes());
                 let head = Head::new(self.log, ok, headers, sent, received).sliced(series);
+                let head = head.fetched_for(self.refetch(answer));
                 Some(KeptPart { head: Arc::new(head), series, number: *number, begins: true })
             }
         }
@@ -221,9 +230,17 @@ impl FillTask<'_> {
             log: self.log,
             passed: self.order.passed.clone(),
             purpose: self.order.purpose,
+            refetch: self.order.refetch,
             interim: self.order.interim.clone(),
+            again: false,
             awaited: (self.order.purpose == Purpose::Prefetch).then(|| self.awaited.clone()),
+            wanted: (self.order.purpose == Purpose::Prefetch).then(|| self.party.wanted.subscribe()),
         }
+    }
+
+    /// For which refetch what came was fetched: a parent may have had it.
+    fn refetch(&self, answer: &Answer) -> u64 {
+        if answer.from == From::Origin { self.order.refetch } else { answer.refetch }
     }
 
     /// Leaves in a head what the domain's functions make of it.
@@ -305,7 +322,8 @@ impl FillTask<'_> {
             Ok(_) if self.fills.knowing.known().tag != self.log => Cause::Evicted,
             Ok(_) => {
                 let own_head = own_head(&headers, &kept).then(|| Head::new(self.log, status, headers, sent, received));
-                let head = Arc::new(Head::new(self.log, status, kept, sent, received));
+                let head = Head::new(self.log, status, kept, sent, received).fetched_for(self.refetch(&answer));
+                let head = Arc::new(head);
                 match self.open(&head, own_head.map(Arc::new), &answer, vouched, came).await {
                     Ok((arrived, fill, done)) => {
                         let arrived = Arc::new(arrived);
@@ -358,7 +376,7 @@ impl FillTask<'_> {
         let own_head = own_head(&headers, &kept)
             .then(|| Arc::new(Head::new(self.log, confirm.head.status, headers.clone(), sent, received)));
         let head = Head::new(self.log, confirm.head.status, kept, sent, received);
-        let head = Arc::new(Head { slices: confirm.head.slices, ..head });
+        let head = Arc::new(Head { slices: confirm.head.slices, refetch: confirm.head.refetch, ..head });
         let mut lifted = confirm.object.clone();
         if made(Mistake::LiftAnyBody)
             && let Ok(Some(there)) = self.fills.store.lookup(key.hash(), key.bytes()).await
@@ -486,6 +504,8 @@ impl FillTask<'_> {
     async fn pour_some(&self, body: &mut FromAbove, fill: &mut store::Fill, length: Option<u64>) -> Result<(), Broken> {
         let truncated = |got: u64| Broken::Body(Cause::Truncated { got, expected: length.unwrap_or(got) });
         loop {
+            // What we wait with is no silence of the origin's.
+            body.turn().await;
             let Ok(frame) = tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await else {
                 return Err(Broken::Body(Cause::OriginTimeout));
             };
@@ -521,7 +541,9 @@ impl FillTask<'_> {
         let mut headers = self.order.headers.clone();
         headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-")).ok()?);
         headers.insert(IF_RANGE, etag.clone());
-        let answer = self.fills.upstream.ask(&self.question(headers), None).await.ok()?;
+        // Nobody waits for an answer any more when it is there: they read it.
+        let question = Question { again: true, wanted: None, ..self.question(headers) };
+        let answer = self.fills.upstream.ask(&question, None).await.ok()?;
         let came = &answer.head;
         httpcache::continues(&head.headers, from, length, came.status, &came.headers).then_some(answer.body)
     }

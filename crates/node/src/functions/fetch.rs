@@ -53,7 +53,11 @@ pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, asked: &
         },
         path: match fetch.by_key {
             true => fetch.path(key.path_and_query()),
-            false => fetch.path(&functions.rules().key.visited(&asked.path)),
+            false => match &functions.rules().key {
+                // Its signature went up with it, as a part of the key.
+                rule if rule.verbatim => fetch.path(&rule.visited(&rule.unsigned(&asked.path))),
+                rule => fetch.path(&rule.visited(&asked.path)),
+            },
         },
         timeout: fetch.timeout,
     };

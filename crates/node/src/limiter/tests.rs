@@ -5,6 +5,8 @@ use std::rc::Rc;
 
 use super::*;
 
+mod sharing;
+
 fn endpoint(host: &str) -> Endpoint {
     Endpoint { host: host.to_owned(), port: 80, tls: None }
 }
@@ -60,16 +62,27 @@ struct Seen {
     by_second: Vec<usize>,
 }
 
-/// A user every 20 ms while `prefetches` are done by 256 askers; `limiter` decides about these, or a fixed number of them.
+/// A user every 20 ms while `prefetches` are done by 256 askers; a limiter decides about these, or a fixed number of them.
 async fn load(knee: &Knee, prefetches: usize, fixed: Option<usize>, stall_after: Option<Duration>) -> Seen {
-    let limiter = Rc::new(Limiter::default());
+    load_of(&[Rc::new(Limiter::new(0))], knee, prefetches, fixed, stall_after).await
+}
+
+/// The same, by nodes with these limiters in turn.
+async fn load_of(
+    limiters: &[Rc<Limiter>],
+    knee: &Knee,
+    prefetches: usize,
+    fixed: Option<usize>,
+    stall_after: Option<Duration>,
+) -> Seen {
     let waits: Rc<RefCell<Vec<Duration>>> = Rc::default();
     let done: Rc<RefCell<Vec<Instant>>> = Rc::default();
     let left = Rc::new(RefCell::new(prefetches));
     let begun = Instant::now();
     let askers: Vec<_> = (0..fixed.unwrap_or(256))
-        .map(|_| {
-            let (limiter, knee, done, left) = (limiter.clone(), knee.clone(), done.clone(), left.clone());
+        .map(|n| {
+            let limiter = limiters[n % limiters.len()].clone();
+            let (knee, done, left) = (knee.clone(), done.clone(), left.clone());
             tokio::task::spawn_local(async move {
                 while *left.borrow() > 0 {
                     let slot = match fixed {
@@ -93,9 +106,9 @@ async fn load(knee: &Knee, prefetches: usize, fixed: Option<usize>, stall_after:
         })
         .collect();
     let users = async {
-        loop {
+        for n in 0_usize.. {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            let (limiter, served, waits) = (limiter.clone(), knee.clone(), waits.clone());
+            let (limiter, served, waits) = (limiters[n % limiters.len()].clone(), knee.clone(), waits.clone());
             tokio::task::spawn_local(async move {
                 let slot = limiter.enter(&endpoint("o"), Purpose::User, None).await.expect("users pass");
                 let asked = Instant::now();
@@ -163,7 +176,7 @@ async fn after_a_stall_it_is_as_fast_again_within_half_a_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn no_prefetch_asks_an_origin_before_the_moment_it_named() {
-    let limiter = Limiter::default();
+    let limiter = Limiter::new(0);
     let (busy, well) = (endpoint("busy"), endpoint("well"));
     let first = limiter.enter(&busy, Purpose::User, None).await.unwrap();
     let mut held = Vec::new();
@@ -192,7 +205,7 @@ async fn no_prefetch_asks_an_origin_before_the_moment_it_named() {
 #[tokio::test(start_paused = true)]
 async fn users_pass_prefetches_wait_in_order_and_not_for_ever() {
     local(async {
-        let limiter = Rc::new(Limiter::default());
+        let limiter = Rc::new(Limiter::new(0));
         let mut slots = Vec::new();
         for _ in 0..20 {
             slots.push(limiter.enter(&endpoint("o"), Purpose::User, None).await.unwrap());

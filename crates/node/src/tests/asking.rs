@@ -148,8 +148,11 @@ impl Asking {
             log,
             passed: Vec::new(),
             purpose,
+            refetch: 0,
             interim: None,
+            again: false,
             awaited: None,
+            wanted: None,
         }
     }
 
@@ -285,8 +288,8 @@ async fn stalled_parent_is_found_out_and_one_that_waits_is_waited_for() {
         (Silent, Purpose::User, Ok(200), 4, true, "it does not answer a greeting"),
         (Refuses, Purpose::User, Ok(200), 0, true, "it is gone"),
         (Vanished, Purpose::User, Ok(200), 2, true, "it is cut off"),
-        (Refuses, Purpose::Prefetch, Err("no parent can be reached"), 0, false, "a prefetch asks once per root"),
-        (Silent, Purpose::Prefetch, Err("no parent can be reached"), 4, false, "a prefetch asks once per root"),
+        (Refuses, Purpose::Prefetch, Err("asked again in 1 seconds"), 0, false, "it may be back in a moment"),
+        (Silent, Purpose::Prefetch, Err("asked again in 1 seconds"), 4, false, "it may be back in a moment"),
     ];
     for (parent, purpose, expected, secs, origin, why) in cases {
         let asking = Asking::set(&[("o", Says(200))], &[("p", *parent)]).await;
@@ -297,6 +300,55 @@ async fn stalled_parent_is_found_out_and_one_that_waits_is_waited_for() {
             other => panic!("{why}: {other:?}"),
         }
         assert_eq!((took, asking.hosts.taken().contains(&"o".to_owned())), (*secs, *origin), "{why}");
+    }
+}
+
+/// Another would ask the origin once more for what the first has.
+#[tokio::test(start_paused = true)]
+async fn prefetch_waits_a_while_for_a_parent_that_has_just_gone() {
+    for back in [true, false] {
+        // No connection is kept to what a host did before.
+        let asking = Asking::set(&[("o", Says(200))], &[("p", OncePerConnection), ("q", OncePerConnection)]).await;
+        assert_eq!(asking.ask(&Method::GET, Purpose::Prefetch).await.0, Ok(200));
+        let [first] = asking.hosts.taken().try_into().unwrap();
+        let second = if first == "p" { "q" } else { "p" };
+        asking.hosts.set(&first, Breaks);
+        let gone = Instant::now();
+        let mut put_off = 0;
+        let came = loop {
+            match asking.ask(&Method::GET, Purpose::Prefetch).await.0 {
+                Ok(status) => break status,
+                Err(AskError::Busy(after)) => tokio::time::sleep(after).await,
+                Err(error) => panic!("{error}"),
+            }
+            put_off += 1;
+            if back && put_off == 3 {
+                asking.hosts.set(&first, OncePerConnection);
+            }
+        };
+        let took = gone.elapsed().as_secs();
+        let asked = asking.hosts.taken();
+        let (answered, tries) = asked.split_last().unwrap();
+        assert_eq!((came, answered.as_str()), (200, if back { &*first } else { second }));
+        assert!(
+            tries.iter().all(|host| *host == first) && tries.len() <= 4,
+            "it is not asked while it rests: {asked:?}"
+        );
+        let expected = if back { 3..=7 } else { 15..=16 };
+        assert!(expected.contains(&took), "{took} seconds");
+
+        // Users wait for nobody, and with no parent at all a prefetch still does not go past them.
+        asking.hosts.set(&first, Breaks);
+        assert_eq!(asking.ask(&Method::GET, Purpose::User).await, (Ok(200), 0));
+        asking.hosts.set(second, Breaks);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let mut last = asking.ask(&Method::GET, Purpose::Prefetch).await.0;
+        while let Err(AskError::Busy(after)) = last {
+            tokio::time::sleep(after).await;
+            last = asking.ask(&Method::GET, Purpose::Prefetch).await.0;
+        }
+        assert!(matches!(last, Err(AskError::NotPastParents(_))), "{last:?}");
+        assert!(!asking.hosts.taken().contains(&"o".to_owned()));
     }
 }
 

@@ -102,7 +102,8 @@ async fn user_who_joined_a_prefetch_is_served_past_parents_that_are_gone() {
     knowledge.topology.members.insert(name, member("parent", "pop-1", Tier::L2, address));
     let child = TestNode::start("child", &knowledge, clock, memory().await).await;
     let url = format!("http://{DOMAIN}/a");
-    let job = model::Job { chunk: 1, index: 0, url, begin_after: Revision(1), headers: Vec::new() };
+    let job =
+        model::Job { chunk: 1, index: 0, url, begin_after: Revision(1), headers: Vec::new(), ..model::Job::default() };
     child.prefetch.accept([job].into_iter());
     let (held, _) = parent.accept().await.unwrap();
     let node = child.address;

@@ -146,6 +146,8 @@ impl Session {
             snapshot: snapshot.unwrap_or_default(),
             // As one of an earlier version, which closes the connection on what it does not know.
             takes_figures: false,
+            takes_under_way: false,
+            gives_shares: false,
         }))
         .await;
     }
@@ -382,8 +384,7 @@ async fn job_comes_and_its_report_goes_over_the_link() {
     let mut session = control.session().await;
     session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
     session.acknowledged(1).await;
-    let job =
-        Job { chunk: 7, index: 3, url: format!("http://{DOMAIN}/a"), headers: Vec::new(), begin_after: Revision(1) };
+    let job = Job { chunk: 7, index: 3, url: format!("http://{DOMAIN}/a"), begin_after: Revision(1), ..Job::default() };
     session.say(from_control::Is::Jobs(Jobs { jobs: vec![job.into()], withdrawn: Vec::new() })).await;
     let Some(from_node::Is::Reports(reports)) = session.heard(1).await else { panic!("a report") };
     let report = model::Report::try_from(reports.reports[0].clone()).unwrap();

@@ -48,6 +48,7 @@ mod slicing;
 mod sparing;
 mod sweeping;
 mod tiers;
+mod warming;
 
 /// The accelerated domain of every test.
 pub(crate) const DOMAIN: &str = "www.example.test";
@@ -371,7 +372,8 @@ impl TestNode {
             .entry(knowing.name().clone())
             .or_insert_with(|| member(name, "pop-1", Tier::L1, address));
         knowing.join(LogId("log".into()), PEERS.into(), Revision(1), knowledge).await;
-        let (pipeline, prefetch) = crate::assemble(knowing.clone(), network, store, SLICES);
+        let journal = crate::journal::Journal::open_on(redb::backends::InMemoryBackend::new()).unwrap();
+        let (pipeline, prefetch) = crate::assemble(knowing.clone(), network, store, journal, SLICES);
         let stopping = CancellationToken::new();
         let front = Front::new(pipeline.clone(), None, crate::listener::CONNECTIONS_MAX, &stopping);
         tokio::spawn(crate::listener::serve(listener, None, front));

@@ -10,6 +10,7 @@ pub(super) fn job(chunk: u64, path: &str, begin_after: u64) -> Job {
         url: format!("http://{DOMAIN}{path}"),
         headers: Vec::new(),
         begin_after: Revision(begin_after),
+        ..Job::default()
     }
 }
 
@@ -31,7 +32,8 @@ async fn object_is_resident_and_users_hit_with_the_origin_gone() {
             validator: Some("\"v1\"".into()),
             fetched,
         };
-        assert_eq!(report(&node).await, Report { chunk: 1, index: 0, outcome: expected });
+        let Report { chunk: 1, index: 0, outcome, .. } = report(&node).await else { panic!("another job") };
+        assert_eq!(outcome, expected);
     }
     origin.stop();
     let got = node.get("/a").await;
@@ -128,4 +130,33 @@ async fn jobs_are_taken_once_withdrawn_and_bounded() {
     assert_eq!(node.prefetch.counts(), (8, 0, 0));
     node.prefetch.accept((100..5_000).map(|chunk| job(chunk, "/a", far)));
     assert_eq!(node.prefetch.counts().0, model::prefetch::JOBS_PER_NODE_MAX);
+}
+
+#[tokio::test]
+async fn jobs_that_take_their_time_say_how_far_they_are() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/slow", Page { body_gate: Some(gate.clone()), ..Page::new(vec![1_u8; 200_000]) });
+    node.prefetch.accept([job(7, "/slow", 0)].into_iter());
+    let half = model::UnderWay { chunk: 7, index: 0, bytes: 100_000, length: 200_000 };
+    eventually("half of it is there", || node.prefetch.under_way() == [half]).await;
+    gate.add_permits(100);
+    let Report { took_ms: 1.., outcome: Outcome::Resident { bytes: 200_000, .. }, .. } = report(&node).await else {
+        panic!("resident")
+    };
+    assert!(node.prefetch.under_way().is_empty());
+}
+
+#[test]
+fn chunks_take_turns_and_wait_for_nobody_elses_submission() {
+    let prefetch = Prefetch::new();
+    let numbered = |chunk, index, after| Job { index, ..job(chunk, "/a", after) };
+    prefetch.accept((0..4).map(|index| numbered(1, index, 0)));
+    prefetch.accept((0..2).map(|index| numbered(2, index, 9)));
+    prefetch.accept((0..2).map(|index| numbered(3, index, 0)));
+    let next = |applied| prefetch.next(Revision(applied)).map(|(job, _)| (job.chunk, job.index));
+    let first: Vec<_> = (0..3).map_while(|_| next(0)).collect();
+    assert_eq!(first, [(1, 0), (3, 0), (1, 1)], "the second is not caught up with");
+    let rest: Vec<_> = std::iter::from_fn(|| next(9)).collect();
+    assert_eq!(rest, [(2, 0), (3, 1), (1, 2), (2, 1), (1, 3)]);
 }

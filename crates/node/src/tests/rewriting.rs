@@ -133,8 +133,8 @@ async fn users_are_sent_elsewhere_and_nodes_and_prefetches_are_not() {
     let as_child = [("warmfront-credential", PEERS), ("warmfront-fence", "log:1")];
     assert_eq!(parent.get_with("/moved/a", &as_child).await.text(), "a");
     let url = format!("http://{DOMAIN}/moved/a");
-    let job = Job { chunk: 1, index: 0, url, headers: Vec::new(), begin_after: Revision(0) };
-    let outcome = child.pipeline.warm(&job, &tokio::sync::Semaphore::new(1)).await;
+    let job = Job { chunk: 1, index: 0, url, headers: Vec::new(), begin_after: Revision(0), ..Job::default() };
+    let outcome = child.pipeline.warm(&job, &Prefetch::new()).await;
     assert!(matches!(outcome, Outcome::Resident { .. }), "{outcome:?}");
 }
 

@@ -1,0 +1,244 @@
+//! How much one origin bears, felt by how soon it answers.
+//!
+//! Answers are timed to their first byte. While they come as soon as they do from an idle origin the limit rises, and once they come
+//! later it falls, before users notice (a gradient, as in TCP Vegas; a failure halves it). docs/decisions/0022 says why so.
+//!
+//! # What always holds
+//!
+//! - The limit is 1 at least and [`LIMIT_MAX`] at most.
+//! - An answer counts only under the limit that it was asked under.
+//!
+//! # Not here
+//!
+//! Who is let in: the limit says only how many. Which node feels an origin that several ask: `shares`.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Requests at a time that an origin is begun with, and the most that it can come to.
+const LIMIT_FIRST: f64 = 4.0;
+pub(super) const LIMIT_MAX: f64 = 1024.0;
+
+/// How much later than from an idle origin answers may come, and by how many standard errors more, so that chance lowers no limit.
+const TOLERANCE: f64 = 1.05;
+const CHANCE_RISING: f64 = 3.0;
+const CHANCE_HOLDING: f64 = 5.0;
+
+/// What the limit rises by after a span in which it was used up and answers came in time: near what was too much, and far from it.
+const STEP_NEAR: f64 = 1.05;
+const STEP_FAR: f64 = 1.15;
+const NEAR: f64 = 0.8;
+const FAR: f64 = 0.6;
+
+/// What the limit falls to when it was too much.
+const BACK: f64 = 0.92;
+
+/// The least of the limit that is believed to be under way: what is known of others is a moment old.
+const USED_MIN: f64 = 0.85;
+
+/// Answers that are timed before the limit is looked at again, or as many as the limit where that is more.
+const ANSWERS_MIN: u32 = 16;
+
+/// The same while the limit rises where others ask as well, and so fewer answers are seen here: if they already say that it was too
+/// much, it must not last longer, or users would notice what is tried.
+const ANSWERS_OF_SEVERAL_MIN: u32 = 8;
+
+/// How long the limit stays after it was too much, until it is tried whether it still would be.
+const HOLD: Duration = Duration::from_secs(30);
+
+/// The same where others ask as well: what is tried lasts a little longer there, so it is tried less often.
+const HOLD_OF_SEVERAL: Duration = Duration::from_secs(60);
+
+/// A failure lowers the limit once in this time: those that follow were asked before it fell.
+const HALVED_EVERY: Duration = Duration::from_millis(500);
+
+/// The limit of one origin, and what it is felt by.
+#[derive(Debug)]
+pub(super) struct Pace {
+    pub(super) limit: f64,
+    /// What of it is left to other nodes, whose answers are not seen here.
+    pub(super) others: f64,
+    /// What of that they do not have yet: nobody asks for it.
+    pub(super) unused: f64,
+    /// What was too much when it was last felt; infinite before.
+    ceiling: f64,
+    /// How soon an idle origin answers.
+    idle: Option<Timed>,
+    /// Answers to what was asked since the span began.
+    span: Span,
+    since: Instant,
+    /// Whether there was less room than was wanted in the span.
+    pub(super) wanted: bool,
+    halved: Option<Instant>,
+    phase: Phase,
+}
+
+/// What becomes of the limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    /// It rises until answers come later.
+    Rising,
+    /// It was too much: a little less until this moment.
+    Holding(Instant),
+    /// Half of it is used to find out anew how soon an idle origin answers, for what this was may not be any more. What was asked before
+    /// is still answered; then it is this again.
+    Emptying,
+    /// Answers are timed with little under way.
+    Timing,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Pace {
+        Pace {
+            limit: LIMIT_FIRST,
+            others: 0.0,
+            unused: 0.0,
+            ceiling: f64::INFINITY,
+            idle: None,
+            span: Span::default(),
+            since: now,
+            wanted: false,
+            halved: None,
+            phase: Phase::Rising,
+        }
+    }
+
+    /// Goes on with a limit that another node felt. How soon an idle origin answers is another matter from here: that is found out first.
+    pub(super) fn taken_over(limit: f64, now: Instant) -> Pace {
+        let limit = limit.clamp(1.0, LIMIT_MAX);
+        Pace { limit, ceiling: limit / BACK, phase: Phase::Emptying, ..Pace::new(now) }
+    }
+
+    /// Nobody else is known to ask.
+    pub(super) fn alone(&mut self) {
+        (self.others, self.unused) = (0.0, 0.0);
+    }
+
+    /// How much of the limit this node may use.
+    pub(super) fn own(&self) -> f64 {
+        let own = self.limit.floor() - self.others;
+        match self.phase {
+            Phase::Rising | Phase::Holding(_) => own,
+            // What others use meanwhile stays: below the limit an origin is no slower than an idle one.
+            Phase::Emptying | Phase::Timing => (own / 2.0).max(1.0),
+        }
+    }
+
+    /// Whether it was found out how much is too much, and it is not being tried again just now.
+    pub(super) fn is_settled(&self) -> bool {
+        self.phase != Phase::Rising
+    }
+
+    pub(super) fn answered(&mut self, began: Instant, now: Instant) {
+        if began < self.since {
+            return; // asked under another limit
+        }
+        self.span.add((now - began).as_secs_f64());
+        let early = self.others > 0.0 && self.phase == Phase::Rising && self.span.answers >= ANSWERS_OF_SEVERAL_MIN;
+        if self.span.answers >= ANSWERS_MIN.max(self.limit as u32) || (early && self.is_late()) {
+            self.turn(now);
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: Instant) {
+        if self.halved.is_some_and(|halved| now - halved < HALVED_EVERY) {
+            return;
+        }
+        self.halved = Some(now);
+        self.ceiling = self.limit;
+        self.limit = (self.limit / 2.0).max(1.0);
+        self.phase = Phase::Holding(now + HALVED_EVERY);
+        self.begin_span(now);
+    }
+
+    fn begin_span(&mut self, now: Instant) {
+        (self.span, self.since, self.wanted) = (Span::default(), now, false);
+    }
+
+    /// Whether the answers of the span came later than from an idle origin.
+    fn is_late(&self) -> bool {
+        // Where the limit stays, many spans are looked at: chance must not lower it a little each time.
+        let chance = if matches!(self.phase, Phase::Holding(_)) { CHANCE_HOLDING } else { CHANCE_RISING };
+        self.idle.is_some_and(|idle| self.span.timed().is_later_than(&idle, chance))
+    }
+
+    /// The span is over.
+    fn turn(&mut self, now: Instant) {
+        let (timed, late) = (self.span.timed(), self.is_late());
+        self.phase = match self.phase {
+            Phase::Rising | Phase::Holding(_) if late => {
+                // What it works on at a time when it is no slower for it (Little's law), and some room.
+                let idle = self.idle.map_or(timed.mean, |idle| idle.mean);
+                let hold = if self.others > 0.0 { HOLD_OF_SEVERAL } else { HOLD };
+                // While others have yet to hear of their parts less is under way than the limit, and it was less that was too much.
+                let used = if self.phase == Phase::Rising { self.limit - self.unused } else { self.limit };
+                self.ceiling = used.max(self.limit * USED_MIN);
+                self.limit = (self.ceiling * BACK * (idle / timed.mean).clamp(0.5, 1.0)).max(1.0);
+                // What was far too much, as after a stall, says little of how much is not.
+                if self.limit < self.ceiling * FAR { Phase::Rising } else { Phase::Holding(now + hold) }
+            }
+            Phase::Rising => {
+                if self.ceiling.is_infinite() {
+                    self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
+                }
+                if self.wanted {
+                    let step = if self.limit < self.ceiling * NEAR { STEP_FAR } else { STEP_NEAR };
+                    self.limit = (self.limit * step).max(self.limit + 0.5).min(LIMIT_MAX);
+                }
+                Phase::Rising
+            }
+            Phase::Holding(until) if now < until || !self.wanted => Phase::Holding(until),
+            Phase::Holding(_) => Phase::Emptying,
+            Phase::Emptying => Phase::Timing,
+            Phase::Timing => {
+                self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
+                Phase::Rising
+            }
+        };
+        self.begin_span(now);
+    }
+}
+
+/// Answers that were timed: how many, and the sums of their seconds and of the squares of these.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    answers: u32,
+    sum: f64,
+    squares: f64,
+}
+
+impl Span {
+    fn add(&mut self, seconds: f64) {
+        self.answers += 1;
+        self.sum += seconds;
+        self.squares += seconds * seconds;
+    }
+
+    fn timed(&self) -> Timed {
+        let answers = f64::from(self.answers.max(1));
+        let mean = self.sum / answers;
+        let variance = (self.squares / answers - mean * mean).max(0.0);
+        Timed { mean, error: variance / answers }
+    }
+}
+
+/// How soon answers come: their mean in seconds, and how far that may be off (the square of its standard error).
+#[derive(Clone, Copy, Debug)]
+struct Timed {
+    mean: f64,
+    error: f64,
+}
+
+impl Timed {
+    /// Later than from an idle origin, by more than chance explains.
+    fn is_later_than(&self, idle: &Timed, chance: f64) -> bool {
+        let chance = chance * (self.error + idle.error).sqrt();
+        self.mean > idle.mean * TOLERANCE + chance
+    }
+
+    /// What both say together.
+    fn with(&self, other: &Timed) -> Timed {
+        Timed { mean: (self.mean + other.mean) / 2.0, error: (self.error + other.error) / 4.0 }
+    }
+}

@@ -1,0 +1,352 @@
+//! Pinned objects: what is kept in the store until when, and by whose wish.
+//!
+//! The store keeps what it is told to, and forgets with a restart that it was. The journal remembers, and the store is told again before
+//! anything comes into it.
+//!
+//! # What always holds
+//!
+//! - A pin is in the journal before a job is reported for it.
+//! - An account has no more bytes pinned than its jobs say it may; the node no more objects than [`PINS_MAX`]. How much of a disk may be
+//!   pinned is the store's to say.
+//! - What is refreshed goes, pinned or not; the pin goes with it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use model::{Cause, Clock, Pin};
+use store::{PinError, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::head::ObjectKey;
+use crate::journal::{Journal, JournalError};
+use crate::upstream;
+
+/// Pinned objects of a node.
+pub(crate) const PINS_MAX: usize = 200_000;
+
+/// How often it is looked which pins are over.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
+
+/// A pin as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pinned {
+    /// Under what the object lies.
+    pub(crate) full_key: Vec<u8>,
+    /// Until when, in seconds since 1970.
+    pub(crate) until: u64,
+    /// What stands for the account.
+    pub(crate) owner: u64,
+    /// Length of the body.
+    pub(crate) bytes: u64,
+}
+
+#[derive(Default)]
+struct Kept {
+    by_key: HashMap<u128, Pinned>,
+    /// Bytes of all of an account's.
+    by_owner: HashMap<u64, u64>,
+}
+
+impl Kept {
+    fn take(&mut self, key: u128) -> Option<Pinned> {
+        let pinned = self.by_key.remove(&key)?;
+        if let Some(bytes) = self.by_owner.get_mut(&pinned.owner) {
+            *bytes = bytes.saturating_sub(pinned.bytes);
+            if *bytes == 0 {
+                self.by_owner.remove(&pinned.owner);
+            }
+        }
+        Some(pinned)
+    }
+
+    fn put(&mut self, key: u128, pinned: Pinned) {
+        self.take(key);
+        if pinned.bytes > 0 {
+            *self.by_owner.entry(pinned.owner).or_default() += pinned.bytes;
+        }
+        self.by_key.insert(key, pinned);
+    }
+
+    fn bytes_of(&self, owner: u64) -> u64 {
+        self.by_owner.get(&owner).copied().unwrap_or(0)
+    }
+}
+
+/// The pins of a node.
+pub(crate) struct Pins {
+    store: Store,
+    journal: Journal,
+    kept: Mutex<Kept>,
+    /// Held by those who pin together, and alone by who tidies: half a pin is not over.
+    pinning: tokio::sync::RwLock<()>,
+}
+
+/// Why an object is not pinned.
+pub(crate) enum NotPinned {
+    /// It is not there any more: look again.
+    Absent,
+    /// It cannot be.
+    For(Cause),
+}
+
+impl Pins {
+    pub(crate) fn new(store: Store, journal: Journal) -> Pins {
+        Pins { store, journal, kept: Mutex::default(), pinning: tokio::sync::RwLock::default() }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("no holder of this lock can panic")
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.kept().by_key.len()
+    }
+
+    /// Tells the store again what the journal remembers; before anything comes into the store.
+    pub(crate) async fn load(&self, now: SystemTime) -> Result<(), JournalError> {
+        let remembered = self.journal.on(|journal| journal.pins()).await?;
+        let mut over = Vec::new();
+        for (key, pinned) in remembered {
+            let again = pinned.until > secs(now)
+                && match self.store.pin(store::Key(key), &pinned.full_key, None).await {
+                    Ok(_) => true,
+                    Err(PinError::Absent) => false,
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "a pinned object is pinned no more");
+                        false
+                    }
+                };
+            if again {
+                self.kept().put(key, pinned);
+            } else {
+                over.push(key);
+            }
+        }
+        self.forget(over).await
+    }
+
+    async fn forget(&self, over: Vec<u128>) -> Result<(), JournalError> {
+        if over.is_empty() {
+            return Ok(());
+        }
+        self.journal.on(move |journal| journal.unpin(&over)).await
+    }
+
+    /// Pins an object of `bytes`, and what leads to it: `keys`, the first of which has this body.
+    pub(crate) async fn pin(
+        &self,
+        keys: &[ObjectKey],
+        body: store::Generation,
+        bytes: u64,
+        pin: &Pin,
+    ) -> Result<(), NotPinned> {
+        let _pinning = self.pinning.read().await;
+        let refused = |words: String| Err(NotPinned::For(Cause::NotPinned(words)));
+        let (mut written, mut earlier) = (Vec::new(), Vec::new());
+        {
+            let mut kept = self.kept();
+            let before: u64 = keys
+                .iter()
+                .filter_map(|key| kept.by_key.get(&key.hash().0))
+                .filter(|pinned| pinned.owner == pin.owner)
+                .map(|pinned| pinned.bytes)
+                .sum();
+            let others = kept.bytes_of(pin.owner).saturating_sub(before);
+            if others.saturating_add(bytes) > pin.bytes_max {
+                let most = pin.bytes_max;
+                return refused(format!("the account may have {most} bytes pinned on a node, and has {others}"));
+            }
+            if kept.by_key.len() + keys.len() > PINS_MAX {
+                return refused(format!("a node keeps {PINS_MAX} pinned objects at most"));
+            }
+            for (at, key) in keys.iter().enumerate() {
+                let key_hash = key.hash().0;
+                let until = kept.by_key.get(&key_hash).map_or(pin.until, |before| before.until.max(pin.until));
+                let bytes = if at == 0 { bytes } else { 0 };
+                let pinned = Pinned { full_key: key.bytes().to_vec(), until, owner: pin.owner, bytes };
+                earlier.push(kept.by_key.get(&key_hash).cloned());
+                kept.put(key_hash, pinned.clone());
+                written.push((key_hash, pinned));
+            }
+        }
+        // What was pinned before stays as it was.
+        let undo = || {
+            for (key, before) in keys.iter().zip(&earlier) {
+                self.kept().take(key.hash().0);
+                match before {
+                    Some(before) => self.kept().put(key.hash().0, before.clone()),
+                    None => _ = self.store.unpin(key.hash()),
+                }
+            }
+        };
+        for (at, key) in keys.iter().enumerate() {
+            match self.store.pin(key.hash(), key.bytes(), (at == 0).then_some(body)).await {
+                Ok(_) => {}
+                Err(error) => {
+                    undo();
+                    return match error {
+                        PinError::Absent => Err(NotPinned::Absent),
+                        error => refused(error.to_string()),
+                    };
+                }
+            }
+        }
+        match self.journal.on(move |journal| journal.pin(&written)).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                undo();
+                Err(NotPinned::For(Cause::Store(upstream::words(&error))))
+            }
+        }
+    }
+
+    /// Ends pins whose time is over, and forgets those whose object went.
+    pub(crate) async fn tidy(&self, now: SystemTime) -> Result<(), JournalError> {
+        let _alone = self.pinning.write().await;
+        let over: Vec<u128> = {
+            let mut kept = self.kept();
+            let is_over =
+                |key: u128, pinned: &Pinned| pinned.until <= secs(now) || !self.store.is_pinned(store::Key(key));
+            let over: Vec<u128> =
+                kept.by_key.iter().filter(|(key, pinned)| is_over(**key, pinned)).map(|(key, _)| *key).collect();
+            for key in &over {
+                kept.take(*key);
+                self.store.unpin(store::Key(*key));
+            }
+            over
+        };
+        self.forget(over).await
+    }
+
+    /// Looks after pins until `stopping`.
+    pub(crate) async fn run(self: Arc<Self>, clock: Arc<dyn Clock>, stopping: CancellationToken) {
+        while stopping.run_until_cancelled(tokio::time::sleep(TIDY_EVERY)).await.is_some() {
+            if let Err(error) = self.tidy(clock.now()).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "pins that are over stay in the journal");
+            }
+        }
+    }
+}
+
+fn secs(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use model::UrlKey;
+    use store::disk::{Disk, FaultyDisk};
+
+    use super::*;
+
+    const OWNER: u64 = 7;
+
+    fn at(secs: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(secs)
+    }
+
+    fn key(path: &str) -> ObjectKey {
+        ObjectKey::bare(&UrlKey::new("a.com", path).unwrap())
+    }
+
+    fn pin(until: u64, bytes_max: u64) -> Pin {
+        Pin { until, owner: OWNER, bytes_max }
+    }
+
+    /// 4 MiB in segments of 64 KiB.
+    async fn store_on(disk: &FaultyDisk) -> Store {
+        let disks = vec![store::DiskConfig { path: "disk".into(), capacity_bytes: 4 << 20 }];
+        let config = store::Config { memory_bytes: 64 << 10, disks, segment_bytes: 64 << 10 };
+        let disks: Vec<Arc<dyn Disk>> = vec![Arc::new(disk.clone())];
+        Store::open_on(config, disks).await.unwrap()
+    }
+
+    async fn put(store: &Store, path: &str, length: usize) -> store::Generation {
+        let key = key(path);
+        let mut fill = store.begin_fill(key.hash(), key.bytes(), Bytes::new(), 1, None).unwrap();
+        fill.append(vec![9; length].into()).await.unwrap();
+        fill.finish().await.unwrap().generation()
+    }
+
+    async fn flood(store: &Store) {
+        for number in 0..400 {
+            put(store, &format!("/flood/{number}"), 20_000).await;
+        }
+    }
+
+    async fn is_there(store: &Store, path: &str) -> bool {
+        store.lookup(key(path).hash(), key(path).bytes()).await.unwrap().is_some()
+    }
+
+    fn words(refused: Result<(), NotPinned>) -> String {
+        match refused {
+            Err(NotPinned::For(cause)) => cause.to_string(),
+            Err(NotPinned::Absent) => "absent".to_owned(),
+            Ok(()) => String::new(),
+        }
+    }
+
+    fn journal(directory: &Path) -> Journal {
+        Journal::open(directory).unwrap()
+    }
+
+    #[tokio::test]
+    async fn pinned_objects_stay_through_a_restart_until_their_time_is_over() {
+        let (disk, directory) = (FaultyDisk::new(1), tempfile::tempdir().unwrap());
+        {
+            let store = store_on(&disk).await;
+            let pins = Pins::new(store.clone(), journal(directory.path()));
+            for (path, until) in [("/short", 100), ("/long", 200)] {
+                let body = put(&store, path, 5_000).await;
+                assert!(pins.pin(&[key(path)], body, 5_000, &pin(until, 1 << 20)).await.is_ok());
+            }
+            flood(&store).await;
+            assert!(is_there(&store, "/short").await && is_there(&store, "/long").await);
+        }
+        let store = store_on(&disk.crash()).await;
+        let pins = Pins::new(store.clone(), journal(directory.path()));
+        pins.load(at(50)).await.unwrap();
+        assert_eq!(pins.count(), 2);
+        flood(&store).await;
+        assert!(is_there(&store, "/short").await && is_there(&store, "/long").await);
+        pins.tidy(at(100)).await.unwrap();
+        flood(&store).await;
+        assert_eq!((is_there(&store, "/short").await, is_there(&store, "/long").await), (false, true));
+        drop(pins);
+        let pins = Pins::new(store.clone(), journal(directory.path()));
+        pins.load(at(200)).await.unwrap();
+        assert_eq!((pins.count(), journal(tempfile::tempdir().unwrap().path()).pins().unwrap().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn account_has_no_more_pinned_than_it_may_and_is_told_so() {
+        let (disk, directory) = (FaultyDisk::new(2), tempfile::tempdir().unwrap());
+        let store = store_on(&disk).await;
+        let pins = Pins::new(store.clone(), journal(directory.path()));
+        let (one, other) = (put(&store, "/1", 6_000).await, put(&store, "/2", 5_000).await);
+        let few = pin(100, 10_000);
+        assert_eq!(words(pins.pin(&[key("/1")], one, 6_000, &few).await), "");
+        assert_eq!(words(pins.pin(&[key("/1")], one, 6_000, &few).await), "", "once more is no more");
+        let refused = words(pins.pin(&[key("/2")], other, 5_000, &few).await);
+        assert!(refused.contains("may have 10000 bytes pinned on a node, and has 6000"), "{refused}");
+        let another = Pin { owner: 8, ..few.clone() };
+        assert_eq!(words(pins.pin(&[key("/2")], other, 5_000, &another).await), "");
+        assert_eq!(words(pins.pin(&[key("/1")], other, 6_000, &few).await), "absent", "another body");
+
+        let large = put(&store, "/large", 1 << 20).await;
+        let refused = words(pins.pin(&[key("/large")], large, 1 << 20, &pin(100, 1 << 30)).await);
+        assert!(refused.contains("pinned objects may take 1048576 bytes of the disk"), "{refused}");
+        assert!(!store.is_pinned(key("/large").hash()));
+
+        // What is removed takes its pin along, and its bytes count no more.
+        store.remove(key("/2").hash(), key("/2").bytes(), store::Which::Any).await.unwrap();
+        pins.tidy(at(0)).await.unwrap();
+        assert_eq!(pins.kept().bytes_of(8), 0);
+        assert_eq!(pins.journal.pins().unwrap().len(), pins.count());
+    }
+}

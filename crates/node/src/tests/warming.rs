@@ -1,0 +1,291 @@
+//! What a prefetch makes resident: under which key, which variants, and what is fetched again only because that was asked for.
+
+use crate::prefetch::Prefetch;
+use model::{Cause, Job, Outcome};
+
+use super::functions::{Set, with};
+use super::prefetching::job;
+use super::tiers::{Tiers, tiers};
+use super::*;
+
+/// What becomes of a job on `node`.
+async fn warm(node: &TestNode, job: &Job) -> Outcome {
+    let outcome = node.pipeline.warm(job, &Prefetch::new()).await;
+    node.settled().await;
+    outcome
+}
+
+/// Whether it became resident; then, whether it had to be fetched.
+fn fetched(outcome: &Outcome) -> Option<bool> {
+    if let Outcome::Resident { fetched, .. } = outcome { Some(*fetched) } else { None }
+}
+
+fn verbatim(chunk: u64, path: &str) -> Job {
+    Job { verbatim: true, ..job(chunk, path, 0) }
+}
+
+fn refetch(chunk: u64, path: &str) -> Job {
+    Job { refetch: true, ..job(chunk, path, 0) }
+}
+
+fn variant(chunk: u64, path: &str, encoding: &str) -> Job {
+    Job { headers: vec![("accept-encoding".into(), encoding.into())], ..job(chunk, path, 0) }
+}
+
+const NO_QUERIES: Set<'_> = &[("set_hashkey_args", &[("disable", "on")])];
+
+#[tokio::test]
+async fn where_both_keys_are_the_same_the_url_as_submitted_is_warm_for_users() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    for node in [&child, &parent] {
+        node.apply(with(node, NO_QUERIES));
+    }
+    origin.put("/a", Page::new("a"));
+    assert_eq!(fetched(&warm(&child, &verbatim(1, "/a")).await), Some(true));
+    assert_eq!(child.get("/a?x=1").await.header("x-cache"), "HIT from child", "the users' key is the submitted URL");
+    assert_eq!(origin.seen("/a").len(), 1);
+}
+
+#[tokio::test]
+async fn under_a_key_that_is_not_users_it_is_resident_and_no_user_is_sent_it() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let set: Set<'_> = &[
+        ("host_redirect", &[("regex", "^/v1/(.*)$"), ("replacement", "/v2/$1"), ("flag", "break")]),
+        ("set_hashkey_args", &[("disable", "on")]),
+    ];
+    for node in [&child, &parent] {
+        node.apply(with(node, set));
+    }
+    // Users who ask for /v1/a are given /v2/a; none is given /v1/a itself.
+    origin.put("/v2/a?q", Page::new("submitted"));
+    origin.put("/v2/a", Page::new("users"));
+    assert_eq!(fetched(&warm(&child, &verbatim(1, "/v1/a?q")).await), Some(true));
+    assert_eq!(fetched(&warm(&child, &verbatim(2, "/v1/a?q")).await), Some(false), "it is there");
+    assert_eq!(fetched(&warm(&parent, &verbatim(2, "/v1/a?q")).await), Some(false), "both tiers agree on the key");
+    let got = child.get("/v1/a").await;
+    assert_eq!((got.text(), got.header("x-cache")), ("users", "MISS from parent"), "users have another key");
+    child.settled().await;
+    assert_eq!(fetched(&warm(&child, &verbatim(3, "/v1/a?q")).await), Some(false), "which takes nothing from it");
+
+    // Without the functions users do have that key, and what lies there was fetched by other rules.
+    origin.put("/v1/a?q", Page::new("as it is"));
+    for node in [&child, &parent] {
+        node.apply(with(node, &[]));
+    }
+    assert_eq!(child.get("/v1/a?q").await.text(), "as it is");
+}
+
+#[tokio::test]
+async fn user_whose_key_is_the_submitted_url_by_another_url_is_not_sent_what_was_fetched_for_it() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let uri = r#"[{"uri_to_rewrite":"^/(.*)$","ai_uri_regex":"/k/$1"}]"#;
+    node.apply(with(&node, &[("self_defined_cachekey", &[("uri", uri)])]));
+    origin.put("/k/a", Page::new("of the key's own URL"));
+    origin.put("/a", Page::new("of the URL"));
+    assert_eq!(fetched(&warm(&node, &verbatim(1, "/k/a")).await), Some(true));
+    assert_eq!(node.get("/a").await.text(), "of the URL", "its key is /k/a, too");
+    node.settled().await;
+    assert_eq!(node.get("/a").await.header("x-cache"), "HIT from edge");
+}
+
+#[tokio::test]
+async fn refreshes_take_what_is_kept_under_the_url_as_submitted() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let shared: Set<'_> =
+        &[("set_hashkey_args", &[("disable", "on")]), ("rewrite_host", &[("share_host", "shared.example.test")])];
+    for (round, set) in [NO_QUERIES, shared].into_iter().enumerate() {
+        for node in [&child, &parent] {
+            node.apply(with(node, set));
+        }
+        let name = DomainName::parse(DOMAIN).unwrap();
+        let url = UrlKey::new(DOMAIN, "/d/a?x=1").unwrap();
+        let scopes = [
+            Scope::File(url.clone()),
+            Scope::Directory { host: DOMAIN.into(), path: "/d/".into() },
+            Scope::IgnoreParams { host: DOMAIN.into(), path: "/d/a".into() },
+            Scope::Regex(model::Pattern::parse(UrlKey::new(DOMAIN, "/d/a?x=[0-9]").unwrap()).unwrap()),
+            Scope::Tag { domain: name.clone(), tag: model::Tag::parse("t").unwrap() },
+            Scope::Domain(name.clone()),
+        ];
+        for (at, scope) in scopes.into_iter().enumerate() {
+            for mode in [Mode::Expire, Mode::Delete] {
+                let page = |version: &str| Page::new(format!("{round} {at} {mode:?} {version}")).with("cache-tag", "t");
+                origin.put("/d/a?x=1", page("old"));
+                for node in [&child, &parent] {
+                    node.refresh("/", Mode::Delete);
+                }
+                let chunk = at as u64;
+                assert_eq!(fetched(&warm(&child, &verbatim(chunk, "/d/a?x=1")).await), Some(true));
+                origin.put("/d/a?x=1", page("renewed"));
+                let entry = Entry::Invalidate(vec![Invalidation { scope: scope.clone(), mode }]);
+                // The parent has not heard of it.
+                child.apply(entry.clone());
+                let outcome = warm(&child, &verbatim(chunk, "/d/a?x=1")).await;
+                let Outcome::Resident { fetched: true, checksum, .. } = outcome else {
+                    panic!("{scope:?}: {outcome:?}")
+                };
+                assert_eq!(checksum, crc32fast::hash(&page("renewed").body), "{scope:?} {mode:?}");
+                parent.apply(entry);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn write_to_a_url_takes_what_is_kept_under_it_as_it_stands() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    node.apply(with(&node, NO_QUERIES));
+    origin.put("/a?x=1", Page::new("old"));
+    assert_eq!(fetched(&warm(&node, &verbatim(1, "/a?x=1")).await), Some(true));
+    ask(node.address, Method::POST, "/a?x=1", &[], false).await;
+    assert_eq!(fetched(&warm(&node, &verbatim(2, "/a?x=1")).await), Some(true));
+}
+
+#[tokio::test]
+async fn refetch_fetches_once_for_all_tiers_and_not_again_when_it_is_tried_again() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("before"));
+    assert_eq!(fetched(&warm(&child, &job(1, "/a", 0)).await), Some(true));
+    origin.put("/a", Page::new("after"));
+    assert_eq!(fetched(&warm(&child, &job(2, "/a", 0)).await), Some(false), "a fresh copy is good unless asked");
+    assert_eq!(fetched(&warm(&child, &refetch(3, "/a")).await), Some(true));
+    assert_eq!(fetched(&warm(&parent, &refetch(3, "/a")).await), Some(false), "the child made it fetch");
+    assert_eq!(fetched(&warm(&child, &refetch(3, "/a")).await), Some(false), "handed on or tried again");
+    assert_eq!(fetched(&warm(&child, &refetch(2, "/a")).await), Some(false), "newer than what was asked for before");
+    assert_eq!(origin.seen("/a").len(), 2);
+    assert!(
+        origin.seen("/a").iter().all(|seen| !seen.headers.keys().any(|name| name.as_str().starts_with("warmfront")))
+    );
+    let got = child.get("/a").await;
+    assert_eq!((got.text(), got.header("x-cache")), ("after", "HIT from child"));
+    assert!(got.headers.keys().all(|name| !name.as_str().starts_with("warmfront")), "{:?}", got.headers);
+
+    // The other way round: the parent first.
+    origin.put("/a", Page::new("third"));
+    assert_eq!(fetched(&warm(&parent, &refetch(4, "/a")).await), Some(true));
+    assert_eq!(fetched(&warm(&child, &refetch(4, "/a")).await), Some(true), "from the parent");
+    assert_eq!((origin.seen("/a").len(), child.get("/a").await.text()), (3, "third"));
+
+    // A confirmation leaves what it confirms as new as it was.
+    for node in [&child, &parent] {
+        node.refresh("/a", Mode::Expire);
+    }
+    assert_eq!(child.get("/a").await.text(), "third");
+    child.settled().await;
+    parent.settled().await;
+    assert_eq!(fetched(&warm(&child, &refetch(4, "/a")).await), Some(false));
+    assert_eq!(origin.seen("/a").len(), 4);
+}
+
+#[tokio::test]
+async fn refetch_is_not_undone_by_a_fetch_that_ran_before_it() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/a", Page { body_gate: Some(gate.clone()), ..Page::new("from before") });
+    let address = node.address;
+    let user = tokio::spawn(async move { ask(address, Method::GET, "/a", &[], false).await });
+    origin.asked("/a", 1).await;
+    origin.put("/a", Page::new("fetched again"));
+    let outcome = node.pipeline.warm(&refetch(1, "/a"), &Prefetch::new()).await;
+    assert_eq!(fetched(&outcome), Some(true));
+    gate.add_permits(10);
+    assert_eq!(user.await.unwrap().text(), "from before", "who asked before is answered");
+    node.settled().await;
+    assert_eq!(node.get("/a").await.text(), "fetched again");
+    assert_eq!(fetched(&warm(&node, &refetch(1, "/a")).await), Some(false));
+}
+
+#[tokio::test]
+async fn users_are_served_the_old_copy_while_a_refetch_that_fails_runs() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/a", Page::new("good"));
+    warm(&node, &job(1, "/a", 0)).await;
+    origin.put("/a", Page { status: 503, ..Page::new("no").with("cache-control", "") });
+    let outcome = warm(&node, &refetch(2, "/a")).await;
+    assert_eq!(outcome, Outcome::Failed(Cause::OriginStatus(503)));
+    let got = node.get("/a").await;
+    assert_eq!((got.text(), got.header("x-cache")), ("good", "HIT from edge"));
+}
+
+#[tokio::test]
+async fn variants_that_the_origin_tells_apart_are_each_resident() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("a").with("vary", "accept-encoding"));
+    let jobs = [variant(1, "/a", "gzip"), variant(2, "/a", "br"), variant(3, "/a", "identity")];
+    let permits = Prefetch::new();
+    let all = futures_util::future::join_all(jobs.iter().map(|job| child.pipeline.warm(job, &permits))).await;
+    assert!(all.iter().all(|outcome| fetched(outcome) == Some(true)), "{all:?}");
+    child.settled().await;
+    parent.settled().await;
+    assert_eq!(origin.seen("/a").len(), 3, "one each");
+    origin.stop();
+    for encoding in ["gzip", "br", "identity"] {
+        let got = child.get_with("/a", &[("accept-encoding", encoding)]).await;
+        assert_eq!((got.text(), got.header("x-cache")), ("a", "HIT from child"), "{encoding}");
+    }
+    for job in &jobs {
+        assert_eq!(fetched(&warm(&parent, job).await), Some(false), "the parent has each as well");
+    }
+}
+
+#[tokio::test]
+async fn variants_that_the_origin_does_not_tell_apart_are_one_fetch() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    for path in ["/together", "/apart"] {
+        origin.put(path, Page::new("one"));
+    }
+    let permits = Prefetch::new();
+    let (gzip, br) = (variant(1, "/together", "gzip"), variant(2, "/together", "br"));
+    let (one, other) = tokio::join!(child.pipeline.warm(&gzip, &permits), child.pipeline.warm(&br, &permits));
+    assert!(fetched(&one).is_some() && fetched(&other).is_some(), "{one:?} {other:?}");
+    assert_eq!(fetched(&warm(&child, &variant(1, "/apart", "gzip")).await), Some(true));
+    assert_eq!(fetched(&warm(&child, &variant(2, "/apart", "br")).await), Some(false));
+    assert_eq!(fetched(&warm(&parent, &variant(2, "/apart", "br")).await), Some(false));
+    let again = |encoding| Job { refetch: true, ..variant(9, "/apart", encoding) };
+    assert_eq!(fetched(&warm(&child, &again("gzip")).await), Some(true));
+    assert_eq!(fetched(&warm(&child, &again("br")).await), Some(false), "one refetch is enough for both");
+    assert_eq!((origin.seen("/together").len(), origin.seen("/apart").len()), (1, 2));
+}
+
+/// A store of 4 MiB on a disk.
+async fn on_disk() -> store::Store {
+    let disks = vec![store::DiskConfig { path: "disk".into(), capacity_bytes: 4 << 20 }];
+    let config = store::Config { memory_bytes: 256 << 10, disks, segment_bytes: 64 << 10 };
+    let disk: Arc<dyn store::disk::Disk> = Arc::new(store::disk::FaultyDisk::new(1));
+    store::Store::open_on(config, vec![disk]).await.unwrap()
+}
+
+#[tokio::test]
+async fn pinned_objects_and_variants_stay_whatever_else_is_pushed_and_a_refresh_takes_them() {
+    let origin = Origin::start().await;
+    let node = TestNode::start("edge", &knowledge(&origin), clock(), on_disk().await).await;
+    origin.put("/plain", Page::new(vec![1_u8; 300_000]));
+    origin.put("/varies", Page::new("v").with("vary", "accept-encoding"));
+    let pin = model::Pin { until: 1_800_003_600, owner: 7, bytes_max: 1 << 20 };
+    let pinned = |job: Job| Job { pin: Some(pin.clone()), ..job };
+    for job in [job(1, "/plain", 0), variant(2, "/varies", "gzip"), variant(3, "/varies", "br")] {
+        assert_eq!(fetched(&warm(&node, &pinned(job)).await), Some(true));
+    }
+    assert_eq!(fetched(&warm(&node, &job(4, "/plain", 0)).await), Some(false));
+    for number in 0..100 {
+        let path = format!("/flood/{number}");
+        origin.put(&path, Page::new(vec![2_u8; 200_000]));
+        assert_eq!(fetched(&warm(&node, &job(9, &path, 0)).await), Some(true));
+    }
+    assert_eq!(fetched(&warm(&node, &job(9, "/flood/0", 0)).await), Some(true), "five times the store went through");
+    for (path, encoding) in [("/plain", "gzip"), ("/varies", "gzip"), ("/varies", "br")] {
+        let got = node.get_with(path, &[("accept-encoding", encoding)]).await;
+        assert_eq!(got.header("x-cache"), "HIT from edge", "{path} {encoding}");
+    }
+    assert_eq!((origin.seen("/plain").len(), origin.seen("/varies").len()), (1, 2));
+    let too_much = Job { pin: Some(model::Pin { bytes_max: 300_000, ..pin.clone() }), ..job(5, "/flood/99", 0) };
+    let Outcome::Failed(Cause::NotPinned(words)) = warm(&node, &too_much).await else { panic!("refused") };
+    assert!(words.contains("300000 bytes"), "{words}");
+
+    origin.put("/plain", Page::new("new"));
+    node.refresh("/plain", Mode::Delete);
+    assert_eq!(node.get("/plain").await.text(), "new", "fresh goes before pinned");
+    let memory = TestNode::start("memory", &knowledge(&origin), clock(), memory().await).await;
+    let outcome = warm(&memory, &pinned(job(6, "/plain", 0))).await;
+    assert!(matches!(outcome, Outcome::Failed(Cause::NotPinned(_))), "memory alone keeps nothing: {outcome:?}");
+}
