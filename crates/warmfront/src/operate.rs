@@ -48,7 +48,7 @@ pub(crate) enum AccountCommand {
         /// Whose limits and error texts it gets: cdn-2024, vod-2021, open, ...
         #[arg(long, default_value = "cdn-2024")]
         profile: String,
-        /// Limits that differ from the profile's, such as preload=5000,url=20000,dir=200,queue=100000,action_qps=200
+        /// Limits that differ from the profile's, such as preload=5000,url=20000,dir=200,queue=100000,action_qps=200,pin_bytes=5000000000
         #[arg(long, value_delimiter = ',', value_name = "NAME=N")]
         quota: Vec<String>,
         /// Requests a second over all actions [default: any number]

@@ -19,10 +19,12 @@
 
 pub(crate) mod api;
 mod certificate;
+mod explain;
 mod functions;
 mod query;
 mod receipt;
 mod session;
+mod steer;
 mod submit;
 mod urls;
 mod wait;
@@ -79,7 +81,7 @@ pub(crate) enum ClientCommand {
     /// Make cached copies stale, so that the next request asks the origin again
     #[command(after_long_help = SUBMIT_HELP)]
     Refresh(Verb<submit::RefreshArgs>),
-    /// Show tasks, the newest first; one task with what it waits for; the receipt of a refresh
+    /// Show tasks, the newest first; one task with what it waits for; the receipt of a refresh; steer prefetches
     #[command(after_long_help = TASKS_HELP)]
     Tasks(Verb<query::TasksArgs>),
     /// Receipts of refreshes, and the key they are signed with
@@ -101,12 +103,19 @@ Exit status: 0 when every URL was accepted (with --wait: is complete), 1 when on
 
 JSON: {\"task_ids\": [ID], \"urls\": [{\"url\", \"task_id\", \"state\", \"process\", \"cause\"}]}
 `state` is Complete, Failed or Refreshing; Submitted where it was not waited for; Refused for the URLs of a call that was
-refused, and NotSent for those behind it.";
+refused, and NotSent for those behind it.
+
+JSON of push --explain: {\"urls\": [{\"url\", \"domain\", \"key\", \"users_key\", \"because\": [{\"functions\": [NAME], \"key\"}], \"origin_path\",
+    \"origins\": [NAME:PORT], \"variants\": [{NAME: VALUE}], \"targets\": [{\"pop\", \"tier\", \"owners\": [{\"node\", \"connected\"}]}],
+    \"problems\": [TEXT]}]}; exit status 1 when a URL has a problem";
 
 const TASKS_HELP: &str = "\
 JSON: [{\"task_id\", \"url\", \"type\", \"state\", \"process\", \"created\", \"cause\"}]
 JSON of show: {\"task_id\", \"urls\": [as above], \"revision\", \"more_nodes\",
                \"waiting_for\": [{\"node\", \"last_heard\", \"acknowledged\", \"until\", \"at_most_until\"}]}
+    of a prefetch with {\"prefetch\": {\"steered\", \"priority\", \"process\", \"not_before\", \"paused\", \"more_urls\", \"jobs\": [{\"url\",
+    \"target\", \"variant\", \"state\", \"node\", \"bytes\", \"length\", \"bytes_per_second\", \"cause\", \"http_status\", \"failed\"}]}}
+JSON of pause, resume, cancel and priority: [{\"task_id\", \"urls\"}], with how many URLs had not ended
 `until` is Acknowledgement, or LeaseOver: then it is waited for until `at_most_until`. `last_heard` is null for a node that the
 control plane has not heard since it started. `receipt` writes the signed file, whatever --output says.";
 

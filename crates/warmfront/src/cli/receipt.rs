@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::api::Api;
+use super::steer::{self, steer};
 use super::submit::show;
 use super::wait::Row;
 use super::{Stop, note};
@@ -39,6 +40,27 @@ pub(crate) enum TasksCommand {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Begin nothing more of prefetches until they are resumed; their deadline stands still
+    Pause(SteerArgs),
+    /// Let prefetches go on
+    Resume(SteerArgs),
+    /// End prefetches; what is resident stays, what is not done fails
+    Cancel(SteerArgs),
+    /// Say which prefetches of the account go first
+    Priority {
+        /// 1 to 9; the highest goes first, 5 is usual
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+        priority: u8,
+        #[command(flatten)]
+        tasks: SteerArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SteerArgs {
+    /// Ids of tasks
+    #[arg(required = true, value_name = "TASK_ID")]
+    ids: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,6 +92,12 @@ pub(super) async fn tasks(
 ) -> Result<(), Stop> {
     match command {
         TasksCommand::Show { id } => show_task(id, api, output, out).await,
+        TasksCommand::Pause(tasks) => steer("PausePreloadTask", &tasks.ids, None, api, output, out).await,
+        TasksCommand::Resume(tasks) => steer("ResumePreloadTask", &tasks.ids, None, api, output, out).await,
+        TasksCommand::Cancel(tasks) => steer("CancelPreloadTask", &tasks.ids, None, api, output, out).await,
+        TasksCommand::Priority { priority, tasks } => {
+            steer("SetPreloadTaskPriority", &tasks.ids, Some(*priority), api, output, out).await
+        }
         TasksCommand::Receipt { id, file } => {
             let reply = api.call("DescribeRefreshTaskReceipt", &[("TaskId", id)]).await?;
             let receipt =
@@ -90,6 +118,14 @@ async fn show_task(id: &str, api: &Api, output: Output, out: &mut (dyn Write + S
         return Err(Stop::Failed(format!("no task {id}")));
     }
     let rows: Vec<Value> = tasks.iter().map(|task| Row::read(task).shown()).collect();
+    // A service without this action of ours is shown as it answers.
+    let is_prefetch = tasks.iter().any(|task| task["ObjectType"] == "preload");
+    let whole = if is_prefetch {
+        api.call("DescribePreloadTask", &[("TaskId", id), ("PageSize", "100")]).await.ok()
+    } else {
+        None
+    };
+    let whole = whole.as_ref().map(steer::read);
     let waiting = reply["WaitingFor"].as_array().and_then(|waiting| waiting.first());
     let nodes = waiting.and_then(|waiting| waiting["Nodes"].as_array()).map(Vec::as_slice).unwrap_or_default();
     let more = waiting.and_then(|waiting| waiting["MoreNodes"].as_u64()).unwrap_or(0);
@@ -104,12 +140,18 @@ async fn show_task(id: &str, api: &Api, output: Output, out: &mut (dyn Write + S
                             "at_most_until": text(&node["AtMostUntilTime"]) })
                 })
                 .collect();
-            let shown = json!({ "task_id": id, "urls": rows, "revision": waiting.map(|waiting| &waiting["Revision"]),
-                                "waiting_for": nodes, "more_nodes": more });
+            let mut shown = json!({ "task_id": id, "urls": rows, "revision": waiting.map(|waiting| &waiting["Revision"]),
+                                    "waiting_for": nodes, "more_nodes": more });
+            if let Some(whole) = whole {
+                shown["prefetch"] = whole.json();
+            }
             Ok(writeln!(out, "{shown}")?)
         }
         Output::Table => {
             show(&Row::COLUMNS, &rows, out)?;
+            if let Some(whole) = whole {
+                whole.tell(out)?;
+            }
             if nodes.is_empty() {
                 return Ok(());
             }

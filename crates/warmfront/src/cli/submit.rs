@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::api::Api;
 use super::wait::{Row, wait};
-use super::{Stop, note, urls};
+use super::{Stop, explain, note, urls};
 use crate::output::{Output, table};
 
 /// URLs and waiting, the same for both verbs.
@@ -42,6 +42,32 @@ pub(crate) struct PushArgs {
     /// Warm the edges (L1) as well; Warmfront only
     #[arg(long)]
     pub(super) edge: bool,
+    /// Which of the account's prefetches go first: 1 to 9, the highest does, 5 is usual; Warmfront only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub(super) priority: Option<u8>,
+    /// Do not begin before this time, as 2026-01-31T00:00:00Z; Warmfront only
+    #[arg(long, value_name = "TIME")]
+    pub(super) not_before: Option<String>,
+    /// Keep each object under its URL as given, which is the API's default, instead of under the key that users' requests have
+    #[arg(long)]
+    pub(super) key_as_given: bool,
+    /// Fetch again, even where a copy is fresh; Warmfront only
+    #[arg(long)]
+    pub(super) refetch: bool,
+    /// Keep the objects in the stores for this long, whatever else comes there, such as 90s, 30m, 2h or 7d; Warmfront only
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub(super) pin: Option<u64>,
+    /// Say what would be done with each URL and why, and submit nothing; Warmfront only
+    #[arg(long, conflicts_with_all = ["wait", "timeout"])]
+    pub(super) explain: bool,
+}
+
+/// Reads a time: a number with `s`, `m`, `h` or `d`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let unit = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)].into_iter().find(|(unit, _)| text.ends_with(*unit));
+    let number = unit.and_then(|(_, secs)| text[..text.len() - 1].parse::<u64>().ok()?.checked_mul(secs));
+    let number = number.filter(|secs| (1..=30 * 86_400).contains(secs));
+    number.ok_or_else(|| "expected a number with s, m, h or d, at most 30d".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -164,8 +190,21 @@ pub(super) async fn push(args: &PushArgs, api: &Api, output: Output, out: &mut (
     if args.edge {
         parameters.push(("Tier", "edge"));
     }
+    let priority = args.priority.map(|priority| priority.to_string());
+    parameters.extend(priority.as_deref().map(|priority| ("Priority", priority)));
+    parameters.extend(args.not_before.as_deref().map(|time| ("NotBefore", time)));
+    // Who pushes wants users to be answered.
+    parameters.push(("QueryHashkey", if args.key_as_given { "false" } else { "true" }));
+    if args.refetch {
+        parameters.push(("Refetch", "true"));
+    }
+    let pin = args.pin.map(|secs| secs.to_string());
+    parameters.extend(pin.as_deref().map(|secs| ("Pin", secs)));
     let list = urls::read(&args.batch.urls, std::io::stdin())?;
     let per_call = usize::from(args.batch.per_call);
+    if args.explain {
+        return explain::explain(&parameters, &list, per_call, api, output, out).await;
+    }
     let (action, id_field) = ("PushObjectCache", "PushTaskId");
     let group = Group { action, id_field, parameters, what: What::Urls, list, per_call };
     submit(&[group], &args.batch, api, output, out).await

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use super::{ClientCommand, run};
 use crate::output::Output;
 
+mod steering;
+
 const SECRET: &str = "demo-key-secret";
 
 /// One call that arrived.
@@ -201,15 +203,33 @@ async fn push_is_split_and_waited_for() {
     let urls: Vec<String> = (0..250).map(|n| format!("http://demo.test/{n}?a=中 b&c=*")).collect();
     std::fs::write(file.path(), urls.join("\n")).unwrap();
     let list = format!("@{}", file.path().display());
-    let line = ["push", &list, "--area", "overseas", "--l2", "--edge", "--wait", "--output", "json"];
+    let line = [
+        "push",
+        &list,
+        "--area",
+        "overseas",
+        "--l2",
+        "--edge",
+        "--priority",
+        "9",
+        "--not-before",
+        "2026-01-31T00:00:00Z",
+        "--refetch",
+        "--pin",
+        "2h",
+        "--wait",
+        "--output",
+        "json",
+    ];
     let ran = against(&line, honest(2, "Complete", "")).await;
     ran.check(0);
 
     let pushes: Vec<&Call> = ran.calls.iter().filter(|call| call.action == "PushObjectCache").collect();
     assert_eq!(pushes.iter().map(|call| call.urls()).collect::<Vec<_>>(), [100, 100, 50]);
     for push in pushes {
-        let sent = ["Area", "L2Preload", "Tier"].map(|name| push.get(name));
-        assert_eq!(sent, ["overseas", "true", "edge"]);
+        let names = ["Area", "L2Preload", "Tier", "Priority", "NotBefore", "Refetch", "Pin", "QueryHashkey"];
+        let sent = names.map(|name| push.get(name));
+        assert_eq!(sent, ["overseas", "true", "edge", "9", "2026-01-31T00:00:00Z", "true", "7200", "true"]);
     }
     let nonces: HashSet<&str> = ran.calls.iter().map(|call| call.nonce.as_str()).collect();
     assert_eq!(nonces.len(), ran.calls.len(), "each request has its own nonce");
@@ -220,6 +240,37 @@ async fn push_is_split_and_waited_for() {
     assert_eq!(json["urls"].as_array().unwrap().len(), 250);
     let first = json!({ "url": urls[0], "task_id": "1", "state": "Complete", "process": "100%", "cause": "" });
     assert_eq!(json["urls"][0], first);
+}
+
+#[tokio::test]
+async fn push_is_explained_without_being_submitted() {
+    let script = |call: &Call, _: &[Call]| {
+        assert_eq!((call.action.as_str(), call.get("QueryHashkey")), ("ExplainPreload", "false"));
+        let owner = |node: &str, connected: bool| json!({ "Node": node, "Connected": connected });
+        ok(json!({ "RequestId": "R", "Urls": [{
+            "Url": "http://demo.test/a?x=1", "Domain": "demo.test", "Key": "demo.test/a?x=1", "UsersKey": "demo.test/a",
+            "Because": [{ "Functions": ["set_hashkey_args"], "Key": "demo.test/a" }],
+            "OriginPath": "/a?x=1", "Origins": ["127.0.0.1:80"], "Variants": [{ "accept-encoding": "gzip" }],
+            "Targets": [{ "Pop": "eu-1", "Tier": "L2", "Owners": [owner("one", true), owner("two", false)] }],
+            "Problems": ["it is odd"],
+        }] }))
+    };
+    let line = ["push", "http://demo.test/a?x=1", "--explain", "--key-as-given"];
+    let ran = against(&line, script).await;
+    ran.check(1);
+    for part in [
+        "  key      demo.test/a?x=1\n           demo.test/a by set_hashkey_args\n",
+        "  origin   /a?x=1 of 127.0.0.1:80\n  variant  accept-encoding: gzip\n",
+        "  target   eu-1/L2: one, two (not connected)\n  problem  it is odd\n",
+    ] {
+        assert!(ran.out.contains(part), "{}", ran.out);
+    }
+    let ran = against(&[&line[..], &["--output", "json"]].concat(), script).await;
+    let url = &ran.json()["urls"][0];
+    assert_eq!(
+        (&url["users_key"], &url["targets"][0]["owners"][1]["connected"]),
+        (&json!("demo.test/a"), &json!(false))
+    );
 }
 
 #[tokio::test]
@@ -529,7 +580,12 @@ async fn a_service_that_is_not_there_fails_at_once() {
 #[tokio::test]
 async fn one_task_is_shown_with_the_nodes_it_waits_for() {
     let script = |call: &Call, _: &[Call]| {
-        assert_eq!((call.action.as_str(), call.get("TaskId")), ("DescribeRefreshTaskById", "7"));
+        assert_eq!(call.get("TaskId"), "7");
+        if call.action != "DescribeRefreshTaskById" {
+            // A service of an earlier version shows no jobs.
+            assert_eq!(call.action, "DescribePreloadTask");
+            return refused(404, "InvalidAction.NotFound");
+        }
         let node = |name: &str, heard: &str, until: &str, time: &str| json!({ "Name": name, "LastHeardTime": heard, "Acknowledged": 3, "Until": until, "AtMostUntilTime": time });
         ok(json!({
             "Tasks": rows("7", "http://a.com/x", "Refreshing", ""), "TotalCount": 1, "RequestId": "R",

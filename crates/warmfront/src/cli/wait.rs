@@ -91,7 +91,13 @@ pub(super) async fn wait(api: &Api, ids: &[String], timeout: Duration) -> Result
     let mut open: Vec<&str> = ids.iter().map(String::as_str).collect();
     let mut pause = PAUSE;
     while !open.is_empty() {
+        let (mut done, last) = (0, Instant::now() >= deadline);
         for (call, ids) in open.chunks(IDS_PER_CALL).enumerate() {
+            // Tasks are done about in order: behind those of which none is, further ones would be asked for in vain.
+            if call * IDS_PER_CALL >= BARS_MAX && done == 0 && !last {
+                break;
+            }
+            done = 0;
             if call > 0 {
                 tokio::time::sleep(PAUSE_BETWEEN).await;
             }
@@ -101,6 +107,7 @@ pub(super) async fn wait(api: &Api, ids: &[String], timeout: Duration) -> Result
                         let tasks = reply["Tasks"].as_array().into_iter().flatten();
                         let found: Vec<Row> = tasks.map(Row::read).filter(|row| row.task_id == *id).collect();
                         bars.show(id, &found);
+                        done += usize::from(found.iter().all(Row::is_done));
                         rows.insert(id, found);
                     }
                 }
@@ -111,7 +118,7 @@ pub(super) async fn wait(api: &Api, ids: &[String], timeout: Duration) -> Result
         // A task without rows is not visible yet, not done.
         open.retain(|id| rows.get(id).is_none_or(|rows| rows.is_empty() || !rows.iter().all(Row::is_done)));
         let left = deadline.saturating_duration_since(Instant::now());
-        if open.is_empty() || left.is_zero() {
+        if open.is_empty() || last {
             break;
         }
         tokio::time::sleep(pause.min(left)).await;
