@@ -1,6 +1,6 @@
 //! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests. `cargo xtask sim`: seeds of the
 //! simulation, more than a test has time for. `cargo xtask chaos`: real processes under random faults, for as long as wanted.
-//! `cargo xtask fuzz`: the fuzz targets.
+//! `cargo xtask soak prefetch`: prefetches while processes are killed. `cargo xtask fuzz`: the fuzz targets.
 
 use std::process::{Command, ExitCode};
 
@@ -32,9 +32,10 @@ fn run() -> anyhow::Result<()> {
         Some("check") => checks(arguments.next()),
         Some("sim") => sim(&arguments.collect::<Vec<_>>()),
         Some("chaos") => chaos(&arguments.collect::<Vec<_>>()),
+        Some("soak") => soak(&arguments.collect::<Vec<_>>()),
         Some("fuzz") => fuzz::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "expected: cargo xtask check [fmt|tidy|deny|clippy|docs], cargo xtask sim [--seeds N] [--replay SEED], cargo xtask chaos --secs N --seed S, or cargo xtask fuzz --secs N [--only TARGET]"
+            "expected: cargo xtask check [fmt|tidy|deny|clippy|docs], cargo xtask sim [--seeds N] [--replay SEED], cargo xtask chaos --secs N --seed S, cargo xtask soak prefetch --rounds N --seed S, or cargo xtask fuzz --secs N [--only TARGET]"
         ),
     }
 }
@@ -69,6 +70,13 @@ fn checks(only: Option<String>) -> anyhow::Result<()> {
 /// Readers, writers and faults over real processes; the last line sums up.
 fn chaos(arguments: &[String]) -> anyhow::Result<()> {
     let program = ["run", "--quiet", "--package", "e2e", "--bin", "chaos", "--"];
+    let arguments: Vec<&str> = program.into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    cargo(&arguments, &[])
+}
+
+/// Prefetches while processes are killed, round by round; the last line sums up.
+fn soak(arguments: &[String]) -> anyhow::Result<()> {
+    let program = ["run", "--quiet", "--package", "e2e", "--bin", "soak", "--"];
     let arguments: Vec<&str> = program.into_iter().chain(arguments.iter().map(String::as_str)).collect();
     cargo(&arguments, &[])
 }

@@ -8,10 +8,11 @@
 //! - Nothing sleeps for luck: [`eventually`] asks again until a deadline and then says what it last saw.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -20,8 +21,10 @@ use serde_json::Value;
 pub mod authority;
 pub mod fresh;
 pub mod http;
+pub mod knee;
 pub mod nginx;
 pub mod sdk;
+pub mod soak;
 pub mod stage;
 
 /// How long a scenario waits for something that should happen within seconds even on a loaded machine.
@@ -53,10 +56,28 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A port of loopback that was free a moment ago.
+/// Ports that one process of tests takes, the first one to mark them as taken.
+const BLOCK: u16 = 400;
+const BLOCKS: u16 = 47;
+const FIRST_PORT: u16 = 12_000;
+
+/// A port that no connection is given as its own, and no other process of tests takes: a process can be started on it again.
+/// All of them lie below the range that the system gives to connections.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
+    static TAKEN: OnceLock<(TcpListener, u16)> = OnceLock::new();
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port)).ok();
+    let (_, first) = TAKEN.get_or_init(|| {
+        let start = (std::process::id() % u32::from(BLOCKS)) as u16;
+        let mut firsts = (0..BLOCKS).map(|block| FIRST_PORT + (start + block) % BLOCKS * BLOCK);
+        firsts.find_map(|first| Some((bind(first)?, first))).expect("fewer processes of tests than blocks of ports")
+    });
+    loop {
+        let port = first + 1 + NEXT.fetch_add(1, Ordering::Relaxed) % (BLOCK - 1);
+        if bind(port).is_some() {
+            return port;
+        }
+    }
 }
 
 /// Asks `what` until it answers `Ok`, for at most [`PATIENCE`]; panics with its last error then.

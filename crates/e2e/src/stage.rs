@@ -135,7 +135,7 @@ pub struct Stage {
     pub link_port: u16,
     /// A key of the account `test`.
     pub key: Key,
-    /// cn-1-l1, cn-1-l2, eu-1-l1, eu-1-l2.
+    /// cn-1-l1, cn-1-l2, eu-1-l1, eu-1-l2; of a stage with one root those that [`Stage::with_one_root`] names.
     pub nodes: Vec<Node>,
     /// `sqlite:PATH` of the control plane.
     pub state: String,
@@ -144,15 +144,68 @@ pub struct Stage {
     dir: TempDir,
 }
 
+/// Somebody with the stage's key.
+#[derive(Debug, Clone)]
+pub struct Client {
+    api_port: u16,
+    key: Key,
+}
+
+impl Client {
+    /// Runs a client verb of the program.
+    pub async fn cli(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let endpoint = format!("http://127.0.0.1:{}", self.api_port);
+        let key = self.key.clone();
+        tokio::task::spawn_blocking(move || {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            warmfront(
+                &args,
+                &[
+                    ("WARMFRONT_ENDPOINT", &endpoint),
+                    ("ALIBABA_CLOUD_ACCESS_KEY_ID", &key.id),
+                    ("ALIBABA_CLOUD_ACCESS_KEY_SECRET", &key.secret),
+                ],
+            )
+        })
+        .await?
+    }
+}
+
+/// POPs with their regions and the parents of their tiers, and the nodes in them: POP, tier, how many.
+type Layout =
+    (&'static [(&'static str, &'static str, &'static [&'static str])], &'static [(&'static str, &'static str, usize)]);
+
+/// Two regions, each with an L1 and an L2 of one node: two roots.
+const TWO_ROOTS: Layout = (
+    &[("cn-1", "domestic", &["L1=cn-1/L2"]), ("eu-1", "overseas", &["L1=eu-1/L2"])],
+    &[("cn-1", "L1", 1), ("cn-1", "L2", 1), ("eu-1", "L1", 1), ("eu-1", "L2", 1)],
+);
+
+/// Two regions, each with an L1 and an L2 of three nodes, below an L3 of three: one root.
+const ONE_ROOT: Layout = (
+    &[
+        ("core", "global", &[]),
+        ("cn-1", "domestic", &["L1=cn-1/L2", "L2=core/L3"]),
+        ("eu-1", "overseas", &["L1=eu-1/L2", "L2=core/L3"]),
+    ],
+    &[("core", "L3", 3), ("cn-1", "L1", 3), ("cn-1", "L2", 3), ("eu-1", "L1", 3), ("eu-1", "L2", 3)],
+);
+
 impl Stage {
     /// A stage with the account `test` of `profile`; no domain yet.
     pub async fn set(profile: &str) -> anyhow::Result<Stage> {
         Stage::set_with(profile, &[]).await
     }
 
+    /// As [`Stage::set`], of fifteen nodes below one root: core-l3-1 to 3, cn-1-l1-1 to 3, and so on.
+    pub async fn with_one_root(profile: &str) -> anyhow::Result<Stage> {
+        Stage::prepare(profile, &[], ONE_ROOT)?.start().await
+    }
+
     /// As [`Stage::set`], with a lease of `secs` seconds.
     pub async fn with_lease(profile: &str, secs: u64) -> anyhow::Result<Stage> {
-        let stage = Stage::prepare(profile, &[])?;
+        let stage = Stage::prepare(profile, &[], TWO_ROOTS)?;
         let mut configuration = std::fs::read_to_string(&stage.configuration)?;
         configuration.push_str(&format!("lease_secs = {secs}\n"));
         std::fs::write(&stage.configuration, configuration)?;
@@ -161,14 +214,14 @@ impl Stage {
 
     /// As [`Stage::set`], without a node: what is submitted stays open.
     pub async fn without_nodes(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
-        let mut stage = Stage::prepare(profile, account)?;
+        let mut stage = Stage::prepare(profile, account, TWO_ROOTS)?;
         stage.start_control().await?;
         Ok(stage)
     }
 
     /// As [`Stage::set`], with more arguments for `account create`.
     pub async fn set_with(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
-        Stage::prepare(profile, account)?.start().await
+        Stage::prepare(profile, account, TWO_ROOTS)?.start().await
     }
 
     async fn start(mut self) -> anyhow::Result<Stage> {
@@ -183,7 +236,7 @@ impl Stage {
     }
 
     /// Everything but running processes.
-    fn prepare(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
+    fn prepare(profile: &str, account: &[&str], (pops, places): Layout) -> anyhow::Result<Stage> {
         let dir = TempDir::new()?;
         let root = dir.path();
         let (api_port, link_port) = (free_port(), free_port());
@@ -203,17 +256,20 @@ impl Stage {
         let key = operate(&["key", "create", "test"])?;
         let text = |field: &str| key[field].as_str().map(str::to_owned).with_context(|| format!("{field} in {key}"));
         let key = Key { id: text("access_key_id")?, secret: text("access_key_secret")? };
-        for (pop, region) in [("cn-1", "domestic"), ("eu-1", "overseas")] {
-            operate(&["pop", "set", pop, "--region", region, "--parent", &format!("L1={pop}/L2")])?;
+        for (pop, region, parents) in pops {
+            let parents: Vec<&str> = parents.iter().flat_map(|parent| ["--parent", parent]).collect();
+            operate(&[&["pop", "set", pop, "--region", region][..], &parents].concat())?;
         }
         let token = operate(&["node", "token", "create"])?;
         let token_file = root.join("join.token");
         std::fs::write(&token_file, token["token"].as_str().with_context(|| format!("token in {token}"))?)?;
 
         let mut nodes = Vec::new();
-        for pop in ["cn-1", "eu-1"] {
-            for tier in ["L1", "L2"] {
-                nodes.push(node(root, pop, tier, link_port, &token_file)?);
+        for (pop, tier, count) in places {
+            let name = format!("{pop}-{}", tier.to_lowercase());
+            for number in 1..=*count {
+                let name = if *count == 1 { name.clone() } else { format!("{name}-{number}") };
+                nodes.push(node(root, &name, pop, tier, link_port, &token_file)?);
             }
         }
         Ok(Stage { api_port, link_port, key, nodes, state, control: None, configuration, dir })
@@ -224,8 +280,13 @@ impl Stage {
         let mut command = Command::new(binary());
         command.arg("control").arg("-c").arg(&self.configuration);
         self.control = Some(Process::start(&mut command, &self.dir.path().join("control.log"))?);
-        let port = self.api_port;
+        let (port, control) = (self.api_port, std::cell::RefCell::new(&mut self.control));
         eventually("the control plane is ready", || async {
+            {
+                let mut control = control.borrow_mut();
+                let process = control.as_mut().context("it was started")?;
+                ensure!(process.runs(), "it ended: {}", process.tail());
+            }
             let answer = http::get(port, "localhost", "/readyz", &[]).await?;
             ensure!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
             Ok(())
@@ -277,26 +338,17 @@ impl Stage {
 
     /// Runs a client verb of the program with the stage's key.
     pub async fn cli(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
-        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let endpoint = format!("http://127.0.0.1:{}", self.api_port);
-        let key = self.key.clone();
-        tokio::task::spawn_blocking(move || {
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            warmfront(
-                &args,
-                &[
-                    ("WARMFRONT_ENDPOINT", &endpoint),
-                    ("ALIBABA_CLOUD_ACCESS_KEY_ID", &key.id),
-                    ("ALIBABA_CLOUD_ACCESS_KEY_SECRET", &key.secret),
-                ],
-            )
-        })
-        .await?
+        self.client().cli(args).await
+    }
+
+    /// A client, for a task of its own.
+    pub fn client(&self) -> Client {
+        Client { api_port: self.api_port, key: self.key.clone() }
     }
 
     /// The node named `name`.
     pub fn node(&mut self, name: &str) -> &mut Node {
-        self.nodes.iter_mut().find(|node| node.name == name).expect("a stage has four nodes")
+        self.nodes.iter_mut().find(|node| node.name == name).expect("a node of the stage")
     }
 
     /// The ports users reach in each region: cn-1's L1, eu-1's L1.
@@ -305,11 +357,10 @@ impl Stage {
     }
 }
 
-fn node(root: &Path, pop: &str, tier: &str, link_port: u16, token_file: &Path) -> anyhow::Result<Node> {
-    let name = format!("{pop}-{}", tier.to_lowercase());
+fn node(root: &Path, name: &str, pop: &str, tier: &str, link_port: u16, token_file: &Path) -> anyhow::Result<Node> {
     let (port, admin_port) = (free_port(), free_port());
     let configuration = root.join(format!("{name}.toml"));
-    let disk = root.join(&name);
+    let disk = root.join(name);
     std::fs::create_dir_all(&disk)?;
     std::fs::write(
         &configuration,
@@ -322,5 +373,5 @@ fn node(root: &Path, pop: &str, tier: &str, link_port: u16, token_file: &Path) -
         ),
     )?;
     let log = root.join(format!("{name}.log"));
-    Ok(Node { name, port, admin_port, configuration, process: None, log })
+    Ok(Node { name: name.to_owned(), port, admin_port, configuration, process: None, log })
 }

@@ -6,11 +6,10 @@
 //! eu-1-l1 --'      '-- cn-1-l2b --'
 //! ```
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -29,7 +28,7 @@ use super::relay::{Mode, Relay};
 use super::wall::{self, Wall};
 use super::writer::{Api, Scope, Submitted, submit};
 use crate::stage::{DOMAIN, Key};
-use crate::{Process, binary, eventually, http, warmfront};
+use crate::{Process, binary, eventually, free_port, http, warmfront};
 
 /// The nodes, by number.
 pub const PLACES: [Place; 5] = [
@@ -117,36 +116,12 @@ pub struct Field {
     _dir: TempDir,
 }
 
-/// Ports that one process of tests takes, the first one to mark them as taken.
-const BLOCK: u16 = 200;
-const BLOCKS: u16 = 95;
-const FIRST_PORT: u16 = 12_000;
-
-/// A port that no connection is given as its own, and no other process of tests takes: a process can be started on it again.
-/// All of [`FIRST_PORT`] and on lie below the range that the system gives to connections.
-fn steady_port() -> u16 {
-    static TAKEN: OnceLock<(TcpListener, u16)> = OnceLock::new();
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port)).ok();
-    let (_, first) = TAKEN.get_or_init(|| {
-        let start = (std::process::id() % u32::from(BLOCKS)) as u16;
-        let mut firsts = (0..BLOCKS).map(|block| FIRST_PORT + (start + block) % BLOCKS * BLOCK);
-        firsts.find_map(|first| Some((bind(first)?, first))).expect("fewer processes of tests than blocks of ports")
-    });
-    loop {
-        let port = first + 1 + NEXT.fetch_add(1, Ordering::Relaxed) % (BLOCK - 1);
-        if bind(port).is_some() {
-            return port;
-        }
-    }
-}
-
 impl Field {
     /// Sets everything up and waits until all nodes serve the domain.
     pub async fn set(plan: Plan) -> anyhow::Result<Field> {
         let dir = TempDir::new()?;
         let root = dir.path();
-        let (api_port, link_port) = (steady_port(), steady_port());
+        let (api_port, link_port) = (free_port(), free_port());
         let state = format!("sqlite:{}", root.join("control.db").display());
         let configuration = root.join("control.toml");
         let lease = plan.lease_secs;
@@ -171,7 +146,7 @@ impl Field {
         let (mut nodes, mut links, mut fronts, mut ports) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut liar = None;
         for (number, place) in PLACES.into_iter().enumerate() {
-            let (own, admin) = (steady_port(), steady_port());
+            let (own, admin) = (free_port(), free_port());
             let mut behind = own;
             if plan.lied_for == Some(number) {
                 let lies = Liar::start(own).await?;
