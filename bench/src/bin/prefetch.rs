@@ -1,154 +1,288 @@
-//! Prefetch of many small objects: ours through the API to two L2s, beside what people do today, `curl --parallel` through an
-//! nginx `proxy_cache`, in turns in one run, before the same nginx origin on the same disk.
+//! Prefetch to two caches: ours through the API to two L2s, beside what people do today: `curl --parallel`, `wget -i` and a load
+//! generator (wrk) through nginx `proxy_cache` and through Varnish, in turns in one run, before the same nginx origin on the same disk.
 //!
-//! Ours ends when every task reads `Complete`, which means re-read from stable storage; the peer ends when curl has read
-//! the last byte, which proves nothing of the sort (nginx does not sync). `cargo run --release -p bench --bin prefetch [OBJECTS]`
+//! A placement is one URL in one cache. The figure is placements for each second of processor that caches and driver take (the control
+//! plane and the command line are ours), origin excluded. Ours ends when every task reads `Complete`: synced, read back from
+//! the medium, checked. The peers end when their client has read the last byte, which proves nothing of the sort: nginx does not sync,
+//! and Varnish keeps memory alone. `cargo run --release -p bench --bin prefetch [OBJECTS OF 10 KIB] [OBJECTS OF 50 MIB]`
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use bench::{idle_time, processor_time};
+use bench::{family, idle_time, processor_time};
 use e2e::nginx::pattern;
 use e2e::stage::{DOMAIN, Stage};
-use e2e::{Process, free_port};
+use e2e::{Process, eventually, free_port};
 use tokio::time::Instant;
-
-/// Bytes of an object.
-const BYTES: usize = 10 << 10;
 
 /// Objects in one folder of the origin.
 const FOLDER: usize = 1000;
 
+/// Caches that each object is brought to.
+const COPIES: usize = 2;
+
+/// Of how many objects wget, which asks for one at a time, is given one: its rate is the same, and the run ends today.
+const WGET_SHARE: usize = 5;
+
+/// What is brought to the caches.
+struct Objects {
+    count: usize,
+    bytes: usize,
+}
+
+/// What bringing it cost.
+struct Cost {
+    placements: usize,
+    time: Duration,
+    /// Of caches and driver.
+    processor: Duration,
+}
+
+impl Cost {
+    fn for_each_second(&self) -> f64 {
+        self.placements as f64 / self.processor.as_secs_f64()
+    }
+
+    fn show(&self, name: &str) {
+        println!(
+            "  {name:<34} {:>7} placements {:>8.1} s {:>8.0} /s {:>8.1} s of processor {:>8.0} for each second of it",
+            self.placements,
+            self.time.as_secs_f64(),
+            self.placements as f64 / self.time.as_secs_f64(),
+            self.processor.as_secs_f64(),
+            self.for_each_second()
+        );
+    }
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let objects: usize = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse())?;
-    let mut stage = Stage::set("open").await?;
-    let origin = stage.origin().await?;
-    for folder in 0..objects.div_ceil(FOLDER) {
-        for number in folder * FOLDER..((folder + 1) * FOLDER).min(objects) {
-            origin.write_bytes(&path(number), &pattern(&path(number), BYTES))?;
+    let mut arguments = std::env::args().skip(1);
+    let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse::<usize>());
+    let small = Objects { count: number(100_000)?, bytes: 10 << 10 };
+    let large = Objects { count: number(200)?, bytes: 50 << 20 };
+    println!("to {COPIES} caches, one nginx origin, everything on this machine");
+    for objects in [small, large] {
+        if objects.count > 0 {
+            compare(&objects).await?;
         }
     }
-    let list = stage.folder("lists")?.join("urls");
-    let urls: Vec<String> = (0..objects).map(|number| format!("http://{DOMAIN}{}", path(number))).collect();
-    std::fs::write(&list, urls.join("\n"))?;
+    Ok(())
+}
 
-    let peer = Peer::start(&stage.folder("peer")?, origin.port)?;
-    let (their_time, their_processor) = peer.warm(objects)?;
-
-    let mut pids = vec![stage.control().context("it runs")?.id()];
-    for node in &mut stage.nodes {
-        pids.push(node.process().context("it runs")?.id());
+async fn compare(objects: &Objects) -> anyhow::Result<()> {
+    println!("{} objects of {} KiB", objects.count, objects.bytes >> 10);
+    let mut stage = Stage::set("open").await?;
+    let need = (objects.count * objects.bytes) as u64;
+    for node in stage.nodes.iter_mut().filter(|_| need > 1 << 30) {
+        node.kill9();
+        let capacity = need + need / 2;
+        node.reconfigure(|text| text.replace("capacity_bytes = 2147483648", &format!("capacity_bytes = {capacity}")))?;
+        node.start()?;
+        node.ready().await;
     }
-    let used = || pids.iter().map(|pid| processor_time(*pid)).sum::<anyhow::Result<Duration>>();
-    let (before, idle) = (used()?, idle_time()?);
-    let begun = Instant::now();
-    let done = stage.cli(&["push", &format!("@{}", list.display()), "--area", "domestic", "--wait"]).await?;
-    let our_time = begun.elapsed();
-    let our_processor = used()?.saturating_sub(before);
-    let idle = idle_time()?.saturating_sub(idle);
-    let complete = done["urls"].as_array().into_iter().flatten().filter(|url| url["state"] == "Complete").count();
-    ensure!(complete == objects, "{complete} of {objects} are Complete");
+    let origin = stage.origin().await?;
+    let large = pattern("large", objects.bytes);
+    for number in 0..objects.count {
+        let body = if objects.bytes > 1 << 20 { large.clone() } else { pattern(&path(number), objects.bytes) };
+        origin.write_bytes(&path(number), &body)?;
+    }
 
-    // The same again for the other region alone, to see what two roots at once cost over one.
-    let begun = Instant::now();
-    stage.cli(&["push", &format!("@{}", list.display()), "--area", "overseas", "--wait"]).await?;
-    let second = begun.elapsed();
-    let hit = e2e::http::get(stage.edges()[0], DOMAIN, &path(objects - 1), &[]).await?;
-    ensure!(hit.header("x-cache").starts_with("HIT"), "{}", hit.header("x-cache"));
-
-    let rate = |time: Duration| objects as f64 / time.as_secs_f64();
-    println!("{objects} objects of {BYTES} bytes, one nginx origin, everything on this machine");
+    let mut best: Option<(f64, String)> = None;
+    for program in ["nginx", "varnish"] {
+        for driver in ["curl", "wget", "wrk"] {
+            let folder = stage.folder(&format!("{driver}-{program}"))?;
+            let peer = Peer::start(program, &folder, origin.port, need).await?;
+            let count = if driver == "wget" { objects.count.div_ceil(WGET_SHARE) } else { objects.count };
+            let cost = peer.warm(driver, count, objects.bytes)?;
+            let name = format!("{driver} through {program}");
+            cost.show(&name);
+            if best.as_ref().is_none_or(|(most, _)| *most < cost.for_each_second()) {
+                best = Some((cost.for_each_second(), name));
+            }
+            drop(peer);
+            // Some file systems are slow to create files for minutes after many were removed: many small ones stay.
+            if objects.bytes > 1 << 20 {
+                std::fs::remove_dir_all(&folder)?;
+            }
+        }
+    }
+    let ours = ours(&mut stage, objects).await?;
+    ours.show("push --wait, all Complete");
+    let (most, name) = best.context("peers were measured")?;
     println!(
-        "peer: curl --parallel --parallel-max 64 through nginx proxy_cache   {:>7.1} s  {:>7.0} /s  {:>5.1} s of processor",
-        their_time.as_secs_f64(),
-        rate(their_time),
-        their_processor.as_secs_f64()
-    );
-    println!(
-        "ours: push --wait to one L2, all Complete (re-read, checked)         {:>7.1} s  {:>7.0} /s  {:>5.1} s of processor",
-        our_time.as_secs_f64(),
-        rate(our_time),
-        our_processor.as_secs_f64()
-    );
-    println!(
-        "ours: the same to the other region's L2                              {:>7.1} s  {:>7.0} /s",
-        second.as_secs_f64(),
-        rate(second)
-    );
-    println!(
-        "ratio {:.2} (peer's time over ours; above 1 we are faster)",
-        their_time.as_secs_f64() / our_time.as_secs_f64()
-    );
-    let per_second = |time: Duration| time.as_secs_f64() / our_time.as_secs_f64();
-    println!(
-        "limited by: {} (processors: {:.1} ours, {:.1} idle, the rest nginx, this client and the system)",
-        if per_second(idle) < 0.3 { "the processors" } else { "waiting: disk syncs and round trips" },
-        per_second(our_processor),
-        per_second(idle)
+        "  ratio {:.2} to the best of them, {name} (aim 2; above 1 ours takes less)",
+        ours.for_each_second() / most
     );
     Ok(())
+}
+
+async fn ours(stage: &mut Stage, objects: &Objects) -> anyhow::Result<Cost> {
+    let list = stage.folder("lists")?.join("urls");
+    let urls: Vec<String> = (0..objects.count).map(|number| format!("http://{DOMAIN}{}", path(number))).collect();
+    std::fs::write(&list, urls.join("\n"))?;
+    let mut pids = vec![("control", stage.control().context("it runs")?.id())];
+    for node in &mut stage.nodes {
+        let tier = if node.name.ends_with("l1") { "idle edges" } else { "L2s" };
+        pids.push((tier, node.process().context("it runs")?.id()));
+    }
+    let used = || {
+        let of = |(name, pid): &(&'static str, u32)| Ok((*name, processor_time(*pid)?));
+        pids.iter()
+            .map(of)
+            .chain([Ok(("push", processor_time(std::process::id())?))])
+            .collect::<anyhow::Result<Vec<_>>>()
+    };
+    let (before, idle) = (used()?, idle_time()?);
+    let begun = Instant::now();
+    let done = stage.cli(&["push", &format!("@{}", list.display()), "--wait", "--timeout", "3600"]).await?;
+    let time = begun.elapsed();
+    let complete = done["urls"].as_array().into_iter().flatten().filter(|url| url["state"] == "Complete").count();
+    ensure!(complete == objects.count, "{complete} of {} are Complete", objects.count);
+    let mut parts: Vec<(&str, Duration)> = Vec::new();
+    for ((name, after), (_, before)) in used()?.into_iter().zip(before) {
+        match parts.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += after.saturating_sub(before),
+            None => parts.push((name, after.saturating_sub(before))),
+        }
+    }
+    let processor = parts.iter().map(|(_, time)| *time).sum();
+    let of_all: Vec<String> = parts.iter().map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64())).collect();
+    let idle = idle_time()?.saturating_sub(idle).as_secs_f64() / time.as_secs_f64();
+    println!("  of ours: {}; {idle:.1} processors were idle", of_all.join(", "));
+    for edge in stage.edges() {
+        let hit = e2e::http::get(edge, DOMAIN, &path(objects.count - 1), &[]).await?;
+        ensure!(hit.header("x-cache").starts_with("HIT"), "{}", hit.header("x-cache"));
+    }
+    Ok(Cost { placements: objects.count * COPIES, time, processor })
 }
 
 fn path(number: usize) -> String {
     format!("/o/{}/{number}.bin", number / FOLDER)
 }
 
-/// nginx with `proxy_cache` before the origin.
+/// Caches that a driver warms one after the other.
 struct Peer {
-    process: Process,
-    port: u16,
-    folder: std::path::PathBuf,
+    caches: Vec<(Process, u16)>,
+    folder: PathBuf,
 }
 
 impl Peer {
-    fn start(folder: &Path, origin: u16) -> anyhow::Result<Peer> {
-        let port = free_port();
-        let dir = folder.display();
-        let configuration = folder.join("nginx.conf");
-        std::fs::create_dir_all(folder.join("cache"))?;
-        let _ = Command::new("chown").arg("-R").arg("www-data").arg(folder).status();
-        std::fs::write(
-            &configuration,
-            format!(
-                "worker_processes 2;\ndaemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\nevents {{ worker_connections 4096; }}\n\
-                 http {{\n access_log off; sendfile on; keepalive_requests 1000000;\n\
-                 client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3; uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
-                 proxy_cache_path {dir}/cache levels=1:2 keys_zone=c:64m max_size=4g inactive=1h use_temp_path=off;\n\
-                 upstream origin {{ server 127.0.0.1:{origin}; keepalive 64; }}\n\
-                 server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
-                 proxy_set_header Host {DOMAIN}; proxy_cache c; proxy_cache_valid 200 1h; add_header X-Cache $upstream_cache_status; }} }}\n}}\n"
-            ),
-        )?;
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(&configuration).arg("-e").arg(folder.join("error.log"));
-        let process = Process::start(&mut command, &folder.join("nginx.out"))?;
-        Ok(Peer { process, port, folder: folder.to_owned() })
+    async fn start(program: &str, folder: &Path, origin: u16, bytes: u64) -> anyhow::Result<Peer> {
+        let mut caches = Vec::new();
+        for copy in 0..COPIES {
+            let (port, folder) = (free_port(), folder.join(copy.to_string()));
+            std::fs::create_dir_all(folder.join("cache"))?;
+            let process = match program {
+                "nginx" => nginx(&folder, port, origin, bytes * 2)?,
+                _ => varnish(&folder, port, origin, bytes)?,
+            };
+            let listens = || async { Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await?) };
+            eventually(&format!("{program} listens"), listens).await;
+            caches.push((process, port));
+        }
+        Ok(Peer { caches, folder: folder.to_owned() })
     }
 
-    /// Warms all objects; the time it took, and the processor time of nginx's master with its children that have ended, plus curl's.
-    fn warm(&self, objects: usize) -> anyhow::Result<(Duration, Duration)> {
-        let list = self.folder.join("curl.cfg");
-        let lines: Vec<String> = (0..objects)
-            .map(|number| format!("url = \"http://127.0.0.1:{}{}\"\noutput = \"/dev/null\"", self.port, path(number)))
-            .collect();
-        std::fs::write(&list, lines.join("\n"))?;
-        let workers = || -> anyhow::Result<Duration> {
-            let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.process.id()))?;
-            children.split_whitespace().map(|pid| processor_time(pid.parse()?)).sum()
-        };
-        let before = workers()?;
-        let begun = Instant::now();
-        let status = Command::new("curl")
-            .args(["-s", "--no-progress-meter", "--parallel", "--parallel-max", "64", "-K"])
-            .arg(&list)
-            .status()?;
-        let time = begun.elapsed();
-        ensure!(status.success(), "curl ended with {status}");
-        Ok((time, workers()?.saturating_sub(before)))
+    /// Processor time of the caches, and of this process with the drivers that have ended.
+    fn used(&self) -> anyhow::Result<Duration> {
+        let caches = self.caches.iter().flat_map(|(cache, _)| family(cache.id()));
+        caches.chain([std::process::id()]).map(processor_time).sum()
     }
+
+    fn warm(&self, driver: &str, count: usize, bytes: usize) -> anyhow::Result<Cost> {
+        let before = self.used()?;
+        let begun = Instant::now();
+        for (_, port) in &self.caches {
+            drive(driver, *port, count, &self.folder)?;
+        }
+        let (time, processor) = (begun.elapsed(), self.used()?.saturating_sub(before));
+        for (_, port) in &self.caches {
+            let url = format!("http://127.0.0.1:{port}{}", path(count - 1));
+            let seen = Command::new("curl")
+                .args(["-s", "-D", "-", "-o", "/dev/null", "-w", "%{size_download}", &url])
+                .output()?;
+            let seen = String::from_utf8_lossy(&seen.stdout).to_lowercase();
+            let is_hit = seen.lines().any(|line| line.trim_end() == "x-cache: hit");
+            ensure!(is_hit && seen.ends_with(&bytes.to_string()), "{driver} did not warm {url}: {seen}");
+        }
+        Ok(Cost { placements: count * COPIES, time, processor })
+    }
+}
+
+/// Asks a cache for each object once.
+fn drive(driver: &str, port: u16, count: usize, folder: &Path) -> anyhow::Result<()> {
+    let list = folder.join("list");
+    let url = |number| format!("http://127.0.0.1:{port}{}", path(number));
+    let mut command = Command::new(driver);
+    match driver {
+        "curl" => {
+            let lines = (0..count).map(|number| format!("url = \"{}\"\noutput = \"/dev/null\"\n", url(number)));
+            std::fs::write(&list, lines.collect::<String>())?;
+            command.args(["-s", "--no-progress-meter", "--parallel", "--parallel-max", "64", "-K"]).arg(&list);
+        }
+        "wget" => {
+            let lines = (0..count).map(|number| format!("{}\n", url(number)));
+            std::fs::write(&list, lines.collect::<String>())?;
+            command.args(["-q", "-O", "/dev/null", "-i"]).arg(&list);
+        }
+        _ => {
+            // It would go on until its time is over: who has counted the last answer ends it.
+            let script = format!(
+                "local n, got = 0, 0\n\
+                 function request() local k = math.min(n, {last}); n = n + 1\n\
+                 return wrk.format('GET', string.format('/o/%d/%d.bin', math.floor(k / {FOLDER}), k)) end\n\
+                 function response() got = got + 1; if got >= {count} then os.exit(0) end end\n",
+                last = count - 1
+            );
+            std::fs::write(&list, script)?;
+            let connections = format!("-c{}", 64.min(count));
+            command.args(["-t1", &connections, "-d3600s", "--timeout", "60s", "-s"]).arg(&list);
+            command.arg(format!("http://127.0.0.1:{port}/")).stdout(Stdio::null());
+        }
+    }
+    let status = command.status().with_context(|| format!("{driver} is needed (apt-get install {driver})"))?;
+    ensure!(status.success(), "{driver}: {status}");
+    Ok(())
+}
+
+/// nginx with `proxy_cache` before the origin.
+fn nginx(folder: &Path, port: u16, origin: u16, bytes: u64) -> anyhow::Result<Process> {
+    let dir = folder.display();
+    let configuration = folder.join("nginx.conf");
+    let _ = Command::new("chown").arg("-R").arg("www-data").arg(folder).status();
+    std::fs::write(
+        &configuration,
+        format!(
+            "worker_processes 2;\ndaemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\nevents {{ worker_connections 4096; }}\n\
+             http {{\n access_log off; sendfile on; keepalive_requests 1000000;\n\
+             client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3; uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
+             proxy_cache_path {dir}/cache levels=1:2 keys_zone=c:128m max_size={bytes} inactive=1h use_temp_path=off;\n\
+             upstream origin {{ server 127.0.0.1:{origin}; keepalive 64; }}\n\
+             server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+             proxy_set_header Host {DOMAIN}; proxy_cache c; proxy_cache_valid 200 1h; add_header X-Cache $upstream_cache_status; }} }}\n}}\n"
+        ),
+    )?;
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(&configuration).arg("-e").arg(folder.join("error.log"));
+    Process::start(&mut command, &folder.join("nginx.out"))
+}
+
+/// Varnish in memory before the origin.
+fn varnish(folder: &Path, port: u16, origin: u16, bytes: u64) -> anyhow::Result<Process> {
+    let text = std::fs::read_to_string(e2e::workspace().join("bench/peers/varnish.vcl"))?;
+    let vcl = folder.join("varnish.vcl");
+    std::fs::write(&vcl, text.replace("@ORIGIN@", &origin.to_string()))?;
+    let mut command = Command::new("varnishd");
+    command
+        .args(["-F", "-j", "none", "-n"])
+        .arg(folder.join("run"))
+        .args(["-a", &format!("127.0.0.1:{port},HTTP"), "-f"])
+        .arg(&vcl);
+    command.args(["-s", &format!("malloc,{}", bytes * 2 + (256 << 20))]);
+    Process::start(&mut command, &folder.join("varnish.out")).context("varnishd is needed (apt-get install varnish)")
 }

@@ -57,6 +57,10 @@ impl DiskFile for RamFile {
         ready(Ok(Bytes::copy_from_slice(&bytes[from..to]))).boxed()
     }
 
+    fn read_medium(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        self.read(offset, length)
+    }
+
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
         let mut bytes = lock(&self.0);
         let mut at = offset as usize;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bench::api::Http;
+use bench::family;
 use e2e::stage::DOMAIN;
 use e2e::{Process, eventually, free_port};
 use futures_util::StreamExt;
@@ -260,21 +261,6 @@ async fn answers(name: &str, port: u16) {
         Http::connect(port).await?.get(DOMAIN, &format!("{}0", path(1024))).await
     })
     .await;
-}
-
-/// A process and all it started, whoever lives.
-fn family(pid: u32) -> Vec<u32> {
-    let mut all = vec![pid];
-    let mut at = 0;
-    while let Some(pid) = all.get(at).copied() {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        for thread in threads {
-            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        }
-        at += 1;
-    }
-    all
 }
 
 /// Keeps a process with all its threads on a processor.
