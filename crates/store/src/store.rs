@@ -450,7 +450,9 @@ impl Store {
         let segment = tier.segment(place.segment).ok_or(VerifyError::Absent)?;
         if !segment.is_durable(place.end()) {
             // Slices come before their head in the log, so that a sync that covers it covers them.
-            volume.queue.ask(|reply| Command::Sync { reply }).await.map_err(VerifyError::Write)?;
+            let end = place.end();
+            let settle = |reply| Command::Settle { segment: segment.clone(), end, reply };
+            volume.queue.ask(settle).await.map_err(VerifyError::Write)?;
             if !segment.is_durable(place.end()) {
                 return Err(VerifyError::Absent);
             }

@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Reclaim { before: u32, reply: Reply<bool> },
     /// Answer when everything sent before is durable.
     Sync { reply: Reply<bool> },
+    /// Answer when `segment` is durable up to `end`, or never will be.
+    Settle { segment: Arc<Segment>, end: u64, reply: Reply<bool> },
     /// Sync, seal and end.
     Close { reply: Reply<bool> },
 }
@@ -80,9 +82,10 @@ impl Command {
             }
             Command::Head { reply, .. } => drop(reply.send(Err(error.clone()))),
             Command::Close { reply } => drop(reply.send(Ok(true))),
-            Command::Remove { reply, .. } | Command::Reclaim { reply, .. } | Command::Sync { reply } => {
-                drop(reply.send(Err(error.clone())));
-            }
+            Command::Remove { reply, .. }
+            | Command::Reclaim { reply, .. }
+            | Command::Sync { reply }
+            | Command::Settle { reply, .. } => drop(reply.send(Err(error.clone()))),
         }
     }
 }
@@ -253,7 +256,7 @@ impl Writer {
                     }
                     Some(command) => {
                         commits += usize::from(matches!(command, Command::Commit { .. }));
-                        // Whoever waits for a sync by itself waits no longer than it takes.
+                        // Whoever waits for a sync of everything waits no longer than it takes.
                         gathers &= !matches!(command, Command::Sync { .. } | Command::Remove { durable: true, .. });
                         self.take(command).await;
                     }
@@ -265,7 +268,9 @@ impl Writer {
                     next = tokio::time::timeout_at(until, commands.recv()).await.unwrap_or(None);
                 }
             }
-            several = commits > 1;
+            if commits > 0 {
+                several = commits > 1;
+            }
             self.flush().await;
             if !self.waiting.is_empty() {
                 // Whoever waited has been told if it failed.
@@ -344,6 +349,14 @@ impl Writer {
                 let _ = reply.send(Ok(self.reclaim_before(before).await));
             }
             Command::Sync { reply } => self.waiting.push(reply),
+            Command::Settle { segment, end, reply } => {
+                // Most ask while the sync that covers them runs.
+                if segment.is_durable(end) || segment.is_lost(end) {
+                    let _ = reply.send(Ok(true));
+                } else {
+                    self.waiting.push(reply);
+                }
+            }
             Command::Close { reply } => drop(reply.send(Err(WriteError::Closed))),
         }
     }

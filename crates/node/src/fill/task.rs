@@ -202,6 +202,7 @@ impl FillTask<'_> {
             Err(Broken::Store(error)) => return Err(cause(&error)),
             Err(Broken::Body(cause)) => return Err(cause),
         }
+        drop(body);
         fill.finish_visible().await.map_err(|error| cause(&error))?;
         self.fills.metrics.slices_stored.inc();
         Ok(())
@@ -486,6 +487,8 @@ impl FillTask<'_> {
             }
             self.fills.metrics.resumed.inc();
         }
+        // The origin is done with it: what follows is the disk's time, and must not keep the next from asking.
+        drop(body);
         if self.fills.knowing.known().tag != self.log {
             return Err(Cause::Evicted);
         }
