@@ -56,8 +56,8 @@ const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
 /// Markers that may be left at the same time.
 const MARKERS_AT_ONCE: usize = 64;
 
-/// Chunks from which on they are kept as they came, in bytes.
-const CHUNK_KEPT_MIN: usize = 128 << 10;
+/// Chunks from which on they are kept as they came, in bytes: half of what a connection's buffer grows to.
+const CHUNK_KEPT_MIN: usize = 32 << 10;
 
 /// Why a fetch is begun: users come first (promise P4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -105,7 +105,14 @@ fn main() -> ExitCode {
         .init();
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
 
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Node { config: Some(_), command: None } = &arguments.command {
+        // A node answers users on threads of its own, one for each core. What fetches for them wakes others far more often than it
+        // has work for all of them, and each of those wakes costs more than most of that work.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        runtime.worker_threads((cores / 2).max(1));
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("warmfront: start the runtime: {error}");
