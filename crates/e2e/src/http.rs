@@ -30,6 +30,27 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
+    /// The parts of an answer in several: `Content-Range` and bytes of each.
+    pub fn parts(&self) -> anyhow::Result<Vec<(String, Bytes)>> {
+        let boundary = self.header("content-type").strip_prefix("multipart/byteranges; boundary=");
+        let boundary = boundary.with_context(|| format!("not in parts: {:?}", self.headers))?.trim_matches('"');
+        let (open, end) = (format!("--{boundary}\r\n"), format!("--{boundary}--"));
+        let find = |from: usize, what: &str| {
+            let at = self.body[from..].windows(what.len()).position(|window| window == what.as_bytes());
+            at.map(|at| from + at)
+        };
+        let (mut parts, mut at) = (Vec::new(), find(0, &open).context("a first part")?);
+        while !self.body[at..].starts_with(end.as_bytes()) {
+            let begins = find(at, "\r\n\r\n").context("the end of a part's head")? + 4;
+            let head = String::from_utf8_lossy(&self.body[at..begins]).to_lowercase();
+            let range = head.lines().find_map(|line| line.strip_prefix("content-range:")).context("Content-Range")?;
+            at = find(begins, &format!("\r\n--{boundary}")).context("the end of a part")?;
+            parts.push((range.trim().to_owned(), self.body.slice(begins..at)));
+            at += 2;
+        }
+        Ok(parts)
+    }
+
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()

@@ -19,6 +19,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 pub mod authority;
+pub mod film;
 pub mod fresh;
 pub mod http;
 pub mod knee;

@@ -1,9 +1,11 @@
 //! nginx as the origin: real files, and a log that is the witness of every GET.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -23,7 +25,9 @@ pub struct Nginx {
 
 impl Nginx {
     /// Starts nginx in `dir`, serving `dir/files` with validators and `Cache-Control: max-age=3600`; what lies under
-    /// `/tagged/NAME/` has the tags `all` and NAME, what lies under `/slow/` comes at half a megabyte a second.
+    /// `/tagged/NAME/` has the tags `all` and NAME, what lies under `/slow/` comes at half a megabyte a second, under `/steady/` at
+    /// four; what lies under `/packed/` varies by encoding where there is a file `.gz` beside it, under `/zipped/` it is compressed when
+    /// it is asked for.
     pub fn start(dir: &Path) -> anyhow::Result<Nginx> {
         Nginx::start_with(dir, None)
     }
@@ -55,6 +59,9 @@ impl Nginx {
                  location / {{ add_header Cache-Control max-age=3600; }}\n\
                  location ~ ^/tagged/([a-z]+)/ {{ add_header Cache-Control max-age=3600; add_header Cache-Tag \"all, $1\"; }}\n\
                  location /slow/ {{ add_header Cache-Control max-age=3600; limit_rate 512k; }}\n\
+                 location /steady/ {{ add_header Cache-Control max-age=3600; limit_rate 4m; }}\n\
+                 location /packed/ {{ add_header Cache-Control max-age=3600; gzip_static on; gzip_vary on; gzip_proxied any; }}\n\
+                 location /zipped/ {{ add_header Cache-Control max-age=3600; gzip on; gzip_vary on; gzip_proxied any; gzip_types *; }}\n\
                  location /private/ {{ add_header Cache-Control no-store; }} }}\n}}\n",
                 dir = dir.display(),
                 tls = tls.unwrap_or_default(),
@@ -104,6 +111,17 @@ impl Nginx {
         std::fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
         std::fs::write(path, body)?;
         Ok(())
+    }
+
+    /// Writes a file in the place of what is there, of which answers under way go on, with a time of its own.
+    pub fn replace(&self, name: &str, body: &[u8]) -> anyhow::Result<()> {
+        let path = self.files.join(name.trim_start_matches('/'));
+        let before = std::fs::metadata(&path)?.modified()?;
+        let new = path.with_extension("new");
+        std::fs::write(&new, body)?;
+        // Its validator is made of seconds and the length.
+        File::options().append(true).open(&new)?.set_modified(before + Duration::from_secs(1))?;
+        Ok(std::fs::rename(new, path)?)
     }
 
     /// Every GET so far: how many times each path was answered with a body.

@@ -67,6 +67,33 @@ impl Node {
         Ok(std::fs::write(&self.configuration, change(std::fs::read_to_string(&self.configuration)?))?)
     }
 
+    /// Sets bytes of its memory tier and of its disk, which it reads at its next start.
+    pub fn resize(&self, memory_bytes: u64, disk_bytes: u64) -> anyhow::Result<()> {
+        let bytes = |line: &str, table: &str| match line.split_once(" = ") {
+            Some(("capacity_bytes", _)) if table == "[memory]" => format!("capacity_bytes = {memory_bytes}"),
+            Some(("capacity_bytes", _)) => format!("capacity_bytes = {disk_bytes}"),
+            _ => line.to_owned(),
+        };
+        self.reconfigure(|text| {
+            let mut table = "";
+            let mut lines = String::new();
+            for line in text.lines() {
+                table = if line.starts_with('[') { line } else { table };
+                lines.push_str(&bytes(line, table));
+                lines.push('\n');
+            }
+            lines
+        })
+    }
+
+    /// Asks it to end, waits until it has, starts it again and waits until it serves.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.process.take().context("it runs")?.terminate()?;
+        self.start()?;
+        self.ready().await;
+        Ok(())
+    }
+
     /// Ends it, changes its configuration, and starts it on one processor, as if the machine had no other.
     pub fn restart_on(&mut self, processor: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
         self.process = None;
@@ -182,6 +209,9 @@ const TWO_ROOTS: Layout = (
     &[("cn-1", "L1", 1), ("cn-1", "L2", 1), ("eu-1", "L1", 1), ("eu-1", "L2", 1)],
 );
 
+/// One region with an L1 of one node and an L2 of two: each object has an owner there and another who takes over.
+const TWO_OWNERS: Layout = (&[("cn-1", "domestic", &["L1=cn-1/L2"])], &[("cn-1", "L1", 1), ("cn-1", "L2", 2)]);
+
 /// Two regions, each with an L1 and an L2 of three nodes, below an L3 of three: one root.
 const ONE_ROOT: Layout = (
     &[
@@ -201,6 +231,23 @@ impl Stage {
     /// As [`Stage::set`], of fifteen nodes below one root: core-l3-1 to 3, cn-1-l1-1 to 3, and so on.
     pub async fn with_one_root(profile: &str) -> anyhow::Result<Stage> {
         Stage::prepare(profile, &[], ONE_ROOT)?.start().await
+    }
+
+    /// As [`Stage::set`], of three nodes in one region: cn-1-l1, and cn-1-l2-1 and cn-1-l2-2, either of which asks the origin.
+    pub async fn with_two_owners(profile: &str) -> anyhow::Result<Stage> {
+        Stage::prepare(profile, &[], TWO_OWNERS)?.start().await
+    }
+
+    /// As [`Stage::set`], of which only cn-1-l1 and cn-1-l2 run, with stores of these sizes.
+    pub async fn one_region(profile: &str, memory_bytes: u64, disk_bytes: u64) -> anyhow::Result<Stage> {
+        let mut stage = Stage::without_nodes(profile, &[]).await?;
+        for name in ["cn-1-l2", "cn-1-l1"] {
+            let node = stage.node(name);
+            node.resize(memory_bytes, disk_bytes)?;
+            node.start()?;
+            node.ready().await;
+        }
+        Ok(stage)
     }
 
     /// As [`Stage::set`], with a lease of `secs` seconds.
@@ -344,6 +391,14 @@ impl Stage {
     /// A client, for a task of its own.
     pub fn client(&self) -> Client {
         Client { api_port: self.api_port, key: self.key.clone() }
+    }
+
+    /// URLs of these paths of the domain, as an argument of `push`.
+    pub fn listed<'a>(&self, paths: impl IntoIterator<Item = &'a str>) -> anyhow::Result<String> {
+        let urls: Vec<String> = paths.into_iter().map(|path| format!("http://{DOMAIN}{path}")).collect();
+        let list = self.folder("lists")?.join("urls");
+        std::fs::write(&list, urls.join("\n"))?;
+        Ok(format!("@{}", list.display()))
     }
 
     /// The node named `name`.

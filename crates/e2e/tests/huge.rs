@@ -1,22 +1,16 @@
 //! A file of 10 GB behind two tiers, over real processes: who seeks gets the right bytes for a few slices of the origin's, what is
 //! there is not asked for again, memory stays flat, and two versions are never put together.
 
-use std::fs::File;
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use bytes::Bytes;
+use e2e::film::{Film, SLICE};
 use e2e::nginx::Nginx;
 use e2e::stage::{DOMAIN, Stage};
 use e2e::{eventually, http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-/// Bytes that nodes fetch at a time of what is large.
-const SLICE: u64 = 1 << 20;
 
 /// Of the huge file; its last slice is shorter than the others.
 const HUGE: u64 = 10_000_000_000;
@@ -24,75 +18,6 @@ const HUGE: u64 = 10_000_000_000;
 /// What all memory of a node may grow by while it streams: its memory tier (64 MiB), what is on its way to the disk (32 MiB), and
 /// what the allocator keeps.
 const GROWTH_MAX: u64 = 200 << 20;
-
-/// Bytes of a mark.
-const MARK: u64 = 16;
-
-/// A file of zeros with a mark over every border of two slices, and at its end, that names version and place: bytes of another
-/// place or version are noticed wherever a slice begins or ends.
-#[derive(Clone, Copy)]
-struct Film {
-    path: &'static str,
-    length: u64,
-    version: u16,
-}
-
-impl Film {
-    fn marks(self, within: &Range<u64>) -> impl Iterator<Item = (u64, String)> {
-        let borders =
-            (within.start / SLICE..=within.end / SLICE + 1).map(|border| (border * SLICE).saturating_sub(MARK / 2));
-        let last = self.length - MARK;
-        let marks = borders.filter(move |at| at + MARK <= last).chain([last]);
-        marks.map(move |at| (at, format!("{:04x}{at:012x}", self.version)))
-    }
-
-    /// These bytes of it.
-    fn bytes(self, range: Range<u64>) -> Vec<u8> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        for (at, mark) in self.marks(&range) {
-            for (at, byte) in (at..).zip(mark.bytes()).filter(|(at, _)| range.contains(at)) {
-                bytes[(at - range.start) as usize] = byte;
-            }
-        }
-        bytes
-    }
-
-    /// Puts it in the place of what was at the origin under its path, with a time of its own.
-    fn put(self, origin: &Nginx) -> anyhow::Result<()> {
-        let path = origin.files.join(self.path.trim_start_matches('/'));
-        std::fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
-        let new = path.with_extension("new");
-        let file = File::create(&new)?;
-        file.set_len(self.length)?;
-        for (at, mark) in self.marks(&(0..self.length)) {
-            file.write_all_at(mark.as_bytes(), at)?;
-        }
-        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + u64::from(self.version)))?;
-        Ok(std::fs::rename(new, path)?)
-    }
-
-    /// Bytes of the slices in which these bytes lie.
-    fn slices_of(self, range: &Range<u64>) -> u64 {
-        ((range.end - 1) / SLICE + 1).saturating_mul(SLICE).min(self.length) - range.start / SLICE * SLICE
-    }
-
-    /// Asks the node at `port` for these bytes, and returns `X-Cache` when they are right.
-    async fn read(self, port: u16, range: Range<u64>) -> anyhow::Result<String> {
-        self.read_as(port, &format!("bytes={}-{}", range.start, range.end - 1), range).await
-    }
-
-    async fn read_as(self, port: u16, asked: &str, range: Range<u64>) -> anyhow::Result<String> {
-        let answer = http::get(port, DOMAIN, self.path, &[("range", asked)]).await?;
-        let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.length);
-        ensure!(
-            answer.status == 206 && answer.header("content-range") == content_range,
-            "{asked}: {:?}",
-            answer.headers
-        );
-        ensure!(answer.body == self.bytes(range), "{asked}: other bytes");
-        Ok(answer.header("x-cache").to_owned())
-    }
-}
 
 /// An L1 over an L2 over an nginx.
 struct House {
@@ -257,16 +182,8 @@ async fn memory_stays_flat_while_more_than_the_disk_holds_streams_through() -> a
 
     let watch = async |start: u64| {
         let range = format!("bytes={start}-{}", start + EACH - 1);
-        let request = http::request(DOMAIN, film.path, &[("range", &range)])?;
-        let mut at = start;
-        let answer = http::take(house.l1(), request, |bytes: Bytes| {
-            let next = at + bytes.len() as u64;
-            ensure!(bytes == film.bytes(at..next), "other bytes between {at} and {next}");
-            at = next;
-            Ok(())
-        });
-        let answer = answer.await?;
-        ensure!(answer.status == 206 && at == start + EACH, "{} bytes, {:?}", at - start, answer.headers);
+        let answer = film.watch(house.l1(), &[("range", &range)], start..start + EACH).await?;
+        ensure!(answer.status == 206, "{:?}", answer.headers);
         anyhow::Ok(())
     };
     let mut highest = before.clone();

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use e2e::eventually;
 use e2e::knee::{Knee, SERVICE, Users, WORKERS, inside};
 use e2e::stage::{DOMAIN, Stage};
+use e2e::{eventually, sdk};
+use serde_json::json;
 use tokio::time::Instant;
 
 /// URLs of the task; each is asked for by both roots.
@@ -72,5 +73,42 @@ async fn origin_of_two_roots_is_asked_for_what_it_bears_and_left_alone_when_it_s
     let slow = times.iter().filter(|time| **time > SERVICE * 20).count();
     assert!(slow * 20 <= times.len(), "{slow} of {} users waited for a second", times.len());
     assert!(ended - begun < Duration::from_secs(120), "{:?}", ended - begun);
+    Ok(())
+}
+
+/// Prefetches at a time that a domain allows, and URLs of the task that meets it.
+const AT_A_TIME: usize = 6;
+const LIMITED: usize = 200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limit_of_a_domain_holds_over_two_roots_together_and_holds_back_no_user() -> anyhow::Result<()> {
+    let stage = Stage::set("open").await?;
+    let origin = Knee::start().await?;
+    let address = format!("127.0.0.1:{}", origin.port);
+    stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
+    stage.online().await;
+    let limit = json!([{ "functionName": "prefetch_limit",
+                         "functionArgs": [{ "argName": "concurrency", "argValue": AT_A_TIME.to_string() }] }]);
+    let set = ("cdn", "BatchSetCdnDomainConfig", json!({ "DomainNames": DOMAIN, "Functions": limit.to_string() }));
+    let answer = sdk::calls(&stage, &[set]).await?.remove(0);
+    ensure!(answer.get("ok").is_some(), "{answer}");
+    stage.online().await;
+
+    let users = Users::begin(stage.edges()[0], USER_EVERY);
+    let paths: Vec<String> = (0..LIMITED).map(|number| format!("/o/{number}.bin")).collect();
+    let list = stage.listed(paths.iter().map(String::as_str))?;
+    let begun = Instant::now();
+    stage.cli(&["push", &list, "--wait"]).await?;
+    let waited = users.waited(begun, Instant::now());
+    let asked = origin.asked();
+    let most = asked.iter().map(|asked| asked.prefetches).max().unwrap_or_default();
+    ensure!(most <= AT_A_TIME, "{most} prefetches at a time");
+    ensure!(most > AT_A_TIME / 2, "{most} at a time: what is allowed is used");
+    for root in ["cn-1-l2", "eu-1-l2"] {
+        let by_root = asked.iter().filter(|asked| !asked.by_user && asked.via.contains(root)).count();
+        ensure!(by_root == LIMITED, "{root} asked {by_root} times");
+    }
+    let slow = waited.iter().filter(|waited| !waited.well || waited.time > SERVICE * 10).count();
+    ensure!(waited.len() > 10 && slow * 20 <= waited.len(), "{slow} of {} users waited", waited.len());
     Ok(())
 }

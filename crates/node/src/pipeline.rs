@@ -333,9 +333,12 @@ impl Pipeline {
         }
         let seen = object.as_ref().map(store::Object::generation);
         let found = match (object, of(&read, tag)) {
-            // What was kept under a key that was made otherwise was kept for other URLs; what is to be fetched again is not there.
+            // What was kept under a key that was made otherwise was kept for other URLs; what is to be fetched again is not there. For
+            // a prefetch neither is what lies in slices: whether all of them are there nobody knows.
             (Some(object), Some(Stored::Object(head)))
-                if keep::is_keyed_by(&wanted.domain.functions, &head.headers) && head.refetch >= wanted.refetch =>
+                if keep::is_keyed_by(&wanted.domain.functions, &head.headers)
+                    && head.refetch >= wanted.refetch
+                    && (head.slices.is_none() || wanted.purpose == Purpose::User) =>
             {
                 let at = self.fills.vouched.get(key.hash(), object.generation());
                 let vouched = Vouched { stamp: Revision(object.stamp()), at };
@@ -396,7 +399,9 @@ impl Pipeline {
     /// How much of it is fetched: of what is asked for in part, or lies in slices, as little as will do.
     fn part(&self, wanted: &Wanted, look: &Look, alone: bool) -> Part {
         let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
-        if alone || look.has_variants || told_apart || wanted.method != Method::GET {
+        // A prefetch wants the whole, also one that a child goes on with where another node broke off.
+        let prefetch = wanted.purpose == Purpose::Prefetch;
+        if alone || prefetch || look.has_variants || told_apart || wanted.method != Method::GET {
             return Part::Whole;
         }
         let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());

@@ -350,10 +350,7 @@ impl Pipeline {
 
     /// Whether what is found is as good as freshly fetched, and if not, whether a 304 would make it so.
     fn weigh(&self, wanted: &Wanted, look: &Look) -> (bool, bool) {
-        // Slices are no residency: whether all of them are there nobody knows.
-        let Some(found) = look.found.as_ref().filter(|found| found.head.slices.is_none()) else {
-            return (false, false);
-        };
+        let Some(found) = look.found.as_ref() else { return (false, false) };
         let mut judging = self.knowing().judging();
         let Some(judged) = self.judge_found(&mut judging, found, wanted) else {
             return (false, false);

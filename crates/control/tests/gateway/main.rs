@@ -22,6 +22,7 @@ mod credentials;
 mod domains;
 mod explain;
 mod figures;
+mod functions;
 mod isolation;
 mod owners;
 mod pages;

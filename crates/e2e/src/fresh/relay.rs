@@ -55,6 +55,8 @@ pub struct Relay {
     /// Where it listens on loopback.
     pub port: u16,
     mode: Arc<watch::Sender<Mode>>,
+    /// How many times all connections were broken.
+    breaks: Arc<watch::Sender<u64>>,
     accepting: JoinHandle<()>,
 }
 
@@ -64,8 +66,14 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let mode = Arc::new(watch::Sender::new(Mode::WHOLE));
-        let accepting = tokio::spawn(accept(listener, target, mode.clone()));
-        Ok(Relay { port, mode, accepting })
+        let breaks = Arc::new(watch::Sender::new(0));
+        let accepting = tokio::spawn(accept(listener, target, mode.clone(), breaks.clone()));
+        Ok(Relay { port, mode, breaks, accepting })
+    }
+
+    /// Breaks the connections that are there; those that are made afterwards live.
+    pub fn break_all(&self) {
+        self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
     /// Sets what the link does from now on.
@@ -81,17 +89,17 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: TcpListener, target: u16, mode: Arc<watch::Sender<Mode>>) {
+async fn accept(listener: TcpListener, target: u16, mode: Arc<watch::Sender<Mode>>, breaks: Arc<watch::Sender<u64>>) {
     loop {
         let Ok((incoming, _)) = listener.accept().await else { continue };
         let mode = mode.subscribe();
         if !mode.borrow().cut {
-            tokio::spawn(relay(incoming, target, mode));
+            tokio::spawn(relay(incoming, target, mode, breaks.subscribe()));
         }
     }
 }
 
-async fn relay(incoming: TcpStream, target: u16, mode: watch::Receiver<Mode>) {
+async fn relay(incoming: TcpStream, target: u16, mode: watch::Receiver<Mode>, mut breaks: watch::Receiver<u64>) {
     let mut watched = mode.clone();
     let both = async {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, target));
@@ -106,7 +114,9 @@ async fn relay(incoming: TcpStream, target: u16, mode: watch::Receiver<Mode>) {
     };
     tokio::select! {
         () = both => {}
-        _ = watched.wait_for(|mode| mode.cut) => {} // both sockets are dropped
+        // Both sockets are dropped.
+        _ = watched.wait_for(|mode| mode.cut) => {}
+        _ = breaks.changed() => {}
     }
 }
 
@@ -158,6 +168,14 @@ mod tests {
         relay.set(Mode::WHOLE);
         far.read_exact(&mut byte).await.unwrap();
         assert_eq!(&byte, b"b", "what was on its way arrives");
+
+        relay.break_all();
+        assert_eq!(near.read(&mut byte).await.unwrap_or(0), 0, "the connection is broken");
+        let mut near = TcpStream::connect(("127.0.0.1", relay.port)).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        near.write_all(b"d").await.unwrap();
+        far.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"d", "the next one lives");
 
         relay.set(Mode::CUT);
         assert_eq!(near.read(&mut byte).await.unwrap_or(0), 0, "the connection is closed");

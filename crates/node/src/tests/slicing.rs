@@ -1,7 +1,11 @@
 //! Large bodies in slices: what is asked of the origin, what users get, and that refreshes take all of it.
 
+use model::{Cause, Outcome};
+
+use super::prefetching::job;
 use super::tiers::{Tiers, tiers};
 use super::*;
+use crate::prefetch::Prefetch;
 
 /// A body of `slices` slices and a half, no two stretches of it alike.
 fn long(slices: usize, salt: u32) -> Bytes {
@@ -167,4 +171,50 @@ async fn full_store_hands_on_what_is_whole_and_sheds_parts_until_there_is_room()
     drop(held);
     let part = node.get_with("/large", &[("range", "bytes=0-9")]).await;
     assert_eq!((part.status, part.bytes()), (206, &[7_u8; 10][..]));
+}
+
+#[tokio::test]
+async fn prefetch_of_what_lies_in_slices_asks_the_origin_once_for_the_whole() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let body = long(20, 1);
+    origin.put("/v", Page::new(body.clone()));
+    part(&child, "/v", "bytes=5500-7499").await;
+    child.settled().await;
+    parent.settled().await;
+    let before = parts(&origin, "/v").len();
+    let (permits, job) = (Prefetch::new(), job(1, "/v", 0));
+    let both = tokio::join!(child.pipeline.warm(&job, &permits), parent.pipeline.warm(&job, &permits));
+    for outcome in [both.0, both.1] {
+        assert!(matches!(outcome, Outcome::Resident { bytes: 20_500, fetched: true, .. }), "{outcome:?}");
+    }
+    assert_eq!(parts(&origin, "/v")[before..], [""], "no slice of it, and the whole for both tiers");
+    origin.stop();
+    for node in [&child, &parent] {
+        assert_eq!(node.get("/v").await.bytes(), body);
+        assert_eq!(part(node, "/v", "bytes=9500-10499").await.bytes(), &body[9500..10_500]);
+    }
+    assert_eq!(child.get("/v").await.header("x-cache"), "HIT from child");
+}
+
+#[tokio::test]
+async fn prefetch_that_broke_above_is_not_gone_on_with_in_slices() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let (old, new) = (long(20, 1), long(20, 2));
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/v", Page { cut: Some(15_000), body_gate: Some(gate.clone()), ..Page::new(old) });
+    let warming = {
+        let pipeline = child.pipeline.clone();
+        tokio::spawn(async move { pipeline.warm(&job(1, "/v", 0), &Prefetch::new()).await })
+    };
+    eventually("half of it is there", || child.pipeline.metrics().bytes_fetched.get() >= 10_250).await;
+    origin.put("/v", Page::new(new.clone()));
+    gate.add_permits(10);
+    let outcome = warming.await.unwrap();
+    assert!(matches!(outcome, Outcome::Failed(Cause::Truncated { expected: 20_500, .. })), "{outcome:?}");
+    child.settled().await;
+    parent.settled().await;
+    let outcome = child.pipeline.warm(&job(1, "/v", 0), &Prefetch::new()).await;
+    let Outcome::Resident { checksum, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(checksum, crc32fast::hash(&new), "one version");
+    assert_eq!(parts(&origin, "/v"), ["", "bytes=15000-", ""], "what broke, what did not continue it, and what came");
 }
