@@ -306,6 +306,17 @@ struct Running {
     written_over: tokio::sync::Mutex<bool>,
 }
 
+impl Running {
+    /// Whether it brings the variant that is ordered, as far as that is known.
+    fn may_bring(&self, order: &Order) -> bool {
+        match &*self.arrival.borrow() {
+            None => true,
+            Some(Arrival::Body(arrived)) => httpcache::vary_key(&arrived.vary, &order.headers) == arrived.values,
+            Some(Arrival::Lone | Arrival::Again | Arrival::Failed(_)) => false,
+        }
+    }
+}
+
 /// The fetches of a node.
 pub(crate) struct Fills {
     main: tokio::runtime::Handle,
@@ -392,12 +403,17 @@ impl Fills {
         let running = {
             let mut all = self.running();
             let shape = order.domain.functions.shape();
-            let joinable = all.get(&order.key).filter(|running| {
+            let joinable = |running: &&Arc<Running>| {
                 !order.alone
                     && running.shape == shape
                     && running.refetch >= order.refetch
                     && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
-            });
+            };
+            // A variant may be on its way under the bare URL: it was asked for before anybody knew that there are some.
+            let bare = ObjectKey::bare(&order.url);
+            let early =
+                || all.get(&bare).filter(|running| matches!(order.part, Part::Whole) && running.may_bring(&order));
+            let joinable = all.get(&order.key).filter(joinable).or_else(|| early().filter(joinable));
             let by_user = order.purpose == Purpose::User;
             let joined = joinable.and_then(|running| Some((running, running.party.join(by_user)?)));
             if let Some((running, member)) = joined {

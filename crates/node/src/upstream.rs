@@ -293,13 +293,15 @@ impl Inner {
             }
         };
         tokio::select! {
+            biased;
             // The one that is asked hears that its child has left.
             () = question.all_left() => Err(AskError::Left),
-            answer = self.ask_parents(question, known, parents.clone(), body, until) => answer,
+            // Before the answer: what puts a prefetch off must not be told to a user who waits already.
             () = user => {
                 let question = Question { purpose: Purpose::User, awaited: None, wanted: None, ..question.clone() };
                 self.ask_parents(&question, known, parents, None, until).await
             }
+            answer = self.ask_parents(question, known, parents.clone(), body, until) => answer,
         }
     }
 

@@ -40,6 +40,32 @@ async fn askers_of_two_variants_are_two_fetches_whether_they_are_known_or_not() 
 }
 
 #[tokio::test]
+async fn variant_on_its_way_since_nobody_knew_of_variants_is_joined_by_who_does() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let page = Page::new("abcd").with("vary", "accept-encoding");
+    origin.put("/a", Page { body_gate: Some(gate.clone()), ..page.clone() });
+    let asks = |encoding: &'static [(&'static str, &'static str)]| {
+        let address = node.address;
+        tokio::spawn(async move { ask(address, Method::GET, "/a", encoding, false).await })
+    };
+    let first = asks(&[("accept-encoding", "gzip")]);
+    // The marker is left when the head is there; the body comes on.
+    eventually("it is known that there are variants", || node.pipeline.store().stats().objects == 1).await;
+    let same = asks(&[("accept-encoding", "gzip")]);
+    eventually("both wait", || node.pipeline.metrics().requests_running.get() == 2).await;
+    let other = asks(&[("accept-encoding", "br")]);
+    origin.asked("/a", 2).await;
+    gate.add_permits(1_000);
+    for asked in [first, same, other] {
+        assert_eq!(asked.await.unwrap().text(), "abcd");
+    }
+    let seen = origin.seen("/a");
+    let encodings: Vec<&HeaderValue> = seen.iter().map(|seen| &seen.headers["accept-encoding"]).collect();
+    assert_eq!(encodings, ["gzip", "br"], "once for each variant");
+}
+
+#[tokio::test]
 async fn failure_lets_everybody_go_at_once() {
     let Stage { origin, node, .. } = Stage::set().await;
     let gate = Arc::new(Semaphore::new(0));
