@@ -43,6 +43,38 @@ pub fn idle_time() -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(idle.parse::<u64>()? * 10))
 }
 
+/// Memory that a process holds, and the most it held since it began or was told to forget that.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    /// `VmRSS`, in bytes.
+    pub resident: u64,
+    /// `VmHWM`, in bytes.
+    pub peak: u64,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        write!(f, "{:>7.1} MiB, {:>7.1} at its peak", mib(self.resident), mib(self.peak))
+    }
+}
+
+/// Memory of the process `pid`.
+pub fn memory(pid: u32) -> anyhow::Result<Memory> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    let of = |name: &str| {
+        let kib =
+            status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok::<u64, anyhow::Error>(kib.with_context(|| format!("{name} in {status}"))? << 10)
+    };
+    Ok(Memory { resident: of("VmRSS:")?, peak: of("VmHWM:")? })
+}
+
+/// From now on the peak of the process `pid` is that of what follows.
+pub fn forget_peak(pid: u32) -> anyhow::Result<()> {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").with_context(|| format!("peak of process {pid}"))
+}
+
 /// Rows committed one by one for a while, by SQLite itself, a second: `journal_mode=WAL, synchronous=FULL`.
 pub fn raw_commits(folder: &Path, seconds: Duration) -> anyhow::Result<f64> {
     let script = "import sqlite3,sys,time\n\

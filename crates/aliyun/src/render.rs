@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::read::{Format, Product, Request};
 use crate::refusal::Refusal;
-use crate::reply::{Reply, fields};
+use crate::reply::{self, Reply, fields};
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +43,9 @@ pub struct Envelope<'a> {
 
 /// Writes a successful answer to `request`.
 pub fn render(request: &Request, request_id: &str, reply: &Reply) -> Rendered {
-    let fields = fields(request, request_id, reply);
     let body = match request.format {
-        Format::Json => json_body(&fields),
-        Format::Xml => xml_body(&format!("{}Response", request.action), &fields),
+        Format::Json => reply::json(request, request_id, reply),
+        Format::Xml => xml_body(&format!("{}Response", request.action), &fields(request, request_id, reply)),
     };
     Rendered { status: 200, content_type: content_type(request.format), body }
 }

@@ -9,6 +9,7 @@
 use std::time::SystemTime;
 
 use model::Region;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::audit::{self, AuditEvent};
@@ -327,6 +328,17 @@ pub struct Quota {
     pub block: Bucket,
 }
 
+/// `reply` as JSON, in answer to `request`. Rows by ids may be thousands, and clients that wait ask for them again and again: they
+/// are written as what they are.
+pub(crate) fn json(request: &Request, request_id: &str, reply: &Reply) -> Vec<u8> {
+    match reply {
+        Reply::TasksById { rows, waiting } => {
+            serde_json::to_vec(&TasksById::of(request_id, rows, waiting)).expect("texts and numbers have no bad case")
+        }
+        _ => fields(request, request_id, reply).to_string().into_bytes(),
+    }
+}
+
 /// The fields of `reply`, in answer to `request`.
 pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Value {
     let product = request.product;
@@ -342,7 +354,7 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             json!({ "RequestId": request_id, name: ids })
         }
         Reply::Tasks { page, total, rows } => {
-            let rows: Vec<Value> = rows.iter().map(|row| task(row, product == Product::Cdn)).collect();
+            let rows = task_fields(rows, product == Product::Cdn);
             let element = if product == Product::Cdn { "CDNTask" } else { "Task" };
             json!({
                 "RequestId": request_id,
@@ -353,12 +365,7 @@ pub(crate) fn fields(request: &Request, request_id: &str, reply: &Reply) -> Valu
             })
         }
         Reply::TasksById { rows, waiting } => {
-            let rows: Vec<Value> = rows.iter().map(|row| task(row, false)).collect();
-            let mut fields = json!({ "RequestId": request_id, "TotalCount": rows.len(), "Tasks": rows });
-            if !waiting.is_empty() {
-                fields["WaitingFor"] = waiting.iter().map(waited_for).collect();
-            }
-            fields
+            serde_json::to_value(TasksById::of(request_id, rows, waiting)).expect("texts and numbers have no bad case")
         }
         Reply::PrefetchDetail(detail) => {
             let details: Vec<Value> = detail.iter().map(prefetch_detail).collect();
@@ -431,16 +438,58 @@ fn function(product: Product, row: &FunctionRow, status: &str) -> Value {
     fields
 }
 
-fn task(row: &TaskRow, in_cdn_list: bool) -> Value {
-    json!({
-        "TaskId": row.id.to_string(),
-        "ObjectPath": row.path,
-        "ObjectType": row.kind.name(),
-        "Status": row.status.name(),
-        "Process": process(row.status, row.done, row.total),
-        "CreationTime": timestamp(row.created_at),
-        "Description": row.description.words(in_cdn_list),
-    })
+/// One row. Its fields, like those of [`TasksById`], stand in the order in which others are written.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskFields<'a> {
+    creation_time: String,
+    description: String,
+    object_path: &'a str,
+    object_type: &'static str,
+    process: String,
+    status: &'static str,
+    task_id: String,
+}
+
+fn task_fields<'a>(rows: &'a [TaskRow], in_cdn_list: bool) -> Vec<TaskFields<'a>> {
+    // Rows of a task were created together.
+    let mut created = (SystemTime::UNIX_EPOCH, timestamp(SystemTime::UNIX_EPOCH));
+    let mut creation_time = |at: SystemTime| {
+        if created.0 != at {
+            created = (at, timestamp(at));
+        }
+        created.1.clone()
+    };
+    let one = |row: &'a TaskRow| {
+        let TaskRow { id, path, kind, status, done, total, created_at, description } = row;
+        TaskFields {
+            creation_time: creation_time(*created_at),
+            description: description.words(in_cdn_list),
+            object_path: path,
+            object_type: kind.name(),
+            process: process(*status, *done, *total),
+            status: status.name(),
+            task_id: id.to_string(),
+        }
+    };
+    rows.iter().map(one).collect()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TasksById<'a> {
+    request_id: &'a str,
+    tasks: Vec<TaskFields<'a>>,
+    total_count: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waiting_for: Vec<Value>,
+}
+
+impl<'a> TasksById<'a> {
+    fn of(request_id: &'a str, rows: &'a [TaskRow], waiting: &[Waiting]) -> TasksById<'a> {
+        let tasks = task_fields(rows, false);
+        TasksById { request_id, total_count: tasks.len(), tasks, waiting_for: waiting.iter().map(waited_for).collect() }
+    }
 }
 
 fn waited_for(waiting: &Waiting) -> Value {

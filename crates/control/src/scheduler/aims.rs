@@ -7,9 +7,14 @@ use std::sync::Arc;
 use model::topology::WarmTiers;
 use model::{Coverage, Member, NodeName, Parent, Topology};
 
+/// The number of no member.
+pub(super) const NOBODY: u32 = u32::MAX;
+
 /// A topology, prepared.
 pub(super) struct Aims {
     topology: Topology,
+    /// Its members, in order: a member's number is its place here.
+    names: Vec<NodeName>,
     /// Each tier of a POP that has members, with those alone.
     groups: HashMap<Parent, Topology>,
     /// What was asked for so far: at most one for each area and choice of tiers.
@@ -23,7 +28,8 @@ impl Aims {
             let group = groups.entry(group_of(member)).or_default();
             group.members.insert(member.name.clone(), member.clone());
         }
-        Aims { topology, groups, targets: HashMap::new() }
+        let names = topology.members.keys().cloned().collect();
+        Aims { topology, names, groups, targets: HashMap::new() }
     }
 
     pub(super) fn topology(&self) -> &Topology {
@@ -44,6 +50,19 @@ impl Aims {
     /// The members of a tier of a POP, in no order that matters.
     pub(super) fn members(&self, group: &Parent) -> impl Iterator<Item = &NodeName> {
         self.groups.get(group).into_iter().flat_map(|group| group.members.keys())
+    }
+
+    /// Every member, by its number.
+    pub(super) fn names(&self) -> &[NodeName] {
+        &self.names
+    }
+
+    /// Who owns `key` in a tier of a POP: the number of the first in line of those that are `here`, or [`NOBODY`].
+    pub(super) fn owner(&self, group: &Parent, key: u128, here: &HashMap<NodeName, usize>) -> u32 {
+        let owners = self.owners(group, key);
+        let owner = owners.iter().find(|member| here.contains_key(&member.name));
+        let number = owner.and_then(|member| self.names.binary_search(&member.name).ok());
+        number.and_then(|number| u32::try_from(number).ok()).unwrap_or(NOBODY)
     }
 
     /// The members of a tier of a POP in the order in which they own `key`.

@@ -2,7 +2,7 @@
 
 use model::{Cause, NodeName};
 
-use crate::state::chunks::Chunk;
+use crate::state::chunks::{Chunk, Progress};
 
 /// All of something, in hundredths of a percent; what is not complete is never shown as more than [`ALMOST`].
 const WHOLE: u64 = 10_000;
@@ -35,16 +35,15 @@ pub(crate) fn line_state(chunk: &Chunk, path: usize) -> LineState {
         _ if chunk.steering.cancelled_ms > 0 && (all == 0 || ended < all) => LineState::Failed(Cause::Cancelled),
         // What is read here is in the database: a line need not wait for the slowest of its chunk.
         _ if chunk.finished_ms > 0 || (all > 0 && ended == all) => LineState::Resident,
-        _ => LineState::Going(hundredths(chunk, path)),
+        _ => LineState::Going(hundredths(progress, paths, chunk.params.variants.len(), path)),
     }
 }
 
-/// How far the object at `path` is, in hundredths of a percent: by bytes where the lengths of all its jobs are known, else by jobs, of
+/// How far the object at `path` of `paths` is, in hundredths of a percent: by bytes where the lengths of all its jobs are known, else by jobs, of
 /// which one under way counts in part. Never less than was shown before. A length is known where the same variant is resident or
 /// under way for any target.
-pub(super) fn hundredths(chunk: &Chunk, path: usize) -> u16 {
-    let (progress, paths) = (&chunk.progress, chunk.paths.len().max(1));
-    let variants = chunk.params.variants.len().max(1);
+pub(super) fn hundredths(progress: &Progress, paths: usize, variants: usize, path: usize) -> u16 {
+    let (paths, variants) = (paths.max(1), variants.max(1));
     let indexes = || (path..progress.resident.len()).step_by(paths).zip((0..variants).cycle());
     let job_of = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
     let mut lengths: Vec<Option<u64>> = vec![None; variants];

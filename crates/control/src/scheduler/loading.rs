@@ -144,7 +144,9 @@ impl Task {
                     let Some(standing) = queue.leave(id) else { continue };
                     match chunks.remove(&id).filter(|chunk| chunk.finished_ms == 0) {
                         Some(chunk) if chunk.steering.may_run(now_ms) => {
-                            queue.load(id, Work::new(chunk, &mut self.aims, &self.known));
+                            let mut work = Work::new(chunk, &mut self.aims, &self.known);
+                            work.line_up(&self.aims, &self.room);
+                            queue.load(id, work);
                             self.account_of.insert(id, account.clone());
                             fresh.push(id);
                         }

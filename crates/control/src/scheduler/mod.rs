@@ -29,7 +29,7 @@ use crate::known::Following;
 use crate::state::submit::{Accepting, Open};
 use crate::state::{State, StateError, millis};
 use aims::Aims;
-use queue::{Place, Queue};
+use queue::Queue;
 use work::{Turn, Work};
 
 pub(crate) use lines::{JobIs, JobState, LineState, first_failure, jobs_of, line_state};
@@ -233,6 +233,8 @@ struct Task {
     deadline: Duration,
     bounds: Bounds,
     counters: Arc<Counters>,
+    /// Whether jobs may have other owners than they are in line for.
+    unlined: bool,
     /// What [`Task::aims`] was made of.
     known: Arc<Knowledge>,
     aims: Aims,
@@ -274,6 +276,7 @@ impl Task {
             counters: Arc::default(),
             sessions: BTreeMap::new(),
             room: missed.keys().map(|name| (name.clone(), 0)).collect(),
+            unlined: false,
             missed,
             done: BTreeSet::new(),
             changed: BTreeSet::new(),
@@ -364,6 +367,8 @@ impl Task {
         if known.topology != *self.aims.topology() {
             self.aims = Aims::new(known.topology.clone());
             self.reaim(|work, aims| work.rebuild(aims));
+            // Its members have other numbers, too.
+            self.unlined = true;
         }
         self.known = known;
     }
@@ -389,15 +394,15 @@ impl Task {
         let Some(queue) = self.account_of.get(&chunk).and_then(|account| self.accounts.get_mut(account)) else {
             return;
         };
-        let Some(work) = queue.chunks.get(&chunk) else { return };
-        if work.is_waiting() && !self.leaving.contains(&chunk) {
-            queue.waiting.insert(Place::of(chunk, work.steering()));
-        }
+        let Some(work) = queue.chunks.get_mut(&chunk) else { return };
         if work.is_done() {
             self.done.insert(chunk);
         }
         if work.is_changed() {
             self.changed.insert(chunk);
+        }
+        if work.has_returned() && !self.leaving.contains(&chunk) {
+            queue.line_up(chunk);
         }
     }
 
@@ -450,7 +455,14 @@ impl Task {
     /// Says how many jobs a connected node can take.
     fn measure(&mut self, node: &NodeName) {
         if let Some(session) = self.sessions.get(node) {
-            self.room.insert(node.clone(), self.bounds.per_node.saturating_sub(session.leased.len()));
+            let free = self.bounds.per_node.saturating_sub(session.leased.len());
+            match self.room.get_mut(node) {
+                Some(room) => *room = free,
+                None => {
+                    self.room.insert(node.clone(), free);
+                    self.unlined = true;
+                }
+            }
         }
     }
 
@@ -509,6 +521,7 @@ impl Task {
                 }
             }
         }
+        self.unlined |= !moved.is_empty();
         let again = self.withdraw(moved) + lost;
         self.counters.retried.fetch_add(again as u64, Ordering::Relaxed);
     }
@@ -552,11 +565,12 @@ impl Task {
             self.measure(node);
         }
         let now = Instant::now();
-        let room = &mut self.room;
+        let (room, unlined) = (&mut self.room, &mut self.unlined);
         self.missed.retain(|node, since| {
             let stays = now.saturating_duration_since(*since) < MISSED_MAX;
             if !stays {
                 room.remove(node);
+                *unlined = true;
             }
             stays
         });
@@ -566,10 +580,11 @@ impl Task {
         let live = |group: &model::Parent| aims.members(group).any(|member| sessions.contains_key(member));
         let mut gone = HashSet::new();
         for queue in self.accounts.values_mut() {
+            let mut due = Vec::new();
             for (id, work) in &mut queue.chunks {
                 let steering = work.steering();
                 if work.retry_due(now) && !self.leaving.contains(id) {
-                    queue.waiting.insert(Place::of(*id, steering));
+                    due.push(*id);
                 }
                 let over = wall_ms > steering.from_ms.saturating_add(deadline_ms) && steering.may_run(wall_ms);
                 if over && !work.is_done() {
@@ -581,6 +596,9 @@ impl Task {
                     gone.insert(*id);
                 }
             }
+            for id in due {
+                queue.line_up(id);
+            }
         }
         self.withdraw(gone);
         let loaded: usize = self.accounts.values().map(|queue| queue.loaded).sum();
@@ -591,8 +609,14 @@ impl Task {
 
     /// Gives out jobs in turns, as long as somebody can take one.
     fn lease(&mut self) {
+        if std::mem::take(&mut self.unlined) {
+            for queue in self.accounts.values_mut() {
+                queue.line_up_all(&self.aims, &self.room, &self.leaving);
+            }
+        }
+        let mut turn = Turn::new(&self.aims, &self.room);
         // Every account in turn, beginning behind the one whose turn was last.
-        let waiting = self.accounts.iter().filter(|(_, queue)| !queue.waiting.is_empty());
+        let waiting = self.accounts.iter().filter(|(_, queue)| queue.can_lease(&turn));
         let mut names: Vec<String> = waiting.map(|(name, _)| name.clone()).collect();
         if names.is_empty() {
             return;
@@ -600,35 +624,20 @@ impl Task {
         // A turn that was cut short goes on: else whoever comes last in a full node's day would get less every time.
         let (last, mut rest) = self.last_turn.clone();
         names.sort_by_key(|name| if rest > 0 { *name < last } else { *name <= last });
-        let mut turn = Turn::new(&self.aims, &mut self.room);
         loop {
             let before = turn.count();
             for name in &names {
-                let Some(Queue { chunks, waiting, .. }) = self.accounts.get_mut(name) else { continue };
+                let Some(queue) = self.accounts.get_mut(name) else { continue };
                 let turn_max = match std::mem::take(&mut rest) {
                     rest if rest > 0 && *name == last => rest,
                     _ => self.bounds.turn,
                 };
-                let mut most = turn_max;
-                let mut given_out = Vec::new();
-                for place in waiting.iter() {
-                    let work = chunks.get_mut(&place.id());
-                    most -= work.map_or(0, |work| work.lease(most, &mut turn));
-                    if !chunks.get(&place.id()).is_some_and(Work::is_waiting) {
-                        given_out.push(*place);
-                    }
-                    if most == 0 || turn.is_over() {
-                        break;
-                    }
-                }
-                for place in given_out {
-                    waiting.remove(&place);
-                }
-                if most < turn_max {
-                    self.last_turn = (name.clone(), if waiting.is_empty() { 0 } else { most });
+                let count = queue.lease(turn_max, &mut turn);
+                if count > 0 {
+                    self.last_turn = (name.clone(), if queue.waits() { turn_max - count } else { 0 });
                 }
             }
-            if turn.count() == before || turn.is_over() {
+            if turn.count() == before {
                 break;
             }
         }
@@ -636,15 +645,25 @@ impl Task {
         self.send(given);
     }
 
-    fn send(&mut self, given: Vec<(NodeName, Job)>) {
+    fn send(&mut self, given: Vec<(u32, Job)>) {
         let mut orders: BTreeMap<NodeName, Vec<Job>> = BTreeMap::new();
-        for (node, job) in given {
-            orders.entry(node).or_default().push(job);
+        let mut by_number: BTreeMap<u32, Vec<Job>> = BTreeMap::new();
+        for (number, job) in given {
+            by_number.entry(number).or_default().push(job);
+        }
+        for (number, jobs) in by_number {
+            let Some(node) = self.aims.names().get(number as usize) else { continue };
+            if let Some(room) = self.room.get_mut(node) {
+                *room = room.saturating_sub(jobs.len());
+            }
+            orders.insert(node.clone(), jobs);
         }
         let mut returned = Vec::new();
+        let mut chunks = BTreeSet::new();
         for (node, jobs) in orders {
             let Some(session) = self.sessions.get_mut(&node) else { continue };
             let names: Vec<(u64, u32)> = jobs.iter().map(|job| (job.chunk, job.index)).collect();
+            chunks.extend(names.iter().map(|(chunk, _)| *chunk));
             let sent = session.untold.is_empty() && session.orders.try_send(Order::Jobs(jobs)).is_ok();
             match sent {
                 true => session.leased.extend(names),
@@ -656,6 +675,9 @@ impl Task {
             }
         }
         self.hand_back(returned);
+        for chunk in chunks {
+            self.note(chunk);
+        }
     }
 
     /// Keeps what chunks have come to: those that ended or are to be unloaded at once, the others at every tick.

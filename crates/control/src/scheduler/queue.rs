@@ -7,9 +7,13 @@
 //! - What may not run is not loaded: it takes no room, holds no lease and runs into no deadline.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
-use super::work::Work;
+use model::NodeName;
+
+use super::aims::Aims;
+use super::work::{Turn, Work};
 use crate::state::steering::{Standing, Steering};
 
 /// Where a chunk stands among those of its account.
@@ -39,8 +43,9 @@ impl Place {
 pub(super) struct Queue {
     /// Those that are loaded, by id.
     pub(super) chunks: BTreeMap<u64, Work>,
-    /// Those of them that may have a job for somebody.
-    pub(super) waiting: BTreeSet<Place>,
+    /// Those of them that have a job that nobody has, by the number of the node that owns it: whoever can take one finds the first
+    /// at once, however long the line of another is.
+    lines: BTreeMap<u32, BTreeSet<Place>>,
     /// Where each of them stands.
     places: BTreeSet<Place>,
     /// Jobs of all of them.
@@ -134,12 +139,73 @@ impl Queue {
         self.chunks.insert(id, work);
     }
 
+    /// Whether there are jobs that nobody has.
+    pub(super) fn waits(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
+    /// Whether somebody can take one of them.
+    pub(super) fn can_lease(&self, turn: &Turn) -> bool {
+        self.lines.keys().any(|number| turn.has_room(*number))
+    }
+
+    /// A loaded chunk goes in line for whoever owns jobs of it that nobody has.
+    pub(super) fn line_up(&mut self, id: u64) {
+        let Some(work) = self.chunks.get(&id) else { return };
+        let place = Place::of(id, work.steering());
+        for number in work.waited_for() {
+            self.lines.entry(number).or_default().insert(place);
+        }
+    }
+
+    /// All loaded chunks but those that are `leaving` go in line anew, for the owners of now.
+    pub(super) fn line_up_all(&mut self, aims: &Aims, here: &HashMap<NodeName, usize>, leaving: &BTreeSet<u64>) {
+        self.lines.clear();
+        let ids: Vec<u64> = self.chunks.keys().copied().collect();
+        for id in ids {
+            if let Some(work) = self.chunks.get_mut(&id) {
+                work.line_up(aims, here);
+            }
+            if !leaving.contains(&id) {
+                self.line_up(id);
+            }
+        }
+    }
+
+    /// Gives out up to `most` jobs to owners that have room; how many.
+    pub(super) fn lease(&mut self, most: usize, turn: &mut Turn) -> usize {
+        let (mut count, mut after) = (0, Bound::Unbounded);
+        while count < most {
+            let lines = self.lines.iter().filter(|(number, _)| turn.has_room(**number));
+            let first = |line: &BTreeSet<Place>| line.range((after, Bound::Unbounded)).next().copied();
+            let Some(place) = lines.filter_map(|(_, line)| first(line)).min() else { break };
+            after = Bound::Excluded(place);
+            let work = self.chunks.get_mut(&place.id());
+            let still = work.map_or_else(Vec::new, |work| {
+                count += work.lease(most - count, turn);
+                work.waited_for()
+            });
+            self.leave_lines(place, |number| still.binary_search(&number).is_err());
+        }
+        count
+    }
+
+    /// A chunk leaves the lines of these nodes.
+    fn leave_lines(&mut self, place: Place, of: impl Fn(u32) -> bool) {
+        self.lines.retain(|number, line| {
+            if of(*number) {
+                line.remove(&place);
+            }
+            !line.is_empty()
+        });
+    }
+
     /// Takes a chunk out.
     pub(super) fn unload(&mut self, id: u64) -> Option<Work> {
         let work = self.chunks.remove(&id)?;
         let place = Place::of(id, work.steering());
         self.places.remove(&place);
-        self.waiting.remove(&place);
+        self.leave_lines(place, |_| true);
         self.loaded -= work.jobs();
         Some(work)
     }
@@ -151,8 +217,10 @@ impl Queue {
         work.steer(steering);
         self.places.remove(&before);
         self.places.insert(after);
-        if self.waiting.remove(&before) {
-            self.waiting.insert(after);
+        for line in self.lines.values_mut() {
+            if line.remove(&before) {
+                line.insert(after);
+            }
         }
         true
     }
@@ -160,7 +228,8 @@ impl Queue {
     /// A loaded chunk has no jobs for anybody any more.
     pub(super) fn rest(&mut self, id: u64) {
         if let Some(work) = self.chunks.get(&id) {
-            self.waiting.remove(&Place::of(id, work.steering()));
+            let place = Place::of(id, work.steering());
+            self.leave_lines(place, |_| true);
         }
     }
 

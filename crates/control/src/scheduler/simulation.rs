@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use model::ManualClock;
 use model::{Entry, Pop};
 
+use super::queue::Place;
 use super::*;
 use crate::state::chunks::Filter;
 use crate::state::steering::{PRIORITIES, Steer};

@@ -7,12 +7,12 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Cause, Job, Knowledge, NodeName, Parent, UrlKey};
+use model::{Cause, Job, Knowledge, NodeName, Parent, Revision, UrlKey};
 use tokio::time::Instant;
 
-use super::aims::Aims;
+use super::aims::{Aims, NOBODY};
 use super::lines::hundredths;
-use crate::state::chunks::{Chunk, Progress};
+use crate::state::chunks::{Chunk, Params, Progress};
 use crate::state::steering::{Standing, Steering};
 
 /// How often a job is tried before a passing failure is final.
@@ -24,18 +24,26 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Jobs passed over in one turn because their owner is busy.
-const PASSED_OVER_MAX: usize = 64;
+/// `https://`.
+const SCHEME_BYTES_MAX: usize = 8;
 
-/// A chunk under way.
+/// A chunk under way. There are many: what one holds is for as few allocations as will do.
 pub(super) struct Work {
-    chunk: Chunk,
-    keys: Vec<UrlKey>,
+    id: u64,
+    begin_after: Revision,
+    params: Params,
+    steering: Steering,
+    progress: Progress,
+    urls: Urls,
     /// What stands for the key that nodes make of each: by this, the node is chosen that others will ask for it.
     placed: Vec<u128>,
     targets: Arc<[Parent]>,
-    /// Jobs that nobody has, by target.
-    waiting: Vec<VecDeque<u32>>,
+    /// The number of the node that owns each job, as of [`Work::line_up`].
+    owners: Vec<u32>,
+    /// Jobs that nobody has, in the order in which they go.
+    waiting: VecDeque<u32>,
+    /// Whether some came back to those that the queue may not have in line.
+    returned: bool,
     /// Jobs that pause after a passing failure.
     pausing: Vec<(Instant, u32)>,
     leased: HashSet<u32>,
@@ -43,29 +51,44 @@ pub(super) struct Work {
     /// Jobs that are neither resident nor failed.
     left: usize,
     changed: bool,
+    /// Whether the database does not know yet where it goes.
+    unaimed: bool,
+}
+
+/// URLs as nodes are asked for them, one behind the other.
+struct Urls {
+    text: String,
+    ends: Vec<u32>,
+}
+
+impl Urls {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn at(&self, path: usize) -> &str {
+        let end = |path: usize| self.ends.get(path).map_or(0, |end| *end as usize);
+        let begin = path.checked_sub(1).map_or(0, end);
+        self.text.get(begin..end(path)).unwrap_or_default()
+    }
 }
 
 /// Who can take jobs in one turn, and what was given out in it.
-pub(super) struct Turn<'a> {
-    aims: &'a Aims,
-    /// How many jobs each connected node can still take.
-    room: &'a mut HashMap<NodeName, usize>,
-    /// Tiers of POPs in which nobody can: within a turn room only shrinks.
-    full: HashSet<Parent>,
-    /// How many jobs all of them together can still take.
-    left: usize,
-    given: Vec<(NodeName, Job)>,
+pub(super) struct Turn {
+    /// How many jobs each member can still take, by its number.
+    free: Vec<usize>,
+    given: Vec<(u32, Job)>,
 }
 
-impl<'a> Turn<'a> {
-    pub(super) fn new(aims: &'a Aims, room: &'a mut HashMap<NodeName, usize>) -> Turn<'a> {
-        let left = room.values().sum();
-        Turn { aims, room, full: HashSet::new(), left, given: Vec::new() }
+impl Turn {
+    pub(super) fn new(aims: &Aims, room: &HashMap<NodeName, usize>) -> Turn {
+        let free = aims.names().iter().map(|name| room.get(name).copied().unwrap_or_default()).collect();
+        Turn { free, given: Vec::new() }
     }
 
-    /// Whether nobody can take any more.
-    pub(super) fn is_over(&self) -> bool {
-        self.left == 0
+    /// Whether a member can take another one.
+    pub(super) fn has_room(&self, number: u32) -> bool {
+        self.free.get(number as usize).is_some_and(|free| *free > 0)
     }
 
     /// How many jobs were given out.
@@ -73,19 +96,9 @@ impl<'a> Turn<'a> {
         self.given.len()
     }
 
-    pub(super) fn given(self) -> Vec<(NodeName, Job)> {
+    /// What was given out, and to the member of which number.
+    pub(super) fn given(self) -> Vec<(u32, Job)> {
         self.given
-    }
-
-    fn has_room(&mut self, group: &Parent) -> bool {
-        if self.full.contains(group) {
-            return false;
-        }
-        let room = self.aims.members(group).any(|member| self.room.get(member).is_some_and(|free| *free > 0));
-        if !room {
-            self.full.insert(group.clone());
-        }
-        room
     }
 }
 
@@ -97,36 +110,55 @@ pub(crate) fn key_of(path: &str) -> Option<UrlKey> {
     UrlKey::new(host, path).ok()
 }
 
+/// As it was submitted.
+fn scheme_of(path: &str) -> &'static str {
+    let scheme = path.split_once("://").map(|(scheme, _)| scheme);
+    if scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) { "https" } else { "http" }
+}
+
 impl Work {
     /// Takes up a chunk where its progress left it.
     pub(super) fn new(chunk: Chunk, aims: &mut Aims, known: &Knowledge) -> Work {
         // The door has refused what has no key; a row that has none all the same is an object no domain serves.
         let nowhere = UrlKey::new("invalid", "/").expect("a name and a path");
-        let keys: Vec<UrlKey> =
-            chunk.paths.iter().map(|path| key_of(path).unwrap_or_else(|| nowhere.clone())).collect();
-        let place = |url: &UrlKey| match known.domain_for(url.host()) {
-            Some(domain) if !chunk.params.verbatim => domain.functions.key(url).hash(),
-            _ => url.hash(),
-        };
-        let placed = keys.iter().map(place).collect();
+        let bytes = chunk.paths.iter().map(|path| path.len() + SCHEME_BYTES_MAX).sum();
+        let mut urls = Urls { text: String::with_capacity(bytes), ends: Vec::with_capacity(chunk.paths.len()) };
+        let mut placed = Vec::with_capacity(chunk.paths.len());
+        for path in &chunk.paths {
+            let url = key_of(path).unwrap_or_else(|| nowhere.clone());
+            placed.push(match known.domain_for(url.host()) {
+                Some(domain) if !chunk.params.verbatim => domain.functions.key(&url).hash(),
+                _ => url.hash(),
+            });
+            urls.text.extend([scheme_of(path), "://", url.host(), url.path_and_query()]);
+            urls.ends.push(urls.text.len() as u32);
+        }
+        urls.text.shrink_to_fit();
         let mut work = Work {
-            chunk,
-            keys,
+            id: chunk.id,
+            begin_after: chunk.revision,
+            params: chunk.params,
+            steering: chunk.steering,
+            progress: chunk.progress,
+            urls,
             placed,
             targets: Arc::default(),
-            waiting: Vec::new(),
+            owners: Vec::new(),
+            waiting: VecDeque::new(),
+            returned: false,
             pausing: Vec::new(),
             leased: HashSet::new(),
             tries: HashMap::new(),
             left: 0,
             changed: false,
+            unaimed: false,
         };
         work.aim(aims);
         work
     }
 
     pub(super) fn urls(&self) -> usize {
-        self.keys.len()
+        self.urls.len()
     }
 
     /// How many jobs it has, ended ones too: what it costs to hold it. As if for one target when it has none.
@@ -135,28 +167,63 @@ impl Work {
     }
 
     /// Whether there is a job that somebody could be given.
+    #[cfg(test)]
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.iter().any(|waiting| !waiting.is_empty())
+        !self.waiting.is_empty()
+    }
+
+    /// Whether jobs came back since this was asked last.
+    pub(super) fn has_returned(&mut self) -> bool {
+        std::mem::take(&mut self.returned)
+    }
+
+    /// Who owns jobs that nobody has: their numbers, each once, lowest first.
+    pub(super) fn waited_for(&self) -> Vec<u32> {
+        let mut numbers: Vec<u32> = self.waiting.iter().map(|index| self.owner_of(*index)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    fn owner_of(&self, index: u32) -> u32 {
+        self.owners.get(index as usize).copied().unwrap_or(NOBODY)
+    }
+
+    /// Finds the owner of each job anew: the first one in line of those that are `here`.
+    pub(super) fn line_up(&mut self, aims: &Aims, here: &HashMap<NodeName, usize>) {
+        let mut owners = Vec::with_capacity(self.progress.resident.len());
+        for target in self.targets.iter() {
+            let of_target = owners.len();
+            owners.extend(self.placed.iter().map(|key| aims.owner(target, *key, here)));
+            let of_variant = of_target..owners.len();
+            for _ in 1..self.variants() {
+                owners.extend_from_within(of_variant.clone());
+            }
+        }
+        self.owners = owners;
+        self.returned = true;
     }
 
     pub(super) fn steering(&self) -> Steering {
-        self.chunk.steering
+        self.steering
     }
 
     pub(super) fn steer(&mut self, steering: Steering) {
-        self.chunk.steering = steering;
+        self.steering = steering;
     }
 
     /// As it stands when it is not loaded.
     pub(super) fn standing(&self) -> Standing {
-        Standing { id: self.chunk.id, urls: self.keys.len() as u64, steering: self.chunk.steering }
+        Standing { id: self.id, urls: self.urls.len() as u64, steering: self.steering }
     }
 
     /// The tier of a POP and the key of every job that nobody has.
     #[cfg(test)]
     pub(super) fn unleased(&self) -> impl Iterator<Item = (&Parent, u128)> {
-        let job = |index: &u32| (&self.targets[self.target_of(*index)], self.placed[self.path_of(*index)]);
-        self.waiting.iter().flatten().map(job)
+        let job = |index: &u32| {
+            (&self.targets[*index as usize / self.per_target().max(1)], self.placed[self.path_of(*index)])
+        };
+        self.waiting.iter().map(job)
     }
 
     /// Whether nobody works on it.
@@ -165,12 +232,12 @@ impl Work {
     }
 
     pub(super) fn progress(&self) -> &Progress {
-        &self.chunk.progress
+        &self.progress
     }
 
     /// Whether every job has ended. A chunk that is aimed at nobody has not.
     pub(super) fn is_done(&self) -> bool {
-        !self.chunk.progress.targets.is_empty() && self.left == 0
+        !self.progress.targets.is_empty() && self.left == 0
     }
 
     pub(super) fn is_changed(&self) -> bool {
@@ -183,19 +250,15 @@ impl Work {
     }
 
     fn variants(&self) -> usize {
-        self.chunk.params.variants.len().max(1)
+        self.params.variants.len().max(1)
     }
 
     fn per_target(&self) -> usize {
-        self.variants() * self.keys.len()
-    }
-
-    fn target_of(&self, index: u32) -> usize {
-        index as usize / self.per_target().max(1)
+        self.variants() * self.urls.len()
     }
 
     fn path_of(&self, index: u32) -> usize {
-        index as usize % self.keys.len().max(1)
+        index as usize % self.urls.len().max(1)
     }
 
     /// Aims it anew at the topology, if anything has to change; how many objects are lost with that. All leases are over then.
@@ -203,26 +266,30 @@ impl Work {
         if self.is_done() {
             return None;
         }
-        let targets = aims.targets(self.chunk.params.area, self.chunk.params.warm);
+        let targets = aims.targets(self.params.area, self.params.warm);
         let stands = |node: &NodeName| targets.iter().any(|target| aims.stands_in(node, target));
-        if targets == self.targets && self.chunk.progress.nodes.iter().all(stands) {
+        if targets == self.targets && self.progress.nodes.iter().all(stands) {
             return None;
         }
-        Some(self.aim(aims))
+        let lost = self.aim(aims);
+        self.changed = true;
+        Some(lost)
     }
 
     /// The node has lost its store: what was resident there is not. How many objects those were; `None`: it is not concerned.
     pub(super) fn lost(&mut self, node: &NodeName, aims: &mut Aims) -> Option<usize> {
-        let at = self.chunk.progress.nodes.iter().position(|name| name == node)?;
+        let at = self.progress.nodes.iter().position(|name| name == node)?;
         if self.is_done() {
             return None;
         }
         let mut lost = 0;
-        for holder in self.chunk.progress.resident.iter_mut().filter(|holder| **holder as usize == at + 1) {
+        for holder in self.progress.resident.iter_mut().filter(|holder| **holder as usize == at + 1) {
             *holder = 0;
             lost += 1;
         }
-        Some(lost + self.aim(aims))
+        lost += self.aim(aims);
+        self.changed = true;
+        Some(lost)
     }
 
     /// Sets targets and jobs, and keeps of the progress what still holds: failures, and what is resident on a member of the
@@ -230,10 +297,10 @@ impl Work {
     /// of bounds.
     fn aim(&mut self, aims: &mut Aims) -> usize {
         let mut lost = 0;
-        let old = std::mem::take(&mut self.chunk.progress);
-        self.targets = aims.targets(self.chunk.params.area, self.chunk.params.warm);
+        let old = std::mem::take(&mut self.progress);
+        self.targets = aims.targets(self.params.area, self.params.warm);
         let per_target = self.per_target();
-        let new = &mut self.chunk.progress;
+        let new = &mut self.progress;
         new.targets = self.targets.iter().map(target_name).collect();
         // Nodes that are gone must not make every later look begin anew.
         let stands = |node: &&NodeName| self.targets.iter().any(|target| aims.stands_in(node, target));
@@ -269,76 +336,61 @@ impl Work {
         self.leased.clear();
         // Indexes mean other jobs now.
         self.tries.clear();
-        self.waiting = (0..self.targets.len())
-            .map(|target| {
-                let jobs = (target * per_target) as u32..((target + 1) * per_target) as u32;
-                jobs.filter(|job| new.resident[*job as usize] == 0 && !new.failed.contains_key(job)).collect()
-            })
-            .collect();
-        self.left = self.waiting.iter().map(VecDeque::len).sum();
-        self.changed = true;
+        // Room for them is made at once: growing, they would get up to twice of what they need.
+        self.waiting = VecDeque::with_capacity(new.resident.len());
+        let jobs = 0..new.resident.len() as u32;
+        self.waiting.extend(jobs.filter(|job| new.resident[*job as usize] == 0 && !new.failed.contains_key(job)));
+        self.left = self.waiting.len();
+        self.owners.clear();
+        // What is queued is not written only to say where it goes: that is kept once somebody is given some of it.
+        self.unaimed = old.targets.is_empty();
+        let new = &self.progress;
+        self.changed |= !self.unaimed && (old.targets != new.targets || old.nodes != new.nodes || lost > 0);
         lost
     }
 
-    /// Gives out up to `most` jobs to nodes that have room; how many. The owner is the first connected one in line.
-    pub(super) fn lease(&mut self, most: usize, turn: &mut Turn<'_>) -> usize {
-        let mut count = 0;
-        let (aims, targets) = (turn.aims, self.targets.clone());
-        for (at, target) in targets.iter().enumerate() {
-            if self.waiting[at].is_empty() || !turn.has_room(target) {
-                continue;
-            }
-            let mut passed_over = Vec::new();
-            while count < most && passed_over.len() < PASSED_OVER_MAX {
-                let Some(index) = self.waiting[at].pop_front() else { break };
-                let owners = aims.owners(target, self.placed[self.path_of(index)]);
-                let owner = owners.iter().find(|member| turn.room.contains_key(&member.name));
-                match owner.and_then(|member| turn.room.get_mut(&member.name).map(|free| (&member.name, free))) {
-                    Some((node, free)) if *free > 0 => {
-                        *free -= 1;
-                        turn.left -= 1;
-                        turn.given.push((node.clone(), self.job(index)));
-                        self.leased.insert(index);
-                        count += 1;
-                    }
-                    _ => passed_over.push(index),
+    /// Gives out up to `most` jobs to owners that have room; how many.
+    pub(super) fn lease(&mut self, most: usize, turn: &mut Turn) -> usize {
+        let before = turn.count();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|index| {
+            let owner = self.owner_of(*index);
+            match turn.free.get_mut(owner as usize) {
+                Some(free) if *free > 0 && turn.given.len() - before < most => {
+                    *free -= 1;
+                    turn.given.push((owner, self.job(*index)));
+                    false
                 }
+                _ => true,
             }
-            for index in passed_over.into_iter().rev() {
-                self.waiting[at].push_front(index);
-            }
-        }
+        });
+        self.waiting = waiting;
+        self.leased.extend(turn.given.iter().skip(before).map(|(_, job)| job.index));
+        let count = turn.count() - before;
+        self.changed |= count > 0 && std::mem::take(&mut self.unaimed);
         count
     }
 
-    /// As it was submitted.
-    fn scheme(&self, index: u32) -> &'static str {
-        let path = self.chunk.paths.get(self.path_of(index)).and_then(|path| path.split_once("://"));
-        if path.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https")) { "https" } else { "http" }
-    }
-
     fn job(&self, index: u32) -> Job {
-        let variant = index as usize / self.keys.len().max(1) % self.variants();
+        let variant = index as usize / self.urls.len().max(1) % self.variants();
         Job {
-            chunk: self.chunk.id,
+            chunk: self.id,
             index,
-            url: format!("{}://{}", self.scheme(index), self.keys[self.path_of(index)]),
-            headers: self.chunk.params.variants.get(variant).cloned().unwrap_or_default(),
-            begin_after: self.chunk.revision,
-            verbatim: self.chunk.params.verbatim,
-            refetch: self.chunk.params.refetch,
-            pin: self.chunk.params.pin.clone(),
+            url: self.urls.at(self.path_of(index)).to_owned(),
+            headers: self.params.variants.get(variant).cloned().unwrap_or_default(),
+            begin_after: self.begin_after,
+            verbatim: self.params.verbatim,
+            refetch: self.params.refetch,
+            pin: self.params.pin.clone(),
         }
     }
 
     /// A lease is over without a report.
     pub(super) fn hand_back(&mut self, index: u32) {
         if self.leased.remove(&index) {
-            self.chunk.progress.under_way.remove(&index);
-            let target = self.target_of(index);
-            if let Some(waiting) = self.waiting.get_mut(target) {
-                waiting.push_front(index);
-            }
+            self.progress.under_way.remove(&index);
+            self.waiting.push_front(index);
+            self.returned = true;
         }
     }
 
@@ -355,7 +407,7 @@ impl Work {
         if !self.leased.remove(&index) {
             return;
         }
-        let progress = &mut self.chunk.progress;
+        let progress = &mut self.progress;
         let at = place_in(&mut progress.nodes, node);
         if let Some(holder) = progress.resident.get_mut(index as usize) {
             *holder = at;
@@ -372,7 +424,7 @@ impl Work {
     /// So many bytes of so many have come of a job that a node has.
     pub(super) fn under_way(&mut self, index: u32, bytes: u64, length: u64) {
         if self.leased.contains(&index)
-            && self.chunk.progress.under_way.insert(index, (bytes, length)) != Some((bytes, length))
+            && self.progress.under_way.insert(index, (bytes, length)) != Some((bytes, length))
         {
             self.changed = true;
         }
@@ -380,9 +432,9 @@ impl Work {
 
     /// Remembers how far each path is before that is kept: what was shown once is not taken back.
     pub(super) fn show(&mut self) {
-        let chunk = &mut self.chunk;
-        let shown: Vec<u16> = (0..chunk.paths.len()).map(|path| hundredths(chunk, path)).collect();
-        chunk.progress.shown = if shown.iter().any(|shown| *shown > 0) { shown } else { Vec::new() };
+        let (paths, variants) = (self.urls.len(), self.variants());
+        let shown: Vec<u16> = (0..paths).map(|path| hundredths(&self.progress, paths, variants, path)).collect();
+        self.progress.shown = if shown.iter().any(|shown| *shown > 0) { shown } else { Vec::new() };
     }
 
     /// The job failed on `node`; whether that is final.
@@ -390,22 +442,22 @@ impl Work {
         if !self.leased.remove(&index) {
             return false;
         }
-        self.chunk.progress.under_way.remove(&index);
+        self.progress.under_way.remove(&index);
         if let Cause::OriginBusy { seconds } = cause {
             // Nothing was tried: an origin that is spared is not one that fails.
             let pause = Duration::from_secs(seconds).clamp(PAUSE, PAUSE_MAX);
-            self.pausing.push((now + jittered(pause, self.chunk.id, index), index));
+            self.pausing.push((now + jittered(pause, self.id, index), index));
             return false;
         }
         let tries = self.tries.entry(index).or_default();
         *tries += 1;
         if cause.is_transient() && *tries < TRIES_MAX {
             let pause = PAUSE.saturating_mul(1 << (*tries - 1)).min(PAUSE_MAX);
-            self.pausing.push((now + jittered(pause, self.chunk.id, index + u32::from(*tries)), index));
+            self.pausing.push((now + jittered(pause, self.id, index + u32::from(*tries)), index));
             return false;
         }
         self.tries.remove(&index);
-        let progress = &mut self.chunk.progress;
+        let progress = &mut self.progress;
         progress.failed.insert(index, cause);
         let told_by = place_in(&mut progress.told_by, node);
         progress.failed_at.insert(index, (told_by, now_ms));
@@ -416,13 +468,17 @@ impl Work {
 
     /// Jobs whose pause is over go back in line; whether there were any.
     pub(super) fn retry_due(&mut self, now: Instant) -> bool {
-        let (due, later): (Vec<_>, Vec<_>) = self.pausing.drain(..).partition(|(at, _)| *at <= now);
-        self.pausing = later;
-        for (_, index) in &due {
-            let target = self.target_of(*index);
-            self.waiting[target].push_back(*index);
-        }
-        !due.is_empty()
+        let waiting = &mut self.waiting;
+        let before = waiting.len();
+        self.pausing.retain(|(at, index)| {
+            let is_due = *at <= now;
+            if is_due {
+                waiting.push_back(*index);
+            }
+            !is_due
+        });
+        self.returned |= waiting.len() > before;
+        waiting.len() > before
     }
 
     /// It ends: whatever is not resident has failed, of each target for this cause; of none where it is aimed at nobody. How many jobs
@@ -430,22 +486,21 @@ impl Work {
     pub(super) fn give_up(&mut self, now_ms: u64, cause: impl Fn(Option<&Parent>) -> Cause) -> u64 {
         if self.targets.is_empty() {
             // Aimed at nobody: every URL has failed for want of a target.
-            self.chunk.progress.targets = vec!["-".to_owned()];
-            self.chunk.progress.resident = vec![0; self.per_target()];
+            self.progress.targets = vec!["-".to_owned()];
+            self.progress.resident = vec![0; self.per_target()];
         }
         let pausing = self.pausing.drain(..).map(|(_, index)| index);
-        let waiting = self.waiting.iter_mut().flat_map(|waiting| waiting.drain(..));
-        let mut left: Vec<u32> = pausing.chain(waiting).chain(self.leased.drain()).collect();
+        let mut left: Vec<u32> = pausing.chain(self.waiting.drain(..)).chain(self.leased.drain()).collect();
         if self.targets.is_empty() {
             left = (0..self.per_target() as u32).collect();
         }
         let per_target = self.per_target().max(1);
         for index in &left {
             let cause = cause(self.targets.get(*index as usize / per_target));
-            self.chunk.progress.failed.insert(*index, cause);
-            self.chunk.progress.failed_at.insert(*index, (0, now_ms));
+            self.progress.failed.insert(*index, cause);
+            self.progress.failed_at.insert(*index, (0, now_ms));
         }
-        self.chunk.progress.under_way.clear();
+        self.progress.under_way.clear();
         self.left = 0;
         self.changed = true;
         left.len() as u64

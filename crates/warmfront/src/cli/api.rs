@@ -15,6 +15,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use model::Clock;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{ApiArgs, Stop};
@@ -131,6 +132,15 @@ impl Api {
     /// Makes one call. It is sent again only while the service says that it is too busy and did nothing, so that a
     /// submission never happens twice.
     pub(crate) async fn call(&self, action: &str, parameters: &[(&str, &str)]) -> Result<Value, ApiError> {
+        self.read(action, parameters).await.map(Value::Object)
+    }
+
+    /// As [`Api::call`], its reply read as what it is.
+    pub(super) async fn read<T: DeserializeOwned>(
+        &self,
+        action: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<T, ApiError> {
         let mut pause = PAUSE;
         for _ in 1..ATTEMPTS_MAX {
             let (error, asked) = match self.once(action, parameters).await {
@@ -149,7 +159,11 @@ impl Api {
     }
 
     /// Sends the call once. An error comes with the pause that the service asked for.
-    async fn once(&self, action: &str, parameters: &[(&str, &str)]) -> Result<Value, (ApiError, Option<Duration>)> {
+    async fn once<T: DeserializeOwned>(
+        &self,
+        action: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<T, (ApiError, Option<Duration>)> {
         let endpoint = || self.endpoint.to_string();
         let unclear = |problem: String| (ApiError::Unclear { endpoint: endpoint(), problem }, None);
         let request = self.request(action, parameters).map_err(unclear)?;
@@ -170,10 +184,14 @@ impl Api {
         let answer = tokio::time::timeout(CALL_TIMEOUT, exchange).await;
         let (status, headers, body) =
             answer.unwrap_or_else(|_| Err(unclear(format!("nothing for {} s", CALL_TIMEOUT.as_secs()))))?;
-        read_reply(status, &body).map_err(|refusal| match refusal {
-            Some(refused) => (refused, asked_pause(&headers)),
-            None => unclear(format!("status {status} and no JSON object")),
-        })
+        if status.is_success() {
+            let reply = serde_json::from_slice(&body);
+            return reply.map_err(|problem| unclear(format!("status {status} and no reply to {action}: {problem}")));
+        }
+        match refusal(status, &body) {
+            Some(refused) => Err((refused, asked_pause(&headers))),
+            None => Err(unclear(format!("status {status} and no JSON object"))),
+        }
     }
 
     /// Parameters go into the form: a query would be too long for a hundred URLs.
@@ -201,12 +219,9 @@ fn nonce() -> Result<String, String> {
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
-/// Reads a reply; `Err(None)` when it is not of the API's form.
-fn read_reply(status: StatusCode, body: &[u8]) -> Result<Value, Option<ApiError>> {
+/// Reads a refusal; `None` when it is not of the API's form.
+fn refusal(status: StatusCode, body: &[u8]) -> Option<ApiError> {
     let reply = serde_json::from_slice::<Value>(body).ok().filter(Value::is_object);
-    if let (true, Some(reply)) = (status.is_success(), &reply) {
-        return Ok(reply.clone());
-    }
     let busy = matches!(status.as_u16(), 429 | 502 | 503 | 504);
     let text = |name: &str| reply.as_ref().and_then(|reply| reply[name].as_str()).map(str::to_owned);
     // The service's own text repeats the whole request, for people who write signers.
@@ -217,13 +232,13 @@ fn read_reply(status: StatusCode, body: &[u8]) -> Result<Value, Option<ApiError>
         _ => text("Message"),
     };
     match text("Code") {
-        None if !busy => Err(None), // not the service; a proxy's 503 is a refusal, whatever its form
-        code => Err(Some(ApiError::Refused {
+        None if !busy => None, // not the service; a proxy's 503 is a refusal, whatever its form
+        code => Some(ApiError::Refused {
             status: status.as_u16(),
             code: code.unwrap_or_else(|| status.to_string()),
             message: message.unwrap_or_else(|| "no message".to_owned()),
             request_id: text("RequestId").unwrap_or_else(|| "unknown".to_owned()),
-        })),
+        }),
     }
 }
 

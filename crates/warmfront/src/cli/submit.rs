@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::api::Api;
@@ -301,11 +302,12 @@ async fn submit(
     out: &mut (dyn Write + Send),
 ) -> Result<(), Stop> {
     let submitted = submit_all(groups, api).await;
-    let mut rows: Vec<Value> = Vec::new();
     let mut problem = submitted.problem;
+    let mut waited = None;
     if batch.wait && !submitted.ids.is_empty() {
         match wait(api, &submitted.ids, Duration::from_secs(batch.timeout)).await {
-            Ok(waited) => {
+            Ok(all) => {
+                let waited = waited.insert(all);
                 let unfinished = waited.rows.iter().filter(|row| !row.is_complete()).count();
                 if !waited.late.is_empty() {
                     let late = waited.late.join(", ");
@@ -313,23 +315,28 @@ async fn submit(
                 } else if unfinished > 0 {
                     problem.get_or_insert(format!("{unfinished} of {} failed", count(waited.rows.len())));
                 }
-                rows.extend(waited.rows.iter().map(line));
             }
             Err(error) => {
                 problem.get_or_insert(format!("waiting: {error}"));
-                rows.extend(submitted.accepted.iter().map(accepted));
             }
         }
-    } else {
-        rows.extend(submitted.accepted.iter().map(accepted));
     }
-    rows.extend(submitted.others.iter().map(
-        |(url, state, cause)| json!({ "url": url, "task_id": null, "state": state, "process": "0%", "cause": cause }),
-    ));
+    let mut lines: Vec<Line<'_>> = match &waited {
+        Some(waited) => waited.rows.iter().map(Line::of).collect(),
+        None => submitted.accepted.iter().map(|(url, ids)| Line::new(url, Some(ids), "Submitted", "")).collect(),
+    };
+    lines.extend(submitted.others.iter().map(|(url, state, cause)| Line::new(url, None, state, cause)));
 
     match output {
-        Output::Json => writeln!(out, "{}", json!({ "task_ids": submitted.ids, "urls": rows }))?,
-        Output::Table if batch.wait => show(&["url", "state", "cause"], &rows, out)?,
+        Output::Json => {
+            let shown = serde_json::to_string(&Shown { task_ids: &submitted.ids, urls: &lines });
+            writeln!(out, "{}", shown.map_err(|error| Stop::Failed(error.to_string()))?)?;
+        }
+        Output::Table if batch.wait => {
+            let rows: Vec<Value> =
+                lines.iter().map(|line| json!({ "url": line.url, "state": line.state, "cause": line.cause })).collect();
+            show(&["url", "state", "cause"], &rows, out)?;
+        }
         // The ids alone, ready for a pipe.
         Output::Table => submitted.ids.iter().try_for_each(|id| writeln!(out, "{id}"))?,
     }
@@ -341,12 +348,32 @@ fn count(urls: usize) -> String {
     if urls == 1 { "1 URL".to_owned() } else { format!("{urls} URLs") }
 }
 
-fn line(row: &Row) -> Value {
-    json!({ "url": row.url, "task_id": row.task_id, "state": row.state, "process": row.process, "cause": row.cause })
+/// What is shown in the end. There may be a million lines, so they are written as what they are.
+#[derive(Serialize)]
+struct Shown<'a> {
+    task_ids: &'a [String],
+    urls: &'a [Line<'a>],
 }
 
-fn accepted((url, ids): &(String, String)) -> Value {
-    json!({ "url": url, "task_id": ids, "state": "Submitted", "process": "0%", "cause": "" })
+/// What became of one URL.
+#[derive(Serialize)]
+struct Line<'a> {
+    url: &'a str,
+    task_id: Option<&'a str>,
+    state: &'a str,
+    process: &'a str,
+    cause: &'a str,
+}
+
+impl Line<'_> {
+    fn of(row: &Row) -> Line<'_> {
+        let Row { url, task_id, state, process, cause, .. } = row;
+        Line { url, task_id: Some(task_id), state, process, cause }
+    }
+
+    fn new<'a>(url: &'a str, task_id: Option<&'a String>, state: &'a str, cause: &'a str) -> Line<'a> {
+        Line { url, task_id: task_id.map(String::as_str), state, process: "0%", cause }
+    }
 }
 
 /// Writes rows as a table of `columns`.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -21,20 +22,34 @@ const PAUSE_BETWEEN: Duration = Duration::from_millis(50);
 const BARS_MAX: usize = 20;
 
 /// What the API says of one URL of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Row {
+    #[serde(rename = "TaskId", default)]
     pub(super) task_id: String,
+    #[serde(rename = "ObjectPath", default)]
     pub(super) url: String,
     /// `file`, `directory`, `regex`, `preload`.
+    #[serde(rename = "ObjectType", default)]
     pub(super) kind: String,
     /// `Refreshing`, `Complete`, `Failed`; other words count as running.
+    #[serde(rename = "Status", default)]
     pub(super) state: String,
     /// `0%` to `100%`.
+    #[serde(rename = "Process", default)]
     pub(super) process: String,
     /// When it was submitted.
+    #[serde(rename = "CreationTime", default)]
     pub(super) created: String,
     /// Why it failed, else empty.
+    #[serde(rename = "Description", default)]
     pub(super) cause: String,
+}
+
+/// A reply of rows. There may be thousands of them, so they are read as what they are.
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(rename = "Tasks", default)]
+    tasks: Vec<Row>,
 }
 
 impl Row {
@@ -91,21 +106,25 @@ pub(super) async fn wait(api: &Api, ids: &[String], timeout: Duration) -> Result
     let mut open: Vec<&str> = ids.iter().map(String::as_str).collect();
     let mut pause = PAUSE;
     while !open.is_empty() {
-        let (mut done, last) = (0, Instant::now() >= deadline);
-        for (call, ids) in open.chunks(IDS_PER_CALL).enumerate() {
-            // Tasks are done about in order: behind those of which none is, further ones would be asked for in vain.
-            if call * IDS_PER_CALL >= BARS_MAX && done == 0 && !last {
-                break;
-            }
-            done = 0;
-            if call > 0 {
+        let last = Instant::now() >= deadline;
+        let mut asked = 0;
+        // Each answer has every URL of its tasks: what no bar shows is asked for once the task before it is done.
+        let mut most = if bars.are_seen() || last { IDS_PER_CALL } else { 1 };
+        while asked < open.len() {
+            let ids = &open[asked..open.len().min(asked + most)];
+            if asked > 0 {
                 tokio::time::sleep(PAUSE_BETWEEN).await;
             }
-            match api.call("DescribeRefreshTaskById", &[("TaskId", &ids.join(","))]).await {
-                Ok(reply) => {
-                    for id in ids {
-                        let tasks = reply["Tasks"].as_array().into_iter().flatten();
-                        let found: Vec<Row> = tasks.map(Row::read).filter(|row| row.task_id == *id).collect();
+            let mut done = 0;
+            match api.read::<Listed>("DescribeRefreshTaskById", &[("TaskId", &ids.join(","))]).await {
+                Ok(listed) => {
+                    let mut found: BTreeMap<&str, Vec<Row>> = ids.iter().map(|id| (*id, Vec::new())).collect();
+                    for row in listed.tasks {
+                        if let Some(rows) = found.get_mut(row.task_id.as_str()) {
+                            rows.push(row);
+                        }
+                    }
+                    for (id, found) in found {
                         bars.show(id, &found);
                         done += usize::from(found.iter().all(Row::is_done));
                         rows.insert(id, found);
@@ -114,6 +133,13 @@ pub(super) async fn wait(api: &Api, ids: &[String], timeout: Duration) -> Result
                 Err(error) if error.is_passing() => bars.note(&format!("{error}; still waiting")),
                 Err(error) => return Err(error),
             }
+            // Tasks are done about in order: behind those of which none is, further ones would be asked for in vain.
+            let in_vain = done == 0 && !(bars.are_seen() && asked + ids.len() < BARS_MAX);
+            asked += ids.len();
+            if in_vain && !last {
+                break;
+            }
+            most = IDS_PER_CALL.min(most * 2);
         }
         // A task without rows is not visible yet, not done.
         open.retain(|id| rows.get(id).is_none_or(|rows| rows.is_empty() || !rows.iter().all(Row::is_done)));
@@ -146,6 +172,11 @@ impl Bars {
             (id.clone(), bar)
         });
         Bars { bars: bars.collect(), lines }
+    }
+
+    /// Whether there is somebody who sees them.
+    fn are_seen(&self) -> bool {
+        !self.lines.is_hidden()
     }
 
     /// Says something above the bars.
