@@ -100,6 +100,11 @@ pub(crate) fn render(
         ("warmfront_shares_lent_total", "Shares of origins lent to nodes, or renewed.", load(&shares.lent)),
         ("warmfront_shares_over_total", "Shares that ended because a node fell silent.", load(&shares.over)),
         (
+            "warmfront_shares_closings_total",
+            "Times that a node was told at once that an origin is to be left alone.",
+            load(&shares.closings),
+        ),
+        (
             "warmfront_shares_unanswered_total",
             "Messages about shares for which there was no room, or no database; nodes send others.",
             load(&shares.unanswered),
