@@ -38,7 +38,7 @@ pub(crate) fn render(
     let figures = link.collector();
     let shares = link.shares().counters();
     let counted = figures.counters();
-    let rows: [(&str, &str, u64); 35] = [
+    let rows: [(&str, &str, u64); 36] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         (
             "warmfront_api_requests_refused_total",
