@@ -25,6 +25,7 @@ use model::mistake::{Mistake, made};
 use model::prefetch::UNDER_WAY_MAX;
 use model::{Clock, Isolation, Member, NodeName, PopName, Revision, Tier};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -391,10 +392,14 @@ impl Shared {
                     leases.under_way(under_way.jobs.into_iter().map(model::UnderWay::from).collect());
                 }
                 from_node::Is::Wants(wants) => {
-                    let out = out.clone();
+                    // Whoever is told of others' news long after its last word must not keep its session.
+                    let out = out.downgrade();
                     // A node that cannot be told now wants it again, and is told then.
-                    let answer = move |shares| _ = out.try_send(Ok(message(from_control::Is::Shares(shares))));
-                    if let Err(error) = self.shares.take(node, wants, answer) {
+                    let tell = move |is| match out.upgrade() {
+                        Some(out) => !matches!(out.try_send(Ok(message(is))), Err(TrySendError::Closed(_))),
+                        None => false,
+                    };
+                    if let Err(error) = self.shares.take(node, wants, Arc::new(tell)) {
                         return Err(End::Refused { reason: error.to_string(), again: true });
                     }
                 }

@@ -38,7 +38,7 @@ pub(crate) fn render(
     let figures = link.collector();
     let shares = link.shares().counters();
     let counted = figures.counters();
-    let rows: [(&str, &str, u64); 35] = [
+    let rows: [(&str, &str, u64); 36] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         (
             "warmfront_api_requests_refused_total",
@@ -99,6 +99,11 @@ pub(crate) fn render(
         ),
         ("warmfront_shares_lent_total", "Shares of origins lent to nodes, or renewed.", load(&shares.lent)),
         ("warmfront_shares_over_total", "Shares that ended because a node fell silent.", load(&shares.over)),
+        (
+            "warmfront_shares_closings_total",
+            "Times that a node was told at once that an origin is to be left alone.",
+            load(&shares.closings),
+        ),
         (
             "warmfront_shares_unanswered_total",
             "Messages about shares for which there was no room, or no database; nodes send others.",

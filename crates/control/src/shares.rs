@@ -8,17 +8,19 @@
 //!
 //! - A node is answered only once its share is in the database.
 //! - A share is given on only after it was confirmed to be smaller, or its lease is over (`model::share`).
+//! - That an origin is to be left alone is told before anything is written: to all nodes that asked for shares of anything on a connection
+//!   to this process. Those of another process hear it with their next answer.
 //!
 //! # Not here
 //!
 //! The arithmetic (`model::share`); what an origin bears: one of the nodes feels it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use model::link::{self, BadMessage, SHARE_LEASE, SHARE_NAME_BYTES_MAX, SHARES_MAX, Shared};
+use model::link::{self, BadMessage, Closed, SHARE_LEASE, SHARE_NAME_BYTES_MAX, SHARES_MAX, Shared, from_control};
 use model::share::{Row, Total};
 use model::{Clock, NodeName};
 use tokio::sync::mpsc;
@@ -50,8 +52,12 @@ const TURN_MS: u64 = 10_000;
 #[derive(Clone)]
 pub(crate) struct Shares {
     waiting: mpsc::Sender<Waiting>,
+    asking: Arc<Mutex<BTreeMap<NodeName, Tell>>>,
     counters: Arc<Counters>,
 }
+
+/// Tells a node something, if there is room on the way to it; false once its session is over.
+type Tell = Arc<dyn Fn(from_control::Is) -> bool + Send + Sync>;
 
 /// What is counted of shares.
 #[derive(Default)]
@@ -62,12 +68,14 @@ pub(crate) struct Counters {
     pub(crate) over: AtomicU64,
     /// Messages for which there was no room, or no database.
     pub(crate) unanswered: AtomicU64,
+    /// Times that a node was told at once that an origin is to be left alone.
+    pub(crate) closings: AtomicU64,
 }
 
 struct Waiting {
     node: NodeName,
     wants: link::Wants,
-    answer: Box<dyn FnOnce(link::Shares) + Send + Sync>,
+    tell: Tell,
 }
 
 impl Shares {
@@ -84,16 +92,15 @@ impl Shares {
         tokio::spawn(async move {
             stopping.run_until_cancelled(lender.run(come)).await;
         });
-        Shares { waiting, counters }
+        Shares { waiting, asking: Arc::default(), counters }
     }
 
-    /// Takes what a node wants; `answer` is called with its shares.
-    pub(crate) fn take(
-        &self,
-        node: &NodeName,
-        wants: link::Wants,
-        answer: impl FnOnce(link::Shares) + Send + Sync + 'static,
-    ) -> Result<(), BadMessage> {
+    fn asking(&self) -> MutexGuard<'_, BTreeMap<NodeName, Tell>> {
+        self.asking.lock().expect("no holder of this lock can panic")
+    }
+
+    /// Takes what a node wants; it is told its shares, and from now on what origins say to others.
+    pub(crate) fn take(&self, node: &NodeName, wants: link::Wants, tell: Tell) -> Result<(), BadMessage> {
         if wants.wants.len() > SHARES_MAX {
             return Err(BadMessage { field: "wants: too many" });
         }
@@ -105,11 +112,27 @@ impl Shares {
                 return Err(BadMessage { field: "name" });
             }
         }
-        let waiting = Waiting { node: node.clone(), wants, answer: Box::new(answer) };
+        self.asking().insert(node.clone(), tell.clone());
+        for want in wants.wants.iter().filter(|want| want.closed_ms > 0) {
+            self.close(node, want);
+        }
+        let waiting = Waiting { node: node.clone(), wants, tell };
         if self.waiting.try_send(waiting).is_err() {
             self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Tells all but the one who was told by the origin itself.
+    fn close(&self, node: &NodeName, want: &link::Want) {
+        let closed = Closed { name: want.name.clone(), closed_ms: want.closed_ms };
+        self.asking().retain(|other, tell| {
+            if other == node {
+                return true;
+            }
+            self.counters.closings.fetch_add(1, Ordering::Relaxed);
+            tell(from_control::Is::Closed(closed.clone()))
+        });
     }
 
     /// What is counted.
@@ -146,7 +169,8 @@ impl Lender {
                 Ok(answers) => {
                     for (waiting, shares) in batch.into_iter().zip(answers) {
                         self.counters.lent.fetch_add(shares.len() as u64, Ordering::Relaxed);
-                        (waiting.answer)(link::Shares { sequence: waiting.wants.sequence, shares });
+                        let sequence = waiting.wants.sequence;
+                        (waiting.tell)(from_control::Is::Shares(link::Shares { sequence, shares }));
                     }
                 }
                 Err(error) => {

@@ -174,6 +174,11 @@ impl Admin {
         page.gauge("jobs_max", "Bound of the three together", model::prefetch::JOBS_PER_NODE_MAX);
         page.counter("jobs_done_total", "Prefetch jobs done", metrics.jobs_done.get());
         page.counter("jobs_failed_total", "Prefetch jobs failed", metrics.jobs_failed.get());
+        page.counter(
+            "jobs_put_off_total",
+            "Prefetch jobs handed back because their origin is spared",
+            metrics.jobs_put_off.get(),
+        );
 
         let sweeper = &self.sweeper;
         page.gauge("swept_revision", "The store was swept of what entries up to here delete", sweeper.upto());

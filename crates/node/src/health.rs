@@ -88,6 +88,13 @@ impl<K: Eq + Hash + Clone> Health<K> {
         true
     }
 
+    /// It was to be asked and was not: if that was the trial, the next one is.
+    pub(crate) fn not_asked(&self, who: &K) {
+        if let Some(state) = self.failed().get_mut(who) {
+            state.trial = None;
+        }
+    }
+
     /// Since when it has failed, and whether it rests or is on trial; `None` for one that is well.
     pub(crate) fn failing(&self, who: &K, now: Instant) -> Option<(Instant, bool)> {
         self.failed().get(who).map(|state| (state.since, state.rests(now)))
@@ -174,6 +181,8 @@ mod tests {
         let over = start + secs(5.1);
         assert!(health.admits(&"a", over), "the trial");
         assert!(!health.admits(&"a", over), "one trial at a time");
+        health.not_asked(&"a");
+        assert!(health.admits(&"a", over), "a trial that was called off is the next one's");
         health.failed_at(&"a", over);
         assert!(!health.admits(&"a", over + secs(5.9)), "twice as long");
         let again = over + secs(10.1);

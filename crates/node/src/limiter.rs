@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use model::functions::{PrefetchLimit, SHARE_DEFAULT};
-use model::link::{SHARE_NAME_BYTES_MAX, Shared, Shares, Want, Wants};
+use model::link::{Closed, SHARE_NAME_BYTES_MAX, Shared, Shares, Want, Wants};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -298,6 +298,14 @@ impl Limiter {
         }
     }
 
+    /// An origin said to another node that it is to be left alone.
+    pub(crate) fn close(&self, closed: &Closed) {
+        let origins = self.origins();
+        let Some((_, origin)) = origins.iter().find(|(endpoint, _)| name(endpoint) == closed.name) else { return };
+        origin.state().close(Duration::from_millis(closed.closed_ms), Instant::now());
+        origin.line.call_all();
+    }
+
     /// Shows what is counted.
     pub(crate) fn show(&self, page: &mut Page) {
         let now = Instant::now();
@@ -491,6 +499,11 @@ impl State {
         self.closed = Some(self.closed.map_or(until, |closed| closed.max(until)));
     }
 
+    /// How many percent of it prefetches may use.
+    fn percent(&self, now: Instant) -> u64 {
+        if now < self.share.1 { self.share.0 } else { SHARE_DEFAULT }
+    }
+
     /// Whether this node feels how much it bears: for all, or because nobody lends.
     fn feels(&self, now: Instant, shared: bool) -> bool {
         !shared || self.part.lease(now).is_some_and(|lease| lease.feels)
@@ -525,10 +538,8 @@ impl State {
         }
         // How much it bears is found out only by asking for it.
         let is_tried = self.feels(now, shared) && !self.pace.is_settled();
-        let of_prefetches = match self.share {
-            (share, until) if now < until && !is_tried => (bound * share as f64 / 100.0).max(bound.min(1.0)),
-            _ => bound,
-        };
+        let of_prefetches =
+            if is_tried { bound } else { (bound * self.percent(now) as f64 / 100.0).max(bound.min(1.0)) };
         (self.users + self.prefetches) as f64 + 1.0 <= bound && self.prefetches as f64 + 1.0 <= of_prefetches
     }
 }
@@ -547,6 +558,7 @@ impl Slot {
         let mut state = self.origin.state();
         state.trouble.is_over();
         if state.feels(now, self.origin.sharing.is_on()) {
+            state.pace.in_part = state.percent(now) < SHARE_DEFAULT;
             state.pace.answered(self.began, now);
         }
         self.origin.call(state);
@@ -580,12 +592,17 @@ impl Slot {
     }
 
     fn close(&self, mut state: MutexGuard<'_, State>, after: Duration, now: Instant) {
+        // All that is under way will be told the same: only the first word is news.
+        let is_news = !state.is_closed(now);
         state.close(after, now);
         state.untold = state.closed;
         drop(state);
         // Whoever waits hears it now, and so do other nodes.
         self.origin.line.call_all();
-        self.origin.sharing.hurry();
+        match is_news {
+            true => self.origin.sharing.say_at_once(),
+            false => self.origin.sharing.hurry(),
+        }
     }
 
     /// Waits until more of the body may be read.

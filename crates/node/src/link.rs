@@ -405,6 +405,7 @@ impl Link {
             }
             from_control::Is::FiguresTaken(taken) => self.figures.take(taken),
             from_control::Is::Shares(shares) => self.limiter.take(&shares),
+            from_control::Is::Closed(closed) => self.limiter.close(&closed),
             from_control::Is::Welcome(_) => return Err(LinkError::Unexpected("Welcome twice")),
         }
         Ok(())

@@ -245,6 +245,7 @@ pub(crate) struct Metrics {
     pub(crate) jobs_done: Counter,
     /// Prefetch jobs that failed.
     pub(crate) jobs_failed: Counter,
+    pub(crate) jobs_put_off: Counter,
     /// Requests being answered for users and children; on HTTP/2 each is a stream.
     pub(crate) requests_running: std::sync::Arc<Gauge>,
     /// Connections of users and children.

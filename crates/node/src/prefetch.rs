@@ -244,6 +244,8 @@ impl Prefetch {
                     let Some(outcome) = warming.await else { return };
                     match &outcome {
                         Outcome::Resident { .. } => pipeline.metrics().jobs_done.inc(),
+                        // Nothing was tried, and it comes again.
+                        Outcome::Failed(Cause::OriginBusy { .. }) => pipeline.metrics().jobs_put_off.inc(),
                         Outcome::Failed(cause) => {
                             tracing::debug!(url = job.url, %cause, "prefetch failed");
                             pipeline.metrics().jobs_failed.inc();

@@ -81,23 +81,6 @@ impl Sources {
         body: &mut Option<UpBody>,
         until: Instant,
     ) -> Result<Answer, AskError> {
-        let answered = self.ask_in_turn(question, body, until).await;
-        if question.purpose == Purpose::Prefetch {
-            match &answered {
-                Ok(answer) => self.limiter.note(question.key.hash(), !may_come_again(answer.head.status)),
-                Err(AskError::Busy(_) | AskError::Left) => {} // it was not asked
-                Err(_) => self.limiter.note(question.key.hash(), false),
-            }
-        }
-        answered
-    }
-
-    async fn ask_in_turn(
-        &self,
-        question: &Question,
-        body: &mut Option<UpBody>,
-        until: Instant,
-    ) -> Result<Answer, AskError> {
         let with_body = body.is_some();
         let repeatable = !with_body && question.is_safe();
         let sources = in_order(&question.domain.sources, question.key.hash());
@@ -108,7 +91,8 @@ impl Sources {
         let mut tries = 0;
         while let Some(source) = self.next(&mut first, &mut resting) {
             tries += 1;
-            let answered = self.ask_one(question, &source, body, until, question.again || tries > 1).await;
+            let answered = self.ask_one(question, &source, body, until).await;
+            self.note(question, &answered);
             let more = tries < TRIES_MAX && Instant::now() < until && !(first.is_empty() && resting.is_empty());
             match answered {
                 Ok(mut answer) if repeatable && more && is_failure(answer.head.status) => {
@@ -116,6 +100,7 @@ impl Sources {
                     last = Ok(answer);
                 }
                 Ok(answer) => return Ok(answer),
+                Err(NotAsked { error: AskError::Left, .. }) => return Err(AskError::Left),
                 Err(error) => {
                     let again = more && (repeatable || error.unsent);
                     if last.is_err() {
@@ -129,6 +114,17 @@ impl Sources {
             self.failed_over.inc();
         }
         last
+    }
+
+    /// Remembers of a prefetch whether what it asked for came: if not, the next source is asked again, as whoever comes later.
+    fn note(&self, question: &Question, answered: &Result<Answer, NotAsked>) {
+        let came = match answered {
+            _ if question.purpose == Purpose::User => return,
+            Err(NotAsked { error: AskError::Busy(_) | AskError::Left, .. }) => return, // nobody was asked
+            Ok(answer) => !may_come_again(answer.head.status),
+            Err(_) => false,
+        };
+        self.limiter.note(question.key.hash(), came);
     }
 
     /// The next source: those that are well in their order, then those that rest.
@@ -148,7 +144,6 @@ impl Sources {
         source: &Candidate,
         body: &mut Option<UpBody>,
         until: Instant,
-        again: bool,
     ) -> Result<Answer, NotAsked> {
         let functions = &question.domain.functions;
         let with_body = body.is_some();
@@ -168,7 +163,8 @@ impl Sources {
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
             Bounds { connect: left.min(CONNECT_MAX), first_byte }
         };
-        let mut slot = self.enter(question, &source.endpoint, until, again).await?;
+        let entered = self.enter(question, &source.endpoint, until).await;
+        let mut slot = entered.inspect_err(|_| self.health.not_asked(&source.endpoint))?;
         self.asked.inc();
         let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
@@ -197,7 +193,7 @@ impl Sources {
             };
             // Who waits for a place holds none: all places could be held by those who wait.
             drop(slot);
-            slot = self.enter(question, &hop.endpoint, until, again).await?;
+            slot = self.enter(question, &hop.endpoint, until).await?;
             self.asked.inc();
             let at = self.knowing.clock().now();
             let sent = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await;
@@ -212,19 +208,13 @@ impl Sources {
     }
 
     /// A place at an origin, which a prefetch has to wait for.
-    async fn enter(
-        &self,
-        question: &Question,
-        endpoint: &Endpoint,
-        until: Instant,
-        again: bool,
-    ) -> Result<Slot, NotAsked> {
+    async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Slot, NotAsked> {
         let (domain, awaited) = (&question.domain, question.awaited.clone());
         let entered = match question.purpose {
             Purpose::User => self.limiter.enter(endpoint, Purpose::User, None).await,
             Purpose::Prefetch => {
                 let (limit, key) = (&domain.functions.rules().prefetch, question.key.hash());
-                let asks = Prefetching { domain: domain.name.as_str(), limit, key, again };
+                let asks = Prefetching { domain: domain.name.as_str(), limit, key, again: question.again };
                 let entered = self.limiter.enter_prefetching(endpoint, asks, awaited);
                 tokio::select! {
                     biased;

@@ -20,10 +20,18 @@ use tokio::time::Instant;
 const LIMIT_FIRST: f64 = 4.0;
 pub(super) const LIMIT_MAX: f64 = 1024.0;
 
-/// How much later than from an idle origin answers may come, and by how many standard errors more, so that chance lowers no limit.
+/// How much later than from an idle origin answers may come, and by how many standard errors more, so that chance lowers no limit: the
+/// more often one looks, the more of them.
 const TOLERANCE: f64 = 1.05;
 const CHANCE_RISING: f64 = 3.0;
+const CHANCE_EARLY: f64 = 4.0;
 const CHANCE_HOLDING: f64 = 5.0;
+
+/// By how many standard errors answers may come later and still say how soon an idle origin answers.
+const CHANCE_IDLE: f64 = 2.0;
+
+/// By how many standard errors answers that were found to be later are believed to be so by chance.
+const CHANCE_FOUND: f64 = 0.5;
 
 /// What the limit rises by after a span in which it was used up and answers came in time: near what was too much, and far from it.
 const STEP_NEAR: f64 = 1.05;
@@ -31,8 +39,10 @@ const STEP_FAR: f64 = 1.15;
 const NEAR: f64 = 0.8;
 const FAR: f64 = 0.6;
 
-/// What the limit falls to when it was too much.
+/// What the limit falls to when it was too much; where others ask as well a little less room is enough, for what is divided in whole
+/// requests leaves some.
 const BACK: f64 = 0.92;
+const BACK_OF_SEVERAL: f64 = 0.94;
 
 /// The least of the limit that is believed to be under way: what is known of others is a moment old.
 const USED_MIN: f64 = 0.85;
@@ -47,8 +57,14 @@ const ANSWERS_OF_SEVERAL_MIN: u32 = 8;
 /// How long the limit stays after it was too much, until it is tried whether it still would be.
 const HOLD: Duration = Duration::from_secs(30);
 
+/// The same for an origin that takes its time, in times that it takes when it is idle: what is tried lasts for some of these.
+const HOLD_SPANS: u32 = 600;
+
 /// The same where others ask as well: what is tried lasts a little longer there, so it is tried less often.
 const HOLD_OF_SEVERAL: Duration = Duration::from_secs(60);
+
+/// The same where prefetches may use only a part of the limit: while it is tried they use all of it.
+const HOLD_OF_A_PART: Duration = Duration::from_secs(600);
 
 /// A failure lowers the limit once in this time: those that follow were asked before it fell.
 const HALVED_EVERY: Duration = Duration::from_millis(500);
@@ -61,6 +77,8 @@ pub(super) struct Pace {
     pub(super) others: f64,
     /// What of that they do not have yet: nobody asks for it.
     pub(super) unused: f64,
+    /// Whether prefetches may use only a part of it.
+    pub(super) in_part: bool,
     /// What was too much when it was last felt; infinite before.
     ceiling: f64,
     /// How soon an idle origin answers.
@@ -94,6 +112,7 @@ impl Pace {
             limit: LIMIT_FIRST,
             others: 0.0,
             unused: 0.0,
+            in_part: false,
             ceiling: f64::INFINITY,
             idle: None,
             span: Span::default(),
@@ -136,8 +155,12 @@ impl Pace {
         }
         self.span.add((now - began).as_secs_f64());
         let early = self.others > 0.0 && self.phase == Phase::Rising && self.span.answers >= ANSWERS_OF_SEVERAL_MIN;
-        if self.span.answers >= ANSWERS_MIN.max(self.limit as u32) || (early && self.is_late()) {
-            self.turn(now);
+        // Where the limit stays, many spans are looked at: chance must not lower it a little each time.
+        let chance = if matches!(self.phase, Phase::Holding(_)) { CHANCE_HOLDING } else { CHANCE_RISING };
+        if self.span.answers >= ANSWERS_MIN.max(self.limit as u32) {
+            self.turn(self.is_late(chance), now);
+        } else if early && self.is_late(CHANCE_EARLY) {
+            self.turn(true, now);
         }
     }
 
@@ -157,29 +180,36 @@ impl Pace {
     }
 
     /// Whether the answers of the span came later than from an idle origin.
-    fn is_late(&self) -> bool {
-        // Where the limit stays, many spans are looked at: chance must not lower it a little each time.
-        let chance = if matches!(self.phase, Phase::Holding(_)) { CHANCE_HOLDING } else { CHANCE_RISING };
-        self.idle.is_some_and(|idle| self.span.timed().is_later_than(&idle, chance))
+    fn is_late(&self, chance: f64) -> bool {
+        self.idle.is_some_and(|idle| self.span.timed().is_later_than(idle.mean * TOLERANCE, &idle, chance))
     }
 
     /// The span is over.
-    fn turn(&mut self, now: Instant) {
-        let (timed, late) = (self.span.timed(), self.is_late());
+    fn turn(&mut self, late: bool, now: Instant) {
+        let timed = self.span.timed();
         self.phase = match self.phase {
             Phase::Rising | Phase::Holding(_) if late => {
                 // What it works on at a time when it is no slower for it (Little's law), and some room.
                 let idle = self.idle.map_or(timed.mean, |idle| idle.mean);
-                let hold = if self.others > 0.0 { HOLD_OF_SEVERAL } else { HOLD };
-                // While others have yet to hear of their parts less is under way than the limit, and it was less that was too much.
-                let used = if self.phase == Phase::Rising { self.limit - self.unused } else { self.limit };
+                let hold = match (self.in_part, self.others > 0.0) {
+                    (true, _) => HOLD_OF_A_PART,
+                    (false, true) => HOLD_OF_SEVERAL,
+                    (false, false) => HOLD,
+                };
+                // While others have yet to hear of their parts less is under way than the limit, and it was less that was too much. How
+                // many of them have heard since is not known: half of them.
+                let used = if self.phase == Phase::Rising { self.limit - self.unused / 2.0 } else { self.limit };
                 self.ceiling = used.max(self.limit * USED_MIN);
-                self.limit = (self.ceiling * BACK * (idle / timed.mean).clamp(0.5, 1.0)).max(1.0);
+                let back = if self.others > 0.0 { BACK_OF_SEVERAL } else { BACK };
+                self.limit = (self.ceiling * back * (idle / timed.without_chance()).clamp(0.5, 1.0)).max(1.0);
+                let hold = hold.max(Duration::from_secs_f64(idle).saturating_mul(HOLD_SPANS));
                 // What was far too much, as after a stall, says little of how much is not.
                 if self.limit < self.ceiling * FAR { Phase::Rising } else { Phase::Holding(now + hold) }
             }
             Phase::Rising => {
-                if self.ceiling.is_infinite() {
+                // What is a little later, and not by enough to be too much, must not become what is not late at all.
+                let is_idle = self.idle.is_none_or(|idle| !timed.is_later_than(idle.mean, &idle, CHANCE_IDLE));
+                if self.ceiling.is_infinite() && is_idle {
                     self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
                 }
                 if self.wanted {
@@ -231,10 +261,14 @@ struct Timed {
 }
 
 impl Timed {
-    /// Later than from an idle origin, by more than chance explains.
-    fn is_later_than(&self, idle: &Timed, chance: f64) -> bool {
-        let chance = chance * (self.error + idle.error).sqrt();
-        self.mean > idle.mean * TOLERANCE + chance
+    /// Later than `mean`, by more than chance explains in this one and in the other.
+    fn is_later_than(&self, mean: f64, other: &Timed, chance: f64) -> bool {
+        self.mean > mean + chance * (self.error + other.error).sqrt()
+    }
+
+    /// The mean, and a little less for chance: what is looked at until it is late is found to be later than it is.
+    fn without_chance(&self) -> f64 {
+        self.mean - CHANCE_FOUND * self.error.sqrt()
     }
 
     /// What both say together.

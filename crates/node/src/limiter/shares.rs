@@ -1,6 +1,6 @@
 //! What this node has of what several share: leases from the control plane, and what is said to get them (docs/decisions/0025).
 //!
-//! Every half a second, and at once when prefetches begin to want an origin, the node says what it wants of each; it is answered with
+//! Every half a second, and at once when prefetches begin to want an origin or one is to be left alone, the node says what it wants of each; it is answered with
 //! leases that began when it said so. Without a lease no prefetch is let in: then the sum holds whatever becomes of the control plane or of
 //! the way there. A control plane of an earlier version lends nothing; under it each node goes by what it feels alone.
 //!
@@ -134,6 +134,14 @@ impl Sharing {
         if self.is_on() && !std::mem::replace(&mut self.talk().hasty, true) {
             self.haste.notify_one();
         }
+    }
+
+    /// There is something that others must hear before they ask once more.
+    pub(super) fn say_at_once(&self) {
+        let mut talk = self.talk();
+        (talk.last, talk.hasty) = (None, true);
+        drop(talk);
+        self.haste.notify_one();
     }
 
     /// Waits until it is time to say what `collect` finds to be wanted, given the number of the message.

@@ -5,31 +5,57 @@ use std::rc::Rc;
 
 use super::*;
 
+mod origins;
 mod sharing;
 
 fn endpoint(host: &str) -> Endpoint {
     Endpoint { host: host.to_owned(), port: 80, tls: None }
 }
 
-/// Requests that the origin works on at a time, and how long on each on average.
+/// An origin as it is.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Requests that it works on at a time.
+    workers: usize,
+    /// How long on each on average.
+    service: Duration,
+    /// By how much a request may take more or less time than others.
+    spread: f64,
+}
+
+impl Shape {
+    /// A user so often: about a thirteenth of what it bears.
+    fn user_every(&self) -> Duration {
+        self.service.mul_f64(12.8 / self.workers as f64)
+    }
+
+    /// Requests that it does in so many seconds.
+    fn does_in(&self, seconds: f64) -> usize {
+        (self.workers as f64 * seconds / self.service.as_secs_f64()) as usize
+    }
+}
+
 const WORKERS: usize = 32;
-const SERVICE: Duration = Duration::from_millis(50);
+
+/// The origin that most of these are about.
+fn usual(spread: f64) -> Shape {
+    Shape { workers: WORKERS, service: Duration::from_millis(50), spread }
+}
 
 /// An origin that works on so many requests at a time; the others wait in line.
 #[derive(Clone)]
 struct Knee(Rc<RefCell<Work>>);
 
 struct Work {
-    /// When each has done what was given to it.
+    shape: Shape,
+    /// When each worker has done what was given to it.
     workers: Vec<Instant>,
-    /// By how much a request may take more or less time than others.
-    spread: f64,
     seed: u64,
 }
 
 impl Knee {
-    fn new(spread: f64) -> Knee {
-        Knee(Rc::new(RefCell::new(Work { workers: vec![Instant::now(); WORKERS], spread, seed: 1 })))
+    fn new(shape: Shape) -> Knee {
+        Knee(Rc::new(RefCell::new(Work { shape, workers: vec![Instant::now(); shape.workers], seed: 1 })))
     }
 
     async fn serve(&self) {
@@ -37,7 +63,7 @@ impl Knee {
             let work = &mut *self.0.borrow_mut();
             work.seed = work.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let chance = (work.seed >> 33) as f64 / f64::from(1_u32 << 31);
-            let takes = SERVICE.mul_f64(1.0 + work.spread * (2.0 * chance - 1.0));
+            let takes = work.shape.service.mul_f64(1.0 + work.shape.spread * (2.0 * chance - 1.0));
             let first = work.workers.iter_mut().min().expect("a worker");
             *first = (*first).max(Instant::now()) + takes;
             *first
@@ -52,30 +78,58 @@ impl Knee {
             *worker = (*worker).max(until);
         }
     }
+
+    /// It works on so many from now on.
+    fn resize(&self, workers: usize) {
+        self.0.borrow_mut().workers.resize(workers, Instant::now());
+    }
 }
 
 /// What a load came to.
 struct Seen {
-    users_p99: Duration,
+    begun: Instant,
     took: Duration,
+    /// Since when each user waited, and how long.
+    waits: Vec<(Instant, Duration)>,
     /// Prefetches done by each second.
     by_second: Vec<usize>,
 }
 
-/// A user every 20 ms while `prefetches` are done by 256 askers; a limiter decides about these, or a fixed number of them.
-async fn load(knee: &Knee, prefetches: usize, fixed: Option<usize>, stall_after: Option<Duration>) -> Seen {
-    load_of(&[Rc::new(Limiter::new(0))], knee, prefetches, fixed, stall_after).await
+impl Seen {
+    /// How long but one of a hundred users waited at most, of those who asked in these seconds.
+    fn p99(&self, seconds: std::ops::Range<usize>) -> Duration {
+        let second = |at: &Instant| at.duration_since(self.begun).as_secs() as usize;
+        let waits = self.waits.iter().filter(|(at, _)| seconds.contains(&second(at)));
+        let mut waits: Vec<Duration> = waits.map(|(_, wait)| *wait).collect();
+        waits.sort();
+        waits.get(waits.len() * 99 / 100).copied().unwrap_or_default()
+    }
+
+    fn users_p99(&self) -> Duration {
+        self.p99(0..usize::MAX)
+    }
+
+    /// Prefetches done in these seconds, for each.
+    fn rate(&self, seconds: std::ops::Range<usize>) -> f64 {
+        let count = seconds.len() as f64;
+        self.by_second[seconds].iter().sum::<usize>() as f64 / count
+    }
 }
 
-/// The same, by nodes with these limiters in turn.
+/// Users at a steady pace while `prefetches` are done by 256 askers; a limiter decides about these, or a fixed number of them.
+async fn load(knee: &Knee, prefetches: usize, fixed: Option<usize>) -> Seen {
+    load_of(&[Rc::new(Limiter::new(0))], knee, prefetches, fixed, async {}).await
+}
+
+/// The same, by nodes with these limiters in turn, while something else happens.
 async fn load_of(
     limiters: &[Rc<Limiter>],
     knee: &Knee,
     prefetches: usize,
     fixed: Option<usize>,
-    stall_after: Option<Duration>,
+    meanwhile: impl Future<Output = ()>,
 ) -> Seen {
-    let waits: Rc<RefCell<Vec<Duration>>> = Rc::default();
+    let waits: Rc<RefCell<Vec<(Instant, Duration)>>> = Rc::default();
     let done: Rc<RefCell<Vec<Instant>>> = Rc::default();
     let left = Rc::new(RefCell::new(prefetches));
     let begun = Instant::now();
@@ -105,39 +159,50 @@ async fn load_of(
             })
         })
         .collect();
+    let user_every = knee.0.borrow().shape.user_every();
     let users = async {
+        let mut ticks = tokio::time::interval(user_every);
         for n in 0_usize.. {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            ticks.tick().await;
             let (limiter, served, waits) = (limiters[n % limiters.len()].clone(), knee.clone(), waits.clone());
             tokio::task::spawn_local(async move {
                 let slot = limiter.enter(&endpoint("o"), Purpose::User, None).await.expect("users pass");
                 let asked = Instant::now();
                 served.serve().await;
                 slot.answered();
-                waits.borrow_mut().push(asked.elapsed());
+                waits.borrow_mut().push((asked, asked.elapsed()));
             });
-            if stall_after
-                .is_some_and(|after| begun.elapsed() >= after && begun.elapsed() < after + Duration::from_millis(20))
-            {
-                knee.stall(Duration::from_secs(5));
-            }
         }
+    };
+    let meanwhile = async {
+        meanwhile.await;
+        std::future::pending::<()>().await;
     };
     let all = async {
         for asker in askers {
             asker.await.expect("an asker does not panic");
         }
     };
-    tokio::select! { () = all => {}, () = users => {} }
+    tokio::select! { () = all => {}, () = users => {}, () = meanwhile => {} }
     let took = begun.elapsed();
-    let mut waits = waits.borrow().clone();
-    waits.sort();
-    let users_p99 = waits.get(waits.len() * 99 / 100).copied().unwrap_or_default();
     let mut by_second = vec![0; took.as_secs() as usize + 1];
     for at in done.borrow().iter() {
         by_second[at.duration_since(begun).as_secs() as usize] += 1;
     }
-    Seen { users_p99, took, by_second }
+    let waits = waits.borrow().clone();
+    Seen { begun, waits, took, by_second }
+}
+
+/// A stall of five seconds after twenty.
+async fn stall(knee: &Knee) {
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    knee.stall(Duration::from_secs(5));
+}
+
+fn assert_as_fast_after_a_stall(seen: &Seen) {
+    assert!(seen.rate(21..24) == 0.0, "it stood still: {:?}", &seen.by_second[..30]);
+    // Users take fifty of the 640 in a second.
+    assert!(seen.rate(51..55) >= 590.0 * 0.85, "{:?}", &seen.by_second[..60]);
 }
 
 async fn local<T>(future: impl Future<Output = T>) -> T {
@@ -149,10 +214,11 @@ async fn users_do_not_notice_and_the_origin_is_used_up_to_its_knee() {
     local(async {
         // Fixed, it is known where the knee is, and how much of it users need.
         for (prefetches, spread) in [(5_000, 0.0), (20_000, 0.0), (100_000, 0.5)] {
-            let alone = load(&Knee::new(spread), 1_000, Some(1), None).await;
-            let best = load(&Knee::new(spread), prefetches, Some(WORKERS - 3), None).await;
-            let seen = load(&Knee::new(spread), prefetches, None, None).await;
-            let (with, without) = (seen.users_p99, alone.users_p99);
+            let shape = usual(spread);
+            let alone = load(&Knee::new(shape), 1_000, Some(1)).await;
+            let best = load(&Knee::new(shape), prefetches, Some(WORKERS - 3)).await;
+            let seen = load(&Knee::new(shape), prefetches, None).await;
+            let (with, without) = (seen.users_p99(), alone.users_p99());
             assert!(with <= without.mul_f64(1.1), "{prefetches}, {spread}: {with:?} and {without:?} alone");
             let ratio = best.took.as_secs_f64() / seen.took.as_secs_f64();
             // Of a short task the first seconds are much, in which the knee is looked for.
@@ -166,10 +232,9 @@ async fn users_do_not_notice_and_the_origin_is_used_up_to_its_knee() {
 #[tokio::test(start_paused = true)]
 async fn after_a_stall_it_is_as_fast_again_within_half_a_minute() {
     local(async {
-        let seen = load(&Knee::new(0.0), 40_000, None, Some(Duration::from_secs(20))).await;
-        let sum = |seconds: std::ops::Range<usize>| seen.by_second[seconds].iter().sum::<usize>();
-        assert_eq!(sum(21..24), 0, "it stood still: {:?}", &seen.by_second[..30]);
-        assert!(sum(51..55) * 10 >= sum(15..19) * 9, "{:?}", &seen.by_second[..60]);
+        let knee = Knee::new(usual(0.0));
+        let seen = load_of(&[Rc::new(Limiter::new(0))], &knee, 40_000, None, stall(&knee)).await;
+        assert_as_fast_after_a_stall(&seen);
     })
     .await;
 }

@@ -46,6 +46,26 @@ impl Node {
 }
 
 #[tokio::test]
+async fn what_an_origin_said_to_one_node_others_are_told_though_they_say_nothing() {
+    let mut rig = Rig::start().await;
+    let (mut first, _) = rig.join("p-1").await;
+    let (mut second, _) = rig.join("p-2").await;
+    second.want(&mut Has::default(), 1).await;
+    let closed =
+        Want { shared: Shared::Origin.into(), name: "o:80".into(), wanted: 9, closed_ms: 7_000, ..Want::default() };
+    first.say(from_node::Is::Wants(Wants { sequence: 1, wants: vec![closed] })).await;
+    let told = loop {
+        if let from_control::Is::Closed(told) = second.next().await.expect("the session goes on") {
+            break told;
+        }
+    };
+    assert_eq!((told.name.as_str(), told.closed_ms), ("o:80", 7_000));
+    let share = first.shares(1).await;
+    assert!(share.closed_ms > 6_000, "it knows already, and is answered as ever: {share:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn shares_add_up_over_replicas_and_restarts_and_are_given_on_only_when_a_lease_is_over() {
     let mut rig = Rig::start().await;
     let (mut first, welcome) = rig.join("p-1").await;
