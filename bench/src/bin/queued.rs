@@ -202,7 +202,7 @@ async fn look(stage: &Stage) -> anyhow::Result<()> {
     let total = newest["TotalCount"].as_u64().context("TotalCount")?;
     let number: u64 = task.parse()?;
     let ids: Vec<String> = (0..10).map(|back| (number - back).to_string()).collect();
-    let queries: [(&str, &str, Vec<(&str, String)>); 6] = [
+    let queries = [
         ("the newest 20", "DescribeRefreshTasks", vec![]),
         (
             "page 100 of 100",

@@ -30,12 +30,13 @@ use crate::state::submit::{Accepting, Open};
 use crate::state::{State, StateError, millis};
 use aims::Aims;
 use queue::Queue;
-use work::{Turn, Work};
+use work::Work;
 
 pub(crate) use lines::{JobIs, JobState, LineState, first_failure, jobs_of, line_state};
 pub(crate) use work::key_of;
 
 mod aims;
+mod leasing;
 mod lines;
 mod loading;
 mod queue;
@@ -47,16 +48,18 @@ struct Bounds {
     /// Jobs of chunks that are loaded at a time, over all accounts. One chunk of each account is loaded whatever its size, and a
     /// quarter of its share more of what outranks the rest.
     loaded: usize,
+    /// As how many jobs a chunk counts that has fewer: it takes as much memory.
+    chunk: usize,
     /// Jobs a node holds.
     per_node: usize,
     /// Jobs an account is given before it is the next one's turn.
     turn: usize,
 }
 
-const BOUNDS: Bounds = Bounds { loaded: LOADED_JOBS_MAX, per_node: JOBS_PER_NODE_MAX, turn: 64 };
+const BOUNDS: Bounds = Bounds { loaded: LOADED_JOBS_MAX, chunk: 16, per_node: JOBS_PER_NODE_MAX, turn: 64 };
 
-/// See [`Bounds`].
-pub(crate) const LOADED_JOBS_MAX: usize = 400_000;
+/// See [`Bounds`]. All that two hundred nodes hold at a time, in some tens of MiB.
+pub(crate) const LOADED_JOBS_MAX: usize = 200_000;
 
 /// Events waiting for the scheduler; who reports waits when it is full.
 const EVENTS_MAX: usize = 256;
@@ -375,7 +378,7 @@ impl Task {
 
     fn look_for_more(&mut self) {
         for (account, chunks) in self.open.chunks() {
-            let queue = self.accounts.entry(account).or_default();
+            let queue = self.accounts.entry(account).or_insert_with(|| Queue::new(self.bounds.chunk));
             queue.more |= chunks > queue.len() as u64;
         }
     }
@@ -513,10 +516,10 @@ impl Task {
         let (mut moved, mut lost): (HashSet<u64>, usize) = Default::default();
         for queue in self.accounts.values_mut() {
             for (id, work) in &mut queue.chunks {
-                let before = work.jobs();
+                let before = work.jobs().max(self.bounds.chunk);
                 if let Some(objects) = aim(work, &mut self.aims) {
                     lost += objects;
-                    queue.loaded = queue.loaded - before + work.jobs();
+                    queue.loaded = queue.loaded - before + work.jobs().max(self.bounds.chunk);
                     moved.insert(*id);
                 }
             }
@@ -601,83 +604,10 @@ impl Task {
             }
         }
         self.withdraw(gone);
-        let loaded: usize = self.accounts.values().map(|queue| queue.loaded).sum();
+        let loaded: usize = self.accounts.values().flat_map(|queue| queue.chunks.values()).map(Work::jobs).sum();
         self.counters.loaded.store(loaded as u64, Ordering::Relaxed);
         let leased: usize = self.sessions.values().map(|session| session.leased.len()).sum();
         self.counters.leased.store(leased as u64, Ordering::Relaxed);
-    }
-
-    /// Gives out jobs in turns, as long as somebody can take one.
-    fn lease(&mut self) {
-        if std::mem::take(&mut self.unlined) {
-            for queue in self.accounts.values_mut() {
-                queue.line_up_all(&self.aims, &self.room, &self.leaving);
-            }
-        }
-        let mut turn = Turn::new(&self.aims, &self.room);
-        // Every account in turn, beginning behind the one whose turn was last.
-        let waiting = self.accounts.iter().filter(|(_, queue)| queue.can_lease(&turn));
-        let mut names: Vec<String> = waiting.map(|(name, _)| name.clone()).collect();
-        if names.is_empty() {
-            return;
-        }
-        // A turn that was cut short goes on: else whoever comes last in a full node's day would get less every time.
-        let (last, mut rest) = self.last_turn.clone();
-        names.sort_by_key(|name| if rest > 0 { *name < last } else { *name <= last });
-        loop {
-            let before = turn.count();
-            for name in &names {
-                let Some(queue) = self.accounts.get_mut(name) else { continue };
-                let turn_max = match std::mem::take(&mut rest) {
-                    rest if rest > 0 && *name == last => rest,
-                    _ => self.bounds.turn,
-                };
-                let count = queue.lease(turn_max, &mut turn);
-                if count > 0 {
-                    self.last_turn = (name.clone(), if queue.waits() { turn_max - count } else { 0 });
-                }
-            }
-            if turn.count() == before {
-                break;
-            }
-        }
-        let given = turn.given();
-        self.send(given);
-    }
-
-    fn send(&mut self, given: Vec<(u32, Job)>) {
-        let mut orders: BTreeMap<NodeName, Vec<Job>> = BTreeMap::new();
-        let mut by_number: BTreeMap<u32, Vec<Job>> = BTreeMap::new();
-        for (number, job) in given {
-            by_number.entry(number).or_default().push(job);
-        }
-        for (number, jobs) in by_number {
-            let Some(node) = self.aims.names().get(number as usize) else { continue };
-            if let Some(room) = self.room.get_mut(node) {
-                *room = room.saturating_sub(jobs.len());
-            }
-            orders.insert(node.clone(), jobs);
-        }
-        let mut returned = Vec::new();
-        let mut chunks = BTreeSet::new();
-        for (node, jobs) in orders {
-            let Some(session) = self.sessions.get_mut(&node) else { continue };
-            let names: Vec<(u64, u32)> = jobs.iter().map(|job| (job.chunk, job.index)).collect();
-            chunks.extend(names.iter().map(|(chunk, _)| *chunk));
-            let sent = session.untold.is_empty() && session.orders.try_send(Order::Jobs(jobs)).is_ok();
-            match sent {
-                true => session.leased.extend(names),
-                // The session is slow or about to end: the jobs go back in line, and it is left alone until the next tick.
-                false => {
-                    returned.extend(names);
-                    self.room.insert(node, 0);
-                }
-            }
-        }
-        self.hand_back(returned);
-        for chunk in chunks {
-            self.note(chunk);
-        }
     }
 
     /// Keeps what chunks have come to: those that ended or are to be unloaded at once, the others at every tick.

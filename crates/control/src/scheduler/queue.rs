@@ -48,8 +48,10 @@ pub(super) struct Queue {
     lines: BTreeMap<u32, BTreeSet<Place>>,
     /// Where each of them stands.
     places: BTreeSet<Place>,
-    /// Jobs of all of them.
+    /// What all of them count for.
     pub(super) loaded: usize,
+    /// As how many jobs one of them counts that has fewer.
+    chunk: usize,
     /// Those that are not loaded, by id.
     standing: BTreeMap<u64, Standing>,
     /// Those of them that may run.
@@ -63,6 +65,15 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// An empty one, in which a chunk counts as so many jobs at least.
+    pub(super) fn new(chunk: usize) -> Queue {
+        Queue { chunk, ..Queue::default() }
+    }
+
+    fn cost(&self, work: &Work) -> usize {
+        work.jobs().max(self.chunk)
+    }
+
     /// How many chunks are known to be open.
     pub(super) fn len(&self) -> usize {
         self.chunks.len() + self.standing.len()
@@ -134,7 +145,7 @@ impl Queue {
 
     /// Takes a chunk in.
     pub(super) fn load(&mut self, id: u64, work: Work) {
-        self.loaded += work.jobs();
+        self.loaded += self.cost(&work);
         self.places.insert(Place::of(id, work.steering()));
         self.chunks.insert(id, work);
     }
@@ -206,7 +217,7 @@ impl Queue {
         let place = Place::of(id, work.steering());
         self.places.remove(&place);
         self.leave_lines(place, |_| true);
-        self.loaded -= work.jobs();
+        self.loaded -= self.cost(&work);
         Some(work)
     }
 
@@ -241,10 +252,10 @@ impl Queue {
         let mut leaving = Vec::new();
         for place in self.places.iter().rev().take_while(|place| first.outranks(**place)) {
             let Some(work) = self.chunks.get(&place.id).filter(|work| work.is_idle()) else { continue };
-            if left.saturating_sub(work.jobs()) < share {
+            if left.saturating_sub(self.cost(work)) < share {
                 break;
             }
-            left -= work.jobs();
+            left -= self.cost(work);
             leaving.push(place.id);
         }
         leaving

@@ -75,7 +75,8 @@ async fn wrong_arguments_of_a_limit_of_prefetches_are_refused_by_name() {
     let rig = Rig::with("cdn-2024", &[("action_qps", 10_000)], 0, |_| ()).await;
     let (value, name) = ("InvalidArgValue.Malformed", "InvalidArgName.ValueNotSupported");
     let good = ("share", "50");
-    let cases: [(&[(&str, &str)], &str, &str); 15] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let cases: [Case<'_>; 15] = [
         (&[("concurrency", "0"), good], value, "concurrency: expected a number from 1 to 10000"),
         (&[("concurrency", "10001"), good], value, "concurrency: expected"),
         (&[("concurrency", "-1"), good], value, "concurrency: expected"),
