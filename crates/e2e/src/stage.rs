@@ -376,8 +376,7 @@ impl Stage {
     pub async fn online(&self) {
         eventually("the domain is online", || async {
             let shown = self.cli(&["domain", "show", DOMAIN]).await?;
-            let text = shown.to_string();
-            ensure!(text.contains("online"), "{text}");
+            ensure!(shown["status"] == "online", "{shown}");
             Ok(())
         })
         .await;

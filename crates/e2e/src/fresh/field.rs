@@ -201,8 +201,8 @@ impl Field {
         }
         // Served is not acknowledged: until then refreshes are told to come back later.
         eventually("the domain is configured", || async {
-            let shown = field.api.call("DescribeCdnDomainDetail", &[("DomainName", DOMAIN)]).await?.to_string();
-            ensure!(shown.contains("online"), "{shown}");
+            let shown = field.api.call("DescribeCdnDomainDetail", &[("DomainName", DOMAIN)]).await?;
+            ensure!(shown["GetDomainDetailModel"]["DomainStatus"] == "online", "{shown}");
             Ok(())
         })
         .await;

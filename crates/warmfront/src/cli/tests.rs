@@ -233,7 +233,7 @@ async fn push_is_split_and_waited_for() {
     }
     let nonces: HashSet<&str> = ran.calls.iter().map(|call| call.nonce.as_str()).collect();
     assert_eq!(nonces.len(), ran.calls.len(), "each request has its own nonce");
-    assert_eq!(ran.calls.len(), 3 + 3, "three submissions, three rounds for all tasks together");
+    assert_eq!(ran.calls.len(), 3 + 4, "three submissions; then the oldest task twice, and the others at once, twice");
 
     let json = ran.json();
     assert_eq!(json["task_ids"], json!(["1", "2", "3"]));
