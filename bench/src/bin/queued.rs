@@ -202,6 +202,7 @@ async fn look(stage: &Stage) -> anyhow::Result<()> {
     let total = newest["TotalCount"].as_u64().context("TotalCount")?;
     let number: u64 = task.parse()?;
     let ids: Vec<String> = (0..10).map(|back| (number - back).to_string()).collect();
+    let preload = || ("ObjectType", "preload".to_owned());
     let queries = [
         ("the newest 20", "DescribeRefreshTasks", vec![]),
         (
@@ -209,8 +210,8 @@ async fn look(stage: &Stage) -> anyhow::Result<()> {
             "DescribeRefreshTasks",
             vec![("PageSize", "100".to_owned()), ("PageNumber", "100".to_owned())],
         ),
-        ("those that are Refreshing", "DescribeRefreshTasks", vec![("Status", "Refreshing".to_owned())]),
-        ("those of the domain", "DescribeRefreshTasks", vec![("DomainName", DOMAIN.to_owned())]),
+        ("those that are Refreshing", "DescribeRefreshTasks", vec![preload(), ("Status", "Refreshing".to_owned())]),
+        ("those of the domain", "DescribeRefreshTasks", vec![preload(), ("DomainName", DOMAIN.to_owned())]),
         ("ten tasks by their ids", "DescribeRefreshTaskById", vec![("TaskId", ids.join(","))]),
         ("all of one task", "DescribePreloadTask", vec![("TaskId", task)]),
     ];
