@@ -56,8 +56,8 @@ const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
 /// Markers that may be left at the same time.
 const MARKERS_AT_ONCE: usize = 64;
 
-/// Chunks from which on they are kept as they came, in bytes: half of what a connection's buffer grows to.
-const CHUNK_KEPT_MIN: usize = 32 << 10;
+/// Chunks from which on they are kept as they came, in bytes.
+const CHUNK_KEPT_MIN: usize = 128 << 10;
 
 /// Why a fetch is begun: users come first (promise P4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -410,10 +410,11 @@ impl Fills {
                     && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
             };
             // A variant may be on its way under the bare URL: it was asked for before anybody knew that there are some.
-            let bare = ObjectKey::bare(&order.url);
-            let early =
-                || all.get(&bare).filter(|running| matches!(order.part, Part::Whole) && running.may_bring(&order));
-            let joinable = all.get(&order.key).filter(joinable).or_else(|| early().filter(joinable));
+            let early = || {
+                let running = all.get(&ObjectKey::bare(&order.url)).filter(joinable)?;
+                (matches!(order.part, Part::Whole) && running.may_bring(&order)).then_some(running)
+            };
+            let joinable = all.get(&order.key).filter(joinable).or_else(early);
             let by_user = order.purpose == Purpose::User;
             let joined = joinable.and_then(|running| Some((running, running.party.join(by_user)?)));
             if let Some((running, member)) = joined {

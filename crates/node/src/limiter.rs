@@ -77,6 +77,17 @@ pub(crate) enum NotNow {
 /// Whether users wait for what is asked: that may begin later.
 pub(crate) type Awaited = watch::Receiver<bool>;
 
+/// Until a user waits for what is asked; for ever, where none can any more.
+pub(crate) async fn until_awaited(awaited: &mut Option<Awaited>) {
+    let heard = match awaited {
+        Some(awaited) => awaited.wait_for(|awaited| *awaited).await.is_ok(),
+        None => false,
+    };
+    if !heard {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// The limits of all origins.
 pub(crate) struct Limiter {
     seed: u64,

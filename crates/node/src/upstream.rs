@@ -35,7 +35,7 @@ use crate::figures::{Figures, FromAbove};
 use crate::fill::Purpose;
 use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
-use crate::limiter::{Awaited, Limiter};
+use crate::limiter::{Awaited, Limiter, until_awaited};
 use crate::metrics::{Counter, Page};
 use crate::network::Network;
 use crate::parents::{NoAnswer, Parents};
@@ -283,21 +283,16 @@ impl Inner {
         body: Option<UpBody>,
         until: Instant,
     ) -> Result<Answer, AskError> {
-        let Some(awaited) = &question.awaited else {
+        let mut awaited = question.awaited.clone();
+        if awaited.is_none() {
             return self.ask_parents(question, known, parents, body, until).await;
-        };
-        let mut awaited = awaited.clone();
-        let user = async {
-            if awaited.wait_for(|awaited| *awaited).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
+        }
         tokio::select! {
             biased;
             // The one that is asked hears that its child has left.
             () = question.all_left() => Err(AskError::Left),
             // Before the answer: what puts a prefetch off must not be told to a user who waits already.
-            () = user => {
+            () = until_awaited(&mut awaited) => {
                 let question = Question { purpose: Purpose::User, awaited: None, wanted: None, ..question.clone() };
                 self.ask_parents(&question, known, parents, None, until).await
             }

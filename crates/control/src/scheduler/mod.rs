@@ -516,13 +516,12 @@ impl Task {
         let (mut moved, mut lost): (HashSet<u64>, usize) = Default::default();
         for queue in self.accounts.values_mut() {
             for (id, work) in &mut queue.chunks {
-                let before = work.jobs().max(self.bounds.chunk);
                 if let Some(objects) = aim(work, &mut self.aims) {
                     lost += objects;
-                    queue.loaded = queue.loaded - before + work.jobs().max(self.bounds.chunk);
                     moved.insert(*id);
                 }
             }
+            queue.weigh();
         }
         self.unlined |= !moved.is_empty();
         let again = self.withdraw(moved) + lost;

@@ -74,6 +74,11 @@ impl Queue {
         work.jobs().max(self.chunk)
     }
 
+    /// Counts what is loaded anew: chunks have other targets now.
+    pub(super) fn weigh(&mut self) {
+        self.loaded = self.chunks.values().map(|work| self.cost(work)).sum();
+    }
+
     /// How many chunks are known to be open.
     pub(super) fn len(&self) -> usize {
         self.chunks.len() + self.standing.len()

@@ -8,15 +8,7 @@ async fn configure(rig: &Rig, functions: &str) {
     let params = [("DomainNames", "a.com"), ("Functions", functions)];
     let set = rig.ask(CDN, "BatchSetCdnDomainConfig", &params).await;
     assert_eq!(set.status, 200, "{set:?}");
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let detail = rig.ask(CDN, "DescribeCdnDomainDetail", &[("DomainName", "a.com")]).await.json();
-        if detail["GetDomainDetailModel"]["DomainStatus"] == "online" {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {detail}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    rig.online("a.com").await;
 }
 
 fn problems(url: &Value) -> Vec<String> {

@@ -126,6 +126,11 @@ impl Rig {
         let params = [("DomainName", name), ("CdnType", "web"), ("Sources", sources), ("Scope", "global")];
         let answer = self.ask(CDN, "AddCdnDomain", &params).await;
         assert_eq!(answer.status, 200, "{answer:?}");
+        self.online(name).await;
+    }
+
+    /// Waits until every node knows a domain as it is now.
+    async fn online(&self, name: &str) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let detail = self.ask(CDN, "DescribeCdnDomainDetail", &[("DomainName", name)]).await.json();

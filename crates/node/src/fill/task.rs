@@ -525,11 +525,8 @@ impl FillTask<'_> {
                         return Err(truncated(fill.length() + bytes.len() as u64));
                     }
                     self.fills.metrics.bytes_fetched.add(bytes.len() as u64);
-                    // A chunk is a part of the connection's buffer and holds all of it; what stays in memory should not. The last
-                    // one of a body does not stay: it is cut into a slice at once.
-                    let is_last = length == Some(fill.length() + bytes.len() as u64);
-                    let is_kept = is_last || bytes.len() >= CHUNK_KEPT_MIN;
-                    let bytes = if is_kept { bytes } else { Bytes::copy_from_slice(&bytes) };
+                    // A chunk is a part of the connection's buffer and holds all of it; what stays in memory should not.
+                    let bytes = if bytes.len() < CHUNK_KEPT_MIN { Bytes::copy_from_slice(&bytes) } else { bytes };
                     fill.append(bytes).await.map_err(Broken::Store)?;
                 }
             }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::line::{Line, Turn};
 use super::shares::{IDLE, Part, Sharing};
-use super::{Awaited, NotNow};
+use super::{Awaited, NotNow, until_awaited};
 
 /// Domains whose caps are remembered; past it those of which nothing is under way are forgotten.
 const DOMAINS_MAX: usize = 4096;
@@ -262,18 +262,9 @@ impl Place {
         while !self.is_awaited() {
             let shared = self.cap.sharing.is_on();
             let Some(wait) = self.cap.state().wait(Instant::now(), shared) else { return };
-            let user = async {
-                let heard = match &mut awaited {
-                    Some(awaited) => awaited.wait_for(|awaited| *awaited).await.is_ok(),
-                    None => false,
-                };
-                if !heard {
-                    std::future::pending::<()>().await;
-                }
-            };
             tokio::select! {
                 biased;
-                () = user => return,
+                () = until_awaited(&mut awaited) => return,
                 () = tokio::time::sleep(wait) => {}
             }
         }

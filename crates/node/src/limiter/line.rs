@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Awaited, NotNow, WAIT_MAX};
+use super::{Awaited, NotNow, WAIT_MAX, until_awaited};
 
 /// Prefetches in one line.
 pub(super) const WAITING_MAX: usize = 4096;
@@ -78,18 +78,9 @@ impl Line {
                 }
                 return Ok(Turn::Mine(entered));
             }
-            let user = async {
-                let heard = match &mut awaited {
-                    Some(awaited) => awaited.wait_for(|awaited| *awaited).await.is_ok(),
-                    None => false,
-                };
-                if !heard {
-                    std::future::pending::<()>().await;
-                }
-            };
             tokio::select! {
                 biased;
-                () = user => return Ok(Turn::User),
+                () = until_awaited(&mut awaited) => return Ok(Turn::User),
                 () = called => {}
                 () = tokio::time::sleep_until(until) => return Err(NotNow::Full),
             }
