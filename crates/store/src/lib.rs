@@ -24,9 +24,10 @@ pub use config::{Config, DiskConfig, SEGMENT_BYTES_DEFAULT};
 pub use error::{OpenError, PinError, ReadError, VerifyError, WriteError};
 pub use fill::{Durable, Fill, Follower};
 pub use object::Object;
+pub use prover::Verified;
 pub use reader::Reader;
 pub use stats::Stats;
-pub use store::{Generation, Store, Sweep, Swept, SweptObject, Verified, Which};
+pub use store::{Generation, Store, Sweep, Swept, SweptObject, Which};
 
 mod config;
 pub mod disk;

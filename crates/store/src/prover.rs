@@ -14,10 +14,12 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ReadError;
-use crate::index::Place;
+use crate::format::HeadRecord;
+use crate::index::{Place, name};
 use crate::object::Entry;
 use crate::tier::{Segment, Source, Tier};
+use crate::writer::Command;
+use crate::{Generation, Key, Object, ReadError, Store, VerifyError};
 
 /// Proofs that wait.
 const WAITING_MAX: usize = 1024;
@@ -134,4 +136,81 @@ async fn read_together(tier: &Tier, run: &[Wanted]) -> Option<(Arc<Segment>, u32
     let segment = tier.segment(first.place.segment)?;
     let bytes = tier.read(Source::Medium, &segment, from, (end - from) as usize).await.ok()?;
     Some((segment, from, bytes))
+}
+
+/// The proof that an object is resident: what was read back from stable storage, past the memory tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Bytes of the whole body.
+    pub length: u64,
+    /// CRC-32 (IEEE) of the whole body.
+    pub checksum: u32,
+    /// The stamp stored with the head.
+    pub stamp: u64,
+    /// The opaque head.
+    pub head: Bytes,
+    /// Which body it is.
+    pub generation: Generation,
+}
+
+impl Store {
+    /// Reads the head and every slice back from the disk's medium, past the memory tier and the operating system's cache, after making
+    /// sure that they are covered by a finished sync, and checks every checksum.
+    pub async fn verify(&self, key: Key, full_key: &[u8]) -> Result<Verified, VerifyError> {
+        let Some(volume) = self.volume(key) else {
+            if let Some((path, cause)) = self.outage() {
+                return Err(VerifyError::OutOfService { path, cause });
+            }
+            return verify_in_memory(self.in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
+        };
+        let tier = &volume.tier;
+        let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;
+        let failed = |error: ReadError| {
+            tier.drop_unreadable(name(key), place, &error);
+            VerifyError::Read(error)
+        };
+        let segment = tier.segment(place.segment).ok_or(VerifyError::Absent)?;
+        if !segment.is_durable(place.end()) {
+            // Slices come before their head in the log, so that a sync that covers it covers them.
+            let end = place.end();
+            let settle = |reply| Command::Settle { segment: segment.clone(), end, reply };
+            volume.queue.ask(settle).await.map_err(VerifyError::Write)?;
+            if !segment.is_durable(place.end()) {
+                return Err(VerifyError::Absent);
+            }
+        }
+        let entry = volume.prover.load(name(key), place).await.map_err(failed)?;
+        if entry.record.full_key != full_key {
+            return Err(VerifyError::Absent);
+        }
+        let mut whole = crc32fast::Hasher::new();
+        for (number, slice) in entry.record.slices.iter().enumerate() {
+            if let Some(beside) = entry.held.get(number) {
+                whole.update(beside);
+                continue;
+            }
+            let segment = tier.segment(slice.segment).ok_or(ReadError::Evicted).map_err(failed)?;
+            let read = tier.read_slice(Source::Medium, &segment, slice, entry.generation, number as u32).await;
+            whole.update(&read.map_err(failed)?);
+        }
+        if whole.finalize() != entry.record.checksum {
+            return Err(failed(tier.corrupt(place.segment, place.offset)));
+        }
+        Ok(verified(&entry))
+    }
+}
+
+fn verified(entry: &Entry) -> Verified {
+    let HeadRecord { length, checksum, stamp, ref head, .. } = entry.record;
+    Verified { length, checksum, stamp, head: head.clone(), generation: Generation(entry.generation) }
+}
+
+/// Without a disk residency is the memory's, and the checksum shows that it is whole.
+fn verify_in_memory(object: Object) -> Result<Verified, VerifyError> {
+    let mut whole = crc32fast::Hasher::new();
+    object.entry.held.iter().for_each(|slice| whole.update(slice));
+    match whole.finalize() == object.checksum() {
+        true => Ok(verified(&object.entry)),
+        false => Err(VerifyError::Read(ReadError::Corrupt { segment: 0, offset: 0 })),
+    }
 }

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::config::{GATHERING_BYTES_LEAST, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
 use crate::disk::{Disk, FileDisk};
 use crate::fill::Fill;
-use crate::format::{self, FULL_KEY_BYTES_MAX, HEAD_BYTES_MAX, SLICE_BYTES_MAX};
+use crate::format::{FULL_KEY_BYTES_MAX, HEAD_BYTES_MAX, SLICE_BYTES_MAX};
 use crate::growing::Growing;
 use crate::index::{Place, name};
 use crate::memory::Memory;
@@ -25,9 +25,9 @@ use crate::object::Entry;
 use crate::prover::Prover;
 use crate::recover::recover;
 use crate::stats::Counters;
-use crate::tier::{Source, Tier};
+use crate::tier::Tier;
 use crate::writer::{self, Command, IN_FLIGHT_BYTES_MAX, Queue};
-use crate::{Config, DiskConfig, Key, Object, OpenError, ReadError, Stats, VerifyError, WriteError};
+use crate::{Config, DiskConfig, Key, Object, OpenError, ReadError, Stats, WriteError};
 
 /// The store of one machine. Cheap to clone; may be used from several runtimes at once.
 ///
@@ -50,8 +50,8 @@ struct Inner {
 /// A disk and the way to its writer.
 pub(crate) struct Volume {
     pub(crate) tier: Arc<Tier>,
-    queue: Queue,
-    prover: Prover,
+    pub(crate) queue: Queue,
+    pub(crate) prover: Prover,
     /// Hash of the path: decides, with the key, which disk holds an object.
     seed: u64,
 }
@@ -119,21 +119,6 @@ pub struct Swept {
     pub dropped_bytes: u64,
     /// Objects whose head could not be read, or which changed under the sweep; left as they were.
     pub skipped: u64,
-}
-
-/// The proof that an object is resident: what was read back from stable storage, past the memory tier.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// Bytes of the whole body.
-    pub length: u64,
-    /// CRC-32 (IEEE) of the whole body.
-    pub checksum: u32,
-    /// The stamp stored with the head.
-    pub stamp: u64,
-    /// The opaque head.
-    pub head: Bytes,
-    /// Which body it is.
-    pub generation: Generation,
 }
 
 impl Store {
@@ -258,7 +243,7 @@ impl Store {
         self.note_asked(object);
     }
 
-    fn in_memory(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Option<Object> {
+    pub(crate) fn in_memory(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Option<Object> {
         let entry = self.inner.memory.head(name(key))?;
         let tier = volume.map(|volume| volume.tier.clone());
         let alive = tier.as_ref().is_none_or(|tier| tier.is_alive(&entry));
@@ -423,58 +408,13 @@ impl Store {
     }
 
     /// A disk that is out of service, and why.
-    fn outage(&self) -> Option<(PathBuf, String)> {
+    pub(crate) fn outage(&self) -> Option<(PathBuf, String)> {
         let cause = |volume: &Volume| Some((volume.tier.path.clone(), volume.tier.outage.cause()?.to_owned()));
         self.inner.disks.iter().find_map(cause).or_else(|| self.inner.missing.first().cloned())
     }
 
     fn has_disk_in_service(&self) -> bool {
         self.inner.disks.iter().any(|volume| !volume.tier.outage.is_out())
-    }
-
-    /// Reads the head and every slice back from the disk's medium, past the memory tier and the operating system's cache, after making
-    /// sure that they are covered by a finished sync, and checks every checksum.
-    pub async fn verify(&self, key: Key, full_key: &[u8]) -> Result<Verified, VerifyError> {
-        let Some(volume) = self.volume(key) else {
-            if let Some((path, cause)) = self.outage() {
-                return Err(VerifyError::OutOfService { path, cause });
-            }
-            return verify_in_memory(self.in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
-        };
-        let tier = &volume.tier;
-        let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;
-        let failed = |error: ReadError| {
-            tier.drop_unreadable(name(key), place, &error);
-            VerifyError::Read(error)
-        };
-        let segment = tier.segment(place.segment).ok_or(VerifyError::Absent)?;
-        if !segment.is_durable(place.end()) {
-            // Slices come before their head in the log, so that a sync that covers it covers them.
-            let end = place.end();
-            let settle = |reply| Command::Settle { segment: segment.clone(), end, reply };
-            volume.queue.ask(settle).await.map_err(VerifyError::Write)?;
-            if !segment.is_durable(place.end()) {
-                return Err(VerifyError::Absent);
-            }
-        }
-        let entry = volume.prover.load(name(key), place).await.map_err(failed)?;
-        if entry.record.full_key != full_key {
-            return Err(VerifyError::Absent);
-        }
-        let mut whole = crc32fast::Hasher::new();
-        for (number, slice) in entry.record.slices.iter().enumerate() {
-            if let Some(beside) = entry.held.get(number) {
-                whole.update(beside);
-                continue;
-            }
-            let segment = tier.segment(slice.segment).ok_or(ReadError::Evicted).map_err(failed)?;
-            let read = tier.read_slice(Source::Medium, &segment, slice, entry.generation, number as u32).await;
-            whole.update(&read.map_err(failed)?);
-        }
-        if whole.finalize() != entry.record.checksum {
-            return Err(failed(tier.corrupt(place.segment, place.offset)));
-        }
-        Ok(verified(&entry))
     }
 
     /// Shows every object's full key, stamp and head to `judge`, one after another, and does as it says; what was removed is
@@ -697,19 +637,4 @@ fn check_head(full_key: &[u8], head: &[u8]) -> Result<(), WriteError> {
         }
     }
     Ok(())
-}
-
-fn verified(entry: &Entry) -> Verified {
-    let format::HeadRecord { length, checksum, stamp, ref head, .. } = entry.record;
-    Verified { length, checksum, stamp, head: head.clone(), generation: Generation(entry.generation) }
-}
-
-/// Without a disk residency is the memory's, and the checksum shows that it is whole.
-fn verify_in_memory(object: Object) -> Result<Verified, VerifyError> {
-    let mut whole = crc32fast::Hasher::new();
-    object.entry.held.iter().for_each(|slice| whole.update(slice));
-    match whole.finalize() == object.checksum() {
-        true => Ok(verified(&object.entry)),
-        false => Err(VerifyError::Read(ReadError::Corrupt { segment: 0, offset: 0 })),
-    }
 }
