@@ -595,6 +595,10 @@ impl Slot {
     }
 
     fn note_failure(&self, state: &mut State, now: Instant) {
+        // While it is left alone users are refused, which no limit of prefetches would change.
+        if state.is_closed(now) {
+            return;
+        }
         if state.feels(now, self.origin.sharing.is_on()) {
             state.pace.failed(now);
         } else {

@@ -189,7 +189,8 @@ impl std::convert::From<AskError> for Cause {
     fn from(error: AskError) -> Cause {
         match error {
             AskError::Timeout => Cause::OriginTimeout,
-            AskError::Busy(after) => Cause::OriginBusy { seconds: after.as_secs().max(1) },
+            // Who came a moment too soon would be put off once more.
+            AskError::Busy(after) => Cause::OriginBusy { seconds: after.as_millis().div_ceil(1_000).max(1) as u64 },
             AskError::BadUrl => Cause::NotStorable(error.to_string()),
             AskError::NotTaken => Cause::Store(error.to_string()),
             error => Cause::OriginUnreachable(error.to_string()),

@@ -444,9 +444,8 @@ impl Work {
         }
         self.progress.under_way.remove(&index);
         if let Cause::OriginBusy { seconds } = cause {
-            // Nothing was tried: an origin that is spared is not one that fails.
-            let pause = Duration::from_secs(seconds).clamp(PAUSE, PAUSE_MAX);
-            self.pausing.push((now + jittered(pause, self.id, index), index));
+            // Nothing was tried: an origin that is spared is not one that fails, and nodes see to it that not all ask at once.
+            self.pausing.push((now + Duration::from_secs(seconds).clamp(PAUSE, PAUSE_MAX), index));
             return false;
         }
         let tries = self.tries.entry(index).or_default();

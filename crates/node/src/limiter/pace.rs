@@ -27,6 +27,13 @@ const CHANCE_RISING: f64 = 3.0;
 const CHANCE_EARLY: f64 = 4.0;
 const CHANCE_HOLDING: f64 = 5.0;
 
+/// The same for all answers since the limit began to stay, which are many: a limit that is a little too much is felt by them alone.
+const TOLERANCE_HELD: f64 = 1.02;
+const HELD_ANSWERS_MIN: u32 = 256;
+
+/// What the limit falls to by those at least, of what was too much: what became slower for another reason is found by timing it anew.
+const HELD_MIN: f64 = 0.85;
+
 /// By how many standard errors answers may come later and still say how soon an idle origin answers.
 const CHANCE_IDLE: f64 = 2.0;
 
@@ -50,18 +57,19 @@ const USED_MIN: f64 = 0.85;
 /// Answers that are timed before the limit is looked at again, or as many as the limit where that is more.
 const ANSWERS_MIN: u32 = 16;
 
+/// The same, in times the limit, while it is found out how soon an idle origin answers: that is little beside how long it holds, and all is
+/// judged by it.
+const ANSWERS_IDLE: f64 = 4.0;
+
 /// The same while the limit rises where others ask as well, and so fewer answers are seen here: if they already say that it was too
 /// much, it must not last longer, or users would notice what is tried.
 const ANSWERS_OF_SEVERAL_MIN: u32 = 8;
 
-/// How long the limit stays after it was too much, until it is tried whether it still would be.
-const HOLD: Duration = Duration::from_secs(30);
+/// How long the limit stays after it was too much, until it is tried whether it still would be. Some users notice each try.
+const HOLD: Duration = Duration::from_secs(60);
 
 /// The same for an origin that takes its time, in times that it takes when it is idle: what is tried lasts for some of these.
 const HOLD_SPANS: u32 = 600;
-
-/// The same where others ask as well: what is tried lasts a little longer there, so it is tried less often.
-const HOLD_OF_SEVERAL: Duration = Duration::from_secs(60);
 
 /// The same where prefetches may use only a part of the limit: while it is tried they use all of it.
 const HOLD_OF_A_PART: Duration = Duration::from_secs(600);
@@ -86,6 +94,9 @@ pub(super) struct Pace {
     /// Answers to what was asked since the span began.
     span: Span,
     since: Instant,
+    /// Answers since the limit is what it is, of spans that are over, and how many there are to be before they are looked at.
+    held: Span,
+    held_next: u32,
     /// Whether there was less room than was wanted in the span.
     pub(super) wanted: bool,
     halved: Option<Instant>,
@@ -117,6 +128,8 @@ impl Pace {
             idle: None,
             span: Span::default(),
             since: now,
+            held: Span::default(),
+            held_next: HELD_ANSWERS_MIN,
             wanted: false,
             halved: None,
             phase: Phase::Rising,
@@ -157,7 +170,8 @@ impl Pace {
         let early = self.others > 0.0 && self.phase == Phase::Rising && self.span.answers >= ANSWERS_OF_SEVERAL_MIN;
         // Where the limit stays, many spans are looked at: chance must not lower it a little each time.
         let chance = if matches!(self.phase, Phase::Holding(_)) { CHANCE_HOLDING } else { CHANCE_RISING };
-        if self.span.answers >= ANSWERS_MIN.max(self.limit as u32) {
+        let times = if self.phase == Phase::Timing { ANSWERS_IDLE } else { 1.0 };
+        if self.span.answers >= ANSWERS_MIN.max((self.limit * times) as u32) {
             self.turn(self.is_late(chance), now);
         } else if early && self.is_late(CHANCE_EARLY) {
             self.turn(true, now);
@@ -172,6 +186,7 @@ impl Pace {
         self.ceiling = self.limit;
         self.limit = (self.limit / 2.0).max(1.0);
         self.phase = Phase::Holding(now + HALVED_EVERY);
+        self.begin_held();
         self.begin_span(now);
     }
 
@@ -184,6 +199,26 @@ impl Pace {
         self.idle.is_some_and(|idle| self.span.timed().is_later_than(idle.mean * TOLERANCE, &idle, chance))
     }
 
+    /// Lowers a limit that stays when all answers under it say that it is still a little too much. They are looked at when they have
+    /// doubled: chance has a say each time.
+    fn look_back(&mut self) {
+        self.held.add_all(&self.span);
+        if self.held.answers < self.held_next {
+            return;
+        }
+        self.held_next = self.held.answers.saturating_mul(2);
+        let (Some(idle), timed) = (self.idle, self.held.timed()) else { return };
+        if timed.is_later_than(idle.mean * TOLERANCE_HELD, &idle, CHANCE_HOLDING) {
+            let lower = (self.limit * idle.mean / timed.mean).min(self.limit - 1.0);
+            self.limit = lower.max(self.ceiling * HELD_MIN).max(1.0).min(self.limit);
+            self.begin_held();
+        }
+    }
+
+    fn begin_held(&mut self) {
+        (self.held, self.held_next) = (Span::default(), HELD_ANSWERS_MIN);
+    }
+
     /// The span is over.
     fn turn(&mut self, late: bool, now: Instant) {
         let timed = self.span.timed();
@@ -191,11 +226,7 @@ impl Pace {
             Phase::Rising | Phase::Holding(_) if late => {
                 // What it works on at a time when it is no slower for it (Little's law), and some room.
                 let idle = self.idle.map_or(timed.mean, |idle| idle.mean);
-                let hold = match (self.in_part, self.others > 0.0) {
-                    (true, _) => HOLD_OF_A_PART,
-                    (false, true) => HOLD_OF_SEVERAL,
-                    (false, false) => HOLD,
-                };
+                let hold = if self.in_part { HOLD_OF_A_PART } else { HOLD };
                 // While others have yet to hear of their parts less is under way than the limit, and it was less that was too much. How
                 // many of them have heard since is not known: half of them.
                 let used = if self.phase == Phase::Rising { self.limit - self.unused / 2.0 } else { self.limit };
@@ -204,6 +235,7 @@ impl Pace {
                 self.limit = (self.ceiling * back * (idle / timed.without_chance()).clamp(0.5, 1.0)).max(1.0);
                 let hold = hold.max(Duration::from_secs_f64(idle).saturating_mul(HOLD_SPANS));
                 // What was far too much, as after a stall, says little of how much is not.
+                self.begin_held();
                 if self.limit < self.ceiling * FAR { Phase::Rising } else { Phase::Holding(now + hold) }
             }
             Phase::Rising => {
@@ -218,7 +250,10 @@ impl Pace {
                 }
                 Phase::Rising
             }
-            Phase::Holding(until) if now < until || !self.wanted => Phase::Holding(until),
+            Phase::Holding(until) if now < until || !self.wanted => {
+                self.look_back();
+                Phase::Holding(until)
+            }
             Phase::Holding(_) => Phase::Emptying,
             Phase::Emptying => Phase::Timing,
             Phase::Timing => {
@@ -243,6 +278,12 @@ impl Span {
         self.answers += 1;
         self.sum += seconds;
         self.squares += seconds * seconds;
+    }
+
+    fn add_all(&mut self, other: &Span) {
+        self.answers += other.answers;
+        self.sum += other.sum;
+        self.squares += other.squares;
     }
 
     fn timed(&self) -> Timed {
@@ -274,5 +315,53 @@ impl Timed {
     /// What both say together.
     fn with(&self, other: &Timed) -> Timed {
         Timed { mean: (self.mean + other.mean) / 2.0, error: (self.error + other.error) / 4.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers of an origin that takes 50 ms, give or take a tenth, for each of 32 at a time, and longer for more; how many there were until
+    /// `done`.
+    fn answers(pace: &mut Pace, now: &mut Instant, seen: impl Fn(&Pace) -> f64, done: impl Fn(&Pace) -> bool) -> u32 {
+        let mut seed = 1_u64;
+        for count in 0..100_000 {
+            if done(pace) {
+                return count;
+            }
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let chance = (seed >> 33) as f64 / f64::from(1_u32 << 31);
+            let takes = 0.05 * (0.9 + 0.2 * chance) * (seen(pace) / 32.0).max(1.0);
+            // As many are under way as may be, and so they come that much sooner after each other than they take.
+            *now += Duration::from_secs_f64(takes / pace.own().max(1.0));
+            pace.wanted = true;
+            pace.answered(*now - Duration::from_secs_f64(takes), *now);
+        }
+        panic!("{pace:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limit_that_stays_a_little_above_the_knee_is_noticed_and_lowered() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        let is_held = |pace: &Pace| matches!(pace.phase, Phase::Holding(_));
+        // What is asked for by others comes to the origin a while after it was left to them: the limit rises too far meanwhile.
+        answers(&mut pace, &mut now, |pace| if pace.limit < 37.0 { 0.0 } else { pace.limit }, is_held);
+        pace.limit = 34.0;
+        let until = pace.phase;
+        let took = answers(&mut pace, &mut now, Pace::own, |pace| pace.limit < 33.0);
+        assert!(took < 5_000 && pace.phase == until, "{took}: {pace:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limit_below_the_knee_stays_until_it_is_tried_again() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        answers(&mut pace, &mut now, Pace::own, |pace| matches!(pace.phase, Phase::Holding(_)));
+        let (limit, until) = (pace.limit, pace.phase);
+        assert!(limit < 32.0, "{pace:?}");
+        assert!(answers(&mut pace, &mut now, Pace::own, |pace| pace.phase != until) > 10_000);
+        assert_eq!(pace.limit, limit);
     }
 }

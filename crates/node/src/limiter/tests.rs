@@ -268,6 +268,29 @@ async fn no_prefetch_asks_an_origin_before_the_moment_it_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_users_are_refused_while_it_is_left_alone_does_not_make_it_slow_afterwards() {
+    local(async {
+        let limiter = Rc::new(Limiter::new(0));
+        load_of(&[limiter.clone()], &Knee::new(usual(0.0)), 5_000, None, async {}).await;
+        let back = Instant::now() + Duration::from_secs(8);
+        while Instant::now() + Duration::from_millis(10) < back {
+            let user = limiter.enter(&endpoint("o"), Purpose::User, None).await.unwrap();
+            tokio::time::advance(Duration::from_millis(10)).await;
+            user.closed(back - Instant::now());
+        }
+        tokio::time::sleep_until(back).await;
+        let mut held = Vec::new();
+        while let std::task::Poll::Ready(slot) =
+            futures_util::poll!(std::pin::pin!(limiter.enter(&endpoint("o"), Purpose::Prefetch, None)))
+        {
+            held.push(slot.unwrap());
+        }
+        assert!((WORKERS / 3..WORKERS).contains(&held.len()), "{} are let in", held.len());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn users_pass_prefetches_wait_in_order_and_not_for_ever() {
     local(async {
         let limiter = Rc::new(Limiter::new(0));
