@@ -31,7 +31,8 @@ const CHANCE_HOLDING: f64 = 5.0;
 const TOLERANCE_HELD: f64 = 1.02;
 const HELD_ANSWERS_MIN: u32 = 256;
 
-/// What the limit falls to by those at least, of what was too much: what became slower for another reason is found by timing it anew.
+/// What the limit falls to by those at least, of what it was when it began to stay: what became slower for another reason is found by timing
+/// it anew.
 const HELD_MIN: f64 = 0.85;
 
 /// By how many standard errors answers may come later and still say how soon an idle origin answers.
@@ -97,6 +98,8 @@ pub(super) struct Pace {
     /// Answers since the limit is what it is, of spans that are over, and how many there are to be before they are looked at.
     held: Span,
     held_next: u32,
+    /// What the limit falls to at least while it stays.
+    least: f64,
     /// Whether there was less room than was wanted in the span.
     pub(super) wanted: bool,
     halved: Option<Instant>,
@@ -130,6 +133,7 @@ impl Pace {
             since: now,
             held: Span::default(),
             held_next: HELD_ANSWERS_MIN,
+            least: 1.0,
             wanted: false,
             halved: None,
             phase: Phase::Rising,
@@ -209,14 +213,15 @@ impl Pace {
         self.held_next = self.held.answers.saturating_mul(2);
         let (Some(idle), timed) = (self.idle, self.held.timed()) else { return };
         if timed.is_later_than(idle.mean * TOLERANCE_HELD, &idle, CHANCE_HOLDING) {
-            let lower = (self.limit * idle.mean / timed.mean).min(self.limit - 1.0);
-            self.limit = lower.max(self.ceiling * HELD_MIN).max(1.0).min(self.limit);
-            self.begin_held();
+            self.limit = (self.limit * idle.mean / timed.mean).min(self.limit - 1.0).max(self.least);
+            (self.held, self.held_next) = (Span::default(), HELD_ANSWERS_MIN);
         }
     }
 
+    /// The limit begins to stay.
     fn begin_held(&mut self) {
         (self.held, self.held_next) = (Span::default(), HELD_ANSWERS_MIN);
+        self.least = (self.limit * HELD_MIN).max(1.0);
     }
 
     /// The span is over.
@@ -347,10 +352,10 @@ mod tests {
         let mut pace = Pace::new(now);
         let is_held = |pace: &Pace| matches!(pace.phase, Phase::Holding(_));
         // What is asked for by others comes to the origin a while after it was left to them: the limit rises too far meanwhile.
-        answers(&mut pace, &mut now, |pace| if pace.limit < 37.0 { 0.0 } else { pace.limit }, is_held);
-        pace.limit = 34.0;
+        answers(&mut pace, &mut now, |pace| if pace.limit < 40.0 { 0.0 } else { 37.0 }, is_held);
+        assert!(pace.limit > 34.0, "{pace:?}");
         let until = pace.phase;
-        let took = answers(&mut pace, &mut now, Pace::own, |pace| pace.limit < 33.0);
+        let took = answers(&mut pace, &mut now, Pace::own, |pace| pace.limit < 34.0);
         assert!(took < 5_000 && pace.phase == until, "{took}: {pace:?}");
     }
 
