@@ -5,7 +5,8 @@
 //!
 //! # What always holds
 //!
-//! - A pin is in the journal before a job is reported for it.
+//! - A pin is in the journal before a job is reported for it. Pins that are wanted meanwhile wait and are written together: a sync of
+//!   its own for each would hold up the log, whose entries go to the same journal.
 //! - An account has no more bytes pinned than its jobs say it may; the node no more objects than [`PINS_MAX`]. How much of a disk may be
 //!   pinned is the store's to say.
 //! - What is refreshed goes, pinned or not; the pin goes with it.
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{Cause, Clock, Pin};
 use store::{PinError, Store};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::head::ObjectKey;
@@ -77,9 +79,29 @@ impl Kept {
 pub(crate) struct Pins {
     store: Store,
     journal: Journal,
+    /// At most what the jobs want that run ([`crate::prefetch`]).
+    to_write: Mutex<Vec<ToWrite>>,
+    /// Held by whoever writes.
+    writing: tokio::sync::Mutex<()>,
     kept: Mutex<Kept>,
     /// Held by those who pin together, and alone by who tidies: half a pin is not over.
     pinning: tokio::sync::RwLock<()>,
+}
+
+/// The pins of a job, and who waits until they are in the journal; if they cannot be, for the cause.
+struct ToWrite {
+    rows: Vec<(u128, Pinned)>,
+    written: oneshot::Sender<Result<(), String>>,
+}
+
+/// Writes pins to the journal.
+async fn write_together(journal: Journal, wanted: Vec<ToWrite>) {
+    let (rows, waiting): (Vec<_>, Vec<_>) = wanted.into_iter().map(|one| (one.rows, one.written)).unzip();
+    let rows = rows.concat();
+    let result = journal.on(move |journal| journal.pin(&rows)).await.map_err(|error| upstream::words(&error));
+    for written in waiting {
+        _ = written.send(result.clone()); // its job may have been withdrawn
+    }
 }
 
 /// Why an object is not pinned.
@@ -92,11 +114,17 @@ pub(crate) enum NotPinned {
 
 impl Pins {
     pub(crate) fn new(store: Store, journal: Journal) -> Pins {
-        Pins { store, journal, kept: Mutex::default(), pinning: tokio::sync::RwLock::default() }
+        let (to_write, kept) = (Mutex::default(), Mutex::default());
+        let (writing, pinning) = (tokio::sync::Mutex::default(), tokio::sync::RwLock::default());
+        Pins { store, journal, to_write, writing, kept, pinning }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().expect("no holder of this lock can panic")
+    }
+
+    fn to_write(&self) -> MutexGuard<'_, Vec<ToWrite>> {
+        self.to_write.lock().expect("no holder of this lock can panic")
     }
 
     /// How many there are.
@@ -193,13 +221,25 @@ impl Pins {
                 }
             }
         }
-        match self.journal.on(move |journal| journal.pin(&written)).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                undo();
-                Err(NotPinned::For(Cause::Store(upstream::words(&error))))
-            }
+        if let Err(words) = self.write(written).await {
+            undo();
+            return Err(NotPinned::For(Cause::Store(words)));
         }
+        Ok(())
+    }
+
+    /// Puts pins into the journal, with those that came while others were written.
+    async fn write(&self, rows: Vec<(u128, Pinned)>) -> Result<(), String> {
+        let (written, result) = oneshot::channel();
+        self.to_write().push(ToWrite { rows, written });
+        let writing = self.writing.lock().await;
+        let wanted = std::mem::take(&mut *self.to_write());
+        if !wanted.is_empty() {
+            // A task of its own: what is written for others is so even if this job is withdrawn.
+            _ = tokio::spawn(write_together(self.journal.clone(), wanted)).await;
+        }
+        drop(writing);
+        result.await.unwrap_or_else(|_| Err("the pin was not written".to_owned()))
     }
 
     /// Ends pins whose time is over, and forgets those whose object went.
@@ -321,6 +361,25 @@ mod tests {
         let pins = Pins::new(store.clone(), journal(directory.path()));
         pins.load(at(200)).await.unwrap();
         assert_eq!((pins.count(), journal(tempfile::tempdir().unwrap().path()).pins().unwrap().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn pins_wanted_together_are_all_in_the_journal_when_each_is_said_to_be() {
+        const WANTED: usize = 300;
+        let (disk, directory) = (FaultyDisk::new(3), tempfile::tempdir().unwrap());
+        let store = store_on(&disk).await;
+        let pins = Pins::new(store.clone(), journal(directory.path()));
+        let wanted = (0..WANTED).map(|number| {
+            let (store, pins) = (&store, &pins);
+            async move {
+                let path = format!("/{number}");
+                let body = put(store, &path, 100).await;
+                assert!(pins.pin(&[key(&path)], body, 100, &pin(100, 1 << 20)).await.is_ok());
+                assert!(pins.journal.pins().unwrap().iter().any(|(at, _)| *at == key(&path).hash().0));
+            }
+        });
+        futures_util::future::join_all(wanted).await;
+        assert_eq!((pins.count(), pins.journal.pins().unwrap().len()), (WANTED, WANTED));
     }
 
     #[tokio::test]

@@ -271,7 +271,7 @@ async fn no_prefetch_asks_an_origin_before_the_moment_it_named() {
 async fn what_users_are_refused_while_it_is_left_alone_does_not_make_it_slow_afterwards() {
     local(async {
         let limiter = Rc::new(Limiter::new(0));
-        load_of(&[limiter.clone()], &Knee::new(usual(0.0)), 5_000, None, async {}).await;
+        load_of(std::slice::from_ref(&limiter), &Knee::new(usual(0.0)), 5_000, None, async {}).await;
         let back = Instant::now() + Duration::from_secs(8);
         while Instant::now() + Duration::from_millis(10) < back {
             let user = limiter.enter(&endpoint("o"), Purpose::User, None).await.unwrap();
