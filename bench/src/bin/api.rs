@@ -111,8 +111,7 @@ async fn calls() -> anyhow::Result<()> {
         SECONDS.as_secs()
     );
     let mut stage = Stage::without_nodes("open", &[]).await?;
-    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain("127.0.0.1:9").await?;
     let control = stage.control().context("it runs")?.id();
     let raw = raw_commits(&stage.folder("raw")?, SECONDS)?;
     println!("raw commits of SQLite        {raw:>8.0} /s  one row each, one connection, same disk, same run");

@@ -68,8 +68,7 @@ async fn main() -> anyhow::Result<()> {
     let mut stage = Stage::set("open").await?;
     let origin = Knee::start().await?;
     let address = format!("127.0.0.1:{}", origin.port);
-    stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain(&address).await?;
     let users = Users::begin(stage.edges()[0], USER_EVERY);
     let began = Instant::now();
     tokio::time::sleep(ALONE).await;

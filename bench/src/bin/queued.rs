@@ -55,8 +55,7 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(many: usize, per_call: usize, put_off: bool) -> anyhow::Result<bool> {
     let mut stage = Stage::set("open").await?;
     let port = silent().await?;
-    stage.cli(&["domain", "add", DOMAIN, "--origin", &format!("127.0.0.1:{port}"), "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain(&format!("127.0.0.1:{port}")).await?;
 
     submit(&stage, 0..FEW, per_call, put_off).await?;
     let few = settled(&mut stage).await?;

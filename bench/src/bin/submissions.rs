@@ -35,8 +35,7 @@ async fn main() -> anyhow::Result<()> {
     let seconds = Duration::from_secs(number(5)?);
     let connections = number(64)?;
     let mut stage = Stage::without_nodes("open", &[]).await?;
-    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain("127.0.0.1:9").await?;
     let control = stage.control().context("it runs")?.id();
 
     let (mut ours, mut raw) = (Vec::new(), Vec::new());

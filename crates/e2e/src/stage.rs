@@ -366,10 +366,15 @@ impl Stage {
     /// An nginx whose files the domain [`DOMAIN`] serves everywhere.
     pub async fn origin(&self) -> anyhow::Result<Nginx> {
         let origin = Nginx::start(&self.folder("origin")?)?;
-        self.cli(&["domain", "add", DOMAIN, "--origin", &format!("127.0.0.1:{}", origin.port), "--coverage", "global"])
-            .await?;
-        self.online().await;
+        self.add_domain(&format!("127.0.0.1:{}", origin.port)).await?;
         Ok(origin)
+    }
+
+    /// Adds the domain [`DOMAIN`] with this origin and waits until it is served everywhere.
+    pub async fn add_domain(&self, origin: &str) -> anyhow::Result<()> {
+        self.cli(&["domain", "add", DOMAIN, "--origin", origin, "--coverage", "global"]).await?;
+        self.online().await;
+        Ok(())
     }
 
     /// Waits until the domain is served everywhere.

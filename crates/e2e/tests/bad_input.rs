@@ -58,8 +58,7 @@ async fn tasks(stage: &Stage) -> anyhow::Result<u64> {
 #[tokio::test]
 async fn what_no_client_sends_is_refused_by_name_and_leaves_nothing() -> anyhow::Result<()> {
     let mut stage = Stage::without_nodes("open", &[]).await?;
-    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain("127.0.0.1:9").await?;
     let url = format!("http://{DOMAIN}/a");
     let ten_thousand = (0..10_000).map(|n| format!("{url}/{n}")).collect::<Vec<_>>().join("\n");
     let form = |pairs: &[(&str, &str)]| encode_pairs(pairs).into_bytes();

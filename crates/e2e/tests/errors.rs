@@ -51,8 +51,7 @@ fn directories(count: usize) -> String {
 }
 
 async fn with_domain(stage: &Stage) -> anyhow::Result<()> {
-    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain("127.0.0.1:9").await?;
     Ok(())
 }
 

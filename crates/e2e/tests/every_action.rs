@@ -80,8 +80,7 @@ fn holds(place: &str, action: &str, declared: &Value, given: &Value) -> anyhow::
 #[tokio::test]
 async fn every_action_is_called_by_every_sdk() -> anyhow::Result<()> {
     let stage = Stage::without_nodes("cdn-2024", &["--quota", "action_qps=1000"]).await?;
-    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain("127.0.0.1:9").await?;
     let authority = Authority::new(stage.folder("certificates")?)?;
     let first = [(
         "cdn".to_owned(),

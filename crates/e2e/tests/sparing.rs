@@ -26,8 +26,7 @@ async fn origin_of_two_roots_is_asked_for_what_it_bears_and_left_alone_when_it_s
     let stage = Stage::set("open").await?;
     let origin = Knee::start().await?;
     let address = format!("127.0.0.1:{}", origin.port);
-    stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain(&address).await?;
     let users = Users::begin(stage.edges()[0], USER_EVERY);
     let began = Instant::now();
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -85,8 +84,7 @@ async fn limit_of_a_domain_holds_over_two_roots_together_and_holds_back_no_user(
     let stage = Stage::set("open").await?;
     let origin = Knee::start().await?;
     let address = format!("127.0.0.1:{}", origin.port);
-    stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain(&address).await?;
     let limit = json!([{ "functionName": "prefetch_limit",
                          "functionArgs": [{ "argName": "concurrency", "argValue": AT_A_TIME.to_string() }] }]);
     let set = ("cdn", "BatchSetCdnDomainConfig", json!({ "DomainNames": DOMAIN, "Functions": limit.to_string() }));

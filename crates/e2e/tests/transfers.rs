@@ -102,8 +102,7 @@ async fn behind_a_link() -> anyhow::Result<(Stage, Nginx, Relay)> {
     let origin = Nginx::start(&stage.folder("origin")?)?;
     let link = Relay::start(origin.port).await?;
     let address = format!("127.0.0.1:{}", link.port);
-    stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain(&address).await?;
     Ok((stage, origin, link))
 }
 

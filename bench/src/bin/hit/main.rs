@@ -21,7 +21,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use bench::median;
-use e2e::stage::{DOMAIN, Stage};
+use e2e::stage::Stage;
 
 use crate::client::Run;
 use crate::peers::{Origin, Speaks, Target};
@@ -112,8 +112,7 @@ pub(crate) async fn field(memory: u64, speaks: Speaks, names: &[&'static str]) -
     let folder = stage.folder("peers")?;
     let origin = Origin::start(&folder).await?;
     let address = format!("127.0.0.1:{}", origin.port);
-    stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain(&address).await?;
     stage.nodes[0].restart_on("0", |configuration| {
         let configuration = configuration.replace("capacity_bytes = 67108864", &format!("capacity_bytes = {memory}"));
         format!("access_log = \"{}\"\n{configuration}", folder.join("access.log").display())

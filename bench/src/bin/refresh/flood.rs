@@ -23,8 +23,7 @@ const TASK_STEP: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run() -> anyhow::Result<()> {
     let mut stage = Stage::set("open").await?;
-    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain("127.0.0.1:9").await?;
     let control = stage.control().context("it runs")?.id();
     let ports: Vec<u16> = stage.nodes.iter().map(|node| node.admin_port).collect();
     let done = tokio_util::sync::CancellationToken::new();

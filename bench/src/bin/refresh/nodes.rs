@@ -23,8 +23,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let origin = Origin::start(0).await?;
     let stage = Stage::set("open").await?;
     let address = format!("127.0.0.1:{}", origin.port);
-    stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain(&address).await?;
     let mut api = Api::connect(&stage, "refresh").await?;
     let (mut calls, mut effects, mut completes) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..REFRESHES {

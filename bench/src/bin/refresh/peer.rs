@@ -37,8 +37,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let origin = Origin::start(BYTES).await?;
     let mut stage = Stage::set("open").await?;
     let address = format!("127.0.0.1:{}", origin.port);
-    stage.cli(&["domain", "add", DOMAIN, "--origin", &address, "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain(&address).await?;
     let folder = stage.folder("varnish")?;
     let peer = Varnish::start(&folder, origin.port).await?;
     let port = stage.nodes[0].port;

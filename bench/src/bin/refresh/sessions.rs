@@ -24,8 +24,7 @@ const KILLS: usize = 3;
 
 pub(crate) async fn run() -> anyhow::Result<()> {
     let mut stage = Stage::without_nodes("open", &[]).await?;
-    stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
-    stage.online().await;
+    stage.add_domain("127.0.0.1:9").await?;
     let invitation = e2e::warmfront(&["node", "token", "create", "--state", &stage.state], &[])?;
     let invitation = invitation["token"].as_str().context("an invitation")?;
     let begun = Instant::now();

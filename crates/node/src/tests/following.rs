@@ -60,6 +60,16 @@ struct Control {
 }
 
 impl Control {
+    /// A control plane, a node that has joined it and knows a log up to `head`, and their session.
+    async fn joined(origin: &Origin, head: u64) -> (Control, Node, Session) {
+        let mut control = Control::start().await;
+        let node = control.node().await.unwrap();
+        let mut session = control.session().await;
+        session.welcome("log", head, Some((&knowledge(origin), "own"))).await;
+        session.acknowledged(head).await;
+        (control, node, session)
+    }
+
     async fn start() -> Control {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let authority_key = rcgen::KeyPair::generate().unwrap();
@@ -269,11 +279,7 @@ async fn restarted_node_serves_by_tls_with_the_control_plane_down() {
     let origin = Origin::start().await;
     let authority = Authority::new();
     let (entry, leaf) = authority.certificate(DOMAIN, &[DOMAIN]);
-    let mut control = Control::start().await;
-    let node = control.node().await.unwrap();
-    let mut session = control.session().await;
-    session.welcome("log", 5, Some((&knowledge(&origin), "own"))).await;
-    session.acknowledged(5).await;
+    let (mut control, node, mut session) = Control::joined(&origin, 5).await;
     let tls = node.tls_address().unwrap();
     assert_eq!(shake(tls, Some(DOMAIN), &authority).await.unwrap_err(), "UnrecognisedName");
     session.entries(6, &[entry]).await;
@@ -291,11 +297,7 @@ async fn restarted_node_serves_by_tls_with_the_control_plane_down() {
 #[tokio::test]
 async fn broken_link_is_made_again_and_nothing_is_skipped() {
     let origin = Origin::start().await;
-    let mut control = Control::start().await;
-    let node = control.node().await.unwrap();
-    let mut session = control.session().await;
-    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
-    session.acknowledged(1).await;
+    let (mut control, node, mut session) = Control::joined(&origin, 1).await;
     let bad: [(&str, Entries); 3] = [
         ("a gap", Entries { first: 3, entries: vec![model::log::encode(&refresh("/a", Mode::Expire)).into()] }),
         ("an entry of a later version", Entries { first: 2, entries: vec![Bytes::from_static(br#"{"v":2,"is":{}}"#)] }),
@@ -319,11 +321,7 @@ async fn broken_link_is_made_again_and_nothing_is_skipped() {
 async fn removed_node_stops_serving_and_another_invitation_brings_it_back() {
     let origin = Origin::start().await;
     origin.put("/a", Page::new("a"));
-    let mut control = Control::start().await;
-    let node = control.node().await.unwrap();
-    let mut session = control.session().await;
-    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
-    session.acknowledged(1).await;
+    let (mut control, node, session) = Control::joined(&origin, 1).await;
     assert_eq!(ask(node.address(), Method::GET, "/a", &[], false).await.status, 200);
     session.say(from_control::Is::Refused(Refused { reason: "node was removed".into(), again: false })).await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -349,11 +347,7 @@ async fn removed_node_stops_serving_and_another_invitation_brings_it_back() {
 async fn another_log_is_joined_anew_with_the_old_credential() {
     let origin = Origin::start().await;
     origin.put("/a", Page::new("a"));
-    let mut control = Control::start().await;
-    let node = control.node().await.unwrap();
-    let mut session = control.session().await;
-    session.welcome("log", 100, Some((&knowledge(&origin), "own"))).await;
-    session.acknowledged(100).await;
+    let (mut control, node, session) = Control::joined(&origin, 100).await;
     assert_eq!(ask(node.address(), Method::GET, "/a", &[], false).await.header("x-cache"), "MISS from edge");
     drop(session);
     let mut session = control.session().await;
@@ -379,11 +373,7 @@ async fn another_log_is_joined_anew_with_the_old_credential() {
 async fn job_comes_and_its_report_goes_over_the_link() {
     let origin = Origin::start().await;
     origin.put("/a", Page::new("a body"));
-    let mut control = Control::start().await;
-    let node = control.node().await.unwrap();
-    let mut session = control.session().await;
-    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
-    session.acknowledged(1).await;
+    let (_control, node, mut session) = Control::joined(&origin, 1).await;
     let job = Job { chunk: 7, index: 3, url: format!("http://{DOMAIN}/a"), begin_after: Revision(1), ..Job::default() };
     session.say(from_control::Is::Jobs(Jobs { jobs: vec![job.into()], withdrawn: Vec::new() })).await;
     let Some(from_node::Is::Reports(reports)) = session.heard(1).await else { panic!("a report") };
@@ -396,11 +386,7 @@ async fn job_comes_and_its_report_goes_over_the_link() {
 #[tokio::test]
 async fn full_index_is_retired_behind_the_floor_and_good_bodies_stay() {
     let origin = Origin::start().await;
-    let mut control = Control::start().await;
-    let node = control.node().await.unwrap();
-    let mut session = control.session().await;
-    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
-    session.acknowledged(1).await;
+    let (mut control, node, mut session) = Control::joined(&origin, 1).await;
     for path in ["/good", "/covered"] {
         origin.put(path, Page::new(path));
         ask(node.address(), Method::GET, path, &[], false).await;
@@ -445,11 +431,7 @@ async fn full_index_is_retired_behind_the_floor_and_good_bodies_stay() {
 async fn sweep_is_told_and_goes_on_where_it_was_after_a_restart() {
     let origin = Origin::start().await;
     origin.put("/a", Page::new("four"));
-    let mut control = Control::start().await;
-    let node = control.node().await.unwrap();
-    let mut session = control.session().await;
-    session.welcome("log", 1, Some((&knowledge(&origin), "own"))).await;
-    session.acknowledged(1).await;
+    let (mut control, node, mut session) = Control::joined(&origin, 1).await;
     ask(node.address(), Method::GET, "/a", &[], false).await;
     let metrics = |node: &Node| ask(node.admin_address(), Method::GET, "/metrics", &[], false);
     while !metrics(&node).await.text().contains("stored_total 1\n") {}
