@@ -256,7 +256,10 @@ impl Pace {
                 Phase::Rising
             }
             Phase::Holding(until) if now < until || !self.wanted => {
-                self.look_back();
+                // What is late though there was room is so for another reason.
+                if self.wanted {
+                    self.look_back();
+                }
                 Phase::Holding(until)
             }
             Phase::Holding(_) => Phase::Emptying,
