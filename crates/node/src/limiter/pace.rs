@@ -28,7 +28,7 @@ const CHANCE_EARLY: f64 = 4.0;
 const CHANCE_HOLDING: f64 = 5.0;
 
 /// The same for all answers since the limit began to stay, which are many: a limit that is a little too much is felt by them alone.
-const TOLERANCE_HELD: f64 = 1.02;
+const TOLERANCE_HELD: f64 = 1.01;
 const HELD_ANSWERS_MIN: u32 = 256;
 
 /// What the limit falls to by those at least, of what it was when it began to stay: what became slower for another reason is found by timing
