@@ -33,7 +33,7 @@ const HELD_ANSWERS_MIN: u32 = 256;
 
 /// What the limit falls to by those at least, of what it was when it began to stay: what became slower for another reason is found by timing
 /// it anew.
-const HELD_MIN: f64 = 0.85;
+const HELD_MIN: f64 = 0.75;
 
 /// By how many standard errors answers may come later and still say how soon an idle origin answers.
 const CHANCE_IDLE: f64 = 2.0;
