@@ -29,9 +29,11 @@ const CHANCE_HOLDING: f64 = 5.0;
 
 /// The same for all answers since the limit began to stay, which are many: a limit that is a little too much is felt by them alone.
 const TOLERANCE_HELD: f64 = 1.01;
+
+/// How many of these there are before they are looked at.
 const HELD_ANSWERS_MIN: u32 = 256;
 
-/// What the limit falls to by those at least, of what it was when it began to stay: what became slower for another reason is found by timing
+/// What the limit falls to by them at least, of what it was when it began to stay: what became slower for another reason is found by timing
 /// it anew.
 const HELD_MIN: f64 = 0.75;
 
@@ -211,7 +213,8 @@ impl Pace {
             return;
         }
         self.held_next = self.held.answers.saturating_mul(2);
-        let (Some(idle), timed) = (self.idle, self.held.timed()) else { return };
+        let Some(idle) = self.idle else { return };
+        let timed = self.held.timed();
         if timed.is_later_than(idle.mean * TOLERANCE_HELD, &idle, CHANCE_HOLDING) {
             self.limit = (self.limit * idle.mean / timed.mean).min(self.limit - 1.0).max(self.least);
             (self.held, self.held_next) = (Span::default(), HELD_ANSWERS_MIN);
@@ -239,8 +242,8 @@ impl Pace {
                 let back = if self.others > 0.0 { BACK_OF_SEVERAL } else { BACK };
                 self.limit = (self.ceiling * back * (idle / timed.without_chance()).clamp(0.5, 1.0)).max(1.0);
                 let hold = hold.max(Duration::from_secs_f64(idle).saturating_mul(HOLD_SPANS));
-                // What was far too much, as after a stall, says little of how much is not.
                 self.begin_held();
+                // What was far too much, as after a stall, says little of how much is not.
                 if self.limit < self.ceiling * FAR { Phase::Rising } else { Phase::Holding(now + hold) }
             }
             Phase::Rising => {
