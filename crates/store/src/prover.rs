@@ -1,4 +1,4 @@
-//! Reads for proofs of residency: heads, with the body's only slice where it lies beside them, from the medium of one disk.
+//! Proofs of residency, and the reads they take: heads, with the body's only slice where it lies beside them, from the medium of one disk.
 //!
 //! Objects that became durable together lie together and are proved together: a read of its own for each of many small ones
 //! would cost more than fetching it did. While some are read, the next gather.
