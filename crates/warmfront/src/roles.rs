@@ -112,12 +112,19 @@ pub(crate) async fn serve(data: &Path) -> anyhow::Result<()> {
         use std::io::Write;
         std::io::stdout().write_all(note.as_bytes())?;
     }
-    let token = write_join_token(&operator, data).await?;
+    let names = SERVE_PORTS.map(|(tier, _)| format!("local-{}", tier.to_string().to_lowercase()));
+    let known = operator.nodes().await?;
+    let has_joined =
+        |name: &String| known.iter().any(|node| node.name == *name) && data.join(name).join("journal.redb").exists();
+    // Another invitation would make nodes join anew, without what they have stored.
+    let token = match data.join("join.token") {
+        kept if kept.exists() && names.iter().all(has_joined) => kept,
+        _ => write_join_token(&operator, data).await?,
+    };
     operator.close().await;
     let control = Control::start(config, Arc::new(SystemClock)).await?;
     let mut nodes = Vec::new();
-    for (tier, port) in SERVE_PORTS {
-        let name = format!("local-{}", tier.to_string().to_lowercase());
+    for ((tier, port), name) in SERVE_PORTS.into_iter().zip(names) {
         let config = node_config(&name, "local", tier, port, control.link_address(), &token, &data.join(&name))?;
         nodes.push(Node::start(config, Arc::new(SystemClock)).await?);
     }
