@@ -134,13 +134,23 @@ async fn serve_keeps_its_data_over_a_restart() -> anyhow::Result<()> {
         .await?
     };
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    run(words("domain add kept.example.com --origin 127.0.0.1:9 --coverage global")).await?;
+    let site = folder.path().join("site");
+    std::fs::create_dir_all(&site)?;
+    // Whoever nginx runs its workers as must get there.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+    let origin = Nginx::start(&site)?;
+    origin.write_bytes("a.bin", b"warm")?;
+    run(words(&format!("domain add kept.example.com --origin 127.0.0.1:{} --coverage global", origin.port))).await?;
+    run(words("push http://kept.example.com/a.bin --wait")).await?;
+    drop(origin);
     first.terminate()?;
     std::fs::write(&log, "")?;
     let mut second = start()?;
     eventually("it is ready again", ready).await;
     let shown = run(words("domain show kept.example.com")).await?;
     ensure!(shown["domain"] == "kept.example.com", "{shown}");
+    let answer = http::get(9701, "kept.example.com", "/a.bin", &[]).await?;
+    ensure!(answer.text() == "warm", "what was prefetched is served without its origin: {}", answer.text());
     ensure!(!std::fs::read_to_string(&log)?.contains("SECRET"), "a key is shown once");
     second.terminate()
 }
