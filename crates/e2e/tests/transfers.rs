@@ -2,7 +2,7 @@
 //! never put together from two versions. nginx is the witness of what was asked for.
 
 use anyhow::{Context, ensure};
-use e2e::fresh::relay::Relay;
+use e2e::fresh::relay::{Mode, Relay};
 use e2e::nginx::{Nginx, pattern};
 use e2e::stage::{DOMAIN, Node, Stage};
 use e2e::{eventually, http};
@@ -120,6 +120,35 @@ async fn transfer_that_breaks_is_continued_where_it_stopped() -> anyhow::Result<
     let (all, length) = (sent[0].1 + sent[1].1, LENGTH as u64);
     ensure!(sent[1].1 < length && all < length + ON_ITS_WAY_MAX, "{sent:?}");
     ensure!(stage.nodes[1].metric("resumed_total").await? == 1, "it was continued once");
+    origin.stop()?;
+    for node in &stage.nodes[..2] {
+        has(node, &body).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfer_whose_origin_is_gone_for_a_while_is_continued_when_it_is_back() -> anyhow::Result<()> {
+    let (stage, origin, link) = behind_a_link().await?;
+    let body = origin.write(PATH, LENGTH)?;
+    let pushing = push(&stage);
+    some_has_come(&stage.nodes[1]).await?;
+    // A user who reads along waits with it.
+    let user = tokio::spawn(http::get(stage.nodes[0].port, DOMAIN, PATH, &[]));
+    link.set(Mode::CUT);
+    eventually("it was tried again in vain", || async {
+        let pauses = stage.nodes[1].metric("resume_pauses_total").await?;
+        ensure!(pauses >= 3, "{pauses} pauses");
+        Ok(())
+    })
+    .await;
+    link.set(Mode::WHOLE);
+    pushing.await?.context("the task is Complete")?;
+    ensure!(user.await??.body == body, "the user got all of it");
+
+    let sent = sent(&origin).await?;
+    ensure!(sent.len() == 2 && (sent[0].0, sent[1].0) == (200, 206), "{sent:?}");
+    ensure!(sent[0].1 + sent[1].1 < LENGTH as u64 + ON_ITS_WAY_MAX, "{sent:?}");
     origin.stop()?;
     for node in &stage.nodes[..2] {
         has(node, &body).await?;

@@ -43,8 +43,15 @@ mod task;
 /// Fetches at a time.
 pub(crate) const FILLS_MAX: usize = 8192;
 
-/// How often one fetch is continued by range after its connection broke.
+/// How often one fetch is continued by range after its connection broke, unless this many bytes came since the last time.
 const RESUMES_MAX: u32 = 3;
+const RESUME_PROGRESS: u64 = 1 << 20;
+
+/// How long after a break it is tried to continue, and the pauses in between: an origin that is started anew is there again by then, and
+/// has not to send what it sent already.
+const RESUME_FOR: Duration = Duration::from_secs(60);
+const RESUME_PAUSE: Duration = Duration::from_millis(500);
+const RESUME_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// Keys remembered because their answers are nobody's but the asker's, and for how long: they are not waited for.
 const LONE_MAX: usize = 16_384;

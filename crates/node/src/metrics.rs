@@ -238,6 +238,8 @@ pub(crate) struct Metrics {
     pub(crate) stored: Counter,
     /// Fetches that were continued by range after a break.
     pub(crate) resumed: Counter,
+    /// Pauses before the rest of a body was asked for again, for it could not be had.
+    pub(crate) resume_pauses: Counter,
     pub(crate) slices_stored: Counter,
     /// Fetches whose answer was overtaken by an invalidation before its header was sent.
     pub(crate) overtaken: Counter,
@@ -336,6 +338,11 @@ impl Metrics {
         page.counter("stored_total", "Bodies stored", self.stored.get());
         page.counter("slices_stored_total", "Slices of large objects that were stored", self.slices_stored.get());
         page.counter("resumed_total", "Fetches continued by range after a break", self.resumed.get());
+        page.counter(
+            "resume_pauses_total",
+            "Pauses before the rest of a body was asked for again",
+            self.resume_pauses.get(),
+        );
         page.counter("overtaken_total", "Answers overtaken by an invalidation", self.overtaken.get());
     }
 }

@@ -18,10 +18,11 @@ use model::mistake::{Mistake, made};
 use model::{Cause, Domain, Revision, Tags};
 use store::WriteError;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::{
     Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, MARKERS_AT_ONCE,
-    Order, Party, Purpose, RESUMES_MAX, TOO_LARGE_FOR,
+    Order, Party, Purpose, RESUME_FOR, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUMES_MAX, TOO_LARGE_FOR,
 };
 use crate::figures::FromAbove;
 use crate::functions::keep;
@@ -469,17 +470,20 @@ impl FillTask<'_> {
     async fn pour(&self, body: FromAbove, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
         let Filling { key, mut fill, length } = filling;
         let mut body = body;
-        let mut resumes = 0;
+        let (mut resumes, mut resumed_at) = (0, 0);
         loop {
             let broke = match self.pour_some(&mut body, &mut fill, length).await {
                 Ok(()) => break,
                 Err(Broken::Store(error)) => return Err(cause(&error)),
                 Err(Broken::Body(cause)) => cause,
             };
+            if fill.length() >= resumed_at + RESUME_PROGRESS {
+                resumes = 0;
+            }
             if resumes == RESUMES_MAX {
                 return Err(broke);
             }
-            resumes += 1;
+            (resumes, resumed_at) = (resumes + 1, fill.length());
             body.leave();
             match self.resume(&arrived.head, fill.length(), length).await {
                 Some(rest) => body = rest,
@@ -533,7 +537,7 @@ impl FillTask<'_> {
         }
     }
 
-    /// Asks for the rest of a body whose connection broke; only under a strong validator do two parts belong together
+    /// Asks for the rest of a body whose connection broke, for a while; only under a strong validator do two parts belong together
     /// (fence, assumption 5).
     async fn resume(&self, head: &Head, from: u64, length: Option<u64>) -> Option<FromAbove> {
         let length = length?;
@@ -544,11 +548,28 @@ impl FillTask<'_> {
         let mut headers = self.order.headers.clone();
         headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-")).ok()?);
         headers.insert(IF_RANGE, etag.clone());
-        // Nobody waits for an answer any more when it is there: they read it.
-        let question = Question { again: true, wanted: None, ..self.question(headers) };
-        let answer = self.fills.upstream.ask(&question, None).await.ok()?;
-        let came = &answer.head;
-        httpcache::continues(&head.headers, from, length, came.status, &came.headers).then_some(answer.body)
+        let until = Instant::now() + RESUME_FOR;
+        let mut pause = RESUME_PAUSE;
+        loop {
+            // Nobody waits for an answer any more when it is there: they read it.
+            let question = Question { again: true, wanted: None, ..self.question(headers.clone()) };
+            match self.fills.upstream.ask(&question, None).await {
+                Ok(answer) if !is_for_now(answer.head.status) => {
+                    let came = &answer.head;
+                    return httpcache::continues(&head.headers, from, length, came.status, &came.headers)
+                        .then_some(answer.body);
+                }
+                Ok(_) => {}
+                Err(error) if error.is_for_now() => {}
+                Err(_) => return None,
+            }
+            if Instant::now() + pause > until {
+                return None;
+            }
+            self.fills.metrics.resume_pauses.inc();
+            tokio::time::sleep(pause).await;
+            pause = RESUME_PAUSE_MAX.min(pause * 2);
+        }
     }
 
     fn remember(&self, key: &ObjectKey, body: store::Generation, vouched: Vouched) {
@@ -577,6 +598,11 @@ struct Filling {
 enum Broken {
     Body(Cause),
     Store(WriteError),
+}
+
+/// Whether an answer of this status says nothing of what a later one would be.
+fn is_for_now(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// Whether the one who began is to get more of a head than is kept.
