@@ -25,7 +25,7 @@ use crate::topology::NodeName;
 /// Nodes that share one thing.
 pub const NODES_MAX: usize = 256;
 
-/// Reports in a row in which the one who feels wants no more than it has, while another does, until another is to feel.
+/// Reports in a row in which the one who feels wants no more than it has or has no users, while another does, until another is to feel.
 const EASY_MAX: u8 = 8;
 
 /// One thing that is shared.
@@ -61,7 +61,7 @@ struct Held {
     leaves: Option<u64>,
     users: u64,
     wanted: u64,
-    /// Reports in a row in which it felt, and wanted no more than it had.
+    /// Reports in a row in which it felt, and wanted no more than it had or had no users.
     easy: u8,
 }
 
@@ -228,11 +228,12 @@ impl Row {
         held.renewed += 1;
     }
 
-    /// One who needs no more never finds out how much there is: somebody who does is to feel.
+    /// One who needs no more never finds out how much there is, and one without users not what they notice: somebody else is to feel.
     fn pass_on_when_easy(&mut self, node: &NodeName, total: u64) {
-        let missed = self.nodes.iter().any(|(other, held)| other != node && held.wanted > held.granted);
+        let missing = || self.nodes.iter().filter(|(other, held)| *other != node && held.wanted > held.granted);
+        let (missed, has_users) = (missing().next().is_some(), missing().any(|(_, held)| held.users > 0));
         let Some(held) = self.nodes.get_mut(node) else { return };
-        let easy = missed && held.wanted <= held.most(total);
+        let easy = (missed && held.wanted <= held.most(total)) || (has_users && held.users == 0);
         held.easy = if easy { held.easy + 1 } else { 0 };
         if held.easy > EASY_MAX {
             held.easy = 0;
@@ -240,10 +241,11 @@ impl Row {
         }
     }
 
-    /// Whether a node is to feel when nobody does: one who wants more than he has, if there is one.
+    /// Whether a node is to feel when nobody does: one who wants more than he has, if there is one, and of these one with users.
     fn is_next(&self, node: &NodeName) -> bool {
-        let wants = |held: &Held| held.wanted > held.may;
-        self.nodes.get(node).is_some_and(wants) || !self.nodes.values().any(wants)
+        let fitness = |held: &Held| (held.wanted > held.may, held.users > 0);
+        let best = self.nodes.values().map(fitness).max();
+        self.nodes.get(node).map(fitness) >= best
     }
 
     /// What each is to have in the end. Whoever feels has something, or nobody ever would.

@@ -570,7 +570,7 @@ impl Slot {
         state.trouble.is_over();
         if state.feels(now, self.origin.sharing.is_on()) {
             state.pace.in_part = state.percent(now) < SHARE_DEFAULT;
-            state.pace.answered(self.began, now);
+            state.pace.answered(self.began, now, self.purpose == Purpose::User);
         }
         self.origin.call(state);
     }

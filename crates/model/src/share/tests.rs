@@ -193,6 +193,22 @@ fn who_wants_more_comes_to_feel_and_what_was_felt_is_not_lost() {
 }
 
 #[test]
+fn who_has_users_comes_to_feel_what_they_notice() {
+    let mut row = Row::default();
+    let mut nodes =
+        vec![Node { wanted: 50, limit: 32.0, ..Node::default() }, Node { wanted: 50, limit: 4.0, ..Node::default() }];
+    settle(&mut row, &mut nodes, Total::Felt);
+    assert_eq!((nodes[0].lease.unwrap().1, nodes[1].lease.unwrap().1), (true, false));
+    nodes[1].users = 1;
+    assert_eq!(settle(&mut row, &mut nodes, Total::Felt), [16, 16]);
+    assert_eq!((nodes[0].lease.unwrap().1, nodes[1].lease.unwrap().1), (false, true));
+    // Who has fewer, and not none, goes on.
+    nodes[0].users = 9;
+    settle(&mut row, &mut nodes, Total::Felt);
+    assert!(nodes[1].lease.unwrap().1);
+}
+
+#[test]
 fn what_one_is_told_of_when_to_come_back_and_of_failures_the_others_hear() {
     let mut row = Row::default();
     let want = |want: Want| Want { wanted: 10, limit: 8.0, ..want };

@@ -29,9 +29,12 @@ const CHANCE_HOLDING: f64 = 5.0;
 
 /// The same for all answers since the limit began to stay, which are many: a limit that is a little too much is felt by them alone.
 const TOLERANCE_HELD: f64 = 1.01;
-
-/// How many of these there are before they are looked at.
 const HELD_ANSWERS_MIN: u32 = 256;
+
+/// The same for those of users among them. One request above the knee is felt by them first: a prefetch asks when another was answered and
+/// finds a place, a user asks when he does and waits for one.
+const TOLERANCE_USERS: f64 = 1.02;
+const USERS_ANSWERS_MIN: u32 = 64;
 
 /// What the limit falls to by them at least, of what it was when it began to stay: what became slower for another reason is found by timing
 /// it anew.
@@ -54,6 +57,9 @@ const FAR: f64 = 0.6;
 const BACK: f64 = 0.92;
 const BACK_OF_SEVERAL: f64 = 0.94;
 
+/// The same where others ask as well and it was too much for the first time: it rose by great steps, and what they use of it was known late.
+const BACK_OF_SEVERAL_AT_FIRST: f64 = 0.86;
+
 /// The least of the limit that is believed to be under way: what is known of others is a moment old.
 const USED_MIN: f64 = 0.85;
 
@@ -71,6 +77,9 @@ const ANSWERS_OF_SEVERAL_MIN: u32 = 8;
 /// How long the limit stays after it was too much, until it is tried whether it still would be. Some users notice each try.
 const HOLD: Duration = Duration::from_secs(60);
 
+/// By what that is divided when it was too much for the first time: an idle origin is known only from the rise then, which was late itself.
+const HOLD_AT_FIRST: u32 = 3;
+
 /// The same for an origin that takes its time, in times that it takes when it is idle: what is tried lasts for some of these.
 const HOLD_SPANS: u32 = 600;
 
@@ -79,6 +88,9 @@ const HOLD_OF_A_PART: Duration = Duration::from_secs(600);
 
 /// A failure lowers the limit once in this time: those that follow were asked before it fell.
 const HALVED_EVERY: Duration = Duration::from_millis(500);
+
+/// Answers to users from an idle origin of which as many as there are now count no more than half.
+const USERS_IDLE_KEPT: u32 = 256;
 
 /// The limit of one origin, and what it is felt by.
 #[derive(Debug)]
@@ -97,9 +109,12 @@ pub(super) struct Pace {
     /// Answers to what was asked since the span began.
     span: Span,
     since: Instant,
-    /// Answers since the limit is what it is, of spans that are over, and how many there are to be before they are looked at.
-    held: Span,
-    held_next: u32,
+    /// Of these those to users, and how soon an idle origin answered them: they may ask for other things.
+    users_span: Span,
+    users_idle: Span,
+    /// Answers since the limit is what it is, of spans that are over, and those to users.
+    held: Held,
+    users_held: Held,
     /// What the limit falls to at least while it stays.
     least: f64,
     /// Whether there was less room than was wanted in the span.
@@ -133,8 +148,10 @@ impl Pace {
             idle: None,
             span: Span::default(),
             since: now,
-            held: Span::default(),
-            held_next: HELD_ANSWERS_MIN,
+            users_span: Span::default(),
+            users_idle: Span::default(),
+            held: Held::of(HELD_ANSWERS_MIN),
+            users_held: Held::of(USERS_ANSWERS_MIN),
             least: 1.0,
             wanted: false,
             halved: None,
@@ -168,11 +185,16 @@ impl Pace {
         self.phase != Phase::Rising
     }
 
-    pub(super) fn answered(&mut self, began: Instant, now: Instant) {
+    /// An answer, to a user or not, to what was asked when it `began`.
+    pub(super) fn answered(&mut self, began: Instant, now: Instant, to_user: bool) {
         if began < self.since {
             return; // asked under another limit
         }
-        self.span.add((now - began).as_secs_f64());
+        let seconds = (now - began).as_secs_f64();
+        self.span.add(seconds);
+        if to_user {
+            self.users_span.add(seconds);
+        }
         let early = self.others > 0.0 && self.phase == Phase::Rising && self.span.answers >= ANSWERS_OF_SEVERAL_MIN;
         // Where the limit stays, many spans are looked at: chance must not lower it a little each time.
         let chance = if matches!(self.phase, Phase::Holding(_)) { CHANCE_HOLDING } else { CHANCE_RISING };
@@ -197,7 +219,8 @@ impl Pace {
     }
 
     fn begin_span(&mut self, now: Instant) {
-        (self.span, self.since, self.wanted) = (Span::default(), now, false);
+        (self.span, self.users_span) = (Span::default(), Span::default());
+        (self.since, self.wanted) = (now, false);
     }
 
     /// Whether the answers of the span came later than from an idle origin.
@@ -205,26 +228,36 @@ impl Pace {
         self.idle.is_some_and(|idle| self.span.timed().is_later_than(idle.mean * TOLERANCE, &idle, chance))
     }
 
-    /// Lowers a limit that stays when all answers under it say that it is still a little too much. They are looked at when they have
-    /// doubled: chance has a say each time.
+    /// Lowers a limit that stays when all answers under it say that it is still a little too much, or those to users alone.
     fn look_back(&mut self) {
-        self.held.add_all(&self.span);
-        if self.held.answers < self.held_next {
-            return;
+        let all = self.idle.and_then(|idle| self.held.is_later(&self.span, &idle, TOLERANCE_HELD));
+        let idle = self.users_idle.timed();
+        let known = self.users_idle.answers >= ANSWERS_MIN;
+        let users = self.users_held.is_later(&self.users_span, &idle, TOLERANCE_USERS).filter(|_| known);
+        let Some(times) = [all, users].into_iter().flatten().reduce(f64::max) else { return };
+        self.limit = (self.limit / times).min(self.limit - 1.0).max(self.least);
+        self.forget_held();
+    }
+
+    /// What the span says of how soon an idle origin answers.
+    fn learn_idle(&mut self) {
+        let timed = self.span.timed();
+        self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
+        if self.users_idle.answers >= USERS_IDLE_KEPT {
+            self.users_idle.halve();
         }
-        self.held_next = self.held.answers.saturating_mul(2);
-        let Some(idle) = self.idle else { return };
-        let timed = self.held.timed();
-        if timed.is_later_than(idle.mean * TOLERANCE_HELD, &idle, CHANCE_HOLDING) {
-            self.limit = (self.limit * idle.mean / timed.mean).min(self.limit - 1.0).max(self.least);
-            (self.held, self.held_next) = (Span::default(), HELD_ANSWERS_MIN);
-        }
+        self.users_idle.add_all(&self.users_span);
     }
 
     /// The limit begins to stay.
     fn begin_held(&mut self) {
-        (self.held, self.held_next) = (Span::default(), HELD_ANSWERS_MIN);
         self.least = (self.limit * HELD_MIN).max(1.0);
+        self.forget_held();
+    }
+
+    /// The limit is another from now on.
+    fn forget_held(&mut self) {
+        (self.held, self.users_held) = (Held::of(HELD_ANSWERS_MIN), Held::of(USERS_ANSWERS_MIN));
     }
 
     /// The span is over.
@@ -238,10 +271,16 @@ impl Pace {
                 // While others have yet to hear of their parts less is under way than the limit, and it was less that was too much. How
                 // many of them have heard since is not known: half of them.
                 let used = if self.phase == Phase::Rising { self.limit - self.unused / 2.0 } else { self.limit };
+                let is_first = self.ceiling.is_infinite();
                 self.ceiling = used.max(self.limit * USED_MIN);
-                let back = if self.others > 0.0 { BACK_OF_SEVERAL } else { BACK };
+                let back = match (self.others > 0.0, is_first) {
+                    (false, _) => BACK,
+                    (true, false) => BACK_OF_SEVERAL,
+                    (true, true) => BACK_OF_SEVERAL_AT_FIRST,
+                };
                 self.limit = (self.ceiling * back * (idle / timed.without_chance()).clamp(0.5, 1.0)).max(1.0);
                 let hold = hold.max(Duration::from_secs_f64(idle).saturating_mul(HOLD_SPANS));
+                let hold = if is_first { hold / HOLD_AT_FIRST } else { hold };
                 self.begin_held();
                 // What was far too much, as after a stall, says little of how much is not.
                 if self.limit < self.ceiling * FAR { Phase::Rising } else { Phase::Holding(now + hold) }
@@ -250,7 +289,7 @@ impl Pace {
                 // What is a little later, and not by enough to be too much, must not become what is not late at all.
                 let is_idle = self.idle.is_none_or(|idle| !timed.is_later_than(idle.mean, &idle, CHANCE_IDLE));
                 if self.ceiling.is_infinite() && is_idle {
-                    self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
+                    self.learn_idle();
                 }
                 if self.wanted {
                     let step = if self.limit < self.ceiling * NEAR { STEP_FAR } else { STEP_NEAR };
@@ -268,7 +307,7 @@ impl Pace {
             Phase::Holding(_) => Phase::Emptying,
             Phase::Emptying => Phase::Timing,
             Phase::Timing => {
-                self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
+                self.learn_idle();
                 Phase::Rising
             }
         };
@@ -297,11 +336,43 @@ impl Span {
         self.squares += other.squares;
     }
 
+    fn halve(&mut self) {
+        self.answers /= 2;
+        self.sum /= 2.0;
+        self.squares /= 2.0;
+    }
+
     fn timed(&self) -> Timed {
         let answers = f64::from(self.answers.max(1));
         let mean = self.sum / answers;
         let variance = (self.squares / answers - mean * mean).max(0.0);
         Timed { mean, error: variance / answers }
+    }
+}
+
+/// Answers since the limit is what it is.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    span: Span,
+    /// How many there are to be before they are looked at.
+    next: u32,
+}
+
+impl Held {
+    fn of(answers: u32) -> Held {
+        Held { span: Span::default(), next: answers }
+    }
+
+    /// By how much they come later than from an idle origin, where that is more than tolerated and no chance. They are looked at when
+    /// they have doubled: chance has a say each time.
+    fn is_later(&mut self, span: &Span, idle: &Timed, tolerance: f64) -> Option<f64> {
+        self.span.add_all(span);
+        if self.span.answers < self.next {
+            return None;
+        }
+        self.next = self.span.answers.saturating_mul(2);
+        let timed = self.span.timed();
+        timed.is_later_than(idle.mean * tolerance, idle, CHANCE_HOLDING).then(|| timed.mean / idle.mean)
     }
 }
 
@@ -333,9 +404,18 @@ impl Timed {
 mod tests {
     use super::*;
 
+    /// Every so many answers is one to a user.
+    const USERS: u32 = 6;
+
     /// Answers of an origin that takes 50 ms, give or take a tenth, for each of 32 at a time, and longer for more; how many there were until
-    /// `done`.
-    fn answers(pace: &mut Pace, now: &mut Instant, seen: impl Fn(&Pace) -> f64, done: impl Fn(&Pace) -> bool) -> u32 {
+    /// `done`. From `late` on users wait longer by a tenth.
+    fn answers_of(
+        pace: &mut Pace,
+        now: &mut Instant,
+        late: f64,
+        seen: impl Fn(&Pace) -> f64,
+        done: impl Fn(&Pace) -> bool,
+    ) -> u32 {
         let mut seed = 1_u64;
         for count in 0..100_000 {
             if done(pace) {
@@ -344,12 +424,19 @@ mod tests {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let chance = (seed >> 33) as f64 / f64::from(1_u32 << 31);
             let takes = 0.05 * (0.9 + 0.2 * chance) * (seen(pace) / 32.0).max(1.0);
+            let to_user = count % USERS == 0;
+            let takes = if to_user && pace.own() >= late { takes * 1.1 } else { takes };
             // As many are under way as may be, and so they come that much sooner after each other than they take.
             *now += Duration::from_secs_f64(takes / pace.own().max(1.0));
             pace.wanted = true;
-            pace.answered(*now - Duration::from_secs_f64(takes), *now);
+            pace.answered(*now - Duration::from_secs_f64(takes), *now, to_user);
         }
         panic!("{pace:?}");
+    }
+
+    /// The same, where users wait no longer than prefetches.
+    fn answers(pace: &mut Pace, now: &mut Instant, seen: impl Fn(&Pace) -> f64, done: impl Fn(&Pace) -> bool) -> u32 {
+        answers_of(pace, now, f64::INFINITY, seen, done)
     }
 
     #[tokio::test(start_paused = true)]
@@ -374,5 +461,21 @@ mod tests {
         assert!(limit < 32.0, "{pace:?}");
         assert!(answers(&mut pace, &mut now, Pace::own, |pace| pace.phase != until) > 10_000);
         assert_eq!(pace.limit, limit);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limit_that_only_users_notice_is_lowered_until_they_do_not() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        let is_held = |pace: &Pace| matches!(pace.phase, Phase::Holding(_));
+        answers(&mut pace, &mut now, Pace::own, is_held);
+        let (limit, until) = (pace.limit.floor(), pace.phase);
+        // All together they are later by less than two percent, which is not more than chance explains.
+        let lowered = |pace: &Pace| pace.limit < limit;
+        let took = answers_of(&mut pace, &mut now, limit, Pace::own, lowered);
+        assert!(took < 10_000 && pace.phase == until, "{took}: {pace:?}");
+        let lowered = pace.limit;
+        answers_of(&mut pace, &mut now, limit, Pace::own, |pace| pace.phase != until);
+        assert_eq!(pace.limit, lowered);
     }
 }
