@@ -152,6 +152,8 @@ pub(crate) struct Connection<S> {
     hit: Option<Box<Hit>>,
     /// Gathered of HTTP/2, and how much of it is written.
     gathered: Vec<u8>,
+    /// In which poll of the connection's task the last of it came.
+    gathered_in: u64,
     poured: usize,
     /// Interim answers that are being written.
     interim: Vec<u8>,
@@ -196,6 +198,7 @@ impl<S> Connection<S> {
             above: if http2 { Above::More } else { Above::Nothing },
             hit: None,
             gathered: Vec::new(),
+            gathered_in: 0,
             poured: 0,
             interim: Vec::new(),
             midway: false,
@@ -394,6 +397,7 @@ impl<S: Stream> Connection<S> {
             self.gathered.reserve(GATHERED_PIECE_MAX);
         }
         pieces.iter().for_each(|piece| self.gathered.extend_from_slice(piece));
+        self.gathered_in = self.handoff.polls.load(Ordering::Relaxed);
         self.handoff.gathers();
         Poll::Ready(Ok(length))
     }
@@ -428,8 +432,10 @@ impl<S: Stream> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.answer(cx))?;
-        // A client that takes nothing may have something to say all the same.
+        // What is gathered in this very poll waits for its end: requests that came together are answered together. A client that takes
+        // nothing may have something to say all the same.
         if !this.gathered.is_empty()
+            && this.gathered_in != this.handoff.polls.load(Ordering::Relaxed)
             && let Poll::Ready(Err(error)) = this.pour(cx)
         {
             return Poll::Ready(Err(error));
@@ -513,7 +519,7 @@ impl<S: Stream> AsyncWrite for Connection<S> {
                     let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
                     ready!(self.noted(cx, poll))?;
                 }
-                // There may be more to come; the next thing this task does is to pour it out.
+                // There may be more to come; the next thing this task does when it is polled again is to pour it out.
                 false => cx.waker().wake_by_ref(),
             }
             self.handoff.accepted();

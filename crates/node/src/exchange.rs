@@ -44,7 +44,10 @@ impl RequestId {
     }
 
     fn value(&self) -> HeaderValue {
-        HeaderValue::from_bytes(&self.0).expect("digits make a header value")
+        let mut value = HeaderValue::from_bytes(&self.0).expect("digits make a header value");
+        // It is no secret, but this keeps it out of HPACK's table (RFC 7541 §7.1.3): it never comes again, and would push out what does.
+        value.set_sensitive(true);
+        value
     }
 }
 

@@ -14,14 +14,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
@@ -196,8 +198,23 @@ struct Server {
 /// What every connection of a thread shares.
 struct Http {
     h1: http1::Builder,
-    h2: http2::Builder<TokioExecutor>,
+    h2: http2::Builder<Streams>,
     names: Arc<Names>,
+}
+
+/// Runs the streams of HTTP/2.
+#[derive(Clone, Copy)]
+struct Streams;
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let mut stream = Box::pin(stream);
+        // Most are hits that wait for nothing, and cost less where they are than as a task. Who does wait is looked at once more as a task:
+        // it is that which is to be woken.
+        if stream.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            tokio::spawn(stream);
+        }
+    }
 }
 
 /// Names the requests of a thread: by this node, thread and start, and how many requests came before.
@@ -215,7 +232,7 @@ impl Server {
             .max_buf_size(HEAD_BYTES_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX);
-        let mut h2 = http2::Builder::new(TokioExecutor::new());
+        let mut h2 = http2::Builder::new(Streams);
         h2.timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PONG_MAX)
@@ -298,6 +315,7 @@ async fn serve_one<S: Stream>(
     // its way.
     let leaving = if http2 { front.draining.child_token() } else { front.stopping.clone() };
     let left = leaving.clone();
+    let polled = handoff.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let handoff = handoff.clone();
         let exchange =
@@ -321,9 +339,9 @@ async fn serve_one<S: Stream>(
     let ended = match http2 {
         true => {
             let _held = metrics.connections_h2.hold();
-            drive(Box::pin(http.h2.serve_connection(io, service)), leaving).await
+            drive(Box::pin(http.h2.serve_connection(io, service)), leaving, &polled).await
         }
-        false => drive(Box::pin(http.h1.serve_connection(io, service)), leaving).await,
+        false => drive(Box::pin(http.h1.serve_connection(io, service)), leaving, &polled).await,
     };
     // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
     if let Err(error) = ended {
@@ -338,14 +356,22 @@ async fn serve_one<S: Stream>(
 
 /// Serves a connection to its end, which is asked for once when it is `leaving`. Boxed, for a future keeps room for what it is given
 /// as well as for where it puts it.
-async fn drive<C: GracefulConnection>(mut connection: Pin<Box<C>>, leaving: CancellationToken) -> Result<(), C::Error> {
+async fn drive<C: GracefulConnection>(
+    mut connection: Pin<Box<C>>,
+    leaving: CancellationToken,
+    handoff: &Handoff,
+) -> Result<(), C::Error> {
+    let poll = |connection: &mut Pin<Box<C>>, cx: &mut Context<'_>| {
+        handoff.polls.fetch_add(1, Ordering::Relaxed);
+        connection.as_mut().poll(cx)
+    };
     tokio::select! {
         biased;
-        ended = connection.as_mut() => return ended,
+        ended = std::future::poll_fn(|cx| poll(&mut connection, cx)) => return ended,
         () = leaving.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
-    connection.await
+    std::future::poll_fn(|cx| poll(&mut connection, cx)).await
 }
 
 /// The judged headers of one connection that are not on their way yet.
@@ -357,6 +383,8 @@ pub(crate) struct Handoff {
     pub(crate) client: Option<SocketAddr>,
     /// The user came by TLS.
     pub(crate) secure: bool,
+    /// How often the connection's task was polled.
+    pub(crate) polls: AtomicU64,
     /// The last write found no room.
     blocked: AtomicBool,
     /// The connection is HTTP/2: what is written may wait in its queues while others' bytes are flushed.
@@ -410,6 +438,7 @@ impl Handoff {
             headers: Mutex::default(),
             client,
             secure,
+            polls: AtomicU64::new(0),
             blocked,
             queues,
             turn: Turn::default(),
