@@ -12,6 +12,7 @@
 //! - What HTTP/2 writes is gathered, and written when the connection has its next turn: a header is with the kernel only then.
 //! - A connection of HTTP/1.1 has neither hyper's state nor a buffer until there is a request for them ([`Connection::plain`]).
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
@@ -41,8 +42,13 @@ pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of HTTP/2 frames that are gathered to be written at once, and the longest piece that is copied for that. The library
 /// would write and flush every frame by itself.
-const GATHERED_MAX: usize = 64 << 10;
+const GATHERED_MAX: usize = 128 << 10;
 const GATHERED_PIECE_MAX: usize = 16 << 10;
+
+thread_local! {
+    /// What the connections of a thread gather in, one after the other: most pour it out before the next has its turn.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Bytes that are read at once before there is hyper.
 const READ_BYTES: usize = 8 << 10;
@@ -394,7 +400,8 @@ impl<S: Stream> Connection<S> {
             return self.noted(cx, poll);
         }
         if self.gathered.capacity() == 0 {
-            self.gathered.reserve(GATHERED_PIECE_MAX);
+            self.gathered = SPARE.take();
+            self.gathered.reserve_exact(GATHERED_MAX);
         }
         pieces.iter().for_each(|piece| self.gathered.extend_from_slice(piece));
         self.gathered_in = self.handoff.polls.load(Ordering::Relaxed);
@@ -413,7 +420,10 @@ impl<S: Stream> Connection<S> {
         }
         let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
         ready!(self.noted(cx, poll))?;
-        (self.gathered, self.poured) = (Vec::new(), 0);
+        self.poured = 0;
+        let mut gathered = std::mem::take(&mut self.gathered);
+        gathered.clear();
+        SPARE.set(gathered);
         self.handoff.poured();
         Poll::Ready(Ok(()))
     }
