@@ -48,8 +48,9 @@ const RESUMES_MAX: u32 = 3;
 const RESUME_PROGRESS: u64 = 1 << 20;
 
 /// How long after a break it is tried to continue, and the pauses in between: an origin that is started anew is there again by then, and
-/// has not to send what it sent already.
+/// has not to send what it sent already. A user who waits is not to wait as long: cut off, he may ask for what can be had.
 const RESUME_FOR: Duration = Duration::from_secs(60);
+const RESUME_FOR_USERS: Duration = Duration::from_secs(10);
 const RESUME_PAUSE: Duration = Duration::from_millis(500);
 const RESUME_PAUSE_MAX: Duration = Duration::from_secs(8);
 

@@ -22,7 +22,8 @@ use tokio::time::Instant;
 
 use super::{
     Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, MARKERS_AT_ONCE,
-    Order, Party, Purpose, RESUME_FOR, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUMES_MAX, TOO_LARGE_FOR,
+    Order, Party, Purpose, RESUME_FOR, RESUME_FOR_USERS, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUMES_MAX,
+    TOO_LARGE_FOR,
 };
 use crate::figures::FromAbove;
 use crate::functions::keep;
@@ -548,7 +549,7 @@ impl FillTask<'_> {
         let mut headers = self.order.headers.clone();
         headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-")).ok()?);
         headers.insert(IF_RANGE, etag.clone());
-        let until = Instant::now() + RESUME_FOR;
+        let broken = Instant::now();
         let mut pause = RESUME_PAUSE;
         loop {
             // Nobody waits for an answer any more when it is there: they read it.
@@ -563,7 +564,9 @@ impl FillTask<'_> {
                 Err(error) if error.is_for_now() => {}
                 Err(_) => return None,
             }
-            if Instant::now() + pause > until {
+            let users = self.order.purpose == Purpose::User || *self.awaited.borrow();
+            let patience = if users { RESUME_FOR_USERS } else { RESUME_FOR };
+            if broken.elapsed() + pause > patience {
                 return None;
             }
             self.fills.metrics.resume_pauses.inc();
