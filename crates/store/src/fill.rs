@@ -44,6 +44,11 @@ pub struct Fill {
 }
 
 impl Fill {
+    /// How many followers and readers of them there are.
+    pub fn followers(&self) -> usize {
+        Arc::strong_count(&self.growing) - 1
+    }
+
     /// Appends bytes to the body. Waits while the bytes in flight to the disk are at their bound, never for a follower.
     /// After an error the fill is dead: every later call fails too. If the future is dropped, the bytes are appended all the same.
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), WriteError> {

@@ -486,7 +486,7 @@ impl FillTask<'_> {
             }
             (resumes, resumed_at) = (resumes + 1, fill.length());
             body.leave();
-            match self.resume(&arrived.head, fill.length(), length).await {
+            match self.resume(&arrived.head, &fill, length).await {
                 Some(rest) => body = rest,
                 None => return Err(broke),
             }
@@ -540,8 +540,8 @@ impl FillTask<'_> {
 
     /// Asks for the rest of a body whose connection broke, for a while; only under a strong validator do two parts belong together
     /// (fence, assumption 5).
-    async fn resume(&self, head: &Head, from: u64, length: Option<u64>) -> Option<FromAbove> {
-        let length = length?;
+    async fn resume(&self, head: &Head, fill: &store::Fill, length: Option<u64>) -> Option<FromAbove> {
+        let (from, length) = (fill.length(), length?);
         let etag = head.headers.get(ETAG)?;
         if head.status != StatusCode::OK {
             return None;
@@ -552,6 +552,11 @@ impl FillTask<'_> {
         let broken = Instant::now();
         let mut pause = RESUME_PAUSE;
         loop {
+            let users = self.order.purpose == Purpose::User || *self.awaited.borrow();
+            // One follower is what was told of it. A prefetch that was withdrawn has none, and no child reads it on.
+            if !users && fill.followers() <= 1 {
+                return None;
+            }
             // Nobody waits for an answer any more when it is there: they read it.
             let question = Question { again: true, wanted: None, ..self.question(headers.clone()) };
             match self.fills.upstream.ask(&question, None).await {
@@ -564,7 +569,6 @@ impl FillTask<'_> {
                 Err(error) if error.is_for_now() => {}
                 Err(_) => return None,
             }
-            let users = self.order.purpose == Purpose::User || *self.awaited.borrow();
             let patience = if users { RESUME_FOR_USERS } else { RESUME_FOR };
             if broken.elapsed() + pause > patience {
                 return None;

@@ -147,6 +147,29 @@ async fn jobs_that_take_their_time_say_how_far_they_are() {
     assert!(node.prefetch.under_way().is_empty());
 }
 
+#[tokio::test]
+async fn broken_body_is_continued_only_for_a_job_that_is_still_there() {
+    for withdrawn in [false, true] {
+        let Stage { origin, node, .. } = Stage::set().await;
+        let gate = Arc::new(Semaphore::new(0));
+        let page = Page::new(vec![1_u8; 200_000]);
+        origin.put("/slow", Page { body_gate: Some(gate.clone()), cut: Some(150_000), ..page.clone() });
+        node.prefetch.accept([job(7, "/slow", 0)].into_iter());
+        let half = model::UnderWay { chunk: 7, index: 0, bytes: 100_000, length: 200_000 };
+        eventually("half of it is there", || node.prefetch.under_way() == [half]).await;
+        if withdrawn {
+            node.prefetch.withdraw(&[7]);
+            eventually("it is over", || node.prefetch.counts() == (0, 0, 0)).await;
+        }
+        origin.put("/slow", page);
+        gate.add_permits(100); // the connection breaks behind some more
+        eventually("it is stored or given up", || node.pipeline.fills().counts().0 == 0).await;
+        assert_eq!(origin.seen("/slow").len(), if withdrawn { 1 } else { 2 });
+        let got = node.get("/slow").await;
+        assert_eq!(got.header("x-cache"), if withdrawn { "MISS from edge" } else { "HIT from edge" });
+    }
+}
+
 #[test]
 fn chunks_take_turns_and_wait_for_nobody_elses_submission() {
     let prefetch = Prefetch::new();
