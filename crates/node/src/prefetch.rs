@@ -39,7 +39,10 @@ use crate::wanted::Wanted;
 const RUNNING_MAX: usize = 256;
 const RUNNING_WHILE_BUSY_MAX: usize = 8;
 
-/// Jobs that fetch at a time.
+/// How much of that one host has at most, in quarters: its origin may be slow, and others' are not to wait for it.
+const RUNNING_OF_A_HOST_QUARTERS: usize = 3;
+
+/// Jobs of a host that fetch at a time.
 const FETCHING_MAX: usize = 64;
 
 /// Users' fetches at a time from which on the node counts as busy.
@@ -61,12 +64,28 @@ struct Queue {
     waiting: BTreeMap<u64, VecDeque<Job>>,
     /// The chunk whose turn was last.
     last_turn: u64,
+    /// Hosts of which there are jobs under way.
+    hosts: BTreeMap<String, Arc<Host>>,
     /// Jobs waiting or under way, in an order that is the same in every run of a simulation.
     names: BTreeMap<Name, Held>,
     /// Reports not sent.
     outbox: VecDeque<Report>,
     /// Since when there are some.
     since: Option<Instant>,
+}
+
+/// What is under way of the jobs of one host.
+struct Host {
+    fetching: Semaphore,
+}
+
+/// A job that was begun.
+pub(crate) struct Begun {
+    pub(crate) job: Job,
+    /// Ends it.
+    withdrawn: CancellationToken,
+    /// Its host's, for as long as it is under way.
+    host: Arc<Host>,
 }
 
 /// A job that is here.
@@ -83,13 +102,11 @@ pub(crate) struct Prefetch {
     queue: Mutex<Queue>,
     arrived: Notify,
     reported: Notify,
-    fetching: Semaphore,
 }
 
 impl Prefetch {
     pub(crate) fn new() -> Prefetch {
-        let fetching = Semaphore::new(FETCHING_MAX);
-        Prefetch { queue: Mutex::default(), arrived: Notify::new(), reported: Notify::new(), fetching }
+        Prefetch { queue: Mutex::default(), arrived: Notify::new(), reported: Notify::new() }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -195,12 +212,18 @@ impl Prefetch {
         (waiting, queue.names.len() - waiting, queue.outbox.len())
     }
 
-    /// The oldest job of the next chunk whose submission the node has caught up with.
-    pub(crate) fn next(&self, applied: model::Revision) -> Option<(Job, CancellationToken)> {
+    /// The oldest job of the next chunk whose submission the node has caught up with, and whose host has not most of the `most` jobs that
+    /// may be under way.
+    pub(crate) fn next(&self, applied: model::Revision, most: usize) -> Option<Begun> {
         let mut queue = self.queue();
+        queue.hosts.retain(|_, host| Arc::strong_count(host) > 1);
+        let of_a_host = (most * RUNNING_OF_A_HOST_QUARTERS / 4).max(1);
+        let running = |job: &Job| queue.hosts.get(host(&job.url)).map_or(0, |host| Arc::strong_count(host) - 1);
         let last = queue.last_turn;
         let in_turn = queue.waiting.range(last.saturating_add(1)..).chain(queue.waiting.range(..=last));
-        let may_begin = |jobs: &VecDeque<Job>| jobs.front().is_some_and(|job| job.begin_after <= applied);
+        let may_begin = |jobs: &VecDeque<Job>| {
+            jobs.front().is_some_and(|job| job.begin_after <= applied && running(job) < of_a_host)
+        };
         let chunk = in_turn.into_iter().find(|(_, jobs)| may_begin(jobs)).map(|(chunk, _)| *chunk)?;
         queue.last_turn = chunk;
         let jobs = queue.waiting.get_mut(&chunk)?;
@@ -209,7 +232,9 @@ impl Prefetch {
             queue.waiting.remove(&chunk);
         }
         let withdrawn = queue.names.get(&(job.chunk, job.index))?.withdrawn.clone();
-        Some((job, withdrawn))
+        let new = || Arc::new(Host { fetching: Semaphore::new(FETCHING_MAX) });
+        let host = queue.hosts.entry(host(&job.url).to_owned()).or_insert_with(new).clone();
+        Some(Begun { job, withdrawn, host })
     }
 
     fn done(&self, report: Report) {
@@ -235,12 +260,12 @@ impl Prefetch {
             let busy = users >= BUSY_FILLS;
             let most = if busy { RUNNING_WHILE_BUSY_MAX } else { RUNNING_MAX };
             while running.len() < most && pipeline.knowing().known().serves() {
-                let Some((job, withdrawn)) = self.next(now_applied) else { break };
+                let Some(Begun { job, withdrawn, host }) = self.next(now_applied, most) else { break };
                 let (prefetch, pipeline) = (self.clone(), pipeline.clone());
                 running.spawn(async move {
                     let (chunk, index) = (job.chunk, job.index);
                     let began = Instant::now();
-                    let warming = withdrawn.run_until_cancelled(pipeline.warm(&job, &prefetch));
+                    let warming = withdrawn.run_until_cancelled(pipeline.warm(&job, &prefetch, &host.fetching));
                     let Some(outcome) = warming.await else { return };
                     match &outcome {
                         Outcome::Resident { .. } => pipeline.metrics().jobs_done.inc(),
@@ -267,6 +292,12 @@ impl Prefetch {
     }
 }
 
+/// Whose URL it is, as it was written.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?']).next().unwrap_or_default()
+}
+
 /// What waiting for a prefetch's fetch came to.
 enum Step {
     /// Look at the store again; `fetched` when this fetch brought or confirmed the object.
@@ -277,8 +308,8 @@ enum Step {
 }
 
 impl Pipeline {
-    /// Makes an object resident (promise P2); fetches while it is one of the few of `prefetch` that do.
-    pub(crate) async fn warm(&self, job: &Job, prefetch: &Prefetch) -> Outcome {
+    /// Makes an object resident (promise P2); fetches while it is one of the few that do, and says to `prefetch` what comes.
+    pub(crate) async fn warm(&self, job: &Job, prefetch: &Prefetch, fetching: &Semaphore) -> Outcome {
         let Some(wanted) = self.wanted(job) else { return Outcome::Failed(Cause::UnknownDomain) };
         let mut fetched = false;
         for _ in 0..ATTEMPTS_MAX {
@@ -304,7 +335,7 @@ impl Pipeline {
                     Err(error) => return Outcome::Failed(Cause::Store(upstream::words(&error))),
                 }
             }
-            let permit = prefetch.fetching.acquire().await;
+            let permit = fetching.acquire().await;
             let coming = |body, length| prefetch.follow(job, body, length);
             let step = self.fetch_to_store(&wanted, &look, confirm, coming).await;
             drop(permit);

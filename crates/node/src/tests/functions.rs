@@ -184,7 +184,7 @@ async fn origin_is_asked_by_the_scheme_of_the_user_whom_a_node_asks_for() {
         let path = if resident { "/warm" } else { "/secure-warm" };
         let url = format!("{url}://{DOMAIN}{path}");
         let job = Job { chunk: 1, index: 0, url, headers: Vec::new(), begin_after: Revision(0), ..Job::default() };
-        let outcome = child.pipeline.warm(&job, &Prefetch::new()).await;
+        let outcome = warmed(&child.pipeline, &job).await;
         assert_eq!(matches!(outcome, Outcome::Resident { .. }), resident, "{path}: {outcome:?}");
     }
 }
@@ -278,7 +278,7 @@ async fn access_rules_are_for_users_and_not_for_prefetches() {
     node.apply(with(&node, auth));
     let url = format!("http://{DOMAIN}/v.mp4");
     let job = Job { chunk: 1, index: 0, url, headers: Vec::new(), begin_after: Revision(0), ..Job::default() };
-    let outcome = node.pipeline.warm(&job, &Prefetch::new()).await;
+    let outcome = warmed(&node.pipeline, &job).await;
     assert!(matches!(outcome, Outcome::Resident { .. }), "{outcome:?}");
     assert_eq!(node.get("/v.mp4").await.status, 403);
     // printf '/v.mp4-1800000000-0-0-secret1' | md5sum

@@ -489,6 +489,11 @@ impl Stage {
     }
 }
 
+/// What becomes of a job that is alone.
+pub(crate) async fn warmed(pipeline: &Pipeline, job: &model::Job) -> model::Outcome {
+    pipeline.warm(job, &Prefetch::new(), &Semaphore::new(1)).await
+}
+
 /// Polls a condition until it holds.
 pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;

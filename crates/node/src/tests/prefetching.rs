@@ -170,6 +170,26 @@ async fn broken_body_is_continued_only_for_a_job_that_is_still_there() {
     }
 }
 
+#[tokio::test]
+async fn job_does_not_wait_for_those_of_another_host_whose_origin_does_not_answer() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let other = "other.example.test";
+    let domain = Domain::clone(node.knowing.known().knowledge.domains.values().next().unwrap());
+    let well = Origin::start().await;
+    let sources = vec![source(&well.address.ip().to_string(), well.address.port(), 20)];
+    node.apply(Entry::Domain(Domain { name: DomainName::parse(other).unwrap(), sources, ..domain }));
+    let never = Page { head_gate: Some(Arc::new(Semaphore::new(0))), ..Page::new("never") };
+    (0..900).for_each(|index| origin.put(&format!("/{index}"), never.clone()));
+    well.put("/a", Page::new("there"));
+    let stuck = |index| Job { index, ..job(1, &format!("/{index}"), 0) };
+    node.prefetch.accept((0..900).map(stuck));
+    eventually("they stand in each other's way", || node.prefetch.counts().1 >= 100).await;
+    node.prefetch.accept([Job { url: format!("http://{other}/a"), ..job(2, "/", 0) }].into_iter());
+    let Report { chunk: 2, outcome: Outcome::Resident { bytes: 5, .. }, .. } = report(&node).await else {
+        panic!("it is resident, and nothing else is over")
+    };
+}
+
 #[test]
 fn chunks_take_turns_and_wait_for_nobody_elses_submission() {
     let prefetch = Prefetch::new();
@@ -177,7 +197,7 @@ fn chunks_take_turns_and_wait_for_nobody_elses_submission() {
     prefetch.accept((0..4).map(|index| numbered(1, index, 0)));
     prefetch.accept((0..2).map(|index| numbered(2, index, 9)));
     prefetch.accept((0..2).map(|index| numbered(3, index, 0)));
-    let next = |applied| prefetch.next(Revision(applied)).map(|(job, _)| (job.chunk, job.index));
+    let next = |applied| prefetch.next(Revision(applied), 64).map(|begun| (begun.job.chunk, begun.job.index));
     let first: Vec<_> = (0..3).map_while(|_| next(0)).collect();
     assert_eq!(first, [(1, 0), (3, 0), (1, 1)], "the second is not caught up with");
     let rest: Vec<_> = std::iter::from_fn(|| next(9)).collect();

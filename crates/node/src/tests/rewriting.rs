@@ -134,7 +134,7 @@ async fn users_are_sent_elsewhere_and_nodes_and_prefetches_are_not() {
     assert_eq!(parent.get_with("/moved/a", &as_child).await.text(), "a");
     let url = format!("http://{DOMAIN}/moved/a");
     let job = Job { chunk: 1, index: 0, url, headers: Vec::new(), begin_after: Revision(0), ..Job::default() };
-    let outcome = child.pipeline.warm(&job, &Prefetch::new()).await;
+    let outcome = warmed(&child.pipeline, &job).await;
     assert!(matches!(outcome, Outcome::Resident { .. }), "{outcome:?}");
 }
 

@@ -5,7 +5,6 @@ use model::{Cause, Outcome};
 use super::prefetching::job;
 use super::tiers::{Tiers, tiers};
 use super::*;
-use crate::prefetch::Prefetch;
 
 /// A body of `slices` slices and a half, no two stretches of it alike.
 fn long(slices: usize, salt: u32) -> Bytes {
@@ -182,8 +181,8 @@ async fn prefetch_of_what_lies_in_slices_asks_the_origin_once_for_the_whole() {
     child.settled().await;
     parent.settled().await;
     let before = parts(&origin, "/v").len();
-    let (permits, job) = (Prefetch::new(), job(1, "/v", 0));
-    let both = tokio::join!(child.pipeline.warm(&job, &permits), parent.pipeline.warm(&job, &permits));
+    let job = job(1, "/v", 0);
+    let both = tokio::join!(warmed(&child.pipeline, &job), warmed(&parent.pipeline, &job));
     for outcome in [both.0, both.1] {
         assert!(matches!(outcome, Outcome::Resident { bytes: 20_500, fetched: true, .. }), "{outcome:?}");
     }
@@ -204,7 +203,7 @@ async fn prefetch_that_broke_above_is_not_gone_on_with_in_slices() {
     origin.put("/v", Page { cut: Some(15_000), body_gate: Some(gate.clone()), ..Page::new(old) });
     let warming = {
         let pipeline = child.pipeline.clone();
-        tokio::spawn(async move { pipeline.warm(&job(1, "/v", 0), &Prefetch::new()).await })
+        tokio::spawn(async move { warmed(&pipeline, &job(1, "/v", 0)).await })
     };
     eventually("half of it is there", || child.pipeline.metrics().bytes_fetched.get() >= 10_250).await;
     origin.put("/v", Page::new(new.clone()));
@@ -213,7 +212,7 @@ async fn prefetch_that_broke_above_is_not_gone_on_with_in_slices() {
     assert!(matches!(outcome, Outcome::Failed(Cause::Truncated { expected: 20_500, .. })), "{outcome:?}");
     child.settled().await;
     parent.settled().await;
-    let outcome = child.pipeline.warm(&job(1, "/v", 0), &Prefetch::new()).await;
+    let outcome = warmed(&child.pipeline, &job(1, "/v", 0)).await;
     let Outcome::Resident { checksum, .. } = outcome else { panic!("{outcome:?}") };
     assert_eq!(checksum, crc32fast::hash(&new), "one version");
     assert_eq!(parts(&origin, "/v"), ["", "bytes=15000-", ""], "what broke, what did not continue it, and what came");

@@ -1,6 +1,5 @@
 //! What a prefetch makes resident: under which key, which variants, and what is fetched again only because that was asked for.
 
-use crate::prefetch::Prefetch;
 use model::{Cause, Job, Outcome};
 
 use super::functions::{Set, with};
@@ -10,7 +9,7 @@ use super::*;
 
 /// What becomes of a job on `node`.
 async fn warm(node: &TestNode, job: &Job) -> Outcome {
-    let outcome = node.pipeline.warm(job, &Prefetch::new()).await;
+    let outcome = warmed(&node.pipeline, job).await;
     node.settled().await;
     outcome
 }
@@ -186,7 +185,7 @@ async fn refetch_is_not_undone_by_a_fetch_that_ran_before_it() {
     let user = tokio::spawn(async move { ask(address, Method::GET, "/a", &[], false).await });
     origin.asked("/a", 1).await;
     origin.put("/a", Page::new("fetched again"));
-    let outcome = node.pipeline.warm(&refetch(1, "/a"), &Prefetch::new()).await;
+    let outcome = warmed(&node.pipeline, &refetch(1, "/a")).await;
     assert_eq!(fetched(&outcome), Some(true));
     gate.add_permits(10);
     assert_eq!(user.await.unwrap().text(), "from before", "who asked before is answered");
@@ -212,8 +211,7 @@ async fn variants_that_the_origin_tells_apart_are_each_resident() {
     let Tiers { origin, child, parent, .. } = tiers().await;
     origin.put("/a", Page::new("a").with("vary", "accept-encoding"));
     let jobs = [variant(1, "/a", "gzip"), variant(2, "/a", "br"), variant(3, "/a", "identity")];
-    let permits = Prefetch::new();
-    let all = futures_util::future::join_all(jobs.iter().map(|job| child.pipeline.warm(job, &permits))).await;
+    let all = futures_util::future::join_all(jobs.iter().map(|job| warmed(&child.pipeline, job))).await;
     assert!(all.iter().all(|outcome| fetched(outcome) == Some(true)), "{all:?}");
     child.settled().await;
     parent.settled().await;
@@ -234,9 +232,8 @@ async fn variants_that_the_origin_does_not_tell_apart_are_one_fetch() {
     for path in ["/together", "/apart"] {
         origin.put(path, Page::new("one"));
     }
-    let permits = Prefetch::new();
     let (gzip, br) = (variant(1, "/together", "gzip"), variant(2, "/together", "br"));
-    let (one, other) = tokio::join!(child.pipeline.warm(&gzip, &permits), child.pipeline.warm(&br, &permits));
+    let (one, other) = tokio::join!(warmed(&child.pipeline, &gzip), warmed(&child.pipeline, &br));
     assert!(fetched(&one).is_some() && fetched(&other).is_some(), "{one:?} {other:?}");
     assert_eq!(fetched(&warm(&child, &variant(1, "/apart", "gzip")).await), Some(true));
     assert_eq!(fetched(&warm(&child, &variant(2, "/apart", "br")).await), Some(false));
