@@ -185,20 +185,6 @@ pub(crate) enum AskError {
     Changed,
 }
 
-impl AskError {
-    /// Whether there may be an answer in a while.
-    pub(crate) fn is_for_now(&self) -> bool {
-        match self {
-            AskError::Timeout
-            | AskError::Unreachable(_)
-            | AskError::NoParent(_)
-            | AskError::NotPastParents(_)
-            | AskError::Busy(_) => true,
-            AskError::NotTaken | AskError::Left | AskError::BadUrl | AskError::Changed => false,
-        }
-    }
-}
-
 impl std::convert::From<AskError> for Cause {
     fn from(error: AskError) -> Cause {
         match error {

@@ -24,6 +24,8 @@ use crate::{Object, Reader, WriteError};
 /// get [`crate::ReadError::FillFailed`].
 pub struct Fill {
     pub(crate) growing: Arc<Growing>,
+    /// One more of it is held by each follower.
+    pub(crate) followed: Arc<()>,
     /// The disk's writer, if there is a disk.
     pub(crate) queue: Option<Queue>,
     pub(crate) memory: Arc<Memory>,
@@ -46,7 +48,7 @@ pub struct Fill {
 impl Fill {
     /// How many followers and readers of them there are.
     pub fn followers(&self) -> usize {
-        Arc::strong_count(&self.growing) - 1
+        Arc::strong_count(&self.followed) - 1
     }
 
     /// Appends bytes to the body. Waits while the bytes in flight to the disk are at their bound, never for a follower.
@@ -80,7 +82,7 @@ impl Fill {
 
     /// A handle from which any number of readers can follow the fill, each at its own pace.
     pub fn follow(&self) -> Follower {
-        Follower { growing: self.growing.clone() }
+        Follower { growing: self.growing.clone(), _followed: self.followed.clone() }
     }
 
     /// Makes the object visible and durable: returns only after its head and all its slices are covered by a finished sync.
@@ -220,14 +222,15 @@ impl Future for Durable {
 /// Access to the body of a fill while it grows, and after it ended. Cheap to clone; outlives the fill.
 #[derive(Clone)]
 pub struct Follower {
-    growing: Arc<Growing>,
+    pub(crate) growing: Arc<Growing>,
+    _followed: Arc<()>,
 }
 
 impl Follower {
     /// Reads from `start` up to `end` (exclusive), or to the end of the body if `None`, waiting for bytes that are not
     /// appended yet. A body that ends before `end` ends the stream. A slow reader reads back from disk what has left memory.
     pub fn read(&self, start: u64, end: Option<u64>) -> Reader {
-        Reader::of_fill(self.growing.clone(), start, end)
+        Reader::of_fill(self.clone(), start, end)
     }
 
     /// Bytes appended so far.

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream};
 
-use crate::growing::{Growing, Step};
+use crate::fill::Follower;
+use crate::growing::Step;
 use crate::index::name;
 use crate::tier::Segment;
 use crate::{Object, ReadError};
@@ -28,7 +29,7 @@ pub struct Reader {
 
 enum Source {
     Object { object: Object, segments: Vec<Arc<Segment>> },
-    Fill(Arc<Growing>),
+    Fill(Follower),
     Ended,
 }
 
@@ -54,8 +55,8 @@ impl Reader {
         Reader { source: Source::Object { object, segments }, position, end, waiting: None }
     }
 
-    pub(crate) fn of_fill(growing: Arc<Growing>, position: u64, end: Option<u64>) -> Reader {
-        Reader { source: Source::Fill(growing), position, end: end.unwrap_or(u64::MAX), waiting: None }
+    pub(crate) fn of_fill(follower: Follower, position: u64, end: Option<u64>) -> Reader {
+        Reader { source: Source::Fill(follower), position, end: end.unwrap_or(u64::MAX), waiting: None }
     }
 
     /// The next chunk; `None` at the end. Nothing is lost if the future is dropped.
@@ -70,7 +71,7 @@ impl Reader {
         }
         match &self.source {
             Source::Ended => Step::End,
-            Source::Fill(growing) => {
+            Source::Fill(Follower { growing, .. }) => {
                 let step = growing.step(self.position);
                 let Step::Wait = step else { return step };
                 let mut changes = growing.changes();
@@ -145,7 +146,7 @@ impl Stream for Reader {
                             let segment = segments.iter().find(|segment| segment.id == slice.segment).cloned();
                             (object.tier.clone(), segment, object.entry.generation)
                         }
-                        Source::Fill(growing) => (growing.tier.clone(), None, growing.id),
+                        Source::Fill(Follower { growing, .. }) => (growing.tier.clone(), None, growing.id),
                         Source::Ended => return Poll::Ready(None),
                     };
                     let Some(tier) = tier else { return reader.fail(ReadError::Evicted) };

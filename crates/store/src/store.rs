@@ -306,6 +306,7 @@ impl Store {
         Ok(Fill {
             slice_bytes,
             growing: Arc::new(Growing::new(key, id, full_key, &head, stamp, tier)),
+            followed: Arc::default(),
             queue: volume.map(|volume| volume.queue.clone()),
             memory: self.inner.memory.clone(),
             counters: self.inner.counters.clone(),

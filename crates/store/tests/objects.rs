@@ -95,6 +95,22 @@ async fn followers_read_a_fill_while_it_grows() {
 }
 
 #[tokio::test]
+async fn followers_and_their_readers_are_counted_and_slices_on_their_way_to_disk_are_not() {
+    for (kind, store) in both().await {
+        let mut fill = store.begin_fill(key("/a"), b"/a", Bytes::new(), 0, None).expect("begin");
+        fill.append(body(3, 90_000)).await.expect("append");
+        assert_eq!(fill.followers(), 0, "{kind}");
+        let follower = fill.follow();
+        let reader = follower.read(0, None);
+        assert_eq!(fill.followers(), 2, "{kind}");
+        drop(follower);
+        assert_eq!(fill.followers(), 1, "{kind}");
+        drop(reader);
+        assert_eq!(fill.followers(), 0, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn slow_follower_reads_back_what_left_memory() {
     // Memory holds 64 KiB, the body has 200 KiB and others push it out.
     let store = open(&FaultyDisk::new(5), config(4 << 20)).await;

@@ -559,15 +559,17 @@ impl FillTask<'_> {
             }
             // Nobody waits for an answer any more when it is there: they read it.
             let question = Question { again: true, wanted: None, ..self.question(headers.clone()) };
-            match self.fills.upstream.ask(&question, None).await {
-                Ok(answer) if !is_for_now(answer.head.status) => {
-                    let came = &answer.head;
-                    return httpcache::continues(&head.headers, from, length, came.status, &came.headers)
-                        .then_some(answer.body);
+            let cause = match self.fills.upstream.ask(&question, None).await {
+                Ok(Answer { head: came, body, .. })
+                    if httpcache::continues(&head.headers, from, length, came.status, &came.headers) =>
+                {
+                    return Some(body);
                 }
-                Ok(_) => {}
-                Err(error) if error.is_for_now() => {}
-                Err(_) => return None,
+                Ok(answer) => Cause::OriginStatus(answer.head.status.as_u16()),
+                Err(error) => error.into(),
+            };
+            if !cause.is_transient() {
+                return None;
             }
             let patience = if users { RESUME_FOR_USERS } else { RESUME_FOR };
             if broken.elapsed() + pause > patience {
@@ -605,11 +607,6 @@ struct Filling {
 enum Broken {
     Body(Cause),
     Store(WriteError),
-}
-
-/// Whether an answer of this status says nothing of what a later one would be.
-fn is_for_now(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// Whether the one who began is to get more of a head than is kept.
