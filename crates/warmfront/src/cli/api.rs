@@ -91,17 +91,18 @@ impl ApiError {
     /// Whether the very same call may succeed later: the service is busy or away.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            ApiError::Refused { status, code, .. } => {
-                matches!(status, 429 | 500 | 502 | 503 | 504) || code.starts_with("Throttling")
-            }
+            ApiError::Refused { status, .. } => self.is_busy() || matches!(status, 500 | 502 | 504),
             ApiError::Unreachable { .. } | ApiError::Unclear { .. } => true,
         }
     }
 
-    /// Whether the service said that it did nothing because it is busy, so that even a submission may be sent again.
+    /// Whether the service said that it did nothing because it is busy, or a domain is on its way to the nodes, so that even a
+    /// submission may be sent again.
     fn is_busy(&self) -> bool {
         match self {
-            ApiError::Refused { status, code, .. } => matches!(status, 429 | 503) || code.starts_with("Throttling"),
+            ApiError::Refused { status, code, .. } => {
+                matches!(status, 429 | 503) || code.starts_with("Throttling") || code == "ServiceBusy"
+            }
             ApiError::Unreachable { .. } | ApiError::Unclear { .. } => false,
         }
     }

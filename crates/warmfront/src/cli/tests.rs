@@ -329,9 +329,10 @@ async fn a_refused_call_ends_the_submission() {
 
 #[tokio::test]
 async fn a_busy_service_is_asked_again() {
-    let cases: [Reply; 3] = [
+    let cases: [Reply; 4] = [
         (503, Some(1), json!({ "Code": "Throttling", "Message": "m" })),
         (400, Some(1), json!({ "Code": "Throttling.User", "Message": "m" })),
+        (403, Some(1), json!({ "Code": "ServiceBusy", "Message": "m" })),
         (429, Some(1), json!({ "Code": "TooManyRequests", "Message": "m" })),
     ];
     for busy in cases {
