@@ -226,9 +226,23 @@ pub struct Visits {
 /// more than the requests of the class divided by [`SKETCH_URLS_MAX`]. So a URL with more than that share of the requests is in it.
 /// Bytes are those sent since the URL came in. What several full sketches add up to may be off by twice that share, either way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "BTreeMap<Class, Vec<Visits>>", into = "BTreeMap<Class, Vec<Visits>>")]
 pub struct Sketch {
+    /// In the order of their URLs.
     classes: BTreeMap<Class, Vec<Visits>>,
+}
+
+impl From<BTreeMap<Class, Vec<Visits>>> for Sketch {
+    fn from(mut classes: BTreeMap<Class, Vec<Visits>>) -> Sketch {
+        classes.values_mut().for_each(|kept| kept.sort_by(|one, other| one.url.cmp(&other.url)));
+        Sketch { classes }
+    }
+}
+
+impl From<Sketch> for BTreeMap<Class, Vec<Visits>> {
+    fn from(sketch: Sketch) -> Self {
+        sketch.classes
+    }
 }
 
 impl Sketch {
@@ -248,19 +262,22 @@ impl Sketch {
 
     fn count_within(&mut self, class: Class, visits: Visits, most: usize) -> bool {
         let kept = self.classes.entry(class).or_default();
-        if let Some(known) = kept.iter_mut().find(|known| known.url == visits.url) {
-            known.requests = known.requests.saturating_add(visits.requests);
-            known.bytes = known.bytes.saturating_add(visits.bytes);
-            return false;
-        }
+        let place = match kept.binary_search_by(|known| known.url.cmp(&visits.url)) {
+            Ok(known) => {
+                let known = &mut kept[known];
+                known.requests = known.requests.saturating_add(visits.requests);
+                known.bytes = known.bytes.saturating_add(visits.bytes);
+                return false;
+            }
+            Err(place) => place,
+        };
         if kept.len() < most {
-            kept.push(visits);
+            kept.insert(place, visits);
             return true;
         }
-        // The last of those asked for least, so that the order of arrival decides and nothing else.
-        if let Some(least) = kept.iter_mut().min_by_key(|known| known.requests) {
-            let requests = least.requests.saturating_add(visits.requests);
-            *least = Visits { requests, ..visits };
+        if let Some(least) = (0..kept.len()).min_by_key(|known| kept[*known].requests) {
+            let requests = kept.remove(least).requests.saturating_add(visits.requests);
+            kept.insert(place - usize::from(least < place), Visits { requests, ..visits });
         }
         false
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::HeaderValue;
 use http::{Request, Version};
+use rustix::fs::{Advice, fadvise};
 
 use crate::metrics::{Counter, SHARDS, XCache, shard};
 
@@ -33,6 +34,10 @@ const WAKE_BYTES: usize = 128 << 10;
 
 /// How often lines are written.
 const WRITE_EVERY: Duration = Duration::from_millis(250);
+
+/// After so many bytes the kernel is asked to write the file and to forget what of it is written. Nobody reads a log soon, and its pages
+/// would push bodies out of the page cache; besides, memory that was used a moment ago is cheaper than memory that was not.
+const FORGET_EVERY_BYTES: usize = 4 << 20;
 
 /// Bytes of one field that are shown.
 const FIELD_BYTES_MAX: usize = 4096;
@@ -247,6 +252,7 @@ impl Shared {
     fn run(&self, mut file: File) {
         let mut failing = false;
         let mut taken = Vec::new();
+        let mut remembered = 0;
         loop {
             let ending = self.ending.load(Ordering::Acquire);
             if self.reopen.swap(false, Ordering::AcqRel) {
@@ -261,7 +267,10 @@ impl Shared {
                     continue;
                 }
                 match file.write_all(&taken) {
-                    Ok(()) => failing = false,
+                    Ok(()) => {
+                        failing = false;
+                        remembered += taken.len();
+                    }
                     Err(error) => {
                         let lines = taken.iter().filter(|byte| **byte == b'\n').count();
                         self.dropped.add(lines as u64);
@@ -272,6 +281,11 @@ impl Shared {
                     }
                 }
                 taken.clear();
+            }
+            if remembered >= FORGET_EVERY_BYTES {
+                // What cannot be forgotten (a pipe) is not in the page cache.
+                let _ = fadvise(&file, 0, None, Advice::DontNeed);
+                remembered = 0;
             }
             if ending {
                 return;

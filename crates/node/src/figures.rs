@@ -225,13 +225,9 @@ impl Figures {
     }
 
     fn gather_urls(&self, staged: HashMap<u64, Staged, Numbers>) {
-        // In an order of their own, so that the same requests always make the same lists.
-        let mut staged: Vec<Staged> = staged.into_values().collect();
-        staged.sort_by(|one, other| {
-            (&one.of, one.class, &one.visits.url).cmp(&(&other.of, other.class, &other.visits.url))
-        });
+        // The order in which they come out follows from their hashes: the same requests always make the same lists.
         let mut urls = self.urls();
-        for Staged { of, class, visits } in staged {
+        for Staged { of, class, visits } in staged.into_values() {
             if visits.url.len() > SKETCH_URL_BYTES_MAX {
                 self.urls_dropped.add(visits.requests);
             } else if urls.count < URLS_MAX {

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
 use tokio::sync::Semaphore;
 
 use super::{Disk, DiskFile};
@@ -239,6 +239,11 @@ impl DiskFile for Open {
     }
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
-        self.call(|handles| handles.file.sync_data())
+        self.call(|handles| {
+            handles.file.sync_data()?;
+            // What was just written is in the store's own memory, if anywhere: the page cache is for what is read. It is advice.
+            let _ = fadvise(&handles.file, 0, None, Advice::DontNeed);
+            Ok(())
+        })
     }
 }
