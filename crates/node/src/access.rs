@@ -37,7 +37,7 @@ const WRITE_EVERY: Duration = Duration::from_millis(250);
 
 /// After so many bytes the kernel is asked to write the file and to forget what of it is written. Nobody reads a log soon, and its pages
 /// would push bodies out of the page cache; besides, memory that was used a moment ago is cheaper than memory that was not.
-const FORGET_EVERY_BYTES: usize = 4 << 20;
+const FORGET_EVERY_BYTES: usize = 1 << 20;
 
 /// Bytes of one field that are shown.
 const FIELD_BYTES_MAX: usize = 4096;

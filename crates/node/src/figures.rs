@@ -225,9 +225,11 @@ impl Figures {
     }
 
     fn gather_urls(&self, staged: HashMap<u64, Staged, Numbers>) {
-        // The order in which they come out follows from their hashes: the same requests always make the same lists.
+        // One list after the other, each in the order of its hashes: the same requests always make the same lists.
+        let mut staged: Vec<Staged> = staged.into_values().collect();
+        staged.sort_by_key(|staged| (staged.of, staged.class));
         let mut urls = self.urls();
-        for Staged { of, class, visits } in staged.into_values() {
+        for Staged { of, class, visits } in staged {
             if visits.url.len() > SKETCH_URL_BYTES_MAX {
                 self.urls_dropped.add(visits.requests);
             } else if urls.count < URLS_MAX {

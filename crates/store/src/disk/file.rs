@@ -1,10 +1,11 @@
 //! A directory of the machine.
 //!
-//! Calls that may block run on tokio's blocking threads; how many at once is bounded, for the runtime's own queue is not.
+//! Calls that may block run on tokio's blocking threads; how many at once is bounded, for the runtime's own queue is not. A read of what
+//! the page cache has does not block.
 //! The directory is locked by a file `lock` for as long as the disk or one of its files is in use.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,8 +13,9 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use rustix::fs::{Advice, OFlags, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::sync::Semaphore;
 
 use super::{Disk, DiskFile};
@@ -23,6 +25,10 @@ const CALLS_MAX: usize = 64;
 
 /// Pieces of a write are gathered into buffers of this size, in bytes; larger pieces are written from where they lie.
 const GATHER_BYTES: usize = 256 << 10;
+
+/// The longest read, in bytes, that is tried without a thread of its own: what lies in the page cache is copied sooner than a thread
+/// is woken. A longer one would hold up others.
+const AT_ONCE_BYTES_MAX: usize = 256 << 10;
 
 /// What direct reads are aligned to, in bytes: no disk that file systems of today are made on has larger blocks.
 const DIRECT_BLOCK: usize = 4096;
@@ -185,6 +191,13 @@ fn read(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
     Ok(buffer.freeze())
 }
 
+/// Reads what lies in the page cache, without waiting for the disk; `None` when that is not all of it.
+fn read_cached(file: &File, offset: u64, length: usize) -> Option<Bytes> {
+    let mut buffer = BytesMut::zeroed(length);
+    let read = preadv2(file, &mut [IoSliceMut::new(&mut buffer)], offset, ReadWriteFlags::NOWAIT).ok()?;
+    (read == length).then(|| buffer.freeze())
+}
+
 /// Reads through a descriptor whose offsets, lengths and memory have to be aligned.
 fn read_direct(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
     let lead = (offset % DIRECT_BLOCK as u64) as usize;
@@ -202,6 +215,11 @@ impl DiskFile for Open {
     }
 
     fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        if length <= AT_ONCE_BYTES_MAX
+            && let Some(bytes) = read_cached(&self.handles.file, offset, length)
+        {
+            return ready(Ok(bytes)).boxed();
+        }
         self.call(move |handles| read(&handles.file, offset, length))
     }
 
