@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::time::SystemTime;
 
 use http::header::{
-    ACCEPT_ENCODING, AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPECT, EXPIRES, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION, PRAGMA, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE,
-    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
+    ACCEPT_ENCODING, AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, DATE, ETAG, EXPECT, EXPIRES, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION, PRAGMA, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SET_COOKIE,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -30,6 +30,9 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     UPGRADE,
     HeaderName::from_static("http2-settings"),
 ];
+
+/// Fields that are about the very bytes of a body, and of which a 304 therefore says nothing.
+const OF_BYTES: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE];
 
 /// Fields that `Connection` cannot take away. A sender must not list what is meant for every recipient (RFC 9110
 /// §7.6.1); one that does could make a private response look public, or an answer look like another's.
@@ -169,7 +172,7 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap
     merged.remove(AGE);
     merged.remove(DATE);
     for name in news.keys() {
-        if [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE].contains(name) {
+        if OF_BYTES.contains(name) {
             continue;
         }
         merged.remove(name);
@@ -183,17 +186,13 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap
     Ok(merged)
 }
 
-/// The fields of a 304 to a user (RFC 9110 §15.4.5): what would have come with the 200 and concerns caches, and what caches on
-/// the way said of themselves.
+/// The fields of a 304: those of the 200 without what is about its bytes. RFC 9110 §15.4.5 spares the recipient what it has, but for
+/// what guides the update of a cache (RFC 9111 §3.2): a child that is not told of a new tag, or a browser of a new policy, would go on
+/// with the old one for as long as the body stays the same.
 pub fn not_modified(stored: &HeaderMap) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let targeted = HeaderName::from_static("cdn-cache-control");
-    let cache_status = HeaderName::from_static("cache-status");
-    for name in [CACHE_CONTROL, targeted, CONTENT_LOCATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, VARY, cache_status, VIA]
-    {
-        for value in stored.get_all(&name) {
-            headers.append(&name, value.clone());
-        }
+    let mut headers = stored.clone();
+    for name in OF_BYTES {
+        headers.remove(name);
     }
     headers
 }

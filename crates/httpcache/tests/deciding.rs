@@ -335,11 +335,11 @@ fn heads_say_what_is_sent() {
             &[("content-length", ""), ("content-range", ""), ("etag", "\"a\"")],
         ),
         (
-            "§15.4.5",
+            "§15.4.5, what caches may have to update",
             Answer::NotModified,
             Some(9),
             304,
-            &[("content-length", ""), ("content-type", ""), ("etag", "\"a\""), ("cache-control", "max-age=60")],
+            &[("content-length", ""), ("content-type", "text/css"), ("etag", "\"a\""), ("cache-control", "max-age=60")],
         ),
         (
             "a 412 is not to be kept",

@@ -70,6 +70,39 @@ async fn every_scope_is_in_force_at_both_tiers_and_covers_no_more_than_it_says()
 }
 
 #[tokio::test]
+async fn field_that_a_confirmation_brings_reaches_every_tier_and_tags_count_from_then_on() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let page = |body: &str| Page::new(body.to_owned()).with("etag", "\"v1\"");
+    origin.put("/a", page("old").with("cache-tag", "before").with("x-policy", "1"));
+    assert_eq!(child.get("/a").await.text(), "old");
+    child.settled().await;
+    parent.settled().await;
+    // The body stays, what is said of it changes.
+    origin.put("/a", page("old").with("cache-tag", "after").with("x-policy", "2"));
+    for node in [&child, &parent] {
+        node.apply(refresh("/a", Mode::Expire));
+    }
+    let got = child.get("/a").await;
+    assert_eq!((got.text(), got.header("x-cache"), got.header("x-policy")), ("old", "REVALIDATED from parent", "2"));
+    child.settled().await;
+    parent.settled().await;
+    let hit = child.get("/a").await;
+    assert_eq!((hit.header("x-cache"), hit.header("x-policy")), ("HIT from child", "2"));
+    let confirmed = child.get_with("/a", &[("if-none-match", "\"v1\"")]).await;
+    assert_eq!((confirmed.status, confirmed.header("x-policy")), (304, "2"), "a browser learns of it, too");
+
+    origin.put("/a", page("new").with("etag", "\"v2\"").with("cache-tag", "after"));
+    for node in [&child, &parent] {
+        node.apply(invalidate(tag("before"), Mode::Expire));
+    }
+    assert_eq!(child.get("/a").await.text(), "old", "it has that tag no more");
+    for node in [&child, &parent] {
+        node.apply(invalidate(tag("after"), Mode::Expire));
+    }
+    assert_eq!(child.get("/a").await.text(), "new");
+}
+
+#[tokio::test]
 async fn tag_refresh_reaches_a_body_that_a_lagging_parent_still_has() {
     let Tiers { origin, child, parent, .. } = tiers().await;
     let page = |body: &str| Page::new(body.to_owned()).with("surrogate-key", "news front");
