@@ -20,7 +20,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::date;
-use crate::headers::not_modified;
+use crate::headers::{OF_CONTENT, not_modified};
 use crate::range::{ByteRange, Selected, select, unsatisfied};
 
 /// What to send of a stored response.
@@ -44,30 +44,27 @@ impl Answer {
     /// Status and headers for it; `status`, `stored` and `length` are what [`answer()`] was asked with. The caller adds what
     /// it says of itself, `Age`, and for several parts `Content-Type` and `Content-Length` of the [`crate::Multipart`].
     pub fn head(&self, status: StatusCode, stored: &HeaderMap, length: Option<u64>) -> (StatusCode, HeaderMap) {
-        let representation = || {
+        let part = || {
             let mut headers = stored.clone();
-            headers.remove(CONTENT_LENGTH);
+            OF_CONTENT.into_iter().for_each(|name| _ = headers.remove(name));
             headers
         };
         match self {
             Answer::Whole => {
-                let mut headers = representation();
+                let mut headers = stored.clone();
+                headers.remove(CONTENT_LENGTH);
                 if let Some(length) = length.filter(|_| status != StatusCode::NO_CONTENT) {
                     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }
                 (status, headers)
             }
             Answer::Part(range) => {
-                let mut headers = representation();
+                let mut headers = part();
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(range.length()));
                 headers.insert(CONTENT_RANGE, range.content_range(length.unwrap_or(range.end)));
                 (StatusCode::PARTIAL_CONTENT, headers)
             }
-            Answer::Parts(_) => {
-                let mut headers = representation();
-                headers.remove(CONTENT_RANGE);
-                (StatusCode::PARTIAL_CONTENT, headers)
-            }
+            Answer::Parts(_) => (StatusCode::PARTIAL_CONTENT, part()),
             Answer::NotModified => (StatusCode::NOT_MODIFIED, not_modified(stored)),
             Answer::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, refused(stored)),
             Answer::Unsatisfiable => {
@@ -83,21 +80,19 @@ impl Answer {
 fn refused(stored: &HeaderMap) -> HeaderMap {
     let mut headers = stored.clone();
     let targeted = HeaderName::from_static("cdn-cache-control");
-    for name in [
+    let of_body = [
         AGE,
         targeted,
         CONTENT_DISPOSITION,
         CONTENT_ENCODING,
         CONTENT_LANGUAGE,
         CONTENT_LOCATION,
-        CONTENT_RANGE,
         CONTENT_TYPE,
         EXPIRES,
         LAST_MODIFIED,
         SET_COOKIE,
-    ] {
-        headers.remove(name);
-    }
+    ];
+    of_body.into_iter().chain(OF_CONTENT).for_each(|name| _ = headers.remove(name));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
     headers

@@ -31,8 +31,10 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Fields that are about the very bytes of a body, and of which a 304 therefore says nothing.
-const OF_BYTES: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE];
+/// Fields that speak of the content of the very message that has them, not of the whole body (RFC 9110 §8.6 and §14.4, RFC 9530 §2,
+/// RFC 1864): a message with less of it, or without, has others.
+pub const OF_CONTENT: [HeaderName; 4] =
+    [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5"), CONTENT_LENGTH, CONTENT_RANGE];
 
 /// Fields that `Connection` cannot take away. A sender must not list what is meant for every recipient (RFC 9110
 /// §7.6.1); one that does could make a private response look public, or an answer look like another's.
@@ -172,7 +174,7 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap
     merged.remove(AGE);
     merged.remove(DATE);
     for name in news.keys() {
-        if OF_BYTES.contains(name) {
+        if *name == CONTENT_ENCODING || OF_CONTENT.contains(name) {
             continue;
         }
         merged.remove(name);
@@ -186,12 +188,13 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap
     Ok(merged)
 }
 
-/// The fields of a 304: those of the 200 without what is about its bytes. RFC 9110 §15.4.5 spares the recipient what it has, but for
+/// The fields of a 304: those of the 200 without what is about its content. RFC 9110 §15.4.5 spares the recipient what it has, but for
 /// what guides the update of a cache (RFC 9111 §3.2): a child that is not told of a new tag, or a browser of a new policy, would go on
 /// with the old one for as long as the body stays the same.
 pub fn not_modified(stored: &HeaderMap) -> HeaderMap {
     let mut headers = stored.clone();
-    for name in OF_BYTES {
+    headers.remove(CONTENT_ENCODING);
+    for name in OF_CONTENT {
         headers.remove(name);
     }
     headers

@@ -36,7 +36,7 @@ pub use cache_status::{CacheStatus, Forward, Outcome, via};
 pub use date::{delay, retry_after};
 pub use decide::{Allowed, Bypass, Decision, decide};
 pub use freshness::{Freshness, LIFETIME_MAX};
-pub use headers::{WrongBody, end_to_end, freshen, kept, not_modified, upstream, validators};
+pub use headers::{OF_CONTENT, WrongBody, end_to_end, freshen, kept, not_modified, upstream, validators};
 pub use invalidate::{invalidated_too, invalidates};
 pub use range::{ByteRange, Multipart, RANGES_MAX, continues};
 pub use storable::{NotStorable, storable};

@@ -310,6 +310,8 @@ fn heads_say_what_is_sent() {
         "Content-Type: text/css",
         "Content-Length: 7",
         "Content-Encoding: gzip",
+        "Content-Digest: sha-256=:YQ==:",
+        "Repr-Digest: sha-256=:YQ==:",
         "Vary: accept",
         "Set-Cookie: a=b",
         "Access-Control-Allow-Origin: *",
@@ -318,28 +320,39 @@ fn heads_say_what_is_sent() {
     /// Rule, answer, length of the body, status, and fields of the head; an empty one is not there.
     type Row<'a> = (&'a str, Answer, Option<u64>, u16, &'a [(&'a str, &'a str)]);
     let cases: [Row<'_>; 7] = [
-        ("whole", Answer::Whole, Some(9), 200, &[("content-length", "9"), ("content-type", "text/css")]),
+        ("whole", Answer::Whole, Some(9), 200, &[("content-length", "9"), ("content-digest", "sha-256=:YQ==:")]),
         ("whole, of unknown length", Answer::Whole, None, 200, &[("content-length", "")]),
         (
-            "§15.3.7.1",
+            "§15.3.7.1, RFC 9530 §2",
             Answer::Part(range),
             Some(9),
             206,
-            &[("content-length", "2"), ("content-range", "bytes 1-2/9"), ("etag", "\"a\""), ("vary", "accept")],
+            &[
+                ("content-digest", ""),
+                ("content-length", "2"),
+                ("content-range", "bytes 1-2/9"),
+                ("etag", "\"a\""),
+                ("vary", "accept"),
+            ],
         ),
         (
             "§15.3.7.2 Content-Range is of each part",
             Answer::Parts(vec![range, range]),
             Some(9),
             206,
-            &[("content-length", ""), ("content-range", ""), ("etag", "\"a\"")],
+            &[("content-length", ""), ("content-range", ""), ("content-digest", ""), ("etag", "\"a\"")],
         ),
         (
             "§15.4.5, what caches may have to update",
             Answer::NotModified,
             Some(9),
             304,
-            &[("content-length", ""), ("content-type", "text/css"), ("etag", "\"a\""), ("cache-control", "max-age=60")],
+            &[
+                ("content-length", ""),
+                ("content-digest", ""),
+                ("repr-digest", "sha-256=:YQ==:"),
+                ("content-type", "text/css"),
+            ],
         ),
         (
             "a 412 is not to be kept",

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
+use http::header::{CONTENT_LENGTH, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -122,8 +122,7 @@ impl FillTask<'_> {
                 let (mut series, _) = slices::begun(&answer.head, *number, self.fills.sizes)?;
                 let received = self.fills.knowing.clock().now();
                 let mut headers = httpcache::end_to_end(&answer.head.headers);
-                headers.remove(CONTENT_RANGE);
-                headers.remove(CONTENT_LENGTH);
+                httpcache::OF_CONTENT.into_iter().for_each(|name| _ = headers.remove(name));
                 self.mark(StatusCode::OK, &answer.from, &mut headers);
                 if own_head(&headers, &httpcache::kept(&headers, received)) {
                     return None;

@@ -89,18 +89,18 @@ impl Telling {
         {
             headers.insert(ETAG, weak);
         }
-        if !whole {
-            return false;
-        }
         for name in [CONTENT_LENGTH, ACCEPT_RANGES].into_iter().chain(DIGESTS) {
             headers.remove(name);
+        }
+        if !whole {
+            return false;
         }
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         true
     }
 }
 
-/// Whether a body is a text that nothing has compressed yet and nobody forbids to. A 304 need not say what it speaks of.
+/// Whether a body is a text that nothing has compressed yet and nobody forbids to.
 fn is_compressible(headers: &HeaderMap, length: Option<u64>) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase());
     let kind = kind.as_deref().map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
@@ -169,6 +169,14 @@ mod tests {
             ("gzip;q=0", 200, text, 5000, false, true),
             ("gzip", 200, text, 100, false, false),
             ("gzip", 206, text, 5000, false, true),
+            (
+                "gzip",
+                304,
+                &[("content-type", "text/css"), ("etag", "\"x\""), ("repr-digest", "sha-256=:YQ==:")],
+                0,
+                false,
+                true,
+            ),
             ("gzip", 404, text, 5000, false, false),
             ("gzip", 200, &[("content-type", "image/png")], 5000, false, false),
             ("gzip", 200, &[("content-type", "text/css"), ("content-encoding", "br")], 5000, false, false),
@@ -185,6 +193,8 @@ mod tests {
                 "{accepts} {fields:?}"
             );
             assert_eq!(headers.get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip"), *compressed);
+            let confirmed = telling.gzip && *status == 304;
+            assert!(!confirmed || !headers.contains_key("repr-digest"), "of other bytes than he has");
             if *compressed {
                 assert!(!headers.contains_key(CONTENT_LENGTH));
                 assert!(headers.get(ETAG).is_none_or(|etag| etag == "W/\"x\""), "{headers:?}");
