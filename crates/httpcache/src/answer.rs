@@ -79,10 +79,11 @@ impl Answer {
 /// The head of a 412 or 416: what the stored one says of its body and of being kept is not true of it.
 fn refused(stored: &HeaderMap) -> HeaderMap {
     let mut headers = stored.clone();
-    let targeted = HeaderName::from_static("cdn-cache-control");
     let of_body = [
         AGE,
-        targeted,
+        HeaderName::from_static("cdn-cache-control"),
+        HeaderName::from_static("digest"),
+        HeaderName::from_static("repr-digest"),
         CONTENT_DISPOSITION,
         CONTENT_ENCODING,
         CONTENT_LANGUAGE,

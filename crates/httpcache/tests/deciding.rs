@@ -366,7 +366,12 @@ fn heads_say_what_is_sent() {
             Answer::Unsatisfiable,
             Some(9),
             416,
-            &[("content-range", "bytes */9"), ("cache-control", "no-store"), ("access-control-allow-origin", "*")],
+            &[
+                ("content-range", "bytes */9"),
+                ("cache-control", "no-store"),
+                ("repr-digest", ""),
+                ("access-control-allow-origin", "*"),
+            ],
         ),
     ];
     for (rule, answer, length, status, fields) in cases {

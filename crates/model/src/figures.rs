@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::topology::Region;
 
@@ -226,23 +226,18 @@ pub struct Visits {
 /// more than the requests of the class divided by [`SKETCH_URLS_MAX`]. So a URL with more than that share of the requests is in it.
 /// Bytes are those sent since the URL came in. What several full sketches add up to may be off by twice that share, either way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "BTreeMap<Class, Vec<Visits>>", into = "BTreeMap<Class, Vec<Visits>>")]
+#[serde(transparent)]
 pub struct Sketch {
     /// In the order of their URLs.
+    #[serde(deserialize_with = "in_order")]
     classes: BTreeMap<Class, Vec<Visits>>,
 }
 
-impl From<BTreeMap<Class, Vec<Visits>>> for Sketch {
-    fn from(mut classes: BTreeMap<Class, Vec<Visits>>) -> Sketch {
-        classes.values_mut().for_each(|kept| kept.sort_by(|one, other| one.url.cmp(&other.url)));
-        Sketch { classes }
-    }
-}
-
-impl From<Sketch> for BTreeMap<Class, Vec<Visits>> {
-    fn from(sketch: Sketch) -> Self {
-        sketch.classes
-    }
+/// An earlier version kept them in the order in which they came.
+fn in_order<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<Class, Vec<Visits>>, D::Error> {
+    let mut classes = BTreeMap::<Class, Vec<Visits>>::deserialize(from)?;
+    classes.values_mut().for_each(|kept| kept.sort_by(|one, other| one.url.cmp(&other.url)));
+    Ok(classes)
 }
 
 impl Sketch {
@@ -375,5 +370,8 @@ mod tests {
         assert_eq!(all, [(2, "b", 2, 5), (4, "a", 2, 0)]);
         let text = serde_json::to_string(&sketch).unwrap();
         assert_eq!(serde_json::from_str::<Sketch>(&text).unwrap(), sketch);
+        let mixed = r#"{"2":[{"u":"b","n":1,"b":1},{"u":"a","n":1,"b":1}]}"#;
+        let mut mixed = serde_json::from_str::<Sketch>(mixed).unwrap();
+        assert!(!mixed.count(Class::Success, visits("b", 1, 1)), "known, in whatever order it was kept");
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPIRES, VARY,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use model::Functions;
@@ -31,13 +31,9 @@ const TEXTS: [&str; 8] = [
     "image/svg+xml",
 ];
 
-/// What speaks of the bytes as they are stored.
-const DIGESTS: [HeaderName; 4] = [
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("content-md5"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("repr-digest"),
-];
+/// What speaks of the bytes as they are stored, beside [`httpcache::OF_CONTENT`].
+const OF_STORED: [HeaderName; 3] =
+    [ACCEPT_RANGES, HeaderName::from_static("digest"), HeaderName::from_static("repr-digest")];
 
 /// What a user is to be told by the functions of the domain.
 pub(crate) struct Telling {
@@ -89,7 +85,7 @@ impl Telling {
         {
             headers.insert(ETAG, weak);
         }
-        for name in [CONTENT_LENGTH, ACCEPT_RANGES].into_iter().chain(DIGESTS) {
+        for name in OF_STORED.into_iter().chain(httpcache::OF_CONTENT) {
             headers.remove(name);
         }
         if !whole {
@@ -137,6 +133,8 @@ impl Gzip {
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_LENGTH;
+
     use super::*;
     use model::Function;
     use std::io::Read;

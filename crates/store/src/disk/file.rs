@@ -9,6 +9,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
@@ -29,6 +30,9 @@ const GATHER_BYTES: usize = 256 << 10;
 /// The longest read, in bytes, that is tried without a thread of its own: what lies in the page cache is copied sooner than a thread
 /// is woken. A longer one would hold up others.
 const AT_ONCE_BYTES_MAX: usize = 256 << 10;
+
+/// What the page cache is kept and let go of by, in bytes.
+const PAGE_BYTES: u64 = 4096;
 
 /// What direct reads are aligned to, in bytes: no disk that file systems of today are made on has larger blocks.
 const DIRECT_BLOCK: usize = 4096;
@@ -70,7 +74,7 @@ impl FileDisk {
     }
 
     fn file(&self, file: File) -> Arc<dyn DiskFile> {
-        let handles = Handles { file, direct: OnceLock::new() };
+        let handles = Handles { file, direct: OnceLock::new(), unsynced: AtomicU64::new(u64::MAX) };
         Arc::new(Open { handles: Arc::new(handles), shared: self.shared.clone() })
     }
 }
@@ -148,6 +152,8 @@ struct Handles {
     file: File,
     /// For reads past the page cache, from the first of them on; `None` where the file system has no such reads.
     direct: OnceLock<Option<File>>,
+    /// The first byte written since the last sync.
+    unsynced: AtomicU64,
 }
 
 impl Open {
@@ -184,18 +190,18 @@ fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(filled)
 }
 
-fn read(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
-    let mut buffer = BytesMut::zeroed(length);
+/// Reads `length` bytes, fewer only where the file ends, into `buffer`, whatever is in it.
+fn read(file: &File, mut buffer: BytesMut, offset: u64, length: usize) -> io::Result<Bytes> {
+    buffer.resize(length, 0);
     let filled = fill(file, &mut buffer, offset)?;
     buffer.truncate(filled);
     Ok(buffer.freeze())
 }
 
-/// Reads what lies in the page cache, without waiting for the disk; `None` when that is not all of it.
-fn read_cached(file: &File, offset: u64, length: usize) -> Option<Bytes> {
-    let mut buffer = BytesMut::zeroed(length);
-    let read = preadv2(file, &mut [IoSliceMut::new(&mut buffer)], offset, ReadWriteFlags::NOWAIT).ok()?;
-    (read == length).then(|| buffer.freeze())
+/// Fills `buffer` with what lies in the page cache, without waiting for the disk; says whether that was all of it.
+fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
+    let length = buffer.len();
+    preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT).is_ok_and(|read| read == length)
 }
 
 /// Reads through a descriptor whose offsets, lengths and memory have to be aligned.
@@ -215,24 +221,27 @@ impl DiskFile for Open {
     }
 
     fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
-        if length <= AT_ONCE_BYTES_MAX
-            && let Some(bytes) = read_cached(&self.handles.file, offset, length)
-        {
-            return ready(Ok(bytes)).boxed();
+        let mut buffer = BytesMut::new();
+        if length <= AT_ONCE_BYTES_MAX {
+            buffer.resize(length, 0);
+            if read_cached(&self.handles.file, &mut buffer, offset) {
+                return ready(Ok(buffer.freeze())).boxed();
+            }
         }
-        self.call(move |handles| read(&handles.file, offset, length))
+        self.call(move |handles| read(&handles.file, buffer, offset, length))
     }
 
     fn read_medium(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
         self.call(move |handles| match handles.direct() {
             Some(direct) => read_direct(direct, offset, length),
-            None => read(&handles.file, offset, length),
+            None => read(&handles.file, BytesMut::new(), offset, length),
         })
     }
 
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
         self.call(move |handles| {
             let file = &handles.file;
+            handles.unsynced.fetch_min(offset, Ordering::Relaxed);
             let mut at = offset;
             let mut gathered: Vec<u8> = Vec::new();
             for piece in pieces {
@@ -258,9 +267,12 @@ impl DiskFile for Open {
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         self.call(|handles| {
+            let unsynced = handles.unsynced.swap(u64::MAX, Ordering::Relaxed);
             handles.file.sync_data()?;
             // What was just written is in the store's own memory, if anywhere: the page cache is for what is read. It is advice.
-            let _ = fadvise(&handles.file, 0, None, Advice::DontNeed);
+            if unsynced < u64::MAX {
+                let _ = fadvise(&handles.file, unsynced - unsynced % PAGE_BYTES, None, Advice::DontNeed);
+            }
             Ok(())
         })
     }
