@@ -204,6 +204,8 @@ impl Admin {
         page.counter("store_commits_total", "Objects committed", store.commits);
         page.counter("store_syncs_total", "Syncs of the disks", store.syncs);
         page.counter("store_evicted_objects_total", "Objects evicted", store.evicted_objects);
+        let sifted = "Segments that kept only what was asked for";
+        page.counter("store_sifted_segments_total", sifted, store.sifted_segments);
         let kept = "Objects kept over their turn because they were asked for";
         page.counter("store_kept_objects_total", kept, store.kept_objects);
         page.gauge("store_pinned_objects", "Objects that stay whatever else comes", store.pinned_objects);

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use crate::format::SliceAt;
-use crate::tier::Tier;
+use crate::tier::{Segment, Tier};
 use crate::{Key, WriteError};
 
 /// Chunks smaller than this are merged, in bytes: an origin that sends byte by byte must not cost a buffer a byte.
@@ -37,6 +37,8 @@ struct State {
     /// Everything is appended.
     complete: bool,
     failed: Option<WriteError>,
+    /// Where slices were written: whoever follows may read there, even when they are evicted.
+    segments: Vec<Arc<Segment>>,
 }
 
 struct Slice {
@@ -154,11 +156,20 @@ impl Growing {
         (state.slices.iter().map(|slice| slice.at).collect(), held)
     }
 
-    /// A slice was written and is in the memory tier, or not worth a place there.
-    pub(crate) fn written(&self, number: u32, at: SliceAt) {
-        if let Some(slice) = self.state().slices.get_mut(number as usize) {
+    /// A slice was written to `segment` and is in the memory tier, or not worth a place there.
+    pub(crate) fn written(&self, number: u32, at: SliceAt, segment: &Arc<Segment>) {
+        let mut state = self.state();
+        if let Some(slice) = state.slices.get_mut(number as usize) {
             *slice = Slice { at, held: None };
+            if state.segments.last().is_none_or(|last| last.id != segment.id) {
+                state.segments.push(segment.clone());
+            }
         }
+    }
+
+    /// The segment that a slice was written to.
+    pub(crate) fn segment(&self, id: u32) -> Option<Arc<Segment>> {
+        self.state().segments.iter().find(|segment| segment.id == id).cloned()
     }
 
     pub(crate) fn step(&self, position: u64) -> Step {

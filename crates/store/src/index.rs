@@ -1,7 +1,7 @@
 //! The packed index of one disk: where each object's newest head lies.
 //!
 //! An entry is 24 bytes and a control byte in the table: the object's *name* (the upper 64 bits of its key), the place of
-//! the head, and in bits that no length needs how often it was asked for. Tables are between 7/16 and 7/8 full, at any time some
+//! the head, and in bits that no length needs what is noted of it. Tables are between 7/16 and 7/8 full, at any time some
 //! of them here and some there, which makes 41 bytes an object at every count; `bench --bin store` measures it. What else is known of an object lies in its head record, the full key too: objects that share a name
 //! displace each other, and are told apart by it.
 //!
@@ -47,6 +47,8 @@ struct Slot {
 }
 
 const LENGTH_BITS: u32 = 26;
+const OLDER: u32 = 1 << 27;
+const SETTLED: u32 = 1 << 28;
 const UNREADABLE: u32 = 1 << 29;
 const ASKED_SHIFT: u32 = 30;
 
@@ -74,17 +76,62 @@ impl Shard {
         self.0.get(&name).map(|slot| slot.place())
     }
 
-    /// Names a place. How often the object was asked for stays known: that is the URL's, not the body's.
+    /// Names a place. How often the object was asked for and whether it is settled stays known: that is the URL's, not the body's.
     pub(crate) fn insert(&mut self, name: u64, place: Place) {
-        let asked = self.0.get(&name).map_or(0, |slot| slot.length_and_notes >> ASKED_SHIFT);
         let mut slot = Slot::new(place);
-        slot.length_and_notes |= asked << ASKED_SHIFT;
+        if let Some(before) = self.0.get(&name) {
+            slot.length_and_notes |= before.length_and_notes & (ASKED_MAX << ASKED_SHIFT | SETTLED) | OLDER;
+        }
         self.0.insert(name, slot);
     }
 
-    /// Names the place to which what was kept has been moved: from now on it must be asked for again.
+    /// Names the place to which what was kept has been moved: it is settled, and counts as asked for only if it was so since it was
+    /// settled.
     pub(crate) fn insert_moved(&mut self, name: u64, place: Place) {
-        self.0.insert(name, Slot::new(place));
+        let before = self.0.get(&name).map_or(0, |slot| slot.length_and_notes);
+        let asked = if before & SETTLED != 0 { before & (ASKED_MAX << ASKED_SHIFT) } else { 0 };
+        let mut slot = Slot::new(place);
+        slot.length_and_notes |= before & OLDER | asked | SETTLED;
+        self.0.insert(name, slot);
+    }
+
+    /// Notes that what is known under `name` must be asked for again to be kept once more.
+    pub(crate) fn spend_asked(&mut self, name: u64) {
+        if let Some(slot) = self.0.get_mut(&name) {
+            slot.length_and_notes &= !(ASKED_MAX << ASKED_SHIFT);
+        }
+    }
+
+    /// Names a place that was found at the start: nobody knows whether it was asked for, so it is settled.
+    pub(crate) fn insert_found(&mut self, name: u64, place: Place) {
+        self.insert(name, place);
+        self.note_settled(name);
+    }
+
+    fn note(&mut self, name: u64, note: u32) {
+        if let Some(slot) = self.0.get_mut(&name) {
+            slot.length_and_notes |= note;
+        }
+    }
+
+    /// Notes that a head of this name lies in the log before the one that is known.
+    pub(crate) fn note_older(&mut self, name: u64) {
+        self.note(name, OLDER);
+    }
+
+    /// Whether one may lie there.
+    pub(crate) fn has_older(&self, name: u64) -> bool {
+        self.0.get(&name).is_some_and(|slot| slot.length_and_notes & OLDER != 0)
+    }
+
+    /// Notes that what is known under `name` need not be sifted.
+    pub(crate) fn note_settled(&mut self, name: u64) {
+        self.note(name, SETTLED);
+    }
+
+    /// Whether what the index knows under `name` was sifted, or need not be.
+    pub(crate) fn is_settled(&self, name: u64) -> bool {
+        self.0.get(&name).is_some_and(|slot| slot.length_and_notes & SETTLED != 0)
     }
 
     pub(crate) fn remove(&mut self, name: u64) {

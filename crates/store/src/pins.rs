@@ -173,18 +173,17 @@ impl Pins {
     }
 
     /// What is to be copied ahead of its time, each with its oldest segment, so that no segment that is reclaimed later brings more
-    /// than `each` bytes at once; `tail` is the oldest segment of the disk. Of a long run of pinned objects some are moved with every
-    /// new segment: as late as will do.
-    pub(crate) fn due(&self, tail: u32, each: u64) -> Vec<(u32, u64)> {
+    /// than `each` bytes at once; `turns` says how many new segments there are at least until one is reclaimed. Of a long run of pinned
+    /// objects some are moved with every new segment: as late as will do.
+    pub(crate) fn due(&self, turns: impl Fn(u32) -> u64, each: u64) -> Vec<(u32, u64)> {
         if self.is_empty() {
             return Vec::new();
         }
         let all = self.all();
         let (mut sum, mut need) = (0_u64, 0_u64);
         for (segment, (bytes, _)) in &all.by_segment {
-            let turns = u64::from(segment.saturating_sub(tail)) + 1;
             sum += bytes;
-            need = need.max(sum.saturating_sub(each.saturating_mul(turns)));
+            need = need.max(sum.saturating_sub(each.saturating_mul(turns(*segment))));
         }
         let mut due = Vec::new();
         let mut left = need.min(each);
@@ -260,10 +259,11 @@ mod tests {
             assert!(pins.pin(u64::from(segment), at(segment, 90)));
         }
         // Thirty with each new segment: all of the run takes thirty turns.
-        let moved = |tail| pins.due(tail, 30).len();
+        let turns = |tail: u32| move |segment: u32| u64::from(segment - tail) + 1;
+        let moved = |tail| pins.due(turns(tail), 30).len();
         assert_eq!(moved(0), 1, "20 turns to go for 900 bytes, of which 600 can be moved in them");
         let late = Pins::new(10_000);
         assert!(late.pin(1, at(10, 90)));
-        assert_eq!((late.due(0, 30), late.due(9, 30)), (vec![], vec![(10, 1)]));
+        assert_eq!((late.due(turns(0), 30), late.due(turns(9), 30)), (vec![], vec![(10, 1)]));
     }
 }

@@ -196,6 +196,8 @@ impl Store {
         if whole.finalize() != entry.record.checksum {
             return Err(failed(tier.corrupt(place.segment, place.offset)));
         }
+        // Whoever wants a proof of it wants it: it counts as asked for.
+        tier.index.lock(name(key)).note_asked(name(key), place);
         Ok(verified(&entry))
     }
 }

@@ -146,7 +146,9 @@ impl Stream for Reader {
                             let segment = segments.iter().find(|segment| segment.id == slice.segment).cloned();
                             (object.tier.clone(), segment, object.entry.generation)
                         }
-                        Source::Fill(Follower { growing, .. }) => (growing.tier.clone(), None, growing.id),
+                        Source::Fill(Follower { growing, .. }) => {
+                            (growing.tier.clone(), growing.segment(slice.segment), growing.id)
+                        }
                         Source::Ended => return Poll::Ready(None),
                     };
                     let Some(tier) = tier else { return reader.fail(ReadError::Evicted) };

@@ -111,10 +111,10 @@ fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
         let mut shard = tier.index.lock(name);
         if entry.kind == Kind::Head && entry.first_segment >= oldest {
             let new = shard.get(name).is_none();
-            shard.insert(name, place_of(id, entry));
+            shard.insert_found(name, place_of(id, entry));
             drop(shard);
-            // A head over a body that is known already is no second body.
-            if new && entry.first_segment != id {
+            // A head over a body that is known already is no second body, but its parts may have been moved by sifting.
+            if entry.first_segment != id && (new || entry.first_segment % 2 == 0) {
                 tier.note_spanning(entry.first_segment, name);
             }
         } else {

@@ -47,9 +47,11 @@ pub struct Stats {
     pub read_bytes: u64,
     /// Segments reclaimed to make room.
     pub evicted_segments: u64,
-    /// Heads that left the index with those.
+    /// Heads that left the index with those, or were sifted out.
     pub evicted_objects: u64,
-    /// Objects that were asked for and therefore kept when their segment was reclaimed.
+    /// Segments that were sifted: what nobody had asked for since it was written left them.
+    pub sifted_segments: u64,
+    /// Objects that were asked for and therefore kept when their segment was sifted or reclaimed.
     pub kept_objects: u64,
     /// Objects that are pinned.
     pub pinned_objects: u64,
@@ -84,6 +86,7 @@ pub(crate) struct Counters {
     pub(crate) read_bytes: AtomicU64,
     pub(crate) evicted_segments: AtomicU64,
     pub(crate) evicted_objects: AtomicU64,
+    pub(crate) sifted_segments: AtomicU64,
     pub(crate) kept_objects: AtomicU64,
     pub(crate) read_errors: AtomicU64,
     pub(crate) write_errors: AtomicU64,
@@ -112,6 +115,7 @@ impl Counters {
             read_bytes: now(&self.read_bytes),
             evicted_segments: now(&self.evicted_segments),
             evicted_objects: now(&self.evicted_objects),
+            sifted_segments: now(&self.sifted_segments),
             kept_objects: now(&self.kept_objects),
             read_errors: now(&self.read_errors),
             write_errors: now(&self.write_errors),

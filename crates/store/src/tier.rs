@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -125,8 +126,10 @@ pub(crate) struct Tier {
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// No segment has a lower id.
     oldest: AtomicU32,
-    /// Objects whose body begins in an older segment than the one their head is in: by that segment, their names. What was
-    /// replaced since may be among them.
+    /// The segments that were sifted last: who looked up a place there a moment ago may still read it.
+    left: Mutex<Vec<Arc<Segment>>>,
+    /// Objects a part of whose body is in another segment than their head: by that segment, their names. Of those found at the start
+    /// the oldest part alone is listed. What was replaced since may be among them.
     spanning: Mutex<BTreeMap<u32, Vec<u64>>>,
     /// What is kept whatever else comes.
     pub(crate) pins: Pins,
@@ -159,6 +162,7 @@ impl Tier {
             outage: Outage::default(),
             segments: RwLock::default(),
             oldest: AtomicU32::new(0),
+            left: Mutex::default(),
             spanning: Mutex::default(),
             pins: Pins::new(capacity_bytes),
         }
@@ -178,7 +182,37 @@ impl Tier {
     // Segments
 
     pub(crate) fn segment(&self, id: u32) -> Option<Arc<Segment>> {
-        self.segments.read().expect("no code panics while it holds the segments").get(&id).cloned()
+        let found = self.segments.read().expect("no code panics while it holds the segments").get(&id).cloned();
+        found.or_else(|| self.left().iter().find(|left| left.id == id).cloned())
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Arc<Segment>>> {
+        self.left.lock().expect("no code panics while it holds these segments")
+    }
+
+    /// Says which segments were sifted last.
+    pub(crate) fn leave_segments(&self, sifted: &[Arc<Segment>]) {
+        *self.left() = sifted.to_vec();
+    }
+
+    /// What lies behind segment `after` and before `open`: its bytes, and the oldest of it.
+    pub(crate) fn segments_between(&self, after: u32, open: u32) -> (u64, Option<Arc<Segment>>) {
+        let segments = self.segments.read().expect("no code panics while it holds the segments");
+        let mut between = segments.range(after.saturating_add(1)..open.max(after.saturating_add(1))).map(|(_, it)| it);
+        let oldest = between.next();
+        let bytes = oldest.into_iter().chain(between).map(|segment| segment.allocated.load(Ordering::Relaxed)).sum();
+        (bytes, oldest.cloned())
+    }
+
+    /// By segment, the bytes of those before it.
+    pub(crate) fn bytes_before(&self) -> BTreeMap<u32, u64> {
+        let segments = self.segments.read().expect("no code panics while it holds the segments");
+        let sum = |before: &mut u64, (id, segment): (&u32, &Arc<Segment>)| {
+            let at = *before;
+            *before += segment.allocated.load(Ordering::Relaxed);
+            Some((*id, at))
+        };
+        segments.iter().scan(0, sum).collect()
     }
 
     pub(crate) fn oldest_segment(&self) -> Option<Arc<Segment>> {
@@ -231,16 +265,36 @@ impl Tier {
         }
     }
 
-    /// Notes that the body of an object begins in `first`, though its head is in a newer segment.
-    pub(crate) fn note_spanning(&self, first: u32, name: u64) {
+    /// Notes that a part of an object's body is in `segment`, and its head is not.
+    pub(crate) fn note_spanning(&self, segment: u32, name: u64) {
         let mut spanning = self.spanning.lock().expect("no code panics while it holds the names");
-        spanning.entry(first).or_default().push(name);
+        let names = spanning.entry(segment).or_default();
+        if names.last() != Some(&name) {
+            names.push(name);
+        }
     }
 
-    /// The names noted for a segment, which is about to go.
-    pub(crate) fn take_spanning(&self, first: u32) -> Vec<u64> {
+    /// Notes every segment where there is a part of the body but not the head.
+    pub(crate) fn note_parts(&self, entry: &Entry) {
+        let mut last = entry.place.segment;
+        for slice in &entry.record.slices {
+            if slice.segment != last && slice.segment != entry.place.segment {
+                self.note_spanning(slice.segment, name(entry.key));
+            }
+            last = slice.segment;
+        }
+    }
+
+    /// The names noted for a segment.
+    pub(crate) fn spanning(&self, segment: u32) -> Vec<u64> {
+        let spanning = self.spanning.lock().expect("no code panics while it holds the names");
+        spanning.get(&segment).cloned().unwrap_or_default()
+    }
+
+    /// Forgets the names noted for segments that are gone.
+    pub(crate) fn forget_spanning(&self, gone: RangeInclusive<u32>) {
         let mut spanning = self.spanning.lock().expect("no code panics while it holds the names");
-        spanning.remove(&first).unwrap_or_default()
+        spanning.retain(|segment, _| !gone.contains(segment));
     }
 
     // Lookups

@@ -10,12 +10,13 @@
 //! - At most one segment is open; every older one is covered by a finished sync, or broken.
 //! - A segment whose write or sync failed is broken: nothing is added to it, and what no finished sync covers leaves the
 //!   index at once; the next segment says so durably, before anything is acknowledged. After a failed sync a second one proves nothing, so it is never tried.
-//! - Segments are reclaimed oldest first and one by one, so a tombstone never goes before what it removed (`reclaim`).
+//! - Segments are reclaimed oldest first and one by one, and one that is sifted keeps its place in the order, so a tombstone never goes
+//!   before what it removed (`reclaim`, `sift`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,8 +31,10 @@ use crate::index::{Place, name};
 use crate::object::Entry;
 use crate::tier::{Segment, Tier, place_of};
 use crate::{Key, WriteError};
+use sift::Ghosts;
 
 mod reclaim;
+mod sift;
 
 /// Bytes of bodies and heads that one disk's queue and writer hold; further fills wait.
 pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
@@ -147,6 +150,11 @@ pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
         gone: BTreeSet::new(),
         batch: Batch::default(),
         waiting: Vec::new(),
+        // Nobody knows what was asked for before.
+        sifted_to: next_segment.saturating_sub(1),
+        sifted_last: None,
+        running: HashMap::new(),
+        ghosts: Ghosts::default(),
     };
     tokio::spawn(writer.run(commands));
     Queue { tier, commands: sender, in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)) }
@@ -163,6 +171,14 @@ struct Writer {
     batch: Batch,
     /// Who waits for the next sync.
     waiting: Vec<Reply<bool>>,
+    /// Segments up to this one are sifted, or need not be.
+    sifted_to: u32,
+    /// What was left of the one that was sifted last.
+    sifted_last: Option<u32>,
+    /// Fills that have written slices and not ended.
+    running: HashMap<u64, Weak<Growing>>,
+    /// What was sifted out lately.
+    ghosts: Ghosts,
 }
 
 struct Open {
@@ -368,6 +384,7 @@ impl Writer {
         match self.make_room(length, 0).await {
             Ok(segment) => {
                 (at.segment, at.offset) = self.add_slice(&segment, (growing.key, growing.id), number, &at, &payload);
+                self.running.entry(growing.id).or_insert_with(|| Arc::downgrade(&growing));
                 self.batch.effects.push(Effect::Slice { growing, number, at, payload, _permit: permit });
             }
             Err(error) => growing.fail(&error),
@@ -545,18 +562,20 @@ impl Writer {
         if let Some(entries) = &mut *open.segment.entries() {
             entries.extend(batch.entries);
         }
+        let segment = open.segment.clone();
         self.tier.counters.written_bytes.fetch_add(batch.bytes, Ordering::Relaxed);
         for effect in batch.effects {
-            self.apply(effect);
+            self.apply(effect, &segment);
         }
     }
 
-    fn apply(&mut self, effect: Effect) {
+    /// Lets take effect what was written to `segment`.
+    fn apply(&mut self, effect: Effect, segment: &Arc<Segment>) {
         let tier = &*self.tier;
         match effect {
             Effect::Slice { growing, number, at, payload, _permit } => {
                 tier.memory.insert_slice(tier.number, growing.id, number, payload);
-                growing.written(number, at);
+                growing.written(number, at, segment);
             }
             Effect::Commit { growing, entry, visible, durable, _permit } => {
                 if !tier.publish(&entry) {
@@ -565,9 +584,11 @@ impl Writer {
                     let _ = visible.send(Err(error));
                     return;
                 }
-                if let Some(first) = entry.oldest_segment().filter(|first| *first != entry.place.segment) {
-                    tier.note_spanning(first, name(entry.key));
+                self.running.remove(&growing.id);
+                if self.ghosts.take(name(entry.key)) {
+                    tier.index.lock(name(entry.key)).note_settled(name(entry.key));
                 }
+                tier.note_parts(&entry);
                 tier.counters.commits.fetch_add(1, Ordering::Relaxed);
                 // A body of one slice is in memory with its head. Followers that lag keep that slice.
                 if let (Some(last), true) = (entry.record.slices.last(), entry.held.is_empty()) {
@@ -575,7 +596,7 @@ impl Writer {
                     if let Some((_, payload)) = growing.held(number) {
                         tier.memory.insert_slice(tier.number, growing.id, number, payload);
                     }
-                    growing.written(number, *last);
+                    growing.written(number, *last, segment);
                 }
                 let _ = visible.send(Ok(entry));
                 self.waiting.push(durable);
@@ -587,9 +608,7 @@ impl Writer {
             Effect::Removed { durable: true, reply } => self.waiting.push(reply),
             Effect::Removed { durable: false, reply } => drop(reply.send(Ok(true))),
             Effect::Moved { old, entry } => {
-                if let Some(first) = entry.oldest_segment().filter(|first| *first != entry.place.segment) {
-                    tier.note_spanning(first, name(entry.key));
-                }
+                tier.note_parts(&entry);
                 tier.publish_moved(old, *entry);
             }
         }

@@ -360,7 +360,8 @@ async fn many_are_proved_together_and_each_for_itself() {
     }
     let rotten = 153;
     let bytes = body(rotten, length(rotten));
-    let segments = (1..).map(|id| format!("{id:08}.seg")).map_while(|name| Some((disk.content(&name)?, name)));
+    let segments =
+        (1..).step_by(2).map(|id| format!("{id:08}.seg")).map_while(|name| Some((disk.content(&name)?, name)));
     let found = segments
         .into_iter()
         .find_map(|(content, name)| Some((name, content.windows(200).position(|window| *window == bytes[..200])?)));

@@ -1,9 +1,8 @@
 //! Room: new segments, what is kept of old ones, and the end of a disk.
 //!
-//! Segments are reclaimed oldest first. What was asked for since it was written is copied to the open segment before its own
-//! goes, within a bound; the rest is evicted. That is a queue with a second chance (CLOCK), taken a segment at a time: it needs
-//! two bits an object, writes in one place, and gives one-hit wonders one pass through the log and no more.
-//! `bench --bin eviction` shows it beside other policies.
+//! Segments are sifted while they are young (`sift`) and reclaimed oldest first. What was asked for since it was written or sifted is
+//! copied to the open segment before its own goes, within a bound; the rest is evicted. That is a queue with a second chance (CLOCK),
+//! taken a segment at a time. `bench --bin eviction` shows it beside other policies.
 //!
 //! # What always holds
 //!
@@ -94,8 +93,9 @@ impl Writer {
     }
 
     async fn create_file(&mut self) -> io::Result<(u32, Arc<dyn DiskFile>)> {
-        let id = self.next_segment;
-        self.next_segment = id.checked_add(1).ok_or_else(|| io::Error::other("segment ids are used up"))?;
+        // Odd: the next one is for what is left of it when it is sifted.
+        let id = self.next_segment | 1;
+        self.next_segment = id.checked_add(2).ok_or_else(|| io::Error::other("segment ids are used up"))?;
         let file = self.tier.disk.create(&format::segment_name(id), self.tier.segment_bytes).await?;
         Ok((id, file))
     }
@@ -104,8 +104,9 @@ impl Writer {
     async fn make_room_for_next(&mut self, open: &mut Arc<Segment>, room: u64) -> Result<(), WriteError> {
         let segment_bytes = self.tier.segment_bytes;
         let (first, mut budget) = (open.id, (segment_bytes / KEPT_PART).min(segment_bytes.saturating_sub(room)));
-        // What is pinned in a segment may need a little more than one when it is moved.
-        let spare = if self.tier.pins.is_empty() { 1 } else { 2 };
+        // What is pinned in a segment may need a little more than one when it is moved, and so may what is left of one that is sifted.
+        let spare = if self.tier.pins.is_empty() && !self.sifts(open) { 1 } else { 2 };
+        self.sift_young(open, spare).await?;
         while self.tier.usage().1 + spare * segment_bytes > self.tier.capacity_bytes {
             let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < first) else { break };
             let moved = self.move_pinned(oldest.id, self.tier.pins.of_segment(oldest.id), open).await?;
@@ -124,10 +125,14 @@ impl Writer {
 
     /// Copies some of what is pinned in segments that go later, where that is due.
     async fn move_ahead(&mut self, open: &mut Arc<Segment>, budget: u64) -> Result<(), WriteError> {
-        let Some(oldest) = self.tier.oldest_segment().filter(|_| !self.tier.pins.is_empty()) else { return Ok(()) };
+        if self.tier.pins.is_empty() {
+            return Ok(());
+        }
         let each = self.tier.segment_bytes / KEPT_PART;
+        let before = self.tier.bytes_before();
+        let turns = |segment| before.get(&segment).map_or(0, |bytes| bytes / self.tier.segment_bytes) + 1;
         let mut left = budget;
-        for (segment, name) in self.tier.pins.due(oldest.id, each) {
+        for (segment, name) in self.tier.pins.due(turns, each) {
             if left == 0 || segment >= open.id {
                 break;
             }
@@ -190,7 +195,7 @@ impl Writer {
     }
 
     /// Makes sure that the open segment has room for a record of what is moved, or begins the next one.
-    async fn go_on(&mut self, open: &mut Arc<Segment>, bytes: usize) -> Result<(), WriteError> {
+    pub(super) async fn go_on(&mut self, open: &mut Arc<Segment>, bytes: usize) -> Result<(), WriteError> {
         if self.fits(bytes, 1) {
             return Ok(());
         }
@@ -206,7 +211,7 @@ impl Writer {
         // Every body in it has its first head in it, too, though the newest may lie elsewhere; but for those that only begin
         // here.
         let heads = entries.iter().filter(|entry| entry.kind == Kind::Head).map(|entry| name(entry.key));
-        let mut names: Vec<u64> = heads.chain(tier.take_spanning(oldest.id)).collect();
+        let mut names: Vec<u64> = heads.chain(tier.spanning(oldest.id)).collect();
         names.sort_unstable();
         names.dedup();
         let mut candidates: Vec<(u32, u64, Place)> = Vec::new();
@@ -262,6 +267,7 @@ impl Writer {
             return Ok(false);
         }
         *budget -= bytes;
+        tier.index.lock(name).spend_asked(name);
         let body = (entry.key, entry.generation);
         let mut lead = 0;
         for number in 0..entry.record.slices.len() {
@@ -291,7 +297,7 @@ impl Writer {
     }
 
     /// Writes the batch; an error if the segment was given up over it.
-    async fn flush_open(&mut self, open: &Segment) -> Result<(), WriteError> {
+    pub(super) async fn flush_open(&mut self, open: &Segment) -> Result<(), WriteError> {
         self.flush().await;
         match self.open {
             Some(_) => Ok(()),
@@ -310,7 +316,7 @@ impl Writer {
         self.tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
         self.tier.disk.remove(&format::segment_name(segment.id)).await?;
         self.tier.forget_segment(segment.id);
-        self.tier.take_spanning(segment.id);
+        self.tier.forget_spanning(0..=segment.id);
         self.tier.counters.evicted_segments.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
