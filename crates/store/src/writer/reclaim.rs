@@ -19,7 +19,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{BATCH_BYTES, Command, Effect, Open, Reply, Writer};
+use super::queue::{Command, Reply};
+use super::{BATCH_BYTES, Effect, Open, Writer};
 use crate::WriteError;
 use crate::disk::DiskFile;
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt};
