@@ -82,6 +82,19 @@ pub(crate) struct RecordHeader {
     pub(crate) number: u32,
 }
 
+impl RecordHeader {
+    /// What stands before the payload of a head or a tombstone.
+    pub(crate) fn of(kind: Kind, key: Key, fill: u64, payload: &[u8]) -> RecordHeader {
+        let (payload_length, payload_crc) = (payload.len() as u32, crc32fast::hash(payload));
+        RecordHeader { kind, payload_length, payload_crc, key, fill, number: 0 }
+    }
+
+    /// What stands before slice `number` of the body of a fill.
+    pub(crate) fn of_slice(key: Key, fill: u64, number: u32, at: &SliceAt) -> RecordHeader {
+        RecordHeader { kind: Kind::Slice, payload_length: at.length, payload_crc: at.crc, key, fill, number }
+    }
+}
+
 /// Where a slice of a body lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SliceAt {
@@ -125,6 +138,14 @@ pub(crate) struct SummaryEntry {
     pub(crate) lead: u32,
     /// Oldest segment that holds a slice of the body; the entry's own if there is none.
     pub(crate) first_segment: u32,
+}
+
+impl SummaryEntry {
+    /// The line of a tombstone.
+    pub(crate) fn tombstone(key: Key, segment: u32, offset: u32) -> SummaryEntry {
+        let length = RECORD_HEADER_BYTES as u32;
+        SummaryEntry { key, kind: Kind::Tombstone, offset, length, lead: 0, first_segment: segment }
+    }
 }
 
 /// What a valid trailer says.

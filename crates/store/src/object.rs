@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::format::{HeadRecord, RECORD_HEADER_BYTES, SliceAt};
+use crate::format::{HeadRecord, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry};
 use crate::index::Place;
 use crate::pins::Extent;
 use crate::tier::Tier;
@@ -50,6 +50,13 @@ impl Entry {
     pub(crate) fn oldest_segment(&self) -> Option<u32> {
         // They are written in order, but parts of a pinned body are moved.
         self.record.slices.iter().map(|slice| slice.segment).min()
+    }
+
+    /// The line of its head in the summary of the segment where that lies.
+    pub(crate) fn summary(&self) -> SummaryEntry {
+        let Place { segment, offset, length, lead } = self.place;
+        let first_segment = self.oldest_segment().unwrap_or(segment);
+        SummaryEntry { key: self.key, kind: Kind::Head, offset, length, lead, first_segment }
     }
 
     /// What it takes of its disk, and where that begins.

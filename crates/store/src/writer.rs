@@ -349,14 +349,12 @@ impl Writer {
         let offset = self.add_record(segment, Kind::Head, entry.key, entry.generation, payload);
         let lead = if entry.record.slices.len() == 1 { lead as u32 } else { 0 };
         entry.place = Place { segment: segment.id, offset, length, lead };
-        let first_segment = entry.oldest_segment().unwrap_or(segment.id);
-        self.note(SummaryEntry { key: entry.key, kind: Kind::Head, offset, length, lead, first_segment });
+        self.note(entry.summary());
     }
 
     fn add_tombstone(&mut self, segment: &Segment, key: Key) {
         let offset = self.add_record(segment, Kind::Tombstone, key, 0, Bytes::new());
-        let (length, first_segment) = (RECORD_HEADER_BYTES as u32, segment.id);
-        self.note(SummaryEntry { key, kind: Kind::Tombstone, offset, length, lead: 0, first_segment });
+        self.note(SummaryEntry::tombstone(key, segment.id, offset));
     }
 
     /// Whether every slice is where it was put: a head must not name what is reclaimed or may be lost.
@@ -385,26 +383,12 @@ impl Writer {
         at: &SliceAt,
         payload: &Bytes,
     ) -> (u32, u32) {
-        let header = RecordHeader {
-            kind: Kind::Slice,
-            payload_length: at.length,
-            payload_crc: at.crc,
-            key: body.0,
-            fill: body.1,
-            number,
-        };
+        let header = RecordHeader::of_slice(body.0, body.1, number, at);
         (segment.id, self.add(format::encode_record_header(segment.id, &header), payload.clone()))
     }
 
     fn add_record(&mut self, segment: &Segment, kind: Kind, key: Key, fill: u64, payload: Bytes) -> u32 {
-        let header = RecordHeader {
-            kind,
-            payload_length: payload.len() as u32,
-            payload_crc: crc32fast::hash(&payload),
-            key,
-            fill,
-            number: 0,
-        };
+        let header = RecordHeader::of(kind, key, fill, &payload);
         self.add(format::encode_record_header(segment.id, &header), payload)
     }
 

@@ -24,9 +24,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::{BATCH_BYTES, Effect, Writer};
-use crate::format::{
-    self, HeadRecord, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SliceAt, SummaryEntry,
-};
+use crate::format::{self, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SliceAt, SummaryEntry};
 use crate::index::{Place, name};
 use crate::object::Entry;
 use crate::tier::{Segment, Source, Tier};
@@ -421,14 +419,7 @@ impl Sifted {
                     Err(_) => return Ok(None),
                 },
             };
-            let header = RecordHeader {
-                kind: Kind::Slice,
-                payload_length: at.length,
-                payload_crc: at.crc,
-                key,
-                fill: entry.generation,
-                number: number as u32,
-            };
+            let header = RecordHeader::of_slice(key, entry.generation, number as u32, &at);
             let offset = self.add(&header, payload);
             entry.record.slices[number] = SliceAt { segment: self.segment.id, offset, ..at };
             lead = RECORD_HEADER_BYTES as u32 + at.length;
@@ -456,29 +447,16 @@ impl Sifted {
     }
 
     fn add_head(&mut self, entry: &mut Entry, lead: u32) {
-        let HeadRecord { slices, .. } = &entry.record;
-        let first = slices.iter().map(|slice| slice.segment).min().unwrap_or(self.segment.id);
         let payload = format::encode_head(&entry.record);
         let length = (RECORD_HEADER_BYTES + payload.len()) as u32;
-        let header = RecordHeader {
-            kind: Kind::Head,
-            payload_length: payload.len() as u32,
-            payload_crc: crc32fast::hash(&payload),
-            key: entry.key,
-            fill: entry.generation,
-            number: 0,
-        };
-        let offset = self.add(&header, payload);
+        let offset = self.add(&RecordHeader::of(Kind::Head, entry.key, entry.generation, &payload), payload);
         entry.place = Place { segment: self.segment.id, offset, length, lead };
-        self.note(SummaryEntry { key: entry.key, kind: Kind::Head, offset, length, lead, first_segment: first });
+        self.note(entry.summary());
     }
 
     fn add_tombstone(&mut self, key: Key) {
-        let payload_crc = crc32fast::hash(&[]);
-        let header = RecordHeader { kind: Kind::Tombstone, payload_length: 0, payload_crc, key, fill: 0, number: 0 };
-        let offset = self.add(&header, Bytes::new());
-        let (length, first_segment) = (RECORD_HEADER_BYTES as u32, self.segment.id);
-        self.note(SummaryEntry { key, kind: Kind::Tombstone, offset, length, lead: 0, first_segment });
+        let offset = self.add(&RecordHeader::of(Kind::Tombstone, key, 0, &[]), Bytes::new());
+        self.note(SummaryEntry::tombstone(key, self.segment.id, offset));
     }
 
     fn add(&mut self, header: &RecordHeader, payload: Bytes) -> u32 {
