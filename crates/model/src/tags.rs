@@ -79,11 +79,7 @@ impl<'a> Tags<'a> {
         let mut named = Vec::new();
         // Every hit on a body that is older than some refresh by tag comes here. Responses have few headers, and looking at each
         // costs less than hashing two names.
-        let carries = |header: &str| match name {
-            Some(name) => name == header,
-            None => matches!(header.as_bytes(), b"cache-tag" | b"surrogate-key"),
-        };
-        for (_, value) in headers.iter().filter(|(header, _)| carries(header.as_str())) {
+        for (_, value) in headers.iter().filter(|(header, _)| carries(header.as_str(), name)) {
             let pieces = value.as_bytes().split(|byte| matches!(byte, b',' | b' ' | b'\t'));
             for tag in pieces.filter(|tag| !tag.is_empty()) {
                 if tag.len() > TAG_BYTES_MAX || named.len() == TAGS_PER_OBJECT_MAX {
@@ -95,12 +91,34 @@ impl<'a> Tags<'a> {
         Tags::Named(named)
     }
 
+    /// Adds to a response's `headers` the tags of another that brought a part of the same body; those it has stay. Says whether there
+    /// were any that it had not.
+    pub fn join(headers: &mut HeaderMap, other: &HeaderMap, name: Option<&str>) -> bool {
+        let new = match (Tags::of(headers, name), Tags::of(other, name)) {
+            (Tags::Any, _) => false,
+            (Tags::Named(_), Tags::Any) => true,
+            (Tags::Named(had), Tags::Named(has)) => has.iter().any(|tag| !had.contains(tag)),
+        };
+        for (header, value) in other.iter().filter(|(header, _)| new && carries(header.as_str(), name)) {
+            headers.append(header, value.clone());
+        }
+        new
+    }
+
     /// Whether a refresh of `tag` covers the body.
     pub fn has(&self, tag: &Tag) -> bool {
         match self {
             Tags::Named(named) => named.contains(&tag.as_str().as_bytes()),
             Tags::Any => true,
         }
+    }
+}
+
+/// Whether tags are named in this header, where a domain names `name`.
+fn carries(header: &str, name: Option<&str>) -> bool {
+    match name {
+        Some(name) => name == header,
+        None => matches!(header.as_bytes(), b"cache-tag" | b"surrogate-key"),
     }
 }
 
@@ -117,6 +135,30 @@ mod tests {
             headers.append(name, value);
         }
         headers
+    }
+
+    #[test]
+    fn tags_of_parts_come_together() {
+        let other = headers(&[("cache-tag", "b c"), ("x-tag", "d")]);
+        let cases: &[(&[(&str, &str)], Option<&str>, bool, &[&str])] = &[
+            (&[("cache-tag", "a b")], None, true, &["a", "b", "b", "c"]),
+            (&[("surrogate-key", "c b")], None, false, &["c", "b"]),
+            (&[], None, true, &["b", "c"]),
+            (&[("cache-tag", "a")], Some("x-tag"), true, &["d"]),
+            (&[("x-tag", "d e")], Some("x-tag"), false, &["d", "e"]),
+        ];
+        for (had, name, new, all) in cases {
+            let mut joined = headers(had);
+            assert_eq!(Tags::join(&mut joined, &other, *name), *new, "{had:?} {name:?}");
+            let all = all.iter().map(|tag| tag.as_bytes()).collect();
+            assert_eq!(Tags::of(&joined, *name), Tags::Named(all), "{had:?} {name:?}");
+        }
+        // Beyond the bounds a body has every tag, and nothing more is written down.
+        let many: Vec<String> = (0..=TAGS_PER_OBJECT_MAX).map(|number| number.to_string()).collect();
+        let mut joined = headers(&[("cache-tag", "a")]);
+        assert!(Tags::join(&mut joined, &headers(&[("cache-tag", &many.join(","))]), None));
+        assert_eq!(Tags::of(&joined, None), Tags::Any);
+        assert!(!Tags::join(&mut joined, &other, None));
     }
 
     #[test]

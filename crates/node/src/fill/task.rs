@@ -5,7 +5,7 @@
 //! - What was noted before the question was sent is what the body is vouched by, however often the rest of it was asked for.
 //! - Who waits is told as soon as the head is there; whether the body is stored is told when it is.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -149,6 +149,9 @@ impl FillTask<'_> {
         let x_cache = answer.head.headers.get("x-cache").filter(|_| answer.from != From::Origin).cloned();
         let came = Came { from: answer.from.clone(), x_cache, status: StatusCode::OK };
         let KeptPart { head, series, number, begins } = part;
+        if !begins {
+            self.join_tags(&head, &series, &answer.head.headers).await;
+        }
         let filled = match self.open_part(&head, &series, number, vouched, begins).await {
             Ok(filled) => filled,
             Err(error) => {
@@ -167,6 +170,34 @@ impl FillTask<'_> {
             Arrived { head, own_head: None, vouched, body, vary: Vec::new(), values: Vec::new(), came, done: finished };
         self.tell(Arrival::Body(Arc::new(arrived)));
         done.send_replace(Some(self.pour_part(answer.body, filled).await));
+    }
+
+    /// A slice may come with tags that its head has not: from then on the head has them, or a refresh by one of them would pass the
+    /// body over. What it had it keeps, for other slices came with that.
+    async fn join_tags(&self, head: &Head, series: &Series, came: &HeaderMap) {
+        let name = self.order.domain.tag_header.as_deref();
+        if !Tags::join(&mut head.headers.clone(), came, name) {
+            return;
+        }
+        let (store, bare) = (&self.fills.store, ObjectKey::bare(&self.order.url));
+        let _turn = self.fills.marking[marker_turn(&bare)].lock().await;
+        let Ok(Some(object)) = store.lookup(bare.hash(), bare.bytes()).await else { return };
+        let Some((_, Stored::Object(head))) = &*head::read(&object) else { return };
+        let mut joined = Head::clone(head);
+        if head.slices != Some(*series) || !Tags::join(&mut joined.headers, came, name) {
+            return;
+        }
+        joined.ready = OnceLock::new();
+        self.replace_head(&bare, &object, &joined).await;
+    }
+
+    /// Puts a head with more tags over a body; where that fails the body goes, for a refresh by one of them would pass it over.
+    async fn replace_head(&self, key: &ObjectKey, object: &store::Object, head: &Head) {
+        let store = &self.fills.store;
+        if let Err(error) = store.update_head(object, head.encode(), object.stamp()).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "tags of a part were not stored");
+            let _ = store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
+        }
     }
 
     /// Opens the store for a slice, its head before it when it is the first.
@@ -446,8 +477,7 @@ impl FillTask<'_> {
     /// it is.
     async fn mark_variants(&self, vary: &[HeaderName], stamp: Revision) -> Result<store::Generation, WriteError> {
         let bare = ObjectKey::bare(&self.order.url);
-        let turn = (bare.hash().0 % MARKERS_AT_ONCE as u128) as usize;
-        let _turn = self.fills.marking[turn].lock().await;
+        let _turn = self.fills.marking[marker_turn(&bare)].lock().await;
         if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
             && let Some((log, Stored::Marker(kept))) = &*head::read(&object)
             && *log == self.log
@@ -470,6 +500,8 @@ impl FillTask<'_> {
     async fn pour(&self, body: FromAbove, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
         let Filling { key, mut fill, length } = filling;
         let mut body = body;
+        let mut head = Head::clone(&arrived.head);
+        let mut more_tags = false;
         let (mut resumes, mut resumed_at) = (0, 0);
         loop {
             let broke = match self.pour_some(&mut body, &mut fill, length).await {
@@ -486,7 +518,10 @@ impl FillTask<'_> {
             (resumes, resumed_at) = (resumes + 1, fill.length());
             body.leave();
             match self.resume(&arrived.head, &fill, length).await {
-                Some(rest) => body = rest,
+                Some((came, rest)) => {
+                    more_tags |= Tags::join(&mut head.headers, &came, self.order.domain.tag_header.as_deref());
+                    body = rest;
+                }
                 None => return Err(broke),
             }
             self.fills.metrics.resumed.inc();
@@ -502,6 +537,11 @@ impl FillTask<'_> {
             return Err(Cause::Evicted);
         }
         let (object, _durable) = fill.finish_visible().await.map_err(|error| cause(&error))?;
+        if more_tags {
+            // The rest came with them, as slices may (`join_tags`).
+            head.ready = OnceLock::new();
+            self.replace_head(&key, &object, &head).await;
+        }
         drop(written_over);
         self.remember(&key, object.generation(), arrived.vouched);
         self.fills.metrics.stored.inc();
@@ -537,9 +577,9 @@ impl FillTask<'_> {
         }
     }
 
-    /// Asks for the rest of a body whose connection broke, for a while; only under a strong validator do two parts belong together
+    /// Asks for the rest of a body whose connection broke, for a while, and says with what headers it comes; only under a strong validator do two parts belong together
     /// (fence, assumption 5).
-    async fn resume(&self, head: &Head, fill: &store::Fill, length: Option<u64>) -> Option<FromAbove> {
+    async fn resume(&self, head: &Head, fill: &store::Fill, length: Option<u64>) -> Option<(HeaderMap, FromAbove)> {
         let (from, length) = (fill.length(), length?);
         let etag = head.headers.get(ETAG)?;
         if head.status != StatusCode::OK {
@@ -562,7 +602,7 @@ impl FillTask<'_> {
                 Ok(Answer { head: came, body, .. })
                     if httpcache::continues(&head.headers, from, length, came.status, &came.headers) =>
                 {
-                    return Some(body);
+                    return Some((came.headers, body));
                 }
                 Ok(answer) => Cause::OriginStatus(answer.head.status.as_u16()),
                 Err(error) => error.into(),
@@ -616,6 +656,11 @@ fn own_head(headers: &HeaderMap, kept: &HeaderMap) -> bool {
 /// Whether what is kept names the tags that came: without them a refresh by tag would miss it.
 fn same_tags(domain: &Domain, headers: &HeaderMap, kept: &HeaderMap) -> bool {
     Tags::of(headers, domain.tag_header.as_deref()) == Tags::of(kept, domain.tag_header.as_deref())
+}
+
+/// Which lock is for what is written beside bodies under a bare URL.
+fn marker_turn(bare: &ObjectKey) -> usize {
+    (bare.hash().0 % MARKERS_AT_ONCE as u128) as usize
 }
 
 /// The length of a body that was announced.

@@ -13,11 +13,11 @@ fn ignore_params(path: &str) -> Scope {
     Scope::IgnoreParams { host: DOMAIN.into(), path: path.into() }
 }
 
-fn tag(tag: &str) -> Scope {
+pub(super) fn tag(tag: &str) -> Scope {
     Scope::Tag { domain: DomainName::parse(DOMAIN).unwrap(), tag: Tag::parse(tag).unwrap() }
 }
 
-fn invalidate(scope: Scope, mode: Mode) -> Entry {
+pub(super) fn invalidate(scope: Scope, mode: Mode) -> Entry {
     Entry::Invalidate(vec![Invalidation { scope, mode }])
 }
 

@@ -1,5 +1,6 @@
 //! What users see: hits, ranges, conditions, variants, and what cannot be stored or fetched.
 
+use super::scopes::{invalidate, tag};
 use super::*;
 
 type Headers = &'static [(&'static str, &'static str)];
@@ -184,6 +185,26 @@ async fn broken_fetch_goes_on_by_range_under_a_strong_validator() {
         .collect();
     assert_eq!(ranges, [None, Some("bytes=100000-".to_owned()), Some("bytes=200000-".to_owned())]);
     assert_eq!(origin.seen("/a")[1].headers[IF_RANGE], "\"v1\"");
+}
+
+#[tokio::test]
+async fn tags_that_come_with_the_rest_of_a_broken_body_count() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let body = vec![1_u8; 300_000];
+    let page = |tags: &str| Page::new(body.clone()).with("etag", "\"v1\"").with("cache-tag", tags);
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/a", Page { cut: Some(200_000), body_gate: Some(gate.clone()), ..page("before") });
+    let (address, seen) = (node.address, origin.clone());
+    let asker = tokio::spawn(async move { ask(address, Method::GET, "/a", &[], false).await });
+    eventually("the origin was asked", || seen.seen("/a").len() == 1).await;
+    origin.put("/a", page("after"));
+    gate.add_permits(100);
+    assert!(asker.await.unwrap().body.is_ok_and(|got| got == body));
+    node.settled().await;
+    assert_eq!(node.get("/a").await.header("x-cache"), "HIT from edge");
+    origin.put("/a", Page::new("new"));
+    node.apply(invalidate(tag("after"), Mode::Expire));
+    assert_eq!(node.get("/a").await.text(), "new");
 }
 
 #[tokio::test]

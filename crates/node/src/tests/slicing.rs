@@ -3,6 +3,7 @@
 use model::{Cause, Outcome};
 
 use super::prefetching::job;
+use super::scopes::{invalidate, tag};
 use super::tiers::{Tiers, tiers};
 use super::*;
 
@@ -102,6 +103,28 @@ async fn confirmed_head_keeps_its_slices() {
     assert_eq!((got.bytes(), got.header("x-cache")), (&body[3000..4000], "REVALIDATED from parent"));
     assert_eq!(origin.seen("/v").len(), 2);
     assert!(origin.seen("/v")[1].headers.contains_key(IF_NONE_MATCH));
+}
+
+#[tokio::test]
+async fn tags_that_come_with_a_later_slice_count() {
+    for (refreshed, covered) in [("before", true), ("after", true), ("neither", false)] {
+        let Tiers { origin, child, parent, .. } = tiers().await;
+        let (old, new) = (long(20, 1), long(20, 2));
+        let film = |etag: &str, tags: &str| Page::new(old.clone()).with("etag", etag).with("cache-tag", tags);
+        origin.put("/v", film("\"v1\"", "before"));
+        part(&child, "/v", "bytes=0-99").await;
+        origin.put("/v", film("\"v1\"", "after"));
+        part(&child, "/v", "bytes=5000-5099").await;
+        child.settled().await;
+        parent.settled().await;
+        origin.put("/v", Page::new(new.clone()).with("etag", "\"v2\""));
+        for node in [&child, &parent] {
+            node.apply(invalidate(tag(refreshed), Mode::Expire));
+            node.in_contact();
+        }
+        let expected = if covered { &new } else { &old };
+        assert_eq!(part(&child, "/v", "bytes=0-99").await.bytes(), &expected[..100], "{refreshed}");
+    }
 }
 
 #[tokio::test]

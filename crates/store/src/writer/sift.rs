@@ -139,6 +139,9 @@ impl Writer {
             self.go_on(open, RECORD_HEADER_BYTES + length).await?;
             self.add_head(open, &mut entry, 0);
             self.batch.effects.push(Effect::Moved { old, entry: Box::new(entry) });
+            if self.batch.bytes >= BATCH_BYTES {
+                self.flush_open(open).await?;
+            }
         }
         let mut dropped = 0;
         self.ghosts.grow_to(tier.index.len());
