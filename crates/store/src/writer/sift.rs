@@ -280,18 +280,18 @@ impl Writer {
 }
 
 /// Names of objects that were sifted out: which of them come back soon was a matter of the disk's size, so they need not be sifted again.
-/// A table of as many as the disk has objects, in which a new one takes the place of an old one; half of a name says where, the other
+/// A table of half as many as the disk has objects, or up to as many, in which a new one takes the place of an old one; half of a name says where, the other
 /// half is written there.
 #[derive(Default)]
 pub(super) struct Ghosts(Vec<u32>);
 
 /// Ghosts of a disk with fewer objects.
-const GHOSTS_MIN: usize = 1024;
+const GHOSTS_MIN: u64 = 1024;
 
 impl Ghosts {
     /// Makes room for those of a disk of so many objects; forgets all where there is too little.
     fn grow_to(&mut self, objects: u64) {
-        let wanted = (objects as usize).max(GHOSTS_MIN).next_power_of_two();
+        let wanted = 1 << objects.max(GHOSTS_MIN).ilog2();
         if self.0.len() < wanted {
             self.0 = vec![0; wanted];
         }
