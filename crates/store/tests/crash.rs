@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use common::{body, config, get, key, open};
+use common::{Random, body, config, get, key, open};
 use store::disk::{FaultyDisk, WriteFault};
 use store::{Config, Object, ReadError, Store, Which, WriteError};
 
@@ -23,18 +23,6 @@ struct Version {
 
 /// What a lookup may find under each name. One entry: the last change was acknowledged.
 type Allowed = RefCell<BTreeMap<String, Vec<Option<Version>>>>;
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 fn length_of(body: u64) -> usize {
     // Slices are 16 KiB: most bodies are one, some are several.

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use common::{body, collect, config, get, key, open, put, whole};
+use common::{Random, body, collect, config, get, key, open, put, whole};
 use store::disk::FaultyDisk;
 use store::{Store, Sweep, Which};
 
@@ -118,18 +118,6 @@ async fn nobody_who_reads_or_fills_is_held_up_or_cut_short() {
         all.extend_from_slice(&chunk.expect("read"));
     }
     assert!(all == expected, "of one whose object has gone");
-}
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
 }
 
 /// Against a map: what is found is the newest, whatever was stored, replaced, removed, swept and given new heads, and crashes that come

@@ -67,3 +67,15 @@ pub(crate) async fn collect(mut reader: Reader) -> Result<Bytes, ReadError> {
 pub(crate) async fn whole(object: &Object) -> Bytes {
     collect(object.read(0..u64::MAX)).await.expect("read the body")
 }
+
+/// splitmix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
