@@ -94,15 +94,20 @@ impl<'a> Tags<'a> {
     /// Adds to a response's `headers` the tags of another that brought a part of the same body; those it has stay. Says whether there
     /// were any that it had not.
     pub fn join(headers: &mut HeaderMap, other: &HeaderMap, name: Option<&str>) -> bool {
-        let new = match (Tags::of(headers, name), Tags::of(other, name)) {
-            (Tags::Any, _) => false,
-            (Tags::Named(_), Tags::Any) => true,
-            (Tags::Named(had), Tags::Named(has)) => has.iter().any(|tag| !had.contains(tag)),
-        };
+        let new = !Tags::of(headers, name).has_all(&Tags::of(other, name));
         for (header, value) in other.iter().filter(|(header, _)| new && carries(header.as_str(), name)) {
             headers.append(header, value.clone());
         }
         new
+    }
+
+    /// Whether every refresh that covers a body with the `others` covers this one, too.
+    pub fn has_all(&self, others: &Tags<'_>) -> bool {
+        match (self, others) {
+            (Tags::Any, _) => true,
+            (Tags::Named(_), Tags::Any) => false,
+            (Tags::Named(named), Tags::Named(others)) => others.iter().all(|tag| named.contains(tag)),
+        }
     }
 
     /// Whether a refresh of `tag` covers the body.

@@ -189,6 +189,11 @@ impl Head {
         Head { slices: Some(series), ..self }
     }
 
+    /// The same with other headers, which say the same of its use.
+    pub(crate) fn with(&self, headers: HeaderMap) -> Head {
+        Head { headers, ready: OnceLock::new(), ..self.clone() }
+    }
+
     /// The same, fetched for a refetch.
     pub(crate) fn fetched_for(self, refetch: u64) -> Head {
         Head { refetch, ..self }

@@ -17,6 +17,7 @@ use crate::index::Place;
 use crate::memory::Memory;
 use crate::object::Entry;
 use crate::stats::Counters;
+use crate::store::check_head;
 use crate::writer::{Command, Queue};
 use crate::{Object, Reader, WriteError};
 
@@ -75,6 +76,14 @@ impl Fill {
         Ok(())
     }
 
+    /// Puts another head in the place of the one that `begin_fill` was given: it is kept from the first moment that the object is found.
+    /// Fails with [`WriteError::HeadTooLarge`], and then changes nothing.
+    pub fn set_head(&mut self, head: &[u8]) -> Result<(), WriteError> {
+        check_head(&self.growing.full_key, head)?;
+        self.growing.set_head(head);
+        Ok(())
+    }
+
     /// Bytes appended so far.
     pub fn length(&self) -> u64 {
         self.growing.length()
@@ -109,7 +118,7 @@ impl Fill {
         // The last slice goes with the head, so that a small body and its head are one write and one read.
         self.send_slices(slices.saturating_sub(1)).await?;
         let tail = slices.checked_sub(1).and_then(|last| self.growing.held(last));
-        let bytes = tail.map_or(0, |(_, bytes)| bytes.len()) + self.growing.head.len() + self.growing.full_key.len();
+        let bytes = tail.map_or(0, |(_, bytes)| bytes.len()) + self.growing.head().len() + self.growing.full_key.len();
         let permit = queue.admit(bytes).await?;
         let (visible, became_visible) = oneshot::channel();
         let (durable, became_durable) = oneshot::channel();
@@ -166,7 +175,7 @@ impl Fill {
             length: growing.length(),
             checksum: HeadRecord::checksum_of(&slices),
             full_key: growing.full_key.clone(),
-            head: growing.head.clone(),
+            head: growing.head(),
             slices: slices.into(),
         };
         let (key, generation, place) = (growing.key, growing.id, Place::default());

@@ -20,7 +20,6 @@ pub(crate) struct Growing {
     /// The id of the fill, which becomes the body's generation.
     pub(crate) id: u64,
     pub(crate) full_key: Bytes,
-    pub(crate) head: Bytes,
     pub(crate) stamp: u64,
     pub(crate) tier: Option<Arc<Tier>>,
     state: Mutex<State>,
@@ -29,6 +28,7 @@ pub(crate) struct Growing {
 
 #[derive(Default)]
 struct State {
+    head: Bytes,
     slices: Vec<Slice>,
     /// What follows the last slice, in chunks as they came.
     tail: Vec<Bytes>,
@@ -66,10 +66,9 @@ impl Growing {
             id,
             // Copied, for they may be small parts of large buffers.
             full_key: Bytes::copy_from_slice(full_key),
-            head: Bytes::copy_from_slice(head),
             stamp,
             tier,
-            state: Mutex::default(),
+            state: Mutex::new(State { head: Bytes::copy_from_slice(head), ..State::default() }),
             changes: watch::Sender::new(()),
         }
     }
@@ -80,6 +79,14 @@ impl Growing {
 
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
+    }
+
+    pub(crate) fn head(&self) -> Bytes {
+        self.state().head.clone()
+    }
+
+    pub(crate) fn set_head(&self, head: &[u8]) {
+        self.state().head = Bytes::copy_from_slice(head);
     }
 
     pub(crate) fn length(&self) -> u64 {

@@ -47,8 +47,11 @@ struct Slot {
 }
 
 const LENGTH_BITS: u32 = 26;
+/// Another head of the name lies in the log before this one, or may.
 const OLDER: u32 = 1 << 27;
+/// It was sifted, or need not be.
 const SETTLED: u32 = 1 << 28;
+/// What lies there cannot be read.
 const UNREADABLE: u32 = 1 << 29;
 const ASKED_SHIFT: u32 = 30;
 

@@ -113,7 +113,7 @@ fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
             let new = shard.get(name).is_none();
             shard.insert_found(name, place_of(id, entry));
             drop(shard);
-            // A head over a body that is known already is no second body, but its parts may have been moved by sifting.
+            // A head over a body that is known already is no second body, but sifting moves parts of bodies, to segments with even ids.
             if entry.first_segment != id && (new || entry.first_segment % 2 == 0) {
                 tier.note_spanning(entry.first_segment, name);
             }

@@ -630,7 +630,7 @@ fn path_seed(path: &Path) -> u64 {
     xxh3_64_with_seed(path.as_os_str().as_encoded_bytes(), 0)
 }
 
-fn check_head(full_key: &[u8], head: &[u8]) -> Result<(), WriteError> {
+pub(crate) fn check_head(full_key: &[u8], head: &[u8]) -> Result<(), WriteError> {
     for (what, length, most) in [("full key", full_key.len(), FULL_KEY_BYTES_MAX), ("head", head.len(), HEAD_BYTES_MAX)]
     {
         if length > most {

@@ -190,9 +190,9 @@ impl Tier {
         self.left.lock().expect("no code panics while it holds these segments")
     }
 
-    /// Says which segments were sifted last.
-    pub(crate) fn leave_segments(&self, sifted: &[Arc<Segment>]) {
-        *self.left() = sifted.to_vec();
+    /// Says which segments were sifted last; those before give back their room, unless somebody reads there.
+    pub(crate) fn leave_segments(&self, sifted: Vec<Arc<Segment>>) {
+        *self.left() = sifted;
     }
 
     /// What lies behind segment `after` and before `open`: its bytes, and the oldest of it.

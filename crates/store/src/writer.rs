@@ -315,7 +315,7 @@ impl Writer {
             length: growing.length(),
             checksum: HeadRecord::checksum_of(&slices),
             full_key: growing.full_key.clone(),
-            head: growing.head.clone(),
+            head: growing.head(),
             slices: slices.into(),
         };
         let tail = held.pop();

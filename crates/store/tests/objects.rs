@@ -219,6 +219,21 @@ async fn head_is_replaced_over_the_same_body_only() {
 }
 
 #[tokio::test]
+async fn head_of_a_fill_may_change_until_it_is_finished() {
+    for (kind, store) in both().await {
+        let mut fill = store.begin_fill(key("/a"), b"/a", Bytes::from_static(b"first"), 3, None).expect("begin");
+        fill.append(body(1, 40_000)).await.expect("append");
+        fill.set_head(b"second").expect("it fits");
+        let refused = fill.set_head(&vec![0; 1 << 20]);
+        assert!(matches!(refused, Err(WriteError::HeadTooLarge { what: "head", .. })), "{kind}: {refused:?}");
+        fill.finish().await.expect("finish");
+        let found = get(&store, "/a").await.expect("stored");
+        assert_eq!((found.head().as_ref(), found.stamp()), (&b"second"[..], 3), "{kind}");
+        assert_eq!(store.verify(key("/a"), b"/a").await.expect("resident").head.as_ref(), b"second", "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn removal_takes_what_it_names() {
     for (kind, store) in both().await {
         let first = put(&store, "/a", &body(1, 100), 0).await;

@@ -5,7 +5,7 @@
 //! - What was noted before the question was sent is what the body is vouched by, however often the rest of it was asked for.
 //! - Who waits is told as soon as the head is there; whether the body is stored is told when it is.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -176,27 +176,21 @@ impl FillTask<'_> {
     /// body over. What it had it keeps, for other slices came with that.
     async fn join_tags(&self, head: &Head, series: &Series, came: &HeaderMap) {
         let name = self.order.domain.tag_header.as_deref();
-        if !Tags::join(&mut head.headers.clone(), came, name) {
+        if Tags::of(&head.headers, name).has_all(&Tags::of(came, name)) {
             return;
         }
         let (store, bare) = (&self.fills.store, ObjectKey::bare(&self.order.url));
         let _turn = self.fills.marking[marker_turn(&bare)].lock().await;
         let Ok(Some(object)) = store.lookup(bare.hash(), bare.bytes()).await else { return };
         let Some((_, Stored::Object(head))) = &*head::read(&object) else { return };
-        let mut joined = Head::clone(head);
-        if head.slices != Some(*series) || !Tags::join(&mut joined.headers, came, name) {
+        let mut headers = head.headers.clone();
+        if head.slices != Some(*series) || !Tags::join(&mut headers, came, name) {
             return;
         }
-        joined.ready = OnceLock::new();
-        self.replace_head(&bare, &object, &joined).await;
-    }
-
-    /// Puts a head with more tags over a body; where that fails the body goes, for a refresh by one of them would pass it over.
-    async fn replace_head(&self, key: &ObjectKey, object: &store::Object, head: &Head) {
-        let store = &self.fills.store;
-        if let Err(error) = store.update_head(object, head.encode(), object.stamp()).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "tags of a part were not stored");
-            let _ = store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
+        if let Err(error) = store.update_head(&object, head.with(headers).encode(), object.stamp()).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "tags of a slice were not stored");
+            // It would be passed over.
+            let _ = store.remove(bare.hash(), bare.bytes(), store::Which::Only(object.generation())).await;
         }
     }
 
@@ -500,8 +494,7 @@ impl FillTask<'_> {
     async fn pour(&self, body: FromAbove, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
         let Filling { key, mut fill, length } = filling;
         let mut body = body;
-        let mut head = Head::clone(&arrived.head);
-        let mut more_tags = false;
+        let mut headers = None;
         let (mut resumes, mut resumed_at) = (0, 0);
         loop {
             let broke = match self.pour_some(&mut body, &mut fill, length).await {
@@ -519,7 +512,12 @@ impl FillTask<'_> {
             body.leave();
             match self.resume(&arrived.head, &fill, length).await {
                 Some((came, rest)) => {
-                    more_tags |= Tags::join(&mut head.headers, &came, self.order.domain.tag_header.as_deref());
+                    // The rest may come with other tags, as slices may (`join_tags`).
+                    let headers = headers.get_or_insert_with(|| arrived.head.headers.clone());
+                    if Tags::join(headers, &came, self.order.domain.tag_header.as_deref()) {
+                        let head = arrived.head.with(headers.clone());
+                        fill.set_head(&head.encode()).map_err(|error| cause(&error))?;
+                    }
                     body = rest;
                 }
                 None => return Err(broke),
@@ -537,11 +535,6 @@ impl FillTask<'_> {
             return Err(Cause::Evicted);
         }
         let (object, _durable) = fill.finish_visible().await.map_err(|error| cause(&error))?;
-        if more_tags {
-            // The rest came with them, as slices may (`join_tags`).
-            head.ready = OnceLock::new();
-            self.replace_head(&key, &object, &head).await;
-        }
         drop(written_over);
         self.remember(&key, object.generation(), arrived.vouched);
         self.fills.metrics.stored.inc();
@@ -577,8 +570,8 @@ impl FillTask<'_> {
         }
     }
 
-    /// Asks for the rest of a body whose connection broke, for a while, and says with what headers it comes; only under a strong validator do two parts belong together
-    /// (fence, assumption 5).
+    /// Asks for the rest of a body whose connection broke, for a while, and says with what headers it comes; only under a strong
+    /// validator do two parts belong together (fence, assumption 5).
     async fn resume(&self, head: &Head, fill: &store::Fill, length: Option<u64>) -> Option<(HeaderMap, FromAbove)> {
         let (from, length) = (fill.length(), length?);
         let etag = head.headers.get(ETAG)?;

@@ -63,6 +63,7 @@ impl Writer {
     }
 
     async fn create_empty(&mut self) -> io::Result<Arc<Segment>> {
+        self.tier.leave_segments(Vec::new());
         // Only if the capacity was lowered, or a segment was left that could not be removed.
         while self.tier.usage().1 + self.tier.segment_bytes > self.tier.capacity_bytes {
             if !self.evict_oldest().await? {
@@ -106,7 +107,7 @@ impl Writer {
         let segment_bytes = self.tier.segment_bytes;
         let (first, mut budget) = (open.id, (segment_bytes / KEPT_PART).min(segment_bytes.saturating_sub(room)));
         // What is pinned in a segment may need a little more than one when it is moved, and so may what is left of one that is sifted.
-        let spare = if self.tier.pins.is_empty() && !self.sifts(open) { 1 } else { 2 };
+        let spare = if self.tier.pins.is_empty() && self.young(open).1.is_none() { 1 } else { 2 };
         self.sift_young(open, spare).await?;
         while self.tier.usage().1 + spare * segment_bytes > self.tier.capacity_bytes {
             let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < first) else { break };

@@ -73,10 +73,12 @@ struct Kept {
 }
 
 impl Writer {
-    /// Whether there may be something to sift.
-    pub(super) fn sifts(&self, open: &Segment) -> bool {
-        let (_, young) = self.tier.segments_between(self.sifted_to, open.id);
-        young.is_some() && self.tier.capacity_bytes / self.tier.segment_bytes >= SEGMENTS_LEAST
+    /// Bytes of the segments before the open one that may still be sifted, and the oldest of them.
+    pub(super) fn young(&self, open: &Segment) -> (u64, Option<Arc<Segment>>) {
+        if self.tier.capacity_bytes / self.tier.segment_bytes < SEGMENTS_LEAST {
+            return (0, None);
+        }
+        self.tier.segments_between(self.sifted_to, open.id)
     }
 
     /// Sifts segments, while there is no room for `spare` more and those that are young are more than their part.
@@ -84,11 +86,10 @@ impl Writer {
         let (segment_bytes, capacity) = (self.tier.segment_bytes, self.tier.capacity_bytes);
         let young_max = (capacity / YOUNG_PART).max(YOUNG_SEGMENTS_MIN * segment_bytes);
         self.running.retain(|_, fill| fill.upgrade().is_some_and(|fill| fill.failure().is_none()));
-        while self.sifts(open) && self.tier.usage().1 + spare * segment_bytes > capacity {
-            let (young, Some(next)) = self.tier.segments_between(self.sifted_to, open.id) else { break };
-            if young <= young_max {
-                break;
-            }
+        while self.tier.usage().1 + spare * segment_bytes > capacity
+            && let (young, Some(next)) = self.young(open)
+            && young > young_max
+        {
             self.sifted_to = next.id + 1;
             let mut fills = self.running.values().filter_map(std::sync::Weak::upgrade);
             let last = self.sifted_last.take().and_then(|last| self.tier.segment(last));
@@ -108,6 +109,8 @@ impl Writer {
         open: &mut Arc<Segment>,
     ) -> Result<(), WriteError> {
         let tier = self.tier.clone();
+        // Their room is needed.
+        tier.leave_segments(Vec::new());
         let id = young.id + 1;
         let most = young.allocated.load(Ordering::Relaxed) / 10 * KEPT_TENTHS_MAX;
         let mut from = vec![young];
@@ -167,7 +170,7 @@ impl Writer {
         tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
         tier.counters.sifted_segments.fetch_add(1, Ordering::Relaxed);
         // Oldest first, or a crash in between could bring back what a newer one had removed.
-        tier.leave_segments(&from);
+        tier.leave_segments(from.clone());
         for segment in from {
             if let Err(error) = tier.disk.remove(&format::segment_name(segment.id)).await {
                 // It goes when it is the oldest.
@@ -280,8 +283,8 @@ impl Writer {
 }
 
 /// Names of objects that were sifted out: which of them come back soon was a matter of the disk's size, so they need not be sifted again.
-/// A table of half as many as the disk has objects, or up to as many, in which a new one takes the place of an old one; half of a name says where, the other
-/// half is written there.
+/// A table of half as many as the disk has objects, or up to as many, in which a new one takes the place of an old one; half of a name
+/// says where, the other half is written there.
 #[derive(Default)]
 pub(super) struct Ghosts(Vec<u32>);
 
