@@ -102,6 +102,11 @@ impl Exchange {
         }
     }
 
+    /// The connection it came by.
+    pub(crate) fn handoff(&self) -> &Handoff {
+        &self.handoff
+    }
+
     pub(crate) fn id(&self) -> &RequestId {
         &self.id
     }

@@ -260,8 +260,8 @@ fn encode(
 }
 
 /// What lies in the store, read once as long as it is in memory.
-pub(crate) fn read(object: &store::Object) -> Arc<Option<(LogTag, Stored)>> {
-    object.made(decode)
+pub(crate) fn read(object: &store::Object) -> Option<&(LogTag, Stored)> {
+    object.made(decode).as_ref()
 }
 
 /// Reads what the store keeps; `None` for bytes of another version or that make no sense, which is a miss.

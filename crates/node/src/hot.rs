@@ -76,26 +76,30 @@ pub(crate) enum Seen<T = Box<Hit>> {
 /// An answer on its way.
 pub(crate) struct Hit {
     head: Vec<u8>,
-    body: Bytes,
+    /// Its body lies whole in memory.
+    object: store::Object,
     /// Bytes of both that were written.
     written: usize,
     /// The judged header, until it is written.
     judged: Option<u64>,
-    handoff: Arc<Handoff>,
     exchange: Exchange,
 }
 
 impl Hit {
+    fn body(&self) -> &[u8] {
+        self.object.body().map_or(&[], |body| body)
+    }
+
     /// What is to be written; both empty at the end.
     pub(crate) fn rest(&self) -> [IoSlice<'_>; 2] {
         let head = self.head.get(self.written..).unwrap_or_default();
-        let body = self.body.get(self.written.saturating_sub(self.head.len())..).unwrap_or_default();
+        let body = self.body().get(self.written.saturating_sub(self.head.len())..).unwrap_or_default();
         [IoSlice::new(head), IoSlice::new(body)]
     }
 
     /// Whether all of it was written.
     pub(crate) fn is_written(&self) -> bool {
-        self.written >= self.head.len() + self.body.len()
+        self.written >= self.head.len() + self.body().len()
     }
 
     /// So many bytes of it were written.
@@ -105,12 +109,13 @@ impl Hit {
         if self.written >= self.head.len()
             && let Some(judged) = self.judged.take()
         {
-            self.handoff.written(judged);
-            self.handoff.head_sent();
+            self.exchange.handoff().written(judged);
+            self.exchange.handoff().head_sent();
         }
         let of_body = self.written.saturating_sub(before);
-        self.handoff.metrics().bytes_sent.add(of_body as u64);
-        self.handoff.metrics().bytes_stored.add(of_body as u64);
+        let metrics = self.exchange.handoff().metrics();
+        metrics.bytes_sent.add(of_body as u64);
+        metrics.bytes_stored.add(of_body as u64);
         self.exchange.gave(of_body);
         if self.is_written() {
             self.exchange.ends();
@@ -197,9 +202,8 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
     };
     let key = ObjectKey::bare(&url);
     let object = pipeline.store().lookup_in_memory(key.hash(), key.bytes())?;
-    let body = object.body()?;
-    let read = head::read(&object);
-    let Some((log, Stored::Object(head))) = &*read else { return None };
+    object.body()?;
+    let Some((log, Stored::Object(head))) = head::read(&object) else { return None };
     if *log != tag || head.status != StatusCode::OK || head.slices.is_some() {
         return None;
     }
@@ -236,7 +240,7 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
     exchange.answers(StatusCode::OK, Some(XCache::Hit));
     handoff.metrics().hot.inc();
     let judged = Some(handoff.judged(judging));
-    Some(Hit { head: text, body, written: 0, judged, handoff: handoff.clone(), exchange })
+    Some(Hit { head: text, object, written: 0, judged, exchange })
 }
 
 /// What of an answer's head is the same for every plain hit; nothing when there is a part of it that hyper would add.

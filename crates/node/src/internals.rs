@@ -91,8 +91,7 @@ impl Inside {
     pub async fn lookup_and_judge(&self, url: &UrlKey) -> Option<Verdict> {
         let key = ObjectKey::bare(url);
         let object = self.store.lookup(key.hash(), key.bytes()).await.ok()??;
-        let stored = head::read(&object);
-        let Some((log, Stored::Object(head))) = &*stored else { return None };
+        let Some((log, Stored::Object(head))) = head::read(&object) else { return None };
         let at = self.vouched.get(key.hash(), object.generation());
         let body = Vouched { stamp: Revision(object.stamp()), at };
         let mut judging = self.knowing.judging();

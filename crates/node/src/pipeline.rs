@@ -322,30 +322,31 @@ impl Pipeline {
         let tag = self.knowing.known().tag;
         let mut key = ObjectKey::bare(&wanted.url);
         let mut object = self.read(&key).await;
-        let mut read = object.as_ref().map(head::read);
         let mut has_variants = false;
-        if let Some(Stored::Marker(vary)) = of(&read, tag) {
+        if let Some(Stored::Marker(vary)) = of(&object, tag) {
             has_variants = true;
             let marker = object.as_ref().map_or(store::Generation(0), store::Object::generation);
             key = ObjectKey::variant(&wanted.url, marker, &httpcache::vary_key(vary, wanted.shared(&self.signs)));
             object = self.read(&key).await;
-            read = object.as_ref().map(head::read);
         }
         let seen = object.as_ref().map(store::Object::generation);
-        let found = match (object, of(&read, tag)) {
+        let head = match of(&object, tag) {
             // What was kept under a key that was made otherwise was kept for other URLs; what is to be fetched again is not there. For
             // a prefetch neither is what lies in slices: whether all of them are there nobody knows.
-            (Some(object), Some(Stored::Object(head)))
+            Some(Stored::Object(head))
                 if keep::is_keyed_by(&wanted.domain.functions, &head.headers)
                     && head.refetch >= wanted.refetch
                     && (head.slices.is_none() || wanted.purpose == Purpose::User) =>
             {
-                let at = self.fills.vouched.get(key.hash(), object.generation());
-                let vouched = Vouched { stamp: Revision(object.stamp()), at };
-                Some(Found { object, head: head.clone(), vouched })
+                Some(head.clone())
             }
             _ => None,
         };
+        let found = object.zip(head).map(|(object, head)| {
+            let at = self.fills.vouched.get(key.hash(), object.generation());
+            let vouched = Vouched { stamp: Revision(object.stamp()), at };
+            Found { object, head, vouched }
+        });
         Look { key, seen, found, has_variants }
     }
 
@@ -646,9 +647,9 @@ impl Pipeline {
     }
 }
 
-/// What was read, if it is of this log.
-fn of(read: &Option<Arc<Option<(LogTag, Stored)>>>, tag: LogTag) -> Option<&Stored> {
-    let (log, stored) = read.as_deref()?.as_ref()?;
+/// What the head of an object says, if it is of this log.
+fn of(object: &Option<store::Object>, tag: LogTag) -> Option<&Stored> {
+    let (log, stored) = head::read(object.as_ref()?)?;
     (*log == tag).then_some(stored)
 }
 

@@ -127,7 +127,7 @@ impl Reply {
             (httpcache::Answer::Whole, length) => match body {
                 ArrivedBody::Growing(follower, _) => Source::Read(Reading::Store(follower.read(0, length)), length),
                 ArrivedBody::Stored(object) => match object.body() {
-                    Some(bytes) => Source::Full(bytes),
+                    Some(bytes) => Source::Full(bytes.clone()),
                     None => Source::Read(Reading::Store(object.read(0..object.length())), length),
                 },
                 ArrivedBody::Sliced(body) => Source::Read(Reading::Slices(body.read(0..body.series.length)), length),

@@ -176,10 +176,10 @@ impl Fill {
             checksum: HeadRecord::checksum_of(&slices),
             full_key: growing.full_key.clone(),
             head: growing.head(),
-            slices: slices.into(),
+            slices,
         };
         let (key, generation, place) = (growing.key, growing.id, Place::default());
-        let entry = Arc::new(Entry::new(key, generation, place, record, held.into()));
+        let entry = Arc::new(Entry::new(key, generation, place, record, held));
         let changes = self.memory.changes.lock().expect("no code panics while it holds this lock");
         self.memory.insert_head(entry.clone());
         drop(changes);

@@ -23,6 +23,7 @@
 //! The segment's id goes into the checksums so that bytes of one segment are never taken for those of another.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use crate::Key;
 
@@ -123,7 +124,7 @@ pub(crate) struct HeadRecord {
     pub(crate) checksum: u32,
     pub(crate) full_key: Bytes,
     pub(crate) head: Bytes,
-    pub(crate) slices: Box<[SliceAt]>,
+    pub(crate) slices: SmallVec<[SliceAt; 1]>,
 }
 
 /// One line of a segment's summary: a head or a tombstone.
@@ -296,7 +297,7 @@ pub(crate) fn decode_head(payload: &Bytes) -> Option<HeadRecord> {
         return None;
     }
     let mut start = 0u64;
-    let mut slices = Vec::with_capacity(count);
+    let mut slices = SmallVec::with_capacity(count);
     for _ in 0..count {
         let (segment, offset, length) = (rest.get_u32_le(), rest.get_u32_le(), rest.get_u32_le());
         slices.push(SliceAt { start, segment, offset, length, crc: rest.get_u32_le() });
@@ -306,7 +307,7 @@ pub(crate) fn decode_head(payload: &Bytes) -> Option<HeadRecord> {
         return None;
     }
     let full_key = rest.split_to(key_length);
-    Some(HeadRecord { stamp, length, checksum, full_key, head: rest, slices: slices.into() })
+    Some(HeadRecord { stamp, length, checksum, full_key, head: rest, slices })
 }
 
 /// Length of a summary and its trailer.

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::format::SliceAt;
@@ -157,7 +158,7 @@ impl Growing {
     }
 
     /// All slices, and the bytes of those still held.
-    pub(crate) fn all(&self) -> (Vec<SliceAt>, Vec<Bytes>) {
+    pub(crate) fn all(&self) -> (SmallVec<[SliceAt; 1]>, SmallVec<[Bytes; 1]>) {
         let state = self.state();
         let held = state.slices.iter().filter_map(|slice| slice.held.clone()).collect();
         (state.slices.iter().map(|slice| slice.at).collect(), held)

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::format::{HeadRecord, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry};
 use crate::index::Place;
@@ -27,15 +28,21 @@ pub(crate) struct Entry {
     pub(crate) place: Place,
     pub(crate) record: HeadRecord,
     /// The slices, if the body is one slice that is in memory, or if there is no disk; else empty.
-    pub(crate) held: Box<[Bytes]>,
+    pub(crate) held: SmallVec<[Bytes; 1]>,
     /// Whether the index knows that it was asked for while it was in memory.
     pub(crate) asked: AtomicBool,
     /// What a reader made of the head, once one did.
-    pub(crate) made: OnceLock<Arc<dyn Any + Send + Sync>>,
+    pub(crate) made: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Entry {
-    pub(crate) fn new(key: Key, generation: u64, place: Place, record: HeadRecord, held: Box<[Bytes]>) -> Entry {
+    pub(crate) fn new(
+        key: Key,
+        generation: u64,
+        place: Place,
+        record: HeadRecord,
+        held: SmallVec<[Bytes; 1]>,
+    ) -> Entry {
         let (asked, made) = (AtomicBool::new(false), OnceLock::new());
         Entry { key, generation, place, record, held, asked, made }
     }
@@ -100,9 +107,9 @@ impl Object {
     }
 
     /// What `make` makes of the head: made once as long as the head stays in memory, for everybody. All callers make the same of it.
-    pub fn made<T: Send + Sync + 'static>(&self, make: impl Fn(&Bytes) -> T) -> Arc<T> {
-        let made = self.entry.made.get_or_init(|| Arc::new(make(self.head())));
-        made.clone().downcast().unwrap_or_else(|_| Arc::new(make(self.head())))
+    pub fn made<T: Send + Sync + 'static>(&self, make: impl Fn(&Bytes) -> T) -> &T {
+        let made = self.entry.made.get_or_init(|| Box::new(make(self.head())));
+        made.downcast_ref().expect("all callers make the same of it")
     }
 
     /// The stamp stored with the head.
@@ -126,10 +133,11 @@ impl Object {
     }
 
     /// The whole body if it is small and in memory: the path of a hot hit, without waiting or copying.
-    pub fn body(&self) -> Option<Bytes> {
+    pub fn body(&self) -> Option<&Bytes> {
+        static EMPTY: Bytes = Bytes::new();
         match (&*self.entry.held, self.length()) {
-            ([only], length) if only.len() as u64 == length => Some(only.clone()),
-            (_, 0) => Some(Bytes::new()),
+            ([only], length) if only.len() as u64 == length => Some(only),
+            (_, 0) => Some(&EMPTY),
             _ => None,
         }
     }

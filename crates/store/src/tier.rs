@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry, TRAILER_BYTES};
@@ -476,7 +477,7 @@ impl Tier {
         if name(found.header.key) != wanted {
             return Err(self.corrupt(segment.id, offset));
         }
-        let mut held = Vec::new();
+        let mut held = SmallVec::new();
         if let ([slice], true) = (&*record.slices, lead > 0)
             && (slice.segment, slice.offset) == (segment.id, start)
         {
@@ -487,7 +488,7 @@ impl Tier {
             held.push(beside.payload);
         }
         let (key, generation) = (found.header.key, found.header.fill);
-        Ok(Entry::new(key, generation, place, record, held.into()))
+        Ok(Entry::new(key, generation, place, record, held))
     }
 
     /// A slice, from memory or from disk; `segment` is the one it lies in, if the caller kept it.

@@ -316,13 +316,10 @@ impl Writer {
             checksum: HeadRecord::checksum_of(&slices),
             full_key: growing.full_key.clone(),
             head: growing.head(),
-            slices: slices.into(),
+            slices,
         };
         let tail = held.pop();
-        let held: Box<[Bytes]> = match (&tail, record.slices.len()) {
-            (Some(only), 1) => [only.clone()].into(),
-            _ => [].into(),
-        };
+        let held = tail.iter().filter(|_| record.slices.len() == 1).cloned().collect();
         self.take_head(Entry::new(growing.key, growing.id, Place::default(), record, held), tail).await
     }
 

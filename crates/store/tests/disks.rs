@@ -326,7 +326,7 @@ async fn proof_of_residency_finds_rot_behind_the_memory_tier() {
     put(&store, "/a", &body(1, 3_000), 0).await;
     assert!(store.verify(key("/a"), b"/a").await.is_ok());
     disk.corrupt("00000001.seg", 500);
-    assert_eq!(get(&store, "/a").await.expect("in memory").body(), Some(body(1, 3_000)));
+    assert_eq!(get(&store, "/a").await.expect("in memory").body(), Some(&body(1, 3_000)));
     let proof = store.verify(key("/a"), b"/a").await;
     assert!(matches!(proof, Err(VerifyError::Read(ReadError::Corrupt { segment: 1, .. }))), "{proof:?}");
     assert!(get(&store, "/a").await.is_none(), "it is to be fetched again");

@@ -96,7 +96,7 @@ impl FillTask<'_> {
     async fn forget_series(&self, series: &Series) {
         let (store, bare) = (&self.fills.store, ObjectKey::bare(&self.order.url));
         let Ok(Some(object)) = store.lookup(bare.hash(), bare.bytes()).await else { return };
-        if matches!(&*head::read(&object), Some((_, Stored::Object(head))) if head.slices == Some(*series)) {
+        if matches!(head::read(&object), Some((_, Stored::Object(head))) if head.slices == Some(*series)) {
             // Another that came meanwhile stays.
             let _ = store.remove(bare.hash(), bare.bytes(), store::Which::Only(object.generation())).await;
         }
@@ -182,7 +182,7 @@ impl FillTask<'_> {
         let (store, bare) = (&self.fills.store, ObjectKey::bare(&self.order.url));
         let _turn = self.fills.marking[marker_turn(&bare)].lock().await;
         let Ok(Some(object)) = store.lookup(bare.hash(), bare.bytes()).await else { return };
-        let Some((_, Stored::Object(head))) = &*head::read(&object) else { return };
+        let Some((_, Stored::Object(head))) = head::read(&object) else { return };
         let mut headers = head.headers.clone();
         if head.slices != Some(*series) || !Tags::join(&mut headers, came, name) {
             return;
@@ -473,7 +473,7 @@ impl FillTask<'_> {
         let bare = ObjectKey::bare(&self.order.url);
         let _turn = self.fills.marking[marker_turn(&bare)].lock().await;
         if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
-            && let Some((log, Stored::Marker(kept))) = &*head::read(&object)
+            && let Some((log, Stored::Marker(kept))) = head::read(&object)
             && *log == self.log
             && kept.len() == vary.len()
             && kept.iter().all(|name| vary.contains(name))

@@ -184,7 +184,7 @@ impl Writer {
                 continue;
             }
             self.go_on(open, head).await?;
-            entry.held = [].into();
+            entry.held.clear();
             self.add_head(open, &mut entry, lead);
             bytes += head as u64;
             self.batch.effects.push(Effect::Moved { old: place, entry: Box::new(entry) });
@@ -292,7 +292,7 @@ impl Writer {
             }
         }
         // Bytes that were read for this are not to stay in memory for it.
-        entry.held = [].into();
+        entry.held.clear();
         self.add_head(open, &mut entry, lead);
         self.batch.effects.push(Effect::Moved { old: place, entry: Box::new(entry) });
         Ok(true)
