@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::flood::{BURST_MAX, Frames, PREFACE};
 use crate::framing;
 use crate::functions::access::{self, Client};
-use crate::functions::reply::Telling;
+use crate::functions::reply::{Representation, Telling};
 use crate::functions::{fetch, keep};
 use crate::head::{self, Head, Stored};
 use crate::hot::{self, Seen};
@@ -223,7 +223,8 @@ pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status
     assert!(keep::is_keyed_by(functions, &again));
     keep::effective(&kept);
     if let Some(telling) = Telling::of(functions, request) {
-        telling.tell(status, &mut kept, Some(1 << 20));
+        let of = Representation::of(status, &kept);
+        telling.tell(status, &mut kept, of);
     }
     for client in [None, Some(Client(IpAddr::from([10, 0, 0, 1])))] {
         // Nobody signs what is good in the year 30000.

@@ -262,7 +262,7 @@ impl Pipeline {
             let asking = match (decision, &look.found) {
                 (Decision::Serve { .. }, Some(found)) => {
                     let body = self.body(&wanted, found);
-                    return reply.stored(&wanted.headers, &found.head, &body, now, &Said::hit(known_good), judging);
+                    return reply.stored(&wanted.headers, &found.head, &body, now, Said::hit(known_good), judging);
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
                     let part = self.part(&wanted, &look, false);
@@ -272,7 +272,7 @@ impl Pipeline {
                     }
                     let body = self.body(&wanted, found);
                     let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
-                    return reply.stored(&wanted.headers, &found.head, &body, now, &said, judging);
+                    return reply.stored(&wanted.headers, &found.head, &body, now, said, judging);
                 }
                 (Decision::Bypass(why), _) => {
                     drop(judging);
@@ -498,7 +498,7 @@ impl Pipeline {
         said.collapsed = joined;
         let now = self.knowing.clock().now();
         let head = arrived.own_head.as_ref().filter(|_| !joined).unwrap_or(&arrived.head);
-        Step::Answer(reply.stored(&wanted.headers, head, &arrived.body, now, &said, judging))
+        Step::Answer(reply.stored(&wanted.headers, head, &arrived.body, now, said, judging))
     }
 
     fn deliver_lone(&self, wanted: &Wanted, lone: LoneAnswer, why: Forward, reply: &Reply) -> Step {
@@ -534,7 +534,7 @@ impl Pipeline {
         let result = if fresh { metrics::XCache::Hit } else { metrics::XCache::Stale };
         let said = Said::forwarded(result, why, None, judged.age);
         let body = self.body(wanted, found);
-        Some(reply.stored(&wanted.headers, &found.head, &body, now, &said, judging))
+        Some(reply.stored(&wanted.headers, &found.head, &body, now, said, judging))
     }
 
     /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.

@@ -25,7 +25,7 @@ use crate::figures::FromAbove;
 use crate::fill::{ArrivedBody, Reading};
 use crate::framing::Bad;
 use crate::functions::access::Refused;
-use crate::functions::reply::{Gzip, Telling};
+use crate::functions::reply::{Gzip, Representation, Telling};
 use crate::head::Head;
 use crate::interim::Interim;
 use crate::knowing::Judging;
@@ -62,6 +62,8 @@ pub(crate) struct Said {
     pub(crate) collapsed: bool,
     /// How long ago the body was known good, for a child.
     pub(crate) known_good: Option<Duration>,
+    /// Seconds for which a stored body is fresh still.
+    pub(crate) ttl: Option<i64>,
 }
 
 impl Said {
@@ -74,6 +76,7 @@ impl Said {
             stored: false,
             collapsed: false,
             known_good,
+            ttl: None,
         }
     }
 
@@ -85,7 +88,7 @@ impl Said {
         known_good: Option<Duration>,
     ) -> Said {
         let outcome = httpcache::Outcome::Forwarded { why, status };
-        Said { result, x_cache: None, outcome, stored: false, collapsed: false, known_good }
+        Said { result, x_cache: None, outcome, stored: false, collapsed: false, known_good, ttl: None }
     }
 }
 
@@ -103,7 +106,7 @@ impl Reply {
         head: &Head,
         body: &ArrivedBody,
         now: SystemTime,
-        said: &Said,
+        said: Said,
         judging: Judging,
     ) -> Response<AnswerBody> {
         let length = match body {
@@ -134,7 +137,9 @@ impl Reply {
             },
             _ => Source::Empty,
         };
-        let mut answer = self.finish(status, headers, source, Some(said), Some(head.freshness.ttl(now)), Some(judging));
+        let said = Said { ttl: Some(head.freshness.ttl(now)), ..said };
+        let of = Representation::new(&head.headers, length);
+        let mut answer = self.finish(status, headers, source, Some((&said, of)), Some(judging));
         if let Asker::Child { .. } = self.asker {
             peer::tell_refetch(answer.headers_mut(), head.refetch);
         }
@@ -155,7 +160,8 @@ impl Reply {
         } else {
             Source::Upstream(body, Box::pin(tokio::time::sleep(BODY_SILENCE_MAX)))
         };
-        self.finish(status, headers, source, Some(said), None, judging)
+        let of = Representation::of(status, &headers);
+        self.finish(status, headers, source, Some((said, of)), judging)
     }
 
     /// An answer that this node makes because it has no other.
@@ -170,7 +176,7 @@ impl Reply {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let head = self.method == Method::HEAD;
         let source = if head { Source::Empty } else { Source::Full(body) };
-        self.finish(status, headers, source, None, None, None)
+        self.finish(status, headers, source, None, None)
     }
 
     /// What a user hears who may not ask.
@@ -207,7 +213,7 @@ impl Reply {
 
     /// What a node hears that asks whether this one is alive.
     pub(crate) fn alive(&self) -> Response<AnswerBody> {
-        self.finish(StatusCode::NO_CONTENT, HeaderMap::new(), Source::Empty, None, None, None)
+        self.finish(StatusCode::NO_CONTENT, HeaderMap::new(), Source::Empty, None, None)
     }
 
     /// The answer to a request that is not taken, or whose body did not come; the connection is closed behind it, for it is not
@@ -249,18 +255,18 @@ impl Reply {
         answer
     }
 
+    /// `said` comes with what is spoken of.
     fn finish(
         &self,
         status: StatusCode,
         mut headers: HeaderMap,
         source: Source,
-        said: Option<&Said>,
-        ttl: Option<i64>,
+        said: Option<(&Said, Representation)>,
         judging: Option<Judging>,
     ) -> Response<AnswerBody> {
-        let length = source.length().filter(|_| self.method != Method::HEAD);
-        let telling = self.telling.as_ref().filter(|_| said.is_some());
-        let compressed = telling.is_some_and(|telling| telling.tell(status, &mut headers, length));
+        let telling = self.telling.as_ref().zip(said);
+        let compressed = telling.is_some_and(|(telling, (_, of))| telling.tell(status, &mut headers, of));
+        let said = said.map(|(said, _)| said);
         peer::strip(&mut headers);
         let signs = self.handoff.signs();
         headers.append(VIA, signs.via.clone());
@@ -268,7 +274,7 @@ impl Reply {
             let own = CacheStatus {
                 cache: &signs.node,
                 outcome: said.outcome,
-                ttl,
+                ttl: said.ttl,
                 stored: said.stored,
                 collapsed: said.collapsed,
             };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, VARY,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPIRES, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use model::Functions;
@@ -42,6 +42,28 @@ pub(crate) struct Telling {
     gzip: bool,
 }
 
+/// What a whole body is that an answer brings, brings a part of, or confirms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Representation {
+    /// It has a content coding.
+    coded: bool,
+    /// Its bytes, where that is known.
+    length: Option<u64>,
+}
+
+impl Representation {
+    /// Of a body of `length` bytes that came with `headers`.
+    pub(crate) fn new(headers: &HeaderMap, length: Option<u64>) -> Representation {
+        Representation { coded: headers.contains_key(CONTENT_ENCODING), length }
+    }
+
+    /// As far as the head of an answer tells.
+    pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Representation {
+        let length = headers.get(CONTENT_LENGTH).filter(|_| status == StatusCode::OK);
+        Representation::new(headers, length.and_then(|length| length.to_str().ok()?.parse().ok()))
+    }
+}
+
 impl Telling {
     /// For who sent `request`; `None` when there is nothing to do.
     pub(crate) fn of(functions: &Functions, request: &HeaderMap) -> Option<Telling> {
@@ -53,21 +75,21 @@ impl Telling {
         Some(Telling { functions: functions.clone(), gzip })
     }
 
-    /// Makes the headers those a user gets. `length` is the body's, where it is known. Says whether the body is to be compressed.
-    pub(crate) fn tell(&self, status: StatusCode, headers: &mut HeaderMap, length: Option<u64>) -> bool {
+    /// Makes the headers those a user gets; `of` is what they speak of, so that a 304 and the answer to HEAD say the same of it as the
+    /// answer that brings it (RFC 9110 §9.3.2, §15.4.5). Says whether the body is to be compressed.
+    pub(crate) fn tell(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation) -> bool {
         if let Some(told) = keep::told(headers).and_then(|told| HeaderValue::try_from(format!("max-age={told}")).ok()) {
             headers.insert(CACHE_CONTROL, told);
             headers.remove(EXPIRES);
         }
-        let compressed = self.functions.rules().gzip && self.compress(status, headers, length);
+        let compressed = self.functions.rules().gzip && self.compress(status, headers, of);
         self.functions.rules().response.iter().for_each(|rule| rule.apply(headers));
         compressed
     }
 
-    fn compress(&self, status: StatusCode, headers: &mut HeaderMap, length: Option<u64>) -> bool {
-        let whole = status == StatusCode::OK;
+    fn compress(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation) -> bool {
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED)
-            || !is_compressible(headers, whole.then_some(length).flatten())
+            || !is_compressible(headers, of)
         {
             return false;
         }
@@ -88,7 +110,7 @@ impl Telling {
         for name in OF_STORED.into_iter().chain(httpcache::OF_CONTENT) {
             headers.remove(name);
         }
-        if !whole {
+        if status != StatusCode::OK {
             return false;
         }
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -97,15 +119,14 @@ impl Telling {
 }
 
 /// Whether a body is a text that nothing has compressed yet and nobody forbids to.
-fn is_compressible(headers: &HeaderMap, length: Option<u64>) -> bool {
+fn is_compressible(headers: &HeaderMap, of: Representation) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase());
     let kind = kind.as_deref().map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
     let text = kind.is_some_and(|kind| kind.starts_with("text/") || TEXTS.contains(&kind.as_str()));
     let transformable = !headers.get_all(CACHE_CONTROL).iter().any(|line| {
         String::from_utf8_lossy(line.as_bytes()).to_ascii_lowercase().split(',').any(|d| d.trim() == "no-transform")
     });
-    let plain = !headers.contains_key(CONTENT_ENCODING);
-    text && transformable && plain && length.is_none_or(|length| length >= LENGTH_MIN)
+    text && transformable && !of.coded && of.length.is_none_or(|length| length >= LENGTH_MIN)
 }
 
 /// Compresses a body as it goes.
@@ -133,8 +154,6 @@ impl Gzip {
 
 #[cfg(test)]
 mod tests {
-    use http::header::CONTENT_LENGTH;
-
     use super::*;
     use model::Function;
     use std::io::Read;
@@ -171,10 +190,11 @@ mod tests {
                 "gzip",
                 304,
                 &[("content-type", "text/css"), ("etag", "\"x\""), ("repr-digest", "sha-256=:YQ==:")],
-                0,
+                5000,
                 false,
                 true,
             ),
+            ("gzip", 304, text, 100, false, false),
             ("gzip", 404, text, 5000, false, false),
             ("gzip", 200, &[("content-type", "image/png")], 5000, false, false),
             ("gzip", 200, &[("content-type", "text/css"), ("content-encoding", "br")], 5000, false, false),
@@ -184,14 +204,18 @@ mod tests {
         for (accepts, status, fields, length, compressed, varies) in cases {
             let mut headers = head(fields);
             let telling = telling(&[("gzip", &[("enable", "on")])], accepts);
-            let got = telling.tell(StatusCode::from_u16(*status).unwrap(), &mut headers, Some(*length));
+            let got = telling.tell(
+                StatusCode::from_u16(*status).unwrap(),
+                &mut headers,
+                Representation::new(&head(fields), Some(*length)),
+            );
             assert_eq!(
                 (got, headers.get_all(VARY).iter().count() == 1),
                 (*compressed, *varies),
                 "{accepts} {fields:?}"
             );
             assert_eq!(headers.get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip"), *compressed);
-            let confirmed = telling.gzip && *status == 304;
+            let confirmed = telling.gzip && *status == 304 && *varies;
             assert!(!confirmed || !headers.contains_key("repr-digest"), "of other bytes than he has");
             if *compressed {
                 assert!(!headers.contains_key(CONTENT_LENGTH));
@@ -210,7 +234,7 @@ mod tests {
             "",
         );
         let mut headers = head(&[("server", "o"), ("warmfront-told", "60"), ("cache-control", "max-age=1")]);
-        assert!(!telling.tell(StatusCode::OK, &mut headers, None));
+        assert!(!telling.tell(StatusCode::OK, &mut headers, Representation::of(StatusCode::OK, &HeaderMap::new())));
         assert_eq!((headers["x-is"].as_bytes(), headers.contains_key("server")), (&b"here"[..], false));
         assert_eq!(headers[CACHE_CONTROL], "max-age=60");
     }

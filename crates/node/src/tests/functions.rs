@@ -267,6 +267,33 @@ async fn users_are_told_what_the_functions_say_and_nodes_are_not() {
 }
 
 #[tokio::test]
+async fn what_confirms_a_text_names_it_as_what_brings_it_does() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    node.apply(with(&node, &[("gzip", &[("enable", "on")])]));
+    let text = || Page::new("a text that says the same again; ".repeat(500)).with("content-type", "text/html");
+    origin.put("/text", text());
+    origin.put("/short", Page::new("short").with("content-type", "text/html"));
+    origin.put("/coded", text().with("content-encoding", "br"));
+    // Which of them is compressed here, so that its tag is a weak one.
+    for (path, weak) in [("/text", true), ("/short", false), ("/coded", false)] {
+        for round in ["asked for the first time", "again"] {
+            let brought = node.get_with(path, &[("accept-encoding", "gzip")]).await;
+            assert_eq!((brought.status, brought.header("etag").starts_with("W/")), (200, weak), "{path}");
+            node.settled().await;
+            let told = ask(node.address, Method::HEAD, path, &[("accept-encoding", "gzip")], false).await;
+            let validator = ("if-none-match", brought.header("etag"));
+            let confirmed = node.get_with(path, &[("accept-encoding", "gzip"), validator]).await;
+            assert_eq!((told.status, confirmed.status), (200, 304), "{path} {round}");
+            for name in ["etag", "vary"] {
+                let said = [&told, &confirmed].map(|answer| answer.header(name));
+                assert_eq!(said, [brought.header(name); 2], "{name} of {path} {round}");
+            }
+            assert_eq!(told.header("content-encoding"), brought.header("content-encoding"), "{path} {round}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn access_rules_are_for_users_and_not_for_prefetches() {
     let Stage { origin, node, clock } = Stage::set().await;
     origin.put("/v.mp4", Page::new("film"));
