@@ -194,6 +194,8 @@ impl Admin {
         page.gauge("store_disk_capacity_bytes", "Bytes the segments may take", store.disk_capacity_bytes);
         page.gauge("store_memory_bytes", "Bytes in the memory tier", store.memory_bytes);
         page.gauge("store_memory_capacity_bytes", "Bound of the memory tier", store.memory_capacity_bytes);
+        page.gauge("store_buffered_bytes", "Bytes of bodies in memory, whoever holds them", store.buffered_bytes);
+        page.gauge("store_buffered_bytes_max", "What those are held to", store.buffered_bytes_max);
         page.gauge("store_in_flight_bytes", "Bytes on their way to the disk", store.in_flight_bytes);
         page.gauge("store_in_flight_bytes_max", "Bound of those", store.in_flight_bytes_max);
         page.gauge("store_reserved_bytes", "Bytes that running fetches may hold before they are", store.reserved_bytes);

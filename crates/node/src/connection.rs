@@ -7,7 +7,7 @@
 //!
 //! - The first request, and the head of each later one, is there [`HEAD_MAX`] after its first byte.
 //! - A connection on which nothing is asked, and one whose client takes nothing of what it asked for, ends after [`IDLE_MAX`] or
-//!   [`WRITE_STALL_MAX`]. While the node owes an answer it does not.
+//!   [`WRITE_STALL_MAX`], the latter much sooner while the store has no room in memory. While the node owes an answer it does not.
 //! - On HTTP/2, PING and its answer are no sign of life.
 //! - What HTTP/2 writes is gathered, and written when the connection has its next turn: a header is with the kernel only then.
 //! - A connection of HTTP/1.1 has neither hyper's state nor a buffer until there is a request for them ([`Connection::plain`]).
@@ -39,6 +39,11 @@ pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// Longest time a client may take nothing while there is something to take.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// The same while the store has no room in memory: what such a client holds of it is needed for others. And how often that is looked
+/// at where nothing is written.
+pub(crate) const WRITE_STALL_EXHAUSTED_MAX: Duration = Duration::from_secs(2);
+const EXHAUSTED_CHECK: Duration = Duration::from_secs(5);
 
 /// Bytes of HTTP/2 frames that are gathered to be written at once, and the longest piece that is copied for that. The library
 /// would write and flush every frame by itself.
@@ -187,6 +192,20 @@ enum Waits {
     Reader,
 }
 
+/// How long a client may take nothing, as things stand.
+fn stall_max(handoff: &Handoff) -> Duration {
+    match handoff.front.pipeline.store().is_exhausted() {
+        true => WRITE_STALL_EXHAUSTED_MAX,
+        false => WRITE_STALL_MAX,
+    }
+}
+
+/// Counts a client that took nothing for so long.
+fn refuse_reader(handoff: &Handoff, stalled: Duration) {
+    let why = if stalled < WRITE_STALL_MAX { Refusal::Memory } else { Refusal::SlowRead };
+    handoff.metrics().refused(why);
+}
+
 impl<S> Connection<S> {
     pub(crate) fn new(stream: S, greeting: Greeting, handoff: Arc<Handoff>) -> Connection<S> {
         let Greeting { http2, ahead, since } = greeting;
@@ -250,13 +269,13 @@ impl<S> Connection<S> {
         let running = turn.running.load(Ordering::Relaxed) > 0;
         // A short body is over when hyper has taken it, whoever has not taken it from there.
         if let Some((since, _)) = &self.stalled {
-            return (*since + WRITE_STALL_MAX, Some(Waits::Reader));
+            return (*since + stall_max(&self.handoff), Some(Waits::Reader));
         }
         match &mut self.head {
             Some((before, since)) if *before == turn.begun() && !running => {
                 (*since.get_or_insert(now) + HEAD_MAX, Some(Waits::Head))
             }
-            _ if running => (self.moved + WRITE_STALL_MAX, Some(Waits::Reader)),
+            _ if running => (self.moved + stall_max(&self.handoff), Some(Waits::Reader)),
             _ => (self.moved + IDLE_MAX, Some(Waits::Request)),
         }
     }
@@ -266,10 +285,11 @@ impl<S> Connection<S> {
         loop {
             let now = Instant::now();
             let (until, waits) = self.bound(now);
-            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            let next = if let Some(Waits::Reader) = waits { until.min(now + EXHAUSTED_CHECK) } else { until };
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             // One that is too early is left as it is, for it is cheaper to look once too often than to move it with every request.
-            if look.deadline() > until {
-                look.as_mut().reset(until);
+            if look.deadline() > next {
+                look.as_mut().reset(next);
                 self.looks = None;
             }
             if now < look.deadline() && self.looks.as_ref().is_some_and(|looks| looks.will_wake(cx.waker())) {
@@ -279,14 +299,14 @@ impl<S> Connection<S> {
             ready!(look.as_mut().poll(cx));
             self.looks = None;
             if Instant::now() < until {
-                look.as_mut().reset(until);
+                look.as_mut().reset(next);
                 continue;
             }
             match waits {
                 None => look.as_mut().reset(Instant::now() + IDLE_MAX),
                 Some(Waits::Request) => return Poll::Ready(Ok(())), // as if it had closed the connection
                 Some(Waits::Head) => self.handoff.metrics().refused(Refusal::SlowHead),
-                Some(Waits::Reader) => self.handoff.metrics().refused(Refusal::SlowRead),
+                Some(Waits::Reader) => refuse_reader(&self.handoff, self.moved.elapsed()),
             }
             if waits.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -314,10 +334,11 @@ impl<S> Connection<S> {
         let (since, look) = self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(RECHECK))));
         loop {
             ready!(look.as_mut().poll(cx));
-            let stalled = since.elapsed() >= WRITE_STALL_MAX;
+            let waited = since.elapsed();
+            let stalled = waited >= stall_max(&self.handoff);
             if stalled || self.handoff.is_overtaken() {
                 if stalled {
-                    self.handoff.metrics().refused(Refusal::SlowRead);
+                    refuse_reader(&self.handoff, waited);
                 }
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }

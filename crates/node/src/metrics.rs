@@ -199,9 +199,11 @@ pub(crate) enum Refusal {
     SlowRead,
     /// Frames of HTTP/2 that ask for nothing, too many of them.
     Flood,
+    /// The store has no room in memory: for a client that takes nothing, or for a body that is not in memory.
+    Memory,
 }
 
-const REFUSALS: [(&str, Refusal); 8] = [
+const REFUSALS: [(&str, Refusal); 9] = [
     ("reason=\"connections\"", Refusal::Connections),
     ("reason=\"fetches\"", Refusal::Fetches),
     ("reason=\"malformed\"", Refusal::Malformed),
@@ -210,6 +212,7 @@ const REFUSALS: [(&str, Refusal); 8] = [
     ("reason=\"slow_body\"", Refusal::SlowBody),
     ("reason=\"slow_read\"", Refusal::SlowRead),
     ("reason=\"flood\"", Refusal::Flood),
+    ("reason=\"memory\"", Refusal::Memory),
 ];
 
 /// Everything a node counts.

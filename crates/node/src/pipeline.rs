@@ -33,7 +33,7 @@ use crate::functions::{access, keep};
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, Refusal};
 use crate::peer::{self, BadCaller};
 use crate::pins::Pins;
 use crate::respond::{AnswerBody, Reply, Said, Signs, X_CACHE};
@@ -248,6 +248,14 @@ impl Pipeline {
                 }
             }
             let look = self.look(&wanted).await;
+            // What is in memory goes on being served, and takes nothing more.
+            if self.store.is_exhausted()
+                && wanted.method == Method::GET
+                && !look.found.as_ref().is_some_and(|found| found.object.is_in_memory())
+            {
+                self.metrics.refused(Refusal::Memory);
+                return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node has no room for the object now");
+            }
             let mut judging = self.knowing.judging();
             let judged = look.found.as_ref().and_then(|found| self.judge_found(&mut judging, found, &wanted));
             let judged = judged.map(|judged| match made(Mistake::NoJudgementAtLookup) {

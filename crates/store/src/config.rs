@@ -28,7 +28,21 @@ pub struct DiskConfig {
 }
 
 /// Running fills may hold as many bytes that are not with a disk yet as the memory tier may hold, and at least so many.
-pub(crate) const GATHERING_BYTES_LEAST: u64 = 64 << 20;
+const FILLS_BYTES_LEAST: u64 = 64 << 20;
+
+/// Readers may hold as many bytes that are not in the memory tier as may lie there, and at least so many: a piece for each of some
+/// thousand clients that do not get on.
+const READERS_BYTES_LEAST: u64 = 256 << 20;
+
+/// What fills may hold beside a memory tier of so many bytes.
+pub(crate) fn room_of_fills(memory_bytes: u64) -> u64 {
+    memory_bytes.max(FILLS_BYTES_LEAST)
+}
+
+/// The same for readers.
+pub(crate) fn room_of_readers(memory_bytes: u64) -> u64 {
+    memory_bytes.max(READERS_BYTES_LEAST)
+}
 
 /// A disk is cut into at least this many segments, so that eviction takes a small part of it at a time.
 pub(crate) const SEGMENTS_MIN: u64 = 8;

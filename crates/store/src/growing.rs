@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
+use crate::buffers::Buffers;
 use crate::format::SliceAt;
 use crate::tier::{Segment, Tier};
 use crate::{Key, WriteError};
@@ -23,6 +24,7 @@ pub(crate) struct Growing {
     pub(crate) full_key: Bytes,
     pub(crate) stamp: u64,
     pub(crate) tier: Option<Arc<Tier>>,
+    pub(crate) buffers: Arc<Buffers>,
     state: Mutex<State>,
     changes: watch::Sender<()>,
 }
@@ -61,7 +63,15 @@ pub(crate) enum Step {
 }
 
 impl Growing {
-    pub(crate) fn new(key: Key, id: u64, full_key: &[u8], head: &[u8], stamp: u64, tier: Option<Arc<Tier>>) -> Growing {
+    pub(crate) fn new(
+        key: Key,
+        id: u64,
+        full_key: &[u8],
+        head: &[u8],
+        stamp: u64,
+        tier: Option<Arc<Tier>>,
+        buffers: Arc<Buffers>,
+    ) -> Growing {
         Growing {
             key,
             id,
@@ -69,6 +79,7 @@ impl Growing {
             full_key: Bytes::copy_from_slice(full_key),
             stamp,
             tier,
+            buffers,
             state: Mutex::new(State { head: Bytes::copy_from_slice(head), ..State::default() }),
             changes: watch::Sender::new(()),
         }
@@ -103,7 +114,7 @@ impl Growing {
         let mut state = self.state();
         while !bytes.is_empty() && state.failed.is_none() {
             if state.tail_length == slice_bytes {
-                state.cut();
+                state.cut(&self.buffers);
             }
             let chunk = bytes.split_to(bytes.len().min(slice_bytes - state.tail_length));
             state.tail_length += chunk.len();
@@ -119,7 +130,7 @@ impl Growing {
     pub(crate) fn complete(&self) {
         let mut state = self.state();
         if state.tail_length > 0 {
-            state.cut();
+            state.cut(&self.buffers);
         }
         state.complete = true;
         drop(state);
@@ -213,7 +224,7 @@ impl Growing {
 
 impl State {
     /// Makes the tail a slice, in a buffer of just its size: the chunks may be parts of larger ones.
-    fn cut(&mut self) {
+    fn cut(&mut self, buffers: &Arc<Buffers>) {
         let mut bytes = BytesMut::with_capacity(self.tail_length);
         for chunk in self.tail.drain(..) {
             bytes.extend_from_slice(&chunk);
@@ -221,7 +232,7 @@ impl State {
         let start = self.length - self.tail_length as u64;
         let crc = crc32fast::hash(&bytes);
         let at = SliceAt { start, segment: 0, offset: 0, length: self.tail_length as u32, crc };
-        self.slices.push(Slice { at, held: Some(bytes.freeze()) });
+        self.slices.push(Slice { at, held: Some(buffers.count(bytes.freeze())) });
         self.tail_length = 0;
     }
 

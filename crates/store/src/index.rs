@@ -149,8 +149,10 @@ impl Shard {
         self.0.keys().copied().collect()
     }
 
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Place) -> bool) {
-        self.0.retain(|_, slot| keep(slot.place()));
+    /// The heads in a segment.
+    pub(crate) fn places_in(&self, segment: u32) -> Vec<(u64, Place)> {
+        let places = self.0.iter().map(|(name, slot)| (*name, slot.place()));
+        places.filter(|(_, place)| place.segment == segment).collect()
     }
 
     /// Forgets everything, and gives the room back.

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use quick_cache::{OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
 
+use crate::buffers::Buffers;
+use crate::config::room_of_readers;
 use crate::index::name;
 use crate::object::Entry;
 
@@ -80,11 +82,14 @@ impl Hasher for Fold {
 pub(crate) struct Memory {
     /// Held while a head is compared and then changed, in a store without a disk; else the index has the locks for that.
     pub(crate) changes: Mutex<()>,
+    /// All bytes of bodies in memory, those here among them.
+    pub(crate) buffers: Arc<Buffers>,
     cache: Cache<Slot, Item, Bytewise, Fold, DefaultLifecycle<Slot, Item>>,
 }
 
 impl Memory {
-    pub(crate) fn new(capacity_bytes: u64) -> Memory {
+    /// Of `capacity_bytes`, in a store whose writers hold `in_flight_bytes` at most.
+    pub(crate) fn new(capacity_bytes: u64, in_flight_bytes: u64) -> Memory {
         let shards = 1_u64 << (capacity_bytes / SHARD_BYTES_MIN).clamp(1, SHARDS_MAX).ilog2();
         let options = OptionsBuilder::new()
             .shards(shards as usize)
@@ -94,6 +99,10 @@ impl Memory {
             .expect("both required options are set");
         Memory {
             changes: Mutex::default(),
+            buffers: Arc::new(Buffers::new(
+                capacity_bytes.saturating_add(in_flight_bytes),
+                room_of_readers(capacity_bytes),
+            )),
             cache: Cache::with_options(options, Bytewise, Fold::default(), DefaultLifecycle::default()),
         }
     }

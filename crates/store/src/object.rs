@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::format::{HeadRecord, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry};
 use crate::index::Place;
 use crate::pins::Extent;
-use crate::tier::Tier;
+use crate::tier::{Segment, Tier};
 use crate::{Generation, Key, Reader};
 
 /// What a head and what readers make of it take in memory together, as a multiple of the head's bytes.
@@ -51,6 +51,14 @@ impl Entry {
     pub(crate) fn copied(&self) -> Entry {
         let Entry { key, generation, place, ref record, ref held, .. } = *self;
         Entry::new(key, generation, place, record.clone(), held.clone())
+    }
+
+    /// The same without head and body: what it takes to read the body from its disk.
+    fn without_bytes(&self) -> Entry {
+        let HeadRecord { stamp, length, checksum, ref slices, .. } = self.record;
+        let (full_key, head) = (Bytes::new(), Bytes::new());
+        let record = HeadRecord { stamp, length, checksum, full_key, head, slices: slices.clone() };
+        Entry::new(self.key, self.generation, self.place, record, SmallVec::new())
     }
 
     /// The oldest segment that holds a part of the body, if there is a body: without it the object is gone.
@@ -132,14 +140,32 @@ impl Object {
         Generation(self.entry.generation)
     }
 
-    /// The whole body if it is small and in memory: the path of a hot hit, without waiting or copying.
+    /// The whole body if it is small and in memory: the path of a hot hit, without waiting or copying. Not while the store is short
+    /// of memory: a reader holds less of it then.
     pub fn body(&self) -> Option<&Bytes> {
         static EMPTY: Bytes = Bytes::new();
+        if self.tier.as_ref().is_some_and(|tier| tier.memory.buffers.is_short()) {
+            return None;
+        }
         match (&*self.entry.held, self.length()) {
             ([only], length) if only.len() as u64 == length => Some(only),
             (_, 0) => Some(&EMPTY),
             _ => None,
         }
+    }
+
+    /// Whether the whole body is in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.entry.held.len() == self.entry.record.slices.len()
+    }
+
+    /// The same object for a reader that is to hold nothing of it in memory, and the segments where its body lies. Nothing when
+    /// it lies nowhere else.
+    pub(crate) fn on_disk(&self) -> Option<(Object, Vec<Arc<Segment>>)> {
+        let tier = self.tier.clone()?;
+        let segments =
+            self.entry.record.slices.iter().map(|slice| tier.segment(slice.segment)).collect::<Option<_>>()?;
+        Some((Object { entry: Arc::new(self.entry.without_bytes()), tier: Some(tier) }, segments))
     }
 
     /// Reads a range of the body, a slice at a time; what lies past the end of the body is left out.

@@ -4,6 +4,7 @@
 //! for the next reader.
 
 use std::future::poll_fn;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,19 +13,34 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream};
 
+use crate::buffers::Buffers;
 use crate::fill::Follower;
+use crate::format::SliceAt;
 use crate::growing::Step;
 use crate::index::name;
 use crate::tier::Segment;
 use crate::{Object, ReadError};
 
-/// A body, or a part of it, as a stream of chunks in order. Holds one slice in memory at most. Ends after the first error.
+/// Longest chunk that a reader gives while the store is short of memory, in bytes: about what a connection takes at once.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// A body, or a part of it, as a stream of chunks in order. Holds one slice in memory at most, and none while the store is short of
+/// memory. Ends after the first error.
 pub struct Reader {
     source: Source,
     /// Of the next byte in the body.
     position: u64,
     end: u64,
     waiting: Option<BoxFuture<'static, Woken>>,
+    pieces: Option<Pieces>,
+}
+
+/// Bytes of the body that are given in pieces: where they begin, how many they are, and the checksum of each piece, so that it can
+/// be read alone.
+struct Pieces {
+    start: u64,
+    length: usize,
+    crcs: Box<[u32]>,
 }
 
 enum Source {
@@ -35,7 +51,7 @@ enum Source {
 
 /// Why a reader that waited goes on.
 enum Woken {
-    /// The slice that begins at this position of the body is here.
+    /// The slice, or the piece of one, that begins at this position of the body is here.
     Loaded(u64, Result<Bytes, ReadError>),
     /// The fill has grown or ended.
     Changed,
@@ -52,11 +68,12 @@ impl Reader {
                 }
             }
         }
-        Reader { source: Source::Object { object, segments }, position, end, waiting: None }
+        Reader { source: Source::Object { object, segments }, position, end, waiting: None, pieces: None }
     }
 
     pub(crate) fn of_fill(follower: Follower, position: u64, end: Option<u64>) -> Reader {
-        Reader { source: Source::Fill(follower), position, end: end.unwrap_or(u64::MAX), waiting: None }
+        let end = end.unwrap_or(u64::MAX);
+        Reader { source: Source::Fill(follower), position, end, waiting: None, pieces: None }
     }
 
     /// The next chunk; `None` at the end. Nothing is lost if the future is dropped.
@@ -99,13 +116,59 @@ impl Reader {
         }
     }
 
-    /// Cuts what is asked for out of a slice.
+    /// Cuts what is asked for out of a slice, or out of a piece of one. While the store is short of memory that is a copy, so that
+    /// whoever is given it, and does not get on with it, holds no more than that.
     fn deliver(&mut self, start: u64, slice: Bytes) -> Option<Bytes> {
         let from = usize::try_from(self.position.checked_sub(start)?).ok()?;
         let to = slice.len().min(usize::try_from(self.end - start).unwrap_or(usize::MAX));
-        let chunk = (from < to).then(|| slice.slice(from..to))?;
+        let buffers = self.buffers().filter(|buffers| slice.len() > PIECE_BYTES && buffers.is_short());
+        let chunk = match buffers {
+            None => (from < to).then(|| slice.slice(from..to))?,
+            Some(buffers) => {
+                let to = to.min((from / PIECE_BYTES + 1) * PIECE_BYTES);
+                let piece = (from < to).then(|| buffers.count(Bytes::copy_from_slice(&slice[from..to])))?;
+                self.let_go(start, &slice);
+                piece
+            }
+        };
         self.position += chunk.len() as u64;
         Some(chunk)
+    }
+
+    /// What counts the buffers of what is read; nothing where that has no disk, and lies in memory whoever reads it.
+    fn buffers(&self) -> Option<Arc<Buffers>> {
+        match &self.source {
+            Source::Object { object, .. } => object.tier.as_ref().map(|tier| tier.memory.buffers.clone()),
+            Source::Fill(Follower { growing, .. }) => growing.tier.is_some().then(|| growing.buffers.clone()),
+            Source::Ended => None,
+        }
+    }
+
+    /// Keeps what it takes to read on from this slice without holding it.
+    fn let_go(&mut self, start: u64, slice: &Bytes) {
+        let length = slice.len();
+        if self.pieces.as_ref().is_none_or(|pieces| (pieces.start, pieces.length) != (start, length)) {
+            let crcs = slice.chunks(PIECE_BYTES).map(crc32fast::hash).collect();
+            self.pieces = Some(Pieces { start, length, crcs });
+        }
+        if let Source::Object { object, segments } = &mut self.source
+            && !object.entry.held.is_empty()
+            && let Some(on_disk) = object.on_disk()
+        {
+            (*object, *segments) = on_disk;
+        }
+    }
+
+    /// The piece in which the next byte lies, by its place in the slice, and its checksum: while the store is short of memory,
+    /// when this very slice was given in pieces before.
+    fn piece(&self, slice: &SliceAt) -> Option<(Range<usize>, u32)> {
+        let of = (slice.start, slice.length as usize);
+        let pieces = self.pieces.as_ref().filter(|pieces| (pieces.start, pieces.length) == of)?;
+        self.buffers().filter(|buffers| buffers.is_short())?;
+        let at = usize::try_from(self.position.checked_sub(slice.start)?).ok()? / PIECE_BYTES;
+        let crc = *pieces.crcs.get(at)?;
+        let start = at * PIECE_BYTES;
+        Some((start..pieces.length.min(start + PIECE_BYTES), crc))
     }
 
     fn fail(&mut self, error: ReadError) -> Poll<Option<Result<Bytes, ReadError>>> {
@@ -130,7 +193,7 @@ impl Stream for Reader {
                 let woken = ready!(waiting.as_mut().poll(context));
                 reader.waiting = None;
                 match woken {
-                    Woken::Loaded(start, Ok(slice)) => return Poll::Ready(reader.deliver(start, slice).map(Ok)),
+                    Woken::Loaded(start, Ok(bytes)) => return Poll::Ready(reader.deliver(start, bytes).map(Ok)),
                     Woken::Loaded(_, Err(error)) => return reader.fail(error),
                     Woken::Changed => {}
                 }
@@ -138,7 +201,7 @@ impl Stream for Reader {
             match reader.step() {
                 Step::End => return Poll::Ready(None),
                 Step::Failed => return reader.fail(ReadError::FillFailed),
-                Step::Slice(start, slice) => return Poll::Ready(reader.deliver(start, slice).map(Ok)),
+                Step::Slice(start, bytes) => return Poll::Ready(reader.deliver(start, bytes).map(Ok)),
                 Step::Wait => {}
                 Step::Load(number, slice) => {
                     let (tier, segment, fill) = match &reader.source {
@@ -155,9 +218,17 @@ impl Stream for Reader {
                     if let Some(bytes) = tier.memory.slice(tier.number, fill, number) {
                         return Poll::Ready(reader.deliver(slice.start, bytes).map(Ok));
                     }
-                    let load =
-                        async move { Woken::Loaded(slice.start, tier.slice(segment, &slice, fill, number).await) };
-                    reader.waiting = Some(load.boxed());
+                    reader.waiting = Some(match reader.piece(&slice) {
+                        Some((part, crc)) => async move {
+                            let start = slice.start + part.start as u64;
+                            Woken::Loaded(start, tier.piece(segment, &slice, part, crc).await)
+                        }
+                        .boxed(),
+                        None => {
+                            async move { Woken::Loaded(slice.start, tier.slice(segment, &slice, fill, number).await) }
+                                .boxed()
+                        }
+                    });
                 }
             }
         }

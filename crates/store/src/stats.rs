@@ -19,6 +19,11 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// Bound of `memory_bytes`.
     pub memory_capacity_bytes: u64,
+    /// Bytes of bodies in memory, whoever holds them: the memory tier, the disk writers, readers and those they read for. Buffers of a
+    /// few KiB do not count.
+    pub buffered_bytes: u64,
+    /// What `buffered_bytes` is held to: readers are frugal before, and [`crate::Store::is_exhausted`] says when it is reached.
+    pub buffered_bytes_max: u64,
     /// Bytes handed to the disk writers and not yet written; at most `in_flight_bytes_max`.
     pub in_flight_bytes: u64,
     /// Bound of `in_flight_bytes`.

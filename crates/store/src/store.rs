@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::config::{GATHERING_BYTES_LEAST, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
+use crate::config::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, room_of_fills};
 use crate::disk::{Disk, FileDisk};
 use crate::fill::Fill;
 use crate::format::{FULL_KEY_BYTES_MAX, HEAD_BYTES_MAX, SLICE_BYTES_MAX};
@@ -73,6 +73,11 @@ pub enum Which {
 /// The upper byte of a fill's number is that of its disk, so that a body which moves from a disk that fails to another, or to
 /// memory, does not meet its old generations there; the others count.
 const FILL_COUNT_BITS: u32 = 56;
+
+/// The part of a fill's number that counts. A disk may have had another number when it was written to.
+pub(crate) fn fill_count(number: u64) -> u64 {
+    number & ((1 << FILL_COUNT_BITS) - 1)
+}
 
 /// How often a disk that fails is opened before it is left out of service.
 const OPEN_TRIES: u32 = 3;
@@ -149,7 +154,7 @@ impl Store {
 
     async fn open_those(config: Config, disks: Vec<io::Result<Arc<dyn Disk>>>) -> Result<Store, OpenError> {
         let began = Instant::now();
-        let memory = Arc::new(Memory::new(config.memory_bytes));
+        let memory = Arc::new(Memory::new(config.memory_bytes, (config.disks.len() * IN_FLIGHT_BYTES_MAX) as u64));
         let counters = Arc::new(Counters::default());
         let volumes = config.disks.iter().zip(disks).enumerate().map(|(number, (disk_config, disk))| {
             let (memory, counters) = (memory.clone(), counters.clone());
@@ -192,7 +197,7 @@ impl Store {
                 Err(left_out) => missing.push(left_out),
             }
         }
-        let count = |volume: &Volume| volume.tier.next_fill.load(Ordering::Relaxed) & ((1 << FILL_COUNT_BITS) - 1);
+        let count = |volume: &Volume| fill_count(volume.tier.next_fill.load(Ordering::Relaxed));
         let most = disks.iter().map(count).max().unwrap_or(1);
         let first_of = |number: u64| most | number.min(u64::from(u8::MAX)) << FILL_COUNT_BITS;
         for volume in &disks {
@@ -298,14 +303,14 @@ impl Store {
         // What makes a slice goes to the disk; without one, all stays.
         let held = if tier.is_some() { slice_bytes as u64 } else { most };
         let reserved = length.map_or(slice_bytes as u64, |length| length.min(held));
-        let allowed = self.inner.memory.capacity().max(GATHERING_BYTES_LEAST);
+        let allowed = room_of_fills(self.inner.memory.capacity());
         if !self.inner.counters.reserve(reserved, allowed) {
             return Err(WriteError::Busy { most: allowed });
         }
         self.inner.counters.fills.fetch_add(1, Ordering::Relaxed);
         Ok(Fill {
             slice_bytes,
-            growing: Arc::new(Growing::new(key, id, full_key, &head, stamp, tier)),
+            growing: Arc::new(Growing::new(key, id, full_key, &head, stamp, tier, self.inner.memory.buffers.clone())),
             followed: Arc::default(),
             queue: volume.map(|volume| volume.queue.clone()),
             memory: self.inner.memory.clone(),
@@ -552,13 +557,20 @@ impl Store {
         }
     }
 
+    /// Whether so many bytes of bodies are in memory that no more are to be taken there: more than [`Stats::buffered_bytes_max`].
+    pub fn is_exhausted(&self) -> bool {
+        self.inner.memory.buffers.is_exhausted()
+    }
+
     /// Counters, as of now.
     pub fn stats(&self) -> Stats {
         let Inner { memory, counters, disks, missing, .. } = &*self.inner;
         let mut stats = counters.snapshot();
         stats.memory_bytes = memory.bytes();
         stats.memory_capacity_bytes = memory.capacity();
-        stats.reserved_bytes_max = memory.capacity().max(GATHERING_BYTES_LEAST);
+        stats.reserved_bytes_max = room_of_fills(memory.capacity());
+        stats.buffered_bytes = memory.buffers.bytes();
+        stats.buffered_bytes_max = memory.buffers.most();
         stats.in_flight_bytes_max = (disks.len() * IN_FLIGHT_BYTES_MAX) as u64;
         stats.disks_out = missing.len() as u64;
         if !self.has_disk_in_service() {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -441,10 +441,10 @@ impl Tier {
             Err(error) => {
                 tracing::warn!(disk = %self.path.display(), segment = segment.id, %error, "summary unreadable, index searched");
                 for number in 0..crate::index::SHARDS {
-                    let mut shard = self.index.shard(number);
-                    let before = shard.len();
-                    shard.retain(|place| place.segment != segment.id);
-                    dropped += before - shard.len();
+                    let there = self.index.shard(number).places_in(segment.id);
+                    for (name, place) in there {
+                        dropped += u64::from(self.drop_if(name, place));
+                    }
                 }
             }
         }
@@ -508,6 +508,20 @@ impl Tier {
         Ok(bytes)
     }
 
+    /// Reads `part` of a slice that was read whole before; `crc` is what its checksum was then.
+    pub(crate) async fn piece(
+        &self,
+        segment: Option<Arc<Segment>>,
+        slice: &SliceAt,
+        part: Range<usize>,
+        crc: u32,
+    ) -> Result<Bytes, ReadError> {
+        let segment = segment.or_else(|| self.segment(slice.segment)).ok_or(ReadError::Evicted)?;
+        let offset = slice.offset + (RECORD_HEADER_BYTES + part.start) as u32;
+        let bytes = self.read(Source::Anywhere, &segment, offset, part.len()).await?;
+        if crc32fast::hash(&bytes) == crc { Ok(bytes) } else { Err(self.corrupt(segment.id, slice.offset)) }
+    }
+
     /// Reads a slice from disk and checks that it is the one that was meant.
     pub(crate) async fn read_slice(
         &self,
@@ -543,7 +557,10 @@ impl Tier {
         let bytes = read.await.map_err(|error| self.io_error(segment.id, error))?;
         self.outage.read_went_well();
         self.counters.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if bytes.len() != length { Err(self.corrupt(segment.id, offset)) } else { Ok(bytes) }
+        if bytes.len() != length {
+            return Err(self.corrupt(segment.id, offset));
+        }
+        Ok(self.memory.buffers.count(bytes))
     }
 
     fn check(&self, segment: &Segment, offset: u32, bytes: Bytes, kind: Kind) -> Result<Record, ReadError> {

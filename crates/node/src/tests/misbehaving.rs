@@ -116,6 +116,68 @@ async fn client_that_takes_nothing_is_cut_off() {
     assert!(begun.elapsed() >= WRITE_STALL_MAX);
 }
 
+/// With a memory tier of 64 MiB, and 256 MiB more for those who do not get on: what their bodies take stays within it, and they are
+/// turned away when it is gone, not who asks for what is in memory.
+async fn exhausted(stage: &Stage, mut one_more: impl AsyncFnMut(usize, &str) -> bool) {
+    const BODY: usize = 1 << 20;
+    stage.origin.put("/hot", Page::new("hot"));
+    assert_eq!(stage.node.get("/hot").await.status, 200);
+    let mut clients = 0;
+    loop {
+        let path = format!("/{clients}");
+        stage.origin.put(&path, Page::new(vec![b'x'; BODY]));
+        let answered = one_more(clients, &path).await;
+        let stats = stage.node.pipeline.store().stats();
+        assert!(stats.buffered_bytes <= stats.buffered_bytes_max + BODY as u64, "{stats:?}");
+        if !answered {
+            break;
+        }
+        clients += 1;
+        assert!(clients < 400, "somebody was to be turned away: {stats:?}");
+    }
+    assert!(clients > 300, "as long as there is room everybody is served: {clients}");
+    assert_eq!(stage.node.get("/hot").await.header("x-cache"), "HIT from edge", "what is in memory is served");
+    eventually("who takes nothing is cut off", || !stage.node.pipeline.store().is_exhausted()).await;
+    assert_eq!(stage.node.get("/0").await.status, 200, "there is room again");
+    assert!(refusals(stage, Refusal::Memory) > 0);
+    assert_eq!(refusals(stage, Refusal::SlowRead), 0, "none of them took that long");
+}
+
+#[tokio::test]
+async fn clients_that_take_nothing_do_not_take_all_memory() {
+    let (stage, connect) = in_memory().await;
+    let mut connections = Vec::new();
+    exhausted(&stage, async |_, path| {
+        let mut slow = open(&connect, 4096).await;
+        slow.write_all(format!("GET {path} HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut begin = [0; 12];
+        slow.read_exact(&mut begin).await.unwrap();
+        connections.push(slow);
+        begin.ends_with(b"200")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nor_do_http2_streams_that_may_not_send_a_byte() {
+    let (stage, connect) = in_memory().await;
+    let mut connections = Vec::new();
+    exhausted(&stage, async |clients, path| {
+        let stream = clients as u32 % 50;
+        if stream == 0 {
+            let mut more = open(&connect, 1 << 20).await;
+            more.write_all(&preface(&[0, 4, 0, 0, 0, 0])).await.unwrap();
+            connections.push(more);
+        }
+        let get = frame(HEADERS, END_STREAM | END_HEADERS, 2 * stream + 1, &get_block(path));
+        connections.last_mut().unwrap().write_all(&get).await.unwrap();
+        stage.origin.asked(path, 1).await;
+        stage.node.settled().await;
+        !stage.node.pipeline.store().is_exhausted()
+    })
+    .await;
+}
+
 /// A frame of HTTP/2.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() as u32;
