@@ -322,7 +322,7 @@ impl Pipeline {
                         Err(NotPinned::Absent) => continue,
                         Err(NotPinned::For(cause)) => return Outcome::Failed(cause),
                     },
-                    Err(VerifyError::Absent) => continue,
+                    Err(VerifyError::Absent | VerifyError::Read(store::ReadError::Evicted)) => continue,
                     Err(VerifyError::Read(error)) => {
                         tracing::warn!(
                             url = job.url,

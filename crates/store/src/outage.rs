@@ -8,12 +8,14 @@
 //!
 //! - It is out once and for all; a disk that works now and then does not flap.
 //! - A single object that cannot be read takes no disk out: one read that works between failures forgives them.
+//! - That this process, or the system, is out of descriptors or memory is no failure of a disk.
 //! - While it is not *settled*, what the disk holds may be back after a restart, so removals of it are not acknowledged.
 
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use rustix::io::Errno;
 use tokio::sync::Notify;
 
 /// Reads that fail in a row before a disk is out.
@@ -61,7 +63,9 @@ impl Outage {
 
     /// Says whether that was the one too many.
     pub(crate) fn read_failed(&self, error: &io::Error) -> bool {
-        self.read_failures.fetch_add(1, Ordering::Relaxed) + 1 >= READ_FAILURES_MAX && self.begin(error)
+        is_of_disk(error)
+            && self.read_failures.fetch_add(1, Ordering::Relaxed) + 1 >= READ_FAILURES_MAX
+            && self.begin(error)
     }
 
     /// Something written was synced.
@@ -71,7 +75,9 @@ impl Outage {
 
     /// Says whether that was the one too many.
     pub(crate) fn write_failed(&self, error: &io::Error) -> bool {
-        self.write_failures.fetch_add(1, Ordering::Relaxed) + 1 >= WRITE_FAILURES_MAX && self.begin(error)
+        is_of_disk(error)
+            && self.write_failures.fetch_add(1, Ordering::Relaxed) + 1 >= WRITE_FAILURES_MAX
+            && self.begin(error)
     }
 
     fn begin(&self, error: &io::Error) -> bool {
@@ -81,4 +87,10 @@ impl Outage {
         }
         begun
     }
+}
+
+/// Whether it is the disk that failed, and not the process that has no descriptors or no memory left.
+fn is_of_disk(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    !matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }

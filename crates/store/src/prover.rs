@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::format::HeadRecord;
 use crate::index::{Place, name};
 use crate::object::Entry;
+use crate::store::Volume;
 use crate::tier::{Segment, Source, Tier};
 use crate::writer::Command;
 use crate::{Generation, Key, Object, ReadError, Store, VerifyError};
@@ -164,7 +165,21 @@ impl Store {
             return verify_in_memory(self.in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
         };
         let tier = &volume.tier;
-        let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;
+        // Once more only if it was moved meanwhile.
+        loop {
+            let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;
+            match volume.verify_at(key, full_key, place).await {
+                Err(VerifyError::Read(ReadError::Evicted))
+                    if tier.index.get(name(key)).is_some_and(|now| now != place) => {}
+                verified => return verified,
+            }
+        }
+    }
+}
+
+impl Volume {
+    async fn verify_at(&self, key: Key, full_key: &[u8], place: Place) -> Result<Verified, VerifyError> {
+        let (volume, tier) = (self, &self.tier);
         let failed = |error: ReadError| {
             tier.drop_unreadable(name(key), place, &error);
             VerifyError::Read(error)

@@ -17,6 +17,7 @@ use crate::OpenError;
 use crate::disk::DiskFile;
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, SummaryEntry, Void};
 use crate::index::name;
+use crate::store::fill_count;
 use crate::tier::{self, Segment, Tier, place_of};
 
 /// How much is read at once while records are looked for, in bytes.
@@ -43,7 +44,7 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
                 return Err(OpenError::UnknownFormat { path, segment: id, found: version, known });
             }
             SegmentHeader::Known { next_fill: then, void } => {
-                next_fill = next_fill.max(then);
+                next_fill = next_fill.max(fill_count(then));
                 voids.extend(void.map(|void| (void, id)));
             }
             SegmentHeader::Broken => {}
@@ -65,7 +66,7 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
         let id = segment.id;
         let summary = tier::read_summary(id, &*segment.file, length).await.map_err(failed("read a summary"))?;
         let entries = if let Some((trailer, entries)) = summary {
-            next_fill = next_fill.max(trailer.next_fill);
+            next_fill = next_fill.max(fill_count(trailer.next_fill));
             segment.sealed(length);
             entries
         } else {
@@ -129,7 +130,7 @@ struct Scanned {
     records: u64,
     /// Where the last whole record ends.
     end: u64,
-    /// Fills of the records found have lower ids.
+    /// Fills of the records found have lower counts.
     next_fill: u64,
 }
 
@@ -170,7 +171,7 @@ async fn scan(id: u32, file: &Arc<dyn DiskFile>, limit: u64) -> io::Result<Scann
                 first_segment,
             });
         }
-        found.next_fill = found.next_fill.max(header.fill.saturating_add(1));
+        found.next_fill = found.next_fill.max(fill_count(header.fill) + 1);
         found.records += 1;
         found.end += u64::from(length);
     }

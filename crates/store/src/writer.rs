@@ -253,13 +253,20 @@ impl Writer {
                 }
             }
             Command::Remove { key, expected, durable, reply } => {
+                // Room first: to make it may take a sync, after which everything counts as settled.
+                let room = self.make_room(RECORD_HEADER_BYTES, 1).await;
                 self.flush().await;
                 self.tier.unsettled.store(true, Ordering::SeqCst);
                 if !self.tier.drop_if(name(key), expected) {
                     let _ = reply.send(Ok(false));
                     return;
                 }
-                match self.make_room(RECORD_HEADER_BYTES, 1).await {
+                let room = match room {
+                    // There is still, unless that segment broke.
+                    Ok(_) => self.make_room(RECORD_HEADER_BYTES, 1).await,
+                    Err(error) => Err(error),
+                };
+                match room {
                     Ok(segment) => {
                         self.add_tombstone(&segment, key);
                         self.batch.effects.push(Effect::Removed { durable, reply });

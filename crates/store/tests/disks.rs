@@ -424,3 +424,63 @@ async fn capacity_below_eight_segments_is_refused() {
         Ok(_) => panic!("opened"),
     }
 }
+
+#[tokio::test]
+async fn disk_that_gets_another_number_gives_no_number_of_a_fill_twice() {
+    let (first, second) = (FaultyDisk::new(51), FaultyDisk::new(52));
+    let on = |disks: Vec<(&'static str, FaultyDisk)>| async move {
+        let entry = |path: &str| DiskConfig { path: path.into(), capacity_bytes: 512 << 10 };
+        let entries = disks.iter().map(|(path, _)| entry(path)).collect();
+        let opened: Vec<Arc<dyn Disk>> = disks.into_iter().map(|(_, disk)| Arc::new(disk) as Arc<dyn Disk>).collect();
+        Store::open_on(Config { disks: entries, memory_bytes: 1 << 20, ..small_config() }, opened).await.expect("open")
+    };
+    // Bodies of several slices, which lie in memory under the number of their fill.
+    let long = |seed| body(seed, 40_000);
+    let both = on(vec![("first", first.clone()), ("second", second.clone())]).await;
+    for number in 0..6 {
+        put(&both, &format!("/{number}"), &long(number), 0).await;
+    }
+    both.close().await.expect("close");
+    drop(both);
+    let mut generations = std::collections::HashSet::new();
+    let mut disk = second.crash();
+    for start in 1..4 {
+        let alone = on(vec![("second", disk.clone())]).await;
+        let name = format!("/new/{start}");
+        put(&alone, &name, &long(100 + start), 0).await;
+        for seed in 1..=start {
+            let object = get(&alone, &format!("/new/{seed}")).await.expect("stored");
+            assert!(whole(&object).await == long(100 + seed), "body {seed} at start {start}");
+        }
+        let generation = get(&alone, &name).await.expect("stored").generation();
+        assert!(generations.insert(generation), "{generation:?} was another body's");
+        alone.close().await.expect("close");
+        drop(alone);
+        disk = disk.crash();
+    }
+}
+
+#[tokio::test]
+async fn object_without_a_body_leaves_memory_with_its_segment_though_the_summary_rots() {
+    let disk = FaultyDisk::new(53);
+    let store = open(&disk, small_config()).await;
+    put(&store, "/marker", &Bytes::new(), 0).await;
+    let mut number = 0;
+    while store.stats().segments < 2 {
+        put(&store, &format!("/{number}"), &body(number, 9_000), 0).await;
+        number += 1;
+    }
+    // From its end on: the summary, and some of what is before it.
+    for offset in 60_000..(64 << 10) {
+        disk.corrupt("00000001.seg", offset);
+    }
+    while store.stats().evicted_segments == 0 {
+        assert!(get(&store, "/marker").await.is_some(), "in memory, and asked for all the time");
+        put(&store, &format!("/{number}"), &body(number, 9_000), 0).await;
+        number += 1;
+    }
+    let removed = store.remove(key("/marker"), b"/marker", Which::Any);
+    let removed = tokio::time::timeout(std::time::Duration::from_secs(10), removed).await.expect("it comes to an end");
+    assert!(matches!(removed, Ok(false)), "{removed:?}");
+    assert!(get(&store, "/marker").await.is_none());
+}
