@@ -550,8 +550,10 @@ impl<S: Stream> AsyncWrite for Connection<S> {
                     let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
                     ready!(self.noted(cx, poll))?;
                 }
-                // There may be more to come; the next thing this task does when it is polled again is to pour it out.
-                false => cx.waker().wake_by_ref(),
+                // There may be more to come; the next thing this task does when it is polled again is to pour it out. What was gathered
+                // before was tried in this very turn, and the socket says when it takes more.
+                false if self.gathered_in == self.handoff.polls.load(Ordering::Relaxed) => cx.waker().wake_by_ref(),
+                false => {}
             }
             self.handoff.accepted();
             return Poll::Ready(Ok(()));

@@ -255,6 +255,70 @@ async fn http2_clients_that_flood_are_cut_off() {
     eventually("nor of their requests", || stage.node.pipeline.metrics().requests_running.get() == 0).await;
 }
 
+/// A connection whose polls are counted.
+struct Counted(DuplexStream, Arc<std::sync::atomic::AtomicU64>);
+
+impl tokio::io::AsyncRead for Counted {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        std::pin::Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Counted {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn http2_client_that_reads_nothing_costs_nothing() {
+    let stage = Stage::set().await;
+    let front = Front::new(stage.node.pipeline.clone(), None, CONNECTIONS_MAX, &stage.node.stopping);
+    let (connect, incoming) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(crate::listener::serve_on(incoming, front));
+    stage.origin.put("/a", Page::new(vec![b'x'; 40_000]));
+    assert_eq!(stage.node.get("/a").await.status, 200);
+    stage.node.settled().await;
+    let polls = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (mut mine, theirs) = tokio::io::duplex(4096);
+    connect.send(Counted(theirs, polls.clone())).await.unwrap();
+    mine.write_all(&preface(&[])).await.unwrap();
+    mine.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get_block("/a"))).await.unwrap();
+    eventually("it is answered", || stage.node.pipeline.metrics().bytes_sent.get() >= 80_000).await;
+    let before = polls.load(std::sync::atomic::Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let after = polls.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(after - before < 20, "it was looked at {} times while nothing happened", after - before);
+    // And it goes on when the client does.
+    let mut read = Vec::new();
+    while read.len() < 40_000 {
+        assert!(mine.read_buf(&mut read).await.unwrap() > 0, "it ended after {} bytes", read.len());
+    }
+}
+
 #[tokio::test]
 async fn http2_windows_that_never_open_hold_nothing_for_ever() {
     let (stage, connect) = in_memory().await;
