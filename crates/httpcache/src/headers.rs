@@ -1,7 +1,7 @@
 //! Which header fields go where: stored, sent on, asked upstream, merged from a 304.
 
 use std::collections::HashSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::{
     ACCEPT_ENCODING, AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
@@ -101,7 +101,7 @@ pub fn kept(response: &HeaderMap, received: SystemTime) -> HeaderMap {
 
 /// What of a user's request goes upstream when the answer is to be stored: end-to-end fields without conditions and
 /// ranges, for the answer is everybody's; `Accept-Encoding` in the form of [`accept_encoding`], so that what upstream chooses
-/// by it agrees with [`crate::vary_key`]; of cache directives only the wish for a new or young response, for caches on the way.
+/// by it agrees with [`crate::vary_key`]; of cache directives only the wishes for a new, young or fresh response and that it is not kept, for caches on the way.
 ///
 /// A request that goes past the cache takes [`end_to_end`] instead.
 pub fn upstream(request: &HeaderMap) -> HeaderMap {
@@ -121,11 +121,13 @@ pub fn upstream(request: &HeaderMap) -> HeaderMap {
         headers.remove(name);
     }
     let wishes = Wishes::of(request);
-    if wishes.no_cache {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    } else if let Some(seconds) = wishes.max_age {
-        let text = HeaderValue::try_from(format!("max-age={}", seconds.as_secs()));
-        headers.insert(CACHE_CONTROL, text.expect("digits are a header value"));
+    let seconds = |name: &str, time: Option<Duration>| Some(format!("{name}={}", time?.as_secs()));
+    let young = if wishes.no_cache { Some("no-cache".to_owned()) } else { seconds("max-age", wishes.max_age) };
+    let wishes = [young, seconds("min-fresh", wishes.min_fresh), wishes.no_store.then(|| "no-store".to_owned())];
+    let wishes: Vec<String> = wishes.into_iter().flatten().collect();
+    if !wishes.is_empty() {
+        let text = HeaderValue::try_from(wishes.join(", "));
+        headers.insert(CACHE_CONTROL, text.expect("words and digits are a header value"));
     }
     match accept_encoding(request).parse() {
         Ok(encodings) if request.contains_key(ACCEPT_ENCODING) => headers.insert(ACCEPT_ENCODING, encodings),

@@ -71,12 +71,12 @@ fn a_fill_asks_for_what_everybody_gets() {
         ["accept-encoding: br, gzip", "cache-control: no-cache", "host: a.test", "user-agent: x"]
     );
     let cases: [(&[&str], &[&str]); 6] = [
-        // RFC 9111 §5.2.1: caches on the way are to hear that a new or young answer is wanted
+        // RFC 9111 §5.2.1: caches on the way are to hear that a new, young or fresh answer is wanted, and kept nowhere
         (&["Cache-Control: max-age=0, max-stale, foo"], &["cache-control: max-age=0"]),
         (&["Cache-Control: max-age=5", "Cache-Control: no-cache"], &["cache-control: no-cache"]),
         (&["Pragma: no-cache"], &["cache-control: no-cache"]),
         (&["Pragma: no-cache", "Cache-Control: x"], &[]),
-        (&["Cache-Control: no-store, only-if-cached, min-fresh=5"], &[]),
+        (&["Cache-Control: no-store, only-if-cached, min-fresh=5"], &["cache-control: min-fresh=5, no-store"]),
         (&["Expect: 100-continue"], &[]),
     ];
     for (user, expected) in cases {

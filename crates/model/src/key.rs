@@ -99,7 +99,7 @@ impl fmt::Display for UrlKey {
 
 /// A path with its query: fragment dropped, escapes upper case, bytes that cannot stand in a URL escaped.
 fn normalise(path: &str) -> String {
-    let stands = |byte: u8| matches!(byte, 0x21..=0x7E) && !matches!(byte, b'"' | b'<' | b'>' | b'#' | b'%');
+    let stands = |byte: u8| matches!(byte, 0x21..=0x7E) && !matches!(byte, b'"' | b'<' | b'>' | b'`' | b'#' | b'%');
     if path.bytes().all(stands) {
         return path.to_owned();
     }
@@ -115,7 +115,7 @@ fn normalise(path: &str) -> String {
                     at += 1;
                 }
             }
-            0x21..=0x7E if !matches!(byte, b'"' | b'<' | b'>') => out.push(char::from(byte)),
+            0x21..=0x7E if !matches!(byte, b'"' | b'<' | b'>' | b'`') => out.push(char::from(byte)),
             _ => {
                 const HEX: &[u8; 16] = b"0123456789ABCDEF";
                 out.push('%');
@@ -184,7 +184,7 @@ mod tests {
     /// What a path comes to, step by step over the whole of it.
     fn naive(path: &str) -> String {
         let before = path.split('#').next().unwrap_or_default();
-        let stands = |byte: u8| byte.is_ascii_graphic() && !b"\"<>".contains(&byte);
+        let stands = |byte: u8| byte.is_ascii_graphic() && !b"\"<>`".contains(&byte);
         let byte = |byte: u8| if stands(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
         let escaped: String = before.bytes().map(byte).collect();
         let escapes = regex::Regex::new("%[0-9A-Fa-f]{1,2}").unwrap();

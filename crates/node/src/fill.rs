@@ -17,11 +17,11 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use model::fence::{Asker, Fetch, Vouched};
 use model::{Cause, Domain, NodeName, UrlKey};
 use store::{Object, Store, WriteError};
@@ -60,6 +60,12 @@ const LONE_FOR: Duration = Duration::from_secs(5);
 
 /// The same for a body that turned out too large for the store only while it came: whoever follows such a fill is cut off.
 const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
+
+/// Request fields by which the variants of a URL differ altogether. An origin that names others with every answer begins anew.
+const VARY_FIELDS_MAX: usize = 16;
+
+/// Why a prefetch that brought what is not fresh has warmed nothing.
+pub(crate) const NOT_FRESH: &str = "not fresh on arrival: users would not be answered from the store";
 
 /// Markers that may be left at the same time.
 const MARKERS_AT_ONCE: usize = 64;
@@ -123,6 +129,8 @@ pub(crate) struct Came {
 pub(crate) struct Arrived {
     /// What is kept of it.
     pub(crate) head: Arc<Head>,
+    /// It is for the one who began, and for nobody else.
+    pub(crate) alone: bool,
     /// The whole, for the one who began, where some of it is for nobody else ([`httpcache::kept`]).
     pub(crate) own_head: Option<Arc<Head>>,
     pub(crate) vouched: Vouched,
@@ -286,6 +294,7 @@ impl Waiting {
             Err(_) => None, // the fetch was dropped: the node is stopping
         };
         match arrival {
+            Some(Arrival::Body(arrived)) if arrived.alone && self.joined => Outcome::NotMine,
             Some(Arrival::Body(arrived)) => Outcome::Body(arrived),
             Some(Arrival::Lone) => match self.lone {
                 Some(lone) => lone.await.map_or(Outcome::NotMine, |lone| Outcome::Mine(Box::new(lone))),
@@ -320,6 +329,20 @@ impl Running {
         match &*self.arrival.borrow() {
             None => true,
             Some(Arrival::Body(arrived)) => httpcache::vary_key(&arrived.vary, &order.headers) == arrived.values,
+            Some(Arrival::Lone | Arrival::Again | Arrival::Failed(_)) => false,
+        }
+    }
+
+    /// Whether what has come of it is good for who asks only now, at `now`: a body may take longer to come than it is fresh. A prefetch
+    /// looks at what it has in the end.
+    fn is_good(&self, order: &Order, now: SystemTime) -> bool {
+        match &*self.arrival.borrow() {
+            None => true,
+            Some(Arrival::Body(arrived)) => {
+                let stored = Some((&arrived.head.freshness, httpcache::Allowed::Send));
+                let decision = httpcache::decide(&Method::GET, &order.headers, stored, now);
+                order.purpose == Purpose::Prefetch || matches!(decision, httpcache::Decision::Serve { .. })
+            }
             Some(Arrival::Lone | Arrival::Again | Arrival::Failed(_)) => false,
         }
     }
@@ -411,8 +434,10 @@ impl Fills {
         let running = {
             let mut all = self.running();
             let shape = order.domain.functions.shape();
+            let now = self.knowing.clock().now();
             let joinable = |running: &&Arc<Running>| {
                 !order.alone
+                    && running.is_good(&order, now)
                     && running.shape == shape
                     && running.refetch >= order.refetch
                     && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)

@@ -11,7 +11,7 @@
 //! - The host of a request is one and a name, whichever of the two places it is told in.
 //! - What fails closes its connection: behind it nobody knows where the next message begins.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, StatusCode, Version, request, response};
 
@@ -51,7 +51,20 @@ pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
         return Err(Bad { status: StatusCode::NOT_IMPLEMENTED, words, why: Refusal::Malformed });
     }
     one_length(&mut request.headers).map_err(malformed)?;
+    if request.version == Version::HTTP_2 {
+        one_cookie(&mut request.headers);
+    }
     one_host(request)
+}
+
+/// RFC 9113 §8.2.3: a client may send its cookies apart; whoever is not asked by HTTP/2 knows one field.
+fn one_cookie(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// RFC 9112 §3.2: exactly one `Host` in HTTP/1.1, and a name in it, also where the target names another, which then counts
@@ -215,6 +228,17 @@ mod tests {
             let (mut parts, ()) = Request::builder().uri("/").header("host", "a").body(()).unwrap().into_parts();
             (1..count).for_each(|_| _ = parts.headers.append("x-many", HeaderValue::from_static("1")));
             assert_eq!(request(&mut parts).err().map(|bad| bad.status.as_u16()), refused, "{count}");
+        }
+    }
+
+    #[test]
+    fn cookies_that_come_apart_by_http2_are_one_field() {
+        for (version, expected) in [(Version::HTTP_2, vec!["a=1; b=2"]), (Version::HTTP_11, vec!["a=1", "b=2"])] {
+            let asked = Request::builder().version(version).uri("/").header("host", "a.com");
+            let asked = asked.header("cookie", "a=1").header("cookie", "b=2");
+            let (mut parts, ()) = asked.body(()).unwrap().into_parts();
+            request(&mut parts).unwrap();
+            assert_eq!(parts.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), expected, "{version:?}");
         }
     }
 

@@ -199,9 +199,10 @@ impl Pins {
                 written.push((key_hash, pinned));
             }
         }
-        // What was pinned before stays as it was.
+        // What was pinned before stays as it was. So does what leads to the body, which takes no room: other variants may be pinned by now
+        // that it leads to as well.
         let undo = || {
-            for (key, before) in keys.iter().zip(&earlier) {
+            for (key, before) in keys.iter().zip(&earlier).take(1) {
                 self.kept().take(key.hash().0);
                 match before {
                     Some(before) => self.kept().put(key.hash().0, before.clone()),

@@ -12,7 +12,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{HOST, MAX_FORWARDS};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
@@ -72,8 +72,8 @@ pub(crate) struct Look {
     pub(crate) key: ObjectKey,
     pub(crate) seen: Option<store::Generation>,
     pub(crate) found: Option<Found>,
-    /// Other variants are there.
-    pub(crate) has_variants: bool,
+    /// The marker that leads to the variants, if there are some.
+    pub(crate) marker: Option<store::Generation>,
 }
 
 /// How something is asked for.
@@ -266,10 +266,25 @@ impl Pipeline {
             let stored = look.found.as_ref().zip(judged.as_ref());
             let stored = stored.map(|(found, judged)| (&found.head.freshness, allowed(judged, found.vouched.stamp)));
             let decision = httpcache::decide(&wanted.method, &wanted.headers, stored, now);
+            // What is to be warm is fetched, whatever may stand in for a user.
+            let decision = match decision {
+                Decision::ServeStaleAndRevalidate { .. } if wanted.purpose == Purpose::Prefetch => {
+                    Decision::Revalidate { forward: Forward::Stale, stale_if_error: false }
+                }
+                decision => decision,
+            };
             let known_good = judged.and_then(|judged| judged.age);
             let asking = match (decision, &look.found) {
                 (Decision::Serve { .. }, Some(found)) => {
                     let body = self.body(&wanted, found);
+                    // A child hears of tags by the head alone: what slice it asks for is here first, and what that came with in the head.
+                    if let (ArrivedBody::Sliced(body), Asker::Child { .. }, 0) = (&body, wanted.asker, attempt)
+                        && let Some(number) = slices::wanted(&wanted.headers, self.fills.sizes)
+                    {
+                        drop(judging);
+                        body.bring(number).await;
+                        continue;
+                    }
                     return reply.stored(&wanted.headers, &found.head, &body, now, Said::hit(known_good), judging);
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
@@ -297,7 +312,7 @@ impl Pipeline {
                     Asking { confirm: true, stale_if_error, why: forward, alone }
                 }
                 (Decision::Fetch { forward, stale_if_error, keep }, _) => {
-                    let other_variant = forward == Forward::UriMiss && look.has_variants;
+                    let other_variant = forward == Forward::UriMiss && look.marker.is_some();
                     let why = if other_variant { Forward::VaryMiss } else { forward };
                     Asking { confirm: false, stale_if_error, why, alone: alone || !keep }
                 }
@@ -330,21 +345,21 @@ impl Pipeline {
         let tag = self.knowing.known().tag;
         let mut key = ObjectKey::bare(&wanted.url);
         let mut object = self.read(&key).await;
-        let mut has_variants = false;
+        let mut marker = None;
         if let Some(Stored::Marker(vary)) = of(&object, tag) {
-            has_variants = true;
-            let marker = object.as_ref().map_or(store::Generation(0), store::Object::generation);
-            key = ObjectKey::variant(&wanted.url, marker, &httpcache::vary_key(vary, wanted.shared(&self.signs)));
+            let generation = object.as_ref().map_or(store::Generation(0), store::Object::generation);
+            marker = Some(generation);
+            key = ObjectKey::variant(&wanted.url, generation, &httpcache::vary_key(vary, wanted.shared(&self.signs)));
             object = self.read(&key).await;
         }
         let seen = object.as_ref().map(store::Object::generation);
         let head = match of(&object, tag) {
             // What was kept under a key that was made otherwise was kept for other URLs; what is to be fetched again is not there. For
-            // a prefetch neither is what lies in slices: whether all of them are there nobody knows.
+            // a prefetch neither is what lies in slices, for whether all of them are there nobody knows, nor what says that there is nothing.
             Some(Stored::Object(head))
                 if keep::is_keyed_by(&wanted.domain.functions, &head.headers)
                     && head.refetch >= wanted.refetch
-                    && (head.slices.is_none() || wanted.purpose == Purpose::User) =>
+                    && (head.slices.is_none() && head.status.is_success() || wanted.purpose == Purpose::User) =>
             {
                 Some(head.clone())
             }
@@ -355,7 +370,7 @@ impl Pipeline {
             let vouched = Vouched { stamp: Revision(object.stamp()), at };
             Found { object, head, vouched }
         });
-        Look { key, seen, found, has_variants }
+        Look { key, seen, found, marker }
     }
 
     /// Judges what is stored.
@@ -410,7 +425,7 @@ impl Pipeline {
         let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
         // A prefetch wants the whole, also one that a child goes on with where another node broke off.
         let prefetch = wanted.purpose == Purpose::Prefetch;
-        if alone || prefetch || look.has_variants || told_apart || wanted.method != Method::GET {
+        if alone || prefetch || look.marker.is_some() || told_apart || wanted.method != Method::GET {
             return Part::Whole;
         }
         let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());
@@ -445,6 +460,7 @@ impl Pipeline {
     /// Waits for a fetch and answers from it.
     async fn fetch(&self, wanted: &Wanted, look: &Look, asking: &Asking, until: Instant, reply: &Reply) -> Step {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
+        let stale_if_error = stale_if_error && wanted.purpose == Purpose::User;
         let alone = alone || self.fills.is_lone(&look.key);
         let part = self.part(wanted, look, alone);
         if wanted.refetch > 0 {
@@ -565,6 +581,15 @@ impl Pipeline {
         reply: Reply,
     ) -> Response<AnswerBody> {
         let mut headers = httpcache::end_to_end(&wanted.headers);
+        // RFC 9110 §7.6.2.
+        if wanted.method == Method::OPTIONS
+            && let Some(left) = headers.get(MAX_FORWARDS).and_then(|left| left.to_str().ok()?.parse::<u64>().ok())
+        {
+            if left == 0 {
+                return reply.alive();
+            }
+            headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
+        }
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
         headers.append(http::header::VIA, self.signs.via.clone());

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use httpcache::Allowed;
 use model::fence::Asker;
 use model::prefetch::{JOBS_PER_NODE_MAX, UNDER_WAY_MAX};
@@ -151,6 +151,7 @@ impl Prefetch {
     fn drop_jobs(&self, of: impl Fn(u64) -> bool) {
         let mut queue = self.queue();
         queue.waiting.retain(|chunk, _| !of(*chunk));
+        queue.outbox.retain(|report| !of(report.chunk));
         for (_, held) in queue.names.extract_if(.., |(chunk, _), _| of(*chunk)) {
             held.withdrawn.cancel();
         }
@@ -310,13 +311,14 @@ enum Step {
 impl Pipeline {
     /// Makes an object resident (promise P2); fetches while it is one of the few that do, and says to `prefetch` what comes.
     pub(crate) async fn warm(&self, job: &Job, prefetch: &Prefetch, fetching: &Semaphore) -> Outcome {
-        let Some(wanted) = self.wanted(job) else { return Outcome::Failed(Cause::UnknownDomain) };
         let mut fetched = false;
         for _ in 0..ATTEMPTS_MAX {
+            // Anew each time: the domain may make its keys otherwise by now.
+            let Some(wanted) = self.wanted(job) else { return Outcome::Failed(Cause::UnknownDomain) };
             let look = self.look(&wanted).await;
             let (good, confirm) = self.weigh(&wanted, &look);
             if let Some(found) = look.found.as_ref().filter(|_| good) {
-                match self.prove(&look, found, &wanted, fetched).await {
+                match self.prove(job, &look, found, &wanted, fetched).await {
                     Ok(resident) => match self.pin(job, &wanted, &look, found).await {
                         Ok(()) => return resident,
                         Err(NotPinned::Absent) => continue,
@@ -394,13 +396,28 @@ impl Pipeline {
         (allowed == Allowed::Send && fresh && object, allowed != Allowed::Refetch && object)
     }
 
-    /// Reads the object back from stable storage, and looks once more whether it may be sent.
-    async fn prove(&self, look: &Look, found: &Found, wanted: &Wanted, fetched: bool) -> Result<Outcome, VerifyError> {
+    /// Reads the object back from stable storage, with the marker that leads to it, and looks once more whether it may be sent and is what
+    /// users ask for. [`VerifyError::Absent`] is to look again.
+    async fn prove(
+        &self,
+        job: &Job,
+        look: &Look,
+        found: &Found,
+        wanted: &Wanted,
+        fetched: bool,
+    ) -> Result<Outcome, VerifyError> {
         let verified = self.store().verify(look.key.hash(), look.key.bytes()).await?;
         if verified.generation != found.object.generation() {
             return Err(VerifyError::Absent); // replaced meanwhile: look at the new one
         }
-        if !self.weigh(wanted, look).0 {
+        if let Some(marker) = look.marker {
+            let bare = ObjectKey::bare(&wanted.url);
+            if self.store().verify(bare.hash(), bare.bytes()).await?.generation != marker {
+                return Err(VerifyError::Absent);
+            }
+        }
+        let named = |wanted: &Wanted| (wanted.url.clone(), wanted.domain.functions.shape());
+        if !self.weigh(wanted, look).0 || self.wanted(job).as_ref().map(named) != Some(named(wanted)) {
             return Err(VerifyError::Absent);
         }
         Ok(Outcome::Resident {
@@ -414,7 +431,7 @@ impl Pipeline {
     /// Pins what was proved, and the marker that leads to it, where the job says so.
     async fn pin(&self, job: &Job, wanted: &Wanted, look: &Look, found: &Found) -> Result<(), NotPinned> {
         let Some(pin) = &job.pin else { return Ok(()) };
-        let marker = look.has_variants.then(|| ObjectKey::bare(&wanted.url));
+        let marker = look.marker.map(|_| ObjectKey::bare(&wanted.url));
         let keys: Vec<ObjectKey> = std::iter::once(look.key.clone()).chain(marker).collect();
         self.pins().pin(&keys, found.object.generation(), found.object.length(), pin).await
     }
@@ -439,9 +456,7 @@ impl Pipeline {
                     return Step::Failed(Cause::OriginStatus(arrived.head.status.as_u16()));
                 }
                 if !arrived.head.freshness.is_fresh(self.knowing().clock().now()) {
-                    return Step::Failed(Cause::NotStorable(
-                        "not fresh on arrival: users would not be answered from the store".to_owned(),
-                    ));
+                    return Step::Failed(Cause::NotStorable(fill::NOT_FRESH.to_owned()));
                 }
                 if arrived.head.refetch < wanted.refetch {
                     let problem = "a node above gave a copy from before it was asked to fetch again";
@@ -458,9 +473,7 @@ impl Pipeline {
                     Err(_) => Step::Failed(Cause::Store("the node is stopping".to_owned())),
                 }
             }
-            fill::Outcome::Mine(lone)
-                if !lone.answer.head.status.is_success() && lone.answer.head.status != StatusCode::NOT_MODIFIED =>
-            {
+            fill::Outcome::Mine(lone) if !lone.answer.head.status.is_success() => {
                 Step::Failed(Cause::OriginStatus(lone.answer.head.status.as_u16()))
             }
             fill::Outcome::Mine(lone) => Step::Failed(lone.why),

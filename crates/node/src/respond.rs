@@ -285,6 +285,7 @@ impl Reply {
             }
         }
         let body = AnswerBody {
+            begun: false,
             left: source.length(),
             gzip: compressed.then(Gzip::new).filter(|_| self.method != Method::HEAD),
             source,
@@ -343,6 +344,8 @@ enum Source {
     Parts(Parts),
     /// With the bound of its silence.
     Upstream(FromAbove, Pin<Box<Sleep>>),
+    /// It broke before anything of it was given.
+    Broken(Option<BodyError>),
 }
 
 impl Source {
@@ -354,6 +357,7 @@ impl Source {
             Source::Read(_, length) => *length,
             Source::Parts(parts) => Some(parts.length()),
             Source::Upstream(body, _) => body.size_hint().exact(),
+            Source::Broken(_) => None,
         }
     }
 }
@@ -361,6 +365,8 @@ impl Source {
 /// A body as the connection reads it.
 pub(crate) struct AnswerBody {
     source: Source,
+    /// Some of it was given, or waited for: the head is written.
+    begun: bool,
     /// What goes out is compressed.
     gzip: Option<Gzip>,
     /// Bytes to come, when that is known.
@@ -409,6 +415,7 @@ impl AnswerBody {
             Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Source::Read(reading, _) => reading.poll_next(cx),
             Source::Parts(parts) => parts.poll_next(cx),
+            Source::Broken(error) => Poll::Ready(error.take().map(Err)),
             Source::Upstream(body, silence) => loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
@@ -439,6 +446,7 @@ impl Body for AnswerBody {
         this.header_is_written();
         loop {
             let Poll::Ready(polled) = this.poll_source(cx) else {
+                this.begun = true;
                 this.exchange.iter_mut().for_each(Exchange::waits);
                 return Poll::Pending;
             };
@@ -457,6 +465,15 @@ impl Body for AnswerBody {
                         }
                     },
                 },
+                Some(Err(error)) if !this.begun => {
+                    // The connection ends with it, and a head that waits to be written with it: who reads nothing at all takes this node
+                    // for broken, not the body.
+                    this.begun = true;
+                    this.gzip = None;
+                    this.source = Source::Broken(Some(error));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Some(Err(error)) => {
                     this.source = Source::Empty;
                     this.gzip = None;
@@ -473,6 +490,7 @@ impl Body for AnswerBody {
                     }
                 }
             };
+            this.begun = true;
             this.handoff.metrics().bytes_sent.add(bytes.len() as u64);
             if matches!(this.source, Source::Full(_) | Source::Read(..) | Source::Parts(_)) && this.result.is_some() {
                 this.handoff.metrics().bytes_stored.add(bytes.len() as u64);

@@ -166,6 +166,17 @@ impl Body {
         .boxed()
     }
 
+    /// Sees to it that a slice is stored or on its way, and its head has the tags that it came with.
+    pub(crate) async fn bring(&self, number: u64) {
+        if !self.series.range(number).is_empty()
+            && self.stored(number).await.is_none()
+            && let Some(waiting) = self.fetch(number)
+        {
+            // Whatever became of it, who asks for the slice finds out.
+            let _ = waiting.outcome().await;
+        }
+    }
+
     /// A slice in the store. What cannot be read is fetched again.
     async fn stored(&self, number: u64) -> Option<store::Object> {
         let key = ObjectKey::slice(&self.url, &self.series, number);

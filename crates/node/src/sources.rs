@@ -234,8 +234,9 @@ impl Sources {
         match sent {
             Ok(answer) if slot.is_too_much(answer.status()) => {
                 match httpcache::retry_after(answer.headers(), self.knowing.clock().now()) {
-                    Some(after) => slot.closed(after),
-                    None => slot.failed(true),
+                    // To come again at once is no window: an origin that says so rests as one that says nothing.
+                    Some(after) if !after.is_zero() => slot.closed(after),
+                    _ => slot.failed(true),
                 }
             }
             Ok(answer) if !is_failure(answer.status()) => slot.answered(),

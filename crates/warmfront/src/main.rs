@@ -90,6 +90,11 @@ fn main() -> ExitCode {
     // 2 MiB, a node that fetches takes twice the memory, and a third of its processor time goes there. Where this cannot be said,
     // it is only slower.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    // A node has a file open for each segment of its disks, and a socket for each client. What the system allows is taken; where
+    // nothing more is allowed, the rest works as well.
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: allowed.maximum, ..allowed };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())

@@ -66,17 +66,29 @@ impl FillTask<'_> {
             headers.insert(RANGE, range);
         }
         let sent = self.fills.knowing.clock().now();
+        let ranged = headers.contains_key(RANGE);
         let answer = match self.ask(&headers).await {
-            Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT => match self.kept_part(&answer, sent) {
-                Some(part) => return self.take_part(part, answer).await,
-                None if matches!(self.order.part, Part::Slice(..)) => Ok(answer),
-                None => {
-                    // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
-                    headers.remove(RANGE);
-                    drop(answer);
-                    self.ask(&headers).await
+            // The part that was asked for is not the client's: whether there is one for him the whole tells.
+            Ok(answer)
+                if answer.head.status == StatusCode::RANGE_NOT_SATISFIABLE
+                    && matches!(self.order.part, Part::Begin(_)) =>
+            {
+                headers.remove(RANGE);
+                drop(answer);
+                self.ask(&headers).await
+            }
+            Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT && ranged => {
+                match self.kept_part(&answer, sent) {
+                    Some(part) => return self.take_part(part, answer).await,
+                    None if matches!(self.order.part, Part::Slice(..)) => Ok(answer),
+                    None => {
+                        // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
+                        headers.remove(RANGE);
+                        drop(answer);
+                        self.ask(&headers).await
+                    }
                 }
-            },
+            }
             answered => answered,
         };
         match (answer, &self.order.part) {
@@ -124,9 +136,11 @@ impl FillTask<'_> {
                 let mut headers = httpcache::end_to_end(&answer.head.headers);
                 httpcache::OF_CONTENT.into_iter().for_each(|name| _ = headers.remove(name));
                 self.mark(StatusCode::OK, &answer.from, &mut headers);
-                if own_head(&headers, &httpcache::kept(&headers, received)) {
+                let kept = httpcache::kept(&headers, received);
+                if own_head(&headers, &kept) {
                     return None;
                 }
+                let headers = kept;
                 let ok = StatusCode::OK;
                 let storable = self.storable(ok, &headers, sent, received);
                 if self.order.alone || storable.is_err() || !self.vary(&headers).ok()?.is_empty() {
@@ -166,8 +180,17 @@ impl FillTask<'_> {
         } else {
             ArrivedBody::Growing(follower, filled.length)
         };
-        let arrived =
-            Arrived { head, own_head: None, vouched, body, vary: Vec::new(), values: Vec::new(), came, done: finished };
+        let arrived = Arrived {
+            head,
+            alone: false,
+            own_head: None,
+            vouched,
+            body,
+            vary: Vec::new(),
+            values: Vec::new(),
+            came,
+            done: finished,
+        };
         self.tell(Arrival::Body(Arc::new(arrived)));
         done.send_replace(Some(self.pour_part(answer.body, filled).await));
     }
@@ -320,12 +343,10 @@ impl FillTask<'_> {
         let received = self.fills.knowing.clock().now();
         let x_cache = answer.head.headers.remove("x-cache").filter(|_| answer.from != From::Origin);
         let came = Came { from: answer.from.clone(), x_cache: x_cache.clone(), status: answer.head.status };
-        if answer.head.status == StatusCode::NOT_MODIFIED {
-            let confirmed = match &self.order.confirm {
-                Some(confirm) => self.confirm(confirm, &answer, came, sent, received).await,
-                None => None,
-            };
-            match confirmed {
+        if answer.head.status == StatusCode::NOT_MODIFIED
+            && let Some(confirm) = &self.order.confirm
+        {
+            match self.confirm(confirm, &answer, came, sent, received).await {
                 Some(arrived) => self.tell(Arrival::Body(Arc::new(arrived))),
                 None => self.tell(Arrival::Again),
             }
@@ -343,6 +364,14 @@ impl FillTask<'_> {
             }
             Ok(_) if self.order.stands_in && self.is_ruled_failure(status) => {
                 Cause::NotStorable("it failed, and what is stored stands in".to_owned())
+            }
+            // Users go on being served what is there (decision 0024).
+            Ok(_) if self.order.refetch > 0 && !status.is_success() => Cause::OriginStatus(status.as_u16()),
+            Ok(_)
+                if self.order.refetch > 0
+                    && !Head::new(self.log, status, headers.clone(), sent, received).freshness.is_fresh(received) =>
+            {
+                Cause::NotStorable(super::NOT_FRESH.to_owned())
             }
             Ok(_) if self.order.alone => Cause::NotStorable("asked for alone".to_owned()),
             // The log was changed for another while this was asked for: the stamp means nothing there.
@@ -389,7 +418,20 @@ impl FillTask<'_> {
         received: SystemTime,
     ) -> Option<Arrived> {
         let key = &self.order.key;
-        let Ok(mut headers) = httpcache::freshen(&confirm.head.headers, &answer.head.headers) else {
+        // The head of a body in slices may have got tags since it was looked up, and gets more only in turn.
+        let bare = ObjectKey::bare(&self.order.url);
+        let mut stored = confirm.head.clone();
+        let mut turn = None;
+        if stored.slices.is_some() {
+            turn = Some(self.fills.marking[marker_turn(&bare)].lock().await);
+            if let Ok(Some(object)) = self.fills.store.lookup(key.hash(), key.bytes()).await
+                && object.generation() == confirm.object.generation()
+                && let Some((_, Stored::Object(head))) = head::read(&object)
+            {
+                stored = head.clone();
+            }
+        }
+        let Ok(mut headers) = httpcache::freshen(&stored.headers, &answer.head.headers) else {
             let only = store::Which::Only(confirm.object.generation());
             let _ = self.fills.store.remove(key.hash(), key.bytes(), only).await;
             return None;
@@ -423,6 +465,7 @@ impl FillTask<'_> {
             }
         };
         drop(written_over);
+        drop(turn);
         // A body lies where its `Vary` says.
         let same_place = httpcache::vary_fields(&headers) == httpcache::vary_fields(&confirm.head.headers);
         let storable = self.storable(head.status, &headers, sent, received);
@@ -439,7 +482,7 @@ impl FillTask<'_> {
             None => ArrivedBody::Stored(object),
             Some(series) => self.sliced(&head, series, None),
         };
-        Some(Arrived { head, own_head, vouched, body, vary, values, came, done })
+        Some(Arrived { head, alone: storable.is_err(), own_head, vouched, body, vary, values, came, done })
     }
 
     /// Opens the store for a body that comes.
@@ -451,43 +494,56 @@ impl FillTask<'_> {
         vouched: Vouched,
         came: Came,
     ) -> Result<(Arrived, Filling, watch::Sender<Option<Result<(), Cause>>>), WriteError> {
-        let vary = self.vary(&head.headers).unwrap_or_default();
+        let mut vary = self.vary(&head.headers).unwrap_or_default();
+        let mut marker = None;
+        if !vary.is_empty() {
+            let (generation, all) = self.mark_variants(vary, vouched.stamp).await?;
+            (marker, vary) = (Some(generation), all);
+        }
         let values = httpcache::vary_key(&vary, &self.order.headers);
-        let key = if vary.is_empty() {
-            ObjectKey::bare(&self.order.url)
-        } else {
-            let marker = self.mark_variants(&vary, vouched.stamp).await?;
-            ObjectKey::variant(&self.order.url, marker, &values)
+        let key = match marker {
+            Some(marker) => ObjectKey::variant(&self.order.url, marker, &values),
+            None => ObjectKey::bare(&self.order.url),
         };
         let length = announced(&answer.head.headers, &answer.body);
         let fill = self.fills.store.begin_fill(key.hash(), key.bytes(), head.encode(), vouched.stamp.0, length)?;
         let (done, finished) = watch::channel(None);
         let body = ArrivedBody::Growing(fill.follow(), length);
-        let arrived = Arrived { head: head.clone(), own_head, vouched, body, vary, values, came, done: finished };
+        let arrived =
+            Arrived { head: head.clone(), alone: false, own_head, vouched, body, vary, values, came, done: finished };
         Ok((arrived, Filling { key, fill, length }, done))
     }
 
     /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some. Says which marker
-    /// it is.
-    async fn mark_variants(&self, vary: &[HeaderName], stamp: Revision) -> Result<store::Generation, WriteError> {
+    /// it is, and by what they differ altogether: where answers name different fields, the variants lie side by side by all of them.
+    async fn mark_variants(
+        &self,
+        mut vary: Vec<HeaderName>,
+        stamp: Revision,
+    ) -> Result<(store::Generation, Vec<HeaderName>), WriteError> {
         let bare = ObjectKey::bare(&self.order.url);
         let _turn = self.fills.marking[marker_turn(&bare)].lock().await;
         if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
             && let Some((log, Stored::Marker(kept))) = head::read(&object)
             && *log == self.log
-            && kept.len() == vary.len()
-            && kept.iter().all(|name| vary.contains(name))
         {
-            return Ok(object.generation());
+            if vary.iter().all(|name| kept.contains(name)) {
+                return Ok((object.generation(), kept.clone()));
+            }
+            let all: Vec<HeaderName> =
+                kept.iter().chain(vary.iter().filter(|name| !kept.contains(name))).cloned().collect();
+            if all.len() <= super::VARY_FIELDS_MAX {
+                vary = all;
+            }
         }
         let fill = self.fills.store.begin_fill(
             bare.hash(),
             bare.bytes(),
-            head::encode_marker(self.log, vary),
+            head::encode_marker(self.log, &vary),
             stamp.0,
             Some(0),
         )?;
-        fill.finish_visible().await.map(|(marker, _)| marker.generation())
+        fill.finish_visible().await.map(|(marker, _)| (marker.generation(), vary))
     }
 
     /// The body, from the connection to the store; continued by range when the connection breaks and that is safe.

@@ -71,14 +71,17 @@ impl Telling {
             return None;
         }
         let accepts = || httpcache::accept_encoding(request).split(", ").any(|coding| coding == "gzip");
-        let gzip = functions.rules().gzip && request.contains_key(ACCEPT_ENCODING) && accepts();
+        let wanted = request.contains_key(ACCEPT_ENCODING) && !forbids_transforming(request);
+        let gzip = functions.rules().gzip && wanted && accepts();
         Some(Telling { functions: functions.clone(), gzip })
     }
 
     /// Makes the headers those a user gets; `of` is what they speak of, so that a 304 and the answer to HEAD say the same of it as the
     /// answer that brings it (RFC 9110 §9.3.2, §15.4.5). Says whether the body is to be compressed.
     pub(crate) fn tell(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation) -> bool {
-        if let Some(told) = keep::told(headers).and_then(|told| HeaderValue::try_from(format!("max-age={told}")).ok()) {
+        let and = if forbids_transforming(headers) { ", no-transform" } else { "" };
+        let told = keep::told(headers).map(|told| format!("max-age={told}{and}"));
+        if let Some(told) = told.and_then(|told| HeaderValue::try_from(told).ok()) {
             headers.insert(CACHE_CONTROL, told);
             headers.remove(EXPIRES);
         }
@@ -123,10 +126,14 @@ fn is_compressible(headers: &HeaderMap, of: Representation) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase());
     let kind = kind.as_deref().map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
     let text = kind.is_some_and(|kind| kind.starts_with("text/") || TEXTS.contains(&kind.as_str()));
-    let transformable = !headers.get_all(CACHE_CONTROL).iter().any(|line| {
+    text && !forbids_transforming(headers) && !of.coded && of.length.is_none_or(|length| length >= LENGTH_MIN)
+}
+
+/// RFC 9111 §5.2.1.6, §5.2.2.6.
+fn forbids_transforming(headers: &HeaderMap) -> bool {
+    headers.get_all(CACHE_CONTROL).iter().any(|line| {
         String::from_utf8_lossy(line.as_bytes()).to_ascii_lowercase().split(',').any(|d| d.trim() == "no-transform")
-    });
-    text && transformable && !of.coded && of.length.is_none_or(|length| length >= LENGTH_MIN)
+    })
 }
 
 /// Compresses a body as it goes.
@@ -200,6 +207,14 @@ mod tests {
             ("gzip", 200, &[("content-type", "text/css"), ("content-encoding", "br")], 5000, false, false),
             ("gzip", 200, &[("content-type", "text/css"), ("cache-control", "no-transform")], 5000, false, false),
             ("gzip", 200, &[("content-type", "application/json"), ("vary", "Accept-Encoding")], 5000, true, true),
+            (
+                "gzip",
+                200,
+                &[("content-type", "text/css"), ("cache-control", "no-transform"), ("warmfront-told", "60")],
+                5000,
+                false,
+                false,
+            ),
         ];
         for (accepts, status, fields, length, compressed, varies) in cases {
             let mut headers = head(fields);
@@ -237,6 +252,9 @@ mod tests {
         assert!(!telling.tell(StatusCode::OK, &mut headers, Representation::of(StatusCode::OK, &HeaderMap::new())));
         assert_eq!((headers["x-is"].as_bytes(), headers.contains_key("server")), (&b"here"[..], false));
         assert_eq!(headers[CACHE_CONTROL], "max-age=60");
+        let mut headers = head(&[("warmfront-told", "60"), ("cache-control", "max-age=1, no-transform")]);
+        telling.tell(StatusCode::OK, &mut headers, Representation::of(StatusCode::OK, &HeaderMap::new()));
+        assert_eq!(headers[CACHE_CONTROL], "max-age=60, no-transform");
     }
 
     proptest::proptest! {

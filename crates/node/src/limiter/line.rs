@@ -60,23 +60,26 @@ impl Line {
             return Ok(Turn::Mine(entered));
         }
         let until = Instant::now() + WAIT_MAX;
-        let here = Here::of(self)?;
+        let (here, first) = Here::of(self)?;
         waits();
         // Between the look above and the place in line there may have been room, and nobody was called.
-        let mut mine = self.len() == 1;
+        let mut mine = first;
         loop {
             let called = self.room.notified();
             tokio::pin!(called);
             // From here on a call is heard, also one that comes before it is waited for.
             called.as_mut().enable();
-            if std::mem::replace(&mut mine, true)
-                && let Some((entered, more)) = enter()?
-            {
-                drop(here);
-                if more {
-                    self.call();
+            if std::mem::replace(&mut mine, true) {
+                let entered = enter();
+                // Who came since all were called hears what is wrong from the one before.
+                let more = !matches!(entered, Ok(None | Some((_, false))));
+                if let Some(turn) = entered.map(|entered| entered.map(|(entered, _)| Turn::Mine(entered))).transpose() {
+                    drop(here);
+                    if more {
+                        self.call();
+                    }
+                    return turn;
                 }
-                return Ok(Turn::Mine(entered));
             }
             tokio::select! {
                 biased;
@@ -92,12 +95,14 @@ impl Line {
 struct Here<'a>(&'a Line);
 
 impl Here<'_> {
-    fn of(line: &Line) -> Result<Here<'_>, NotNow> {
-        if line.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX {
+    /// Says whether nobody else waits.
+    fn of(line: &Line) -> Result<(Here<'_>, bool), NotNow> {
+        let before = line.waiting.fetch_add(1, Ordering::SeqCst);
+        if before >= WAITING_MAX {
             line.waiting.fetch_sub(1, Ordering::SeqCst);
             return Err(NotNow::Full);
         }
-        Ok(Here(line))
+        Ok((Here(line), before == 0))
     }
 }
 

@@ -42,7 +42,11 @@ async fn request_that_asks_for_better_has_it_validated() {
         .iter()
         .map(|seen| seen.headers.get("cache-control").map_or("", |wish| wish.to_str().unwrap()).to_owned())
         .collect();
-    assert_eq!(asked, ["", "max-age=4", "no-cache", "", ""], "a cache between this node and the origin is to hear it");
+    assert_eq!(
+        asked,
+        ["", "max-age=4", "no-cache", "min-fresh=60", ""],
+        "a cache between this node and the origin is to hear it"
+    );
     assert_eq!(origin.seen("/still").len(), 1);
 
     origin.stop();

@@ -99,6 +99,69 @@ async fn answer_that_is_nobody_elses_lets_everybody_ask_beside_each_other() {
 }
 
 #[tokio::test]
+async fn confirmation_that_is_nobody_elses_is_sent_to_nobody_else() {
+    for directives in ["private, max-age=60", "no-store"] {
+        let Stage { origin, node, clock } = Stage::set().await;
+        origin.put("/a", Page::new("a").with("cache-control", "max-age=1"));
+        node.get("/a").await;
+        node.settled().await;
+        clock.advance(Duration::from_secs(5));
+        node.in_contact();
+        let (first, others) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let page = |whose: &str| Page::new("a").with("cache-control", directives).with("x-user", whose);
+        origin.put("/a", Page { head_gate: Some(first.clone()), ..page("first") });
+        let askers = crowd(&node, 20, &[&[]]).await;
+        origin.asked("/a", 2).await;
+        origin.put("/a", Page { head_gate: Some(others.clone()), ..page("another") });
+        first.add_permits(1);
+        origin.asked("/a", 1 + 20).await;
+        others.add_permits(1_000);
+        let mut firsts = 0;
+        for asker in askers {
+            let got = asker.await.unwrap();
+            assert_eq!((got.status, got.text()), (200, "a"));
+            firsts += usize::from(got.header("x-user") == "first");
+        }
+        assert_eq!(firsts, 1, "{directives}");
+    }
+}
+
+#[tokio::test]
+async fn body_that_takes_longer_to_come_than_it_is_fresh_is_not_joined_any_more() {
+    let cases = [
+        // of the answer, of the second request: whether that joins
+        ("max-age=60", "", true),
+        ("max-age=60", "max-age=3", false),
+        ("max-age=60", "no-cache", false),
+        ("max-age=3", "", false),
+        ("no-cache", "", false),
+    ];
+    for (directives, wish, joins) in cases {
+        let Stage { origin, node, clock } = Stage::set().await;
+        let gate = Arc::new(Semaphore::new(0));
+        let page = |text: &'static str| Page::new(text).with("cache-control", directives);
+        origin.put("/a", Page { body_gate: Some(gate.clone()), ..page("before") });
+        let mut first = tokio::net::TcpStream::connect(node.address).await.unwrap();
+        first.write_all(format!("GET /a HTTP/1.1\r\nhost: {DOMAIN}\r\n\r\n").as_bytes()).await.unwrap();
+        first.read_u8().await.unwrap();
+        origin.put("/a", page("behind"));
+        clock.advance(Duration::from_secs(5));
+        node.in_contact();
+        let address = node.address;
+        let second =
+            tokio::spawn(async move { ask(address, Method::GET, "/a", &[("cache-control", wish)], false).await });
+        match joins {
+            true => eventually("it waits", || node.pipeline.metrics().requests_running.get() == 2).await,
+            false => origin.asked("/a", 2).await,
+        }
+        gate.add_permits(1_000);
+        let expected = if joins { "before" } else { "behind" };
+        assert_eq!(second.await.unwrap().text(), expected, "{directives} {wish}");
+        assert_eq!(origin.seen("/a").len(), if joins { 1 } else { 2 }, "{directives} {wish}");
+    }
+}
+
+#[tokio::test]
 async fn slow_client_holds_back_nobody() {
     let Stage { origin, node, .. } = Stage::set().await;
     let body = Bytes::from((0..24_000_000_u32).map(|n| (n / 7) as u8).collect::<Vec<u8>>());

@@ -105,6 +105,28 @@ async fn confirmed_head_keeps_its_slices() {
     assert!(origin.seen("/v")[1].headers.contains_key(IF_NONE_MATCH));
 }
 
+/// A part may lie past the end of a body that nobody knows yet, and what was asked for is not what the origin was asked.
+#[tokio::test]
+async fn range_past_the_end_of_what_is_not_known_is_no_answer_for_anybody() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/v", Page { status: 416, head_gate: Some(gate.clone()), ..Page::new("no").with("cache-control", "") });
+    let address = node.address;
+    let asked = tokio::spawn(async move {
+        ask(address, Method::GET, "/v", &[("range", "bytes=999999-"), ("if-range", "\"v1\"")], false).await
+    });
+    origin.asked("/v", 1).await;
+    origin.put("/v", Page::new("short").with("etag", "\"v2\""));
+    gate.add_permits(1);
+    let got = asked.await.unwrap();
+    assert_eq!((got.status, got.text()), (200, "short"), "it is another version");
+    node.settled().await;
+    assert!(!origin.seen("/v")[1].headers.contains_key(RANGE));
+    assert_eq!(part(&node, "/v", "bytes=999999-").await.status, 416);
+    assert_eq!(node.get("/v").await.header("x-cache"), "HIT from edge", "it was stored");
+    assert_eq!(origin.seen("/v").len(), 2);
+}
+
 #[tokio::test]
 async fn tags_that_come_with_a_later_slice_count() {
     for (refreshed, covered) in [("before", true), ("after", true), ("neither", false)] {

@@ -35,6 +35,32 @@ fn as_child(fence: &str) -> [(&str, &str); 2] {
 }
 
 #[tokio::test]
+async fn what_a_request_forbids_to_keep_no_tier_keeps() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("a"));
+    assert_eq!(child.get_with("/a", &[("cache-control", "no-store")]).await.text(), "a");
+    for node in [&child, &parent] {
+        node.settled().await;
+        assert_eq!(node.pipeline.store().stats().objects, 0);
+    }
+}
+
+#[tokio::test]
+async fn options_go_as_far_as_they_may() {
+    let Tiers { origin, child, .. } = tiers().await;
+    origin.put("/a", Page::new("a"));
+    let address = child.address;
+    let asks = |left| async move { ask(address, Method::OPTIONS, "/a", &[("max-forwards", left)], false).await };
+    assert_eq!((asks("0").await.status, origin.seen("/a").len()), (204, 0));
+    for left in ["1", "7"] {
+        asks(left).await;
+    }
+    let seen = origin.seen("/a");
+    let left: Vec<_> = seen.iter().map(|seen| &seen.headers["max-forwards"]).collect();
+    assert_eq!(left, ["0", "6"]);
+}
+
+#[tokio::test]
 async fn x_cache_speaks_of_the_whole_and_cache_status_of_each_node() {
     let Tiers { origin, child, parent, .. } = tiers().await;
     origin.put("/a", Page::new("a"));

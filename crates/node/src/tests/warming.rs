@@ -207,6 +207,76 @@ async fn users_are_served_the_old_copy_while_a_refetch_that_fails_runs() {
 }
 
 #[tokio::test]
+async fn refetch_that_brings_what_could_be_kept_and_is_no_good_leaves_users_the_old_copy() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let failures = [(404, "max-age=60"), (302, "max-age=60"), (200, "max-age=0"), (503, "max-age=60")];
+    for (chunk, (status, directives)) in (10..).zip(failures) {
+        let path = format!("/{status}");
+        origin.put(&path, Page::new("good"));
+        assert_eq!(fetched(&warm(&child, &job(1, &path, 0)).await), Some(true));
+        origin.put(&path, Page { status, ..Page::new("no").with("cache-control", directives) });
+        let outcome = warm(&child, &refetch(chunk, &path)).await;
+        parent.settled().await;
+        match outcome {
+            Outcome::Failed(Cause::OriginStatus(said)) => assert_eq!(said, status),
+            Outcome::Failed(Cause::NotStorable(_)) => assert_eq!(status, 200),
+            outcome => panic!("{status}: {outcome:?}"),
+        }
+        for node in [&child, &parent] {
+            let got = node.get(&path).await;
+            assert_eq!((got.status, got.text()), (200, "good"), "{status} {directives}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_there_for_users_is_asked_for_again_for_a_prefetch_through_tiers() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page { status: 404, ..Page::new("no") });
+    assert_eq!(warm(&child, &job(1, "/a", 0)).await, Outcome::Failed(Cause::OriginStatus(404)));
+    parent.settled().await;
+    assert_eq!(child.get("/a").await.status, 404);
+    origin.put("/a", Page::new("uploaded"));
+    assert_eq!(fetched(&warm(&child, &job(2, "/a", 0)).await), Some(true));
+    assert_eq!(child.get("/a").await.text(), "uploaded");
+}
+
+#[tokio::test]
+async fn variants_whose_answers_name_different_fields_lie_side_by_side() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let language =
+        |chunk, value: &str| Job { headers: vec![("accept-language".into(), value.into())], ..job(chunk, "/a", 0) };
+    origin.put("/a", Page::new("de").with("vary", "accept-language, cookie"));
+    assert_eq!(fetched(&warm(&node, &language(1, "de")).await), Some(true));
+    origin.put("/a", Page::new("en").with("vary", "accept-language"));
+    assert_eq!(fetched(&warm(&node, &language(2, "en")).await), Some(true));
+    origin.stop();
+    for text in ["de", "en"] {
+        let got = node.get_with("/a", &[("accept-language", text)]).await;
+        assert_eq!((got.text(), got.header("x-cache")), (text, "HIT from edge"));
+    }
+}
+
+#[tokio::test]
+async fn prefetch_whose_key_changes_while_it_runs_is_warm_under_the_one_of_users() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/a?b=1", Page { body_gate: Some(gate.clone()), ..Page::new("whole") });
+    let (pipeline, wanted) = (node.pipeline.clone(), job(1, "/a?b=1", 0));
+    let running = tokio::spawn(async move { warmed(&pipeline, &wanted).await });
+    origin.asked("/a?b=1", 1).await;
+    origin.put("/a?b=1", Page::new("whole"));
+    node.apply(with(&node, NO_QUERIES));
+    node.in_contact();
+    gate.add_permits(1_000);
+    assert!(fetched(&running.await.unwrap()).is_some());
+    node.settled().await;
+    origin.stop();
+    let got = node.get("/a?b=2").await;
+    assert_eq!((got.text(), got.header("x-cache")), ("whole", "HIT from edge"));
+}
+
+#[tokio::test]
 async fn variants_that_the_origin_tells_apart_are_each_resident() {
     let Tiers { origin, child, parent, .. } = tiers().await;
     origin.put("/a", Page::new("a").with("vary", "accept-encoding"));
