@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use crate::config::room_of_fills;
 use crate::format::HeadRecord;
 use crate::growing::Growing;
 use crate::index::Place;
@@ -66,6 +67,9 @@ impl Fill {
         if length > self.most {
             return Err(self.fail(WriteError::TooLarge { length, most: self.most }));
         }
+        if self.queue.is_none() {
+            self.reserve(length)?;
+        }
         self.gather(bytes.len() as u64);
         self.growing.push(bytes, self.slice_bytes);
         let cut = self.growing.slices();
@@ -73,6 +77,17 @@ impl Fill {
         if let Some(queue) = &self.queue {
             queue.turn().await;
         }
+        Ok(())
+    }
+
+    /// Sets aside what a body takes that nobody had said the length of, where all of it stays in memory.
+    fn reserve(&mut self, length: u64) -> Result<(), WriteError> {
+        let Some(more) = length.checked_sub(self.reserved).filter(|more| *more > 0) else { return Ok(()) };
+        let (more, most) = (more.max(self.slice_bytes as u64), room_of_fills(self.memory.capacity()));
+        if !self.counters.reserve(more, most) {
+            return Err(self.fail(WriteError::Busy { most }));
+        }
+        self.reserved += more;
         Ok(())
     }
 

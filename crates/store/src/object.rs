@@ -53,6 +53,13 @@ impl Entry {
         Entry::new(key, generation, place, record.clone(), held.clone())
     }
 
+    /// Holds the body no more, nor the buffer that it was read into with the head.
+    pub(crate) fn let_body_go(&mut self) {
+        self.held.clear();
+        self.record.head = Bytes::copy_from_slice(&self.record.head);
+        self.record.full_key = Bytes::copy_from_slice(&self.record.full_key);
+    }
+
     /// The same without head and body: what it takes to read the body from its disk.
     fn without_bytes(&self) -> Entry {
         let HeadRecord { stamp, length, checksum, ref slices, .. } = self.record;

@@ -60,6 +60,8 @@ pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
         gone: BTreeSet::new(),
         batch: Batch::default(),
         waiting: Vec::new(),
+        moved: Vec::new(),
+        broken: None,
         // Nobody knows what was asked for before.
         sifted_to: next_segment.saturating_sub(1),
         sifted_last: None,
@@ -76,11 +78,15 @@ struct Writer {
     open: Option<Open>,
     /// From where on the log was given up, until a newer segment says so durably.
     void: Option<Void>,
+    /// The segment that was given up last, when nothing in it was durable.
+    broken: Option<Arc<Segment>>,
     /// What left the index with that, or by a removal that failed; the next segment begins with saying so.
     gone: BTreeSet<Key>,
     batch: Batch,
     /// Who waits for the next sync.
     waiting: Vec<Reply<bool>>,
+    /// Objects that were copied, and where they are found until the next sync: a copy that is lost takes nothing along.
+    moved: Vec<(Place, Box<Entry>)>,
     /// Segments up to this one are sifted, or need not be.
     sifted_to: u32,
     /// What was left of the one that was sifted last.
@@ -505,10 +511,7 @@ impl Writer {
             }
             Effect::Removed { durable: true, reply } => self.waiting.push(reply),
             Effect::Removed { durable: false, reply } => drop(reply.send(Ok(true))),
-            Effect::Moved { old, entry } => {
-                tier.note_parts(&entry);
-                tier.publish_moved(old, *entry);
-            }
+            Effect::Moved { old, entry } => self.moved.push((old, entry)),
         }
     }
 
@@ -539,6 +542,10 @@ impl Writer {
         }
         self.void = None;
         self.gone.clear();
+        for (old, entry) in self.moved.drain(..) {
+            self.tier.note_parts(&entry);
+            self.tier.publish_moved(old, *entry);
+        }
         self.tier.outage.write_went_well();
         self.tier.counters.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -571,12 +578,16 @@ impl Writer {
             self.void.get_or_insert(Void { segment: segment.id, offset });
             self.tier.unsettled.store(true, Ordering::SeqCst);
             segment.broke();
+            self.moved.clear();
+            if segment.synced_to() <= SEGMENT_HEADER_BYTES as u64 {
+                self.broken = Some(open.segment.clone());
+            }
             if let Some(entries) = &mut *segment.entries() {
                 entries.retain(|entry| {
                     let place = place_of(segment.id, entry);
                     let kept = segment.is_durable(place.end());
-                    if !kept {
-                        self.tier.drop_if(name(entry.key), place);
+                    // What was never found there is where it was before, which must not be said to be gone.
+                    if !kept && (self.tier.drop_if(name(entry.key), place) || entry.kind == Kind::Tombstone) {
                         self.gone.insert(entry.key);
                     }
                     kept

@@ -184,6 +184,31 @@ async fn fills_that_might_hold_too_much_are_refused() {
 }
 
 #[tokio::test]
+async fn fills_of_unknown_length_that_no_disk_takes_are_bounded_as_they_grow() {
+    let store = Store::open(Config::memory_only(64 << 20)).await.expect("open");
+    let mut fills = Vec::new();
+    for number in 0..4 {
+        let name = format!("/{number}");
+        fills.push(store.begin_fill(key(&name), name.as_bytes(), Bytes::new(), 0, None).expect("begin"));
+    }
+    let piece = body(1, 1 << 20);
+    let (mut appended, mut refused) = (0, 0);
+    for _ in 0..30 {
+        for fill in &mut fills {
+            match fill.append(piece.clone()).await {
+                Ok(()) => appended += piece.len() as u64,
+                Err(WriteError::Busy { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    let stats = store.stats();
+    assert!(refused > 0 && appended <= stats.reserved_bytes_max, "{appended} of {stats:?}");
+    drop(fills);
+    assert_eq!(store.stats().reserved_bytes, 0);
+}
+
+#[tokio::test]
 async fn removal_and_head_survive_a_crash() {
     let disk = FaultyDisk::new(4);
     let store = open(&disk, small_config()).await;

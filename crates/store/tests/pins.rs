@@ -3,7 +3,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{body, config, get, key, open, put, small_config, whole};
+use common::{Random, body, config, get, key, open, put, small_config, whole};
 use store::disk::FaultyDisk;
 use store::{PinError, Sweep, Which};
 
@@ -163,5 +163,34 @@ async fn crash_while_pinned_bodies_are_moved_loses_none() {
             let object = get(&store, &name).await.unwrap_or_else(|| panic!("{name}, power lost at change {cut}"));
             assert!(whole(&object).await == body(at as u64, size), "{name}, power lost at change {cut}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_is_pinned_or_asked_for_outlives_syncs_that_fail_while_it_is_moved() {
+    for seed in 0..24 {
+        // Large enough to be sifted, or not.
+        let config = || if seed % 2 == 0 { small_config() } else { config(1 << 20) };
+        let disk = FaultyDisk::new(seed);
+        let store = open(&disk, config()).await;
+        put(&store, "/pinned", &body(seed, 9_000), 0).await;
+        store.pin(key("/pinned"), b"/pinned", None).await.expect("pin");
+        let (mut failed, mut random) = (0, Random(seed));
+        for number in 0..400 {
+            // Never so many in a row that the disk is taken out of service.
+            disk.fail_syncs(u32::from(random.below(10) == 0));
+            let name = format!("/{number}");
+            let mut fill = store.begin_fill(key(&name), name.as_bytes(), Bytes::new(), 0, None).expect("begin");
+            let stored = async { fill.append(body(number, 9_000)).await.map(|()| fill)?.finish().await };
+            failed += u64::from(stored.await.is_err());
+        }
+        disk.fail_syncs(0);
+        let stats = store.stats();
+        assert!(failed > 10 && stats.evicted_segments + stats.sifted_segments > 10, "seed {seed}: {stats:?}");
+        assert_eq!((stats.pins_lost, stats.pinned_objects), (0, 1), "seed {seed}");
+        assert!(whole(&get(&store, "/pinned").await.expect("pinned")).await == body(seed, 9_000), "seed {seed}");
+        store.close().await.expect("close");
+        let store = open(&disk.crash(), config()).await;
+        assert!(whole(&get(&store, "/pinned").await.expect("stored")).await == body(seed, 9_000), "seed {seed}");
     }
 }

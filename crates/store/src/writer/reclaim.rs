@@ -64,6 +64,11 @@ impl Writer {
 
     async fn create_empty(&mut self) -> io::Result<Arc<Segment>> {
         self.tier.leave_segments(Vec::new());
+        if let Some(broken) = self.broken.take() {
+            // It holds nothing, and would take the room of what is kept.
+            self.tier.disk.remove(&format::segment_name(broken.id)).await?;
+            self.tier.forget_segment(broken.id);
+        }
         // Only if the capacity was lowered, or a segment was left that could not be removed.
         while self.tier.usage().1 + self.tier.segment_bytes > self.tier.capacity_bytes {
             if !self.evict_oldest().await? {
@@ -184,7 +189,7 @@ impl Writer {
                 continue;
             }
             self.go_on(open, head).await?;
-            entry.held.clear();
+            entry.let_body_go();
             self.add_head(open, &mut entry, lead);
             bytes += head as u64;
             self.batch.effects.push(Effect::Moved { old: place, entry: Box::new(entry) });
@@ -292,7 +297,7 @@ impl Writer {
             }
         }
         // Bytes that were read for this are not to stay in memory for it.
-        entry.held.clear();
+        entry.let_body_go();
         self.add_head(open, &mut entry, lead);
         self.batch.effects.push(Effect::Moved { old: place, entry: Box::new(entry) });
         Ok(true)

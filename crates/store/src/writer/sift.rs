@@ -434,7 +434,7 @@ impl Sifted {
             }
         }
         // Bytes that were read for this are not to stay in memory for it.
-        entry.held.clear();
+        entry.let_body_go();
         if holder(from, place.segment).is_some() {
             let lead = if entry.record.slices.len() == 1 { lead } else { 0 };
             self.add_head(&mut entry, lead);
