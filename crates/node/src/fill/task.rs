@@ -62,23 +62,29 @@ impl FillTask<'_> {
         if let Some(confirm) = &self.order.confirm {
             httpcache::validators(&confirm.head.headers, &mut headers);
         }
-        if let Some(range) = self.order.part.range(self.fills.sizes) {
+        let sizes = self.fills.sizes;
+        if let Some(range) = self.order.part.range(sizes) {
             headers.insert(RANGE, range);
         }
         let sent = self.fills.knowing.clock().now();
-        let ranged = headers.contains_key(RANGE);
-        let answer = match self.ask(&headers).await {
-            // The part that was asked for is not the client's: whether there is one for him the whole tells.
-            Ok(answer)
-                if answer.head.status == StatusCode::RANGE_NOT_SATISFIABLE
-                    && matches!(self.order.part, Part::Begin(_)) =>
-            {
-                headers.remove(RANGE);
-                drop(answer);
-                self.ask(&headers).await
-            }
-            Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT && ranged => {
-                match self.kept_part(&answer, sent) {
+        let mut part = self.order.part.clone();
+        let mut answer = self.ask(&headers).await;
+        // The slice that was asked for is not what the client asked for: how long the body is its first one tells, or, of an empty one, the
+        // whole.
+        while let (Ok(got), Part::Begin(number)) = (&answer, &part)
+            && got.head.status == StatusCode::RANGE_NOT_SATISFIABLE
+        {
+            part = if *number > 0 { Part::Begin(0) } else { Part::Whole };
+            match part.range(sizes) {
+                Some(range) => headers.insert(RANGE, range),
+                None => headers.remove(RANGE),
+            };
+            drop(answer);
+            answer = self.ask(&headers).await;
+        }
+        let answer = match answer {
+            Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT && !matches!(part, Part::Whole) => {
+                match self.kept_part(&part, &answer, sent) {
                     Some(part) => return self.take_part(part, answer).await,
                     None if matches!(self.order.part, Part::Slice(..)) => Ok(answer),
                     None => {
@@ -125,8 +131,8 @@ impl FillTask<'_> {
     }
 
     /// What a 206 brings, when that may be kept.
-    fn kept_part(&self, answer: &Answer, sent: SystemTime) -> Option<KeptPart> {
-        match &self.order.part {
+    fn kept_part(&self, part: &Part, answer: &Answer, sent: SystemTime) -> Option<KeptPart> {
+        match part {
             Part::Whole => None,
             Part::Slice(head, series, number) => slices::continues(&answer.head, head, series, *number)
                 .then(|| KeptPart { head: head.clone(), series: *series, number: *number, begins: false }),
