@@ -15,6 +15,16 @@ fn config() -> Config {
     Config { memory_bytes: 64 << 10, disks, segment_bytes: 64 * MIB }
 }
 
+const BODIES: u64 = 100;
+
+async fn filled(disk: &FaultyDisk) -> Store {
+    let store = open(disk, config()).await;
+    for number in 0..BODIES {
+        put(&store, &format!("/{number}"), &body(number, length(number)), 0).await;
+    }
+    store
+}
+
 /// Bodies of three slices and a bit, and of less than one, in turns.
 fn length(number: u64) -> usize {
     if number.is_multiple_of(2) { 3 * MIB as usize + 17 } else { 900_000 }
@@ -34,11 +44,11 @@ async fn stalled(object: &Object, number: u64, from: u64) -> Stalled {
     Stalled { reader, number, from: from as usize, chunk }
 }
 
-/// Readers all over `bodies` bodies, as many as it takes to ask for more than there may be.
-async fn crowd(store: &Store, bodies: u64) -> Vec<Stalled> {
+/// Readers all over the bodies, as many as it takes to ask for more than there may be.
+async fn crowd(store: &Store) -> Vec<Stalled> {
     let mut crowd = Vec::new();
     for round in 0..8 {
-        for number in 0..bodies {
+        for number in 0..BODIES {
             let object = get(store, &format!("/{number}")).await.expect("stored");
             let from = round * 600_000 % length(number) as u64;
             crowd.push(stalled(&object, number, from).await);
@@ -49,12 +59,8 @@ async fn crowd(store: &Store, bodies: u64) -> Vec<Stalled> {
 
 #[tokio::test]
 async fn readers_that_do_not_get_on_hold_little_and_read_what_was_stored() {
-    let store = open(&FaultyDisk::new(1), config()).await;
-    const BODIES: u64 = 100;
-    for number in 0..BODIES {
-        put(&store, &format!("/{number}"), &body(number, length(number)), 0).await;
-    }
-    let crowd = crowd(&store, BODIES).await;
+    let store = filled(&FaultyDisk::new(1)).await;
+    let crowd = crowd(&store).await;
     let stats = store.stats();
     assert!(crowd.len() as u64 * 900_000 > 2 * stats.buffered_bytes_max, "it asks for more than there may be");
     assert!(stats.buffered_bytes <= stats.buffered_bytes_max && !store.is_exhausted(), "{stats:?}");
@@ -76,12 +82,8 @@ async fn readers_that_do_not_get_on_hold_little_and_read_what_was_stored() {
 
 #[tokio::test]
 async fn who_follows_a_fill_holds_little_too() {
-    let store = open(&FaultyDisk::new(2), config()).await;
-    const BODIES: u64 = 100;
-    for number in 0..BODIES {
-        put(&store, &format!("/{number}"), &body(number, length(number)), 0).await;
-    }
-    let crowd = crowd(&store, BODIES).await;
+    let store = filled(&FaultyDisk::new(2)).await;
+    let crowd = crowd(&store).await;
     let before = store.stats().buffered_bytes;
     let expected = body(999, 8 * MIB as usize);
     let mut fill = store.begin_fill(common::key("/new"), b"/new", Bytes::new(), 0, None).expect("begin");
@@ -107,12 +109,8 @@ async fn who_follows_a_fill_holds_little_too() {
 #[tokio::test]
 async fn piece_that_rots_while_its_reader_waits_is_not_served() {
     let disk = FaultyDisk::new(3);
-    let store = open(&disk, config()).await;
-    const BODIES: u64 = 100;
-    for number in 0..BODIES {
-        put(&store, &format!("/{number}"), &body(number, length(number)), 0).await;
-    }
-    let _crowd = crowd(&store, BODIES).await;
+    let store = filled(&disk).await;
+    let _crowd = crowd(&store).await;
     let object = get(&store, "/0").await.expect("stored");
     let Stalled { mut reader, chunk, .. } = stalled(&object, 0, 0).await;
     let expected = body(0, length(0));
