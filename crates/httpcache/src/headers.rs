@@ -101,7 +101,8 @@ pub fn kept(response: &HeaderMap, received: SystemTime) -> HeaderMap {
 
 /// What of a user's request goes upstream when the answer is to be stored: end-to-end fields without conditions and
 /// ranges, for the answer is everybody's; `Accept-Encoding` in the form of [`accept_encoding`], so that what upstream chooses
-/// by it agrees with [`crate::vary_key`]; of cache directives only the wishes for a new, young or fresh response and that it is not kept, for caches on the way.
+/// by it agrees with [`crate::vary_key`]; of cache directives only the wishes for a new, young or
+/// fresh response, and that it is not kept, for caches on the way.
 ///
 /// A request that goes past the cache takes [`end_to_end`] instead.
 pub fn upstream(request: &HeaderMap) -> HeaderMap {

@@ -194,7 +194,7 @@ enum Waits {
 
 /// How long a client may take nothing, as things stand.
 fn stall_max(handoff: &Handoff) -> Duration {
-    match handoff.front.pipeline.store().is_exhausted() {
+    match handoff.store().is_exhausted() {
         true => WRITE_STALL_EXHAUSTED_MAX,
         false => WRITE_STALL_MAX,
     }

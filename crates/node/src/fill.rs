@@ -38,6 +38,7 @@ use crate::upstream::{self, Answer, AskError, Asked, From, Question, Upstream};
 use crate::vouched::VouchedMoments;
 use task::FillTask;
 
+mod marking;
 mod task;
 
 /// Fetches at a time.
@@ -334,14 +335,16 @@ impl Running {
     }
 
     /// Whether what has come of it is good for who asks only now, at `now`: a body may take longer to come than it is fresh. A prefetch
-    /// looks at what it has in the end.
+    /// looks at what it has in the end, and whoever asks for a slice has judged the head of which it is one.
     fn is_good(&self, order: &Order, now: SystemTime) -> bool {
         match &*self.arrival.borrow() {
             None => true,
             Some(Arrival::Body(arrived)) => {
                 let stored = Some((&arrived.head.freshness, httpcache::Allowed::Send));
                 let decision = httpcache::decide(&Method::GET, &order.headers, stored, now);
-                order.purpose == Purpose::Prefetch || matches!(decision, httpcache::Decision::Serve { .. })
+                order.purpose == Purpose::Prefetch
+                    || matches!(order.part, Part::Slice(..))
+                    || matches!(decision, httpcache::Decision::Serve { .. })
             }
             Some(Arrival::Lone | Arrival::Again | Arrival::Failed(_)) => false,
         }

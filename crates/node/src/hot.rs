@@ -76,7 +76,7 @@ pub(crate) enum Seen<T = Box<Hit>> {
 /// An answer on its way.
 pub(crate) struct Hit {
     head: Vec<u8>,
-    /// Its body lies whole in memory.
+    /// Its body lies whole in memory, and stays there for as long as this has it.
     object: store::Object,
     /// Bytes of both that were written.
     written: usize,
@@ -202,7 +202,9 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
     };
     let key = ObjectKey::bare(&url);
     let object = pipeline.store().lookup_in_memory(key.hash(), key.bytes())?;
-    object.body()?;
+    if object.body().is_none() || pipeline.store().is_short() {
+        return None;
+    }
     let Some((log, Stored::Object(head))) = head::read(&object) else { return None };
     if *log != tag || head.status != StatusCode::OK || head.slices.is_some() {
         return None;

@@ -491,6 +491,11 @@ impl Handoff {
         }
     }
 
+    /// Where the bodies lie.
+    pub(crate) fn store(&self) -> &store::Store {
+        self.front.pipeline.store()
+    }
+
     /// Whether requests on the connection are streams.
     pub(crate) fn is_http2(&self) -> bool {
         self.queues

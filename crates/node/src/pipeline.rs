@@ -251,7 +251,7 @@ impl Pipeline {
             // What is in memory goes on being served, and takes nothing more.
             if self.store.is_exhausted()
                 && wanted.method == Method::GET
-                && !look.found.as_ref().is_some_and(|found| found.object.is_in_memory())
+                && !look.found.as_ref().is_some_and(|found| found.head.slices.is_none() && found.object.is_in_memory())
             {
                 self.metrics.refused(Refusal::Memory);
                 return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node has no room for the object now");
@@ -280,6 +280,7 @@ impl Pipeline {
                     // A child hears of tags by the head alone: what slice it asks for is here first, and what that came with in the head.
                     if let (ArrivedBody::Sliced(body), Asker::Child { .. }, 0) = (&body, wanted.asker, attempt)
                         && let Some(number) = slices::wanted(&wanted.headers, self.fills.sizes)
+                        && !body.is_at_hand(number)
                     {
                         drop(judging);
                         body.bring(number).await;

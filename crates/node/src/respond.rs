@@ -129,7 +129,7 @@ impl Reply {
             (httpcache::Answer::Part(range), _) => Source::Read(body.read(range), Some(range.length())),
             (httpcache::Answer::Whole, length) => match body {
                 ArrivedBody::Growing(follower, _) => Source::Read(Reading::Store(follower.read(0, length)), length),
-                ArrivedBody::Stored(object) => match object.body() {
+                ArrivedBody::Stored(object) => match object.body().filter(|_| !self.handoff.store().is_short()) {
                     Some(bytes) => Source::Full(bytes.clone()),
                     None => Source::Read(Reading::Store(object.read(0..object.length())), length),
                 },

@@ -166,6 +166,12 @@ impl Body {
         .boxed()
     }
 
+    /// Whether a slice is in memory: then its head has the tags that it came with.
+    pub(crate) fn is_at_hand(&self, number: u64) -> bool {
+        let key = ObjectKey::slice(&self.url, &self.series, number);
+        self.fills.store().lookup_in_memory(key.hash(), key.bytes()).is_some()
+    }
+
     /// Sees to it that a slice is stored or on its way, and its head has the tags that it came with.
     pub(crate) async fn bring(&self, number: u64) {
         if !self.series.range(number).is_empty()

@@ -147,13 +147,10 @@ impl Object {
         Generation(self.entry.generation)
     }
 
-    /// The whole body if it is small and in memory: the path of a hot hit, without waiting or copying. Not while the store is short
-    /// of memory: a reader holds less of it then.
+    /// The whole body if it is small and in memory: the path of a hot hit, without waiting or copying. While the store is short of memory
+    /// ([`crate::Store::is_short`]) a reader holds less of it.
     pub fn body(&self) -> Option<&Bytes> {
         static EMPTY: Bytes = Bytes::new();
-        if self.tier.as_ref().is_some_and(|tier| tier.memory.buffers.is_short()) {
-            return None;
-        }
         match (&*self.entry.held, self.length()) {
             ([only], length) if only.len() as u64 == length => Some(only),
             (_, 0) => Some(&EMPTY),

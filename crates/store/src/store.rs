@@ -557,6 +557,11 @@ impl Store {
         }
     }
 
+    /// Whether so many bytes of bodies are in memory that whoever serves them slowly is to hold as few as he can.
+    pub fn is_short(&self) -> bool {
+        self.inner.memory.buffers.is_short()
+    }
+
     /// Whether so many bytes of bodies are in memory that no more are to be taken there: more than [`Stats::buffered_bytes_max`].
     pub fn is_exhausted(&self) -> bool {
         self.inner.memory.buffers.is_exhausted()

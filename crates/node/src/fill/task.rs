@@ -15,15 +15,14 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use model::fence::{Fetch, Vouched};
 use model::mistake::{Mistake, made};
-use model::{Cause, Domain, Revision, Tags};
+use model::{Cause, Domain, Tags};
 use store::WriteError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::{
-    Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, MARKERS_AT_ONCE,
-    Order, Party, Purpose, RESUME_FOR, RESUME_FOR_USERS, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUMES_MAX,
-    TOO_LARGE_FOR,
+    Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, Order, Party,
+    Purpose, RESUME_FOR, RESUME_FOR_USERS, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUMES_MAX, TOO_LARGE_FOR,
 };
 use crate::figures::FromAbove;
 use crate::functions::keep;
@@ -199,28 +198,6 @@ impl FillTask<'_> {
         };
         self.tell(Arrival::Body(Arc::new(arrived)));
         done.send_replace(Some(self.pour_part(answer.body, filled).await));
-    }
-
-    /// A slice may come with tags that its head has not: from then on the head has them, or a refresh by one of them would pass the
-    /// body over. What it had it keeps, for other slices came with that.
-    async fn join_tags(&self, head: &Head, series: &Series, came: &HeaderMap) {
-        let name = self.order.domain.tag_header.as_deref();
-        if Tags::of(&head.headers, name).has_all(&Tags::of(came, name)) {
-            return;
-        }
-        let (store, bare) = (&self.fills.store, ObjectKey::bare(&self.order.url));
-        let _turn = self.fills.marking[marker_turn(&bare)].lock().await;
-        let Ok(Some(object)) = store.lookup(bare.hash(), bare.bytes()).await else { return };
-        let Some((_, Stored::Object(head))) = head::read(&object) else { return };
-        let mut headers = head.headers.clone();
-        if head.slices != Some(*series) || !Tags::join(&mut headers, came, name) {
-            return;
-        }
-        if let Err(error) = store.update_head(&object, head.with(headers).encode(), object.stamp()).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "tags of a slice were not stored");
-            // It would be passed over.
-            let _ = store.remove(bare.hash(), bare.bytes(), store::Which::Only(object.generation())).await;
-        }
     }
 
     /// Opens the store for a slice, its head before it when it is the first.
@@ -429,7 +406,7 @@ impl FillTask<'_> {
         let mut stored = confirm.head.clone();
         let mut turn = None;
         if stored.slices.is_some() {
-            turn = Some(self.fills.marking[marker_turn(&bare)].lock().await);
+            turn = Some(self.fills.turn(&bare).await);
             if let Ok(Some(object)) = self.fills.store.lookup(key.hash(), key.bytes()).await
                 && object.generation() == confirm.object.generation()
                 && let Some((_, Stored::Object(head))) = head::read(&object)
@@ -518,38 +495,6 @@ impl FillTask<'_> {
         let arrived =
             Arrived { head: head.clone(), alone: false, own_head, vouched, body, vary, values, came, done: finished };
         Ok((arrived, Filling { key, fill, length }, done))
-    }
-
-    /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some. Says which marker
-    /// it is, and by what they differ altogether: where answers name different fields, the variants lie side by side by all of them.
-    async fn mark_variants(
-        &self,
-        mut vary: Vec<HeaderName>,
-        stamp: Revision,
-    ) -> Result<(store::Generation, Vec<HeaderName>), WriteError> {
-        let bare = ObjectKey::bare(&self.order.url);
-        let _turn = self.fills.marking[marker_turn(&bare)].lock().await;
-        if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
-            && let Some((log, Stored::Marker(kept))) = head::read(&object)
-            && *log == self.log
-        {
-            if vary.iter().all(|name| kept.contains(name)) {
-                return Ok((object.generation(), kept.clone()));
-            }
-            let all: Vec<HeaderName> =
-                kept.iter().chain(vary.iter().filter(|name| !kept.contains(name))).cloned().collect();
-            if all.len() <= super::VARY_FIELDS_MAX {
-                vary = all;
-            }
-        }
-        let fill = self.fills.store.begin_fill(
-            bare.hash(),
-            bare.bytes(),
-            head::encode_marker(self.log, &vary),
-            stamp.0,
-            Some(0),
-        )?;
-        fill.finish_visible().await.map(|(marker, _)| (marker.generation(), vary))
     }
 
     /// The body, from the connection to the store; continued by range when the connection breaks and that is safe.
@@ -711,11 +656,6 @@ fn own_head(headers: &HeaderMap, kept: &HeaderMap) -> bool {
 /// Whether what is kept names the tags that came: without them a refresh by tag would miss it.
 fn same_tags(domain: &Domain, headers: &HeaderMap, kept: &HeaderMap) -> bool {
     Tags::of(headers, domain.tag_header.as_deref()) == Tags::of(kept, domain.tag_header.as_deref())
-}
-
-/// Which lock is for what is written beside bodies under a bare URL.
-fn marker_turn(bare: &ObjectKey) -> usize {
-    (bare.hash().0 % MARKERS_AT_ONCE as u128) as usize
 }
 
 /// The length of a body that was announced.

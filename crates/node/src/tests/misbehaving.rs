@@ -255,6 +255,52 @@ async fn http2_clients_that_flood_are_cut_off() {
     eventually("nor of their requests", || stage.node.pipeline.metrics().requests_running.get() == 0).await;
 }
 
+#[tokio::test]
+async fn hit_that_is_half_written_comes_whole_though_memory_runs_short_meanwhile() {
+    const BODY: u64 = 1 << 20;
+    let disks = vec![store::DiskConfig { path: "disk".into(), capacity_bytes: 512 << 20 }];
+    let config = store::Config { memory_bytes: 256 << 10, disks, segment_bytes: 32 << 20 };
+    let disk: Arc<dyn store::disk::Disk> = Arc::new(store::disk::FaultyDisk::new(1));
+    let store = store::Store::open_on(config, vec![disk]).await.unwrap();
+    let origin = Origin::start().await;
+    let node = TestNode::start("edge", &knowledge(&origin), clock(), store.clone()).await;
+    let front = Front::new(node.pipeline.clone(), None, CONNECTIONS_MAX, &node.stopping);
+    let (connect, incoming) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(crate::listener::serve_on(incoming, front));
+    origin.put("/hot", Page::new("h".repeat(5_000)));
+    assert_eq!(node.get("/hot").await.status, 200);
+    node.settled().await;
+    let mut slow = open(&connect, 64).await;
+    let get = format!("GET /hot HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n");
+    slow.write_all(get.as_bytes()).await.unwrap();
+    slow.read_exact(&mut [0; 12]).await.unwrap();
+    assert_eq!(node.pipeline.metrics().hot.get(), 1, "it is answered below hyper");
+
+    // Others hold as much as makes it short.
+    let mut held = Vec::new();
+    for number in 0.. {
+        let key = store::Key(number << 64 | number);
+        let mut fill = store.begin_fill(key, b"other", Bytes::new(), 0, Some(BODY)).unwrap();
+        fill.append(vec![number as u8; BODY as usize].into()).await.unwrap();
+        held.push(fill.finish().await.unwrap().read(0..BODY).next().await.unwrap().unwrap());
+        if store.is_short() {
+            break;
+        }
+    }
+    let mut rest = vec![0; 5_000];
+    while !rest.ends_with(b"\r\n\r\n") {
+        rest.push(slow.read_u8().await.unwrap());
+    }
+    let mut body = vec![0; 5_000];
+    slow.read_exact(&mut body).await.unwrap();
+    assert!(body.iter().all(|byte| *byte == b'h'));
+    // The next one is left to hyper, and comes whole as well.
+    slow.write_all(get.as_bytes()).await.unwrap();
+    slow.read_exact(&mut [0; 12]).await.unwrap();
+    assert_eq!(node.pipeline.metrics().hot.get(), 1);
+    assert_eq!(node.get("/hot").await.text(), "h".repeat(5_000));
+}
+
 /// A connection whose polls are counted.
 struct Counted(DuplexStream, Arc<std::sync::atomic::AtomicU64>);
 

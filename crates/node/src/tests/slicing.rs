@@ -105,6 +105,29 @@ async fn confirmed_head_keeps_its_slices() {
     assert!(origin.seen("/v")[1].headers.contains_key(IF_NONE_MATCH));
 }
 
+#[tokio::test]
+async fn slice_on_its_way_is_joined_though_its_head_is_stale_by_then() {
+    let Stage { origin, node, clock } = Stage::set().await;
+    let page = || Page::new(long(20, 1)).with("cache-control", "max-age=3");
+    origin.put("/v", page());
+    part(&node, "/v", "bytes=0-99").await;
+    node.settled().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/v", Page { body_gate: Some(gate.clone()), ..page() });
+    // Its first half is here, in which lies what is asked for; the rest is on its way.
+    assert_eq!(part(&node, "/v", "bytes=5000-5099").await.bytes(), &long(20, 1)[5000..5100]);
+    clock.advance(Duration::from_secs(5));
+    node.in_contact();
+    let stale = [("range", "bytes=5000-5099"), ("cache-control", "max-stale=60")];
+    assert_eq!(node.get_with("/v", &stale).await.bytes(), &long(20, 1)[5000..5100]);
+    gate.add_permits(1_000);
+    node.settled().await;
+    // Beside the one that asks whether the body is still good.
+    let asked = origin.seen("/v").into_iter().filter(|seen| !seen.headers.contains_key(IF_NONE_MATCH));
+    let slices = asked.filter(|seen| seen.headers.get(RANGE).is_some_and(|range| range == "bytes=5000-5999"));
+    assert_eq!(slices.count(), 1);
+}
+
 /// A part may lie past the end of a body that nobody knows yet, and what was asked for is not what the origin was asked.
 #[tokio::test]
 async fn range_past_the_end_of_what_is_not_known_is_no_answer_for_anybody() {

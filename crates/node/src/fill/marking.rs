@@ -1,0 +1,75 @@
+//! What is written under a bare URL beside bodies: by what its variants differ, and tags that came with later slices.
+//!
+//! Each is looked at and changed in turn, by the URL's lock: fetches that come at the same time lose nothing of each other's.
+
+use http::{HeaderMap, HeaderName};
+use model::{Revision, Tags};
+use store::WriteError;
+use tokio::sync::MutexGuard;
+
+use super::task::FillTask;
+use super::{Fills, MARKERS_AT_ONCE, VARY_FIELDS_MAX};
+use crate::head::{self, Head, ObjectKey, Series, Stored};
+
+impl Fills {
+    /// Waits for the turn to change what lies under a bare URL.
+    pub(super) async fn turn(&self, bare: &ObjectKey) -> MutexGuard<'_, ()> {
+        self.marking[(bare.hash().0 % MARKERS_AT_ONCE as u128) as usize].lock().await
+    }
+}
+
+impl FillTask<'_> {
+    /// A slice may come with tags that its head has not: from then on the head has them, or a refresh by one of them would pass the
+    /// body over. What it had it keeps, for other slices came with that.
+    pub(super) async fn join_tags(&self, head: &Head, series: &Series, came: &HeaderMap) {
+        let name = self.order.domain.tag_header.as_deref();
+        if Tags::of(&head.headers, name).has_all(&Tags::of(came, name)) {
+            return;
+        }
+        let (store, bare) = (&self.fills.store, ObjectKey::bare(&self.order.url));
+        let _turn = self.fills.turn(&bare).await;
+        let Ok(Some(object)) = store.lookup(bare.hash(), bare.bytes()).await else { return };
+        let Some((_, Stored::Object(head))) = head::read(&object) else { return };
+        let mut headers = head.headers.clone();
+        if head.slices != Some(*series) || !Tags::join(&mut headers, came, name) {
+            return;
+        }
+        if let Err(error) = store.update_head(&object, head.with(headers).encode(), object.stamp()).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "tags of a slice were not stored");
+            // It would be passed over.
+            let _ = store.remove(bare.hash(), bare.bytes(), store::Which::Only(object.generation())).await;
+        }
+    }
+
+    /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some. Says which marker
+    /// it is, and by what they differ altogether: where answers name different fields, the variants lie side by side by all of them.
+    pub(super) async fn mark_variants(
+        &self,
+        mut vary: Vec<HeaderName>,
+        stamp: Revision,
+    ) -> Result<(store::Generation, Vec<HeaderName>), WriteError> {
+        let bare = ObjectKey::bare(&self.order.url);
+        let _turn = self.fills.turn(&bare).await;
+        if let Ok(Some(object)) = self.fills.store.lookup(bare.hash(), bare.bytes()).await
+            && let Some((log, Stored::Marker(kept))) = head::read(&object)
+            && *log == self.log
+        {
+            if vary.iter().all(|name| kept.contains(name)) {
+                return Ok((object.generation(), kept.clone()));
+            }
+            let all: Vec<HeaderName> =
+                kept.iter().chain(vary.iter().filter(|name| !kept.contains(name))).cloned().collect();
+            if all.len() <= VARY_FIELDS_MAX {
+                vary = all;
+            }
+        }
+        let fill = self.fills.store.begin_fill(
+            bare.hash(),
+            bare.bytes(),
+            head::encode_marker(self.log, &vary),
+            stamp.0,
+            Some(0),
+        )?;
+        fill.finish_visible().await.map(|(marker, _)| (marker.generation(), vary))
+    }
+}
