@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Beside the segments a file `void` may lie, whose content does not matter: the disk was taken out of service, and none of
-//! them counts any more.
+//! them counts any more; and files `without-` and the hash of a path, as empty: the disk of that path was left out ([`crate::absence`]).
 //!
 //! The segment's id goes into the checksums so that bytes of one segment are never taken for those of another.
 
@@ -367,6 +367,11 @@ pub(crate) fn decode_summary(segment: u32, trailer: &Trailer, bytes: &[u8]) -> O
 
 /// Name of the file that says that no segment beside it counts any more: the disk was out of service when it was written.
 pub(crate) const VOID_NAME: &str = "void";
+
+/// Name of the file that says that a disk was left out when this one was opened; `seed` is the hash of the other's path.
+pub(crate) fn left_out_name(seed: u64) -> String {
+    format!("without-{seed:016x}")
+}
 
 /// Name of a segment's file.
 pub(crate) fn segment_name(id: u32) -> String {

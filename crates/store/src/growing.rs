@@ -191,6 +191,11 @@ impl Growing {
         self.state().segments.iter().find(|segment| segment.id == id).cloned()
     }
 
+    /// The oldest segment that slices were written to.
+    pub(crate) fn oldest_segment(&self) -> Option<u32> {
+        self.state().segments.first().map(|segment| segment.id)
+    }
+
     pub(crate) fn step(&self, position: u64) -> Step {
         let state = self.state();
         if state.complete && position >= state.length {

@@ -29,6 +29,7 @@ pub use reader::Reader;
 pub use stats::Stats;
 pub use store::{Generation, Store, Sweep, Swept, SweptObject, Which};
 
+mod absence;
 mod buffers;
 mod config;
 pub mod disk;

@@ -38,18 +38,19 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
         let file = tier.disk.open(&format::segment_name(id)).await.map_err(failed("open a segment"))?;
         let length = file.length().await.map_err(failed("ask for the length of a segment"))?;
         let header = file.read(0, SEGMENT_HEADER_BYTES).await.map_err(failed("read the header of a segment"))?;
-        match format::decode_segment_header(id, &header) {
+        let void = match format::decode_segment_header(id, &header) {
             SegmentHeader::Other { version } => {
                 let (path, known) = (tier.path.clone(), format::VERSION);
                 return Err(OpenError::UnknownFormat { path, segment: id, found: version, known });
             }
             SegmentHeader::Known { next_fill: then, void } => {
                 next_fill = next_fill.max(fill_count(then));
-                voids.extend(void.map(|void| (void, id)));
+                void
             }
-            SegmentHeader::Broken => {}
-        }
-        segments.push((Segment::new(id, file, length), length));
+            SegmentHeader::Broken => None,
+        };
+        voids.extend(void.map(|void| (void, id)));
+        segments.push((Segment::new(id, file, length, void), length));
     }
     if void {
         tracing::warn!(disk = %tier.path.display(), segments = ids.len(), "the disk was out of service; nothing on it counts");

@@ -14,6 +14,7 @@ use futures_util::future::try_join_all;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::absence::{Present, make_void_if_it_was_left_out, mark_left_out};
 use crate::config::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, room_of_fills};
 use crate::disk::{Disk, FileDisk};
 use crate::fill::Fill;
@@ -41,10 +42,17 @@ struct Inner {
     memory: Arc<Memory>,
     counters: Arc<Counters>,
     disks: Vec<Volume>,
-    /// Disks of the configuration that could not be read when the store was opened: path and cause.
-    missing: Vec<(PathBuf, String)>,
+    /// Disks of the configuration that could not be read when the store was opened.
+    missing: Vec<Missing>,
     /// Next fill that goes to memory alone.
     next_fill: AtomicU64,
+}
+
+struct Missing {
+    path: PathBuf,
+    cause: String,
+    /// What it holds will not count when it is back.
+    settled: bool,
 }
 
 /// A disk and the way to its writer.
@@ -156,6 +164,10 @@ impl Store {
         let began = Instant::now();
         let memory = Arc::new(Memory::new(config.memory_bytes, (config.disks.len() * IN_FLIGHT_BYTES_MAX) as u64));
         let counters = Arc::new(Counters::default());
+        let seeded = config.disks.iter().map(|disk| path_seed(&disk.path)).zip(&disks);
+        let present: Vec<Present> =
+            seeded.filter_map(|(seed, disk)| Some((seed, disk.as_ref().ok()?.clone()))).collect();
+        let present = &present;
         let volumes = config.disks.iter().zip(disks).enumerate().map(|(number, (disk_config, disk))| {
             let (memory, counters) = (memory.clone(), counters.clone());
             let path = disk_config.path.clone();
@@ -166,7 +178,16 @@ impl Store {
                     let opened = match &disk {
                         Ok(disk) => {
                             let (disk, memory, counters) = (disk.clone(), memory.clone(), counters.clone());
-                            open_volume(number as u16, disk_config, config.segment_bytes, disk, memory, counters).await
+                            match make_void_if_it_was_left_out(path_seed(&path), &path, present).await {
+                                Ok(()) => {
+                                    let (number, segment_bytes) = (number as u16, config.segment_bytes);
+                                    open_volume(number, disk_config, segment_bytes, disk, memory, counters).await
+                                }
+                                Err(source) => {
+                                    let (path, doing) = (path.clone(), "make void what was left out before");
+                                    Err(OpenError::Io { path, doing, source })
+                                }
+                            }
                         }
                         Err(error) => {
                             let source = io::Error::new(error.kind(), error.to_string());
@@ -190,12 +211,18 @@ impl Store {
         });
         let opened = try_join_all(volumes).await?;
         counters.recovery_ms.store(began.elapsed().as_millis() as u64, Ordering::Relaxed);
-        let (mut disks, mut missing) = (Vec::new(), Vec::new());
+        let (mut disks, mut left_out) = (Vec::new(), Vec::new());
         for volume in opened {
             match volume {
                 Ok(volume) => disks.push(volume),
-                Err(left_out) => missing.push(left_out),
+                Err(path_and_cause) => left_out.push(path_and_cause),
             }
+        }
+        let in_service: Vec<Present> = disks.iter().map(|volume| (volume.seed, volume.tier.disk.clone())).collect();
+        let mut missing = Vec::with_capacity(left_out.len());
+        for (path, cause) in left_out {
+            let settled = mark_left_out(path_seed(&path), &path, &in_service).await;
+            missing.push(Missing { path, cause, settled });
         }
         let count = |volume: &Volume| fill_count(volume.tier.next_fill.load(Ordering::Relaxed));
         let most = disks.iter().map(count).max().unwrap_or(1);
@@ -217,8 +244,11 @@ impl Store {
     /// A disk whose objects may be back after a restart although it is out of service.
     fn unsettled_outage(&self) -> Option<WriteError> {
         let mut out = self.inner.disks.iter().filter(|volume| volume.tier.outage.is_out());
-        let tier = &out.find(|volume| !volume.tier.outage.is_settled())?.tier;
-        Some(tier.out_of_service())
+        if let Some(volume) = out.find(|volume| !volume.tier.outage.is_settled()) {
+            return Some(volume.tier.out_of_service());
+        }
+        let Missing { path, cause, .. } = self.inner.missing.iter().find(|missing| !missing.settled)?;
+        Some(WriteError::OutOfService { path: path.clone(), cause: cause.clone() })
     }
 
     /// Finds an object by its hash and full key. An object in memory is found without waiting. An error is to be treated as a
@@ -416,7 +446,10 @@ impl Store {
     /// A disk that is out of service, and why.
     pub(crate) fn outage(&self) -> Option<(PathBuf, String)> {
         let cause = |volume: &Volume| Some((volume.tier.path.clone(), volume.tier.outage.cause()?.to_owned()));
-        self.inner.disks.iter().find_map(cause).or_else(|| self.inner.missing.first().cloned())
+        self.inner.disks.iter().find_map(cause).or_else(|| {
+            let Missing { path, cause, .. } = self.inner.missing.first()?;
+            Some((path.clone(), cause.clone()))
+        })
     }
 
     fn has_disk_in_service(&self) -> bool {

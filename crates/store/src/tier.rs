@@ -13,7 +13,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::disk::{Disk, DiskFile};
-use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry, TRAILER_BYTES};
+use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry, TRAILER_BYTES, Void};
 use crate::index::{Index, Place, name};
 use crate::memory::Memory;
 use crate::object::Entry;
@@ -35,6 +35,8 @@ pub(crate) enum Source {
 pub(crate) struct Segment {
     pub(crate) id: u32,
     pub(crate) file: Arc<dyn DiskFile>,
+    /// What its header says does not count before it.
+    pub(crate) void: Option<Void>,
     /// Bytes it takes of the disk's capacity.
     pub(crate) allocated: AtomicU64,
     /// Bytes from its start that a finished sync covers; `u64::MAX` once sealed.
@@ -46,10 +48,11 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    pub(crate) fn new(id: u32, file: Arc<dyn DiskFile>, allocated: u64) -> Segment {
+    pub(crate) fn new(id: u32, file: Arc<dyn DiskFile>, allocated: u64, void: Option<Void>) -> Segment {
         Segment {
             id,
             file,
+            void,
             allocated: AtomicU64::new(allocated),
             synced_to: AtomicU64::new(0),
             broken: AtomicBool::new(false),
@@ -425,30 +428,27 @@ impl Tier {
         self.pins.clear();
     }
 
-    /// Drops every head in a segment that is about to go; says how many.
-    pub(crate) async fn drop_heads_of(&self, segment: &Segment) -> u64 {
-        let mut dropped = 0;
-        // What was to be kept of it was moved before.
-        for name in self.pins.of_segment(segment.id) {
-            self.pins.lose(name);
-        }
+    /// The heads that a segment had when it was written; some may be replaced since.
+    pub(crate) async fn heads_of(&self, segment: &Segment) -> Vec<(u64, Place)> {
         match self.entries(segment).await {
             Ok(entries) => {
-                for entry in entries.iter().filter(|entry| entry.kind == Kind::Head) {
-                    dropped += u64::from(self.drop_if(name(entry.key), place_of(segment.id, entry)));
-                }
+                let heads = entries.iter().filter(|entry| entry.kind == Kind::Head);
+                heads.map(|entry| (name(entry.key), place_of(segment.id, entry))).collect()
             }
             Err(error) => {
                 tracing::warn!(disk = %self.path.display(), segment = segment.id, %error, "summary unreadable, index searched");
-                for number in 0..crate::index::SHARDS {
-                    let there = self.index.shard(number).places_in(segment.id);
-                    for (name, place) in there {
-                        dropped += u64::from(self.drop_if(name, place));
-                    }
-                }
+                (0..crate::index::SHARDS).flat_map(|shard| self.index.shard(shard).places_in(segment.id)).collect()
             }
         }
-        dropped
+    }
+
+    /// Drops the heads of a segment that is gone; says how many were still found.
+    pub(crate) fn drop_heads(&self, segment: u32, heads: Vec<(u64, Place)>) -> u64 {
+        // What was to be kept of it was moved before.
+        for name in self.pins.of_segment(segment) {
+            self.pins.lose(name);
+        }
+        heads.into_iter().map(|(name, place)| u64::from(self.drop_if(name, place))).sum()
     }
 
     // Reads

@@ -408,3 +408,49 @@ async fn next_disk_takes_over_from_one_that_died() {
         store.verify(key(&name), name.as_bytes()).await.expect("resident on the other disk");
     }
 }
+
+#[tokio::test]
+async fn what_is_removed_while_a_disk_is_left_out_is_not_back_with_it() {
+    let mut disks = [1, 2].map(FaultyDisk::new);
+    let place = |number: usize| DiskConfig { path: format!("disk{number}").into(), capacity_bytes: 1 << 20 };
+    let config =
+        |count| Config { memory_bytes: 32 << 10, disks: (0..count).map(place).collect(), segment_bytes: 16 << 10 };
+    let handles = |disks: &[FaultyDisk]| disks.iter().map(|disk| std::sync::Arc::new(disk.clone()) as _).collect();
+    let store = Store::open_on(config(2), handles(&disks)).await.expect("open");
+    for number in 0..30 {
+        put(&store, &format!("/{number}"), 2).await.expect("put");
+    }
+    let all = store.stats().objects;
+    assert_eq!(all, 30);
+
+    disks = disks.map(|disk| disk.crash());
+    disks[0].fail_after(0, Some(Failure::Everything));
+    let store = Store::open_on(config(2), handles(&disks)).await.expect("without one of them");
+    assert_eq!(store.stats().disks_out, 1);
+    let left = store.stats().objects;
+    assert!(0 < left && left < 30, "{left}");
+    for number in 0..30 {
+        let name = format!("/{number}");
+        store.remove(key(&name), name.as_bytes(), Which::Any).await.expect("it stays away");
+    }
+
+    for round in 0..2 {
+        disks = disks.map(|disk| disk.crash());
+        let store = Store::open_on(config(2), handles(&disks)).await.expect("open");
+        assert_eq!(store.stats().disks_out, 0);
+        for number in 0..30 {
+            let name = format!("/{number}");
+            let found = get(&store, &name).await.map(|object| object.stamp());
+            assert_eq!(found, (round == 1).then_some(3), "{name}");
+            put(&store, &name, 3).await.expect("put");
+        }
+    }
+
+    // Where there is no other disk that could be told, nobody is promised anything.
+    let alone = disks[1].crash();
+    alone.fail_after(0, Some(Failure::Everything));
+    let handles = vec![std::sync::Arc::new(alone) as _];
+    let store = Store::open_on(config(1), handles).await.expect("in memory");
+    let removed = store.remove(key("/1"), b"/1", Which::Any).await;
+    assert!(matches!(removed, Err(store::WriteError::OutOfService { .. })), "{removed:?}");
+}

@@ -4,6 +4,7 @@ mod common;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -134,6 +135,102 @@ impl DiskFile for Slow<Arc<dyn DiskFile>> {
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         self.0.sync()
     }
+}
+
+/// A disk on which, while it clings to them, no file can be removed.
+struct Clinging {
+    disk: FaultyDisk,
+    clings: AtomicBool,
+}
+
+impl Disk for Clinging {
+    fn list(&self) -> BoxFuture<'_, io::Result<Vec<String>>> {
+        self.disk.list()
+    }
+
+    fn create<'a>(&'a self, name: &'a str, length: u64) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
+        self.disk.create(name, length)
+    }
+
+    fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
+        self.disk.open(name)
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        match self.clings.load(Ordering::SeqCst) {
+            true => std::future::ready(Err(io::ErrorKind::PermissionDenied.into())).boxed(),
+            false => self.disk.remove(name),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_removed_is_not_back_with_a_file_that_could_not_be() {
+    // Of one the oldest are evicted, of the other the young are sifted.
+    for config in [small_config(), config(4 << 20)] {
+        let disk = Arc::new(Clinging { disk: FaultyDisk::new(1), clings: AtomicBool::new(false) });
+        let store = Store::open_on(config.clone(), vec![disk.clone()]).await.expect("open");
+        let names: Vec<String> = (0..600).map(|number| format!("/{number}")).collect();
+        for (number, name) in names.iter().enumerate() {
+            put(&store, name, &body(number as u64, 10_000), 0).await;
+        }
+        assert!(store.stats().evicted_objects > 0);
+        disk.clings.store(true, Ordering::SeqCst);
+        let (before, mut more) = (store.stats().segments, 0);
+        while store.stats().segments <= before {
+            put(&store, &format!("/more/{more}"), &body(more, 10_000), 0).await;
+            more += 1;
+        }
+        let mut removed = Vec::new();
+        for name in &names {
+            if store.remove(key(name), name.as_bytes(), Which::Any).await.is_ok() {
+                removed.push(name);
+            }
+        }
+        assert_eq!(store.stats().disks_out, 0);
+        assert!(removed.len() > 550, "{}", removed.len());
+        let store = open(&disk.disk.crash(), config).await;
+        for name in removed {
+            assert!(get(&store, name).await.is_none(), "{name} is back");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_never_stored_is_not_found_once_the_segment_that_says_so_is_sifted() {
+    let (mut kept, mut failed) = (0, 0);
+    for seed in 0..60 {
+        let disk = FaultyDisk::new(seed);
+        let store = open(&disk, config(4 << 20)).await;
+        for number in 0..252 {
+            put(&store, &format!("/old/{number}"), &body(number, 20_000), 0).await;
+        }
+        // A segment of which little would go, for all that it holds is asked for; then one that is not whole is added to it.
+        for number in 0..3 {
+            let name = format!("/asked/{number}");
+            put(&store, &name, &body(number, 19_600), 0).await;
+            assert!(get(&store, &name).await.is_some());
+        }
+        disk.fail_writes(&[WriteFault::NoSpace]);
+        let names: Vec<String> = (0..8).map(|number| format!("/few/{number}")).collect();
+        let few = body(1, 300);
+        let puts = names.iter().map(|name| try_put(&store, name, &few));
+        let results = futures_util::future::join_all(puts).await;
+        for number in 0..200 {
+            put(&store, &format!("/new/{number}"), &body(number, 20_000), 0).await;
+        }
+        let stats = store.stats();
+        assert!(stats.sifted_segments > 85, "not up to there: {stats:?}");
+        let store = open(&disk.crash(), config(4 << 20)).await;
+        for (name, result) in names.iter().zip(results) {
+            if result.is_err() {
+                failed += 1;
+                assert!(get(&store, name).await.is_none(), "{seed}: {name} was never stored");
+            }
+        }
+        kept += usize::from(get(&store, "/asked/0").await.is_some());
+    }
+    assert!(failed > 50 && kept > 50, "{failed} {kept}");
 }
 
 /// Bodies of one slice go to the writer only when they are whole: one after the other, they must not outrun the disk either.

@@ -197,3 +197,17 @@ async fn found_is_the_newest_or_nothing() {
     }
     assert!(sifted > 1_000, "{sifted}");
 }
+
+#[tokio::test]
+async fn sweep_leaves_a_running_fill_what_it_has_written() {
+    let store = open(&FaultyDisk::new(4), config(CAPACITY)).await;
+    let expected = body(9, 300_000);
+    let mut fill = store.begin_fill(key("/a"), b"/a", Bytes::new(), 1, None).expect("begin");
+    fill.append(expected.slice(..100_000)).await.expect("append");
+    flood(&store, 200_000, 1).await;
+    let swept = store.sweep(|_| Sweep::Drop, |_| {}).await.expect("sweep");
+    assert_eq!(swept.dropped, 10);
+    fill.append(expected.slice(100_000..)).await.expect("append");
+    let stored = fill.finish().await.expect("its slices are where they were");
+    assert!(whole(&stored).await == expected);
+}

@@ -13,8 +13,8 @@
 //!   lies together (`pins`).
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -88,9 +88,9 @@ impl Writer {
                 created => break created?,
             }
         };
-        let segment = Arc::new(Segment::new(id, file, self.tier.segment_bytes));
+        let segment = Arc::new(Segment::new(id, file, self.tier.segment_bytes, self.void));
         self.tier.add_segment(segment.clone());
-        let header = format::encode_segment_header(id, self.tier.next_fill.load(Ordering::Relaxed), self.void);
+        let header = format::encode_segment_header(id, self.tier.next_fill.load(Ordering::Relaxed), segment.void);
         self.open = Some(Open { segment: segment.clone(), end: 0, entries: 0 });
         self.add(header, Bytes::new());
         for key in self.gone.clone() {
@@ -319,19 +319,26 @@ impl Writer {
     /// bring back what a newer one had removed.
     async fn evict_oldest(&mut self) -> io::Result<bool> {
         let Some(segment) = self.tier.oldest_segment() else { return Ok(false) };
-        let dropped = self.tier.drop_heads_of(&segment).await;
-        self.tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
+        let heads = self.tier.heads_of(&segment).await;
         self.tier.disk.remove(&format::segment_name(segment.id)).await?;
+        // Not before: as long as it may be back after a crash, it is found, and who removes it leaves word of that.
+        let dropped = self.tier.drop_heads(segment.id, heads);
+        self.tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
         self.tier.forget_segment(segment.id);
         self.tier.forget_spanning(0..=segment.id);
         self.tier.counters.evicted_segments.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
 
-    /// Removes the oldest segments below `before`, but never the one that is open; says whether all of them went.
+    /// Removes the oldest segments below `before`, but never one that is open or that a running fill has slices in; says whether all of
+    /// them went.
     pub(super) async fn reclaim_before(&mut self, before: u32) -> bool {
         let open = self.open.as_ref().map_or(u32::MAX, |open| open.segment.id);
-        while let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < before.min(open)) {
+        // Who asks for it knows of no fill that has not ended.
+        let fills = self.running.values().filter_map(Weak::upgrade).filter(|fill| fill.failure().is_none());
+        let filled = fills.filter_map(|fill| fill.oldest_segment()).min().unwrap_or(u32::MAX);
+        let before = before.min(open).min(filled);
+        while let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < before) {
             if let Err(error) = self.evict_oldest().await {
                 tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
                 return false;

@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::{BATCH_BYTES, Effect, Writer};
-use crate::format::{self, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SliceAt, SummaryEntry};
+use crate::format::{self, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SliceAt, SummaryEntry, Void};
 use crate::index::{Place, name};
 use crate::object::Entry;
 use crate::tier::{Segment, Source, Tier};
@@ -56,11 +56,13 @@ struct Plan {
     tombstones: Vec<Key>,
     /// Bytes of all records that are kept.
     bytes: u64,
+    /// What is said not to count before it.
+    void: Option<Void>,
 }
 
 impl Plan {
     fn is_empty(&self) -> bool {
-        self.kept.is_empty() && self.tombstones.is_empty()
+        self.kept.is_empty() && self.tombstones.is_empty() && self.void.is_none()
     }
 }
 
@@ -121,6 +123,10 @@ impl Writer {
             let Some(both) = self.plan(&from).await else { return Ok(()) };
             plan = both;
         }
+        // What one of them says of a segment that is still there has to be said as long as that is.
+        let there = |void: &Void| holder(&from, void.segment).is_none() && tier.segment(void.segment).is_some();
+        plan.void =
+            from.iter().filter_map(|segment| segment.void).filter(there).min_by_key(|void| (void.segment, void.offset));
         let moved = if plan.is_empty() {
             Vec::new()
         } else {
@@ -146,15 +152,14 @@ impl Writer {
                 self.flush_open(open).await?;
             }
         }
-        let mut dropped = 0;
         self.ghosts.grow_to(tier.index.len());
-        for (key, place) in plan.dropped {
-            if !tier.drop_if(name(key), place) {
-                continue;
-            }
-            dropped += 1;
-            self.ghosts.note(name(key));
-            if holder(&from, place.segment).is_none() {
+        let (with_segment, alone): (Vec<_>, Vec<_>) =
+            plan.dropped.into_iter().partition(|(_, place)| holder(&from, place.segment).is_some());
+        if !alone.is_empty() {
+            tier.unsettled.store(true, Ordering::SeqCst);
+        }
+        for (key, place) in alone {
+            if self.drop_sifted(key, place) {
                 self.go_on(open, RECORD_HEADER_BYTES).await?;
                 self.add_tombstone(open, key);
             }
@@ -167,7 +172,6 @@ impl Writer {
             tier.publish_moved(old, entry);
         }
         tier.counters.kept_objects.fetch_add(kept, Ordering::Relaxed);
-        tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
         tier.counters.sifted_segments.fetch_add(1, Ordering::Relaxed);
         // Oldest first, or a crash in between could bring back what a newer one had removed.
         tier.leave_segments(from.clone());
@@ -177,10 +181,24 @@ impl Writer {
                 tracing::warn!(disk = %tier.path.display(), segment = segment.id, %error, "sifted segment not removed");
                 break;
             }
+            // Not before: as long as it may be back after a crash, it is found, and who removes it leaves word of that.
+            for (key, place) in with_segment.iter().filter(|(_, place)| place.segment == segment.id) {
+                self.drop_sifted(*key, *place);
+            }
             tier.forget_segment(segment.id);
             tier.forget_spanning(segment.id..=segment.id);
         }
         Ok(())
+    }
+
+    /// Lets go of an object that was sifted out; false if there is another one by now.
+    fn drop_sifted(&mut self, key: Key, place: Place) -> bool {
+        let dropped = self.tier.drop_if(name(key), place);
+        if dropped {
+            self.ghosts.note(name(key));
+            self.tier.counters.evicted_objects.fetch_add(1, Ordering::Relaxed);
+        }
+        dropped
     }
 
     /// Decides what is kept of segments that lie one behind the other; `None` if that cannot be said.
@@ -264,7 +282,7 @@ impl Writer {
         let tombstones = (lines * RECORD_HEADER_BYTES) as u64;
         let length = SEGMENT_HEADER_BYTES as u64 + plan.bytes + tombstones + format::summary_length(lines) as u64;
         let file = tier.disk.create(&format::segment_name(id), length).await.map_err(failed).ok()?;
-        let segment = Arc::new(Segment::new(id, file, length));
+        let segment = Arc::new(Segment::new(id, file, length, plan.void));
         match Sifted::new(segment.clone()).fill(tier, from, plan).await {
             Ok(moved) => {
                 tier.add_segment(segment);
@@ -371,7 +389,7 @@ impl Sifted {
     /// Writes all that is to be in it.
     async fn fill(&mut self, tier: &Tier, from: &[Arc<Segment>], plan: &mut Plan) -> io::Result<Vec<(Place, Entry)>> {
         let next_fill = tier.next_fill.load(Ordering::Relaxed);
-        self.push(format::encode_segment_header(self.segment.id, next_fill, None));
+        self.push(format::encode_segment_header(self.segment.id, next_fill, self.segment.void));
         let mut moved = Vec::with_capacity(plan.kept.len());
         for Kept { key, place, .. } in std::mem::take(&mut plan.kept) {
             match self.keep(tier, from, key, place).await? {
