@@ -140,6 +140,11 @@ impl Directives {
     }
 }
 
+/// Whether a field targeted at us counts, and `Cache-Control` does not: one that is there, not empty, and a dictionary (RFC 9213 §2.1).
+pub fn is_targeted(response: &HeaderMap) -> bool {
+    Directives::of(response).targeted
+}
+
 /// What a request asks of caches (RFC 9111 §5.2.1). Durations are `None` when the directive is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wishes {

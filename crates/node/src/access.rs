@@ -43,8 +43,9 @@ const FORGET_EVERY_BYTES: usize = 1 << 20;
 const FIELD_BYTES_MAX: usize = 4096;
 
 /// Query arguments whose values are left out, in whatever case.
-const SECRETS: [&[u8]; 9] = [
+const SECRETS: [&[u8]; 10] = [
     b"auth_key",
+    b"key1",
     b"access_token",
     b"token",
     b"sign",
@@ -139,6 +140,16 @@ impl Record {
         text(&mut line, ",\"user_agent\":\"", header("user-agent"));
         text(&mut line, ",\"range\":\"", header("range"));
         Record(line)
+    }
+
+    /// Writes dots wherever this text stands.
+    pub(crate) fn hide(&mut self, secret: &str) {
+        let Self(line) = self;
+        for at in 0..line.len() {
+            if !secret.is_empty() && line[at..].starts_with(secret.as_bytes()) {
+                line[at..at + secret.len()].fill(b'.');
+            }
+        }
     }
 }
 
@@ -464,6 +475,17 @@ mod tests {
                 "user_agent": "curl", "range": "bytes=0-4",
             })
         );
+    }
+
+    #[test]
+    fn signature_in_a_path_can_be_hidden() {
+        let hash = "0123456789abcdef0123456789abcdef";
+        let path = format!("/{hash}/65a0b1c2/a?KEY1={hash}");
+        let mut record = record(&path, &[("referer", format!("http://a.com/{hash}").as_bytes())]);
+        record.hide(hash);
+        let line = rendered(&record);
+        assert!(!line.to_string().contains(hash), "{line}");
+        assert!(line["path"].as_str().is_some_and(|path| path.ends_with("/65a0b1c2/a?KEY1=***")), "{line}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use model::fence;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::fill::FILLS_MAX;
+use crate::fill::{FILLS_MAX, PASSING_MAX};
 use crate::knowing::Membership;
 use crate::listener::Front;
 use crate::metrics::Page;
@@ -134,6 +134,8 @@ impl Admin {
         page.gauge("fills_running", "Fetches running", fills);
         page.gauge("fills_running_for_users", "Fetches running that a user began", for_users);
         page.gauge("fills_max", "Bound of fetches running", FILLS_MAX);
+        page.gauge("passing", "Requests that go past the store", self.pipeline.fills().passing());
+        page.gauge("passing_max", "Bound of those", PASSING_MAX);
         self.pipeline.fills().upstream().show(&mut page);
         self.pipeline.figures().show(&mut page);
         self.internet.show(&mut page);

@@ -369,6 +369,11 @@ impl<S: Stream> Connection<S> {
         Ok(more)
     }
 
+    /// Writes the hit that is being answered here to its end, and takes no other request.
+    pub(crate) async fn last(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.answer(cx)).await
+    }
+
     /// Writes the hit that is answered here, if there is one, to its end.
     fn answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(mut hit) = self.hit.take() else { return Poll::Ready(Ok(())) };

@@ -71,7 +71,10 @@ pub(crate) struct Exchange {
 /// For whose figures a user's request counts.
 pub(crate) struct Counted {
     pub(crate) slot: Slot,
+    /// Without a signature.
     pub(crate) url: UrlKey,
+    /// What its signature was made of with a secret, in digits: not for the log, for it lets others in.
+    pub(crate) hash: Option<String>,
 }
 
 struct Answered {
@@ -169,7 +172,10 @@ impl Drop for Exchange {
             self.handoff.metrics().ended(result, duration);
         }
         let status = self.answered.as_ref().map_or(CLIENT_LEFT, |answered| answered.status.as_u16());
-        if let Some(Counted { slot, url }) = self.counted.get() {
+        if let (Some(record), Some(Counted { hash: Some(hash), .. })) = (&mut self.record, self.counted.get()) {
+            record.hide(hash);
+        }
+        if let Some(Counted { slot, url, .. }) = self.counted.get() {
             self.handoff.front.pipeline.figures().count(&Ended {
                 slot: *slot,
                 url,

@@ -44,6 +44,9 @@ mod task;
 /// Fetches at a time.
 pub(crate) const FILLS_MAX: usize = 8192;
 
+/// Requests that go past the store at the same time: each has a connection to a parent or an origin of its own.
+pub(crate) const PASSING_MAX: usize = 4096;
+
 /// How often one fetch is continued by range after its connection broke, unless this many bytes came since the last time.
 const RESUMES_MAX: u32 = 3;
 const RESUME_PROGRESS: u64 = 1 << 20;
@@ -366,6 +369,7 @@ pub(crate) struct Fills {
     marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
     for_users: Arc<crate::metrics::Gauge>,
     all: Arc<crate::metrics::Gauge>,
+    passing: Arc<crate::metrics::Gauge>,
 }
 
 impl Fills {
@@ -390,6 +394,7 @@ impl Fills {
             marking: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             for_users: Arc::default(),
             all: Arc::default(),
+            passing: Arc::default(),
         }
     }
 
@@ -400,6 +405,11 @@ impl Fills {
     /// Fetches running now, and those of them that users wait for.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.all.get(), self.for_users.get())
+    }
+
+    /// Requests that go past the store now.
+    pub(crate) fn passing(&self) -> u64 {
+        self.passing.get()
     }
 
     /// Who is asked for what is not stored.
@@ -523,10 +533,17 @@ impl Fills {
 
     /// Asks for something that is not stored, whatever comes; on the runtime that keeps the connections.
     pub(crate) async fn pass(&self, question: Question, body: Option<upstream::UpBody>) -> Result<Answer, AskError> {
+        let Some(held) = self.passing.hold_below(PASSING_MAX as u64) else {
+            self.metrics.refused(Refusal::Fetches);
+            return Err(AskError::NotTaken);
+        };
         let upstream = self.upstream.clone();
         let asking = self.main.spawn(async move { upstream.ask(&question, body).await });
         match tokio_util::task::AbortOnDropHandle::new(asking).await {
-            Ok(answered) => answered,
+            Ok(answered) => answered.map(|mut answer| {
+                answer.body = answer.body.passes(held);
+                answer
+            }),
             Err(_) => Err(AskError::NoParent("the node is stopping".to_owned())),
         }
     }

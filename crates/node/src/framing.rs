@@ -42,6 +42,9 @@ pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
     if request.uri.path_and_query().is_some_and(|path| path.as_str().len() > URL_BYTES_MAX) {
         return Err(too_large(StatusCode::URI_TOO_LONG, "the URL is too long"));
     }
+    if request.version == Version::HTTP_2 {
+        one_cookie(&mut request.headers);
+    }
     // HTTP/1.1 was bounded while it was parsed; HTTP/2 only in bytes.
     if request.headers.len() > HEADERS_MAX {
         return Err(too_large(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "there are too many header fields"));
@@ -51,9 +54,6 @@ pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
         return Err(Bad { status: StatusCode::NOT_IMPLEMENTED, words, why: Refusal::Malformed });
     }
     one_length(&mut request.headers).map_err(malformed)?;
-    if request.version == Version::HTTP_2 {
-        one_cookie(&mut request.headers);
-    }
     one_host(request)
 }
 

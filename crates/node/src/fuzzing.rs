@@ -224,7 +224,7 @@ pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status
     keep::effective(&kept);
     if let Some(telling) = Telling::of(functions, request) {
         let of = Representation::of(status, &kept);
-        telling.tell(status, &mut kept, of);
+        telling.tell(status, &mut kept, of, true);
     }
     for client in [None, Some(Client(IpAddr::from([10, 0, 0, 1])))] {
         // Nobody signs what is good in the year 30000.

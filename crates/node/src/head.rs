@@ -64,6 +64,8 @@ pub(crate) struct Head {
     pub(crate) slices: Option<Series>,
     /// For which refetch it was fetched; zero for none.
     pub(crate) refetch: u64,
+    /// Of which answer of an origin the body is a copy; zero when that is not known.
+    pub(crate) copy: u64,
     /// What of an answer with it is the same for every plain hit (`hot`).
     pub(crate) ready: OnceLock<Bytes>,
 }
@@ -181,7 +183,8 @@ impl Head {
         received: SystemTime,
     ) -> Head {
         let freshness = Freshness::of(status, &keep::effective(&headers), sent, received);
-        Head { log, status, headers, sent, received, freshness, slices: None, refetch: 0, ready: OnceLock::new() }
+        let ready = OnceLock::new();
+        Head { log, status, headers, sent, received, freshness, slices: None, refetch: 0, copy: 0, ready }
     }
 
     /// The same over a body in slices.
@@ -199,12 +202,20 @@ impl Head {
         Head { refetch, ..self }
     }
 
+    /// The same over a body that is a copy of this answer.
+    pub(crate) fn copy_of(self, copy: u64) -> Head {
+        Head { copy, ..self }
+    }
+
     /// For the store.
     pub(crate) fn encode(&self) -> Bytes {
         let kind = if self.slices.is_some() { SLICED } else { OBJECT };
         let mut headers = std::borrow::Cow::Borrowed(&self.headers);
         if self.refetch > 0 {
             peer::tell_refetch(headers.to_mut(), self.refetch);
+        }
+        if self.copy > 0 {
+            peer::tell_copy(headers.to_mut(), self.copy);
         }
         encode(kind, self.slices, self.log, self.status, &headers, self.sent, self.received)
     }
@@ -292,14 +303,15 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
         headers.try_append(name, value).ok()?;
     }
-    let refetch = peer::refetch(&headers);
+    let (refetch, copy) = (peer::refetch(&headers), peer::copy(&headers).unwrap_or(0));
     headers.remove(peer::REFETCH);
+    headers.remove(peer::COPY);
     // A copy takes no more memory than it needs, and may be kept for long.
     let headers = headers.clone();
     match kind {
         OBJECT | SLICED => {
             let head = Head::new(log, status, headers, sent, received);
-            Some((log, Stored::Object(Arc::new(Head { slices, refetch, ..head }))))
+            Some((log, Stored::Object(Arc::new(Head { slices, refetch, copy, ..head }))))
         }
         SLICE => Some((log, Stored::Slice)),
         MARKER => Some((log, Stored::Marker(headers.keys().cloned().collect()))),

@@ -228,7 +228,7 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
     }
     pipeline.store().note_hit(&object);
     let mut exchange = Exchange::begin(handoff.clone(), now, record);
-    let _ = exchange.counted().set(Counted { slot, url });
+    let _ = exchange.counted().set(Counted { slot, url, hash: None });
     let (age, ttl) = (head.freshness.age(now).as_secs(), head.freshness.ttl(now));
     let (mut age_text, mut ttl_text) = (itoa::Buffer::new(), itoa::Buffer::new());
     let (age, ttl) = (age_text.format(age), ttl_text.format(ttl));

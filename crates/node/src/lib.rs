@@ -34,6 +34,7 @@ pub use slices::SliceSizes;
 
 mod access;
 mod admin;
+mod circle;
 mod config;
 mod connection;
 mod exchange;

@@ -307,8 +307,13 @@ async fn serve_one<S: Stream>(
     let http2 = greeting.http2;
     let handoff = Arc::new(Handoff::new(front.clone(), http.names.clone(), http2, secure, client));
     let mut connection = Connection::new(stream, greeting, handoff.clone());
-    if !http2 && !matches!(front.stopping.run_until_cancelled(connection.plain()).await, Some(Ok(true))) {
-        return;
+    if !http2 {
+        match front.stopping.run_until_cancelled(connection.plain()).await {
+            Some(Ok(true)) => {}
+            Some(_) => return,
+            // A hit that is half written is still written to its end; how a client takes that is his affair.
+            None => return drop(connection.last().await),
+        }
     }
     let io = TokioIo::new(connection);
     // HTTP/2 can say GOAWAY at any time; an idle connection of HTTP/1.1 is closed only when the node stops, for a request may be on

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::functions::reply::GZIPS_MAX;
+
 /// Pieces of a number. Threads beyond that many share pieces, which costs time and no counts.
 pub(crate) const SHARDS: usize = 8;
 
@@ -264,6 +266,8 @@ pub(crate) struct Metrics {
     pub(crate) hot: Counter,
     /// Those of them that speak HTTP/2.
     pub(crate) connections_h2: std::sync::Arc<Gauge>,
+    /// Bodies that are compressed on their way.
+    pub(crate) gzips: std::sync::Arc<Gauge>,
 }
 
 impl Metrics {
@@ -325,6 +329,8 @@ impl Metrics {
         );
         page.gauge("connections", "Connections of users and children", self.connections.get());
         page.gauge("connections_h2", "Those of them that speak HTTP/2", self.connections_h2.get());
+        page.gauge("gzips", "Bodies that are compressed on their way", self.gzips.get());
+        page.gauge("gzips_max", "Bound of those: further ones go out as they are", GZIPS_MAX);
         page.counter("connections_total", "Connections taken", self.accepted.get());
         let refusals = REFUSALS.map(|(label, why)| (label, self.refusals[why as usize].get()));
         page.counters("refused_total", "Requests and connections turned away or cut off, by reason", &refusals);

@@ -149,6 +149,7 @@ impl Parents {
         peer::tell_scheme(&mut headers, question.asked.secure);
         peer::tell_key(&mut headers, question.domain.functions.rules().key.verbatim);
         peer::tell_refetch(&mut headers, question.refetch);
+        question.copy.iter().for_each(|copy| peer::tell_copy(&mut headers, *copy));
         let message = Message {
             method: &question.method,
             target: &target,
@@ -163,13 +164,16 @@ impl Parents {
             sent = self.pool.send(&endpoint, &message, body, bounds) => sent,
             () = self.falls_silent(known, &endpoint, &heard) => {
                 self.silent.inc();
-                Err(Failure { problem: "fell silent".to_owned(), unsent: false, late: false })
+                Err(Failure::of("fell silent".to_owned()))
             }
         };
         let failed = |failure: Failure| {
             // It is alive and waits for the origin: the next parent would do the same.
             if failure.late && !failure.unsent && Instant::now() >= until {
                 return NoAnswer::Told(AskError::Timeout);
+            }
+            if failure.by_client {
+                return NoAnswer::Told(AskError::Left);
             }
             self.unreachable.inc();
             self.health.failed_at(name, Instant::now());
@@ -235,7 +239,7 @@ impl Parents {
 fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) -> Result<Answer, NoAnswer> {
     let (mut head, body) = answer.into_parts();
     let age = peer::told_age(&head.headers);
-    let refetch = peer::refetch(&head.headers);
+    let (refetch, copy) = (peer::refetch(&head.headers), peer::copy(&head.headers).unwrap_or(0));
     let origin = head.headers.get(peer::ORIGIN).map(|origin| origin.as_bytes().to_vec());
     peer::strip(&mut head.headers);
     match (age, origin.as_deref()) {
@@ -249,7 +253,7 @@ fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) ->
         }
         (age, _) => {
             let mut answer = Answer::new(head, FromAbove::parent(body), age, From::Parent(name.clone()));
-            answer.refetch = refetch;
+            (answer.refetch, answer.copy) = (refetch, copy);
             Ok(answer)
         }
     }

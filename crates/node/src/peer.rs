@@ -34,6 +34,9 @@ pub(crate) const KEY: HeaderName = HeaderName::from_static("warmfront-key");
 /// On a request, for which refetch it is asked: a copy that was fetched for an earlier one or for none will not do. On an answer, for
 /// which refetch its body was fetched.
 pub(crate) const REFETCH: HeaderName = HeaderName::from_static("warmfront-refetch");
+/// On a request with a condition, of which answer of an origin its sender has a copy, zero when it does not know; on an answer, of which
+/// its body is a copy. Validators do not say it: an origin may give other bytes the same date, or the same tag.
+pub(crate) const COPY: HeaderName = HeaderName::from_static("warmfront-copy");
 /// `https`, on a request for a user who came by TLS: some origins are asked by the scheme that users come by.
 pub(crate) const SCHEME: HeaderName = HeaderName::from_static("warmfront-scheme");
 
@@ -58,6 +61,8 @@ pub(crate) struct Caller {
     pub(crate) verbatim: bool,
     /// Of a node: for which refetch it asks; zero for none.
     pub(crate) refetch: u64,
+    /// Of a node that asks under a condition: of which answer it has a copy.
+    pub(crate) copy: Option<u64>,
 }
 
 /// Why a node's request is not answered.
@@ -81,6 +86,7 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
         secure: false,
         verbatim: false,
         refetch: 0,
+        copy: None,
     };
     let Some(shown) = headers.get(CREDENTIAL) else {
         strip(headers);
@@ -100,7 +106,7 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
     let greets = headers.contains_key(ALIVE);
     let secure = headers.get(SCHEME).is_some_and(|scheme| scheme == "https");
     let verbatim = headers.get(KEY).is_some_and(|key| key == "verbatim");
-    let refetch = refetch(headers);
+    let (refetch, copy) = (refetch(headers), copy(headers));
     strip(headers);
     match fence {
         Some((_, Err(_))) | None => Err(BadCaller::Fence),
@@ -108,7 +114,7 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
         Some((true, Ok(_))) if passed.len() > PASSED_MAX => Err(BadCaller::Circle),
         Some((true, Ok(revision))) => {
             let asker = Asker::Child { fence: Revision(revision) };
-            Ok(Caller { asker, passed, purpose, greets, secure, verbatim, refetch })
+            Ok(Caller { asker, passed, purpose, greets, secure, verbatim, refetch, copy })
         }
     }
 }
@@ -168,6 +174,16 @@ pub(crate) fn tell_refetch(headers: &mut HeaderMap, refetch: u64) {
 /// For which refetch somebody asks, or a body was fetched; zero for none.
 pub(crate) fn refetch(headers: &HeaderMap) -> u64 {
     headers.get(REFETCH).and_then(|refetch| refetch.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// Says to a parent of which answer there is a copy, to a child of which a body is one.
+pub(crate) fn tell_copy(headers: &mut HeaderMap, copy: u64) {
+    headers.insert(COPY, HeaderValue::from(copy));
+}
+
+/// Of which answer somebody has a copy, where that is said.
+pub(crate) fn copy(headers: &HeaderMap) -> Option<u64> {
+    headers.get(COPY)?.to_str().ok()?.parse().ok()
 }
 
 /// Says to a child how long ago the body was known good (rule 5).

@@ -12,7 +12,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{HOST, MAX_FORWARDS};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
@@ -24,6 +24,7 @@ use model::{Domain, Mode, Revision, UrlKey};
 use store::Store;
 use tokio::time::Instant;
 
+use crate::circle;
 use crate::exchange::Counted;
 use crate::figures::Figures;
 use crate::fill::{Arrived, ArrivedBody, Came, Confirmable, Fills, LoneAnswer, Order, Outcome, Purpose};
@@ -41,6 +42,9 @@ use crate::slices::{self, Part};
 use crate::upload::Upload;
 use crate::upstream::{self, AskError, From, Question};
 use crate::wanted::Wanted;
+
+/// The one transfer coding that there is here.
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 /// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
@@ -150,11 +154,18 @@ impl Pipeline {
         let caller = peer::caller(&mut request.headers, &known);
         let informed = request.version == Version::HTTP_11;
         let method = request.method.clone();
-        let mut reply = Reply { method, asker: Asker::User, telling: None, handoff, informed };
+        let mut reply = Reply { method, asker: Asker::User, copy: None, telling: None, handoff, informed };
         let authority = match framing::request(&mut request) {
             Ok(authority) => authority,
             Err(bad) => return reply.bad(bad),
         };
+        // HTTP/2 does not say in the head that there is content of unknown length; what goes by the head alone is told like this.
+        if request.version == Version::HTTP_2
+            && !hyper::body::Body::is_end_stream(&body)
+            && !request.headers.contains_key(CONTENT_LENGTH)
+        {
+            request.headers.insert(TRANSFER_ENCODING, CHUNKED);
+        }
         let caller = match caller {
             Ok(caller) => caller,
             Err(BadCaller::AnotherLog) => {
@@ -163,7 +174,7 @@ impl Pipeline {
             Err(BadCaller::Fence) => return reply.refusal(StatusCode::BAD_REQUEST, "a node's request needs a fence"),
             Err(BadCaller::Circle) => return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle"),
         };
-        reply.asker = caller.asker;
+        (reply.asker, reply.copy) = (caller.asker, caller.copy);
         if caller.greets {
             return reply.alive();
         }
@@ -178,13 +189,21 @@ impl Pipeline {
             && let Some(domain) = known.knowledge.domain_for(url.host())
             && let Some(slot) = known.sites.slot(domain)
         {
-            let _ = counted.set(Counted { slot, url: url.clone() });
+            let rule = &domain.functions.rules().key;
+            let signature =
+                rule.signed.and_then(|kind| kind.split(path).map(|(signature, _)| signature.hash.to_owned()));
+            let unsigned = UrlKey::new(url.host(), &rule.unsigned(url.path_and_query()));
+            let unsigned = unsigned.ok().filter(|_| signature.is_some());
+            let _ = counted.set(Counted { slot, url: unsigned.unwrap_or_else(|| url.clone()), hash: signature });
         }
         let domain = match site(&known, url.host()) {
             Ok(domain) => domain,
             Err((status, why)) => return reply.refusal(status, why),
         };
         if caller.asker == Asker::User {
+            if circle::came_back(&request.headers, known.tag, url.host()) {
+                return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle");
+            }
             if let Some(forced) = domain.functions.rules().https.forced
                 && forced.https != reply.handoff.secure
                 && known.knowledge.certificates.contains_key(&domain.name)
@@ -594,12 +613,21 @@ impl Pipeline {
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
         headers.append(http::header::VIA, self.signs.via.clone());
+        // Of a GET and a HEAD the library takes it that there is none (RFC 9112 §6.3).
+        if wanted.headers.contains_key(TRANSFER_ENCODING) {
+            headers.remove(CONTENT_LENGTH);
+            headers.insert(TRANSFER_ENCODING, CHUNKED);
+        }
         let (body, ended) = Upload::new(body);
         let body = body.map_err(|error| Box::new(error) as _).boxed_unsync();
         match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
-            Step::Answer(answer) => {
+            Step::Answer(mut answer) => {
                 if let Some(bad) = ended.badly() {
                     return reply.bad(bad);
+                }
+                // It came before the request was there whole, whose rest is not waited for.
+                if !ended.whole() && !reply.handoff.is_http2() {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 if httpcache::invalidates(&wanted.method, answer.status()) {
                     self.written(&wanted, answer.headers()).await;
@@ -633,6 +661,7 @@ impl Pipeline {
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
             refetch: wanted.refetch,
+            copy: None,
             interim: reply.interim(),
             again: false,
             awaited: None,

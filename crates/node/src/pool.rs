@@ -27,6 +27,7 @@ use crate::framing;
 use crate::interim::Interim;
 use crate::metrics::{Counter, Gauge, Page};
 use crate::network::{Endpoint, Network};
+use crate::upload;
 use crate::upstream::{UpBody, no_body, words};
 
 /// Idle connections kept to one endpoint, to all of them, and how long.
@@ -70,6 +71,15 @@ pub(crate) struct Failure {
     pub(crate) unsent: bool,
     /// A bound was reached.
     pub(crate) late: bool,
+    /// The client broke off the request's own body: whoever was asked is as well as before.
+    pub(crate) by_client: bool,
+}
+
+impl Failure {
+    /// After something was sent, by the other end.
+    pub(crate) fn of(problem: String) -> Failure {
+        Failure { problem, unsent: false, late: false, by_client: false }
+    }
 }
 
 /// A connection that waits for a request.
@@ -191,13 +201,14 @@ impl Pool {
         body: &mut Option<UpBody>,
         bounds: Bounds,
     ) -> Result<Response<Incoming>, Failure> {
+        let repeatable = body.is_none() && message.method.is_safe();
         let kept = self.0.take(to);
         if let Some(Idle { sender, made, .. }) = kept {
             self.0.reused.inc();
             match self.send_on(sender, made, to, message, body, bounds.first_byte).await {
                 // The other end had closed it; whatever is wrong shows on a new one.
                 Err(Failure { unsent: true, .. }) => {}
-                Err(Failure { late: false, .. }) if body.is_none() && message.method.is_safe() => self.0.again.inc(),
+                Err(Failure { late: false, .. }) if repeatable => self.0.again.inc(),
                 answered => return answered,
             }
         }
@@ -206,9 +217,9 @@ impl Pool {
     }
 
     async fn connect(&self, to: &Endpoint, bound: Duration) -> Result<SendRequest<UpBody>, Failure> {
-        let unsent = |problem: String| Failure { problem, unsent: true, late: false };
+        let unsent = |problem: String| Failure { unsent: true, ..Failure::of(problem) };
         let connecting = tokio::time::timeout(bound, self.0.network.connect(to.clone())).await;
-        let late = |_| Failure { problem: "no connection in time".to_owned(), unsent: true, late: true };
+        let late = |_| Failure { late: true, ..unsent("no connection in time".to_owned()) };
         let stream = connecting.map_err(late)?.map_err(|error| unsent(words(&error)))?;
         let mut http = http1::Builder::new();
         http.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
@@ -243,24 +254,25 @@ impl Pool {
         }
         let sent = tokio::time::timeout(bound, sender.try_send_request(request)).await;
         let answer = match sent {
-            Err(_) => return Err(Failure { problem: "no answer in time".to_owned(), unsent: false, late: true }),
+            Err(_) => return Err(Failure { late: true, ..Failure::of("no answer in time".to_owned()) }),
             Ok(Err(mut error)) => {
                 let unsent = error.take_message();
-                let failure = Failure { problem: words(error.error()), unsent: unsent.is_some(), late: false };
+                let by_client = upload::is_cause(error.error());
+                let failure = Failure { unsent: unsent.is_some(), by_client, ..Failure::of(words(error.error())) };
                 *body = unsent.filter(|_| with_body).map(Request::into_body);
                 return Err(failure);
             }
             Ok(Ok(answer)) => answer,
         };
         // What is refused here takes its connection with it: nobody knows what the rest of it belongs to.
-        let refused = |problem: String| Failure { problem, unsent: false, late: false };
         let (mut head, rest) = answer.into_parts();
-        framing::answer(&mut head).map_err(|problem| refused(format!("the answer cannot be trusted: {problem}")))?;
+        framing::answer(&mut head)
+            .map_err(|problem| Failure::of(format!("the answer cannot be trusted: {problem}")))?;
         let mut answer = Response::from_parts(head, rest);
         // The connection's own bound is of its buffer, which a fast sender overshoots.
         let bytes: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if bytes > HEAD_BYTES_MAX {
-            return Err(refused(format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes")));
+            return Err(Failure::of(format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes")));
         }
         // Interim answers were told before; what is left of the family cannot be an answer.
         if answer.status().is_informational() {

@@ -5,13 +5,17 @@
 //! - A judged answer carries its judgement until its header is written to the connection (rule 6).
 //! - A body is as long as was announced or ends in an error, which closes the connection or resets the stream.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VIA};
+use http::header::{
+    AGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, LOCATION, RANGE, RETRY_AFTER, VIA,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
 use hyper::body::{Body, Frame, SizeHint};
@@ -25,7 +29,7 @@ use crate::figures::FromAbove;
 use crate::fill::{ArrivedBody, Reading};
 use crate::framing::Bad;
 use crate::functions::access::Refused;
-use crate::functions::reply::{Gzip, Representation, Telling};
+use crate::functions::reply::{GZIPS_MAX, Gzip, Representation, Telling};
 use crate::head::Head;
 use crate::interim::Interim;
 use crate::knowing::Judging;
@@ -44,6 +48,8 @@ const RETRY_AFTER_SECS: u64 = 2;
 /// Who is answered.
 pub(crate) struct Reply {
     pub(crate) method: Method,
+    /// Of a child that asks under a condition: of which answer it has a copy.
+    pub(crate) copy: Option<u64>,
     pub(crate) asker: Asker,
     /// What a user is told by the domain's functions.
     pub(crate) telling: Option<Telling>,
@@ -114,7 +120,15 @@ impl Reply {
             ArrivedBody::Stored(object) => Some(object.length()),
             ArrivedBody::Sliced(body) => Some(body.series.length),
         };
-        let answer = httpcache::answer(&self.method, request, head.status, &head.headers, length);
+        let of = Representation::new(&head.headers, length);
+        let compresses = self.telling.as_ref().is_some_and(|telling| telling.compresses(&head.headers, of));
+        let request = match self.copy {
+            // What a child has is not what is here, whatever its validators say.
+            Some(copy) if copy != head.copy || copy == 0 => Cow::Owned(unconditional(request)),
+            _ if compresses => strongly(request),
+            _ => Cow::Borrowed(request),
+        };
+        let answer = httpcache::answer(&self.method, &request, head.status, &head.headers, length);
         let (status, mut headers) = answer.head(head.status, &head.headers, length);
         let refused = matches!(answer, httpcache::Answer::PreconditionFailed | httpcache::Answer::Unsatisfiable);
         if !refused {
@@ -138,10 +152,10 @@ impl Reply {
             _ => Source::Empty,
         };
         let said = Said { ttl: Some(head.freshness.ttl(now)), ..said };
-        let of = Representation::new(&head.headers, length);
         let mut answer = self.finish(status, headers, source, Some((&said, of)), Some(judging));
         if let Asker::Child { .. } = self.asker {
             peer::tell_refetch(answer.headers_mut(), head.refetch);
+            peer::tell_copy(answer.headers_mut(), head.copy);
         }
         answer
     }
@@ -265,7 +279,13 @@ impl Reply {
         judging: Option<Judging>,
     ) -> Response<AnswerBody> {
         let telling = self.telling.as_ref().zip(said);
-        let compressed = telling.is_some_and(|(telling, (_, of))| telling.tell(status, &mut headers, of));
+        // HEAD tells of the answer that GET would get.
+        let compresses =
+            telling.filter(|(telling, (_, of))| status == StatusCode::OK && telling.compresses(&headers, *of));
+        let compresses = compresses.filter(|_| self.method != Method::HEAD);
+        let gzip = compresses.and_then(|_| self.handoff.metrics().gzips.hold_below(GZIPS_MAX as u64));
+        let room = compresses.is_none() || gzip.is_some();
+        let compressed = telling.is_some_and(|(telling, (_, of))| telling.tell(status, &mut headers, of, room));
         let said = said.map(|(said, _)| said);
         peer::strip(&mut headers);
         let signs = self.handoff.signs();
@@ -287,7 +307,7 @@ impl Reply {
         let body = AnswerBody {
             begun: false,
             left: source.length(),
-            gzip: compressed.then(Gzip::new).filter(|_| self.method != Method::HEAD),
+            gzip: gzip.filter(|_| compressed).map(Gzip::new),
             source,
             judged: judging.map(|judging| self.handoff.judged(judging)),
             handoff: self.handoff.clone(),
@@ -299,6 +319,30 @@ impl Reply {
         *answer.headers_mut() = headers;
         answer
     }
+}
+
+/// A request without its conditions; a part that was asked for under one is not.
+fn unconditional(request: &HeaderMap) -> HeaderMap {
+    let mut whole = request.clone();
+    if whole.remove(IF_RANGE).is_some() {
+        whole.remove(RANGE);
+    }
+    for name in [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE] {
+        whole.remove(name);
+    }
+    whole
+}
+
+/// The request of somebody to whom the object went out compressed as he may have it: a date in `If-Range` does not say which bytes he
+/// has (RFC 9110 §8.8.2.2), as a tag does, so that he gets the whole.
+fn strongly(request: &HeaderMap) -> Cow<'_, HeaderMap> {
+    let is_date = |line: &HeaderValue| !line.as_bytes().trim_ascii().ends_with(b"\"");
+    if !request.get_all(IF_RANGE).iter().any(is_date) {
+        return Cow::Borrowed(request);
+    }
+    let mut whole = request.clone();
+    whole.remove(RANGE);
+    Cow::Owned(whole)
 }
 
 /// What this node says of itself in every answer.
@@ -445,50 +489,56 @@ impl Body for AnswerBody {
         let this = &mut *self;
         this.header_is_written();
         loop {
-            let Poll::Ready(polled) = this.poll_source(cx) else {
-                this.begun = true;
-                this.exchange.iter_mut().for_each(Exchange::waits);
-                return Poll::Pending;
-            };
-            let bytes = match polled {
-                None => match this.left.filter(|left| *left > 0) {
-                    Some(short) => {
-                        this.left = Some(0);
-                        this.gzip = None;
-                        return Poll::Ready(Some(Err(BodyError::Short(short))));
-                    }
-                    None => match this.gzip.as_mut().and_then(Gzip::end) {
-                        Some(bytes) => bytes,
+            let bytes = match this.gzip.as_mut().and_then(Gzip::next) {
+                Some(compressed) => compressed,
+                None => match this.poll_source(cx) {
+                    Poll::Pending => match this.gzip.as_mut().and_then(Gzip::so_far) {
+                        Some(compressed) => compressed,
                         None => {
-                            this.exchange.iter_mut().for_each(Exchange::ends);
-                            return Poll::Ready(None);
+                            this.begun = true;
+                            this.exchange.iter_mut().for_each(Exchange::waits);
+                            return Poll::Pending;
                         }
                     },
-                },
-                Some(Err(error)) if !this.begun => {
-                    // The connection ends with it, and a head that waits to be written with it: who reads nothing at all takes this node
-                    // for broken, not the body.
-                    this.begun = true;
-                    this.gzip = None;
-                    this.source = Source::Broken(Some(error));
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                Some(Err(error)) => {
-                    this.source = Source::Empty;
-                    this.gzip = None;
-                    return Poll::Ready(Some(Err(error)));
-                }
-                Some(Ok(bytes)) => {
-                    this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
-                    match &mut this.gzip {
-                        None => bytes,
-                        Some(gzip) => match gzip.take(&bytes) {
-                            some if some.is_empty() => continue,
-                            some => some,
+                    Poll::Ready(None) => match this.left.filter(|left| *left > 0) {
+                        Some(short) => {
+                            this.left = Some(0);
+                            this.gzip = None;
+                            return Poll::Ready(Some(Err(BodyError::Short(short))));
+                        }
+                        None => match this.gzip.as_mut().and_then(Gzip::end) {
+                            Some(compressed) => compressed,
+                            None => {
+                                this.exchange.iter_mut().for_each(Exchange::ends);
+                                return Poll::Ready(None);
+                            }
                         },
+                    },
+                    Poll::Ready(Some(Err(error))) if !this.begun => {
+                        // The connection ends with it, and a head that waits to be written with it: who reads nothing at all takes this
+                        // node for broken, not the body.
+                        this.begun = true;
+                        this.gzip = None;
+                        this.source = Source::Broken(Some(error));
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
-                }
+                    Poll::Ready(Some(Err(error))) => {
+                        this.source = Source::Empty;
+                        this.gzip = None;
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    Poll::Ready(Some(Ok(bytes))) => {
+                        this.left = this.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                        match &mut this.gzip {
+                            None => bytes,
+                            Some(gzip) => {
+                                gzip.take(bytes);
+                                continue;
+                            }
+                        }
+                    }
+                },
             };
             this.begun = true;
             this.handoff.metrics().bytes_sent.add(bytes.len() as u64);

@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use model::{Source, UrlKey};
 use tokio::time::Instant;
 
+use crate::circle;
 use crate::figures::{Figures, FromAbove, Meter};
 use crate::fill::Purpose;
 use crate::functions::fetch;
@@ -88,10 +89,11 @@ impl Sources {
             sources.into_iter().map(|source| Candidate::new(source, question)).collect();
         let mut resting = VecDeque::new();
         let mut last = Err(AskError::Unreachable("the domain has no source".to_owned()));
-        let mut tries = 0;
+        let mut tries: usize = 0;
         while let Some(source) = self.next(&mut first, &mut resting) {
-            tries += 1;
             let answered = self.ask_one(question, &source, body, until).await;
+            // To hear nothing at all from one costs it nothing.
+            tries += usize::from(!matches!(answered, Err(NotAsked { unsent: true, .. })));
             self.note(question, &answered);
             let more = tries < TRIES_MAX && Instant::now() < until && !(first.is_empty() && resting.is_empty());
             match answered {
@@ -149,6 +151,7 @@ impl Sources {
         let with_body = body.is_some();
         let mut headers = question.headers.clone();
         fetch::headers(functions, &mut headers);
+        circle::tell(&mut headers, question.log, &question.asked.host);
         headers.insert(HOST, host(&source.host)?);
         let target = target(&source.path)?;
         let message = Message {
@@ -168,6 +171,10 @@ impl Sources {
         self.asked.inc();
         let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
+        if let Err(Failure { by_client: true, .. }) = &sent {
+            self.health.not_asked(&source.endpoint);
+            return Err(AskError::Left.into());
+        }
         self.tell(&slot, &sent);
         match &sent {
             Ok(answer) if !is_failure(answer.status()) => self.health.answered(&source.endpoint),
@@ -178,11 +185,18 @@ impl Sources {
         }
         let mut answer = sent?;
         let mut meter = self.meter(question, &source.endpoint, at, answer.status());
-        let mut hop =
-            Redirected { endpoint: source.endpoint.clone(), host: source.host.clone(), path: source.path.clone() };
+        let mut hop = Redirected {
+            endpoint: source.endpoint.clone(),
+            host: source.host.clone(),
+            path: source.path.clone(),
+            elsewhere: false,
+        };
         for _ in 0..if with_body { 0 } else { fetch::follows(functions) } {
             let Some(next) = hop.follow(question, &answer) else { break };
             hop = next;
+            if hop.elsewhere {
+                fetch::leave_behind(functions, &mut headers);
+            }
             headers.insert(HOST, host(&hop.host)?);
             let target = self::target(&hop.path)?;
             let message = Message {
@@ -289,6 +303,8 @@ struct Redirected {
     endpoint: Endpoint,
     host: String,
     path: String,
+    /// That is another server than the one that said so.
+    elsewhere: bool,
 }
 
 impl Redirected {
@@ -301,7 +317,7 @@ impl Redirected {
         let path = to.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
         let same = to.scheme() == asked.scheme() && to.authority() == asked.authority();
         let endpoint = if same { self.endpoint.clone() } else { Endpoint::of(&to)? };
-        Some(Redirected { endpoint, host, path })
+        Some(Redirected { endpoint, host, path, elsewhere: !same })
     }
 
     fn uri(&self) -> Option<Uri> {

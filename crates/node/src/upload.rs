@@ -37,6 +37,7 @@ pub(crate) struct Ended(Arc<AtomicU8>);
 
 const BROKEN: u8 = 1;
 const SILENT: u8 = 2;
+const WHOLE: u8 = 3;
 
 /// Why a body ends early.
 #[derive(Debug, thiserror::Error)]
@@ -47,14 +48,27 @@ pub(crate) enum UploadError {
     Silent,
 }
 
+/// Whether it is the client whose body ended early that something failed for.
+pub(crate) fn is_cause(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<UploadError>())
+}
+
 impl Upload {
     pub(crate) fn new(body: Incoming) -> (Upload, Ended) {
         let ended = Ended::default();
+        if body.is_end_stream() {
+            ended.0.store(WHOLE, Ordering::Relaxed);
+        }
         (Upload { body, silence: None, ended: ended.clone() }, ended)
     }
 }
 
 impl Ended {
+    /// Whether all of it was read: otherwise nobody knows where the next request begins.
+    pub(crate) fn whole(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == WHOLE
+    }
+
     /// What the client is told when it is at fault.
     pub(crate) fn badly(&self) -> Option<Bad> {
         match self.0.load(Ordering::Relaxed) {
@@ -81,6 +95,9 @@ impl Body for Upload {
             match Pin::new(&mut this.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     this.silence = None;
+                    if this.body.is_end_stream() {
+                        this.ended.0.store(WHOLE, Ordering::Relaxed);
+                    }
                     if frame.is_data() {
                         return Poll::Ready(Some(Ok(frame)));
                     }
@@ -89,7 +106,10 @@ impl Body for Upload {
                     this.ended.0.store(BROKEN, Ordering::Relaxed);
                     return Poll::Ready(Some(Err(UploadError::Broken(error))));
                 }
-                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(None) => {
+                    this.ended.0.store(WHOLE, Ordering::Relaxed);
+                    return Poll::Ready(None);
+                }
                 Poll::Pending => {
                     let until = || Box::pin(tokio::time::sleep_until(Instant::now() + SILENCE_MAX));
                     ready!(this.silence.get_or_insert_with(until).as_mut().poll(cx));

@@ -102,6 +102,8 @@ pub(crate) struct Question {
     pub(crate) purpose: Purpose,
     /// For which refetch; zero for none.
     pub(crate) refetch: u64,
+    /// Where there is a condition, of which answer there is a copy.
+    pub(crate) copy: Option<u64>,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
     /// It was asked for before, and broke.
@@ -146,13 +148,15 @@ pub(crate) struct Answer {
     pub(crate) from: From,
     /// For which refetch its sender had it fetched; zero for none, and from the origin.
     pub(crate) refetch: u64,
+    /// Of which answer of an origin its body is a copy; zero when its sender does not know, and from the origin.
+    pub(crate) copy: u64,
     /// One of the few that went past the parents, for as long as it is fetched.
     _past: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
     pub(crate) fn new(head: response::Parts, body: FromAbove, age: Option<Duration>, from: From) -> Answer {
-        Answer { head, body, age, from, refetch: 0, _past: None }
+        Answer { head, body, age, from, refetch: 0, copy: 0, _past: None }
     }
 }
 

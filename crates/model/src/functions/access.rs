@@ -128,7 +128,9 @@ impl AuthType {
             AuthType::A => {
                 let (value, rest) = without(path, "auth_key")?;
                 let (time, hash) = (value.split('-').next()?, value.rsplit('-').next()?);
-                Some((Signature { time, hash, signed: value.rsplit_once('-')?.0 }, rest))
+                // Exactly four parts: where what is signed begins must not be the sender's to say.
+                let is_one = value.bytes().filter(|byte| *byte == b'-').count() == 3;
+                is_one.then_some((Signature { time, hash, signed: value.rsplit_once('-')?.0 }, rest))
             }
             AuthType::B => {
                 let (time, hash, rest) = segments(path)?;
@@ -150,9 +152,14 @@ impl AuthType {
         }
     }
 
-    /// A path with its query, without what stands there as a signature, good or not.
+    /// A path with its query, without what stands there as a signature, good or not, and without those below it: the parents of a
+    /// node take it off again, and must come to the same.
     pub(super) fn without_signature(self, path: &str) -> String {
-        self.split(path).map_or_else(|| path.to_owned(), |(_, rest)| rest)
+        let mut path = path.to_owned();
+        while let Some((_, rest)) = self.split(&path) {
+            path = rest;
+        }
+        path
     }
 }
 
@@ -171,8 +178,10 @@ fn is_hash(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// Of as many digits as a time has in this century: where a path ends and its time begins must not be the sender's to say, for they
+/// are hashed without anything between them.
 fn is_hex_time(text: &str) -> bool {
-    (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The first two segments of a path, and the rest with its slash.

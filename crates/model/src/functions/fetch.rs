@@ -70,6 +70,8 @@ pub struct Follow {
     pub retain_args: bool,
     /// So is its Host.
     pub retain_host: bool,
+    /// So are headers that let somebody in, and those of the owner, also where another server is sent to.
+    pub retain_header: bool,
 }
 
 /// What is done to arguments, in the order of the fields.
@@ -175,9 +177,9 @@ fn follow(args: &Args<'_>) -> Result<Option<Follow>, BadArgument> {
     let on = args.on("enable")?;
     let most = args.number("max_tries", 1..=FOLLOW_MAX, "a number from 1 to 5")?.unwrap_or(FOLLOW_DEFAULT);
     let (retain_args, retain_host) = (args.switch("retain_args")?, args.switch("retain_host")?);
-    args.switch("retain_header")?;
+    let retain_header = args.switch("retain_header")?;
     args.switch("cache")?;
-    Ok(on.then_some(Follow { most: most as u32, retain_args, retain_host }))
+    Ok(on.then_some(Follow { most: most as u32, retain_args, retain_host, retain_header }))
 }
 
 fn rewrite(args: &Args<'_>) -> Result<Rewrite, BadArgument> {

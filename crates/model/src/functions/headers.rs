@@ -3,7 +3,7 @@
 //! Headers that frame a message, that caching is done by, or that nodes speak to each other with are nobody's to set.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::{Captures, Regex, RegexBuilder};
 
 use super::args::{Args, BadArgument};
 
@@ -63,14 +63,38 @@ impl HeaderRule {
                 let values: Vec<HeaderValue> = headers.get_all(&self.name).iter().cloned().collect();
                 headers.remove(&self.name);
                 for value in values {
-                    let (old, to) = (value.as_bytes(), to.as_bytes());
-                    let new = if *all { from.replace_all(old, to) } else { from.replace(old, to) };
-                    let new = HeaderValue::from_bytes(&new).unwrap_or_else(|_| value.clone());
-                    headers.append(self.name.clone(), new);
+                    let new = replaced(from, to, *all, value.as_bytes());
+                    let new = new.and_then(|new| HeaderValue::from_bytes(&new).ok());
+                    headers.append(self.name.clone(), new.unwrap_or(value));
                 }
             }
         }
     }
+}
+
+/// Longest text that rules with expressions make of a path or of the value of a header, in bytes: what they make of each other's
+/// would grow without end.
+pub(super) const MADE_BYTES_MAX: usize = 8 << 10;
+
+/// A text with what `from` finds in it, first or everywhere, replaced; `None` where that is longer than may be.
+pub(super) fn replaced(from: &Regex, to: &str, all: bool, old: &[u8]) -> Option<Vec<u8>> {
+    let most = MADE_BYTES_MAX.max(old.len());
+    let (mut new, mut rest) = (Vec::new(), 0);
+    for found in from.captures_iter(old).take(if all { usize::MAX } else { 1 }) {
+        let whole = found.get_match();
+        new.extend_from_slice(old.get(rest..whole.start())?);
+        expand(&found, to, &mut new, most)?;
+        rest = whole.end();
+    }
+    new.extend_from_slice(old.get(rest..)?);
+    (new.len() <= most).then_some(new)
+}
+
+/// Adds `to` with its groups; `None` where the whole would be longer than `most` bytes.
+pub(super) fn expand(found: &Captures<'_>, to: &str, made: &mut Vec<u8>, most: usize) -> Option<()> {
+    let group = |reference: &str| Some(found.get(reference.split_once('}')?.0.parse().ok()?)?.len());
+    let groups: usize = to.split("${").skip(1).filter_map(group).sum();
+    (made.len() + to.len() + groups <= most).then(|| found.expand(to.as_bytes(), made))
 }
 
 /// Which way a header goes.
@@ -82,9 +106,10 @@ enum Way {
 }
 
 /// Headers that are nobody's to set on any way.
-const OURS: [&str; 16] = [
+const OURS: [&str; 17] = [
     "age",
     "cache-status",
+    "cdn-loop",
     "connection",
     "content-length",
     "content-range",

@@ -284,7 +284,12 @@ fn named(args: &Args<'_>, name: &'static str, expected: &'static str) -> Result<
     if names.len() > ARGUMENTS_MAX || !names.iter().all(good) {
         return Err(BadArgument::Value { name, expected });
     }
-    Ok(names)
+    // As keys are written, which they are compared with.
+    let written = |name: String| match UrlKey::new("a", &format!("/?{name}")) {
+        Ok(key) => key.path_and_query().strip_prefix("/?").unwrap_or_default().to_owned(),
+        Err(_) => name,
+    };
+    Ok(names.into_iter().map(written).collect())
 }
 
 /// Reads rewrite_host.

@@ -7,7 +7,7 @@
 use regex::bytes::Regex;
 
 use super::args::BadArgument;
-use super::headers::{expression, replacement};
+use super::headers::{MADE_BYTES_MAX, expand, expression, replaced, replacement};
 use crate::key::UrlKey;
 
 /// One rule that changes a path.
@@ -70,7 +70,7 @@ impl Rewrite {
         format!("{:?} {:?} {flags:?}", self.source.as_str(), self.target)
     }
 
-    /// What becomes of a path with its query; `None` when the rule does not speak of it.
+    /// What becomes of a path with its query; `None` when the rule does not speak of it, or would make too much of it.
     pub fn of(&self, path: &str) -> Option<String> {
         let (looked_at, query) = match path.split_once('?') {
             Some((bare, query)) if !self.with_query => (bare, Some(query)),
@@ -79,16 +79,17 @@ impl Rewrite {
         let found = self.source.captures(looked_at.as_bytes())?;
         let mut made = Vec::new();
         if self.whole {
-            found.expand(self.target.as_bytes(), &mut made);
+            expand(&found, &self.target, &mut made, MADE_BYTES_MAX)?;
         } else {
-            made = self.source.replace(looked_at.as_bytes(), self.target.as_bytes()).into_owned();
+            made = replaced(&self.source, &self.target, false, looked_at.as_bytes())?;
         }
         // A path of a key is ASCII, and so is a target.
         let made = String::from_utf8_lossy(&made);
-        Some(match query {
+        let made = match query {
             Some(query) => format!("{made}{}{query}", if made.contains('?') { '&' } else { '?' }),
             None => made.into_owned(),
-        })
+        };
+        (made.len() <= MADE_BYTES_MAX.max(path.len())).then_some(made)
     }
 
     /// Whether rules behind it are not looked at when it matches.

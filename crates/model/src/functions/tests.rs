@@ -509,3 +509,56 @@ proptest::proptest! {
         proptest::prop_assert_eq!(functions.key(&key(first)), key(first));
     }
 }
+
+#[test]
+fn rules_do_not_make_more_of_a_url_or_a_header_than_may_be() {
+    let target = format!("/{}", "$1".repeat(500));
+    let rules = |name: &str, from: &str, to: &str| -> Vec<Function> {
+        (1..=8).map(|id| function(id, name, &[(from, "^(.*)$"), (to, &target)])).collect()
+    };
+    let redirects = Functions::new(rules("host_redirect", "regex", "replacement"));
+    assert_eq!(check(redirects.list()), Ok(()));
+    let key = redirects.key(&UrlKey::new("a.com", "/a").unwrap());
+    assert!((1_000..10_000).contains(&key.path().len()), "{}", key.path().len());
+    let origin = Functions::new(rules("back_to_origin_url_rewrite", "source_url", "target_url"));
+    let path = origin.rules().fetch.path("/a?q=1");
+    assert!((1_000..10_000).contains(&path.len()), "{}", path.len());
+
+    let args: &[(&str, &str)] = &[
+        ("header_operation_type", "rewrite"),
+        ("header_name", "X-A"),
+        ("header_source", "^(.*)$"),
+        ("header_destination", &target),
+        ("match_all", "on"),
+    ];
+    let headers = Functions::new((1..=8).map(|id| function(id, "origin_request_header", args)).collect());
+    let mut sent: http::HeaderMap =
+        [(http::HeaderName::from_static("x-a"), "ab".parse().unwrap())].into_iter().collect();
+    headers.rules().fetch.headers.iter().for_each(|rule| rule.apply(&mut sent));
+    assert!((1_000..10_000).contains(&sent["x-a"].len()), "{}", sent["x-a"].len());
+}
+
+#[test]
+fn paths_and_arguments_are_compared_as_keys_are_written() {
+    let functions = Functions::new(vec![
+        function(1, "path_based_ttl_set", &[("path", "/图片/"), ("ttl", "60")]),
+        function(2, "set_hashkey_args", &[("hashkey_args", "版本,lang")]),
+    ]);
+    let key = functions.key(&UrlKey::new("a.com", "/图片/a?x=1&版本=2").unwrap());
+    assert_eq!(key.path_and_query(), "/%E5%9B%BE%E7%89%87/a?%E7%89%88%E6%9C%AC=2");
+    assert!(functions.rules().ttls.rule(key.path()).is_some());
+}
+
+#[test]
+fn key_of_a_signed_url_has_no_signature_left() {
+    let hash = "0123456789abcdef0123456789abcdef";
+    let cases = [
+        ("type_a", format!("/a?auth_key=1-0-0-{hash}&auth_key=2-0-0-{hash}")),
+        ("type_b", format!("/202601020304/{hash}/202601020304/{hash}/a")),
+        ("type_c", format!("/{hash}/65a0b1c2/a?KEY1={hash}&KEY2=65a0b1c2")),
+    ];
+    for (kind, path) in cases {
+        let functions = one("aliauth", &[("auth_type", kind), ("auth_key1", "secret1")]);
+        assert_eq!(functions.key(&UrlKey::new("a.com", &path).unwrap()).path_and_query(), "/a", "{path}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::args::{Args, BadArgument};
+use crate::key::UrlKey;
 
 /// Longest time, in seconds.
 pub(super) const SECONDS_MAX: u64 = 99_999_999;
@@ -197,7 +198,8 @@ fn reach(args: &Args<'_>) -> Result<Reach, BadArgument> {
         let good = path.starts_with('/') && !path.contains(['?', '#', '*']);
         let expected = "a path that begins with / and has no query";
         return if good {
-            Ok(Reach::Path(path.to_owned()))
+            // As keys are written, which it is compared with.
+            Ok(Reach::Path(UrlKey::new("a", path).map_or_else(|_| path.to_owned(), |key| key.path().to_owned())))
         } else {
             Err(BadArgument::Value { name: "path", expected })
         };

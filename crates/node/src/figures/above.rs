@@ -11,6 +11,7 @@ use model::UrlKey;
 
 use super::{Ended, Figures, Slot};
 use crate::limiter;
+use crate::metrics::Held;
 
 /// The body of an answer from above.
 pub(crate) struct FromAbove {
@@ -19,6 +20,8 @@ pub(crate) struct FromAbove {
     meter: Option<Meter>,
     /// Its place at the origin, until it is dropped or given up.
     place: Option<limiter::Slot>,
+    /// It is one of those that go past the store.
+    _passing: Option<Held>,
 }
 
 /// Counts one answer of an origin, when it is dropped: with the bytes of its body that were read until then.
@@ -52,12 +55,12 @@ impl Drop for Meter {
 impl FromAbove {
     /// Of a parent.
     pub(crate) fn parent(body: Incoming) -> FromAbove {
-        FromAbove { body, meter: None, place: None }
+        FromAbove { body, meter: None, place: None, _passing: None }
     }
 
     /// Of an origin.
     pub(crate) fn origin(body: Incoming, meter: Option<Meter>, place: limiter::Slot) -> FromAbove {
-        FromAbove { body, meter, place: Some(place) }
+        FromAbove { body, meter, place: Some(place), _passing: None }
     }
 
     /// Waits until more of it may be read: bodies of prefetches come no faster than their domain's owner allows.
@@ -65,6 +68,11 @@ impl FromAbove {
         if let Some(place) = &self.place {
             place.turn().await;
         }
+    }
+
+    /// It counts as one that goes past the store until it is dropped.
+    pub(crate) fn passes(self, held: Held) -> FromAbove {
+        FromAbove { _passing: Some(held), ..self }
     }
 
     /// Gives up its place at the origin: who has one must not wait for another.

@@ -121,7 +121,8 @@ impl FillTask<'_> {
 
     async fn ask(&self, headers: &HeaderMap) -> Result<Answer, AskError> {
         loop {
-            match self.fills.upstream.ask(&self.question(headers.clone()), None).await {
+            let copy = self.order.confirm.as_ref().map(|confirm| confirm.head.copy);
+            match self.fills.upstream.ask(&Question { copy, ..self.question(headers.clone()) }, None).await {
                 // Somebody came when all had left.
                 Err(AskError::Left) if !self.party.give_up() => {}
                 answered => return answered,
@@ -156,7 +157,7 @@ impl FillTask<'_> {
                     format!("{} {} {:?} {sent:?} {}", self.log.0, self.fetch.stamp, self.fetch.sent, series.name);
                 series.name = xxhash_rust::xxh3::xxh3_128(moment.as_bytes());
                 let head = Head::new(self.log, ok, headers, sent, received).sliced(series);
-                let head = head.fetched_for(self.refetch(answer));
+                let head = head.fetched_for(self.refetch(answer)).copy_of(self.copy(answer, sent));
                 Some(KeptPart { head: Arc::new(head), series, number: *number, begins: true })
             }
         }
@@ -264,11 +265,22 @@ impl FillTask<'_> {
             passed: self.order.passed.clone(),
             purpose: self.order.purpose,
             refetch: self.order.refetch,
+            copy: None,
             interim: self.order.interim.clone(),
             again: false,
             awaited: (self.order.purpose == Purpose::Prefetch).then(|| self.awaited.clone()),
             wanted: (self.order.purpose == Purpose::Prefetch).then(|| self.party.wanted.subscribe()),
         }
+    }
+
+    /// Of which answer of an origin what came is a copy: of a parent's, or of this one.
+    fn copy(&self, answer: &Answer, sent: SystemTime) -> u64 {
+        if let From::Parent(_) = answer.from {
+            return answer.copy;
+        }
+        let fills = self.fills;
+        let which = format!("{} {sent:?} {} {}", fills.knowing.name(), fills.metrics.fetches.get(), self.order.url);
+        xxhash_rust::xxh3::xxh3_64(which.as_bytes()).max(1)
     }
 
     /// For which refetch what came was fetched: a parent may have had it.
@@ -362,7 +374,7 @@ impl FillTask<'_> {
             Ok(_) => {
                 let own_head = own_head(&headers, &kept).then(|| Head::new(self.log, status, headers, sent, received));
                 let head = Head::new(self.log, status, kept, sent, received).fetched_for(self.refetch(&answer));
-                let head = Arc::new(head);
+                let head = Arc::new(head.copy_of(self.copy(&answer, sent)));
                 match self.open(&head, own_head.map(Arc::new), &answer, vouched, came).await {
                     Ok((arrived, fill, done)) => {
                         let arrived = Arc::new(arrived);
@@ -428,7 +440,7 @@ impl FillTask<'_> {
         let own_head = own_head(&headers, &kept)
             .then(|| Arc::new(Head::new(self.log, confirm.head.status, headers.clone(), sent, received)));
         let head = Head::new(self.log, confirm.head.status, kept, sent, received);
-        let head = Arc::new(Head { slices: confirm.head.slices, refetch: confirm.head.refetch, ..head });
+        let head = Arc::new(Head { slices: stored.slices, refetch: stored.refetch, copy: stored.copy, ..head });
         let mut lifted = confirm.object.clone();
         if made(Mistake::LiftAnyBody)
             && let Ok(Some(there)) = self.fills.store.lookup(key.hash(), key.bytes()).await
@@ -597,7 +609,8 @@ impl FillTask<'_> {
                 return None;
             }
             // Nobody waits for an answer any more when it is there: they read it.
-            let question = Question { again: true, wanted: None, ..self.question(headers.clone()) };
+            let question =
+                Question { again: true, wanted: None, copy: Some(head.copy), ..self.question(headers.clone()) };
             let cause = match self.fills.upstream.ask(&question, None).await {
                 Ok(Answer { head: came, body, .. })
                     if httpcache::continues(&head.headers, from, length, came.status, &came.headers) =>

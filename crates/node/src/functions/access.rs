@@ -260,6 +260,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn signature_is_of_one_file_and_one_time() {
+        let hash = |text: &str| hex(&Md5::digest(text.as_bytes()));
+        let c = hash("aliyuncdnexp1234/p/1255CE8100");
+        let a = hash("/img-9999999999-x.jpg-1444435200-0-0-aliyuncdnexp1234");
+        let cases = [
+            ("type_c", format!("/{c}/55CE8100/p/12"), true),
+            ("type_c", format!("/{c}/255CE8100/p/1"), false),
+            ("type_c", format!("/p/1?KEY1={c}&KEY2=255CE8100"), false),
+            ("type_a", format!("/img-9999999999-x.jpg?auth_key=1444435200-0-0-{a}"), true),
+            ("type_a", format!("/img?auth_key=9999999999-x.jpg-1444435200-0-0-{a}"), false),
+        ];
+        for (kind, path, expected) in cases {
+            let functions = functions("aliauth", &[("auth_type", kind), ("auth_key1", "aliyuncdnexp1234")]);
+            let now = if kind == "type_a" { 1_444_435_200 } else { 0x55CE_8100 };
+            assert_eq!(allowed(&functions, &[], "", &path, now), expected, "{kind} {path}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_path_is_read_without_a_panic(path in "/[0-9a-z/?=&K-]{0,80}", referer in "\\PC{0,30}") {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use model::functions::Functions;
 use model::{Source, SourceKind, UrlKey};
@@ -104,6 +105,16 @@ pub(crate) fn follow(
     let same = to.origin() == base.origin();
     let host = if follow.retain_host || same { host.to_owned() } else { authority };
     Some((to.as_str().parse().ok()?, host))
+}
+
+/// Takes away what a redirect to another server does not take along: what lets somebody in at the first, and what its owner has it sent.
+pub(crate) fn leave_behind(functions: &Functions, headers: &mut HeaderMap) {
+    let fetch = &functions.rules().fetch;
+    if fetch.follow.is_some_and(|follow| !follow.retain_header) {
+        headers.remove(AUTHORIZATION);
+        headers.remove(COOKIE);
+        fetch.headers.iter().for_each(|rule| _ = headers.remove(&rule.name));
+    }
 }
 
 /// Redirects that are followed, one behind the other.

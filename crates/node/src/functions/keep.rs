@@ -102,7 +102,7 @@ pub(crate) fn effective(headers: &HeaderMap) -> Cow<'_, HeaderMap> {
         && let Ok(stale) = HeaderValue::try_from(format!("stale-if-error={stale}"))
     {
         // Of a directive that is repeated the first counts (RFC 9111 §4.2.1), in a targeted field the last (RFC 9651 §4.2.2).
-        if read.get_all(TARGETED).iter().any(|line| !line.as_bytes().trim_ascii().is_empty()) {
+        if httpcache::is_targeted(&read) {
             read.append(TARGETED, stale.clone());
         }
         let said: Vec<HeaderValue> = read.get_all(CACHE_CONTROL).iter().cloned().collect();
@@ -161,7 +161,7 @@ impl Says {
 }
 
 fn says(headers: &HeaderMap) -> Says {
-    let field = if headers.contains_key(TARGETED) { TARGETED } else { CACHE_CONTROL };
+    let field = if httpcache::is_targeted(headers) { TARGETED } else { CACHE_CONTROL };
     let mut directives = Vec::new();
     for line in headers.get_all(&field) {
         for directive in String::from_utf8_lossy(line.as_bytes()).split(',') {
@@ -272,6 +272,11 @@ mod tests {
             (&no_cache_too, "/a.jpg", 200, &[("cache-control", "no-store")], Some(60)),
             (&no_cache_too, "/a.jpg", 200, &[("cache-control", "max-age=0")], Some(60)),
             (&no_cache_too, "/a.jpg", 200, &[("cache-control", "private")], None), // nobody else's
+            // what is no dictionary is not there (RFC 9213)
+            (&plain, "/a.jpg", 200, &[("cdn-cache-control", ""), ("cache-control", "private")], None),
+            (&plain, "/a.jpg", 200, &[("cdn-cache-control", "max-age=60,"), ("cache-control", "private")], None),
+            (&plain, "/a.jpg", 200, &[("cdn-cache-control", "Max-Age=60"), ("cache-control", "no-store")], None),
+            (&plain, "/a.jpg", 200, &[("cdn-cache-control", "max-age=6"), ("cache-control", "no-store")], Some(60)),
             // no rule for the path: the origin, then what holds for the status, then a guess
             (&plain, "/a.png", 200, &[("cache-control", "max-age=5")], Some(5)),
             (&plain, "/a.png", 200, &[], Some(7)),

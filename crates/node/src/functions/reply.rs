@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use model::Functions;
 
 use super::keep;
+use crate::metrics::Held;
 
 /// Shortest body that is compressed, in bytes.
 const LENGTH_MIN: u64 = 1024;
@@ -76,21 +77,26 @@ impl Telling {
         Some(Telling { functions: functions.clone(), gzip })
     }
 
+    /// Whether a body that says this of itself is compressed on its way to this user.
+    pub(crate) fn compresses(&self, headers: &HeaderMap, of: Representation) -> bool {
+        self.gzip && is_compressible(headers, of)
+    }
+
     /// Makes the headers those a user gets; `of` is what they speak of, so that a 304 and the answer to HEAD say the same of it as the
-    /// answer that brings it (RFC 9110 §9.3.2, §15.4.5). Says whether the body is to be compressed.
-    pub(crate) fn tell(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation) -> bool {
+    /// answer that brings it (RFC 9110 §9.3.2, §15.4.5). Says whether the body is to be compressed, for which there may be no `room`.
+    pub(crate) fn tell(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation, room: bool) -> bool {
         let and = if forbids_transforming(headers) { ", no-transform" } else { "" };
         let told = keep::told(headers).map(|told| format!("max-age={told}{and}"));
         if let Some(told) = told.and_then(|told| HeaderValue::try_from(told).ok()) {
             headers.insert(CACHE_CONTROL, told);
             headers.remove(EXPIRES);
         }
-        let compressed = self.functions.rules().gzip && self.compress(status, headers, of);
+        let compressed = self.functions.rules().gzip && self.compress(status, headers, of, room);
         self.functions.rules().response.iter().for_each(|rule| rule.apply(headers));
         compressed
     }
 
-    fn compress(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation) -> bool {
+    fn compress(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation, room: bool) -> bool {
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED)
             || !is_compressible(headers, of)
         {
@@ -102,7 +108,7 @@ impl Telling {
         }) {
             headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
         }
-        if !self.gzip || status == StatusCode::PARTIAL_CONTENT {
+        if !self.gzip || !room || status == StatusCode::PARTIAL_CONTENT {
             return false;
         }
         if let Some(etag) = headers.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/")).cloned()
@@ -136,25 +142,59 @@ fn forbids_transforming(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Bodies that are compressed at a time: each takes some 300 KiB, and further ones go out as they are.
+pub(crate) const GZIPS_MAX: usize = 512;
+
+/// Bytes that are compressed at once: what comes of them is in memory until the client takes it.
+const GZIP_PIECE_BYTES: usize = 32 << 10;
+
 /// Compresses a body as it goes.
-pub(crate) struct Gzip(Option<GzEncoder<Vec<u8>>>);
+pub(crate) struct Gzip {
+    encoder: Option<GzEncoder<Vec<u8>>>,
+    /// What was given and not compressed yet.
+    rest: Bytes,
+    /// Something was taken since it was last told all.
+    owes: bool,
+    /// One of [`GZIPS_MAX`].
+    _held: Held,
+}
 
 impl Gzip {
-    pub(crate) fn new() -> Gzip {
+    pub(crate) fn new(held: Held) -> Gzip {
         // Quick rather than small: it is done for every user.
-        Gzip(Some(GzEncoder::new(Vec::new(), Compression::fast())))
+        let encoder = Some(GzEncoder::new(Vec::new(), Compression::fast()));
+        Gzip { encoder, rest: Bytes::new(), owes: false, _held: held }
     }
 
-    /// Takes some bytes and hands on what came of them and those before, which may be nothing yet.
-    pub(crate) fn take(&mut self, bytes: &Bytes) -> Bytes {
-        let Some(encoder) = &mut self.0 else { return Bytes::new() };
-        encoder.write_all(bytes).expect("a vector takes everything");
-        Bytes::from(std::mem::take(encoder.get_mut()))
+    /// Takes bytes, when [`Gzip::next`] has nothing more.
+    pub(crate) fn take(&mut self, bytes: Bytes) {
+        self.owes |= !bytes.is_empty();
+        self.rest = bytes;
+    }
+
+    /// What came of the bytes taken so far, piece by piece; `None` when more are needed.
+    pub(crate) fn next(&mut self) -> Option<Bytes> {
+        let encoder = self.encoder.as_mut()?;
+        while !self.rest.is_empty() {
+            let piece = self.rest.split_to(self.rest.len().min(GZIP_PIECE_BYTES));
+            encoder.write_all(&piece).expect("a vector takes everything");
+            if !encoder.get_ref().is_empty() {
+                return Some(Bytes::from(std::mem::take(encoder.get_mut())));
+            }
+        }
+        None
+    }
+
+    /// What can be told of the bytes taken so far when no more are there yet: a stream of events must not wait for its end.
+    pub(crate) fn so_far(&mut self) -> Option<Bytes> {
+        let encoder = self.encoder.as_mut().filter(|_| std::mem::take(&mut self.owes))?;
+        encoder.flush().expect("a vector takes everything");
+        Some(Bytes::from(std::mem::take(encoder.get_mut()))).filter(|bytes| !bytes.is_empty())
     }
 
     /// The end; `None` when that was handed on already.
     pub(crate) fn end(&mut self) -> Option<Bytes> {
-        let encoder = self.0.take()?;
+        let encoder = self.encoder.take()?;
         Some(Bytes::from(encoder.finish().expect("a vector takes everything")))
     }
 }
@@ -223,6 +263,7 @@ mod tests {
                 StatusCode::from_u16(*status).unwrap(),
                 &mut headers,
                 Representation::new(&head(fields), Some(*length)),
+                true,
             );
             assert_eq!(
                 (got, headers.get_all(VARY).iter().count() == 1),
@@ -249,21 +290,51 @@ mod tests {
             "",
         );
         let mut headers = head(&[("server", "o"), ("warmfront-told", "60"), ("cache-control", "max-age=1")]);
-        assert!(!telling.tell(StatusCode::OK, &mut headers, Representation::of(StatusCode::OK, &HeaderMap::new())));
+        assert!(!telling.tell(
+            StatusCode::OK,
+            &mut headers,
+            Representation::of(StatusCode::OK, &HeaderMap::new()),
+            true
+        ));
         assert_eq!((headers["x-is"].as_bytes(), headers.contains_key("server")), (&b"here"[..], false));
         assert_eq!(headers[CACHE_CONTROL], "max-age=60");
         let mut headers = head(&[("warmfront-told", "60"), ("cache-control", "max-age=1, no-transform")]);
-        telling.tell(StatusCode::OK, &mut headers, Representation::of(StatusCode::OK, &HeaderMap::new()));
+        telling.tell(StatusCode::OK, &mut headers, Representation::of(StatusCode::OK, &HeaderMap::new()), true);
         assert_eq!(headers[CACHE_CONTROL], "max-age=60, no-transform");
+    }
+
+    fn gzip() -> Gzip {
+        Gzip::new(std::sync::Arc::<crate::metrics::Gauge>::default().hold())
+    }
+
+    #[test]
+    fn what_came_so_far_can_be_read_before_the_end() {
+        let mut gzip = gzip();
+        let mut sent = Vec::new();
+        for event in ["data: 1\n\n", "data: 2\n\n"] {
+            gzip.take(Bytes::from_static(event.as_bytes()));
+            while let Some(bytes) = gzip.next() {
+                sent.extend_from_slice(&bytes);
+            }
+            sent.extend_from_slice(&gzip.so_far().expect("there is something to tell"));
+            assert!(gzip.so_far().is_none(), "it was told");
+            let mut read = vec![0; event.len()];
+            let mut decoder = flate2::read::GzDecoder::new(sent.as_slice());
+            decoder.read_exact(&mut read).expect("the first event is there");
+            assert_eq!(read, b"data: 1\n\n");
+        }
     }
 
     proptest::proptest! {
         #[test]
         fn what_is_compressed_reads_as_it_was(chunks: Vec<Vec<u8>>) {
-            let mut gzip = Gzip::new();
+            let mut gzip = gzip();
             let mut sent = Vec::new();
             for chunk in &chunks {
-                sent.extend_from_slice(&gzip.take(&Bytes::from(chunk.clone())));
+                gzip.take(Bytes::from(chunk.clone()));
+                while let Some(bytes) = gzip.next() {
+                    sent.extend_from_slice(&bytes);
+                }
             }
             sent.extend_from_slice(&gzip.end().unwrap());
             proptest::prop_assert_eq!(gzip.end(), None);

@@ -149,6 +149,7 @@ impl Asking {
             passed: Vec::new(),
             purpose,
             refetch: 0,
+            copy: None,
             interim: None,
             again: false,
             awaited: None,

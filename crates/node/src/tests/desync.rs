@@ -301,6 +301,20 @@ async fn requests_that_invite_desynchronisation_go_no_further_than_they_may() {
             Some(("GET /body ", SMUGGLED)),
         ),
         (
+            "§6.3 and one in chunks",
+            format!("GET /chunks HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"),
+            200,
+            open,
+            Some(("GET /chunks ", "2\r\nhi\r\n0\r\n\r\n")),
+        ),
+        (
+            "§7.1 one that breaks is not left out, on a connection that was kept",
+            format!("GET /broken HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\nzz\r\n{SMUGGLED}"),
+            400,
+            closed,
+            None,
+        ),
+        (
             "§7.1 a size that overflows",
             format!(
                 "POST /of HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n10000000000000002\r\nhi\r\n0\r\n\r\n{SMUGGLED}"
@@ -378,6 +392,8 @@ async fn requests_that_invite_desynchronisation_go_no_further_than_they_may() {
         assert_eq!(child.get("/good").await.text(), "/good", "{why}");
     }
     assert_eq!(child.get("/smuggled").await.text(), "/smuggled");
+    // Clients that broke off have not made the parent one that is left out.
+    assert_eq!(raw.heard().last().unwrap().to_ascii_lowercase().matches("via: ").count(), 2);
 }
 
 /// An answer that somebody would be given, if the one before it ended where its sender says.

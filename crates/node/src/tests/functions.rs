@@ -163,6 +163,51 @@ async fn origins_are_asked_as_the_functions_say() {
 }
 
 #[tokio::test]
+async fn redirect_to_another_server_does_not_take_along_what_lets_somebody_in() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let other = Origin::start().await;
+    other.put("/there", Page::new("there"));
+    let to = |url: &str| Page { status: 302, ..Page::new("") }.with("location", url).with("etag", "");
+    origin.put("/away", to(&format!("http://{}/there", other.address)));
+    origin.put("/near", to("/here"));
+    origin.put("/here", Page::new("here"));
+    for (retain, kept) in [("off", false), ("on", true)] {
+        node.apply(with(
+            &node,
+            &[
+                ("follow_302", &[("enable", "on"), ("retain_header", retain)]),
+                ("set_req_header", &[("key", "X-Secret"), ("value", "s")]),
+            ],
+        ));
+        let user =
+            [("authorization", "Basic eDp5"), ("cookie", "a=b"), ("cache-control", "no-store"), ("accept", "a/b")];
+        assert_eq!(node.get_with("/away", &user).await.text(), "there");
+        let seen = other.seen("/there").pop().unwrap().headers;
+        for name in ["authorization", "cookie", "x-secret"] {
+            assert_eq!(seen.contains_key(name), kept, "{retain} {name}");
+        }
+        assert!(seen.contains_key("accept"));
+        assert_eq!(node.get_with("/near", &user).await.text(), "here");
+        assert!(origin.seen("/here").pop().unwrap().headers.contains_key("authorization"));
+    }
+}
+
+#[tokio::test]
+async fn date_does_not_join_a_part_to_what_went_out_compressed() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    node.apply(with(&node, &[("gzip", &[("enable", "on")])]));
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let page = Page::new("text ".repeat(600)).with("content-type", "text/plain").with("last-modified", date);
+    origin.put("/a", page.with("date", "Sun, 06 Nov 1994 09:49:37 GMT"));
+    node.get("/a").await;
+    node.settled().await;
+    for (accepts, status) in [("gzip", 200), ("identity", 206)] {
+        let asks = [("range", "bytes=100-"), ("if-range", date), ("accept-encoding", accepts)];
+        assert_eq!(node.get_with("/a", &asks).await.status, status, "{accepts}");
+    }
+}
+
+#[tokio::test]
 async fn origin_is_asked_by_the_scheme_of_the_user_whom_a_node_asks_for() {
     let Tiers { origin, child, parent, .. } = tiers().await;
     // Nobody answers by TLS.

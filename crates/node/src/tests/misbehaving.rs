@@ -555,3 +555,69 @@ async fn access_log_has_a_line_for_each_request() {
     assert_eq!(lines[2]["complete"], true);
     assert_eq!(front.log.as_ref().map(AccessLog::lines), Some(3));
 }
+
+#[tokio::test]
+async fn hit_that_is_half_written_is_written_to_its_end_though_the_node_stops() {
+    let (stage, connect) = in_memory().await;
+    stage.origin.put("/big", Page::new(vec![b'x'; 1 << 20]));
+    assert_eq!(stage.node.get("/big").await.status, 200);
+    stage.node.settled().await;
+    let hot = stage.node.pipeline.metrics().hot.get();
+    let mut slow = open(&connect, 4096).await;
+    slow.write_all(format!("GET /big HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut came = vec![0; 16];
+    slow.read_exact(&mut came).await.unwrap();
+    assert_eq!(stage.node.pipeline.metrics().hot.get(), hot + 1);
+    stage.node.stopping.cancel();
+    came.extend(to_end(&mut slow).await);
+    let head = came.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(came.len() - head, 1 << 20);
+}
+
+/// An origin that says what it thinks of a request when it has its head, like nginx of one that is too large.
+#[tokio::test]
+async fn connection_of_a_request_that_was_answered_before_it_was_there_is_closed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.windows(4).any(|four| four == b"\r\n\r\n") {
+                if !matches!(stream.read_buf(&mut request).await, Ok(1..)) {
+                    return;
+                }
+            }
+            stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            tokio::spawn(async move { stream.read_to_end(&mut request).await });
+        }
+    });
+    let node =
+        TestNode::start("edge", &knowledge_of(vec![source("127.0.0.1", address.port(), 20)]), clock(), memory().await)
+            .await;
+    for (length, sent, closes) in [(1_000_000, 10, true), (10, 10, false)] {
+        let mut client = TcpStream::connect(node.address).await.unwrap();
+        let head = format!("POST /a HTTP/1.1\r\nHost: {DOMAIN}\r\nContent-Length: {length}\r\n\r\n");
+        client.write_all(&[head.as_bytes(), &vec![b'x'; sent]].concat()).await.unwrap();
+        let mut came = Vec::new();
+        while !came.windows(4).any(|four| four == b"\r\n\r\n") {
+            assert!(client.read_buf(&mut came).await.unwrap() > 0);
+        }
+        let came = String::from_utf8_lossy(&came).to_ascii_lowercase();
+        assert!(came.starts_with("http/1.1 413"), "{came}");
+        assert_eq!(came.contains("connection: close"), closes, "{came}");
+    }
+}
+
+#[tokio::test]
+async fn request_that_comes_back_is_refused() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/a", Page::new("a"));
+    assert_eq!(node.get("/a").await.text(), "a");
+    let said = origin.seen("/a")[0].headers["cdn-loop"].to_str().unwrap().to_owned();
+    for method in [Method::GET, Method::HEAD, Method::POST] {
+        let back = ask(node.address, method.clone(), "/b", &[("cdn-loop", &said)], false).await;
+        assert_eq!(back.status, 508, "{method}");
+    }
+    assert_eq!(node.get_with("/a", &[("cdn-loop", "another-cdn; x=1")]).await.status, 200);
+    assert!(origin.seen("/b").is_empty());
+}

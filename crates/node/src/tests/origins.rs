@@ -52,6 +52,17 @@ async fn body_of_a_source_that_dies_is_continued_from_the_next() {
     assert_eq!(ranges, [Some(HeaderValue::from_static("bytes=100000-"))]);
 }
 
+#[tokio::test]
+async fn source_behind_many_that_are_dead_is_asked() {
+    let alive = Origin::start().await;
+    alive.put("/a", Page::new("a"));
+    let dead = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut sources: Vec<_> = (0..7).map(|_| source("127.0.0.1", dead(), 20)).collect();
+    sources.push(source("127.0.0.1", alive.address.port(), 30));
+    let node = node(&knowledge_of(sources), OriginConfig::default()).await;
+    assert_eq!(node.get("/a").await.status, 200);
+}
+
 /// A name server that knows one address for every name, or that no name exists.
 struct NameServer {
     address: SocketAddr,

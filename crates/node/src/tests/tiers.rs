@@ -322,3 +322,53 @@ async fn nobody_is_sent_less_than_a_refresh_that_was_applied_before_he_asked() {
         asker.await.unwrap();
     }
 }
+
+/// The origin gives other bytes the same date.
+#[tokio::test]
+async fn parent_that_has_other_bytes_confirms_none_of_a_childs() {
+    for (first, second) in [(&child_of, &parent_of), (&parent_of, &child_of)] as [(Of, Of); 2] {
+        let tiers = tiers().await;
+        let page = |body: &str| {
+            Page::new(body.to_owned()).with("etag", "").with("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")
+        };
+        tiers.origin.put("/a", page("old"));
+        assert_eq!(tiers.child.get("/a").await.text(), "old");
+        tiers.child.settled().await;
+        tiers.parent.settled().await;
+        tiers.origin.put("/a", page("new"));
+        for node in [&tiers.child, &tiers.parent] {
+            node.refresh("/a", Mode::Expire);
+        }
+        for node in [first(&tiers), second(&tiers), first(&tiers)] {
+            assert_eq!(node.get("/a").await.text(), "new");
+            node.settled().await;
+        }
+        assert_eq!(tiers.origin.seen("/a").len(), 2);
+    }
+}
+
+type Of = &'static dyn Fn(&Tiers) -> &TestNode;
+
+fn child_of(tiers: &Tiers) -> &TestNode {
+    &tiers.child
+}
+
+fn parent_of(tiers: &Tiers) -> &TestNode {
+    &tiers.parent
+}
+
+#[tokio::test]
+async fn copy_of_the_same_answer_is_confirmed_without_its_bytes() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("the same"));
+    assert_eq!(child.get("/a").await.text(), "the same");
+    child.settled().await;
+    parent.settled().await;
+    for node in [&child, &parent] {
+        node.refresh("/a", Mode::Expire);
+    }
+    let got = child.get("/a").await;
+    let said: Vec<_> = got.headers.get_all("cache-status").iter().map(|value| value.to_str().unwrap()).collect();
+    assert_eq!(got.text(), "the same");
+    assert!(said.last().unwrap().contains("fwd-status=304"), "{said:?}");
+}
