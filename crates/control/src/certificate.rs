@@ -29,6 +29,9 @@ pub(crate) enum BadCertificate {
     /// Not a chain of certificates in PEM.
     #[error("SSLPub: expected one to {CHAIN_MAX} certificates in PEM, the domain's own first")]
     Chain,
+    /// Something that is no certificate, and may be a secret: what is set as the chain is shown to whoever asks.
+    #[error("SSLPub: expected certificates alone, without a key")]
+    NotCertificates,
     /// More than is taken.
     #[error("a chain of more than {CHAIN_BYTES_MAX} or a key of more than {KEY_BYTES_MAX} bytes")]
     TooLong,
@@ -63,6 +66,10 @@ pub(crate) struct Facts {
 pub(crate) fn check(domain: &DomainName, chain: &str, key: &str, now: SystemTime) -> Result<(), BadCertificate> {
     if chain.len() > CHAIN_BYTES_MAX || key.len() > KEY_BYTES_MAX {
         return Err(BadCertificate::TooLong);
+    }
+    let (all, certificates) = ("-----BEGIN ", "-----BEGIN CERTIFICATE-----");
+    if chain.matches(all).count() != chain.matches(certificates).count() {
+        return Err(BadCertificate::NotCertificates);
     }
     let chain = read(chain).ok_or(BadCertificate::Chain)?;
     let leaf = chain.first().and_then(parse).ok_or(BadCertificate::Chain)?;
@@ -172,7 +179,7 @@ mod tests {
         let other = |name: &str| Err(BadCertificate::OtherNames(name.to_owned()));
         let long = "x".repeat(CHAIN_BYTES_MAX + 1);
         let eleven = a.repeat(CHAIN_MAX + 1);
-        let both = format!("{a}{ed}");
+        let (both, combined) = (format!("{a}{ed}"), format!("{a}{a_key}"));
         let cases = [
             // domain     chain     key         day  result
             ("a.com", a.as_str(), a_key.as_str(), 1, Ok(())),
@@ -192,7 +199,8 @@ mod tests {
             ("a.com", &a, &ed_key, 1, Err(BadCertificate::Mismatch)),
             ("a.com", &a, &a, 1, Err(BadCertificate::Key)),
             ("a.com", &a, "no key", 1, Err(BadCertificate::Key)),
-            ("a.com", &a_key, &a_key, 1, Err(BadCertificate::Chain)),
+            ("a.com", &a_key, &a_key, 1, Err(BadCertificate::NotCertificates)),
+            ("a.com", &combined, &a_key, 1, Err(BadCertificate::NotCertificates)),
             ("a.com", cut, &a_key, 1, Err(BadCertificate::Chain)),
             ("a.com", "", &a_key, 1, Err(BadCertificate::Chain)),
             ("a.com", &eleven, &a_key, 1, Err(BadCertificate::Chain)),

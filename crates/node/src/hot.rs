@@ -197,7 +197,8 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
     let (tag, slot) = {
         let known = knowing.known();
         let domain = known.knowledge.domain_for(host)?;
-        let plain = known.serves() && domain.online && domain.functions.is_empty();
+        let plain =
+            known.serves() && domain.online && domain.functions.is_empty() && handoff.is_for(domain, &known.knowledge);
         plain.then_some((known.tag, known.sites.slot(domain)?))?
     };
     let key = ObjectKey::bare(&url);

@@ -41,6 +41,7 @@ use crate::network::Stream;
 use crate::pipeline::Pipeline;
 use crate::respond::{AnswerBody, Signs};
 use crate::tls::Certificates;
+use model::Knowledge;
 
 /// Connections at a time, all threads together, unless the node's configuration says otherwise.
 pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
@@ -265,7 +266,7 @@ impl Server {
     }
 
     fn begin<S: Stream>(&self, stream: S, client: Option<SocketAddr>, held: Held) {
-        self.tasks.spawn(serve_one(stream, client, false, self.front.clone(), self.http.clone(), held));
+        self.tasks.spawn(serve_one(stream, client, Scheme::Http, self.front.clone(), self.http.clone(), held));
     }
 
     /// The same by TLS.
@@ -280,7 +281,8 @@ impl Server {
         };
         self.tasks.spawn(async move {
             if let Some(Some(stream)) = stopping.run_until_cancelled(shaken).await {
-                serve_one(stream, Some(client), true, front, http, held).await;
+                let named = stream.get_ref().1.server_name().map(Box::from);
+                serve_one(stream, Some(client), Scheme::Https(named), front, http, held).await;
             }
         });
     }
@@ -293,10 +295,17 @@ impl Server {
     }
 }
 
+/// How a client came.
+pub(crate) enum Scheme {
+    Http,
+    /// By TLS, asking for this name.
+    Https(Option<Box<str>>),
+}
+
 async fn serve_one<S: Stream>(
     mut stream: S,
     client: Option<SocketAddr>,
-    secure: bool,
+    scheme: Scheme,
     front: Arc<Front>,
     http: Arc<Http>,
     _held: Held,
@@ -305,7 +314,7 @@ async fn serve_one<S: Stream>(
     let greeting = front.stopping.run_until_cancelled(greet(&mut stream, &metrics)).await;
     let Some(Some(greeting)) = greeting else { return };
     let http2 = greeting.http2;
-    let handoff = Arc::new(Handoff::new(front.clone(), http.names.clone(), http2, secure, client));
+    let handoff = Arc::new(Handoff::new(front.clone(), http.names.clone(), http2, scheme, client));
     let mut connection = Connection::new(stream, greeting, handoff.clone());
     if !http2 {
         match front.stopping.run_until_cancelled(connection.plain()).await {
@@ -388,6 +397,8 @@ pub(crate) struct Handoff {
     pub(crate) client: Option<SocketAddr>,
     /// The user came by TLS.
     pub(crate) secure: bool,
+    /// The name that he asked for then: its domain says by what versions, and under which certificate.
+    named: Option<Box<str>>,
     /// How often the connection's task was polled.
     pub(crate) polls: AtomicU64,
     /// The last write found no room.
@@ -433,16 +444,21 @@ impl Handoff {
         front: Arc<Front>,
         names: Arc<Names>,
         queues: bool,
-        secure: bool,
+        scheme: Scheme,
         client: Option<SocketAddr>,
     ) -> Handoff {
         let blocked = AtomicBool::new(false);
+        let (secure, named) = match scheme {
+            Scheme::Http => (false, None),
+            Scheme::Https(named) => (true, named.map(|named| named.to_ascii_lowercase().into())),
+        };
         Handoff {
             front,
             names,
             headers: Mutex::default(),
             client,
             secure,
+            named,
             polls: AtomicU64::new(0),
             blocked,
             queues,
@@ -450,6 +466,12 @@ impl Handoff {
             logged: OnceLock::new(),
             interims: Interims::default(),
         }
+    }
+
+    /// Whether a domain may be served here: who came by TLS came for one.
+    pub(crate) fn is_for(&self, domain: &model::Domain, knowledge: &Knowledge) -> bool {
+        let came_for = |named: &str| knowledge.domain_for(named).is_some_and(|came_for| came_for.name == domain.name);
+        self.named.as_deref().is_none_or(came_for)
     }
 
     /// A name for the next request.

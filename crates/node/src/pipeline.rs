@@ -204,9 +204,17 @@ impl Pipeline {
             if circle::came_back(&request.headers, known.tag, url.host()) {
                 return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle");
             }
+            if !reply.handoff.is_for(domain, &known.knowledge) {
+                return reply.refusal(StatusCode::MISDIRECTED_REQUEST, "this connection was made for another site");
+            }
+            // A certificate of a wildcard is for the names one label below it (RFC 9525 §6.3).
+            let is_named = |host: &str| {
+                !domain.name.is_wildcard() || host.matches('.').count() == domain.name.as_str().matches('.').count()
+            };
             if let Some(forced) = domain.functions.rules().https.forced
                 && forced.https != reply.handoff.secure
                 && known.knowledge.certificates.contains_key(&domain.name)
+                && is_named(url.host())
             {
                 return reply.by_the_other_scheme(forced, url.host(), path);
             }

@@ -69,7 +69,10 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
 /// A certificate that cannot be a domain's, and why behind the vendor's words.
 fn certificate(bad: &BadCertificate, wording: Wording) -> Refusal {
     let fault = match bad {
-        BadCertificate::Chain | BadCertificate::OtherNames(_) | BadCertificate::NotNow => Fault::Certificate,
+        BadCertificate::Chain
+        | BadCertificate::NotCertificates
+        | BadCertificate::OtherNames(_)
+        | BadCertificate::NotNow => Fault::Certificate,
         BadCertificate::TooLong => Fault::CertificateTooLong,
         BadCertificate::Key => Fault::Key,
         BadCertificate::Mismatch => Fault::KeyMismatch,

@@ -223,6 +223,44 @@ async fn owner_says_by_which_scheme_version_and_protocol_users_come() {
 }
 
 #[tokio::test]
+async fn connection_for_one_site_serves_no_other() {
+    let stage = Stage::set().await;
+    let (door, authority) = (open_door(&stage.node), Authority::new());
+    stage.node.apply(another_domain(&stage.origin, "other.test"));
+    stage.node.apply(authority.certificate(DOMAIN, &[DOMAIN, "other.test"]).0);
+    stage.origin.put("/a", Page::new("the body"));
+    for host in ["other.test", DOMAIN] {
+        ask(stage.node.address, Method::GET, "/a", &[("host", host)], false).await;
+    }
+    stage.node.settled().await;
+    let mut stream = connect(authority.client(rustls::ALL_VERSIONS, &[]), door, DOMAIN).await.unwrap();
+    // The last as nothing that is answered below hyper.
+    for (host, more, status) in [(DOMAIN, "", "200"), ("other.test", "", "421"), ("other.test", "X-Odd: 1\r\n", "421")]
+    {
+        stream.write_all(format!("GET /a HTTP/1.1\r\nHost: {host}\r\n{more}\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"the body") && !answer.ends_with(b"another site\n") {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut answer)).await.expect("an answer in time");
+            assert_ne!(read.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+        }
+        assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test]
+async fn user_of_a_wildcard_is_sent_to_the_other_scheme_where_its_certificate_reaches() {
+    let stage = Stage::set().await;
+    let authority = Authority::new();
+    let wildcard = functions::with(&stage.node, &[("https_force", &[("enable", "on"), ("https_rewrite", "301")])]);
+    let Entry::Domain(domain) = wildcard else { unreachable!("it is a domain") };
+    stage.node.apply(Entry::Domain(Domain { name: DomainName::parse(".w.test").unwrap(), ..domain }));
+    stage.node.apply(authority.certificate(".w.test", &["*.w.test"]).0);
+    for (host, status) in [("a.w.test", 301), ("a.b.w.test", 404)] {
+        assert_eq!(ask(stage.node.address, Method::GET, "/x", &[("host", host)], false).await.status, status, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn new_certificate_is_shown_at_once_and_connections_go_on() {
     let stage = Stage::set().await;
     let (door, authority) = (open_door(&stage.node), Authority::new());
