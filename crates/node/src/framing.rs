@@ -24,6 +24,10 @@ pub(crate) const URL_BYTES_MAX: usize = 8 << 10;
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
 pub(crate) const HEADERS_MAX: usize = 100;
 
+/// Of those, what is left to nodes for what they say to each other: whatever one takes of a user its parents take of it.
+const FIELDS_OF_NODES: usize = 16;
+const BYTES_OF_NODES: usize = 4 << 10;
+
 /// Why a request is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bad {
@@ -55,6 +59,19 @@ pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
     }
     one_length(&mut request.headers).map_err(malformed)?;
     one_host(request)
+}
+
+/// Checks that a user's request leaves room for what nodes add to it.
+pub(crate) fn leaves_room(headers: &HeaderMap) -> Result<(), Bad> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    match headers.len() > HEADERS_MAX - FIELDS_OF_NODES || bytes > HEAD_BYTES_MAX - URL_BYTES_MAX - BYTES_OF_NODES {
+        true => Err(Bad {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            words: "there are too many header fields",
+            why: Refusal::TooLarge,
+        }),
+        false => Ok(()),
+    }
 }
 
 /// RFC 9113 §8.2.3: a client may send its cookies apart; whoever is not asked by HTTP/2 knows one field.

@@ -12,7 +12,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use httpcache::{Allowed, Decision, Forward};
@@ -178,6 +178,11 @@ impl Pipeline {
         if caller.greets {
             return reply.alive();
         }
+        if caller.asker == Asker::User
+            && let Err(bad) = framing::leaves_room(&request.headers)
+        {
+            return reply.bad(bad);
+        }
         if !known.serves() {
             return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node does not serve now");
         }
@@ -253,7 +258,13 @@ impl Pipeline {
             },
         };
         match wanted.method.as_str() {
-            "CONNECT" | "TRACE" | "PURGE" => reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
+            "CONNECT" | "TRACE" | "PURGE" => {
+                let mut answer = reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served");
+                answer
+                    .headers_mut()
+                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"));
+                answer
+            }
             "GET" | "HEAD" => self.object(wanted, body, reply).await,
             _ => Box::pin(self.bypass(wanted, body, httpcache::Bypass::Method, reply)).await,
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::args::{Args, BadArgument};
 use super::headers::HeaderRule;
+use super::key::name_of;
 use super::rewrite::{Rewrite, rewritten};
 
 /// Longest wait for an origin that can be configured, in seconds.
@@ -131,7 +132,7 @@ impl ArgumentRewrite {
             return path;
         }
         let (bare, query) = path.split_once('?').unwrap_or((&path, ""));
-        let name = |argument: &str| argument.split('=').next().unwrap_or_default().to_owned();
+        let name = name_of;
         let sent = query.split('&').filter(|argument| !argument.is_empty() && !self.ignore_all);
         let mut sent: Vec<String> = sent
             .filter(|argument| !self.delete.contains(&name(argument)))

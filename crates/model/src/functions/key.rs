@@ -238,15 +238,37 @@ impl KeyRule {
     }
 }
 
+/// The name of an argument as origins read it: what need not be escaped stands for itself (RFC 3986 §2.3), or an argument that counts
+/// could be hidden from the key.
+pub(super) fn name_of(argument: &str) -> String {
+    let name = argument.split('=').next().unwrap_or_default();
+    let mut parts = name.split('%');
+    let mut read = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let byte = part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')) {
+            Some(byte) => {
+                read.push(char::from(byte));
+                read.push_str(part.get(2..).unwrap_or_default());
+            }
+            None => {
+                read.push('%');
+                read.push_str(part);
+            }
+        }
+    }
+    read
+}
+
 impl Query {
     fn of(&self, query: &str) -> String {
         let counts = |argument: &&str| {
-            let name = argument.split('=').next().unwrap_or_default();
+            let name = name_of(argument);
             match self {
                 Query::All => true,
                 Query::None => false,
-                Query::Only(names) => names.iter().any(|kept| kept == name),
-                Query::Without(names) => !names.iter().any(|removed| removed == name),
+                Query::Only(names) => names.contains(&name),
+                Query::Without(names) => !names.contains(&name),
             }
         };
         query.split('&').filter(counts).collect::<Vec<_>>().join("&")

@@ -79,6 +79,7 @@ fn referer_may(list: &Referers, headers: &HeaderMap) -> bool {
     let authority = authority.rsplit('@').next().unwrap_or_default();
     let host = authority.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
     let host = host.map_or(authority, |(host, _)| host);
+    let host = host.strip_suffix('.').unwrap_or(host); // the same name, spelled out
     let named = list.hosts.iter().any(|named| match named.strip_prefix("*.") {
         Some(above) => host.strip_suffix(above).is_some_and(|below| below.ends_with('.')),
         None => named == host || named == authority,
@@ -212,6 +213,7 @@ mod tests {
             (true, &[], None, true),
             (true, &[("allow_empty", "off")], None, false),
             (false, &[], Some("http://a.com/x"), false),
+            (false, &[], Some("http://a.com./x"), false),
             (false, &[], Some("http://c.com/x"), true),
             (false, &[("allow_empty", "off")], None, false),
         ];

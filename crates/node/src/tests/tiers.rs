@@ -372,3 +372,23 @@ async fn copy_of_the_same_answer_is_confirmed_without_its_bytes() {
     assert_eq!(got.text(), "the same");
     assert!(said.last().unwrap().contains("fwd-status=304"), "{said:?}");
 }
+
+#[tokio::test]
+async fn request_that_a_node_takes_its_parent_takes_too() {
+    let Tiers { origin, child, .. } = tiers().await;
+    origin.put("/a", Page::new("a"));
+    let names: Vec<String> = (0..100).map(|number| format!("x-{number}")).collect();
+    let mut taken = 0;
+    for count in 70..100 {
+        let fields: Vec<(&str, &str)> = names[..count].iter().map(|name| (name.as_str(), "1")).collect();
+        let status = child.get_with(&format!("/a?{count}"), &fields).await.status;
+        assert!(matches!(status, 404 | 431), "{count}: {status}");
+        taken += usize::from(status == 404);
+    }
+    assert!((5..25).contains(&taken), "{taken}");
+    for bytes in [40_000, 50_000, 60_000, 62_000, 64_000] {
+        let long = "x".repeat(bytes);
+        let status = child.get_with(&format!("/a?{bytes}"), &[("x-a", &long)]).await.status;
+        assert!(matches!(status, 404 | 431), "{bytes}: {status}");
+    }
+}
