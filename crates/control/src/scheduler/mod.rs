@@ -1,8 +1,8 @@
 //! Prefetch: chunks become jobs, jobs are leased to the nodes that own their objects, reports come back.
 //!
 //! One task holds what is under way; everything it knows it can read again from the database, so nothing is lost with the
-//! process. Jobs go out by priority and then oldest first within an account, and in turns between accounts. How tasks are steered is
-//! read from the database too, at every tick and whenever this process accepted something.
+//! process. Jobs go out by priority and then oldest first within an account, and between accounts to whoever has fewest at a node,
+//! in turns. How tasks are steered is read from the database too, at every tick and whenever this process accepted something.
 //!
 //! # What always holds
 //!
@@ -29,6 +29,7 @@ use crate::known::Following;
 use crate::state::submit::{Accepting, Open};
 use crate::state::{State, StateError, millis};
 use aims::Aims;
+use leasing::Leased;
 use queue::Queue;
 use work::Work;
 
@@ -223,7 +224,7 @@ impl Scheduler {
 struct Session {
     id: u64,
     orders: mpsc::Sender<Order>,
-    leased: HashSet<(u64, u32)>,
+    leased: Leased,
     /// Chunks that the node could not be told yet to drop; it is given no jobs before it was.
     untold: BTreeSet<u64>,
 }
@@ -418,7 +419,7 @@ impl Task {
                 }
                 self.end_leases(&node);
                 self.counters.here().insert(node.clone());
-                let session = Session { id: session, orders, leased: HashSet::new(), untold: BTreeSet::new() };
+                let session = Session { id: session, orders, leased: Leased::default(), untold: BTreeSet::new() };
                 self.sessions.insert(node.clone(), session);
                 self.missed.remove(&node);
                 self.measure(&node);
@@ -444,7 +445,7 @@ impl Task {
             Event::UnderWay { node, session, jobs } => {
                 let Some(here) = self.sessions.get(&node).filter(|here| here.id == session) else { return };
                 let jobs: Vec<UnderWay> =
-                    jobs.into_iter().filter(|job| here.leased.contains(&(job.chunk, job.index))).collect();
+                    jobs.into_iter().filter(|job| here.leased.contains((job.chunk, job.index))).collect();
                 for job in jobs {
                     if let Some(work) = self.work(job.chunk) {
                         work.under_way(job.index, job.bytes, job.length);
@@ -471,7 +472,7 @@ impl Task {
 
     fn end_leases(&mut self, node: &NodeName) {
         let Some(session) = self.sessions.get_mut(node) else { return };
-        let leased = std::mem::take(&mut session.leased);
+        let leased = session.leased.take();
         self.counters.retried.fetch_add(leased.len() as u64, Ordering::Relaxed);
         self.hand_back(leased);
     }
@@ -488,7 +489,7 @@ impl Task {
     fn report(&mut self, node: &NodeName, session: u64, report: Report) {
         let now_ms = millis(self.clock.now());
         let Some(here) = self.sessions.get_mut(node).filter(|here| here.id == session) else { return };
-        if !here.leased.remove(&(report.chunk, report.index)) {
+        if !here.leased.remove((report.chunk, report.index)) {
             return;
         }
         let counters = self.counters.clone();
@@ -535,11 +536,11 @@ impl Task {
             return ended;
         }
         for (node, session) in &mut self.sessions {
-            let theirs = session.leased.iter().map(|(chunk, _)| *chunk).filter(|id| chunks.contains(id));
-            session.untold.extend(theirs);
-            let before = session.leased.len();
-            session.leased.retain(|(chunk, _)| !chunks.contains(chunk));
-            ended += before - session.leased.len();
+            for job in session.leased.of_chunks(&chunks) {
+                session.untold.insert(job.0);
+                session.leased.remove(job);
+                ended += 1;
+            }
             self.room.insert(node.clone(), self.bounds.per_node.saturating_sub(session.leased.len()));
         }
         self.tell_untold();
@@ -672,3 +673,5 @@ fn shortened(mut cause: Cause) -> Cause {
 mod simulation;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod turns;

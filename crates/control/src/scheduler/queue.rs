@@ -162,7 +162,7 @@ impl Queue {
 
     /// Whether somebody can take one of them.
     pub(super) fn can_lease(&self, turn: &Turn) -> bool {
-        self.lines.keys().any(|number| turn.has_room(*number))
+        self.lines.keys().any(|number| turn.is_free(*number))
     }
 
     /// A loaded chunk goes in line for whoever owns jobs of it that nobody has.

@@ -77,18 +77,37 @@ impl Urls {
 pub(super) struct Turn {
     /// How many jobs each member can still take, by its number.
     free: Vec<usize>,
+    /// How many of these may be jobs of the account whose turn it is.
+    may: Vec<usize>,
     given: Vec<(u32, Job)>,
 }
 
 impl Turn {
     pub(super) fn new(aims: &Aims, room: &HashMap<NodeName, usize>) -> Turn {
-        let free = aims.names().iter().map(|name| room.get(name).copied().unwrap_or_default()).collect();
-        Turn { free, given: Vec::new() }
+        let free: Vec<usize> = aims.names().iter().map(|name| room.get(name).copied().unwrap_or_default()).collect();
+        Turn { may: free.clone(), free, given: Vec::new() }
+    }
+
+    /// It is the turn of an account that each member may have so many jobs more of.
+    pub(super) fn begin(&mut self, names: &[NodeName], may: impl Fn(&NodeName) -> usize) {
+        for ((at, free), name) in self.may.iter_mut().zip(&self.free).zip(names) {
+            *at = if *free > 0 { may(name).min(*free) } else { 0 };
+        }
     }
 
     /// Whether a member can take another one.
-    pub(super) fn has_room(&self, number: u32) -> bool {
+    pub(super) fn is_free(&self, number: u32) -> bool {
         self.free.get(number as usize).is_some_and(|free| *free > 0)
+    }
+
+    /// Whether a member can take another one of the account whose turn it is.
+    pub(super) fn has_room(&self, number: u32) -> bool {
+        self.may.get(number as usize).is_some_and(|may| *may > 0)
+    }
+
+    /// What was given out after the first so many.
+    pub(super) fn since(&self, count: usize) -> &[(u32, Job)] {
+        self.given.get(count..).unwrap_or_default()
     }
 
     /// How many jobs were given out.
@@ -355,9 +374,10 @@ impl Work {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|index| {
             let owner = self.owner_of(*index);
-            match turn.free.get_mut(owner as usize) {
-                Some(free) if *free > 0 && turn.given.len() - before < most => {
+            match (turn.free.get_mut(owner as usize), turn.may.get_mut(owner as usize)) {
+                (Some(free), Some(may)) if *may > 0 && turn.given.len() - before < most => {
                     *free -= 1;
+                    *may -= 1;
                     turn.given.push((owner, self.job(*index)));
                     false
                 }
