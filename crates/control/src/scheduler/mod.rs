@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use model::prefetch::JOBS_PER_NODE_MAX;
-use model::{Cause, Clock, Job, Knowledge, NodeName, Outcome, Report, UnderWay};
+use model::{Cause, Clock, Job, Knowledge, NodeName, Outcome, Report, Revision, UnderWay};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -239,8 +239,9 @@ struct Task {
     counters: Arc<Counters>,
     /// Whether jobs may have other owners than they are in line for.
     unlined: bool,
-    /// What [`Task::aims`] was made of.
+    /// What [`Task::aims`] was made of, and the head of the log at which that was known.
     known: Arc<Knowledge>,
+    head: Revision,
     aims: Aims,
     /// One for each connected member.
     sessions: BTreeMap<NodeName, Session>,
@@ -264,7 +265,8 @@ struct Task {
 
 impl Task {
     fn new(state: State, open: Open, following: Following, clock: Arc<dyn Clock>, deadline: Duration) -> Task {
-        let known = following.now().knowledge.clone();
+        let now = following.now();
+        let known = now.knowledge.clone();
         // Who was connected before this process began is about to be again.
         let missed: HashMap<NodeName, Instant> =
             known.topology.members.keys().map(|name| (name.clone(), Instant::now())).collect();
@@ -273,6 +275,7 @@ impl Task {
             open,
             aims: Aims::new(known.topology.clone()),
             known,
+            head: now.head,
             following,
             clock,
             deadline,
@@ -360,21 +363,6 @@ impl Task {
             self.hear().await?;
         }
         self.load(look.tick).await
-    }
-
-    /// Takes a new topology over: targets may be others, and nodes that had objects may be gone.
-    fn follow(&mut self) {
-        let known = self.following.now().knowledge.clone();
-        if Arc::ptr_eq(&known, &self.known) {
-            return;
-        }
-        if known.topology != *self.aims.topology() {
-            self.aims = Aims::new(known.topology.clone());
-            self.reaim(|work, aims| work.rebuild(aims));
-            // Its members have other numbers, too.
-            self.unlined = true;
-        }
-        self.known = known;
     }
 
     fn look_for_more(&mut self) {

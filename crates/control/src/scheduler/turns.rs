@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use model::{Entry, ManualClock};
 
 use super::*;
-use crate::testing::{clock, node, prefetch, topology};
+use crate::testing::{clock, domain, node, prefetch, topology};
 
 const DEADLINE: Duration = Duration::from_secs(1_800);
 
 const ALL: Look = Look { tick: true, committed: true };
 
 struct Played {
+    state: State,
     clock: Arc<ManualClock>,
     accepting: Accepting,
     task: Task,
@@ -27,14 +28,22 @@ impl Played {
         state.append(&entries.collect::<Vec<_>>()).await.unwrap();
         let following = Following::start(state.clone(), clock.clone(), CancellationToken::new()).await.unwrap();
         let (accepting, open) = Accepting::start(state.clone()).await.unwrap();
-        let task = Task::new(state, open, following, clock.clone(), DEADLINE);
-        Played { clock, accepting, task, next: Next::default(), nodes: BTreeMap::new() }
+        let task = Task::new(state.clone(), open, following, clock.clone(), DEADLINE);
+        Played { state, clock, accepting, task, next: Next::default(), nodes: BTreeMap::new() }
     }
 
     fn connect(&mut self, name: &'static str) {
         let (orders, incoming) = mpsc::channel(MESSAGES_MAX);
         self.task.take(Event::Here { node: node(name), session: 1, empty: false, orders });
         self.nodes.insert(name, incoming);
+    }
+
+    /// The process is killed, and comes back; its nodes are not there yet.
+    async fn forget(&mut self) {
+        let (accepting, open) = Accepting::start(self.state.clone()).await.unwrap();
+        let task = Task::new(self.state.clone(), open, self.task.following.clone(), self.clock.clone(), DEADLINE);
+        (self.accepting, self.task, self.next) = (accepting, task, Next::default());
+        self.nodes.clear();
     }
 
     async fn submit(&self, account: &str, nonce: &str, urls: usize) {
@@ -96,9 +105,59 @@ async fn account_whose_origin_does_not_answer_leaves_the_places_of_a_node_to_ano
         played.report("p-1", &busy, &Outcome::Failed(Cause::OriginBusy { seconds: 60 }));
         played.settle().await;
         let (fetched, more) = played.jobs("p-1").into_iter().partition(|job| job.url.contains("/g"));
-        waits.extend(Vec::from(more));
+        waits.extend::<Vec<Job>>(more);
         good += Vec::len(&fetched);
         played.report("p-1", &fetched, &RESIDENT);
     }
     assert!(put_off < 250, "{put_off} of the dead origin's had to go before 2000 of the good one's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_resident_under_keys_of_before_is_fetched_again_under_those_of_now() {
+    for is_loaded in [true, false] {
+        let mut played = Played::start(&["p-1", "p-2", "p-3"]).await;
+        played.state.append(&[Entry::Domain(domain("a.com"))]).await.unwrap();
+        let mut submission = prefetch("me", "n", 30, millis(played.clock.now()));
+        submission.groups[0].paths = (0..30).map(|n| format!("http://a.com/x?n={n}")).collect();
+        played.accepting.submit(submission).await.unwrap();
+        for name in ["p-1", "p-2", "p-3"] {
+            played.connect(name);
+        }
+        played.settle().await;
+        let jobs = ["p-1", "p-2", "p-3"].map(|name| (name, played.jobs(name)));
+        assert!(jobs.iter().all(|(_, jobs)| jobs.len() > 1), "each of them owns some");
+        for (name, jobs) in &jobs {
+            played.report(name, &jobs[1..], &RESIDENT);
+        }
+        played.settle().await;
+
+        if !is_loaded {
+            played.forget().await;
+        }
+        let args = vec![("disable".to_owned(), "on".to_owned())];
+        let function = model::Function { id: 1, name: "set_hashkey_args".to_owned(), args, parent: None };
+        let functions = model::Functions::new(vec![function]);
+        let head = played.state.append(&[Entry::Domain(model::Domain { functions, ..domain("a.com") })]).await.unwrap();
+        played.task.following.reach(head).await.unwrap();
+        played.settle().await;
+        if is_loaded {
+            // Said too late: it was fetched under the key of before.
+            for (name, jobs) in &jobs {
+                played.report(name, &jobs[..1], &RESIDENT);
+            }
+            assert_eq!(played.task.counters.retried.load(Ordering::Relaxed), 30, "they are done again");
+        } else {
+            for name in ["p-1", "p-2", "p-3"] {
+                played.connect(name);
+            }
+        }
+        played.settle().await;
+        let (_, jobs) = ["p-1", "p-2", "p-3"]
+            .map(|name| (name, played.jobs(name)))
+            .into_iter()
+            .find(|(_, jobs)| !jobs.is_empty())
+            .unwrap();
+        assert_eq!(jobs.len(), 30, "all of them are one body now, of one owner; loaded: {is_loaded}");
+        assert!(jobs.iter().all(|job| job.begin_after >= head), "by who knows the functions of now");
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Cause, Job, Knowledge, NodeName, Parent, Revision, UrlKey};
+use model::{Cause, DomainName, Job, Knowledge, NodeName, Parent, Revision, UrlKey};
 use tokio::time::Instant;
 
 use super::aims::{Aims, NOBODY};
@@ -70,6 +70,10 @@ impl Urls {
         let end = |path: usize| self.ends.get(path).map_or(0, |end| *end as usize);
         let begin = path.checked_sub(1).map_or(0, end);
         self.text.get(begin..end(path)).unwrap_or_default()
+    }
+
+    fn host(&self, path: usize) -> &str {
+        self.at(path).split('/').nth(2).unwrap_or_default()
     }
 }
 
@@ -143,22 +147,27 @@ impl Work {
         let bytes = chunk.paths.iter().map(|path| path.len() + SCHEME_BYTES_MAX).sum();
         let mut urls = Urls { text: String::with_capacity(bytes), ends: Vec::with_capacity(chunk.paths.len()) };
         let mut placed = Vec::with_capacity(chunk.paths.len());
+        let mut shape = 0;
         for path in &chunk.paths {
             let url = key_of(path).unwrap_or_else(|| nowhere.clone());
-            placed.push(match known.domain_for(url.host()) {
-                Some(domain) if !chunk.params.verbatim => domain.functions.key(&url).hash(),
-                _ => url.hash(),
-            });
+            let (key, of_domain) = place(&url, chunk.params.verbatim, known);
+            placed.push(key);
+            shape = of_domain;
             urls.text.extend([scheme_of(path), "://", url.host(), url.path_and_query()]);
             urls.ends.push(urls.text.len() as u32);
         }
         urls.text.shrink_to_fit();
+        let mut progress = chunk.progress;
+        if std::mem::replace(&mut progress.shape, shape) != shape {
+            // What is resident is so under keys that users' requests have no more.
+            progress.resident.fill(0);
+        }
         let mut work = Work {
             id: chunk.id,
             begin_after: chunk.revision,
             params: chunk.params,
             steering: chunk.steering,
-            progress: chunk.progress,
+            progress,
             urls,
             placed,
             targets: Arc::default(),
@@ -295,6 +304,42 @@ impl Work {
         Some(lost)
     }
 
+    /// No job begins at a node that does not know as much as is known here up to `head`.
+    pub(super) fn begin_after(&mut self, head: Revision) {
+        self.begin_after = self.begin_after.max(head);
+    }
+
+    /// The domains of these names keep what they keep otherwise since `head`: nothing of theirs is resident as users' requests look for
+    /// it. How many objects those were; `None`: it is not concerned.
+    pub(super) fn kept_otherwise(
+        &mut self,
+        names: &HashSet<DomainName>,
+        known: &Knowledge,
+        head: Revision,
+        aims: &mut Aims,
+    ) -> Option<usize> {
+        let mut last = "";
+        let is_named = (0..self.urls.len()).map(|path| self.urls.host(path)).any(|host| {
+            host != std::mem::replace(&mut last, host) && DomainName::candidates(host).any(|name| names.contains(name))
+        });
+        if self.is_done() || !is_named {
+            return None;
+        }
+        for path in 0..self.urls.len() {
+            let Some(url) = key_of(self.urls.at(path)) else { continue };
+            (self.placed[path], self.progress.shape) = place(&url, self.params.verbatim, known);
+        }
+        self.begin_after(head);
+        let mut lost = 0;
+        for holder in self.progress.resident.iter_mut().filter(|holder| **holder > 0) {
+            *holder = 0;
+            lost += 1;
+        }
+        lost += self.aim(aims);
+        self.changed = true;
+        Some(lost)
+    }
+
     /// The node has lost its store: what was resident there is not. How many objects those were; `None`: it is not concerned.
     pub(super) fn lost(&mut self, node: &NodeName, aims: &mut Aims) -> Option<usize> {
         let at = self.progress.nodes.iter().position(|name| name == node)?;
@@ -326,7 +371,7 @@ impl Work {
         new.nodes = old.nodes.iter().filter(stands).cloned().collect();
         let places: Vec<u32> = old.nodes.iter().map(|node| place_of(&new.nodes, node)).collect();
         new.resident = vec![0; per_target * self.targets.len()];
-        (new.told_by, new.shown) = (old.told_by, old.shown);
+        (new.told_by, new.shown, new.shape) = (old.told_by, old.shown, old.shape);
         for (at, (name, target)) in new.targets.iter().zip(self.targets.iter()).enumerate() {
             let Some(before) = old.targets.iter().position(|target| target == name) else { continue };
             for job in 0..per_target {
@@ -523,6 +568,14 @@ impl Work {
         self.left = 0;
         self.changed = true;
         left.len() as u64
+    }
+}
+
+/// What stands for the key that nodes make of `url`, and the number of how they make it.
+fn place(url: &UrlKey, verbatim: bool, known: &Knowledge) -> (u128, u64) {
+    match known.domain_for(url.host()) {
+        Some(domain) if !verbatim => (domain.functions.key(url).hash(), domain.functions.shape()),
+        _ => (url.hash(), 0),
     }
 }
 
