@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use model::{Job, NodeName};
 
@@ -61,14 +62,29 @@ impl Leased {
 }
 
 impl Task {
-    /// Gives out jobs in turns, as long as somebody can take one. Whoever has least at a node goes first there: what comes free at a
-    /// node that is full of jobs of an origin that does not answer is for those who have other origins.
-    pub(super) fn lease(&mut self) {
+    /// Jobs go in line for the owners of now where these may be others, and chunks that have ended are looked at once more: what
+    /// became resident while an owner was away is not where users' requests look first once it is back.
+    pub(super) fn line_up(&mut self) {
         if std::mem::take(&mut self.unlined) {
             for queue in self.accounts.values_mut() {
                 queue.line_up_all(&self.aims, &self.room, &self.leaving);
             }
         }
+        for id in self.done.clone() {
+            let queue = self.account_of.get(&id).and_then(|account| self.accounts.get_mut(account));
+            let work = queue.and_then(|queue| queue.chunks.get_mut(&id));
+            let again = work.map_or(0, |work| work.put_back(&self.aims));
+            if again > 0 {
+                self.counters.retried.fetch_add(again as u64, Ordering::Relaxed);
+                self.done.remove(&id);
+                self.note(id);
+            }
+        }
+    }
+
+    /// Gives out jobs in turns, as long as somebody can take one. Whoever has least at a node goes first there: what comes free at a
+    /// node that is full of jobs of an origin that does not answer is for those who have other origins.
+    pub(super) fn lease(&mut self) {
         let mut turn = Turn::new(&self.aims, &self.room);
         // Every account in turn, beginning behind the one whose turn was last.
         let waiting = self.accounts.iter().filter(|(_, queue)| queue.can_lease(&turn));

@@ -12,7 +12,8 @@
 //!   [`MISSED_MAX`]; the work may then be done again, and is found done by whoever has done it.
 //! - What is paused, cancelled or not to begin yet is neither leased nor loaded; who has jobs of it is told to drop them.
 //! - What one event costs does not grow with what is loaded: only a tick, and a change of the topology, look at all of it.
-//! - A chunk ends when every job is resident or has failed, and that is in the database before anybody is told.
+//! - A chunk ends when every job is resident, at the owner of then where one is there, or has failed, and that is in the database
+//!   before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -347,6 +348,7 @@ impl Task {
             self.expire();
         }
         self.tell_untold();
+        self.line_up();
         self.lease();
         if !next.troubled
             && let Err(error) = self.keep(look.tick).await

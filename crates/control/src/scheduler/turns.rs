@@ -161,3 +161,39 @@ async fn what_is_resident_under_keys_of_before_is_fetched_again_under_those_of_n
         assert!(jobs.iter().all(|job| job.begin_after >= head), "by who knows the functions of now");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn chunk_ends_once_its_objects_are_where_users_requests_look_first() {
+    let mut played = Played::start(&["p-1", "p-2"]).await;
+    played.submit("me", "n", 30).await;
+    played.connect("p-2");
+    played.settle().await;
+    let own = played.jobs("p-2");
+    // The other one is away for so long that it is not waited for.
+    tokio::time::advance(MISSED_MAX).await;
+    played.settle().await;
+    let others = played.jobs("p-2");
+    assert!(own.len() + others.len() == 30 && !others.is_empty());
+    played.report("p-2", &own, &RESIDENT);
+    played.report("p-2", &others[1..], &RESIDENT);
+    played.settle().await;
+    played.connect("p-1");
+    played.report("p-2", &others[..1], &RESIDENT);
+    played.settle().await;
+
+    let chunk = |played: &Played| {
+        let state = played.state.clone();
+        let id = own[0].chunk;
+        async move { state.chunks(&[id]).await.unwrap().remove(0) }
+    };
+    assert_eq!(chunk(&played).await.finished_ms, 0, "users' requests for some go to who has none of them");
+    let mut again = played.jobs("p-1");
+    again.sort_by_key(|job| job.index);
+    let mut expected = others;
+    expected.sort_by_key(|job| job.index);
+    assert_eq!(again, expected, "what it owns, and nothing else");
+    assert!(played.task.counters.retried.load(Ordering::Relaxed) >= again.len() as u64);
+    played.report("p-1", &again, &RESIDENT);
+    played.settle().await;
+    assert!(chunk(&played).await.finished_ms > 0);
+}

@@ -51,6 +51,8 @@ pub(super) struct Work {
     /// Jobs that are neither resident nor failed.
     left: usize,
     changed: bool,
+    /// Whether it was given up: what of it is not resident by then will not be.
+    given_up: bool,
     /// Whether the database does not know yet where it goes.
     unaimed: bool,
 }
@@ -179,6 +181,7 @@ impl Work {
             tries: HashMap::new(),
             left: 0,
             changed: false,
+            given_up: false,
             unaimed: false,
         };
         work.aim(aims);
@@ -486,6 +489,24 @@ impl Work {
         self.changed = true;
     }
 
+    /// Jobs that are resident elsewhere than users' requests look first by now go back in line; how many.
+    pub(super) fn put_back(&mut self, aims: &Aims) -> usize {
+        let before = self.left;
+        for index in 0..self.progress.resident.len() as u32 {
+            let holder = (self.progress.resident[index as usize] as usize).checked_sub(1);
+            let holder = holder.and_then(|holder| self.progress.nodes.get(holder));
+            let owner = aims.names().get(self.owner_of(index) as usize);
+            if !self.given_up && owner.is_some() && holder.is_some() && holder != owner {
+                self.progress.resident[index as usize] = 0;
+                self.waiting.push_back(index);
+                self.left += 1;
+            }
+        }
+        self.returned |= self.left > before;
+        self.changed |= self.left > before;
+        self.left - before
+    }
+
     /// So many bytes of so many have come of a job that a node has.
     pub(super) fn under_way(&mut self, index: u32, bytes: u64, length: u64) {
         if self.leased.contains(&index)
@@ -566,6 +587,7 @@ impl Work {
         }
         self.progress.under_way.clear();
         self.left = 0;
+        self.given_up = true;
         self.changed = true;
         left.len() as u64
     }
