@@ -8,6 +8,7 @@ use model::{Cause, DomainName, Knowledge};
 
 use super::Task;
 use super::aims::Aims;
+use super::queue::Queue;
 use super::work::Work;
 use crate::state::chunks::Chunk;
 use crate::state::steering::{Standing, Steered};
@@ -111,7 +112,11 @@ impl Task {
         let mut fresh = Vec::new();
         let mut turns = LOADS_AT_ONCE;
         let mut loaded = Ok(false);
-        'accounts: for (account, queue) in &mut self.accounts {
+        // Every account in turn, beginning behind the one at which the last turn broke off.
+        let mut queues: Vec<(&String, &mut Queue)> = self.accounts.iter_mut().collect();
+        let first = queues.partition_point(|(account, _)| **account <= self.loaded_to);
+        queues.rotate_left(first);
+        'accounts: for (account, queue) in queues {
             // What is counted as open was in the database before it was.
             let counted = self.open.of(account);
             let looked = queue.more;
@@ -153,6 +158,7 @@ impl Task {
                 }
                 if turns == 0 {
                     loaded = Ok(true);
+                    self.loaded_to.clone_from(account);
                     break 'accounts;
                 }
                 turns -= 1;

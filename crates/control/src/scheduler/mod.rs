@@ -260,6 +260,8 @@ struct Task {
     leaving: BTreeSet<u64>,
     /// The last steering that was heard of; `None` before it is known where to begin.
     heard: Option<(u64, u64)>,
+    /// The account at which loading broke off last.
+    loaded_to: String,
     /// The account whose turn was last, and what was left of it when nobody had room any more.
     last_turn: (String, usize),
 }
@@ -290,6 +292,7 @@ impl Task {
             changed: BTreeSet::new(),
             leaving: BTreeSet::new(),
             heard: None,
+            loaded_to: String::new(),
             accounts: BTreeMap::new(),
             account_of: HashMap::new(),
             last_turn: (String::new(), 0),

@@ -197,3 +197,26 @@ async fn chunk_ends_once_its_objects_are_where_users_requests_look_first() {
     played.settle().await;
     assert!(chunk(&played).await.finished_ms > 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn account_that_comes_later_by_name_is_loaded_while_an_earlier_one_has_much_to_load() {
+    let mut played = Played::start(&["p-1"]).await;
+    played.task.bounds = Bounds { loaded: 64, chunk: 1, ..BOUNDS };
+    for n in 0..200 {
+        played.submit("a", &format!("a{n}"), 1).await;
+    }
+    played.submit("b", "b", 1).await;
+    played.connect("p-1");
+    let mut before = 0;
+    loop {
+        played.turn().await;
+        let jobs = played.jobs("p-1");
+        if jobs.iter().any(|job| job.url.contains("/b/")) {
+            break;
+        }
+        before += jobs.len();
+        // Whatever it is given is done at once, which makes room for more of it.
+        played.report("p-1", &jobs, &RESIDENT);
+    }
+    assert!(before < 50, "{before} of 200 went before the only one of the other");
+}
