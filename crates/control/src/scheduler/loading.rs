@@ -68,7 +68,8 @@ impl Task {
 
     /// A chunk was steered. One that is not known here, or not any more, is nobody's concern here.
     fn steer(&mut self, steered: &Steered) {
-        let ((_, id), steering) = (steered.at, steered.steering);
+        let (_, id) = steered.at;
+        let steering = self.jumps.moved(id, steered.steering);
         let now_ms = millis(self.clock.now());
         let Some(queue) = self.accounts.get_mut(&steered.account) else { return };
         if steering.cancelled_ms > 0
@@ -130,7 +131,8 @@ impl Task {
                 };
                 queue.more = standing.len() == STANDING_AT_ONCE as usize;
                 for chunk in standing {
-                    queue.stand(chunk, now_ms);
+                    let steering = self.jumps.moved(chunk.id, chunk.steering);
+                    queue.stand(Standing { steering, ..chunk }, now_ms);
                 }
             }
             if looked && counted.0 > queue.len() as u64 {
@@ -171,7 +173,11 @@ impl Task {
                 };
                 for id in ids {
                     let Some(standing) = queue.leave(id) else { continue };
-                    match chunks.remove(&id).filter(|chunk| chunk.finished_ms == 0) {
+                    let mut chunk = chunks.remove(&id).filter(|chunk| chunk.finished_ms == 0);
+                    if let Some(chunk) = &mut chunk {
+                        chunk.steering = self.jumps.moved(id, chunk.steering);
+                    }
+                    match chunk {
                         Some(chunk) if chunk.steering.may_run(now_ms) => {
                             let mut work = Work::new(chunk, &mut self.aims, &self.known);
                             // Functions may have changed since it was submitted.

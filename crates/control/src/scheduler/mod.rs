@@ -30,6 +30,7 @@ use crate::known::Following;
 use crate::state::submit::{Accepting, Open};
 use crate::state::{State, StateError, millis};
 use aims::Aims;
+use jumps::Jumps;
 use leasing::Leased;
 use queue::Queue;
 use work::Work;
@@ -38,6 +39,7 @@ pub(crate) use lines::{JobIs, JobState, LineState, first_failure, jobs_of, line_
 pub(crate) use work::key_of;
 
 mod aims;
+mod jumps;
 mod leasing;
 mod lines;
 mod loading;
@@ -235,6 +237,7 @@ struct Task {
     open: Open,
     following: Following,
     clock: Arc<dyn Clock>,
+    jumps: Jumps,
     deadline: Duration,
     bounds: Bounds,
     counters: Arc<Counters>,
@@ -280,6 +283,7 @@ impl Task {
             known,
             head: now.head,
             following,
+            jumps: Jumps::new(&*clock),
             clock,
             deadline,
             bounds: BOUNDS,
@@ -333,6 +337,7 @@ impl Task {
 
     /// One turn's work: what is known is followed, loaded, given out and kept.
     async fn turn(&mut self, look: Look, before: Next) -> Next {
+        self.look_at_clock();
         self.follow();
         if look.committed {
             self.look_for_more();

@@ -122,6 +122,17 @@ impl Queue {
         true
     }
 
+    /// All of them are steered as `to` says.
+    pub(super) fn steer_all(&mut self, now_ms: u64, to: impl Fn(u64, Steering) -> Steering) {
+        let standing: Vec<Standing> = self.standing.values().copied().collect();
+        for chunk in standing {
+            self.steer(chunk.id, to(chunk.id, chunk.steering), now_ms);
+        }
+        for (id, work) in &mut self.chunks {
+            work.steer(to(*id, work.steering()));
+        }
+    }
+
     /// Those whose moment has come may run.
     pub(super) fn due(&mut self, now_ms: u64) {
         while let Some((from_ms, id)) = self.later.first().copied().filter(|(from_ms, _)| *from_ms <= now_ms) {

@@ -220,3 +220,47 @@ async fn account_that_comes_later_by_name_is_loaded_while_an_earlier_one_has_muc
     }
     assert!(before < 50, "{before} of 200 went before the only one of the other");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_before_the_clock_was_set_back_goes_on() {
+    let mut played = Played::start(&["p-1"]).await;
+    played.task.bounds = Bounds { loaded: 1, chunk: 1, ..BOUNDS };
+    played.submit("me", "first", 1).await;
+    played.submit("me", "second", 1).await;
+    played.connect("p-1");
+    played.settle().await;
+    let first = played.jobs("p-1");
+    assert!(first.len() == 1 && first[0].url.contains("first"), "there is room for one");
+
+    played.clock.set(played.clock.now() - Duration::from_secs(3_600));
+    played.submit("me", "third", 1).await;
+    let mut jobs = first;
+    for name in ["second", "third"] {
+        played.report("p-1", &jobs, &RESIDENT);
+        played.settle().await;
+        // What has ended leaves room for the next turn.
+        played.settle().await;
+        jobs = played.jobs("p-1");
+        assert!(jobs.len() == 1 && jobs[0].url.contains(name), "{name}: {jobs:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_is_up_when_so_much_time_has_passed_whatever_the_wall_clock_was_set_to() {
+    let mut played = Played::start(&["p-1"]).await;
+    played.submit("me", "n", 1).await;
+    played.settle().await;
+    let id = played.task.account_of.keys().next().copied().unwrap();
+    let finished_ms = async |played: &Played| played.state.chunks(&[id]).await.unwrap()[0].finished_ms;
+    for hours in [3, 1, 2] {
+        let day = clock().now() - Duration::from_secs(7_200);
+        played.clock.set(day + Duration::from_secs(3_600 * hours));
+        played.settle().await;
+        played.clock.advance(DEADLINE / 4);
+        played.settle().await;
+        assert_eq!(finished_ms(&played).await, 0, "some of its time is left");
+    }
+    played.clock.advance(DEADLINE / 4 + Duration::from_secs(1));
+    played.settle().await;
+    assert!(finished_ms(&played).await > 0, "it is up");
+}
