@@ -1,20 +1,90 @@
 //! What the scheduler gives out: jobs in turns between accounts, to whoever owns their objects and can take some.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use model::{Job, NodeName};
 
 use super::work::Turn;
 use super::{Order, Task};
 
+/// The jobs that a node has.
+#[derive(Default)]
+pub(super) struct Leased {
+    /// Each with the account whose it is.
+    jobs: HashMap<(u64, u32), Arc<str>>,
+    /// How many each account has, of those that have some.
+    of: HashMap<Arc<str>, usize>,
+}
+
+impl Leased {
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// How many of them are jobs of `account`.
+    pub(super) fn of(&self, account: &str) -> usize {
+        self.of.get(account).copied().unwrap_or_default()
+    }
+
+    pub(super) fn contains(&self, job: (u64, u32)) -> bool {
+        self.jobs.contains_key(&job)
+    }
+
+    fn insert(&mut self, account: &Arc<str>, job: (u64, u32)) {
+        if self.jobs.insert(job, account.clone()).is_none() {
+            *self.of.entry(account.clone()).or_default() += 1;
+        }
+    }
+
+    /// Takes one out; whether it was there.
+    pub(super) fn remove(&mut self, job: (u64, u32)) -> bool {
+        let Some(account) = self.jobs.remove(&job) else { return false };
+        if let Some(count) = self.of.get_mut(&account) {
+            *count -= 1;
+            if *count == 0 {
+                self.of.remove(&account);
+            }
+        }
+        true
+    }
+
+    /// Those of these chunks.
+    pub(super) fn of_chunks(&self, chunks: &HashSet<u64>) -> Vec<(u64, u32)> {
+        self.jobs.keys().filter(|(chunk, _)| chunks.contains(chunk)).copied().collect()
+    }
+
+    /// All of them; none are left.
+    pub(super) fn take(&mut self) -> Vec<(u64, u32)> {
+        std::mem::take(self).jobs.into_keys().collect()
+    }
+}
+
 impl Task {
-    /// Gives out jobs in turns, as long as somebody can take one.
-    pub(super) fn lease(&mut self) {
+    /// Jobs go in line for the owners of now where these may be others, and chunks that have ended are looked at once more: what
+    /// became resident while an owner was away is not where users' requests look first once it is back.
+    pub(super) fn line_up(&mut self) {
         if std::mem::take(&mut self.unlined) {
             for queue in self.accounts.values_mut() {
                 queue.line_up_all(&self.aims, &self.room, &self.leaving);
             }
         }
+        for id in self.done.clone() {
+            let queue = self.account_of.get(&id).and_then(|account| self.accounts.get_mut(account));
+            let work = queue.and_then(|queue| queue.chunks.get_mut(&id));
+            let again = work.map_or(0, |work| work.put_back(&self.aims));
+            if again > 0 {
+                self.counters.retried.fetch_add(again as u64, Ordering::Relaxed);
+                self.done.remove(&id);
+                self.note(id);
+            }
+        }
+    }
+
+    /// Gives out jobs in turns, as long as somebody can take one. Whoever has least at a node goes first there: what comes free at a
+    /// node that is full of jobs of an origin that does not answer is for those who have other origins.
+    pub(super) fn lease(&mut self) {
         let mut turn = Turn::new(&self.aims, &self.room);
         // Every account in turn, beginning behind the one whose turn was last.
         let waiting = self.accounts.iter().filter(|(_, queue)| queue.can_lease(&turn));
@@ -25,10 +95,16 @@ impl Task {
         // A turn that was cut short goes on: else whoever comes last in a full node's day would get less every time.
         let (last, mut rest) = self.last_turn.clone();
         names.sort_by_key(|name| if rest > 0 { *name < last } else { *name <= last });
-        loop {
+        // Up to so many an account may have at a node; with nobody beside it, all.
+        let mut most = if names.len() > 1 { 1 } else { self.bounds.per_node };
+        while !names.is_empty() {
             let before = turn.count();
             for name in &names {
                 let Some(queue) = self.accounts.get_mut(name) else { continue };
+                let sessions = &self.sessions;
+                let has = |node: &NodeName| sessions.get(node).map_or(0, |session| session.leased.of(name));
+                turn.begin(self.aims.names(), |node| most.saturating_sub(has(node)));
+                let begun = turn.count();
                 let turn_max = match std::mem::take(&mut rest) {
                     rest if rest > 0 && *name == last => rest,
                     _ => self.bounds.turn,
@@ -37,9 +113,20 @@ impl Task {
                 if count > 0 {
                     self.last_turn = (name.clone(), if queue.waits() { turn_max - count } else { 0 });
                 }
+                let whose: Arc<str> = name.as_str().into();
+                for (number, job) in turn.since(begun) {
+                    let session = self.aims.names().get(*number as usize).and_then(|node| self.sessions.get_mut(node));
+                    if let Some(session) = session {
+                        session.leased.insert(&whose, (job.chunk, job.index));
+                    }
+                }
             }
             if turn.count() == before {
-                break;
+                if most >= self.bounds.per_node {
+                    break;
+                }
+                most *= 2;
+                names.retain(|name| self.accounts.get(name).is_some_and(|queue| queue.can_lease(&turn)));
             }
         }
         let given = turn.given();
@@ -66,13 +153,13 @@ impl Task {
             let names: Vec<(u64, u32)> = jobs.iter().map(|job| (job.chunk, job.index)).collect();
             chunks.extend(names.iter().map(|(chunk, _)| *chunk));
             let sent = session.untold.is_empty() && session.orders.try_send(Order::Jobs(jobs)).is_ok();
-            match sent {
-                true => session.leased.extend(names),
+            if !sent {
                 // The session is slow or about to end: the jobs go back in line, and it is left alone until the next tick.
-                false => {
-                    returned.extend(names);
-                    self.room.insert(node, 0);
+                for job in &names {
+                    session.leased.remove(*job);
                 }
+                returned.extend(names);
+                self.room.insert(node, 0);
             }
         }
         self.hand_back(returned);

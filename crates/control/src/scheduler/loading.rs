@@ -1,11 +1,14 @@
-//! What the scheduler reads: how chunks were steered, which are open, and the objects of those that there is room for.
+//! What the scheduler reads: what is known, how chunks were steered, which are open, and the objects of those that there is room for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use model::Cause;
+use model::{Cause, DomainName, Knowledge};
 
 use super::Task;
+use super::aims::Aims;
+use super::queue::Queue;
 use super::work::Work;
 use crate::state::chunks::Chunk;
 use crate::state::steering::{Standing, Steered};
@@ -23,6 +26,27 @@ const STANDING_AT_ONCE: u32 = 5_000;
 const STEERED_AT_ONCE: u32 = 1_000;
 
 impl Task {
+    /// Takes over what is known by now: targets may be others, nodes that had objects gone, and what nodes have kept under other keys.
+    pub(super) fn follow(&mut self) {
+        let now = self.following.now();
+        let known = now.knowledge.clone();
+        if Arc::ptr_eq(&known, &self.known) {
+            return;
+        }
+        self.head = now.head;
+        if known.topology != *self.aims.topology() {
+            self.aims = Aims::new(known.topology.clone());
+            self.reaim(|work, aims| work.rebuild(aims));
+            // Its members have other numbers, too.
+            self.unlined = true;
+        }
+        let names = kept_otherwise(&self.known, &known);
+        if !names.is_empty() {
+            self.reaim(|work, aims| work.kept_otherwise(&names, &known, now.head, aims));
+        }
+        self.known = known;
+    }
+
     /// Hears how chunks were steered, here or by another control plane.
     pub(super) async fn hear(&mut self) -> Result<(), StateError> {
         let mut heard = match self.heard {
@@ -44,7 +68,8 @@ impl Task {
 
     /// A chunk was steered. One that is not known here, or not any more, is nobody's concern here.
     fn steer(&mut self, steered: &Steered) {
-        let ((_, id), steering) = (steered.at, steered.steering);
+        let (_, id) = steered.at;
+        let steering = self.jumps.moved(id, steered.steering);
         let now_ms = millis(self.clock.now());
         let Some(queue) = self.accounts.get_mut(&steered.account) else { return };
         if steering.cancelled_ms > 0
@@ -88,7 +113,11 @@ impl Task {
         let mut fresh = Vec::new();
         let mut turns = LOADS_AT_ONCE;
         let mut loaded = Ok(false);
-        'accounts: for (account, queue) in &mut self.accounts {
+        // Every account in turn, beginning behind the one at which the last turn broke off.
+        let mut queues: Vec<(&String, &mut Queue)> = self.accounts.iter_mut().collect();
+        let first = queues.partition_point(|(account, _)| **account <= self.loaded_to);
+        queues.rotate_left(first);
+        'accounts: for (account, queue) in queues {
             // What is counted as open was in the database before it was.
             let counted = self.open.of(account);
             let looked = queue.more;
@@ -102,7 +131,8 @@ impl Task {
                 };
                 queue.more = standing.len() == STANDING_AT_ONCE as usize;
                 for chunk in standing {
-                    queue.stand(chunk, now_ms);
+                    let steering = self.jumps.moved(chunk.id, chunk.steering);
+                    queue.stand(Standing { steering, ..chunk }, now_ms);
                 }
             }
             if looked && counted.0 > queue.len() as u64 {
@@ -130,6 +160,7 @@ impl Task {
                 }
                 if turns == 0 {
                     loaded = Ok(true);
+                    self.loaded_to.clone_from(account);
                     break 'accounts;
                 }
                 turns -= 1;
@@ -142,9 +173,15 @@ impl Task {
                 };
                 for id in ids {
                     let Some(standing) = queue.leave(id) else { continue };
-                    match chunks.remove(&id).filter(|chunk| chunk.finished_ms == 0) {
+                    let mut chunk = chunks.remove(&id).filter(|chunk| chunk.finished_ms == 0);
+                    if let Some(chunk) = &mut chunk {
+                        chunk.steering = self.jumps.moved(id, chunk.steering);
+                    }
+                    match chunk {
                         Some(chunk) if chunk.steering.may_run(now_ms) => {
                             let mut work = Work::new(chunk, &mut self.aims, &self.known);
+                            // Functions may have changed since it was submitted.
+                            work.begin_after(self.head);
                             work.line_up(&self.aims, &self.room);
                             queue.load(id, work);
                             self.account_of.insert(id, account.clone());
@@ -169,4 +206,15 @@ impl Task {
         }
         loaded
     }
+}
+
+/// Domains that keep what they keep otherwise than before, new ones and those that are gone among them.
+fn kept_otherwise(before: &Knowledge, now: &Knowledge) -> HashSet<DomainName> {
+    let gone = before.domains.keys().filter(|name| !now.domains.contains_key(*name));
+    let otherwise = now.domains.iter().filter(|(name, now)| match before.domains.get(*name) {
+        Some(before) if Arc::ptr_eq(before, now) => false,
+        Some(before) => before.tag_header != now.tag_header || now.functions.keep_otherwise(&before.functions),
+        None => true,
+    });
+    gone.chain(otherwise.map(|(name, _)| name)).cloned().collect()
 }

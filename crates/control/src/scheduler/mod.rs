@@ -1,8 +1,8 @@
 //! Prefetch: chunks become jobs, jobs are leased to the nodes that own their objects, reports come back.
 //!
 //! One task holds what is under way; everything it knows it can read again from the database, so nothing is lost with the
-//! process. Jobs go out by priority and then oldest first within an account, and in turns between accounts. How tasks are steered is
-//! read from the database too, at every tick and whenever this process accepted something.
+//! process. Jobs go out by priority and then oldest first within an account, and between accounts to whoever has fewest at a node,
+//! in turns. How tasks are steered is read from the database too, at every tick and whenever this process accepted something.
 //!
 //! # What always holds
 //!
@@ -12,7 +12,8 @@
 //!   [`MISSED_MAX`]; the work may then be done again, and is found done by whoever has done it.
 //! - What is paused, cancelled or not to begin yet is neither leased nor loaded; who has jobs of it is told to drop them.
 //! - What one event costs does not grow with what is loaded: only a tick, and a change of the topology, look at all of it.
-//! - A chunk ends when every job is resident or has failed, and that is in the database before anybody is told.
+//! - A chunk ends when every job is resident, at the owner of then where one is there, or has failed, and that is in the database
+//!   before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use model::prefetch::JOBS_PER_NODE_MAX;
-use model::{Cause, Clock, Job, Knowledge, NodeName, Outcome, Report, UnderWay};
+use model::{Cause, Clock, Job, Knowledge, NodeName, Outcome, Report, Revision, UnderWay};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,8 @@ use crate::known::Following;
 use crate::state::submit::{Accepting, Open};
 use crate::state::{State, StateError, millis};
 use aims::Aims;
+use jumps::Jumps;
+use leasing::Leased;
 use queue::Queue;
 use work::Work;
 
@@ -36,6 +39,7 @@ pub(crate) use lines::{JobIs, JobState, LineState, first_failure, jobs_of, line_
 pub(crate) use work::key_of;
 
 mod aims;
+mod jumps;
 mod leasing;
 mod lines;
 mod loading;
@@ -223,7 +227,7 @@ impl Scheduler {
 struct Session {
     id: u64,
     orders: mpsc::Sender<Order>,
-    leased: HashSet<(u64, u32)>,
+    leased: Leased,
     /// Chunks that the node could not be told yet to drop; it is given no jobs before it was.
     untold: BTreeSet<u64>,
 }
@@ -233,13 +237,15 @@ struct Task {
     open: Open,
     following: Following,
     clock: Arc<dyn Clock>,
+    jumps: Jumps,
     deadline: Duration,
     bounds: Bounds,
     counters: Arc<Counters>,
     /// Whether jobs may have other owners than they are in line for.
     unlined: bool,
-    /// What [`Task::aims`] was made of.
+    /// What [`Task::aims`] was made of, and the head of the log at which that was known.
     known: Arc<Knowledge>,
+    head: Revision,
     aims: Aims,
     /// One for each connected member.
     sessions: BTreeMap<NodeName, Session>,
@@ -257,13 +263,16 @@ struct Task {
     leaving: BTreeSet<u64>,
     /// The last steering that was heard of; `None` before it is known where to begin.
     heard: Option<(u64, u64)>,
+    /// The account at which loading broke off last.
+    loaded_to: String,
     /// The account whose turn was last, and what was left of it when nobody had room any more.
     last_turn: (String, usize),
 }
 
 impl Task {
     fn new(state: State, open: Open, following: Following, clock: Arc<dyn Clock>, deadline: Duration) -> Task {
-        let known = following.now().knowledge.clone();
+        let now = following.now();
+        let known = now.knowledge.clone();
         // Who was connected before this process began is about to be again.
         let missed: HashMap<NodeName, Instant> =
             known.topology.members.keys().map(|name| (name.clone(), Instant::now())).collect();
@@ -272,7 +281,9 @@ impl Task {
             open,
             aims: Aims::new(known.topology.clone()),
             known,
+            head: now.head,
             following,
+            jumps: Jumps::new(&*clock),
             clock,
             deadline,
             bounds: BOUNDS,
@@ -285,6 +296,7 @@ impl Task {
             changed: BTreeSet::new(),
             leaving: BTreeSet::new(),
             heard: None,
+            loaded_to: String::new(),
             accounts: BTreeMap::new(),
             account_of: HashMap::new(),
             last_turn: (String::new(), 0),
@@ -325,6 +337,7 @@ impl Task {
 
     /// One turn's work: what is known is followed, loaded, given out and kept.
     async fn turn(&mut self, look: Look, before: Next) -> Next {
+        self.look_at_clock();
         self.follow();
         if look.committed {
             self.look_for_more();
@@ -343,6 +356,7 @@ impl Task {
             self.expire();
         }
         self.tell_untold();
+        self.line_up();
         self.lease();
         if !next.troubled
             && let Err(error) = self.keep(look.tick).await
@@ -359,21 +373,6 @@ impl Task {
             self.hear().await?;
         }
         self.load(look.tick).await
-    }
-
-    /// Takes a new topology over: targets may be others, and nodes that had objects may be gone.
-    fn follow(&mut self) {
-        let known = self.following.now().knowledge.clone();
-        if Arc::ptr_eq(&known, &self.known) {
-            return;
-        }
-        if known.topology != *self.aims.topology() {
-            self.aims = Aims::new(known.topology.clone());
-            self.reaim(|work, aims| work.rebuild(aims));
-            // Its members have other numbers, too.
-            self.unlined = true;
-        }
-        self.known = known;
     }
 
     fn look_for_more(&mut self) {
@@ -418,7 +417,7 @@ impl Task {
                 }
                 self.end_leases(&node);
                 self.counters.here().insert(node.clone());
-                let session = Session { id: session, orders, leased: HashSet::new(), untold: BTreeSet::new() };
+                let session = Session { id: session, orders, leased: Leased::default(), untold: BTreeSet::new() };
                 self.sessions.insert(node.clone(), session);
                 self.missed.remove(&node);
                 self.measure(&node);
@@ -444,7 +443,7 @@ impl Task {
             Event::UnderWay { node, session, jobs } => {
                 let Some(here) = self.sessions.get(&node).filter(|here| here.id == session) else { return };
                 let jobs: Vec<UnderWay> =
-                    jobs.into_iter().filter(|job| here.leased.contains(&(job.chunk, job.index))).collect();
+                    jobs.into_iter().filter(|job| here.leased.contains((job.chunk, job.index))).collect();
                 for job in jobs {
                     if let Some(work) = self.work(job.chunk) {
                         work.under_way(job.index, job.bytes, job.length);
@@ -471,7 +470,7 @@ impl Task {
 
     fn end_leases(&mut self, node: &NodeName) {
         let Some(session) = self.sessions.get_mut(node) else { return };
-        let leased = std::mem::take(&mut session.leased);
+        let leased = session.leased.take();
         self.counters.retried.fetch_add(leased.len() as u64, Ordering::Relaxed);
         self.hand_back(leased);
     }
@@ -488,7 +487,7 @@ impl Task {
     fn report(&mut self, node: &NodeName, session: u64, report: Report) {
         let now_ms = millis(self.clock.now());
         let Some(here) = self.sessions.get_mut(node).filter(|here| here.id == session) else { return };
-        if !here.leased.remove(&(report.chunk, report.index)) {
+        if !here.leased.remove((report.chunk, report.index)) {
             return;
         }
         let counters = self.counters.clone();
@@ -535,11 +534,11 @@ impl Task {
             return ended;
         }
         for (node, session) in &mut self.sessions {
-            let theirs = session.leased.iter().map(|(chunk, _)| *chunk).filter(|id| chunks.contains(id));
-            session.untold.extend(theirs);
-            let before = session.leased.len();
-            session.leased.retain(|(chunk, _)| !chunks.contains(chunk));
-            ended += before - session.leased.len();
+            for job in session.leased.of_chunks(&chunks) {
+                session.untold.insert(job.0);
+                session.leased.remove(job);
+                ended += 1;
+            }
             self.room.insert(node.clone(), self.bounds.per_node.saturating_sub(session.leased.len()));
         }
         self.tell_untold();
@@ -672,3 +671,5 @@ fn shortened(mut cause: Cause) -> Cause {
 mod simulation;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod turns;

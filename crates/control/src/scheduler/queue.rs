@@ -122,6 +122,17 @@ impl Queue {
         true
     }
 
+    /// All of them are steered as `to` says.
+    pub(super) fn steer_all(&mut self, now_ms: u64, to: impl Fn(u64, Steering) -> Steering) {
+        let standing: Vec<Standing> = self.standing.values().copied().collect();
+        for chunk in standing {
+            self.steer(chunk.id, to(chunk.id, chunk.steering), now_ms);
+        }
+        for (id, work) in &mut self.chunks {
+            work.steer(to(*id, work.steering()));
+        }
+    }
+
     /// Those whose moment has come may run.
     pub(super) fn due(&mut self, now_ms: u64) {
         while let Some((from_ms, id)) = self.later.first().copied().filter(|(from_ms, _)| *from_ms <= now_ms) {
@@ -162,7 +173,7 @@ impl Queue {
 
     /// Whether somebody can take one of them.
     pub(super) fn can_lease(&self, turn: &Turn) -> bool {
-        self.lines.keys().any(|number| turn.has_room(*number))
+        self.lines.keys().any(|number| turn.is_free(*number))
     }
 
     /// A loaded chunk goes in line for whoever owns jobs of it that nobody has.

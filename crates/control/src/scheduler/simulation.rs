@@ -4,7 +4,7 @@
 //! # What is checked
 //!
 //! - Order: nothing is given out while something of the same account that goes before it could have been.
-//! - Fairness: while accounts have something left to be given, none of them gets more than two turns more than another.
+//! - Fairness: while an account waits for a node, no other is given more there than one job, or twice of what the first has there.
 //! - Bounds: no node holds more than it may, and what is paused, cancelled or not to begin yet is not given out.
 //! - Steering: no fetch begins a second after a task was cancelled or paused.
 //! - Nothing is lost: every task ends, with what its objects come to, however often nodes and schedulers are lost.
@@ -129,8 +129,6 @@ struct World {
     /// How often each job was given out in the life of this scheduler, and how often one was that had been before.
     given: HashMap<(u64, u32), u64>,
     again: u64,
-    /// What each account was given while it and another could both have been given more.
-    backlog: BTreeMap<String, u64>,
     /// Accounts that have something outside that goes before all that is loaded though there is room, and since when.
     outside: BTreeMap<String, u64>,
     tried: HashMap<(u64, u32), u64>,
@@ -173,7 +171,6 @@ impl World {
             last_tick_ms: 0,
             given: HashMap::new(),
             again: 0,
-            backlog: BTreeMap::new(),
             outside: BTreeMap::new(),
             tried: HashMap::new(),
         };
@@ -369,7 +366,8 @@ impl World {
     /// What was given out in the turn that has just ended.
     fn check_turn(&mut self) {
         let (seed, now_ms) = (self.seed, self.now_ms());
-        let mut given: BTreeMap<String, (u64, Option<Place>)> = BTreeMap::new();
+        let mut given: BTreeMap<String, Option<Place>> = BTreeMap::new();
+        let mut took: BTreeSet<(String, &str)> = BTreeSet::new();
         for (name, member) in &mut self.nodes {
             let Some(orders) = &mut member.orders else { continue };
             while let Ok(order) = orders.try_recv() {
@@ -383,9 +381,9 @@ impl World {
                         *times += 1;
                         let steering = self.task.work(job.chunk).map(|work| work.steering());
                         let place = steering.map(|steering| Place::of(job.chunk, steering));
-                        let (count, last) = given.entry(meant.account.clone()).or_default();
-                        *count += 1;
+                        let last = given.entry(meant.account.clone()).or_default();
                         *last = (*last).max(place);
+                        took.insert((meant.account.clone(), *name));
                     }
                 }
                 member.coming.push_back((now_ms + self.random.below(DELIVERED_MS), order));
@@ -404,16 +402,12 @@ impl World {
                 owner.is_some_and(|free| *free > 0)
             })
         };
-        let mut backlogged = BTreeSet::new();
         for (account, queue) in &self.task.accounts {
             for (id, work) in queue.chunks.iter().filter(|(id, _)| !self.task.leaving.contains(id)) {
                 let place = Place::of(*id, work.steering());
-                let (_, last) = given.get(account).copied().unwrap_or_default();
+                let last = given.get(account).copied().unwrap_or_default();
                 let before = last.is_some_and(|last| place < last);
                 assert!(!before || !could_be_given(work), "seed {seed}: {id} goes before what was given out");
-                if work.is_waiting() {
-                    backlogged.insert(account.clone());
-                }
             }
             let share = SMALL.loaded / self.task.accounts.len().max(1);
             if queue.is_outranked() && queue.loaded < share {
@@ -423,19 +417,22 @@ impl World {
                 self.outside.remove(account);
             }
         }
-        // With one node, whoever has a backlog can be given whatever another is.
-        if self.names.len() == 1 {
-            if !self.backlog.keys().eq(&backlogged) {
-                self.backlog = backlogged.iter().map(|account| (account.clone(), 0)).collect();
-            } else {
-                for (account, count) in &mut self.backlog {
-                    *count += given.get(account).copied().unwrap_or_default().0;
-                }
-            }
-            let (least, most) = (self.backlog.values().min(), self.backlog.values().max());
-            if let (Some(least), Some(most)) = (least, most) {
-                let far = most - least > 2 * SMALL.turn as u64;
-                assert!(!far, "seed {seed}: {:?} while all of them waited", self.backlog);
+        for (account, name) in took {
+            let of = |account: &str| self.task.sessions[&node(name)].leased.of(account);
+            for (other, queue) in self.task.accounts.iter().filter(|(other, _)| **other != account) {
+                let mut works = queue.chunks.iter().filter(|(id, _)| !self.task.leaving.contains(id));
+                let waits = works.any(|(_, work)| {
+                    work.unleased().any(|(target, key)| {
+                        let owners = aims.owners(target, key);
+                        owners
+                            .iter()
+                            .find(|member| room.contains_key(&member.name))
+                            .is_some_and(|m| m.name.as_str() == name)
+                    })
+                });
+                let (has, others) = (of(&account), of(other));
+                let fair = !waits || has <= (2 * others).max(1);
+                assert!(fair, "seed {seed}: {account} has {has} at {name}, where {other} waits with {others}");
             }
         }
     }

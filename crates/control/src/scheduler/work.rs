@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Cause, Job, Knowledge, NodeName, Parent, Revision, UrlKey};
+use model::{Cause, DomainName, Job, Knowledge, NodeName, Parent, Revision, UrlKey};
 use tokio::time::Instant;
 
 use super::aims::{Aims, NOBODY};
@@ -51,6 +51,8 @@ pub(super) struct Work {
     /// Jobs that are neither resident nor failed.
     left: usize,
     changed: bool,
+    /// Whether it was given up: what of it is not resident by then will not be.
+    given_up: bool,
     /// Whether the database does not know yet where it goes.
     unaimed: bool,
 }
@@ -71,24 +73,47 @@ impl Urls {
         let begin = path.checked_sub(1).map_or(0, end);
         self.text.get(begin..end(path)).unwrap_or_default()
     }
+
+    fn host(&self, path: usize) -> &str {
+        self.at(path).split('/').nth(2).unwrap_or_default()
+    }
 }
 
 /// Who can take jobs in one turn, and what was given out in it.
 pub(super) struct Turn {
     /// How many jobs each member can still take, by its number.
     free: Vec<usize>,
+    /// How many of these may be jobs of the account whose turn it is.
+    may: Vec<usize>,
     given: Vec<(u32, Job)>,
 }
 
 impl Turn {
     pub(super) fn new(aims: &Aims, room: &HashMap<NodeName, usize>) -> Turn {
-        let free = aims.names().iter().map(|name| room.get(name).copied().unwrap_or_default()).collect();
-        Turn { free, given: Vec::new() }
+        let free: Vec<usize> = aims.names().iter().map(|name| room.get(name).copied().unwrap_or_default()).collect();
+        Turn { may: free.clone(), free, given: Vec::new() }
+    }
+
+    /// It is the turn of an account that each member may have so many jobs more of.
+    pub(super) fn begin(&mut self, names: &[NodeName], may: impl Fn(&NodeName) -> usize) {
+        for ((at, free), name) in self.may.iter_mut().zip(&self.free).zip(names) {
+            *at = if *free > 0 { may(name).min(*free) } else { 0 };
+        }
     }
 
     /// Whether a member can take another one.
-    pub(super) fn has_room(&self, number: u32) -> bool {
+    pub(super) fn is_free(&self, number: u32) -> bool {
         self.free.get(number as usize).is_some_and(|free| *free > 0)
+    }
+
+    /// Whether a member can take another one of the account whose turn it is.
+    pub(super) fn has_room(&self, number: u32) -> bool {
+        self.may.get(number as usize).is_some_and(|may| *may > 0)
+    }
+
+    /// What was given out after the first so many.
+    pub(super) fn since(&self, count: usize) -> &[(u32, Job)] {
+        self.given.get(count..).unwrap_or_default()
     }
 
     /// How many jobs were given out.
@@ -124,22 +149,27 @@ impl Work {
         let bytes = chunk.paths.iter().map(|path| path.len() + SCHEME_BYTES_MAX).sum();
         let mut urls = Urls { text: String::with_capacity(bytes), ends: Vec::with_capacity(chunk.paths.len()) };
         let mut placed = Vec::with_capacity(chunk.paths.len());
+        let mut shape = 0;
         for path in &chunk.paths {
             let url = key_of(path).unwrap_or_else(|| nowhere.clone());
-            placed.push(match known.domain_for(url.host()) {
-                Some(domain) if !chunk.params.verbatim => domain.functions.key(&url).hash(),
-                _ => url.hash(),
-            });
+            let (key, of_domain) = place(&url, chunk.params.verbatim, known);
+            placed.push(key);
+            shape = of_domain;
             urls.text.extend([scheme_of(path), "://", url.host(), url.path_and_query()]);
             urls.ends.push(urls.text.len() as u32);
         }
         urls.text.shrink_to_fit();
+        let mut progress = chunk.progress;
+        if std::mem::replace(&mut progress.shape, shape) != shape {
+            // What is resident is so under keys that users' requests have no more.
+            progress.resident.fill(0);
+        }
         let mut work = Work {
             id: chunk.id,
             begin_after: chunk.revision,
             params: chunk.params,
             steering: chunk.steering,
-            progress: chunk.progress,
+            progress,
             urls,
             placed,
             targets: Arc::default(),
@@ -151,6 +181,7 @@ impl Work {
             tries: HashMap::new(),
             left: 0,
             changed: false,
+            given_up: false,
             unaimed: false,
         };
         work.aim(aims);
@@ -276,6 +307,42 @@ impl Work {
         Some(lost)
     }
 
+    /// No job begins at a node that does not know as much as is known here up to `head`.
+    pub(super) fn begin_after(&mut self, head: Revision) {
+        self.begin_after = self.begin_after.max(head);
+    }
+
+    /// The domains of these names keep what they keep otherwise since `head`: nothing of theirs is resident as users' requests look for
+    /// it. How many objects those were; `None`: it is not concerned.
+    pub(super) fn kept_otherwise(
+        &mut self,
+        names: &HashSet<DomainName>,
+        known: &Knowledge,
+        head: Revision,
+        aims: &mut Aims,
+    ) -> Option<usize> {
+        let mut last = "";
+        let is_named = (0..self.urls.len()).map(|path| self.urls.host(path)).any(|host| {
+            host != std::mem::replace(&mut last, host) && DomainName::candidates(host).any(|name| names.contains(name))
+        });
+        if self.is_done() || !is_named {
+            return None;
+        }
+        for path in 0..self.urls.len() {
+            let Some(url) = key_of(self.urls.at(path)) else { continue };
+            (self.placed[path], self.progress.shape) = place(&url, self.params.verbatim, known);
+        }
+        self.begin_after(head);
+        let mut lost = 0;
+        for holder in self.progress.resident.iter_mut().filter(|holder| **holder > 0) {
+            *holder = 0;
+            lost += 1;
+        }
+        lost += self.aim(aims);
+        self.changed = true;
+        Some(lost)
+    }
+
     /// The node has lost its store: what was resident there is not. How many objects those were; `None`: it is not concerned.
     pub(super) fn lost(&mut self, node: &NodeName, aims: &mut Aims) -> Option<usize> {
         let at = self.progress.nodes.iter().position(|name| name == node)?;
@@ -307,7 +374,7 @@ impl Work {
         new.nodes = old.nodes.iter().filter(stands).cloned().collect();
         let places: Vec<u32> = old.nodes.iter().map(|node| place_of(&new.nodes, node)).collect();
         new.resident = vec![0; per_target * self.targets.len()];
-        (new.told_by, new.shown) = (old.told_by, old.shown);
+        (new.told_by, new.shown, new.shape) = (old.told_by, old.shown, old.shape);
         for (at, (name, target)) in new.targets.iter().zip(self.targets.iter()).enumerate() {
             let Some(before) = old.targets.iter().position(|target| target == name) else { continue };
             for job in 0..per_target {
@@ -355,9 +422,10 @@ impl Work {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|index| {
             let owner = self.owner_of(*index);
-            match turn.free.get_mut(owner as usize) {
-                Some(free) if *free > 0 && turn.given.len() - before < most => {
+            match (turn.free.get_mut(owner as usize), turn.may.get_mut(owner as usize)) {
+                (Some(free), Some(may)) if *may > 0 && turn.given.len() - before < most => {
                     *free -= 1;
+                    *may -= 1;
                     turn.given.push((owner, self.job(*index)));
                     false
                 }
@@ -419,6 +487,24 @@ impl Work {
         progress.under_way.remove(&index);
         self.left -= 1;
         self.changed = true;
+    }
+
+    /// Jobs that are resident elsewhere than users' requests look first by now go back in line; how many.
+    pub(super) fn put_back(&mut self, aims: &Aims) -> usize {
+        let before = self.left;
+        for index in 0..self.progress.resident.len() as u32 {
+            let holder = (self.progress.resident[index as usize] as usize).checked_sub(1);
+            let holder = holder.and_then(|holder| self.progress.nodes.get(holder));
+            let owner = aims.names().get(self.owner_of(index) as usize);
+            if !self.given_up && owner.is_some() && holder.is_some() && holder != owner {
+                self.progress.resident[index as usize] = 0;
+                self.waiting.push_back(index);
+                self.left += 1;
+            }
+        }
+        self.returned |= self.left > before;
+        self.changed |= self.left > before;
+        self.left - before
     }
 
     /// So many bytes of so many have come of a job that a node has.
@@ -501,8 +587,17 @@ impl Work {
         }
         self.progress.under_way.clear();
         self.left = 0;
+        self.given_up = true;
         self.changed = true;
         left.len() as u64
+    }
+}
+
+/// What stands for the key that nodes make of `url`, and the number of how they make it.
+fn place(url: &UrlKey, verbatim: bool, known: &Knowledge) -> (u128, u64) {
+    match known.domain_for(url.host()) {
+        Some(domain) if !verbatim => (domain.functions.key(url).hash(), domain.functions.shape()),
+        _ => (url.hash(), 0),
     }
 }
 

@@ -157,6 +157,9 @@ pub struct Progress {
     /// How far each path was ever shown to be, in hundredths of a percent: it never goes back. Empty until something is done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shown: Vec<u16>,
+    /// The number of how keys were made under which objects are resident ([`model::Functions::shape`]).
+    #[serde(default)]
+    pub shape: u64,
 }
 
 /// Which chunks a query is about.

@@ -189,6 +189,9 @@ pub const OPEN_REFRESHES_MAX: u64 = 50_000;
 /// How long a domain whose refreshes are too many is taken to have as many.
 const COUNTED_FOR: Duration = Duration::from_secs(1);
 
+/// How long it is left at not knowing what was committed, before the database is asked again.
+const DOUBTED_FOR: Duration = Duration::from_secs(1);
+
 /// Prefetch URLs that may be open over all accounts, whatever their profiles say: the store's own bound.
 pub const OPEN_URLS_MAX: u64 = 20_000_000;
 
@@ -302,7 +305,12 @@ struct Task {
 impl Task {
     async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        loop {
+            tokio::select! {
+                count = waiting.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
+                // Nobody may submit anything for hours.
+                () = tokio::time::sleep(DOUBTED_FOR), if self.doubtful => { self.count_anew().await; continue }
+            }
             let (mut submissions, mut answers, mut notes, mut noted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
             for waiting in batch.drain(..) {
                 match waiting {

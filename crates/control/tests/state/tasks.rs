@@ -1,10 +1,12 @@
 //! Tasks: submitted, asked for, completed, forgotten.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use control::state::State;
 use control::state::chunks::{Filter, Kind, Outline, Progress};
 use control::state::completions::Amounts;
+use control::state::memory::{Fault, Faults, Memory};
 use control::state::submit::{Accepted, Accepting, Group, OPEN_REFRESHES_MAX, QueueMax, Refused};
 use model::{Coverage, Entry, NodeName, Revision};
 
@@ -372,4 +374,19 @@ pub(crate) async fn a_queue_may_count_calls(state: &State) {
     );
     state.keep_progress(&[(of_one[0], 1_000_500, &done)]).await.unwrap();
     assert!(accepting.submit(call("a call in time", 1)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn submission_whose_answer_was_lost_is_found_though_nobody_submits_anything_after_it() {
+    let faults = Faults::default();
+    let state = Memory::default().open(&faults);
+    let (accepting, open) = Accepting::start(state).await.unwrap();
+    let mut committed = accepting.committed();
+    // It is committed, and the database is away for a moment.
+    faults.push(Fault::AfterCommit);
+    faults.push(Fault::Unavailable);
+    assert_eq!(accepting.submit(prefetch("n", 3)).await, Err(Refused::Unavailable));
+    assert_eq!((faults.waiting(), open.of("me")), (0, (0, 0)));
+    tokio::time::timeout(Duration::from_secs(60), committed.changed()).await.expect("it is found").unwrap();
+    assert_eq!(open.of("me"), (1, 3));
 }

@@ -79,6 +79,7 @@ fn jobs_tell_who_has_what_and_who_said_why_not() {
         fetched: vec![(500, 20), (0, 0), (0, 0), (0, 0)],
         under_way: [(3, (1, 9))].into(),
         shown: Vec::new(),
+        shape: 0,
     };
     let chunk = Chunk { progress, ..chunk(2, 1) };
     let of = |path| jobs_of(&chunk, path).into_iter().map(|job| (job.target, job.is)).collect::<Vec<_>>();
