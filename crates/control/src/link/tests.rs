@@ -418,7 +418,7 @@ async fn figures_are_taken_once_and_go_to_whose_the_domain_was() {
     let mine = add("me").await;
     let detail = crate::state::domains::DomainDetail::default();
     let removed = state.remove_domain("me", domain("a.com"), &detail, mine, 0).await.unwrap();
-    state.forget_deleted(&[(domain("a.com").name, removed)]).await.unwrap();
+    state.forget_deleted(&[(domain("a.com").name, removed)], 0).await.unwrap();
     let yours = add("you").await;
 
     let report = |sequence, minutes| model::link::Figures { boot: 7, sequence, minutes, urls: Vec::new() };
