@@ -16,6 +16,9 @@ const CREDENTIAL_CHARS: usize = 40;
 /// Of one member.
 const CREDENTIAL: &str = "SELECT credential FROM node WHERE name = $1";
 
+/// Of one invitation.
+const INVITATION: &str = "SELECT secret, expires_ms FROM join_token WHERE id = $1";
+
 /// Names in one statement.
 const NAMES_AT_ONCE: usize = 100;
 
@@ -105,14 +108,20 @@ impl State {
         if !known.topology.pops.contains_key(&member.pop) {
             return Err(AdmitError::NoPop(member.pop.to_string()));
         }
-        if let Proof::Credential { secret, of_this_log: true } = proof
+        // By a plain read: whoever is not let in takes no writer's turn. It is looked at again in the transaction.
+        let good = match &proof {
+            Proof::Credential { secret, .. } => is_own(self.credential(&member.name).await?, secret),
+            Proof::Token { id, secret } => is_invited(self.invitation(id).await?, secret, now_ms),
+        };
+        if !good {
+            return Err(AdmitError::NotInvited);
+        }
+        if matches!(proof, Proof::Credential { of_this_log: true, .. })
             && known.topology.members.get(&member.name) == Some(member)
         {
-            // A member that comes back as it was changes nothing, so it takes no writer's turn: thousands may come back at
-            // once. Its credential stands only while its membership does, for both are removed together.
-            let kept = self.credential(&member.name).await?;
-            let good = kept.is_some_and(|kept| matches_fingerprint(secret, &kept));
-            return good.then_some(Admitted { credential: None }).ok_or(AdmitError::NotInvited);
+            // A member that comes back as it was changes nothing, so it takes no writer's turn either: thousands may come back
+            // at once. Its credential stands only while its membership does, for both are removed together.
+            return Ok(Admitted { credential: None });
         }
         let mut writing = self.write().await?;
         // The lock of the log, before anything is read that the decision rests on.
@@ -120,15 +129,13 @@ impl State {
         let holds_nothing = !matches!(proof, Proof::Credential { of_this_log: true, .. });
         let credential = match proof {
             Proof::Credential { secret, .. } => {
-                let kept = kept_credential(&mut writing, &member.name).await?;
-                if !kept.is_some_and(|kept| matches_fingerprint(secret, &kept)) {
+                if !is_own(kept_credential(&mut writing, &member.name).await?, secret) {
                     return Err(AdmitError::NotInvited);
                 }
                 None
             }
             Proof::Token { id, secret } => {
-                let (kept, expires_ms) = invitation(&mut writing, id).await?.ok_or(AdmitError::NotInvited)?;
-                if !matches_fingerprint(secret, &kept) || expires_ms <= now_ms {
+                if !is_invited(kept_invitation(&mut writing, id).await?, secret, now_ms) {
                     return Err(AdmitError::NotInvited);
                 }
                 let credential = random_text(CREDENTIAL_CHARS);
@@ -229,6 +236,17 @@ impl State {
             On::Memory(tables) => Ok(tables.credential(name)),
         }
     }
+
+    /// The fingerprint of an invitation's secret, and when it expires, read without a turn to write.
+    async fn invitation(&self, id: &str) -> Result<Option<(String, u64)>, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query(INVITATION).bind(id).fetch_optional(pool).await?;
+                row.map(|row| Ok((text(&row, "secret")?, unsigned(&row, "expires_ms")?))).transpose()
+            }
+            On::Memory(tables) => Ok(tables.invitation(id)),
+        }
+    }
 }
 
 /// Two statements in all, so that both stay prepared: where names are missing the first stands in for them.
@@ -269,17 +287,24 @@ async fn kept_credential(writing: &mut Writing, name: &NodeName) -> Result<Optio
 }
 
 /// The fingerprint of an invitation's secret, and when it expires.
-async fn invitation(writing: &mut Writing, id: &str) -> Result<Option<(String, u64)>, StateError> {
+async fn kept_invitation(writing: &mut Writing, id: &str) -> Result<Option<(String, u64)>, StateError> {
     match writing.on() {
         On::Sql(connection) => {
-            let row = sqlx::query("SELECT secret, expires_ms FROM join_token WHERE id = $1")
-                .bind(id)
-                .fetch_optional(connection)
-                .await?;
+            let row = sqlx::query(INVITATION).bind(id).fetch_optional(connection).await?;
             row.map(|row| Ok((text(&row, "secret")?, unsigned(&row, "expires_ms")?))).transpose()
         }
         On::Memory(tables) => Ok(tables.invitation(id)),
     }
+}
+
+/// Whether a member's credential is the secret that was shown.
+fn is_own(kept: Option<String>, secret: &str) -> bool {
+    kept.is_some_and(|kept| matches_fingerprint(secret, &kept))
+}
+
+/// Whether an invitation stands and has the secret that was shown.
+fn is_invited(kept: Option<(String, u64)>, secret: &str, now_ms: u64) -> bool {
+    kept.is_some_and(|(kept, expires_ms)| matches_fingerprint(secret, &kept) && expires_ms > now_ms)
 }
 
 /// Gives a node its credential; what one that is there has acknowledged stays.
@@ -323,4 +348,34 @@ async fn begin_anew(writing: &mut Writing, name: &NodeName) -> Result<(), StateE
         On::Memory(tables) => tables.begin_anew(name),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::testing::{member, soon, state};
+
+    #[tokio::test]
+    async fn who_is_not_let_in_waits_for_nobody_who_writes() {
+        let dir = TempDir::new().unwrap();
+        let state = state(&dir, &["p-1"]).await;
+        let (_, known) = state.knowledge().await.unwrap();
+        state.create_join_token("t", "secret", 100).await.unwrap();
+        let token = |secret| Proof::Token { id: "t", secret };
+        let writing = state.write().await.unwrap();
+        let strangers = [
+            (token("wrong"), 50),
+            (token("secret"), 100),
+            (Proof::Token { id: "none", secret: "secret" }, 50),
+            (Proof::Credential { secret: "wrong", of_this_log: false }, 50),
+        ];
+        for (proof, now_ms) in strangers {
+            let refused = soon("a refusal", state.admit(proof, &member("p-1"), &known, "1", now_ms)).await;
+            assert!(matches!(refused, Err(AdmitError::NotInvited)));
+        }
+        drop(writing);
+        assert!(state.admit(token("secret"), &member("p-1"), &known, "1", 50).await.unwrap().credential.is_some());
+    }
 }
