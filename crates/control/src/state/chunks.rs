@@ -19,6 +19,14 @@ const MINUTE_MS: u64 = 60_000;
 /// Chunks of the tasks that one question names: some hundreds of tasks, of some hundreds of URLs each.
 const TASK_CHUNKS_MAX: u32 = 100_000;
 
+/// Revisions of refreshes that are not complete.
+const OPEN_REFRESHES: &str = "SELECT DISTINCT revision FROM chunk \
+    WHERE finished_ms = 0 AND revision > 0 AND kind <> 'prefetch' ORDER BY revision LIMIT $1";
+
+/// Completes those of a range of revisions.
+const COMPLETE_REFRESHES: &str = "UPDATE chunk SET finished_ms = $1 \
+    WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3";
+
 /// Rows forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 2_000;
 
@@ -326,12 +334,7 @@ impl State {
     pub async fn open_refreshes(&self, most: u32) -> Result<Vec<Revision>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
-                let rows = sqlx::query(
-                    "SELECT DISTINCT revision FROM chunk WHERE finished_ms = 0 AND revision > 0 AND kind <> 'prefetch' ORDER BY revision LIMIT $1",
-                )
-                .bind(i64::from(most))
-                .fetch_all(pool)
-                .await?;
+                let rows = sqlx::query(OPEN_REFRESHES).bind(i64::from(most)).fetch_all(pool).await?;
                 rows.iter().map(|row| revision(row, "revision")).collect()
             }
             On::Memory(tables) => Ok(tables.open_refreshes(most)),
@@ -345,17 +348,13 @@ impl State {
         let (from, to) = step.range;
         let finished_ms = step.completed_ms.max(1); // zero would be open
         let count = match writing.on() {
-            On::Sql(connection) => {
-                sqlx::query(
-                    "UPDATE chunk SET finished_ms = $1 WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3",
-                )
+            On::Sql(connection) => sqlx::query(COMPLETE_REFRESHES)
                 .bind(signed(finished_ms))
                 .bind(signed(from.0))
                 .bind(signed(to.0))
                 .execute(connection)
                 .await?
-                .rows_affected()
-            }
+                .rows_affected(),
             On::Memory(tables) => tables.complete_refreshes(from, to, finished_ms),
         };
         if count == 0 {
@@ -590,4 +589,25 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
         finished_ms: unsigned(row, "finished_ms")?,
         progress: if progress.is_empty() { Progress::default() } else { json(row, "progress")? },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::testing::state;
+
+    #[tokio::test]
+    async fn refreshes_are_completed_without_a_look_at_open_prefetches() {
+        let dir = TempDir::new().unwrap();
+        let state = state(&dir, &[]).await;
+        let On::Sql(pool) = state.read().unwrap() else { panic!("it is a database") };
+        for statement in [OPEN_REFRESHES, COMPLETE_REFRESHES] {
+            let sql = format!("EXPLAIN QUERY PLAN {statement}");
+            let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| text(row, "detail").unwrap()).collect();
+            assert!(plan.len() == 1 && plan[0].contains("chunk_open_refresh"), "{statement}: {plan:?}");
+        }
+    }
 }
