@@ -316,8 +316,11 @@ impl Tables {
         entries.map(|(at, row)| Logged { revision: *at, bytes: row.bytes.clone() }).collect()
     }
 
-    pub(super) fn compact(&mut self, to: Revision) {
-        drop_past(&mut self.log, u64::MAX, |at, row| row.filed == Filed::Invalidate && *at <= to);
+    pub(super) fn compact(&mut self, to: Revision, most: u64) -> u64 {
+        drop_past(&mut self.log, most, |at, row| row.filed == Filed::Invalidate && *at <= to)
+    }
+
+    pub(super) fn set_compacted(&mut self, to: Revision) {
         let compacted = &mut self.counters[Counter::Compacted as usize];
         *compacted = to.0.max(*compacted);
     }
