@@ -305,6 +305,10 @@ impl Shared {
         // What is known here and now, not a look through the whole log: thousands of nodes may come back at once.
         let known = self.known_now().await?;
         let now_ms = millis(self.clock.now());
+        if self.state.admits_empty(&proof, member, &known.knowledge, now_ms).await? {
+            // Before what is kept of it is forgotten: whatever is written down from now on does not bring it back.
+            self.scheduler.emptied(&member.name).await;
+        }
         let admitted = self.state.admit(proof, member, &known.knowledge, program, now_ms).await?;
         // The membership is committed: only now is the head read (rule 8).
         let known = if made(Mistake::HeadBeforeMembership) { known } else { self.known_now().await? };

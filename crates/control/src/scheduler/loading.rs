@@ -145,6 +145,9 @@ impl Task {
                     match chunks.remove(&id).filter(|chunk| chunk.finished_ms == 0) {
                         Some(chunk) if chunk.steering.may_run(now_ms) => {
                             let mut work = Work::new(chunk, &mut self.aims, &self.known);
+                            for node in &self.emptied {
+                                work.lost(node, &mut self.aims);
+                            }
                             work.line_up(&self.aims, &self.room);
                             queue.load(id, work);
                             self.account_of.insert(id, account.clone());

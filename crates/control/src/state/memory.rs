@@ -503,10 +503,10 @@ impl Tables {
         }
     }
 
-    /// Forgets the progress of open prefetches in which `node` is named.
-    pub(super) fn begin_anew(&mut self, node: &NodeName) {
+    /// Forgets the progress of those of these chunks that are open and name `node`; `ids` rise.
+    pub(super) fn begin_anew(&mut self, ids: &[u64], node: &NodeName) {
         let named = |chunk: &Chunk| {
-            chunk.finished_ms == 0 && chunk.kind == Kind::Prefetch && chunk.progress.nodes.contains(node)
+            ids.binary_search(&chunk.id).is_ok() && chunk.finished_ms == 0 && chunk.progress.nodes.contains(node)
         };
         update(&mut self.chunks, named, |chunk| chunk.progress = Progress::default());
     }
