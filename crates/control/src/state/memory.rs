@@ -429,6 +429,7 @@ impl Tables {
                 && filter.domain.as_ref().is_none_or(|domain| chunk.domain.as_str() == domain)
                 && (filter.kinds.is_empty() || filter.kinds.contains(&chunk.kind))
                 && (filter.tasks.is_empty() || filter.tasks.contains(&chunk.task))
+                && (!filter.open || chunk.finished_ms == 0)
         })
     }
 
