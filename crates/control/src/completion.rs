@@ -225,7 +225,7 @@ impl Task {
         let upto = members.map(|name| gone_at(name).unwrap_or_default()).min().unwrap_or(known.head);
         let done: Vec<_> = deleting.into_iter().filter(|(_, at)| *at <= upto.min(known.head)).collect();
         if !done.is_empty() {
-            self.state.forget_deleted(&done).await?;
+            self.state.forget_deleted(&done, millis(self.clock.now())).await?;
             self.following.nudge_domains();
         }
         Ok(())

@@ -47,6 +47,7 @@ mod scheduler;
 mod seal;
 mod shares;
 pub mod state;
+mod strangers;
 #[cfg(test)]
 mod testing;
 

@@ -40,6 +40,7 @@ use crate::shares::Shares;
 use crate::state::log::Logged;
 use crate::state::nodes::{AdmitError, Proof};
 use crate::state::{Identity, State, StateError, millis};
+use crate::strangers::{Stranger, Strangers};
 
 /// The generated service.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the proto file documents it")]
@@ -63,6 +64,12 @@ const HELLO_MAX: Duration = Duration::from_secs(10);
 
 /// Sessions at a time.
 const SESSIONS_MAX: usize = 10_000;
+
+/// Streams at a time of those who have not been admitted yet, said who they are or not; who opens a further one is to come back.
+pub(crate) const STRANGERS_MAX: usize = 4096;
+
+/// Those of one address.
+const STRANGERS_OF_ONE_MAX: usize = 1024;
 
 /// The link's server. Cheap to clone.
 #[derive(Clone)]
@@ -90,6 +97,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     /// The session of each node that is connected now; a later session of a node takes over.
     connected: Mutex<HashMap<NodeName, u64>>,
+    strangers: Arc<Strangers>,
     sessions: AtomicU64,
     stopping: CancellationToken,
 }
@@ -120,6 +128,7 @@ impl Link {
                 shares,
                 clock,
                 connected,
+                strangers: Strangers::new(STRANGERS_MAX, STRANGERS_OF_ONE_MAX),
                 sessions,
                 stopping,
             }),
@@ -141,6 +150,11 @@ impl Link {
         &self.shared.shares
     }
 
+    /// How many have come who are not admitted yet.
+    pub(crate) fn strangers(&self) -> usize {
+        self.shared.strangers.count()
+    }
+
     /// How many nodes are connected now.
     pub(crate) fn connected(&self) -> usize {
         self.shared.connected.lock().expect("no holder of this lock can panic").len()
@@ -155,6 +169,8 @@ impl service::link_server::Link for Link {
     type FollowStream = Answers;
 
     async fn follow(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Answers>, Status> {
+        let stranger = self.shared.strangers.let_in(request.remote_addr().map(|address| address.ip()));
+        let stranger = stranger.ok_or_else(|| Status::resource_exhausted("too many are about to be admitted"))?;
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(HELLO_MAX, incoming.next()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("expected Hello"))?;
@@ -168,7 +184,7 @@ impl service::link_server::Link for Link {
         let (out, outgoing) = mpsc::channel(WAITING_MAX);
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            if let Err(end) = shared.session(hello, incoming, &out).await {
+            if let Err(end) = shared.session(hello, stranger, incoming, &out).await {
                 match end {
                     End::Refused { reason, again } => {
                         tracing::warn!(reason, "node refused");
@@ -235,12 +251,14 @@ impl Shared {
     async fn session(
         &self,
         hello: model::link::Hello,
+        stranger: Stranger,
         incoming: Streaming<FromNode>,
         out: &Sending,
     ) -> Result<(), End> {
         let member = member(&hello)?;
         let program: String = hello.program.chars().take(100).collect();
         let (welcome, start) = self.welcome(&hello, &member, &program).await?;
+        drop(stranger);
         self.acknowledged.heard(&member.name, millis(self.clock.now()));
         let (joined, joins) = (Revision(welcome.head), welcome.joins);
         send(out, from_control::Is::Welcome(welcome)).await?;
@@ -287,6 +305,10 @@ impl Shared {
         // What is known here and now, not a look through the whole log: thousands of nodes may come back at once.
         let known = self.known_now().await?;
         let now_ms = millis(self.clock.now());
+        if self.state.admits_empty(&proof, member, &known.knowledge, now_ms).await? {
+            // Before what is kept of it is forgotten: whatever is written down from now on does not bring it back.
+            self.scheduler.emptied(&member.name).await;
+        }
         let admitted = self.state.admit(proof, member, &known.knowledge, program, now_ms).await?;
         // The membership is committed: only now is the head read (rule 8).
         let known = if made(Mistake::HeadBeforeMembership) { known } else { self.known_now().await? };

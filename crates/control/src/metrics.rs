@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::prefetch::JOBS_PER_NODE_MAX;
 
+use crate::api::OPEN_MAX;
+use crate::api::bodies::READING_MAX;
 use crate::known::Following;
-use crate::link::Link;
+use crate::link::{Link, STRANGERS_MAX};
 use crate::scheduler::{LOADED_JOBS_MAX, Scheduler};
 use crate::state::audit::ROWS_MAX;
 use crate::state::submit::{Accepting, OPEN_URLS_MAX, WAITING_MAX};
@@ -23,7 +25,7 @@ pub(crate) struct Requests {
 pub(crate) fn render(
     requests: &Requests,
     requests_open: usize,
-    requests_max: usize,
+    bodies_reading: usize,
     accepting: &Accepting,
     scheduler: &Scheduler,
     following: &Following,
@@ -38,7 +40,7 @@ pub(crate) fn render(
     let figures = link.collector();
     let shares = link.shares().counters();
     let counted = figures.counters();
-    let rows: [(&str, &str, u64); 36] = [
+    let rows: [(&str, &str, u64); 40] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         (
             "warmfront_api_requests_refused_total",
@@ -47,7 +49,9 @@ pub(crate) fn render(
         ),
         ("warmfront_api_requests_failed_total", "Requests answered with an error of ours.", load(&requests.failed)),
         ("warmfront_api_requests_open", "Requests under way.", requests_open as u64),
-        ("warmfront_api_requests_open_max", "Most requests that may be under way.", requests_max as u64),
+        ("warmfront_api_requests_open_max", "Most requests that may be under way.", OPEN_MAX as u64),
+        ("warmfront_api_bodies_reading", "Bodies of requests that are on their way in.", bodies_reading as u64),
+        ("warmfront_api_bodies_reading_max", "Most that may be.", READING_MAX as u64),
         ("warmfront_submissions_total", "Submissions committed.", load(&accepted.accepted)),
         ("warmfront_submission_commits_total", "Transactions they took.", load(&accepted.commits)),
         ("warmfront_submissions_waiting", "Submissions waiting to be written.", accepting.waiting() as u64),
@@ -79,6 +83,8 @@ pub(crate) fn render(
         ("warmfront_prefetch_jobs_retried_total", "Jobs given out again.", load(&jobs.retried)),
         ("warmfront_log_head", "Head of the log.", known.head.0),
         ("warmfront_nodes_connected", "Nodes connected.", connected as u64),
+        ("warmfront_link_strangers", "Streams of those who are not admitted yet.", link.strangers() as u64),
+        ("warmfront_link_strangers_max", "Most that may be open.", STRANGERS_MAX as u64),
         ("warmfront_swept_amounts_waiting", "Amounts swept that wait to be written down.", swept_waiting as u64),
         ("warmfront_swept_amounts_waiting_max", "Most that may wait; the oldest are left out.", swept_max as u64),
         ("warmfront_figures_reports_total", "Reports of nodes' figures written down.", load(&counted.taken)),

@@ -338,7 +338,7 @@ async fn tasks(
         (None, Some(_)) => (0, u64::MAX >> 1),
         (None, None) => (now_ms.saturating_sub(app.rules.task_history().as_millis() as u64), u64::MAX >> 1),
     };
-    let chunks = Filter { tasks: query.ids.unwrap_or_default(), domain: None, kinds, from_ms, to_ms };
+    let chunks = Filter { tasks: query.ids.unwrap_or_default(), domain: None, kinds, from_ms, to_ms, open: false };
     let status = query.status.map(|status| match status {
         TaskStatus::Refreshing => Status::Refreshing,
         TaskStatus::Complete => Status::Complete,

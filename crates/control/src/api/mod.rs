@@ -6,7 +6,7 @@
 //!
 //! # What always holds
 //!
-//! - At most [`OPEN_MAX`] requests are read and worked on at a time, each within [`BODY_BYTES_MAX`] and [`READ_MAX`].
+//! - At most [`OPEN_MAX`] requests are worked on at a time; their bodies were read before, within the bounds of `bodies`.
 //! - A nonce is spent only by a request whose signature was good: with the submission in the database when it changes
 //!   something, in memory when it only looks.
 //! - A call that changes something is in the audit log before it does, and one that policies refuse is in it too; what is refused
@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aliyun::{BODY_BYTES_MAX, Envelope, Fault, Format, Incoming, PAGES, Product, Refusal, Rendered, Request, Wording};
+use aliyun::{Envelope, Fault, Format, Incoming, PAGES, Product, Refusal, Rendered, Request, Wording};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Incoming as Body;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -44,22 +44,20 @@ use crate::state::accounts::AccessKey;
 use crate::state::audit::{OK, Record};
 use crate::state::millis;
 use crate::state::submit::{Note, Refused};
-
+use crate::strangers::Strangers;
+pub(crate) mod bodies;
 mod calls;
 mod errors;
 mod told;
 
 /// Requests worked on at a time; further ones are told to come back.
-const OPEN_MAX: usize = 512;
+pub(crate) const OPEN_MAX: usize = 512;
 
 /// Connections at a time; further ones wait to be taken.
 const CONNECTIONS_MAX: usize = 4096;
 
 /// How long a request's head and body may take to arrive.
 const READ_MAX: Duration = Duration::from_secs(30);
-
-/// Bytes of a body that is too long which are taken and dropped before the answer.
-const BODY_DRAINED_MAX: usize = 16 * BODY_BYTES_MAX;
 
 /// How long connections are given to end when stopping.
 const STOPPING_MAX: Duration = Duration::from_secs(4);
@@ -69,6 +67,7 @@ pub(crate) struct Door {
     app: App,
     rates: Rates,
     nonces: Nonces,
+    senders: Arc<Strangers>,
     open: Semaphore,
     requests: Requests,
     scheduler: Scheduler,
@@ -81,6 +80,7 @@ impl Door {
             app,
             rates: Rates::default(),
             nonces: Nonces::default(),
+            senders: bodies::senders(),
             open: Semaphore::new(OPEN_MAX),
             requests: Requests::default(),
             scheduler,
@@ -155,8 +155,9 @@ impl Door {
                 let (following, accepting) = (&self.app.following, &self.app.accepting);
                 // Counted by the permits themselves: a caller who leaves early gives his back too.
                 let open = OPEN_MAX - self.open.available_permits();
+                let reading = self.senders.count();
                 let text =
-                    metrics::render(&self.requests, open, OPEN_MAX, accepting, &self.scheduler, following, &self.link);
+                    metrics::render(&self.requests, open, reading, accepting, &self.scheduler, following, &self.link);
                 plain(StatusCode::OK, &text)
             }
             path => match path.strip_prefix(PAGES) {
@@ -190,12 +191,14 @@ impl Door {
             self.refused(refusal, envelope)
         };
 
-        let Ok(_open) = self.open.try_acquire() else {
+        let overloaded = || {
             let product = product(&head.uri, &headers);
             let wording = if product == Product::Vod { Wording::LegacyVod } else { Wording::Current };
-            return refused(&Refusal::of(Fault::Overload, wording), Format::of(&incoming(&[])), Some(product));
+            refused(&Refusal::of(Fault::Overload, wording), Format::of(&incoming(&[])), Some(product))
         };
-        let body = read_body(body).await;
+        let Some(body) = bodies::read(&self.senders, body, from).await else { return overloaded() };
+        // Only now: what is not here yet may never come.
+        let Ok(_open) = self.open.try_acquire() else { return overloaded() };
         match &body {
             Ok(body) => {
                 let incoming = incoming(body);
@@ -387,34 +390,6 @@ fn product(uri: &http::Uri, headers: &http::HeaderMap) -> Product {
     let pairs = uri.query().unwrap_or_default().split('&');
     let version = in_header.or_else(|| pairs.filter_map(|pair| pair.strip_prefix("Version=")).next());
     version.and_then(Product::of_version).unwrap_or(Product::Cdn)
-}
-
-async fn read_body(body: Body) -> Result<Bytes, Refusal> {
-    match tokio::time::timeout(READ_MAX, read_all(body)).await {
-        Ok(read) => read,
-        Err(_) => Err(Refusal::invalid("body", "it did not arrive in time")),
-    }
-}
-
-/// Reads a body within its bound. What is too long is still taken and dropped for a while: a client that is cut off while it
-/// sends never sees why.
-async fn read_all(mut body: Body) -> Result<Bytes, Refusal> {
-    let mut whole = Vec::new();
-    let mut came = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refusal::invalid("body", "it ended before its length"))?;
-        let Some(data) = frame.data_ref() else { continue };
-        came += data.len();
-        if came > BODY_DRAINED_MAX {
-            break;
-        }
-        if came <= BODY_BYTES_MAX {
-            whole.extend_from_slice(data);
-        } else {
-            whole = Vec::new();
-        }
-    }
-    if came > BODY_BYTES_MAX { Err(Refusal::too_large(BODY_BYTES_MAX)) } else { Ok(Bytes::from(whole)) }
 }
 
 fn http_response(rendered: Rendered, id: &str, retry_after: Option<Duration>) -> Response<Full<Bytes>> {

@@ -142,7 +142,8 @@ impl App {
         self.reach(at).await
     }
 
-    /// Takes a domain from the account. Nodes forget it and what they have of it; its name is free when all have.
+    /// Takes a domain from the account. Nodes forget it and what they have of it; its name is free when all have. Prefetches of it
+    /// that have not ended are cancelled: whoever has the name next has another origin and other rules of access.
     pub(crate) async fn remove_domain(
         &self,
         principal: &Principal,
@@ -158,6 +159,7 @@ impl App {
         settled(&known, row)?;
         let now_ms = millis(self.clock.now());
         let at = self.state.remove_domain(principal.account(), last, &row.detail, row.revision, now_ms).await;
+        self.accepting.nudge();
         self.reach(at).await
     }
 

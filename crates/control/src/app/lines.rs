@@ -11,7 +11,7 @@ use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::chunks::{Chunk, Filter, Kind, Outline};
 
 /// Chunks one query looks through for lines of a certain path or state.
-const CHUNKS_SEARCHED_MAX: usize = 20_000;
+pub(super) const CHUNKS_SEARCHED_MAX: usize = 20_000;
 
 /// The state of one line, as users see it.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +94,17 @@ impl App {
         let by_host = filter.host.as_deref() != chunks_filter.domain.as_deref();
         let within = by_host || filter.key.is_some() || filter.status.is_some();
         let mut page = Page { lines: Vec::new(), total: 0, open: BTreeMap::new() };
+        match filter.status {
+            Some(Status::Refreshing) => chunks_filter.open = true,
+            // Refreshes do not fail.
+            Some(Status::Failed) => {
+                let kinds = std::mem::replace(&mut chunks_filter.kinds, vec![Kind::Prefetch]);
+                if !kinds.is_empty() && !kinds.contains(&Kind::Prefetch) {
+                    return Ok(page);
+                }
+            }
+            Some(Status::Complete) | None => {}
+        }
         let mut searched = 0;
         let mut before = None;
         loop {
@@ -119,10 +130,14 @@ impl App {
                     }
                     at += outline.lines;
                 }
+                if let Some(key) = &filter.key {
+                    ids = self.with_object(&ids, key).await?;
+                }
                 let chunks = self.state.chunks(&ids).await?;
                 for outline in some {
                     match chunks.iter().find(|chunk| chunk.id == outline.id) {
                         Some(chunk) => self.pick(&known, chunk, filter, skip, size, &mut page),
+                        None if within => {}
                         None => page.total += outline.lines,
                     }
                 }
@@ -138,6 +153,13 @@ impl App {
             }
         }
         Ok(page)
+    }
+
+    /// Those of these chunks that have an object: what they have come to is much more than what they are about.
+    async fn with_object(&self, ids: &[u64], key: &UrlKey) -> Result<Vec<u64>, Denied> {
+        let paths = self.state.paths(ids).await?;
+        let has = |paths: &[String]| paths.iter().any(|path| key_of(path).as_ref() == Some(key));
+        Ok(paths.into_iter().filter(|(_, paths)| has(paths)).map(|(id, _)| id).collect())
     }
 
     fn pick(&self, known: &Known, chunk: &Chunk, filter: &LineFilter, skip: u64, size: usize, page: &mut Page) {

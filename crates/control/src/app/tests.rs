@@ -17,6 +17,8 @@ use crate::state::chunks::Filter;
 use crate::state::domains::{ChangedDomain, Doing, DomainDetail, DomainError};
 use crate::testing::{clock, domain, state, until};
 
+mod long;
+
 #[test]
 fn days_begin_at_midnight_in_the_zone_of_quotas() {
     let cases = [

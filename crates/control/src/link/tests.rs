@@ -4,7 +4,7 @@ use base64::Engine;
 use model::link::{Acknowledge, Heartbeat, Hello, JobsUnderWay, Reports};
 use model::{Cause, Coverage, Entry, Outcome, Report};
 use tempfile::TempDir;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use super::service::link_client::LinkClient;
 use super::*;
@@ -63,9 +63,19 @@ impl Rig {
 
     /// The same, to another replica.
     async fn connect_to(&self, control: &Control, hello: Hello) -> Node {
+        self.say_from([127, 0, 0, 1], control, hello).await
+    }
+
+    /// The link from one of this machine's addresses.
+    async fn channel(&self, from: [u8; 4], control: &Control) -> Channel {
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.authority)).domain_name(LINK_NAME);
         let address = format!("https://{}", control.link_address());
-        let channel = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
+        let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();
+        endpoint.local_address(Some(from.into())).connect().await.unwrap()
+    }
+
+    async fn say_from(&self, from: [u8; 4], control: &Control, hello: Hello) -> Node {
+        let channel = self.channel(from, control).await;
         let (say, said) = mpsc::channel(16);
         say.send(FromNode { is: Some(from_node::Is::Hello(hello)) }).await.unwrap();
         let answers = LinkClient::new(channel).follow(ReceiverStream::new(said)).await.unwrap().into_inner();
@@ -206,6 +216,37 @@ async fn who_has_no_place_is_refused_and_told_why() {
         assert_eq!(refused.again, may_try_again, "{why}");
     }
     assert_eq!(rig.state().head().await.unwrap().0, welcome.head, "nothing of it was logged");
+}
+
+/// Streams that nobody says anything on, from one address, until one is refused; nobody from elsewhere is.
+#[tokio::test]
+async fn who_says_nothing_keeps_out_nobody_from_elsewhere() {
+    let rig = Rig::start().await;
+    let control = rig.control.as_ref().unwrap();
+    let (ended, mut ends) = mpsc::channel(4 * STRANGERS_MAX);
+    let full = async {
+        // As many on each connection as it may have at a time.
+        for _ in 0..2 * STRANGERS_MAX / 200 {
+            let channel = rig.channel([127, 0, 0, 1], control).await;
+            for _ in 0..200 {
+                let (mut client, ended) = (LinkClient::new(channel.clone()), ended.clone());
+                tokio::spawn(async move {
+                    let silent = client.follow(tokio_stream::pending()).await;
+                    let _ = ended.send(silent.err().map(|status| status.code())).await;
+                });
+            }
+            while let Ok(code) = ends.try_recv() {
+                if code == Some(tonic::Code::ResourceExhausted) {
+                    return;
+                }
+            }
+        }
+        while ends.recv().await.expect("somebody waits") != Some(tonic::Code::ResourceExhausted) {}
+    };
+    soon("a stream that is refused", full).await;
+    let hello = Hello { join_token: rig.token.clone(), ..hello("n1") };
+    let mut node = rig.say_from([127, 0, 0, 2], control, hello).await;
+    assert!(!node.welcome().await.credential.is_empty());
 }
 
 #[tokio::test]
@@ -418,7 +459,7 @@ async fn figures_are_taken_once_and_go_to_whose_the_domain_was() {
     let mine = add("me").await;
     let detail = crate::state::domains::DomainDetail::default();
     let removed = state.remove_domain("me", domain("a.com"), &detail, mine, 0).await.unwrap();
-    state.forget_deleted(&[(domain("a.com").name, removed)]).await.unwrap();
+    state.forget_deleted(&[(domain("a.com").name, removed)], 0).await.unwrap();
     let yours = add("you").await;
 
     let report = |sequence, minutes| model::link::Figures { boot: 7, sequence, minutes, urls: Vec::new() };

@@ -182,6 +182,9 @@ impl Task {
                             let mut work = Work::new(chunk, &mut self.aims, &self.known);
                             // Functions may have changed since it was submitted.
                             work.begin_after(self.head);
+                            for node in &self.emptied {
+                                work.lost(node, &mut self.aims);
+                            }
                             work.line_up(&self.aims, &self.room);
                             queue.load(id, work);
                             self.account_of.insert(id, account.clone());

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use model::prefetch::JOBS_PER_NODE_MAX;
 use model::{Cause, Clock, Job, Knowledge, NodeName, Outcome, Report, Revision, UnderWay};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -177,6 +177,7 @@ struct Next {
 enum Event {
     Here { node: NodeName, session: u64, empty: bool, orders: mpsc::Sender<Order> },
     Gone { node: NodeName, session: u64 },
+    Emptied { node: NodeName, heard: oneshot::Sender<()> },
     Reports { node: NodeName, session: u64, reports: Vec<Report> },
     UnderWay { node: NodeName, session: u64, jobs: Vec<UnderWay> },
 }
@@ -211,6 +212,14 @@ impl Scheduler {
         let (orders, receiver) = mpsc::channel(MESSAGES_MAX);
         let _ = self.events.send(Event::Here { node: node.clone(), session, empty, orders }).await;
         (Leases { events: self.events.clone(), node: node.clone(), session }, receiver)
+    }
+
+    /// A node that is about to be admitted has nothing of what it held, and its session so far is over. On return nothing that is
+    /// kept from now on says that it has: what the database still says may be forgotten there.
+    pub(crate) async fn emptied(&self, node: &NodeName) {
+        let (heard, was_heard) = oneshot::channel();
+        let _ = self.events.send(Event::Emptied { node: node.clone(), heard }).await;
+        let _ = was_heard.await;
     }
 
     /// What it does, to be kept.
@@ -253,6 +262,8 @@ struct Task {
     room: HashMap<NodeName, usize>,
     /// Those that have just gone, and when.
     missed: HashMap<NodeName, Instant>,
+    /// Those that hold nothing and are not here yet: the database may say that they do until they are.
+    emptied: BTreeSet<NodeName>,
     accounts: BTreeMap<String, Queue>,
     account_of: HashMap<u64, String>,
     /// Chunks that have ended, which is not in the database yet.
@@ -292,6 +303,7 @@ impl Task {
             room: missed.keys().map(|name| (name.clone(), 0)).collect(),
             unlined: false,
             missed,
+            emptied: BTreeSet::new(),
             done: BTreeSet::new(),
             changed: BTreeSet::new(),
             leaving: BTreeSet::new(),
@@ -420,6 +432,7 @@ impl Task {
                 let session = Session { id: session, orders, leased: Leased::default(), untold: BTreeSet::new() };
                 self.sessions.insert(node.clone(), session);
                 self.missed.remove(&node);
+                self.emptied.remove(&node);
                 self.measure(&node);
                 if empty {
                     self.reaim(|work, aims| work.lost(&node, aims));
@@ -433,6 +446,14 @@ impl Task {
                     self.room.insert(node.clone(), 0);
                     self.missed.insert(node, Instant::now());
                 }
+            }
+            Event::Emptied { node, heard } => {
+                if let Some(session) = self.sessions.get(&node).map(|here| here.id) {
+                    self.take(Event::Gone { node: node.clone(), session });
+                }
+                self.reaim(|work, aims| work.lost(&node, aims));
+                self.emptied.insert(node);
+                let _ = heard.send(());
             }
             Event::Reports { node, session, reports } => {
                 for report in reports {

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::state::chunks::{Chunk, Filter, Progress};
+use crate::state::steering::Steer;
 use crate::testing::{clock, node, prefetch, soon, state, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -271,4 +272,38 @@ fn words_of_a_node_are_cut_short() {
     let long = Cause::Store("é".repeat(CAUSE_CHARS_MAX + 1));
     assert_eq!(shortened(long), Cause::Store("é".repeat(CAUSE_CHARS_MAX)));
     assert_eq!(shortened(Cause::OriginStatus(500)), Cause::OriginStatus(500));
+}
+
+#[tokio::test]
+async fn what_a_node_lost_is_not_kept_again_before_it_is_here() {
+    let dir = TempDir::new().unwrap();
+    let rig = Rig::start(state(&dir, &["p-1"]).await, clock()).await;
+    let mut p1 = rig.connect("p-1", 1).await;
+    rig.submit("loaded", "n", 2).await;
+    let of_loaded = p1.jobs(2).await;
+    rig.submit("paused", "n", 2).await;
+    let of_paused = p1.jobs(2).await;
+    for jobs in [&of_loaded, &of_paused] {
+        p1.resident(&jobs[..1]).await;
+    }
+    let holds = |chunk: &Chunk| residents(&chunk.progress) == 1;
+    rig.kept("loaded", "what is resident is kept", holds).await;
+    let paused = rig.kept("paused", "what is resident is kept", holds).await;
+    rig.state.steer("paused", &[paused.task], Steer::Pause, 1).await.unwrap().unwrap();
+    rig.accepting.nudge();
+    rig.loaded(2).await;
+
+    rig.scheduler.emptied(&node("p-1")).await;
+    assert!(
+        soon("the end of its session", p1.orders.recv()).await.is_none_or(|order| matches!(order, Order::Withdraw(_)))
+    );
+    p1.resident(&of_loaded[1..]).await;
+    rig.kept("loaded", "what it held is not resident", |chunk| residents(&chunk.progress) == 0).await;
+    // Read again from rows that nobody has cleared yet, or that were written before.
+    rig.state.steer("paused", &[paused.task], Steer::Resume, 2).await.unwrap().unwrap();
+    rig.accepting.nudge();
+    rig.kept("paused", "what it held is not resident", |chunk| residents(&chunk.progress) == 0).await;
+    let mut again = rig.connect("p-1", 2).await;
+    assert_eq!(again.jobs(4).await.len(), 4, "all of it is to be done again");
+    rig.stopping.cancel();
 }

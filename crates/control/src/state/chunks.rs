@@ -19,6 +19,17 @@ const MINUTE_MS: u64 = 60_000;
 /// Chunks of the tasks that one question names: some hundreds of tasks, of some hundreds of URLs each.
 const TASK_CHUNKS_MAX: u32 = 100_000;
 
+/// Open chunks that one question is about: the newest.
+const OPEN_CHUNKS_MAX: u32 = 100_000;
+
+/// Revisions of refreshes that are not complete.
+const OPEN_REFRESHES: &str = "SELECT DISTINCT revision FROM chunk \
+    WHERE finished_ms = 0 AND revision > 0 AND kind <> 'prefetch' ORDER BY revision LIMIT $1";
+
+/// Completes those of a range of revisions.
+const COMPLETE_REFRESHES: &str = "UPDATE chunk SET finished_ms = $1 \
+    WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3";
+
 /// Rows forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 2_000;
 
@@ -175,21 +186,24 @@ pub struct Filter {
     pub from_ms: u64,
     /// Submitted before or at.
     pub to_ms: u64,
+    /// Only those that have not ended.
+    pub open: bool,
 }
 
 // Our own words and our own numbers: nothing of a caller's text reaches a statement but through its parameters.
 impl Filter {
-    /// The chunks to choose from. Those of tasks are found by their tasks whatever else is asked for: a planner that does not know
-    /// how few they are would look through the account's whole history, in the order of the answer.
+    /// The chunks to choose from. Those of tasks are found by their tasks whatever else is asked for, and those that are open by
+    /// that: a planner that does not know how few they are would look through the account's whole history, in the order of the
+    /// answer. The account is bound to `$1`.
     fn chunks(&self) -> String {
         let ids: Vec<String> = self.tasks.iter().map(u64::to_string).collect();
-        if ids.is_empty() {
-            return "chunk".to_owned();
-        }
-        let ids = ids.join(",");
-        format!(
-            "(SELECT id, account, domain, kind, created_ms, lines FROM chunk WHERE task IN ({ids}) LIMIT {TASK_CHUNKS_MAX}) AS found"
-        )
+        let open = if self.open { " AND finished_ms = 0" } else { "" };
+        let which = match (ids.is_empty(), self.open) {
+            (true, false) => return "chunk".to_owned(),
+            (true, true) => format!("account = $1{open} ORDER BY id DESC LIMIT {OPEN_CHUNKS_MAX}"),
+            (false, _) => format!("task IN ({}){open} LIMIT {TASK_CHUNKS_MAX}", ids.join(",")),
+        };
+        format!("(SELECT id, account, domain, kind, created_ms, lines FROM chunk WHERE {which}) AS found")
     }
 
     /// The condition that a row is of the kinds and the domain asked for, behind others; the domain's name is bound to `domain`.
@@ -268,10 +282,12 @@ impl State {
             On::Sql(pool) => pool,
             On::Memory(tables) => return Ok(tables.count_lines(account, filter)),
         };
-        // Milliseconds before the first whole minute, whole minutes, milliseconds after the last. Tasks lie in no minute.
+        // Milliseconds before the first whole minute, whole minutes, milliseconds after the last. Tasks lie in no minute, nor does
+        // what is open.
         let (from, end) = (filter.from_ms, filter.to_ms.saturating_add(1));
         let (first, last) = (from.div_ceil(MINUTE_MS) * MINUTE_MS, end / MINUTE_MS * MINUTE_MS);
-        let (first, last) = if first < last && filter.tasks.is_empty() { (first, last) } else { (end, end) };
+        let (first, last) =
+            if first < last && filter.tasks.is_empty() && !filter.open { (first, last) } else { (end, end) };
         let (chunks, condition) = (filter.chunks(), filter.kind_and_domain("$6"));
         let sum = |table: &str, from: &str, end: &str| {
             format!("(SELECT COALESCE(SUM(lines), 0) FROM {table} WHERE account = $1 AND {from} AND {end}{condition})")
@@ -308,6 +324,22 @@ impl State {
         }
     }
 
+    /// The objects of the chunks of these ids, and nothing else of them.
+    pub async fn paths(&self, ids: &[u64]) -> Result<Vec<(u64, Vec<String>)>, StateError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.read()? {
+            On::Sql(pool) => {
+                let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+                let sql = format!("SELECT id, paths FROM chunk WHERE id IN ({})", ids.join(","));
+                let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await?;
+                rows.iter().map(|row| Ok((unsigned(row, "id")?, paths(row)?))).collect()
+            }
+            On::Memory(tables) => Ok(tables.chunks(ids).into_iter().map(|chunk| (chunk.id, chunk.paths)).collect()),
+        }
+    }
+
     /// Accounts with prefetches that have not ended, and how many chunks and objects those are.
     pub async fn open_accounts(&self) -> Result<Vec<(String, u64, u64)>, StateError> {
         match self.read()? {
@@ -329,12 +361,7 @@ impl State {
     pub async fn open_refreshes(&self, most: u32) -> Result<Vec<Revision>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
-                let rows = sqlx::query(
-                    "SELECT DISTINCT revision FROM chunk WHERE finished_ms = 0 AND revision > 0 AND kind <> 'prefetch' ORDER BY revision LIMIT $1",
-                )
-                .bind(i64::from(most))
-                .fetch_all(pool)
-                .await?;
+                let rows = sqlx::query(OPEN_REFRESHES).bind(i64::from(most)).fetch_all(pool).await?;
                 rows.iter().map(|row| revision(row, "revision")).collect()
             }
             On::Memory(tables) => Ok(tables.open_refreshes(most)),
@@ -348,17 +375,13 @@ impl State {
         let (from, to) = step.range;
         let finished_ms = step.completed_ms.max(1); // zero would be open
         let count = match writing.on() {
-            On::Sql(connection) => {
-                sqlx::query(
-                    "UPDATE chunk SET finished_ms = $1 WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3",
-                )
+            On::Sql(connection) => sqlx::query(COMPLETE_REFRESHES)
                 .bind(signed(finished_ms))
                 .bind(signed(from.0))
                 .bind(signed(to.0))
                 .execute(connection)
                 .await?
-                .rows_affected()
-            }
+                .rows_affected(),
             On::Memory(tables) => tables.complete_refreshes(from, to, finished_ms),
         };
         if count == 0 {
@@ -574,6 +597,10 @@ pub(super) async fn open_refresh_lines(writing: &mut Writing, domain: &DomainNam
     }
 }
 
+fn paths(row: &AnyRow) -> Result<Vec<String>, StateError> {
+    Ok(text(row, "paths")?.split('\n').map(str::to_owned).collect())
+}
+
 fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
     let id = unsigned(row, "id")?;
     let damaged = |what: &str| StateError::Corrupt { what: format!("chunk {id}: {what}") };
@@ -587,10 +614,31 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
         kind: Kind::parse(&text(row, "kind")?).ok_or_else(|| damaged("kind"))?,
         created_ms: unsigned(row, "created_ms")?,
         revision: revision(row, "revision")?,
-        paths: text(row, "paths")?.split('\n').map(str::to_owned).collect(),
+        paths: paths(row)?,
         params: json(row, "params")?,
         steering: steering::steering(row)?,
         finished_ms: unsigned(row, "finished_ms")?,
         progress: if progress.is_empty() { Progress::default() } else { json(row, "progress")? },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::testing::state;
+
+    #[tokio::test]
+    async fn refreshes_are_completed_without_a_look_at_open_prefetches() {
+        let dir = TempDir::new().unwrap();
+        let state = state(&dir, &[]).await;
+        let On::Sql(pool) = state.read().unwrap() else { panic!("it is a database") };
+        for statement in [OPEN_REFRESHES, COMPLETE_REFRESHES] {
+            let sql = format!("EXPLAIN QUERY PLAN {statement}");
+            let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| text(row, "detail").unwrap()).collect();
+            assert!(plan.len() == 1 && plan[0].contains("chunk_open_refresh"), "{statement}: {plan:?}");
+        }
+    }
 }

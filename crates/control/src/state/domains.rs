@@ -5,6 +5,7 @@
 //! - A name has one owner, over all accounts; so have a wildcard and what lies under it together.
 //! - A change of several domains is one transaction: their entries are in the log, or none is.
 //! - A domain that is being deleted keeps its name until [`State::forget_deleted`].
+//! - A name is free only when no prefetch of its last owner is open.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use sqlx::any::AnyRow;
 
 use super::labels::{forget_labels, put_label};
 use super::log::append;
+use super::steering::{CANCELLED_AT_ONCE, cancel_some};
 use super::{On, State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
 
 /// A domain as the control plane keeps it, beside what nodes know of it.
@@ -251,7 +253,8 @@ impl State {
         Ok(count)
     }
 
-    /// Takes a domain from its account, which was `last` at `seen`, and tells the nodes to forget it. Its name stays taken.
+    /// Takes a domain from its account, which was `last` at `seen`, and tells the nodes to forget it. Its open prefetches are
+    /// cancelled; what is left of them when this fails midway is when the name is let go. Its name stays taken.
     pub async fn remove_domain(
         &self,
         account: &str,
@@ -271,14 +274,27 @@ impl State {
         if !update_domain(&mut writing, &name, seen, change).await? {
             return Err(DomainError::Changed);
         }
+        let mut cancelled = cancel_some(&mut writing, account, &name, now_ms).await?;
         writing.commit().await?;
+        while cancelled == CANCELLED_AT_ONCE {
+            let mut writing = self.write().await?;
+            cancelled = cancel_some(&mut writing, account, &name, now_ms).await?;
+            writing.commit().await?;
+        }
         Ok(at)
     }
 
-    /// Lets go of the names of domains whose deletion, by the entry given for each, is done.
-    pub async fn forget_deleted(&self, deleted: &[(DomainName, Revision)]) -> Result<(), StateError> {
+    /// Lets go of the names of domains whose deletion, by the entry given for each, is done. One that has more open prefetches
+    /// than are cancelled at once keeps its name until it is asked for again.
+    pub async fn forget_deleted(&self, deleted: &[(DomainName, Revision)], now_ms: u64) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, at) in deleted {
+            // Whoever did not know yet that it is being deleted may have accepted more since.
+            if let Some((owner, Doing::Deleting)) = owner_and_doing(&mut writing, name.as_str()).await?
+                && cancel_some(&mut writing, &owner, name, now_ms).await? == CANCELLED_AT_ONCE
+            {
+                continue;
+            }
             let gone = match writing.on() {
                 On::Sql(connection) => {
                     sqlx::query("DELETE FROM domain WHERE name = $1 AND revision = $2 AND doing = 'deleting'")

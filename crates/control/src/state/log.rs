@@ -6,6 +6,9 @@ use sqlx::any::AnyRow;
 
 use super::{Counter, On, State, StateError, Writing, count_up, counter, revision, signed, text};
 
+/// Entries that are compacted away in one transaction.
+pub const COMPACTED_AT_ONCE: u64 = 2_000;
+
 /// An entry as it lies in the log, encoded once for database, wire and journal. Cheap to clone: every session sends the same
 /// bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,25 +100,42 @@ impl State {
         counter(self, Counter::Compacted).await.map(Revision)
     }
 
-    /// Forgets all but the newest `keep` invalidations; configuration is kept, for it makes up the knowledge.
+    /// Forgets all but the newest `keep` invalidations; configuration is kept, for it makes up the knowledge. Who is behind is told
+    /// so before anything goes. In many small transactions: whoever submits waits for none of them for long.
     pub async fn compact(&self, keep: u64) -> Result<(), StateError> {
-        let mut writing = self.write().await?;
-        let head = count_up(&mut writing, Counter::Revision, 0).await?;
-        let Some(to) = head.checked_sub(keep).filter(|to| *to > 0) else { return Ok(()) };
-        match writing.on() {
-            On::Sql(connection) => {
-                sqlx::query("DELETE FROM log WHERE kind = 'invalidate' AND revision <= $1")
-                    .bind(signed(to))
-                    .execute(&mut *connection)
-                    .await?;
-                sqlx::query("UPDATE counter SET value = $1 WHERE name = 'compacted' AND value < $1")
-                    .bind(signed(to))
-                    .execute(connection)
-                    .await?;
+        // The head only rises: what is old enough now stays so.
+        let Some(to) = self.head().await?.0.checked_sub(keep).filter(|to| *to > 0) else { return Ok(()) };
+        if self.compacted().await?.0 < to {
+            let mut writing = self.write().await?;
+            match writing.on() {
+                On::Sql(connection) => {
+                    sqlx::query("UPDATE counter SET value = $1 WHERE name = 'compacted' AND value < $1")
+                        .bind(signed(to))
+                        .execute(connection)
+                        .await?;
+                }
+                On::Memory(tables) => tables.set_compacted(Revision(to)),
             }
-            On::Memory(tables) => tables.compact(Revision(to)),
+            writing.commit().await?;
         }
-        writing.commit().await
+        loop {
+            let mut writing = self.write().await?;
+            let count = match writing.on() {
+                On::Sql(connection) => {
+                    let done = sqlx::query(
+                        "DELETE FROM log WHERE revision IN \
+                         (SELECT revision FROM log WHERE kind = 'invalidate' AND revision <= $1 ORDER BY revision LIMIT $2)",
+                    );
+                    let done = done.bind(signed(to)).bind(signed(COMPACTED_AT_ONCE)).execute(connection).await?;
+                    done.rows_affected()
+                }
+                On::Memory(tables) => tables.compact(Revision(to), COMPACTED_AT_ONCE),
+            };
+            writing.commit().await?;
+            if count < COMPACTED_AT_ONCE {
+                return Ok(());
+            }
+        }
     }
 
     /// What all entries up to the head add up to. The head is read first: entries become visible in order, so all up to

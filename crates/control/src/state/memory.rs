@@ -316,8 +316,11 @@ impl Tables {
         entries.map(|(at, row)| Logged { revision: *at, bytes: row.bytes.clone() }).collect()
     }
 
-    pub(super) fn compact(&mut self, to: Revision) {
-        drop_past(&mut self.log, u64::MAX, |at, row| row.filed == Filed::Invalidate && *at <= to);
+    pub(super) fn compact(&mut self, to: Revision, most: u64) -> u64 {
+        drop_past(&mut self.log, most, |at, row| row.filed == Filed::Invalidate && *at <= to)
+    }
+
+    pub(super) fn set_compacted(&mut self, to: Revision) {
         let compacted = &mut self.counters[Counter::Compacted as usize];
         *compacted = to.0.max(*compacted);
     }
@@ -426,6 +429,7 @@ impl Tables {
                 && filter.domain.as_ref().is_none_or(|domain| chunk.domain.as_str() == domain)
                 && (filter.kinds.is_empty() || filter.kinds.contains(&chunk.kind))
                 && (filter.tasks.is_empty() || filter.tasks.contains(&chunk.task))
+                && (!filter.open || chunk.finished_ms == 0)
         })
     }
 
@@ -500,10 +504,10 @@ impl Tables {
         }
     }
 
-    /// Forgets the progress of open prefetches in which `node` is named.
-    pub(super) fn begin_anew(&mut self, node: &NodeName) {
+    /// Forgets the progress of those of these chunks that are open and name `node`; `ids` rise.
+    pub(super) fn begin_anew(&mut self, ids: &[u64], node: &NodeName) {
         let named = |chunk: &Chunk| {
-            chunk.finished_ms == 0 && chunk.kind == Kind::Prefetch && chunk.progress.nodes.contains(node)
+            ids.binary_search(&chunk.id).is_ok() && chunk.finished_ms == 0 && chunk.progress.nodes.contains(node)
         };
         update(&mut self.chunks, named, |chunk| chunk.progress = Progress::default());
     }

@@ -16,8 +16,14 @@ const CREDENTIAL_CHARS: usize = 40;
 /// Of one member.
 const CREDENTIAL: &str = "SELECT credential FROM node WHERE name = $1";
 
+/// Of one invitation.
+const INVITATION: &str = "SELECT secret, expires_ms FROM join_token WHERE id = $1";
+
 /// Names in one statement.
 const NAMES_AT_ONCE: usize = 100;
+
+/// Open prefetches that are looked at in one transaction when a node comes that holds nothing.
+const BEGUN_ANEW_AT_ONCE: u32 = 500;
 
 /// What a connecting node shows.
 pub enum Proof<'a> {
@@ -35,6 +41,13 @@ pub enum Proof<'a> {
         /// Its secret.
         secret: &'a str,
     },
+}
+
+impl Proof<'_> {
+    /// Whether whoever shows it holds nothing of this log.
+    fn holds_nothing(&self) -> bool {
+        !matches!(self, Proof::Credential { of_this_log: true, .. })
+    }
 }
 
 /// How a node was let in. The membership is committed.
@@ -92,6 +105,18 @@ impl State {
         writing.commit().await
     }
 
+    /// Whether a node that shows this proof is about to be let in and holds nothing of what it may have held under its name before.
+    pub async fn admits_empty(
+        &self,
+        proof: &Proof<'_>,
+        member: &Member,
+        known: &Knowledge,
+        now_ms: u64,
+    ) -> Result<bool, StateError> {
+        let has_place = known.topology.pops.contains_key(&member.pop);
+        Ok(has_place && proof.holds_nothing() && self.is_good(proof, member, now_ms).await?)
+    }
+
     /// Lets a node in that shows a good proof, and commits its membership as it describes itself. `known` is what was
     /// known before; what is unchanged is not logged again.
     pub async fn admit(
@@ -105,30 +130,32 @@ impl State {
         if !known.topology.pops.contains_key(&member.pop) {
             return Err(AdmitError::NoPop(member.pop.to_string()));
         }
-        if let Proof::Credential { secret, of_this_log: true } = proof
-            && known.topology.members.get(&member.name) == Some(member)
-        {
-            // A member that comes back as it was changes nothing, so it takes no writer's turn: thousands may come back at
-            // once. Its credential stands only while its membership does, for both are removed together.
-            let kept = self.credential(&member.name).await?;
-            let good = kept.is_some_and(|kept| matches_fingerprint(secret, &kept));
-            return good.then_some(Admitted { credential: None }).ok_or(AdmitError::NotInvited);
+        // By a plain read: whoever is not let in takes no writer's turn. It is looked at again in the transaction.
+        if !self.is_good(&proof, member, now_ms).await? {
+            return Err(AdmitError::NotInvited);
+        }
+        if !proof.holds_nothing() && known.topology.members.get(&member.name) == Some(member) {
+            // A member that comes back as it was changes nothing, so it takes no writer's turn either: thousands may come back
+            // at once. Its credential stands only while its membership does, for both are removed together.
+            return Ok(Admitted { credential: None });
+        }
+        if proof.holds_nothing() {
+            // What open prefetches have resident there is not: they begin anew, and what others still hold is found there. Before
+            // it is a member, so that a member that comes back is known to hold what is kept of it.
+            self.begin_anew(&member.name).await?;
         }
         let mut writing = self.write().await?;
         // The lock of the log, before anything is read that the decision rests on.
         count_up(&mut writing, Counter::Revision, 0).await?;
-        let holds_nothing = !matches!(proof, Proof::Credential { of_this_log: true, .. });
         let credential = match proof {
             Proof::Credential { secret, .. } => {
-                let kept = kept_credential(&mut writing, &member.name).await?;
-                if !kept.is_some_and(|kept| matches_fingerprint(secret, &kept)) {
+                if !is_own(kept_credential(&mut writing, &member.name).await?, secret) {
                     return Err(AdmitError::NotInvited);
                 }
                 None
             }
             Proof::Token { id, secret } => {
-                let (kept, expires_ms) = invitation(&mut writing, id).await?.ok_or(AdmitError::NotInvited)?;
-                if !matches_fingerprint(secret, &kept) || expires_ms <= now_ms {
+                if !is_invited(kept_invitation(&mut writing, id).await?, secret, now_ms) {
                     return Err(AdmitError::NotInvited);
                 }
                 let credential = random_text(CREDENTIAL_CHARS);
@@ -136,10 +163,6 @@ impl State {
                 Some(credential)
             }
         };
-        if holds_nothing {
-            // What open prefetches have resident there is not: they begin anew, and what others still hold is found there.
-            begin_anew(&mut writing, &member.name).await?;
-        }
         // Whoever was invited anew may have been removed since `known` was read: its membership is logged in any case.
         if credential.is_some() || known.topology.members.get(&member.name) != Some(member) {
             append(&mut writing, &[Entry::Member(member.clone())]).await?;
@@ -219,6 +242,32 @@ impl State {
         writing.commit().await
     }
 
+    /// Whether a proof is good as far as a plain read can tell.
+    async fn is_good(&self, proof: &Proof<'_>, member: &Member, now_ms: u64) -> Result<bool, StateError> {
+        Ok(match proof {
+            Proof::Credential { secret, .. } => is_own(self.credential(&member.name).await?, secret),
+            Proof::Token { id, secret } => is_invited(self.invitation(id).await?, secret, now_ms),
+        })
+    }
+
+    /// Forgets what open prefetches in which a node is named have come to. In many small transactions: there may be a million of
+    /// them, and whoever submits waits for none of these for long.
+    async fn begin_anew(&self, name: &NodeName) -> Result<(), StateError> {
+        for (account, ..) in self.open_accounts().await? {
+            let mut after = 0;
+            loop {
+                let open = self.open_prefetches(&account, after, BEGUN_ANEW_AT_ONCE).await?;
+                let Some(last) = open.last() else { break };
+                let ids: Vec<u64> = open.iter().map(|chunk| chunk.id).collect();
+                let mut writing = self.write().await?;
+                begin_anew(&mut writing, &ids, name).await?;
+                writing.commit().await?;
+                after = last.id;
+            }
+        }
+        Ok(())
+    }
+
     /// The fingerprint of a member's credential, read without a turn to write.
     async fn credential(&self, name: &NodeName) -> Result<Option<String>, StateError> {
         match self.read()? {
@@ -227,6 +276,17 @@ impl State {
                 row.map(|row| text(&row, "credential")).transpose()
             }
             On::Memory(tables) => Ok(tables.credential(name)),
+        }
+    }
+
+    /// The fingerprint of an invitation's secret, and when it expires, read without a turn to write.
+    async fn invitation(&self, id: &str) -> Result<Option<(String, u64)>, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let row = sqlx::query(INVITATION).bind(id).fetch_optional(pool).await?;
+                row.map(|row| Ok((text(&row, "secret")?, unsigned(&row, "expires_ms")?))).transpose()
+            }
+            On::Memory(tables) => Ok(tables.invitation(id)),
         }
     }
 }
@@ -269,17 +329,40 @@ async fn kept_credential(writing: &mut Writing, name: &NodeName) -> Result<Optio
 }
 
 /// The fingerprint of an invitation's secret, and when it expires.
-async fn invitation(writing: &mut Writing, id: &str) -> Result<Option<(String, u64)>, StateError> {
+async fn kept_invitation(writing: &mut Writing, id: &str) -> Result<Option<(String, u64)>, StateError> {
     match writing.on() {
         On::Sql(connection) => {
-            let row = sqlx::query("SELECT secret, expires_ms FROM join_token WHERE id = $1")
-                .bind(id)
-                .fetch_optional(connection)
-                .await?;
+            let row = sqlx::query(INVITATION).bind(id).fetch_optional(connection).await?;
             row.map(|row| Ok((text(&row, "secret")?, unsigned(&row, "expires_ms")?))).transpose()
         }
         On::Memory(tables) => Ok(tables.invitation(id)),
     }
+}
+
+/// Forgets what those of these chunks that are open and name a node have come to.
+async fn begin_anew(writing: &mut Writing, ids: &[u64], name: &NodeName) -> Result<(), StateError> {
+    match writing.on() {
+        On::Sql(connection) => {
+            let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+            let sql = format!(
+                "UPDATE chunk SET progress = '' WHERE id IN ({}) AND finished_ms = 0 AND progress LIKE $1",
+                ids.join(",")
+            );
+            sqlx::query(AssertSqlSafe(sql)).bind(format!("%\"{name}\"%")).execute(connection).await?;
+        }
+        On::Memory(tables) => tables.begin_anew(ids, name),
+    }
+    Ok(())
+}
+
+/// Whether a member's credential is the secret that was shown.
+fn is_own(kept: Option<String>, secret: &str) -> bool {
+    kept.is_some_and(|kept| matches_fingerprint(secret, &kept))
+}
+
+/// Whether an invitation stands and has the secret that was shown.
+fn is_invited(kept: Option<(String, u64)>, secret: &str, now_ms: u64) -> bool {
+    kept.is_some_and(|(kept, expires_ms)| matches_fingerprint(secret, &kept) && expires_ms > now_ms)
 }
 
 /// Gives a node its credential; what one that is there has acknowledged stays.
@@ -309,18 +392,32 @@ async fn keep_credential(
     Ok(())
 }
 
-/// Forgets what open prefetches in which a node is named have come to.
-async fn begin_anew(writing: &mut Writing, name: &NodeName) -> Result<(), StateError> {
-    match writing.on() {
-        On::Sql(connection) => {
-            sqlx::query(
-                "UPDATE chunk SET progress = '' WHERE finished_ms = 0 AND kind = 'prefetch' AND progress LIKE $1",
-            )
-            .bind(format!("%\"{name}\"%"))
-            .execute(connection)
-            .await?;
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::testing::{member, soon, state};
+
+    #[tokio::test]
+    async fn who_is_not_let_in_waits_for_nobody_who_writes() {
+        let dir = TempDir::new().unwrap();
+        let state = state(&dir, &["p-1"]).await;
+        let (_, known) = state.knowledge().await.unwrap();
+        state.create_join_token("t", "secret", 100).await.unwrap();
+        let token = |secret| Proof::Token { id: "t", secret };
+        let writing = state.write().await.unwrap();
+        let strangers = [
+            (token("wrong"), 50),
+            (token("secret"), 100),
+            (Proof::Token { id: "none", secret: "secret" }, 50),
+            (Proof::Credential { secret: "wrong", of_this_log: false }, 50),
+        ];
+        for (proof, now_ms) in strangers {
+            let refused = soon("a refusal", state.admit(proof, &member("p-1"), &known, "1", now_ms)).await;
+            assert!(matches!(refused, Err(AdmitError::NotInvited)));
         }
-        On::Memory(tables) => tables.begin_anew(name),
+        drop(writing);
+        assert!(state.admit(token("secret"), &member("p-1"), &known, "1", 50).await.unwrap().credential.is_some());
     }
-    Ok(())
 }

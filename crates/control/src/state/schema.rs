@@ -111,6 +111,11 @@ const VERSIONS: &[&[&str]] = &[
         "UPDATE chunk SET from_ms = created_ms WHERE finished_ms = 0",
         "CREATE INDEX chunk_steered ON chunk (steered, id) WHERE steered > 0",
     ],
+    // Open refreshes are found without a look at the prefetches that are open, of which there may be many more.
+    &[
+        "CREATE INDEX chunk_open_refresh ON chunk (revision) WHERE finished_ms = 0 AND kind <> 'prefetch'",
+        "DROP INDEX chunk_revision",
+    ],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

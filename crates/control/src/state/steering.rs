@@ -8,11 +8,13 @@
 //!
 //! - Tasks that are named together are steered together or not at all.
 //! - A chunk that has ended is never steered; cancelling ends it, here and at once, whether anybody has it loaded or not.
+//! - Nothing is open of a domain that is gone: its prefetches are cancelled with it, whoever has the name later.
 //! - [`Steering::from_ms`] is the moment from which the deadline counts: a chunk may run from then on, and pauses move it.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use model::DomainName;
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -23,6 +25,9 @@ pub const PRIORITIES: RangeInclusive<u8> = 1..=9;
 
 /// The priority of a task that nobody gave one.
 pub const PRIORITY_USUAL: u8 = 5;
+
+/// Chunks that are cancelled in one transaction when their domain is deleted.
+pub(super) const CANCELLED_AT_ONCE: u64 = 2_000;
 
 /// How a chunk is steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,6 +272,29 @@ async fn set(writing: &mut Writing, number: u64, id: u64, steering: Steering) ->
         On::Memory(tables) => tables.steer(number, id, steering),
     }
     Ok(())
+}
+
+/// Cancels open prefetches of a domain of the account, at most [`CANCELLED_AT_ONCE`]; how many those were.
+pub(super) async fn cancel_some(
+    writing: &mut Writing,
+    account: &str,
+    domain: &DomainName,
+    now_ms: u64,
+) -> Result<u64, StateError> {
+    let number = count_up(writing, Counter::Chunk, 1).await?;
+    let now_ms = now_ms.max(1); // zero would be open
+    match writing.on() {
+        On::Sql(connection) => {
+            let sql = format!(
+                "UPDATE chunk SET cancelled_ms = $1, finished_ms = $1, steered = $2 WHERE id IN (SELECT id FROM chunk \
+                 WHERE account = $3 AND finished_ms = 0 AND kind = 'prefetch' AND domain = $4 LIMIT {CANCELLED_AT_ONCE})"
+            );
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(signed(now_ms)).bind(signed(number));
+            let done = query.bind(account).bind(domain.as_str()).execute(connection).await?;
+            Ok(done.rows_affected())
+        }
+        On::Memory(tables) => Ok(tables.cancel_some(number, account, domain, now_ms)),
+    }
 }
 
 /// Our own numbers, as a statement lists them.

@@ -49,3 +49,44 @@ async fn account_that_calls_too_often_is_throttled_over_all_actions() {
     assert_refused(&refused, 400, "Throttling.User", "Request was denied due to user flow control.");
     assert!((1..=50).contains(&wait_ms(&refused).1), "{refused:?}");
 }
+
+#[tokio::test]
+async fn bodies_that_never_come_close_the_door_to_their_own_address_alone() {
+    let rig = Rig::start("cdn-2024").await;
+    let mut half = Vec::new();
+    for _ in 0..128 {
+        let mut stream = TcpStream::connect(rig.control.api_address()).await.unwrap();
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nA").await.unwrap();
+        half.push(stream);
+    }
+    let metric = async |line: &str| {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let metrics = rig.send("GET", "/metrics", &[], "").await.body;
+            if metrics.lines().any(|shown| shown == line) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "waited in vain for {line}: {metrics}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    metric("warmfront_api_bodies_reading 128").await;
+    metric("warmfront_api_requests_open 0").await;
+    let quota = async || rig.ask(CDN, "DescribeRefreshQuota", &[]).await;
+    // In XML: which format it wants is in the body.
+    let refused = quota().await;
+    assert!(refused.status == 429 && refused.body.contains("<Code>TooManyRequests</Code>"), "{refused:?}");
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut elsewhere = elsewhere.connect(rig.control.api_address()).await.unwrap();
+    elsewhere
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1\r\n\r\nA")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    elsewhere.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "it was read, and was no call: {answer}");
+    drop(half);
+    metric("warmfront_api_bodies_reading 0").await;
+    assert_eq!(quota().await.status, 200);
+}

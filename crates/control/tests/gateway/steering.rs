@@ -80,6 +80,30 @@ async fn cancelled_task_has_failed_at_once_and_says_why() {
 }
 
 #[tokio::test]
+async fn tasks_of_a_domain_that_is_deleted_have_failed_and_do_not_come_back_with_its_name() {
+    let rig = Rig::with("cdn-2024", &[("action_qps", 10_000)], 0, |_| ()).await;
+    let later = timestamp(rig.clock.now() + Duration::from_secs(86_400));
+    let (paused, put_off) = (push(&rig, 0, &[]).await, push(&rig, 2, &[("NotBefore", &later)]).await);
+    assert_eq!(rig.ask(CDN, PAUSE, &[("TaskId", &paused)]).await.status, 200);
+    assert_eq!(rig.ask(CDN, "DeleteCdnDomain", &[("DomainName", "a.com")]).await.status, 200);
+    let cancelled = ("Failed".to_owned(), "cancelled before it was done".to_owned());
+    for task in [&paused, &put_off] {
+        assert_eq!(shown(&rig, task).await, [cancelled.clone(), cancelled.clone()]);
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while rig.ask(CDN, "DescribeCdnDomainDetail", &[("DomainName", "a.com")]).await.status != 404 {
+        assert!(tokio::time::Instant::now() < deadline, "the name never was free");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    rig.add_domain("a.com").await;
+    rig.clock.advance(Duration::from_secs(86_400));
+    for task in [&paused, &put_off] {
+        assert_refused(&rig.ask(CDN, RESUME, &[("TaskId", task)]).await, 400, "TaskEnded", "");
+        assert_eq!(shown(&rig, task).await[0], cancelled);
+    }
+}
+
+#[tokio::test]
 async fn deadline_counts_only_while_a_task_may_run() {
     let set = |config: &mut ControlConfig| config.prefetch_deadline_secs = 100;
     let rig = Rig::with("cdn-2024", &[("action_qps", 10_000)], 0, set).await;

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use control::state::State;
 use control::state::domains::{ChangedDomain, Doing, DomainDetail, DomainError, DomainRow, NewDomain};
 use control::state::labels::{LABELS_MAX, LabelError};
+use control::state::steering::{NotSteered, Steer, Steering};
+use control::state::submit::Accepting;
 use model::{Coverage, Domain, Revision, Source, SourceKind};
 
-use super::name;
+use super::{name, prefetch};
 
 fn domain(text: &str) -> Domain {
     let source = Source {
@@ -41,7 +43,7 @@ async fn row(state: &State, text: &str) -> Option<DomainRow> {
 async fn delete(state: &State, account: &str, text: &str) {
     let seen = row(state, text).await.unwrap().revision;
     let at = state.remove_domain(account, domain(text), &DomainDetail::default(), seen, 6).await.unwrap();
-    state.forget_deleted(&[(name(text), at)]).await.unwrap();
+    state.forget_deleted(&[(name(text), at)], 6).await.unwrap();
 }
 
 async fn change(state: &State, account: &str, domain: Domain, seen: Revision) -> Result<Revision, DomainError> {
@@ -147,13 +149,57 @@ pub(crate) async fn name_is_taken_until_its_deletion_is_done(state: &State) {
         let again = add(state, account, &["gone.com"], 7).await;
         assert!(matches!(again, Err(DomainError::Exists { own: is, deleting: true }) if is == own), "{again:?}");
     }
-    state.forget_deleted(&[(name("gone.com"), added)]).await.unwrap();
+    state.forget_deleted(&[(name("gone.com"), added)], 6).await.unwrap();
     assert!(row(state, "gone.com").await.is_some(), "it was another entry that deleted it");
-    state.forget_deleted(&[(name("gone.com"), at)]).await.unwrap();
+    state.forget_deleted(&[(name("gone.com"), at)], 6).await.unwrap();
     assert_eq!(row(state, "gone.com").await, None);
     add(state, "you", &["gone.com"], 8).await.unwrap();
     assert_eq!(state.labels_of("you", "gone.com").await.unwrap(), [], "labels went with the domain");
     delete(state, "you", "gone.com").await;
+}
+
+pub(crate) async fn prefetches_end_with_their_domain(state: &State) {
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    let submit = async |nonce: &str, account: &str, text: &str| {
+        let mut submission = prefetch(nonce, 2);
+        submission.account = account.into();
+        submission.charge.limit = None;
+        // Years from now, so that no deadline ends it.
+        (submission.groups[0].domain, submission.groups[0].steering) = (name(text), Steering::from(u64::MAX >> 2));
+        accepting.submit(submission).await.unwrap().tasks[0]
+    };
+    let open = async |account| state.open_prefetches(account, 0, 10).await.unwrap().len();
+    let added = add(state, "warms", &["ends.com", "stays.com"], 5).await.unwrap();
+    let ends = submit("ends 1", "warms", "ends.com").await;
+    state.steer("warms", &[ends], Steer::Pause, 7).await.unwrap().unwrap();
+    let stays = submit("ends 2", "warms", "stays.com").await;
+    let heard = (state.last_steering().await.unwrap(), u64::MAX >> 1);
+
+    let seen = Revision(added.0 - 1);
+    let detail = DomainDetail::default();
+    let at = state.remove_domain("warms", domain("ends.com"), &detail, seen, 8).await.unwrap();
+    let told = state.steered_after(heard, 10).await.unwrap();
+    assert_eq!(told.iter().map(|one| one.steering.cancelled_ms).collect::<Vec<_>>(), [8], "schedulers hear of it");
+    assert_eq!(open("warms").await, 1, "that of the other domain");
+    assert_eq!(
+        state.steer("warms", &[ends], Steer::Resume, 9).await.unwrap(),
+        Err(NotSteered::Ended(ends)),
+        "it cannot be brought back"
+    );
+
+    // Accepted by a control plane that had not read of the deletion.
+    submit("ends 3", "warms", "ends.com").await;
+    state.forget_deleted(&[(name("ends.com"), at)], 10).await.unwrap();
+    assert_eq!(open("warms").await, 1, "nothing is open of a name that is free");
+    add(state, "next", &["ends.com"], 11).await.unwrap();
+    submit("ends 4", "next", "ends.com").await;
+    state.forget_deleted(&[(name("ends.com"), at)], 12).await.unwrap();
+    assert_eq!(open("next").await, 1, "whoever has the name next is not concerned");
+
+    delete(state, "next", "ends.com").await;
+    delete(state, "warms", "stays.com").await;
+    assert_eq!((open("next").await, open("warms").await), (0, 0));
+    assert_eq!(state.steer("warms", &[stays], Steer::Pause, 9).await.unwrap(), Err(NotSteered::Ended(stays)));
 }
 
 pub(crate) async fn labels_are_bounded_and_found(state: &State) {

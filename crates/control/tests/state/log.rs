@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 
 use control::state::State;
+use control::state::log::COMPACTED_AT_ONCE;
+use control::state::memory::{Fault, Faults, Memory};
 use control::state::nodes::{AdmitError, Proof};
-use model::{Coverage, Entry, Isolation, Member, NodeName, Pop, PopName, Revision, Settings, Tier};
+use model::{
+    Coverage, Entry, Invalidation, Isolation, Member, Mode, NodeName, Pop, PopName, Revision, Scope, Settings, Tier,
+    UrlKey,
+};
 
 pub(crate) async fn log_is_read_in_order_and_compacted(state: &State) {
     let pop = Pop { name: PopName::parse("p").unwrap(), region: Coverage::Global, parents: BTreeMap::new() };
@@ -32,6 +37,26 @@ pub(crate) async fn log_is_read_in_order_and_compacted(state: &State) {
     );
     let (head, known) = state.knowledge().await.unwrap();
     assert_eq!((head, known.topology.pops.get(&pop.name)), (at, Some(&pop)));
+}
+
+/// Every commit but the last is kept, and the caller told that it failed: what is seen is what each left.
+#[tokio::test]
+async fn who_is_behind_is_told_so_before_entries_go_and_they_go_some_at_a_time() {
+    let (faults, scope) = (Faults::default(), Scope::File(UrlKey::new("a.com", "/1").unwrap()));
+    let one = Invalidation { scope, mode: Mode::Delete };
+    let state = Memory::default().open(&faults);
+    let count = 2 * COMPACTED_AT_ONCE + 5;
+    let entries: Vec<Entry> = (0..count).map(|_| Entry::Invalidate(vec![one.clone()])).collect();
+    state.append(&entries).await.unwrap();
+    let left = async || state.entries_after(Revision::ZERO, u32::MAX).await.unwrap().len() as u64;
+
+    for expected in [count, count - COMPACTED_AT_ONCE, 5] {
+        faults.push(Fault::AfterCommit);
+        state.compact(0).await.unwrap_err();
+        assert_eq!((state.compacted().await.unwrap(), left().await), (Revision(count), expected));
+    }
+    state.compact(0).await.unwrap();
+    assert_eq!((state.compacted().await.unwrap(), left().await), (Revision(count), 0));
 }
 
 pub(crate) async fn leases_count_while_somebody_may_go_by_them(state: &State) {

@@ -132,6 +132,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     domains::domains_belong_to_one_account(&state).await;
     domains::batches_of_domains_are_whole_or_not_at_all(&state).await;
     domains::name_is_taken_until_its_deletion_is_done(&state).await;
+    domains::prefetches_end_with_their_domain(&state).await;
     domains::labels_are_bounded_and_found(&state).await;
     domains::blocked_names_are_nobodys(&state).await;
     domains::proofs_stand_for_what_they_are_of(&state).await;

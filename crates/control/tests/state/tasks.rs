@@ -204,6 +204,7 @@ pub(crate) async fn lines_are_counted_as_they_are_listed(state: &State) {
                 span.clone(),
                 Filter { kinds: vec![Kind::RefreshDirectory, Kind::RefreshTag], ..span.clone() },
                 Filter { domain: Some("counted.com".into()), ..span.clone() },
+                Filter { open: true, ..span.clone() },
                 Filter { domain: Some("counted.com".into()), kinds: vec![Kind::Prefetch], ..span.clone() },
             ] {
                 let listed = state.outlines(account, &filter, None, 1_000).await.unwrap();

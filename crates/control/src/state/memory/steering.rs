@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use model::DomainName;
+
 use super::Tables;
 use crate::state::chunks::{Chunk, Kind};
-use crate::state::steering::{Standing, Steered, Steering};
+use crate::state::steering::{CANCELLED_AT_ONCE, Standing, Steered, Steering};
 
 fn standing(chunk: &Arc<Chunk>) -> Standing {
     Standing { id: chunk.id, urls: chunk.paths.len() as u64, steering: chunk.steering }
@@ -36,6 +38,22 @@ impl Tables {
             (chunk.steering, chunk.finished_ms) = (steering, steering.cancelled_ms);
             Arc::make_mut(&mut self.steered).insert(id, number);
         }
+    }
+
+    pub(in crate::state) fn cancel_some(
+        &mut self,
+        number: u64,
+        account: &str,
+        domain: &DomainName,
+        now_ms: u64,
+    ) -> u64 {
+        let open = self.open(true).filter(|chunk| chunk.account == account && chunk.domain == *domain);
+        let open = open.take(CANCELLED_AT_ONCE as usize).map(|chunk| (chunk.id, chunk.steering));
+        let open: Vec<(u64, Steering)> = open.collect();
+        for (id, steering) in &open {
+            self.steer(number, *id, Steering { cancelled_ms: now_ms, ..*steering });
+        }
+        open.len() as u64
     }
 
     pub(in crate::state) fn steered_after(&self, after: (u64, u64), most: u32) -> Vec<Steered> {

@@ -1,0 +1,101 @@
+//! Those who have come in and have not shown yet who they are: bounded, all of them, and those of one address.
+//!
+//! # What always holds
+//!
+//! - One address has a part of the room: whoever fills it keeps out nobody who comes from elsewhere.
+//! - An address that nobody is here from is not remembered.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Room for strangers.
+pub(crate) struct Strangers {
+    most: usize,
+    most_of_one: usize,
+    here: Mutex<HashMap<Option<IpAddr>, usize>>,
+}
+
+/// Somebody who was let in; he is gone when this is dropped.
+pub(crate) struct Stranger {
+    of: Arc<Strangers>,
+    from: Option<IpAddr>,
+}
+
+impl Strangers {
+    /// Room for `most`, of which `most_of_one` may be from one address.
+    pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Strangers> {
+        Arc::new(Strangers { most, most_of_one, here: Mutex::default() })
+    }
+
+    /// How many are here.
+    pub(crate) fn count(&self) -> usize {
+        self.here().values().sum()
+    }
+
+    /// Lets somebody in from an address, as far as that is known; `None` when there is no room for him.
+    pub(crate) fn let_in(self: &Arc<Strangers>, from: Option<IpAddr>) -> Option<Stranger> {
+        let from = from.map(network);
+        let mut here = self.here();
+        let (all, of_one) = (here.values().sum::<usize>(), here.get(&from).copied().unwrap_or_default());
+        if all >= self.most || of_one >= self.most_of_one {
+            return None;
+        }
+        here.insert(from, of_one + 1);
+        Some(Stranger { of: self.clone(), from })
+    }
+
+    fn here(&self) -> MutexGuard<'_, HashMap<Option<IpAddr>, usize>> {
+        self.here.lock().expect("no holder of this lock can panic")
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut here = self.of.here();
+        if let Some(count) = here.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                here.remove(&self.from);
+            }
+        }
+    }
+}
+
+/// Whom an address stands for: of IPv6, one who has any has a network of 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_takes_a_part_of_the_room_and_all_together_no_more_than_there_is() {
+        let strangers = Strangers::new(8, 3);
+        let address = |n: u8| Some(IpAddr::from([10, 0, 0, n]));
+        let fill = |n| std::iter::from_fn(|| strangers.let_in(address(n))).collect::<Vec<_>>();
+        let mut here = vec![fill(1), fill(2), fill(3)];
+        assert_eq!(here.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 2]);
+        assert_eq!(strangers.count(), 8);
+        assert!(strangers.let_in(address(4)).is_none() && strangers.let_in(None).is_none());
+        here[2].pop();
+        assert!(strangers.let_in(address(1)).is_none(), "it has its part");
+        drop(strangers.let_in(address(4)).expect("there is room for one"));
+        drop(here);
+        assert!(strangers.here().is_empty(), "whom nobody is here from is not remembered");
+    }
+
+    #[test]
+    fn neighbours_in_a_network_of_ipv6_are_one() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+}
