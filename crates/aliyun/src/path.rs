@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use model::UrlKey;
+use model::{PATH_BYTES_MAX, UrlKey};
 
 use crate::profile::LINES_PER_CALL_MAX;
 use crate::refusal::Fault;
@@ -81,7 +81,8 @@ impl ObjectPath {
         let key = UrlKey::new(host, path).map_err(|_| Fault::ObjectPath)?;
         let is_directory = key.path_and_query().ends_with('/') && !key.path_and_query().contains('?');
         let fits = match shape {
-            Shape::Prefetch => !is_directory,
+            // What nodes would not give to users cannot be warm.
+            Shape::Prefetch => !is_directory && key.path_and_query().len() <= PATH_BYTES_MAX,
             Shape::Directory => is_directory,
             Shape::File | Shape::Regex | Shape::IgnoreParams | Shape::Any => true,
         };
@@ -221,6 +222,10 @@ mod tests {
         let longest = format!("a.com/{}", "x".repeat(LINE_CHARACTERS_MAX - 6));
         assert!(ObjectPath::read(&longest, File).is_ok());
         assert_eq!(ObjectPath::read(&format!("{longest}x"), File), Err(Bad));
+        // Nine bytes each in a URL: nodes do not take it, so it cannot be prefetched.
+        let long = |characters| format!("a.com/{}", "中".repeat(characters));
+        assert!(ObjectPath::read(&long(910), Prefetch).is_ok() && ObjectPath::read(&long(911), File).is_ok());
+        assert_eq!(ObjectPath::read(&long(911), Prefetch), Err(Bad));
     }
 
     #[test]

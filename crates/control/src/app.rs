@@ -359,7 +359,8 @@ impl App {
         let names = named(&known, principal.account(), &objects);
         principal.may(permission.action, names.into_iter().map(|name| permission.on(name)))?;
         let pin = prefetch.pin.map(|(time, bytes_max)| Pin {
-            until: (millis(self.clock.now()) / 1000).saturating_add(time.as_secs()),
+            // It is kept for as long from when it may be fetched.
+            until: (millis(self.clock.now()).max(prefetch.not_before_ms) / 1000).saturating_add(time.as_secs()),
             owner: Pin::owner_of(principal.account()),
             bytes_max,
         });

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// Longest host in bytes (RFC 1035 §2.3.4).
 pub const HOST_BYTES_MAX: usize = 253;
 
+/// Longest path with its query that nodes take of a user, in bytes.
+pub const PATH_BYTES_MAX: usize = 8 << 10;
+
 /// Host and path-with-query of an object, normalised.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Written")]

@@ -38,7 +38,7 @@ pub use clock::{Clock, ManualClock, Moment};
 pub use domain::{Domain, DomainName, Scheme, Source, SourceKind};
 pub use functions::{Function, Functions};
 pub use invalidation::{Invalidation, Mode, Scope};
-pub use key::UrlKey;
+pub use key::{PATH_BYTES_MAX, UrlKey};
 pub use log::{Entry, Knowledge, Settings, Snapshot};
 pub use mistake::Mistake;
 pub use pattern::Pattern;

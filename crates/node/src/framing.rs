@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode, Version, request, response};
 use crate::metrics::Refusal;
 
 /// Longest path and query of a request, in bytes.
-pub(crate) const URL_BYTES_MAX: usize = 8 << 10;
+pub(crate) const URL_BYTES_MAX: usize = model::PATH_BYTES_MAX;
 
 /// Largest head of a request, in bytes, and most fields in it. For more fields than 100 hyper takes new memory with each request.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;

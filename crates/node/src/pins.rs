@@ -137,9 +137,14 @@ impl Pins {
         let remembered = self.journal.on(|journal| journal.pins()).await?;
         let mut over = Vec::new();
         for (key, pinned) in remembered {
+            let mut pinned = pinned;
             let again = pinned.until > secs(now)
                 && match self.store.pin(store::Key(key), &pinned.full_key, None).await {
-                    Ok(_) => true,
+                    // Another body may have taken its place since. What leads to one has none.
+                    Ok(bytes) => {
+                        pinned.bytes = if pinned.bytes > 0 { bytes } else { 0 };
+                        true
+                    }
                     Err(PinError::Absent) => false,
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "a pinned object is pinned no more");
@@ -271,7 +276,7 @@ impl Pins {
     }
 }
 
-fn secs(now: SystemTime) -> u64 {
+pub(crate) fn secs(now: SystemTime) -> u64 {
     now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

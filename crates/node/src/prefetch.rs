@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fill::{self, ArrivedBody, Purpose};
 use crate::head::ObjectKey;
-use crate::pins::NotPinned;
+use crate::pins::{self, NotPinned};
 use crate::pipeline::{ATTEMPTS_MAX, Found, Look, Pipeline, allowed};
 use crate::slices::Part;
 use crate::upstream;
@@ -433,6 +433,11 @@ impl Pipeline {
         let Some(pin) = &job.pin else { return Ok(()) };
         let marker = look.marker.map(|_| ObjectKey::bare(&wanted.url));
         let keys: Vec<ObjectKey> = std::iter::once(look.key.clone()).chain(marker).collect();
+        if pin.until <= pins::secs(self.knowing().clock().now()) {
+            return Err(NotPinned::For(Cause::NotPinned(
+                "the time until which it was to be pinned is over".to_owned(),
+            )));
+        }
         self.pins().pin(&keys, found.object.generation(), found.object.length(), pin).await
     }
 

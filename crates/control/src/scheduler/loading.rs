@@ -135,6 +135,10 @@ impl Task {
                     queue.stand(Standing { steering, ..chunk }, now_ms);
                 }
             }
+            if looked && counted.0 < queue.len() as u64 {
+                // Some of it was accepted by another control plane.
+                self.open.raise(account.clone(), queue.len() as u64, queue.urls());
+            }
             if looked && counted.0 > queue.len() as u64 {
                 // Some of it was cancelled before anybody here had heard of it.
                 let urls = counted.1.saturating_sub(queue.urls());

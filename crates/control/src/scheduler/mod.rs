@@ -264,6 +264,8 @@ struct Task {
     missed: HashMap<NodeName, Instant>,
     /// Those that hold nothing and are not here yet: the database may say that they do until they are.
     emptied: BTreeSet<NodeName>,
+    /// Nodes have come: there may be open what was not accepted here.
+    unsure: bool,
     accounts: BTreeMap<String, Queue>,
     account_of: HashMap<u64, String>,
     /// Chunks that have ended, which is not in the database yet.
@@ -304,6 +306,7 @@ impl Task {
             unlined: false,
             missed,
             emptied: BTreeSet::new(),
+            unsure: false,
             done: BTreeSet::new(),
             changed: BTreeSet::new(),
             leaving: BTreeSet::new(),
@@ -384,6 +387,14 @@ impl Task {
         if look.committed || self.heard.is_none() {
             self.hear().await?;
         }
+        if look.tick && self.unsure {
+            // What another control plane accepted is nobody's once that is gone and its nodes come here.
+            for (account, chunks, urls) in self.state.open_accounts().await? {
+                self.open.raise(account, chunks, urls);
+            }
+            self.unsure = false;
+            self.look_for_more();
+        }
         self.load(look.tick).await
     }
 
@@ -431,6 +442,7 @@ impl Task {
                 self.counters.here().insert(node.clone());
                 let session = Session { id: session, orders, leased: Leased::default(), untold: BTreeSet::new() };
                 self.sessions.insert(node.clone(), session);
+                self.unsure = true;
                 self.missed.remove(&node);
                 self.emptied.remove(&node);
                 self.measure(&node);

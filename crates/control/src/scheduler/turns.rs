@@ -264,3 +264,29 @@ async fn deadline_is_up_when_so_much_time_has_passed_whatever_the_wall_clock_was
     played.settle().await;
     assert!(finished_ms(&played).await > 0, "it is up");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_another_control_plane_accepted_is_worked_on_once_nodes_come_from_there() {
+    let mut played = Played::start(&["p-1"]).await;
+    let (other, _) = Accepting::start(played.state.clone()).await.unwrap();
+    let elsewhere = async |played: &Played, nonce: &str, urls| {
+        other.submit(prefetch("me", nonce, urls, millis(played.clock.now()))).await.unwrap();
+    };
+    played.settle().await;
+    elsewhere(&played, "left", 3).await;
+    played.settle().await;
+    played.connect("p-1");
+    played.settle().await;
+    let jobs = played.jobs("p-1");
+    assert_eq!(jobs.len(), 3);
+    played.report("p-1", &jobs, &RESIDENT);
+    played.settle().await;
+
+    // What is found beside what is accepted here does not hide what comes behind it.
+    elsewhere(&played, "beside", 2).await;
+    played.submit("me", "own", 2).await;
+    played.settle().await;
+    played.submit("me", "behind", 2).await;
+    played.settle().await;
+    assert_eq!(played.jobs("p-1").len(), 6);
+}

@@ -545,6 +545,11 @@ impl Task {
         most: u64,
         next_task: &mut u64,
     ) -> u64 {
+        // What is steered is steered by its task: it shares none with what waits for nothing.
+        if group.steering != Steering::from(group.steering.from_ms.min(submission.now_ms)) {
+            *next_task += 1;
+            return *next_task;
+        }
         let second = submission.now_ms / 1000;
         let shared = self
             .tasks

@@ -10,6 +10,8 @@ use control::state::memory::{Fault, Faults, Memory};
 use control::state::submit::{Accepted, Accepting, Group, OPEN_REFRESHES_MAX, QueueMax, Refused};
 use model::{Coverage, Entry, NodeName, Revision};
 
+use control::state::steering::Steering;
+
 use super::{all, name, prefetch, refresh, step};
 
 pub(crate) async fn submissions_are_whole_or_not_at_all(state: &State) {
@@ -57,6 +59,18 @@ pub(crate) async fn submissions_are_whole_or_not_at_all(state: &State) {
     assert!(accepting.submit(queue).await.is_ok());
     let kept = state.chunks(&[chunks[0].id]).await.unwrap();
     assert_eq!((kept[0].finished_ms, &kept[0].progress, &kept[0].paths), (1_000_500, &done, &chunks[0].paths));
+
+    // What is steered has a task of its own, by which it is steered on.
+    let mut tasks = Vec::new();
+    for (nonce, priority, later_ms) in [("usual 1", 5, 0), ("urgent 9", 9, 0), ("in a minute", 5, 60_000), ("usual 2", 5, 0)] {
+        let mut one = prefetch(nonce, 1);
+        (one.account, one.charge.limit) = ("another".into(), None);
+        let from_ms = one.now_ms + later_ms;
+        one.groups[0].steering = Steering { priority, ..Steering::from(from_ms) };
+        tasks.extend(accepting.submit(one).await.unwrap().tasks);
+    }
+    assert_eq!(tasks[0], tasks[3]);
+    assert!(tasks[1] != tasks[0] && tasks[2] != tasks[0] && tasks[1] != tasks[2], "{tasks:?}");
 
     // Directories have an id each, files share one; both are in the log before they are answered.
     let head = state.head().await.unwrap();

@@ -84,13 +84,17 @@ pub struct IpRange {
 impl IpRange {
     /// Reads `1.2.3.4`, `1.2.3.0/24` and the same of IPv6.
     pub fn parse(text: &str) -> Option<IpRange> {
+        let digits = |bits: &str| bits.bytes().all(|byte| byte.is_ascii_digit()).then(|| bits.parse::<u32>().ok())?;
         let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse().ok()?)),
+            Some((address, bits)) => (address, Some(digits(bits)?)),
             None => (text, None),
         };
-        let address: IpAddr = address.parse().ok()?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
+        let written: IpAddr = address.parse().ok()?;
+        let most = if written.is_ipv4() { 32 } else { 128 };
         let bits = bits.unwrap_or(most);
+        // One that is IPv4 written as IPv6 is compared as what it is, as far as it is one.
+        let address = if bits >= 96 || written.is_ipv4() { written.to_canonical() } else { written };
+        let bits = if written.is_ipv6() && address.is_ipv4() { bits - 96 } else { bits };
         (bits <= most).then_some(IpRange { address, bits })
     }
 

@@ -102,7 +102,7 @@ impl Fetch {
             "forward_scheme" => self.scheme = scheme(args)?,
             "https_origin_sni" => {
                 let on = args.only(&["enabled", "https_origin_sni"])?.on("enabled")?;
-                self.sni = if on { Some(host(args, "https_origin_sni")?) } else { None };
+                self.sni = if on { Some(server_name(args, "https_origin_sni")?) } else { None };
             }
             "forward_timeout" => {
                 let expected = "a number of seconds from 1 to 900";
@@ -150,8 +150,29 @@ impl ArgumentRewrite {
 fn host(args: &Args<'_>, name: &'static str) -> Result<String, BadArgument> {
     let expected = "a host name or an address";
     let text = args.required(name, expected)?;
-    let good = text.len() <= 253
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'));
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) if text.parse::<std::net::Ipv6Addr>().is_err() => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0);
+    let good = (is_name(host) || text.parse::<std::net::Ipv6Addr>().is_ok()) && port.is_none_or(is_port);
+    if good { Ok(text.to_ascii_lowercase()) } else { Err(BadArgument::Value { name, expected }) }
+}
+
+/// A name of labels that are not empty, or an address that looks like one.
+fn is_name(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// The name that TLS asks for: no address, no port.
+fn server_name(args: &Args<'_>, name: &'static str) -> Result<String, BadArgument> {
+    let expected = "a host name";
+    let text = args.required(name, expected)?;
+    let good = is_name(text) && text.parse::<std::net::Ipv4Addr>().is_err();
     if good { Ok(text.to_ascii_lowercase()) } else { Err(BadArgument::Value { name, expected }) }
 }
 

@@ -74,7 +74,7 @@ impl HeaderRule {
 
 /// Longest text that rules with expressions make of a path or of the value of a header, in bytes: what they make of each other's
 /// would grow without end.
-pub(super) const MADE_BYTES_MAX: usize = 8 << 10;
+pub(super) const MADE_BYTES_MAX: usize = crate::key::PATH_BYTES_MAX;
 
 /// A text with what `from` finds in it, first or everywhere, replaced; `None` where that is longer than may be.
 pub(super) fn replaced(from: &Regex, to: &str, all: bool, old: &[u8]) -> Option<Vec<u8>> {

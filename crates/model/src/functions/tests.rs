@@ -42,6 +42,14 @@ fn wrong_arguments_are_refused_by_name() {
         ("ali_remove_args", &[], "ali_remove_args"),
         ("range", &[("enable", "maybe")], "enable"),
         ("set_req_host_header", &[("domain_name", "http://a.com")], "domain_name"),
+        ("set_req_host_header", &[("domain_name", ":")], "domain_name"),
+        ("set_req_host_header", &[("domain_name", "a:b:c")], "domain_name"),
+        ("set_req_host_header", &[("domain_name", "a..b")], "domain_name"),
+        ("set_req_host_header", &[("domain_name", "a.b:99999")], "domain_name"),
+        ("https_origin_sni", &[("enabled", "on"), ("https_origin_sni", "a.com:443")], "https_origin_sni"),
+        ("https_origin_sni", &[("enabled", "on"), ("https_origin_sni", "a..b")], "https_origin_sni"),
+        ("https_origin_sni", &[("enabled", "on"), ("https_origin_sni", "1.2.3.4")], "https_origin_sni"),
+        ("ip_black_list_set", &[("ip_list", "1.2.3.4/+24")], "ip_list"),
         ("forward_scheme", &[("enable", "on"), ("scheme_origin", "ftp")], "scheme_origin"),
         (
             "forward_scheme",
@@ -562,5 +570,31 @@ fn key_of_a_signed_url_has_no_signature_left() {
     for (kind, path) in cases {
         let functions = one("aliauth", &[("auth_type", kind), ("auth_key1", "secret1")]);
         assert_eq!(functions.key(&UrlKey::new("a.com", &path).unwrap()).path_and_query(), "/a", "{path}");
+    }
+}
+
+#[test]
+fn address_is_in_a_list_however_it_is_written() {
+    let cases = [
+        // range              address             in it
+        ("::ffff:10.0.0.0/120", "10.0.0.7", true),
+        ("::ffff:10.0.0.0/120", "::ffff:10.0.0.7", true),
+        ("::ffff:10.0.0.0/120", "10.0.1.7", false),
+        ("10.0.0.0/24", "::ffff:10.0.0.7", true),
+        ("10.0.0.0/0", "192.0.2.1", true),
+        ("::/0", "2001:db8::1", true),
+        ("::/0", "192.0.2.1", false),
+    ];
+    for (range, address, expected) in cases {
+        let range = access::IpRange::parse(range).unwrap();
+        assert_eq!(range.has(address.parse().unwrap()), expected, "{range:?} {address}");
+    }
+}
+
+#[test]
+fn hosts_with_a_port_and_addresses_are_hosts() {
+    for host in ["a.com", "A_b.com:8080", "192.0.2.1", "192.0.2.1:80", "2001:db8::1"] {
+        let functions = one("set_req_host_header", &[("domain_name", host)]);
+        assert_eq!(functions.rules().fetch.host.as_deref(), Some(host.to_ascii_lowercase().as_str()));
     }
 }

@@ -349,6 +349,10 @@ async fn pinned_objects_and_variants_stay_whatever_else_is_pushed_and_a_refresh_
     let Outcome::Failed(Cause::NotPinned(words)) = warm(&node, &too_much).await else { panic!("refused") };
     assert!(words.contains("300000 bytes"), "{words}");
 
+    let over = Job { pin: Some(model::Pin { until: 1_700_000_000, ..pin.clone() }), ..job(6, "/flood/99", 0) };
+    let outcome = warm(&node, &over).await;
+    assert!(matches!(&outcome, Outcome::Failed(Cause::NotPinned(words)) if words.contains("is over")), "{outcome:?}");
+
     origin.put("/plain", Page::new("new"));
     node.refresh("/plain", Mode::Delete);
     assert_eq!(node.get("/plain").await.text(), "new", "fresh goes before pinned");

@@ -20,7 +20,7 @@ impl Open {
     }
 
     /// At least so much is open of an account.
-    pub(super) fn raise(&self, account: String, chunks: u64, urls: u64) {
+    pub(crate) fn raise(&self, account: String, chunks: u64, urls: u64) {
         let mut open = self.0.lock().expect("no holder of this lock can panic");
         let entry = open.entry(account).or_default();
         *entry = (entry.0.max(chunks), entry.1.max(urls));
