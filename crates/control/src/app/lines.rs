@@ -88,8 +88,11 @@ impl App {
         principal.may(permission.action, [permission.on(filter.host.as_deref().unwrap_or("*"))])?;
         let known = self.following.now();
         let mut chunks_filter = filter.chunks.clone();
-        let domain = filter.host.as_deref().and_then(|host| known.knowledge.domain_for(host));
-        chunks_filter.domain = domain.map(|domain| domain.name.to_string());
+        // A wildcard domain goes by its own name, which is no host.
+        chunks_filter.domain = filter.host.as_deref().and_then(|host| match host.starts_with('.') {
+            true => Some(host.to_owned()),
+            false => known.knowledge.domain_for(host).map(|domain| domain.name.to_string()),
+        });
         // All lines of a domain that is no wildcard are of one host.
         let by_host = filter.host.as_deref() != chunks_filter.domain.as_deref();
         let within = by_host || filter.key.is_some() || filter.status.is_some();
@@ -168,8 +171,9 @@ impl App {
         for (at, path) in chunk.paths.iter().enumerate() {
             let key = if filter.host.is_some() || filter.key.is_some() { key_of(path) } else { None };
             let host = key.as_ref().map(UrlKey::host);
-            if (filter.host.is_some() && filter.host.as_deref() != host) || (filter.key.is_some() && filter.key != key)
-            {
+            // A wildcard domain was looked for by its chunks.
+            let wanted = filter.host.as_deref().filter(|host| !host.starts_with('.'));
+            if (wanted.is_some() && wanted != host) || (filter.key.is_some() && filter.key != key) {
                 continue;
             }
             let progress = of_refresh.clone().unwrap_or_else(|| progress_of_prefetch(chunk, at));

@@ -527,6 +527,7 @@ async fn domains_are_each_accounts_own() {
 #[tokio::test]
 async fn lines_come_in_pages_newest_task_first() {
     let rig = Rig::start().await;
+    rig.add_domain(&me(), ".w.com").await.unwrap();
     let mut tasks = Vec::new();
     for n in 0..5 {
         let urls: Vec<String> = (0..3).map(|at| format!("a.com/{n}/{at}")).collect();
@@ -563,6 +564,11 @@ async fn lines_come_in_pages_newest_task_first() {
     let of = |tasks: &[u64]| LineFilter { chunks: Filter { tasks: tasks.to_vec(), ..all().chunks }, ..all() };
     assert_eq!(filtered(of(&tasks[1..3])).await, 6);
     assert_eq!(filtered(of(&[999_999])).await, 0, "a task that is not there has no lines");
+
+    rig.push(&me(), "w", &["x.w.com/1", "y.w.com/1"]).await.unwrap();
+    for (host, expected) in [(".w.com", 2), ("x.w.com", 1), ("w.com", 0)] {
+        assert_eq!(filtered(LineFilter { host: Some(host.into()), ..all() }).await, expected, "{host}");
+    }
 }
 
 const RECEIPT: Permission<'_> = Permission { action: "cdn:DescribeRefreshTaskReceipt", resource: "*" };

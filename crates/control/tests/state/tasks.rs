@@ -62,7 +62,9 @@ pub(crate) async fn submissions_are_whole_or_not_at_all(state: &State) {
 
     // What is steered has a task of its own, by which it is steered on.
     let mut tasks = Vec::new();
-    for (nonce, priority, later_ms) in [("usual 1", 5, 0), ("urgent 9", 9, 0), ("in a minute", 5, 60_000), ("usual 2", 5, 0)] {
+    for (nonce, priority, later_ms) in
+        [("usual 1", 5, 0), ("urgent 9", 9, 0), ("in a minute", 5, 60_000), ("usual 2", 5, 0)]
+    {
         let mut one = prefetch(nonce, 1);
         (one.account, one.charge.limit) = ("another".into(), None);
         let from_ms = one.now_ms + later_ms;
