@@ -12,9 +12,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body_util::BodyExt;
+use http::header::{ALLOW, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
@@ -37,11 +36,12 @@ use crate::listener::Handoff;
 use crate::metrics::{self, Metrics, Refusal};
 use crate::peer::{self, BadCaller};
 use crate::pins::Pins;
-use crate::respond::{AnswerBody, Reply, Said, Signs, X_CACHE};
+use crate::respond::{AnswerBody, Reply, Said, Signs};
 use crate::slices::{self, Part};
-use crate::upload::Upload;
-use crate::upstream::{self, AskError, From, Question};
+use crate::upstream::{self, AskError, From};
 use crate::wanted::Wanted;
+
+mod past;
 
 /// The one transfer coding that there is here.
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
@@ -598,134 +598,6 @@ impl Pipeline {
         let said = Said::forwarded(result, why, None, judged.age);
         let body = self.body(wanted, found);
         Some(reply.stored(&wanted.headers, &found.head, &body, now, said, judging))
-    }
-
-    /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.
-    async fn head(&self, wanted: Wanted, why: Forward, reply: Reply) -> Response<AnswerBody> {
-        for _ in 0..ATTEMPTS_MAX {
-            match self.pass(&wanted, wanted.shared(&self.signs).clone(), None, why, &reply).await {
-                Step::Answer(answer) => return answer,
-                Step::Again { .. } => {}
-            }
-        }
-        reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object is being refreshed faster than it can be fetched")
-    }
-
-    /// A request that goes past the stores, on every tier.
-    async fn bypass(
-        &self,
-        wanted: Wanted,
-        body: Incoming,
-        why: httpcache::Bypass,
-        reply: Reply,
-    ) -> Response<AnswerBody> {
-        let mut headers = httpcache::end_to_end(&wanted.headers);
-        // RFC 9110 §7.6.2.
-        if wanted.method == Method::OPTIONS
-            && let Some(left) = headers.get(MAX_FORWARDS).and_then(|left| left.to_str().ok()?.parse::<u64>().ok())
-        {
-            if left == 0 {
-                return reply.alive();
-            }
-            headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
-        }
-        headers.remove(HOST);
-        headers.remove(http::header::EXPECT); // answered by this node's own 100
-        headers.append(http::header::VIA, self.signs.via.clone());
-        // Of a GET and a HEAD the library takes it that there is none (RFC 9112 §6.3).
-        if wanted.headers.contains_key(TRANSFER_ENCODING) {
-            headers.remove(CONTENT_LENGTH);
-            headers.insert(TRANSFER_ENCODING, CHUNKED);
-        }
-        let (body, ended) = Upload::new(body);
-        let body = body.map_err(|error| Box::new(error) as _).boxed_unsync();
-        match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
-            Step::Answer(mut answer) => {
-                if let Some(bad) = ended.badly() {
-                    return reply.bad(bad);
-                }
-                // It came before the request was there whole, whose rest is not waited for.
-                if !ended.whole() && !reply.handoff.is_http2() {
-                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                if httpcache::invalidates(&wanted.method, answer.status()) {
-                    self.written(&wanted, answer.headers()).await;
-                }
-                answer
-            }
-            // Its body is gone, so it cannot be asked again.
-            Step::Again { .. } => reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object was refreshed meanwhile"),
-        }
-    }
-
-    /// Asks above and hands on what comes; judged where the fence speaks of such answers (fence, assumption 6).
-    async fn pass(
-        &self,
-        wanted: &Wanted,
-        headers: HeaderMap,
-        body: Option<upstream::UpBody>,
-        why: Forward,
-        reply: &Reply,
-    ) -> Step {
-        let (fetch, log) = self.knowing.begin_fetch(&wanted.url, wanted.asker);
-        let bypass = body.is_some();
-        let question = Question {
-            method: wanted.method.clone(),
-            key: wanted.url.clone(),
-            asked: wanted.asked(),
-            domain: wanted.domain.clone(),
-            headers,
-            fetch,
-            log,
-            passed: wanted.passed.clone(),
-            purpose: wanted.purpose,
-            refetch: wanted.refetch,
-            copy: None,
-            interim: reply.interim(),
-            again: false,
-            awaited: None,
-            wanted: None,
-        };
-        let mut answer = match self.fills.pass(question, body).await {
-            Ok(answer) => answer,
-            Err(error) => return Step::Answer(reply.unanswered(&error)),
-        };
-        let x_cache = answer.head.headers.remove(X_CACHE).filter(|_| answer.from != From::Origin);
-        let came = Came { from: answer.from.clone(), x_cache, status: answer.head.status };
-        let mut judging = None;
-        let mut age = None;
-        if upstream::is_fenced(&wanted.method) {
-            let mut held = self.knowing.judging();
-            let judged = self.judge_passed(&mut held, fetch.vouch(answer.age), log, &answer.head, wanted);
-            let Some(Judged { age: known_good, .. }) = judged.filter(may_pass) else {
-                self.metrics.overtaken.inc();
-                return Step::Again { alone: true };
-            };
-            judging = Some(held);
-            age = known_good;
-        }
-        let mut said = said(&came, why, age);
-        if bypass && came.from == From::Origin {
-            said.result = metrics::XCache::Bypass;
-        }
-        let headers = httpcache::end_to_end(&answer.head.headers);
-        Step::Answer(reply.passed(came.status, headers, answer.body, &said, judging))
-    }
-
-    /// What is stored under the URL of an unsafe request that did not fail is good no more, nor is what its answer names
-    /// (RFC 9111 §4.4).
-    async fn written(&self, wanted: &Wanted, answer: &HeaderMap) {
-        let asked = wanted.asked();
-        let others = httpcache::invalidated_too(wanted.authority.as_str(), &asked.path, answer);
-        let others = others.iter().filter_map(|path| UrlKey::new(&asked.host, path).ok());
-        let others = others.map(|url| wanted.domain.functions.key(&url));
-        // What is kept under the URL itself, too.
-        let own = UrlKey::new(&asked.host, &asked.path).ok().filter(|own| *own != wanted.url);
-        for url in std::iter::once(wanted.url.clone()).chain(own).chain(others) {
-            if let Err(error) = self.fills.forget(&url).await {
-                tracing::warn!(%url, error = &error as &dyn std::error::Error, "remove after an unsafe request");
-            }
-        }
     }
 }
 
