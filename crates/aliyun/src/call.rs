@@ -208,7 +208,10 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
         (Cdn, "DescribeTagResources") => Call::LabelsOf(labels::query(request, profile, true)?),
         (Cdn, "DescribeUserTags") => Call::LabelsOfAccount,
         (Cdn, "DescribeCdnRegionAndIsp") => Call::Places,
-        (Cdn, "DescribeL2VipsByDomain") => Call::Addresses(domains::name(request, profile)?),
+        (Cdn, "DescribeL2VipsByDomain") => {
+            request.params.get("DomainName").ok_or_else(|| Refusal::empty("\"DomainName\""))?;
+            Call::Addresses(domains::name(request, profile)?)
+        }
         (Cdn, "DescribeDomainCname") => Call::Cnames(domains::names(request, profile, "DomainName")?),
         (Cdn, "DescribeVerifyContent") | (Vod, "DescribeVodVerifyContent") => {
             Call::ProofContent(domains::name(request, profile)?)

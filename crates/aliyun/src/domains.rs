@@ -191,7 +191,12 @@ pub(crate) fn add(request: &Request, profile: &Profile, several: bool) -> Result
     let worded = |fault| Refusal::of(fault, profile.wording(request));
     let text = params.required("DomainName")?;
     let kind = match request.product {
-        Product::Cdn => Some(CdnType::named(params.required("CdnType")?).ok_or_else(|| worded(Fault::CdnType))?),
+        Product::Cdn => {
+            // So worded by the vendor.
+            let text = "The input parameter cdnType that is mandatory for processing this request is not supplied.";
+            let named = params.get("CdnType").ok_or_else(|| Refusal::new(400, "MissingParameter", text))?;
+            Some(CdnType::named(named).ok_or_else(|| worded(Fault::CdnType))?)
+        }
         Product::Vod => None,
     };
     let sources = params.required("Sources")?;
@@ -219,10 +224,19 @@ pub(crate) fn modify(request: &Request, profile: &Profile, several: bool) -> Res
     let worded = |fault| Refusal::of(fault, profile.wording(request));
     let names = match several {
         true => names(request, profile, "DomainName")?,
-        false => vec![name(request, profile)?],
+        false => vec![DomainName::parse(params.required("DomainName")?).map_err(|_| {
+            worded(match request.product {
+                Product::Cdn => Fault::DomainName,
+                Product::Vod => Fault::NewDomainName,
+            })
+        })?],
     };
     let read = |text| {
-        let fault = |bad: BadSources| if several { Fault::Sources } else { bad.of_change() };
+        let fault = |bad: BadSources| match (several, request.product, bad.of_change()) {
+            (true, _, _) => Fault::Sources,
+            (false, Product::Cdn, Fault::Sources) => Fault::ChangedSources,
+            (false, _, fault) => fault,
+        };
         sources::read(text, &names).map_err(|bad| worded(fault(bad)))
     };
     let sources = params.get("Sources").map(read).transpose()?;

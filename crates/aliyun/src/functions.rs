@@ -116,6 +116,9 @@ pub(crate) fn query(request: &Request, profile: &Profile) -> Result<FunctionQuer
 
 /// Reads what DeleteSpecificConfig deletes.
 pub(crate) fn delete(request: &Request, profile: &Profile) -> Result<DeleteFunctions, Refusal> {
+    for name in ["DomainName", "ConfigId"] {
+        request.params.get(name).ok_or_else(|| Refusal::empty(name))?;
+    }
     let domain = domains::name(request, profile)?;
     let ids = list(request.params.required("ConfigId")?);
     let bad = || Refusal::invalid("ConfigId", "a list of numbers is expected, split by commas, up to 200");

@@ -71,6 +71,11 @@ impl Refusal {
         Refusal::new(400, "MissingParameter", message)
     }
 
+    /// The wording of [`Refusal::missing`] on some pages, which differ in whether they quote the name.
+    pub(crate) fn empty(parameter: &str) -> Refusal {
+        Refusal::new(400, "MissingParameter", format!("The specified value of parameter {parameter} can not be empty."))
+    }
+
     /// The newer wording of [`Refusal::missing`], which has the parameter in the code.
     pub fn missing_for_action(parameter: &str) -> Refusal {
         Refusal::new(400, format!("Missing{parameter}"), format!("{parameter} is mandatory for this action."))
@@ -337,7 +342,9 @@ pub enum Fault {
     PageNumber,
     /// `PageSize` out of range.
     PageSize,
-    /// A domain name that is none, in a call that makes one.
+    /// Sources that are none, in a call that changes a domain of CDN.
+    ChangedSources,
+    /// A domain name that is none, in a call that makes one, or changes one of VOD.
     NewDomainName,
     /// A domain name that is none, elsewhere.
     DomainName,
@@ -536,6 +543,9 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
             (400, "InvalidCdnType.ValueNotSupported", "The specified value of parameter CdnType is not supported.")
         }
         Fault::Sources => (400, "InvalidSources.Malformed", "Specified Sources is malformed."),
+        Fault::ChangedSources => {
+            (400, "InvalidSources.Malformed", "The specific value of parameter Sources is malformed.")
+        }
         Fault::SourceType => (400, "InvalidSourceType.Malformed", "Specified SourceType is malformed."),
         // So worded by the vendor.
         Fault::SourcesExceeded => (400, "SourceIp.Exceed", "The Certificate you provided is malformed!"),

@@ -276,3 +276,55 @@ async fn places_and_names_are_told() {
     assert_eq!(names(&rig, &[("ResourceGroupId", "rg-default")]).await, ["a.com"]);
     assert_eq!(names(&rig, &[("ResourceGroupId", "rg-other")]).await, [""; 0]);
 }
+
+#[tokio::test]
+async fn what_is_missing_or_malformed_is_said_in_the_words_of_each_page() {
+    let rig = rig().await;
+    let sources = ("Sources", r#"[{"content":"10.0.0.9","type":"ipaddr"}]"#);
+    let a = ("DomainName", "a.com");
+    let (missing, malformed) = ("MissingParameter", "InvalidDomainName.Malformed");
+    type Parameters<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, &str, Parameters<'_>, &str, &str); 8] = [
+        (
+            CDN,
+            "DeleteSpecificConfig",
+            &[("ConfigId", "1")],
+            missing,
+            "The specified value of parameter DomainName can not be empty.",
+        ),
+        (CDN, "DeleteSpecificConfig", &[a], missing, "The specified value of parameter ConfigId can not be empty."),
+        (VOD, "DeleteVodSpecificConfig", &[a], missing, "The specified value of parameter ConfigId can not be empty."),
+        (
+            CDN,
+            "DescribeL2VipsByDomain",
+            &[],
+            missing,
+            "The specified value of parameter \"DomainName\" can not be empty.",
+        ),
+        (
+            CDN,
+            "AddCdnDomain",
+            &[("DomainName", "b.com"), sources],
+            missing,
+            "The input parameter cdnType that is mandatory for processing this request is not supplied.",
+        ),
+        (
+            CDN,
+            "ModifyCdnDomain",
+            &[a, ("Sources", "x")],
+            "InvalidSources.Malformed",
+            "The specific value of parameter Sources is malformed.",
+        ),
+        (
+            CDN,
+            "ModifyCdnDomain",
+            &[("DomainName", "a..com"), sources],
+            malformed,
+            "The specific value of parameter DomainName is malformed.",
+        ),
+        (VOD, "UpdateVodDomain", &[("DomainName", "a..com"), sources], malformed, "Specified DomainName is malformed."),
+    ];
+    for (version, action, parameters, code, message) in cases {
+        assert_refused(&rig.ask(version, action, parameters).await, 400, code, message);
+    }
+}
