@@ -266,7 +266,7 @@ impl Server {
     }
 
     fn begin<S: Stream>(&self, stream: S, client: Option<SocketAddr>, held: Held) {
-        self.tasks.spawn(serve_one(stream, client, Scheme::Http, self.front.clone(), self.http.clone(), held));
+        self.tasks.spawn(serve_one(stream, client, Transport::Plain, self.front.clone(), self.http.clone(), held));
     }
 
     /// The same by TLS.
@@ -282,7 +282,7 @@ impl Server {
         self.tasks.spawn(async move {
             if let Some(Some(stream)) = stopping.run_until_cancelled(shaken).await {
                 let named = stream.get_ref().1.server_name().map(Box::from);
-                serve_one(stream, Some(client), Scheme::Https(named), front, http, held).await;
+                serve_one(stream, Some(client), Transport::Tls(named), front, http, held).await;
             }
         });
     }
@@ -295,17 +295,17 @@ impl Server {
     }
 }
 
-/// How a client came.
-pub(crate) enum Scheme {
-    Http,
-    /// By TLS, asking for this name.
-    Https(Option<Box<str>>),
+/// What carries HTTP for a client.
+pub(crate) enum Transport {
+    Plain,
+    /// Asked for under this name.
+    Tls(Option<Box<str>>),
 }
 
 async fn serve_one<S: Stream>(
     mut stream: S,
     client: Option<SocketAddr>,
-    scheme: Scheme,
+    transport: Transport,
     front: Arc<Front>,
     http: Arc<Http>,
     _held: Held,
@@ -314,7 +314,7 @@ async fn serve_one<S: Stream>(
     let greeting = front.stopping.run_until_cancelled(greet(&mut stream, &metrics)).await;
     let Some(Some(greeting)) = greeting else { return };
     let http2 = greeting.http2;
-    let handoff = Arc::new(Handoff::new(front.clone(), http.names.clone(), http2, scheme, client));
+    let handoff = Arc::new(Handoff::new(front.clone(), http.names.clone(), http2, transport, client));
     let mut connection = Connection::new(stream, greeting, handoff.clone());
     if !http2 {
         match front.stopping.run_until_cancelled(connection.plain()).await {
@@ -444,13 +444,13 @@ impl Handoff {
         front: Arc<Front>,
         names: Arc<Names>,
         queues: bool,
-        scheme: Scheme,
+        transport: Transport,
         client: Option<SocketAddr>,
     ) -> Handoff {
         let blocked = AtomicBool::new(false);
-        let (secure, named) = match scheme {
-            Scheme::Http => (false, None),
-            Scheme::Https(named) => (true, named.map(|named| named.to_ascii_lowercase().into())),
+        let (secure, named) = match transport {
+            Transport::Plain => (false, None),
+            Transport::Tls(named) => (true, named.map(|named| named.to_ascii_lowercase().into())),
         };
         Handoff {
             front,

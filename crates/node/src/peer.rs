@@ -34,8 +34,8 @@ pub(crate) const KEY: HeaderName = HeaderName::from_static("warmfront-key");
 /// On a request, for which refetch it is asked: a copy that was fetched for an earlier one or for none will not do. On an answer, for
 /// which refetch its body was fetched.
 pub(crate) const REFETCH: HeaderName = HeaderName::from_static("warmfront-refetch");
-/// On a request with a condition, of which answer of an origin its sender has a copy, zero when it does not know; on an answer, of which
-/// its body is a copy. Validators do not say it: an origin may give other bytes the same date, or the same tag.
+/// On a request that is to confirm a body, of which answer of an origin that is a copy, zero when its sender does not know; on an
+/// answer, of which its body is one. Validators do not say it: an origin may give other bytes the same date, or the same tag.
 pub(crate) const COPY: HeaderName = HeaderName::from_static("warmfront-copy");
 /// `https`, on a request for a user who came by TLS: some origins are asked by the scheme that users come by.
 pub(crate) const SCHEME: HeaderName = HeaderName::from_static("warmfront-scheme");
@@ -61,7 +61,7 @@ pub(crate) struct Caller {
     pub(crate) verbatim: bool,
     /// Of a node: for which refetch it asks; zero for none.
     pub(crate) refetch: u64,
-    /// Of a node that asks under a condition: of which answer it has a copy.
+    /// Of a node that has something confirmed: of which answer that is a copy.
     pub(crate) copy: Option<u64>,
 }
 

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    AGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, LOCATION, RANGE, RETRY_AFTER, VIA,
+    AGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE,
+    RETRY_AFTER, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use httpcache::{CacheStatus, Forward};
@@ -48,7 +48,7 @@ const RETRY_AFTER_SECS: u64 = 2;
 /// Who is answered.
 pub(crate) struct Reply {
     pub(crate) method: Method,
-    /// Of a child that asks under a condition: of which answer it has a copy.
+    /// Of a child that has something confirmed: of which answer that is a copy.
     pub(crate) copy: Option<u64>,
     pub(crate) asker: Asker,
     /// What a user is told by the domain's functions.
@@ -321,16 +321,13 @@ impl Reply {
     }
 }
 
-/// A request without its conditions; a part that was asked for under one is not.
+/// A request to confirm what somebody has, as one for what there is.
 fn unconditional(request: &HeaderMap) -> HeaderMap {
-    let mut whole = request.clone();
-    if whole.remove(IF_RANGE).is_some() {
-        whole.remove(RANGE);
+    let mut plain = request.clone();
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
+        plain.remove(name);
     }
-    for name in [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE] {
-        whole.remove(name);
-    }
-    whole
+    plain
 }
 
 /// The request of somebody to whom the object went out compressed as he may have it: a date in `If-Range` does not say which bytes he

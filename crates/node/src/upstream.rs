@@ -102,7 +102,7 @@ pub(crate) struct Question {
     pub(crate) purpose: Purpose,
     /// For which refetch; zero for none.
     pub(crate) refetch: u64,
-    /// Where there is a condition, of which answer there is a copy.
+    /// Where something is to be confirmed, of which answer that is a copy.
     pub(crate) copy: Option<u64>,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,

@@ -45,6 +45,7 @@ use crate::state::audit::{OK, Record};
 use crate::state::millis;
 use crate::state::submit::{Note, Refused};
 use crate::strangers::Strangers;
+
 pub(crate) mod bodies;
 mod calls;
 mod errors;

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use model::{Cause, DomainName, Knowledge};
+use tokio::time::Instant;
 
 use super::Task;
 use super::aims::Aims;
@@ -21,6 +23,9 @@ const LOADS_AT_ONCE: usize = 16;
 
 /// Open chunks that are looked at, without their objects, at a time.
 const STANDING_AT_ONCE: u32 = 5_000;
+
+/// How often at most what is open is counted in the database, which looks at all of it.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// Chunks that were steered, read at a time.
 const STEERED_AT_ONCE: u32 = 1_000;
@@ -45,6 +50,27 @@ impl Task {
             self.reaim(|work, aims| work.kept_otherwise(&names, &known, now.head, aims));
         }
         self.known = known;
+    }
+
+    /// Notes of which accounts more is open than is known.
+    pub(super) fn look_for_more(&mut self) {
+        for (account, chunks) in self.open.chunks() {
+            let queue = self.accounts.entry(account).or_insert_with(|| Queue::new(self.bounds.chunk));
+            queue.more |= chunks > queue.len() as u64;
+        }
+    }
+
+    /// Counts anew what is open: what another control plane accepted is nobody's once that is gone and its nodes have come here.
+    pub(super) async fn count_open(&mut self) -> Result<(), StateError> {
+        if self.counted.is_some_and(|counted| counted.elapsed() < COUNT_EVERY) {
+            return Ok(());
+        }
+        for (account, chunks, urls) in self.state.open_accounts().await? {
+            self.open.raise(account, chunks, urls);
+        }
+        (self.unsure, self.counted) = (false, Some(Instant::now()));
+        self.look_for_more();
+        Ok(())
     }
 
     /// Hears how chunks were steered, here or by another control plane.

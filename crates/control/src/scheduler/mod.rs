@@ -264,8 +264,9 @@ struct Task {
     missed: HashMap<NodeName, Instant>,
     /// Those that hold nothing and are not here yet: the database may say that they do until they are.
     emptied: BTreeSet<NodeName>,
-    /// Nodes have come: there may be open what was not accepted here.
+    /// Nodes have come: there may be open what was not accepted here. And when that was looked at last.
     unsure: bool,
+    counted: Option<Instant>,
     accounts: BTreeMap<String, Queue>,
     account_of: HashMap<u64, String>,
     /// Chunks that have ended, which is not in the database yet.
@@ -307,6 +308,7 @@ impl Task {
             missed,
             emptied: BTreeSet::new(),
             unsure: false,
+            counted: None,
             done: BTreeSet::new(),
             changed: BTreeSet::new(),
             leaving: BTreeSet::new(),
@@ -388,21 +390,9 @@ impl Task {
             self.hear().await?;
         }
         if look.tick && self.unsure {
-            // What another control plane accepted is nobody's once that is gone and its nodes come here.
-            for (account, chunks, urls) in self.state.open_accounts().await? {
-                self.open.raise(account, chunks, urls);
-            }
-            self.unsure = false;
-            self.look_for_more();
+            self.count_open().await?;
         }
         self.load(look.tick).await
-    }
-
-    fn look_for_more(&mut self) {
-        for (account, chunks) in self.open.chunks() {
-            let queue = self.accounts.entry(account).or_insert_with(|| Queue::new(self.bounds.chunk));
-            queue.more |= chunks > queue.len() as u64;
-        }
     }
 
     fn deadline_ms(&self) -> u64 {

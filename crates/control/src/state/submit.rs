@@ -11,7 +11,7 @@
 //!   answer.
 //! - The queue in front is [`WAITING_MAX`] long; when it is full the caller is told at once ([`Refused::Busy`]).
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,10 +28,12 @@ use super::{Counter, State, StateError, Writing, count_up, spending};
 
 mod notes;
 mod open;
+mod used;
 
 pub use notes::Note;
 use notes::RefusedCounts;
 pub use open::Open;
+use used::Used;
 
 /// Submissions waiting to be written.
 pub const WAITING_MAX: usize = 1024;
@@ -620,48 +622,6 @@ fn cut_paths(paths: &[String]) -> impl Iterator<Item = &[String]> {
 
 fn prefetch_urls(submission: &Submission) -> u64 {
     submission.groups.iter().filter(|group| group.kind == Kind::Prefetch).map(|group| group.paths.len() as u64).sum()
-}
-
-/// What a batch has spent, on top of what is in the database.
-#[derive(Default)]
-struct Used {
-    days: BTreeMap<(String, u64, &'static str), (u64, bool)>,
-    minutes: HashMap<(DomainName, &'static str), u64>,
-    /// Calls and URLs that are to be prefetched, by account.
-    open: HashMap<String, (u64, u64)>,
-    refreshing: HashMap<DomainName, u64>,
-}
-
-impl Used {
-    async fn spent(
-        &mut self,
-        writing: &mut Writing,
-        account: &str,
-        day: u64,
-        bucket: &'static str,
-    ) -> Result<u64, StateError> {
-        if let Some((spent, _)) = self.days.get(&(account.to_owned(), day, bucket)) {
-            return Ok(*spent);
-        }
-        let spent = spending::spent(writing, account, day, bucket).await?;
-        self.days.insert((account.to_owned(), day, bucket), (spent, false));
-        Ok(spent)
-    }
-
-    fn spend(&mut self, account: &str, day: u64, bucket: &'static str, units: u64) {
-        let entry = self.days.entry((account.to_owned(), day, bucket)).or_default();
-        *entry = (entry.0 + units, true);
-    }
-
-    async fn keep(&self, writing: &mut Writing) -> Result<(), StateError> {
-        for ((account, day, bucket), (spent, changed)) in &self.days {
-            if !changed {
-                continue;
-            }
-            spending::set_spent(writing, account, *day, bucket, *spent).await?;
-        }
-        Ok(())
-    }
 }
 
 /// Writes chunks, and the log entries of those that invalidate.

@@ -609,8 +609,7 @@ impl FillTask<'_> {
                 return None;
             }
             // Nobody waits for an answer any more when it is there: they read it.
-            let question =
-                Question { again: true, wanted: None, copy: Some(head.copy), ..self.question(headers.clone()) };
+            let question = Question { again: true, wanted: None, ..self.question(headers.clone()) };
             let cause = match self.fills.upstream.ask(&question, None).await {
                 Ok(Answer { head: came, body, .. })
                     if httpcache::continues(&head.headers, from, length, came.status, &came.headers) =>
