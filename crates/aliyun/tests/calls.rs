@@ -557,7 +557,7 @@ fn faults_of_domain_calls() {
     let sources = ("Sources", r#"[{"content":"1.2.3.4","type":"ipaddr"}]"#);
     let cases: &[(&str, Params<'_>, &str, &str)] = &[
         ("AddCdnDomain", &[kind, sources], "MissingParameter", "\"DomainName\""),
-        ("AddCdnDomain", &[name, sources], "MissingParameter", "\"CdnType\""),
+        ("AddCdnDomain", &[name, sources], "MissingParameter", "parameter cdnType that"),
         ("AddCdnDomain", &[name, kind], "MissingParameter", "\"Sources\""),
         ("AddCdnDomain", &[("DomainName", "a"), kind, sources], "InvalidDomainName.Malformed", "Specified DomainName"),
         ("AddCdnDomain", &[name, ("CdnType", "live"), sources], "InvalidCdnType.Malformed", ""),
