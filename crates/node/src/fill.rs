@@ -12,9 +12,11 @@
 //! - A body that ends early is never stored, and whoever reads it is cut off: nobody takes a part for the whole.
 //! - What was begun for a prefetch and nobody waits for any more asks nobody who was not asked yet ([`Party`]).
 //! - What was asked for before a write to its URL was answered is not stored, and nobody joins it ([`Fills::forget`]).
+//! - What was asked for earlier never takes the place of what was asked for later, however slowly it comes ([`Fills::outrun`]).
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -312,6 +314,8 @@ impl Waiting {
 }
 
 struct Running {
+    /// Rises with every fetch that begins.
+    number: u64,
     /// How its key was made.
     shape: u64,
     fetch: Fetch,
@@ -322,9 +326,9 @@ struct Running {
     party: Arc<Party>,
     /// Whether a user waits for it.
     awaited: watch::Sender<bool>,
-    /// Whether the URL was written to since it was asked for; held while what came becomes visible in the store, so that whoever
-    /// forgets a URL knows it to be there or never to come.
-    written_over: tokio::sync::Mutex<bool>,
+    /// Whether what comes is not to be stored any more, for the URL was written to since it was asked for, or what was asked for later
+    /// is there; held while it becomes visible in the store, so that whoever sets this knows it to be there or never to come.
+    overtaken: tokio::sync::Mutex<bool>,
 }
 
 impl Running {
@@ -363,7 +367,9 @@ pub(crate) struct Fills {
     pub(crate) sizes: SliceSizes,
     pub(crate) vouched: VouchedMoments,
     metrics: Arc<Metrics>,
-    running: Mutex<HashMap<ObjectKey, Arc<Running>>>,
+    /// By what they are for, each in the order in which they began: one that is overtaken goes on beside the next.
+    running: Mutex<HashMap<ObjectKey, Vec<Arc<Running>>>>,
+    begun: AtomicU64,
     lone: Mutex<HashMap<ObjectKey, Instant>>,
     /// Held while the marker of a URL is looked at and left, chosen by the URL: variants that come at the same time share one.
     marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
@@ -390,6 +396,7 @@ impl Fills {
             vouched: VouchedMoments::new(),
             metrics,
             running: Mutex::default(),
+            begun: AtomicU64::new(0),
             lone: Mutex::default(),
             marking: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             for_users: Arc::default(),
@@ -417,7 +424,7 @@ impl Fills {
         &self.upstream
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<ObjectKey, Arc<Running>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<ObjectKey, Vec<Arc<Running>>>> {
         self.running.lock().expect("no holder of this lock can panic")
     }
 
@@ -446,6 +453,7 @@ impl Fills {
         let member = party.join(order.purpose == Purpose::User)?;
         let running = {
             let mut all = self.running();
+            let newest = |key: &ObjectKey| all.get(key).and_then(|all| all.last());
             let shape = order.domain.functions.shape();
             let now = self.knowing.clock().now();
             let joinable = |running: &&Arc<Running>| {
@@ -457,10 +465,10 @@ impl Fills {
             };
             // A variant may be on its way under the bare URL: it was asked for before anybody knew that there are some.
             let early = || {
-                let running = all.get(&ObjectKey::bare(&order.url)).filter(joinable)?;
+                let running = newest(&ObjectKey::bare(&order.url)).filter(joinable)?;
                 (matches!(order.part, Part::Whole) && running.may_bring(&order)).then_some(running)
             };
-            let joinable = all.get(&order.key).filter(joinable).or_else(early);
+            let joinable = newest(&order.key).filter(joinable).or_else(early);
             let by_user = order.purpose == Purpose::User;
             let joined = joinable.and_then(|running| Some((running, running.party.join(by_user)?)));
             if let Some((running, member)) = joined {
@@ -475,12 +483,13 @@ impl Fills {
             }
             // Noted here, before anything is asked (rule 1).
             let (fetch, log) = self.knowing.begin_fetch(&order.url, order.asker);
-            let written_over = tokio::sync::Mutex::default();
+            let overtaken = tokio::sync::Mutex::default();
             let awaited = watch::Sender::new(order.purpose == Purpose::User);
             let (refetch, arrival) = (order.refetch, arrival.clone());
-            let running = Arc::new(Running { shape, fetch, log, refetch, arrival, party, awaited, written_over });
+            let number = self.begun.fetch_add(1, Ordering::Relaxed);
+            let running = Arc::new(Running { number, shape, fetch, log, refetch, arrival, party, awaited, overtaken });
             if !order.alone {
-                all.insert(order.key.clone(), running.clone());
+                all.entry(order.key.clone()).or_default().push(running.clone());
             }
             running
         };
@@ -491,17 +500,19 @@ impl Fills {
             let task = FillTask {
                 fills: &fills,
                 order: &order,
+                running: &running,
                 fetch: running.fetch,
                 log: running.log,
-                written_over: &running.written_over,
                 told,
                 awaited: running.awaited.subscribe(),
-                party: &running.party,
             };
             task.run(lone_to).await;
             let mut all = fills.running();
-            if all.get(&order.key).is_some_and(|here| Arc::ptr_eq(here, &running)) {
-                all.remove(&order.key);
+            if let Some(here) = all.get_mut(&order.key) {
+                here.retain(|one| !Arc::ptr_eq(one, &running));
+                if here.is_empty() {
+                    all.remove(&order.key);
+                }
             }
         });
         Some(Waiting { member, arrival, lone: Some(lone), joined: false })
@@ -512,9 +523,9 @@ impl Fills {
     pub(crate) async fn forget(&self, url: &UrlKey) -> Result<(), WriteError> {
         let bare = ObjectKey::bare(url);
         let overtaken: Vec<Arc<Running>> =
-            self.running().extract_if(|key, _| key.is_of(&bare)).map(|(_, running)| running).collect();
+            self.running().extract_if(|key, _| key.is_of(&bare)).flat_map(|(_, running)| running).collect();
         for running in overtaken {
-            *running.written_over.lock().await = true;
+            *running.overtaken.lock().await = true;
         }
         self.store.remove(bare.hash(), bare.bytes(), store::Which::Any).await.map(drop)
     }
@@ -523,11 +534,25 @@ impl Fills {
     /// what this one brings. Whoever waits for them is answered.
     pub(crate) async fn overtake(&self, url: &UrlKey, refetch: u64) {
         let bare = ObjectKey::bare(url);
-        let earlier = |key: &ObjectKey, running: &Arc<Running>| running.refetch < refetch && key.is_of(&bare);
-        let all: Vec<Arc<Running>> =
-            self.running().iter().filter(|(key, running)| earlier(key, running)).map(|(_, one)| one.clone()).collect();
-        for running in all {
-            *running.written_over.lock().await = true;
+        let of_it: Vec<Arc<Running>> =
+            self.running().iter().filter(|(key, _)| key.is_of(&bare)).flat_map(|(_, all)| all.clone()).collect();
+        for running in of_it.iter().filter(|running| running.refetch < refetch) {
+            *running.overtaken.lock().await = true;
+        }
+    }
+
+    /// Sees to it that fetches that began before this one put nothing in the place of what it is about to store at `place`: they were
+    /// overtaken, and what is proved to be there would be gone when they end.
+    async fn outrun(&self, order: &Order, place: &ObjectKey, number: u64) {
+        let earlier: Vec<Arc<Running>> = {
+            let all = self.running();
+            let before = |running: &&Arc<Running>| running.number < number && running.may_bring(order);
+            // Of what was asked for under the bare URL it may not be known yet which variant it is.
+            let places = [place, &order.key, &ObjectKey::bare(&order.url)];
+            places.into_iter().filter_map(|key| all.get(key)).flatten().filter(before).cloned().collect()
+        };
+        for running in earlier {
+            *running.overtaken.lock().await = true;
         }
     }
 

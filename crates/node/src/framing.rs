@@ -11,9 +11,11 @@
 //! - The host of a request is one and a name, whichever of the two places it is told in.
 //! - What fails closes its connection: behind it nobody knows where the next message begins.
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TRANSFER_ENCODING};
-use http::uri::Authority;
-use http::{HeaderMap, StatusCode, Version, request, response};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, StatusCode, Uri, Version, request, response};
 
 use crate::metrics::Refusal;
 
@@ -59,6 +61,14 @@ pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
     }
     one_length(&mut request.headers).map_err(malformed)?;
     one_host(request)
+}
+
+/// Path and query of a target; an empty path and `/` are the same (RFC 9110 §4.2.3).
+pub(crate) fn path(target: &Uri) -> Cow<'_, str> {
+    match target.path_and_query().map_or("/", PathAndQuery::as_str) {
+        path if path.starts_with('?') => Cow::Owned(format!("/{path}")),
+        path => Cow::Borrowed(path),
+    }
 }
 
 /// Checks that a user's request leaves room for what nodes add to it.

@@ -186,7 +186,12 @@ impl Pipeline {
         if !known.serves() {
             return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node does not serve now");
         }
-        let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let path = framing::path(&request.uri);
+        let path = path.as_ref();
+        // It is of the node as a whole, not of a site (RFC 9110 §9.3.7).
+        if request.method == Method::OPTIONS && path == "*" {
+            return with_methods(reply.alive());
+        }
         let Ok(url) = UrlKey::new(authority.host(), path) else {
             return reply.refusal(StatusCode::BAD_REQUEST, "expected a host name and a path");
         };
@@ -259,11 +264,7 @@ impl Pipeline {
         };
         match wanted.method.as_str() {
             "CONNECT" | "TRACE" | "PURGE" => {
-                let mut answer = reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served");
-                answer
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"));
-                answer
+                with_methods(reply.refusal(StatusCode::METHOD_NOT_ALLOWED, "this method is not served"))
             }
             "GET" | "HEAD" => self.object(wanted, body, reply).await,
             _ => Box::pin(self.bypass(wanted, body, httpcache::Bypass::Method, reply)).await,
@@ -599,6 +600,12 @@ impl Pipeline {
         let body = self.body(wanted, found);
         Some(reply.stored(&wanted.headers, &found.head, &body, now, said, judging))
     }
+}
+
+/// Says with which methods this node is asked (RFC 9110 §10.2.1).
+fn with_methods(mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"));
+    answer
 }
 
 /// What the head of an object says, if it is of this log.

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::HOST;
-use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use model::{Source, UrlKey};
@@ -25,6 +24,7 @@ use tokio::time::Instant;
 use crate::circle;
 use crate::figures::{Figures, FromAbove, Meter};
 use crate::fill::Purpose;
+use crate::framing;
 use crate::functions::fetch;
 use crate::health::{Health, REMEMBERED_MAX, Rules};
 use crate::knowing::Knowing;
@@ -314,7 +314,7 @@ impl Redirected {
         let functions = &question.domain.functions;
         let (to, host) =
             fetch::follow(functions, &question.method, &asked, &self.host, answer.status(), answer.headers())?;
-        let path = to.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
+        let path = framing::path(&to).into_owned();
         let same = to.scheme() == asked.scheme() && to.authority() == asked.authority();
         let endpoint = if same { self.endpoint.clone() } else { Endpoint::of(&to)? };
         Some(Redirected { endpoint, host, path, elsewhere: !same })

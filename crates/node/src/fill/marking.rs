@@ -63,6 +63,10 @@ impl FillTask<'_> {
                 vary = all;
             }
         }
+        let overtaken = self.turn_to_store(&bare).await;
+        if *overtaken {
+            return Err(WriteError::Evicted);
+        }
         let fill = self.fills.store.begin_fill(
             bare.hash(),
             bare.bytes(),

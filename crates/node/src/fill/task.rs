@@ -21,8 +21,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::{
-    Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, Order, Party,
-    Purpose, RESUME_FOR, RESUME_FOR_USERS, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUMES_MAX, TOO_LARGE_FOR,
+    Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, Order, Purpose,
+    RESUME_FOR, RESUME_FOR_USERS, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUMES_MAX, Running, TOO_LARGE_FOR,
 };
 use crate::figures::FromAbove;
 use crate::functions::keep;
@@ -36,14 +36,12 @@ use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question};
 pub(super) struct FillTask<'a> {
     pub(super) fills: &'a Arc<Fills>,
     pub(super) order: &'a Order,
+    pub(super) running: &'a Running,
     pub(super) fetch: Fetch,
     pub(super) log: LogTag,
-    pub(super) written_over: &'a tokio::sync::Mutex<bool>,
     pub(super) told: watch::Sender<Option<Arrival>>,
     /// Whether a user has joined.
     pub(super) awaited: Awaited,
-    /// Who waits for it.
-    pub(super) party: &'a Party,
 }
 
 impl FillTask<'_> {
@@ -124,7 +122,7 @@ impl FillTask<'_> {
             let copy = self.order.confirm.as_ref().map(|confirm| confirm.head.copy);
             match self.fills.upstream.ask(&Question { copy, ..self.question(headers.clone()) }, None).await {
                 // Somebody came when all had left.
-                Err(AskError::Left) if !self.party.give_up() => {}
+                Err(AskError::Left) if !self.running.party.give_up() => {}
                 answered => return answered,
             }
         }
@@ -214,8 +212,8 @@ impl FillTask<'_> {
         if begins {
             let bare = ObjectKey::bare(&self.order.url);
             let fill = store.begin_fill(bare.hash(), bare.bytes(), head.encode(), vouched.stamp.0, Some(0))?;
-            let written_over = self.written_over.lock().await;
-            if !*written_over {
+            let overtaken = self.turn_to_store(&bare).await;
+            if !*overtaken {
                 let (object, _durable) = fill.finish_visible().await?;
                 self.remember(&bare, object.generation(), vouched);
             }
@@ -269,7 +267,7 @@ impl FillTask<'_> {
             interim: self.order.interim.clone(),
             again: false,
             awaited: (self.order.purpose == Purpose::Prefetch).then(|| self.awaited.clone()),
-            wanted: (self.order.purpose == Purpose::Prefetch).then(|| self.party.wanted.subscribe()),
+            wanted: (self.order.purpose == Purpose::Prefetch).then(|| self.running.party.wanted.subscribe()),
         }
     }
 
@@ -394,7 +392,8 @@ impl FillTask<'_> {
             }
             Err(reason) => Cause::NotStorable(reason.to_string()),
         };
-        if !self.order.alone {
+        // What was overtaken says nothing of the next answer.
+        if !self.order.alone && why != Cause::Evicted {
             self.fills.note_lone(&self.order.key, LONE_FOR);
         }
         // Nobody to take it is a client that left, or a prefetch that knows enough.
@@ -447,8 +446,8 @@ impl FillTask<'_> {
         {
             lifted = there;
         }
-        let written_over = self.written_over.lock().await;
-        if *written_over {
+        let overtaken = self.turn_to_store(key).await;
+        if *overtaken {
             return None;
         }
         let object = match self.fills.store.update_head(&lifted, head.encode(), vouched.stamp.0).await {
@@ -459,7 +458,7 @@ impl FillTask<'_> {
                 confirm.object.clone()
             }
         };
-        drop(written_over);
+        drop(overtaken);
         drop(turn);
         // A body lies where its `Vary` says.
         let same_place = httpcache::vary_fields(&headers) == httpcache::vary_fields(&confirm.head.headers);
@@ -548,13 +547,13 @@ impl FillTask<'_> {
         if self.fills.knowing.known().tag != self.log {
             return Err(Cause::Evicted);
         }
-        let written_over = self.written_over.lock().await;
-        if *written_over {
+        let overtaken = self.turn_to_store(&key).await;
+        if *overtaken {
             fill.finish_unseen().map_err(|error| cause(&error))?;
             return Err(Cause::Evicted);
         }
         let (object, _durable) = fill.finish_visible().await.map_err(|error| cause(&error))?;
-        drop(written_over);
+        drop(overtaken);
         self.remember(&key, object.generation(), arrived.vouched);
         self.fills.metrics.stored.inc();
         Ok(())
@@ -630,6 +629,12 @@ impl FillTask<'_> {
             tokio::time::sleep(pause).await;
             pause = RESUME_PAUSE_MAX.min(pause * 2);
         }
+    }
+
+    /// Held while something becomes visible at `place`; true when it must not.
+    pub(super) async fn turn_to_store(&self, place: &ObjectKey) -> tokio::sync::MutexGuard<'_, bool> {
+        self.fills.outrun(self.order, place, self.running.number).await;
+        self.running.overtaken.lock().await
     }
 
     fn remember(&self, key: &ObjectKey, body: store::Generation, vouched: Vouched) {

@@ -160,6 +160,14 @@ async fn requests_that_invite_desynchronisation_go_no_further_than_they_may() {
             Some(("GET /abs ", "")),
         ),
         (
+            "9110 §4.2.3 an empty path in the target",
+            format!("GET http://www.example.test?abs HTTP/1.1\r\n{host}\r\n"),
+            200,
+            open,
+            Some(("GET /?abs ", "")),
+        ),
+        ("9110 §9.3.7 the node as a whole", format!("OPTIONS * HTTP/1.1\r\n{host}\r\n"), 204, open, None),
+        (
             "§3.2.2 absolute form of a host not served",
             format!("GET http://evil.test/abs2 HTTP/1.1\r\n{host}\r\n"),
             404,

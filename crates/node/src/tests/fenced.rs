@@ -56,7 +56,38 @@ async fn fetch_that_is_overtaken_is_sent_to_nobody_who_asks_later_nor_to_who_beg
     assert_eq!(first.await.unwrap().text(), "new", "and who began it is judged at his own header");
     node.settled().await;
     let third = node.get("/a").await;
-    assert_eq!(third.text(), "new", "the old body stored last is still covered");
+    assert_eq!((third.text(), third.header("x-cache")), ("new", "HIT from edge"), "nothing took its place");
+}
+
+#[tokio::test]
+async fn fetch_that_is_overtaken_takes_the_place_of_nothing_when_it_ends() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = || Some(Arc::new(Semaphore::new(0)));
+    let cases = [
+        ("its head is late", Page { head_gate: gate(), ..Page::new("late") }),
+        ("its body is late", Page { body_gate: gate(), ..Page::new("late") }),
+        ("it is late and a variant", Page { head_gate: gate(), ..Page::new("late").with("vary", "accept-encoding") }),
+    ];
+    for (at, (why, late)) in cases.into_iter().enumerate() {
+        let path = format!("/{at}");
+        let gate = late.head_gate.clone().or(late.body_gate.clone()).unwrap();
+        let stored = || node.pipeline.metrics().stored.get();
+        let before = stored();
+        origin.put(&path, late);
+        let (address, asked) = (node.address, path.clone());
+        let first = tokio::spawn(async move { ask(address, Method::GET, &asked, &[], false).await });
+        origin.asked(&path, 1).await;
+        origin.put(&path, Page::new("new"));
+        node.refresh(&path, Mode::Expire);
+        assert_eq!(node.get(&path).await.text(), "new");
+        eventually("what came later is stored", || stored() == before + 1).await;
+        gate.add_permits(1_000);
+        first.await.unwrap().body.unwrap();
+        node.settled().await;
+        let then = node.get(&path).await;
+        assert_eq!((then.text(), then.header("x-cache")), ("new", "HIT from edge"), "{why}");
+        assert_eq!(origin.seen(&path).len(), 2, "{why}");
+    }
 }
 
 #[tokio::test]
