@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use model::fence::{Asker, Fetch, Vouched};
 use model::{Cause, Domain, NodeName, UrlKey};
@@ -57,6 +58,8 @@ const RESUME_PROGRESS: u64 = 1 << 20;
 /// has not to send what it sent already. A user who waits is not to wait as long: cut off, he may ask for what can be had.
 const RESUME_FOR: Duration = Duration::from_secs(60);
 const RESUME_FOR_USERS: Duration = Duration::from_secs(10);
+/// How long a prefetch goes on beyond that while the rest is only put off, for an origin that is to be spared.
+const RESUME_PUT_OFF_MAX: Duration = Duration::from_secs(600);
 const RESUME_PAUSE: Duration = Duration::from_millis(500);
 const RESUME_PAUSE_MAX: Duration = Duration::from_secs(8);
 
@@ -114,8 +117,6 @@ pub(crate) struct Order {
     pub(crate) purpose: Purpose,
     /// For which refetch, so that only what is fetched for this or a later one will do; zero for none.
     pub(crate) refetch: u64,
-    /// Not waiting for others, not waited for by others, and not stored.
-    pub(crate) alone: bool,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
     /// What he found may stand in for an answer that failed: one that did does not take its place.
@@ -190,8 +191,10 @@ impl ArrivedBody {
 #[derive(Clone)]
 pub(crate) enum Arrival {
     Body(Arc<Arrived>),
-    /// It is the beginner's alone.
-    Lone,
+    /// It is the beginner's alone; what came is a failure, or not.
+    Lone {
+        failed: bool,
+    },
     /// What is stored changed meanwhile: look again.
     Again,
     Failed(AskError),
@@ -281,8 +284,10 @@ pub(crate) enum Outcome {
     Body(Arc<Arrived>),
     /// The answer is his alone.
     Mine(Box<LoneAnswer>),
-    /// It was another's alone: ask on one's own.
-    NotMine,
+    /// It was another's alone, or cannot be told him so: ask on one's own. Not, if something may stand in for a failure.
+    NotMine {
+        failed: bool,
+    },
     Again,
     Failed(AskError),
 }
@@ -300,11 +305,11 @@ impl Waiting {
             Err(_) => None, // the fetch was dropped: the node is stopping
         };
         match arrival {
-            Some(Arrival::Body(arrived)) if arrived.alone && self.joined => Outcome::NotMine,
+            Some(Arrival::Body(arrived)) if arrived.alone && self.joined => Outcome::NotMine { failed: false },
             Some(Arrival::Body(arrived)) => Outcome::Body(arrived),
-            Some(Arrival::Lone) => match self.lone {
-                Some(lone) => lone.await.map_or(Outcome::NotMine, |lone| Outcome::Mine(Box::new(lone))),
-                None => Outcome::NotMine,
+            Some(Arrival::Lone { failed }) => match self.lone {
+                Some(lone) => lone.await.map_or(Outcome::NotMine { failed }, |lone| Outcome::Mine(Box::new(lone))),
+                None => Outcome::NotMine { failed },
             },
             Some(Arrival::Again) => Outcome::Again,
             Some(Arrival::Failed(error)) => Outcome::Failed(error),
@@ -318,6 +323,8 @@ struct Running {
     number: u64,
     /// How its key was made.
     shape: u64,
+    /// It is asked for with somebody's credentials: until it is known whether the answer is everybody's, only such requests wait for it.
+    authorized: bool,
     fetch: Fetch,
     log: LogTag,
     /// For which refetch it is.
@@ -332,12 +339,17 @@ struct Running {
 }
 
 impl Running {
+    /// Whether its head is there, and everybody's.
+    fn has_come(&self) -> bool {
+        matches!(&*self.arrival.borrow(), Some(Arrival::Body(_)))
+    }
+
     /// Whether it brings the variant that is ordered, as far as that is known.
     fn may_bring(&self, order: &Order) -> bool {
         match &*self.arrival.borrow() {
             None => true,
             Some(Arrival::Body(arrived)) => httpcache::vary_key(&arrived.vary, &order.headers) == arrived.values,
-            Some(Arrival::Lone | Arrival::Again | Arrival::Failed(_)) => false,
+            Some(Arrival::Lone { .. } | Arrival::Again | Arrival::Failed(_)) => false,
         }
     }
 
@@ -353,9 +365,14 @@ impl Running {
                     || matches!(order.part, Part::Slice(..))
                     || matches!(decision, httpcache::Decision::Serve { .. })
             }
-            Some(Arrival::Lone | Arrival::Again | Arrival::Failed(_)) => false,
+            Some(Arrival::Lone { .. } | Arrival::Again | Arrival::Failed(_)) => false,
         }
     }
+}
+
+/// Whether a request comes with credentials, so that its answer may be nobody else's (RFC 9111 §3.5).
+fn is_authorized(headers: &HeaderMap) -> bool {
+    headers.contains_key(AUTHORIZATION)
 }
 
 /// The fetches of a node.
@@ -370,7 +387,7 @@ pub(crate) struct Fills {
     /// By what they are for, each in the order in which they began: one that is overtaken goes on beside the next.
     running: Mutex<HashMap<ObjectKey, Vec<Arc<Running>>>>,
     begun: AtomicU64,
-    lone: Mutex<HashMap<ObjectKey, Instant>>,
+    lone: Mutex<HashMap<(ObjectKey, bool), Instant>>,
     /// Held while the marker of a URL is looked at and left, chosen by the URL: variants that come at the same time share one.
     marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
     for_users: Arc<crate::metrics::Gauge>,
@@ -428,20 +445,21 @@ impl Fills {
         self.running.lock().expect("no holder of this lock can panic")
     }
 
-    /// Whether answers for `key` were lately nobody's but the asker's.
-    pub(crate) fn is_lone(&self, key: &ObjectKey) -> bool {
+    /// Whether answers for `key` to requests with such `headers` were lately nobody's but the asker's.
+    pub(crate) fn is_lone(&self, key: &ObjectKey, headers: &HeaderMap) -> bool {
         let lone = self.lone.lock().expect("no holder of this lock can panic");
-        !lone.is_empty() && lone.get(key).is_some_and(|until| Instant::now() < *until)
+        let who = || (key.clone(), is_authorized(headers));
+        !lone.is_empty() && lone.get(&who()).is_some_and(|until| Instant::now() < *until)
     }
 
-    fn note_lone(&self, key: &ObjectKey, time: Duration) {
+    fn note_lone(&self, key: &ObjectKey, headers: &HeaderMap, time: Duration) {
         let now = Instant::now();
         let mut lone = self.lone.lock().expect("no holder of this lock can panic");
         if lone.len() >= LONE_MAX {
             lone.retain(|_, until| now < *until);
         }
         if lone.len() < LONE_MAX {
-            lone.insert(key.clone(), now + time);
+            lone.insert((key.clone(), is_authorized(headers)), now + time);
         }
     }
 
@@ -453,22 +471,23 @@ impl Fills {
         let member = party.join(order.purpose == Purpose::User)?;
         let running = {
             let mut all = self.running();
-            let newest = |key: &ObjectKey| all.get(key).and_then(|all| all.last());
             let shape = order.domain.functions.shape();
             let now = self.knowing.clock().now();
+            let authorized = is_authorized(&order.headers);
             let joinable = |running: &&Arc<Running>| {
-                !order.alone
-                    && running.is_good(&order, now)
+                running.is_good(&order, now)
+                    && (running.authorized == authorized || running.has_come())
                     && running.shape == shape
                     && running.refetch >= order.refetch
                     && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
             };
+            let newest = |key: &ObjectKey| all.get(key).and_then(|all| all.iter().rev().find(joinable));
             // A variant may be on its way under the bare URL: it was asked for before anybody knew that there are some.
             let early = || {
-                let running = newest(&ObjectKey::bare(&order.url)).filter(joinable)?;
+                let running = newest(&ObjectKey::bare(&order.url))?;
                 (matches!(order.part, Part::Whole) && running.may_bring(&order)).then_some(running)
             };
-            let joinable = newest(&order.key).filter(joinable).or_else(early);
+            let joinable = newest(&order.key).or_else(early);
             let by_user = order.purpose == Purpose::User;
             let joined = joinable.and_then(|running| Some((running, running.party.join(by_user)?)));
             if let Some((running, member)) = joined {
@@ -487,10 +506,10 @@ impl Fills {
             let awaited = watch::Sender::new(order.purpose == Purpose::User);
             let (refetch, arrival) = (order.refetch, arrival.clone());
             let number = self.begun.fetch_add(1, Ordering::Relaxed);
-            let running = Arc::new(Running { number, shape, fetch, log, refetch, arrival, party, awaited, overtaken });
-            if !order.alone {
-                all.entry(order.key.clone()).or_default().push(running.clone());
-            }
+            let running =
+                Running { number, shape, authorized, fetch, log, refetch, arrival, party, awaited, overtaken };
+            let running = Arc::new(running);
+            all.entry(order.key.clone()).or_default().push(running.clone());
             running
         };
         let held = (self.all.hold(), (order.purpose == Purpose::User).then(|| self.for_users.hold()));

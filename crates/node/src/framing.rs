@@ -26,7 +26,12 @@ pub(crate) const URL_BYTES_MAX: usize = model::PATH_BYTES_MAX;
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
 pub(crate) const HEADERS_MAX: usize = 100;
 
-/// Of those, what is left to nodes for what they say to each other: whatever one takes of a user its parents take of it.
+/// Largest head of an answer, in bytes, and most fields in it.
+pub(crate) const ANSWER_BYTES_MAX: usize = 64 << 10;
+pub(crate) const ANSWER_FIELDS_MAX: usize = 256;
+
+/// Of those, what is left to nodes for what they say to each other: whatever one takes of a user its parents take of it, and of an
+/// origin its children.
 const FIELDS_OF_NODES: usize = 16;
 const BYTES_OF_NODES: usize = 4 << 10;
 
@@ -71,9 +76,22 @@ pub(crate) fn path(target: &Uri) -> Cow<'_, str> {
     }
 }
 
+/// Bytes of fields, as HTTP/1.1 writes them.
+pub(crate) fn bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// Checks that an origin's answer leaves room for what nodes add to it.
+pub(crate) fn answer_leaves_room(headers: &HeaderMap) -> Result<(), &'static str> {
+    match headers.len() > ANSWER_FIELDS_MAX - FIELDS_OF_NODES || bytes(headers) > ANSWER_BYTES_MAX - BYTES_OF_NODES {
+        true => Err("the head of the answer is too large"),
+        false => Ok(()),
+    }
+}
+
 /// Checks that a user's request leaves room for what nodes add to it.
 pub(crate) fn leaves_room(headers: &HeaderMap) -> Result<(), Bad> {
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let bytes = bytes(headers);
     match headers.len() > HEADERS_MAX - FIELDS_OF_NODES || bytes > HEAD_BYTES_MAX - URL_BYTES_MAX - BYTES_OF_NODES {
         true => Err(Bad {
             status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -382,7 +382,7 @@ impl Origin {
     }
 
     /// A slot for a prefetch when there is room, and whether there is more.
-    fn enter_prefetch(self: &Arc<Self>) -> Result<Option<(Slot, bool)>, NotNow> {
+    fn enter_prefetch(self: &Arc<Self>) -> Result<Option<Slot>, NotNow> {
         let now = Instant::now();
         let mut state = self.state();
         state.check_open(now)?;
@@ -399,8 +399,7 @@ impl Origin {
         }
         state.prefetches += 1;
         self.note_use(&mut state, now);
-        let more = state.has_room(now, self.sharing.is_on());
-        Ok(Some((Slot { origin: self.clone(), purpose: Purpose::Prefetch, began: now, place: None }, more)))
+        Ok(Some(Slot { origin: self.clone(), purpose: Purpose::Prefetch, began: now, place: None }))
     }
 
     fn note_use(&self, state: &mut State, now: Instant) {

@@ -175,6 +175,10 @@ impl Parents {
             if failure.by_client {
                 return NoAnswer::Told(AskError::Left);
             }
+            // It is as well as before, and the next one would hardly say anything else.
+            if failure.unusable {
+                return NoAnswer::Refused(format!("{name}: {}", failure.problem));
+            }
             self.unreachable.inc();
             self.health.failed_at(name, Instant::now());
             NoAnswer::Unreachable { problem: format!("{name}: {}", failure.problem), unsent: failure.unsent }

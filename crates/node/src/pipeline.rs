@@ -12,8 +12,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{
+    ALLOW, CONTENT_LENGTH, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+    TRANSFER_ENCODING,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
@@ -90,6 +93,9 @@ struct Asking {
     /// Not with others.
     alone: bool,
 }
+
+/// Conditions and parts (RFC 9110 §13.1, §14.2): of what is asked for one user they go upstream as he sent them.
+const OF_ONE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
 
 /// What waiting for a fetch came to.
 #[expect(clippy::large_enum_variant, reason = "moved once, into the answer; a box would cost more")]
@@ -243,6 +249,10 @@ impl Pipeline {
             }
             reply.telling = Telling::of(&domain.functions, &request.headers);
         }
+        // As its parents would read it, who are asked with every odd byte escaped.
+        if url.path_and_query().len() > framing::URL_BYTES_MAX {
+            return reply.refusal(StatusCode::URI_TOO_LONG, "the URL is too long");
+        }
         let domain = Wanted::kept_for(domain, &url, caller.verbatim);
         let (url, sent) = Wanted::named(&domain.functions, url);
         let wanted = Wanted {
@@ -250,6 +260,7 @@ impl Pipeline {
             sent,
             domain,
             method: request.method,
+            version: request.version,
             shared: OnceLock::new(),
             headers: request.headers,
             authority,
@@ -328,8 +339,8 @@ impl Pipeline {
                     return reply.stored(&wanted.headers, &found.head, &body, now, Said::hit(known_good), judging);
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
-                    let part = self.part(&wanted, &look, false);
-                    let order = Order { stands_in: true, ..self.order(&wanted, &look, true, part, false) };
+                    let part = self.part(&wanted, &look);
+                    let order = Order { stands_in: true, ..self.order(&wanted, &look, true, part) };
                     if let Some(behind) = self.fills.begin(order) {
                         behind.leave_it_behind();
                     }
@@ -435,8 +446,8 @@ impl Pipeline {
     }
 
     /// What is to be fetched for a request; `confirm` when a 304 is good enough.
-    pub(crate) fn order(&self, wanted: &Wanted, look: &Look, confirm: bool, part: Part, alone: bool) -> Order {
-        let confirm = look.found.as_ref().filter(|_| confirm && !alone).map(|found| Confirmable {
+    pub(crate) fn order(&self, wanted: &Wanted, look: &Look, confirm: bool, part: Part) -> Order {
+        let confirm = look.found.as_ref().filter(|_| confirm).map(|found| Confirmable {
             object: found.object.clone(),
             head: found.head.clone(),
             vouched: found.vouched,
@@ -454,18 +465,17 @@ impl Pipeline {
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
             refetch: wanted.refetch,
-            alone,
             interim: None,
             stands_in: false,
         }
     }
 
     /// How much of it is fetched: of what is asked for in part, or lies in slices, as little as will do.
-    fn part(&self, wanted: &Wanted, look: &Look, alone: bool) -> Part {
+    fn part(&self, wanted: &Wanted, look: &Look) -> Part {
         let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
         // A prefetch wants the whole, also one that a child goes on with where another node broke off.
         let prefetch = wanted.purpose == Purpose::Prefetch;
-        if alone || prefetch || look.marker.is_some() || told_apart || wanted.method != Method::GET {
+        if prefetch || look.marker.is_some() || told_apart || wanted.method != Method::GET {
             return Part::Whole;
         }
         let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());
@@ -478,6 +488,20 @@ impl Pipeline {
             Some(number) => Part::Begin(number),
             None => Part::Whole,
         }
+    }
+
+    /// The headers as they go upstream for an answer that is nobody's but his who asked. A child that confirms what it has goes by
+    /// copies, which no origin knows.
+    fn for_one(&self, wanted: &Wanted, reply: &Reply) -> HeaderMap {
+        let mut headers = wanted.shared(&self.signs).clone();
+        if reply.copy.is_some() {
+            return headers;
+        }
+        let own = httpcache::end_to_end(&wanted.headers);
+        for name in OF_ONE {
+            own.get_all(&name).iter().for_each(|value| _ = headers.append(&name, value.clone()));
+        }
+        headers
     }
 
     /// Where what was found is read from.
@@ -501,12 +525,15 @@ impl Pipeline {
     async fn fetch(&self, wanted: &Wanted, look: &Look, asking: &Asking, until: Instant, reply: &Reply) -> Step {
         let Asking { confirm, stale_if_error, why, alone } = *asking;
         let stale_if_error = stale_if_error && wanted.purpose == Purpose::User;
-        let alone = alone || self.fills.is_lone(&look.key);
-        let part = self.part(wanted, look, alone);
+        if alone || self.fills.is_lone(&look.key, &wanted.headers) {
+            let stands_in = || self.stale(wanted, look, stale_if_error, why, reply);
+            return self.pass(wanted, self.for_one(wanted, reply), None, why, reply, stands_in).await;
+        }
+        let part = self.part(wanted, look);
         if wanted.refetch > 0 {
             self.fills.overtake(&wanted.url, wanted.refetch).await;
         }
-        let order = self.order(wanted, look, confirm, part, alone);
+        let order = self.order(wanted, look, confirm, part);
         let order = Order { interim: reply.interim(), stands_in: stale_if_error, ..order };
         let Some(waiting) = self.fills.begin(order) else {
             // Shed, unless what is stored may stand in (RFC 5861 §4: as for an answer 503).
@@ -525,7 +552,10 @@ impl Pipeline {
                     None => self.deliver_lone(wanted, *lone, why, reply),
                 }
             }
-            Outcome::NotMine => Step::Again { alone: true },
+            Outcome::NotMine { failed } => match self.stale(wanted, look, failed && stale_if_error, why, reply) {
+                Some(answer) => Step::Answer(answer),
+                None => Step::Again { alone: true },
+            },
             Outcome::Again => Step::Again { alone: false },
             // It was fetched for a prefetch, which is held to more than a user.
             Outcome::Failed(AskError::NotPastParents(_) | AskError::Busy(_))
@@ -574,7 +604,14 @@ impl Pipeline {
         };
         let came = Came { from: lone.answer.from, x_cache: lone.x_cache, status: lone.answer.head.status };
         let headers = httpcache::end_to_end(&lone.answer.head.headers);
-        Step::Answer(reply.passed(came.status, headers, lone.answer.body, &said(&came, why, age), Some(judging)))
+        let said = said(&came, why, age);
+        // It was asked for as for everybody; what its user has is not sent to him again.
+        let answer = httpcache::answer(&wanted.method, &wanted.headers, came.status, &headers, None);
+        if matches!(answer, httpcache::Answer::NotModified) && reply.copy.is_none() {
+            let (status, headers) = answer.head(came.status, &headers, None);
+            return Step::Answer(reply.confirmed(status, headers, &said, judging));
+        }
+        Step::Answer(reply.passed(came.status, headers, lone.answer.body, &said, Some(judging)))
     }
 
     /// A stored body that may stand in because there is no answer from above (RFC 5861 §4), if the fence still allows it.

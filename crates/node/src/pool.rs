@@ -23,7 +23,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use crate::framing;
+use crate::framing::{self, ANSWER_BYTES_MAX, ANSWER_FIELDS_MAX};
 use crate::interim::Interim;
 use crate::metrics::{Counter, Gauge, Page};
 use crate::network::{Endpoint, Network};
@@ -40,10 +40,6 @@ const REUSED_FOR: Duration = Duration::from_secs(60);
 
 /// How often connections that are over are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// Largest head of an answer, in bytes, and most headers in it.
-const HEAD_BYTES_MAX: usize = 64 << 10;
-const HEADERS_MAX: usize = 256;
 
 /// A request, but for its body.
 pub(crate) struct Message<'a> {
@@ -73,12 +69,19 @@ pub(crate) struct Failure {
     pub(crate) late: bool,
     /// The client broke off the request's own body: whoever was asked is as well as before.
     pub(crate) by_client: bool,
+    /// It answered, but what it said cannot be taken.
+    pub(crate) unusable: bool,
 }
 
 impl Failure {
     /// After something was sent, by the other end.
     pub(crate) fn of(problem: String) -> Failure {
-        Failure { problem, unsent: false, late: false, by_client: false }
+        Failure { problem, unsent: false, late: false, by_client: false, unusable: false }
+    }
+
+    /// Of an answer that came.
+    fn of_answer(problem: String) -> Failure {
+        Failure { unusable: true, ..Failure::of(problem) }
     }
 }
 
@@ -222,7 +225,7 @@ impl Pool {
         let late = |_| Failure { late: true, ..unsent("no connection in time".to_owned()) };
         let stream = connecting.map_err(late)?.map_err(|error| unsent(words(&error)))?;
         let mut http = http1::Builder::new();
-        http.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+        http.max_buf_size(ANSWER_BYTES_MAX).max_headers(ANSWER_FIELDS_MAX);
         let shaken = http.handshake::<_, UpBody>(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(|error| unsent(words(&error)))?;
         self.0.made.inc();
@@ -258,7 +261,9 @@ impl Pool {
             Ok(Err(mut error)) => {
                 let unsent = error.take_message();
                 let by_client = upload::is_cause(error.error());
-                let failure = Failure { unsent: unsent.is_some(), by_client, ..Failure::of(words(error.error())) };
+                let unusable = error.error().is_parse();
+                let failure =
+                    Failure { unsent: unsent.is_some(), by_client, unusable, ..Failure::of(words(error.error())) };
                 *body = unsent.filter(|_| with_body).map(Request::into_body);
                 return Err(failure);
             }
@@ -267,12 +272,12 @@ impl Pool {
         // What is refused here takes its connection with it: nobody knows what the rest of it belongs to.
         let (mut head, rest) = answer.into_parts();
         framing::answer(&mut head)
-            .map_err(|problem| Failure::of(format!("the answer cannot be trusted: {problem}")))?;
+            .map_err(|problem| Failure::of_answer(format!("the answer cannot be trusted: {problem}")))?;
         let mut answer = Response::from_parts(head, rest);
         // The connection's own bound is of its buffer, which a fast sender overshoots.
-        let bytes: usize = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        if bytes > HEAD_BYTES_MAX {
-            return Err(Failure::of(format!("the head of the answer is larger than {HEAD_BYTES_MAX} bytes")));
+        if framing::bytes(answer.headers()) > ANSWER_BYTES_MAX {
+            let problem = format!("the head of the answer is larger than {ANSWER_BYTES_MAX} bytes");
+            return Err(Failure::of_answer(problem));
         }
         // Interim answers were told before; what is left of the family cannot be an answer.
         if answer.status().is_informational() {

@@ -238,8 +238,12 @@ impl Prefetch {
         Some(Begun { job, withdrawn, host })
     }
 
-    fn done(&self, report: Report) {
+    /// Reports a job, unless it was withdrawn when it had just ended: its place and its name may be another's by now.
+    fn done(&self, report: Report, withdrawn: &CancellationToken) {
         let mut queue = self.queue();
+        if withdrawn.is_cancelled() {
+            return;
+        }
         queue.names.remove(&(report.chunk, report.index));
         queue.outbox.push_back(report);
         queue.since.get_or_insert_with(Instant::now);
@@ -278,7 +282,7 @@ impl Prefetch {
                         }
                     }
                     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                    prefetch.done(Report { chunk, index, took_ms, outcome });
+                    prefetch.done(Report { chunk, index, took_ms, outcome }, &withdrawn);
                 });
             }
             tokio::select! {
@@ -372,6 +376,7 @@ impl Pipeline {
             sent,
             domain,
             method: Method::GET,
+            version: http::Version::HTTP_11,
             shared: OnceLock::new(),
             authority,
             headers,
@@ -452,7 +457,7 @@ impl Pipeline {
         if wanted.refetch > 0 {
             self.fills().overtake(&wanted.url, wanted.refetch).await;
         }
-        let Some(waiting) = self.fills().begin(self.order(wanted, look, confirm, Part::Whole, false)) else {
+        let Some(waiting) = self.fills().begin(self.order(wanted, look, confirm, Part::Whole)) else {
             return Step::Failed(Cause::Store("too many fetches are running".to_owned()));
         };
         match waiting.outcome().await {
@@ -483,8 +488,27 @@ impl Pipeline {
             }
             fill::Outcome::Mine(lone) => Step::Failed(lone.why),
             // Another's fetch ended without being stored: ask on our own next time.
-            fill::Outcome::NotMine | fill::Outcome::Again => Step::Look { fetched: false },
+            fill::Outcome::NotMine { .. } | fill::Outcome::Again => Step::Look { fetched: false },
             fill::Outcome::Failed(error) => Step::Failed(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn job_that_ends_when_it_is_withdrawn_takes_nothing_from_the_one_that_came_in_its_place() {
+        let prefetch = Prefetch::new();
+        let job = Job { chunk: 1, index: 0, url: "http://www.example.test/a".to_owned(), ..Job::default() };
+        prefetch.accept([job.clone()].into_iter());
+        let begun = prefetch.next(model::Revision(0), 1).unwrap();
+        prefetch.withdraw(&[1]);
+        prefetch.accept([job].into_iter());
+        let report = Report { chunk: 1, index: 0, took_ms: 1, outcome: Outcome::Failed(Cause::Evicted) };
+        prefetch.done(report, &begun.withdrawn);
+        assert_eq!(prefetch.counts(), (1, 0, 0), "it waits, and nothing is said of it");
+        assert!(prefetch.next(model::Revision(0), 10).is_some());
     }
 }

@@ -178,6 +178,18 @@ impl Reply {
         self.finish(status, headers, source, Some((said, of)), judging)
     }
 
+    /// Word that what the client has is good, of an answer that is his alone.
+    pub(crate) fn confirmed(
+        &self,
+        status: StatusCode,
+        headers: HeaderMap,
+        said: &Said,
+        judging: Judging,
+    ) -> Response<AnswerBody> {
+        let of = Representation::of(status, &headers);
+        self.finish(status, headers, Source::Empty, Some((said, of)), Some(judging))
+    }
+
     /// An answer that this node makes because it has no other.
     pub(crate) fn refusal(&self, status: StatusCode, words: &str) -> Response<AnswerBody> {
         let mut headers = HeaderMap::new();
@@ -345,6 +357,7 @@ fn strongly(request: &HeaderMap) -> Cow<'_, HeaderMap> {
 /// What this node says of itself in every answer.
 pub(crate) struct Signs {
     pub(crate) node: String,
+    /// `Via` of answers, and of requests that came by HTTP/1.1.
     pub(crate) via: HeaderValue,
     /// `Cache-Status` of a hit, before its `ttl`.
     pub(crate) cache_status_hit: String,
@@ -356,6 +369,11 @@ impl Signs {
     /// `X-Cache` in this node's name.
     pub(crate) fn x_cache(&self, result: XCache) -> &HeaderValue {
         &self.x_cache[result as usize]
+    }
+
+    /// `Via` of a request that came by this version (RFC 9110 §7.6.3).
+    pub(crate) fn via_of(&self, version: Version) -> HeaderValue {
+        if version == Version::HTTP_11 { self.via.clone() } else { httpcache::via(version, &self.node) }
     }
 
     pub(crate) fn new(node: &NodeName) -> Signs {

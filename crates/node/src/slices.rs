@@ -206,7 +206,6 @@ impl Body {
             passed: self.passed.clone(),
             purpose: Purpose::User,
             refetch: 0,
-            alone: false,
             interim: None,
             stands_in: false,
         })
@@ -258,7 +257,7 @@ impl Reading {
                     ArrivedBody::Stored(_) | ArrivedBody::Sliced(_) => {}
                 },
                 Outcome::Again => {}
-                Outcome::Mine(_) | Outcome::NotMine => return Err(BodyError::Slice("it changed meanwhile")),
+                Outcome::Mine(_) | Outcome::NotMine { .. } => return Err(BodyError::Slice("it changed meanwhile")),
                 Outcome::Failed(error) => {
                     tracing::debug!(url = %self.body.url, number, %error, "slice");
                     return Err(BodyError::Slice("it cannot be had"));

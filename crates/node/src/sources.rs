@@ -218,6 +218,9 @@ impl Sources {
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
+        // Or every child would refuse what its parents hand on.
+        framing::answer_leaves_room(&head.headers)
+            .map_err(|problem| NotAsked { error: AskError::Unreachable(problem.to_owned()), unsent: false })?;
         Ok(Answer::new(head, FromAbove::origin(body, meter, slot), Some(Duration::ZERO), From::Origin))
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Version};
 use model::fence::Asker;
 use model::{Domain, Functions, NodeName, UrlKey};
 
@@ -21,6 +21,8 @@ pub(crate) struct Wanted {
     pub(crate) sent: Option<UrlKey>,
     pub(crate) domain: Arc<Domain>,
     pub(crate) method: Method,
+    /// By which version of HTTP it came.
+    pub(crate) version: Version,
     /// Whom the client addressed: the host, with the port if it said one.
     pub(crate) authority: Authority,
     /// As the client sent them.
@@ -73,7 +75,7 @@ impl Wanted {
         self.shared.get_or_init(|| {
             let mut shared = httpcache::upstream(&self.headers);
             shared.remove(HOST);
-            shared.append(http::header::VIA, signs.via.clone());
+            shared.append(http::header::VIA, signs.via_of(self.version));
             shared
         })
     }

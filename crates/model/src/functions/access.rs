@@ -134,7 +134,7 @@ impl AuthType {
                 let (time, hash) = (value.split('-').next()?, value.rsplit('-').next()?);
                 // Exactly four parts: where what is signed begins must not be the sender's to say.
                 let is_one = value.bytes().filter(|byte| *byte == b'-').count() == 3;
-                is_one.then_some((Signature { time, hash, signed: value.rsplit_once('-')?.0 }, rest))
+                (is_one && is_hash(hash)).then_some((Signature { time, hash, signed: value.rsplit_once('-')?.0 }, rest))
             }
             AuthType::B => {
                 let (time, hash, rest) = segments(path)?;

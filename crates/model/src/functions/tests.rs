@@ -574,6 +574,13 @@ fn key_of_a_signed_url_has_no_signature_left() {
 }
 
 #[test]
+fn signature_that_is_no_hash_is_none() {
+    for value in ["1-2-3-,", "1-2-3-curl", "1-2-3-", "1-2-3-0123456789abcdef0123456789abcdeg"] {
+        assert!(access::AuthType::A.split(&format!("/a?auth_key={value}")).is_none(), "{value}");
+    }
+}
+
+#[test]
 fn address_is_in_a_list_however_it_is_written() {
     let cases = [
         // range              address             in it

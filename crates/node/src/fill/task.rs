@@ -22,7 +22,8 @@ use tokio::time::Instant;
 
 use super::{
     Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, Order, Purpose,
-    RESUME_FOR, RESUME_FOR_USERS, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUMES_MAX, Running, TOO_LARGE_FOR,
+    RESUME_FOR, RESUME_FOR_USERS, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUME_PUT_OFF_MAX, RESUMES_MAX,
+    Running, TOO_LARGE_FOR,
 };
 use crate::figures::FromAbove;
 use crate::functions::keep;
@@ -84,6 +85,11 @@ impl FillTask<'_> {
                 match self.kept_part(&part, &answer, sent) {
                     Some(part) => return self.take_part(part, answer).await,
                     None if matches!(self.order.part, Part::Slice(..)) => Ok(answer),
+                    // Whoever asked for a part asks for that very part, and is told what comes.
+                    None if self.order.purpose == Purpose::User && self.is_nobodys(&answer, sent) => {
+                        self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
+                        return self.tell(Arrival::Lone { failed: false });
+                    }
                     None => {
                         // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
                         headers.remove(RANGE);
@@ -147,7 +153,7 @@ impl FillTask<'_> {
                 let headers = kept;
                 let ok = StatusCode::OK;
                 let storable = self.storable(ok, &headers, sent, received);
-                if self.order.alone || storable.is_err() || !self.vary(&headers).ok()?.is_empty() {
+                if storable.is_err() || !self.vary(&headers).ok()?.is_empty() {
                     return None;
                 }
                 // No two heads share a series: not those of two logs, nor of two moments, nor of two validators.
@@ -159,6 +165,13 @@ impl FillTask<'_> {
                 Some(KeptPart { head: Arc::new(head), series, number: *number, begins: true })
             }
         }
+    }
+
+    /// Whether a part that came is of what may not be kept.
+    fn is_nobodys(&self, answer: &Answer, sent: SystemTime) -> bool {
+        let mut headers = httpcache::end_to_end(&answer.head.headers);
+        self.mark(StatusCode::OK, &answer.from, &mut headers);
+        self.storable(StatusCode::OK, &headers, sent, self.fills.knowing.clock().now()).is_err()
     }
 
     /// A slice, and the head it begins with: to the store and to whoever waits.
@@ -366,7 +379,6 @@ impl FillTask<'_> {
             {
                 Cause::NotStorable(super::NOT_FRESH.to_owned())
             }
-            Ok(_) if self.order.alone => Cause::NotStorable("asked for alone".to_owned()),
             // The log was changed for another while this was asked for: the stamp means nothing there.
             Ok(_) if self.fills.knowing.known().tag != self.log => Cause::Evicted,
             Ok(_) => {
@@ -381,7 +393,7 @@ impl FillTask<'_> {
                         if let Err(cause) = &stored {
                             tracing::debug!(url = %self.order.url, %cause, "fetch was not stored");
                             if *cause == Cause::TooLarge {
-                                self.fills.note_lone(&self.order.key, TOO_LARGE_FOR);
+                                self.fills.note_lone(&self.order.key, &self.order.headers, TOO_LARGE_FOR);
                             }
                         }
                         done.send_replace(Some(stored));
@@ -392,13 +404,14 @@ impl FillTask<'_> {
             }
             Err(reason) => Cause::NotStorable(reason.to_string()),
         };
-        // What was overtaken says nothing of the next answer.
-        if !self.order.alone && why != Cause::Evicted {
-            self.fills.note_lone(&self.order.key, LONE_FOR);
+        // What was overtaken, or failed, says nothing of the next answer.
+        let failed = keep::is_failure(&self.order.domain.functions, status);
+        if !failed && why != Cause::Evicted {
+            self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
         }
         // Nobody to take it is a client that left, or a prefetch that knows enough.
         let _ = lone.send(LoneAnswer { answer, vouched, log: self.log, x_cache, why });
-        self.tell(Arrival::Lone);
+        self.tell(Arrival::Lone { failed });
     }
 
     /// A 304 to the validator of `confirm`: the stored head takes its news, the body its stamp (rule 1). `None` when that body is
@@ -599,9 +612,11 @@ impl FillTask<'_> {
         let mut headers = self.order.headers.clone();
         headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-")).ok()?);
         headers.insert(IF_RANGE, etag.clone());
-        let broken = Instant::now();
+        let mut since = Instant::now();
+        let put_off_until = since + RESUME_PUT_OFF_MAX;
         let mut pause = RESUME_PAUSE;
         loop {
+            let asked = Instant::now();
             let users = self.order.purpose == Purpose::User || *self.awaited.borrow();
             // One follower is what was told of it. A prefetch that was withdrawn has none, and no child reads it on.
             if !users && fill.followers() <= 1 {
@@ -609,7 +624,10 @@ impl FillTask<'_> {
             }
             // Nobody waits for an answer any more when it is there: they read it.
             let question = Question { again: true, wanted: None, ..self.question(headers.clone()) };
-            let cause = match self.fills.upstream.ask(&question, None).await {
+            let answered = self.fills.upstream.ask(&question, None).await;
+            // What was put off was not tried, and to begin anew costs the origin more than to wait.
+            let put_off = !users && asked < put_off_until && matches!(answered, Err(AskError::Busy(_)));
+            let cause = match answered {
                 Ok(Answer { head: came, body, .. })
                     if httpcache::continues(&head.headers, from, length, came.status, &came.headers) =>
                 {
@@ -622,11 +640,14 @@ impl FillTask<'_> {
                 return None;
             }
             let patience = if users { RESUME_FOR_USERS } else { RESUME_FOR };
-            if broken.elapsed() + pause > patience {
+            if !put_off && since.elapsed() + pause > patience {
                 return None;
             }
             self.fills.metrics.resume_pauses.inc();
             tokio::time::sleep(pause).await;
+            if put_off {
+                since += asked.elapsed();
+            }
             pause = RESUME_PAUSE_MAX.min(pause * 2);
         }
     }

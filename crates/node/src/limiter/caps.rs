@@ -161,8 +161,8 @@ impl Cap {
         }
     }
 
-    /// A place when there is room, and whether there is more.
-    fn enter(&self) -> Option<((), bool)> {
+    /// A place when there is room.
+    fn enter(&self) -> Option<()> {
         let (now, shared) = (Instant::now(), self.sharing.is_on());
         let mut state = self.state();
         let wanted = state.running + self.line.len() as u64 + 1;
@@ -170,7 +170,7 @@ impl Cap {
         let room = state.room(now, shared);
         if state.running < room {
             state.running += 1;
-            return Some(((), state.running < room));
+            return Some(());
         }
         let (set, places, rate) = (state.set, &state.places, &state.rate);
         let missed = |set: Option<u64>, part: &Part| set.is_some() && part.is_hasty(wanted, now);

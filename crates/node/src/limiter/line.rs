@@ -7,8 +7,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::sync::{Mutex, Notify};
 
 use super::{Awaited, NotNow, WAIT_MAX, until_awaited};
 
@@ -18,6 +17,8 @@ pub(super) const WAITING_MAX: usize = 4096;
 /// Those who wait.
 #[derive(Debug, Default)]
 pub(super) struct Line {
+    /// Whose turn it is has this: it is given on in the order in which it was asked for.
+    first: Mutex<()>,
     room: Notify,
     waiting: AtomicUsize,
 }
@@ -47,46 +48,39 @@ impl Line {
         self.room.notify_waiters();
     }
 
-    /// Waits until `enter` has room, and calls the next one if it says that there is more. `waits` is called when there is none.
+    /// Waits until `enter` has room; only the first in line looks. `waits` is called when there is a line.
     pub(super) async fn wait<T>(
         &self,
         mut awaited: Option<Awaited>,
-        mut enter: impl FnMut() -> Result<Option<(T, bool)>, NotNow>,
+        mut enter: impl FnMut() -> Result<Option<T>, NotNow>,
         waits: impl FnOnce(),
     ) -> Result<Turn<T>, NotNow> {
         if self.len() == 0
-            && let Some((entered, _)) = enter()?
+            && let Some(entered) = enter()?
         {
             return Ok(Turn::Mine(entered));
         }
-        let until = Instant::now() + WAIT_MAX;
-        let (here, first) = Here::of(self)?;
+        let _here = Here::of(self)?;
         waits();
-        // Between the look above and the place in line there may have been room, and nobody was called.
-        let mut mine = first;
-        loop {
-            let called = self.room.notified();
-            tokio::pin!(called);
-            // From here on a call is heard, also one that comes before it is waited for.
-            called.as_mut().enable();
-            if std::mem::replace(&mut mine, true) {
-                let entered = enter();
-                // Who came since all were called hears what is wrong from the one before.
-                let more = !matches!(entered, Ok(None | Some((_, false))));
-                if let Some(turn) = entered.map(|entered| entered.map(|(entered, _)| Turn::Mine(entered))).transpose() {
-                    drop(here);
-                    if more {
-                        self.call();
-                    }
-                    return turn;
+        let turn = async {
+            let _first = self.first.lock().await;
+            loop {
+                let called = self.room.notified();
+                tokio::pin!(called);
+                // From here on a call is heard, also one that comes before it is waited for.
+                called.as_mut().enable();
+                // One who was called may find that a user was quicker, and is still the first.
+                if let Some(entered) = enter()? {
+                    return Ok(Turn::Mine(entered));
                 }
+                called.await;
             }
-            tokio::select! {
-                biased;
-                () = until_awaited(&mut awaited) => return Ok(Turn::User),
-                () = called => {}
-                () = tokio::time::sleep_until(until) => return Err(NotNow::Full),
-            }
+        };
+        tokio::select! {
+            biased;
+            () = until_awaited(&mut awaited) => Ok(Turn::User),
+            turn = turn => turn,
+            () = tokio::time::sleep(WAIT_MAX) => Err(NotNow::Full),
         }
     }
 }
@@ -95,19 +89,60 @@ impl Line {
 struct Here<'a>(&'a Line);
 
 impl Here<'_> {
-    /// Says whether nobody else waits.
-    fn of(line: &Line) -> Result<(Here<'_>, bool), NotNow> {
-        let before = line.waiting.fetch_add(1, Ordering::SeqCst);
-        if before >= WAITING_MAX {
-            line.waiting.fetch_sub(1, Ordering::SeqCst);
-            return Err(NotNow::Full);
+    fn of(line: &Line) -> Result<Here<'_>, NotNow> {
+        let here = Here(line);
+        // Counted out again when it is dropped.
+        match line.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX {
+            true => Err(NotNow::Full),
+            false => Ok(here),
         }
-        Ok((Here(line), before == 0))
     }
 }
 
 impl Drop for Here<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn first_in_line_stays_the_first_when_a_user_takes_what_it_was_called_for() {
+        let line = Arc::new(Line::default());
+        let room = Arc::new(AtomicU32::new(0));
+        let waits = |line: Arc<Line>, room: Arc<AtomicU32>| {
+            tokio::spawn(async move {
+                let take = |room: u32| room.checked_sub(1);
+                let enter = || Ok(room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok());
+                line.wait(None, enter, || {}).await.map(drop)
+            })
+        };
+        let settle = || async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            waiting.push(waits(line.clone(), room.clone()));
+            settle().await;
+        }
+        line.call(); // and somebody else was quicker
+        settle().await;
+        assert!(waiting.iter().all(|one| !one.is_finished()));
+        for (nth, left) in [(0, 2), (1, 1), (2, 0)] {
+            room.store(1, Ordering::SeqCst);
+            line.call();
+            settle().await;
+            let finished: Vec<bool> = waiting.iter().map(tokio::task::JoinHandle::is_finished).collect();
+            assert_eq!(finished.iter().rposition(|finished| *finished), Some(nth), "{finished:?}");
+            assert_eq!(line.len(), left);
+        }
     }
 }

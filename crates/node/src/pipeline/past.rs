@@ -1,4 +1,5 @@
-//! Requests that go past the store: whatever is not a GET of an object, and what a request forbids to keep.
+//! Requests that go past the store: whatever is not a GET of an object, what a request forbids to keep, and answers that are nobody
+//! else's.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -9,6 +10,7 @@ use model::UrlKey;
 
 use super::{ATTEMPTS_MAX, CHUNKED, Pipeline, Step, may_pass, said};
 use crate::fill::Came;
+use crate::functions::keep;
 use crate::knowing::Judged;
 use crate::metrics;
 use crate::respond::{AnswerBody, Reply, X_CACHE};
@@ -20,7 +22,7 @@ impl Pipeline {
     /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.
     pub(super) async fn head(&self, wanted: Wanted, why: Forward, reply: Reply) -> Response<AnswerBody> {
         for _ in 0..ATTEMPTS_MAX {
-            match self.pass(&wanted, wanted.shared(&self.signs).clone(), None, why, &reply).await {
+            match self.pass(&wanted, wanted.shared(&self.signs).clone(), None, why, &reply, || None).await {
                 Step::Answer(answer) => return answer,
                 Step::Again { .. } => {}
             }
@@ -48,7 +50,7 @@ impl Pipeline {
         }
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
-        headers.append(http::header::VIA, self.signs.via.clone());
+        headers.append(http::header::VIA, self.signs.via_of(wanted.version));
         // Of a GET and a HEAD the library takes it that there is none (RFC 9112 §6.3).
         if wanted.headers.contains_key(TRANSFER_ENCODING) {
             headers.remove(CONTENT_LENGTH);
@@ -56,7 +58,7 @@ impl Pipeline {
         }
         let (body, ended) = Upload::new(body);
         let body = body.map_err(|error| Box::new(error) as _).boxed_unsync();
-        match self.pass(&wanted, headers, Some(body), why.forward(), &reply).await {
+        match self.pass(&wanted, headers, Some(body), why.forward(), &reply, || None).await {
             Step::Answer(mut answer) => {
                 if let Some(bad) = ended.badly() {
                     return reply.bad(bad);
@@ -75,14 +77,16 @@ impl Pipeline {
         }
     }
 
-    /// Asks above and hands on what comes; judged where the fence speaks of such answers (fence, assumption 6).
-    async fn pass(
+    /// Asks above and hands on what comes; judged where the fence speaks of such answers (fence, assumption 6). For a failure, or none
+    /// at all, something may stand in.
+    pub(super) async fn pass(
         &self,
         wanted: &Wanted,
         headers: HeaderMap,
         body: Option<upstream::UpBody>,
         why: Forward,
         reply: &Reply,
+        stands_in: impl FnOnce() -> Option<Response<AnswerBody>>,
     ) -> Step {
         let (fetch, log) = self.knowing.begin_fetch(&wanted.url, wanted.asker);
         let bypass = body.is_some();
@@ -105,8 +109,13 @@ impl Pipeline {
         };
         let mut answer = match self.fills.pass(question, body).await {
             Ok(answer) => answer,
-            Err(error) => return Step::Answer(reply.unanswered(&error)),
+            Err(error) => return Step::Answer(stands_in().unwrap_or_else(|| reply.unanswered(&error))),
         };
+        if keep::is_failure(&wanted.domain.functions, answer.head.status)
+            && let Some(stale) = stands_in()
+        {
+            return Step::Answer(stale);
+        }
         let x_cache = answer.head.headers.remove(X_CACHE).filter(|_| answer.from != From::Origin);
         let came = Came { from: answer.from.clone(), x_cache, status: answer.head.status };
         let mut judging = None;

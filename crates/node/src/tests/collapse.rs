@@ -20,6 +20,15 @@ async fn crowd(
     askers
 }
 
+/// The same without headers, beside those that wait already.
+async fn crowd_besides(node: &TestNode, already: u64, count: u64) -> Vec<tokio::task::JoinHandle<Got>> {
+    let address = node.address;
+    let ask = || tokio::spawn(async move { ask(address, Method::GET, "/a", &[], false).await });
+    let askers = (0..count).map(|_| ask()).collect();
+    eventually("all are waiting", || node.pipeline.metrics().requests_running.get() == already + count).await;
+    askers
+}
+
 #[tokio::test]
 async fn askers_of_two_variants_are_two_fetches_whether_they_are_known_or_not() {
     let Stage { origin, node, .. } = Stage::set().await;
@@ -205,4 +214,55 @@ async fn user_who_joined_a_prefetch_is_served_past_parents_that_are_gone() {
     // What the user brought does for the job.
     assert!(matches!(report.outcome, model::Outcome::Failed(_) | model::Outcome::Resident { .. }), "{report:?}");
     assert_eq!(origin.seen("/a").len(), 1, "and only for the user");
+}
+
+#[tokio::test]
+async fn who_asks_with_credentials_holds_up_nobody_who_asks_without() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/a", Page { head_gate: Some(gate.clone()), ..Page::new("a") });
+    let address = node.address;
+    let own = tokio::spawn(async move { ask(address, Method::GET, "/a", &[("authorization", "x")], false).await });
+    origin.asked("/a", 1).await;
+    let askers = crowd_besides(&node, 1, 20).await;
+    origin.asked("/a", 2).await;
+    gate.add_permits(1_000);
+    assert_eq!(own.await.unwrap().text(), "a");
+    for asker in askers {
+        assert_eq!(asker.await.unwrap().text(), "a");
+    }
+    node.settled().await;
+    assert_eq!(origin.seen("/a").len(), 2, "once for who has credentials, and once for all others");
+    assert_eq!(node.get("/a").await.header("x-cache"), "HIT from edge", "what they asked for is stored");
+}
+
+#[tokio::test]
+async fn failure_says_nothing_of_the_next_answer() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/a", Page { status: 500, ..Page::new("oh").with("cache-control", "no-store") });
+    assert_eq!(node.get("/a").await.status, 500);
+    origin.put("/a", Page::new("a"));
+    assert_eq!(node.get("/a").await.text(), "a");
+    node.settled().await;
+    assert_eq!(node.get("/a").await.header("x-cache"), "HIT from edge");
+}
+
+#[tokio::test]
+async fn failure_of_one_fetch_is_answered_from_the_store_for_all_who_wait() {
+    let Stage { origin, node, clock } = Stage::set().await;
+    origin.put("/a", Page::new("a").with("cache-control", "max-age=1, stale-if-error=600"));
+    node.get("/a").await;
+    node.settled().await;
+    clock.advance(Duration::from_secs(5));
+    node.in_contact();
+    let gate = Arc::new(Semaphore::new(0));
+    let oh = Page::new("oh").with("cache-control", "no-store");
+    origin.put("/a", Page { status: 500, head_gate: Some(gate.clone()), ..oh });
+    let askers = crowd(&node, 20, &[&[]]).await;
+    origin.asked("/a", 2).await;
+    gate.add_permits(1);
+    for asker in askers {
+        assert_eq!(asker.await.unwrap().text(), "a");
+    }
+    assert_eq!(origin.seen("/a").len(), 2, "one asked for all of them");
 }

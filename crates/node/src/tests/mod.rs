@@ -291,7 +291,8 @@ impl Got {
 
 /// Asks a server, over HTTP/1.1 unless `h2c`.
 pub(crate) async fn ask(address: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)], h2c: bool) -> Got {
-    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).http2_only(h2c).build_http();
+    let mut client = Client::builder(TokioExecutor::new());
+    let client: Client<HttpConnector, Full<Bytes>> = client.http2_only(h2c).http1_max_headers(300).build_http();
     let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
     if !headers.iter().any(|(name, _)| *name == "host") {
         request = request.header(HOST, DOMAIN);

@@ -312,3 +312,41 @@ async fn prefetch_that_broke_above_is_not_gone_on_with_in_slices() {
     assert_eq!(checksum, crc32fast::hash(&new), "one version");
     assert_eq!(parts(&origin, "/v"), ["", "bytes=15000-", ""], "what broke, what did not continue it, and what came");
 }
+
+#[tokio::test]
+async fn part_of_what_is_nobody_elses_is_asked_for_as_it_is_wanted() {
+    let tiers = super::tiers::tiers().await;
+    let body = Bytes::from((0..20_000_u32).map(|at| (at % 251) as u8).collect::<Vec<u8>>());
+    let page = Page::new(body.clone()).with("cache-control", "private").with("etag", "\"v1\"");
+    tiers.origin.put("/a", page);
+    for round in 0..2 {
+        for (range, from, to) in [("bytes=0-1", 0, 2), ("bytes=15000-15009", 15_000, 15_010)] {
+            let got = tiers.child.get_with("/a", &[("range", range)]).await;
+            assert_eq!((got.status, got.bytes()), (206, &body[from..to]), "{round}: {range}");
+            assert_eq!(got.header("content-range"), format!("bytes {from}-{}/20000", to - 1));
+        }
+        let got = tiers.child.get_with("/a", &[("if-none-match", "\"v1\"")]).await;
+        assert_eq!((got.status, got.bytes()), (304, &b""[..]), "{round}");
+    }
+    let got = tiers.child.get_with("/b", &[("if-none-match", "\"v1\"")]).await;
+    assert_eq!(got.status, 404);
+    for node in [&tiers.child, &tiers.parent] {
+        node.settled().await;
+        assert_eq!(node.pipeline.store().stats().objects, 0);
+    }
+}
+
+#[tokio::test]
+async fn what_its_user_has_of_what_is_nobody_elses_is_not_sent_again() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/a", Page::new("mine").with("cache-control", "private").with("etag", "\"v1\""));
+    // The first is asked for as for everybody, who comes after it for himself.
+    for (tag, status) in [("\"v1\"", 304), ("\"v1\"", 304), ("\"v0\"", 200)] {
+        let got = node.get_with("/a", &[("if-none-match", tag)]).await;
+        assert_eq!((got.status, got.header("etag")), (status, "\"v1\""), "{tag}");
+        assert_eq!(got.bytes(), if status == 200 { &b"mine"[..] } else { b"" });
+    }
+    let seen = origin.seen("/a");
+    let conditional: Vec<bool> = seen.iter().map(|seen| seen.headers.contains_key(IF_NONE_MATCH)).collect();
+    assert_eq!(conditional, [false, true, true]);
+}

@@ -382,3 +382,28 @@ async fn request_that_a_node_takes_its_parent_takes_too() {
         assert!(matches!(status, 404 | 431), "{bytes}: {status}");
     }
 }
+
+#[tokio::test]
+async fn answer_that_a_node_takes_its_child_takes_too_and_none_makes_a_parent_rest() {
+    let Tiers { origin, child, parent: _parent, .. } = tiers().await;
+    let mut taken = 0;
+    for count in 225..260 {
+        let mut page = Page::new("a");
+        page.headers.extend((0..count).map(|_| ("x-a", "1".to_owned())));
+        origin.put(&format!("/{count}"), page);
+        let got = child.get(&format!("/{count}")).await;
+        assert!(matches!(got.status, 200 | 502), "{count}: {got:?}");
+        if got.status == 200 {
+            assert_eq!(got.header("x-cache"), "MISS from parent", "{count}");
+            taken += 1;
+        }
+    }
+    assert!((5..30).contains(&taken), "{taken}");
+    for bytes in [55_000, 60_000, 61_000, 62_000, 65_000] {
+        origin.put(&format!("/{bytes}"), Page::new("a").with("x-a", &"x".repeat(bytes)));
+        let got = child.get(&format!("/{bytes}")).await;
+        assert!(matches!(got.status, 200 | 502), "{bytes}: {}", got.status);
+    }
+    origin.put("/fine", Page::new("fine"));
+    assert_eq!(child.get("/fine").await.header("x-cache"), "MISS from parent");
+}
