@@ -36,6 +36,7 @@ use crate::interim::Interim;
 use crate::knowing::{Knowing, LogTag};
 use crate::metrics::{Metrics, Refusal};
 use crate::respond::BodyError;
+use crate::room::Room;
 use crate::slices::{self, Part, SliceSizes};
 use crate::upstream::{self, Answer, AskError, Asked, From, Question, Upstream};
 use crate::vouched::VouchedMoments;
@@ -391,8 +392,8 @@ pub(crate) struct Fills {
     /// Held while the marker of a URL is looked at and left, chosen by the URL: variants that come at the same time share one.
     marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
     for_users: Arc<crate::metrics::Gauge>,
-    all: Arc<crate::metrics::Gauge>,
-    passing: Arc<crate::metrics::Gauge>,
+    all: Arc<Room>,
+    passing: Arc<Room>,
 }
 
 impl Fills {
@@ -417,8 +418,8 @@ impl Fills {
             lone: Mutex::default(),
             marking: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             for_users: Arc::default(),
-            all: Arc::default(),
-            passing: Arc::default(),
+            all: Room::new(FILLS_MAX),
+            passing: Room::new(PASSING_MAX),
         }
     }
 
@@ -428,12 +429,12 @@ impl Fills {
 
     /// Fetches running now, and those of them that users wait for.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.all.get(), self.for_users.get())
+        (self.all.taken(), self.for_users.get())
     }
 
     /// Requests that go past the store now.
     pub(crate) fn passing(&self) -> u64 {
-        self.passing.get()
+        self.passing.taken()
     }
 
     /// Who is asked for what is not stored.
@@ -469,7 +470,7 @@ impl Fills {
         let (lone_to, lone) = oneshot::channel();
         let party = Party::new();
         let member = party.join(order.purpose == Purpose::User)?;
-        let running = {
+        let (running, place) = {
             let mut all = self.running();
             let shape = order.domain.functions.shape();
             let now = self.knowing.clock().now();
@@ -496,10 +497,10 @@ impl Fills {
                 }
                 return Some(Waiting { member, arrival: running.arrival.clone(), lone: None, joined: true });
             }
-            if self.all.get() >= FILLS_MAX as u64 {
+            let Some(place) = self.all.take(&order.domain.name) else {
                 self.metrics.refused(Refusal::Fetches);
                 return None;
-            }
+            };
             // Noted here, before anything is asked (rule 1).
             let (fetch, log) = self.knowing.begin_fetch(&order.url, order.asker);
             let overtaken = tokio::sync::Mutex::default();
@@ -510,9 +511,9 @@ impl Fills {
                 Running { number, shape, authorized, fetch, log, refetch, arrival, party, awaited, overtaken };
             let running = Arc::new(running);
             all.entry(order.key.clone()).or_default().push(running.clone());
-            running
+            (running, place)
         };
-        let held = (self.all.hold(), (order.purpose == Purpose::User).then(|| self.for_users.hold()));
+        let held = (place, (order.purpose == Purpose::User).then(|| self.for_users.hold()));
         let fills = self.clone();
         self.main.spawn(async move {
             let _held = held;
@@ -577,7 +578,7 @@ impl Fills {
 
     /// Asks for something that is not stored, whatever comes; on the runtime that keeps the connections.
     pub(crate) async fn pass(&self, question: Question, body: Option<upstream::UpBody>) -> Result<Answer, AskError> {
-        let Some(held) = self.passing.hold_below(PASSING_MAX as u64) else {
+        let Some(place) = self.passing.take(&question.domain.name) else {
             self.metrics.refused(Refusal::Fetches);
             return Err(AskError::NotTaken);
         };
@@ -585,7 +586,7 @@ impl Fills {
         let asking = self.main.spawn(async move { upstream.ask(&question, body).await });
         match tokio_util::task::AbortOnDropHandle::new(asking).await {
             Ok(answered) => answered.map(|mut answer| {
-                answer.body = answer.body.passes(held);
+                answer.body = answer.body.passes(place);
                 answer
             }),
             Err(_) => Err(AskError::NoParent("the node is stopping".to_owned())),

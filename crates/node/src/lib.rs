@@ -70,6 +70,7 @@ mod pool;
 mod prefetch;
 mod resolve;
 mod respond;
+mod room;
 mod slices;
 mod sources;
 mod sweep;

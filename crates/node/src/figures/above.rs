@@ -11,7 +11,7 @@ use model::UrlKey;
 
 use super::{Ended, Figures, Slot};
 use crate::limiter;
-use crate::metrics::Held;
+use crate::room;
 
 /// The body of an answer from above.
 pub(crate) struct FromAbove {
@@ -21,7 +21,7 @@ pub(crate) struct FromAbove {
     /// Its place at the origin, until it is dropped or given up.
     place: Option<limiter::Slot>,
     /// It is one of those that go past the store.
-    _passing: Option<Held>,
+    _passing: Option<room::Place>,
 }
 
 /// Counts one answer of an origin, when it is dropped: with the bytes of its body that were read until then.
@@ -71,8 +71,8 @@ impl FromAbove {
     }
 
     /// It counts as one that goes past the store until it is dropped.
-    pub(crate) fn passes(self, held: Held) -> FromAbove {
-        FromAbove { _passing: Some(held), ..self }
+    pub(crate) fn passes(self, place: room::Place) -> FromAbove {
+        FromAbove { _passing: Some(place), ..self }
     }
 
     /// Gives up its place at the origin: who has one must not wait for another.
