@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::ManualClock;
+use model::{ManualClock, Outcome};
 use tempfile::TempDir;
 
 use super::*;
@@ -87,13 +87,7 @@ impl Node {
 
     async fn resident(&self, jobs: &[Job]) {
         let outcome = Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: true };
-        self.leases
-            .report(
-                jobs.iter()
-                    .map(|job| Report { chunk: job.chunk, index: job.index, took_ms: 5, outcome: outcome.clone() })
-                    .collect(),
-            )
-            .await;
+        self.leases.report(jobs.iter().map(|job| job.report(5, outcome.clone())).collect()).await;
     }
 }
 
@@ -140,12 +134,7 @@ async fn lost_lease_is_handed_on_and_what_is_done_makes_room() {
     assert_eq!(rest.len(), 30);
     assert!(jobs[20..].iter().all(|job| rest.contains(job)));
     assert!(rig.scheduler.counters().retried.load(Ordering::Relaxed) >= 30);
-    let missing = Report {
-        chunk: rest[0].chunk,
-        index: rest[0].index,
-        took_ms: 5,
-        outcome: Outcome::Failed(Cause::OriginStatus(404)),
-    };
+    let missing = rest[0].report(5, Outcome::Failed(Cause::OriginStatus(404)));
     p2.leases.report(vec![missing]).await;
     p2.resident(&rest[1..]).await;
     // What the one that is gone has is not where users' requests go.
@@ -265,13 +254,6 @@ async fn change_of_members_and_loss_of_a_store_are_made_good() {
     let chunk = rig.kept("me", "the chunk has ended", |chunk| chunk.finished_ms > 0).await;
     assert_eq!((residents(&chunk.progress), chunk.progress.nodes), (10, vec![node("p-2")]));
     rig.stopping.cancel();
-}
-
-#[test]
-fn words_of_a_node_are_cut_short() {
-    let long = Cause::Store("é".repeat(CAUSE_CHARS_MAX + 1));
-    assert_eq!(shortened(long), Cause::Store("é".repeat(CAUSE_CHARS_MAX)));
-    assert_eq!(shortened(Cause::OriginStatus(500)), Cause::OriginStatus(500));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use model::{Entry, ManualClock};
+use model::{Entry, ManualClock, Outcome};
 
 use super::*;
 use crate::testing::{clock, domain, node, prefetch, topology};
@@ -74,8 +74,7 @@ impl Played {
     }
 
     fn report(&mut self, name: &str, jobs: &[Job], outcome: &Outcome) {
-        let report = |job: &Job| Report { chunk: job.chunk, index: job.index, took_ms: 1, outcome: outcome.clone() };
-        let reports = jobs.iter().map(report).collect();
+        let reports = jobs.iter().map(|job| job.report(1, outcome.clone())).collect();
         self.task.take(Event::Reports { node: node(name), session: 1, reports });
     }
 }
@@ -146,6 +145,11 @@ async fn what_is_resident_under_keys_of_before_is_fetched_again_under_those_of_n
                 played.report(name, &jobs[..1], &RESIDENT);
             }
             assert_eq!(played.task.counters.retried.load(Ordering::Relaxed), 30, "they are done again");
+            assert_eq!(
+                played.task.counters.resident.load(Ordering::Relaxed),
+                27,
+                "and what was said too late is not so"
+            );
         } else {
             for name in ["p-1", "p-2", "p-3"] {
                 played.connect(name);
@@ -159,6 +163,12 @@ async fn what_is_resident_under_keys_of_before_is_fetched_again_under_those_of_n
             .unwrap();
         assert_eq!(jobs.len(), 30, "all of them are one body now, of one owner; loaded: {is_loaded}");
         assert!(jobs.iter().all(|job| job.begin_after >= head), "by who knows the functions of now");
+        let before = played.task.counters.resident.load(Ordering::Relaxed);
+        // A node of an earlier version does not say which of them it means.
+        let jobs: Vec<Job> = jobs.into_iter().map(|job| Job { begin_after: Revision::ZERO, ..job }).collect();
+        let name = ["p-1", "p-2", "p-3"].into_iter().find(|name| played.task.sessions[&node(name)].leased.len() > 0);
+        played.report(name.unwrap(), &jobs, &RESIDENT);
+        assert_eq!(played.task.counters.resident.load(Ordering::Relaxed), before + 30);
     }
 }
 

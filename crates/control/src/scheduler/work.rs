@@ -312,6 +312,10 @@ impl Work {
         self.begin_after = self.begin_after.max(head);
     }
 
+    pub(super) fn begins_after(&self) -> Revision {
+        self.begin_after
+    }
+
     /// The domains of these names keep what they keep otherwise since `head`: nothing of theirs is resident as users' requests look for
     /// it. How many objects those were; `None`: it is not concerned.
     pub(super) fn kept_otherwise(
