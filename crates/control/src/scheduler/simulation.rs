@@ -452,7 +452,7 @@ impl World {
                     (LineState::Resident, Fate::Good | Fate::Late(_)) => {}
                     (LineState::Failed(Cause::OriginStatus(404)), Fate::Gone) => {}
                     (LineState::Failed(Cause::Cancelled), _) => assert!(meant.cancelled, "seed {seed}: {id}"),
-                    (LineState::Failed(Cause::Deadline | Cause::NoTarget), _) => {
+                    (LineState::Failed(Cause::Deadline | Cause::NoTarget | Cause::OriginTimeout), _) => {
                         let ran = meant.could_run_ms;
                         assert!(ran + HEARD_MS >= deadline_ms, "seed {seed}: {id} failed after {ran} ms");
                     }

@@ -300,3 +300,39 @@ async fn what_another_control_plane_accepted_is_worked_on_once_nodes_come_from_t
     played.settle().await;
     assert_eq!(played.jobs("p-1").len(), 6);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_origin_answered_is_told_of_what_was_not_done_before_the_deadline() {
+    let mut played = Played::start(&["p-1"]).await;
+    played.submit("me", "n", 4).await;
+    played.connect("p-1");
+    played.settle().await;
+    let jobs = played.jobs("p-1");
+    let asked_ms = millis(played.clock.now());
+    let answer = Outcome::Failed(Cause::OriginStatus(503));
+    played.report("p-1", &jobs[..3], &answer);
+    played.settle().await;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    played.settle().await;
+    let again = played.jobs("p-1");
+    assert_eq!(again.len(), 3, "each is tried once more");
+    // One is put off, which is no try; one is brought.
+    let of = |at: usize| again.iter().find(|job| job.index == jobs[at].index).unwrap().clone();
+    played.report("p-1", &[of(0)], &Outcome::Failed(Cause::OriginBusy { seconds: 60 }));
+    played.report("p-1", &[of(1)], &RESIDENT);
+    played.settle().await;
+
+    played.clock.advance(DEADLINE + Duration::from_secs(1));
+    played.settle().await;
+    let chunk = played.state.chunks(&[jobs[0].chunk]).await.unwrap().remove(0);
+    assert!(chunk.finished_ms > 0);
+    assert_eq!(chunk.progress.told_by, [node("p-1")]);
+    let of = |at: usize| {
+        let progress = &chunk.progress;
+        (progress.failed.get(&jobs[at].index).cloned(), progress.failed_at.get(&jobs[at].index).copied())
+    };
+    let answered = (Some(Cause::OriginStatus(503)), Some((1, asked_ms)));
+    assert_eq!([of(0), of(2)], [answered.clone(), answered]);
+    assert_eq!(of(1), (None, None));
+    assert_eq!(of(3), (Some(Cause::Deadline), Some((0, millis(played.clock.now())))), "nobody said anything of it");
+}
