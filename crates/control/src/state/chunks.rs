@@ -30,6 +30,14 @@ const OPEN_REFRESHES: &str = "SELECT DISTINCT revision FROM chunk \
 const COMPLETE_REFRESHES: &str = "UPDATE chunk SET finished_ms = $1 \
     WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3";
 
+/// Forgets what ended before a time, of tasks of which nothing is open or ended later: a task ends with the last of its chunks, and is
+/// there whole until it is forgotten.
+const FORGET_CHUNKS: &str = "DELETE FROM chunk WHERE id IN ( \
+    SELECT id FROM chunk AS ended WHERE finished_ms > 0 AND finished_ms < $1 \
+    AND NOT EXISTS (SELECT 1 FROM chunk AS going WHERE going.task = ended.task AND going.finished_ms = 0) \
+    AND NOT EXISTS (SELECT 1 FROM chunk AS later WHERE later.task = ended.task AND later.finished_ms >= $1) LIMIT $2) \
+    RETURNING account, domain, kind, created_ms, lines";
+
 /// Rows forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 2_000;
 
@@ -228,7 +236,7 @@ pub struct Outline {
 /// What is forgotten when its time is past.
 #[derive(Clone, Copy)]
 pub(super) enum Past {
-    /// Chunks that ended.
+    /// Tasks that ended.
     Tasks,
     /// Nonces.
     Nonces,
@@ -446,11 +454,8 @@ async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u
     };
     let statement = match past {
         Past::Tasks => {
-            let gone = sqlx::query(
-                "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2) \
-                 RETURNING account, domain, kind, created_ms, lines",
-            );
-            let gone = gone.bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64).fetch_all(&mut *connection).await?;
+            let gone = sqlx::query(FORGET_CHUNKS).bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64);
+            let gone = gone.fetch_all(&mut *connection).await?;
             let mut tally = Tally::default();
             for row in &gone {
                 let kind = text(row, "kind")?;
@@ -639,6 +644,19 @@ mod tests {
             let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
             let plan: Vec<String> = rows.iter().map(|row| text(row, "detail").unwrap()).collect();
             assert!(plan.len() == 1 && plan[0].contains("chunk_open_refresh"), "{statement}: {plan:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_task_of_many_chunks_is_forgotten_without_a_look_at_all_of_them_for_each() {
+        let dir = TempDir::new().unwrap();
+        let state = state(&dir, &[]).await;
+        let On::Sql(pool) = state.read().unwrap() else { panic!("it is a database") };
+        let sql = format!("EXPLAIN QUERY PLAN {FORGET_CHUNKS}");
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| text(row, "detail").unwrap()).collect();
+        for look in ["ended USING INDEX chunk_finished", "(task=? AND finished_ms=?)", "(task=? AND finished_ms>?)"] {
+            assert!(plan.iter().any(|step| step.contains(look)), "{look}: {plan:?}");
         }
     }
 }
