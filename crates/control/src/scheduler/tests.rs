@@ -294,8 +294,8 @@ async fn what_a_node_lost_is_not_kept_again_before_it_is_here() {
 async fn chunk_that_cannot_be_read_stops_no_other_and_fails_at_its_deadline() {
     let dir = TempDir::new().unwrap();
     let rig = Rig::start(state(&dir, &["p-1"]).await, clock()).await;
-    for account in ["forgotten", "no params", "well"] {
-        rig.submit(account, "n", 2).await;
+    for account in ["forgotten", "strange", "well"] {
+        rig.submit(account, account, 2).await;
     }
     rig.stopping.cancel();
     // As a later version may have written, or a disk.
@@ -304,7 +304,7 @@ async fn chunk_that_cannot_be_read_stops_no_other_and_fails_at_its_deadline() {
         "UPDATE chunk SET progress = '{\"failed\":{\"0\":\"of a later version\"}}' WHERE account = 'forgotten'",
     )
     .await;
-    run_sql(&dir, "UPDATE chunk SET params = '{\"area\":\"moon\"}' WHERE account = 'no params'").await;
+    run_sql(&dir, "UPDATE chunk SET params = '{\"area\":\"moon\"}' WHERE account = 'strange'").await;
 
     let rig = Rig::start(rig.state, rig.clock).await;
     let mut p1 = rig.connect("p-1", 1).await;
@@ -316,10 +316,10 @@ async fn chunk_that_cannot_be_read_stops_no_other_and_fails_at_its_deadline() {
     p1.resident(&forgotten).await;
     rig.kept("forgotten", "and so does what was begun anew", |chunk| chunk.finished_ms > 0).await;
 
-    let shown = rig.chunks("no params").await;
+    let shown = rig.chunks("strange").await;
     assert_eq!(line_state(&shown[0], 0), LineState::Going(0), "a later version may do it still");
     rig.clock.advance(DEADLINE + Duration::from_secs(1));
-    let ended = rig.kept("no params", "it is over at its deadline", |chunk| chunk.finished_ms > 0).await;
+    let ended = rig.kept("strange", "it is over at its deadline", |chunk| chunk.finished_ms > 0).await;
     assert_eq!(line_state(&ended, 1), LineState::Failed(Cause::Deadline));
     until("nothing is open", || async { rig.open.chunks().is_empty().then_some(()) }).await;
     // As it ended, it stays, whatever becomes of what it came to.
