@@ -83,7 +83,7 @@ struct Host {
 pub(crate) struct Begun {
     pub(crate) job: Job,
     /// Ends it.
-    withdrawn: CancellationToken,
+    pub(crate) withdrawn: CancellationToken,
     /// Its host's, for as long as it is under way.
     host: Arc<Host>,
 }
@@ -238,8 +238,8 @@ impl Prefetch {
         Some(Begun { job, withdrawn, host })
     }
 
-    /// Reports a job, unless it was withdrawn when it had just ended: its place and its name may be another's by now.
-    fn done(&self, report: Report, withdrawn: &CancellationToken) {
+    /// A job has ended. Of one that was withdrawn by then nothing is reported: its place and its name may be another's by now.
+    pub(crate) fn done(&self, report: Report, withdrawn: &CancellationToken) {
         let mut queue = self.queue();
         if withdrawn.is_cancelled() {
             return;
@@ -268,7 +268,6 @@ impl Prefetch {
                 let Some(Begun { job, withdrawn, host }) = self.next(now_applied, most) else { break };
                 let (prefetch, pipeline) = (self.clone(), pipeline.clone());
                 running.spawn(async move {
-                    let (chunk, index) = (job.chunk, job.index);
                     let began = Instant::now();
                     let warming = withdrawn.run_until_cancelled(pipeline.warm(&job, &prefetch, &host.fetching));
                     let Some(outcome) = warming.await else { return };
@@ -282,7 +281,7 @@ impl Prefetch {
                         }
                     }
                     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                    prefetch.done(Report { chunk, index, took_ms, outcome }, &withdrawn);
+                    prefetch.done(job.report(took_ms, outcome), &withdrawn);
                 });
             }
             tokio::select! {
@@ -491,24 +490,5 @@ impl Pipeline {
             fill::Outcome::NotMine { .. } | fill::Outcome::Again => Step::Look { fetched: false },
             fill::Outcome::Failed(error) => Step::Failed(error.into()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn job_that_ends_when_it_is_withdrawn_takes_nothing_from_the_one_that_came_in_its_place() {
-        let prefetch = Prefetch::new();
-        let job = Job { chunk: 1, index: 0, url: "http://www.example.test/a".to_owned(), ..Job::default() };
-        prefetch.accept([job.clone()].into_iter());
-        let begun = prefetch.next(model::Revision(0), 1).unwrap();
-        prefetch.withdraw(&[1]);
-        prefetch.accept([job].into_iter());
-        let report = Report { chunk: 1, index: 0, took_ms: 1, outcome: Outcome::Failed(Cause::Evicted) };
-        prefetch.done(report, &begun.withdrawn);
-        assert_eq!(prefetch.counts(), (1, 0, 0), "it waits, and nothing is said of it");
-        assert!(prefetch.next(model::Revision(0), 10).is_some());
     }
 }
