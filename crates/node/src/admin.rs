@@ -194,6 +194,11 @@ impl Admin {
         page.gauge("store_objects", "Objects stored", store.objects);
         page.gauge("store_disk_bytes", "Bytes the segments take", store.disk_bytes);
         page.gauge("store_disk_capacity_bytes", "Bytes the segments may take", store.disk_capacity_bytes);
+        let held = "Those of them that are evicted but for those who still read there";
+        page.gauge("store_held_bytes", held, store.held_bytes);
+        page.gauge("store_held_bytes_max", "Bound of those", store.held_bytes_max);
+        let taken_back = "Segments taken back from readers that held too much of the disk";
+        page.counter("store_taken_back_segments_total", taken_back, store.taken_back_segments);
         page.gauge("store_memory_bytes", "Bytes in the memory tier", store.memory_bytes);
         page.gauge("store_memory_capacity_bytes", "Bound of the memory tier", store.memory_capacity_bytes);
         page.gauge("store_buffered_bytes", "Bytes of bodies in memory, whoever holds them", store.buffered_bytes);

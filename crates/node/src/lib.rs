@@ -58,6 +58,7 @@ mod knowing;
 mod limiter;
 mod link;
 mod listener;
+mod lookup;
 mod machine;
 mod metrics;
 mod network;

@@ -36,6 +36,7 @@ use crate::functions::{access, keep};
 use crate::head::{self, Head, ObjectKey, Stored};
 use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
+use crate::lookup::stored;
 use crate::metrics::{self, Metrics, Refusal};
 use crate::peer::{self, BadCaller};
 use crate::pins::Pins;
@@ -381,27 +382,17 @@ impl Pipeline {
         reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object is being refreshed faster than it can be fetched")
     }
 
-    async fn read(&self, key: &ObjectKey) -> Option<store::Object> {
-        match self.store.lookup(key.hash(), key.bytes()).await {
-            Ok(object) => object,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "lookup");
-                None
-            }
-        }
-    }
-
     /// Finds what is stored for a request. A body whose stamp is of another log is not there.
     pub(crate) async fn look(&self, wanted: &Wanted) -> Look {
         let tag = self.knowing.known().tag;
         let mut key = ObjectKey::bare(&wanted.url);
-        let mut object = self.read(&key).await;
+        let mut object = stored(&self.store, &key).await;
         let mut marker = None;
         if let Some(Stored::Marker(vary)) = of(&object, tag) {
             let generation = object.as_ref().map_or(store::Generation(0), store::Object::generation);
             marker = Some(generation);
             key = ObjectKey::variant(&wanted.url, generation, &httpcache::vary_key(vary, wanted.shared(&self.signs)));
-            object = self.read(&key).await;
+            object = stored(&self.store, &key).await;
         }
         let seen = object.as_ref().map(store::Object::generation);
         let head = match of(&object, tag) {

@@ -27,6 +27,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::fill::{ArrivedBody, Fills, Order, Outcome, Purpose, Waiting};
 use crate::head::{Head, ObjectKey, Series};
+use crate::lookup::stored;
 use crate::respond::BodyError;
 use crate::upstream::Asked;
 
@@ -186,7 +187,7 @@ impl Body {
     /// A slice in the store. What cannot be read is fetched again.
     async fn stored(&self, number: u64) -> Option<store::Object> {
         let key = ObjectKey::slice(&self.url, &self.series, number);
-        let object = self.fills.store().lookup(key.hash(), key.bytes()).await.ok().flatten()?;
+        let object = stored(self.fills.store(), &key).await?;
         let whole = self.series.range(number);
         (object.length() == whole.end - whole.start).then_some(object)
     }

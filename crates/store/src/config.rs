@@ -23,7 +23,7 @@ pub struct Config {
 pub struct DiskConfig {
     /// Where the segments lie; created if missing. The path also decides which keys this disk holds.
     pub path: PathBuf,
-    /// Bytes the segments may take. Segments that a reader still holds open after eviction are not counted.
+    /// Bytes the segments may take, those included that are evicted but for somebody who still reads there.
     pub capacity_bytes: u64,
 }
 

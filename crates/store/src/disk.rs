@@ -3,11 +3,19 @@
 //! Two implementations: [`FileDisk`] for real directories, and [`FaultyDisk`], in memory, which loses or tears whatever a
 //! finished sync does not cover. The store relies on what is written here and on nothing else.
 //!
+//! # What always holds
+//!
+//! - Nobody waits for ever: what a disk holds on to for [`CALL_MAX`] ends with [`io::ErrorKind::TimedOut`]. A disk that only has too
+//!   much to do keeps its callers waiting for longer; those that must not wait give up by themselves.
+//! - What was given up, by a bound or because its future was dropped, may still be done at any later time, as one that failed may
+//!   have been done in part. So a file is given up with the first change of it that fails.
+//!
 //! Futures are boxed so that a [`crate::Store`] has no type parameter: a disk operation costs far more than a box, and what
 //! is in memory never comes here.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -17,6 +25,15 @@ pub use file::FileDisk;
 
 mod faulty;
 mod file;
+
+/// Longest time that a disk may take for one call: as long as the system itself waits for a command before it sets the device back.
+pub const CALL_MAX: Duration = Duration::from_secs(30);
+
+/// The error of a call that took longer.
+fn hangs() -> io::Error {
+    let words = format!("the disk did not answer within {} seconds", CALL_MAX.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, words)
+}
 
 /// A directory that one store has to itself.
 pub trait Disk: Send + Sync + 'static {

@@ -39,6 +39,7 @@ mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod growing;
+mod held;
 mod index;
 mod memory;
 mod object;

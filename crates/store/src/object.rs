@@ -163,20 +163,48 @@ impl Object {
         self.entry.held.len() == self.entry.record.slices.len()
     }
 
-    /// The same object for a reader that is to hold nothing of it in memory, and the segments where its body lies. Nothing when
-    /// it lies nowhere else.
-    pub(crate) fn on_disk(&self) -> Option<(Object, Vec<Arc<Segment>>)> {
+    /// The same object for a reader of `part` that is to hold nothing of it in memory, and the segments it needs. Nothing when it
+    /// lies nowhere else.
+    pub(crate) fn on_disk(&self, part: Range<u64>) -> Option<(Object, Vec<Needed>)> {
         let tier = self.tier.clone()?;
-        let segments =
-            self.entry.record.slices.iter().map(|slice| tier.segment(slice.segment)).collect::<Option<_>>()?;
-        Some((Object { entry: Arc::new(self.entry.without_bytes()), tier: Some(tier) }, segments))
+        let segments = self.segments(part.clone());
+        let there = |slice: &SliceAt| segments.iter().any(|needed| needed.segment.id == slice.segment);
+        let all = self.slices(part).all(there);
+        all.then(|| (Object { entry: Arc::new(self.entry.without_bytes()), tier: Some(tier) }, segments))
+    }
+
+    /// The slices in which a part of the body lies.
+    fn slices(&self, part: Range<u64>) -> impl Iterator<Item = &SliceAt> {
+        let end = |slice: &SliceAt| slice.start + u64::from(slice.length);
+        self.entry.record.slices.iter().filter(move |slice| slice.start < part.end && end(slice) > part.start)
+    }
+
+    /// The segments that a reader of a part of the body needs, without those that are gone.
+    pub(crate) fn segments(&self, part: Range<u64>) -> Vec<Needed> {
+        let mut all: Vec<Needed> = Vec::new();
+        let Some(tier) = &self.tier else { return all };
+        for slice in self.slices(part) {
+            let until = slice.start + u64::from(slice.length);
+            match all.last_mut().filter(|last| last.segment.id == slice.segment) {
+                Some(last) => last.until = until,
+                None => all.extend(tier.segment(slice.segment).map(|segment| Needed { segment, until })),
+            }
+        }
+        all
     }
 
     /// Reads a range of the body, a slice at a time; what lies past the end of the body is left out.
-    /// Slices in memory are ready at once. A reader keeps the segments it needs: once it exists, eviction does not end it.
+    /// Slices in memory are ready at once. A reader keeps the segments that it still needs: eviction does not end it, unless readers
+    /// hold too much of the disk ([`crate::Stats::held_bytes_max`]).
     pub fn read(&self, range: Range<u64>) -> Reader {
         Reader::of_object(self.clone(), range.start, range.end.min(self.length()))
     }
+}
+
+/// A segment that a reader needs, until it is past a position in the body.
+pub(crate) struct Needed {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) until: u64,
 }
 
 impl std::fmt::Debug for Object {

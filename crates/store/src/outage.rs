@@ -8,6 +8,8 @@
 //!
 //! - It is out once and for all; a disk that works now and then does not flap.
 //! - A single object that cannot be read takes no disk out: one read that works between failures forgives them.
+//! - A disk that hangs is out after [`HANGS_MAX`] changes in a row that took too long. Reads do not say that as soon: what the page cache
+//!   has can be read from a disk that is gone.
 //! - That this process, or the system, is out of descriptors or memory is no failure of a disk.
 //! - While it is not *settled*, what the disk holds may be back after a restart, so removals of it are not acknowledged.
 
@@ -23,6 +25,9 @@ const READ_FAILURES_MAX: u32 = 16;
 
 /// Writes, syncs and creations of segments that fail in a row before a disk is out.
 const WRITE_FAILURES_MAX: u32 = 8;
+
+/// The same for those that took too long ([`crate::disk::CALL_MAX`]): everybody who stores something has waited for each.
+const HANGS_MAX: u32 = 2;
 
 /// The failures of one disk.
 #[derive(Default)]
@@ -75,8 +80,10 @@ impl Outage {
 
     /// Says whether that was the one too many.
     pub(crate) fn write_failed(&self, error: &io::Error) -> bool {
+        let hangs = error.kind() == io::ErrorKind::TimedOut;
+        let counts = if hangs { WRITE_FAILURES_MAX / HANGS_MAX } else { 1 };
         is_of_disk(error)
-            && self.write_failures.fetch_add(1, Ordering::Relaxed) + 1 >= WRITE_FAILURES_MAX
+            && self.write_failures.fetch_add(counts, Ordering::Relaxed) + counts >= WRITE_FAILURES_MAX
             && self.begin(error)
     }
 

@@ -18,7 +18,7 @@ use crate::fill::Follower;
 use crate::format::SliceAt;
 use crate::growing::Step;
 use crate::index::name;
-use crate::tier::Segment;
+use crate::object::Needed;
 use crate::{Object, ReadError};
 
 /// Longest chunk that a reader gives while the store is short of memory, in bytes: about what a connection takes at once.
@@ -44,7 +44,7 @@ struct Pieces {
 }
 
 enum Source {
-    Object { object: Object, segments: Vec<Arc<Segment>> },
+    Object { object: Object, segments: Vec<Needed> },
     Fill(Follower),
     Ended,
 }
@@ -59,15 +59,7 @@ enum Woken {
 
 impl Reader {
     pub(crate) fn of_object(object: Object, position: u64, end: u64) -> Reader {
-        let mut segments: Vec<Arc<Segment>> = Vec::new();
-        if let (Some(tier), true) = (&object.tier, object.entry.held.is_empty()) {
-            for slice in &object.entry.record.slices {
-                let outside = slice.start >= end || slice.start + u64::from(slice.length) <= position;
-                if !outside && segments.last().is_none_or(|last| last.id != slice.segment) {
-                    segments.extend(tier.segment(slice.segment));
-                }
-            }
-        }
+        let segments = if object.entry.held.is_empty() { object.segments(position..end) } else { Vec::new() };
         Reader { source: Source::Object { object, segments }, position, end, waiting: None, pieces: None }
     }
 
@@ -132,6 +124,10 @@ impl Reader {
             }
         };
         self.position += chunk.len() as u64;
+        if let Source::Object { segments, .. } = &mut self.source {
+            // What is behind may be evicted, however long the rest takes.
+            segments.retain(|needed| needed.until > self.position);
+        }
         Some(chunk)
     }
 
@@ -153,7 +149,7 @@ impl Reader {
         }
         if let Source::Object { object, segments } = &mut self.source
             && !object.entry.held.is_empty()
-            && let Some(on_disk) = object.on_disk()
+            && let Some(on_disk) = object.on_disk(self.position..self.end)
         {
             (*object, *segments) = on_disk;
         }
@@ -206,7 +202,8 @@ impl Stream for Reader {
                 Step::Load(number, slice) => {
                     let (tier, segment, fill) = match &reader.source {
                         Source::Object { object, segments } => {
-                            let segment = segments.iter().find(|segment| segment.id == slice.segment).cloned();
+                            let of_slice = |needed: &&Needed| needed.segment.id == slice.segment;
+                            let segment = segments.iter().find(of_slice).map(|needed| needed.segment.clone());
                             (object.tier.clone(), segment, object.entry.generation)
                         }
                         Source::Fill(Follower { growing, .. }) => {

@@ -9,12 +9,18 @@ pub struct Stats {
     /// Objects that can be found: on disk, or in memory where there is no disk. May count large objects that have
     /// lost a slice to eviction and were not asked for since.
     pub objects: u64,
-    /// Bytes the segments take on all disks, unused room of the open ones included.
+    /// Bytes the segments take on all disks, unused room of the open ones and what readers hold included.
     pub disk_bytes: u64,
     /// Bytes the segments may take.
     pub disk_capacity_bytes: u64,
     /// Segments on all disks.
     pub segments: u64,
+    /// Bytes of segments that are evicted or sifted but for those who still read there.
+    pub held_bytes: u64,
+    /// Bound of `held_bytes`: from whoever holds more the disk is taken back.
+    pub held_bytes_max: u64,
+    /// Segments that were taken back.
+    pub taken_back_segments: u64,
     /// Bytes of heads and bodies in memory.
     pub memory_bytes: u64,
     /// Bound of `memory_bytes`.
@@ -92,6 +98,7 @@ pub(crate) struct Counters {
     pub(crate) evicted_segments: AtomicU64,
     pub(crate) evicted_objects: AtomicU64,
     pub(crate) sifted_segments: AtomicU64,
+    pub(crate) taken_back_segments: AtomicU64,
     pub(crate) kept_objects: AtomicU64,
     pub(crate) read_errors: AtomicU64,
     pub(crate) write_errors: AtomicU64,
@@ -121,6 +128,7 @@ impl Counters {
             evicted_segments: now(&self.evicted_segments),
             evicted_objects: now(&self.evicted_objects),
             sifted_segments: now(&self.sifted_segments),
+            taken_back_segments: now(&self.taken_back_segments),
             kept_objects: now(&self.kept_objects),
             read_errors: now(&self.read_errors),
             write_errors: now(&self.write_errors),

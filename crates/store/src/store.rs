@@ -623,6 +623,8 @@ impl Store {
             stats.objects += volume.tier.index.len();
             stats.segments += segments;
             stats.disk_bytes += bytes;
+            stats.held_bytes += volume.tier.held_bytes();
+            stats.held_bytes_max += volume.tier.held.most;
             stats.disk_capacity_bytes += volume.tier.capacity_bytes;
             stats.in_flight_bytes += volume.queue.in_flight_bytes();
             let (pinned, bytes, most) = volume.tier.pins.usage();

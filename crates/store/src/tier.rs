@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry, TRAILER_BYTES, Void};
+use crate::held::Held;
 use crate::index::{Index, Place, name};
 use crate::memory::Memory;
 use crate::object::Entry;
@@ -43,6 +44,8 @@ pub(crate) struct Segment {
     synced_to: AtomicU64,
     /// A write or sync failed: nothing is added any more, and what lies past `synced_to` may be lost.
     broken: AtomicBool,
+    /// It was held by readers alone, who held too much: there is nothing in it any more.
+    pub(crate) taken_back: AtomicBool,
     /// Heads and tombstones in it, as long as no summary on disk lists them.
     unsealed: Mutex<Option<Vec<SummaryEntry>>>,
 }
@@ -56,6 +59,7 @@ impl Segment {
             allocated: AtomicU64::new(allocated),
             synced_to: AtomicU64::new(0),
             broken: AtomicBool::new(false),
+            taken_back: AtomicBool::new(false),
             unsealed: Mutex::new(Some(Vec::new())),
         }
     }
@@ -132,6 +136,8 @@ pub(crate) struct Tier {
     oldest: AtomicU32,
     /// The segments that were sifted last: who looked up a place there a moment ago may still read it.
     left: Mutex<Vec<Arc<Segment>>>,
+    /// What is gone but for those who read there.
+    pub(crate) held: Held,
     /// Objects a part of whose body is in another segment than their head: by that segment, their names. Of those found at the start
     /// the oldest part alone is listed. What was replaced since may be among them.
     spanning: Mutex<BTreeMap<u32, Vec<u64>>>,
@@ -167,6 +173,7 @@ impl Tier {
             segments: RwLock::default(),
             oldest: AtomicU32::new(0),
             left: Mutex::default(),
+            held: Held::new(capacity_bytes),
             spanning: Mutex::default(),
             pins: Pins::new(capacity_bytes),
         }
@@ -190,7 +197,7 @@ impl Tier {
         found.or_else(|| self.left().iter().find(|left| left.id == id).cloned())
     }
 
-    fn left(&self) -> MutexGuard<'_, Vec<Arc<Segment>>> {
+    pub(crate) fn left(&self) -> MutexGuard<'_, Vec<Arc<Segment>>> {
         self.left.lock().expect("no code panics while it holds these segments")
     }
 
@@ -239,8 +246,9 @@ impl Tier {
     /// Forgets a segment; whoever holds it may go on reading.
     pub(crate) fn forget_segment(&self, id: u32) {
         let mut segments = self.segments.write().expect("no code panics while it holds the segments");
-        segments.remove(&id);
+        let forgotten = segments.remove(&id);
         self.note_oldest(&segments);
+        forgotten.iter().for_each(|segment| self.held.note(segment));
     }
 
     fn note_oldest(&self, segments: &BTreeMap<u32, Arc<Segment>>) {
@@ -249,11 +257,12 @@ impl Tier {
         }
     }
 
-    /// Number of segments, and the bytes they take.
+    /// Number of segments, and the bytes they take together with those that readers hold.
     pub(crate) fn usage(&self) -> (u64, u64) {
+        let held = self.held_bytes();
         let segments = self.segments.read().expect("no code panics while it holds the segments");
-        let bytes = segments.values().map(|segment| segment.allocated.load(Ordering::Relaxed)).sum();
-        (segments.len() as u64, bytes)
+        let bytes: u64 = segments.values().map(|segment| segment.allocated.load(Ordering::Relaxed)).sum();
+        (segments.len() as u64, held + bytes)
     }
 
     /// The heads and tombstones of a segment, from memory or from its summary.
@@ -558,6 +567,9 @@ impl Tier {
         self.outage.read_went_well();
         self.counters.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if bytes.len() != length {
+            if segment.taken_back.load(Ordering::Acquire) {
+                return Err(ReadError::Evicted);
+            }
             return Err(self.corrupt(segment.id, offset));
         }
         Ok(self.memory.buffers.count(bytes))

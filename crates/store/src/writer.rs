@@ -10,6 +10,10 @@
 //! - At most one segment is open; every older one is covered by a finished sync, or broken.
 //! - A segment whose write or sync failed is broken: nothing is added to it, and what no finished sync covers leaves the
 //!   index at once; the next segment says so durably, before anything is acknowledged. After a failed sync a second one proves nothing, so it is never tried.
+//! - What a disk that hung does late (`disk`) changes nothing. A write or sync that was given up was of a segment that is broken since, to
+//!   which nothing is added, and what it brings lies past what the next segment says counts there. A summary is written behind records
+//!   that are durable, when nothing more comes. Names are never used twice: a file that comes late is empty and of no use to anybody, and
+//!   one that goes late was to be reclaimed next in any case; what lies in it is found until its removal is known to be durable.
 //! - Segments are reclaimed oldest first and one by one, and one that is sifted keeps its place in the order, so a tombstone never goes
 //!   before what it removed (`reclaim`, `sift`).
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use common::{body, collect, key, open};
-use store::disk::{Failure, FaultyDisk};
+use store::disk::{CALL_MAX, Failure, FaultyDisk};
 use store::{Config, DiskConfig, ReadError, Store, Sweep, VerifyError, Which, WriteError};
 
 /// Numbers of the bodies that may be found under a name; `None`: nothing.
@@ -82,6 +82,11 @@ const LONG: Length = Length { rounds: 300, names: 250, asked: 2 };
 
 /// The story, until the disk is out of service or, if that binds nothing, to its end; says how many fills failed.
 async fn tell(store: &Store, ledger: &mut Ledger, binds: Binds, story: Length) -> u64 {
+    tell_until(|| false, store, ledger, binds, story).await
+}
+
+/// The same, until it is told to stop.
+async fn tell_until(stop: impl Fn() -> bool, store: &Store, ledger: &mut Ledger, binds: Binds, story: Length) -> u64 {
     let mut failures = 0;
     let certain = binds != Binds::Nothing;
     let mut number = 0;
@@ -106,7 +111,7 @@ async fn tell(store: &Store, ledger: &mut Ledger, binds: Binds, story: Length) -
         }
     }
     for (name, step) in steps {
-        if certain && store.stats().disks_out > 0 {
+        if certain && store.stats().disks_out > 0 || stop() {
             // A machine without power tells no story.
             break;
         }
@@ -247,9 +252,9 @@ async fn power_lost_at_any_change_of_a_store_that_is_sifted_loses_nothing_hot() 
 }
 
 /// Whatever stops working, and whenever: nothing wrong is served, requests are answered, and nothing is tried for ever.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn disk_that_fails_for_good_at_any_change_is_no_outage() {
-    for failure in [Failure::Writes, Failure::Room, Failure::Everything] {
+    for failure in [Failure::Writes, Failure::Room, Failure::Everything, Failure::Hangs] {
         let stores = [
             (segments_of_16_kib(256), 1, SHORT),
             (segments_of_16_kib(8), 3, SHORT),
@@ -279,6 +284,9 @@ async fn disk_that_fails_for_good_at_any_change_is_no_outage() {
                 }
                 ledger.may("/last", Some(2));
                 ledger.may("/last", None);
+                if cut % 2 == 0 {
+                    disk.let_through();
+                }
                 let disk = disk.crash();
                 let store = open(&disk, config.clone()).await;
                 check(&store, &ledger, |_| true, &format!("{context}, mended")).await;
@@ -323,6 +331,139 @@ async fn one_failed_change_anywhere_takes_no_disk_out() {
             check(&store, &ledger, |_| failure == Failure::Room, &context).await;
         }
     }
+}
+
+/// One change that hangs, anywhere in the story, and is made late: when it was just given up, when much was written after it, or never.
+#[tokio::test(start_paused = true)]
+async fn one_change_that_comes_late_takes_nothing_with_it() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Comes {
+        AtOnce,
+        AtTheEnd,
+        Never,
+    }
+    let config = segments_of_16_kib(256);
+    for (first, comes) in [Comes::AtOnce, Comes::AtTheEnd, Comes::Never].into_iter().enumerate() {
+        for cut in (first as u64..changes(5, &config, SHORT).await).step_by(3) {
+            let context = format!("change {cut} comes {comes:?}");
+            let disk = FaultyDisk::new(5);
+            let store = open(&disk, config.clone()).await;
+            let mut ledger = Ledger::default();
+            disk.fail_after(cut, Some(Failure::Hangs));
+            let watch = async {
+                while disk.hung() == 0 {
+                    tokio::time::sleep(CALL_MAX / 30).await;
+                }
+                disk.fail_after(0, None);
+                std::future::pending::<()>().await;
+            };
+            let come = || {
+                if comes == Comes::AtOnce && store.stats().write_errors > 0 {
+                    disk.let_through();
+                }
+                // Not to the end of the story, where everything was written anew.
+                disk.changes() > cut + cut % 9
+            };
+            tokio::select! {
+                biased;
+                () = watch => {}
+                _ = tell_until(come, &store, &mut ledger, Binds::RestartWithFaults, SHORT) => {}
+            }
+            disk.fail_after(0, None);
+            assert_eq!(store.stats().disks_out, 0, "{context}");
+            store.sync_removals().await.expect("sync");
+            put(&store, "/sync", 1).await.expect("the disk works again");
+            ledger.is("/sync", Some(1));
+            check(&store, &ledger, |_| false, &context).await;
+            if comes == Comes::AtTheEnd {
+                disk.let_through();
+            }
+            let store = open(&disk.crash(), config.clone()).await;
+            check(&store, &ledger, |_| false, &context).await;
+        }
+    }
+}
+
+/// The same where segments are sifted and evicted.
+#[tokio::test(start_paused = true)]
+async fn change_that_comes_late_to_a_full_store_brings_nothing_back() {
+    let config = segments_of_16_kib(16);
+    for cut in (0..changes(5, &config, LONG).await).step_by(3) {
+        let context = format!("change {cut} comes late");
+        let disk = FaultyDisk::new(5);
+        let store = open(&disk, config.clone()).await;
+        let mut ledger = Ledger::default();
+        disk.fail_after(cut, Some(Failure::Hangs));
+        let watch = async {
+            while disk.hung() == 0 {
+                tokio::time::sleep(CALL_MAX / 30).await;
+            }
+            disk.fail_after(0, None);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = watch => {}
+            _ = tell(&store, &mut ledger, Binds::RestartWithFaults, LONG) => {}
+        }
+        disk.fail_after(0, None);
+        assert_eq!(store.stats().disks_out, 0, "{context}");
+        store.sync_removals().await.expect("sync");
+        put(&store, "/sync", 1).await.expect("the disk works again");
+        ledger.is("/sync", Some(1));
+        disk.let_through();
+        check(&store, &ledger, |_| true, &context).await;
+        let store = open(&disk.crash(), config.clone()).await;
+        check(&store, &ledger, |name| name != "/sync", &context).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fill_that_failed_because_the_disk_hung_is_not_there_when_its_bytes_come_late() {
+    for seed in 0..20 {
+        let disk = FaultyDisk::new(seed);
+        let store = open(&disk, segments_of_16_kib(64)).await;
+        put(&store, "/before", 1).await.expect("put");
+        disk.fail_after(0, Some(Failure::Hangs));
+        let mend = async {
+            tokio::time::sleep(CALL_MAX / 2).await;
+            disk.fail_after(0, None);
+        };
+        let (failed, ()) = tokio::join!(put(&store, "/late", 2), mend);
+        assert!(failed.is_err());
+        assert!(!store.remove(key("/late"), b"/late", Which::Any).await.expect("nothing is there"));
+        put(&store, "/after", 3).await.expect("the disk works again");
+        disk.let_through();
+        assert!(get(&store, "/late").await.is_none());
+        let store = open(&disk.crash(), segments_of_16_kib(64)).await;
+        assert!(get(&store, "/late").await.is_none(), "{seed}: it is back");
+        assert!(get(&store, "/before").await.is_some() && get(&store, "/after").await.is_some(), "{seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn disk_that_hangs_is_out_after_two_bounds_and_keeps_nobody_waiting() {
+    let disk = FaultyDisk::new(3);
+    let store = open(&disk, segments_of_16_kib(64)).await;
+    for number in 0..40 {
+        put(&store, &format!("/{number}"), 2).await.expect("put");
+    }
+    disk.fail_after(0, Some(Failure::Hangs));
+    let began = tokio::time::Instant::now();
+    for number in 0..2 {
+        let failed = put(&store, &format!("/new/{number}"), 2).await;
+        assert!(failed.is_err(), "{number}");
+    }
+    assert_eq!(store.stats().disks_out, 1);
+    assert!(began.elapsed() <= 2 * CALL_MAX + std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+    for number in 0..40 {
+        assert!(get(&store, &format!("/{number}")).await.is_none());
+    }
+    put(&store, "/39", 4).await.expect("to memory");
+    // Nobody could write down that what is on the disk does not count.
+    let removed = store.remove(key("/1"), b"/1", Which::Any).await;
+    assert!(matches!(removed, Err(WriteError::OutOfService { .. })), "{removed:?}");
+    assert!(began.elapsed() <= 4 * CALL_MAX, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

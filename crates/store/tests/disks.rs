@@ -64,11 +64,11 @@ async fn object_that_lost_its_first_slice_is_a_miss() {
 
 #[tokio::test]
 async fn running_reader_is_not_ended_by_eviction() {
-    let store = open(&FaultyDisk::new(1), small_config()).await;
+    let store = open(&FaultyDisk::new(1), config(4 << 20)).await;
     put(&store, "/long", &body(1, 120_000), 0).await;
     let object = get(&store, "/long").await.expect("stored");
     let reader = object.read(0..u64::MAX);
-    for number in 0..100 {
+    for number in 0..600 {
         put(&store, &format!("/{number}"), &body(number, 10_000), 0).await;
     }
     assert_eq!(collect(reader).await.expect("it holds its segments"), body(1, 120_000));

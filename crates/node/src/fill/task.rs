@@ -30,6 +30,7 @@ use crate::functions::keep;
 use crate::head::{self, Head, ObjectKey, Series, Stored};
 use crate::knowing::LogTag;
 use crate::limiter::Awaited;
+use crate::lookup::stored;
 use crate::slices::{self, Part};
 use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question};
 
@@ -49,7 +50,7 @@ impl FillTask<'_> {
     pub(super) async fn run(&self, lone: oneshot::Sender<LoneAnswer>) {
         // A fetch that ended between the asker's look and this one's beginning has brought what is wanted.
         let key = &self.order.key;
-        if let Ok(Some(object)) = self.fills.store.lookup(key.hash(), key.bytes()).await
+        if let Some(object) = stored(&self.fills.store, key).await
             && self.order.seen != Some(object.generation())
         {
             self.tell(Arrival::Again);

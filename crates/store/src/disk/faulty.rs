@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Disk, DiskFile};
+use super::{CALL_MAX, Disk, DiskFile, hangs};
 
 /// What a crash keeps or loses as one, in bytes.
 const SECTOR: usize = 512;
@@ -45,6 +45,8 @@ pub enum Failure {
     Room,
     /// Nothing works any more.
     Everything,
+    /// Nothing is answered in time. What would have changed the disk comes late: see [`FaultyDisk::let_through`].
+    Hangs,
 }
 
 struct Machine {
@@ -59,6 +61,18 @@ struct Machine {
     changes: u64,
     /// From which change on what fails.
     failure: Option<(u64, Failure)>,
+    /// Changes that hang.
+    late: Vec<Late>,
+    /// Calls that hung.
+    hung: u64,
+}
+
+/// A change that nobody waits for any more.
+enum Late {
+    Create(String),
+    Remove(String),
+    Of(Arc<Mutex<Content>>, Change),
+    Sync(Arc<Mutex<Content>>),
 }
 
 /// Whether a change may be made.
@@ -66,6 +80,7 @@ enum Turn {
     Goes,
     /// The power goes while it is made.
     LosesPower,
+    Hangs,
 }
 
 /// A file: what is seen now, what a crash cannot take, and the way from there to here.
@@ -94,6 +109,57 @@ impl Machine {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+
+    fn let_through(&mut self) {
+        while !self.late.is_empty() {
+            let next = self.draw() as usize % self.late.len();
+            match self.late.swap_remove(next) {
+                // Nobody took it, so it has given its room back.
+                Late::Create(name) => _ = self.files.entry(name).or_default(),
+                Late::Remove(name) => _ = self.files.remove(&name),
+                Late::Of(content, change) => lock(&content).change(change),
+                Late::Sync(content) => {
+                    let mut content = lock(&content);
+                    let all = content.unsynced.len();
+                    content.sync(all);
+                }
+            }
+        }
+    }
+}
+
+impl Content {
+    fn change(&mut self, change: Change) {
+        match &change {
+            Change::Write { offset, bytes } => {
+                put(&mut self.now, *offset, bytes);
+                self.length = self.length.max((offset + bytes.len()) as u64);
+            }
+            Change::Length(length) => {
+                self.now.truncate(*length as usize);
+                self.length = *length;
+            }
+        }
+        self.unsynced.push(change);
+    }
+
+    /// Makes the first of the changes durable.
+    fn sync(&mut self, covered: usize) {
+        let covered = covered.min(self.unsynced.len());
+        let changes: Vec<Change> = self.unsynced.drain(..covered).collect();
+        for change in changes {
+            match change {
+                Change::Length(length) => {
+                    self.stable.truncate(length as usize);
+                    self.stable_length = length;
+                }
+                Change::Write { offset, bytes } => {
+                    put(&mut self.stable, offset, &bytes);
+                    self.stable_length = self.stable_length.max((offset + bytes.len()) as u64);
+                }
+            }
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -120,15 +186,18 @@ impl FaultyDisk {
             read_faults: 0,
             changes: 0,
             failure: None,
+            late: Vec::new(),
+            hung: 0,
         };
         FaultyDisk { machine: Arc::new(Mutex::new(machine)), boot: 0 }
     }
 
     /// Pulls the plug: what no finished sync covers is kept, lost or torn. This handle and all files opened through it fail
-    /// from now on; the disk is the one returned.
+    /// from now on; the disk is the one returned. What hangs is lost.
     pub fn crash(&self) -> FaultyDisk {
         let mut machine = lock(&self.machine);
         machine.boot += 1;
+        machine.late.clear();
         machine.write_faults.clear();
         machine.sync_faults = 0;
         machine.read_faults = 0;
@@ -191,6 +260,16 @@ impl FaultyDisk {
         machine.failure = failure.map(|failure| (machine.changes + after, failure));
     }
 
+    /// Calls that hung so far.
+    pub fn hung(&self) -> u64 {
+        lock(&self.machine).hung
+    }
+
+    /// Lets the changes that hang be made now, in any order, long after they were given up.
+    pub fn let_through(&self) {
+        lock(&self.machine).let_through();
+    }
+
     /// Puts a file of these bytes on the disk, as whoever wrote it may have left it.
     pub fn place(&self, name: &str, bytes: &[u8]) {
         let length = bytes.len() as u64;
@@ -234,12 +313,35 @@ impl FaultyDisk {
     }
 
     /// Yields some times, then fails if the machine has crashed since this handle was made.
-    async fn turn(&self) -> io::Result<()> {
+    async fn woken(&self) -> io::Result<()> {
         let yields = lock(&self.machine).draw() % 3;
         for _ in 0..yields {
             tokio::task::yield_now().await;
         }
         self.alive()
+    }
+
+    /// A turn of something that changes nothing.
+    async fn turn(&self) -> io::Result<()> {
+        self.woken().await?;
+        if self.hangs() { self.hang().await } else { Ok(()) }
+    }
+
+    fn hangs(&self) -> bool {
+        let machine = lock(&self.machine);
+        matches!(machine.failure, Some((at, Failure::Hangs)) if machine.changes >= at)
+    }
+
+    async fn hang<T>(&self) -> io::Result<T> {
+        lock(&self.machine).hung += 1;
+        tokio::time::sleep(CALL_MAX).await;
+        Err(hangs())
+    }
+
+    /// The end of a change that hangs.
+    async fn late<T>(&self, change: Late) -> io::Result<T> {
+        lock(&self.machine).late.push(change);
+        self.hang().await
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -255,7 +357,7 @@ impl FaultyDisk {
 
     /// A turn of something that changes the disk; `grows` if it takes room.
     async fn change(&self, grows: bool) -> io::Result<Turn> {
-        self.turn().await?;
+        self.woken().await?;
         let mut machine = lock(&self.machine);
         machine.changes += 1;
         let Some((at, failure)) = machine.failure else { return Ok(Turn::Goes) };
@@ -269,6 +371,7 @@ impl FaultyDisk {
             }
             Failure::Room if grows => Err(io::ErrorKind::StorageFull.into()),
             Failure::Room => Ok(Turn::Goes),
+            Failure::Hangs => Ok(Turn::Hangs),
             Failure::Writes | Failure::Everything => Err(io::Error::other("the disk fails")),
         }
     }
@@ -276,7 +379,7 @@ impl FaultyDisk {
     /// The error of the change in which the power went.
     fn after(&self, turn: &Turn) -> io::Result<()> {
         match turn {
-            Turn::Goes => Ok(()),
+            Turn::Goes | Turn::Hangs => Ok(()),
             Turn::LosesPower => Err(io::Error::other("the machine has crashed")),
         }
     }
@@ -285,6 +388,7 @@ impl FaultyDisk {
     fn made(&self, turn: &Turn) -> bool {
         match turn {
             Turn::Goes => true,
+            Turn::Hangs => false,
             Turn::LosesPower => lock(&self.machine).draw().is_multiple_of(2),
         }
     }
@@ -306,6 +410,9 @@ impl Disk for FaultyDisk {
     fn create<'a>(&'a self, name: &'a str, length: u64) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
         async move {
             let turn = self.change(true).await?;
+            if let Turn::Hangs = turn {
+                return self.late(Late::Create(name.to_owned())).await;
+            }
             if !self.made(&turn) {
                 self.after(&turn)?;
             }
@@ -339,6 +446,9 @@ impl Disk for FaultyDisk {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<()>> {
         async move {
             let turn = self.change(false).await?;
+            if let Turn::Hangs = turn {
+                return self.late(Late::Remove(name.to_owned())).await;
+            }
             if self.made(&turn) {
                 lock(&self.machine).files.remove(name);
             }
@@ -403,6 +513,10 @@ impl DiskFile for Open {
         async move {
             let turn = self.disk.change(true).await?;
             let mut bytes = pieces.concat();
+            if let Turn::Hangs = turn {
+                let change = Change::Write { offset: offset as usize, bytes };
+                return self.disk.late(Late::Of(self.content.clone(), change)).await;
+            }
             let fault = {
                 let mut machine = lock(&self.disk.machine);
                 let fault = machine.write_faults.pop();
@@ -413,10 +527,7 @@ impl DiskFile for Open {
                 fault
             };
             if fault != Some(WriteFault::Refused) {
-                let mut content = lock(&self.content);
-                put(&mut content.now, offset as usize, &bytes);
-                content.length = content.length.max(offset + bytes.len() as u64);
-                content.unsynced.push(Change::Write { offset: offset as usize, bytes });
+                lock(&self.content).change(Change::Write { offset: offset as usize, bytes });
             }
             match fault {
                 None => self.disk.after(&turn),
@@ -430,10 +541,10 @@ impl DiskFile for Open {
     fn set_length(&self, length: u64) -> BoxFuture<'_, io::Result<()>> {
         async move {
             let turn = self.disk.change(false).await?;
-            let mut content = lock(&self.content);
-            content.now.truncate(length as usize);
-            content.length = length;
-            content.unsynced.push(Change::Length(length));
+            if let Turn::Hangs = turn {
+                return self.disk.late(Late::Of(self.content.clone(), Change::Length(length))).await;
+            }
+            lock(&self.content).change(Change::Length(length));
             self.disk.after(&turn)
         }
         .boxed()
@@ -443,6 +554,9 @@ impl DiskFile for Open {
         async move {
             let covered = lock(&self.content).unsynced.len();
             let turn = self.disk.change(false).await?;
+            if let Turn::Hangs = turn {
+                return self.disk.late(Late::Sync(self.content.clone())).await;
+            }
             self.disk.after(&turn)?;
             {
                 let mut machine = lock(&self.disk.machine);
@@ -451,21 +565,7 @@ impl DiskFile for Open {
                     return Err(io::Error::other("sync failed"));
                 }
             }
-            let mut content = lock(&self.content);
-            let covered = covered.min(content.unsynced.len());
-            let changes: Vec<Change> = content.unsynced.drain(..covered).collect();
-            for change in changes {
-                match change {
-                    Change::Length(length) => {
-                        content.stable.truncate(length as usize);
-                        content.stable_length = length;
-                    }
-                    Change::Write { offset, bytes } => {
-                        put(&mut content.stable, offset, &bytes);
-                        content.stable_length = content.stable_length.max((offset + bytes.len()) as u64);
-                    }
-                }
-            }
+            lock(&self.content).sync(covered);
             Ok(())
         }
         .boxed()

@@ -3,12 +3,19 @@
 //! Calls that may block run on tokio's blocking threads; how many at once is bounded, for the runtime's own queue is not. A read of what
 //! the page cache has does not block.
 //! The directory is locked by a file `lock` for as long as the disk or one of its files is in use.
+//!
+//! # What always holds
+//!
+//! - A thread that hangs in a call has what it works on to itself (its buffers, its file, the lock of the directory) and keeps its place
+//!   among [`CALLS_MAX`] until it is back, whether or not anybody still waits for it. So no more hang than those, nor more memory, and no
+//!   other process opens the directory before the last of them is through.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -17,9 +24,10 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use rustix::fs::{Advice, OFlags, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
-use super::{Disk, DiskFile};
+use super::{CALL_MAX, Disk, DiskFile, hangs};
 
 /// Blocking calls that one disk has running at once; further ones wait.
 const CALLS_MAX: usize = 64;
@@ -44,15 +52,41 @@ pub struct FileDisk {
 
 struct Shared {
     path: PathBuf,
-    calls: Semaphore,
+    calls: Arc<Semaphore>,
+    /// Calls that came back.
+    back: AtomicU64,
     /// Held for its lock.
     _lock: File,
 }
 
 impl Shared {
-    async fn call<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-        let _permit = self.calls.acquire().await.map_err(io::Error::other)?;
-        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    /// Does on a thread what may block, and waits for it as long as may be.
+    async fn call<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let permit = self.permit().await?;
+        let shared = self.clone();
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work();
+            shared.back.fetch_add(1, Ordering::Relaxed);
+            drop(permit);
+            done
+        });
+        timeout(CALL_MAX, working).await.map_err(|_| hangs())?.map_err(io::Error::other)?
+    }
+
+    /// Waits until one call more may run. Where none comes back for as long as one may take, all of them hang.
+    async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
+        let mut permit = pin!(self.calls.clone().acquire_owned());
+        loop {
+            let before = self.back.load(Ordering::Relaxed);
+            match timeout(CALL_MAX, &mut permit).await {
+                Ok(permit) => return permit.map_err(io::Error::other),
+                Err(_) if self.back.load(Ordering::Relaxed) == before => return Err(hangs()),
+                Err(_) => {} // the disk works, but has too much to do
+            }
+        }
     }
 }
 
@@ -68,9 +102,10 @@ impl FileDisk {
                 Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            Ok(FileDisk { shared: Arc::new(Shared { path, calls: Semaphore::new(CALLS_MAX), _lock: lock }) })
+            let calls = Arc::new(Semaphore::new(CALLS_MAX));
+            Ok(FileDisk { shared: Arc::new(Shared { path, calls, back: AtomicU64::new(0), _lock: lock }) })
         });
-        opened.await.map_err(io::Error::other)?
+        timeout(CALL_MAX, opened).await.map_err(|_| hangs())?.map_err(io::Error::other)?
     }
 
     fn file(&self, file: File) -> Arc<dyn DiskFile> {
@@ -105,10 +140,11 @@ impl Disk for FileDisk {
                 let _ = std::fs::remove_file(&path);
                 return Err(error);
             }
+            let created = Created(Some(file));
             File::open(&directory)?.sync_all()?;
-            Ok(file)
+            Ok(created)
         };
-        async move { Ok(self.file(self.shared.call(create).await?)) }.boxed()
+        async move { Ok(self.file(self.shared.call(create).await?.take())) }.boxed()
     }
 
     fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>> {
@@ -140,6 +176,24 @@ fn preallocate(file: &File, length: u64) -> io::Result<()> {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(length),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// A file that was created, until it is taken. Nobody may be there any more to take it: then it gives its room back. Its name stays, for
+/// somebody else may have found it there meanwhile.
+struct Created(Option<File>);
+
+impl Created {
+    fn take(mut self) -> File {
+        self.0.take().expect("it is taken once")
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        if let Some(file) = self.0.take() {
+            let _ = file.set_len(0);
+        }
     }
 }
 
@@ -275,5 +329,101 @@ impl DiskFile for Open {
             }
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A disk, and work that hangs until it is let go.
+    async fn disk_and_work() -> (tempfile::TempDir, FileDisk, mpsc::Sender<()>, impl FnOnce() -> io::Result<()>) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = FileDisk::open(directory.path()).await.expect("open");
+        let (let_go, hangs) = mpsc::channel::<()>();
+        (directory, disk, let_go, move || hangs.recv().map_err(io::Error::other))
+    }
+
+    /// Lets so much time go by; threads that hang would keep it from going by itself.
+    async fn pass(time: std::time::Duration) {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(time).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn call_that_hangs_ends_in_time_and_keeps_its_place_until_it_is_back() {
+        let (directory, disk, let_go, work) = disk_and_work().await;
+        let shared = disk.shared.clone();
+        let call = tokio::spawn({
+            let shared = shared.clone();
+            async move { shared.call(work).await }
+        });
+        pass(CALL_MAX + std::time::Duration::from_secs(1)).await;
+        assert_eq!(call.await.expect("no panic").expect_err("it hangs").kind(), io::ErrorKind::TimedOut);
+        assert_eq!(shared.calls.available_permits(), CALLS_MAX - 1);
+        drop((disk, shared));
+        let locked = FileDisk::open(directory.path()).await.err().expect("what hangs may write yet");
+        assert_eq!(locked.kind(), io::ErrorKind::WouldBlock);
+
+        let_go.send(()).expect("it waits for this");
+        while FileDisk::open(directory.path()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn call_that_nobody_waits_for_any_more_keeps_its_place() {
+        let (_directory, disk, let_go, work) = disk_and_work().await;
+        let mut call = Box::pin(disk.shared.call(work));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        drop(call);
+        assert_eq!(disk.shared.calls.available_permits(), CALLS_MAX - 1);
+        let_go.send(()).expect("it waits for this");
+        while disk.shared.calls.available_permits() < CALLS_MAX {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_place_gives_up_only_if_no_call_comes_back() {
+        let (_directory, disk, let_go, work) = disk_and_work().await;
+        let _others = disk.shared.calls.clone().try_acquire_many_owned(CALLS_MAX as u32 - 1).expect("free");
+        let hanging = Box::pin(disk.shared.call(work));
+        let mut hanging = hanging;
+        assert!(futures_util::poll!(&mut hanging).is_pending());
+        let waits = |shared: Arc<Shared>| tokio::spawn(async move { shared.call(|| Ok(7)).await });
+
+        let waiting = waits(disk.shared.clone());
+        pass(CALL_MAX + std::time::Duration::from_secs(1)).await;
+        assert_eq!(waiting.await.expect("no panic").expect_err("all hang").kind(), io::ErrorKind::TimedOut);
+
+        let waiting = waits(disk.shared.clone());
+        pass(CALL_MAX / 2).await;
+        disk.shared.back.fetch_add(1, Ordering::Relaxed); // another came back, and its place was another's turn
+        pass(CALL_MAX / 2 + std::time::Duration::from_secs(1)).await;
+        pass(CALL_MAX / 2).await;
+        assert!(!waiting.is_finished(), "the disk works");
+        let_go.send(()).expect("it waits for this");
+        assert_eq!(waiting.await.expect("no panic").expect("its turn came"), 7);
+    }
+
+    #[tokio::test]
+    async fn file_that_nobody_takes_gives_its_room_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = FileDisk::open(directory.path()).await.expect("open");
+        let mut creating = disk.create("late", 1 << 20);
+        assert!(futures_util::poll!(&mut creating).is_pending());
+        drop(creating);
+        while disk.shared.calls.available_permits() < CALLS_MAX {
+            tokio::task::yield_now().await;
+        }
+        let taken = disk.create("taken", 1 << 20).await.expect("create");
+        assert_eq!(taken.length().await.expect("length"), 1 << 20);
+        let late = disk.open("late").await.expect("it was created");
+        assert_eq!(late.length().await.expect("length"), 0);
     }
 }

@@ -69,7 +69,8 @@ impl Writer {
             self.tier.disk.remove(&format::segment_name(broken.id)).await?;
             self.tier.forget_segment(broken.id);
         }
-        // Only if the capacity was lowered, or a segment was left that could not be removed.
+        self.tier.take_back().await?;
+        // Only if the capacity was lowered, a segment was left that could not be removed, or readers hold some that are gone.
         while self.tier.usage().1 + self.tier.segment_bytes > self.tier.capacity_bytes {
             if !self.evict_oldest().await? {
                 break;
@@ -99,6 +100,11 @@ impl Writer {
         Ok(segment)
     }
 
+    /// Takes back what readers hold of segments that are gone, beyond what they may.
+    pub(super) async fn take_back(&self) -> Result<(), WriteError> {
+        self.tier.take_back().await.map_err(|error| self.failed(error))
+    }
+
     async fn create_file(&mut self) -> io::Result<(u32, Arc<dyn DiskFile>)> {
         // Odd: the next one is for what is left of it when it is sifted.
         let id = self.next_segment | 1;
@@ -126,6 +132,8 @@ impl Writer {
                 tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
                 break;
             }
+            drop(oldest);
+            self.take_back().await?;
         }
         self.move_ahead(open, budget).await
     }

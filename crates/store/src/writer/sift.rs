@@ -113,6 +113,7 @@ impl Writer {
         let tier = self.tier.clone();
         // Their room is needed.
         tier.leave_segments(Vec::new());
+        self.take_back().await?;
         let id = young.id + 1;
         let most = young.allocated.load(Ordering::Relaxed) / 10 * KEPT_TENTHS_MAX;
         let mut from = vec![young];
