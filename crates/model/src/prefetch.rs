@@ -166,6 +166,9 @@ pub enum Cause {
     /// The account cancelled the task before it was done.
     #[error("cancelled before it was done")]
     Cancelled,
+    /// What was kept of an ended task is damaged, or a later version's. Nobody keeps this: it is found at each look.
+    #[error("what came of it cannot be read any more")]
+    Unreadable,
 }
 
 impl Cause {
@@ -180,7 +183,8 @@ impl Cause {
             | Cause::Evicted => true,
             Cause::Store(_) => true,
             Cause::NotStorable(_) | Cause::NotPinned(_) | Cause::TooLarge => false,
-            Cause::UnknownDomain | Cause::NoTarget | Cause::Deadline | Cause::Cancelled => false,
+            Cause::UnknownDomain | Cause::NoTarget | Cause::Deadline => false,
+            Cause::Cancelled | Cause::Unreadable => false,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::Task;
 use super::aims::Aims;
 use super::queue::Queue;
 use super::work::Work;
-use crate::state::chunks::Chunk;
+use crate::state::chunks::{Chunk, Progress};
 use crate::state::steering::{Standing, Steered};
 use crate::state::submit::CHUNK_LINES_MAX;
 use crate::state::{StateError, millis};
@@ -208,6 +208,23 @@ impl Task {
                         chunk.steering = self.jumps.moved(id, chunk.steering);
                     }
                     match chunk {
+                        // A later version may read it, and do it by then.
+                        Some(chunk) if chunk.unreadable && chunk.steering.may_run(now_ms) => {
+                            let until_ms = chunk.steering.from_ms.saturating_add(deadline_ms);
+                            if now_ms <= until_ms {
+                                tracing::error!(chunk = id, "a prefetch cannot be read, and waits for its deadline");
+                                queue.put_off(standing, until_ms + 1);
+                                continue;
+                            }
+                            let progress = Progress::failed(chunk.paths.len(), &Cause::Deadline);
+                            if let Err(error) = self.state.keep_progress(&[(id, now_ms.max(1), &progress)]).await {
+                                queue.stand(standing, now_ms);
+                                loaded = Err(error);
+                                break 'accounts;
+                            }
+                            self.counters.failed.fetch_add(standing.urls, Ordering::Relaxed);
+                            self.open.ended(account, standing.urls);
+                        }
                         Some(chunk) if chunk.steering.may_run(now_ms) => {
                             let mut work = Work::new(chunk, &mut self.aims, &self.known);
                             // Functions may have changed since it was submitted.

@@ -373,7 +373,7 @@ impl Task {
         self.tell_untold();
         self.line_up();
         self.lease();
-        if !next.troubled
+        if (!next.troubled || look.tick)
             && let Err(error) = self.keep(look.tick).await
         {
             tracing::error!(error = &error as &dyn std::error::Error, "progress of prefetches could not be kept");

@@ -107,6 +107,12 @@ impl Queue {
         }
     }
 
+    /// Takes up a chunk that is not to be looked at before a moment, unless it is steered.
+    pub(super) fn put_off(&mut self, chunk: Standing, until_ms: u64) {
+        self.standing.insert(chunk.id, chunk);
+        self.later.insert((until_ms, chunk.id));
+    }
+
     /// A chunk does not stand outside any more; as it stood there.
     pub(super) fn leave(&mut self, id: u64) -> Option<Standing> {
         let chunk = self.standing.remove(&id)?;

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::state::chunks::{Chunk, Filter, Progress};
 use crate::state::steering::Steer;
-use crate::testing::{clock, node, prefetch, soon, state, until};
+use crate::testing::{clock, node, prefetch, run_sql, soon, state, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -287,5 +287,48 @@ async fn what_a_node_lost_is_not_kept_again_before_it_is_here() {
     rig.kept("paused", "what it held is not resident", |chunk| residents(&chunk.progress) == 0).await;
     let mut again = rig.connect("p-1", 2).await;
     assert_eq!(again.jobs(4).await.len(), 4, "all of it is to be done again");
+    rig.stopping.cancel();
+}
+
+#[tokio::test]
+async fn chunk_that_cannot_be_read_stops_no_other_and_fails_at_its_deadline() {
+    let dir = TempDir::new().unwrap();
+    let rig = Rig::start(state(&dir, &["p-1"]).await, clock()).await;
+    for account in ["forgotten", "strange", "well"] {
+        rig.submit(account, account, 2).await;
+    }
+    rig.stopping.cancel();
+    // As a later version may have written, or a disk.
+    run_sql(
+        &dir,
+        "UPDATE chunk SET progress = '{\"failed\":{\"0\":\"of a later version\"}}' WHERE account = 'forgotten'",
+    )
+    .await;
+    run_sql(&dir, "UPDATE chunk SET params = '{\"area\":\"moon\"}' WHERE account = 'strange'").await;
+
+    let rig = Rig::start(rig.state, rig.clock).await;
+    let mut p1 = rig.connect("p-1", 1).await;
+    let jobs = p1.jobs(4).await;
+    let (forgotten, well): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.url.contains("forgotten"));
+    assert_eq!((forgotten.len(), well.len()), (2, 2), "what it had come to is found out anew");
+    p1.resident(&well).await;
+    rig.kept("well", "what is well ends", |chunk| chunk.finished_ms > 0).await;
+    p1.resident(&forgotten).await;
+    rig.kept("forgotten", "and so does what was begun anew", |chunk| chunk.finished_ms > 0).await;
+
+    let shown = rig.chunks("strange").await;
+    assert_eq!(line_state(&shown[0], 0), LineState::Going(0), "a later version may do it still");
+    rig.clock.advance(DEADLINE + Duration::from_secs(1));
+    let ended = rig.kept("strange", "it is over at its deadline", |chunk| chunk.finished_ms > 0).await;
+    assert_eq!(line_state(&ended, 1), LineState::Failed(Cause::Deadline));
+    until("nothing is open", || async { rig.open.chunks().is_empty().then_some(()) }).await;
+    // As it ended, it stays, whatever becomes of what it came to.
+    run_sql(&dir, "UPDATE chunk SET progress = '{' WHERE account = 'well'").await;
+    let well = rig.chunks("well").await;
+    assert_eq!(line_state(&well[0], 0), LineState::Failed(Cause::Unreadable), "nobody can say that it is complete");
+    // What cannot even be shown is left out, and hides nothing beside it.
+    run_sql(&dir, "UPDATE chunk SET domain = '' WHERE account = 'well'").await;
+    let ids = [&well[0], &ended].map(|chunk| chunk.id);
+    assert_eq!(rig.state.chunks(&ids).await.unwrap(), [ended]);
     rig.stopping.cancel();
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use model::{Entry, ManualClock, Outcome};
 
 use super::*;
+use crate::state::memory::{Fault, Faults, Memory};
 use crate::testing::{clock, domain, node, prefetch, topology};
 
 const DEADLINE: Duration = Duration::from_secs(1_800);
@@ -17,19 +18,21 @@ struct Played {
     accepting: Accepting,
     task: Task,
     next: Next,
+    faults: Faults,
     nodes: BTreeMap<&'static str, mpsc::Receiver<Order>>,
 }
 
 impl Played {
     async fn start(names: &[&str]) -> Played {
-        let (state, clock) = (State::in_memory(), clock());
+        let (faults, clock) = (Faults::default(), clock());
+        let state = Memory::default().open(&faults);
         let model::Topology { pops, members, .. } = topology(names);
         let entries = pops.into_values().map(Entry::Pop).chain(members.into_values().map(Entry::Member));
         state.append(&entries.collect::<Vec<_>>()).await.unwrap();
         let following = Following::start(state.clone(), clock.clone(), CancellationToken::new()).await.unwrap();
         let (accepting, open) = Accepting::start(state.clone()).await.unwrap();
         let task = Task::new(state.clone(), open, following, clock.clone(), DEADLINE);
-        Played { state, clock, accepting, task, next: Next::default(), nodes: BTreeMap::new() }
+        Played { state, clock, accepting, task, next: Next::default(), faults, nodes: BTreeMap::new() }
     }
 
     fn connect(&mut self, name: &'static str) {
@@ -335,4 +338,18 @@ async fn what_an_origin_answered_is_told_of_what_was_not_done_before_the_deadlin
     assert_eq!([of(0), of(2)], [answered.clone(), answered]);
     assert_eq!(of(1), (None, None));
     assert_eq!(of(3), (Some(Cause::Deadline), Some((0, millis(played.clock.now())))), "nobody said anything of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_is_kept_though_nothing_can_be_read() {
+    let mut played = Played::start(&["p-1"]).await;
+    played.submit("me", "n", 2).await;
+    played.connect("p-1");
+    played.settle().await;
+    let jobs = played.jobs("p-1");
+    played.report("p-1", &jobs, &RESIDENT);
+    played.faults.push(Fault::Unavailable);
+    played.turn().await;
+    assert!(played.next.troubled && played.faults.waiting() == 0, "the first read met it");
+    assert!(played.state.chunks(&[jobs[0].chunk]).await.unwrap()[0].finished_ms > 0);
 }

@@ -112,6 +112,20 @@ pub struct Params {
     pub pin: Option<Pin>,
 }
 
+impl Params {
+    /// What stands where they cannot be read.
+    fn unknown() -> Params {
+        Params {
+            area: Coverage::Global,
+            warm: WarmTiers::default(),
+            variants: Vec::new(),
+            verbatim: false,
+            refetch: false,
+            pin: None,
+        }
+    }
+}
+
 /// Some objects of one task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
@@ -141,6 +155,9 @@ pub struct Chunk {
     pub finished_ms: u64,
     /// What a prefetch has come to; empty for a refresh.
     pub progress: Progress,
+    /// Whether this program cannot read how it is to be done, as a later version may have written it. What is in `params` says nothing
+    /// then.
+    pub unreadable: bool,
 }
 
 /// What a prefetch has come to: for each job, where it is resident or why it failed.
@@ -179,6 +196,18 @@ pub struct Progress {
     /// The number of how keys were made under which objects are resident ([`model::Functions::shape`]).
     #[serde(default)]
     pub shape: u64,
+}
+
+impl Progress {
+    /// All of so many objects have failed, aimed at nobody that could be named.
+    pub(crate) fn failed(paths: usize, cause: &Cause) -> Progress {
+        Progress {
+            targets: vec!["-".to_owned()],
+            resident: vec![0; paths],
+            failed: (0..paths as u32).map(|job| (job, cause.clone())).collect(),
+            ..Progress::default()
+        }
+    }
 }
 
 /// Which chunks a query is about.
@@ -316,7 +345,7 @@ impl State {
         unsigned(&row, "lines")
     }
 
-    /// The chunks of these ids, the newest first.
+    /// The chunks of these ids, the newest first. A damaged row hides no other.
     pub async fn chunks(&self, ids: &[u64]) -> Result<Vec<Chunk>, StateError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -326,7 +355,12 @@ impl State {
                 let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
                 let sql = format!("SELECT * FROM chunk WHERE id IN ({}) ORDER BY id DESC", ids.join(","));
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await?;
-                rows.iter().map(chunk).collect()
+                let readable = rows.iter().filter_map(|row| {
+                    chunk(row)
+                        .inspect_err(|error| tracing::error!(error = error as &dyn std::error::Error, "left out"))
+                        .ok()
+                });
+                Ok(readable.collect())
             }
             On::Memory(tables) => Ok(tables.chunks(ids)),
         }
@@ -609,7 +643,12 @@ fn paths(row: &AnyRow) -> Result<Vec<String>, StateError> {
 fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
     let id = unsigned(row, "id")?;
     let damaged = |what: &str| StateError::Corrupt { what: format!("chunk {id}: {what}") };
-    let progress: String = row.try_get("progress")?;
+    let (paths, finished_ms) = (paths(row)?, unsigned(row, "finished_ms")?);
+    let params = json(row, "params");
+    let progress = match row.try_get::<String, _>("progress")? {
+        progress if progress.is_empty() => Ok(Progress::default()),
+        _ => json(row, "progress"),
+    };
     Ok(Chunk {
         id,
         task: unsigned(row, "task")?,
@@ -619,11 +658,19 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
         kind: Kind::parse(&text(row, "kind")?).ok_or_else(|| damaged("kind"))?,
         created_ms: unsigned(row, "created_ms")?,
         revision: revision(row, "revision")?,
-        paths: paths(row)?,
-        params: json(row, "params")?,
+        unreadable: params.is_err(),
+        params: params.unwrap_or_else(|_: StateError| Params::unknown()),
         steering: steering::steering(row)?,
-        finished_ms: unsigned(row, "finished_ms")?,
-        progress: if progress.is_empty() { Progress::default() } else { json(row, "progress")? },
+        finished_ms,
+        // While it is open, what it has come to can be found out anew: whoever has an object says so without fetching it again.
+        progress: progress.unwrap_or_else(|error| match finished_ms {
+            0 => {
+                tracing::warn!(chunk = id, error = &error as &dyn std::error::Error, "what came of a prefetch is lost");
+                Progress::default()
+            }
+            _ => Progress::failed(paths.len(), &Cause::Unreadable),
+        }),
+        paths,
     })
 }
 

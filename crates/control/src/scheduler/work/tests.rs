@@ -35,6 +35,7 @@ pub(in crate::scheduler) fn chunk(paths: usize, variants: usize) -> Chunk {
         steering: Steering::from(1),
         finished_ms: 0,
         progress: Progress::default(),
+        unreadable: false,
     }
 }
 
