@@ -8,7 +8,7 @@
 //! - The first request, and the head of each later one, is there [`HEAD_MAX`] after its first byte.
 //! - A connection on which nothing is asked, and one whose client takes nothing of what it asked for, ends after [`IDLE_MAX`] or
 //!   [`WRITE_STALL_MAX`], the latter much sooner while the store has no room in memory. While the node owes an answer it does not.
-//! - On HTTP/2, PING and its answer are no sign of life.
+//! - On HTTP/2, PING and its answer are no sign of life; what it takes of bodies is, in however small pieces.
 //! - What HTTP/2 writes is gathered, and written when the connection has its next turn: a header is with the kernel only then.
 //! - A connection of HTTP/1.1 has neither hyper's state nor a buffer until there is a request for them ([`Connection::plain`]).
 
@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::flood::{Frames, PREFACE};
+use crate::flood::{Frames, Heads, PREFACE};
 use crate::hot::{self, Hit, Seen};
 use crate::listener::{Handoff, RECHECK};
 use crate::metrics::{Metrics, Refusal};
@@ -58,8 +58,8 @@ thread_local! {
 /// Bytes that are read at once before there is hyper.
 const READ_BYTES: usize = 8 << 10;
 
-/// Written at once, so many bytes are more than the answers to PING and SETTINGS can be (those are bounded by
-/// [`crate::flood::BURST_MAX`]): a client of HTTP/2 has taken some of a body.
+/// So many bytes of bodies are a sign that a client of HTTP/2 reads on: it may open its windows by less than that at a time, but not by
+/// one byte a minute.
 const PROGRESS_BYTES: usize = 8 << 10;
 
 /// Whose turn it is on one connection.
@@ -147,6 +147,9 @@ pub(crate) struct Connection<S> {
     ahead: Vec<u8>,
     /// Of HTTP/2.
     frames: Option<Frames>,
+    /// What is written of HTTP/2, and bytes of bodies among it since something moved for them.
+    written: Heads,
+    taken: usize,
     /// Since when the head of a request comes in, as far as that was looked at, and how many requests came before it. HTTP/1.1
     /// alone.
     head: Option<(u64, Option<Instant>)>,
@@ -214,6 +217,8 @@ impl<S> Connection<S> {
             handoff,
             ahead,
             frames: http2.then(|| Frames::new(since)),
+            written: Heads::default(),
+            taken: 0,
             head: (!http2).then_some((0, Some(since))),
             moved: since,
             moves: 0,
@@ -317,11 +322,26 @@ impl<S> Connection<S> {
     /// Passes a finished write on and notes it; bounds one that waits.
     fn noted(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let written = ready!(self.bounded(cx, poll));
-        let enough = if self.frames.is_some() { PROGRESS_BYTES } else { 1 };
-        if written.as_ref().is_ok_and(|bytes| *bytes >= enough) {
+        let moved = match &self.frames {
+            Some(_) => self.taken >= PROGRESS_BYTES,
+            None => written.as_ref().is_ok_and(|bytes| *bytes > 0),
+        };
+        if moved && written.is_ok() {
+            self.taken = 0;
             self.note(true, Instant::now);
         }
         Poll::Ready(written)
+    }
+
+    /// Counts the bytes of bodies in the first `length` bytes of what HTTP/2 writes.
+    fn count_taken(&mut self, pieces: &[io::IoSlice<'_>], mut length: usize) {
+        for piece in pieces {
+            let mut bytes = &piece[..piece.len().min(length)];
+            length -= bytes.len();
+            while let Some(head) = self.written.next(&mut bytes) {
+                self.taken += if head.is_data() { head.length } else { 0 };
+            }
+        }
     }
 
     /// Passes a finished write on; bounds one that waits.
@@ -423,8 +443,12 @@ impl<S: Stream> Connection<S> {
         }
         if !small {
             let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+            if let Poll::Ready(Ok(written)) = &poll {
+                self.count_taken(pieces, *written);
+            }
             return self.noted(cx, poll);
         }
+        self.count_taken(pieces, length);
         if self.gathered.capacity() == 0 {
             self.gathered = SPARE.take();
             self.gathered.reserve_exact(GATHERED_MAX);

@@ -30,13 +30,52 @@ const END_STREAM: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flood;
 
-/// Where a connection is in its frames, and how many more it may send that ask for nothing.
-#[derive(Debug)]
-pub(crate) struct Frames {
+/// The head of a frame.
+pub(crate) struct FrameHead {
+    pub(crate) length: usize,
+    kind: u8,
+    flags: u8,
+}
+
+impl FrameHead {
+    pub(crate) fn is_data(&self) -> bool {
+        self.kind == DATA
+    }
+}
+
+/// Where one direction of a connection is in its frames.
+#[derive(Debug, Default)]
+pub(crate) struct Heads {
     /// Bytes to come before the next frame.
     skip: usize,
     head: [u8; FRAME_HEAD_BYTES],
     have: usize,
+}
+
+impl Heads {
+    /// Takes `bytes` up to the end of the next head; all of them where there is none.
+    pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        *bytes = bytes.get(skipped..).unwrap_or_default();
+        let (had, taken) = (self.have, bytes.len().min(FRAME_HEAD_BYTES - self.have));
+        self.head[had..had + taken].copy_from_slice(&bytes[..taken]);
+        self.have += taken;
+        *bytes = &bytes[taken..];
+        if self.have < FRAME_HEAD_BYTES {
+            return None;
+        }
+        self.have = 0;
+        let [high, middle, low, kind, flags, ..] = self.head;
+        self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        Some(FrameHead { length: self.skip, kind, flags })
+    }
+}
+
+/// Where a client is in its frames, and how many more it may send that ask for nothing.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    heads: Heads,
     left: f64,
     /// `left` grew lastly up to here.
     grown: Instant,
@@ -45,30 +84,15 @@ pub(crate) struct Frames {
 impl Frames {
     /// A connection that will begin with the preface.
     pub(crate) fn new(now: Instant) -> Frames {
-        Frames { skip: PREFACE.len(), head: [0; FRAME_HEAD_BYTES], have: 0, left: BURST_MAX, grown: now }
+        let heads = Heads { skip: PREFACE.len(), ..Heads::default() };
+        Frames { heads, left: BURST_MAX, grown: now }
     }
 
     /// Bytes came.
     pub(crate) fn see(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
-        loop {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
-            if bytes.is_empty() {
-                return Ok(());
-            }
-            let (had, taken) = (self.have, bytes.len().min(FRAME_HEAD_BYTES - self.have));
-            self.head[had..had + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have < FRAME_HEAD_BYTES {
-                return Ok(());
-            }
-            self.have = 0;
-            let [high, middle, low, kind, flags, ..] = self.head;
-            self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        while let Some(FrameHead { length, kind, flags }) = self.heads.next(&mut bytes) {
             let asks = match kind {
-                DATA => self.skip > 0 || flags & END_STREAM != 0,
+                DATA => length > 0 || flags & END_STREAM != 0,
                 HEADERS | WINDOW_UPDATE => true,
                 _ => false,
             };
@@ -76,6 +100,7 @@ impl Frames {
                 self.pay(now)?;
             }
         }
+        Ok(())
     }
 
     fn pay(&mut self, now: Instant) -> Result<(), Flood> {

@@ -30,6 +30,7 @@ use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
 use crate::peer;
 use crate::pool::{Bounds, Failure, Message, Pool};
+use crate::upload::TAKES_MAX;
 use crate::upstream::{Answer, AskError, From, Question, UpBody, host, is_fenced, target};
 
 /// Longest wait for a connection to a parent: one lost packet of its beginning may be sent again.
@@ -157,7 +158,8 @@ impl Parents {
             interim: question.interim.as_ref(),
         };
         let left = until.saturating_duration_since(Instant::now());
-        let bounds = Bounds { connect: left.min(CONNECT_MAX), first_byte: left };
+        // It takes nothing where the origin takes nothing, and is the first to say so.
+        let bounds = Bounds { connect: left.min(CONNECT_MAX), takes: 2 * TAKES_MAX, first_byte: left };
         let heard = self.heard(name);
         self.asked.inc();
         let sent = tokio::select! {
@@ -213,7 +215,7 @@ impl Parents {
         headers.insert(peer::ALIVE, HeaderValue::from_static("?"));
         let target = PathAndQuery::from_static("/");
         let message = Message { method: &Method::HEAD, target: &target, headers: &headers, interim: None };
-        let bounds = Bounds { connect: GREETING_MAX, first_byte: GREETING_MAX };
+        let bounds = Bounds { connect: GREETING_MAX, takes: GREETING_MAX, first_byte: GREETING_MAX };
         self.greeted.inc();
         let sent = tokio::time::timeout(GREETING_MAX, self.pool.send(endpoint, &message, &mut None, bounds)).await;
         // Whatever it says, it is alive.

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -27,7 +28,7 @@ use crate::framing::{self, ANSWER_BYTES_MAX, ANSWER_FIELDS_MAX};
 use crate::interim::Interim;
 use crate::metrics::{Counter, Gauge, Page};
 use crate::network::{Endpoint, Network};
-use crate::upload;
+use crate::upload::{self, Watched};
 use crate::upstream::{UpBody, no_body, words};
 
 /// Idle connections kept to one endpoint, to all of them, and how long.
@@ -55,7 +56,9 @@ pub(crate) struct Message<'a> {
 pub(crate) struct Bounds {
     /// For a connection, looking up its name included.
     pub(crate) connect: Duration,
-    /// For the first byte of an answer, from when the request is sent; its body has to be sent within it.
+    /// For the other end to take something of the request's body that is there.
+    pub(crate) takes: Duration,
+    /// For the first byte of an answer, from when all of the request is sent.
     pub(crate) first_byte: Duration,
 }
 
@@ -208,7 +211,7 @@ impl Pool {
         let kept = self.0.take(to);
         if let Some(Idle { sender, made, .. }) = kept {
             self.0.reused.inc();
-            match self.send_on(sender, made, to, message, body, bounds.first_byte).await {
+            match self.send_on(sender, made, to, message, body, bounds).await {
                 // The other end had closed it; whatever is wrong shows on a new one.
                 Err(Failure { unsent: true, .. }) => {}
                 Err(Failure { late: false, .. }) if repeatable => self.0.again.inc(),
@@ -216,7 +219,7 @@ impl Pool {
             }
         }
         let sender = self.connect(to, bounds.connect).await.inspect_err(|_| self.0.failed.inc())?;
-        self.send_on(sender, Instant::now(), to, message, body, bounds.first_byte).await
+        self.send_on(sender, Instant::now(), to, message, body, bounds).await
     }
 
     async fn connect(&self, to: &Endpoint, bound: Duration) -> Result<SendRequest<UpBody>, Failure> {
@@ -245,20 +248,25 @@ impl Pool {
         to: &Endpoint,
         message: &Message<'_>,
         body: &mut Option<UpBody>,
-        bound: Duration,
+        bounds: Bounds,
     ) -> Result<Response<Incoming>, Failure> {
         let with_body = body.is_some();
-        let mut request = Request::new(body.take().unwrap_or_else(no_body));
+        let (watched, progress) = body.take().map(Watched::new).unzip();
+        let mut request = Request::new(watched.map_or_else(no_body, Watched::boxed_unsync));
         *request.method_mut() = message.method.clone();
         *request.uri_mut() = Uri::from(message.target.clone());
         *request.headers_mut() = message.headers.clone();
         if let Some(interim) = message.interim.cloned() {
             hyper::ext::on_informational(&mut request, move |answer| interim.came(answer.status(), answer.headers()));
         }
-        let sent = tokio::time::timeout(bound, sender.try_send_request(request)).await;
+        let sending = sender.try_send_request(request);
+        let sent = match progress {
+            Some(progress) => progress.answered(sending, bounds.takes, bounds.first_byte).await,
+            None => tokio::time::timeout(bounds.first_byte, sending).await.ok(),
+        };
         let answer = match sent {
-            Err(_) => return Err(Failure { late: true, ..Failure::of("no answer in time".to_owned()) }),
-            Ok(Err(mut error)) => {
+            None => return Err(Failure { late: true, ..Failure::of("no answer in time".to_owned()) }),
+            Some(Err(mut error)) => {
                 let unsent = error.take_message();
                 let by_client = upload::is_cause(error.error());
                 let unusable = error.error().is_parse();
@@ -267,7 +275,7 @@ impl Pool {
                 *body = unsent.filter(|_| with_body).map(Request::into_body);
                 return Err(failure);
             }
-            Ok(Ok(answer)) => answer,
+            Some(Ok(answer)) => answer,
         };
         // What is refused here takes its connection with it: nobody knows what the rest of it belongs to.
         let (mut head, rest) = answer.into_parts();

@@ -33,6 +33,7 @@ use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
 use crate::peer;
 use crate::pool::{Bounds, Failure, Message, Pool};
+use crate::upload::TAKES_MAX;
 use crate::upstream::{Answer, AskError, From, Question, TRIES_MAX, UpBody, host, target};
 
 /// Longest wait for a connection to an origin, looking up its name and TLS included.
@@ -162,9 +163,9 @@ impl Sources {
         };
         let bounds = || {
             let left = until.saturating_duration_since(Instant::now());
-            // A body has to be sent first, and has its own bound.
+            // Whoever took a body has more to do with it.
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
-            Bounds { connect: left.min(CONNECT_MAX), first_byte }
+            Bounds { connect: left.min(CONNECT_MAX), takes: TAKES_MAX, first_byte }
         };
         let entered = self.enter(question, &source.endpoint, until).await;
         let mut slot = entered.inspect_err(|_| self.health.not_asked(&source.endpoint))?;

@@ -2,13 +2,16 @@
 //!
 //! # What always holds
 //!
-//! - A client that stops sending is told so (408) and does not hold a connection to the origin for longer than [`SILENCE_MAX`].
+//! - A client that stops sending is told so (408) and does not hold a connection to the origin for longer than [`SILENCE_MAX`], nor does
+//!   one that sends less than [`LEAST_BYTES`] while it was waited for as long as [`LEAST_FOR`]. However large the body is, nothing else
+//!   bounds how long it takes.
+//! - Who is sent the body is not blamed for the time that the client takes, but for taking nothing of what is there ([`TAKES_MAX`]).
 //! - Trailers are dropped: nobody above was told that they would come (RFC 9110 §6.5.1).
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,15 +22,29 @@ use tokio::time::{Instant, Sleep};
 
 use crate::framing::Bad;
 use crate::metrics::Refusal;
+use crate::upstream::UpBody;
 
 /// Longest silence of a client in the middle of a body.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// So many bytes come at least in each so long a time that is spent waiting for the client.
+const LEAST_BYTES: u64 = 1 << 20;
+const LEAST_FOR: Duration = Duration::from_secs(600);
+
+/// Longest time that an origin may take nothing of a body that is there.
+pub(crate) const TAKES_MAX: Duration = Duration::from_secs(60);
+
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A body as the connection to above reads it.
-pub(crate) struct Upload {
-    body: Incoming,
-    /// Made when the client is first waited for, on the runtime that waits.
-    silence: Option<Pin<Box<Sleep>>>,
+pub(crate) struct Upload<B = Incoming> {
+    body: B,
+    /// Since when the client is waited for. Made when it first is, on the runtime that waits.
+    silence: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// What came, and how long it was waited for, since that was last looked at.
+    came: u64,
+    waited: Duration,
     ended: Ended,
 }
 
@@ -46,6 +63,8 @@ pub(crate) enum UploadError {
     Broken(#[source] hyper::Error),
     #[error("the client fell silent in the middle of its body")]
     Silent,
+    #[error("the client sends next to nothing of its body")]
+    Slow,
 }
 
 /// Whether it is the client whose body ended early that something failed for.
@@ -53,13 +72,13 @@ pub(crate) fn is_cause(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<UploadError>())
 }
 
-impl Upload {
-    pub(crate) fn new(body: Incoming) -> (Upload, Ended) {
+impl<B: Body> Upload<B> {
+    pub(crate) fn new(body: B) -> (Upload<B>, Ended) {
         let ended = Ended::default();
         if body.is_end_stream() {
             ended.0.store(WHOLE, Ordering::Relaxed);
         }
-        (Upload { body, silence: None, ended: ended.clone() }, ended)
+        (Upload { body, silence: None, came: 0, waited: Duration::ZERO, ended: ended.clone() }, ended)
     }
 }
 
@@ -85,7 +104,7 @@ impl Ended {
     }
 }
 
-impl Body for Upload {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Upload<B> {
     type Data = Bytes;
     type Error = UploadError;
 
@@ -94,9 +113,18 @@ impl Body for Upload {
         loop {
             match Pin::new(&mut this.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    this.silence = None;
+                    if let Some((since, _)) = this.silence.take() {
+                        this.waited += since.elapsed();
+                    }
+                    this.came += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
                     if this.body.is_end_stream() {
                         this.ended.0.store(WHOLE, Ordering::Relaxed);
+                    } else if this.waited >= LEAST_FOR {
+                        if this.came < LEAST_BYTES {
+                            this.ended.0.store(SILENT, Ordering::Relaxed);
+                            return Poll::Ready(Some(Err(UploadError::Slow)));
+                        }
+                        (this.came, this.waited) = (0, Duration::ZERO);
                     }
                     if frame.is_data() {
                         return Poll::Ready(Some(Ok(frame)));
@@ -111,8 +139,8 @@ impl Body for Upload {
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
-                    let until = || Box::pin(tokio::time::sleep_until(Instant::now() + SILENCE_MAX));
-                    ready!(this.silence.get_or_insert_with(until).as_mut().poll(cx));
+                    let until = || (Instant::now(), Box::pin(tokio::time::sleep(SILENCE_MAX)));
+                    ready!(this.silence.get_or_insert_with(until).1.as_mut().poll(cx));
                     this.ended.0.store(SILENT, Ordering::Relaxed);
                     return Poll::Ready(Some(Err(UploadError::Silent)));
                 }
@@ -126,5 +154,137 @@ impl Body for Upload {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// How far a body is that is sent.
+#[derive(Default)]
+pub(crate) struct Sent {
+    /// Pieces that were taken; one more when that was all.
+    pieces: AtomicU64,
+    /// The next piece is the client's to send.
+    waits: AtomicBool,
+    whole: AtomicBool,
+}
+
+impl Sent {
+    fn whole(&self) {
+        if !self.whole.swap(true, Ordering::Relaxed) {
+            self.pieces.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for the answer to the request whose body it is: as long as the body is taken, with pauses of at most `takes`, and for
+    /// `bound` from when all of it was. `None` when it was late.
+    pub(crate) async fn answered<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        takes: Duration,
+        bound: Duration,
+    ) -> Option<T> {
+        let mut answer = pin!(answer);
+        let (mut moved, mut before) = (Instant::now(), 0);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(LOOK, &mut answer).await {
+                return Some(answer);
+            }
+            let (now, pieces) = (Instant::now(), self.pieces.load(Ordering::Relaxed));
+            let whole = self.whole.load(Ordering::Relaxed);
+            if pieces != before || !whole && self.waits.load(Ordering::Relaxed) {
+                (moved, before) = (now, pieces);
+            }
+            if now - moved >= if whole { bound } else { takes } {
+                return None;
+            }
+        }
+    }
+}
+
+/// A body of which it is seen how far it is sent.
+pub(crate) struct Watched {
+    body: UpBody,
+    sent: Arc<Sent>,
+}
+
+impl Watched {
+    pub(crate) fn new(body: UpBody) -> (Watched, Arc<Sent>) {
+        let sent = Arc::new(Sent::default());
+        (Watched { body, sent: sent.clone() }, sent)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.sent.whole(); // whoever sends it wants no more of it
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = <UpBody as Body>::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let poll = Pin::new(&mut self.body).poll_frame(cx);
+        self.sent.waits.store(poll.is_pending(), Ordering::Relaxed);
+        match &poll {
+            Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => {
+                _ = self.sent.pieces.fetch_add(1, Ordering::Relaxed)
+            }
+            Poll::Ready(_) => self.sent.whole(),
+            Poll::Pending => {}
+        }
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    /// A client that sends a piece of `bytes` every `pause`, `pieces` times; how long that took, and how it ended.
+    async fn send(bytes: usize, pause: Duration, pieces: u32) -> (Duration, Result<(), UploadError>) {
+        let pieces = stream::unfold(0, move |sent| async move {
+            tokio::time::sleep(pause).await;
+            (sent < pieces).then(|| (Ok::<_, hyper::Error>(Frame::data(Bytes::from(vec![0; bytes]))), sent + 1))
+        });
+        let (mut upload, ended) = Upload::new(StreamBody::new(Box::pin(pieces)));
+        let began = Instant::now();
+        while let Some(frame) = upload.frame().await {
+            if let Err(error) = frame {
+                assert_eq!(ended.badly().expect("the client is at fault").status, StatusCode::REQUEST_TIMEOUT);
+                return (began.elapsed(), Err(error));
+            }
+        }
+        assert!(ended.whole());
+        (began.elapsed(), Ok(()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn body_may_take_as_long_as_it_gets_on() {
+        // 600 MB in three hours; 64 KiB at a time with pauses; and a small one that is over soon enough.
+        for (bytes, pause, pieces) in [(64 << 10, 1, 10_000), (64 << 10, 29, 400), (1, 29, 20)] {
+            let (took, ended) = send(bytes, Duration::from_secs(pause), pieces).await;
+            assert!(ended.is_ok(), "{bytes} every {pause} s, {pieces} times: {ended:?} after {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_sends_next_to_nothing_is_at_fault() {
+        let (took, ended) = send(1, Duration::from_secs(29), 1_000).await;
+        assert!(matches!(ended, Err(UploadError::Slow)), "{ended:?}");
+        assert!(took >= LEAST_FOR && took <= LEAST_FOR + SILENCE_MAX, "{took:?}");
+        let (took, ended) = send(1 << 20, SILENCE_MAX + Duration::from_secs(1), 10).await;
+        assert!(matches!(ended, Err(UploadError::Silent)) && took == SILENCE_MAX, "{ended:?} {took:?}");
     }
 }

@@ -48,7 +48,7 @@ pub(crate) const ASK_MAX: Duration = Duration::from_secs(45);
 /// Longest wait for an answer from above where there are parents: a parent's own wait for the origin, and some more.
 pub(crate) const ASK_THROUGH_MAX: Duration = Duration::from_secs(50);
 
-/// Longest wait for an answer to a request that brings a body, which has to be sent first.
+/// Longest wait for an answer to a request that brings a body, from when all of it is sent.
 const UPLOAD_MAX: Duration = Duration::from_secs(600);
 
 /// Longest silence in the middle of a body.

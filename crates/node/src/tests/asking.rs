@@ -30,6 +30,10 @@ enum Manner {
     OncePerConnection,
     /// A parent that answers greetings, and all else after so many seconds.
     Alive(u64),
+    /// Takes all of a body, and answers with this status; with none, never.
+    TakesAll(u16),
+    /// Takes nothing of a body.
+    TakesNothing,
 }
 
 use Manner::*;
@@ -93,7 +97,19 @@ async fn serve(mut stream: DuplexStream, hosts: Hosts, host: String, manner: Man
                 200
             }
             Breaks | OncePerConnection => return None,
-            Silent | Refuses | Vanished => std::future::pending().await,
+            TakesAll(_) if greeting => 204,
+            TakesAll(status) => {
+                let (mut body, mut some) = (Vec::new(), vec![0; 16 << 10]);
+                while !body.ends_with(b"\r\n0\r\n\r\n") {
+                    let read = stream.read(&mut some).await.ok().filter(|read| *read > 0)?;
+                    body.extend_from_slice(&some[..read]);
+                }
+                if status == 0 {
+                    std::future::pending::<()>().await;
+                }
+                status
+            }
+            Silent | TakesNothing | Refuses | Vanished => std::future::pending().await,
         };
         let answer = format!("HTTP/1.1 {status} x\r\nwarmfront-age: 0\r\ncontent-length: 0\r\n\r\n");
         stream.write_all(answer.as_bytes()).await.ok()?;
@@ -179,6 +195,19 @@ impl Asking {
         (answer, secs)
     }
 
+    /// The same for a body that comes in so many pieces of 64 KiB, each after so many seconds.
+    async fn upload(&self, pieces: u64, pause: u64) -> (Result<u16, AskError>, u64) {
+        let began = Instant::now();
+        let body = futures_util::stream::unfold(0, move |sent| async move {
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            let piece = Frame::data(Bytes::from(vec![b'x'; 64 << 10]));
+            (sent < pieces).then(|| (Ok::<_, Box<dyn std::error::Error + Send + Sync>>(piece), sent + 1))
+        });
+        let body = http_body_util::StreamBody::new(body).boxed_unsync();
+        let answer = self.upstream.ask(&self.question(&Method::PUT, Purpose::User), Some(body)).await;
+        (answer.map(|answer| answer.head.status.as_u16()), began.elapsed().as_secs())
+    }
+
     async fn get(&self) -> (Result<u16, AskError>, u64) {
         self.ask(&Method::GET, Purpose::User).await
     }
@@ -216,6 +245,27 @@ async fn next_source_is_asked_where_one_fails_and_that_is_safe() {
         assert_eq!((answer.map_err(|_| ()), took), (*expected, *secs), "{method}: {why}");
         assert_eq!(asking.hosts.taken(), *asked, "{method}: {why}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_may_take_hours_and_its_origin_is_waited_for_from_its_end() {
+    let cases = [
+        // origin        pieces  pause  answer                   seconds
+        (TakesAll(201), 400, 20, Ok(201), 8_020..=8_021, "it gets on"),
+        (TakesAll(0), 10, 20, Err(AskError::Timeout), 820..=823, "nothing comes when all is sent"),
+        (TakesNothing, 10_000, 0, Err(AskError::Timeout), 60..=63, "it takes nothing"),
+    ];
+    for (manner, pieces, pause, expected, secs, why) in cases {
+        let asking = Asking::set(&[("a", manner), ("b", Says(200))], &[]).await;
+        let (answer, took) = asking.upload(pieces, pause).await;
+        assert_eq!(answer, expected, "{why}");
+        assert!(secs.contains(&took), "{why}: {took} s");
+        assert_eq!(asking.hosts.taken(), ["a"], "a body is sent to nobody else");
+    }
+    // Through a parent.
+    let asking = Asking::set(&[("origin", Says(200))], &[("parent", TakesAll(201))]).await;
+    let (answer, took) = asking.upload(40, 20).await;
+    assert_eq!((answer, took), (Ok(201), 820));
 }
 
 #[tokio::test(start_paused = true)]

@@ -409,6 +409,67 @@ async fn http2_windows_that_never_open_hold_nothing_for_ever() {
 }
 
 #[tokio::test]
+async fn http2_client_that_reads_in_small_windows_is_served_until_it_stops() {
+    const WINDOW_UPDATE: u8 = 8;
+    const WINDOW: u32 = 2 << 10;
+    let (stage, connect) = in_memory().await;
+    stage.origin.put("/big", Page::new(vec![b'x'; 1 << 20]));
+    assert_eq!(stage.node.get("/big").await.status, 200);
+    stage.node.settled().await;
+    let mut stream = open(&connect, 1 << 20).await;
+    stream.write_all(&preface(&[])).await.unwrap();
+    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get_block("/big"))).await.unwrap();
+    let mut came = 0;
+    while came < 65_535 {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).await.unwrap();
+        came += if head[3] == 0 { payload.len() } else { 0 };
+    }
+    tokio::time::pause();
+    let (mut read, write) = tokio::io::split(stream);
+    let write = tokio::sync::Mutex::new(write);
+    let send = async |frame: Vec<u8>| write.lock().await.write_all(&frame).await;
+    // Less than a chunk of the body in a minute, in pieces that are less than any write was to count for.
+    let (steps, pause) = (40, Duration::from_secs(10));
+    let asking = async {
+        for _ in 0..steps {
+            for stream in [0, 1] {
+                send(frame(WINDOW_UPDATE, 0, stream, &WINDOW.to_be_bytes())).await.unwrap();
+            }
+            stage.node.in_contact();
+            tokio::time::sleep(pause).await;
+        }
+        let stopped = Instant::now();
+        while send(frame(PING, 0, 0, &[1; 8])).await.is_ok() {
+            stage.node.in_contact();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        stopped.elapsed()
+    };
+    // It is there all the time, and says so when it is asked.
+    let reading = async {
+        let (mut data, mut head) = (0, [0; 9]);
+        while read.read_exact(&mut head).await.is_ok() {
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            if read.read_exact(&mut payload).await.is_err() {
+                break;
+            }
+            match head[3] {
+                0 => data += payload.len(),
+                PING if head[4] == 0 => _ = send(frame(PING, 1, 0, &payload)).await,
+                _ => {}
+            }
+        }
+        data
+    };
+    let (lasted, data) = tokio::join!(asking, reading);
+    assert!(data >= (steps * WINDOW) as usize, "{data} bytes after the first window");
+    assert!(lasted <= WRITE_STALL_MAX + Duration::from_secs(5), "{lasted:?}");
+}
+
+#[tokio::test]
 async fn beyond_the_bound_clients_are_told_and_others_go_on() {
     let stage = Stage::set().await;
     stage.origin.put("/a", Page::new("a"));
