@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use model::{Cause, DomainName, Knowledge};
-use tokio::time::Instant;
 
 use super::Task;
 use super::aims::Aims;
@@ -23,9 +21,6 @@ const LOADS_AT_ONCE: usize = 16;
 
 /// Open chunks that are looked at, without their objects, at a time.
 const STANDING_AT_ONCE: u32 = 5_000;
-
-/// How often at most what is open is counted in the database, which looks at all of it.
-const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// Chunks that were steered, read at a time.
 const STEERED_AT_ONCE: u32 = 1_000;
@@ -60,19 +55,6 @@ impl Task {
         }
     }
 
-    /// Counts anew what is open: what another control plane accepted is nobody's once that is gone and its nodes have come here.
-    pub(super) async fn count_open(&mut self) -> Result<(), StateError> {
-        if self.counted.is_some_and(|counted| counted.elapsed() < COUNT_EVERY) {
-            return Ok(());
-        }
-        for (account, chunks, urls) in self.state.open_accounts().await? {
-            self.open.raise(account, chunks, urls);
-        }
-        (self.unsure, self.counted) = (false, Some(Instant::now()));
-        self.look_for_more();
-        Ok(())
-    }
-
     /// Hears how chunks were steered, here or by another control plane.
     pub(super) async fn hear(&mut self) -> Result<(), StateError> {
         let mut heard = match self.heard {
@@ -92,9 +74,13 @@ impl Task {
         }
     }
 
-    /// A chunk was steered. One that is not known here, or not any more, is nobody's concern here.
+    /// A chunk was steered, or offered by a control plane that has nobody for it. One that is not known here any more is nobody's
+    /// concern here.
     fn steer(&mut self, steered: &Steered) {
         let (_, id) = steered.at;
+        if self.takes_up(&steered.account, id) {
+            return;
+        }
         let steering = self.jumps.moved(id, steered.steering);
         let now_ms = millis(self.clock.now());
         let Some(queue) = self.accounts.get_mut(&steered.account) else { return };

@@ -60,6 +60,8 @@ pub(super) struct Queue {
     later: BTreeSet<(u64, u64)>,
     /// The newest chunk that is known.
     pub(super) known_to: u64,
+    /// The newest that other control planes were told they may have.
+    pub(super) offered_to: u64,
     /// Whether the database may have more.
     pub(super) more: bool,
 }
