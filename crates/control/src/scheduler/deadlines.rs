@@ -15,8 +15,25 @@ use crate::state::millis;
 pub(super) const LEFT_TO_OTHERS_MS: u64 = 30_000;
 
 impl Task {
-    pub(super) fn deadline_ms(&self) -> u64 {
+    fn deadline_ms(&self) -> u64 {
         u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What may run since before this moment is to be ended.
+    pub(super) fn late_ms(&self, now_ms: u64) -> u64 {
+        let is_elsewhere = self.sessions.is_empty() && self.aims.groups() > 0;
+        now_ms.saturating_sub(self.deadline_ms()).saturating_sub(if is_elsewhere { LEFT_TO_OTHERS_MS } else { 0 })
+    }
+
+    /// Ends a chunk that was loaded past its deadline: it is to make room at once.
+    pub(super) fn give_up_if_late(&mut self, id: u64) {
+        let (now_ms, deadline_ms) = (millis(self.clock.now()), self.deadline_ms());
+        let (sessions, aims) = (&self.sessions, &self.aims);
+        let live = |group: &Parent| aims.members(group).any(|member| sessions.contains_key(member));
+        let queue = self.account_of.get(&id).and_then(|account| self.accounts.get_mut(account));
+        let work = queue.and_then(|queue| queue.chunks.get_mut(&id));
+        let failed = work.and_then(|work| give_up_late(work, now_ms, deadline_ms, live));
+        self.counters.failed.fetch_add(failed.unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// Retries that are due go back in line; what is past the deadline has failed.

@@ -12,15 +12,15 @@ use super::queue::Queue;
 use super::work::Work;
 use crate::state::chunks::Chunk;
 use crate::state::steering::{Standing, Steered};
-use crate::state::submit::CHUNK_LINES_MAX;
 use crate::state::{StateError, millis};
 
 /// Chunks read from the database at a time, and how often in one turn: what has come in meanwhile waits no longer.
 const CHUNKS_AT_ONCE: usize = 32;
 const LOADS_AT_ONCE: usize = 16;
 
-/// Open chunks that are looked at, without their objects, at a time.
+/// Open chunks that are looked at, without their objects, at a time, and about how many in one turn.
 const STANDING_AT_ONCE: u32 = 5_000;
+const STANDING_IN_TURN: usize = 10_000;
 
 /// Chunks that were steered, read at a time.
 const STEERED_AT_ONCE: u32 = 1_000;
@@ -118,12 +118,14 @@ impl Task {
         }
     }
 
-    /// Loads what there is room for; whether there may be more. Each account has its share of the room, and at least a chunk.
-    pub(super) async fn load(&mut self, tick: bool) -> Result<bool, StateError> {
+    /// Loads what there is room for; whether there may be more. Each account has its share of the room, and at least a chunk, and a
+    /// quarter of it more for what is past its deadline, which only has to be told.
+    pub(super) async fn load(&mut self) -> Result<bool, StateError> {
         let share = self.bounds.loaded / self.accounts.len().max(1);
-        let (now_ms, deadline_ms) = (millis(self.clock.now()), self.deadline_ms());
+        let now_ms = millis(self.clock.now());
+        let (late_ms, targets) = (self.late_ms(now_ms), self.aims.groups().max(1));
         let mut fresh = Vec::new();
-        let mut turns = LOADS_AT_ONCE;
+        let (mut turns, mut looks) = (LOADS_AT_ONCE, STANDING_IN_TURN);
         let mut loaded = Ok(false);
         // Every account in turn, beginning behind the one at which the last turn broke off.
         let mut queues: Vec<(&String, &mut Queue)> = self.accounts.iter_mut().collect();
@@ -133,7 +135,7 @@ impl Task {
             // What is counted as open was in the database before it was.
             let counted = self.open.of(account);
             let looked = queue.more;
-            while queue.more {
+            while queue.more && looks > 0 {
                 let standing = match self.state.open_prefetches(account, queue.known_to, STANDING_AT_ONCE).await {
                     Ok(standing) => standing,
                     Err(error) => {
@@ -142,10 +144,17 @@ impl Task {
                     }
                 };
                 queue.more = standing.len() == STANDING_AT_ONCE as usize;
+                looks = looks.saturating_sub(standing.len());
                 for chunk in standing {
                     let steering = self.jumps.moved(chunk.id, chunk.steering);
                     queue.stand(Standing { steering, ..chunk }, now_ms);
                 }
+            }
+            if queue.more {
+                // What goes first may not be known yet.
+                loaded = Ok(true);
+                self.loaded_to.clone_from(account);
+                break;
             }
             if looked && counted.0 < queue.len() as u64 {
                 // Some of it was accepted by another control plane.
@@ -157,17 +166,19 @@ impl Task {
                 self.open.take(account, counted.0 - queue.len() as u64, urls);
             }
             queue.due(now_ms);
-            let mut overdue = if tick { queue.overdue(now_ms, deadline_ms) } else { Vec::new() };
             loop {
-                // As many as fit even if they are as large as can be; one fits always.
-                let fit = share.saturating_sub(queue.loaded) / (CHUNK_LINES_MAX * self.aims.groups().max(1));
-                let most = fit.clamp(1, CHUNKS_AT_ONCE);
-                let ids = if !overdue.is_empty() {
-                    overdue.split_off(overdue.len().saturating_sub(CHUNKS_AT_ONCE))
-                } else if queue.loaded < share || queue.chunks.is_empty() {
-                    queue.next(most)
-                } else if queue.is_outranked() && queue.loaded < share + share / 4 {
-                    queue.next(1)
+                let (room, more) =
+                    (share.saturating_sub(queue.loaded), (share + share / 4).saturating_sub(queue.loaded));
+                let may_load_late = more > 0 || queue.chunks.is_empty();
+                let late = may_load_late
+                    .then(|| queue.begun_before(late_ms, CHUNKS_AT_ONCE, more, targets))
+                    .unwrap_or_default();
+                let ids = if !late.is_empty() {
+                    late
+                } else if room > 0 || queue.chunks.is_empty() {
+                    queue.next(CHUNKS_AT_ONCE, room, targets)
+                } else if queue.is_outranked() && more > 0 {
+                    queue.next(1, more, targets)
                 } else {
                     break;
                 };
@@ -215,6 +226,7 @@ impl Task {
             self.leaving.extend(queue.outranked(share));
         }
         for id in fresh {
+            self.give_up_if_late(id);
             self.note(id);
         }
         for id in &self.leaving {

@@ -45,6 +45,7 @@ mod jumps;
 mod leasing;
 mod lines;
 mod loading;
+mod outside;
 mod queue;
 mod work;
 
@@ -397,7 +398,7 @@ impl Task {
         if look.tick {
             self.look_elsewhere().await?;
         }
-        self.load(look.tick).await
+        self.load().await
     }
 
     fn work(&mut self, chunk: u64) -> Option<&mut Work> {

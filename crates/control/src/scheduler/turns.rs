@@ -8,6 +8,7 @@ use super::*;
 use crate::testing::{clock, domain, node, prefetch, topology};
 
 mod elsewhere;
+mod long;
 
 const DEADLINE: Duration = Duration::from_secs(1_800);
 

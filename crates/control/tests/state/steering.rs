@@ -63,7 +63,7 @@ pub(crate) async fn prefetches_are_steered_whole_or_not_at_all(state: &State) {
     state.keep_progress(&[(now[0].id, 9_600_000, &came_to)]).await.unwrap();
     let kept = &state.chunks(&[now[0].id]).await.unwrap()[0];
     assert_eq!((kept.finished_ms, kept.steering.cancelled_ms, &kept.progress), (9_500_000, 9_500_000, &came_to));
-    assert_eq!(state.ended(&[now[0].id, now[1].id]).await.unwrap(), [], "one was cancelled, one is open");
+    assert_eq!(state.ended(&[now[0].id, now[1].id]).await.unwrap(), [0_u64; 0], "one was cancelled, one is open");
     for steer in [Steer::Cancel, Steer::Pause, Steer::Resume, Steer::Priority(3)] {
         assert_eq!(state.steer("steers", &[two, one], steer, 1).await.unwrap(), Err(NotSteered::Ended(one)));
     }
