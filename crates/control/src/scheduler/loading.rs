@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use model::{Cause, DomainName, Knowledge};
+use model::{Cause, DomainName, Knowledge, NodeName};
 
 use super::Task;
 use super::aims::Aims;
@@ -33,12 +33,20 @@ impl Task {
         if Arc::ptr_eq(&known, &self.known) {
             return;
         }
+        let joined: Vec<NodeName> =
+            now.joined.iter().filter(|(_, at)| **at > self.head).map(|(node, _)| node.clone()).collect();
         self.head = now.head;
         if known.topology != *self.aims.topology() {
             self.aims = Aims::new(known.topology.clone());
             self.reaim(|work, aims| work.rebuild(aims));
             // Its members have other numbers, too.
             self.unlined = true;
+        }
+        if !joined.is_empty() {
+            // It may have joined through another control plane, and hold nothing of what it had.
+            self.reaim(|work, aims| {
+                joined.iter().filter_map(|node| work.lost(node, aims)).reduce(|lost, more| lost + more)
+            });
         }
         let names = kept_otherwise(&self.known, &known);
         if !names.is_empty() {

@@ -89,3 +89,31 @@ async fn what_no_control_plane_has_nodes_for_ends_a_while_after_its_deadline() {
     assert!((0..2).all(|path| line_state(&ended, path) == LineState::Failed(Cause::NoTarget)), "{ended:?}");
     assert_eq!(played.holds(), (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_held_that_joined_anew_through_another_control_plane_is_not_resident() {
+    let mut played = Played::start(&["p-1", "q-1"]).await;
+    played.connect("p-1");
+    played.connect("q-1");
+    played.submit("me", "n", 3).await;
+    played.settle().await;
+    let (of_p, of_q) = (played.jobs("p-1"), played.jobs("q-1"));
+    played.report("p-1", &of_p, &RESIDENT);
+    played.settle().await;
+
+    played.task.take(Event::Gone { node: node("p-1"), session: 1 });
+    tokio::time::advance(MISSED_MAX).await;
+    played.settle().await;
+    let head = played.state.append(&[Entry::Member(crate::testing::member("p-1"))]).await.unwrap();
+    played.task.following.reach(head).await.unwrap();
+    played.settle().await;
+    played.report("q-1", &of_q, &RESIDENT);
+    played.settle().await;
+    let chunk = played.state.chunks(&[of_p[0].chunk]).await.unwrap().remove(0);
+    assert_eq!(chunk.finished_ms, 0, "who joined anew holds nothing: {chunk:?}");
+    assert_eq!(chunk.progress.resident.iter().filter(|holder| **holder > 0).count(), 3, "{chunk:?}");
+
+    played.connect("p-1");
+    played.settle().await;
+    assert_eq!(played.jobs("p-1").len(), 3);
+}
