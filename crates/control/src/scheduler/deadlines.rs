@@ -15,7 +15,7 @@ use crate::state::millis;
 pub(super) const LEFT_TO_OTHERS_MS: u64 = 30_000;
 
 impl Task {
-    fn deadline_ms(&self) -> u64 {
+    pub(super) fn deadline_ms(&self) -> u64 {
         u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX)
     }
 

@@ -3,17 +3,19 @@
 //!
 //! # What always holds
 //!
-//! - One to which no node is connected, and that waits for none, says of what is open there that anybody may have it; one that has nodes
-//!   takes it up within a tick.
+//! - One that has work for nobody who is connected to it, and waits for nobody who could do it, says of what is open there that anybody
+//!   may have it; one that has nodes takes it up within a tick.
 //! - What another has ended is let go within [`LOOK_EVERY`].
 
 use std::collections::HashSet;
 use std::time::Duration;
 
+use model::Parent;
 use tokio::time::Instant;
 
 use super::Task;
 use super::queue::Queue;
+use super::work::Work;
 use crate::state::StateError;
 
 /// How often at most what is open is counted in the database, which looks at all of it, and how often what is loaded is looked for there.
@@ -29,7 +31,7 @@ impl Task {
         if self.unsure && is_over(&self.counted) {
             self.count_open().await?;
         }
-        if self.sessions.is_empty() && self.missed.is_empty() {
+        if !self.aims.are_here(&self.room) {
             self.offer().await?;
         }
         if is_over(&self.compared) {
@@ -49,10 +51,14 @@ impl Task {
         Ok(())
     }
 
-    /// Says of the newest chunk of each account that anybody may have it: whoever has nodes takes up with it what is older.
+    /// Says of the newest chunk of each account that has work for nobody here that anybody may have it: whoever has nodes takes up with
+    /// it what is older.
     async fn offer(&mut self) -> Result<(), StateError> {
-        let offered = self.accounts.values_mut().filter(|queue| queue.known_to > queue.offered_to);
-        let mut offered: Vec<&mut Queue> = offered.collect();
+        let (aims, room) = (&self.aims, &self.room);
+        let is_here = |group: &Parent| aims.members(group).any(|member| room.contains_key(member));
+        let is_for_others = |work: &Work| !work.targets().is_empty() && !work.targets().iter().any(is_here);
+        let fresh = self.accounts.values_mut().filter(|queue| queue.known_to > queue.offered_to);
+        let mut offered: Vec<&mut Queue> = fresh.filter(|queue| queue.chunks.values().any(is_for_others)).collect();
         for queues in offered.chunks_mut(NAMED_AT_ONCE) {
             let ids: Vec<u64> = queues.iter().map(|queue| queue.known_to).collect();
             self.state.offer(&ids).await?;

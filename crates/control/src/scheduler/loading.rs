@@ -177,10 +177,11 @@ impl Task {
             loop {
                 let (room, more) =
                     (share.saturating_sub(queue.loaded), (share + share / 4).saturating_sub(queue.loaded));
-                let may_load_late = more > 0 || queue.chunks.is_empty();
-                let late = may_load_late
-                    .then(|| queue.begun_before(late_ms, CHUNKS_AT_ONCE, more, targets))
-                    .unwrap_or_default();
+                let late = if more > 0 || queue.chunks.is_empty() {
+                    queue.begun_before(late_ms, CHUNKS_AT_ONCE, more, targets)
+                } else {
+                    Vec::new()
+                };
                 let ids = if !late.is_empty() {
                     late
                 } else if room > 0 || queue.chunks.is_empty() {

@@ -53,7 +53,7 @@ mod work;
 #[derive(Clone, Copy)]
 struct Bounds {
     /// Jobs of chunks that are loaded at a time, over all accounts. One chunk of each account is loaded whatever its size, and a
-    /// quarter of its share more of what outranks the rest.
+    /// quarter of its share more of what outranks the rest, or only has to be told that its deadline is past.
     loaded: usize,
     /// As how many jobs a chunk counts that has fewer: it takes as much memory.
     chunk: usize,

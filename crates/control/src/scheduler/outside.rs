@@ -90,6 +90,14 @@ impl Outside {
         }
         let one = ready.map(|(_, one, _)| one).or_else(|| self.held.remove(&id))?;
         self.urls -= u64::from(one.urls);
+        // A block without any has no moment.
+        let block = id / BLOCK;
+        if self.ready.values().all(|line| line.range(ids(block)).next().is_none()) {
+            self.begun.set(block, None);
+        }
+        if self.held.range(ids(block)).next().is_none() {
+            self.later.set(block, None);
+        }
         Some(one.standing(id))
     }
 
@@ -213,6 +221,8 @@ mod tests {
             let found: BTreeSet<u64> =
                 outside.begun_before(before_ms, usize::MAX).into_iter().map(|(id, _)| id).collect();
             assert_eq!(found, begun, "{now_ms}");
+            let blocks: BTreeSet<u64> = all.keys().map(|id| id / BLOCK).collect();
+            assert!(outside.begun.0.keys().chain(outside.later.0.keys()).all(|block| blocks.contains(block)));
             assert_eq!((outside.len(), outside.urls()), (all.len(), all.values().map(|chunk| chunk.urls).sum()));
         }
     }

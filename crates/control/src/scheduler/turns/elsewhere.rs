@@ -25,10 +25,22 @@ impl Played {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_control_plane_without_nodes_accepted_is_done_by_the_one_that_has_them() {
+    accepted_without_nodes(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_control_plane_accepted_that_has_other_nodes_is_done_by_the_one_that_has_its() {
+    accepted_without_nodes(true).await;
+}
+
+async fn accepted_without_nodes(has_others: bool) {
     let mut with = Played::start(&["p-1"]).await;
     with.connect("p-1");
     with.submit("own", "n", 2).await;
     let mut without = with.beside().await;
+    if has_others {
+        without.connect("q-1");
+    }
     with.settle().await;
     assert_eq!(with.jobs("p-1").len(), 2);
     for (nonce, urls) in [("first", 3), ("second", 4)] {
