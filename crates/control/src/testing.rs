@@ -87,6 +87,14 @@ pub(crate) async fn state(dir: &TempDir, names: &[&str]) -> State {
     state
 }
 
+/// Does to the database in `dir` what no program of this version does.
+pub(crate) async fn run_sql(dir: &TempDir, statement: &'static str) {
+    sqlx::any::install_default_drivers();
+    let address = format!("sqlite:{}", dir.path().join("c.db").display());
+    let mut connection = <sqlx::AnyConnection as sqlx::Connection>::connect(&address).await.unwrap();
+    sqlx::query(statement).execute(&mut connection).await.unwrap();
+}
+
 /// A prefetch of `urls` objects of `a.com`.
 pub(crate) fn prefetch(account: &str, nonce: &str, urls: usize, now_ms: u64) -> Submission {
     let paths: Vec<String> = (0..urls).map(|n| format!("http://a.com/{nonce}/{n}")).collect();

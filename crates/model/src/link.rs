@@ -94,7 +94,8 @@ impl From<&prefetch::Report> for Report {
     fn from(report: &prefetch::Report) -> Report {
         let outcome =
             serde_json::to_vec(&report.outcome).expect("our own types have string keys and no failing serialiser");
-        Report { chunk: report.chunk, index: report.index, outcome, took_ms: report.took_ms }
+        let begin_after = report.begin_after.0;
+        Report { chunk: report.chunk, index: report.index, outcome, took_ms: report.took_ms, begin_after }
     }
 }
 
@@ -103,7 +104,8 @@ impl TryFrom<Report> for prefetch::Report {
 
     fn try_from(report: Report) -> Result<Self, Self::Error> {
         let outcome = serde_json::from_slice(&report.outcome).map_err(|_| BadMessage { field: "outcome" })?;
-        Ok(prefetch::Report { chunk: report.chunk, index: report.index, outcome, took_ms: report.took_ms })
+        let begin_after = Revision(report.begin_after);
+        Ok(prefetch::Report { chunk: report.chunk, index: report.index, begin_after, took_ms: report.took_ms, outcome })
     }
 }
 

@@ -38,6 +38,13 @@ pub struct Job {
     pub pin: Option<Pin>,
 }
 
+impl Job {
+    /// What is told of it after so many milliseconds.
+    pub fn report(&self, took_ms: u64, outcome: Outcome) -> Report {
+        Report { chunk: self.chunk, index: self.index, begin_after: self.begin_after, took_ms, outcome }
+    }
+}
+
 /// A wish that an object stays in the stores where it is made resident, whatever else comes there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
@@ -63,6 +70,10 @@ pub struct Report {
     pub chunk: u64,
     /// As in the job.
     pub index: u32,
+    /// As in the job: one that is given out once more, because what is kept is kept otherwise by now, has another. Zero: by a node of an
+    /// earlier version, which does not say.
+    #[serde(default)]
+    pub begin_after: Revision,
     /// How long it was under way on the node, in milliseconds.
     pub took_ms: u64,
     /// What became of it.
@@ -155,6 +166,9 @@ pub enum Cause {
     /// The account cancelled the task before it was done.
     #[error("cancelled before it was done")]
     Cancelled,
+    /// What was kept of an ended task is damaged, or a later version's. Nobody keeps this: it is found at each look.
+    #[error("what came of it cannot be read any more")]
+    Unreadable,
 }
 
 impl Cause {
@@ -169,7 +183,8 @@ impl Cause {
             | Cause::Evicted => true,
             Cause::Store(_) => true,
             Cause::NotStorable(_) | Cause::NotPinned(_) | Cause::TooLarge => false,
-            Cause::UnknownDomain | Cause::NoTarget | Cause::Deadline | Cause::Cancelled => false,
+            Cause::UnknownDomain | Cause::NoTarget | Cause::Deadline => false,
+            Cause::Cancelled | Cause::Unreadable => false,
         }
     }
 }

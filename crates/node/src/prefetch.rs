@@ -83,7 +83,7 @@ struct Host {
 pub(crate) struct Begun {
     pub(crate) job: Job,
     /// Ends it.
-    withdrawn: CancellationToken,
+    pub(crate) withdrawn: CancellationToken,
     /// Its host's, for as long as it is under way.
     host: Arc<Host>,
 }
@@ -238,8 +238,12 @@ impl Prefetch {
         Some(Begun { job, withdrawn, host })
     }
 
-    fn done(&self, report: Report) {
+    /// A job has ended. Of one that was withdrawn by then nothing is reported: the same may be here anew.
+    pub(crate) fn done(&self, report: Report, withdrawn: &CancellationToken) {
         let mut queue = self.queue();
+        if withdrawn.is_cancelled() {
+            return;
+        }
         queue.names.remove(&(report.chunk, report.index));
         queue.outbox.push_back(report);
         queue.since.get_or_insert_with(Instant::now);
@@ -264,7 +268,6 @@ impl Prefetch {
                 let Some(Begun { job, withdrawn, host }) = self.next(now_applied, most) else { break };
                 let (prefetch, pipeline) = (self.clone(), pipeline.clone());
                 running.spawn(async move {
-                    let (chunk, index) = (job.chunk, job.index);
                     let began = Instant::now();
                     let warming = withdrawn.run_until_cancelled(pipeline.warm(&job, &prefetch, &host.fetching));
                     let Some(outcome) = warming.await else { return };
@@ -278,7 +281,7 @@ impl Prefetch {
                         }
                     }
                     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                    prefetch.done(Report { chunk, index, took_ms, outcome });
+                    prefetch.done(job.report(took_ms, outcome), &withdrawn);
                 });
             }
             tokio::select! {

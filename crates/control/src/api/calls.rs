@@ -377,7 +377,7 @@ fn describe(cause: &Cause) -> Description {
     match cause {
         Cause::OriginStatus(status) => Description::OriginStatus(*status),
         Cause::OriginTimeout => Description::OriginTimeout,
-        Cause::Store(_) => Description::Internal,
+        Cause::Store(_) | Cause::Unreadable => Description::Internal,
         other => Description::Text(other.to_string()),
     }
 }

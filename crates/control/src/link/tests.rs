@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use model::link::{Acknowledge, Heartbeat, Hello, JobsUnderWay, Reports};
-use model::{Cause, Coverage, Entry, Outcome, Report};
+use model::{Cause, Coverage, Entry, Outcome};
 use tempfile::TempDir;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
@@ -362,8 +362,7 @@ async fn jobs_go_down_and_reports_come_up() {
         }
     }
     let report = |job: &model::link::Job| {
-        let outcome = Outcome::Failed(Cause::TooLarge);
-        model::link::Report::from(&Report { chunk: job.chunk, index: job.index, took_ms: 1, outcome })
+        model::link::Report::from(&model::Job::from(job.clone()).report(1, Outcome::Failed(Cause::TooLarge)))
     };
     // What takes its time says how far it is, and that is where everybody can see it.
     let half = model::link::UnderWay { chunk: jobs[1].chunk, index: jobs[1].index, bytes: 5, length: 10 };
@@ -376,7 +375,7 @@ async fn jobs_go_down_and_reports_come_up() {
     p1.say(from_node::Is::Reports(Reports { reports: jobs.iter().map(report).collect() })).await;
     let ended = || async { rig.state().open_accounts().await.unwrap().is_empty().then_some(()) };
     until("the chunk has ended", ended).await;
-    let nonsense = model::link::Report { chunk: 1, index: 1, outcome: b"{".to_vec(), took_ms: 0 };
+    let nonsense = model::link::Report { chunk: 1, outcome: b"{".to_vec(), ..Default::default() };
     p1.say(from_node::Is::Reports(Reports { reports: vec![nonsense] })).await;
     assert!(p1.refusal().await.reason.contains("outcome"));
 }

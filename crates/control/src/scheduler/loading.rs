@@ -10,7 +10,7 @@ use super::Task;
 use super::aims::Aims;
 use super::queue::Queue;
 use super::work::Work;
-use crate::state::chunks::Chunk;
+use crate::state::chunks::{Chunk, Progress};
 use crate::state::steering::{Standing, Steered};
 use crate::state::{StateError, millis};
 
@@ -131,7 +131,8 @@ impl Task {
     pub(super) async fn load(&mut self) -> Result<bool, StateError> {
         let share = self.bounds.loaded / self.accounts.len().max(1);
         let now_ms = millis(self.clock.now());
-        let (late_ms, targets) = (self.late_ms(now_ms), self.aims.groups().max(1));
+        let (late_ms, deadline_ms) = (self.late_ms(now_ms), self.deadline_ms());
+        let targets = self.aims.groups().max(1);
         let mut fresh = Vec::new();
         let (mut turns, mut looks) = (LOADS_AT_ONCE, STANDING_IN_TURN);
         let mut loaded = Ok(false);
@@ -214,6 +215,23 @@ impl Task {
                         chunk.steering = self.jumps.moved(id, chunk.steering);
                     }
                     match chunk {
+                        // A later version may read it, and do it by then.
+                        Some(chunk) if chunk.unreadable && chunk.steering.may_run(now_ms) => {
+                            let until_ms = chunk.steering.from_ms.saturating_add(deadline_ms);
+                            if now_ms <= until_ms {
+                                tracing::error!(chunk = id, "a prefetch cannot be read, and waits for its deadline");
+                                queue.put_off(standing, until_ms + 1, now_ms);
+                                continue;
+                            }
+                            let progress = Progress::failed(chunk.paths.len(), &Cause::Deadline);
+                            if let Err(error) = self.state.keep_progress(&[(id, now_ms.max(1), &progress)]).await {
+                                queue.stand(standing, now_ms);
+                                loaded = Err(error);
+                                break 'accounts;
+                            }
+                            self.counters.failed.fetch_add(standing.urls, Ordering::Relaxed);
+                            self.open.ended(account, standing.urls);
+                        }
                         Some(chunk) if chunk.steering.may_run(now_ms) => {
                             let mut work = Work::new(chunk, &mut self.aims, &self.known);
                             // Functions may have changed since it was submitted.

@@ -8,7 +8,7 @@
 //!
 //! - A node holds at most [`JOBS_PER_NODE_MAX`] jobs; what is loaded is bounded by [`LOADED_JOBS_MAX`], the rest waits in
 //!   the database.
-//! - A report counts only from the node that the job is leased to. A lost lease hands the job on, once its node has been gone for
+//! - A report counts only from the node that the job is leased to, and only of that lease. A lost lease hands the job on, once its node has been gone for
 //!   [`MISSED_MAX`]; the work may then be done again, and is found done by whoever has done it.
 //! - What is paused, cancelled or not to begin yet is neither leased nor loaded; who has jobs of it is told to drop them.
 //! - What one event costs does not grow with what is loaded: only a tick, and a change of the topology, look at all of it.
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use model::prefetch::JOBS_PER_NODE_MAX;
-use model::{Cause, Clock, Job, Knowledge, NodeName, Outcome, Report, Revision, UnderWay};
+use model::{Clock, Job, Knowledge, NodeName, Report, Revision, UnderWay};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,7 @@ mod lines;
 mod loading;
 mod outside;
 mod queue;
+mod reports;
 mod work;
 
 /// Bounds of what is held and given out.
@@ -80,9 +81,6 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long the jobs of a node that has just gone wait for it: it is most likely about to be back, with all that it has fetched, while
 /// another would ask the origin for it once more (promise P3).
 const MISSED_MAX: Duration = Duration::from_secs(10);
-
-/// Characters of a node's own words in a cause.
-const CAUSE_CHARS_MAX: usize = 300;
 
 /// Chunks whose progress is kept in one transaction.
 const KEPT_AT_ONCE: usize = 256;
@@ -381,7 +379,7 @@ impl Task {
         self.tell_untold();
         self.line_up();
         self.lease();
-        if !next.troubled
+        if (!next.troubled || look.tick)
             && let Err(error) = self.keep(look.tick).await
         {
             tracing::error!(error = &error as &dyn std::error::Error, "progress of prefetches could not be kept");
@@ -509,32 +507,6 @@ impl Task {
         }
     }
 
-    fn report(&mut self, node: &NodeName, session: u64, report: Report) {
-        let now_ms = millis(self.clock.now());
-        let Some(here) = self.sessions.get_mut(node).filter(|here| here.id == session) else { return };
-        if !here.leased.remove((report.chunk, report.index)) {
-            return;
-        }
-        let counters = self.counters.clone();
-        let Some(work) = self.work(report.chunk) else { return };
-        match report.outcome {
-            Outcome::Resident { bytes, fetched, .. } => {
-                counters.resident.fetch_add(1, Ordering::Relaxed);
-                // A fetch that took no time at all took a millisecond: nothing is what was not fetched.
-                let took_ms = if fetched { u32::try_from(report.took_ms.max(1)).unwrap_or(u32::MAX) } else { 0 };
-                work.resident(report.index, node, bytes, took_ms);
-            }
-            Outcome::Failed(cause) => {
-                if work.failed(report.index, shortened(cause), node, Instant::now(), now_ms) {
-                    counters.failed.fetch_add(1, Ordering::Relaxed);
-                } else {
-                    counters.retried.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        self.note(report.chunk);
-    }
-
     /// Aims chunks anew by `aim`, which says whether it had to, and how many objects are lost with that; their leases are over then.
     fn reaim(&mut self, aim: impl Fn(&mut Work, &mut Aims) -> Option<usize>) {
         let (mut moved, mut lost): (HashSet<u64>, usize) = Default::default();
@@ -629,17 +601,6 @@ impl Task {
             self.accounts.retain(|_, queue| !queue.is_over());
         }
     }
-}
-
-/// A cause as it is kept: what a node says in words is cut to [`CAUSE_CHARS_MAX`].
-fn shortened(mut cause: Cause) -> Cause {
-    if let Cause::OriginUnreachable(text) | Cause::NotStorable(text) | Cause::NotPinned(text) | Cause::Store(text) =
-        &mut cause
-        && let Some((at, _)) = text.char_indices().nth(CAUSE_CHARS_MAX)
-    {
-        text.truncate(at);
-    }
-    cause
 }
 
 #[cfg(test)]

@@ -100,6 +100,12 @@ impl Queue {
         self.outside.stand(chunk, now_ms);
     }
 
+    /// Takes up a chunk that is not to be looked at before a moment, unless it is steered.
+    pub(super) fn put_off(&mut self, chunk: Standing, until_ms: u64, now_ms: u64) {
+        let steering = Steering { from_ms: until_ms, ..chunk.steering };
+        self.stand(Standing { steering, ..chunk }, now_ms);
+    }
+
     /// A chunk does not stand outside any more; as it stood there.
     pub(super) fn leave(&mut self, id: u64) -> Option<Standing> {
         self.outside.leave(id)

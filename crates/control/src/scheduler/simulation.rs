@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 
 use model::ManualClock;
-use model::{Entry, Pop};
+use model::{Cause, Entry, Outcome, Pop};
 
 use super::queue::Place;
 use super::*;
@@ -324,11 +324,7 @@ impl World {
                     Fate::Late(times) if *tried <= times => Outcome::Failed(Cause::OriginTimeout),
                     _ => Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: true },
                 };
-                reports.push((
-                    *name,
-                    member.session,
-                    Report { chunk: job.chunk, index: job.index, took_ms: 1, outcome },
-                ));
+                reports.push((*name, member.session, job.report(1, outcome)));
             }
             while member.fetching.len() < 3
                 && let Some(job) = member.queue.pop_front()
@@ -458,7 +454,7 @@ impl World {
                     (LineState::Resident, Fate::Good | Fate::Late(_)) => {}
                     (LineState::Failed(Cause::OriginStatus(404)), Fate::Gone) => {}
                     (LineState::Failed(Cause::Cancelled), _) => assert!(meant.cancelled, "seed {seed}: {id}"),
-                    (LineState::Failed(Cause::Deadline | Cause::NoTarget), _) => {
+                    (LineState::Failed(Cause::Deadline | Cause::NoTarget | Cause::OriginTimeout), _) => {
                         let ran = meant.could_run_ms;
                         assert!(ran + HEARD_MS >= deadline_ms, "seed {seed}: {id} failed after {ran} ms");
                     }
@@ -575,7 +571,7 @@ async fn million_urls_of_one_account_do_not_delay_ten_of_another() {
             small += u64::from(job.url.contains("/s/"));
             ended += 1;
             let outcome = Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: true };
-            let reports = vec![Report { chunk: job.chunk, index: job.index, took_ms: 1, outcome }];
+            let reports = vec![job.report(1, outcome)];
             task.take(Event::Reports { node: node("p-1"), session: 1, reports });
             if ended % 16 == 0 {
                 next = task.turn(all, next).await;

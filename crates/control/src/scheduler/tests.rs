@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use model::ManualClock;
+use model::Cause;
+use model::{ManualClock, Outcome};
 use tempfile::TempDir;
 
 use super::*;
 use crate::state::chunks::{Chunk, Filter, Progress};
 use crate::state::steering::Steer;
-use crate::testing::{clock, node, prefetch, soon, state, until};
+use crate::testing::{clock, node, prefetch, run_sql, soon, state, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -87,13 +88,7 @@ impl Node {
 
     async fn resident(&self, jobs: &[Job]) {
         let outcome = Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: true };
-        self.leases
-            .report(
-                jobs.iter()
-                    .map(|job| Report { chunk: job.chunk, index: job.index, took_ms: 5, outcome: outcome.clone() })
-                    .collect(),
-            )
-            .await;
+        self.leases.report(jobs.iter().map(|job| job.report(5, outcome.clone())).collect()).await;
     }
 }
 
@@ -140,12 +135,7 @@ async fn lost_lease_is_handed_on_and_what_is_done_makes_room() {
     assert_eq!(rest.len(), 30);
     assert!(jobs[20..].iter().all(|job| rest.contains(job)));
     assert!(rig.scheduler.counters().retried.load(Ordering::Relaxed) >= 30);
-    let missing = Report {
-        chunk: rest[0].chunk,
-        index: rest[0].index,
-        took_ms: 5,
-        outcome: Outcome::Failed(Cause::OriginStatus(404)),
-    };
+    let missing = rest[0].report(5, Outcome::Failed(Cause::OriginStatus(404)));
     p2.leases.report(vec![missing]).await;
     p2.resident(&rest[1..]).await;
     // What the one that is gone has is not where users' requests go.
@@ -269,13 +259,6 @@ async fn change_of_members_and_loss_of_a_store_are_made_good() {
     rig.stopping.cancel();
 }
 
-#[test]
-fn words_of_a_node_are_cut_short() {
-    let long = Cause::Store("é".repeat(CAUSE_CHARS_MAX + 1));
-    assert_eq!(shortened(long), Cause::Store("é".repeat(CAUSE_CHARS_MAX)));
-    assert_eq!(shortened(Cause::OriginStatus(500)), Cause::OriginStatus(500));
-}
-
 #[tokio::test]
 async fn what_a_node_lost_is_not_kept_again_before_it_is_here() {
     let dir = TempDir::new().unwrap();
@@ -307,5 +290,48 @@ async fn what_a_node_lost_is_not_kept_again_before_it_is_here() {
     rig.kept("paused", "what it held is not resident", |chunk| residents(&chunk.progress) == 0).await;
     let mut again = rig.connect("p-1", 2).await;
     assert_eq!(again.jobs(4).await.len(), 4, "all of it is to be done again");
+    rig.stopping.cancel();
+}
+
+#[tokio::test]
+async fn chunk_that_cannot_be_read_stops_no_other_and_fails_at_its_deadline() {
+    let dir = TempDir::new().unwrap();
+    let rig = Rig::start(state(&dir, &["p-1"]).await, clock()).await;
+    for account in ["forgotten", "strange", "well"] {
+        rig.submit(account, account, 2).await;
+    }
+    rig.stopping.cancel();
+    // As a later version may have written, or a disk.
+    run_sql(
+        &dir,
+        "UPDATE chunk SET progress = '{\"failed\":{\"0\":\"of a later version\"}}' WHERE account = 'forgotten'",
+    )
+    .await;
+    run_sql(&dir, "UPDATE chunk SET params = '{\"area\":\"moon\"}' WHERE account = 'strange'").await;
+
+    let rig = Rig::start(rig.state, rig.clock).await;
+    let mut p1 = rig.connect("p-1", 1).await;
+    let jobs = p1.jobs(4).await;
+    let (forgotten, well): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.url.contains("forgotten"));
+    assert_eq!((forgotten.len(), well.len()), (2, 2), "what it had come to is found out anew");
+    p1.resident(&well).await;
+    rig.kept("well", "what is well ends", |chunk| chunk.finished_ms > 0).await;
+    p1.resident(&forgotten).await;
+    rig.kept("forgotten", "and so does what was begun anew", |chunk| chunk.finished_ms > 0).await;
+
+    let shown = rig.chunks("strange").await;
+    assert_eq!(line_state(&shown[0], 0), LineState::Going(0), "a later version may do it still");
+    rig.clock.advance(DEADLINE + Duration::from_secs(1));
+    let ended = rig.kept("strange", "it is over at its deadline", |chunk| chunk.finished_ms > 0).await;
+    assert_eq!(line_state(&ended, 1), LineState::Failed(Cause::Deadline));
+    until("nothing is open", || async { rig.open.chunks().is_empty().then_some(()) }).await;
+    // As it ended, it stays, whatever becomes of what it came to.
+    run_sql(&dir, "UPDATE chunk SET progress = '{' WHERE account = 'well'").await;
+    let well = rig.chunks("well").await;
+    assert_eq!(line_state(&well[0], 0), LineState::Failed(Cause::Unreadable), "nobody can say that it is complete");
+    // What cannot even be shown is left out, and hides nothing beside it.
+    run_sql(&dir, "UPDATE chunk SET domain = '' WHERE account = 'well'").await;
+    let ids = [&well[0], &ended].map(|chunk| chunk.id);
+    assert_eq!(rig.state.chunks(&ids).await.unwrap(), [ended]);
     rig.stopping.cancel();
 }

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
-use model::{Entry, ManualClock};
+use model::{Cause, Entry, ManualClock, Outcome};
 
 use super::*;
+use crate::state::memory::{Fault, Faults, Memory};
 use crate::testing::{clock, domain, node, prefetch, topology};
 
 mod elsewhere;
@@ -20,19 +21,21 @@ struct Played {
     accepting: Accepting,
     task: Task,
     next: Next,
+    faults: Faults,
     nodes: BTreeMap<&'static str, mpsc::Receiver<Order>>,
 }
 
 impl Played {
     async fn start(names: &[&str]) -> Played {
-        let (state, clock) = (State::in_memory(), clock());
+        let (faults, clock) = (Faults::default(), clock());
+        let state = Memory::default().open(&faults);
         let model::Topology { pops, members, .. } = topology(names);
         let entries = pops.into_values().map(Entry::Pop).chain(members.into_values().map(Entry::Member));
         state.append(&entries.collect::<Vec<_>>()).await.unwrap();
         let following = Following::start(state.clone(), clock.clone(), CancellationToken::new()).await.unwrap();
         let (accepting, open) = Accepting::start(state.clone()).await.unwrap();
         let task = Task::new(state.clone(), open, following, clock.clone(), DEADLINE);
-        Played { state, clock, accepting, task, next: Next::default(), nodes: BTreeMap::new() }
+        Played { state, clock, accepting, task, next: Next::default(), faults, nodes: BTreeMap::new() }
     }
 
     fn connect(&mut self, name: &'static str) {
@@ -77,8 +80,7 @@ impl Played {
     }
 
     fn report(&mut self, name: &str, jobs: &[Job], outcome: &Outcome) {
-        let report = |job: &Job| Report { chunk: job.chunk, index: job.index, took_ms: 1, outcome: outcome.clone() };
-        let reports = jobs.iter().map(report).collect();
+        let reports = jobs.iter().map(|job| job.report(1, outcome.clone())).collect();
         self.task.take(Event::Reports { node: node(name), session: 1, reports });
     }
 }
@@ -149,6 +151,11 @@ async fn what_is_resident_under_keys_of_before_is_fetched_again_under_those_of_n
                 played.report(name, &jobs[..1], &RESIDENT);
             }
             assert_eq!(played.task.counters.retried.load(Ordering::Relaxed), 30, "they are done again");
+            assert_eq!(
+                played.task.counters.resident.load(Ordering::Relaxed),
+                27,
+                "and what was said too late is not so"
+            );
         } else {
             for name in ["p-1", "p-2", "p-3"] {
                 played.connect(name);
@@ -162,6 +169,12 @@ async fn what_is_resident_under_keys_of_before_is_fetched_again_under_those_of_n
             .unwrap();
         assert_eq!(jobs.len(), 30, "all of them are one body now, of one owner; loaded: {is_loaded}");
         assert!(jobs.iter().all(|job| job.begin_after >= head), "by who knows the functions of now");
+        let before = played.task.counters.resident.load(Ordering::Relaxed);
+        // A node of an earlier version does not say which of them it means.
+        let jobs: Vec<Job> = jobs.into_iter().map(|job| Job { begin_after: Revision::ZERO, ..job }).collect();
+        let name = ["p-1", "p-2", "p-3"].into_iter().find(|name| played.task.sessions[&node(name)].leased.len() > 0);
+        played.report(name.unwrap(), &jobs, &RESIDENT);
+        assert_eq!(played.task.counters.resident.load(Ordering::Relaxed), before + 30);
     }
 }
 
@@ -293,4 +306,54 @@ async fn what_another_control_plane_accepted_is_worked_on_once_nodes_come_from_t
     played.submit("me", "behind", 2).await;
     played.settle().await;
     assert_eq!(played.jobs("p-1").len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_origin_answered_is_told_of_what_was_not_done_before_the_deadline() {
+    let mut played = Played::start(&["p-1"]).await;
+    played.submit("me", "n", 4).await;
+    played.connect("p-1");
+    played.settle().await;
+    let jobs = played.jobs("p-1");
+    let asked_ms = millis(played.clock.now());
+    let answer = Outcome::Failed(Cause::OriginStatus(503));
+    played.report("p-1", &jobs[..3], &answer);
+    played.settle().await;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    played.settle().await;
+    let again = played.jobs("p-1");
+    assert_eq!(again.len(), 3, "each is tried once more");
+    // One is put off, which is no try; one is brought.
+    let of = |at: usize| again.iter().find(|job| job.index == jobs[at].index).unwrap().clone();
+    played.report("p-1", &[of(0)], &Outcome::Failed(Cause::OriginBusy { seconds: 60 }));
+    played.report("p-1", &[of(1)], &RESIDENT);
+    played.settle().await;
+
+    played.clock.advance(DEADLINE + Duration::from_secs(1));
+    played.settle().await;
+    let chunk = played.state.chunks(&[jobs[0].chunk]).await.unwrap().remove(0);
+    assert!(chunk.finished_ms > 0);
+    assert_eq!(chunk.progress.told_by, [node("p-1")]);
+    let of = |at: usize| {
+        let progress = &chunk.progress;
+        (progress.failed.get(&jobs[at].index).cloned(), progress.failed_at.get(&jobs[at].index).copied())
+    };
+    let answered = (Some(Cause::OriginStatus(503)), Some((1, asked_ms)));
+    assert_eq!([of(0), of(2)], [answered.clone(), answered]);
+    assert_eq!(of(1), (None, None));
+    assert_eq!(of(3), (Some(Cause::Deadline), Some((0, millis(played.clock.now())))), "nobody said anything of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_is_kept_though_nothing_can_be_read() {
+    let mut played = Played::start(&["p-1"]).await;
+    played.submit("me", "n", 2).await;
+    played.connect("p-1");
+    played.settle().await;
+    let jobs = played.jobs("p-1");
+    played.report("p-1", &jobs, &RESIDENT);
+    played.faults.push(Fault::Unavailable);
+    played.turn().await;
+    assert!(played.next.troubled && played.faults.waiting() == 0, "the first read met it");
+    assert!(played.state.chunks(&[jobs[0].chunk]).await.unwrap()[0].finished_ms > 0);
 }

@@ -47,7 +47,7 @@ pub(super) struct Work {
     /// Jobs that pause after a passing failure.
     pausing: Vec<(Instant, u32)>,
     leased: HashSet<u32>,
-    tries: HashMap<u32, u8>,
+    tries: HashMap<u32, Tried>,
     /// Jobs that are neither resident nor failed.
     left: usize,
     changed: bool,
@@ -55,6 +55,14 @@ pub(super) struct Work {
     given_up: bool,
     /// Whether the database does not know yet where it goes.
     unaimed: bool,
+}
+
+/// A job that has failed, and may not have for good.
+struct Tried {
+    times: u8,
+    /// Why it failed last, and who told so and when, as in [`Progress::failed_at`].
+    cause: Cause,
+    told: (u32, u64),
 }
 
 /// URLs as nodes are asked for them, one behind the other.
@@ -317,6 +325,10 @@ impl Work {
         self.begin_after = self.begin_after.max(head);
     }
 
+    pub(super) fn begins_after(&self) -> Revision {
+        self.begin_after
+    }
+
     /// The domains of these names keep what they keep otherwise since `head`: nothing of theirs is resident as users' requests look for
     /// it. How many objects those were; `None`: it is not concerned.
     pub(super) fn kept_otherwise(
@@ -490,6 +502,7 @@ impl Work {
             *fetched = (bytes, took_ms);
         }
         progress.under_way.remove(&index);
+        self.tries.remove(&index);
         self.left -= 1;
         self.changed = true;
     }
@@ -539,18 +552,17 @@ impl Work {
             self.pausing.push((now + Duration::from_secs(seconds).clamp(PAUSE, PAUSE_MAX), index));
             return false;
         }
-        let tries = self.tries.entry(index).or_default();
-        *tries += 1;
-        if cause.is_transient() && *tries < TRIES_MAX {
-            let pause = PAUSE.saturating_mul(1 << (*tries - 1)).min(PAUSE_MAX);
-            self.pausing.push((now + jittered(pause, self.id, index + u32::from(*tries)), index));
+        let told = (place_in(&mut self.progress.told_by, node), now_ms);
+        let times = self.tries.get(&index).map_or(0, |tried| tried.times) + 1;
+        if cause.is_transient() && times < TRIES_MAX {
+            let pause = PAUSE.saturating_mul(1 << (times - 1)).min(PAUSE_MAX);
+            self.pausing.push((now + jittered(pause, self.id, index + u32::from(times)), index));
+            self.tries.insert(index, Tried { times, cause, told });
             return false;
         }
         self.tries.remove(&index);
-        let progress = &mut self.progress;
-        progress.failed.insert(index, cause);
-        let told_by = place_in(&mut progress.told_by, node);
-        progress.failed_at.insert(index, (told_by, now_ms));
+        self.progress.failed.insert(index, cause);
+        self.progress.failed_at.insert(index, told);
         self.left -= 1;
         self.changed = true;
         true
@@ -571,8 +583,8 @@ impl Work {
         waiting.len() > before
     }
 
-    /// It ends: whatever is not resident has failed, of each target for this cause; of none where it is aimed at nobody. How many jobs
-    /// that were.
+    /// It ends: whatever is not resident has failed, of each target for this cause; of none where it is aimed at nobody. What was tried
+    /// by the deadline has failed for what came of that. How many jobs that were.
     pub(super) fn give_up(&mut self, now_ms: u64, cause: impl Fn(Option<&Parent>) -> Cause) -> u64 {
         if self.targets.is_empty() {
             // Aimed at nobody: every URL has failed for want of a target.
@@ -587,8 +599,10 @@ impl Work {
         let per_target = self.per_target().max(1);
         for index in &left {
             let cause = cause(self.targets.get(*index as usize / per_target));
+            let tried = self.tries.remove(index).filter(|_| cause == Cause::Deadline);
+            let (cause, told) = tried.map_or((cause, (0, now_ms)), |tried| (tried.cause, tried.told));
             self.progress.failed.insert(*index, cause);
-            self.progress.failed_at.insert(*index, (0, now_ms));
+            self.progress.failed_at.insert(*index, told);
         }
         self.progress.under_way.clear();
         self.left = 0;

@@ -13,6 +13,10 @@ use super::completions::{self, Completion};
 use super::steering::{self, Steering};
 use super::{On, State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
 
+pub(super) use forgetting::Past;
+
+mod forgetting;
+
 /// Span of time whose lines are counted as they come, in milliseconds (table `tally`).
 const MINUTE_MS: u64 = 60_000;
 
@@ -29,9 +33,6 @@ const OPEN_REFRESHES: &str = "SELECT DISTINCT revision FROM chunk \
 /// Completes those of a range of revisions.
 const COMPLETE_REFRESHES: &str = "UPDATE chunk SET finished_ms = $1 \
     WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3";
-
-/// Rows forgotten in one transaction.
-const FORGOTTEN_AT_ONCE: u64 = 2_000;
 
 /// What a task does to its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,6 +105,20 @@ pub struct Params {
     pub pin: Option<Pin>,
 }
 
+impl Params {
+    /// What stands where they cannot be read.
+    fn unknown() -> Params {
+        Params {
+            area: Coverage::Global,
+            warm: WarmTiers::default(),
+            variants: Vec::new(),
+            verbatim: false,
+            refetch: false,
+            pin: None,
+        }
+    }
+}
+
 /// Some objects of one task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
@@ -133,6 +148,9 @@ pub struct Chunk {
     pub finished_ms: u64,
     /// What a prefetch has come to; empty for a refresh.
     pub progress: Progress,
+    /// Whether this program cannot read how it is to be done, as a later version may have written it. What is in `params` says nothing
+    /// then.
+    pub unreadable: bool,
 }
 
 /// What a prefetch has come to: for each job, where it is resident or why it failed.
@@ -171,6 +189,18 @@ pub struct Progress {
     /// The number of how keys were made under which objects are resident ([`model::Functions::shape`]).
     #[serde(default)]
     pub shape: u64,
+}
+
+impl Progress {
+    /// All of so many objects have failed, aimed at nobody that could be named.
+    pub(crate) fn failed(paths: usize, cause: &Cause) -> Progress {
+        Progress {
+            targets: vec!["-".to_owned()],
+            resident: vec![0; paths],
+            failed: (0..paths as u32).map(|job| (job, cause.clone())).collect(),
+            ..Progress::default()
+        }
+    }
 }
 
 /// Which chunks a query is about.
@@ -223,19 +253,6 @@ pub struct Outline {
     pub created_ms: u64,
     /// How many objects it has.
     pub lines: u64,
-}
-
-/// What is forgotten when its time is past.
-#[derive(Clone, Copy)]
-pub(super) enum Past {
-    /// Chunks that ended.
-    Tasks,
-    /// Nonces.
-    Nonces,
-    /// Invitations of nodes.
-    Invitations,
-    /// What accounts have spent of a day.
-    Days,
 }
 
 impl State {
@@ -308,7 +325,7 @@ impl State {
         unsigned(&row, "lines")
     }
 
-    /// The chunks of these ids, the newest first.
+    /// The chunks of these ids, the newest first. A damaged row hides no other.
     pub async fn chunks(&self, ids: &[u64]) -> Result<Vec<Chunk>, StateError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -318,7 +335,12 @@ impl State {
                 let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
                 let sql = format!("SELECT * FROM chunk WHERE id IN ({}) ORDER BY id DESC", ids.join(","));
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await?;
-                rows.iter().map(chunk).collect()
+                let readable = rows.iter().filter_map(|row| {
+                    chunk(row)
+                        .inspect_err(|error| tracing::error!(error = error as &dyn std::error::Error, "left out"))
+                        .ok()
+                });
+                Ok(readable.collect())
             }
             On::Memory(tables) => Ok(tables.chunks(ids)),
         }
@@ -414,65 +436,6 @@ impl State {
         }
         writing.commit().await
     }
-
-    /// Forgets tasks that ended before `before_ms`, quota counts of days before `before_day`, and nonces from before
-    /// `nonces_before_ms`. In many small transactions: whoever submits waits for none of them for long.
-    pub async fn forget(&self, before_ms: u64, before_day: u64, nonces_before_ms: u64) -> Result<(), StateError> {
-        let all = [
-            (Past::Tasks, before_ms),
-            (Past::Nonces, nonces_before_ms),
-            (Past::Invitations, before_ms),
-            (Past::Days, before_day),
-        ];
-        for (past, before) in all {
-            loop {
-                let mut writing = self.write().await?;
-                let count = forget_some(&mut writing, past, before).await?;
-                writing.commit().await?;
-                if count < FORGOTTEN_AT_ONCE {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Forgets the first rows that are past; how many those were.
-async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u64, StateError> {
-    let connection = match writing.on() {
-        On::Sql(connection) => connection,
-        On::Memory(tables) => return Ok(tables.forget(past, before, FORGOTTEN_AT_ONCE)),
-    };
-    let statement = match past {
-        Past::Tasks => {
-            let gone = sqlx::query(
-                "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE finished_ms > 0 AND finished_ms < $1 LIMIT $2) \
-                 RETURNING account, domain, kind, created_ms, lines",
-            );
-            let gone = gone.bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64).fetch_all(&mut *connection).await?;
-            let mut tally = Tally::default();
-            for row in &gone {
-                let kind = text(row, "kind")?;
-                let key = (text(row, "account")?, unsigned(row, "created_ms")? / MINUTE_MS, text(row, "domain")?, kind);
-                *tally.0.entry(key).or_default() += unsigned(row, "lines")?;
-            }
-            tally.take(connection).await?;
-            return Ok(gone.len() as u64);
-        }
-        Past::Nonces => {
-            "DELETE FROM nonce WHERE (access_key, nonce) IN (SELECT access_key, nonce FROM nonce WHERE seen_ms < $1 LIMIT $2)"
-        }
-        Past::Invitations => {
-            "DELETE FROM join_token WHERE id IN (SELECT id FROM join_token WHERE expires_ms < $1 LIMIT $2)"
-        }
-        Past::Days => {
-            "DELETE FROM quota_use WHERE (account, day, bucket) IN \
-             (SELECT account, day, bucket FROM quota_use WHERE day < $1 LIMIT $2)"
-        }
-    };
-    let done = sqlx::query(statement).bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64).execute(connection).await?;
-    Ok(done.rows_affected())
 }
 
 /// Lines by account, minute, domain and kind: what chunks add to the table `tally`, or take from it when they are forgotten.
@@ -604,7 +567,12 @@ fn paths(row: &AnyRow) -> Result<Vec<String>, StateError> {
 fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
     let id = unsigned(row, "id")?;
     let damaged = |what: &str| StateError::Corrupt { what: format!("chunk {id}: {what}") };
-    let progress: String = row.try_get("progress")?;
+    let (paths, finished_ms) = (paths(row)?, unsigned(row, "finished_ms")?);
+    let params = json(row, "params");
+    let progress = match row.try_get::<String, _>("progress")? {
+        progress if progress.is_empty() => Ok(Progress::default()),
+        _ => json(row, "progress"),
+    };
     Ok(Chunk {
         id,
         task: unsigned(row, "task")?,
@@ -614,11 +582,19 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
         kind: Kind::parse(&text(row, "kind")?).ok_or_else(|| damaged("kind"))?,
         created_ms: unsigned(row, "created_ms")?,
         revision: revision(row, "revision")?,
-        paths: paths(row)?,
-        params: json(row, "params")?,
+        unreadable: params.is_err(),
+        params: params.unwrap_or_else(|_: StateError| Params::unknown()),
         steering: steering::steering(row)?,
-        finished_ms: unsigned(row, "finished_ms")?,
-        progress: if progress.is_empty() { Progress::default() } else { json(row, "progress")? },
+        finished_ms,
+        // While it is open, what it has come to can be found out anew: whoever has an object says so without fetching it again.
+        progress: progress.unwrap_or_else(|error| match finished_ms {
+            0 => {
+                tracing::warn!(chunk = id, error = &error as &dyn std::error::Error, "what came of a prefetch is lost");
+                Progress::default()
+            }
+            _ => Progress::failed(paths.len(), &Cause::Unreadable),
+        }),
+        paths,
     })
 }
 

@@ -515,7 +515,9 @@ impl Tables {
     pub(super) fn forget(&mut self, past: Past, before: u64, most: u64) -> u64 {
         match past {
             Past::Tasks => {
-                drop_past(&mut self.chunks, most, |_, chunk| 0 < chunk.finished_ms && chunk.finished_ms < before)
+                let stays = |chunk: &&Arc<Chunk>| chunk.finished_ms == 0 || chunk.finished_ms >= before;
+                let staying: BTreeSet<u64> = self.chunks.values().filter(stays).map(|chunk| chunk.task).collect();
+                drop_past(&mut self.chunks, most, |_, chunk| !staying.contains(&chunk.task))
             }
             Past::Nonces => drop_past(&mut self.nonces, most, |_, seen_ms| *seen_ms < before),
             Past::Invitations => drop_past(&mut self.invitations, most, |_, (_, expires_ms)| *expires_ms < before),

@@ -116,6 +116,8 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE INDEX chunk_open_refresh ON chunk (revision) WHERE finished_ms = 0 AND kind <> 'prefetch'",
         "DROP INDEX chunk_revision",
     ],
+    // Tasks are forgotten whole: whether a chunk of one is open, or ended lately, is found without reading all of them.
+    &["CREATE INDEX chunk_task_finished ON chunk (task, finished_ms)", "DROP INDEX chunk_task"],
 ];
 
 /// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.

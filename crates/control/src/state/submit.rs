@@ -658,6 +658,7 @@ async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission,
             steering: Steering { from_ms: chunk.steering.from_ms.max(submission.now_ms), ..chunk.steering },
             finished_ms: 0,
             progress: Progress::default(),
+            unreadable: false,
         };
         tally.count(&chunk);
         chunks::insert(writing, chunk).await?;

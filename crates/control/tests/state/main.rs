@@ -143,6 +143,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     tasks::a_queue_may_count_calls(&state).await;
     tasks::what_completed_a_refresh_is_kept_with_it(&state).await;
     tasks::lines_are_counted_as_they_are_listed(&state).await;
+    tasks::task_is_forgotten_whole(&state).await;
     steering::prefetches_are_steered_whole_or_not_at_all(&state).await;
     access::users_may_what_is_attached_to_them(&state).await;
     access::service_is_opened_once(&state).await;

@@ -272,6 +272,32 @@ pub(crate) async fn what_is_past_its_time_is_forgotten(state: &State) {
     assert_eq!(state.spent("me", 8).await.unwrap(), [("preload".to_owned(), 1)].into());
 }
 
+/// A task ends with the last of its chunks, and is there whole for as long as any of them has to be.
+pub(crate) async fn task_is_forgotten_whole(state: &State) {
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    for (nonce, now_ms) in [("one", 1_000_000), ("another", 1_000_001), ("of the next second", 1_002_000)] {
+        let mut submission = prefetch(nonce, 2);
+        (submission.account, submission.now_ms, submission.charge.limit) = ("whole".into(), now_ms, None);
+        accepting.submit(submission).await.unwrap();
+    }
+    let ids: Vec<u64> = state.open_prefetches("whole", 0, 9).await.unwrap().iter().map(|chunk| chunk.id).collect();
+    let chunks = state.chunks(&ids).await.unwrap();
+    assert!(chunks[2].task == chunks[1].task && chunks[1].task != chunks[0].task);
+    let left = async || {
+        let left = state.outlines("whole", &all(), None, 9).await.unwrap();
+        left.iter().map(|outline| outline.id).rev().collect::<Vec<_>>()
+    };
+    let nothing = Progress::default();
+    state.keep_progress(&[(ids[0], 1_100_000, &nothing), (ids[2], 1_100_000, &nothing)]).await.unwrap();
+    state.forget(1_500_000, 0, 0).await.unwrap();
+    assert_eq!(left().await, ids[..2], "what is alone in its task goes, what belongs to one that goes on stays");
+    state.keep_progress(&[(ids[1], 1_500_000, &nothing)]).await.unwrap();
+    state.forget(1_500_000, 0, 0).await.unwrap();
+    assert_eq!(left().await, ids[..2], "it has only just ended");
+    state.forget(1_500_001, 0, 0).await.unwrap();
+    assert!(left().await.is_empty());
+}
+
 pub(crate) async fn refreshes_of_a_domain_are_bounded(state: &State) {
     let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
     let paths: Vec<String> = (0..2_000).map(|n| format!("/{n}")).collect();

@@ -203,3 +203,17 @@ fn chunks_take_turns_and_wait_for_nobody_elses_submission() {
     let rest: Vec<_> = std::iter::from_fn(|| next(9)).collect();
     assert_eq!(rest, [(2, 0), (3, 1), (1, 2), (2, 1), (1, 3)]);
 }
+
+#[test]
+fn what_became_of_a_withdrawn_job_is_not_said_of_the_same_one_given_out_anew() {
+    let prefetch = Prefetch::new();
+    prefetch.accept([job(1, "/a", 0)].into_iter());
+    let begun = prefetch.next(Revision(0), 64).unwrap();
+    prefetch.withdraw(&[1]);
+    prefetch.accept([job(1, "/a", 5)].into_iter());
+    prefetch.done(begun.job.report(1, Outcome::Failed(Cause::Evicted)), &begun.withdrawn);
+    assert_eq!(prefetch.counts(), (1, 0, 0), "it waits, and nothing is to be told");
+    let anew = prefetch.next(Revision(5), 64).unwrap();
+    prefetch.done(anew.job.report(1, Outcome::Failed(Cause::Evicted)), &anew.withdrawn);
+    assert_eq!(prefetch.counts(), (0, 0, 1));
+}

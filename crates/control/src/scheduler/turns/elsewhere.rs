@@ -9,8 +9,8 @@ impl Played {
         let (accepting, open) = Accepting::start(self.state.clone()).await.unwrap();
         let following = self.task.following.clone();
         let task = Task::new(self.state.clone(), open, following, self.clock.clone(), DEADLINE);
-        let (state, clock) = (self.state.clone(), self.clock.clone());
-        let mut other = Played { state, clock, accepting, task, next: Next::default(), nodes: BTreeMap::new() };
+        let (state, clock, faults) = (self.state.clone(), self.clock.clone(), self.faults.clone());
+        let mut other = Played { state, clock, accepting, task, next: Next::default(), faults, nodes: BTreeMap::new() };
         other.settle().await;
         tokio::time::advance(MISSED_MAX).await;
         other.settle().await;

@@ -35,6 +35,7 @@ pub(in crate::scheduler) fn chunk(paths: usize, variants: usize) -> Chunk {
         steering: Steering::from(1),
         finished_ms: 0,
         progress: Progress::default(),
+        unreadable: false,
     }
 }
 
@@ -171,7 +172,8 @@ fn deadline_fails_what_is_left() {
     };
     assert_eq!(work.give_up(9, cause), 3);
     assert!(work.is_done());
-    assert_eq!(work.progress().failed, [(1, Cause::Deadline), (2, Cause::NoTarget), (3, Cause::NoTarget)].into());
+    assert_eq!(work.progress().failed, [(1, PASSING), (2, Cause::NoTarget), (3, Cause::NoTarget)].into());
+    assert_eq!(work.progress().failed_at, [(1, (1, 5)), (2, (0, 9)), (3, (0, 9))].into());
     assert_eq!(work.rebuild(&mut Aims::new(topology(&["r-1"]))), None, "what has ended stays as it ended");
 
     let mut work = Work::new(chunk(2, 1), &mut Aims::new(topology(&[])), &Knowledge::default());
@@ -180,6 +182,28 @@ fn deadline_fails_what_is_left() {
     assert_eq!(work.give_up(9, cause), 2);
     assert_eq!(work.progress().failed, [(0, Cause::NoTarget), (1, Cause::NoTarget)].into());
     assert!(work.is_done() && work.jobs() == held);
+}
+
+#[test]
+fn what_came_of_a_try_is_over_once_another_has_brought_the_object() {
+    let mut aims = aims(&["p-1", "p-2"]);
+    let mut work = Work::new(chunk(30, 1), &mut aims, &Knowledge::default());
+    let only_there = [("p-2", 99)];
+    assert_eq!(lease(&mut work, &aims, &only_there).len(), 30);
+    let now = Instant::now();
+    for index in 0..30 {
+        assert!(!failed(&mut work, index, PASSING, now));
+    }
+    assert!(work.retry_due(now + 2 * PAUSE));
+    assert_eq!(lease(&mut work, &aims, &only_there).len(), 30);
+    for index in 0..30 {
+        work.resident(index, &node("p-2"), 10, 2);
+    }
+    lease(&mut work, &aims, &[("p-1", 0), ("p-2", 0)]);
+    let back = work.put_back(&aims);
+    assert!(back > 0, "the other one owns some");
+    assert_eq!(work.give_up(9, |_| Cause::Deadline), back as u64);
+    assert!(work.progress().failed.values().all(|cause| *cause == Cause::Deadline));
 }
 
 #[test]

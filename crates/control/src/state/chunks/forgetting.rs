@@ -1,0 +1,108 @@
+//! Tasks, and what is kept beside them, are forgotten when their time is past.
+
+use super::{MINUTE_MS, Tally};
+use crate::state::{On, State, StateError, Writing, signed, text, unsigned};
+
+/// Forgets what ended before a time, of tasks of which nothing is open or ended later: a task ends with the last of its chunks, and is
+/// there whole until it is forgotten.
+const FORGET_CHUNKS: &str = "DELETE FROM chunk WHERE id IN ( \
+    SELECT id FROM chunk AS ended WHERE finished_ms > 0 AND finished_ms < $1 \
+    AND NOT EXISTS (SELECT 1 FROM chunk AS going WHERE going.task = ended.task AND going.finished_ms = 0) \
+    AND NOT EXISTS (SELECT 1 FROM chunk AS later WHERE later.task = ended.task AND later.finished_ms >= $1) LIMIT $2) \
+    RETURNING account, domain, kind, created_ms, lines";
+
+/// Rows forgotten in one transaction.
+const FORGOTTEN_AT_ONCE: u64 = 2_000;
+
+/// What is forgotten when its time is past.
+#[derive(Clone, Copy)]
+pub(in crate::state) enum Past {
+    /// Tasks that ended.
+    Tasks,
+    /// Nonces.
+    Nonces,
+    /// Invitations of nodes.
+    Invitations,
+    /// What accounts have spent of a day.
+    Days,
+}
+
+impl State {
+    /// Forgets tasks that ended before `before_ms`, quota counts of days before `before_day`, and nonces from before
+    /// `nonces_before_ms`. In many small transactions: whoever submits waits for none of them for long.
+    pub async fn forget(&self, before_ms: u64, before_day: u64, nonces_before_ms: u64) -> Result<(), StateError> {
+        let all = [
+            (Past::Tasks, before_ms),
+            (Past::Nonces, nonces_before_ms),
+            (Past::Invitations, before_ms),
+            (Past::Days, before_day),
+        ];
+        for (past, before) in all {
+            loop {
+                let mut writing = self.write().await?;
+                let count = forget_some(&mut writing, past, before).await?;
+                writing.commit().await?;
+                if count < FORGOTTEN_AT_ONCE {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Forgets the first rows that are past; how many those were.
+async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u64, StateError> {
+    let connection = match writing.on() {
+        On::Sql(connection) => connection,
+        On::Memory(tables) => return Ok(tables.forget(past, before, FORGOTTEN_AT_ONCE)),
+    };
+    let statement = match past {
+        Past::Tasks => {
+            let gone = sqlx::query(FORGET_CHUNKS).bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64);
+            let gone = gone.fetch_all(&mut *connection).await?;
+            let mut tally = Tally::default();
+            for row in &gone {
+                let kind = text(row, "kind")?;
+                let key = (text(row, "account")?, unsigned(row, "created_ms")? / MINUTE_MS, text(row, "domain")?, kind);
+                *tally.0.entry(key).or_default() += unsigned(row, "lines")?;
+            }
+            tally.take(connection).await?;
+            return Ok(gone.len() as u64);
+        }
+        Past::Nonces => {
+            "DELETE FROM nonce WHERE (access_key, nonce) IN (SELECT access_key, nonce FROM nonce WHERE seen_ms < $1 LIMIT $2)"
+        }
+        Past::Invitations => {
+            "DELETE FROM join_token WHERE id IN (SELECT id FROM join_token WHERE expires_ms < $1 LIMIT $2)"
+        }
+        Past::Days => {
+            "DELETE FROM quota_use WHERE (account, day, bucket) IN \
+             (SELECT account, day, bucket FROM quota_use WHERE day < $1 LIMIT $2)"
+        }
+    };
+    let done = sqlx::query(statement).bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::AssertSqlSafe;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::testing::state;
+
+    #[tokio::test]
+    async fn a_task_of_many_chunks_is_forgotten_without_a_look_at_all_of_them_for_each() {
+        let dir = TempDir::new().unwrap();
+        let state = state(&dir, &[]).await;
+        let On::Sql(pool) = state.read().unwrap() else { panic!("it is a database") };
+        let sql = format!("EXPLAIN QUERY PLAN {FORGET_CHUNKS}");
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| text(row, "detail").unwrap()).collect();
+        for look in ["ended USING INDEX chunk_finished", "(task=? AND finished_ms=?)", "(task=? AND finished_ms>?)"] {
+            assert!(plan.iter().any(|step| step.contains(look)), "{look}: {plan:?}");
+        }
+    }
+}
