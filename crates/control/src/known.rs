@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use model::{Clock, DomainName, Knowledge, Moment, Revision};
+use model::{Clock, DomainName, Entry, Knowledge, Moment, NodeName, Revision};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,9 @@ pub(crate) struct Known {
     pub(crate) knowledge: Arc<Knowledge>,
     /// Every domain with its account.
     pub(crate) domains: Arc<BTreeMap<DomainName, DomainRow>>,
+    /// Members, by the last entry that said so since the process began: also one that joined anew as it was, and changed nothing of the
+    /// knowledge.
+    pub(crate) joined: Arc<BTreeMap<NodeName, Revision>>,
 }
 
 /// Follows the log. Cheap to clone.
@@ -95,7 +98,8 @@ impl Following {
         let (head, knowledge) = state.knowledge().await?;
         let domains = domains(&state).await?;
         let seen = clock.moment();
-        let known = Known { head, seen, knowledge: Arc::new(knowledge), domains: Arc::new(domains) };
+        let (knowledge, domains, joined) = (Arc::new(knowledge), Arc::new(domains), Arc::default());
+        let known = Known { head, seen, knowledge, domains, joined };
         let (publish, known) = watch::channel(Arc::new(known));
         let nudge = Arc::new(Notify::new());
         let nudged = nudge.clone();
@@ -191,12 +195,18 @@ async fn look(
                 .map_err(|error| StateError::Corrupt { what: format!("log entry {}: {error}", logged.revision) })?;
             of_domains |= matches!(
                 entry,
-                model::Entry::Domain(_)
-                    | model::Entry::DomainRemoved(_)
-                    | model::Entry::Certificate(_)
-                    | model::Entry::CertificateRemoved(_)
+                Entry::Domain(_) | Entry::DomainRemoved(_) | Entry::Certificate(_) | Entry::CertificateRemoved(_)
             );
-            if !matches!(entry, model::Entry::Invalidate(_)) {
+            match &entry {
+                Entry::Member(member) => {
+                    Arc::make_mut(&mut known.joined).insert(member.name.clone(), logged.revision);
+                }
+                Entry::MemberRemoved(name) => {
+                    Arc::make_mut(&mut known.joined).remove(name);
+                }
+                _ => {}
+            }
+            if !matches!(entry, Entry::Invalidate(_)) {
                 Arc::make_mut(&mut known.knowledge).apply(&entry);
             }
         }
@@ -238,8 +248,9 @@ mod tests {
         let state = State::in_memory();
         let clock: Arc<dyn Clock> = Arc::new(model::ManualClock::at(std::time::UNIX_EPOCH));
         let (head, knowledge) = state.knowledge().await.unwrap();
-        let before = Known { head, seen: clock.moment(), knowledge: Arc::new(knowledge), domains: Arc::default() };
-        let last = state.append(&[model::Entry::Invalidate(Vec::new())]).await.unwrap();
+        let (seen, knowledge) = (clock.moment(), Arc::new(knowledge));
+        let before = Known { head, seen, knowledge, domains: Arc::default(), joined: Arc::default() };
+        let last = state.append(&[Entry::Invalidate(Vec::new())]).await.unwrap();
         state.compact(0).await.unwrap();
         let known = look(&state, &before, false, &*clock, &Mutex::default()).await.unwrap().unwrap();
         assert_eq!(known.head, last);

@@ -25,6 +25,9 @@ use crate::topology::NodeName;
 /// Nodes that share one thing.
 pub const NODES_MAX: usize = 256;
 
+/// How long an origin is left alone at most, whatever the row says: it is a time of a wall clock, which may have been set back since.
+const CLOSED_MAX_MS: u64 = 600_000;
+
 /// Reports in a row in which the one who feels wants no more than it has or has no users, while another does, until another is to feel.
 const EASY_MAX: u8 = 8;
 
@@ -157,7 +160,8 @@ impl Row {
 
     /// Takes what a node says, and answers it. `turn` rises now and then: who is first where there is not enough for all.
     pub fn step(&mut self, node: &NodeName, want: &Want, total: Total, turn: u64, now_ms: u64) -> Grant {
-        self.closed_until_ms = self.closed_until_ms.max(now_ms.saturating_add(want.closed_ms));
+        let closed_until_ms = self.closed_until_ms.max(now_ms.saturating_add(want.closed_ms));
+        self.closed_until_ms = closed_until_ms.min(now_ms.saturating_add(CLOSED_MAX_MS));
         if want.closed_ms == 0 && self.closed_until_ms <= now_ms {
             self.closed_until_ms = 0;
         }

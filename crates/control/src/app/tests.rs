@@ -81,6 +81,7 @@ fn objects_belong_to_domains_of_the_caller_that_are_served() {
         seen: Moment::at(Duration::ZERO),
         knowledge: Arc::new(knowledge),
         domains: Arc::new(domains),
+        joined: Arc::default(),
     };
     type Groups = &'static [(&'static str, usize)];
     let cases: [(&[&str], Result<Groups, &str>); 9] = [

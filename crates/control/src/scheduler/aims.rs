@@ -41,6 +41,11 @@ impl Aims {
         self.groups.len()
     }
 
+    /// Whether each of them has a member that is `here`.
+    pub(super) fn are_here(&self, here: &HashMap<NodeName, usize>) -> bool {
+        self.groups.values().all(|group| group.members.keys().any(|member| here.contains_key(member)))
+    }
+
     /// The tiers of POPs that a prefetch of `area` warms.
     pub(super) fn targets(&mut self, area: Coverage, warm: WarmTiers) -> Arc<[Parent]> {
         let topology = &self.topology;

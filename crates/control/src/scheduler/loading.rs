@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use model::{Cause, DomainName, Knowledge};
-use tokio::time::Instant;
+use model::{Cause, DomainName, Knowledge, NodeName};
 
 use super::Task;
 use super::aims::Aims;
@@ -14,18 +12,15 @@ use super::queue::Queue;
 use super::work::Work;
 use crate::state::chunks::{Chunk, Progress};
 use crate::state::steering::{Standing, Steered};
-use crate::state::submit::CHUNK_LINES_MAX;
 use crate::state::{StateError, millis};
 
 /// Chunks read from the database at a time, and how often in one turn: what has come in meanwhile waits no longer.
 const CHUNKS_AT_ONCE: usize = 32;
 const LOADS_AT_ONCE: usize = 16;
 
-/// Open chunks that are looked at, without their objects, at a time.
+/// Open chunks that are looked at, without their objects, at a time, and about how many in one turn.
 const STANDING_AT_ONCE: u32 = 5_000;
-
-/// How often at most what is open is counted in the database, which looks at all of it.
-const COUNT_EVERY: Duration = Duration::from_secs(10);
+const STANDING_IN_TURN: usize = 10_000;
 
 /// Chunks that were steered, read at a time.
 const STEERED_AT_ONCE: u32 = 1_000;
@@ -38,12 +33,20 @@ impl Task {
         if Arc::ptr_eq(&known, &self.known) {
             return;
         }
+        let joined: Vec<NodeName> =
+            now.joined.iter().filter(|(_, at)| **at > self.head).map(|(node, _)| node.clone()).collect();
         self.head = now.head;
         if known.topology != *self.aims.topology() {
             self.aims = Aims::new(known.topology.clone());
             self.reaim(|work, aims| work.rebuild(aims));
             // Its members have other numbers, too.
             self.unlined = true;
+        }
+        if !joined.is_empty() {
+            // It may have joined through another control plane, and hold nothing of what it had.
+            self.reaim(|work, aims| {
+                joined.iter().filter_map(|node| work.lost(node, aims)).reduce(|lost, more| lost + more)
+            });
         }
         let names = kept_otherwise(&self.known, &known);
         if !names.is_empty() {
@@ -58,19 +61,6 @@ impl Task {
             let queue = self.accounts.entry(account).or_insert_with(|| Queue::new(self.bounds.chunk));
             queue.more |= chunks > queue.len() as u64;
         }
-    }
-
-    /// Counts anew what is open: what another control plane accepted is nobody's once that is gone and its nodes have come here.
-    pub(super) async fn count_open(&mut self) -> Result<(), StateError> {
-        if self.counted.is_some_and(|counted| counted.elapsed() < COUNT_EVERY) {
-            return Ok(());
-        }
-        for (account, chunks, urls) in self.state.open_accounts().await? {
-            self.open.raise(account, chunks, urls);
-        }
-        (self.unsure, self.counted) = (false, Some(Instant::now()));
-        self.look_for_more();
-        Ok(())
     }
 
     /// Hears how chunks were steered, here or by another control plane.
@@ -92,9 +82,13 @@ impl Task {
         }
     }
 
-    /// A chunk was steered. One that is not known here, or not any more, is nobody's concern here.
+    /// A chunk was steered, or offered by a control plane that has nobody for it. One that is not known here any more is nobody's
+    /// concern here.
     fn steer(&mut self, steered: &Steered) {
         let (_, id) = steered.at;
+        if self.takes_up(&steered.account, id) {
+            return;
+        }
         let steering = self.jumps.moved(id, steered.steering);
         let now_ms = millis(self.clock.now());
         let Some(queue) = self.accounts.get_mut(&steered.account) else { return };
@@ -132,12 +126,15 @@ impl Task {
         }
     }
 
-    /// Loads what there is room for; whether there may be more. Each account has its share of the room, and at least a chunk.
-    pub(super) async fn load(&mut self, tick: bool) -> Result<bool, StateError> {
+    /// Loads what there is room for; whether there may be more. Each account has its share of the room, and at least a chunk, and a
+    /// quarter of it more for what is past its deadline, which only has to be told.
+    pub(super) async fn load(&mut self) -> Result<bool, StateError> {
         let share = self.bounds.loaded / self.accounts.len().max(1);
-        let (now_ms, deadline_ms) = (millis(self.clock.now()), self.deadline_ms());
+        let now_ms = millis(self.clock.now());
+        let (late_ms, deadline_ms) = (self.late_ms(now_ms), self.deadline_ms());
+        let targets = self.aims.groups().max(1);
         let mut fresh = Vec::new();
-        let mut turns = LOADS_AT_ONCE;
+        let (mut turns, mut looks) = (LOADS_AT_ONCE, STANDING_IN_TURN);
         let mut loaded = Ok(false);
         // Every account in turn, beginning behind the one at which the last turn broke off.
         let mut queues: Vec<(&String, &mut Queue)> = self.accounts.iter_mut().collect();
@@ -147,7 +144,7 @@ impl Task {
             // What is counted as open was in the database before it was.
             let counted = self.open.of(account);
             let looked = queue.more;
-            while queue.more {
+            while queue.more && looks > 0 {
                 let standing = match self.state.open_prefetches(account, queue.known_to, STANDING_AT_ONCE).await {
                     Ok(standing) => standing,
                     Err(error) => {
@@ -156,10 +153,17 @@ impl Task {
                     }
                 };
                 queue.more = standing.len() == STANDING_AT_ONCE as usize;
+                looks = looks.saturating_sub(standing.len());
                 for chunk in standing {
                     let steering = self.jumps.moved(chunk.id, chunk.steering);
                     queue.stand(Standing { steering, ..chunk }, now_ms);
                 }
+            }
+            if queue.more {
+                // What goes first may not be known yet.
+                loaded = Ok(true);
+                self.loaded_to.clone_from(account);
+                break;
             }
             if looked && counted.0 < queue.len() as u64 {
                 // Some of it was accepted by another control plane.
@@ -171,17 +175,20 @@ impl Task {
                 self.open.take(account, counted.0 - queue.len() as u64, urls);
             }
             queue.due(now_ms);
-            let mut overdue = if tick { queue.overdue(now_ms, deadline_ms) } else { Vec::new() };
             loop {
-                // As many as fit even if they are as large as can be; one fits always.
-                let fit = share.saturating_sub(queue.loaded) / (CHUNK_LINES_MAX * self.aims.groups().max(1));
-                let most = fit.clamp(1, CHUNKS_AT_ONCE);
-                let ids = if !overdue.is_empty() {
-                    overdue.split_off(overdue.len().saturating_sub(CHUNKS_AT_ONCE))
-                } else if queue.loaded < share || queue.chunks.is_empty() {
-                    queue.next(most)
-                } else if queue.is_outranked() && queue.loaded < share + share / 4 {
-                    queue.next(1)
+                let (room, more) =
+                    (share.saturating_sub(queue.loaded), (share + share / 4).saturating_sub(queue.loaded));
+                let late = if more > 0 || queue.chunks.is_empty() {
+                    queue.begun_before(late_ms, CHUNKS_AT_ONCE, more, targets)
+                } else {
+                    Vec::new()
+                };
+                let ids = if !late.is_empty() {
+                    late
+                } else if room > 0 || queue.chunks.is_empty() {
+                    queue.next(CHUNKS_AT_ONCE, room, targets)
+                } else if queue.is_outranked() && more > 0 {
+                    queue.next(1, more, targets)
                 } else {
                     break;
                 };
@@ -213,7 +220,7 @@ impl Task {
                             let until_ms = chunk.steering.from_ms.saturating_add(deadline_ms);
                             if now_ms <= until_ms {
                                 tracing::error!(chunk = id, "a prefetch cannot be read, and waits for its deadline");
-                                queue.put_off(standing, until_ms + 1);
+                                queue.put_off(standing, until_ms + 1, now_ms);
                                 continue;
                             }
                             let progress = Progress::failed(chunk.paths.len(), &Cause::Deadline);
@@ -246,6 +253,7 @@ impl Task {
             self.leaving.extend(queue.outranked(share));
         }
         for id in fresh {
+            self.give_up_if_late(id);
             self.note(id);
         }
         for id in &self.leaving {

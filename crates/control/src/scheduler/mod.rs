@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use model::prefetch::JOBS_PER_NODE_MAX;
-use model::{Cause, Clock, Job, Knowledge, NodeName, Report, Revision, UnderWay};
+use model::{Clock, Job, Knowledge, NodeName, Report, Revision, UnderWay};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -39,10 +39,13 @@ pub(crate) use lines::{JobIs, JobState, LineState, first_failure, jobs_of, line_
 pub(crate) use work::key_of;
 
 mod aims;
+mod deadlines;
+mod elsewhere;
 mod jumps;
 mod leasing;
 mod lines;
 mod loading;
+mod outside;
 mod queue;
 mod reports;
 mod work;
@@ -51,7 +54,7 @@ mod work;
 #[derive(Clone, Copy)]
 struct Bounds {
     /// Jobs of chunks that are loaded at a time, over all accounts. One chunk of each account is loaded whatever its size, and a
-    /// quarter of its share more of what outranks the rest.
+    /// quarter of its share more of what outranks the rest, or only has to be told that its deadline is past.
     loaded: usize,
     /// As how many jobs a chunk counts that has fewer: it takes as much memory.
     chunk: usize,
@@ -265,6 +268,8 @@ struct Task {
     /// Nodes have come: there may be open what was not accepted here. And when that was looked at last.
     unsure: bool,
     counted: Option<Instant>,
+    /// When it was looked at last what others have ended of what is loaded.
+    compared: Option<Instant>,
     accounts: BTreeMap<String, Queue>,
     account_of: HashMap<u64, String>,
     /// Chunks that have ended, which is not in the database yet.
@@ -307,6 +312,7 @@ impl Task {
             emptied: BTreeSet::new(),
             unsure: false,
             counted: None,
+            compared: None,
             done: BTreeSet::new(),
             changed: BTreeSet::new(),
             leaving: BTreeSet::new(),
@@ -387,14 +393,10 @@ impl Task {
         if look.committed || self.heard.is_none() {
             self.hear().await?;
         }
-        if look.tick && self.unsure {
-            self.count_open().await?;
+        if look.tick {
+            self.look_elsewhere().await?;
         }
-        self.load(look.tick).await
-    }
-
-    fn deadline_ms(&self) -> u64 {
-        u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX)
+        self.load().await
     }
 
     fn work(&mut self, chunk: u64) -> Option<&mut Work> {
@@ -551,56 +553,6 @@ impl Task {
                 session.untold.clear();
             }
         }
-    }
-
-    /// Retries that are due go back in line; what is past the deadline has failed.
-    fn expire(&mut self) {
-        let nodes: Vec<NodeName> =
-            self.room.iter().filter(|(_, free)| **free == 0).map(|(node, _)| node.clone()).collect();
-        for node in &nodes {
-            self.measure(node);
-        }
-        let now = Instant::now();
-        let (room, unlined) = (&mut self.room, &mut self.unlined);
-        self.missed.retain(|node, since| {
-            let stays = now.saturating_duration_since(*since) < MISSED_MAX;
-            if !stays {
-                room.remove(node);
-                *unlined = true;
-            }
-            stays
-        });
-        let wall_ms = millis(self.clock.now());
-        let deadline_ms = self.deadline_ms();
-        let (sessions, aims) = (&self.sessions, &self.aims);
-        let live = |group: &model::Parent| aims.members(group).any(|member| sessions.contains_key(member));
-        let mut gone = HashSet::new();
-        for queue in self.accounts.values_mut() {
-            let mut due = Vec::new();
-            for (id, work) in &mut queue.chunks {
-                let steering = work.steering();
-                if work.retry_due(now) && !self.leaving.contains(id) {
-                    due.push(*id);
-                }
-                let over = wall_ms > steering.from_ms.saturating_add(deadline_ms) && steering.may_run(wall_ms);
-                if over && !work.is_done() {
-                    let failed = work.give_up(wall_ms, |group| match group {
-                        Some(group) if live(group) => Cause::Deadline,
-                        _ => Cause::NoTarget,
-                    });
-                    self.counters.failed.fetch_add(failed, Ordering::Relaxed);
-                    gone.insert(*id);
-                }
-            }
-            for id in due {
-                queue.line_up(id);
-            }
-        }
-        self.withdraw(gone);
-        let loaded: usize = self.accounts.values().flat_map(|queue| queue.chunks.values()).map(Work::jobs).sum();
-        self.counters.loaded.store(loaded as u64, Ordering::Relaxed);
-        let leased: usize = self.sessions.values().map(|session| session.leased.len()).sum();
-        self.counters.leased.store(leased as u64, Ordering::Relaxed);
     }
 
     /// Keeps what chunks have come to: those that ended or are to be unloaded at once, the others at every tick.

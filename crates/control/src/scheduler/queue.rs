@@ -13,6 +13,7 @@ use std::ops::Bound;
 use model::NodeName;
 
 use super::aims::Aims;
+use super::outside::Outside;
 use super::work::{Turn, Work};
 use crate::state::steering::{Standing, Steering};
 
@@ -52,14 +53,12 @@ pub(super) struct Queue {
     pub(super) loaded: usize,
     /// As how many jobs one of them counts that has fewer.
     chunk: usize,
-    /// Those that are not loaded, by id.
-    standing: BTreeMap<u64, Standing>,
-    /// Those of them that may run.
-    ready: BTreeSet<Place>,
-    /// Those of them that may run from a moment on, by that.
-    later: BTreeSet<(u64, u64)>,
+    /// Those that are not loaded.
+    outside: Outside,
     /// The newest chunk that is known.
     pub(super) known_to: u64,
+    /// The newest that other control planes were told they may have.
+    pub(super) offered_to: u64,
     /// Whether the database may have more.
     pub(super) more: bool,
 }
@@ -81,13 +80,13 @@ impl Queue {
 
     /// How many chunks are known to be open.
     pub(super) fn len(&self) -> usize {
-        self.chunks.len() + self.standing.len()
+        self.chunks.len() + self.outside.len()
     }
 
     /// How many objects those have.
     pub(super) fn urls(&self) -> u64 {
         let loaded: usize = self.chunks.values().map(Work::urls).sum();
-        loaded as u64 + self.standing.values().map(|chunk| chunk.urls).sum::<u64>()
+        loaded as u64 + self.outside.urls()
     }
 
     /// Whether it can be forgotten.
@@ -98,27 +97,18 @@ impl Queue {
     /// Takes up a chunk that is not loaded, or no longer.
     pub(super) fn stand(&mut self, chunk: Standing, now_ms: u64) {
         self.known_to = self.known_to.max(chunk.id);
-        self.leave(chunk.id);
-        self.standing.insert(chunk.id, chunk);
-        if chunk.steering.may_run(now_ms) {
-            self.ready.insert(Place::of(chunk.id, chunk.steering));
-        } else if chunk.steering.paused_ms == 0 {
-            self.later.insert((chunk.steering.from_ms, chunk.id));
-        }
+        self.outside.stand(chunk, now_ms);
     }
 
     /// Takes up a chunk that is not to be looked at before a moment, unless it is steered.
-    pub(super) fn put_off(&mut self, chunk: Standing, until_ms: u64) {
-        self.standing.insert(chunk.id, chunk);
-        self.later.insert((until_ms, chunk.id));
+    pub(super) fn put_off(&mut self, chunk: Standing, until_ms: u64, now_ms: u64) {
+        let steering = Steering { from_ms: until_ms, ..chunk.steering };
+        self.stand(Standing { steering, ..chunk }, now_ms);
     }
 
     /// A chunk does not stand outside any more; as it stood there.
     pub(super) fn leave(&mut self, id: u64) -> Option<Standing> {
-        let chunk = self.standing.remove(&id)?;
-        self.ready.remove(&Place::of(id, chunk.steering));
-        self.later.remove(&(chunk.steering.from_ms, id));
-        Some(chunk)
+        self.outside.leave(id)
     }
 
     /// A chunk that stands outside is steered; whether there is one.
@@ -130,8 +120,7 @@ impl Queue {
 
     /// All of them are steered as `to` says.
     pub(super) fn steer_all(&mut self, now_ms: u64, to: impl Fn(u64, Steering) -> Steering) {
-        let standing: Vec<Standing> = self.standing.values().copied().collect();
-        for chunk in standing {
+        for chunk in self.outside.all() {
             self.steer(chunk.id, to(chunk.id, chunk.steering), now_ms);
         }
         for (id, work) in &mut self.chunks {
@@ -141,28 +130,33 @@ impl Queue {
 
     /// Those whose moment has come may run.
     pub(super) fn due(&mut self, now_ms: u64) {
-        while let Some((from_ms, id)) = self.later.first().copied().filter(|(from_ms, _)| *from_ms <= now_ms) {
-            self.later.remove(&(from_ms, id));
-            if let Some(chunk) = self.standing.get(&id) {
-                self.ready.insert(Place::of(id, chunk.steering));
-            }
-        }
+        self.outside.due(now_ms);
     }
 
-    /// Those outside that may run and whose deadline has passed: they only have to be told.
-    pub(super) fn overdue(&self, now_ms: u64, deadline_ms: u64) -> Vec<u64> {
-        let is_over = |chunk: &&Standing| now_ms > chunk.steering.from_ms.saturating_add(deadline_ms);
-        self.ready.iter().filter_map(|place| self.standing.get(&place.id)).filter(is_over).map(|c| c.id).collect()
+    /// Those outside that may run since before a moment: as many as there is room for, at most `most`. Each has so many targets.
+    pub(super) fn begun_before(&mut self, before_ms: u64, most: usize, room: usize, targets: usize) -> Vec<u64> {
+        let begun = self.outside.begun_before(before_ms, most);
+        self.fitting(begun.into_iter().take(most), room, targets)
     }
 
-    /// The next ones to be loaded, at most so many.
-    pub(super) fn next(&self, most: usize) -> Vec<u64> {
-        self.ready.iter().take(most).map(|place| place.id).collect()
+    /// The next ones to be loaded: as many as there is room for, at most `most`. Each has so many targets.
+    pub(super) fn next(&self, most: usize, room: usize, targets: usize) -> Vec<u64> {
+        self.fitting(self.outside.next().take(most), room, targets)
+    }
+
+    /// As many as there is room for; one always.
+    fn fitting(&self, chunks: impl Iterator<Item = (u64, usize)>, room: usize, targets: usize) -> Vec<u64> {
+        let mut cost = 0;
+        let fits = |(at, (_, urls)): &(usize, (u64, usize))| {
+            cost += (urls * targets).max(self.chunk);
+            *at == 0 || cost <= room
+        };
+        chunks.enumerate().take_while(fits).map(|(_, (id, _))| id).collect()
     }
 
     /// Whether what is to be loaded next outranks something that is loaded.
     pub(super) fn is_outranked(&self) -> bool {
-        matches!((self.ready.first(), self.places.last()), (Some(next), Some(last)) if next.outranks(*last))
+        matches!((self.outside.first(), self.places.last()), (Some(next), Some(last)) if next.outranks(*last))
     }
 
     /// Takes a chunk in.

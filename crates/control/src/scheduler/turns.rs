@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 
-use model::{Entry, ManualClock, Outcome};
+use model::{Cause, Entry, ManualClock, Outcome};
 
 use super::*;
 use crate::state::memory::{Fault, Faults, Memory};
 use crate::testing::{clock, domain, node, prefetch, topology};
+
+mod elsewhere;
+mod long;
 
 const DEADLINE: Duration = Duration::from_secs(1_800);
 
@@ -261,6 +264,7 @@ async fn what_was_accepted_before_the_clock_was_set_back_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn deadline_is_up_when_so_much_time_has_passed_whatever_the_wall_clock_was_set_to() {
     let mut played = Played::start(&["p-1"]).await;
+    played.connect("p-1");
     played.submit("me", "n", 1).await;
     played.settle().await;
     let id = played.task.account_of.keys().next().copied().unwrap();

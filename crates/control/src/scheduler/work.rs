@@ -251,6 +251,11 @@ impl Work {
         self.steering = steering;
     }
 
+    /// The tiers of POPs that it is aimed at.
+    pub(super) fn targets(&self) -> &[Parent] {
+        &self.targets
+    }
+
     /// As it stands when it is not loaded.
     pub(super) fn standing(&self) -> Standing {
         Standing { id: self.id, urls: self.urls.len() as u64, steering: self.steering }

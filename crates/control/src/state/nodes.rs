@@ -147,6 +147,7 @@ impl State {
         let mut writing = self.write().await?;
         // The lock of the log, before anything is read that the decision rests on.
         count_up(&mut writing, Counter::Revision, 0).await?;
+        let begins_anew = proof.holds_nothing();
         let credential = match proof {
             Proof::Credential { secret, .. } => {
                 if !is_own(kept_credential(&mut writing, &member.name).await?, secret) {
@@ -163,8 +164,9 @@ impl State {
                 Some(credential)
             }
         };
-        // Whoever was invited anew may have been removed since `known` was read: its membership is logged in any case.
-        if credential.is_some() || known.topology.members.get(&member.name) != Some(member) {
+        // Whoever was invited anew may have been removed since `known` was read, and other control planes are to hear of one that holds
+        // nothing: its membership is logged in any case.
+        if begins_anew || known.topology.members.get(&member.name) != Some(member) {
             append(&mut writing, &[Entry::Member(member.clone())]).await?;
         }
         writing.commit().await?;

@@ -193,6 +193,38 @@ impl State {
         }
     }
 
+    /// Says of open chunks what a steering says that changes nothing: whoever looks for steerings finds them.
+    pub async fn offer(&self, ids: &[u64]) -> Result<(), StateError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut writing = self.write().await?;
+        let number = count_up(&mut writing, Counter::Chunk, 1).await?;
+        match writing.on() {
+            On::Sql(connection) => {
+                let sql = format!("UPDATE chunk SET steered = $1 WHERE id IN ({}) AND finished_ms = 0", list(ids));
+                sqlx::query(AssertSqlSafe(sql)).bind(signed(number)).execute(connection).await?;
+            }
+            On::Memory(tables) => tables.offer(number, ids),
+        }
+        writing.commit().await
+    }
+
+    /// Those of these chunks that have ended otherwise than by being cancelled.
+    pub async fn ended(&self, ids: &[u64]) -> Result<Vec<u64>, StateError> {
+        match self.read()? {
+            On::Sql(pool) => {
+                let sql = format!(
+                    "SELECT id FROM chunk WHERE id IN ({}) AND finished_ms > 0 AND cancelled_ms = 0 ORDER BY id",
+                    list(ids)
+                );
+                let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await?;
+                rows.iter().map(|row| unsigned(row, "id")).collect()
+            }
+            On::Memory(tables) => Ok(tables.ended(ids)),
+        }
+    }
+
     /// Prefetches of `account` that have not ended, after the chunk `after`, oldest first.
     pub async fn open_prefetches(&self, account: &str, after: u64, most: u32) -> Result<Vec<Standing>, StateError> {
         match self.read()? {

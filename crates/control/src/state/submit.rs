@@ -359,7 +359,9 @@ impl Task {
                 // Nobody is there any more when the client went away; the task stands all the same.
                 let _ = answer.send(decided);
             }
-            self.tidy();
+            if let Some(last) = submissions.last() {
+                self.tidy(last.now_ms);
+            }
         }
     }
 
@@ -435,11 +437,10 @@ impl Task {
         if limit.is_some_and(|limit| spent + units > limit) {
             return Ok(Some(Refused::DayUsedUp));
         }
-        let window = submission.now_ms.saturating_sub(MINUTE_MS);
         for group in &submission.groups {
             let key = (group.domain.clone(), bucket);
-            let minute: u64 =
-                self.minutes.get(&key).into_iter().flatten().filter(|(at, _)| *at > window).map(|(_, n)| n).sum();
+            let minute = self.minutes.get(&key).into_iter().flatten();
+            let minute: u64 = minute.filter(|(at, _)| is_of_minute(*at, submission.now_ms)).map(|(_, n)| n).sum();
             let minute = minute + used.minutes.get(&key).copied().unwrap_or(0);
             if submission.minute_max.is_some_and(|most| minute + group.paths.len() as u64 > most) {
                 return Ok(Some(Refused::MinuteUsedUp));
@@ -569,10 +570,7 @@ impl Task {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         for group in &submission.groups {
             let minute = self.minutes.entry((group.domain.clone(), submission.charge.bucket)).or_default();
-            let window = submission.now_ms.saturating_sub(MINUTE_MS);
-            while minute.front().is_some_and(|(at, _)| *at <= window) {
-                minute.pop_front();
-            }
+            minute.retain(|(at, _)| is_of_minute(*at, submission.now_ms));
             let second = submission.now_ms / 1000 * 1000;
             match minute.back_mut().filter(|(at, _)| *at == second) {
                 Some((_, lines)) => *lines += group.paths.len() as u64,
@@ -589,10 +587,9 @@ impl Task {
     }
 
     /// Drops what belongs to a second or a minute that is over, once there is much of it.
-    fn tidy(&mut self) {
+    fn tidy(&mut self, now_ms: u64) {
         if self.minutes.len() > MINUTES_SWEEP_AT {
-            let newest = self.minutes.values().filter_map(|minute| minute.back()).map(|(at, _)| *at).max().unwrap_or(0);
-            self.minutes.retain(|_, minute| minute.back().is_some_and(|(at, _)| at + MINUTE_MS > newest));
+            self.minutes.retain(|_, minute| minute.back().is_some_and(|(at, _)| is_of_minute(*at, now_ms)));
         }
         if self.refreshing.len() > MINUTES_SWEEP_AT {
             self.refreshing.clear(); // counted anew when needed
@@ -602,6 +599,12 @@ impl Task {
             self.tasks.retain(|_, shared| shared.second == newest);
         }
     }
+}
+
+/// Whether a moment counts for the minute of `now_ms`. One that is to come does if it is near, for calls overtake each other; one that
+/// is not was written down before the wall clock was set back.
+fn is_of_minute(at: u64, now_ms: u64) -> bool {
+    at.abs_diff(now_ms) < MINUTE_MS
 }
 
 /// Cuts paths into chunks that keep both bounds; a single path is far below them.
@@ -662,3 +665,6 @@ async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission,
     }
     tally.add(writing).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,6 +49,13 @@ pub(crate) async fn prefetches_are_steered_whole_or_not_at_all(state: &State) {
     assert_eq!(state.steered_after(heard, 1).await.unwrap(), steered[..1]);
     assert!(state.last_steering().await.unwrap() >= steered[1].at.0);
 
+    // What is offered is found by whoever looks for steerings, and is steered as before.
+    state.offer(&[now[1].id, u64::MAX >> 1]).await.unwrap();
+    state.offer(&[]).await.unwrap();
+    let offered = state.steered_after((state.last_steering().await.unwrap() - 1, u64::MAX >> 1), 10).await.unwrap();
+    let offered: Vec<_> = offered.iter().map(|one| (one.at.1, one.steering)).collect();
+    assert_eq!((offered, standing().await), (vec![(now[1].id, now[1].steering)], now.clone()));
+
     // What is cancelled has ended, and what it had come to may be told later.
     assert_eq!(state.steer("steers", &[one], Steer::Cancel, 9_500_000).await.unwrap(), Ok(vec![3]));
     assert_eq!(standing().await.len(), 1);
@@ -56,6 +63,7 @@ pub(crate) async fn prefetches_are_steered_whole_or_not_at_all(state: &State) {
     state.keep_progress(&[(now[0].id, 9_600_000, &came_to)]).await.unwrap();
     let kept = &state.chunks(&[now[0].id]).await.unwrap()[0];
     assert_eq!((kept.finished_ms, kept.steering.cancelled_ms, &kept.progress), (9_500_000, 9_500_000, &came_to));
+    assert_eq!(state.ended(&[now[0].id, now[1].id]).await.unwrap(), [0_u64; 0], "one was cancelled, one is open");
     for steer in [Steer::Cancel, Steer::Pause, Steer::Resume, Steer::Priority(3)] {
         assert_eq!(state.steer("steers", &[two, one], steer, 1).await.unwrap(), Err(NotSteered::Ended(one)));
     }
@@ -65,4 +73,12 @@ pub(crate) async fn prefetches_are_steered_whole_or_not_at_all(state: &State) {
     assert_eq!(state.domains_of_prefetches("steers", &[]).await.unwrap(), []);
     state.steer("steers", &[two], Steer::Cancel, 9_500_000).await.unwrap().unwrap();
     state.steer("steers not", &[other], Steer::Cancel, 9_500_000).await.unwrap().unwrap();
+
+    submit("steer 4", "steers to the end", 3_000_000).await;
+    let id = state.open_prefetches("steers to the end", 0, 10).await.unwrap()[0].id;
+    state.keep_progress(&[(id, 9_600_000, &came_to)]).await.unwrap();
+    assert_eq!(state.ended(&[now[0].id, id, u64::MAX >> 1]).await.unwrap(), [id]);
+    let before = state.last_steering().await.unwrap();
+    state.offer(&[id]).await.unwrap();
+    assert_eq!(state.steered_after((before, u64::MAX >> 1), 10).await.unwrap(), [], "what has ended is nobody's");
 }

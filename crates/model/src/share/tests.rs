@@ -223,3 +223,15 @@ fn what_one_is_told_of_when_to_come_back_and_of_failures_the_others_hear() {
     let again = row.step(&node(0), &want(feels), Total::Felt, 0, 1_700);
     assert_eq!((again.failed, again.closed_ms), (false, 0), "each once, and no longer than it was said");
 }
+
+#[test]
+fn origin_is_not_left_alone_for_as_long_as_the_wall_clock_was_set_back() {
+    let hour_ms = 3_600_000;
+    let mut row = Row::default();
+    let want = Want { wanted: 1, limit: 4.0, ..Want::default() };
+    row.step(&node(0), &Want { closed_ms: 60_000, ..want.clone() }, Total::Felt, 0, hour_ms);
+    let told = row.step(&node(1), &want, Total::Felt, 0, 1_000);
+    assert_eq!(told.closed_ms, CLOSED_MAX_MS, "nothing tells the two apart");
+    let told = row.step(&node(1), &want, Total::Felt, 0, 1_000 + CLOSED_MAX_MS);
+    assert_eq!(told.closed_ms, 0);
+}

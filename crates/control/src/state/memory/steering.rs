@@ -40,6 +40,18 @@ impl Tables {
         }
     }
 
+    pub(in crate::state) fn offer(&mut self, number: u64, ids: &[u64]) {
+        let open = ids.iter().filter(|id| self.chunks.get(id).is_some_and(|chunk| chunk.finished_ms == 0));
+        let open: Vec<u64> = open.copied().collect();
+        Arc::make_mut(&mut self.steered).extend(open.into_iter().map(|id| (id, number)));
+    }
+
+    pub(in crate::state) fn ended(&self, ids: &[u64]) -> Vec<u64> {
+        let ended = |chunk: &&Arc<Chunk>| chunk.finished_ms > 0 && chunk.steering.cancelled_ms == 0;
+        let ids: BTreeSet<u64> = ids.iter().copied().collect();
+        ids.iter().filter_map(|id| self.chunks.get(id)).filter(ended).map(|chunk| chunk.id).collect()
+    }
+
     pub(in crate::state) fn cancel_some(
         &mut self,
         number: u64,
