@@ -297,7 +297,7 @@ mod tests {
             .replace(":9743", ":0")
             .replace(&format!("join_token_file = {:?}", dir.path()), &format!("join_token_file = {token:?}"));
         let started = Node::start(NodeConfig::parse(&text).unwrap(), Arc::new(SystemClock)).await;
-        let error = format!("{:#}", anyhow::Error::new(started.err().expect("it cannot start")));
+        let error = format!("{:#}", anyhow::Error::new(started.expect_err("it cannot start")));
         assert!(error.contains(&format!("at least {DISK_BYTES_LEAST}")), "{error}");
     }
 }
