@@ -149,7 +149,7 @@ pub enum Call {
 
 /// Reads the parameters of `request`, from an account with `profile`, by the operator's `rules`.
 ///
-/// What the vendor knows and we have not built is `UnsupportedOperation`.
+/// An action of the list for which nothing is built is `UnsupportedOperation`; one that is not on it was refused when it was read.
 pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime) -> Result<Call, Refusal> {
     use Product::{Cdn, Vod};
     Ok(match (request.product, request.action.as_str()) {

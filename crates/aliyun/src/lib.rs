@@ -15,7 +15,8 @@
 //!
 //! - No I/O, no clock: values in, values out. Bytes from a network never make it panic.
 //! - Codes, statuses and texts are exactly the vendor's wherever the vendor has one.
-//! - What the vendor knows and we have not built is `UnsupportedOperation`, never a success that does nothing.
+//! - What the vendor knows and we have not built is refused (`InvalidAction.NotFound`, of parts of an action
+//!   `UnsupportedOperation`), never a success that does nothing.
 //!
 //! # Not here
 //!

@@ -248,13 +248,14 @@ impl Task {
 
     /// Adds what nodes swept to the steps that are written; what has not passed yet waits.
     async fn keep_swept(&self) -> Result<(), StateError> {
-        let swept = self.acknowledged.take_swept(self.passed);
+        let (swept, upto) = self.acknowledged.take_swept(self.passed);
         if !swept.is_empty()
             && let Err(error) = self.state.add_swept(&swept).await
         {
             self.acknowledged.swept_again(swept);
             return Err(error);
         }
+        self.acknowledged.swept_written(upto);
         Ok(())
     }
 }

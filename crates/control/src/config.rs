@@ -104,9 +104,9 @@ const PREFETCH_DEADLINE_SECS: std::ops::RangeInclusive<u64> = 1..=7 * 86_400;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Not TOML, an unknown key, or a value of another type; the text names line and key.
+    /// Not TOML, an unknown key, or a value of another type: line, key and what is wrong with it, see [`without_values`].
     #[error("{0}")]
-    Toml(#[from] toml::de::Error),
+    Toml(String),
     /// A value that cannot work.
     #[error("`{key}`: expected {expected}, found {found}")]
     Value {
@@ -122,7 +122,8 @@ pub enum ConfigError {
 impl ControlConfig {
     /// Reads `control.toml`.
     pub fn parse(text: &str) -> Result<ControlConfig, ConfigError> {
-        let config: ControlConfig = toml::from_str(text)?;
+        let config: ControlConfig =
+            toml::from_str(text).map_err(|error| ConfigError::Toml(without_values(text, &error)))?;
         let within = |key: &'static str, value: u64, range: std::ops::RangeInclusive<u64>| {
             if range.contains(&value) {
                 return Ok(());
@@ -138,7 +139,14 @@ impl ControlConfig {
         within("prefetch_deadline_secs", config.prefetch_deadline_secs, PREFETCH_DEADLINE_SECS)?;
         within("task_history_days", config.task_history_days, TASK_HISTORY_DAYS)?;
         within("audit_history_days", config.audit_history_days, AUDIT_HISTORY_DAYS)?;
-        config.secret_key_path()?;
+        if config.listen == config.link_listen && config.listen.port() != 0 {
+            let (expected, found) = ("an address of its own".into(), "that of `listen`".into());
+            return Err(ConfigError::Value { key: "link_listen", expected, found });
+        }
+        if config.secret_key_path()?.as_os_str().is_empty() {
+            let (expected, found) = ("a path".into(), "nothing".into());
+            return Err(ConfigError::Value { key: "secret_key_file", expected, found });
+        }
         Ok(config)
     }
 
@@ -198,7 +206,21 @@ impl ControlConfig {
     }
 }
 
-/// Where the state lies. May hold a password: shown only with it blotted out.
+/// What is wrong with a file that may hold a password: line, key and problem, but not the line itself, which the error would show.
+pub fn without_values(text: &str, error: &toml::de::Error) -> String {
+    let problem = error.message().replace('\n', ", ");
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return problem };
+    let line = before.matches('\n').count() + 1;
+    let key = before.rsplit('\n').next().and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+    // In a value of several lines, what stands before a `=` is part of the value.
+    let is_key = |text: &&str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    match key.filter(is_key) {
+        Some(key) if !problem.contains(&format!("`{key}`")) => format!("line {line}: `{key}`: {problem}"),
+        _ => format!("line {line}: {problem}"),
+    }
+}
+
+/// Where the state lies. May hold a password: of PostgreSQL nothing is shown.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct StateUrl(String);
@@ -210,8 +232,12 @@ impl StateUrl {
         if sqlite || text.starts_with("postgres://") || text.starts_with("postgresql://") {
             return Ok(StateUrl(text.to_owned()));
         }
-        let scheme = text.split(':').next().unwrap_or_default().chars().take(30).collect();
-        Err(ConfigError::Value { key: "state", expected: "`sqlite:PATH` or `postgres://...`".into(), found: scheme })
+        // A password may stand anywhere in what is no URL.
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        let scheme =
+            scheme.filter(|scheme| scheme.len() < 30 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        let found = scheme.map_or("neither".to_owned(), |scheme| format!("`{scheme}://`"));
+        Err(ConfigError::Value { key: "state", expected: "`sqlite:PATH` or `postgres://...`".into(), found })
     }
 
     /// The database file, when it is SQLite.
@@ -247,9 +273,9 @@ impl TryFrom<String> for StateUrl {
 
 impl std::fmt::Debug for StateUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.rsplit_once('@') {
-            Some((_, host)) => write!(f, "postgres://***@{host}"),
-            None => f.write_str(&self.0),
+        match self.sqlite_path() {
+            Some(_) => f.write_str(&self.0),
+            None => f.write_str("postgres://***"),
         }
     }
 }
@@ -276,6 +302,9 @@ mod tests {
             ("state = \"sqlite:/x\"\ntask_history_days = 2\n", Some("3 to 366 days")),
             ("state = \"sqlite:/x\"\naudit_history_days = 0\n", Some("1 to 3653 days")),
             ("state = \"sqlite:/x\"\nlisten = \"here\"\n", Some("listen")),
+            ("state = \"sqlite:/x\"\nlink_listen = \"127.0.0.1:9680\"\n", Some("link_listen")),
+            ("state = \"sqlite:/x\"\nlisten = \"127.0.0.1:0\"\nlink_listen = \"127.0.0.1:0\"\n", None),
+            ("state = \"sqlite:/x\"\nsecret_key_file = \"\"\n", Some("secret_key_file")),
             ("state = \"sqlite:/x\"\nresolvers = [\"127.0.0.1:53\"]\nverify_domain_owners = true\n", None),
             ("state = \"sqlite:/x\"\nresolvers = [\"127.0.0.1\"]\n", Some("resolvers")),
             ("state = \"sqlite:/x\"\nverify_port = 81\n", Some("verify_port")),
@@ -293,7 +322,22 @@ mod tests {
     fn password_is_not_shown() {
         let config = ControlConfig::parse("state = \"postgres://u:hunter2@h/d\"\nsecret_key_file = \"/k\"\n").unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
-        let error = ControlConfig::parse("state = \"mysql://u:hunter2@h/d\"\n").unwrap_err();
-        assert!(!error.to_string().contains("hunter2@h/d") || error.to_string().contains("state ="), "{error}");
+        let cases = [
+            // control.toml                                                            what is said
+            ("listen = \"127.0.0.1:1\"\nstate = \"mysql://u:hunter2@h/d\"\n", "line 2: `state`: expected"),
+            ("state = \"postgres:u:hunter2@h/d\"\n", "line 1: `state`"),
+            ("state = \"hunter2@h/d://\"\n", "line 1: `state`"),
+            ("state = postgres://u:hunter2@h/d\n", "line 1: `state`"),
+            ("state = \"postgres://u:hunter2@h/d\n", "line 1: `state`"),
+            ("state = \"\"\"\npostgres://u:hunter2@h/d?sslmode=off\"\"\" and\n", "line 2: "),
+            ("state = [\"postgres://u:hunter2@h/d\"]\n", "line 1: `state`"),
+            ("state = \"postgres://u:hunter2@h/d\" # \nstate = \"postgres://u:hunter2@h/d\"", "line 2"),
+        ];
+        for (text, said) in cases {
+            let error = ControlConfig::parse(text).unwrap_err();
+            let shown = error.to_string();
+            assert!(std::error::Error::source(&error).is_none(), "it is said once");
+            assert!(!shown.contains("hunter2") && shown.contains(said), "{text}: {shown}");
+        }
     }
 }

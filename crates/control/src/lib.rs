@@ -124,7 +124,7 @@ impl Control {
         let (api, link_address) = (address(&api_listener, config.listen), address(&link_listener, config.link_listen));
 
         let state = State::open(&config.state).await?;
-        let seal = Seal::open_or_create(&config.secret_key_path()?)?;
+        let seal = state.seal(&config.secret_key_path()?).await?;
         let identity = state.identity(&seal).await?;
         let (certificate, key) = identity.link_certificate()?;
         let tls = ServerTlsConfig::new().identity(TlsIdentity::from_pem(certificate, key.as_bytes()));

@@ -1,7 +1,7 @@
 //! The operator's verbs: accounts, users, keys, policies, POPs, nodes and blocked names, done on the database directly. Whoever can
 //! write it needs no key; the audit log says what was done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,7 +123,8 @@ impl Operator {
     ) -> Result<Operator, OperatorError> {
         let key_path = url.secret_key_path(secret_key_file)?;
         let state = State::open(url).await?;
-        Operator::over(state, Seal::open_or_create(&key_path)?, clock).await
+        let seal = state.seal(&key_path).await?;
+        Operator::over(state, seal, clock).await
     }
 
     /// An operator over a state that is open.
@@ -196,8 +197,13 @@ impl Operator {
         Ok(self.state.accounts().await?)
     }
 
-    /// Sets a POP as it is from now on. Each parent is `TIER=POP/TIER`.
-    pub async fn set_pop(&self, name: &str, region: Coverage, parents: &[String]) -> Result<(), OperatorError> {
+    /// Sets a POP as it is from now on. Each parent is `TIER=POP/TIER`; those that are no POPs yet are returned.
+    pub async fn set_pop(
+        &self,
+        name: &str,
+        region: Coverage,
+        parents: &[String],
+    ) -> Result<BTreeSet<PopName>, OperatorError> {
         let bad = |argument, problem: String| OperatorError::Argument { argument, problem };
         let name = PopName::parse(name).map_err(|error| bad("NAME", error.to_string()))?;
         let mut pop = Pop { name, region, parents: BTreeMap::new() };
@@ -212,10 +218,12 @@ impl Operator {
         let name = pop.name.to_string();
         let set = async {
             let (_, known) = self.state.knowledge().await?;
+            let there = |name: &PopName| *name == pop.name || known.topology.pops.contains_key(name);
+            let unknown = pop.parents.values().map(|parent| parent.pop.clone()).filter(|name| !there(name)).collect();
             if known.topology.pops.get(&pop.name) != Some(&pop) {
                 self.state.append(&[Entry::Pop(pop)]).await?;
             }
-            Ok(())
+            Ok(unknown)
         };
         self.recorded("pop set", "", &[("Pop", &name)], set).await
     }

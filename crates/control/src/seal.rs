@@ -5,7 +5,7 @@
 //! cannot be passed off as something else.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -17,14 +17,18 @@ use zeroize::Zeroizing;
 const KEY_BYTES: usize = 32;
 
 /// The sealing key.
-pub struct Seal(LessSafeKey);
+pub struct Seal {
+    key: LessSafeKey,
+    /// Where it lies.
+    path: PathBuf,
+}
 
 /// Why secrets cannot be sealed or opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
     /// The key file could not be read or made.
-    #[error("secret key file `{path}`: {doing}")]
+    #[error("secret key file `{path}` (`secret_key_file`): {doing}")]
     File {
         /// The file.
         path: PathBuf,
@@ -35,14 +39,18 @@ pub enum SealError {
         source: std::io::Error,
     },
     /// The key file holds something else.
-    #[error("secret key file `{path}`: expected {KEY_BYTES} bytes in base64")]
+    #[error("secret key file `{path}` (`secret_key_file`): expected {KEY_BYTES} bytes in base64")]
     Malformed {
         /// The file.
         path: PathBuf,
     },
     /// The text was sealed with another key, for another purpose, or is damaged.
-    #[error("a stored secret ({purpose}) cannot be opened with this secret key file")]
+    #[error(
+        "secret key file `{path}` (`secret_key_file`): a secret in the database ({purpose}) was sealed with another key"
+    )]
     Foreign {
+        /// The file.
+        path: PathBuf,
         /// What it was sealed for.
         purpose: &'static str,
     },
@@ -52,7 +60,6 @@ impl Seal {
     /// Reads the key at `path`, or makes one there, readable by its owner alone.
     pub fn open_or_create(path: &Path) -> Result<Seal, SealError> {
         let file = |doing| move |source| SealError::File { path: path.to_owned(), doing, source };
-        let mut text = Zeroizing::new(String::new());
         // Two processes may start at once: whoever creates the file under its final name first is right, and the
         // name appears only when the key is in it.
         if !path.exists() {
@@ -76,11 +83,17 @@ impl Seal {
                 _ => {}
             }
         }
-        OpenOptions::new().read(true).open(path).and_then(|mut f| f.read_to_string(&mut text)).map_err(file("read"))?;
+        Seal::open_existing(path)
+    }
+
+    /// Reads the key at `path`.
+    pub fn open_existing(path: &Path) -> Result<Seal, SealError> {
+        let file = |source| SealError::File { path: path.to_owned(), doing: "read", source };
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(file)?);
         let malformed = || SealError::Malformed { path: path.to_owned() };
         let key = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| malformed())?);
         let key = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| malformed())?;
-        Ok(Seal(LessSafeKey::new(key)))
+        Ok(Seal { key: LessSafeKey::new(key), path: path.to_owned() })
     }
 
     /// Seals `secret` for `purpose`.
@@ -88,7 +101,7 @@ impl Seal {
         let mut nonce = [0_u8; NONCE_LEN];
         fill_random(&mut nonce);
         let mut bytes = secret.as_bytes().to_vec();
-        self.0
+        self.key
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(purpose.as_bytes()), &mut bytes)
             .expect("a secret is far shorter than what AES-GCM can seal");
         STANDARD.encode([&nonce[..], &bytes].concat())
@@ -96,11 +109,11 @@ impl Seal {
 
     /// Opens what was sealed for `purpose`.
     pub fn open(&self, purpose: &'static str, sealed: &str) -> Result<Zeroizing<String>, SealError> {
-        let foreign = || SealError::Foreign { purpose };
+        let foreign = || SealError::Foreign { path: self.path.clone(), purpose };
         let mut bytes = Zeroizing::new(STANDARD.decode(sealed).map_err(|_| foreign())?);
         let (nonce, sealed) = bytes.split_at_mut_checked(NONCE_LEN).ok_or_else(foreign)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| foreign())?;
-        let opened = self.0.open_in_place(nonce, Aad::from(purpose.as_bytes()), sealed).map_err(|_| foreign())?;
+        let opened = self.key.open_in_place(nonce, Aad::from(purpose.as_bytes()), sealed).map_err(|_| foreign())?;
         let text = std::str::from_utf8(opened).map_err(|_| foreign())?;
         Ok(Zeroizing::new(text.to_owned()))
     }

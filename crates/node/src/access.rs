@@ -42,8 +42,9 @@ const FORGET_EVERY_BYTES: usize = 1 << 20;
 /// Bytes of one field that are shown.
 const FIELD_BYTES_MAX: usize = 4096;
 
-/// Query arguments whose values are left out, in whatever case.
-const SECRETS: [&[u8]; 10] = [
+/// Query arguments whose values are left out, in whatever case. From `security-token` on they are signatures and tokens of signed URLs
+/// of object stores; whose key signed one, and until when it is good, is no secret.
+const SECRETS: [&[u8]; 21] = [
     b"auth_key",
     b"key1",
     b"access_token",
@@ -51,9 +52,20 @@ const SECRETS: [&[u8]; 10] = [
     b"sign",
     b"signature",
     b"password",
+    b"security-token",
+    b"sig",
     b"x-oss-signature",
     b"x-oss-security-token",
     b"x-amz-signature",
+    b"x-amz-security-token",
+    b"x-goog-signature",
+    b"q-signature",
+    b"x-cos-security-token",
+    b"x-obs-signature",
+    b"x-obs-security-token",
+    b"x-tos-signature",
+    b"x-tos-security-token",
+    b"x-bce-security-token",
 ];
 
 /// The log of a node; one writer's thread runs while it lives.
@@ -515,6 +527,11 @@ mod tests {
             ("/a?%61uth_key=x", "/a?%61uth_key=***"),
             ("/a?my_auth_key=x", "/a?my_auth_key=x"),
             ("/a?auth_key", "/a?auth_key=***"),
+            // Signed URLs of object stores: whose key it was is shown.
+            ("/a?X-Goog-Credential=me&X-Goog-Signature=x", "/a?X-Goog-Credential=me&X-Goog-Signature=***"),
+            ("/a?X-Amz-Security-Token=x&X-Amz-Expires=9", "/a?X-Amz-Security-Token=***&X-Amz-Expires=9"),
+            ("/a?q-ak=me&q-signature=x", "/a?q-ak=me&q-signature=***"),
+            ("/a?sv=2024&sp=r&sig=x", "/a?sv=2024&sp=r&sig=***"),
             ("/a", "/a"),
         ];
         for (sent, shown) in cases {

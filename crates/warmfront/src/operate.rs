@@ -25,7 +25,7 @@ pub(crate) use audit::{AuditArgs, audit};
 /// Where the state lies.
 #[derive(Debug, Args)]
 pub(crate) struct StateArgs {
-    /// The control plane's database: sqlite:PATH or postgres://...
+    /// The control plane's database: sqlite:PATH or postgres://USER@HOST/DATABASE, with the password in PGPASSWORD or PGPASSFILE
     #[arg(long, value_name = "URL")]
     state: String,
     /// The key that seals secrets [default: secret.key beside a SQLite file]
@@ -180,7 +180,10 @@ pub(crate) async fn account(command: &AccountCommand, output: Output) -> anyhow:
                 .iter()
                 .map(|account| {
                     let (profile, status, quota) = (&account.profile, account.status, &account.quota);
-                    json!({ "account": account.name, "profile": profile, "status": status, "quota": quota, "qps": account.qps })
+                    // A table has a word for what is no bound.
+                    let qps =
+                        if output == Output::Table && account.qps == 0 { json!("any") } else { json!(account.qps) };
+                    json!({ "account": account.name, "profile": profile, "status": status, "quota": quota, "qps": qps })
                 })
                 .collect();
             output.rows(&["account", "profile", "status", "quota", "qps"], &rows)
@@ -202,8 +205,11 @@ pub(crate) async fn pop(command: &PopCommand, output: Output) -> anyhow::Result<
         Region::Global => Coverage::Global,
     };
     let operator = state.open().await?;
-    operator.set_pop(name, region, parents).await?;
+    let unknown = operator.set_pop(name, region, parents).await?;
     operator.close().await;
+    for parent in unknown {
+        eprintln!("warmfront: there is no POP `{parent}` yet, which is named as a parent");
+    }
     output.object(&json!({ "pop": name }))
 }
 
@@ -253,7 +259,7 @@ pub(crate) async fn name(command: &NameCommand, output: Output) -> anyhow::Resul
             if !was_blocked {
                 bail!("`{name}` is not blocked");
             }
-            output.object(&json!({ "name": name, "blocked": "" }))
+            output.object(&json!({ "unblocked": name }))
         }
         NameCommand::List { state } => {
             let operator = state.open().await?;

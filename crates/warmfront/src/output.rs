@@ -59,6 +59,33 @@ fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
+        Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(", ")
+        }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn people_read_lists_without_brackets() {
+        let cases = [
+            (json!("a"), "a"),
+            (json!(null), ""),
+            (json!(7), "7"),
+            (json!(["alice", "bob"]), "alice, bob"),
+            (json!([]), ""),
+            (json!({ "url": 5, "preload": 7 }), "preload=7, url=5"),
+            (json!({}), ""),
+        ];
+        for (value, shown) in cases {
+            assert_eq!(text(&value), shown);
+        }
     }
 }

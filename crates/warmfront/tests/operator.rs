@@ -109,3 +109,20 @@ fn users_policies_and_keys_are_made_shown_used_and_taken_back() {
     assert_eq!(one.lines().count(), 1);
     rig.refused(&["audit", "--from", "yesterday"], "`--from yesterday`: expected a time");
 }
+
+#[test]
+fn parent_that_is_no_pop_is_named_and_a_name_that_was_let_go_is() {
+    let rig = Rig { dir: TempDir::new().expect("a folder") };
+    let set = |name: &str, parents: &[&str]| {
+        let parents = parents.iter().flat_map(|parent| ["--parent", parent]);
+        let (good, _, said) =
+            rig.run(&["pop", "set", name, "--region", "global"].into_iter().chain(parents).collect::<Vec<_>>());
+        assert!(good, "{said}");
+        said
+    };
+    assert!(set("eu-1", &["L1=nope/L2"]).contains("no POP `nope`"));
+    assert!(!set("eu-1", &["L1=eu-1/L2"]).contains("no POP"));
+    assert!(!set("eu-2", &["L1=eu-1/L2"]).contains("no POP"));
+    rig.json(&["name", "block", "a.com", "--reason", "because"]);
+    assert_eq!(rig.json(&["name", "unblock", "a.com"]), serde_json::json!({ "unblocked": "a.com" }));
+}

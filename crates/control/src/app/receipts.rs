@@ -1,7 +1,9 @@
 //! The verb that asks for a receipt: the steps that completed a task, as one value, signed when asked for.
 
-use model::Revision;
+use std::collections::BTreeMap;
+
 use model::receipt::{MemberThen, Objects, Receipt, Step};
+use model::{NodeName, Revision};
 
 use super::{App, CHUNKS_AT_ONCE, Denied, OUTLINES_AT_ONCE, Permission, Principal};
 use crate::receipt::digest;
@@ -33,6 +35,8 @@ impl App {
         if chunks.iter().any(|chunk| chunk.finished_ms == 0) {
             return Err(Denied::NotComplete);
         }
+        // Before amounts are read, so that none of what is said to be swept is missing among them.
+        let swept = self.acknowledged.swept_upto();
         let mut steps: Vec<(Completion, Vec<Revision>)> = Vec::new();
         for chunk in &chunks {
             match steps.last_mut().filter(|(step, _)| chunk.revision <= step.range.1) {
@@ -61,7 +65,7 @@ impl App {
                 sha256: digest(paths().map(String::as_str)),
                 listed: if count <= LISTED_MAX { paths().cloned().collect() } else { Vec::new() },
             },
-            steps: steps.into_iter().map(|(step, revisions)| self.step(&step, revisions)).collect(),
+            steps: steps.into_iter().map(|(step, revisions)| told(&step, revisions, &swept)).collect(),
         };
         Ok(self.signer.sign(&receipt))
     }
@@ -85,34 +89,35 @@ impl App {
         chunks.reverse();
         Ok(chunks)
     }
+}
 
-    fn step(&self, step: &Completion, revisions: Vec<Revision>) -> Step {
-        let members = step.members.iter().enumerate().map(|(at, member)| {
-            let (swept_objects, swept_bytes) = match &step.swept {
-                Amounts::Together(together) => together.get(&at).copied().unwrap_or_default(),
-                Amounts::Each(each) => revisions
-                    .iter()
-                    .filter_map(|revision| each.get(&(*revision, at)))
-                    .fold((0, 0), |sum, amount| (sum.0 + amount.0, sum.1 + amount.1)),
-            };
-            MemberThen {
-                node: member.node.clone(),
-                isolation: member.isolation,
-                acknowledged: member.acked,
-                acknowledged_ms: member.acked_ms,
-                swept_objects,
-                swept_bytes,
-                swept_upto: self.acknowledged.swept_upto(&member.node),
-            }
-        });
-        Step {
-            completed_ms: step.completed_ms,
-            known_for_ms: step.known_for_ms,
-            lease_ms: step.lease_ms,
-            margin_ms: step.margin_ms,
-            members: members.collect(),
-            swept_together: matches!(step.swept, Amounts::Together(_)).then_some(step.range),
-            revisions,
+/// A step as a receipt tells it.
+fn told(step: &Completion, revisions: Vec<Revision>, swept: &BTreeMap<NodeName, Revision>) -> Step {
+    let members = step.members.iter().enumerate().map(|(at, member)| {
+        let (swept_objects, swept_bytes) = match &step.swept {
+            Amounts::Together(together) => together.get(&at).copied().unwrap_or_default(),
+            Amounts::Each(each) => revisions
+                .iter()
+                .filter_map(|revision| each.get(&(*revision, at)))
+                .fold((0, 0), |sum, amount| (sum.0 + amount.0, sum.1 + amount.1)),
+        };
+        MemberThen {
+            node: member.node.clone(),
+            isolation: member.isolation,
+            acknowledged: member.acked,
+            acknowledged_ms: member.acked_ms,
+            swept_objects,
+            swept_bytes,
+            swept_upto: swept.get(&member.node).copied(),
         }
+    });
+    Step {
+        completed_ms: step.completed_ms,
+        known_for_ms: step.known_for_ms,
+        lease_ms: step.lease_ms,
+        margin_ms: step.margin_ms,
+        members: members.collect(),
+        swept_together: matches!(step.swept, Amounts::Together(_)).then_some(step.range),
+        revisions,
     }
 }

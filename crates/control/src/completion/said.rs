@@ -55,12 +55,17 @@ struct Sights {
     lease: Option<Duration>,
 }
 
+/// Objects and bytes that nodes have swept for each revision.
+type SweptAmounts = BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>>;
+
 #[derive(Default)]
 struct Swept {
     upto: BTreeMap<NodeName, Revision>,
     /// Whose `upto` is not in the database as it is here.
     unkept: BTreeSet<NodeName>,
-    waiting: BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>>,
+    /// Up to where the amounts of what each has swept are in the database.
+    written: BTreeMap<NodeName, Revision>,
+    waiting: SweptAmounts,
     count: usize,
 }
 
@@ -136,9 +141,9 @@ impl Acknowledged {
         (lock(&self.shared.swept).count, SWEPT_MAX)
     }
 
-    /// Up to where a node has swept its store, as far as it told this process.
-    pub(crate) fn swept_upto(&self, node: &NodeName) -> Option<Revision> {
-        lock(&self.shared.swept).upto.get(node).copied()
+    /// Up to where nodes have swept their stores, as far as they told this process and the database has how much that was.
+    pub(crate) fn swept_upto(&self) -> BTreeMap<NodeName, Revision> {
+        lock(&self.shared.swept).written.clone()
     }
 
     /// Up to where nodes have swept, as far as that is not in the database.
@@ -258,6 +263,7 @@ impl Acknowledged {
         if swept.upto.len() > members.len() {
             swept.upto.retain(|node, _| members.contains_key(node));
             swept.unkept.retain(|node| members.contains_key(node));
+            swept.written.retain(|node, _| members.contains_key(node));
         }
     }
 
@@ -281,17 +287,24 @@ impl Acknowledged {
         }
     }
 
-    /// What was swept for revisions up to `passed`.
-    pub(super) fn take_swept(&self, passed: Revision) -> BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>> {
+    /// What was swept for revisions up to `passed`, and up to where each node has swept of them.
+    pub(super) fn take_swept(&self, passed: Revision) -> (SweptAmounts, BTreeMap<NodeName, Revision>) {
         let mut swept = lock(&self.shared.swept);
         let rest = swept.waiting.split_off(&passed.next());
         let taken = std::mem::replace(&mut swept.waiting, rest);
         swept.count -= taken.values().map(BTreeMap::len).sum::<usize>();
-        taken
+        let upto = swept.upto.iter().map(|(node, upto)| (node.clone(), (*upto).min(passed)));
+        let upto = upto.collect();
+        (taken, upto)
+    }
+
+    /// It is in the database.
+    pub(super) fn swept_written(&self, upto: BTreeMap<NodeName, Revision>) {
+        lock(&self.shared.swept).written = upto;
     }
 
     /// It could not be written down.
-    pub(super) fn swept_again(&self, taken: BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>>) {
+    pub(super) fn swept_again(&self, taken: SweptAmounts) {
         let mut swept = lock(&self.shared.swept);
         for (revision, of) in taken {
             of.into_iter().for_each(|(node, amount)| swept.add(revision, &node, amount));

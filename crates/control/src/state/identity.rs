@@ -2,6 +2,7 @@
 //! certificate, the secret its nodes show each other, the one that private keys in the log are sealed with, the one that proofs of
 //! names are made with, and the key that signs receipts.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use model::certificate::SECRET_BYTES;
@@ -61,6 +62,14 @@ pub enum IdentityError {
 }
 
 impl State {
+    /// The sealing key at `path`. It is made only while nothing is sealed in this database: another would open nothing of it.
+    pub async fn seal(&self, path: &Path) -> Result<Seal, IdentityError> {
+        match self.meta("log").await? {
+            Some(_) => Ok(Seal::open_existing(path)?),
+            None => Ok(Seal::open_or_create(path)?),
+        }
+    }
+
     /// The identity of this control plane; made at the first call, whoever makes it.
     pub async fn identity(&self, seal: &Seal) -> Result<Identity, IdentityError> {
         if self.meta("log").await?.is_none() {
@@ -168,6 +177,25 @@ impl Identity {
 mod tests {
     use super::*;
     use crate::testing;
+
+    #[tokio::test]
+    async fn sealing_key_that_is_lost_or_another_is_named_and_none_is_made_in_its_place() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let state = testing::state(&dir, &[]).await;
+        let path = dir.path().join("secret.key");
+        let seal = state.seal(&path).await.unwrap();
+        state.identity(&seal).await.unwrap();
+
+        let mistyped = dir.path().join("secrte.key");
+        let said = |error: IdentityError| error.to_string();
+        let lost = said(state.seal(&mistyped).await.unwrap_err());
+        assert!(lost.contains("secrte.key") && lost.contains("secret_key_file"), "{lost}");
+        assert!(!mistyped.exists());
+
+        let other = Seal::open_or_create(&mistyped).unwrap();
+        let foreign = said(state.identity(&other).await.err().unwrap());
+        assert!(foreign.contains("secrte.key") && foreign.contains("secret_key_file"), "{foreign}");
+    }
 
     #[tokio::test]
     async fn database_of_an_earlier_version_gets_a_key_for_receipts_and_keeps_it() {

@@ -16,12 +16,16 @@
 //!
 //! What may be submitted, and what the rows mean to a user (`app`).
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::Revision;
 use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::{Any, AnyConnection, AnyPool, Executor, Row, Transaction};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, Row, Transaction};
 
 use crate::config::StateUrl;
 
@@ -76,9 +80,24 @@ pub enum StateError {
         /// Version of this program.
         known: i64,
     },
-    /// The folder of the SQLite file could not be made.
-    #[error("state folder")]
-    Folder(#[source] std::io::Error),
+    /// The database could not be opened.
+    #[error("state database {place}")]
+    Open {
+        /// The file, or host and name; never a password.
+        place: String,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The SQLite file or its folder could not be made.
+    #[error("make `{}`", path.display())]
+    Make {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// The two engines, where their SQL differs.
@@ -95,6 +114,16 @@ impl Engine {
         match self {
             Engine::Sqlite => "BEGIN IMMEDIATE",
             Engine::Postgres => "BEGIN",
+        }
+    }
+
+    /// Whether waiting helps: another process has SQLite's lock, or PostgreSQL is starting.
+    fn may_pass(self, error: &sqlx::Error) -> bool {
+        let Some(code) = error.as_database_error().and_then(|error| error.code()) else { return false };
+        match self {
+            // SQLITE_BUSY, whatever stands above it.
+            Engine::Sqlite => code.parse::<u32>().is_ok_and(|code| code & 0xff == 5),
+            Engine::Postgres => code == "57P03",
         }
     }
 }
@@ -157,34 +186,19 @@ impl State {
     /// Opens the database, makes it when it is a SQLite file that does not exist, and brings its schema up to date.
     pub async fn open(url: &StateUrl) -> Result<State, StateError> {
         sqlx::any::install_default_drivers();
-        let (engine, address) = match url.sqlite_path() {
+        let (engine, address, place) = match url.sqlite_path() {
             Some(path) => {
-                if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-                    std::fs::create_dir_all(folder).map_err(StateError::Folder)?;
-                }
-                (Engine::Sqlite, format!("sqlite:{}?mode=rwc", path.display()))
+                make_file(&path)?;
+                // What is read as a URL is read as one: these two would not be part of its path.
+                let escaped = path.display().to_string().replace('%', "%25").replace('?', "%3F");
+                (Engine::Sqlite, format!("sqlite:{escaped}?mode=rwc"), format!("`{}`", path.display()))
             }
-            None => (Engine::Postgres, url.expose().to_owned()),
+            None => (Engine::Postgres, url.expose().to_owned(), server(url.expose())),
         };
-        let pool = AnyPoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .acquire_timeout(BUSY_WAIT)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if engine == Engine::Sqlite {
-                        // FULL syncs the write-ahead log at every commit: an acknowledged task survives a power cut.
-                        let busy = BUSY_WAIT.as_millis();
-                        let pragmas =
-                            format!("PRAGMA busy_timeout={busy}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL");
-                        connection.execute(sqlx::AssertSqlSafe(pragmas)).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .connect(&address)
-            .await?;
-        let sql = Sql { pool, engine };
-        schema::migrate(&sql).await?;
+        let sql = connect(engine, &address).await.map_err(|error| match error {
+            StateError::Database(source) => StateError::Open { place, source },
+            other => other,
+        })?;
         Ok(State { store: On::Sql(sql), turn: Arc::default() })
     }
 
@@ -219,6 +233,68 @@ impl State {
             On::Memory(_) => {}
         }
     }
+}
+
+/// Makes a SQLite file that is not there, for its owner alone: it holds signing keys of users' URLs. SQLite gives the files beside
+/// it the same rights.
+fn make_file(path: &Path) -> Result<(), StateError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StateError::Make { path, source }
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(failed(folder))?;
+    }
+    // One that is there is not opened: to close it would take the locks from whoever has it open in this process.
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Host and database of a PostgreSQL URL.
+fn server(url: &str) -> String {
+    let Ok(options) = url.parse::<PgConnectOptions>() else { return "of PostgreSQL".to_owned() };
+    let host = match options.get_socket() {
+        Some(folder) => folder.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    format!("`{}` at {host}", options.get_database().unwrap_or(options.get_username()))
+}
+
+/// Connects, and brings the schema up to date.
+async fn connect(engine: Engine, address: &str) -> Result<Sql, StateError> {
+    // Once past the pool, which tries again until its time is over and then says no more than that.
+    let first = async {
+        let mut connection = AnyConnection::connect(address).await?;
+        settle(engine, &mut connection).await?;
+        connection.close().await
+    };
+    let late = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    match tokio::time::timeout(BUSY_WAIT, first).await.map_err(late)? {
+        Err(error) if !engine.may_pass(&error) => return Err(error.into()),
+        _ => {}
+    }
+    let pool = AnyPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .acquire_timeout(BUSY_WAIT)
+        .after_connect(move |connection, _| Box::pin(settle(engine, connection)))
+        .connect(address)
+        .await?;
+    let sql = Sql { pool, engine };
+    schema::migrate(&sql).await?;
+    Ok(sql)
+}
+
+/// Says to a new connection what the engine is to do on it.
+async fn settle(engine: Engine, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    if engine == Engine::Sqlite {
+        // FULL syncs the write-ahead log at every commit: an acknowledged task survives a power cut.
+        let busy = BUSY_WAIT.as_millis();
+        let pragmas = format!("PRAGMA busy_timeout={busy}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL");
+        connection.execute(sqlx::AssertSqlSafe(pragmas)).await?;
+    }
+    Ok(())
 }
 
 /// The counters, each a row.

@@ -16,6 +16,7 @@ mod access;
 mod domains;
 mod figures;
 mod log;
+mod opening;
 mod postgres;
 mod shares;
 mod steering;

@@ -172,6 +172,11 @@ impl From<std::io::Error> for Stop {
     }
 }
 
+/// An origin, as `http://HOST[:PORT]` or `https://HOST[:PORT]`, in the API's words.
+pub(crate) fn origin(text: &str) -> Option<serde_json::Value> {
+    query::source(text, "20").ok().filter(|source| source["scheme"].is_string())
+}
+
 /// Runs one verb: data to `out`, everything else to standard error.
 pub(crate) async fn run(
     command: &ClientCommand,

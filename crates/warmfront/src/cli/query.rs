@@ -352,7 +352,7 @@ async fn detail(domain: &str, api: &Api, output: Output, out: &mut (dyn Write + 
 
 /// An origin as the API wants it: `[http://|https://]HOST[:PORT]`, IPv6 in brackets; without a scheme it goes by the port, which
 /// is 80 where none is given.
-fn source(text: &str, priority: &str) -> Result<Value, Stop> {
+pub(super) fn source(text: &str, priority: &str) -> Result<Value, Stop> {
     let wrong = || {
         Stop::usage(format_args!(
             "origin `{text}`: expected HOST or HOST:PORT, with http:// or https:// before it or not"

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::api::Api;
-use super::wait::{Row, wait};
+use super::wait::{Row, Submission, wait};
 use super::{Stop, explain, note, urls};
 use crate::output::{Output, table};
 
@@ -305,7 +305,8 @@ async fn submit(
     let mut problem = submitted.problem;
     let mut waited = None;
     if batch.wait && !submitted.ids.is_empty() {
-        match wait(api, &submitted.ids, Duration::from_secs(batch.timeout)).await {
+        let submission = Submission::of(&submitted.accepted);
+        match wait(api, &submitted.ids, &submission, Duration::from_secs(batch.timeout)).await {
             Ok(all) => {
                 let waited = waited.insert(all);
                 let unfinished = waited.rows.iter().filter(|row| !row.is_complete()).count();

@@ -285,6 +285,35 @@ async fn a_failed_url_fails_the_command_and_is_named() {
 }
 
 #[tokio::test]
+async fn urls_of_others_in_a_shared_task_are_not_waited_for() {
+    let cases = [
+        // submitted            what the task has: URL and state                                           status, rows
+        (
+            "http://Demo.test/中",
+            [("http://demo.test/%E4%B8%AD", "Complete"), ("http://demo.test/b", "Refreshing")],
+            0,
+            1,
+        ),
+        ("http://demo.test/a", [("http://demo.test/a", "Failed"), ("http://demo.test/b", "Complete")], 1, 1),
+        ("http://demo.test/a", [("http://demo.test/a", "Complete"), ("http://demo.test/a", "Complete")], 0, 2),
+        // Whose a row is cannot be known: all are waited for.
+        ("http://demo.test/a", [("http://demo.test/b", "Complete"), ("http://demo.test/c", "Failed")], 1, 2),
+    ];
+    for (url, there, status, shown) in cases {
+        let script = move |call: &Call, _: &[Call]| {
+            if call.action == "PushObjectCache" {
+                return ok(json!({ "PushTaskId": "1", "RequestId": "R" }));
+            }
+            let tasks: Vec<Value> = there.iter().flat_map(|(url, state)| rows("1", url, state, "")).collect();
+            ok(json!({ "Tasks": tasks, "RequestId": "R" }))
+        };
+        let ran = against(&["push", url, "--wait", "--timeout", "20", "--output", "json"], script).await;
+        ran.check(status);
+        assert_eq!(ran.json()["urls"].as_array().unwrap().len(), shown, "{url}");
+    }
+}
+
+#[tokio::test]
 async fn without_waiting_the_ids_stand_alone() {
     let ran =
         against(&["push", "http://demo.test/a", "http://demo.test/b", "--per-call", "1"], honest(0, "", "")).await;

@@ -1,9 +1,10 @@
 //! Waiting for tasks: asks after those that are not done, shows a bar for each, ends with all rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use model::UrlKey;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -89,17 +90,67 @@ impl Row {
     }
 }
 
+/// What was submitted, by the ids it was given; none of it where a line is no URL, as a tag is none. Who submits for a domain in the
+/// same second shares the task: rows of others are nothing to wait for.
+pub(super) struct Submission<'a>(HashMap<&'a str, Option<HashSet<UrlKey>>>);
+
+impl<'a> Submission<'a> {
+    /// Of URLs or tags, each with the ids of its call.
+    pub(super) fn of(accepted: &'a [(String, String)]) -> Submission<'a> {
+        let mut urls: HashMap<&str, Option<HashSet<UrlKey>>> = HashMap::new();
+        for (line, ids) in accepted {
+            for id in ids.split(',') {
+                let known = urls.entry(id.trim()).or_insert_with(|| Some(HashSet::new()));
+                match (known.as_mut(), key(line)) {
+                    (Some(known), Some(key)) => drop(known.insert(key)),
+                    _ => *known = None,
+                }
+            }
+        }
+        Submission(urls)
+    }
+
+    /// Of the rows of a task, those of what was submitted here. All of them when some URL of it is not among them: the service shows
+    /// that one otherwise than it was given, so it may be any.
+    fn own(&self, id: &str, mut rows: Vec<Row>) -> Vec<Row> {
+        let Some(Some(urls)) = self.0.get(id) else { return rows };
+        let keys: Vec<Option<UrlKey>> = rows.iter().map(|row| key(&row.url)).collect();
+        let there: HashSet<&UrlKey> = keys.iter().flatten().collect();
+        // URLs of one call go to several tasks by their hosts.
+        let hosts: HashSet<&str> = there.iter().map(|key| key.host()).collect();
+        let mut submitted = urls.iter().filter(|key| hosts.contains(key.host())).peekable();
+        if submitted.peek().is_some() && submitted.all(|key| there.contains(key)) {
+            let mut keys = keys.iter();
+            rows.retain(|_| keys.next().is_some_and(|key| key.as_ref().is_some_and(|key| urls.contains(key))));
+        }
+        rows
+    }
+}
+
+/// What a URL and the row that shows it have in common: the service writes some URLs otherwise than they were given.
+fn key(url: &str) -> Option<UrlKey> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = [":80", ":443"].iter().find_map(|port| authority.strip_suffix(port)).unwrap_or(authority);
+    UrlKey::new(host, path).ok()
+}
+
 /// How the waiting ended.
 #[derive(Debug)]
 pub(super) struct Waited {
-    /// All rows of all tasks, in the order of the ids.
+    /// All rows of what was submitted, in the order of the ids.
     pub(super) rows: Vec<Row>,
     /// Tasks that were not done when the time was over.
     pub(super) late: Vec<String>,
 }
 
-/// Waits until every task is done, at most `timeout`. A service that is away for a while is waited for as well.
-pub(super) async fn wait(api: &Api, ids: &[String], timeout: Duration) -> Result<Waited, ApiError> {
+/// Waits until everything of a submission is done, at most `timeout`. A service that is away for a while is waited for as well.
+pub(super) async fn wait(
+    api: &Api,
+    ids: &[String],
+    submission: &Submission<'_>,
+    timeout: Duration,
+) -> Result<Waited, ApiError> {
     let deadline = Instant::now() + timeout;
     let bars = Bars::new(ids);
     let mut rows: BTreeMap<&str, Vec<Row>> = BTreeMap::new();
@@ -125,6 +176,7 @@ pub(super) async fn wait(api: &Api, ids: &[String], timeout: Duration) -> Result
                         }
                     }
                     for (id, found) in found {
+                        let found = submission.own(id, found);
                         bars.show(id, &found);
                         done += usize::from(found.iter().all(Row::is_done));
                         rows.insert(id, found);

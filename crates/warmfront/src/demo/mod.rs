@@ -51,8 +51,8 @@ const URLS_PER_CALL: usize = 100;
 /// Paths that `--paths` may have.
 const PATHS_MAX: usize = 10_000;
 
-/// How long a step may take before the demo gives up.
-const STEP_MAX: Duration = Duration::from_secs(120);
+/// How long a step may take before the demo gives up: longer than an origin that refuses is tried, so that the cause is told.
+const STEP_MAX: Duration = Duration::from_secs(240);
 
 /// How often the second answer of an edge is asked for before it counts.
 const SECOND_TRIES: u32 = 50;
@@ -68,7 +68,7 @@ pub(crate) struct DemoArgs {
     /// Serve the files of a folder as the origin; they are only read
     #[arg(long, value_name = "DIR", conflicts_with = "origin")]
     files: Option<PathBuf>,
-    /// Stand before a real origin, http://HOST or http://HOST:PORT; nothing is changed there
+    /// Stand before a real origin, http://HOST[:PORT] or https://HOST[:PORT] without a path; nothing is changed there
     #[arg(long, value_name = "URL", requires = "domain")]
     origin: Option<String>,
     /// The domain that users ask the real origin for
@@ -107,8 +107,8 @@ struct Stage {
     api: Api,
     /// The demo's own origin; none before a real one.
     origin: Option<Origin>,
-    /// The origin as a source of a domain: host and port.
-    source: (String, u16),
+    /// The origin as a source of a domain, in the API's words.
+    source: Value,
     nodes: Vec<Node>,
     control: Control,
     stopping: CancellationToken,
@@ -147,7 +147,10 @@ impl Stage {
         }
         let api = Api::at(control.api_address(), KEY_ID, KEY_SECRET, Arc::new(SystemClock))?;
         let domain = arguments.domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
-        let source = real.unwrap_or_else(|| ("127.0.0.1".to_owned(), ORIGIN_PORT));
+        let source = match real {
+            Some(source) => source,
+            None => parse_origin(&format!("http://127.0.0.1:{ORIGIN_PORT}"))?,
+        };
         Ok(Stage { domain, api, origin, source, nodes, control, stopping, _folder: folder })
     }
 
@@ -187,15 +190,13 @@ fn in_use(port: u16, whose: &str) -> String {
     format!("port {port} on 127.0.0.1, which {whose} needs, cannot be had")
 }
 
-fn parse_origin(text: &str) -> anyhow::Result<(String, u16)> {
-    let url: http::Uri = text.parse().with_context(|| format!("`--origin {text}`: expected http://HOST[:PORT]"))?;
-    let default = match url.scheme_str() {
-        Some("http") => 80,
-        Some("https") => 443,
-        _ => bail!("`--origin {text}`: expected http:// or https://"),
-    };
-    let host = url.host().with_context(|| format!("`--origin {text}`: expected a host"))?;
-    Ok((host.to_owned(), url.port_u16().unwrap_or(default)))
+fn parse_origin(text: &str) -> anyhow::Result<Value> {
+    let bare = text.strip_suffix('/').unwrap_or(text);
+    crate::cli::origin(bare).with_context(|| {
+        format!(
+            "`--origin {text}`: expected http://HOST[:PORT] or https://HOST[:PORT]; what lies there is named by --paths"
+        )
+    })
 }
 
 /// Account, key, POPs and an invitation, as an operator would make them; the file of the invitation.
@@ -246,9 +247,7 @@ async fn show(stage: &Stage, arguments: &DemoArgs) -> anyhow::Result<bool> {
 }
 
 async fn add_domain(stage: &Stage) -> anyhow::Result<()> {
-    let (host, port) = &stage.source;
-    let kind = if host.parse::<std::net::IpAddr>().is_ok() { "ipaddr" } else { "domain" };
-    let sources = json!([{ "content": host, "type": kind, "port": port, "priority": "20", "weight": "10" }]);
+    let sources = json!([stage.source]);
     let parameters = [
         ("DomainName", stage.domain.as_str()),
         ("CdnType", "web"),
@@ -443,4 +442,35 @@ async fn eventually<F: Future<Output = anyhow::Result<()>>>(
 
 fn say(text: &str) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origin_is_a_server_and_nothing_on_it() {
+        let cases = [
+            // --origin                       content, port and scheme
+            ("http://o.test", Some(("o.test", 80, "http"))),
+            ("http://o.test/", Some(("o.test", 80, "http"))),
+            ("https://o.test:8443", Some(("o.test", 8443, "https"))),
+            ("http://o.test/sub/dir", None),
+            ("http://o.test//", None),
+            ("http://me:hunter2@o.test", None),
+            ("o.test", None),
+            ("ftp://o.test", None),
+        ];
+        for (text, expected) in cases {
+            let read = parse_origin(text).ok();
+            let read = read.as_ref().map(|source| {
+                (
+                    source["content"].as_str().unwrap(),
+                    source["port"].as_u64().unwrap(),
+                    source["scheme"].as_str().unwrap(),
+                )
+            });
+            assert_eq!(read, expected, "{text}");
+        }
+    }
 }
