@@ -146,6 +146,26 @@ impl NodeConfig {
         if self.listen_tls.is_some_and(|tls| tls == self.listen && tls.port() != 0) {
             return bad("listen_tls", "is `listen` again, expected an address of its own");
         }
+        let listens = [("`listen`", Some(self.listen)), ("`listen_tls`", self.listen_tls)];
+        for (key, other) in listens {
+            if other == Some(self.admin_listen) && self.admin_listen.port() != 0 {
+                return bad("admin_listen", &format!("is {key} again, expected an address of its own"));
+            }
+        }
+        let mut paths = vec![
+            ("join_token_file", Some(&self.join_token_file)),
+            ("state_path", self.state_path.as_ref()),
+            ("access_log", self.access_log.as_ref()),
+            ("origin.ca_file", self.origin.ca_file.as_ref()),
+        ];
+        paths.extend(self.disk.iter().map(|disk| ("disk.path", Some(&disk.path))));
+        if let Some((field, _)) = paths.iter().find(|(_, path)| path.is_some_and(|path| path.as_os_str().is_empty())) {
+            return bad(field, "is empty, expected a path");
+        }
+        if let Some(disk) = self.disk.iter().find(|disk| disk.capacity_bytes < store::DISK_BYTES_LEAST) {
+            let (bytes, least) = (disk.capacity_bytes, store::DISK_BYTES_LEAST);
+            return bad("disk.capacity_bytes", &format!("is {bytes}, expected at least {least}"));
+        }
         if self.memory.capacity_bytes == 0 {
             return bad("memory.capacity_bytes", "is 0, expected some bytes of memory");
         }
@@ -197,7 +217,9 @@ fn base_url(field: &'static str, text: &str, schemes: &[&str]) -> Result<(), Con
             && url.username().is_empty()
             && url.password().is_none()
     });
-    if good {
+    // What the scheme would mean by default is no port of ours.
+    let port = text.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if good && port.is_some() {
         return Ok(());
     }
     let shown: String = text.chars().take(100).collect();
@@ -232,7 +254,7 @@ join_token_file = "/etc/warmfront/join.token"
 
     #[test]
     fn mistakes_are_refused_by_name() {
-        let disk = "[[disk]]\npath = \"/a\"\ncapacity_bytes = 1\n";
+        let disk = "[[disk]]\npath = \"/a\"\ncapacity_bytes = 131072\n";
         let cases = [
             // what is changed                                         named in the error
             (format!("{SMALL}lease_secs = 3\n{disk}"), "lease_secs"), // the control plane decides it
@@ -242,6 +264,15 @@ join_token_file = "/etc/warmfront/join.token"
             (SMALL.replace("https://127.0.0.1:9681", "http://127.0.0.1:9681") + disk, "`control_url`"),
             (SMALL.replace("http://127.0.0.1:9701", "127.0.0.1:9701") + disk, "`advertise_url`"),
             (SMALL.replace("http://127.0.0.1:9701", "http://127.0.0.1:9701/x") + disk, "`advertise_url`"),
+            (SMALL.replace("http://127.0.0.1:9701", "http://127.0.0.1") + disk, "`advertise_url`"),
+            (SMALL.replace("https://127.0.0.1:9681", "https://[::1]") + disk, "`control_url`"),
+            (SMALL.replace("127.0.0.1:9721", "127.0.0.1:9701") + disk, "`admin_listen`"),
+            (SMALL.replace("/etc/warmfront/join.token", "") + disk, "`join_token_file`"),
+            (format!("{SMALL}state_path = \"\"\n{disk}"), "`state_path`"),
+            (format!("{SMALL}access_log = \"\"\n{disk}"), "`access_log`"),
+            (format!("{SMALL}{disk}[origin]\nca_file = \"\"\n"), "`origin.ca_file`"),
+            (SMALL.to_owned() + &disk.replace("/a", ""), "`disk.path`"),
+            (SMALL.to_owned() + &disk.replace("131072", "131071"), "`disk.capacity_bytes`"),
             (format!("{SMALL}{disk}{disk}"), "`disk.path`"),
             (format!("{SMALL}[memory]\ncapacity_bytes = 0\n{disk}"), "`memory.capacity_bytes`"),
             (

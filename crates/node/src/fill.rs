@@ -43,6 +43,7 @@ use crate::vouched::VouchedMoments;
 use task::FillTask;
 
 mod marking;
+mod pouring;
 mod task;
 
 /// Fetches at a time.
@@ -50,19 +51,6 @@ pub(crate) const FILLS_MAX: usize = 8192;
 
 /// Requests that go past the store at the same time: each has a connection to a parent or an origin of its own.
 pub(crate) const PASSING_MAX: usize = 4096;
-
-/// How often one fetch is continued by range after its connection broke, unless this many bytes came since the last time.
-const RESUMES_MAX: u32 = 3;
-const RESUME_PROGRESS: u64 = 1 << 20;
-
-/// How long after a break it is tried to continue, and the pauses in between: an origin that is started anew is there again by then, and
-/// has not to send what it sent already. A user who waits is not to wait as long: cut off, he may ask for what can be had.
-const RESUME_FOR: Duration = Duration::from_secs(60);
-const RESUME_FOR_USERS: Duration = Duration::from_secs(10);
-/// How long a prefetch goes on beyond that while the rest is only put off, for an origin that is to be spared.
-const RESUME_PUT_OFF_MAX: Duration = Duration::from_secs(600);
-const RESUME_PAUSE: Duration = Duration::from_millis(500);
-const RESUME_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// Keys remembered because their answers are nobody's but the asker's, and for how long: they are not waited for.
 const LONE_MAX: usize = 16_384;
@@ -79,9 +67,6 @@ pub(crate) const NOT_FRESH: &str = "not fresh on arrival: users would not be ans
 
 /// Markers that may be left at the same time.
 const MARKERS_AT_ONCE: usize = 64;
-
-/// Chunks from which on they are kept as they came, in bytes.
-const CHUNK_KEPT_MIN: usize = 128 << 10;
 
 /// Why a fetch is begun: users come first (promise P4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

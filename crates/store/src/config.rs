@@ -50,6 +50,9 @@ pub(crate) const SEGMENTS_MIN: u64 = 8;
 /// Smallest segment, in bytes: smaller ones are mostly summary.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 << 10;
 
+/// Smallest disk, in bytes.
+pub const DISK_BYTES_LEAST: u64 = SEGMENTS_MIN * SEGMENT_BYTES_MIN;
+
 /// Largest segment, in bytes: offsets are 32 bits with room for a record that overruns.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use control::{Control, ControlConfig, Operator};
 use model::Coverage;
 use node::{Node, NodeConfig};
@@ -14,9 +14,6 @@ use crate::clock::SystemClock;
 /// Bytes of memory and disk that each node of `serve` and of the demo has.
 const MEMORY_BYTES: u64 = 64 << 20;
 const DISK_BYTES: u64 = 4 << 30;
-
-/// Bytes that a disk has at least; the store refuses fewer.
-const DISK_BYTES_LEAST: u64 = 128 << 10;
 
 /// Where `serve` has its nodes: L1 and L2; the admin port is 20 above.
 const SERVE_PORTS: [(model::Tier, u16); 2] = [(model::Tier::L1, 9701), (model::Tier::L2, 9702)];
@@ -33,7 +30,7 @@ pub(crate) async fn control(file: &Path) -> anyhow::Result<()> {
 
 /// Runs a node until it is told to stop.
 pub(crate) async fn node(file: &Path) -> anyhow::Result<()> {
-    let config = read_node(&read(file)?).with_context(|| file.display().to_string())?;
+    let config = NodeConfig::parse(&read(file)?).with_context(|| file.display().to_string())?;
     let name = config.name.clone();
     let node = Node::start(config, Arc::new(SystemClock)).await?;
     tracing::info!(%name, "node started");
@@ -87,38 +84,11 @@ pub(crate) fn check(file: &Path) -> anyhow::Result<&'static str> {
         ControlConfig::parse(&text).with_context(|| file.display().to_string())?;
         Ok("control plane")
     } else if table.contains_key("control_url") || table.contains_key("tier") || table.contains_key("pop") {
-        read_node(&text).with_context(|| file.display().to_string())?;
+        NodeConfig::parse(&text).with_context(|| file.display().to_string())?;
         Ok("node")
     } else {
         bail!("{}: expected `state` (a control plane) or `control_url` (a node)", file.display())
     }
-}
-
-/// Reads the text of a `node.toml`, and refuses what can be seen from it alone not to work on any machine.
-fn read_node(text: &str) -> anyhow::Result<NodeConfig> {
-    let config = NodeConfig::parse(text)?;
-    for (key, url) in [("advertise_url", &config.advertise_url), ("control_url", &config.control_url)] {
-        let port = url.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        ensure!(port.is_some(), "`{key}`: is `{url}`, expected HOST:PORT behind the scheme");
-    }
-    let others = [("listen", Some(config.listen)), ("listen_tls", config.listen_tls)];
-    for (key, other) in others {
-        let taken = other == Some(config.admin_listen) && config.admin_listen.port() != 0;
-        ensure!(!taken, "`admin_listen`: is `{key}` again, expected an address of its own");
-    }
-    let mut paths = vec![("join_token_file", Some(&config.join_token_file))];
-    paths.push(("state_path", config.state_path.as_ref()));
-    paths.push(("access_log", config.access_log.as_ref()));
-    paths.push(("origin.ca_file", config.origin.ca_file.as_ref()));
-    paths.extend(config.disk.iter().map(|disk| ("disk.path", Some(&disk.path))));
-    for (key, path) in paths {
-        ensure!(path.is_none_or(|path| !path.as_os_str().is_empty()), "`{key}`: is empty, expected a path");
-    }
-    for disk in &config.disk {
-        let bytes = disk.capacity_bytes;
-        ensure!(bytes >= DISK_BYTES_LEAST, "`disk.capacity_bytes`: is {bytes}, expected at least {DISK_BYTES_LEAST}");
-    }
-    Ok(config)
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
@@ -248,56 +218,5 @@ mod tests {
             let error = format!("{:#}", check(&path).unwrap_err());
             assert!(error.contains(named) && !error.contains("hunter2"), "{text}: {error}");
         }
-    }
-
-    /// A `node.toml` with a disk of so many bytes below `folder`.
-    fn node_toml(folder: &Path, bytes: u64) -> String {
-        format!(
-            "name = \"a\"\npop = \"p\"\ntier = \"L1\"\nlisten = \"127.0.0.1:9701\"\nlisten_tls = \"127.0.0.1:9743\"\n\
-             advertise_url = \"http://127.0.0.1:9701\"\nadmin_listen = \"127.0.0.1:9721\"\ncontrol_url = \"https://[::1]:9681\"\n\
-             join_token_file = {folder:?}\nstate_path = {folder:?}\naccess_log = \"/l\"\n\
-             [[disk]]\npath = {folder:?}\ncapacity_bytes = {bytes}\n[origin]\nca_file = \"/c\"\n"
-        )
-    }
-
-    #[test]
-    fn what_no_node_could_run_with_is_refused_by_name() {
-        let good = node_toml(Path::new("/d"), DISK_BYTES_LEAST);
-        read_node(&good).unwrap();
-        let cases = [
-            // what stands there                what is written instead            named
-            ("http://127.0.0.1:9701", "http://127.0.0.1", "`advertise_url`"),
-            ("https://[::1]:9681", "https://[::1]", "`control_url`"),
-            ("127.0.0.1:9721", "127.0.0.1:9701", "`admin_listen`: is `listen`"),
-            ("127.0.0.1:9721", "127.0.0.1:9743", "`admin_listen`: is `listen_tls`"),
-            ("join_token_file = \"/d\"", "join_token_file = \"\"", "`join_token_file`"),
-            ("state_path = \"/d\"", "state_path = \"\"", "`state_path`"),
-            ("access_log = \"/l\"", "access_log = \"\"", "`access_log`"),
-            ("ca_file = \"/c\"", "ca_file = \"\"", "`origin.ca_file`"),
-            ("[[disk]]\npath = \"/d\"", "[[disk]]\npath = \"\"", "`disk.path`"),
-            ("capacity_bytes = 131072", "capacity_bytes = 131071", "`disk.capacity_bytes`"),
-        ];
-        for (there, instead, named) in cases {
-            assert!(good.contains(there), "{there}");
-            let error = format!("{:#}", read_node(&good.replace(there, instead)).unwrap_err());
-            assert!(error.contains(named), "{instead}: {error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn least_disk_is_the_stores() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = ControlConfig::over_sqlite(&dir.path().join("control.db"));
-        let operator = Operator::open(&config.state, None, Arc::new(SystemClock)).await.unwrap();
-        let token = write_join_token(&operator, dir.path()).await.unwrap();
-        operator.close().await;
-        let text = node_toml(dir.path(), DISK_BYTES_LEAST - 1)
-            .replace(":9701", ":0")
-            .replace(":9721", ":0")
-            .replace(":9743", ":0")
-            .replace(&format!("join_token_file = {:?}", dir.path()), &format!("join_token_file = {token:?}"));
-        let started = Node::start(NodeConfig::parse(&text).unwrap(), Arc::new(SystemClock)).await;
-        let error = format!("{:#}", anyhow::Error::new(started.expect_err("it cannot start")));
-        assert!(error.contains(&format!("at least {DISK_BYTES_LEAST}")), "{error}");
     }
 }

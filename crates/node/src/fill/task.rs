@@ -8,22 +8,19 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, ETAG, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use http_body_util::BodyExt;
+use http::header::{CONTENT_LENGTH, RANGE};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use hyper::body::Body;
 use model::fence::{Fetch, Vouched};
 use model::mistake::{Mistake, made};
 use model::{Cause, Domain, Tags};
 use store::WriteError;
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
 
+use super::pouring::{Broken, Filling, cause};
 use super::{
-    Arrival, Arrived, ArrivedBody, CHUNK_KEPT_MIN, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, Order, Purpose,
-    RESUME_FOR, RESUME_FOR_USERS, RESUME_PAUSE, RESUME_PAUSE_MAX, RESUME_PROGRESS, RESUME_PUT_OFF_MAX, RESUMES_MAX,
-    Running, TOO_LARGE_FOR,
+    Arrival, Arrived, ArrivedBody, Came, Confirmable, Fills, LONE_FOR, LoneAnswer, Order, Purpose, Running,
+    TOO_LARGE_FOR,
 };
 use crate::figures::FromAbove;
 use crate::functions::keep;
@@ -32,7 +29,7 @@ use crate::knowing::LogTag;
 use crate::limiter::Awaited;
 use crate::lookup::stored;
 use crate::slices::{self, Part};
-use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, From, Question};
+use crate::upstream::{Answer, AskError, From, Question};
 
 /// One fetch while it runs.
 pub(super) struct FillTask<'a> {
@@ -265,7 +262,7 @@ impl FillTask<'_> {
         noted
     }
 
-    fn question(&self, headers: HeaderMap) -> Question {
+    pub(super) fn question(&self, headers: HeaderMap) -> Question {
         Question {
             method: Method::GET,
             key: self.order.url.clone(),
@@ -522,144 +519,13 @@ impl FillTask<'_> {
         Ok((arrived, Filling { key, fill, length }, done))
     }
 
-    /// The body, from the connection to the store; continued by range when the connection breaks and that is safe.
-    async fn pour(&self, body: FromAbove, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
-        let Filling { key, mut fill, length } = filling;
-        let mut body = body;
-        let mut headers = None;
-        let (mut resumes, mut resumed_at) = (0, 0);
-        loop {
-            let broke = match self.pour_some(&mut body, &mut fill, length).await {
-                Ok(()) => break,
-                Err(Broken::Store(error)) => return Err(cause(&error)),
-                Err(Broken::Body(cause)) => cause,
-            };
-            if fill.length() >= resumed_at + RESUME_PROGRESS {
-                resumes = 0;
-            }
-            if resumes == RESUMES_MAX {
-                return Err(broke);
-            }
-            (resumes, resumed_at) = (resumes + 1, fill.length());
-            body.leave();
-            match self.resume(&arrived.head, &fill, length).await {
-                Some((came, rest)) => {
-                    // The rest may come with other tags, as slices may (`join_tags`).
-                    let headers = headers.get_or_insert_with(|| arrived.head.headers.clone());
-                    if Tags::join(headers, &came, self.order.domain.tag_header.as_deref()) {
-                        let head = arrived.head.with(headers.clone());
-                        fill.set_head(&head.encode()).map_err(|error| cause(&error))?;
-                    }
-                    body = rest;
-                }
-                None => return Err(broke),
-            }
-            self.fills.metrics.resumed.inc();
-        }
-        // The origin is done with it: what follows is the disk's time, and must not keep the next from asking.
-        drop(body);
-        if self.fills.knowing.known().tag != self.log {
-            return Err(Cause::Evicted);
-        }
-        let overtaken = self.turn_to_store(&key).await;
-        if *overtaken {
-            fill.finish_unseen().map_err(|error| cause(&error))?;
-            return Err(Cause::Evicted);
-        }
-        let (object, _durable) = fill.finish_visible().await.map_err(|error| cause(&error))?;
-        drop(overtaken);
-        self.remember(&key, object.generation(), arrived.vouched);
-        self.fills.metrics.stored.inc();
-        Ok(())
-    }
-
-    async fn pour_some(&self, body: &mut FromAbove, fill: &mut store::Fill, length: Option<u64>) -> Result<(), Broken> {
-        let truncated = |got: u64| Broken::Body(Cause::Truncated { got, expected: length.unwrap_or(got) });
-        loop {
-            // What we wait with is no silence of the origin's.
-            body.turn().await;
-            let Ok(frame) = tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await else {
-                return Err(Broken::Body(Cause::OriginTimeout));
-            };
-            match frame {
-                None if length.is_none_or(|length| length == fill.length()) => return Ok(()),
-                None => return Err(truncated(fill.length())),
-                Some(Err(error)) if length.is_none() => {
-                    return Err(Broken::Body(Cause::OriginUnreachable(upstream::words(&error))));
-                }
-                Some(Err(_)) => return Err(truncated(fill.length())),
-                Some(Ok(frame)) => {
-                    let Ok(bytes): Result<Bytes, _> = frame.into_data() else { continue };
-                    if length.is_some_and(|length| fill.length() + bytes.len() as u64 > length) {
-                        return Err(truncated(fill.length() + bytes.len() as u64));
-                    }
-                    self.fills.metrics.bytes_fetched.add(bytes.len() as u64);
-                    // A chunk is a part of the connection's buffer and holds all of it; what stays in memory should not.
-                    let bytes = if bytes.len() < CHUNK_KEPT_MIN { Bytes::copy_from_slice(&bytes) } else { bytes };
-                    fill.append(bytes).await.map_err(Broken::Store)?;
-                }
-            }
-        }
-    }
-
-    /// Asks for the rest of a body whose connection broke, for a while, and says with what headers it comes; only under a strong
-    /// validator do two parts belong together (fence, assumption 5).
-    async fn resume(&self, head: &Head, fill: &store::Fill, length: Option<u64>) -> Option<(HeaderMap, FromAbove)> {
-        let (from, length) = (fill.length(), length?);
-        let etag = head.headers.get(ETAG)?;
-        if head.status != StatusCode::OK {
-            return None;
-        }
-        let mut headers = self.order.headers.clone();
-        headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-")).ok()?);
-        headers.insert(IF_RANGE, etag.clone());
-        let mut since = Instant::now();
-        let put_off_until = since + RESUME_PUT_OFF_MAX;
-        let mut pause = RESUME_PAUSE;
-        loop {
-            let asked = Instant::now();
-            let users = self.order.purpose == Purpose::User || *self.awaited.borrow();
-            // One follower is what was told of it. A prefetch that was withdrawn has none, and no child reads it on.
-            if !users && fill.followers() <= 1 {
-                return None;
-            }
-            // Nobody waits for an answer any more when it is there: they read it.
-            let question = Question { again: true, wanted: None, ..self.question(headers.clone()) };
-            let answered = self.fills.upstream.ask(&question, None).await;
-            // What was put off was not tried, and to begin anew costs the origin more than to wait.
-            let put_off = !users && asked < put_off_until && matches!(answered, Err(AskError::Busy(_)));
-            let cause = match answered {
-                Ok(Answer { head: came, body, .. })
-                    if httpcache::continues(&head.headers, from, length, came.status, &came.headers) =>
-                {
-                    return Some((came.headers, body));
-                }
-                Ok(answer) => Cause::OriginStatus(answer.head.status.as_u16()),
-                Err(error) => error.into(),
-            };
-            if !cause.is_transient() {
-                return None;
-            }
-            let patience = if users { RESUME_FOR_USERS } else { RESUME_FOR };
-            if !put_off && since.elapsed() + pause > patience {
-                return None;
-            }
-            self.fills.metrics.resume_pauses.inc();
-            tokio::time::sleep(pause).await;
-            if put_off {
-                since += asked.elapsed();
-            }
-            pause = RESUME_PAUSE_MAX.min(pause * 2);
-        }
-    }
-
     /// Held while something becomes visible at `place`; true when it must not.
     pub(super) async fn turn_to_store(&self, place: &ObjectKey) -> tokio::sync::MutexGuard<'_, bool> {
         self.fills.outrun(self.order, place, self.running.number).await;
         self.running.overtaken.lock().await
     }
 
-    fn remember(&self, key: &ObjectKey, body: store::Generation, vouched: Vouched) {
+    pub(super) fn remember(&self, key: &ObjectKey, body: store::Generation, vouched: Vouched) {
         let knowing = &self.fills.knowing;
         let lease = knowing.known().knowledge.settings.lease();
         self.fills.vouched.set(key.hash(), body, vouched.at, knowing.clock().moment(), lease);
@@ -673,18 +539,6 @@ struct KeptPart {
     number: u64,
     /// The head is new with it.
     begins: bool,
-}
-
-/// A body on its way into the store.
-struct Filling {
-    key: ObjectKey,
-    fill: store::Fill,
-    length: Option<u64>,
-}
-
-enum Broken {
-    Body(Cause),
-    Store(WriteError),
 }
 
 /// Whether the one who began is to get more of a head than is kept.
@@ -701,12 +555,4 @@ fn same_tags(domain: &Domain, headers: &HeaderMap, kept: &HeaderMap) -> bool {
 fn announced(headers: &HeaderMap, body: &FromAbove) -> Option<u64> {
     let exact = body.size_hint().exact();
     exact.or_else(|| headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
-}
-
-fn cause(error: &WriteError) -> Cause {
-    match error {
-        WriteError::TooLarge { .. } | WriteError::HeadTooLarge { .. } => Cause::TooLarge,
-        WriteError::Evicted => Cause::Evicted,
-        error => Cause::Store(upstream::words(error)),
-    }
 }

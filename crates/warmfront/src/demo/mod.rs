@@ -68,7 +68,7 @@ pub(crate) struct DemoArgs {
     /// Serve the files of a folder as the origin; they are only read
     #[arg(long, value_name = "DIR", conflicts_with = "origin")]
     files: Option<PathBuf>,
-    /// Stand before a real origin, http://HOST[:PORT] or https://HOST[:PORT] without a path; nothing is changed there
+    /// Stand before a real origin, `http://HOST[:PORT]` or `https://HOST[:PORT]` without a path; nothing is changed there
     #[arg(long, value_name = "URL", requires = "domain")]
     origin: Option<String>,
     /// The domain that users ask the real origin for
