@@ -270,7 +270,8 @@ pub(crate) enum Outcome {
     Body(Arc<Arrived>),
     /// The answer is his alone.
     Mine(Box<LoneAnswer>),
-    /// It was another's alone, or cannot be told him so: ask on one's own. Not, if something may stand in for a failure.
+    /// It was another's alone, or what may not be stored was asked for in part: ask on one's own, unless it failed and something may
+    /// stand in.
     NotMine {
         failed: bool,
     },
@@ -372,7 +373,9 @@ pub(crate) struct Fills {
     metrics: Arc<Metrics>,
     /// By what they are for, each in the order in which they began: one that is overtaken goes on beside the next.
     running: Mutex<HashMap<ObjectKey, Vec<Arc<Running>>>>,
+    /// How many have begun; numbers them.
     begun: AtomicU64,
+    /// Keys whose answers are nobody's but the asker's, to requests with credentials or to those without, and until when.
     lone: Mutex<HashMap<(ObjectKey, bool), Instant>>,
     /// Held while the marker of a URL is looked at and left, chosen by the URL: variants that come at the same time share one.
     marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
@@ -434,8 +437,8 @@ impl Fills {
     /// Whether answers for `key` to requests with such `headers` were lately nobody's but the asker's.
     pub(crate) fn is_lone(&self, key: &ObjectKey, headers: &HeaderMap) -> bool {
         let lone = self.lone.lock().expect("no holder of this lock can panic");
-        let who = || (key.clone(), is_authorized(headers));
-        !lone.is_empty() && lone.get(&who()).is_some_and(|until| Instant::now() < *until)
+        !lone.is_empty()
+            && lone.get(&(key.clone(), is_authorized(headers))).is_some_and(|until| Instant::now() < *until)
     }
 
     fn note_lone(&self, key: &ObjectKey, headers: &HeaderMap, time: Duration) {

@@ -9,6 +9,7 @@
 //! - Nobody is served before the node is a member, or after it was told that it is none (rule 8).
 //! - A child's request without a fence of this log is refused.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use crate::lookup::stored;
 use crate::metrics::{self, Metrics, Refusal};
 use crate::peer::{self, BadCaller};
 use crate::pins::Pins;
-use crate::respond::{AnswerBody, Reply, Said, Signs};
+use crate::respond::{AnswerBody, Reply, Said, Signs, strongly};
 use crate::slices::{self, Part};
 use crate::upstream::{self, AskError, From};
 use crate::wanted::Wanted;
@@ -489,6 +490,8 @@ impl Pipeline {
             return headers;
         }
         let own = httpcache::end_to_end(&wanted.headers);
+        let compresses = reply.telling.as_ref().is_some_and(Telling::may_compress);
+        let own = if compresses { strongly(&own) } else { Cow::Borrowed(&own) };
         for name in OF_ONE {
             own.get_all(&name).iter().for_each(|value| _ = headers.append(&name, value.clone()));
         }

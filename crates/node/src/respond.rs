@@ -344,7 +344,7 @@ fn unconditional(request: &HeaderMap) -> HeaderMap {
 
 /// The request of somebody to whom the object went out compressed as he may have it: a date in `If-Range` does not say which bytes he
 /// has (RFC 9110 §8.8.2.2), as a tag does, so that he gets the whole.
-fn strongly(request: &HeaderMap) -> Cow<'_, HeaderMap> {
+pub(crate) fn strongly(request: &HeaderMap) -> Cow<'_, HeaderMap> {
     let is_date = |line: &HeaderValue| !line.as_bytes().trim_ascii().ends_with(b"\"");
     if !request.get_all(IF_RANGE).iter().any(is_date) {
         return Cow::Borrowed(request);

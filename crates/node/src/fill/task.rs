@@ -84,7 +84,7 @@ impl FillTask<'_> {
                     Some(part) => return self.take_part(part, answer).await,
                     None if matches!(self.order.part, Part::Slice(..)) => Ok(answer),
                     // Whoever asked for a part asks for that very part, and is told what comes.
-                    None if self.order.purpose == Purpose::User && self.is_nobodys(&answer, sent) => {
+                    None if self.order.purpose == Purpose::User && self.is_unstorable(&answer, sent) => {
                         self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
                         return self.tell(Arrival::Lone { failed: false });
                     }
@@ -166,7 +166,7 @@ impl FillTask<'_> {
     }
 
     /// Whether a part that came is of what may not be kept.
-    fn is_nobodys(&self, answer: &Answer, sent: SystemTime) -> bool {
+    fn is_unstorable(&self, answer: &Answer, sent: SystemTime) -> bool {
         let mut headers = httpcache::end_to_end(&answer.head.headers);
         self.mark(StatusCode::OK, &answer.from, &mut headers);
         self.storable(StatusCode::OK, &headers, sent, self.fills.knowing.clock().now()).is_err()

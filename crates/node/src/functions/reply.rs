@@ -77,6 +77,11 @@ impl Telling {
         Some(Telling { functions: functions.clone(), gzip })
     }
 
+    /// Whether some bodies are compressed on their way to this user.
+    pub(crate) fn may_compress(&self) -> bool {
+        self.gzip
+    }
+
     /// Whether a body that says this of itself is compressed on its way to this user.
     pub(crate) fn compresses(&self, headers: &HeaderMap, of: Representation) -> bool {
         self.gzip && is_compressible(headers, of)

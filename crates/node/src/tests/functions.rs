@@ -198,12 +198,20 @@ async fn date_does_not_join_a_part_to_what_went_out_compressed() {
     node.apply(with(&node, &[("gzip", &[("enable", "on")])]));
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
     let page = Page::new("text ".repeat(600)).with("content-type", "text/plain").with("last-modified", date);
-    origin.put("/a", page.with("date", "Sun, 06 Nov 1994 09:49:37 GMT"));
-    node.get("/a").await;
+    let page = page.with("date", "Sun, 06 Nov 1994 09:49:37 GMT");
+    origin.put("/a", page.clone());
+    origin.put("/mine", page.with("cache-control", "private"));
+    for path in ["/a", "/mine"] {
+        node.get(path).await;
+    }
     node.settled().await;
     for (accepts, status) in [("gzip", 200), ("identity", 206)] {
         let asks = [("range", "bytes=100-"), ("if-range", date), ("accept-encoding", accepts)];
         assert_eq!(node.get_with("/a", &asks).await.status, status, "{accepts}");
+        // Of what is nobody else's the origin decides, who knows nothing of that.
+        node.get_with("/mine", &asks).await;
+        let asked = origin.seen("/mine").pop().unwrap().headers;
+        assert_eq!(asked.contains_key(RANGE), status == 206, "{accepts}");
     }
 }
 
