@@ -71,6 +71,9 @@ const INVALIDATIONS_KEPT: u64 = 1_000_000;
 /// How long requests under way are waited for when stopping.
 const STOPPING_MAX: Duration = Duration::from_secs(5);
 
+/// How long a database is waited for that nobody listens for, when the control plane starts.
+const DATABASE_WAIT: Duration = Duration::from_secs(30);
+
 /// Why a control plane did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -115,6 +118,20 @@ pub struct Control {
     state: State,
 }
 
+/// Opens the database. One that nobody listens for yet, as when a machine has just started, is waited for.
+async fn open(url: &StateUrl) -> Result<State, StateError> {
+    let until = tokio::time::Instant::now() + DATABASE_WAIT;
+    loop {
+        match State::open(url).await {
+            Err(error) if error.is_refused() && tokio::time::Instant::now() < until => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 impl Control {
     /// Starts everything; on return it answers.
     pub async fn start(config: ControlConfig, clock: Arc<dyn Clock>) -> Result<Control, StartError> {
@@ -123,7 +140,7 @@ impl Control {
         let link_listener = listen("link_listen", config.link_listen).await?;
         let (api, link_address) = (address(&api_listener, config.listen), address(&link_listener, config.link_listen));
 
-        let state = State::open(&config.state).await?;
+        let state = open(&config.state).await?;
         let seal = state.seal(&config.secret_key_path()?).await?;
         let identity = state.identity(&seal).await?;
         let (certificate, key) = identity.link_certificate()?;

@@ -100,6 +100,14 @@ pub enum StateError {
     },
 }
 
+impl StateError {
+    /// Whether nobody listens where the database should be.
+    pub(crate) fn is_refused(&self) -> bool {
+        let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+        matches!(self, StateError::Open { source: sqlx::Error::Io(error), .. } if refused(error))
+    }
+}
+
 /// The two engines, where their SQL differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Engine {
