@@ -562,12 +562,12 @@ impl Slot {
             || (status == StatusCode::TOO_MANY_REQUESTS && self.purpose == Purpose::Prefetch)
     }
 
-    /// The first byte of an answer is there, and the origin is well.
-    pub(crate) fn answered(&self) {
+    /// The first byte of an answer is there, and the origin is well. The limit adapts to how long that took if it was `timed`.
+    pub(crate) fn answered(&self, timed: bool) {
         let now = Instant::now();
         let mut state = self.origin.state();
         state.trouble.is_over();
-        if state.feels(now, self.origin.sharing.is_on()) {
+        if timed && state.feels(now, self.origin.sharing.is_on()) {
             state.pace.in_part = state.percent(now) < SHARE_DEFAULT;
             state.pace.answered(self.began, now, self.purpose == Purpose::User);
         }

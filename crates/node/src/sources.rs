@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::HOST;
+use http::header::{HOST, RANGE};
 use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use model::{Source, UrlKey};
@@ -176,7 +176,7 @@ impl Sources {
             self.health.not_asked(&source.endpoint);
             return Err(AskError::Left.into());
         }
-        self.tell(&slot, &sent);
+        self.tell(&slot, &sent, !with_body);
         match &sent {
             Ok(answer) if !is_failure(answer.status()) => self.health.answered(&source.endpoint),
             Ok(_) | Err(_) => {
@@ -212,7 +212,7 @@ impl Sources {
             self.asked.inc();
             let at = self.knowing.clock().now();
             let sent = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await;
-            self.tell(&slot, &sent);
+            self.tell(&slot, &sent, true);
             answer = sent?;
             // The one before is counted here, without its body.
             meter = self.meter(question, &hop.endpoint, at, answer.status());
@@ -222,6 +222,11 @@ impl Sources {
         // Or every child would refuse what its parents hand on.
         framing::answer_leaves_room(&head.headers)
             .map_err(|problem| NotAsked { error: AskError::Unreachable(problem.to_owned()), unsent: false })?;
+        // A part that nobody asked for would be taken for the whole (RFC 9110 §15.3.7).
+        if head.status == StatusCode::PARTIAL_CONTENT && !headers.contains_key(RANGE) {
+            let problem = "it answered with a part of what was asked for whole".to_owned();
+            return Err(NotAsked { error: AskError::Unreachable(problem), unsent: false });
+        }
         Ok(Answer::new(head, FromAbove::origin(body, meter, slot), Some(Duration::ZERO), From::Origin))
     }
 
@@ -247,8 +252,9 @@ impl Sources {
         })
     }
 
-    /// Tells the origin's limit how it answered.
-    fn tell(&self, slot: &Slot, sent: &Result<Response<Incoming>, Failure>) {
+    /// Tells the origin's limit how it answered, and, if `timed`, after how long: how long it takes to send a body is no word about
+    /// how busy the origin is.
+    fn tell(&self, slot: &Slot, sent: &Result<Response<Incoming>, Failure>, timed: bool) {
         match sent {
             Ok(answer) if slot.is_too_much(answer.status()) => {
                 match httpcache::retry_after(answer.headers(), self.knowing.clock().now()) {
@@ -257,7 +263,7 @@ impl Sources {
                     _ => slot.failed(true),
                 }
             }
-            Ok(answer) if !is_failure(answer.status()) => slot.answered(),
+            Ok(answer) if !is_failure(answer.status()) => slot.answered(timed),
             Ok(_) | Err(_) => slot.failed(false),
         }
     }

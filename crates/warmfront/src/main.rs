@@ -85,6 +85,9 @@ enum ConfigCommand {
     Check { file: PathBuf },
 }
 
+/// How long threads that still wait for a disk, when everything else has ended, are waited for.
+const THREADS_END_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
 fn main() -> ExitCode {
     // Bodies and tasks come and go in pieces of a few KiB. Where each first touch of an allocator's page makes the kernel clear
     // 2 MiB, a node that fetches takes twice the memory, and a third of its processor time goes there. Where this cannot be said,
@@ -124,7 +127,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run(arguments))
+    let ended = runtime.block_on(run(arguments));
+    // A call of a disk that hangs is on a thread that nobody can end. The process must end all the same.
+    runtime.shutdown_timeout(THREADS_END_MAX);
+    ended
 }
 
 async fn run(arguments: Arguments) -> ExitCode {

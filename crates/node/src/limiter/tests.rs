@@ -152,7 +152,7 @@ async fn load_of(
                     *left.borrow_mut() -= 1;
                     knee.serve().await;
                     if let Some(slot) = &slot {
-                        slot.answered();
+                        slot.answered(true);
                     }
                     done.borrow_mut().push(Instant::now());
                 }
@@ -169,7 +169,7 @@ async fn load_of(
                 let slot = limiter.enter(&endpoint("o"), Purpose::User, None).await.expect("users pass");
                 let asked = Instant::now();
                 served.serve().await;
-                slot.answered();
+                slot.answered(true);
                 waits.borrow_mut().push((asked, asked.elapsed()));
             });
         }

@@ -287,6 +287,18 @@ async fn several_ranges_are_one_answer_in_parts() {
 }
 
 #[tokio::test]
+async fn part_that_was_not_asked_for_is_not_handed_on_as_the_whole() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let mut page = Page::new("part").with("content-range", "bytes 0-3/10");
+    page.status = 206;
+    origin.put("/a", page);
+    for range in [&[][..], &[("cache-control", "no-store")]] {
+        assert_eq!(node.get_with("/a", range).await.status, 502);
+    }
+    assert_eq!(node.get_with("/a", &[("range", "bytes=0-3")]).await.status, 206, "to who asks for it");
+}
+
+#[tokio::test]
 async fn interim_answers_are_neither_stored_nor_taken_for_the_answer() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

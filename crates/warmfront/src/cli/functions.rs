@@ -68,6 +68,13 @@ pub(super) async fn config(
         }
         ConfigCommand::Delete { domain, ids } => {
             let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+            // To the service a number that is not there is as good as deleted; whoever typed it meant another one.
+            let entries = api.call("DescribeCdnDomainConfigs", &[("DomainName", domain)]).await?;
+            let entries = entries["DomainConfigs"]["DomainConfig"].as_array().map_or(&[][..], Vec::as_slice);
+            let is_there = |id: &&String| entries.iter().any(|entry| entry["ConfigId"].as_str() == Some(id));
+            if let Some(missing) = ids.iter().find(|id| !is_there(id)) {
+                return Err(Stop::Failed(format!("{domain} has no function with the number {missing}: none was deleted")));
+            }
             api.call("DeleteSpecificConfig", &[("DomainName", domain), ("ConfigId", &ids.join(","))]).await?;
             match output {
                 Output::Json => Ok(writeln!(out, "{}", json!({ "deleted": ids }))?),

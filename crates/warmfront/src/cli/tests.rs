@@ -471,9 +471,12 @@ async fn functions_are_set_shown_and_deleted() {
     );
     assert_eq!((ran.calls[0].get("DomainNames"), ran.calls[1].get("FunctionNames")), ("d.test", "aliauth"));
 
-    let ran = against(&["domain", "config", "delete", "d.test", "7", "8", "--output", "json"], script).await;
+    let ran = against(&["domain", "config", "delete", "d.test", "7", "--output", "json"], script).await;
     ran.check(0);
-    assert_eq!((ran.calls[0].action.as_str(), ran.calls[0].get("ConfigId")), ("DeleteSpecificConfig", "7,8"));
+    assert_eq!((ran.calls[1].action.as_str(), ran.calls[1].get("ConfigId")), ("DeleteSpecificConfig", "7"));
+    let ran = against(&["domain", "config", "delete", "d.test", "7", "8"], script).await;
+    ran.check(1);
+    assert!(ran.calls.iter().all(|call| call.action != "DeleteSpecificConfig"), "nothing is deleted");
     let ran = against(&["domain", "config", "set", "d.test", "gzip", "enable"], script).await;
     ran.check(2);
     assert!(ran.calls.is_empty());

@@ -74,7 +74,7 @@ async fn prefetches_that_may_use_a_half_use_more_of_it_only_to_find_it_out() {
                     let asks = Prefetching { domain: "a.test", limit: &limit, key: k * 64 + n, again: false };
                     let Ok(slot) = limiter.enter_prefetching(&endpoint("o"), asks, None).await else { continue };
                     knee.serve().await;
-                    slot.answered();
+                    slot.answered(true);
                 }
             });
         }

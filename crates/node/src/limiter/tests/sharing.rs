@@ -117,7 +117,7 @@ fn ask_for_ever(limiters: &[Rc<Limiter>], limit: PrefetchLimit, takes: Duration)
                     let asks = Prefetching { domain: "a.test", limit: &limit, key, again: false };
                     if let Ok(slot) = limiter.enter_prefetching(&endpoint("o"), asks, None).await {
                         tokio::time::sleep(takes).await;
-                        slot.answered();
+                        slot.answered(true);
                     }
                 }
             });
@@ -171,7 +171,7 @@ async fn bytes_come_no_faster_than_an_owner_allows_in_sum_and_users_do_not_wait_
                         let key = k * 1_000_000 + n as u128 * 1_000 + m;
                         let asks = Prefetching { domain: "a.test", limit: &limit, key, again: false };
                         let Ok(slot) = limiter.enter_prefetching(&endpoint("o"), asks, None).await else { continue };
-                        slot.answered();
+                        slot.answered(true);
                         for _ in 0..10 {
                             slot.turn().await;
                             slot.read(64 << 10);
@@ -244,7 +244,7 @@ async fn an_origin_that_fails_is_asked_again_for_a_tenth_of_what_it_is_asked_for
                     } else {
                         first += 1
                     }
-                    slot.answered();
+                    slot.answered(true);
                     limiter.note(key, false);
                 }
                 Err(refused) => assert_eq!(refused, NotNow::Full),
