@@ -52,9 +52,9 @@ pub(crate) enum Membership {
     Joining,
     /// A member: the promises are made for it.
     Member,
-    /// The control plane refused it.
+    /// It is not a member.
     Refused {
-        /// The reason it was given.
+        /// Why not.
         reason: String,
     },
 }

@@ -3,12 +3,13 @@
 //!
 //! A parent may wait for the origin as long as it likes, so its silence proves nothing. A parent that stays silent for
 //! [`PATIENCE`] is greeted on a separate connection: a live node answers a greeting at once, whatever else it waits
-//! for. Many requests that wait for one parent share a greeting. If the parent does not answer it, every request that
-//! waits is given up and goes to the next parent.
+//! for. Requests that wait for one parent greet it one at a time, and share a greeting that is answered. A request
+//! whose greeting is not answered is given up and goes to the next parent.
 //!
 //! # What always holds
 //!
-//! - A stalled parent holds a request for [`PATIENCE`] and [`GREETING_MAX`], not for as long as an origin may take.
+//! - A stalled parent holds a request for [`PATIENCE`] and [`GREETING_MAX`], and for the greetings before its own, not
+//!   for as long as an origin may take.
 //! - A parent that could not be reached rests (`health`): it is asked after the other parents, or after the origin. A
 //!   prefetch waits a little for it before others are asked.
 
