@@ -411,11 +411,11 @@ impl Timed {
 mod tests {
     use super::*;
 
-    /// Every so many answers is one to a user.
+    /// One in this many answers goes to a user.
     const USERS: u32 = 6;
 
-    /// Answers of an origin that takes 50 ms, give or take a tenth, for each of 32 at a time, and longer for more; how many there were until
-    /// `done`. From `late` on users wait longer by a tenth.
+    /// Feeds answers of an origin that takes 50 ms ± 10% for each of up to 32 requests at a time, and longer for more;
+    /// returns how many there were until `done`. While the limit is `late` or more, users wait 10% longer.
     fn answers_of(
         pace: &mut Pace,
         now: &mut Instant,
@@ -433,7 +433,7 @@ mod tests {
             let takes = 0.05 * (0.9 + 0.2 * chance) * (seen(pace) / 32.0).max(1.0);
             let to_user = count % USERS == 0;
             let takes = if to_user && pace.own() >= late { takes * 1.1 } else { takes };
-            // As many are under way as may be, and so they come that much sooner after each other than they take.
+            // The limit is always used up, so answers follow each other that much faster than each of them takes.
             *now += Duration::from_secs_f64(takes / pace.own().max(1.0));
             pace.wanted = true;
             pace.answered(*now - Duration::from_secs_f64(takes), *now, to_user);
@@ -451,7 +451,8 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
         let is_held = |pace: &Pace| matches!(pace.phase, Phase::Holding(_));
-        // What is asked for by others comes to the origin a while after it was left to them: the limit rises too far meanwhile.
+        // Requests of other nodes reach the origin some time after they got their shares; meanwhile the limit rises too
+        // far.
         answers(&mut pace, &mut now, |pace| if pace.limit < 40.0 { 0.0 } else { 37.0 }, is_held);
         assert!(pace.limit > 34.0, "{pace:?}");
         let until = pace.phase;
@@ -477,7 +478,7 @@ mod tests {
         let is_held = |pace: &Pace| matches!(pace.phase, Phase::Holding(_));
         answers(&mut pace, &mut now, Pace::own, is_held);
         let (limit, until) = (pace.limit.floor(), pace.phase);
-        // All together they are later by less than two percent, which is not more than chance explains.
+        // Taken together the answers are later by less than two percent, which chance may explain.
         let lowered = |pace: &Pace| pace.limit < limit;
         let took = answers_of(&mut pace, &mut now, limit, Pace::own, lowered);
         assert!(took < 10_000 && pace.phase == until, "{took}: {pace:?}");
