@@ -26,7 +26,7 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// The address for users by TLS; none unless given.
     pub listen_tls: Option<SocketAddr>,
-    /// The URL under which children reach it: `http://HOST:PORT`.
+    /// The URL under which children reach it: `http://HOST:PORT` or `https://HOST:PORT`.
     pub advertise_url: String,
     /// The address of health and metrics.
     pub admin_listen: SocketAddr,

@@ -379,7 +379,7 @@ impl Index {
     }
 }
 
-/// Translates an entry to keys: what it says of a URL is said of every key that the domain makes of that URL.
+/// Translates an entry to keys: what it says of a URL applies to every key that the domain makes of that URL.
 pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry> {
     let Entry::Invalidate(invalidations) = entry else { return Cow::Borrowed(entry) };
     let in_keys = |scope: &Scope| {

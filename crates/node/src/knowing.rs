@@ -73,7 +73,7 @@ pub(crate) struct Known {
     pub(crate) membership: Membership,
     /// The numbers under which its domains are counted.
     pub(crate) sites: Sites,
-    /// What happens when the lease is over: *serve* only once the log says so of this member.
+    /// How users are served once the lease is over: *serve* only once the log says so of this member.
     isolation: Isolation,
 }
 

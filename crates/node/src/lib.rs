@@ -13,8 +13,8 @@
 //!
 //! # Not here
 //!
-//! SQL, accounts, and any word of the public API. A node goes on serving while the control plane is away, within what its lease
-//! allows.
+//! SQL, accounts, and any word of the public API. A node goes on serving while the control plane is away, within what
+//! its lease allows.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -115,7 +115,7 @@ pub enum StartError {
         field: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system said; a port in use above all.
+        /// The error of the system, usually a port in use.
         #[source]
         source: std::io::Error,
     },

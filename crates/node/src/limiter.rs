@@ -126,7 +126,7 @@ struct State {
     /// Since when other nodes have left the measuring node no room at all.
     starved: Cell<Option<Instant>>,
     closed: Option<Instant>,
-    /// When a closing ends that this node was told of and other nodes were not.
+    /// When a closure ends that the origin named to this node, while other nodes do not know of it yet.
     untold: Option<Instant>,
     part: Part,
     /// Whether it failed and the measuring node was not told yet.
@@ -148,7 +148,7 @@ pub(crate) struct Slot {
     place: Option<Place>,
 }
 
-/// What a prefetch asks as.
+/// A prefetch that asks to be let in.
 pub(crate) struct Prefetching<'a> {
     pub(crate) domain: &'a str,
     pub(crate) limit: &'a PrefetchLimit,

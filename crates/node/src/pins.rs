@@ -409,7 +409,7 @@ mod tests {
         assert!(refused.contains("pinned objects may take 1048576 bytes of the disk"), "{refused}");
         assert!(!store.is_pinned(key("/large").hash()));
 
-        // What is removed takes its pin along, and its bytes count no more.
+        // Removing an object removes its pin, and its bytes no longer count.
         store.remove(key("/2").hash(), key("/2").bytes(), store::Which::Any).await.unwrap();
         pins.tidy(at(0)).await.unwrap();
         assert_eq!(pins.kept().bytes_of(8), 0);

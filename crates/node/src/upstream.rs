@@ -99,7 +99,7 @@ pub(crate) struct Question {
     pub(crate) log: LogTag,
     /// The nodes the request has passed before this one.
     pub(crate) passed: Vec<NodeName>,
-    /// Who it is for: only for users is the origin asked past parents that cannot be reached.
+    /// Who it is for. Past parents that cannot be reached, the origin is asked only for users.
     pub(crate) purpose: Purpose,
     /// The refetch it is part of; zero for none.
     pub(crate) refetch: u64,

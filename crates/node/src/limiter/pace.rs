@@ -48,8 +48,8 @@ const CHANCE_IDLE: f64 = 2.0;
 /// How many standard errors of an excess are put down to chance once answers were found to be late.
 const CHANCE_FOUND: f64 = 0.5;
 
-/// The factors by which the limit rises after a span in which it was used up and answers were in time, near the ceiling
-/// and far from it, as parts of the ceiling.
+/// The factors by which the limit rises after a span in which it was used up and answers were in time: near the ceiling
+/// (from [`NEAR`] of it on), and below that. A limit that falls below [`FAR`] of the ceiling rises again at once.
 const STEP_NEAR: f64 = 1.05;
 const STEP_FAR: f64 = 1.15;
 const NEAR: f64 = 0.8;
