@@ -1,4 +1,4 @@
-//! Generates the client side of the link, and for the tests its server side; the messages are `model::link`'s.
+//! Generates the client of the link, and its server for the tests; the messages come from `model::link`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Health and metrics, on an address of their own: `/healthz`, `/readyz`, `/metrics`.
+//! Health and metrics, on a separate address: `/healthz`, `/readyz`, `/metrics`.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -29,10 +29,10 @@ use crate::sweep::Sweeper;
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Longest wait for the head of a request, and for a whole connection to say something.
+/// Longest wait for the head of a request, also on an idle connection.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 
-/// What the page shows.
+/// The parts of the node that the pages show.
 pub(crate) struct Admin {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) internet: Internet,

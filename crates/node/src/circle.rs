@@ -1,28 +1,28 @@
-//! Requests that come back: a site whose origin is the site itself, or another that leads back to it.
+//! Requests that loop back: a site whose origin is the site itself, or another that leads back to it.
 //!
-//! Whoever is asked as an origin is told by whom and for which site, in `CDN-Loop` (RFC 8586), which nobody on the way may take away. A
-//! user's request that says so of the very site it asks for would go round for ever.
+//! Every request to an origin names its sender and the site in `CDN-Loop` (RFC 8586), which intermediaries must not
+//! remove. A user's request that names the very site it asks for would loop for ever.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::knowing::LogTag;
 
-/// RFC 8586 §2.
+/// The `CDN-Loop` header (RFC 8586 §2).
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
-/// A member of the list: these nodes, by their log, and the site.
+/// A member of the list: the nodes of one log, and the site.
 fn member(of: LogTag, site: &str) -> String {
     format!("warmfront-{:016x};site={site}", of.0)
 }
 
-/// Says to an origin who asks, and for which site.
+/// Tells an origin who asks, and for which site.
 pub(crate) fn tell(headers: &mut HeaderMap, of: LogTag, site: &str) {
     if let Ok(member) = HeaderValue::try_from(member(of, site)) {
         headers.append(CDN_LOOP, member);
     }
 }
 
-/// Whether these nodes sent out a request for the site, and it is this one.
+/// Whether a request was sent out by nodes of this log for this site, and has come back.
 pub(crate) fn came_back(headers: &HeaderMap, of: LogTag, site: &str) -> bool {
     let mut lines = headers.get_all(CDN_LOOP).iter().peekable();
     if lines.peek().is_none() {

@@ -1,6 +1,7 @@
-//! What a node reads at start: `node.toml`.
+//! The configuration that a node reads at start: `node.toml`.
 //!
-//! Plain values. What only the control plane may decide (domains, topology, the lease) is not here: it arrives over the link.
+//! Plain values. Settings that only the control plane decides (domains, topology, the lease) arrive over the link
+//! instead.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use model::{Isolation, NodeName, PopName, Tier};
 use serde::Deserialize;
 
-/// Longest grace of a node that is told to stop.
+/// Longest grace of a stopping node, in seconds.
 const DRAIN_GRACE_SECS_MAX: u64 = 3600;
 
 /// Everything a cache node reads at start, from one TOML file.
@@ -17,17 +18,17 @@ const DRAIN_GRACE_SECS_MAX: u64 = 3600;
 pub struct NodeConfig {
     /// Its name, unique over all POPs.
     pub name: NodeName,
-    /// Where it stands.
+    /// The POP it belongs to.
     pub pop: PopName,
     /// `L1`, `L2` or `L3`.
     pub tier: Tier,
-    /// Where users and children reach it: HTTP/1.1 and HTTP/2 without TLS.
+    /// The address for users and children: HTTP/1.1 and HTTP/2 without TLS.
     pub listen: SocketAddr,
-    /// Where users reach it by TLS; nowhere unless given.
+    /// The address for users by TLS; none unless given.
     pub listen_tls: Option<SocketAddr>,
-    /// How children reach it: `http://HOST:PORT`.
+    /// The URL under which children reach it: `http://HOST:PORT` or `https://HOST:PORT`.
     pub advertise_url: String,
-    /// Health and metrics.
+    /// The address of health and metrics.
     pub admin_listen: SocketAddr,
     /// The control plane's link: `https://HOST:PORT`.
     pub control_url: String,
@@ -39,21 +40,21 @@ pub struct NodeConfig {
     /// One entry per disk; none means memory only.
     #[serde(default)]
     pub disk: Vec<DiskTier>,
-    /// Where the node keeps what it knows; the first disk's `path` unless given.
+    /// The directory of the node's journal; the first disk's `path` unless given.
     pub state_path: Option<PathBuf>,
-    /// What it does with its store for users while it has been out of touch for longer than the lease.
+    /// How it serves users from its store once it has been out of contact for longer than the lease.
     #[serde(default)]
     pub isolation: Isolation,
     /// How origins are reached.
     #[serde(default)]
     pub origin: OriginConfig,
-    /// Connections of users and children at a time; who comes beyond that is answered 503.
+    /// Connections of users and children at a time; those beyond it are answered 503.
     #[serde(default = "connections_max")]
     pub connections_max: u64,
-    /// A file that gets a line of JSON for each request; none unless given.
+    /// A file that gets one line of JSON for each request; none unless given.
     pub access_log: Option<PathBuf>,
-    /// Seconds between saying on `/readyz` that it goes, and taking no more connections, when the node is told to stop by SIGTERM:
-    /// as long as a load balancer needs to notice.
+    /// Seconds between answering on `/readyz` that the node is leaving and refusing new connections, when SIGTERM stops
+    /// it: as long as a load balancer needs to notice.
     #[serde(default)]
     pub drain_grace_secs: u64,
 }
@@ -62,7 +63,7 @@ pub struct NodeConfig {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct OriginConfig {
-    /// Certificates in PEM of authorities that are believed beside the public ones.
+    /// PEM certificates of authorities that are trusted beside the public ones.
     pub ca_file: Option<PathBuf>,
     /// Name servers, `ADDRESS:PORT`, instead of those in `/etc/resolv.conf`.
     pub resolvers: Vec<SocketAddr>,
@@ -90,13 +91,13 @@ impl Default for MemoryTier {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct DiskTier {
-    /// The directory; made if missing.
+    /// The directory; created if missing.
     pub path: PathBuf,
     /// Bytes this directory may take.
     pub capacity_bytes: u64,
 }
 
-/// Why a configuration is not one.
+/// Why a configuration is not valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -105,17 +106,17 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// Not TOML, an unknown key, a missing one, or a value of the wrong kind; the text names it.
+    /// Not TOML, an unknown key, a missing one, or a value of the wrong type; the text names it.
     #[error("{0}")]
     Parse(String),
     /// A value that cannot work.
     #[error("`{field}`: {problem}")]
     Field {
-        /// The key, as it is written.
+        /// The key as written in the file.
         field: &'static str,
         /// What is wrong, and what was expected.
         problem: String,
@@ -138,7 +139,7 @@ impl NodeConfig {
         Ok(config)
     }
 
-    /// Whether the values can work together; [`crate::Node::start`] asks too.
+    /// Checks that the values can work together; [`crate::Node::start`] does too.
     pub fn check(&self) -> Result<(), ConfigError> {
         base_url("advertise_url", &self.advertise_url, &["http", "https"])?;
         base_url("control_url", &self.control_url, &["https"])?;
@@ -188,7 +189,7 @@ impl NodeConfig {
         Ok(())
     }
 
-    /// Where the node keeps what it knows.
+    /// The directory of the node's journal.
     pub(crate) fn state_dir(&self) -> PathBuf {
         let disk = || self.disk.first().map(|disk| disk.path.clone());
         self.state_path.clone().or_else(disk).unwrap_or_else(|| PathBuf::from("."))
@@ -207,7 +208,7 @@ impl NodeConfig {
     }
 }
 
-/// A URL of a scheme in `schemes` with a host, and nothing behind the port.
+/// Checks for a URL with a scheme in `schemes` and a host, and nothing after the port.
 fn base_url(field: &'static str, text: &str, schemes: &[&str]) -> Result<(), ConfigError> {
     let good = url::Url::parse(text).is_ok_and(|url| {
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
@@ -217,7 +218,7 @@ fn base_url(field: &'static str, text: &str, schemes: &[&str]) -> Result<(), Con
             && url.username().is_empty()
             && url.password().is_none()
     });
-    // What the scheme would mean by default is no port of ours.
+    // The port must be given: the default of the scheme is not ours.
     let port = text.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     if good && port.is_some() {
         return Ok(());

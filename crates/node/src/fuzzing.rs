@@ -1,7 +1,8 @@
-//! What fuzz targets reach of a node's inside: every reader of bytes from a network or a disk, with what must hold of what it read.
+//! A node's internals for fuzz targets: every parser of bytes from a network or a disk, with the properties its result
+//! must have.
 //!
-//! Each function takes anything and panics only where the node is wrong. Only there in tests and with the feature `fuzzing`, which
-//! the fuzz targets alone turn on.
+//! Each function accepts any input and panics only where the node is wrong. Only built in tests and with the feature
+//! `fuzzing`, which the fuzz targets alone turn on.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use crate::knowing::Knowing;
 use crate::peer;
 use crate::slices::{self, Part, SIZES};
 
-/// What lies beside a body in the store: what can be read of it is written again as the same.
+/// The head stored beside a body: what can be read is encoded again to the same value.
 pub fn stored_head(bytes: &[u8]) {
     let Some((log, stored)) = head::decode(&Bytes::copy_from_slice(bytes)) else { return };
     match &stored {
@@ -47,7 +48,7 @@ pub fn stored_head(bytes: &[u8]) {
     }
 }
 
-/// The head of a request, parsed: what passes has one host and at most one length.
+/// The parsed head of a request: one that passes has one host and at most one length.
 pub fn request_head(mut head: request::Parts) {
     let (method, uri, named) = (head.method.clone(), head.uri.clone(), head.headers.clone());
     let Ok(authority) = framing::request(&mut head) else { return };
@@ -58,7 +59,7 @@ pub fn request_head(mut head: request::Parts) {
     assert_eq!(changed(&head.headers), changed(&named));
 }
 
-/// The head of an answer, parsed: what passes has at most one length, and none beside a coding.
+/// The parsed head of an answer: one that passes has at most one length, and none beside a transfer coding.
 pub fn answer_head(mut head: response::Parts) {
     if framing::answer(&mut head).is_ok() {
         one_length(&head.headers);
@@ -76,8 +77,8 @@ fn one_length(headers: &HeaderMap) {
     }
 }
 
-/// Bytes of an HTTP/1 connection that nobody waits for: what is answered below hyper, or counted there as one request, is one for a
-/// plain reader too, to the last byte, and the checks above hyper would pass it.
+/// Bytes at the start of an HTTP/1 connection: what is answered below hyper, or counted there as one request, is
+/// exactly one request to a simple parser too, to the last byte, and would pass the checks above hyper.
 pub fn plain_request(bytes: &[u8]) {
     let seen = hot::look(bytes, |host, path, _| Some((host.to_owned(), path.to_owned())));
     let seen = match seen {
@@ -111,8 +112,8 @@ pub fn plain_request(bytes: &[u8]) {
     }
 }
 
-/// Bytes of an HTTP/2 connection behind its preface, whole and in pieces of `piece`: a flood is what a second reader of the frames
-/// counts as one.
+/// Bytes of an HTTP/2 connection after its preface, whole and in pieces of `piece`: they are a flood exactly when a
+/// second parser of the frames finds one.
 pub fn http2(bytes: &[u8], piece: usize) {
     let now = Instant::now();
     let (mut whole, mut pieces) = (Frames::new(now), Frames::new(now));
@@ -139,14 +140,14 @@ pub fn join_token(text: &str) {
     }
 }
 
-/// The headers of a request: what they say of their sender is believed with the credential alone, and is gone afterwards.
+/// The headers of a request: what they tell of the sender is believed only with the credential, and is stripped.
 pub struct Peers(Knowing);
 
 /// The credential that [`Peers`] believe.
 pub const CREDENTIAL: &str = "the-peers-secret";
 
 impl Default for Peers {
-    /// Of the log `log`.
+    /// A node of the log `log`.
     fn default() -> Peers {
         let name = NodeName::parse("n").expect("a letter is a name");
         let identity = Identity {
@@ -171,7 +172,7 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// Reads what a request says of its sender.
+    /// Reads the headers that describe the sender of a request.
     pub fn caller(&self, mut headers: HeaderMap) {
         let shown = headers.get(peer::CREDENTIAL).is_some_and(|shown| shown == CREDENTIAL);
         let _ = peer::told_age(&headers);
@@ -185,7 +186,7 @@ impl Peers {
     }
 }
 
-/// An entry of the log, applied and asked after: what it covers is found by the index too.
+/// A log entry that is applied and then looked up: the index finds what it covers.
 pub fn entry(entry: &Entry, key: &UrlKey) {
     let (index, at) = (Index::new(Revision::ZERO), Revision(1));
     index.add(at, entry, None);
@@ -203,7 +204,7 @@ pub fn entry(entry: &Entry, key: &UrlKey) {
     assert_eq!(index.need(domain, key, About::Fetch).revision, at);
 }
 
-/// What functions make of a request and its answer; `path` begins with `/`.
+/// The results of functions for a request and its answer; `path` begins with `/`.
 pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status: StatusCode, answer: &HeaderMap) {
     let path = asked.path_and_query().map_or("/", |path| path.as_str());
     if let Ok(url) = UrlKey::new("a.com", path) {
@@ -227,7 +228,7 @@ pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status
         telling.tell(status, &mut kept, of, true);
     }
     for client in [None, Some(Client(IpAddr::from([10, 0, 0, 1])))] {
-        // Nobody signs what is good in the year 30000.
+        // Nobody has a signature that is valid in the year 30000.
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(900_000_000_000);
         let may = access::may(&functions.rules().access, request, client, path, SystemTime::UNIX_EPOCH);
         if functions.rules().access.auth.is_some() {
@@ -237,7 +238,7 @@ pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status
     }
 }
 
-/// A refresh of what a URL lies in is one of what its key lies in.
+/// A refresh of a scope that covers a URL, translated to keys, covers the URL's key.
 fn keys(functions: &Functions, url: &UrlKey) {
     let (rule, key) = (&functions.rules().key, functions.key(url));
     let _ = sent_to(&functions.rules().urls, &rule.unsigned(url.path_and_query()));
@@ -245,7 +246,7 @@ fn keys(functions: &Functions, url: &UrlKey) {
     let directories = url.directories().map(|path| Scope::Directory { host: host(), path: path.to_owned() });
     let path = Scope::IgnoreParams { host: host(), path: url.path().to_owned() };
     for scope in directories.chain([path, Scope::File(url.clone())]) {
-        // A signature that stands in a path is no part of the directories that are spoken of.
+        // A signature inside a path is no part of the directories that scopes name.
         if rule.signed.is_some() && !matches!(scope, Scope::File(_)) {
             continue;
         }
@@ -255,7 +256,7 @@ fn keys(functions: &Functions, url: &UrlKey) {
     }
 }
 
-/// A request for a part of a body in slices, and the answer to what was asked for it.
+/// A request for a part of a sliced body, and the answer to the slice request made for it.
 pub fn slice(request: &HeaderMap, answer: response::Parts) {
     let Some(number) = slices::wanted(request, SIZES) else { return };
     let Some(asked) = Part::Begin(number).range(SIZES) else { return };

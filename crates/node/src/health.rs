@@ -1,12 +1,14 @@
-//! Who failed lately: a parent or an origin that fails in a row rests for a while, growing, and comes back by one trial.
+//! Recent failures: a parent or an origin that fails several times in a row rests, longer each time, and returns
+//! through one trial.
 //!
-//! To rest is to be asked only after the others: nobody is refused because of it, so a mistake here costs time, never an answer.
+//! A resting parent or origin is asked only after the others. Nobody is refused because of it, so a mistake here costs
+//! time, never an answer.
 //!
 //! # What always holds
 //!
-//! - While one rests, or is on trial, only the trial goes to it in its turn.
-//! - The rests of many nodes do not end together: each is longer or shorter by a quarter at most, differently on each node. The
-//!   difference comes from a hash, not from chance, so that a simulated node does the same each time.
+//! - While one rests or is on trial, only the trial request goes to it in its turn.
+//! - The rests of many nodes do not end together: each is up to a quarter longer or shorter, differently on each node.
+//!   The difference comes from a hash, not a random number, so that a simulated node behaves the same each time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,19 +18,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Who is remembered at a time.
+/// Parents or origins remembered at a time.
 pub(crate) const REMEMBERED_MAX: usize = 4096;
 
-/// How long a failure is remembered after which nothing more was heard.
+/// How long a failure is remembered when nothing more is heard.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// How long a trial may take before another may begin.
 const TRIAL_MAX: Duration = Duration::from_secs(30);
 
-/// When one rests, and how long.
+/// When one rests, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
-    /// Failures in a row that make it rest.
+    /// Failures in a row before it rests.
     pub(crate) failures: u32,
     /// The first rest; each that follows is twice as long.
     pub(crate) first: Duration,
@@ -37,10 +39,10 @@ pub(crate) struct Rules {
 }
 
 struct State {
-    /// When the first of the failures in a row was.
+    /// The first of the failures in a row.
     since: Instant,
     failures: u32,
-    /// Rests that followed each other.
+    /// Rests in a row.
     rests: u32,
     until: Option<Instant>,
     trial: Option<Instant>,
@@ -58,10 +60,10 @@ impl State {
     }
 }
 
-/// Those who failed lately.
+/// Parents or origins that failed recently.
 pub(crate) struct Health<K> {
     rules: Rules,
-    /// What makes this node's rests differ from another's.
+    /// Makes this node's rests differ from another's.
     seed: u64,
     failed: Mutex<HashMap<K, State>>,
 }
@@ -75,7 +77,8 @@ impl<K: Eq + Hash + Clone> Health<K> {
         self.failed.lock().expect("no holder of this lock can panic")
     }
 
-    /// Whether `who` may be asked in its turn. A yes after a rest is the trial: who gets it must ask, and say how it went.
+    /// Whether `who` may be asked in its turn. After a rest, true means the trial: the caller must ask and report the
+    /// outcome.
     pub(crate) fn admits(&self, who: &K, now: Instant) -> bool {
         let mut failed = self.failed();
         let Some(state) = failed.get_mut(who) else { return true };
@@ -88,7 +91,7 @@ impl<K: Eq + Hash + Clone> Health<K> {
         true
     }
 
-    /// It was to be asked and was not: if that was the trial, the next one is.
+    /// Reports that a request was not made after all: if it was the trial, the next request is.
     pub(crate) fn not_asked(&self, who: &K) {
         if let Some(state) = self.failed().get_mut(who) {
             state.trial = None;
@@ -100,7 +103,7 @@ impl<K: Eq + Hash + Clone> Health<K> {
         self.failed().get(who).map(|state| (state.since, state.rests(now)))
     }
 
-    /// It answered, and well.
+    /// Reports a good answer.
     pub(crate) fn answered(&self, who: &K) {
         let mut failed = self.failed();
         if !failed.is_empty() {
@@ -108,7 +111,7 @@ impl<K: Eq + Hash + Clone> Health<K> {
         }
     }
 
-    /// It failed.
+    /// Reports a failure.
     pub(crate) fn failed_at(&self, who: &K, now: Instant) {
         let mut failed = self.failed();
         if failed.len() >= REMEMBERED_MAX && !failed.contains_key(who) {
@@ -122,7 +125,7 @@ impl<K: Eq + Hash + Clone> Health<K> {
             *state = State::new(now);
         }
         state.last = now;
-        // What was asked before it began to rest, or out of its turn, says nothing new.
+        // A request from before the rest began, or made out of turn, says nothing new.
         if state.until.is_some_and(|until| now < until) {
             return;
         }
@@ -142,7 +145,7 @@ impl<K: Eq + Hash + Clone> Health<K> {
     }
 }
 
-/// A time a quarter longer or shorter at most.
+/// `time`, up to a quarter longer or shorter.
 fn jittered(time: Duration, seed: u64, who: &impl Hash, nth: u32) -> Duration {
     use std::hash::Hasher;
     let mut hasher = Xxh3::with_seed(seed);

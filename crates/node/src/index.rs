@@ -1,23 +1,25 @@
-//! What must be forgotten: the newest log entry that covers a key, in bounded time.
+//! The index of invalidations: the newest log entry that covers a key, in bounded time.
 //!
-//! One probe for the URL, one for it without its query, one for each directory it lies in, one for its domain, one for each tag
-//! of the body, and the few regexes above the body's stamp; the size of the index does not matter, nor does the number of
-//! objects in the store (promise P6). An empty index is probed like a full one, so that a refresh makes no hit dearer than it
-//! was. Keys are 128-bit hashes: a collision could only make a body be asked for again, never be kept.
+//! A lookup makes one probe for the URL, one for the URL without its query, one for each directory above it, one for
+//! its domain, one for each tag of the body, and tries the few regexes above the body's stamp. Neither the size of the
+//! index nor the number of objects in the store matters (promise P6). An empty index is probed like a full one, so that
+//! a refresh makes no later hit more expensive. Keys are 128-bit hashes: a collision could only cause a revalidation,
+//! never keep a body that is covered.
 //!
-//! Tags are known from a body alone. A fetch that begins does not know what it will bring, so it needs the newest tag entry of
-//! the domain, whatever the tag ([`About::Fetch`]): else a child would ask a parent that lags without the fence of a refresh
-//! that covers what comes, stamp it as if it reflected that refresh, and serve it for ever.
+//! Tags are known only once there is a body. A fetch that begins does not know which tags its response will carry, so
+//! it needs the newest tag entry of the domain, whatever the tag ([`About::Fetch`]). Otherwise a child would ask a
+//! lagging parent without the fence of a refresh that covers the response, stamp the response as if it reflected that
+//! refresh, and serve it for ever.
 //!
 //! # What always holds
 //!
-//! - The floor stands in for every entry that was forgotten: it is raised before entries are dropped. Where the store was not swept
-//!   of what those deleted, it deletes ([`Index::delete_below`]).
-//! - An answer reflects every entry whose [`Index::add`] returned before the question.
-//! - A host or a tag header that changes hands makes a body be asked for again, and so do functions that make other keys or keep
-//!   things otherwise: what older entries cover is said in the words of the configuration they were accepted under.
-//! - Everything is said in the words of keys, as bodies lie under them ([`keyed`]); a regex that may match some URL of a key covers
-//!   it.
+//! - The floor stands in for every forgotten entry: it is raised before entries are dropped. Where the store was not
+//!   swept of what the forgotten entries deleted, the floor deletes ([`Index::delete_below`]).
+//! - An answer reflects every entry whose [`Index::add`] returned before the lookup.
+//! - A host or a tag header that changes hands makes bodies be revalidated, and so do functions that make other keys or
+//!   keep responses differently: older entries were written against the configuration they were accepted under.
+//! - Entries are translated from URLs to keys, under which bodies are stored ([`keyed`]). A regex that may match some
+//!   URL of a key covers the key.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -35,13 +37,13 @@ use regexes::Regexes;
 
 mod regexes;
 
-/// Host and path of most keys; what is longer is put together on the heap to be hashed.
+/// Room for host and path of most keys; longer ones are joined on the heap to be hashed.
 const KEY_BYTES_INLINE: usize = 256;
 
-/// Locks per kind of scope; entries are taken rarely and looked up by every request.
+/// Locks per kind of scope: entries are added rarely and looked up by every request.
 const SHARDS: usize = 64;
 
-/// What the index says of one key.
+/// The result of a lookup for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Need {
     /// A body must reflect this: the larger of the floor and the newest entry that covers the key.
@@ -51,23 +53,23 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    /// What becomes of a body with `stamp` that does not reach `revision`. *Delete* wins when any entry it missed says so.
+    /// How a body with `stamp` below `revision` is treated: *delete* wins when any entry it missed says so.
     pub(crate) fn mode(&self, stamp: Revision) -> Mode {
         if self.deleted > stamp { Mode::Delete } else { Mode::Expire }
     }
 }
 
-/// What a question is about.
+/// The subject of a lookup.
 #[derive(Clone, Copy)]
 pub(crate) enum About<'a> {
     /// A body. Entries at or below its stamp may be left out of the answer.
     Body {
-        /// What it reflects.
+        /// The revision the body reflects.
         stamp: Revision,
-        /// The headers that name its tags; `None` when they are not all there, as in a 304.
+        /// The headers that name its tags; `None` when they are incomplete, as in a 304.
         headers: Option<&'a HeaderMap>,
     },
-    /// Whatever a fetch that begins now will bring.
+    /// Any response that a fetch which begins now may bring.
     Fetch,
 }
 
@@ -91,7 +93,7 @@ impl Newest {
     }
 }
 
-/// A hasher of keys that are hashes already.
+/// A hasher for keys that are hashes already.
 #[derive(Default)]
 pub(crate) struct Uniform(u64);
 
@@ -104,7 +106,7 @@ impl Hasher for Uniform {
         self.0 = xxhash_rust::xxh3::xxh3_64_with_seed(bytes, self.0);
     }
 
-    /// What ends a text, whose bytes are hashed already.
+    /// Called at the end of a string, whose bytes are hashed already.
     fn write_u8(&mut self, end: u8) {
         self.0 ^= u64::from(end);
     }
@@ -125,7 +127,7 @@ struct Kind {
 
 impl Kind {
     fn new() -> Kind {
-        // A map without entries is not even asked; one that nobody means makes a probe cost the same from the first entry on.
+        // An empty map is not probed at all. One dummy entry makes a probe cost the same from the first real entry on.
         let nobody = || RwLock::new(Map::from_iter([(u128::MAX, Newest::default())]));
         Kind { shards: (0..SHARDS).map(|_| nobody()).collect(), count: AtomicUsize::new(0) }
     }
@@ -172,17 +174,17 @@ impl Kind {
 pub(crate) struct Index {
     files: Kind,
     directories: Kind,
-    /// Paths whatever their query.
+    /// Paths without their query.
     paths: Kind,
     regexes: Regexes,
     tags: Kind,
-    /// The newest entry of any tag, by domain; made of `tags`.
+    /// The newest entry of any tag, by domain; derived from `tags`.
     tagged: Kind,
     domains: Kind,
-    /// Names of domains that were removed, by which the hosts they served are found.
+    /// Names of removed domains, by which the hosts they served are found.
     removed: Kind,
     floor: AtomicU64,
-    /// Among the entries up to here that are not in the index there may be some that said *delete*.
+    /// The entries up to here that are no longer in the index may include some that said *delete*.
     forgotten: AtomicU64,
 }
 
@@ -207,8 +209,8 @@ impl Index {
         [&self.files, &self.directories, &self.paths, &self.tags, &self.tagged, &self.domains, &self.removed]
     }
 
-    /// Takes what a log entry says is to be forgotten, if anything. `before` is the domain an [`Entry::Domain`] changes, as it was;
-    /// `None` when there was none, or it is not known any more.
+    /// Adds the invalidations in a log entry, if there are any. `before` is the domain that an [`Entry::Domain`]
+    /// changes, as it was; `None` when there was none, or its earlier state is unknown.
     pub(crate) fn add(&self, revision: Revision, entry: &Entry, before: Option<&Domain>) {
         match entry {
             Entry::Invalidate(invalidations) => {
@@ -217,9 +219,9 @@ impl Index {
                 }
             }
             Entry::DomainRemoved(name) => self.removed.add(hash(name.as_str(), ""), revision, Mode::Delete),
-            // A new name may take hosts over from a wildcard, whose tags and refreshes spoke of them until now.
+            // A new domain may take hosts over from a wildcard domain, to which earlier tags and refreshes applied.
             Entry::Domain(domain) if before.is_none_or(|before| is_kept_otherwise(before, domain)) => {
-                // Refreshes that were said of this domain were not said of the one whose keys it has from now on.
+                // Earlier refreshes of this domain did not apply to the domain whose keys it shares from now on.
                 for name in std::iter::once(&domain.name).chain(&domain.functions.rules().key.share) {
                     self.domains.add(hash(name.as_str(), ""), revision, Mode::Expire);
                 }
@@ -250,22 +252,22 @@ impl Index {
         }
     }
 
-    /// What a body of `key`, served for `domain`, must reflect.
+    /// The revision that a body of `key`, served for `domain`, must reflect.
     pub(crate) fn need(&self, domain: Option<&Domain>, key: &UrlKey, about: About<'_>) -> Need {
-        // The floor last: it may only rise while the others are read, and covers whatever they lose.
+        // The floor is read last: it can only rise during the other reads, and covers whatever they miss.
         let newest = self.newest(domain, key, about);
         let floor = if made(Mistake::FloorNotJudged) { Revision::ZERO } else { self.floor() };
         let forgotten = Revision(self.forgotten.load(Ordering::SeqCst));
         Need { revision: fence::need(floor, Some(newest.any)), deleted: newest.deleting.max(forgotten) }
     }
 
-    /// The newest entries that cover it, as far as they are not forgotten.
+    /// The newest entries that cover `key`, as far as they are not forgotten.
     fn newest(&self, domain: Option<&Domain>, key: &UrlKey, about: About<'_>) -> Newest {
         let mut newest = Newest::default();
         let host = key.host().len();
         joined(key.host(), key.path_and_query(), |bytes| {
             let hash = xxh3_128(bytes);
-            // Regexes before directories, which they are folded into.
+            // Regexes before directories, into which they are folded.
             newest = match about {
                 About::Body { stamp, .. } => {
                     let joined = domain.is_some_and(|domain| domain.functions.rules().key.joins_queries());
@@ -289,7 +291,7 @@ impl Index {
                 let hash = hash(domain.name.as_str(), "");
                 newest.with(self.domains.get(hash)).with(self.tagged(domain, hash, about))
             }
-            // Others share keys with a domain that is not there: what is said of them counts, and every tag.
+            // The domain is gone, but others may share its keys: entries of its scope and every tag count.
             None => {
                 let hash = hash(key.host(), "");
                 newest.with(self.domains.get(hash)).with(self.tagged.get(hash))
@@ -297,7 +299,7 @@ impl Index {
         }
     }
 
-    /// What a parent is asked to reflect (fence rule 2).
+    /// The fence of a request to a parent (fence rule 2).
     pub(crate) fn fence(&self, domain: Option<&Domain>, key: &UrlKey) -> Revision {
         match made(Mistake::FloorNotInFence) {
             true => self.newest(domain, key, About::Fetch).any,
@@ -305,7 +307,7 @@ impl Index {
         }
     }
 
-    /// The newest entries by tag that cover what the question is about; `hash` is the domain's.
+    /// The newest tag entries that cover the subject of the lookup; `hash` is the domain's.
     fn tagged(&self, domain: &Domain, hash: u128, about: About<'_>) -> Newest {
         let any = self.tagged.get(hash);
         let About::Body { stamp, headers } = about else { return any };
@@ -325,7 +327,7 @@ impl Index {
         Revision(self.floor.load(Ordering::SeqCst))
     }
 
-    /// Raises the floor, then drops what it stands in for (rule 9). The caller has made the floor durable.
+    /// Raises the floor, then drops the entries it covers (rule 9). The caller has made the floor durable.
     pub(crate) fn forget(&self, upto: Revision) {
         if !made(Mistake::SnapshotWithoutFloor) {
             self.floor.fetch_max(upto.0, Ordering::SeqCst);
@@ -336,7 +338,8 @@ impl Index {
         self.regexes.forget(upto);
     }
 
-    /// Begins with another log, whose revisions say nothing of those before. The caller sends nothing meanwhile.
+    /// Starts over with another log, whose revisions say nothing about earlier ones. The caller sends nothing
+    /// meanwhile.
     pub(crate) fn restart(&self, floor: Revision) {
         for kind in self.tables() {
             kind.forget(Revision(u64::MAX));
@@ -346,8 +349,9 @@ impl Index {
         self.delete_below(floor);
     }
 
-    /// What is below `floor` was not swept of what entries say to delete that are not here: nobody may be sent it, not even once the
-    /// origin confirms it, for the domain may be another's by now.
+    /// Deletes everything below `floor`: the store was not swept for *delete* entries that are missing here. Nobody may
+    /// be sent those bodies, not even once the origin confirms them, because the domain may belong to another account
+    /// by now.
     pub(crate) fn delete_below(&self, floor: Revision) {
         self.forgotten.store(floor.0, Ordering::SeqCst);
     }
@@ -364,7 +368,7 @@ impl Index {
         ]
     }
 
-    /// Keys for which it is remembered what regexes said, and their bound.
+    /// Keys whose regex results are remembered, and the bound of their number.
     pub(crate) fn answers(&self) -> (usize, usize) {
         self.regexes.answers()
     }
@@ -375,7 +379,7 @@ impl Index {
     }
 }
 
-/// An entry in the words of keys: what it says of URLs is said of every key that their domain makes of them.
+/// Translates an entry to keys: what it says of a URL applies to every key that the domain makes of that URL.
 pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry> {
     let Entry::Invalidate(invalidations) = entry else { return Cow::Borrowed(entry) };
     let in_keys = |scope: &Scope| {
@@ -386,7 +390,7 @@ pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry>
             Scope::Tag { domain, .. } | Scope::Domain(domain) => domains.domain(domain.as_str()),
         }?;
         let rule = &domain.functions.rules().key;
-        // Bodies name their tags as the domain does whose keys they have.
+        // Bodies name their tags by the tag header of the domain whose keys they have.
         let other =
             |name: &DomainName| domains.domain(name.as_str()).is_none_or(|of| of.tag_header != domain.tag_header);
         match (scope, &rule.share) {
@@ -405,17 +409,17 @@ pub(crate) fn keyed<'a>(entry: &'a Entry, domains: &Knowledge) -> Cow<'a, Entry>
     Cow::Owned(Entry::Invalidate(all.collect()))
 }
 
-/// Whether what was kept for a domain means something else now.
+/// Whether responses kept for a domain mean something else now.
 fn is_kept_otherwise(before: &Domain, now: &Domain) -> bool {
     before.tag_header != now.tag_header || now.functions.keep_otherwise(&before.functions)
 }
 
-/// A host cannot hold a `/`, with which every path begins.
+/// The hash of a host and a path. A host cannot contain a `/`, with which every path begins.
 fn hash(host: &str, path: &str) -> u128 {
     joined(host, path, xxh3_128)
 }
 
-/// Hands on `host` and `path` as one; every directory of a key is then a part of it that need not be copied again.
+/// Passes on `host` and `path` joined; every directory of a key is then a prefix that need not be copied again.
 fn joined<T>(host: &str, path: &str, then: impl FnOnce(&[u8]) -> T) -> T {
     let (middle, end) = (host.len(), host.len() + path.len());
     if end > KEY_BYTES_INLINE {
@@ -427,7 +431,7 @@ fn joined<T>(host: &str, path: &str, then: impl FnOnce(&[u8]) -> T) -> T {
     then(&bytes[..end])
 }
 
-/// A name of a domain cannot hold a zero.
+/// The hash of a domain's tag. A domain name cannot contain a zero byte.
 fn tag_hash(domain: &DomainName, tag: &[u8]) -> u128 {
     let mut state = xxhash_rust::xxh3::Xxh3::new();
     state.update(domain.as_str().as_bytes());

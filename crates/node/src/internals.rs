@@ -1,7 +1,7 @@
-//! What benchmarks reach of a node's inside: its store with its index, asked and changed as `pipeline` and `link` do, without
-//! sockets around them.
+//! A node's internals for benchmarks: its store with its index, queried and changed as `pipeline` and `link` do,
+//! without sockets around them.
 //!
-//! Only there with the feature `internals`, which nothing but the benchmarks turns on.
+//! Only built with the feature `internals`, which nothing but the benchmarks turns on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::journal::{Identity, Journal, JournalError};
 use crate::knowing::{Knowing, LogTag, Named};
 use crate::vouched::VouchedMoments;
 
-/// Longer than any benchmark: nobody beats while it counts instructions.
+/// Longer than any benchmark: no heartbeat interrupts the counting of instructions.
 const LEASE_SECS: u64 = 3600;
 
 /// A node's store, index and journal.
@@ -59,12 +59,12 @@ impl Inside {
         Ok(inside)
     }
 
-    /// Hears of the control plane, which has nothing new.
+    /// Receives the answer to a heartbeat that names no new head.
     pub fn beat(&self) {
         self.knowing.heard(self.knowing.clock().moment(), self.knowing.applied());
     }
 
-    /// Stores a small object under `url`, as of now; visible on return.
+    /// Stores a small object under `url` as of now; visible on return.
     pub async fn store(&self, url: &UrlKey, body: Bytes) -> Result<(), WriteError> {
         let key = ObjectKey::bare(url);
         let mut headers = HeaderMap::new();
@@ -77,17 +77,17 @@ impl Inside {
         fill.finish_visible().await.map(drop)
     }
 
-    /// Makes an entry durable, as the next one.
+    /// Persists an entry as the next one.
     pub fn keep(&self, entry: &Entry) -> Result<(), JournalError> {
         self.journal.append(self.knowing.applied().next(), &[model::log::encode(entry)])
     }
 
-    /// Applies an entry, as the next one: on return every judgement knows of it.
+    /// Applies an entry as the next one: on return every judgement reflects it.
     pub fn apply(&self, entry: &Entry) {
         self.knowing.apply(self.knowing.applied().next(), std::slice::from_ref(entry));
     }
 
-    /// Finds what is stored under `url` and judges it for a user; `None` when nothing is stored.
+    /// Looks up what is stored under `url` and judges it for a user; `None` when nothing is stored.
     pub async fn lookup_and_judge(&self, url: &UrlKey) -> Option<Verdict> {
         let key = ObjectKey::bare(url);
         let object = self.store.lookup(key.hash(), key.bytes()).await.ok()??;
@@ -99,7 +99,7 @@ impl Inside {
         Some(judged.verdict)
     }
 
-    /// Scopes that are live in the index.
+    /// Live scopes in the index.
     pub fn live(&self) -> usize {
         self.knowing.index().len()
     }

@@ -1,17 +1,17 @@
-//! The operator's invitation, as a node reads it: whom to trust, and the secret to join with.
+//! The operator's invitation, as a node reads it: the certificate authority to trust, and the secret to join with.
 //!
-//! Text that a person can copy: `wfjoin1.` and base64url (no padding) of a JSON object with `id`, `secret` and `ca`. The
-//! control plane writes it; `wfjoin1` is the version of the format.
+//! Text that a person can copy: `wfjoin1.`, followed by base64url (no padding) of a JSON object with `id`, `secret` and
+//! `ca`. The control plane writes it; `wfjoin1` is the version of the format.
 
 use std::fmt;
 
 use base64::Engine;
 use serde::Deserialize;
 
-/// What stands before the encoded part.
+/// The prefix of the encoded part.
 const PREFIX: &str = "wfjoin1.";
 
-/// Longest file that is read as an invitation, in bytes; real ones are under 2 KiB.
+/// Most encoded bytes that are read as an invitation; real ones are under 2 KiB.
 const TOKEN_BYTES_MAX: usize = 64 << 10;
 
 /// An invitation to join.
@@ -19,13 +19,13 @@ const TOKEN_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct JoinToken {
     /// Names the invitation; not secret.
     pub(crate) id: String,
-    /// What is shown to be let in.
+    /// The secret that lets a node in.
     secret: String,
-    /// The authority that signs the control plane's link, in PEM.
+    /// The authority that signs the certificate of the control plane's link, in PEM.
     pub(crate) ca: String,
 }
 
-/// Why a text is not an invitation. Never shows the text: it is a secret.
+/// A text is not an invitation. The error never shows the text: it is a secret.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "not a join token: expected the one line that `warmfront node token create` printed, beginning with `{PREFIX}`"
@@ -41,7 +41,7 @@ impl JoinToken {
         serde_json::from_slice(&json).map_err(|_| BadToken)
     }
 
-    /// What hello carries: `ID:SECRET`.
+    /// The token in a hello: `ID:SECRET`.
     pub(crate) fn shown(&self) -> String {
         format!("{}:{}", self.id, self.secret)
     }

@@ -1,14 +1,14 @@
-//! The node's durable memory: who it is, what it has applied, and the log entries it still needs.
+//! The node's durable memory: its identity, what it has applied, and the log entries it still needs.
 //!
-//! One small redb file. What the log adds up to lies there as a snapshot at some revision and the encoded entries after
-//! it; the index of invalidations is built from the entries at start. So applying an entry is writing its bytes down, whatever it
-//! says.
+//! One small redb file. It holds the knowledge as a snapshot at some revision, and the encoded entries after it; the
+//! index of invalidations is rebuilt from the entries at start. Persisting an entry therefore means writing its bytes,
+//! whatever it says.
 //!
 //! # What always holds
 //!
 //! - `applied` and the entries up to it are written in one transaction, synced before [`Journal::append`] returns.
-//! - Every entry above the floor is there; every one above the snapshot's revision too.
-//! - The file holds secrets: it is readable by its owner alone, and nothing of it is ever printed.
+//! - Every entry above the floor is present, and so is every one above the snapshot's revision.
+//! - The file holds secrets: only its owner can read it, and its contents are never printed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,38 +30,38 @@ const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
 /// Encoded entries, by revision.
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 
-/// Pinned objects, by the hash of their key: until when, whose, bytes, full key.
+/// Pinned objects, by the hash of their key: expiry, owner, bytes, full key.
 const PINS: TableDefinition<'_, u128, (u64, u64, u64, &[u8])> = TableDefinition::new("pins");
 
-/// Memory that redb may use for pages, in bytes; the file is a few megabytes.
+/// Bytes of memory that redb may use for pages; the file is a few megabytes.
 const CACHE_BYTES: usize = 4 << 20;
 
 /// Why the journal could not be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// The file could not be made or opened.
+    /// The file could not be created or opened.
     #[error("journal `{}`", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// Read or write.
+    /// Reading or writing failed.
     #[error("journal")]
     Database(#[source] Box<redb::Error>),
-    /// Written by a later version of the program.
+    /// The file was written by a later version of the program.
     #[error("journal has format {found}, this program knows {FORMAT}")]
     Format {
-        /// What the file says.
+        /// The format of the file.
         found: u64,
     },
     /// An entry or snapshot in it cannot be read.
     #[error("journal holds what this program cannot read")]
     Decode(#[from] DecodeError),
-    /// A part that must be there is not.
+    /// A required part is missing or wrong.
     #[error("journal is damaged: {0}")]
     Damaged(&'static str),
 }
@@ -78,20 +78,20 @@ macro_rules! from_redb {
 
 from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
 
-/// Who the node is to the control plane, kept from its first join on.
+/// The node's identity towards the control plane, kept from its first join on.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// The log whose entries it has applied.
     pub(crate) log: LogId,
     /// Its own secret.
     pub(crate) credential: String,
-    /// What nodes show each other.
+    /// The credential that nodes show each other.
     pub(crate) peer_credential: String,
-    /// What private keys in the log are sealed with; empty before a control plane has told.
+    /// The secret that private keys in the log are sealed with; empty until a control plane has sent it.
     pub(crate) certificate_secret: String,
-    /// The invitation it joined with; another one in the file means that the operator wants it to join anew.
+    /// The invitation it joined with. Another one in the token file means that the operator wants it to join anew.
     pub(crate) token_id: String,
-    /// The authority it trusts, in PEM.
+    /// The certificate authority it trusts, in PEM.
     pub(crate) ca: String,
 }
 
@@ -101,18 +101,18 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// What a node that has joined before starts with.
+/// The state in the journal of a node that has joined before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remembered {
-    /// Who it is.
+    /// Its identity.
     pub(crate) identity: Identity,
-    /// Every entry up to here is known.
+    /// Every entry up to here is applied.
     pub(crate) applied: Revision,
     /// Entries up to here may be missing in `entries`.
     pub(crate) floor: Revision,
-    /// What entries up to here say to delete was swept from the store.
+    /// The store was swept of what entries up to here delete.
     pub(crate) swept: Revision,
-    /// What everything up to `applied` adds up to.
+    /// The knowledge that everything up to `applied` adds up to.
     pub(crate) knowledge: Knowledge,
     /// Entries above the floor, oldest first.
     pub(crate) entries: Vec<(Revision, Entry)>,
@@ -122,18 +122,18 @@ pub(crate) struct Remembered {
 #[derive(Clone)]
 pub(crate) struct Journal {
     database: Arc<Database>,
-    /// Calls wait for a disk, rather than for memory.
+    /// Whether calls wait for a disk.
     blocks: bool,
 }
 
 impl Journal {
-    /// Opens or makes `journal.redb` in `directory`, which is made if missing.
+    /// Opens `journal.redb` in `directory`, creating both where missing.
     pub(crate) fn open(directory: &Path) -> Result<Journal, JournalError> {
         let path = directory.join("journal.redb");
         let failed = |source| JournalError::File { path: path.clone(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
         if !path.try_exists().map_err(failed)? {
-            // Under its own name it is there whole or not at all: a first start that was cut short is made again.
+            // The final name appears only once the file is complete: a first start that was cut short is repeated.
             let fresh = path.with_extension("redb.new");
             drop(Journal::open_file(&fresh, true)?);
             std::fs::rename(&fresh, &path).map_err(failed)?;
@@ -154,7 +154,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Opens or makes the journal in memory that `place` stands for, so that no call waits.
+    /// Opens or creates the journal in the storage `place`, whose calls do not block.
     pub(crate) fn open_on(place: impl redb::StorageBackend) -> Result<Journal, JournalError> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(place)?;
         let journal = Journal { database: Arc::new(database), blocks: false };
@@ -162,7 +162,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Works on the journal where waiting for the disk holds nobody up.
+    /// Runs `work` where waiting for the disk blocks no task.
     pub(crate) async fn on<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
@@ -194,7 +194,7 @@ impl Journal {
         Ok(())
     }
 
-    /// What was there when the node stopped; `None` when it never joined.
+    /// The state when the node stopped; `None` when it never joined.
     pub(crate) fn load(&self) -> Result<Option<Remembered>, JournalError> {
         let transaction = self.database.begin_read()?;
         let values = transaction.open_table(VALUES)?;
@@ -208,7 +208,7 @@ impl Journal {
             log: LogId(log),
             credential: text("credential")?.ok_or(JournalError::Damaged("credential"))?,
             peer_credential: text("peer_credential")?.ok_or(JournalError::Damaged("peer_credential"))?,
-            // Absent where an earlier version wrote.
+            // Absent in a journal of an earlier version.
             certificate_secret: text("certificate_secret")?.unwrap_or_default(),
             token_id: text("token")?.ok_or(JournalError::Damaged("token"))?,
             ca: text("ca")?.ok_or(JournalError::Damaged("ca"))?,
@@ -217,7 +217,8 @@ impl Journal {
             Ok(Revision(numbers.get(name)?.ok_or(JournalError::Damaged(name))?.value()))
         };
         let (applied, floor) = (number("applied")?, number("floor")?);
-        // Absent where an earlier version wrote, which swept before it raised the floor, and nothing above it.
+        // Absent in a journal of an earlier version, which swept up to the floor before it raised it, and nothing
+        // above.
         let swept = numbers.get("swept")?.map_or(floor, |swept| Revision(swept.value()));
         let snapshot = values.get("snapshot")?.ok_or(JournalError::Damaged("snapshot"))?;
         let snapshot: Snapshot = model::log::decode(snapshot.value())?;
@@ -245,7 +246,7 @@ impl Journal {
         Ok(Some(Remembered { identity, applied, floor, swept, knowledge, entries }))
     }
 
-    /// Keeps who the node is, when it has heard a new secret.
+    /// Persists the identity, after a new secret arrived.
     pub(crate) fn keep_identity(&self, identity: &Identity) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         write_identity(&transaction, identity)?;
@@ -253,7 +254,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Keeps entries `first`, `first + 1`, ...; the last one is what the node has applied from then on.
+    /// Persists entries `first`, `first + 1`, ...; `applied` is then the last one.
     pub(crate) fn append(&self, first: Revision, entries: &[impl AsRef<[u8]>]) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         {
@@ -269,8 +270,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Begins at a snapshot: `applied = floor =` its revision, without entries (rules 8 and 9), and the store was swept of nothing that
-    /// they say. `identity` comes with it in the same transaction when the node joins.
+    /// Starts over from a snapshot: `applied = floor =` its revision, without entries (rules 8 and 9), and nothing
+    /// swept. When the node joins, `identity` is written in the same transaction.
     pub(crate) fn restart(&self, identity: Option<&Identity>, snapshot: &Snapshot) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         if let Some(identity) = identity {
@@ -288,7 +289,7 @@ impl Journal {
         Ok(())
     }
 
-    /// What is pinned, by the hash of its key.
+    /// Pinned objects, by the hash of their key.
     pub(crate) fn pins(&self) -> Result<Vec<(u128, Pinned)>, JournalError> {
         let transaction = self.database.begin_read()?;
         let mut pins = Vec::new();
@@ -300,7 +301,7 @@ impl Journal {
         Ok(pins)
     }
 
-    /// Keeps that these are pinned.
+    /// Persists pins.
     pub(crate) fn pin(&self, pins: &[(u128, Pinned)]) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         {
@@ -313,7 +314,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Forgets that these were pinned.
+    /// Removes pins.
     pub(crate) fn unpin(&self, keys: &[u128]) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         {
@@ -326,8 +327,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Keeps up to where the store was swept, unless it was further. Not synced by itself: what a crash takes with it is merely
-    /// swept again.
+    /// Persists the position of the sweep, unless it was further. Not synced by itself: what a crash loses is swept
+    /// again.
     pub(crate) fn swept(&self, upto: Revision) -> Result<(), JournalError> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(redb::Durability::None)?;
@@ -340,7 +341,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Retires what the snapshot and a floor at its revision stand in for (rule 9), of which the store was swept; later entries stay.
+    /// Retires the entries that the snapshot and a floor at its revision replace (rule 9), once the store was swept of
+    /// them; later entries stay.
     pub(crate) fn retire(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
         let transaction = self.database.begin_write()?;
         {

@@ -1,16 +1,18 @@
-//! What a node knows at this moment, shared by everything that serves: the log's knowledge, the index, its standing.
+//! A node's current knowledge, shared by everything that serves: what the log adds up to, the index, the node's
+//! standing.
 //!
-//! Written by the link alone, read by every request without waiting. The order of writes and reads is what makes the fence
-//! hold inside a node (assumption 8): an entry is in the index before `applied` shows it, and `contact` moves only when the
-//! head it was told is applied. So whoever reads contact, then applied, then the knowledge, then the index sees an index that is
-//! at least as new as the rest. A domain's entry is in the index before its knowledge is shown, so no body is judged by a new
-//! configuration and an index that has not heard of it.
+//! Only the link writes it; every request reads it without waiting. The order of writes and reads makes the fence hold
+//! inside a node (assumption 8): an entry is in the index before `applied` shows it, and `contact` moves only when the
+//! head named in a heartbeat's answer is applied. A reader that reads contact, then applied, then the knowledge, then
+//! the index therefore sees an index at least as new as the rest. A domain's entry is in the index before its knowledge
+//! is published, so no body is judged by a new configuration with an index that has not seen it.
 //!
 //! # What always holds
 //!
-//! - A judgement is made while holding a [`Judging`], which lives until the header it allowed is handed to the kernel or dropped.
-//!   [`Knowing::drained`] waits for those made before, so an acknowledgement never overtakes a header (rule 6).
-//! - `contact` is [`fence::contact`]'s alone.
+//! - A body is judged while holding a [`Judging`], which lives until the header it allowed is handed to the kernel or
+//!   dropped. [`Knowing::drained`] waits for those taken before it, so an acknowledgement never overtakes a header
+//!   (rule 6).
+//! - Only [`fence::contact`] computes `contact`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,10 +31,10 @@ use crate::figures::Sites;
 use crate::index::{About, Index, Need, keyed};
 use crate::journal::Remembered;
 
-/// Heads that were told and are not applied yet; the oldest is given up first, which only makes contact come later.
+/// Heads that heartbeats named and that are not applied yet. The oldest is dropped first, which only delays contact.
 const TOLD_MAX: usize = 64;
 
-/// Which log a body's stamp belongs to, in eight bytes.
+/// The log that a body's stamp belongs to, in eight bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogTag(pub u64);
 
@@ -48,34 +50,34 @@ impl LogTag {
 pub(crate) enum Membership {
     /// It has not been welcomed yet.
     Joining,
-    /// The promises are made for it.
+    /// A member: the promises are made for it.
     Member,
-    /// It was told that it is none.
+    /// It is not a member.
     Refused {
-        /// What it was told.
+        /// Why not.
         reason: String,
     },
 }
 
-/// What changes with entries of the log, together.
+/// Everything that changes together as entries of the log are applied.
 pub(crate) struct Known {
     /// Domains, topology, settings.
     pub(crate) knowledge: Knowledge,
     /// The log's identity.
     pub(crate) log: LogId,
-    /// The same, short.
+    /// A short tag of that identity.
     pub(crate) tag: LogTag,
-    /// What nodes show each other.
+    /// The credential that nodes show each other.
     pub(crate) peer_credential: String,
     /// Whether the node may serve.
     pub(crate) membership: Membership,
-    /// Under which numbers its domains are counted.
+    /// The numbers under which its domains are counted.
     pub(crate) sites: Sites,
-    /// What happens when its lease is over: *serve* only once the control plane has it in the log that it will.
+    /// How users are served once the lease is over: *serve* only once the log says so of this member.
     isolation: Isolation,
 }
 
-/// Counts judged headers that are not on their way yet, by the parity of an epoch.
+/// Counts judged headers that are not on their way yet, by the parity of their epoch.
 struct Drain {
     epoch: AtomicUsize,
     judging: [AtomicUsize; 2],
@@ -85,7 +87,7 @@ struct Drain {
 }
 
 impl Drain {
-    /// Waits until no header of an epoch of this parity is waiting.
+    /// Waits until no header of an epoch with this parity is outstanding.
     async fn emptied(&self, epoch: usize) {
         loop {
             let left = self.left.notified();
@@ -108,33 +110,33 @@ pub(crate) struct Knowing {
     known: ArcSwap<Known>,
     applied: watch::Sender<Revision>,
     applied_now: AtomicU64,
-    /// Nanoseconds since the clock's zero, plus one; zero is never.
+    /// Nanoseconds since the clock's zero, plus one; zero means never.
     contact: AtomicU64,
     told: Mutex<Vec<(Moment, Revision)>>,
     drain: Arc<Drain>,
 }
 
-/// What a body is asked for by.
+/// The names under which a body is requested.
 #[derive(Clone, Copy)]
 pub(crate) struct Named<'a> {
-    /// Under what it lies.
+    /// The key the body is stored under.
     pub(crate) key: &'a UrlKey,
-    /// The host that was asked; that of the key, where no other domain shares it.
+    /// The host that was requested: that of the key, unless another domain shares the key.
     pub(crate) site: &'a str,
 }
 
 impl<'a> Named<'a> {
-    /// By its key.
+    /// A request for the key under its own host.
     pub(crate) fn own(key: &'a UrlKey) -> Named<'a> {
         Named { key, site: key.host() }
     }
 }
 
-/// The right to judge, and then the promise that a header is on its way (rule 6).
+/// The right to judge a body, and then the promise that its header is on its way (rule 6).
 pub(crate) struct Judging {
     drain: Arc<Drain>,
     epoch: usize,
-    /// Until when the lease allows what was judged; `None` when nothing was judged or the lease is waived.
+    /// When the lease stops allowing what was judged; `None` when nothing was judged or the lease is waived.
     until: Option<Moment>,
 }
 
@@ -146,19 +148,19 @@ impl Drop for Judging {
     }
 }
 
-/// What the guard said of a body, and what it said it by.
+/// The guard's verdict on a body, and what it was based on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Judged {
     /// The verdict.
     pub(crate) verdict: Verdict,
-    /// What the key needs.
+    /// What the index says of the key.
     pub(crate) need: Need,
-    /// How long ago the body was last known good; what a child is told.
+    /// How long ago the body was last known good, as a child is told.
     pub(crate) age: Option<Duration>,
 }
 
 impl Judged {
-    /// What becomes of a body that may not be sent.
+    /// How a body that may not be sent is treated.
     pub(crate) fn mode(&self, stamp: Revision) -> Mode {
         match self.verdict {
             Verdict::Covered => self.need.mode(stamp),
@@ -168,7 +170,7 @@ impl Judged {
 }
 
 impl Knowing {
-    /// What a node starts with: what its journal remembers, or nothing. There is no contact (rule 4).
+    /// The knowledge a node starts with: that of its journal, or none. There is no contact yet (rule 4).
     pub(crate) fn new(
         name: NodeName,
         wanted: Isolation,
@@ -188,10 +190,10 @@ impl Knowing {
                 if remembered.swept < remembered.floor {
                     index.delete_below(remembered.floor);
                 }
-                // What a domain was before the first entry that is left of it is not known any more.
+                // The state of a domain before the first entry still in the journal is unknown.
                 let mut before = Knowledge::default();
-                // Nor how keys were made: until the first entry says it, as they are now. If that is wrong, that entry makes every
-                // body be asked for again.
+                // So is the way keys were made: until the first entry that tells, assume the present one. Where that is
+                // wrong, that entry makes every body of the domain be revalidated.
                 let mut keys = remembered.knowledge.clone();
                 for (revision, entry) in &remembered.entries {
                     learn(&index, &mut before, *revision, &keyed(entry, &keys));
@@ -236,7 +238,7 @@ impl Knowing {
         &self.name
     }
 
-    /// Where time is read.
+    /// The node's clock.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
@@ -246,13 +248,13 @@ impl Knowing {
         self.known.load()
     }
 
-    /// Under what a URL lies.
+    /// The key that a URL is stored under.
     pub(crate) fn key_of(&self, url: &UrlKey) -> UrlKey {
         let known = self.known();
         known.knowledge.domain_for(url.host()).map_or_else(|| url.clone(), |domain| domain.functions.key(url))
     }
 
-    /// What must be forgotten.
+    /// The index of invalidations.
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
@@ -262,7 +264,7 @@ impl Knowing {
         Revision(self.applied_now.load(Ordering::SeqCst))
     }
 
-    /// Tells when `applied` rises.
+    /// Notifies when `applied` rises.
     pub(crate) fn applied_changes(&self) -> watch::Receiver<Revision> {
         self.applied.subscribe()
     }
@@ -273,7 +275,7 @@ impl Knowing {
         nanos.checked_sub(1).map(|nanos| Moment::at(Duration::from_nanos(nanos)))
     }
 
-    /// Whether the node serves users in full: it is a member and its lease is running, or need not run.
+    /// Whether the node serves users in full: it is a member, and its lease is running or waived.
     pub(crate) fn is_ready(&self) -> bool {
         let known = self.known();
         let leased =
@@ -281,13 +283,13 @@ impl Knowing {
         known.serves() && (leased || (known.isolation == Isolation::Serve && self.contact().is_some()))
     }
 
-    /// Announces a judgement. Held until the header it allows is handed to the kernel or dropped.
+    /// Announces a judgement. Hold it until the header it allows is handed to the kernel or dropped.
     pub(crate) fn judging(&self) -> Judging {
         loop {
             let epoch = self.drain.epoch.load(Ordering::SeqCst);
             self.drain.judging[epoch % 2].fetch_add(1, Ordering::SeqCst);
             let judging = Judging { drain: self.drain.clone(), epoch, until: None };
-            // Counted in an epoch that is over, it could be missed by whoever drains the one before the next.
+            // A count in an epoch that is over could be missed by the drain of the epoch before the next.
             if self.drain.epoch.load(Ordering::SeqCst) == epoch {
                 return judging;
             }
@@ -298,14 +300,16 @@ impl Knowing {
     pub(crate) async fn drained(&self) {
         let _one = self.drain.draining.lock().await;
         let epoch = self.drain.epoch.load(Ordering::SeqCst);
-        // Headers of the epoch before this one, which a drain that was given up did not wait for.
+        // First the headers of the epoch before this one, in case the drain that should have waited for them was
+        // abandoned.
         self.drain.emptied(epoch + 1).await;
         self.drain.epoch.store(epoch + 1, Ordering::SeqCst);
         self.drain.emptied(epoch).await;
     }
 
-    /// Judges a body for `asker` now (rule 3). `None` when the node serves nobody or no such host, or has begun another log since
-    /// the body was asked for. `headers` are those that came with the body, where it names its tags.
+    /// Judges a body for `asker` now (rule 3). `None` when the node serves nobody, does not serve this host, or has
+    /// switched to another log since the body was requested. `headers` are those that came with the body and name its
+    /// tags.
     pub(crate) fn judge(
         &self,
         held: &mut Judging,
@@ -315,14 +319,15 @@ impl Knowing {
         headers: Option<&HeaderMap>,
         asker: Asker,
     ) -> Option<Judged> {
-        // The order matters; see the head of the file. The clock is read last (assumption 3).
+        // The order matters; see the module head. The clock is read last (assumption 3).
         let contact = self.contact();
         let applied = self.applied();
         let known = self.known();
         if !known.serves() || known.tag != of {
             return None;
         }
-        // As it is now, not as it was when the body was asked for: hosts and tag headers change hands by the log too.
+        // The domain as it is now, not when the body was requested: hosts and tag headers change hands through the log
+        // too.
         let Named { key, site } = named;
         let served = known.knowledge.domain_for(site).filter(|domain| domain.online)?;
         let domain = if site == key.host() { Some(served) } else { known.knowledge.domain_for(key.host()) };
@@ -336,14 +341,14 @@ impl Knowing {
         Some(Judged { verdict, need, age })
     }
 
-    /// Whether a header that was judged and is not on its way might be judged otherwise now: an entry was applied since, or the
-    /// lease that allowed it is over.
+    /// Whether a header that was judged but is not on its way might be judged differently now: an entry was applied
+    /// since, or the lease that allowed it is over.
     pub(crate) fn is_overtaken(&self, judging: &Judging) -> bool {
         let over = judging.until.is_some_and(|until| self.clock.moment() >= until);
         over || self.drain.epoch.load(Ordering::SeqCst) != judging.epoch
     }
 
-    /// Notes the beginning of a fetch (rules 1 and 2): call it before anything is sent.
+    /// Records the start of a fetch (rules 1 and 2). Call it before anything is sent.
     pub(crate) fn begin_fetch(&self, key: &UrlKey, asker: Asker) -> (Fetch, LogTag) {
         let tag = self.known().tag;
         let applied = self.applied();
@@ -358,13 +363,13 @@ impl Knowing {
         self.known().tag == of && fetch.may_join(applied, asker.fence(), self.need_of_fetch(key))
     }
 
-    /// What a fetch of `key` must reflect, whatever it brings.
+    /// What any response to a fetch of `key` must reflect.
     fn need_of_fetch(&self, key: &UrlKey) -> Revision {
         let known = self.known();
         self.index.need(known.knowledge.domain_for(key.host()), key, About::Fetch).revision
     }
 
-    /// Takes entries that the journal has made durable: into the index, then what they add up to, then `applied` shows them.
+    /// Applies entries that the journal has made durable: first to the index, then to the knowledge, then to `applied`.
     pub(crate) fn apply(&self, first: Revision, entries: &[Entry]) {
         assert!(first == self.applied().next(), "went from {} to {first}", self.applied());
         let mut last = self.applied();
@@ -388,17 +393,17 @@ impl Knowing {
         self.show_applied(last);
     }
 
-    /// Begins at a snapshot of the same log that is further than this node is: `applied = floor =` its revision (rule 9).
+    /// Continues from a snapshot of the same log that is ahead of this node: `applied = floor =` its revision (rule 9).
     pub(crate) fn skip_to(&self, revision: Revision, knowledge: Knowledge) {
         self.index.forget(revision);
         let known = self.known.load_full();
-        // Whether a domain was another's in between is not in a snapshot.
+        // A snapshot does not tell whether a domain belonged to another account in between.
         let sites = known.sites.anew(&knowledge, revision);
         self.publish(knowledge, sites, &known.log, &known.peer_credential, known.membership.clone());
         self.show_applied(revision);
     }
 
-    /// Begins at a snapshot as a new member, of this log or another (rule 8). Nobody is served while it is done.
+    /// Starts from a snapshot as a new member, of this log or another (rule 8). Nobody is served meanwhile.
     pub(crate) async fn join(&self, log: LogId, peer_credential: String, revision: Revision, knowledge: Knowledge) {
         let known = self.known.load_full();
         let before = (known.knowledge.clone(), known.sites.clone());
@@ -408,20 +413,20 @@ impl Knowing {
         self.told().clear();
         self.index.restart(revision);
         self.applied_now.store(revision.0, Ordering::SeqCst);
-        // What was counted by another log's revisions is nobody's in this one.
+        // What was counted under another log's revisions belongs to nobody in this one.
         let sites = known.sites.without_names().anew(&knowledge, revision);
         self.publish(knowledge, sites, &log, &peer_credential, Membership::Member);
         self.show_applied(revision);
     }
 
-    /// Takes what nodes show each other from now on.
+    /// Replaces the credential that nodes show each other.
     pub(crate) fn set_peer_credential(&self, peer_credential: &str) {
         let known = self.known.load_full();
         let sites = known.sites.clone();
         self.publish(known.knowledge.clone(), sites, &known.log, peer_credential, Membership::Member);
     }
 
-    /// Serves nobody from now on.
+    /// Stops serving anybody.
     pub(crate) fn refuse(&self, reason: String) {
         let known = self.known.load_full();
         let refused = Membership::Refused { reason };
@@ -443,7 +448,7 @@ impl Knowing {
         }
     }
 
-    /// Takes the answer to a heartbeat that was sent at `sent` (rule 4); kept until the head it names is applied.
+    /// Takes the answer to a heartbeat that was sent at `sent` (rule 4). It is kept until the head it names is applied.
     pub(crate) fn heard(&self, sent: Moment, head: Revision) {
         let sent = if made(Mistake::ContactOnReceipt) { self.clock.moment() } else { sent };
         let applied = self.applied();
@@ -465,13 +470,13 @@ impl Knowing {
     }
 }
 
-/// A moment as it is kept in a number that is zero for never.
+/// A moment as a number in which zero means never.
 fn nanos(moment: Moment) -> u64 {
     let nanos = moment.since(Moment::at(Duration::ZERO)).as_nanos();
     u64::try_from(nanos).unwrap_or(u64::MAX - 1) + 1
 }
 
-/// Takes an entry into the index, then into what everything before it adds up to.
+/// Adds an entry to the index, then to the knowledge that the entries before it add up to.
 fn learn(index: &Index, before: &mut Knowledge, revision: Revision, entry: &Entry) {
     let domain = match entry {
         Entry::Domain(domain) => before.domain(domain.name.as_str()),
@@ -503,7 +508,7 @@ impl Known {
         } else {
             Isolation::Revalidate
         };
-        // A node that reads in the log that it was removed need not wait to be told.
+        // A node that reads its own removal in the log need not wait for the control plane to say so.
         let membership = match membership {
             Membership::Member if agreed.is_none() => Membership::Refused { reason: "node was removed".to_owned() },
             other => other,
@@ -511,7 +516,7 @@ impl Known {
         Known { tag: LogTag::of(&log), knowledge, sites, log, peer_credential, membership, isolation }
     }
 
-    /// Whether anybody may be served at all.
+    /// Whether the node may serve anybody at all.
     pub(crate) fn serves(&self) -> bool {
         self.membership == Membership::Member
     }

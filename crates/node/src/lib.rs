@@ -1,19 +1,20 @@
 //! A cache node: it answers users and children from its store, and asks a parent or the origin for the rest.
 //!
-//! `pipeline` is the place to start: `handle` takes a request from key to answer, and its one `match` on the decision shows
-//! everything that can happen. `link` follows the control plane; `knowing` is what it was told, `index` what it must forget,
-//! `journal` what of that survives a restart, `sweep` takes from the store what entries say to delete.
+//! `pipeline` is the place to start: `handle` takes a request from key to answer, and its one `match` on the decision
+//! shows everything that can happen. `link` follows the control plane; `knowing` holds what the log has told the node,
+//! `index` the invalidations, `journal` what of that survives a restart; `sweep` removes from the store what entries
+//! say to delete.
 //!
 //! # What always holds
 //!
-//! - Who may be sent which body is decided by [`model::fence`] alone, at every header.
+//! - [`model::fence`] alone decides who may be sent which body, at every header.
 //! - A prefetch is a GET with another purpose. There is no second way into the store.
 //! - Every queue, table and loop has a named maximum, and the metrics show it.
 //!
 //! # Not here
 //!
-//! SQL, accounts, and any word of the public API. A node goes on serving while the control plane is away, within what its lease
-//! allows.
+//! SQL, accounts, and any word of the public API. A node goes on serving while the control plane is away, within what
+//! its lease allows.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -114,7 +115,7 @@ pub enum StartError {
         field: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system said; a port in use above all.
+        /// The error of the system, usually a port in use.
         #[source]
         source: std::io::Error,
     },
@@ -145,7 +146,7 @@ pub enum StartError {
     AccessLog {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
@@ -157,7 +158,7 @@ pub enum StartError {
     Thread(#[source] std::io::Error),
 }
 
-/// How long a node that stops waits for the control plane to take what it has counted.
+/// How long a stopping node waits for the control plane to take its figures.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// A running node.
@@ -166,7 +167,7 @@ pub struct Node {
     tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
     front: Arc<Front>,
-    /// Ends what is not bound to a core, after the last answer.
+    /// Ends the tasks that are not bound to a core, after the last answer.
     ending: CancellationToken,
     drain_grace: Duration,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -175,11 +176,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node; what is not bound to a core runs on the calling runtime, which must live as long as the node. The node
-    /// serves once the control plane has welcomed it, or at once when it was a member before.
+    /// Starts a node. Everything that is not bound to a core runs on the calling runtime, which must live as long as
+    /// the node. The node serves once the control plane has welcomed it, or at once when it was a member before.
     pub async fn start(config: NodeConfig, clock: Arc<dyn Clock>) -> Result<Node, StartError> {
         config.check()?;
-        // A second provider beside ours would make rustls refuse to choose; one that is there already is the same.
+        // With two different providers present rustls would refuse to choose. One that is installed already is the same
+        // as ours.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listen_error = |field, address| move |source| StartError::Listen { field, address, source };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -241,8 +243,9 @@ impl Node {
         Ok(node)
     }
 
-    /// Starts a node on a machine that is not this one: a simulated one, above all. It has no sockets and no threads of its own;
-    /// users and children come in by `incoming`. `token` is the text of an invitation, needed until the node has joined.
+    /// Starts a node on a machine other than this one, such as a simulated one. It has no sockets and no threads of its
+    /// own; users and children arrive through `incoming`. `token` is the text of an invitation, needed until the node
+    /// has joined.
     pub async fn start_on<S: Stream>(
         machine: Machine<impl redb::StorageBackend>,
         config: NodeConfig,
@@ -269,28 +272,29 @@ impl Node {
         Ok(Node { address, tls_address: None, admin_address, front, ending, drain_grace, threads, tasks, store })
     }
 
-    /// Where users are served.
+    /// The address users are served on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where users are served by TLS, if anywhere.
+    /// The address users are served on by TLS, if any.
     pub fn tls_address(&self) -> Option<SocketAddr> {
         self.tls_address
     }
 
-    /// Where health and metrics are.
+    /// The address of health and metrics.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// Goes on in a new access log, after the file was moved away.
+    /// Opens the access log anew, after its file was moved away.
     pub fn reopen_access_log(&self) {
         self.front.log.iter().for_each(AccessLog::reopen);
     }
 
-    /// Stops without hurting anybody: says on `/readyz` that it goes and asks clients to leave, takes no more connections once the
-    /// grace of its configuration is over, lets running answers end within a bound, and makes durable what is stored.
+    /// Stops without failing a request: answers on `/readyz` that the node is leaving, asks clients to leave, refuses
+    /// new connections once the configured grace is over, lets running answers end within a bound, and makes the store
+    /// durable.
     pub async fn drain(self) {
         tracing::info!(grace = ?self.drain_grace, "draining");
         self.front.draining.cancel();
@@ -298,7 +302,7 @@ impl Node {
         self.end(listener::DRAIN_MAX).await;
     }
 
-    /// Stops: takes no more connections, lets running answers end for a while, and makes durable what is stored.
+    /// Stops: takes no more connections, gives running answers a bounded time to end, and makes the store durable.
     pub async fn stop(self) {
         self.end(listener::STOP_MAX).await;
     }
@@ -310,7 +314,8 @@ impl Node {
             tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| _ = thread.join())).await;
         debug_assert!(joined.is_ok());
         self.front.pipeline.figures().flush(FLUSH_MAX).await;
-        // Until here answers could be judged anew, for which the control plane is followed.
+        // The control plane is followed until here: a running answer could still be judged anew, which needs current
+        // knowledge.
         self.ending.cancel();
         for task in self.tasks.drain(..) {
             let _ = task.await;
@@ -334,7 +339,7 @@ impl std::fmt::Debug for Node {
     }
 }
 
-/// A node but for where its connections come from.
+/// A node without the source of its connections.
 struct Parts {
     pipeline: Arc<Pipeline>,
     prefetch: Arc<Prefetch>,
@@ -343,7 +348,7 @@ struct Parts {
     certificates: Arc<Certificates>,
 }
 
-/// Who a node is when it starts: a member that remembers, or one that is invited.
+/// A node's identity at start: a member that remembers itself, or a node with an invitation.
 struct Known {
     remembered: Option<journal::Remembered>,
     token: Option<JoinToken>,
@@ -352,7 +357,7 @@ struct Known {
 impl Known {
     fn of(journal: &Journal, token: Result<JoinToken, String>, config: &NodeConfig) -> Result<Known, StartError> {
         let mut remembered = journal.load()?;
-        // Another invitation than the one it joined with: the operator wants it to join anew.
+        // An invitation other than the one it joined with: the operator wants it to join anew.
         let invited_again =
             |remembered: &journal::Remembered| matches!(&token, Ok(token) if token.id != remembered.identity.token_id);
         if remembered.as_ref().is_some_and(invited_again) {
@@ -366,7 +371,7 @@ impl Known {
     }
 }
 
-/// What a node goes by on a real machine.
+/// The bounds of a node on a real machine.
 const BOUNDS: Bounds = Bounds { retire_above: link::RETIRE_ABOVE, slices: slices::SIZES };
 
 impl Parts {
@@ -397,7 +402,7 @@ impl Parts {
             certificates.open_with(&identity.certificate_secret);
         }
         let limiter = pipeline.fills().upstream().limiter().clone();
-        // Until the control plane says that it lends nothing.
+        // True until the control plane says that it lends no shares.
         limiter.connected(true);
         let link = Link {
             config: Arc::new(config),
@@ -431,12 +436,12 @@ impl Parts {
         })
     }
 
-    /// Tells the store what is pinned, before anything comes into it.
+    /// Restores the pins in the store, before anything is written into it.
     async fn pin_again(&self) -> Result<(), JournalError> {
         self.pipeline.pins().load(self.link.knowing.clock().now()).await
     }
 
-    /// Starts what is not bound to a core.
+    /// Starts the tasks that are not bound to a core.
     fn run(self, stopping: &CancellationToken) -> [JoinHandle<()>; 4] {
         let (store, knowing, journal) = (self.store, self.link.knowing.clone(), self.link.journal.clone());
         let sweeping = self.link.sweeper.clone().run(store, knowing, journal, stopping.clone());
@@ -451,7 +456,7 @@ impl Parts {
     }
 }
 
-/// The data plane around what a node knows and stores.
+/// The data plane, built around the node's knowledge and its store.
 fn assemble(
     knowing: Arc<Knowing>,
     network: Arc<dyn Network>,

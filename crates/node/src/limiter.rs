@@ -1,22 +1,24 @@
-//! How much an origin is asked at a time: as much as it answers without being any slower for it, users first (promise P4).
+//! The concurrency limit of each origin: as many requests at a time as it answers without becoming slower, users first
+//! (promise P4).
 //!
-//! Each origin has one limit, whoever asks: users, revalidations, prefetches of any task. It is not configured but felt (`pace`); where
-//! several nodes ask the same origin one of them feels it for all, and each goes by a share that the control plane lends (`shares`).
-//! Users pass at once and are counted. A prefetch waits for its turn: it is let in only while all that is under way stays below the
-//! limit, and below what the domain's owner allows (`caps`).
+//! Each origin has one limit for all its traffic: users, revalidations, prefetches of any task. It is not configured
+//! but inferred from response times (`pace`). Where several nodes ask the same origin, one of them measures it for all,
+//! and each node keeps to a share that the control plane lends (`shares`). Users pass at once and are counted. A
+//! prefetch waits for its turn: it is let in only while all requests under way stay below the limit, and below the cap
+//! of the domain's owner (`caps`).
 //!
 //! # What always holds
 //!
-//! - No prefetch asks an origin that said when to come back (`Retry-After` with 503, or with 429 in answer to a prefetch) before then,
-//!   nor one that fails in a row before a pause is over. Users do: what one of them was told may be about him, or about one page, and
-//!   must not take a site from all others.
-//! - Prefetches are let in in the order they came, and none waits longer than [`WAIT_MAX`] (`line`).
-//! - A user who begins to wait for what a prefetch asks for makes it a user's request.
-//! - What prefetches ask again is little beside what they ask for the first time (`retries`).
+//! - No prefetch asks an origin that said when to come back (`Retry-After` with 503, or with 429 in answer to a
+//!   prefetch) before then, nor one that fails in a row before a pause is over. Users do: such an answer may be about
+//!   one user or one page, and must not take a site away from everybody else.
+//! - Prefetches are let in in order of arrival, and none waits longer than [`WAIT_MAX`] (`line`).
+//! - A prefetch becomes a user's request once a user begins to wait for it.
+//! - Retries of prefetches are few compared with first tries (`retries`).
 //!
 //! # Not here
 //!
-//! Which origin is asked, and what is done when it refuses: `sources`.
+//! Which origin is asked, and what happens when it refuses: `sources`.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -44,40 +46,40 @@ mod pace;
 mod retries;
 mod shares;
 
-/// Origins that are remembered; past it those that nobody asks are forgotten.
+/// Origins that are remembered; beyond that, those without requests are forgotten.
 const ORIGINS_MAX: usize = 4096;
 
-/// How long others may leave the node that feels no room until it asks one at a time all the same.
+/// How long the measuring node lets other nodes use up the limit before it sends one request at a time anyway.
 const STARVED: Duration = Duration::from_secs(2);
 
-/// Longest wait of a prefetch: shorter than whoever asked us for it waits.
+/// Longest wait of a prefetch: shorter than the wait of the node that asked for it.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// Longest time that an origin is left alone because it said so.
+/// Longest time that an origin is left alone at its own request.
 pub(crate) const CLOSED_MAX: Duration = Duration::from_secs(600);
 
-/// After how long a prefetch is to be tried again for which there was no turn.
+/// After how long a prefetch that got no turn is to be tried again.
 pub(crate) const PUT_OFF: Duration = Duration::from_secs(5);
 
-/// How long this node asks for half of its share after a failure, where another feels: that one hears of it meanwhile.
+/// How long this node halves its share after a failure, where another node measures: by then that node has heard of it.
 const HALVED_FOR: Duration = Duration::from_secs(1);
 
-/// How long the smallest share of the domains that ask an origin counts for all of them.
+/// How long the smallest share of the domains that use an origin applies to all of them.
 const SHARE_FOR: Duration = Duration::from_secs(60);
 
-/// Why a request is not let in.
+/// Why a request is not let in now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotNow {
-    /// The origin is to be left alone for so long.
+    /// The origin is to be left alone for this long.
     Closed(Duration),
-    /// There was no turn for a prefetch.
+    /// No turn came for a prefetch.
     Full,
 }
 
-/// Whether users wait for what is asked: that may begin later.
+/// Whether users wait for the response; that may begin later.
 pub(crate) type Awaited = watch::Receiver<bool>;
 
-/// Until a user waits for what is asked; for ever, where none can any more.
+/// Resolves once a user waits for the response; never, if none can any more.
 pub(crate) async fn until_awaited(awaited: &mut Option<Awaited>) {
     let heard = match awaited {
         Some(awaited) => awaited.wait_for(|awaited| *awaited).await.is_ok(),
@@ -105,7 +107,7 @@ pub(crate) struct Limiter {
 #[derive(Debug)]
 struct Origin {
     sharing: Arc<Sharing>,
-    /// What makes this node's pauses differ from another's.
+    /// Makes this node's pauses differ from another's.
     seed: u64,
     state: Mutex<State>,
     line: Line,
@@ -116,21 +118,21 @@ struct State {
     pace: Pace,
     users: usize,
     prefetches: usize,
-    /// The most of users, and of all that were under way or waited, since it was last said.
+    /// The peak of users, and of all requests under way or waiting, since the last message.
     peak_users: usize,
     peak: usize,
-    /// When a prefetch last wanted in.
+    /// When a prefetch last asked to be let in.
     asked: Option<Instant>,
-    /// Since when others have left the node that feels no room at all.
+    /// Since when other nodes have left the measuring node no room at all.
     starved: Cell<Option<Instant>>,
     closed: Option<Instant>,
-    /// Until when it is closed by its own word to this node, until others were told.
+    /// When a closure ends that the origin named to this node, while other nodes do not know of it yet.
     untold: Option<Instant>,
     part: Part,
-    /// It failed, and the one who feels was not told.
+    /// Whether it failed and the measuring node was not told yet.
     failed: bool,
     halved: Option<Instant>,
-    /// The smallest percent that a domain's prefetches may use, and until when it counts.
+    /// The smallest percentage that a domain's prefetches may use, and when it expires.
     share: (u64, Instant),
     trouble: Trouble,
     budget: Budget,
@@ -142,22 +144,22 @@ pub(crate) struct Slot {
     origin: Arc<Origin>,
     purpose: Purpose,
     began: Instant,
-    /// Its place among the prefetches of its domain.
+    /// Its place within the cap of its domain.
     place: Option<Place>,
 }
 
-/// As what a prefetch asks.
+/// A prefetch that asks to be let in.
 pub(crate) struct Prefetching<'a> {
     pub(crate) domain: &'a str,
     pub(crate) limit: &'a PrefetchLimit,
-    /// What is asked for, as a hash.
+    /// The hash of the key.
     pub(crate) key: u128,
-    /// It was asked for a moment ago, there or elsewhere, and failed.
+    /// Whether a recent request for it, at this origin or another, failed.
     pub(crate) again: bool,
 }
 
 impl Limiter {
-    /// Limits whose pauses differ from those under another seed.
+    /// A limiter; its seed makes its pauses differ from those of other nodes.
     pub(crate) fn new(seed: u64) -> Limiter {
         let sharing: Arc<Sharing> = Arc::default();
         Limiter {
@@ -199,7 +201,7 @@ impl Limiter {
         origin
     }
 
-    /// Waits until `endpoint` may be asked. A prefetch is a user's request from the moment that `awaited` says so.
+    /// Waits until `endpoint` may be asked. A prefetch becomes a user's request as soon as `awaited` says so.
     pub(crate) async fn enter(
         &self,
         endpoint: &Endpoint,
@@ -226,7 +228,7 @@ impl Limiter {
         entered
     }
 
-    /// As [`Limiter::enter`], for a prefetch, within what its domain's owner allows. What is asked again has to be within its budget.
+    /// As [`Limiter::enter`], for a prefetch, within the caps of its domain. A retry has to fit the retry budget.
     pub(crate) async fn enter_prefetching(
         &self,
         endpoint: &Endpoint,
@@ -245,7 +247,8 @@ impl Limiter {
             }
         }
         let mut slot = self.enter(endpoint, Purpose::Prefetch, awaited).await?;
-        // Only now: what is put off was not asked, and is nobody's first try. What a user has come to wait for is not held back.
+        // Only now: a prefetch that was put off made no request and is no first try. One that a user waits for is not
+        // held back.
         if slot.purpose == Purpose::User {
             return Ok(slot);
         }
@@ -261,7 +264,7 @@ impl Limiter {
         Ok(slot)
     }
 
-    /// What a prefetch asked for came, or did not: then whoever asks for it asks again.
+    /// Records whether a prefetch got its object; if not, the next request for it is a retry.
     pub(crate) fn note(&self, key: u128, came: bool) {
         match came {
             true => self.failed().forget(key),
@@ -269,7 +272,7 @@ impl Limiter {
         }
     }
 
-    /// There is a control plane; whether it lends shares.
+    /// Records that a control plane is connected, and whether it lends shares.
     pub(crate) fn connected(&self, lends: bool) {
         self.sharing.connected(lends);
         if !lends {
@@ -277,7 +280,7 @@ impl Limiter {
         }
     }
 
-    /// Waits until it is time to say what prefetches want of origins.
+    /// Waits until the next message about wanted shares is due, and returns it.
     pub(crate) async fn wants(&self) -> Wants {
         self.sharing
             .say(|sequence, now| {
@@ -291,7 +294,7 @@ impl Limiter {
             .await
     }
 
-    /// Takes what the control plane lends.
+    /// Applies the shares that the control plane lends.
     pub(crate) fn take(&self, shares: &Shares) {
         let Some(sent) = self.sharing.answered(shares.sequence) else { return };
         let by_name: HashMap<String, Arc<Origin>> =
@@ -309,7 +312,7 @@ impl Limiter {
         }
     }
 
-    /// An origin said to another node that it is to be left alone.
+    /// Closes an origin that told another node to leave it alone.
     pub(crate) fn close(&self, closed: &Closed) {
         let origins = self.origins();
         let Some((_, origin)) = origins.iter().find(|(endpoint, _)| name(endpoint) == closed.name) else { return };
@@ -317,7 +320,7 @@ impl Limiter {
         origin.line.call_all();
     }
 
-    /// Shows what is counted.
+    /// Shows the counters.
     pub(crate) fn show(&self, page: &mut Page) {
         let now = Instant::now();
         let origins = self.origins();
@@ -356,13 +359,13 @@ impl Limiter {
     }
 }
 
-/// What an origin is called where it is shared.
+/// The name under which an origin is shared.
 fn name(endpoint: &Endpoint) -> String {
     let mut name = match &endpoint.tls {
         None => endpoint.to_string(),
         Some(tls) => format!("{endpoint} {tls}"),
     };
-    // No name of a host is that long; a text that is would share with others that begin alike.
+    // No host name is that long; a longer text would share with others that begin alike.
     name.truncate(name.floor_char_boundary(SHARE_NAME_BYTES_MAX));
     name
 }
@@ -381,7 +384,7 @@ impl Origin {
         Slot { origin: self.clone(), purpose: Purpose::User, began: now, place: None }
     }
 
-    /// A slot for a prefetch when there is room, and whether there is more.
+    /// A slot for a prefetch, or `None` when there is no room.
     fn enter_prefetch(self: &Arc<Self>) -> Result<Option<Slot>, NotNow> {
         let now = Instant::now();
         let mut state = self.state();
@@ -389,7 +392,7 @@ impl Origin {
         state.asked = Some(now);
         if !state.has_room(now, self.sharing.is_on()) {
             state.pace.wanted = true;
-            // It is not counted among those who wait yet, or it is one of them.
+            // This request is either not counted as waiting yet, or is one of those that wait.
             let wanted = state.users + state.prefetches + self.line.len().max(1);
             state.peak = state.peak.max(wanted);
             if state.part.is_hasty(wanted as u64, now) {
@@ -418,7 +421,7 @@ impl Origin {
         }
     }
 
-    /// What is wanted of it.
+    /// The share wanted of this origin.
     fn say(&self, endpoint: &Endpoint, sequence: u64, now: Instant) -> Option<Want> {
         let mut state = self.state();
         let waiting = self.line.len();
@@ -444,7 +447,7 @@ impl Origin {
         Some(state.part.say(want, sequence, now))
     }
 
-    /// Takes a share of it.
+    /// Applies a share of this origin.
     fn take(&self, share: &model::link::Share, sequence: u64, sent: Instant) {
         let now = Instant::now();
         let mut state = self.state();
@@ -509,17 +512,17 @@ impl State {
         self.closed = Some(self.closed.map_or(until, |closed| closed.max(until)));
     }
 
-    /// How many percent of it prefetches may use.
+    /// The percentage of the limit that prefetches may use.
     fn percent(&self, now: Instant) -> u64 {
         if now < self.share.1 { self.share.0 } else { SHARE_DEFAULT }
     }
 
-    /// Whether this node feels how much it bears: for all, or because nobody lends.
+    /// Whether this node measures the origin: for all nodes, or because nobody lends shares.
     fn feels(&self, now: Instant, shared: bool) -> bool {
         !shared || self.part.lease(now).is_some_and(|lease| lease.feels)
     }
 
-    /// How much may be under way here.
+    /// How many requests this node may have under way.
     fn bound(&self, now: Instant, shared: bool) -> f64 {
         if !shared {
             return self.pace.own();
@@ -535,8 +538,8 @@ impl State {
     /// Whether one more prefetch may be let in.
     fn has_room(&self, now: Instant, shared: bool) -> bool {
         let bound = self.bound(now, shared);
-        // Who feels asks one at a time, whatever others have under way, once that has left no room for a while: with nothing to feel
-        // by, no limit would ever rise again.
+        // A measuring node that other nodes leave no room sends one request at a time after a while: without responses
+        // to measure, no limit would ever rise again.
         if bound >= 1.0 || !self.feels(now, shared) {
             self.starved.set(None);
         } else if self.users + self.prefetches == 0 {
@@ -546,7 +549,7 @@ impl State {
                 return true;
             }
         }
-        // How much it bears is found out only by asking for it.
+        // A limit is found only by using all of it.
         let is_tried = self.feels(now, shared) && !self.pace.is_settled();
         let of_prefetches =
             if is_tried { bound } else { (bound * self.percent(now) as f64 / 100.0).max(bound.min(1.0)) };
@@ -555,14 +558,14 @@ impl State {
 }
 
 impl Slot {
-    /// Whether a status says that the origin is asked too much (RFC 9110 §15.6.4). Of a user it may say that he asks too much (RFC 6585
-    /// §4), which is no word about anybody else.
+    /// Whether a status says that the origin is overloaded (RFC 9110 §15.6.4). To a user, 429 may say that this user
+    /// asks too much (RFC 6585 §4), which says nothing about others.
     pub(crate) fn is_too_much(&self, status: StatusCode) -> bool {
         status == StatusCode::SERVICE_UNAVAILABLE
             || (status == StatusCode::TOO_MANY_REQUESTS && self.purpose == Purpose::Prefetch)
     }
 
-    /// The first byte of an answer is there, and the origin is well. The limit adapts to how long that took if it was `timed`.
+    /// Records the first byte of an answer from a healthy origin. The limit adapts to how long it took if it was `timed`.
     pub(crate) fn answered(&self, timed: bool) {
         let now = Instant::now();
         let mut state = self.origin.state();
@@ -574,7 +577,7 @@ impl Slot {
         self.origin.call(state);
     }
 
-    /// It failed, or said that it is asked too much.
+    /// Records a failure, or an answer that says the origin is overloaded.
     pub(crate) fn failed(&self, too_much: bool) {
         let now = Instant::now();
         let mut state = self.origin.state();
@@ -585,7 +588,7 @@ impl Slot {
         }
     }
 
-    /// The origin said when to come back: after this time.
+    /// Records that the origin asked to be left alone for this time.
     pub(crate) fn closed(&self, after: Duration) {
         let now = Instant::now();
         let mut state = self.origin.state();
@@ -594,7 +597,7 @@ impl Slot {
     }
 
     fn note_failure(&self, state: &mut State, now: Instant) {
-        // While it is left alone users are refused, which no limit of prefetches would change.
+        // While an origin is left alone it refuses users, which no limit of prefetches would change.
         if state.is_closed(now) {
             return;
         }
@@ -606,12 +609,12 @@ impl Slot {
     }
 
     fn close(&self, mut state: MutexGuard<'_, State>, after: Duration, now: Instant) {
-        // All that is under way will be told the same: only the first word is news.
+        // All requests under way will get the same answer: only the first one is news.
         let is_news = !state.is_closed(now);
         state.close(after, now);
         state.untold = state.closed;
         drop(state);
-        // Whoever waits hears it now, and so do other nodes.
+        // Waiting prefetches hear it now, and so do other nodes.
         self.origin.line.call_all();
         match is_news {
             true => self.origin.sharing.say_at_once(),
@@ -626,7 +629,7 @@ impl Slot {
         }
     }
 
-    /// So much of the body was read.
+    /// Records how many bytes of the body were read.
     pub(crate) fn read(&self, bytes: usize) {
         if let Some(place) = &self.place {
             place.read(bytes);

@@ -1,18 +1,19 @@
 //! Follows the control plane: hello, entries, heartbeats, acknowledgements, jobs, reports.
 //!
-//! First connect, reconnect and steady state are the same loop: say what is applied, read on from there, write it down, apply
-//! it, acknowledge it. A connection that breaks is made again after a pause that grows; the node goes on serving meanwhile,
+//! First connect, reconnect and steady state are the same loop: report what is applied, read on from there, persist it,
+//! apply it, acknowledge it. A lost connection is made again after a growing pause; meanwhile the node goes on serving,
 //! within its lease.
 //!
 //! # What always holds
 //!
-//! - Entries are taken in order, without a gap; one that cannot be read closes the link and is not skipped.
+//! - Entries are taken in order, without a gap. One that cannot be read closes the link and is not skipped.
 //! - A heartbeat's moment is read before it is queued to be sent (rule 4). Hello is the first heartbeat.
-//! - What is acknowledged is in the durable journal, and the headers judged before it are on their way (rule 6).
+//! - What is acknowledged is in the durable journal, and the headers judged before it was applied are on their way
+//!   (rule 6).
 //!
 //! # Not here
 //!
-//! What an answer means for the lease is `Knowing`'s; what a job does is `prefetch`'s.
+//! What an answer means for the lease: `Knowing`. What a job does: `prefetch`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -55,19 +56,19 @@ const SERVER_NAME: &str = "warmfront-link";
 /// Messages waiting to be sent.
 const WAITING_MAX: usize = 64;
 
-/// Largest message that is read, in bytes: a snapshot holds every domain.
+/// Bytes of the largest message that is read: a snapshot holds every domain.
 const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
 /// Reports in one message.
 const REPORTS_AT_ONCE: usize = 256;
 
-/// Heartbeats without an answer before no more are sent.
+/// Unanswered heartbeats after which no more are sent.
 const UNANSWERED_MAX: usize = 32;
 
-/// How often it is said how far jobs are that take their time.
+/// How often the progress of long jobs is reported.
 const UNDER_WAY_EVERY: Duration = Duration::from_secs(1);
 
-/// Longest silence of the control plane before the connection is given up; never shorter than two leases.
+/// Longest silence of the control plane before the connection is given up; two leases where those are longer.
 const SILENCE_MIN: Duration = Duration::from_secs(10);
 
 /// Longest wait for a connection.
@@ -80,7 +81,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Index entries and kept log entries beyond which the oldest are retired behind the floor (rule 9).
 pub(crate) const RETIRE_ABOVE: usize = 200_000;
 
-/// What the link needs of the rest of the node.
+/// The parts of the node that the link needs.
 pub(crate) struct Link {
     pub(crate) config: Arc<NodeConfig>,
     pub(crate) knowing: Arc<Knowing>,
@@ -95,11 +96,11 @@ pub(crate) struct Link {
     pub(crate) figures: Arc<Figures>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) connected: Arc<AtomicBool>,
-    /// Log entries taken since the floor was last raised.
+    /// Log entries applied since the floor was last raised.
     pub(crate) kept: usize,
     /// How many index entries and kept log entries there may be before the oldest are retired.
     pub(crate) retire_above: usize,
-    /// Old entries being retired.
+    /// The task that retires old entries.
     pub(crate) retiring: Option<JoinHandle<()>>,
 }
 
@@ -134,14 +135,14 @@ impl From<tonic::Status> for LinkError {
     }
 }
 
-/// A heartbeat that was sent and not answered.
+/// A heartbeat that was sent and is not answered yet.
 struct Beat {
     sequence: u64,
     sent: Moment,
 }
 
 impl Link {
-    /// Follows the control plane until `stopping`, or until it is told that the node is no member.
+    /// Follows the control plane until `stopping`, or until it says that the node is no member.
     pub(crate) async fn run(mut self, stopping: CancellationToken) {
         let mut pause = PAUSE_MIN;
         loop {
@@ -182,7 +183,7 @@ impl Link {
             .connect_timeout(CONNECT_MAX)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        // Only within one process is it anything else: a configuration without TLS is refused.
+        // It is something else only within one process: the configuration refuses a URL without TLS.
         if self.config.control_url.starts_with("https:") {
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(SERVER_NAME);
             endpoint = endpoint.tls_config(tls)?;
@@ -217,13 +218,13 @@ impl Link {
         self.connected.store(true, Ordering::SeqCst);
         tracing::info!(applied = self.knowing.applied().0, "following the control plane");
 
-        // Acknowledging waits for slow headers; entries and heartbeats must not.
+        // Acknowledgements wait for slow headers; entries and heartbeats must not.
         let acknowledging =
             tokio_util::task::AbortOnDropHandle::new(tokio::spawn(acknowledge(self.knowing.clone(), out.clone())));
         let says = (takes_figures, takes_under_way, gives_shares);
         let result = self.follow(&mut incoming, &out, says).await;
         drop(acknowledging);
-        // The leases are over: what was not begun is for others, or comes again.
+        // The leases of the jobs are over: those not begun go to other nodes, or come again.
         self.prefetch.withdraw_all();
         result
     }
@@ -257,7 +258,7 @@ impl Link {
         SILENCE_MIN.max(self.knowing.known().knowledge.settings.lease() * 2)
     }
 
-    /// Takes the answer to hello, which also answers the heartbeat that hello is.
+    /// Applies the answer to hello, which also answers hello as a heartbeat.
     async fn welcomed(&mut self, welcome: Welcome, sent: Moment) -> Result<(), LinkError> {
         let log = LogId(welcome.log_id.clone());
         let another_log = self.identity.as_ref().is_none_or(|identity| identity.log != log);
@@ -298,7 +299,7 @@ impl Link {
             self.identity = Some(identity);
             self.kept = 0;
         } else if let Some(identity) = &mut self.identity {
-            // A control plane of an earlier version tells none, which changes nothing.
+            // A control plane of an earlier version sends none, which changes nothing.
             let other_secret =
                 !welcome.certificate_secret.is_empty() && identity.certificate_secret != welcome.certificate_secret;
             if identity.peer_credential != welcome.peer_credential || other_secret || !welcome.credential.is_empty() {
@@ -325,7 +326,7 @@ impl Link {
         Ok(())
     }
 
-    /// Listens and speaks until the connection ends.
+    /// Sends and receives until the connection ends.
     async fn follow(
         &mut self,
         incoming: &mut tonic::Streaming<FromControl>,
@@ -342,7 +343,7 @@ impl Link {
         let limiter = self.limiter.clone();
         sweeper.tell_again();
         loop {
-            // In this order: neither a heartbeat nor what was done may wait behind a long log.
+            // In this order: neither a heartbeat nor a report may wait behind a long log.
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(next_beat) => {
@@ -352,7 +353,7 @@ impl Link {
                     }
                     if beats.len() < UNANSWERED_MAX {
                         sequence += 1;
-                        // Read before the heartbeat can be on its way.
+                        // Read before the heartbeat can be sent.
                         beats.push_back(Beat { sequence, sent: self.knowing.clock().moment() });
                         say(out, from_node::Is::Heartbeat(Heartbeat { sequence })).await?;
                     }
@@ -411,7 +412,7 @@ impl Link {
         Ok(())
     }
 
-    /// Journal, index, `applied`, in this order; acknowledging follows by itself.
+    /// Journal, index, `applied`, in this order; the acknowledgement follows by itself.
     async fn take_entries(&mut self, first: Revision, bytes: Vec<Bytes>) -> Result<(), LinkError> {
         let applied = self.knowing.applied();
         if first != applied.next() {
@@ -434,7 +435,7 @@ impl Link {
         Ok(())
     }
 
-    /// The log does not reach back to what this node has applied (rule 9).
+    /// Continues from a snapshot, because the log does not reach back to what this node has applied (rule 9).
     async fn skip_to(&mut self, snapshot: Snapshot) -> Result<(), LinkError> {
         if snapshot.revision < self.knowing.applied() {
             return Err(LinkError::Unexpected("a snapshot older than what is applied"));
@@ -450,8 +451,8 @@ impl Link {
         Ok(())
     }
 
-    /// Forgets index entries: first every stored body is brought to now or dropped, then the floor says so (rule 9). The link
-    /// goes on meanwhile: what is applied later only makes the sweep stricter.
+    /// Retires index entries: first every stored body is brought up to date or dropped, then the floor is raised (rule
+    /// 9). The link goes on meanwhile: entries applied later only make the sweep stricter.
     fn retire(&mut self) {
         if self.retiring.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
@@ -482,7 +483,7 @@ impl Link {
         }));
     }
 
-    /// Waits until no retiring is under way: it must not write over what a snapshot begins.
+    /// Waits for a running retirement to end: it must not overwrite a snapshot that the node starts from.
     async fn retired(&mut self) {
         if let Some(task) = self.retiring.take() {
             let _ = task.await;
@@ -508,7 +509,7 @@ fn read_snapshot(bytes: &[u8], log: &LogId) -> Result<Snapshot, LinkError> {
     Ok(snapshot)
 }
 
-/// Acknowledges whatever is applied, once the headers judged before it are on their way (rule 6).
+/// Acknowledges what is applied, once the headers judged before it are on their way (rule 6).
 async fn acknowledge(knowing: Arc<Knowing>, out: mpsc::Sender<FromNode>) {
     let mut changes = knowing.applied_changes();
     loop {
@@ -529,8 +530,8 @@ async fn say(out: &mpsc::Sender<FromNode>, is: from_node::Is) -> Result<(), Link
     out.send(FromNode { is: Some(is) }).await.map_err(|_| LinkError::Closed)
 }
 
-/// `pause`, more or less a half: nodes that lost one control plane together do not return together. Names spread them, and the
-/// moment spreads the attempts of one; both are there without asking for randomness.
+/// `pause`, up to half shorter or longer: nodes that lost the same control plane must not return together. The name
+/// spreads nodes, and the moment spreads the attempts of one; neither needs randomness.
 fn jittered(pause: Duration, name: &NodeName, now: Moment) -> Duration {
     let nanos = now.since(Moment::at(Duration::ZERO)).as_nanos() as u64;
     let spread = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_str().as_bytes(), nanos);

@@ -1,4 +1,4 @@
-//! What a node runs on, where that is not the operating system's: for simulations.
+//! The machine under a node where it is not the operating system's: for simulations.
 
 use std::sync::Arc;
 
@@ -12,21 +12,22 @@ use crate::slices::SliceSizes;
 pub struct Machine<J> {
     /// Its clocks.
     pub clock: Arc<dyn Clock>,
-    /// Its way to others.
+    /// Its network.
     pub network: Arc<dyn Network>,
     /// One for each `[[disk]]` of the configuration, whose paths then only name them.
     pub disks: Vec<Arc<dyn Disk>>,
-    /// Where the journal lies, a [`redb::StorageBackend`]. Calls do not wait: they happen on the thread that serves.
+    /// The storage of the journal, a [`redb::StorageBackend`]. Calls must not block: they run on the thread that
+    /// serves.
     pub journal: J,
-    /// Small ones make a small world meet all that a large one does.
+    /// Small bounds let a small world reach everything that a large one does.
     pub bounds: Bounds,
 }
 
-/// Sizes that a node goes by.
+/// Sizes that bound a node's behaviour.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Index entries and kept log entries beyond which the oldest are retired behind the floor (fence rule 9).
     pub retire_above: usize,
-    /// How large bodies are cut.
+    /// The sizes of slices of large bodies.
     pub slices: SliceSizes,
 }

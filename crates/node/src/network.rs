@@ -1,13 +1,13 @@
-//! The way out of a node: connections to parents, origins and the control plane.
+//! A node's outgoing connections: to parents, origins and the control plane.
 //!
-//! A seam with two implementations: [`Internet`], and the simulation's network of hosts in one process, which delays,
-//! stalls and cuts. What is said over a connection is the same over either.
+//! [`Network`] has two implementations: [`Internet`], and the simulation's network of hosts in one process, which
+//! delays, stalls and cuts connections. The protocols above are the same over both.
 //!
 //! # What always holds
 //!
-//! - A certificate is verified for the name that was meant, by the public authorities, this machine's and the operator's own
-//!   (`[origin] ca_file`); nothing switches that off.
-//! - Of several addresses each gets its turn to be first, and a dead one costs a quarter of a second (RFC 8305).
+//! - A certificate is verified for the intended name, against the public authorities, this machine's and the operator's
+//!   own (`[origin] ca_file`); nothing switches that off.
+//! - The addresses of a name take turns to be tried first, and a dead one costs a quarter of a second (RFC 8305).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -33,33 +33,33 @@ use crate::config::OriginConfig;
 use crate::metrics::Page;
 use crate::resolve::Names;
 
-/// How long an address is tried before the next one is tried beside it (RFC 8305 §5).
+/// How long an address is tried alone before the next one is tried in parallel (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Most addresses of one name that are tried for one connection.
+/// Most addresses of one name tried for one connection.
 const ADDRESSES_MAX: usize = 8;
 
-/// Longest wait for a connection to the control plane; those to parents and origins have bounds of their own (`pool`).
+/// Longest wait for a connection to the control plane; parents and origins have their own bounds (`pool`).
 const LINK_CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// A connection, whatever it runs over.
+/// A byte stream to another host, over any transport.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
-/// Where a connection goes.
+/// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// A name or an address, without brackets.
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// For TLS: the name that is shown (SNI) and that the certificate must be for.
+    /// For TLS: the name sent as SNI, for which the certificate must be valid.
     pub tls: Option<String>,
 }
 
 impl Endpoint {
-    /// The endpoint of an `http` or `https` URL; by TLS under the URL's own host.
+    /// The endpoint of an `http` or `https` URL; for `https`, TLS under the URL's host.
     pub(crate) fn of(url: &Uri) -> Option<Endpoint> {
         let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let secure = url.scheme_str() == Some("https");
@@ -74,13 +74,13 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// Where connections come from. How long a caller waits for one is the caller's to say.
+/// A source of connections. The caller bounds how long it waits for one.
 pub trait Network: Send + Sync + 'static {
     /// Connects.
     fn connect(&self, to: Endpoint) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
 }
 
-/// TCP by names that are looked up here, and TLS.
+/// TCP to names resolved here, and TLS.
 #[derive(Clone)]
 pub(crate) struct Internet {
     names: Arc<Names>,
@@ -91,7 +91,7 @@ impl Internet {
     pub(crate) fn new(config: &OriginConfig) -> Result<Internet, StartError> {
         let mut roots = rustls::RootCertStore::empty();
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        // A machine without certificates of its own still knows the public authorities.
+        // A machine without certificates of its own still trusts the public authorities.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(path) = &config.ca_file {
             let bad = |problem: String| StartError::Authorities { path: path.clone(), problem };
@@ -112,7 +112,7 @@ impl Internet {
         Ok(Internet { names, tls: tokio_rustls::TlsConnector::from(Arc::new(tls)) })
     }
 
-    /// Shows what is counted.
+    /// Shows the counters.
     pub(crate) fn show(&self, page: &mut Page) {
         self.names.show(page);
     }
@@ -137,7 +137,8 @@ impl Network for Internet {
     }
 }
 
-/// Tries addresses in order; the next one as soon as one fails, or beside it when it takes long. The first that answers wins.
+/// Tries addresses in order: the next one as soon as one fails, or in parallel when it takes long. The first that
+/// connects wins.
 async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut waiting = addresses.iter().take(ADDRESSES_MAX);
     let mut running = FuturesUnordered::new();
@@ -158,7 +159,7 @@ async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     }
 }
 
-/// A [`Network`] as tonic's client takes it; without TLS, which the link puts over it.
+/// A [`Network`] for tonic's client; without TLS, which tonic adds.
 #[derive(Clone)]
 pub(crate) struct Connector(Arc<dyn Network>);
 
@@ -189,7 +190,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A connection as hyper takes it.
+/// A connection for hyper.
 pub(crate) struct Wire(TokioIo<Box<dyn Stream>>);
 
 impl Connection for Wire {

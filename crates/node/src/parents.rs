@@ -1,15 +1,17 @@
-//! What is said to a parent, what of its answer is believed, and how it is known to be alive while it is waited for.
+//! Requests to a parent: which headers they carry, how much of the answer is believed, and how a parent is known to be
+//! alive meanwhile.
 //!
-//! A parent may have to wait for the origin as long as it likes, so that it is silent says nothing. One that was waited for
-//! longer than [`PATIENCE`] is greeted on a connection of its own: who is alive answers that at once, whatever it waits for. Many
-//! who wait for one parent greet it once. A parent that does not answer a greeting is given up for the next one, together with
-//! what was asked of it.
+//! A parent may wait for the origin as long as it likes, so its silence proves nothing. A parent that stays silent for
+//! [`PATIENCE`] is greeted on a separate connection: a live node answers a greeting at once, whatever else it waits
+//! for. Requests that wait for one parent greet it one at a time, and share a greeting that is answered. A request
+//! whose greeting is not answered is given up and goes to the next parent.
 //!
 //! # What always holds
 //!
-//! - A stalled parent holds a request for [`PATIENCE`] and [`GREETING_MAX`], not for as long as an origin may take.
-//! - A parent that could not be reached rests (`health`): it is asked after the others, or after the origin. A prefetch waits for it a
-//!   little before others are asked.
+//! - A stalled parent holds a request for [`PATIENCE`] and [`GREETING_MAX`], and for the greetings before its own, not
+//!   for as long as an origin may take.
+//! - A parent that could not be reached rests (`health`): it is asked after the other parents, or after the origin. A
+//!   prefetch waits a little for it before others are asked.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -33,20 +35,21 @@ use crate::pool::{Bounds, Failure, Message, Pool};
 use crate::upload::TAKES_MAX;
 use crate::upstream::{Answer, AskError, From, Question, UpBody, host, is_fenced, target};
 
-/// Longest wait for a connection to a parent: one lost packet of its beginning may be sent again.
+/// Longest wait for a connection to a parent: enough to send one lost packet of the handshake again.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// How long a parent may be silent before it is greeted, and between greetings.
+/// How long a parent may be silent before it is greeted, and the interval between greetings.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longest wait for the answer to a greeting.
 const GREETING_MAX: Duration = Duration::from_secs(2);
 
-/// How long a prefetch waits for a parent that has just gone: it is most likely about to be back, with all that it has fetched, while
-/// another would ask the origin for it once more (promise P3). Longer than a first rest, so that the parent is tried again within it.
+/// How long a prefetch waits for a parent that has just gone. It is most likely about to be back, with all that it has
+/// fetched, while another parent would ask the origin for it once more (promise P3). Longer than the first rest, so
+/// that the parent is tried again within it.
 const MISSED_MAX: Duration = Duration::from_secs(15);
 
-/// When a parent rests.
+/// When a parent rests, and for how long.
 const RULES: Rules = Rules { failures: 1, first: Duration::from_secs(5), most: Duration::from_secs(60) };
 
 /// Why a parent gave no answer.
@@ -54,20 +57,20 @@ pub(crate) enum NoAnswer {
     /// No connection, or it broke, or the parent fell silent.
     Unreachable {
         problem: String,
-        /// Nothing was sent.
+        /// Whether nothing was sent.
         unsent: bool,
     },
     /// It answered, but not as a node that saw the fence and can serve.
     Refused(String),
-    /// It could not get an answer from the origin.
+    /// It reported that the origin gave it no answer.
     Told(AskError),
 }
 
-/// When a parent was heard last.
+/// When a parent was last heard from.
 #[derive(Default)]
 struct Heard {
     last: Mutex<Option<Instant>>,
-    /// Held by the one who greets.
+    /// Held while greeting.
     greeting: tokio::sync::Mutex<()>,
 }
 
@@ -81,12 +84,12 @@ impl Heard {
     }
 }
 
-/// How a node asks its parents.
+/// A node's client for its parents.
 pub(crate) struct Parents {
     pool: Pool,
     own: NodeName,
     health: Health<NodeName>,
-    /// At most one entry for each member there was.
+    /// At most one entry for each node that has ever been a member.
     heard: Mutex<HashMap<NodeName, Arc<Heard>>>,
     asked: Counter,
     unreachable: Counter,
@@ -108,18 +111,18 @@ impl Parents {
         }
     }
 
-    /// Whether a parent may be asked in its turn; after a rest, this is its trial.
+    /// Whether a parent may be asked in its turn; after a rest, this request is its trial.
     pub(crate) fn admits(&self, name: &NodeName) -> bool {
         self.health.admits(name, Instant::now())
     }
 
-    /// Whether a parent has just gone: lately enough that a prefetch waits until it is back.
+    /// Whether a parent has gone so recently that a prefetch waits for it to return.
     pub(crate) fn is_missed(&self, name: &NodeName) -> bool {
         let now = Instant::now();
         self.health.failing(name, now).is_some_and(|(since, _)| now.saturating_duration_since(since) < MISSED_MAX)
     }
 
-    /// Whether it is missed, and not to be asked yet.
+    /// Whether a parent is missed, and still rests.
     pub(crate) fn is_missed_and_rests(&self, name: &NodeName) -> bool {
         let rests = self.health.failing(name, Instant::now()).is_some_and(|(_, rests)| rests);
         rests && self.is_missed(name)
@@ -158,7 +161,8 @@ impl Parents {
             interim: question.interim.as_ref(),
         };
         let left = until.saturating_duration_since(Instant::now());
-        // It takes nothing where the origin takes nothing, and is the first to say so.
+        // A parent reads the body no faster than the origin does, and should be the first to report that the origin
+        // stalls.
         let bounds = Bounds { connect: left.min(CONNECT_MAX), takes: 2 * TAKES_MAX, first_byte: left };
         let heard = self.heard(name);
         self.asked.inc();
@@ -170,14 +174,14 @@ impl Parents {
             }
         };
         let failed = |failure: Failure| {
-            // It is alive and waits for the origin: the next parent would do the same.
+            // The parent is alive and waits for the origin; the next parent would do the same.
             if failure.late && !failure.unsent && Instant::now() >= until {
                 return NoAnswer::Told(AskError::Timeout);
             }
             if failure.by_client {
                 return NoAnswer::Told(AskError::Left);
             }
-            // It is as well as before, and the next one would hardly say anything else.
+            // The parent is as well as before, and the next one would hardly answer anything else.
             if failure.unusable {
                 return NoAnswer::Refused(format!("{name}: {}", failure.problem));
             }
@@ -191,7 +195,7 @@ impl Parents {
         believed(question, name, answer)
     }
 
-    /// Ends when the parent does not answer a greeting.
+    /// Resolves when the parent does not answer a greeting.
     async fn falls_silent(&self, known: &Known, endpoint: &Endpoint, heard: &Heard) {
         loop {
             let since = Instant::now();
@@ -200,7 +204,7 @@ impl Parents {
                 continue;
             }
             let _greeting = heard.greeting.lock().await;
-            // Somebody else may have greeted it meanwhile.
+            // Another request may have greeted it meanwhile.
             if !heard.since(since) && !self.greet(known, endpoint).await {
                 return;
             }
@@ -218,11 +222,11 @@ impl Parents {
         let bounds = Bounds { connect: GREETING_MAX, takes: GREETING_MAX, first_byte: GREETING_MAX };
         self.greeted.inc();
         let sent = tokio::time::timeout(GREETING_MAX, self.pool.send(endpoint, &message, &mut None, bounds)).await;
-        // Whatever it says, it is alive.
+        // Any answer shows that it is alive.
         matches!(sent, Ok(Ok(_)))
     }
 
-    /// Shows what is counted.
+    /// Shows the counters.
     pub(crate) fn show(&self, page: &mut Page) {
         let (resting, _) = self.health.counts(Instant::now());
         page.counter("parent_requests_total", "Requests sent to parents", self.asked.get());
@@ -241,7 +245,7 @@ impl Parents {
     }
 }
 
-/// What of a parent's answer is believed.
+/// The part of a parent's answer that is believed.
 fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) -> Result<Answer, NoAnswer> {
     let (mut head, body) = answer.into_parts();
     let age = peer::told_age(&head.headers);

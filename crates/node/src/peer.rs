@@ -1,8 +1,9 @@
-//! What nodes say to each other beside HTTP: the `Warmfront-*` headers.
+//! The headers that nodes exchange beside HTTP: `Warmfront-*`.
 //!
-//! They are believed only with the peer credential, and stripped from everything else that comes in or goes out. A request
-//! from a child names the log and the fence its answer must reflect; the answer says how old its knowledge is. An answer
-//! without that age comes from a node that did not see the fence, so it is no answer (fence, assumption 9).
+//! They are believed only with the peer credential, and stripped from everything else that comes in or goes out. A
+//! request from a child names the log and the fence its answer must reflect; the answer carries its age, the time since
+//! the body was last known good. An answer without an age comes from a node that did not see the fence, so it does not
+//! count as an answer (fence, assumption 9).
 
 use std::time::Duration;
 
@@ -18,26 +19,27 @@ use crate::knowing::Known;
 pub(crate) const CREDENTIAL: HeaderName = HeaderName::from_static("warmfront-credential");
 /// `LOG:REVISION`, on a request.
 pub(crate) const FENCE: HeaderName = HeaderName::from_static("warmfront-fence");
-/// The nodes that a request has passed, on a request: a circle in the topology ends at the origin.
+/// The nodes that a request has passed, on a request: a cycle in the topology ends at the origin.
 pub(crate) const PASSED: HeaderName = HeaderName::from_static("warmfront-passed");
 /// Milliseconds since the body was known good, on an answer.
 pub(crate) const AGE: HeaderName = HeaderName::from_static("warmfront-age");
-/// On an error that a node made because of the origin: `timeout`, `unreachable`.
+/// `timeout`, `unreachable` or `busy`, on an error that a node reports because of the origin.
 pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("warmfront-origin");
 
-/// On a request that asks for nothing but whether the node is alive.
+/// On a request that only asks whether the node is alive.
 pub(crate) const ALIVE: HeaderName = HeaderName::from_static("warmfront-alive");
 /// `prefetch`, on a request that no user waits for.
 pub(crate) const PURPOSE: HeaderName = HeaderName::from_static("warmfront-purpose");
-/// `verbatim`, on a request for what is kept under the URL as it was asked for.
+/// `verbatim`, on a request for an object that is stored under its URL as requested.
 pub(crate) const KEY: HeaderName = HeaderName::from_static("warmfront-key");
-/// On a request, for which refetch it is asked: a copy that was fetched for an earlier one or for none will not do. On an answer, for
-/// which refetch its body was fetched.
+/// On a request, the refetch it is part of: a copy fetched for an earlier one, or for none, will not do. On an answer,
+/// the refetch that its body was fetched for.
 pub(crate) const REFETCH: HeaderName = HeaderName::from_static("warmfront-refetch");
-/// On a request that is to confirm a body, of which answer of an origin that is a copy, zero when its sender does not know; on an
-/// answer, of which its body is one. Validators do not say it: an origin may give other bytes the same date, or the same tag.
+/// Of which answer of an origin a body is a copy, as a number. On a request that validates a body, that body's, zero
+/// when the sender does not know it; on an answer, its own body's. Validators do not tell copies apart: an origin may
+/// give different bytes the same date or the same entity tag.
 pub(crate) const COPY: HeaderName = HeaderName::from_static("warmfront-copy");
-/// `https`, on a request for a user who came by TLS: some origins are asked by the scheme that users come by.
+/// `https`, on a request for a user who came by TLS: some origins are asked by the scheme of the user.
 pub(crate) const SCHEME: HeaderName = HeaderName::from_static("warmfront-scheme");
 
 const PREFIX: &str = "warmfront-";
@@ -45,38 +47,38 @@ const PREFIX: &str = "warmfront-";
 /// Most nodes a request may pass.
 const PASSED_MAX: usize = 8;
 
-/// Who asks, as far as the headers can be believed.
+/// The sender of a request, as far as its headers can be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) asker: Asker,
     /// The nodes the request has passed.
     pub(crate) passed: Vec<NodeName>,
-    /// For whom.
+    /// Who the request is for.
     pub(crate) purpose: Purpose,
-    /// Only whether this node is alive is wanted.
+    /// Whether it only asks whether this node is alive.
     pub(crate) greets: bool,
-    /// Of a node: the user it asks for came by TLS.
+    /// From a node: whether its user came by TLS.
     pub(crate) secure: bool,
-    /// Of a node: it asks for what is kept under the URL as it stands.
+    /// From a node: whether the object is stored under its URL as requested.
     pub(crate) verbatim: bool,
-    /// Of a node: for which refetch it asks; zero for none.
+    /// From a node: the refetch it is part of; zero for none.
     pub(crate) refetch: u64,
-    /// Of a node that has something confirmed: of which answer that is a copy.
+    /// From a node that validates a body: of which answer of an origin that body is a copy.
     pub(crate) copy: Option<u64>,
 }
 
-/// Why a node's request is not answered.
+/// Why a request of a node is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadCaller {
     /// No fence, or one that cannot be read.
     Fence,
-    /// The fence is of another log: its revisions say nothing here.
+    /// The fence is of another log: its revisions mean nothing here.
     AnotherLog,
-    /// It has passed too many nodes.
+    /// The request has passed too many nodes.
     Circle,
 }
 
-/// Reads and strips what a request says of its sender.
+/// Reads and strips the headers that describe the sender of a request.
 pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, BadCaller> {
     let user = Caller {
         asker: Asker::User,
@@ -119,7 +121,7 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
     }
 }
 
-/// Removes every header of ours.
+/// Removes every `Warmfront-*` header.
 pub(crate) fn strip(headers: &mut HeaderMap) {
     let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
     for name in ours {
@@ -127,14 +129,15 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Says to a parent who asks, what its answer must reflect, and whom the request has passed.
+/// Adds the headers that tell a parent who asks, the fence of its answer, and the nodes the request has passed.
 pub(crate) fn introduce(headers: &mut HeaderMap, known: &Known, fence: Revision, passed: &[NodeName], own: &NodeName) {
     let LogId(log) = &known.log;
     let passed: Vec<&str> = passed.iter().chain([own]).map(NodeName::as_str).collect();
     let values =
         [(CREDENTIAL, known.peer_credential.clone()), (FENCE, format!("{log}:{fence}")), (PASSED, passed.join(","))];
     for (name, text) in values {
-        // A secret or log id that is no header value cannot have come from a control plane of ours; the parent will refuse.
+        // A credential or log id that is no header value cannot come from a control plane of ours; the parent will
+        // refuse.
         if let Ok(mut value) = HeaderValue::try_from(text) {
             value.set_sensitive(name == CREDENTIAL);
             headers.insert(name, value);
@@ -142,7 +145,7 @@ pub(crate) fn introduce(headers: &mut HeaderMap, known: &Known, fence: Revision,
     }
 }
 
-/// Says to a parent that no user waits.
+/// Tells a parent that no user waits.
 pub(crate) fn tell_purpose(headers: &mut HeaderMap, purpose: Purpose) {
     match purpose {
         Purpose::Prefetch => _ = headers.insert(PURPOSE, HeaderValue::from_static("prefetch")),
@@ -150,48 +153,48 @@ pub(crate) fn tell_purpose(headers: &mut HeaderMap, purpose: Purpose) {
     }
 }
 
-/// Says to a parent by which scheme the user came.
+/// Tells a parent the scheme that the user came by.
 pub(crate) fn tell_scheme(headers: &mut HeaderMap, secure: bool) {
     if secure {
         headers.insert(SCHEME, HeaderValue::from_static("https"));
     }
 }
 
-/// Says to a parent that the URL itself is the key.
+/// Tells a parent that the URL itself is the key.
 pub(crate) fn tell_key(headers: &mut HeaderMap, verbatim: bool) {
     if verbatim {
         headers.insert(KEY, HeaderValue::from_static("verbatim"));
     }
 }
 
-/// Says to a parent for which refetch it is asked, to a child for which one a body was fetched.
+/// Tells a parent which refetch a request is part of, or a child which one a body was fetched for.
 pub(crate) fn tell_refetch(headers: &mut HeaderMap, refetch: u64) {
     if refetch > 0 {
         headers.insert(REFETCH, HeaderValue::from(refetch));
     }
 }
 
-/// For which refetch somebody asks, or a body was fetched; zero for none.
+/// The refetch that a request is part of, or that a body was fetched for; zero for none.
 pub(crate) fn refetch(headers: &HeaderMap) -> u64 {
     headers.get(REFETCH).and_then(|refetch| refetch.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// Says to a parent of which answer there is a copy, to a child of which a body is one.
+/// Tells a parent of which answer the body at hand is a copy, or a child of which one it gets a copy.
 pub(crate) fn tell_copy(headers: &mut HeaderMap, copy: u64) {
     headers.insert(COPY, HeaderValue::from(copy));
 }
 
-/// Of which answer somebody has a copy, where that is said.
+/// Of which answer a body is a copy, if the headers say so.
 pub(crate) fn copy(headers: &HeaderMap) -> Option<u64> {
     headers.get(COPY)?.to_str().ok()?.parse().ok()
 }
 
-/// Says to a child how long ago the body was known good (rule 5).
+/// Tells a child how long ago the body was known good (rule 5).
 pub(crate) fn tell_age(headers: &mut HeaderMap, age: Duration) {
     headers.insert(AGE, HeaderValue::from(fence::ceil_millis(age)));
 }
 
-/// What a parent's answer says of its age; `None` when it is no answer to a fence.
+/// The age of a parent's answer; `None` when the parent did not see the fence.
 pub(crate) fn told_age(headers: &HeaderMap) -> Option<Duration> {
     headers.get(AGE)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }

@@ -1,15 +1,16 @@
-//! Pinned objects: what is kept in the store until when, and by whose wish.
+//! Pinned objects: what the store keeps until a given time, and at whose wish.
 //!
-//! The store keeps what it is told to, and forgets with a restart that it was. The journal remembers, and the store is told again before
-//! anything comes into it.
+//! The store keeps objects that it is told to pin, but forgets pins in a restart. The journal remembers them, and the
+//! store is told again before anything is written into it.
 //!
 //! # What always holds
 //!
-//! - A pin is in the journal before a job is reported for it. Pins that are wanted meanwhile wait and are written together: a sync of
-//!   its own for each would hold up the log, whose entries go to the same journal.
-//! - An account has no more bytes pinned than its jobs say it may; the node no more objects than [`PINS_MAX`]. How much of a disk may be
-//!   pinned is the store's to say.
-//! - What is refreshed goes, pinned or not; the pin goes with it.
+//! - A pin is in the journal before its job is reported. Pins that arrive during a write wait and are written together:
+//!   a sync for each would hold up the log, whose entries go to the same journal.
+//! - An account has no more bytes pinned than its jobs allow, and the node no more objects than [`PINS_MAX`]. The store
+//!   decides how much of a disk may be pinned.
+//! - A pin does not hold off a refresh. A body that replaces a pinned one is pinned in its place, while there is room;
+//!   removing an object removes its pin.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,20 +25,20 @@ use crate::head::ObjectKey;
 use crate::journal::{Journal, JournalError};
 use crate::upstream;
 
-/// Pinned objects of a node.
+/// The most pinned objects of a node.
 pub(crate) const PINS_MAX: usize = 200_000;
 
-/// How often it is looked which pins are over.
+/// How often expired pins are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// A pin as it is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pinned {
-    /// Under what the object lies.
+    /// The full key of the object.
     pub(crate) full_key: Vec<u8>,
-    /// Until when, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub(crate) until: u64,
-    /// What stands for the account.
+    /// A number that stands for the account.
     pub(crate) owner: u64,
     /// Length of the body.
     pub(crate) bytes: u64,
@@ -46,7 +47,7 @@ pub(crate) struct Pinned {
 #[derive(Default)]
 struct Kept {
     by_key: HashMap<u128, Pinned>,
-    /// Bytes of all of an account's.
+    /// Bytes pinned by each account.
     by_owner: HashMap<u64, u64>,
 }
 
@@ -79,16 +80,16 @@ impl Kept {
 pub(crate) struct Pins {
     store: Store,
     journal: Journal,
-    /// At most what the jobs want that run ([`crate::prefetch`]).
+    /// At most the pins of the jobs that run ([`crate::prefetch`]).
     to_write: Mutex<Vec<ToWrite>>,
-    /// Held by whoever writes.
+    /// Held while writing.
     writing: tokio::sync::Mutex<()>,
     kept: Mutex<Kept>,
-    /// Held by those who pin together, and alone by who tidies: half a pin is not over.
+    /// Held shared while pinning, and exclusively while tidying: a half-made pin must not look expired.
     pinning: tokio::sync::RwLock<()>,
 }
 
-/// The pins of a job, and who waits until they are in the journal; if they cannot be, for the cause.
+/// The pins of a job, and the channel that reports when they are in the journal, or why they are not.
 struct ToWrite {
     rows: Vec<(u128, Pinned)>,
     written: oneshot::Sender<Result<(), String>>,
@@ -104,11 +105,11 @@ async fn write_together(journal: Journal, wanted: Vec<ToWrite>) {
     }
 }
 
-/// Why an object is not pinned.
+/// Why an object was not pinned.
 pub(crate) enum NotPinned {
-    /// It is not there any more: look again.
+    /// It is not in the store any more: look again.
     Absent,
-    /// It cannot be.
+    /// It cannot be pinned.
     For(Cause),
 }
 
@@ -127,12 +128,12 @@ impl Pins {
         self.to_write.lock().expect("no holder of this lock can panic")
     }
 
-    /// How many there are.
+    /// How many objects are pinned.
     pub(crate) fn count(&self) -> usize {
         self.kept().by_key.len()
     }
 
-    /// Tells the store again what the journal remembers; before anything comes into the store.
+    /// Restores the pins of the journal in the store, before anything is written into it.
     pub(crate) async fn load(&self, now: SystemTime) -> Result<(), JournalError> {
         let remembered = self.journal.on(|journal| journal.pins()).await?;
         let mut over = Vec::new();
@@ -140,7 +141,7 @@ impl Pins {
             let mut pinned = pinned;
             let again = pinned.until > secs(now)
                 && match self.store.pin(store::Key(key), &pinned.full_key, None).await {
-                    // Another body may have taken its place since. What leads to one has none.
+                    // Another body may have replaced it since. The marker that leads to a body has no bytes of its own.
                     Ok(bytes) => {
                         pinned.bytes = if pinned.bytes > 0 { bytes } else { 0 };
                         true
@@ -167,7 +168,7 @@ impl Pins {
         self.journal.on(move |journal| journal.unpin(&over)).await
     }
 
-    /// Pins an object of `bytes`, and what leads to it: `keys`, the first of which has this body.
+    /// Pins an object of `bytes` and the marker that leads to it: `keys`, of which the first holds this body.
     pub(crate) async fn pin(
         &self,
         keys: &[ObjectKey],
@@ -204,8 +205,8 @@ impl Pins {
                 written.push((key_hash, pinned));
             }
         }
-        // What was pinned before stays as it was. So does what leads to the body, which takes no room: other variants may be pinned by now
-        // that it leads to as well.
+        // What was pinned before stays as it was. A marker stays pinned too: it takes no room, and other variants that
+        // it leads to may be pinned by now.
         let undo = || {
             for (key, before) in keys.iter().zip(&earlier).take(1) {
                 self.kept().take(key.hash().0);
@@ -234,21 +235,21 @@ impl Pins {
         Ok(())
     }
 
-    /// Puts pins into the journal, with those that came while others were written.
+    /// Writes pins to the journal, together with those that arrived while others were being written.
     async fn write(&self, rows: Vec<(u128, Pinned)>) -> Result<(), String> {
         let (written, result) = oneshot::channel();
         self.to_write().push(ToWrite { rows, written });
         let writing = self.writing.lock().await;
         let wanted = std::mem::take(&mut *self.to_write());
         if !wanted.is_empty() {
-            // A task of its own: what is written for others is so even if this job is withdrawn.
+            // A separate task: the other jobs' pins are written even if this job is withdrawn.
             _ = tokio::spawn(write_together(self.journal.clone(), wanted)).await;
         }
         drop(writing);
         result.await.unwrap_or_else(|_| Err("the pin was not written".to_owned()))
     }
 
-    /// Ends pins whose time is over, and forgets those whose object went.
+    /// Removes expired pins, and those whose object is gone.
     pub(crate) async fn tidy(&self, now: SystemTime) -> Result<(), JournalError> {
         let _alone = self.pinning.write().await;
         let over: Vec<u128> = {
@@ -266,7 +267,7 @@ impl Pins {
         self.forget(over).await
     }
 
-    /// Looks after pins until `stopping`.
+    /// Tidies pins until `stopping`.
     pub(crate) async fn run(self: Arc<Self>, clock: Arc<dyn Clock>, stopping: CancellationToken) {
         while stopping.run_until_cancelled(tokio::time::sleep(TIDY_EVERY)).await.is_some() {
             if let Err(error) = self.tidy(clock.now()).await {
@@ -408,7 +409,7 @@ mod tests {
         assert!(refused.contains("pinned objects may take 1048576 bytes of the disk"), "{refused}");
         assert!(!store.is_pinned(key("/large").hash()));
 
-        // What is removed takes its pin along, and its bytes count no more.
+        // Removing an object removes its pin, and its bytes no longer count.
         store.remove(key("/2").hash(), key("/2").bytes(), store::Which::Any).await.unwrap();
         pins.tidy(at(0)).await.unwrap();
         assert_eq!(pins.kept().bytes_of(8), 0);

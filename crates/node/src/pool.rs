@@ -1,14 +1,15 @@
-//! Connections to parents and origins: made, kept for the next request, and given up.
+//! Connections to parents and origins: opened, kept for the next request, and closed.
 //!
-//! HTTP/1.1, one request at a time on each. A connection that was kept may have been closed at its other end in the very moment
-//! it is used again, which says nothing of whether the other end is well: such a request is sent once more, on a new connection,
-//! where that is safe (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+//! HTTP/1.1, one request at a time on each. The other end may close a kept connection at the very moment it is reused,
+//! which does not mean that the other end is unwell. Such a request is sent once more on a new connection, where that
+//! is safe (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
 //!
 //! # What always holds
 //!
-//! - A request is sent a second time only if nothing of it was sent, or if it is safe, has no body and nothing of an answer came.
-//! - A connection serves another request only after its last answer was read to the end, and for at most [`REUSED_FOR`] after it
-//!   was made, so that a name that moved is followed.
+//! - A request is sent a second time only if nothing of it was sent, or if it is safe, has no body and no part of an
+//!   answer came.
+//! - A connection takes another request only after its last answer was read to the end, and for at most [`REUSED_FOR`]
+//!   after it was opened, so that a name that moves is followed.
 //! - Every wait has a bound: for a connection and for the first byte here, for each next piece of a body at its reader
 //!   ([`crate::upstream::BODY_SILENCE_MAX`]).
 
@@ -31,18 +32,18 @@ use crate::network::{Endpoint, Network};
 use crate::upload::{self, Watched};
 use crate::upstream::{UpBody, no_body, words};
 
-/// Idle connections kept to one endpoint, to all of them, and how long.
+/// Idle connections kept to one endpoint and to all of them, and for how long.
 const IDLE_PER_ENDPOINT_MAX: usize = 128;
 const IDLE_ALL_MAX: usize = 4096;
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// How long after it was made a connection takes requests.
+/// How long after it was opened a connection takes requests.
 const REUSED_FOR: Duration = Duration::from_secs(60);
 
-/// How often connections that are over are looked for.
+/// How often expired connections are closed.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// A request, but for its body.
+/// A request without its body.
 pub(crate) struct Message<'a> {
     pub(crate) method: &'a Method,
     pub(crate) target: &'a PathAndQuery,
@@ -51,12 +52,12 @@ pub(crate) struct Message<'a> {
     pub(crate) interim: Option<&'a Interim>,
 }
 
-/// How long is waited.
+/// The longest waits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// For a connection, looking up its name included.
+    /// For a connection, including DNS.
     pub(crate) connect: Duration,
-    /// For the other end to take something of the request's body that is there.
+    /// For the other end to read any part of the request's body that is ready.
     pub(crate) takes: Duration,
     /// For the first byte of an answer, from when all of the request is sent.
     pub(crate) first_byte: Duration,
@@ -66,29 +67,29 @@ pub(crate) struct Bounds {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) problem: String,
-    /// Nothing was sent: another may be asked whatever the request is.
+    /// Nothing was sent: another endpoint may be asked, whatever the request is.
     pub(crate) unsent: bool,
     /// A bound was reached.
     pub(crate) late: bool,
-    /// The client broke off the request's own body: whoever was asked is as well as before.
+    /// The client broke off the request's own body, which says nothing about the endpoint.
     pub(crate) by_client: bool,
-    /// It answered, but what it said cannot be taken.
+    /// An answer came, but it is not usable.
     pub(crate) unusable: bool,
 }
 
 impl Failure {
-    /// After something was sent, by the other end.
+    /// A failure of the other end, after something was sent.
     pub(crate) fn of(problem: String) -> Failure {
         Failure { problem, unsent: false, late: false, by_client: false, unusable: false }
     }
 
-    /// Of an answer that came.
+    /// An answer that is not usable.
     fn of_answer(problem: String) -> Failure {
         Failure { unusable: true, ..Failure::of(problem) }
     }
 }
 
-/// A connection that waits for a request.
+/// A kept connection without a request.
 struct Idle {
     sender: SendRequest<UpBody>,
     made: Instant,
@@ -105,13 +106,13 @@ impl Idle {
 
 #[derive(Default)]
 struct Kept {
-    /// The one used last at the back.
+    /// For each endpoint, the most recently used at the back.
     by_endpoint: HashMap<Endpoint, VecDeque<Idle>>,
-    /// All of them.
+    /// Idle connections to all endpoints.
     count: usize,
 }
 
-/// The connections of a node to parents and origins. Clones are the same pool.
+/// The connections of a node to parents and origins. Clones share one pool.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Inner>);
 
@@ -130,7 +131,7 @@ impl Inner {
         self.kept.lock().expect("no holder of this lock can panic")
     }
 
-    /// The connection used last, if one is kept that can be used.
+    /// The most recently used connection that is still good, if there is one.
     fn take(&self, to: &Endpoint) -> Option<Idle> {
         let now = Instant::now();
         let mut kept = self.kept();
@@ -174,7 +175,7 @@ impl Inner {
     }
 }
 
-/// Closes what was kept too long, while there is a pool.
+/// Closes expired connections, for as long as the pool lives.
 async fn sweep(pool: Weak<Inner>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
@@ -184,7 +185,7 @@ async fn sweep(pool: Weak<Inner>) {
 }
 
 impl Pool {
-    /// A pool whose connections are tasks of the runtime that calls; those that send must run on it too.
+    /// A pool whose connections are tasks of the calling runtime; requests must be sent on that runtime too.
     pub(crate) fn new(network: Arc<dyn Network>) -> Pool {
         let inner = Arc::new(Inner {
             network,
@@ -199,7 +200,7 @@ impl Pool {
         Pool(inner)
     }
 
-    /// Sends a request and returns when the head of its answer is there. A `body` that was not sent is there again afterwards.
+    /// Sends a request and returns once the head of its answer has arrived. A `body` that was not sent is put back.
     pub(crate) async fn send(
         &self,
         to: &Endpoint,
@@ -212,7 +213,7 @@ impl Pool {
         if let Some(Idle { sender, made, .. }) = kept {
             self.0.reused.inc();
             match self.send_on(sender, made, to, message, body, bounds).await {
-                // The other end had closed it; whatever is wrong shows on a new one.
+                // The other end had closed it; any other fault will show on a new connection.
                 Err(Failure { unsent: true, .. }) => {}
                 Err(Failure { late: false, .. }) if repeatable => self.0.again.inc(),
                 answered => return answered,
@@ -235,7 +236,7 @@ impl Pool {
         let open = self.0.open.hold();
         tokio::spawn(async move {
             let _open = open;
-            // How it ends is told to whoever waits for an answer.
+            // Its outcome is reported to the request that waits for an answer.
             let _ = connection.await;
         });
         Ok(sender)
@@ -277,23 +278,23 @@ impl Pool {
             }
             Some(Ok(answer)) => answer,
         };
-        // What is refused here takes its connection with it: nobody knows what the rest of it belongs to.
+        // Refusing an answer drops its connection: what the remaining bytes belong to is unknown.
         let (mut head, rest) = answer.into_parts();
         framing::answer(&mut head)
             .map_err(|problem| Failure::of_answer(format!("the answer cannot be trusted: {problem}")))?;
         let mut answer = Response::from_parts(head, rest);
-        // The connection's own bound is of its buffer, which a fast sender overshoots.
+        // The connection only bounds its buffer, which a fast sender overshoots.
         if framing::bytes(answer.headers()) > ANSWER_BYTES_MAX {
             let problem = format!("the head of the answer is larger than {ANSWER_BYTES_MAX} bytes");
             return Err(Failure::of_answer(problem));
         }
-        // Interim answers were told before; what is left of the family cannot be an answer.
+        // Interim answers were passed on before; another 1xx status cannot be a final answer.
         if answer.status().is_informational() {
             *answer.status_mut() = StatusCode::BAD_GATEWAY;
         }
         let (pool, to) = (Arc::downgrade(&self.0), to.clone());
         tokio::spawn(async move {
-            // Ready once the answer was read to its end; never, if it was dropped before.
+            // Ready once the answer was read to its end; an error if it was dropped before.
             if sender.ready().await.is_ok()
                 && let Some(pool) = pool.upgrade()
             {
@@ -303,7 +304,7 @@ impl Pool {
         Ok(answer)
     }
 
-    /// Shows what is counted.
+    /// Shows the counters.
     pub(crate) fn show(&self, page: &mut Page) {
         let Inner { open, made, failed, reused, again, .. } = &*self.0;
         let idle = self.0.kept().count;

@@ -1,16 +1,18 @@
-//! Prefetch jobs: a GET through the same pipeline, its body to the store alone, then the proof that the object is there.
+//! Prefetch jobs: a GET through the same pipeline, with its body to the store alone, then the proof that the object is
+//! resident.
 //!
 //! # What always holds
 //!
 //! - A job is begun only once the log is applied up to its submission (fence, assumption 10).
-//! - *Resident* is said of what was read back from stable storage, checked, and may be sent at that moment.
-//! - What is withdrawn is not begun any more. A job that waits for its turn, here or at an origin, leaves; a fetch that somebody
-//!   else waits for, or that has been asked for, goes on.
+//! - *Resident* is reported only of an object that was read back from stable storage, was verified, and may be sent at
+//!   that moment.
+//! - A withdrawn job is not begun any more. One that waits for its turn, here or at an origin, leaves; a fetch that
+//!   somebody else waits for, or that was already sent, goes on.
 //! - Users come first (promise P4): while they wait for fetches of their own, few jobs run.
 //!
 //! # Not here
 //!
-//! A second way into the store: fetching is `fill`'s, whoever asks.
+//! A second way into the store: fetching is the business of `fill`, for users and jobs alike.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -35,46 +37,46 @@ use crate::slices::Part;
 use crate::upstream;
 use crate::wanted::Wanted;
 
-/// Jobs under way at a time, and how many while users wait for fetches. Most of them wait for a sync that many share.
+/// Jobs under way at a time, and how many while users wait for fetches. Most jobs wait for a sync that many share.
 const RUNNING_MAX: usize = 256;
 const RUNNING_WHILE_BUSY_MAX: usize = 8;
 
-/// How much of that one host has at most, in quarters: its origin may be slow, and others' are not to wait for it.
+/// How many quarters of those one host may have: its origin may be slow, and jobs of other hosts must not wait for it.
 const RUNNING_OF_A_HOST_QUARTERS: usize = 3;
 
-/// Jobs of a host that fetch at a time.
+/// Jobs of one host that fetch at a time.
 const FETCHING_MAX: usize = 64;
 
-/// Users' fetches at a time from which on the node counts as busy.
+/// The number of users' fetches from which the node counts as busy.
 const BUSY_FILLS: u64 = 16;
 
-/// How long reports are gathered while jobs are under way, and how many of them are not waited with.
+/// How long reports are gathered while jobs are under way, and how many are sent at once without waiting.
 const GATHER: std::time::Duration = std::time::Duration::from_millis(10);
 const REPORTS_ENOUGH: usize = 64;
 
-/// How often a busy node looks whether it still is.
+/// How often a busy node checks whether it still is.
 const BUSY_RECHECK: std::time::Duration = std::time::Duration::from_millis(50);
 
 type Name = (u64, u32);
 
 #[derive(Default)]
 struct Queue {
-    /// Jobs not begun, by chunk, in the order they came. Chunks take turns: those of a large task come one behind the other, and what
-    /// else there is to do need not wait for hundreds of them.
+    /// Jobs not begun, by chunk, in order of arrival. Chunks take turns: those of a large task arrive one after the
+    /// other, and other work need not wait for hundreds of them.
     waiting: BTreeMap<u64, VecDeque<Job>>,
-    /// The chunk whose turn was last.
+    /// The chunk that had the last turn.
     last_turn: u64,
-    /// Hosts of which there are jobs under way.
+    /// Hosts with jobs under way.
     hosts: BTreeMap<String, Arc<Host>>,
     /// Jobs waiting or under way, in an order that is the same in every run of a simulation.
     names: BTreeMap<Name, Held>,
     /// Reports not sent.
     outbox: VecDeque<Report>,
-    /// Since when there are some.
+    /// Since when there are any.
     since: Option<Instant>,
 }
 
-/// What is under way of the jobs of one host.
+/// The jobs of one host that are under way.
 struct Host {
     fetching: Semaphore,
 }
@@ -82,18 +84,18 @@ struct Host {
 /// A job that was begun.
 pub(crate) struct Begun {
     pub(crate) job: Job,
-    /// Ends it.
+    /// Cancels it.
     pub(crate) withdrawn: CancellationToken,
-    /// Its host's, for as long as it is under way.
+    /// Its host, held for as long as it is under way.
     host: Arc<Host>,
 }
 
-/// A job that is here.
+/// A job that waits or is under way.
 #[derive(Default)]
 struct Held {
-    /// Ends it.
+    /// Cancels it.
     withdrawn: CancellationToken,
-    /// The body that comes for it, its length, and whether it was there already when we last looked.
+    /// The body being received for it, its length, and whether [`Prefetch::under_way`] has seen it before.
     coming: Option<(store::Follower, u64, bool)>,
 }
 
@@ -113,7 +115,7 @@ impl Prefetch {
         self.queue.lock().expect("no holder of this lock can panic")
     }
 
-    /// Takes jobs; those that are here already are not taken twice, and beyond [`JOBS_PER_NODE_MAX`] none is.
+    /// Takes jobs. Those that are here already are not taken twice, and none is taken beyond [`JOBS_PER_NODE_MAX`].
     pub(crate) fn accept(&self, jobs: impl Iterator<Item = Job>) {
         let mut queue = self.queue();
         let mut refused = 0_usize;
@@ -143,7 +145,7 @@ impl Prefetch {
         }
     }
 
-    /// Drops all jobs: whoever gave them hands them on.
+    /// Drops all jobs: the control plane gives them to other nodes.
     pub(crate) fn withdraw_all(&self) {
         self.drop_jobs(|_| true);
     }
@@ -157,14 +159,14 @@ impl Prefetch {
         }
     }
 
-    /// A body of this length comes for a job.
+    /// Records that a body of this length is being received for a job.
     fn follow(&self, job: &Job, coming: store::Follower, length: u64) {
         if let Some(held) = self.queue().names.get_mut(&(job.chunk, job.index)) {
             held.coming = Some((coming, length, false));
         }
     }
 
-    /// How far the jobs are whose bodies were coming when this was asked before: most are done sooner.
+    /// The progress of the jobs whose bodies were already coming at the previous call: most are done sooner.
     pub(crate) fn under_way(&self) -> Vec<UnderWay> {
         let mut queue = self.queue();
         let mut under_way = Vec::new();
@@ -177,8 +179,8 @@ impl Prefetch {
         under_way
     }
 
-    /// Waits for reports and takes up to `most` of them. While jobs are under way a few are waited for [`GATHER`], so that a message
-    /// has many.
+    /// Waits for reports and takes up to `most` of them. While jobs are under way, a few reports are held back for
+    /// [`GATHER`], so that a message carries many.
     pub(crate) async fn reports(&self, most: usize) -> Vec<Report> {
         loop {
             let reported = self.reported.notified();
@@ -213,8 +215,8 @@ impl Prefetch {
         (waiting, queue.names.len() - waiting, queue.outbox.len())
     }
 
-    /// The oldest job of the next chunk whose submission the node has caught up with, and whose host has not most of the `most` jobs that
-    /// may be under way.
+    /// The oldest job of the next chunk whose submission the node has applied, and whose host does not yet have its
+    /// part of the `most` jobs that may be under way.
     pub(crate) fn next(&self, applied: model::Revision, most: usize) -> Option<Begun> {
         let mut queue = self.queue();
         queue.hosts.retain(|_, host| Arc::strong_count(host) > 1);
@@ -238,7 +240,7 @@ impl Prefetch {
         Some(Begun { job, withdrawn, host })
     }
 
-    /// A job has ended. Of one that was withdrawn by then nothing is reported: its place and its name may be another's by now.
+    /// Ends a job. Nothing is reported of a withdrawn one: its place and its name may be another job's by now.
     pub(crate) fn done(&self, report: Report, withdrawn: &CancellationToken) {
         let mut queue = self.queue();
         if withdrawn.is_cancelled() {
@@ -247,7 +249,7 @@ impl Prefetch {
         queue.names.remove(&(report.chunk, report.index));
         queue.outbox.push_back(report);
         queue.since.get_or_insert_with(Instant::now);
-        // Whoever gathers is woken when it has to be.
+        // A task that gathers reports is woken only when necessary.
         let wakes = queue.outbox.len() == 1 || queue.outbox.len() == REPORTS_ENOUGH || queue.names.is_empty();
         drop(queue);
         if wakes {
@@ -255,7 +257,7 @@ impl Prefetch {
         }
     }
 
-    /// Does jobs until `stopping`.
+    /// Runs jobs until `stopping`.
     pub(crate) async fn run(self: Arc<Self>, pipeline: Arc<Pipeline>, stopping: CancellationToken) {
         let mut applied = pipeline.knowing().applied_changes();
         let mut running = JoinSet::new();
@@ -273,7 +275,7 @@ impl Prefetch {
                     let Some(outcome) = warming.await else { return };
                     match &outcome {
                         Outcome::Resident { .. } => pipeline.metrics().jobs_done.inc(),
-                        // Nothing was tried, and it comes again.
+                        // Nothing was tried, and the job comes again.
                         Outcome::Failed(Cause::OriginBusy { .. }) => pipeline.metrics().jobs_put_off.inc(),
                         Outcome::Failed(cause) => {
                             tracing::debug!(url = job.url, %cause, "prefetch failed");
@@ -296,13 +298,13 @@ impl Prefetch {
     }
 }
 
-/// Whose URL it is, as it was written.
+/// The host of a URL, as it was written.
 fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split(['/', '?']).next().unwrap_or_default()
 }
 
-/// What waiting for a prefetch's fetch came to.
+/// The outcome of waiting for a prefetch's fetch.
 enum Step {
     /// Look at the store again; `fetched` when this fetch brought or confirmed the object.
     Look {
@@ -312,11 +314,12 @@ enum Step {
 }
 
 impl Pipeline {
-    /// Makes an object resident (promise P2); fetches while it is one of the few that do, and says to `prefetch` what comes.
+    /// Makes an object resident (promise P2). It fetches within the bound of its host, and tells `prefetch` of the body
+    /// being received.
     pub(crate) async fn warm(&self, job: &Job, prefetch: &Prefetch, fetching: &Semaphore) -> Outcome {
         let mut fetched = false;
         for _ in 0..ATTEMPTS_MAX {
-            // Anew each time: the domain may make its keys otherwise by now.
+            // Each time anew: the domain may make its keys differently by now.
             let Some(wanted) = self.wanted(job) else { return Outcome::Failed(Cause::UnknownDomain) };
             let look = self.look(&wanted).await;
             let (good, confirm) = self.weigh(&wanted, &look);
@@ -360,7 +363,7 @@ impl Pipeline {
         let domain = known.knowledge.shared_domain_for(url.host()).filter(|domain| domain.online)?;
         let mut headers = HeaderMap::new();
         for (name, value) in &job.headers {
-            // What is no header cannot choose a variant either.
+            // What is not a header cannot select a variant either.
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()))
             {
                 headers.append(name, value);
@@ -387,7 +390,7 @@ impl Pipeline {
         })
     }
 
-    /// Whether what is found is as good as freshly fetched, and if not, whether a 304 would make it so.
+    /// Whether the stored object is as good as freshly fetched, and if not, whether a 304 would make it so.
     fn weigh(&self, wanted: &Wanted, look: &Look) -> (bool, bool) {
         let Some(found) = look.found.as_ref() else { return (false, false) };
         let mut judging = self.knowing().judging();
@@ -400,8 +403,8 @@ impl Pipeline {
         (allowed == Allowed::Send && fresh && object, allowed != Allowed::Refetch && object)
     }
 
-    /// Reads the object back from stable storage, with the marker that leads to it, and looks once more whether it may be sent and is what
-    /// users ask for. [`VerifyError::Absent`] is to look again.
+    /// Reads the object back from stable storage, with the marker that leads to it, and checks once more that it may be
+    /// sent and is what users ask for. [`VerifyError::Absent`] means to look again.
     async fn prove(
         &self,
         job: &Job,
@@ -432,7 +435,7 @@ impl Pipeline {
         })
     }
 
-    /// Pins what was proved, and the marker that leads to it, where the job says so.
+    /// Pins the proven object, and the marker that leads to it, where the job asks for it.
     async fn pin(&self, job: &Job, wanted: &Wanted, look: &Look, found: &Found) -> Result<(), NotPinned> {
         let Some(pin) = &job.pin else { return Ok(()) };
         let marker = look.marker.map(|_| ObjectKey::bare(&wanted.url));
@@ -445,7 +448,7 @@ impl Pipeline {
         self.pins().pin(&keys, found.object.generation(), found.object.length(), pin).await
     }
 
-    /// Fetches, and says which body comes and how long it is, where that is announced.
+    /// Fetches the object, and calls `coming` with its body and length, where a length is announced.
     async fn fetch_to_store(
         &self,
         wanted: &Wanted,
@@ -486,7 +489,7 @@ impl Pipeline {
                 Step::Failed(Cause::OriginStatus(lone.answer.head.status.as_u16()))
             }
             fill::Outcome::Mine(lone) => Step::Failed(lone.why),
-            // Another's fetch ended without being stored: ask on our own next time.
+            // Another request's fetch ended without being stored: the next attempt makes its own.
             fill::Outcome::NotMine { .. } | fill::Outcome::Again => Step::Look { fetched: false },
             fill::Outcome::Failed(error) => Step::Failed(error.into()),
         }

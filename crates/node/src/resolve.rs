@@ -1,17 +1,17 @@
-//! Names of parents, origins and the control plane, looked up and kept for as long as their owner says.
+//! The addresses of parents, origins and the control plane, looked up by name and cached for their time to live.
 //!
-//! A name is asked for again when its time to live is over, by one of those who need it while the others go on with what is
-//! known. The answers are the name servers' and `/etc/hosts`'s, which are read at start.
+//! When the time to live of a name is over, one of the requests that need it looks it up again, while the others go on
+//! with the known addresses. Answers come from the name servers and from `/etc/hosts`, which is read at start.
 //!
 //! # What always holds
 //!
 //! - An origin that moves is followed once the time to live of its old address is over.
-//! - Addresses that were known go on being used while no name server answers: a broken resolver is no outage.
-//! - That a name does not exist is believed for [`NEGATIVE_FOR`] and no longer.
+//! - Known addresses stay in use while no name server answers: a broken resolver is no outage.
+//! - The answer that a name does not exist is believed for [`NEGATIVE_FOR`] and no longer.
 //!
 //! # Not here
 //!
-//! Which of the addresses is tried first, and what is done with one that is dead: `network`.
+//! Which of the addresses is tried first, and what happens when one is dead: `network`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,23 +29,23 @@ use tokio::time::Instant;
 
 use crate::metrics::{Counter, Page};
 
-/// Names kept at a time.
+/// Names cached at a time.
 const NAMES_MAX: usize = 4096;
 
-/// Longest wait for a name server, tries at others included.
+/// Longest wait for a lookup, including tries at other name servers.
 const LOOKUP_MAX: Duration = Duration::from_secs(4);
 
 /// Longest wait for one answer of a name server.
 const QUERY_MAX: Duration = Duration::from_millis(1500);
 
-/// Bounds of a time to live: one of zero would cost a question for each connection, a huge one would never end.
+/// Bounds of a time to live: zero would cost a lookup for each connection, a huge one would never end.
 const TTL_MIN: Duration = Duration::from_secs(1);
 const TTL_MAX: Duration = Duration::from_secs(3600);
 
-/// How long it is believed that a name does not exist, or that nobody answers.
+/// How long a failed lookup is remembered: the name does not exist, or no name server answered.
 const NEGATIVE_FOR: Duration = Duration::from_secs(5);
 
-/// How long addresses are used beyond their time while nobody answers.
+/// How long after they were learned addresses stay in use while no name server answers.
 const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a name has no address.
@@ -56,19 +56,19 @@ pub(crate) struct ResolveError {
     problem: String,
 }
 
-/// Why a question to the name servers brought no address.
+/// Why a lookup brought no address.
 struct NoAnswer {
     problem: String,
-    /// They say that there is none, and are believed.
+    /// The name servers say that there is none, and are believed.
     denied: bool,
 }
 
-/// What is known of a name.
+/// The result of the last lookup of a name.
 #[derive(Clone)]
 struct Found {
     /// The addresses, never empty; or why there are none.
     addresses: Result<Vec<IpAddr>, ResolveError>,
-    /// Until when nobody is asked.
+    /// Until when the name is not looked up again.
     until: Instant,
     /// When the addresses were learned.
     learned: Instant,
@@ -77,7 +77,7 @@ struct Found {
 #[derive(Default)]
 struct Name {
     found: Mutex<Option<Found>>,
-    /// Held by the one who asks.
+    /// Held while looking up.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -91,7 +91,7 @@ impl Name {
 pub(crate) struct Names {
     resolver: Result<TokioResolver, String>,
     known: Mutex<HashMap<String, Arc<Name>>>,
-    /// Who is first of several addresses.
+    /// Decides which of several addresses comes first.
     turn: Counter,
     lookups: Counter,
     failures: Counter,
@@ -99,7 +99,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Asks `servers`, or those of `/etc/resolv.conf` where none is given.
+    /// Uses `servers`, or those of `/etc/resolv.conf` where none is given.
     pub(crate) fn new(servers: &[SocketAddr]) -> Names {
         let (config, mut options) = match hickory_resolver::system_conf::read_system_conf() {
             _ if !servers.is_empty() => (of_servers(servers), ResolverOpts::default()),
@@ -112,7 +112,7 @@ impl Names {
         options.use_hosts_file = ResolveHosts::Always;
         options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
         options.timeout = options.timeout.min(QUERY_MAX);
-        options.cache_size = 0; // the cache is here, for it outlives a resolver that fails
+        options.cache_size = 0; // cached here instead, because addresses outlive a failing resolver
         let resolver = Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
         Names {
             resolver: resolver.build().map_err(|error| error.to_string()),
@@ -128,7 +128,7 @@ impl Names {
         self.known.lock().expect("no holder of this lock can panic")
     }
 
-    /// The addresses of a name, in the order in which they are to be tried.
+    /// The addresses of a name, in the order they are to be tried.
     pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let entry = self.entry(name, Instant::now());
         let addresses = self.addresses(name, &entry).await?;
@@ -144,7 +144,7 @@ impl Names {
         let old = known.as_ref().and_then(|found| found.addresses.as_ref().ok());
         let _asking = match (entry.asking.try_lock(), old) {
             (Ok(asking), _) => asking,
-            (Err(_), Some(old)) => return Ok(old.clone()), // somebody asks: go on with what is known
+            (Err(_), Some(old)) => return Ok(old.clone()), // somebody else looks it up: go on with the known addresses
             (Err(_), None) => entry.asking.lock().await,
         };
         let known = entry.found().clone();
@@ -201,7 +201,7 @@ impl Names {
         Ok((addresses, ttl))
     }
 
-    /// What is kept of `name`; the names that were not needed for longest make room.
+    /// The cache entry of `name`; when the cache is full, names whose time to live is over make room.
     fn entry(&self, name: &str, now: Instant) -> Arc<Name> {
         let mut known = self.known();
         if let Some(entry) = known.get(name) {
@@ -211,14 +211,14 @@ impl Names {
             known.retain(|_, entry| entry.found().as_ref().is_none_or(|found| now < found.until));
         }
         let entry = Arc::new(Name::default());
-        // A table full of names that are all good goes without this one: it is asked for each time.
+        // When the cache is full of valid names, this one is not cached and is looked up each time.
         if known.len() < NAMES_MAX {
             known.insert(name.to_owned(), entry.clone());
         }
         entry
     }
 
-    /// Shows what is counted.
+    /// Shows the counters.
     pub(crate) fn show(&self, page: &mut Page) {
         page.gauge("names_known", "Host names whose addresses are kept", self.known().len());
         page.gauge("names_known_max", "Bound of those", NAMES_MAX);
@@ -239,8 +239,8 @@ fn of_servers(servers: &[SocketAddr]) -> ResolverConfig {
     ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect())
 }
 
-/// Addresses as they are to be tried: the families alternate, beginning with version 6 (RFC 8305 §4), and inside one each is
-/// first in its turn.
+/// Addresses in the order they are to be tried: the families alternate, beginning with version 6 (RFC 8305 §4), and
+/// within a family the addresses take turns to be first.
 fn in_turn(addresses: Vec<IpAddr>, turn: usize) -> Vec<IpAddr> {
     let (mut six, mut four): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv6);
     for family in [&mut six, &mut four] {

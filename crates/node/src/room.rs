@@ -1,19 +1,20 @@
-//! Room for what takes its time, of which no site gets everything.
+//! Places for long-running work, of which no single site gets all.
 //!
 //! # What always holds
 //!
-//! - There are never more than there is room for, and a site has at most [`TIMES_LEFT`] times what is left for others: who makes one
-//!   site's origin slow, or asks it for what nobody has, leaves room, however many sites that is done to.
+//! - No more places are taken than there are, and a site has at most [`TIMES_LEFT`] times what is left for others. A
+//!   slow origin of one site, or requests to it for objects that do not exist, therefore leave room for the rest,
+//!   however many sites are affected.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use model::DomainName;
 
-/// How much more one site may have than what is left (the dynamic thresholds of Choudhury and Hahne, 1998).
+/// How many times the free places one site may have (the dynamic thresholds of Choudhury and Hahne, 1998).
 const TIMES_LEFT: u64 = 3;
 
-/// See the head of the file.
+/// See the module head.
 #[derive(Debug)]
 pub(crate) struct Room {
     most: u64,
@@ -23,11 +24,11 @@ pub(crate) struct Room {
 #[derive(Debug, Default)]
 struct Taken {
     all: u64,
-    /// Of each site that has some.
+    /// Places taken by each site that has any.
     of: HashMap<DomainName, u64>,
 }
 
-/// One of the places; dropping it gives it back.
+/// One place; dropping it frees it.
 #[derive(Debug)]
 pub(crate) struct Place {
     room: Arc<Room>,
@@ -43,7 +44,7 @@ impl Room {
         self.taken.lock().expect("no holder of this lock can panic")
     }
 
-    /// A place for a site, if there is one for it.
+    /// Takes a place for a site, unless the site has its part or none is left.
     pub(crate) fn take(self: &Arc<Self>, site: &DomainName) -> Option<Place> {
         let mut taken = self.state();
         let of_it = taken.of.get(site).copied().unwrap_or(0);

@@ -1,15 +1,16 @@
-//! The origin servers of a domain: which is asked first, how each is asked, and who is asked next.
+//! The origin servers of a domain: which is asked first, how each is asked, and which is asked next.
 //!
-//! Sources have a priority and a weight. Inside a priority the key chooses who is first, by weight, so that an object is asked for
-//! at the same source while that one is well. A source that fails several times in a row is asked only after the others for a
-//! while (`health`).
+//! Sources have a priority and a weight. Within a priority the key chooses the first source, by weight, so that an
+//! object is always requested from the same source while that one is well. A source that fails several times in a row
+//! is asked only after the others for a while (`health`).
 //!
 //! # What always holds
 //!
-//! - The next source is asked when one cannot be reached, is late, breaks off before its answer, or answers 502, 503 or 504; but
-//!   only if nothing was sent, or the method is safe and there is no body.
-//! - When all fail, the answer is the last one that came, if any did.
-//! - By https, a certificate must be for the name that was meant: of the source, or for an address of the accelerated domain.
+//! - The next source is asked when one cannot be reached, is late, closes the connection before its answer, or answers
+//!   502, 503 or 504; but only if nothing was sent, or the method is safe and there is no body.
+//! - When all fail, the result is the last answer that came, if any did.
+//! - By https, a certificate must match the intended name: that of the source, or of the accelerated domain where the
+//!   source is an address.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,16 +37,16 @@ use crate::pool::{Bounds, Failure, Message, Pool};
 use crate::upload::TAKES_MAX;
 use crate::upstream::{Answer, AskError, From, Question, TRIES_MAX, UpBody, host, target};
 
-/// Longest wait for a connection to an origin, looking up its name and TLS included.
+/// Longest wait for a connection to an origin, including DNS and TLS.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Longest wait for the first byte of an origin's answer.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
 
-/// When a source rests.
+/// When a source rests, and for how long.
 const RULES: Rules = Rules { failures: 3, first: Duration::from_secs(5), most: Duration::from_secs(120) };
 
-/// How a node asks sources.
+/// A node's client for sources.
 pub(crate) struct Sources {
     pool: Pool,
     knowing: Arc<Knowing>,
@@ -71,7 +72,7 @@ impl Sources {
         }
     }
 
-    /// How much origins are asked at a time.
+    /// The limits on requests to origins.
     pub(crate) fn limiter(&self) -> &Arc<Limiter> {
         &self.limiter
     }
@@ -93,7 +94,7 @@ impl Sources {
         let mut tries: usize = 0;
         while let Some(source) = self.next(&mut first, &mut resting) {
             let answered = self.ask_one(question, &source, body, until).await;
-            // To hear nothing at all from one costs it nothing.
+            // A source that was sent nothing does not use up a try.
             tries += usize::from(!matches!(answered, Err(NotAsked { unsent: true, .. })));
             self.note(question, &answered);
             let more = tries < TRIES_MAX && Instant::now() < until && !(first.is_empty() && resting.is_empty());
@@ -119,18 +120,19 @@ impl Sources {
         last
     }
 
-    /// Remembers of a prefetch whether what it asked for came: if not, the next source is asked again, as whoever comes later.
+    /// Records whether a prefetch got its object: if not, asking the next source, or asking again later, counts as a
+    /// retry.
     fn note(&self, question: &Question, answered: &Result<Answer, NotAsked>) {
         let came = match answered {
             _ if question.purpose == Purpose::User => return,
-            Err(NotAsked { error: AskError::Busy(_) | AskError::Left, .. }) => return, // nobody was asked
+            Err(NotAsked { error: AskError::Busy(_) | AskError::Left, .. }) => return, // no request was sent
             Ok(answer) => !may_come_again(answer.head.status),
             Err(_) => false,
         };
         self.limiter.note(question.key.hash(), came);
     }
 
-    /// The next source: those that are well in their order, then those that rest.
+    /// The next source: the sources that are well in their order, then those that rest.
     fn next(&self, first: &mut VecDeque<Candidate>, resting: &mut VecDeque<Candidate>) -> Option<Candidate> {
         while let Some(source) = first.pop_front() {
             if self.health.admits(&source.endpoint, Instant::now()) {
@@ -163,7 +165,7 @@ impl Sources {
         };
         let bounds = || {
             let left = until.saturating_duration_since(Instant::now());
-            // Whoever took a body has more to do with it.
+            // An origin that was sent a body needs time to process it.
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
             Bounds { connect: left.min(CONNECT_MAX), takes: TAKES_MAX, first_byte }
         };
@@ -206,7 +208,7 @@ impl Sources {
                 headers: &headers,
                 interim: question.interim.as_ref(),
             };
-            // Who waits for a place holds none: all places could be held by those who wait.
+            // Whoever waits for a slot holds none; otherwise waiting requests could hold them all.
             drop(slot);
             slot = self.enter(question, &hop.endpoint, until).await?;
             self.asked.inc();
@@ -214,12 +216,12 @@ impl Sources {
             let sent = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await;
             self.tell(&slot, &sent, true);
             answer = sent?;
-            // The one before is counted here, without its body.
+            // The answer before the redirect is counted here, without its body.
             meter = self.meter(question, &hop.endpoint, at, answer.status());
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
-        // Or every child would refuse what its parents hand on.
+        // Otherwise every child would refuse the answer of its parent.
         framing::answer_leaves_room(&head.headers)
             .map_err(|problem| NotAsked { error: AskError::Unreachable(problem.to_owned()), unsent: false })?;
         // A part that nobody asked for would be taken for the whole (RFC 9110 §15.3.7).
@@ -230,7 +232,7 @@ impl Sources {
         Ok(Answer::new(head, FromAbove::origin(body, meter, slot), Some(Duration::ZERO), From::Origin))
     }
 
-    /// A place at an origin, which a prefetch has to wait for.
+    /// A slot at an origin; a prefetch has to wait for one.
     async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Slot, NotAsked> {
         let (domain, awaited) = (&question.domain, question.awaited.clone());
         let entered = match question.purpose {
@@ -258,7 +260,7 @@ impl Sources {
         match sent {
             Ok(answer) if slot.is_too_much(answer.status()) => {
                 match httpcache::retry_after(answer.headers(), self.knowing.clock().now()) {
-                    // To come again at once is no window: an origin that says so rests as one that says nothing.
+                    // A delay of zero is no pause: such an origin rests like one that names none.
                     Some(after) if !after.is_zero() => slot.closed(after),
                     _ => slot.failed(true),
                 }
@@ -268,16 +270,16 @@ impl Sources {
         }
     }
 
-    /// What counts an answer for the figures of the domain.
+    /// Counts an answer for the figures of the domain.
     fn meter(&self, question: &Question, asked: &Endpoint, at: SystemTime, status: StatusCode) -> Option<Meter> {
         let slot = self.knowing.known().sites.slot(&question.domain)?;
-        // As it was asked for: a key may be of another host, or of no URL at all.
+        // The URL as requested: a key may be on another host, or no URL at all.
         let url = UrlKey::new(&question.asked.host, &question.asked.path).unwrap_or_else(|_| question.key.clone());
         let (figures, secure) = (self.figures.clone(), asked.tls.is_some());
         Some(Meter { figures, slot, url, at, secure, status: status.as_u16(), bytes: 0 })
     }
 
-    /// Shows what is counted.
+    /// Shows the counters.
     pub(crate) fn show(&self, page: &mut Page) {
         let (resting, remembered) = self.health.counts(Instant::now());
         page.counter("origin_requests_total", "Requests sent to origins", self.asked.get());
@@ -290,13 +292,13 @@ impl Sources {
     }
 }
 
-/// A source as it is asked.
+/// A source, and how it is asked.
 struct Candidate {
     endpoint: Endpoint,
-    /// `Host`.
+    /// The `Host` header.
     host: String,
     path: String,
-    /// How long its first byte is waited for, where that is configured.
+    /// The configured wait for its first byte, if any.
     timeout: Option<Duration>,
 }
 
@@ -308,17 +310,17 @@ impl Candidate {
     }
 }
 
-/// Where a redirect led to.
+/// The target of a redirect.
 struct Redirected {
     endpoint: Endpoint,
     host: String,
     path: String,
-    /// That is another server than the one that said so.
+    /// Whether it is another server than the one that redirected.
     elsewhere: bool,
 }
 
 impl Redirected {
-    /// Where an answer of this one leads to, when that is followed.
+    /// The target of this answer's redirect, if it is to be followed.
     fn follow(&self, question: &Question, answer: &Response<Incoming>) -> Option<Redirected> {
         let asked = self.uri()?;
         let functions = &question.domain.functions;
@@ -361,17 +363,17 @@ impl std::convert::From<AskError> for NotAsked {
     }
 }
 
-/// Whether an answer of this status is none that a prefetch is content with, and another may come later.
+/// Whether an answer of this status fails a prefetch, but a later one may succeed.
 fn may_come_again(status: StatusCode) -> bool {
     model::Cause::OriginStatus(status.as_u16()).is_transient()
 }
 
-/// Whether a status says that the source cannot serve now, so that another may (RFC 9110 §15.6).
+/// Whether a status says that the source cannot serve now, so that another one may (RFC 9110 §15.6).
 fn is_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-/// The sources of the lowest priority number first; inside a priority the key chooses, by weight, who is asked first.
+/// The sources in the order of their priority numbers; within a priority the key chooses the first one, by weight.
 fn in_order(sources: &[Source], key: u128) -> Vec<&Source> {
     let mut ordered: Vec<&Source> = sources.iter().collect();
     ordered.sort_by_key(|source| source.priority);

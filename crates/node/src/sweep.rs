@@ -1,19 +1,21 @@
-//! The background sweep: takes from the store what entries say to delete, so that its bytes can be used again.
+//! The background sweep: removes from the store what entries say to delete, so that its bytes can be used again.
 //!
-//! Applying an entry touches no object; a body that is covered is not sent, swept or not. So nobody waits for a sweep, and
-//! one that is late costs room, never freshness. A file is looked up by its key; everything else that is pending is done in
-//! one pass over the store's index, however many entries there are. A pass rests nine times as long as it took.
+//! Applying an entry touches no object, and a covered body is not sent whether it was swept or not. So nobody waits for
+//! a sweep, and a late one costs room, never freshness. A file is looked up by its key; everything else that is pending
+//! is done in one pass over the store's index, however many entries there are. After a pass the sweep rests nine times
+//! as long as the pass took.
 //!
 //! # What always holds
 //!
-//! - Only a body that fails part (a) of the guard goes, and only if an entry it missed says *delete*, or nobody can be sent
-//!   it at all. The store removes the very version that was judged.
-//! - One sweep at a time, the retiring of old entries included: whoever sweeps holds a [`Turn`].
-//! - Everything up to [`Sweeper::upto`] was swept. What a restart finds above that in the journal is swept again.
+//! - A body is removed only if it fails part (a) of the guard, and only if an entry it missed says *delete*, or nobody
+//!   can be sent it at all. The store removes exactly the version that was judged.
+//! - One sweep runs at a time, including the retiring of old entries: whoever sweeps holds a [`Turn`].
+//! - Everything up to [`Sweeper::upto`] was swept. After a restart, the entries above it in the journal are swept
+//!   again.
 //!
 //! # Not here
 //!
-//! Who may be sent what ([`model::fence`]); retiring ([`crate::head::sweep`]).
+//! Who may be sent which body ([`model::fence`]); the sweep for retiring ([`crate::head::sweep`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,29 +36,29 @@ use crate::journal::Journal;
 use crate::knowing::Knowing;
 use crate::metrics::Counter;
 
-/// Files remembered until they are swept; when there are more, a pass over the store's index does for all of them.
+/// Files remembered until they are swept; beyond that, one pass over the store's index handles the rest.
 pub(crate) const FILES_MAX: usize = 50_000;
 
-/// Files swept before the position is noted and others have their turn.
+/// Files swept before the position is recorded and other work gets its turn.
 const FILES_AT_ONCE: usize = 256;
 
 /// A pass is followed by a rest this many times as long.
 const REST_FACTOR: u32 = 9;
 
-/// Entries that amounts are told for by name; what belongs to others is told without one.
+/// Entries whose removed amounts are reported by revision; those of others are reported without one.
 const ATTRIBUTED_MAX: usize = 20_000;
 
-/// How often the control plane is told, and the journal written, at most.
+/// The least time between two reports to the control plane, and between two writes to the journal.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
-/// What is to be swept.
+/// What remains to be swept.
 #[derive(Default)]
 struct Pending {
     /// By key, oldest first.
     files: VecDeque<(Revision, UrlKey)>,
     /// The oldest and the newest entry that need a pass over everything.
     pass: Option<(Revision, Revision)>,
-    /// Entries up to here were noted.
+    /// Entries up to here were seen.
     noted: Revision,
 }
 
@@ -66,14 +68,14 @@ impl Pending {
         self.pass = Some((oldest.min(revision), newest.max(revision)));
     }
 
-    /// A pass has seen to everything up to `upto`.
+    /// Records that a pass has handled everything up to `upto`.
     fn passed(&mut self, upto: Revision) {
         self.files.retain(|(revision, _)| *revision > upto);
         self.pass =
             self.pass.filter(|(_, newest)| *newest > upto).map(|(oldest, newest)| (oldest.max(upto.next()), newest));
     }
 
-    /// Up to where nothing is left to do.
+    /// The revision up to which nothing is left to do.
     fn done(&self) -> Revision {
         let oldest = self.files.front().map(|(revision, _)| *revision);
         let oldest = oldest.into_iter().chain(self.pass.map(|(oldest, _)| oldest)).min();
@@ -81,33 +83,33 @@ impl Pending {
     }
 }
 
-/// What was not told yet.
+/// What was not reported yet.
 #[derive(Default)]
 struct Outbox {
     amounts: BTreeMap<Revision, (u64, u64)>,
-    /// Whether there is anything new, the position included.
+    /// Whether anything is new, including the position.
     fresh: bool,
     told: Option<Instant>,
 }
 
-/// What sweeps have done since the node started, and how far they are.
+/// The progress of the sweep, and what it has removed since the node started.
 #[derive(Default)]
 pub(crate) struct Sweeper {
     pending: Mutex<Pending>,
     wake: Notify,
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// How many want the turn now: a pass gives it up.
+    /// How many wait for the turn now; a pass gives it up for them.
     wanting: AtomicU64,
     wanted: Notify,
     upto: AtomicU64,
     running: AtomicBool,
     outbox: Mutex<Outbox>,
     ready: Notify,
-    /// Objects taken.
+    /// Objects removed.
     pub(crate) objects: Counter,
     /// Bytes of their bodies.
     pub(crate) bytes: Counter,
-    /// Passes that came to their end.
+    /// Completed passes.
     pub(crate) passes: Counter,
 }
 
@@ -115,7 +117,8 @@ pub(crate) struct Sweeper {
 pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedMutexGuard<()>);
 
 impl Sweeper {
-    /// A sweeper of a store that was swept up to `upto`, with the entries after that; those up to `floor` may be missing.
+    /// A sweeper for a store that was swept up to `upto`, with the entries after that. Entries up to `floor` may be
+    /// missing.
     pub(crate) fn new<'a>(
         upto: Revision,
         floor: Revision,
@@ -141,7 +144,7 @@ impl Sweeper {
         self.outbox.lock().expect("no holder of this lock can panic")
     }
 
-    /// Takes note of entries that were applied, `first` and those behind it.
+    /// Records the deletions in applied entries, `first` and those after it.
     pub(crate) fn note(&self, first: Revision, entries: &[Entry]) {
         let mut pending = self.pending();
         for (at, entry) in (first.0..).map(Revision).zip(entries) {
@@ -180,7 +183,7 @@ impl Sweeper {
         self.pending().files.len()
     }
 
-    /// Gets the turn at once: a pass that is under way gives it up, and is done again later.
+    /// Takes the turn soon: a running pass gives it up, and is repeated later.
     pub(crate) async fn turn(&self) -> Turn {
         if let Ok(turn) = self.turn.clone().try_lock_owned() {
             return Turn(turn);
@@ -192,22 +195,22 @@ impl Sweeper {
         Turn(turn)
     }
 
-    /// Waits until somebody wants the turn.
+    /// Resolves when somebody wants the turn.
     async fn wanted(&self) {
         while self.wanting.load(Ordering::SeqCst) == 0 {
             self.wanted.notified().await;
         }
     }
 
-    /// The store was swept of everything up to `upto` by whoever holds the turn.
+    /// Records that the holder of the turn has swept the store of everything up to `upto`.
     pub(crate) fn retired(&self, _turn: &Turn, upto: Revision, swept: Swept) {
         self.pending().passed(upto);
         self.count(Revision::ZERO, swept.dropped, swept.dropped_bytes);
         self.advance();
     }
 
-    /// Begins at a snapshot: entries before it are forgotten, and a pass takes what they may have said to delete, and what belongs to
-    /// another log. Until then nothing was swept.
+    /// Starts over from a snapshot: entries before it are forgotten, and a pass removes what they may have deleted, and
+    /// what belongs to another log. Until then nothing counts as swept.
     pub(crate) fn restart(&self, _turn: &Turn, at: Revision) {
         *self.pending() = Pending { files: VecDeque::new(), pass: Some((Revision(1).min(at), at)), noted: at };
         self.outbox().amounts.clear();
@@ -228,7 +231,7 @@ impl Sweeper {
         outbox.fresh = true;
     }
 
-    /// Notes how far it is; says whether that is further than before.
+    /// Updates the position; returns whether it moved forward.
     fn advance(&self) -> bool {
         let done = self.pending().done();
         let before = self.upto.fetch_max(done.0, Ordering::SeqCst);
@@ -241,13 +244,13 @@ impl Sweeper {
         before < done.0
     }
 
-    /// A control plane that was not told before should hear where the sweep is.
+    /// Makes sure that a control plane that has just connected hears the position.
     pub(crate) fn tell_again(&self) {
         self.outbox().fresh = self.upto() > Revision::ZERO;
         self.ready.notify_one();
     }
 
-    /// What is to be told, when there is something. Given up before it returns, nothing is lost.
+    /// Waits for something to report, and returns it. Cancel safe.
     pub(crate) async fn report(&self) -> Message {
         loop {
             let wait = {
@@ -319,7 +322,7 @@ impl Sweeper {
                 rest_until = Instant::now() + Duration::from_secs(1);
                 tokio::time::sleep(TELL_EVERY).await;
             }
-            // Written while the turn is held: a new log must not begin with the position in another.
+            // Written while the turn is held: a new log must not start with the position in the old one.
             if self.advance() && written.elapsed() >= TELL_EVERY {
                 written = Instant::now();
                 let upto = self.upto();
@@ -332,7 +335,7 @@ impl Sweeper {
         }
     }
 
-    /// Waits until there is something to do.
+    /// Resolves when there is something to do.
     async fn work(&self, rest_until: Instant) {
         loop {
             let pass = {
@@ -353,7 +356,7 @@ impl Sweeper {
         }
     }
 
-    /// Sweeps some of the files that wait, by their keys.
+    /// Sweeps some of the waiting files, by their keys.
     async fn sweep_files(&self, store: &store::Store, knowing: &Knowing) -> Result<(), store::WriteError> {
         let batch: Vec<(Revision, UrlKey)> = {
             let pending = self.pending();
@@ -379,7 +382,8 @@ impl Sweeper {
                     let variants: Vec<ObjectKey> = by_encoding(&ACCEPT_ENCODING, url, marker).collect();
                     any |= self.sweep_keys(store, knowing, &variants, &mut Beside::Nothing).await?;
                 }
-                // By what other headers they differ nobody knows, nor which slices are there; a pass finds them by their URL.
+                // Unknown is by which other headers variants differ, or which slices exist; a pass finds them by their
+                // URL.
                 Beside::Variants(_) | Beside::Slices => self.pending().needs_pass(*revision),
             }
         }
@@ -390,7 +394,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Sweeps what lies under `keys`; says whether something went. What more there is of a URL is left in `beside`.
+    /// Sweeps what is stored under `keys`; returns whether anything was removed. `beside` tells what else the store
+    /// holds of a URL.
     async fn sweep_keys(
         &self,
         store: &store::Store,
@@ -411,9 +416,9 @@ impl Sweeper {
         Ok(swept.dropped > 0)
     }
 
-    /// One look at everything the store holds.
+    /// One pass over everything the store holds.
     async fn pass(&self, store: &store::Store, knowing: &Knowing) -> Result<(), store::WriteError> {
-        // What comes while it runs waits for the next one.
+        // Entries that arrive while it runs wait for the next pass.
         let noted = self.pending().noted;
         let judge = |object: &SweptObject<'_>| verdict(knowing, object);
         let swept = store.sweep(judge, |object| self.count_one(knowing, object)).await?;
@@ -429,18 +434,18 @@ impl Sweeper {
     }
 }
 
-/// What lies in the store beside the bare URL.
+/// What the store holds of a URL beside its bare key.
 enum Beside {
     Nothing,
-    /// Variants that differ by these request headers.
+    /// Variants selected by these request headers.
     Variants(Vec<HeaderName>),
     Slices,
 }
 
-/// Whether a stored body goes.
+/// Whether a stored body is removed.
 fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
     let known = knowing.known();
-    // Between two logs nobody knows what a body is worth.
+    // Between two logs it is unknown whether a body is covered.
     if !known.serves() {
         return Sweep::Keep;
     }
@@ -455,7 +460,7 @@ fn verdict(knowing: &Knowing, object: &SweptObject<'_>) -> Sweep {
     }
 }
 
-/// Every variant that `Accept-Encoding` alone can choose.
+/// The keys of all variants that `Accept-Encoding` alone can select.
 fn by_encoding<'a>(
     field: &'a HeaderName,
     url: &'a UrlKey,

@@ -1,19 +1,20 @@
-//! Asks for what a node does not have: the parents in rendezvous order, or the domain's sources where there is no parent.
+//! The node's client: asks the parents in rendezvous order, or the domain's sources where there is no parent.
 //!
-//! A parent is given up for the next one when it cannot be reached, falls silent, or says that it cannot serve; what it says of
-//! the origin is taken as it is. A node with parents asks an origin itself only for a user, only when it could reach none of
-//! them, and only [`PAST_PARENTS_MAX`] times at once: a prefetch asks for every object once per root, whatever fails in between.
+//! The next parent is asked when one cannot be reached, falls silent, or says that it cannot serve; a parent's word on
+//! the origin is taken as final. A node with parents asks an origin itself only for a user, only when it could reach
+//! none of them, and only [`PAST_PARENTS_MAX`] times at once. A prefetch therefore requests every object once per root,
+//! whatever fails in between.
 //!
 //! # What always holds
 //!
-//! - `Warmfront-*` headers go to parents alone, and never into what is handed on.
-//! - An answer of a parent that carries no age did not see the fence: it is not an answer.
-//! - Somebody else is asked for the same only if nothing was sent, or the method is safe and there is no body.
-//! - Every wait has a bound, and so have all of them together ([`ASK_MAX`], [`ASK_THROUGH_MAX`]).
+//! - `Warmfront-*` headers go to parents alone, and never into a response that is passed on.
+//! - A parent's answer without an age did not see the fence, and does not count as an answer.
+//! - A request is sent to somebody else only if nothing of it was sent, or its method is safe and it has no body.
+//! - Every wait has a bound, and so does their sum ([`ASK_MAX`], [`ASK_THROUGH_MAX`]).
 //!
 //! # Not here
 //!
-//! What is said to a parent and how it is known to be alive: `parents`. Which source is asked, and how: `sources`. Connections:
+//! Requests to a parent and whether it is alive: `parents`. Which source is asked, and how: `sources`. Connections:
 //! `pool`.
 
 use std::sync::Arc;
@@ -42,26 +43,26 @@ use crate::parents::{NoAnswer, Parents};
 use crate::pool::Pool;
 use crate::sources::Sources;
 
-/// Longest wait for an answer of an origin, all sources that are tried together.
+/// Longest wait for an answer of an origin, over all sources that are tried.
 pub(crate) const ASK_MAX: Duration = Duration::from_secs(45);
 
-/// Longest wait for an answer from above where there are parents: a parent's own wait for the origin, and some more.
+/// Longest wait for an answer where there are parents: a parent's own wait for the origin, plus a reserve.
 pub(crate) const ASK_THROUGH_MAX: Duration = Duration::from_secs(50);
 
-/// Longest wait for an answer to a request that brings a body, from when all of it is sent.
+/// Longest wait for an answer to a request with a body, counted from when all of the body is sent.
 const UPLOAD_MAX: Duration = Duration::from_secs(600);
 
-/// Longest silence in the middle of a body.
+/// Longest silence in the middle of a response body.
 pub(crate) const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Parents or sources that are tried for one request.
+/// Parents or sources tried for one request.
 pub(crate) const TRIES_MAX: usize = 4;
 
-/// Fetches at a time that go to an origin past parents that cannot be reached: enough to go on serving, too few to be the storm
-/// that the parents kept from it.
+/// Concurrent fetches from an origin past parents that cannot be reached: enough to go on serving, too few to be the
+/// storm that the parents keep from the origin.
 pub(crate) const PAST_PARENTS_MAX: usize = 64;
 
-/// After how long a prefetch is tried again whose parent has just gone.
+/// When a prefetch is retried whose parent has just gone.
 const MISSED_AGAIN: Duration = Duration::from_secs(1);
 
 /// A request body on its way up.
@@ -72,41 +73,41 @@ pub(crate) fn no_body() -> UpBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A URL as users ask for it, and as parents are asked: what each node makes its own key of.
+/// A URL as users request it, and as parents are asked for it: each node makes its own key of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     /// Without a port.
     pub(crate) host: String,
-    /// With its query; the key may have less of it.
+    /// With its query, of which the key may have less.
     pub(crate) path: String,
-    /// By TLS.
+    /// Whether the user came by TLS.
     pub(crate) secure: bool,
 }
 
-/// What is asked for.
+/// A request to a parent or an origin.
 #[derive(Clone)]
 pub(crate) struct Question {
     pub(crate) method: Method,
-    /// Under what it lies: by this, parents are chosen.
+    /// The key it is stored under, which also chooses the parents.
     pub(crate) key: UrlKey,
     pub(crate) asked: Asked,
     pub(crate) domain: Arc<Domain>,
     /// End-to-end headers.
     pub(crate) headers: HeaderMap,
-    /// What was noted before, and the log it is of.
+    /// The fetch as it was recorded before asking, and the log its revisions belong to.
     pub(crate) fetch: Fetch,
     pub(crate) log: LogTag,
     /// The nodes the request has passed before this one.
     pub(crate) passed: Vec<NodeName>,
-    /// For whom: only users are answered past parents that cannot be reached.
+    /// Who it is for. Past parents that cannot be reached, the origin is asked only for users.
     pub(crate) purpose: Purpose,
-    /// For which refetch; zero for none.
+    /// The refetch it is part of; zero for none.
     pub(crate) refetch: u64,
-    /// Where something is to be confirmed, of which answer that is a copy.
+    /// Of a validation: the number of the origin's answer that the stored body is a copy of.
     pub(crate) copy: Option<u64>,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
-    /// It was asked for before, and broke.
+    /// An earlier request for the same was interrupted.
     pub(crate) again: bool,
     /// Of a prefetch: whether a user has begun to wait for it.
     pub(crate) awaited: Option<Awaited>,
@@ -115,12 +116,12 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// Whether asking twice is as good as asking once (RFC 9110 §9.2.1), as far as the method goes.
+    /// Whether the method is safe, so that repeating the request does no harm (RFC 9110 §9.2.1).
     pub(crate) fn is_safe(&self) -> bool {
         self.method.is_safe()
     }
 
-    /// Until nobody waits for an answer any more.
+    /// Resolves once nobody waits for an answer any more.
     pub(crate) async fn all_left(&self) {
         let left = match self.wanted.clone() {
             Some(mut wanted) => wanted.wait_for(|wanted| !*wanted).await.is_ok(),
@@ -143,14 +144,15 @@ pub(crate) enum From {
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
     pub(crate) body: FromAbove,
-    /// How long ago its sender knew it to be good: zero from the origin.
+    /// How long ago its sender knew it to be good; zero from the origin.
     pub(crate) age: Option<Duration>,
     pub(crate) from: From,
-    /// For which refetch its sender had it fetched; zero for none, and from the origin.
+    /// The refetch its sender fetched it for; zero for none, and from the origin.
     pub(crate) refetch: u64,
-    /// Of which answer of an origin its body is a copy; zero when its sender does not know, and from the origin.
+    /// The number of the origin's answer that its body is a copy of; zero when the sender does not know, and from the
+    /// origin.
     pub(crate) copy: u64,
-    /// One of the few that went past the parents, for as long as it is fetched.
+    /// One of the [`PAST_PARENTS_MAX`] permits, held while the fetch runs.
     _past: Option<OwnedSemaphorePermit>,
 }
 
@@ -167,13 +169,14 @@ pub(crate) enum AskError {
     Timeout,
     #[error("{0}")]
     Unreachable(String),
-    /// Parents are there and none can serve now.
+    /// There are parents, and none can serve now.
     #[error("no parent can serve: {0}")]
     NoParent(String),
-    /// No parent can be reached, and a prefetch does not go past them; a user may.
+    /// No parent can be reached, and a prefetch does not go past them; a user's request may.
     #[error("no parent can be reached: {0}")]
     NotPastParents(String),
-    /// The origin has enough to do, or said when to come back: in this time. Or the parent that most likely has it has just gone.
+    /// The origin is at its limit or named a time to come back, or the parent that most likely has the object has just
+    /// gone; try again after this time.
     #[error("the origin is to be asked again in {} seconds", .0.as_secs().max(1))]
     Busy(Duration),
     /// A part was to be stored, and the store takes nothing now: it is out of room, or out of service.
@@ -184,7 +187,7 @@ pub(crate) enum AskError {
     Left,
     #[error("the URL cannot be asked for")]
     BadUrl,
-    /// A part was asked for, and what came is no part of the body it belongs to.
+    /// A part was requested, and the response is no part of the body it belongs to.
     #[error("the object changed while parts of it were fetched")]
     Changed,
 }
@@ -193,7 +196,7 @@ impl std::convert::From<AskError> for Cause {
     fn from(error: AskError) -> Cause {
         match error {
             AskError::Timeout => Cause::OriginTimeout,
-            // Who came a moment too soon would be put off once more.
+            // Rounded up: a retry a moment too soon would be put off once more.
             AskError::Busy(after) => Cause::OriginBusy { seconds: after.as_millis().div_ceil(1_000).max(1) as u64 },
             AskError::BadUrl => Cause::NotStorable(error.to_string()),
             AskError::NotTaken => Cause::Store(error.to_string()),
@@ -216,7 +219,7 @@ struct Inner {
 }
 
 impl Upstream {
-    /// A client whose connections are tasks of the runtime that calls; those that ask must run on it too.
+    /// A client whose connections are tasks of the calling runtime; requests must be made on that runtime too.
     pub(crate) fn new(knowing: Arc<Knowing>, network: Arc<dyn Network>, figures: Arc<Figures>) -> Upstream {
         let pool = Pool::new(network);
         let seed = xxhash_rust::xxh3::xxh3_64(knowing.name().as_str().as_bytes());
@@ -230,12 +233,13 @@ impl Upstream {
         }))
     }
 
-    /// Asks, and returns when the head of an answer is there. A `body` that was sent, be it in part, is sent to nobody else.
+    /// Asks, and returns once the head of an answer has arrived. A `body` that was sent, even in part, is sent to
+    /// nobody else.
     pub(crate) async fn ask(&self, question: &Question, body: Option<UpBody>) -> Result<Answer, AskError> {
         let inner = &*self.0;
         let known = inner.knowing.known().clone();
         if known.tag != question.log {
-            return Err(AskError::NoParent("the log was changed for another".to_owned())); // and the fence means nothing in it
+            return Err(AskError::NoParent("the log was changed for another".to_owned())); // fences are per log
         }
         let parents = inner.parents_for(&known, question);
         let mut body = body.filter(|body| !body.is_end_stream());
@@ -251,12 +255,12 @@ impl Upstream {
         }
     }
 
-    /// How much origins are asked at a time.
+    /// The limits on requests to origins.
     pub(crate) fn limiter(&self) -> &Arc<Limiter> {
         self.0.sources.limiter()
     }
 
-    /// Shows what is counted.
+    /// Shows the counters.
     pub(crate) fn show(&self, page: &mut Page) {
         let inner = &*self.0;
         inner.pool.show(page);
@@ -270,7 +274,7 @@ impl Upstream {
 }
 
 impl Inner {
-    /// Name and address of the parents in rendezvous order, but for those the request has passed.
+    /// Names and addresses of the parents in rendezvous order, without those the request has passed.
     fn parents_for(&self, known: &Known, question: &Question) -> Vec<(NodeName, String)> {
         let own = self.knowing.name();
         let parents = known.knowledge.topology.parents(own, question.key.hash());
@@ -278,8 +282,8 @@ impl Inner {
         fresh.map(|parent| (parent.name.clone(), parent.advertise_url.clone())).collect()
     }
 
-    /// As [`Inner::ask_parents`]. What a prefetch asked for is asked for once more as soon as a user waits for it, for parents let
-    /// users in first; the one that is asked already joins both.
+    /// As [`Inner::ask_parents`], but a prefetch's request is sent again as a user's as soon as a user waits for it,
+    /// because parents let users in first. A parent that was asked already joins the two.
     async fn ask_parents_for_whom(
         &self,
         question: &Question,
@@ -294,9 +298,9 @@ impl Inner {
         }
         tokio::select! {
             biased;
-            // The one that is asked hears that its child has left.
+            // First: dropping the request tells the parent that its child has left.
             () = question.all_left() => Err(AskError::Left),
-            // Before the answer: what puts a prefetch off must not be told to a user who waits already.
+            // Before the answer: a user who waits by now must not be told what puts a prefetch off.
             () = until_awaited(&mut awaited) => {
                 let question = Question { purpose: Purpose::User, awaited: None, wanted: None, ..question.clone() };
                 self.ask_parents(&question, known, parents, None, until).await
@@ -305,7 +309,7 @@ impl Inner {
         }
     }
 
-    /// The parents that were well lately, then the origin where that is allowed, else the parents that were not.
+    /// Asks the parents that are well, then the origin where that is allowed, else the parents that rest.
     async fn ask_parents(
         &self,
         question: &Question,
@@ -320,7 +324,7 @@ impl Inner {
         }
         let mut resting = Vec::new();
         let mut so_far = SoFar { left: TRIES_MAX, problem: "none is known".to_owned(), reached: false };
-        // Lazily, for to be admitted after a rest is to be on trial.
+        // Lazily: admitting a parent after a rest puts it on trial.
         let well = parents.into_iter().filter_map(|parent| match self.parents.admits(&parent.0) {
             true => Some(parent),
             false => {
@@ -349,7 +353,7 @@ impl Inner {
         }
     }
 
-    /// Asks parents one after the other; `None` when none of them had an answer, and others may be asked.
+    /// Asks parents one after the other; `None` when none of them had an answer and others may be asked.
     async fn ask_some(
         &self,
         question: &Question,
@@ -369,7 +373,7 @@ impl Inner {
                 Ok(answer) => return Some(Ok(answer)),
                 Err(NoAnswer::Told(error)) => return Some(Err(error)),
                 Err(NoAnswer::Refused(problem)) if with_body && body.is_none() => {
-                    return Some(Err(AskError::NoParent(problem))); // and its body is gone
+                    return Some(Err(AskError::NoParent(problem))); // the body is gone
                 }
                 Err(NoAnswer::Refused(problem)) => (so_far.problem, so_far.reached) = (problem, true),
                 Err(NoAnswer::Unreachable { problem, unsent }) => {
@@ -387,36 +391,36 @@ impl Inner {
     }
 }
 
-/// What asking parents came to so far.
+/// The outcome of asking parents so far.
 struct SoFar {
     /// How many may still be asked.
     left: usize,
     problem: String,
-    /// One of them answered, though it could not serve.
+    /// Whether one of them answered, though it could not serve.
     reached: bool,
 }
 
-/// How much longer than else answers for a domain are waited for: some origins are known to take their time.
+/// The extra time that answers for a domain are waited for: some origins are known to be slow.
 pub(crate) fn patience(domain: &Domain) -> Duration {
     domain.functions.rules().fetch.timeout.unwrap_or_default()
 }
 
-/// Whether answers to `method` are bodies the fence speaks of (fence, assumption 6).
+/// Whether the fence applies to answers to `method` (fence, assumption 6).
 pub(crate) fn is_fenced(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
 
-/// What a request line says.
+/// The target of a request line.
 pub(crate) fn target(path: &str) -> Result<PathAndQuery, AskError> {
     PathAndQuery::try_from(path).map_err(|_| AskError::BadUrl)
 }
 
-/// A `Host`.
+/// The value of a `Host` header.
 pub(crate) fn host(name: &str) -> Result<HeaderValue, AskError> {
     HeaderValue::from_str(name).map_err(|_| AskError::BadUrl)
 }
 
-/// An error and what caused it, in one line.
+/// An error and its causes, in one line.
 pub(crate) fn words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();

@@ -1,7 +1,7 @@
-//! When stored bodies were last vouched for (rule 5): in memory alone, so that nothing survives a restart.
+//! When stored bodies were last vouched for (rule 5). Kept in memory only, so that nothing survives a restart.
 //!
-//! Only what a lease may still need is worth keeping: where it is forgotten, the body counts as never vouched, and contact with
-//! the control plane stands in.
+//! Only moments within a lease are worth keeping. A body whose moment is forgotten counts as never vouched for, and
+//! contact with the control plane stands in.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -34,12 +34,13 @@ impl VouchedMoments {
         self.shards[key.0 as usize % SHARDS].lock().expect("no holder of this lock can panic")
     }
 
-    /// Of this very body.
+    /// The moment of exactly this body.
     pub(crate) fn get(&self, key: Key, body: Generation) -> Option<Moment> {
         self.shard(key).get(&key).filter(|(of, _)| *of == body).map(|(_, at)| *at)
     }
 
-    /// Remembers; a full shard first forgets what is older than `lease`, and takes nothing new when that is not enough.
+    /// Records a moment. A full shard first forgets moments older than `lease`, and takes nothing new when that is not
+    /// enough.
     pub(crate) fn set(&self, key: Key, body: Generation, at: Option<Moment>, now: Moment, lease: Duration) {
         let mut shard = self.shard(key);
         let Some(at) = at else {

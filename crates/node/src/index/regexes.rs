@@ -1,13 +1,14 @@
-//! The live regular expressions, by host, and what they have said of keys already.
+//! The live regular expressions, by host, and remembered results of matching them.
 //!
-//! Nothing but trying tells whether one matches, so they are few: beyond a bound the oldest becomes a refresh of the whole host
-//! at its own revision, which asks for more again than it would have and keeps nothing that it would not. Of those that are
-//! live only the ones above a body's stamp are tried, and their answer is remembered for the key, so a hit pays once.
+//! Only trying a regex tells whether it matches, so their number is bounded: beyond the bound the oldest becomes a
+//! refresh of the whole host at its own revision, which revalidates more than necessary and keeps nothing that should
+//! go. Only live regexes above a body's stamp are tried, and the result is remembered for the key, so a hit pays once.
 //!
 //! # What always holds
 //!
-//! - What was remembered of a key is true of all regexes up to a revision, whatever was folded or forgotten since.
-//! - Answers are remembered by the whole key, never by its hash: a collision would keep what must be asked for again.
+//! - A remembered result holds for all regexes added up to a point, whatever was folded or forgotten since.
+//! - Results are remembered under the whole key, never its hash alone: a collision would keep a body that must be
+//!   revalidated.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -18,35 +19,36 @@ use model::{Mode, Pattern, Revision, UrlKey};
 
 use super::{Newest, Uniform};
 
-/// Regexes live at a time on one host; a domain that is no wildcard has one host.
+/// Live regexes of one host. A domain that is not a wildcard has one host.
 pub(super) const PER_HOST_MAX: usize = 64;
 
-/// Regexes live at a time on all hosts.
+/// Live regexes of all hosts.
 pub(super) const REGEXES_MAX: usize = 4096;
 
 const SHARDS: usize = 64;
 
-/// Keys per shard whose answers are remembered; a full shard starts over.
+/// Keys per shard whose results are remembered; a full shard is emptied.
 const KEYS_MAX: usize = 2048;
 
 /// The regexes of a node.
 pub(super) struct Regexes {
     live: ArcSwap<Live>,
-    /// Who changes `live`.
+    /// Serializes changes of `live`.
     changing: Mutex<()>,
 }
 
-/// Everything at one moment.
+/// The state at one moment.
 #[derive(Clone, Default)]
 struct Live {
-    /// Of each host, in the order they were added; revisions rise with it.
+    /// The regexes of each host in the order they were added, so by rising revision.
     hosts: HashMap<Arc<str>, Arc<[One]>, BuildHasherDefault<Uniform>>,
     count: usize,
-    /// How many were ever added. Several may share a revision, so it does not tell whether all of them were tried.
+    /// How many were ever added. Several may share a revision, so a revision does not tell whether all of them were
+    /// tried.
     added: u64,
-    /// The newest of those.
+    /// The newest revision among those.
     newest: Revision,
-    /// Shared by all moments of one log: begun anew with another, whose revisions say nothing of those before.
+    /// Shared by all states of one log; new with another log, whose revisions say nothing about earlier ones.
     answers: Arc<Answers>,
 }
 
@@ -57,19 +59,19 @@ struct One {
     added: u64,
 }
 
-/// What became of a host's oldest regex: it is to be taken as a refresh of the host.
+/// A host's oldest regex that had to make room: the index takes it as a refresh of the host.
 pub(super) struct Folded {
     pub(super) host: Arc<str>,
     pub(super) newest: Newest,
 }
 
-/// What the regexes of a host said of a key.
+/// The result of matching a key against the regexes of its host.
 #[derive(Clone, Copy, Default)]
 struct Answer {
-    /// When so many had been added, on whatever host.
+    /// The value of `added` up to which regexes, of any host, are included.
     upto: u64,
     newest: Newest,
-    /// Of URLs with other queries too.
+    /// Matched against URLs with other queries too.
     joined: bool,
 }
 
@@ -100,13 +102,13 @@ impl Regexes {
         self.live.load().count
     }
 
-    /// Keys whose answers are remembered now, and their bound.
+    /// Keys whose results are remembered now, and the bound of their number.
     pub(super) fn answers(&self) -> (usize, usize) {
         let lock = |shard: &Mutex<Remembered>| shard.lock().expect("no holder of this lock can panic").len();
         (self.live.load().answers.0.iter().map(lock).sum(), SHARDS * KEYS_MAX)
     }
 
-    /// Takes one. `fold` is handed every regex that there is no room for, before that one is dropped here.
+    /// Adds a regex. `fold` is called with every regex that no longer has room, before that one is dropped here.
     pub(super) fn add(&self, pattern: &Pattern, revision: Revision, mode: Mode, fold: impl Fn(Folded)) {
         let _changing = self.changing.lock().expect("no holder of this lock can panic");
         let mut live = Live::clone(&self.live.load());
@@ -134,8 +136,8 @@ impl Regexes {
         self.live.store(Arc::new(live));
     }
 
-    /// What the regexes say of `key`, whose hash is `hash`, that are above `stamp`. Those that are not may be left out. A key that
-    /// is `joined` stands for URLs with other queries too.
+    /// The newest regexes above `stamp` that match `key`, whose hash is `hash`; those at or below `stamp` may be left
+    /// out. A `joined` key stands for URLs with other queries too.
     pub(super) fn above(&self, stamp: Revision, key: &UrlKey, hash: u128, joined: bool) -> Newest {
         let live = self.live.load();
         if live.newest <= stamp {
@@ -165,12 +167,12 @@ impl Regexes {
         answer.newest
     }
 
-    /// The newest regex of a host, whatever it matches.
+    /// The newest regex of a host, whether it matches or not.
     pub(super) fn newest(&self, host: &str) -> Newest {
         self.live.load().hosts.get(host).and_then(|all| all.last()).map_or(Newest::default(), |last| last.newest)
     }
 
-    /// Drops what a floor at `upto` stands in for.
+    /// Drops the regexes that a floor at `upto` covers.
     pub(super) fn forget(&self, upto: Revision) {
         let _changing = self.changing.lock().expect("no holder of this lock can panic");
         let mut live = Live::clone(&self.live.load());
@@ -184,7 +186,7 @@ impl Regexes {
         self.live.store(Arc::new(live));
     }
 
-    /// Drops everything, what is remembered too.
+    /// Drops everything, including remembered results.
     pub(super) fn restart(&self) {
         let _changing = self.changing.lock().expect("no holder of this lock can panic");
         self.live.store(Arc::default());
@@ -192,7 +194,7 @@ impl Regexes {
 }
 
 impl Live {
-    /// Drops the oldest regex of `host`, once `fold` has it.
+    /// Drops the oldest regex of `host`, after handing it to `fold`.
     fn fold(&mut self, host: &str, fold: &impl Fn(Folded)) {
         let Some((host, all)) = self.hosts.get_key_value(host) else { return };
         let (host, all) = (host.clone(), all.clone());

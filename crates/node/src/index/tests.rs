@@ -1,5 +1,5 @@
-//! The index beside the words of the model alone. Variants of an object share its key, so what is said of one is said of all;
-//! an object is stored whole, so there are no slices to tell apart.
+//! The index compared with the model's definitions. Variants of an object share its key, so entries apply to all of
+//! them alike; objects are stored whole here, so slices play no part.
 
 use http::HeaderValue;
 use model::{Coverage, Pattern, Tag};
@@ -64,7 +64,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     ]
 }
 
-/// A body's headers: tags under either name; sometimes more of them than are told apart.
+/// The headers of a body: tags under either name; sometimes more than are told apart.
 fn headers() -> impl Strategy<Value = Option<HeaderMap>> {
     let tags = prop::collection::vec((one_of(&["cache-tag", "surrogate-key", "x-tags"]), one_of(&TAGS)), 0..4);
     let headers = (tags, prop::bool::weighted(0.1)).prop_map(|(tags, many)| {
@@ -81,7 +81,7 @@ fn headers() -> impl Strategy<Value = Option<HeaderMap>> {
     prop::option::weighted(0.9, headers)
 }
 
-/// What an entry covers, by the words of the model alone: the strongest mode, if any.
+/// How an entry covers a body by the model's definitions alone: the strongest mode, if any.
 fn covers(entry: &Entry, before: Option<&Domain>, name: &DomainName, key: &UrlKey, tags: &Tags<'_>) -> Option<Mode> {
     match entry {
         Entry::Invalidate(all) => {
@@ -99,10 +99,10 @@ fn covers(entry: &Entry, before: Option<&Domain>, name: &DomainName, key: &UrlKe
     }
 }
 
-/// An entry, and the domain it changes as it was.
+/// An entry, and the earlier state of the domain it changes.
 type Logged<'a> = (Revision, &'a Entry, Option<Domain>);
 
-/// The log, with what each entry that is a domain changes, and what it adds up to.
+/// The log, with the earlier state of each domain that an entry changes, and the knowledge it adds up to.
 fn with_before(log: &[Entry]) -> (Vec<Logged<'_>>, model::Knowledge) {
     let mut known = model::Knowledge::default();
     let mut all = Vec::new();
@@ -133,7 +133,7 @@ proptest! {
         for (at, (revision, entry, before)) in log.iter().enumerate() {
             index.add(*revision, entry, before.as_ref());
             if at == looked_at {
-                // What is remembered from here on must not stand in for what comes later.
+                // Results remembered here must not stand in for later entries.
                 bodies().for_each(|(key, name)| {
                     index.need(Some(&domain(name, None)), &key, About::Body { stamp: Revision::ZERO, headers: None });
                 });
@@ -153,10 +153,10 @@ proptest! {
             let kept = covering.iter().any(|(at, mode)| *at > floor && *at > stamp && *mode == Mode::Delete);
             let all = covering.iter().any(|(at, mode)| *at > stamp && *mode == Mode::Delete);
             let says = need.mode(stamp) == Mode::Delete;
-            // What was forgotten may or may not still say *delete*; what is kept must.
+            // Forgotten entries may or may not still say *delete*; kept ones must.
             prop_assert!(says >= kept && says <= all, "{:?} {} {} {}", need, says, kept, all);
 
-            // A fetch needs whatever could cover what it brings: any tag of the domain, and any regex of the host.
+            // A fetch needs whatever could cover its response: any tag of the domain, and any regex of the host.
             let could_cover = |entry: &Entry, before: Option<&Domain>| match entry {
                 Entry::Invalidate(all) => all.iter().any(|one| match &one.scope {
                     Scope::Regex(pattern) => pattern.host() == key.host(),

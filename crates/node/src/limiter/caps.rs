@@ -1,10 +1,13 @@
-//! What the owner of a domain allows its prefetches, over all nodes: so many at a time, so many bytes a second.
+//! The caps that the owner of a domain sets on its prefetches, over all nodes: how many at a time, how many bytes a
+//! second.
 //!
 //! # What always holds
 //!
-//! - What nodes let in and read adds up to what is set: each has a lease of it (`shares`), and without one nothing is let in.
-//! - A body that is paced has room to go on: no more of them are let in than get [`BODY_RATE_MIN`] each, if it is more than one.
-//! - A user who waits for a body that is paced ends the pacing of it. Users' own requests are not counted.
+//! - The sum over all nodes keeps to the cap: each node has a lease of it (`shares`), and without one nothing is let
+//!   in.
+//! - A paced body makes progress: if more than one is let in, there are no more of them than get [`BODY_RATE_MIN`]
+//!   each.
+//! - Pacing ends for a body that a user begins to wait for. Users' own requests are not counted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,16 +21,16 @@ use super::line::{Line, Turn};
 use super::shares::{IDLE, Part, Sharing};
 use super::{Awaited, NotNow, until_awaited};
 
-/// Domains whose caps are remembered; past it those of which nothing is under way are forgotten.
+/// Domains whose caps are remembered; beyond that, those without prefetches are forgotten.
 const DOMAINS_MAX: usize = 4096;
 
-/// Bytes a second that a body gets at least, where there is more than one.
+/// The least bytes a second for each body, where there is more than one.
 const BODY_RATE_MIN: u64 = 64 << 10;
 
-/// Bytes that may be saved up, as the time in which they would come.
+/// Bytes that may be saved up, as the time in which they would be granted.
 const BURST: Duration = Duration::from_millis(250);
 
-/// How often one who is paced looks whether he still is: rates change.
+/// How often a paced body checks its rate, which may change.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The caps of all domains.
@@ -49,15 +52,15 @@ struct Cap {
 struct State {
     set: PrefetchLimit,
     running: u64,
-    /// The most that ran and waited since it was last said.
+    /// The peak of running and waiting prefetches since the last message.
     peak: u64,
     asked: Instant,
     places: Part,
     rate: Part,
-    /// Bytes that may be read; what was read beyond it is waited for.
+    /// Bytes that may be read; negative when more was read, which is waited for.
     balance: f64,
     filled: Instant,
-    /// Bytes read since it was last said, and whether somebody had to wait for some.
+    /// Bytes read since the last message, and whether any prefetch had to wait for some.
     read: u64,
     starved: bool,
     said: Instant,
@@ -108,7 +111,7 @@ impl Caps {
         cap
     }
 
-    /// Waits for a place of a domain, where its owner bounds them. Nobody has one for whom a user waits.
+    /// Waits for a place of a domain whose owner sets a cap. A prefetch that a user waits for needs none.
     pub(super) async fn enter(
         &self,
         domain: &str,
@@ -123,14 +126,14 @@ impl Caps {
         Ok(matches!(turn, Turn::Mine(())).then(|| Place { cap, awaited }))
     }
 
-    /// What is wanted of them.
+    /// Adds the shares wanted of these caps.
     pub(super) fn say(&self, sequence: u64, now: Instant, wants: &mut Vec<Want>) {
         for (domain, cap) in &*self.domains() {
             cap.say(domain, sequence, now, wants);
         }
     }
 
-    /// Takes an answer.
+    /// Applies a share.
     pub(super) fn take(&self, share: &Share, sequence: u64, sent: Instant) {
         let Some(cap) = self.domains().get(&share.name).cloned() else { return };
         let mut state = cap.state();
@@ -161,7 +164,7 @@ impl Cap {
         }
     }
 
-    /// A place when there is room.
+    /// Takes a place when there is room.
     fn enter(&self) -> Option<()> {
         let (now, shared) = (Instant::now(), self.sharing.is_on());
         let mut state = self.state();
@@ -212,7 +215,7 @@ impl Cap {
     }
 }
 
-/// How many bodies may come at a time by a rate.
+/// How many bodies may be read at a time at a rate.
 fn bodies(rate: u64) -> u64 {
     if rate == 0 { 0 } else { (rate / BODY_RATE_MIN).max(1) }
 }
@@ -222,7 +225,7 @@ impl State {
         self.places(now, shared).min(self.rate(now, shared).map_or(u64::MAX, bodies))
     }
 
-    /// How many the owner lets be under way here.
+    /// How many places this node has.
     fn places(&self, now: Instant, shared: bool) -> u64 {
         match self.set.concurrency {
             None => u64::MAX,
@@ -231,7 +234,7 @@ impl State {
         }
     }
 
-    /// Bytes a second that may be read here; `None` for any number.
+    /// Bytes a second that may be read here; `None` without a cap.
     fn rate(&self, now: Instant, shared: bool) -> Option<u64> {
         let set = self.set.bytes_per_second?;
         if !shared {
@@ -240,7 +243,7 @@ impl State {
         Some(self.rate.lease(now).map_or(0, |lease| lease.granted.saturating_mul(RATE_UNIT)).min(set))
     }
 
-    /// Adds what may be read by now; how long to wait until something may, if one has to.
+    /// Adds what may be read by now; returns how long to wait when nothing may be read yet.
     fn wait(&mut self, now: Instant, shared: bool) -> Option<Duration> {
         let rate = self.rate(now, shared)?;
         let more = rate as f64 * (now - self.filled).as_secs_f64();
@@ -256,7 +259,7 @@ impl State {
 }
 
 impl Place {
-    /// Waits until more of the body may be read: at once when a user waits for it.
+    /// Waits until more of the body may be read; returns at once when a user waits for it.
     pub(crate) async fn turn(&self) {
         let mut awaited = self.awaited.clone();
         while !self.is_awaited() {
@@ -274,7 +277,7 @@ impl Place {
         self.awaited.as_ref().is_some_and(|awaited| *awaited.borrow())
     }
 
-    /// So much of the body was read.
+    /// Records how many bytes of the body were read.
     pub(crate) fn read(&self, bytes: usize) {
         if self.is_awaited() {
             return;

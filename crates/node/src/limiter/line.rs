@@ -1,9 +1,9 @@
-//! A line of prefetches that wait for room.
+//! A queue of prefetches that wait for room.
 //!
 //! # What always holds
 //!
-//! - They are let in in the order they came; at most [`WAITING_MAX`] wait in one line, and none longer than [`WAIT_MAX`].
-//! - A user who begins to wait for what a prefetch asks for takes it out of the line.
+//! - They are let in in order of arrival; at most [`WAITING_MAX`] wait in one line, and none longer than [`WAIT_MAX`].
+//! - A prefetch leaves the line when a user begins to wait for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,16 +14,16 @@ use super::{Awaited, NotNow, WAIT_MAX, until_awaited};
 /// Prefetches in one line.
 pub(super) const WAITING_MAX: usize = 4096;
 
-/// Those who wait.
+/// A line.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    /// Whose turn it is has this: it is given on in the order in which it was asked for.
+    /// Held by the first in line; the lock is fair, so it is passed on in order of arrival.
     first: Mutex<()>,
     room: Notify,
     waiting: AtomicUsize,
 }
 
-/// What waiting came to.
+/// The outcome of waiting.
 pub(super) enum Turn<T> {
     Mine(T),
     /// A user waits for it now, and users do not wait in line.
@@ -36,19 +36,19 @@ impl Line {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// There may be room for the first.
+    /// Wakes the first in line: there may be room.
     pub(super) fn call(&self) {
         if self.len() > 0 {
             self.room.notify_one();
         }
     }
 
-    /// All are to look again: what they wait for is not to be had.
+    /// Makes the first in line look again, and after it the others: the origin was closed.
     pub(super) fn call_all(&self) {
         self.room.notify_waiters();
     }
 
-    /// Waits until `enter` has room; only the first in line looks. `waits` is called when there is a line.
+    /// Waits until `enter` finds room; only the first in line tries. `waits` is called when the caller has to wait.
     pub(super) async fn wait<T>(
         &self,
         mut awaited: Option<Awaited>,
@@ -67,9 +67,9 @@ impl Line {
             loop {
                 let called = self.room.notified();
                 tokio::pin!(called);
-                // From here on a call is heard, also one that comes before it is waited for.
+                // From here on no call is missed, not even one that comes before it is awaited.
                 called.as_mut().enable();
-                // One who was called may find that a user was quicker, and is still the first.
+                // A waiter that was called may find that a user was quicker, and stays the first.
                 if let Some(entered) = enter()? {
                     return Ok(Turn::Mine(entered));
                 }
@@ -85,13 +85,13 @@ impl Line {
     }
 }
 
-/// One of those that wait, counted.
+/// A waiter, counted.
 struct Here<'a>(&'a Line);
 
 impl Here<'_> {
     fn of(line: &Line) -> Result<Here<'_>, NotNow> {
         let here = Here(line);
-        // Counted out again when it is dropped.
+        // Dropping it subtracts it again.
         match line.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX {
             true => Err(NotNow::Full),
             false => Ok(here),

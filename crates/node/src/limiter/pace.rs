@@ -1,139 +1,144 @@
-//! How much one origin bears, felt by how soon it answers.
+//! The concurrency limit of one origin, inferred from its response times.
 //!
-//! Answers are timed to their first byte. While they come as soon as they do from an idle origin the limit rises, and once they come
-//! later it falls, before users notice (a gradient, as in TCP Vegas; a failure halves it). docs/decisions/0022 says why so.
+//! Answers are timed to their first byte. While they come as soon as from an idle origin the limit rises; once they
+//! come later it falls, before users notice (a gradient, as in TCP Vegas; a failure halves it). The reasons are in
+//! docs/decisions/0022.
 //!
 //! # What always holds
 //!
 //! - The limit is 1 at least and [`LIMIT_MAX`] at most.
-//! - An answer counts only under the limit that it was asked under.
+//! - An answer counts only under the limit that its request was sent under.
 //!
 //! # Not here
 //!
-//! Who is let in: the limit says only how many. Which node feels an origin that several ask: `shares`.
+//! Who is let in: this is only about how many. Which node measures an origin that several ask: `shares`.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Requests at a time that an origin is begun with, and the most that it can come to.
+/// The first limit of an origin, and the largest.
 const LIMIT_FIRST: f64 = 4.0;
 pub(super) const LIMIT_MAX: f64 = 1024.0;
 
-/// How much later than from an idle origin answers may come, and by how many standard errors more, so that chance lowers no limit: the
-/// more often one looks, the more of them.
+/// How much later than from an idle origin answers may come, as a factor, and how many standard errors are allowed
+/// beyond that, so that chance does not lower the limit: the more often answers are judged, the more.
 const TOLERANCE: f64 = 1.05;
 const CHANCE_RISING: f64 = 3.0;
 const CHANCE_EARLY: f64 = 4.0;
 const CHANCE_HOLDING: f64 = 5.0;
 
-/// The same for all answers since the limit began to stay, which are many: a limit that is a little too much is felt by them alone.
+/// The factor for all answers since the limit stopped rising. They are many, and only they show a limit that is
+/// slightly too high.
 const TOLERANCE_HELD: f64 = 1.01;
 const HELD_ANSWERS_MIN: u32 = 256;
 
-/// The same for those of users among them. One request above the knee is felt by them first: a prefetch asks when another was answered and
-/// finds a place, a user asks when he does and waits for one.
+/// The factor for the answers to users among them. Users feel one request above the knee first: a prefetch is sent when
+/// another one was answered and finds a free place, a user's request is sent at any time and waits for one.
 const TOLERANCE_USERS: f64 = 1.02;
 const USERS_ANSWERS_MIN: u32 = 64;
 
-/// What the limit falls to by them at least, of what it was when it began to stay: what became slower for another reason is found by timing
-/// it anew.
+/// The smallest share of the held limit that they may lower it to: an origin that became slower for another reason is
+/// found by timing it anew.
 const HELD_MIN: f64 = 0.75;
 
-/// By how many standard errors answers may come later and still say how soon an idle origin answers.
+/// How many standard errors later answers may be and still tell how soon an idle origin answers.
 const CHANCE_IDLE: f64 = 2.0;
 
-/// By how many standard errors answers that were found to be later are believed to be so by chance.
+/// How many standard errors of an excess are put down to chance once answers were found to be late.
 const CHANCE_FOUND: f64 = 0.5;
 
-/// What the limit rises by after a span in which it was used up and answers came in time: near what was too much, and far from it.
+/// The factors by which the limit rises after a span in which it was used up and answers were in time: near the ceiling
+/// (from [`NEAR`] of it on), and below that. A limit that falls below [`FAR`] of the ceiling rises again at once.
 const STEP_NEAR: f64 = 1.05;
 const STEP_FAR: f64 = 1.15;
 const NEAR: f64 = 0.8;
 const FAR: f64 = 0.6;
 
-/// What the limit falls to when it was too much; where others ask as well a little less room is enough, for what is divided in whole
-/// requests leaves some.
+/// The factors by which the limit falls when it was too high. Where other nodes ask too, it need not fall as far,
+/// because dividing the limit into whole requests leaves some room.
 const BACK: f64 = 0.92;
 const BACK_OF_SEVERAL: f64 = 0.94;
 
-/// The same where others ask as well and it was too much for the first time: it rose by great steps, and what they use of it was known late.
+/// The same where other nodes ask and the limit was too high for the first time: it rose in large steps, and their use
+/// of it was known late.
 const BACK_OF_SEVERAL_AT_FIRST: f64 = 0.86;
 
-/// The least of the limit that is believed to be under way: what is known of others is a moment old.
+/// The least part of the limit that is taken to be under way: what is known of other nodes is slightly out of date.
 const USED_MIN: f64 = 0.85;
 
-/// Answers that are timed before the limit is looked at again, or as many as the limit where that is more.
+/// Answers that are timed before the limit is looked at again; the limit itself where that is more.
 const ANSWERS_MIN: u32 = 16;
 
-/// The same, in times the limit, while it is found out how soon an idle origin answers: that is little beside how long it holds, and all is
-/// judged by it.
+/// The same while an idle origin is timed, as a multiple of the limit: little compared with how long the result holds,
+/// and everything is judged by it.
 const ANSWERS_IDLE: f64 = 4.0;
 
-/// The same while the limit rises where others ask as well, and so fewer answers are seen here: if they already say that it was too
-/// much, it must not last longer, or users would notice what is tried.
+/// The same while the limit rises and other nodes ask too, so that fewer answers are seen here. If these already show
+/// that the limit is too high, the trial must end, or users would notice it.
 const ANSWERS_OF_SEVERAL_MIN: u32 = 8;
 
-/// How long the limit stays after it was too much, until it is tried whether it still would be. Some users notice each try.
+/// How long the limit is held after it was too high, before a higher one is tried again. Some users notice each trial.
 const HOLD: Duration = Duration::from_secs(60);
 
-/// By what that is divided when it was too much for the first time: an idle origin is known only from the rise then, which was late itself.
+/// The divisor of that time when the limit was too high for the first time: the idle origin was timed only during the
+/// rise, whose answers were late themselves.
 const HOLD_AT_FIRST: u32 = 3;
 
-/// The same for an origin that takes its time, in times that it takes when it is idle: what is tried lasts for some of these.
+/// The same for a slow origin, as a multiple of its idle response time: a trial lasts for several of these.
 const HOLD_SPANS: u32 = 600;
 
-/// The same where prefetches may use only a part of the limit: while it is tried they use all of it.
+/// The same where prefetches may use only a part of the limit: during a trial they use all of it.
 const HOLD_OF_A_PART: Duration = Duration::from_secs(600);
 
-/// A failure lowers the limit once in this time: those that follow were asked before it fell.
+/// The least time between two halvings: failures that follow sooner belong to requests from before the limit fell.
 const HALVED_EVERY: Duration = Duration::from_millis(500);
 
-/// Answers to users from an idle origin of which as many as there are now count no more than half.
+/// Once there are this many answers to users from an idle origin, they count half.
 const USERS_IDLE_KEPT: u32 = 256;
 
-/// The limit of one origin, and what it is felt by.
+/// The limit of one origin, and the measurements behind it.
 #[derive(Debug)]
 pub(super) struct Pace {
     pub(super) limit: f64,
-    /// What of it is left to other nodes, whose answers are not seen here.
+    /// The part of it granted to other nodes, whose answers are not seen here.
     pub(super) others: f64,
-    /// What of that they do not have yet: nobody asks for it.
+    /// The part of that which they have not taken up yet, so that nobody uses it.
     pub(super) unused: f64,
-    /// Whether prefetches may use only a part of it.
+    /// Whether prefetches may use only a part of the limit.
     pub(super) in_part: bool,
-    /// What was too much when it was last felt; infinite before.
+    /// The limit that was too high when last measured; infinite before.
     ceiling: f64,
     /// How soon an idle origin answers.
     idle: Option<Timed>,
-    /// Answers to what was asked since the span began.
+    /// Answers to requests sent since the span began.
     span: Span,
     since: Instant,
-    /// Of these those to users, and how soon an idle origin answered them: they may ask for other things.
+    /// The answers to users among them, and how soon an idle origin answered users, who may ask for other objects.
     users_span: Span,
     users_idle: Span,
-    /// Answers since the limit is what it is, of spans that are over, and those to users.
+    /// Answers under the current limit in spans that are over, and those to users among them.
     held: Held,
     users_held: Held,
-    /// What the limit falls to at least while it stays.
+    /// The lowest limit while it is held.
     least: f64,
-    /// Whether there was less room than was wanted in the span.
+    /// Whether requests had to wait for room during the span.
     pub(super) wanted: bool,
     halved: Option<Instant>,
     phase: Phase,
 }
 
-/// What becomes of the limit.
+/// The state of the limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
-    /// It rises until answers come later.
+    /// The limit rises until answers come later.
     Rising,
-    /// It was too much: a little less until this moment.
+    /// The limit was too high; a lower one is held until this moment.
     Holding(Instant),
-    /// Half of it is used to find out anew how soon an idle origin answers, for what this was may not be any more. What was asked before
-    /// is still answered; then it is this again.
+    /// Half of the limit is used, to time the idle origin anew, because its response time may have changed. Earlier
+    /// requests are still being answered; [`Phase::Timing`] follows.
     Emptying,
-    /// Answers are timed with little under way.
+    /// Answers are timed while little is under way.
     Timing,
 }
 
@@ -159,13 +164,14 @@ impl Pace {
         }
     }
 
-    /// Goes on with a limit that another node felt. How soon an idle origin answers is another matter from here: that is found out first.
+    /// Takes over a limit that another node measured. The idle response time differs from node to node, so it is
+    /// measured first.
     pub(super) fn taken_over(limit: f64, now: Instant) -> Pace {
         let limit = limit.clamp(1.0, LIMIT_MAX);
         Pace { limit, ceiling: limit / BACK, phase: Phase::Emptying, ..Pace::new(now) }
     }
 
-    /// Nobody else is known to ask.
+    /// No other node is known to ask.
     pub(super) fn alone(&mut self) {
         (self.others, self.unused) = (0.0, 0.0);
     }
@@ -175,20 +181,20 @@ impl Pace {
         let own = self.limit.floor() - self.others;
         match self.phase {
             Phase::Rising | Phase::Holding(_) => own,
-            // What others use meanwhile stays: below the limit an origin is no slower than an idle one.
+            // Other nodes' use stays as it is: below the limit an origin is no slower than an idle one.
             Phase::Emptying | Phase::Timing => (own / 2.0).max(1.0),
         }
     }
 
-    /// Whether it was found out how much is too much, and it is not being tried again just now.
+    /// Whether the limit was found, and no higher one is being tried just now.
     pub(super) fn is_settled(&self) -> bool {
         self.phase != Phase::Rising
     }
 
-    /// An answer, to a user or not, to what was asked when it `began`.
+    /// Records an answer, to a user or not, to a request sent at `began`.
     pub(super) fn answered(&mut self, began: Instant, now: Instant, to_user: bool) {
         if began < self.since {
-            return; // asked under another limit
+            return; // sent under another limit
         }
         let seconds = (now - began).as_secs_f64();
         self.span.add(seconds);
@@ -196,7 +202,7 @@ impl Pace {
             self.users_span.add(seconds);
         }
         let early = self.others > 0.0 && self.phase == Phase::Rising && self.span.answers >= ANSWERS_OF_SEVERAL_MIN;
-        // Where the limit stays, many spans are looked at: chance must not lower it a little each time.
+        // A held limit is judged over many spans: chance must not lower it a little each time.
         let chance = if matches!(self.phase, Phase::Holding(_)) { CHANCE_HOLDING } else { CHANCE_RISING };
         let times = if self.phase == Phase::Timing { ANSWERS_IDLE } else { 1.0 };
         if self.span.answers >= ANSWERS_MIN.max((self.limit * times) as u32) {
@@ -228,7 +234,7 @@ impl Pace {
         self.idle.is_some_and(|idle| self.span.timed().is_later_than(idle.mean * TOLERANCE, &idle, chance))
     }
 
-    /// Lowers a limit that stays when all answers under it say that it is still a little too much, or those to users alone.
+    /// Lowers a held limit when all answers under it, or those to users alone, show that it is slightly too high.
     fn look_back(&mut self) {
         let all = self.idle.and_then(|idle| self.held.is_later(&self.span, &idle, TOLERANCE_HELD));
         let idle = self.users_idle.timed();
@@ -239,7 +245,7 @@ impl Pace {
         self.forget_held();
     }
 
-    /// What the span says of how soon an idle origin answers.
+    /// Updates the idle response time from the span.
     fn learn_idle(&mut self) {
         let timed = self.span.timed();
         self.idle = Some(self.idle.map_or(timed, |idle| idle.with(&timed)));
@@ -249,27 +255,27 @@ impl Pace {
         self.users_idle.add_all(&self.users_span);
     }
 
-    /// The limit begins to stay.
+    /// Begins to hold the limit.
     fn begin_held(&mut self) {
         self.least = (self.limit * HELD_MIN).max(1.0);
         self.forget_held();
     }
 
-    /// The limit is another from now on.
+    /// Starts counting answers anew, under a changed limit.
     fn forget_held(&mut self) {
         (self.held, self.users_held) = (Held::of(HELD_ANSWERS_MIN), Held::of(USERS_ANSWERS_MIN));
     }
 
-    /// The span is over.
+    /// Ends the span.
     fn turn(&mut self, late: bool, now: Instant) {
         let timed = self.span.timed();
         self.phase = match self.phase {
             Phase::Rising | Phase::Holding(_) if late => {
-                // What it works on at a time when it is no slower for it (Little's law), and some room.
+                // The requests an origin works on when it is not slowed down (Little's law), and some room.
                 let idle = self.idle.map_or(timed.mean, |idle| idle.mean);
                 let hold = if self.in_part { HOLD_OF_A_PART } else { HOLD };
-                // While others have yet to hear of their parts less is under way than the limit, and it was less that was too much. How
-                // many of them have heard since is not known: half of them.
+                // Until other nodes hear of their shares, less than the limit is under way, and it was that smaller
+                // number that was too high. How many have heard since is unknown; half of them is assumed.
                 let used = if self.phase == Phase::Rising { self.limit - self.unused / 2.0 } else { self.limit };
                 let is_first = self.ceiling.is_infinite();
                 self.ceiling = used.max(self.limit * USED_MIN);
@@ -282,11 +288,12 @@ impl Pace {
                 let hold = hold.max(Duration::from_secs_f64(idle).saturating_mul(HOLD_SPANS));
                 let hold = if is_first { hold / HOLD_AT_FIRST } else { hold };
                 self.begin_held();
-                // What was far too much, as after a stall, says little of how much is not.
+                // A limit that was far too high, as after a stall, tells little about the right one.
                 if self.limit < self.ceiling * FAR { Phase::Rising } else { Phase::Holding(now + hold) }
             }
             Phase::Rising => {
-                // What is a little later, and not by enough to be too much, must not become what is not late at all.
+                // Answers that are late, but not late enough to lower the limit, must not become the idle response
+                // time.
                 let is_idle = self.idle.is_none_or(|idle| !timed.is_later_than(idle.mean, &idle, CHANCE_IDLE));
                 if self.ceiling.is_infinite() && is_idle {
                     self.learn_idle();
@@ -298,7 +305,7 @@ impl Pace {
                 Phase::Rising
             }
             Phase::Holding(until) if now < until || !self.wanted => {
-                // What is late though there was room is so for another reason.
+                // Answers that are late although there was room are late for another reason.
                 if self.wanted {
                     self.look_back();
                 }
@@ -315,7 +322,7 @@ impl Pace {
     }
 }
 
-/// Answers that were timed: how many, and the sums of their seconds and of the squares of these.
+/// Timed answers: how many, the sum of their seconds, and the sum of the squares.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
     answers: u32,
@@ -350,11 +357,11 @@ impl Span {
     }
 }
 
-/// Answers since the limit is what it is.
+/// Answers under the current limit.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     span: Span,
-    /// How many there are to be before they are looked at.
+    /// How many answers are needed for the next look.
     next: u32,
 }
 
@@ -363,8 +370,8 @@ impl Held {
         Held { span: Span::default(), next: answers }
     }
 
-    /// By how much they come later than from an idle origin, where that is more than tolerated and no chance. They are looked at when
-    /// they have doubled: chance has a say each time.
+    /// How many times later they are than from an idle origin, where that is more than tolerated and not chance. They
+    /// are judged each time their number has doubled, because every look gives chance another try.
     fn is_later(&mut self, span: &Span, idle: &Timed, tolerance: f64) -> Option<f64> {
         self.span.add_all(span);
         if self.span.answers < self.next {
@@ -376,7 +383,7 @@ impl Held {
     }
 }
 
-/// How soon answers come: their mean in seconds, and how far that may be off (the square of its standard error).
+/// A response time: the mean in seconds, and the square of its standard error.
 #[derive(Clone, Copy, Debug)]
 struct Timed {
     mean: f64,
@@ -384,17 +391,17 @@ struct Timed {
 }
 
 impl Timed {
-    /// Later than `mean`, by more than chance explains in this one and in the other.
+    /// Whether it is later than `mean` by more than the errors of both explain.
     fn is_later_than(&self, mean: f64, other: &Timed, chance: f64) -> bool {
         self.mean > mean + chance * (self.error + other.error).sqrt()
     }
 
-    /// The mean, and a little less for chance: what is looked at until it is late is found to be later than it is.
+    /// The mean less some chance: answers that are watched until they are late are found later than they are.
     fn without_chance(&self) -> f64 {
         self.mean - CHANCE_FOUND * self.error.sqrt()
     }
 
-    /// What both say together.
+    /// The average of both.
     fn with(&self, other: &Timed) -> Timed {
         Timed { mean: (self.mean + other.mean) / 2.0, error: (self.error + other.error) / 4.0 }
     }
@@ -404,11 +411,11 @@ impl Timed {
 mod tests {
     use super::*;
 
-    /// Every so many answers is one to a user.
+    /// One in this many answers goes to a user.
     const USERS: u32 = 6;
 
-    /// Answers of an origin that takes 50 ms, give or take a tenth, for each of 32 at a time, and longer for more; how many there were until
-    /// `done`. From `late` on users wait longer by a tenth.
+    /// Feeds answers of an origin that takes 50 ms ± 10% for each of up to 32 requests at a time, and longer for more;
+    /// returns how many there were until `done`. While the limit is `late` or more, users wait 10% longer.
     fn answers_of(
         pace: &mut Pace,
         now: &mut Instant,
@@ -426,7 +433,7 @@ mod tests {
             let takes = 0.05 * (0.9 + 0.2 * chance) * (seen(pace) / 32.0).max(1.0);
             let to_user = count % USERS == 0;
             let takes = if to_user && pace.own() >= late { takes * 1.1 } else { takes };
-            // As many are under way as may be, and so they come that much sooner after each other than they take.
+            // The limit is always used up, so answers follow each other that much faster than each of them takes.
             *now += Duration::from_secs_f64(takes / pace.own().max(1.0));
             pace.wanted = true;
             pace.answered(*now - Duration::from_secs_f64(takes), *now, to_user);
@@ -444,7 +451,8 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
         let is_held = |pace: &Pace| matches!(pace.phase, Phase::Holding(_));
-        // What is asked for by others comes to the origin a while after it was left to them: the limit rises too far meanwhile.
+        // Requests of other nodes reach the origin some time after they got their shares; meanwhile the limit rises too
+        // far.
         answers(&mut pace, &mut now, |pace| if pace.limit < 40.0 { 0.0 } else { 37.0 }, is_held);
         assert!(pace.limit > 34.0, "{pace:?}");
         let until = pace.phase;
@@ -470,7 +478,7 @@ mod tests {
         let is_held = |pace: &Pace| matches!(pace.phase, Phase::Holding(_));
         answers(&mut pace, &mut now, Pace::own, is_held);
         let (limit, until) = (pace.limit.floor(), pace.phase);
-        // All together they are later by less than two percent, which is not more than chance explains.
+        // Taken together the answers are later by less than two percent, which chance may explain.
         let lowered = |pace: &Pace| pace.limit < limit;
         let took = answers_of(&mut pace, &mut now, limit, Pace::own, lowered);
         assert!(took < 10_000 && pace.phase == until, "{took}: {pace:?}");

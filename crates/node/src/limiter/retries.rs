@@ -1,38 +1,39 @@
-//! How often an origin is asked again for prefetches, and how long it is left alone when it fails.
+//! How often an origin gets retries of prefetches, and how long it is left alone when it fails.
 //!
 //! # What always holds
 //!
-//! - What is asked again is at most [`SHARE`] of what is asked for the first time, and [`SPARE_FIRST`] and one in [`EVERY`] beyond that.
-//! - The pauses of an origin that fails grow up to [`PAUSE_MAX`] and end once it answers; those of two nodes do not end together. They
-//!   come from a hash, not from chance, so that a simulated node does the same each time.
+//! - Retries are at most [`SHARE`] of first tries, plus [`SPARE_FIRST`] and one every [`EVERY`].
+//! - The pauses of a failing origin grow up to [`PAUSE_MAX`] and end once it answers; those of two nodes do not end
+//!   together. They come from a hash, not a random number, so that a simulated node behaves the same each time.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Second tries for each first one.
+/// Retries for each first try.
 const SHARE: f64 = 0.1;
 
-/// Second tries that are there to begin with, and the most that are saved up.
+/// Retries available at the beginning, and the most that are saved up.
 const SPARE_FIRST: f64 = 10.0;
 const SPARE_MAX: f64 = 100.0;
 
-/// One more is there after this time, so that the last ones of a task are tried, too.
+/// One more retry becomes available after this time, so that the last objects of a task are retried too.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The first pause of an origin that says that it is asked too much, and not until when; each one that follows is twice as long.
+/// The first pause of an origin that is overloaded and names no time to come back; each following pause is twice as
+/// long.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 
-/// Failures of other kinds in a row before the first pause.
+/// Other failures in a row before the first pause.
 const FAILURES_MIN: u32 = 3;
 
-/// Keys of prefetches that failed, and how long they are remembered.
+/// Keys of failed prefetches, and how long they are remembered.
 const REMEMBERED_MAX: usize = 16_384;
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 
-/// What may be asked again.
+/// The budget of retries.
 #[derive(Debug)]
 pub(super) struct Budget {
     spare: f64,
@@ -44,12 +45,12 @@ impl Budget {
         Budget { spare: SPARE_FIRST, since: now }
     }
 
-    /// Something is asked for the first time.
+    /// Adds the share that a first try brings.
     pub(super) fn first(&mut self) {
         self.spare = (self.spare + SHARE).min(SPARE_MAX);
     }
 
-    /// Whether something may be asked again.
+    /// Takes one retry, if there is one.
     pub(super) fn again(&mut self, now: Instant) -> bool {
         let more = (now - self.since).div_duration_f64(EVERY);
         (self.spare, self.since) = ((self.spare + more).min(SPARE_MAX), now);
@@ -61,7 +62,7 @@ impl Budget {
     }
 }
 
-/// Failures of an origin in a row.
+/// The failures of an origin in a row.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     failures: u32,
@@ -69,15 +70,15 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// It answered, and well.
+    /// The origin gave a good answer.
     pub(super) fn is_over(&mut self) {
         self.failures = 0;
     }
 
-    /// Something failed that was asked at `began`; how long the origin is left alone for it.
+    /// Records a failure of a request sent at `began`; returns how long the origin is left alone for it.
     pub(super) fn failed(&mut self, too_much: bool, began: Instant, now: Instant, seed: u64) -> Option<Duration> {
         if self.last.is_some_and(|last| began < last) {
-            return None; // many fail together, and that is one failure
+            return None; // requests that fail together count as one failure
         }
         self.last = Some(now);
         self.failures = self.failures.saturating_add(1);
@@ -87,13 +88,13 @@ impl Trouble {
     }
 }
 
-/// `pause`, or up to half of it more.
+/// `pause`, plus up to half of it.
 pub(super) fn jittered(pause: Duration, seed: u64) -> Duration {
     let spread = xxhash_rust::xxh3::xxh3_64(&seed.to_le_bytes());
     pause + pause.mul_f64(spread as f64 / u64::MAX as f64 / 2.0)
 }
 
-/// Keys whose prefetches failed lately: whoever asks for one of them asks again.
+/// Keys whose prefetches failed recently: the next request for one of them is a retry.
 #[derive(Debug, Default)]
 pub(super) struct Failed(HashMap<u128, Instant>);
 

@@ -1,13 +1,15 @@
-//! What this node has of what several share: leases from the control plane, and what is said to get them (docs/decisions/0025).
+//! This node's shares of what several nodes use: leases from the control plane, and the messages that ask for them
+//! (docs/decisions/0025).
 //!
-//! Every half a second, and at once when prefetches begin to want an origin or one is to be left alone, the node says what it wants of each; it is answered with
-//! leases that began when it said so. Without a lease no prefetch is let in: then the sum holds whatever becomes of the control plane or of
-//! the way there. A control plane of an earlier version lends nothing; under it each node goes by what it feels alone.
+//! Every half second, and at once when prefetches begin to want an origin or one is to be left alone, the node reports
+//! what it wants of each. The answer holds leases that begin at the time of the report. Without a lease no prefetch is
+//! let in, so the sum holds whatever happens to the control plane or the link. A control plane of an earlier version
+//! lends nothing; under it each node keeps to its own measurements.
 //!
 //! # What always holds
 //!
-//! - A lease ends on this node before anybody gives it on: it is counted from before it was asked for.
-//! - What was given back does not come back with a late answer.
+//! - A lease ends on this node before it is given to another: it counts from before the request for it was sent.
+//! - A share that was given back does not return with a late answer.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,16 +20,16 @@ use model::link::{SHARE_LEASE, SHARES_MAX, Share, Want, Wants};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How often it is said what is wanted.
+/// How often wanted shares are reported.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// The least time between two messages, however hasty.
+/// The least time between two messages, however urgent.
 const APART: Duration = Duration::from_millis(50);
 
 /// After how long without a prefetch a share is given back.
 pub(super) const IDLE: Duration = Duration::from_secs(3);
 
-/// Messages that wait for an answer.
+/// Messages waiting for an answer.
 const UNANSWERED_MAX: usize = 32;
 
 /// A part of something that is shared.
@@ -35,16 +37,16 @@ const UNANSWERED_MAX: usize = 32;
 pub(super) struct Part {
     heard: u64,
     lease: Option<Lease>,
-    /// Answers to messages up to this one are about what was given back.
+    /// Answers to messages up to this one concern a share that was given back.
     returned: u64,
-    /// What was wanted when it was last said.
+    /// The amount wanted in the last message.
     said: u64,
 }
 
-/// A share for a while.
+/// A share for a limited time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {
-    /// What this node may use; what others may where it feels.
+    /// The amount this node may use; on the measuring node, the amount the others may use.
     pub(super) granted: u64,
     pub(super) feels: bool,
     until: Instant,
@@ -61,12 +63,13 @@ impl Part {
         self.lease.is_some()
     }
 
-    /// Whether it should be said at once that `wanted` is wanted: there is no lease, or far more is wanted than was said.
+    /// Whether the node should report at once that `wanted` is wanted: there is no lease, or far more is wanted than
+    /// was reported.
     pub(super) fn is_hasty(&self, wanted: u64, now: Instant) -> bool {
         self.lease(now).is_none() || wanted > 2 * self.said
     }
 
-    /// Fills in what was heard. Who wants nothing gives back what he has.
+    /// Fills in the state of the share. A node that wants nothing gives back what it has.
     pub(super) fn say(&mut self, want: Want, sequence: u64, now: Instant) -> Want {
         self.said = want.wanted;
         if want.wanted == 0 {
@@ -76,7 +79,7 @@ impl Part {
         Want { heard: self.heard, granted, feels, ..want }
     }
 
-    /// Takes an answer to a message that was sent at `sent`; false when it is about what was given back since.
+    /// Applies an answer to a message that was sent at `sent`; false when the share was given back since.
     pub(super) fn take(&mut self, share: &Share, sequence: u64, sent: Instant) -> bool {
         if sequence <= self.returned {
             return false;
@@ -87,10 +90,10 @@ impl Part {
     }
 }
 
-/// What is said, and when.
+/// The content and the timing of messages about shares.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
-    /// Whether there is one who lends.
+    /// Whether the control plane lends shares.
     on: AtomicBool,
     haste: Notify,
     talk: Mutex<Talk>,
@@ -101,10 +104,10 @@ struct Talk {
     sequence: u64,
     last: Option<Instant>,
     hasty: bool,
-    /// Something was wanted when it was last said.
+    /// Whether anything was wanted in the last message.
     busy: bool,
     sent: VecDeque<(u64, Instant)>,
-    /// Where the next message begins, where one cannot hold everything.
+    /// Where the next message begins when one cannot hold everything.
     from: usize,
 }
 
@@ -118,25 +121,25 @@ impl Sharing {
         self.on.load(Ordering::SeqCst)
     }
 
-    /// There is a control plane: it lends, or it is of a version that does not.
+    /// Records that a control plane is connected, and whether it lends shares or is of a version that does not.
     pub(super) fn connected(&self, lends: bool) {
         self.on.store(lends, Ordering::SeqCst);
         let mut talk = self.talk();
         talk.sent.clear();
-        // What was said before was said to another.
+        // Earlier messages went over another connection.
         (talk.last, talk.hasty) = (None, true);
         drop(talk);
         self.haste.notify_one();
     }
 
-    /// Prefetches want what they do not have.
+    /// Asks for a message soon: prefetches want more than they have.
     pub(super) fn hurry(&self) {
         if self.is_on() && !std::mem::replace(&mut self.talk().hasty, true) {
             self.haste.notify_one();
         }
     }
 
-    /// There is something that others must hear before they ask once more.
+    /// Sends a message at once: other nodes must hear of it before they ask again.
     pub(super) fn say_at_once(&self) {
         let mut talk = self.talk();
         (talk.last, talk.hasty) = (None, true);
@@ -144,7 +147,7 @@ impl Sharing {
         self.haste.notify_one();
     }
 
-    /// Waits until it is time to say what `collect` finds to be wanted, given the number of the message.
+    /// Waits until a message is due, and fills it with what `collect` returns for its number.
     pub(super) async fn say(&self, collect: impl Fn(u64, Instant) -> Vec<Want>) -> Wants {
         loop {
             let haste = self.haste.notified();
@@ -171,7 +174,7 @@ impl Sharing {
     }
 
     fn collected(&self, collect: impl Fn(u64, Instant) -> Vec<Want>) -> Option<Wants> {
-        // Before it is sent: leases begin here.
+        // The time before it is sent: leases begin here.
         let now = Instant::now();
         let sequence = {
             let mut talk = self.talk();
@@ -198,7 +201,7 @@ impl Sharing {
         Some(Wants { sequence, wants })
     }
 
-    /// When the message was sent that this is the answer to.
+    /// When the message was sent that this answers.
     pub(super) fn answered(&self, sequence: u64) -> Option<Instant> {
         let mut talk = self.talk();
         while let Some((sent, at)) = talk.sent.pop_front() {

@@ -1,4 +1,4 @@
-//! An origin that works on so many requests at a time, and what its users notice of prefetches.
+//! An origin with a fixed number of workers, and what its users notice of prefetches.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,24 +12,24 @@ fn endpoint(host: &str) -> Endpoint {
     Endpoint { host: host.to_owned(), port: 80, tls: None }
 }
 
-/// An origin as it is.
+/// The properties of an origin.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    /// Requests that it works on at a time.
+    /// Requests it works on at a time.
     workers: usize,
-    /// How long on each on average.
+    /// Mean service time of a request.
     service: Duration,
-    /// By how much a request may take more or less time than others.
+    /// How far service times vary around the mean, as a fraction.
     spread: f64,
 }
 
 impl Shape {
-    /// A user so often: about a thirteenth of what it bears.
+    /// The interval between users' requests, which take about a thirteenth of the capacity.
     fn user_every(&self) -> Duration {
         self.service.mul_f64(12.8 / self.workers as f64)
     }
 
-    /// Requests that it does in so many seconds.
+    /// Requests it serves in so many seconds.
     fn does_in(&self, seconds: f64) -> usize {
         (self.workers as f64 * seconds / self.service.as_secs_f64()) as usize
     }
@@ -37,18 +37,18 @@ impl Shape {
 
 const WORKERS: usize = 32;
 
-/// The origin that most of these are about.
+/// The origin of most of these tests.
 fn usual(spread: f64) -> Shape {
     Shape { workers: WORKERS, service: Duration::from_millis(50), spread }
 }
 
-/// An origin that works on so many requests at a time; the others wait in line.
+/// An origin that works on a bounded number of requests at a time; the others queue.
 #[derive(Clone)]
 struct Knee(Rc<RefCell<Work>>);
 
 struct Work {
     shape: Shape,
-    /// When each worker has done what was given to it.
+    /// When each worker is done with its queue.
     workers: Vec<Instant>,
     seed: u64,
 }
@@ -71,7 +71,7 @@ impl Knee {
         tokio::time::sleep_until(done).await;
     }
 
-    /// Nobody is served for so long.
+    /// No request is served for this long.
     fn stall(&self, time: Duration) {
         let until = Instant::now() + time;
         for worker in &mut self.0.borrow_mut().workers {
@@ -79,24 +79,24 @@ impl Knee {
         }
     }
 
-    /// It works on so many from now on.
+    /// Changes the number of workers.
     fn resize(&self, workers: usize) {
         self.0.borrow_mut().workers.resize(workers, Instant::now());
     }
 }
 
-/// What a load came to.
+/// The outcome of a load.
 struct Seen {
     begun: Instant,
     took: Duration,
-    /// Since when each user waited, and how long.
+    /// When each user began to wait, and how long.
     waits: Vec<(Instant, Duration)>,
-    /// Prefetches done by each second.
+    /// Prefetches done in each second.
     by_second: Vec<usize>,
 }
 
 impl Seen {
-    /// How long but one of a hundred users waited at most, of those who asked in these seconds.
+    /// The 99th percentile of the waits of users who asked in these seconds.
     fn p99(&self, seconds: std::ops::Range<usize>) -> Duration {
         let second = |at: &Instant| at.duration_since(self.begun).as_secs() as usize;
         let waits = self.waits.iter().filter(|(at, _)| seconds.contains(&second(at)));
@@ -109,19 +109,19 @@ impl Seen {
         self.p99(0..usize::MAX)
     }
 
-    /// Prefetches done in these seconds, for each.
+    /// Prefetches a second, over these seconds.
     fn rate(&self, seconds: std::ops::Range<usize>) -> f64 {
         let count = seconds.len() as f64;
         self.by_second[seconds].iter().sum::<usize>() as f64 / count
     }
 }
 
-/// Users at a steady pace while `prefetches` are done by 256 askers; a limiter decides about these, or a fixed number of them.
+/// Users at a steady rate, while 256 clients do `prefetches` under a limiter, or `fixed` clients do them without one.
 async fn load(knee: &Knee, prefetches: usize, fixed: Option<usize>) -> Seen {
     load_of(&[Rc::new(Limiter::new(0))], knee, prefetches, fixed, async {}).await
 }
 
-/// The same, by nodes with these limiters in turn, while something else happens.
+/// The same, over nodes with these limiters in turn, while `meanwhile` runs.
 async fn load_of(
     limiters: &[Rc<Limiter>],
     knee: &Knee,
@@ -193,7 +193,7 @@ async fn load_of(
     Seen { begun, waits, took, by_second }
 }
 
-/// A stall of five seconds after twenty.
+/// A stall of five seconds, after the first twenty.
 async fn stall(knee: &Knee) {
     tokio::time::sleep(Duration::from_secs(20)).await;
     knee.stall(Duration::from_secs(5));
@@ -201,7 +201,7 @@ async fn stall(knee: &Knee) {
 
 fn assert_as_fast_after_a_stall(seen: &Seen) {
     assert!(seen.rate(21..24) == 0.0, "it stood still: {:?}", &seen.by_second[..30]);
-    // Users take fifty of the 640 in a second.
+    // Users take fifty of the 640 requests a second.
     assert!(seen.rate(51..55) >= 590.0 * 0.85, "{:?}", &seen.by_second[..60]);
 }
 
@@ -212,7 +212,7 @@ async fn local<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test(start_paused = true)]
 async fn users_do_not_notice_and_the_origin_is_used_up_to_its_knee() {
     local(async {
-        // Fixed, it is known where the knee is, and how much of it users need.
+        // The fixed limit knows the knee, and how much of it users need.
         for (prefetches, spread) in [(5_000, 0.0), (20_000, 0.0), (100_000, 0.5)] {
             let shape = usual(spread);
             let alone = load(&Knee::new(shape), 1_000, Some(1)).await;
@@ -221,7 +221,7 @@ async fn users_do_not_notice_and_the_origin_is_used_up_to_its_knee() {
             let (with, without) = (seen.users_p99(), alone.users_p99());
             assert!(with <= without.mul_f64(1.1), "{prefetches}, {spread}: {with:?} and {without:?} alone");
             let ratio = best.took.as_secs_f64() / seen.took.as_secs_f64();
-            // Of a short task the first seconds are much, in which the knee is looked for.
+            // In a short task, the first seconds, in which the knee is looked for, weigh more.
             let least = if prefetches == 5_000 { 0.8 } else { 0.85 };
             assert!(ratio >= least, "{prefetches}, {spread}: {ratio} of the best fixed limit");
         }

@@ -1,4 +1,5 @@
-//! Whom a node asks and how long it waits, to the second: over a network in memory, on a clock that runs only while nobody works.
+//! Whom a node asks and how long it waits, to the second: over a network in memory, with a clock that advances only
+//! while all tasks are idle.
 
 use std::io;
 
@@ -14,25 +15,25 @@ use crate::fill::Purpose;
 use crate::network::{Endpoint, Stream};
 use crate::upstream::{ASK_MAX, ASK_THROUGH_MAX, AskError, Asked, From, PAST_PARENTS_MAX, Question, Upstream, no_body};
 
-/// What a host does.
+/// The behaviour of a host.
 #[derive(Clone, Copy)]
 enum Manner {
     Refuses,
-    /// No connection comes about.
+    /// Connecting takes for ever.
     Vanished,
-    /// Takes the connection and says nothing.
+    /// Accepts the connection and never answers.
     Silent,
-    /// Closes the connection when a request came.
+    /// Closes the connection when a request arrives.
     Breaks,
     /// Answers with this status.
     Says(u16),
-    /// Answers the first request of each connection, and closes it when the second comes.
+    /// Answers the first request of each connection, and closes it at the second.
     OncePerConnection,
-    /// A parent that answers greetings, and all else after so many seconds.
+    /// A parent that answers greetings at once, and everything else after so many seconds.
     Alive(u64),
-    /// Takes all of a body, and answers with this status; with none, never.
+    /// Reads the whole request body and answers with this status; 0 means never.
     TakesAll(u16),
-    /// Takes nothing of a body.
+    /// Reads nothing of a request body.
     TakesNothing,
 }
 
@@ -41,9 +42,9 @@ use Manner::*;
 #[derive(Clone, Default)]
 struct Hosts {
     manners: Arc<Mutex<HashMap<String, Manner>>>,
-    /// Hosts to which a connection was asked for, oldest first.
+    /// Hosts a connection was requested to, oldest first.
     connected: Arc<Mutex<Vec<String>>>,
-    /// The same for requests that arrived.
+    /// Hosts a request arrived at, oldest first.
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -76,7 +77,7 @@ impl crate::Network for Hosts {
     }
 }
 
-/// Answers as `manner` says until the connection is closed.
+/// Answers according to `manner` until the connection is closed.
 async fn serve(mut stream: DuplexStream, hosts: Hosts, host: String, manner: Manner) -> Option<()> {
     for nth in 0.. {
         let mut head = Vec::new();
@@ -127,7 +128,7 @@ struct Asking {
 impl Asking {
     async fn set(sources: &[(&str, Manner)], parents: &[(&str, Manner)]) -> Asking {
         let hosts = Hosts::default();
-        // The first is the primary, the others stand behind it.
+        // The first is the primary, the others are backups.
         let priority = |at: usize| 20 + at as u16;
         let listed = sources.iter().enumerate().map(|(at, (name, _))| source(name, 80, priority(at))).collect();
         let mut knowledge = knowledge_of(listed);
@@ -173,10 +174,10 @@ impl Asking {
         }
     }
 
-    /// What came, and after how many seconds.
+    /// The outcome of a request, and after how many seconds.
     async fn ask(&self, method: &Method, purpose: Purpose) -> (Result<u16, AskError>, u64) {
         let began = Instant::now();
-        // As the pipeline does for what it does not understand: a body, though it is empty.
+        // As the pipeline does for a method it does not know: with a body, though it is empty.
         let body = (method == Method::POST).then(no_body);
         let answer = self.upstream.ask(&self.question(method, purpose), body).await;
         let secs = began.elapsed().as_secs();
@@ -195,7 +196,7 @@ impl Asking {
         (answer, secs)
     }
 
-    /// The same for a body that comes in so many pieces of 64 KiB, each after so many seconds.
+    /// The same for a body of so many pieces of 64 KiB, each after so many seconds.
     async fn upload(&self, pieces: u64, pause: u64) -> (Result<u16, AskError>, u64) {
         let began = Instant::now();
         let body = futures_util::stream::unfold(0, move |sent| async move {
@@ -213,10 +214,10 @@ impl Asking {
     }
 }
 
-/// The first of two sources, the method, the answer, its seconds, who was asked, why.
+/// The behaviour of the first of two sources, the method, the answer, its seconds, who was asked, why.
 type SourceCase = (Manner, Method, Result<u16, ()>, u64, &'static [&'static str], &'static str);
 
-/// The only parent, for whom, the answer, its seconds, whether the origin was asked, why.
+/// The behaviour of the only parent, who asks, the answer, its seconds, whether the origin was asked, why.
 type ParentCase = (Manner, Purpose, Result<u16, &'static str>, u64, bool, &'static str);
 
 #[tokio::test(start_paused = true)]
@@ -262,7 +263,7 @@ async fn body_may_take_hours_and_its_origin_is_waited_for_from_its_end() {
         assert!(secs.contains(&took), "{why}: {took} s");
         assert_eq!(asking.hosts.taken(), ["a"], "a body is sent to nobody else");
     }
-    // Through a parent.
+    // The same through a parent.
     let asking = Asking::set(&[("origin", Says(200))], &[("parent", TakesAll(201))]).await;
     let (answer, took) = asking.upload(40, 20).await;
     assert_eq!((answer, took), (Ok(201), 820));
@@ -300,7 +301,7 @@ async fn source_that_fails_in_a_row_rests_and_one_trial_brings_it_back() {
     }
     assert_eq!(asking.hosts.taken(), ["a", "b", "b", "b"], "one trial");
     asking.hosts.set("b", Refuses);
-    // What is kept to it would go on for a while.
+    // A kept connection would go on to work for a while.
     tokio::time::advance(Duration::from_secs(60)).await;
     asking.hosts.set("a", Says(200));
     for _ in 0..2 {
@@ -354,11 +355,11 @@ async fn stalled_parent_is_found_out_and_one_that_waits_is_waited_for() {
     }
 }
 
-/// Another would ask the origin once more for what the first has.
+/// Another parent would ask the origin once more for objects that the first one has.
 #[tokio::test(start_paused = true)]
 async fn prefetch_waits_a_while_for_a_parent_that_has_just_gone() {
     for back in [true, false] {
-        // No connection is kept to what a host did before.
+        // No connection is kept from a host's earlier behaviour.
         let asking = Asking::set(&[("o", Says(200))], &[("p", OncePerConnection), ("q", OncePerConnection)]).await;
         assert_eq!(asking.ask(&Method::GET, Purpose::Prefetch).await.0, Ok(200));
         let [first] = asking.hosts.taken().try_into().unwrap();
@@ -388,7 +389,7 @@ async fn prefetch_waits_a_while_for_a_parent_that_has_just_gone() {
         let expected = if back { 3..=7 } else { 15..=16 };
         assert!(expected.contains(&took), "{took} seconds");
 
-        // Users wait for nobody, and with no parent at all a prefetch still does not go past them.
+        // Users wait for no parent; and with all parents gone, a prefetch still does not go past them.
         asking.hosts.set(&first, Breaks);
         assert_eq!(asking.ask(&Method::GET, Purpose::User).await, (Ok(200), 0));
         asking.hosts.set(second, Breaks);
@@ -430,7 +431,7 @@ async fn parents_come_before_the_origin_and_it_is_asked_past_them_a_bounded_numb
         }
     }
     assert_eq!((refused, asking.hosts.taken().len()), (3, PAST_PARENTS_MAX));
-    // Once the rest is over, the first who asks tries the parent again.
+    // Once the rest is over, the next request tries the parent again.
     asking.hosts.set("p", Says(200));
     asking.hosts.set("q", Says(200));
     tokio::time::advance(Duration::from_secs(70)).await;

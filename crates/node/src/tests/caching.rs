@@ -1,11 +1,11 @@
-//! HTTP caching as users see it: what requests may ask, what is kept for others, what writes make invalid, several ranges.
+//! HTTP caching as users see it: request directives, what is stored for others, what writes invalidate, several ranges.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::tiers::{Tiers, tiers};
 use super::*;
 
-/// Moves the clock; the node stays in contact.
+/// Advances the clock; the node stays in contact.
 fn wait(node: &TestNode, seconds: u64) {
     node.clock.advance(Duration::from_secs(seconds));
     node.in_contact();
@@ -115,9 +115,9 @@ async fn what_is_for_one_user_goes_to_the_one_who_fetched() {
     assert_eq!((cookies, origin.seen("/mine").len()), (1, 1), "one fetch, one session");
 
     let cases = [
-        // path      the first gets        and who comes later
+        // path      the first user gets     and later users
         ("/mine", None, ("", "me", "us")),
-        ("/ours", Some(("session=1", "me", "us")), ("session=1", "me", "us")), // the origin said so
+        ("/ours", Some(("session=1", "me", "us")), ("session=1", "me", "us")), // the origin allows it
         ("/listed", Some(("session=1", "me", "us")), ("", "", "us")),
     ];
     for (path, first, later) in cases {
@@ -146,7 +146,7 @@ async fn field_that_names_tags_is_kept_or_the_body_is_not() {
 async fn response_without_a_date_gets_that_of_its_arrival() {
     let Stage { origin, node, .. } = Stage::set().await;
     origin.put("/a", Page::new("a"));
-    let arrived = "Fri, 15 Jan 2027 08:00:00 GMT"; // what the clock of every test begins with
+    let arrived = "Fri, 15 Jan 2027 08:00:00 GMT"; // the initial time of every test's clock
     assert_eq!(node.get("/a").await.header("date"), arrived);
     node.settled().await;
     wait(&node, 30);
@@ -171,7 +171,7 @@ async fn validation_that_brings_another_vary_or_body_leaves_nothing_behind() {
     let got = node.get_with("/vary", &[("accept-language", "de")]).await;
     assert_eq!(got.header("x-cache"), "MISS from edge", "it lay where everybody finds it");
 
-    // A 304 with a strong tag that nothing stored has: it may be the tag of other bytes.
+    // A 304 with a strong tag that no stored response has: it may belong to other bytes.
     origin.put("/dated", Page { status: 304, ..Page::new("").with("etag", "\"v2\"") });
     let asking = node.get("/dated");
     let mending = async {
@@ -218,7 +218,7 @@ async fn write_makes_every_variant_and_what_it_names_invalid() {
         let written = ask(node.address, Method::from_bytes(method.as_bytes()).unwrap(), "/a", &[], false).await;
         assert_eq!(written.status, 201, "{method}");
         for path in ["/a", "/b/made", "/b/seen"] {
-            // The second is asked for when the first has left its marker.
+            // The second variant is requested once the first has left its marker.
             for language in ["fr", "de"] {
                 assert_eq!(get(path, language).await, format!("{count} new {path}"), "{method} {language}");
             }

@@ -1,10 +1,10 @@
-//! One fetch for all who wait: whom it serves, whom it lets go, and that nobody waits for a slow one.
+//! One fetch for all requests that wait: whom it serves, whom it releases, and that nobody waits for a slow client.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
-/// Asks `count` times at once and returns when all of them wait.
+/// Sends `count` requests at once and returns when all of them wait.
 async fn crowd(
     node: &TestNode,
     count: u64,
@@ -20,7 +20,7 @@ async fn crowd(
     askers
 }
 
-/// The same without headers, beside those that wait already.
+/// The same without headers, when `already` requests wait.
 async fn crowd_besides(node: &TestNode, already: u64, count: u64) -> Vec<tokio::task::JoinHandle<Got>> {
     let address = node.address;
     let ask = || tokio::spawn(async move { ask(address, Method::GET, "/a", &[], false).await });
@@ -59,7 +59,7 @@ async fn variant_on_its_way_since_nobody_knew_of_variants_is_joined_by_who_does(
         tokio::spawn(async move { ask(address, Method::GET, "/a", encoding, false).await })
     };
     let first = asks(&[("accept-encoding", "gzip")]);
-    // The marker is left when the head is there; the body comes on.
+    // The marker is stored when the head has arrived; the body follows.
     eventually("it is known that there are variants", || node.pipeline.store().stats().objects == 1).await;
     let same = asks(&[("accept-encoding", "gzip")]);
     eventually("both wait", || node.pipeline.metrics().requests_running.get() == 2).await;
@@ -98,7 +98,7 @@ async fn answer_that_is_nobody_elses_lets_everybody_ask_beside_each_other() {
     origin.asked("/a", 1).await;
     origin.put("/a", Page { head_gate: Some(others.clone()), ..page });
     first.add_permits(1);
-    // None of the nineteen is answered yet, and all of them ask.
+    // None of the other nineteen is answered yet, and all of them ask the origin.
     origin.asked("/a", 20).await;
     others.add_permits(1_000);
     for asker in askers {
@@ -138,7 +138,7 @@ async fn confirmation_that_is_nobody_elses_is_sent_to_nobody_else() {
 #[tokio::test]
 async fn body_that_takes_longer_to_come_than_it_is_fresh_is_not_joined_any_more() {
     let cases = [
-        // of the answer, of the second request: whether that joins
+        // directives of the answer, of the second request: whether it joins
         ("max-age=60", "", true),
         ("max-age=60", "max-age=3", false),
         ("max-age=60", "no-cache", false),
@@ -175,7 +175,7 @@ async fn slow_client_holds_back_nobody() {
     let Stage { origin, node, .. } = Stage::set().await;
     let body = Bytes::from((0..24_000_000_u32).map(|n| (n / 7) as u8).collect::<Vec<u8>>());
     origin.put("/a", Page::new(body.clone()));
-    // Begins the fetch, reads the first bytes, and then nothing.
+    // A client that starts the fetch, reads the first bytes, and then nothing.
     let mut slow = tokio::net::TcpStream::connect(node.address).await.unwrap();
     slow.write_all(format!("GET /a HTTP/1.1\r\nhost: {DOMAIN}\r\n\r\n").as_bytes()).await.unwrap();
     slow.read_u8().await.unwrap();
@@ -211,7 +211,7 @@ async fn user_who_joined_a_prefetch_is_served_past_parents_that_are_gone() {
     let got = user.await.unwrap();
     assert_eq!((got.status, got.text(), got.header("x-cache")), (200, "a", "MISS from child"));
     let report = tokio::time::timeout(PATIENCE, child.prefetch.reports(1)).await.unwrap().remove(0);
-    // What the user brought does for the job.
+    // What was fetched for the user serves the job.
     assert!(matches!(report.outcome, model::Outcome::Failed(_) | model::Outcome::Resident { .. }), "{report:?}");
     assert_eq!(origin.seen("/a").len(), 1, "and only for the user");
 }

@@ -1,12 +1,12 @@
-//! Messages that two readers may take for two different ones, as raw bytes through two tiers: what arrives above, what comes back,
-//! whether the connection is closed, and whether the next user still gets the right object.
+//! Messages that two parsers may read differently, as raw bytes through two tiers: what reaches the origin, what comes
+//! back, whether the connection is closed, and whether the next user still gets the right object.
 
 use super::tiers::{Tiers, tiers_before};
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// An origin that answers with whatever bytes it was given for a path, and keeps every byte it was sent.
+/// An origin that answers each path with the bytes it was given, and records every byte it receives.
 struct Raw {
     origin: Origin,
     answers: Arc<Mutex<HashMap<String, Vec<u8>>>>,
@@ -35,13 +35,13 @@ impl Raw {
         self.answers.lock().unwrap().insert(path.to_owned(), bytes.to_vec());
     }
 
-    /// Every request so far, head and body as they came.
+    /// Every request so far, head and body as received.
     fn heard(&self) -> Vec<String> {
         self.heard.lock().unwrap().iter().map(|request| String::from_utf8_lossy(request).into_owned()).collect()
     }
 }
 
-/// One connection of the origin: whole requests by the book, each kept as it came.
+/// One connection of the origin: whole requests by the RFC, each recorded as received.
 async fn talk(mut stream: TcpStream, answers: Arc<Mutex<HashMap<String, Vec<u8>>>>, heard: Arc<Mutex<Vec<Vec<u8>>>>) {
     let mut buffer = Vec::new();
     loop {
@@ -63,12 +63,12 @@ async fn talk(mut stream: TcpStream, answers: Arc<Mutex<HashMap<String, Vec<u8>>
             return;
         }
         if !answer.windows(4).any(|four| four == b"\r\n\r\n") || answer.starts_with(b"HTTP/1.0") {
-            return; // ends with the connection
+            return; // the answer ends with the connection
         }
     }
 }
 
-/// Where the first message in `bytes` ends, once it is there.
+/// The length of the first message in `bytes`, once it is complete.
 fn length_of_message(bytes: &[u8]) -> Option<usize> {
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
@@ -81,11 +81,11 @@ fn length_of_message(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= head + length).then_some(head + length)
 }
 
-/// Sends bytes over a connection of its own and returns what came until it was closed, or one answer where it stays open, and
+/// Sends bytes over a new connection. Returns what came until it was closed, or one answer where it stays open, and
 /// whether it was closed.
 async fn send(address: SocketAddr, bytes: &[u8], closes: bool) -> (String, bool) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // A node that has refused already may have closed.
+    // A node that has refused the request may have closed the connection already.
     let _ = stream.write_all(bytes).await;
     let mut came = Vec::new();
     let reading = async {
@@ -106,7 +106,7 @@ fn status_of(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
-/// What every request that reached the origin must be: one that can be read in one way only.
+/// Every request that reached the origin must be readable in one way only.
 fn assert_unambiguous(request: &str, why: &str) {
     let (head, _) = request.split_once("\r\n\r\n").unwrap();
     let count = |name: &str| head.lines().filter(|line| line.to_ascii_lowercase().starts_with(name)).count();
@@ -124,7 +124,7 @@ fn assert_unambiguous(request: &str, why: &str) {
     }
 }
 
-/// A request that somebody would be made to send, if the one before it ended where its sender says.
+/// A request that would be smuggled in if the one before it ended where its sender claims.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: www.example.test\r\n\r\n";
 
 #[tokio::test]
@@ -132,7 +132,8 @@ async fn requests_that_invite_desynchronisation_go_no_further_than_they_may() {
     let raw = Raw::start().await;
     let Tiers { child, parent: _parent, .. } = tiers_before(raw.origin.clone()).await;
     let host = "Host: www.example.test\r\n";
-    // RFC 9112 section, bytes, status (0: closed without an answer), closed, and the path and body that may arrive above.
+    // RFC 9112 section, bytes, status (0: closed without an answer), closed, and the path and body that may reach the
+    // origin.
     type Row = (&'static str, String, u16, bool, Option<(&'static str, &'static str)>);
     let closed = true;
     let open = false;
@@ -396,15 +397,15 @@ async fn requests_that_invite_desynchronisation_go_no_further_than_they_may() {
                 assert_eq!(whole[0].split_once("\r\n\r\n").unwrap().1, body, "{why}");
             }
         }
-        // The next user, and one more who asks for what the attacker spoke of.
+        // The next user, and one more who requests the attacker's path.
         assert_eq!(child.get("/good").await.text(), "/good", "{why}");
     }
     assert_eq!(child.get("/smuggled").await.text(), "/smuggled");
-    // Clients that broke off have not made the parent one that is left out.
+    // Clients that broke off have not made the child avoid its parent.
     assert_eq!(raw.heard().last().unwrap().to_ascii_lowercase().matches("via: ").count(), 2);
 }
 
-/// An answer that somebody would be given, if the one before it ended where its sender says.
+/// An answer that would be smuggled in if the one before it ended where its sender claims.
 const EVIL: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nEVIL";
 
 #[tokio::test]
@@ -412,7 +413,7 @@ async fn answers_that_invite_desynchronisation_are_not_stored_and_poison_nobody(
     let raw = Raw::start().await;
     let Tiers { child, parent, .. } = tiers_before(raw.origin.clone()).await;
     let fresh = "Cache-Control: max-age=60\r\n";
-    // RFC 9112 section, the origin's bytes, and what a user gets: a status and, of a 200, the body.
+    // RFC 9112 section, the origin's bytes, and what a user gets: a status and, with a 200, the body.
     let rows: Vec<(&str, String, u16, &str)> = vec![
         ("plain", format!("HTTP/1.1 200 OK\r\n{fresh}Content-Length: 2\r\n\r\nhi"), 200, "hi"),
         ("§6.3 more than was said", format!("HTTP/1.1 200 OK\r\n{fresh}Content-Length: 2\r\n\r\nhi{EVIL}"), 200, "hi"),
@@ -497,7 +498,7 @@ async fn answers_that_invite_desynchronisation_are_not_stored_and_poison_nobody(
     for (at, (why, bytes, status, body)) in rows.into_iter().enumerate() {
         let path = format!("/{at}");
         raw.answer(&path, bytes.as_bytes());
-        // Twice: what was stored of it would show.
+        // Twice: a stored part of it would show.
         for _ in 0..2 {
             let got = child.get(&path).await;
             assert_eq!(got.status, status, "{why}: {got:?}");
@@ -508,7 +509,7 @@ async fn answers_that_invite_desynchronisation_are_not_stored_and_poison_nobody(
                 assert!(got.headers.get_all("content-length").iter().count() <= 1, "{why}: {got:?}");
                 assert!(!got.headers.contains_key("set-cookie") && !got.headers.contains_key("x-t"), "{why}: {got:?}");
             }
-            // The next users, whose answers might be taken from what was left on a connection.
+            // The next users, whose answers might be made of bytes left on a connection.
             let next = format!("/next/{at}/{}", raw.heard().len());
             assert_eq!(child.get(&next).await.text(), next, "{why}");
             assert_eq!(parent.get(&next).await.text(), next, "{why}");
@@ -534,7 +535,7 @@ async fn chunks_of_an_answer_that_are_none_break_it_and_are_not_stored() {
         assert!(got.status != 200 || got.body.is_err(), "{why}: {got:?}");
         child.settled().await;
         parent.settled().await;
-        // The origin is mended: nothing of the broken answer is left.
+        // The origin is repaired: nothing of the broken answer is left.
         raw.answer(&path, b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\ngood");
         assert_eq!(child.get(&path).await.text(), "good", "{why}");
     }

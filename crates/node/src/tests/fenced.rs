@@ -1,4 +1,4 @@
-//! The fence at the headers of one node: what is covered is not sent, from the store or from a running fetch.
+//! The fence at the headers of one node: a covered body is not sent, from the store or from a running fetch.
 
 use super::*;
 use crate::knowing::{LogTag, Named};
@@ -47,7 +47,7 @@ async fn fetch_that_is_overtaken_is_sent_to_nobody_who_asks_later_nor_to_who_beg
     let address = node.address;
     let first = tokio::spawn(async move { ask(address, Method::GET, "/a", &[], false).await });
     origin.asked("/a", 1).await;
-    // The origin has read the old page; now it changes, is refreshed, and somebody else asks.
+    // The origin has read the old page. Now the page changes and is refreshed, and a second user asks.
     origin.put("/a", Page::new("new"));
     node.refresh("/a", Mode::Expire);
     let second = node.get("/a").await;
@@ -233,7 +233,7 @@ async fn acknowledging_waits_for_headers_judged_before() {
     let mut drained = std::pin::pin!(node.knowing.drained());
     assert!(futures_util::poll!(drained.as_mut()).is_pending(), "a judged header is not on its way");
     assert!(node.knowing.is_overtaken(&judging));
-    let _later = node.knowing.judging(); // judged by the new index: nobody waits for it
+    let _later = node.knowing.judging(); // judged by the new index: no drain waits for it
     drop(judging);
     assert!(futures_util::poll!(drained.as_mut()).is_ready());
 }
@@ -252,14 +252,15 @@ async fn drain_that_was_given_up_leaves_nothing_out_of_the_next() {
     assert!(futures_util::poll!(drained.as_mut()).is_ready());
 }
 
-/// A connection on which `requests` for one page are asked at once and nothing is read, when its socket takes nothing more.
+/// A connection on which one page is requested `requests` times and nothing is read, returned once its socket takes no
+/// more.
 async fn stuck(node: &TestNode, requests: usize) -> tokio::net::TcpStream {
     use tokio::io::AsyncWriteExt;
     let mut client = tokio::net::TcpStream::connect(node.address).await.unwrap();
     let request = format!("GET /a HTTP/1.1\r\nhost: {DOMAIN}\r\n");
     let all = format!("{request}\r\n").repeat(requests - 1) + &request + "connection: close\r\n\r\n";
     client.write_all(all.as_bytes()).await.unwrap();
-    // The sockets are full when nothing more has been sent for a whole second, on a slow machine too.
+    // The sockets are full once nothing was sent for a whole second, even on a slow machine.
     let sent = || node.pipeline.metrics().bytes_sent.get();
     let (first, mut before, mut still) = (sent(), 0, 0);
     while sent() == first || still < 20 {
@@ -274,7 +275,7 @@ async fn stuck(node: &TestNode, requests: usize) -> tokio::net::TcpStream {
 async fn header_of_a_client_that_does_not_read_is_dropped_once_it_is_overtaken() {
     use tokio::io::AsyncReadExt;
     let Stage { origin, node, .. } = Stage::set().await;
-    // Hardly anything but headers: one of them waits for the socket, or a part of it.
+    // Almost nothing but headers, so that what waits for the socket is a header or a part of one.
     origin.put("/a", Page::new("a").with("x-long", &"x".repeat(40_000)));
     node.get("/a").await;
     node.settled().await;

@@ -1,4 +1,4 @@
-//! A whole node against a control plane that the test plays: hello, entries, acknowledgements, jobs, restarts.
+//! A whole node against a control plane played by the test: hello, entries, acknowledgements, jobs, restarts.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -23,12 +23,12 @@ mod service {
     include!(concat!(env!("OUT_DIR"), "/server/warmfront.link.v1.rs"));
 }
 
-/// One connection of a node.
+/// One connection from a node.
 struct Session {
     hello: Hello,
     incoming: Streaming<FromNode>,
     out: mpsc::Sender<Result<FromControl, Status>>,
-    /// What it said of its sweeps.
+    /// Its reports of sweeps.
     swept: Vec<Swept>,
 }
 
@@ -60,7 +60,7 @@ struct Control {
 }
 
 impl Control {
-    /// A control plane, a node that has joined it and knows a log up to `head`, and their session.
+    /// Starts a control plane and a node that has joined it and knows a log up to `head`; returns their session too.
     async fn joined(origin: &Origin, head: u64) -> (Control, Node, Session) {
         let mut control = Control::start().await;
         let node = control.node().await.unwrap();
@@ -132,7 +132,7 @@ fn write_token(directory: &Path, id: &str, ca: &str) {
 }
 
 impl Session {
-    /// What is said to a node that has hung up is lost.
+    /// Sends a message; it is lost if the node has hung up.
     async fn say(&self, is: from_control::Is) {
         let _ = self.out.send(Ok(FromControl { is: Some(is) })).await;
     }
@@ -154,7 +154,7 @@ impl Session {
             certificate_secret: model::CertificateSecret::new(SEALING).expose().to_string(),
             joins: joins.is_some(),
             snapshot: snapshot.unwrap_or_default(),
-            // As one of an earlier version, which closes the connection on what it does not know.
+            // Like a control plane of an earlier version, which closes the connection at messages it does not know.
             takes_figures: false,
             takes_under_way: false,
             gives_shares: false,
@@ -167,7 +167,8 @@ impl Session {
         self.say(from_control::Is::Entries(Entries { first, entries })).await;
     }
 
-    /// The next message that is no heartbeat; those are answered with `head`. What was swept is kept aside. `None` when the node hangs up.
+    /// The next message other than a heartbeat; heartbeats are answered with `head`, reports of sweeps kept aside.
+    /// `None` when the node hangs up.
     async fn heard(&mut self, head: u64) -> Option<from_node::Is> {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
@@ -181,7 +182,7 @@ impl Session {
         }
     }
 
-    /// What was swept, once that is everything up to `upto`: revision, objects, bytes.
+    /// The amounts swept, once everything up to `upto` is: revision, objects, bytes.
     async fn told(&mut self, upto: u64) -> Vec<(u64, u64, u64)> {
         while self.swept.last().is_none_or(|swept| swept.upto < upto) {
             let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
@@ -250,7 +251,7 @@ async fn node_joins_follows_restarts_and_reads_on() {
     assert!(metrics.text().contains("\nwarmfront_node_applied_revision 7\n"), "{}", metrics.text());
     node.stop().await;
 
-    // The invitation is needed once.
+    // The invitation is needed only once.
     std::fs::remove_file(control.directory.path().join("token")).unwrap();
     let node = control.node().await.unwrap();
     let mut session = control.session().await;
@@ -287,7 +288,7 @@ async fn restarted_node_serves_by_tls_with_the_control_plane_down() {
     assert_eq!(shake(tls, Some(DOMAIN), &authority).await.unwrap(), leaf, "as soon as it is applied");
     node.stop().await;
 
-    // Nobody answers the link any more.
+    // No control plane answers the link any more.
     control.sessions.close();
     let node = control.node().await.unwrap();
     assert_eq!(shake(node.tls_address().unwrap(), Some(DOMAIN), &authority).await.unwrap(), leaf);

@@ -1,4 +1,4 @@
-//! What a domain's functions do, by what users, children and the origin see.
+//! What a domain's functions do, as users, children and the origin see it.
 
 use std::io::Read;
 
@@ -9,7 +9,7 @@ use super::*;
 
 pub(super) type Set<'a> = &'a [(&'a str, &'a [(&'a str, &'a str)])];
 
-/// The domain of the tests with these functions, as an entry of the log.
+/// A log entry: the domain of the tests with these functions.
 pub(super) fn with(node: &TestNode, set: Set<'_>) -> Entry {
     let list = set.iter().zip(1..).map(|((name, args), id)| {
         let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -50,7 +50,7 @@ async fn rules_about_time_hold_at_both_tiers_and_change_with_a_confirmation() {
     assert_eq!(after(0, "/secret.jpg").await, "MISS from parent");
     assert_eq!(after(0, "/secret.jpg").await, "MISS from parent", "an origin may forbid it");
     apply(&[("filetype_based_ttl_set", &[("file_type", "jpg"), ("ttl", "60"), ("swift_no_cache_low", "on")])]);
-    // Another, for the first is known as nobody else's for a while.
+    // Another path: the first is known for a while to have a response that cannot be shared.
     origin.put("/open.jpg", Page::new("open").with("cache-control", "no-store"));
     after(0, "/open.jpg").await;
     assert_eq!(after(0, "/open.jpg").await, "HIT from child", "unless the rule says that it does not count");
@@ -70,8 +70,8 @@ async fn urls_of_one_key_share_a_body_and_a_refresh_of_either_takes_it() {
         refresh("/a?x=9&id=1", Mode::Expire),
         refresh("/a?id=1", Mode::Delete),
         refresh("/", Mode::Expire),
-        regex("/a?x=[0-9].*"), // of the URLs that users send
-        regex("/a"),           // over more than it says, for a key that stands for many URLs
+        regex("/a?x=[0-9].*"), // in terms of the URLs that users send
+        regex("/a"),           // covers more than it says, for a key that stands for many URLs
     ];
     for (round, entry) in refreshes.into_iter().enumerate() {
         let body = |version: &str| Page::new(format!("{round} {version}"));
@@ -208,7 +208,8 @@ async fn date_does_not_join_a_part_to_what_went_out_compressed() {
     for (accepts, status) in [("gzip", 200), ("identity", 206)] {
         let asks = [("range", "bytes=100-"), ("if-range", date), ("accept-encoding", accepts)];
         assert_eq!(node.get_with("/a", &asks).await.status, status, "{accepts}");
-        // Of what is nobody else's the origin decides, who knows nothing of that.
+        // The range of a response that cannot be shared is left to the origin, which does not know of the node's
+        // compression.
         node.get_with("/mine", &asks).await;
         let asked = origin.seen("/mine").pop().unwrap().headers;
         assert_eq!(asked.contains_key(RANGE), status == 206, "{accepts}");
@@ -218,7 +219,7 @@ async fn date_does_not_join_a_part_to_what_went_out_compressed() {
 #[tokio::test]
 async fn origin_is_asked_by_the_scheme_of_the_user_whom_a_node_asks_for() {
     let Tiers { origin, child, parent, .. } = tiers().await;
-    // Nobody answers by TLS.
+    // No origin answers by TLS.
     let ports = format!("{}:1", origin.address.port());
     let args = [("enable", "on"), ("scheme_origin", "follow"), ("scheme_origin_port", ports.as_str())];
     for node in [&child, &parent] {
@@ -265,7 +266,7 @@ async fn what_is_stale_stands_in_for_failures_and_never_past_a_refresh() {
         (got.status, got.text().to_owned())
     };
     let good = (200, "good".to_owned());
-    // A 404 that may be kept does not take the place of what stands in for it.
+    // A 404 that may be stored does not replace the stale response that stands in for it.
     for status in [404, 501, 503] {
         origin.put("/a", broken(status));
         assert_eq!(after(11, "/a").await, good, "{status}");
@@ -327,7 +328,7 @@ async fn what_confirms_a_text_names_it_as_what_brings_it_does() {
     origin.put("/text", text());
     origin.put("/short", Page::new("short").with("content-type", "text/html"));
     origin.put("/coded", text().with("content-encoding", "br"));
-    // Which of them is compressed here, so that its tag is a weak one.
+    // Which of them is compressed here and so has a weak entity tag.
     for (path, weak) in [("/text", true), ("/short", false), ("/coded", false)] {
         for round in ["asked for the first time", "again"] {
             let brought = node.get_with(path, &[("accept-encoding", "gzip")]).await;

@@ -1,4 +1,4 @@
-//! Hits that are answered below hyper: they are what the pipeline answers, and never to bytes that are no request.
+//! Hits answered below hyper: they equal the pipeline's answers, and no answer goes to bytes that are not a request.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::network::Stream;
 
-/// What came back: the status line, the fields in order of their names without the request's own name, and the body.
+/// A received answer: the status line, the fields sorted by name without the request id, and the body.
 type Came = (String, Vec<String>, Vec<u8>);
 
 /// Reads one answer; `None` at the end of the connection.
@@ -138,7 +138,8 @@ async fn bytes_that_are_no_request_of_their_own_are_not_answered() {
             if answers_each {
                 got.push(answer(&mut stream, &mut unread, *packet != conditional).await.expect(what).0);
             } else {
-                // One thread runs all: after some turns the node has read what is there, so that packets stay apart.
+                // One thread runs everything: after some yields the node has read what was sent, so that packets stay
+                // separate.
                 for _ in 0..100 {
                     tokio::task::yield_now().await;
                 }

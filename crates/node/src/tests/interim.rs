@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: X-Hop\r\nX-Hop: 1\r\nWarmfront-Age: 0\r\n\r\n";
 
-/// An origin that says `hints` for each request, waits for a permit, and answers with what was asked for.
+/// An origin that sends `hints` for each request, waits for a permit, and answers with the path it was asked for.
 async fn hinting(hints: &'static str, gate: Arc<Semaphore>) -> Origin {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -39,7 +39,7 @@ async fn hint(mut stream: TcpStream, hints: &'static str, gate: Arc<Semaphore>) 
     }
 }
 
-/// Asks over a connection and reads until `end` came.
+/// Reads from a connection until `end` arrives.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut came = Vec::new();
     let reading = async {
@@ -67,7 +67,7 @@ async fn early_hints_come_through_two_tiers_before_the_answer_is_there() {
     gate.add_permits(1);
     let answer = read_until(&mut stream, "\r\n\r\n/a").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    // They are no part of what is kept.
+    // Interim answers are not stored.
     child.settled().await;
     asked(&mut stream, "/a", "1.1").await;
     let answer = read_until(&mut stream, "\r\n\r\n/a").await;

@@ -1,4 +1,4 @@
-//! Clients that are slow, greedy, many or rude: each is bounded, and hits are served beside them.
+//! Clients that are slow, greedy, many or rude: each is bounded, and hits are served to others meanwhile.
 
 use super::*;
 use crate::access::AccessLog;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// Another listener before the same node.
+/// Another listener of the same node.
 async fn listen(node: &TestNode, log: Option<AccessLog>, connections_max: u64) -> (SocketAddr, Arc<Front>) {
     let listener = crate::listener::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = listener.local_addr().unwrap();
@@ -19,7 +19,7 @@ async fn listen(node: &TestNode, log: Option<AccessLog>, connections_max: u64) -
     (address, front)
 }
 
-/// Connections in memory, on which time can be paused.
+/// Connections in memory, for which time can be paused.
 pub(super) async fn in_memory() -> (Stage, tokio::sync::mpsc::Sender<DuplexStream>) {
     let stage = Stage::set().await;
     let front = Front::new(stage.node.pipeline.clone(), None, CONNECTIONS_MAX, &stage.node.stopping);
@@ -45,7 +45,7 @@ fn refusals(stage: &Stage, why: Refusal) -> u64 {
     stage.node.pipeline.metrics().refusals(why)
 }
 
-/// Answered by the node alone, whatever the origin does.
+/// A request that the node answers by itself, whatever the origin does.
 const NOBODY: &str = "GET / HTTP/1.1\r\nHost: nobody.test\r\n\r\n";
 
 #[tokio::test]
@@ -66,20 +66,20 @@ async fn slow_heads_end_after_their_bound_and_idle_connections_after_theirs() {
             begun.elapsed()
         }
     };
-    // A head that never ends; the preface of HTTP/2 that takes too long.
+    // A head that never ends; an HTTP/2 preface that takes too long.
     for text in ["GET / HTTP/1.1", "PRI * HTTP/2.0\r\n\r\n"] {
         let took = byte_a_second(text).await;
         assert!(took >= HEAD_MAX && took < HEAD_MAX + Duration::from_secs(3), "{text}: {took:?}");
     }
     assert_eq!(refusals(&stage, Refusal::SlowHead), 2);
 
-    // Nothing at all.
+    // A connection without any bytes.
     let about = |took: Duration, bound: Duration| took >= bound && took < bound + Duration::from_secs(1);
     let begun = Instant::now();
     to_end(&mut open(&connect, 1024).await).await;
     assert!(about(begun.elapsed(), HEAD_MAX), "{:?}", begun.elapsed());
 
-    // Idle behind an answer; and a second head that does not end.
+    // A connection idle after an answer, and one whose second head does not end.
     let mut idle = open(&connect, 64 << 10).await;
     idle.write_all(NOBODY.as_bytes()).await.unwrap();
     let begun = Instant::now();
@@ -116,8 +116,8 @@ async fn client_that_takes_nothing_is_cut_off() {
     assert!(begun.elapsed() >= WRITE_STALL_MAX);
 }
 
-/// With a memory tier of 64 MiB, and 256 MiB more for those who do not get on: what their bodies take stays within it, and they are
-/// turned away when it is gone, not who asks for what is in memory.
+/// With a memory tier of 64 MiB, and 256 MiB more for clients that make no progress: their bodies stay within that.
+/// Once it is used up they are turned away, and requests for objects in memory are not.
 async fn exhausted(stage: &Stage, mut one_more: impl AsyncFnMut(usize, &str) -> bool) {
     const BODY: usize = 1 << 20;
     stage.origin.put("/hot", Page::new("hot"));
@@ -195,11 +195,11 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// `GET path` of the domain, without compression.
+/// The header block of `GET path` for the domain, without compression.
 fn get_block(path: &str) -> Vec<u8> {
     let mut block = vec![0x82, 0x86]; // :method GET, :scheme http
     for (index, value) in [(1_u8, DOMAIN), (4, path)] {
-        block.push(index); // literal without indexing, name of the static table
+        block.push(index); // literal without indexing, name from the static table
         block.push(value.len() as u8);
         block.extend_from_slice(value.as_bytes());
     }
@@ -228,7 +228,7 @@ async fn http2_clients_that_flood_are_cut_off() {
     let first = frame(HEADERS, END_STREAM, 1, &get_block("/a"));
     let continuations = (0..many).flat_map(|_| frame(CONTINUATION, 0, 1, &[]));
     let padded = [0, 3, b'x', b'-', b'a', 100].into_iter().chain([b'v'; 100]).collect::<Vec<u8>>();
-    // Well-formed fields without an end: more than may be in a head.
+    // Well-formed fields without an end: more than a head may hold.
     let fields = (0..1000).flat_map(|_| frame(CONTINUATION, 0, 1, &padded));
     let floods: [(&str, Vec<u8>); 5] = [
         ("rapid reset", rapid_reset.collect()),
@@ -276,7 +276,7 @@ async fn hit_that_is_half_written_comes_whole_though_memory_runs_short_meanwhile
     slow.read_exact(&mut [0; 12]).await.unwrap();
     assert_eq!(node.pipeline.metrics().hot.get(), 1, "it is answered below hyper");
 
-    // Others hold as much as makes it short.
+    // Others hold so many buffers that memory is short.
     let mut held = Vec::new();
     for number in 0.. {
         let key = store::Key(number << 64 | number);
@@ -294,14 +294,14 @@ async fn hit_that_is_half_written_comes_whole_though_memory_runs_short_meanwhile
     let mut body = vec![0; 5_000];
     slow.read_exact(&mut body).await.unwrap();
     assert!(body.iter().all(|byte| *byte == b'h'));
-    // The next one is left to hyper, and comes whole as well.
+    // The next request is left to hyper, and its answer arrives whole too.
     slow.write_all(get.as_bytes()).await.unwrap();
     slow.read_exact(&mut [0; 12]).await.unwrap();
     assert_eq!(node.pipeline.metrics().hot.get(), 1);
     assert_eq!(node.get("/hot").await.text(), "h".repeat(5_000));
 }
 
-/// A connection whose polls are counted.
+/// A connection that counts its polls.
 struct Counted(DuplexStream, Arc<std::sync::atomic::AtomicU64>);
 
 impl tokio::io::AsyncRead for Counted {
@@ -358,7 +358,7 @@ async fn http2_client_that_reads_nothing_costs_nothing() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let after = polls.load(std::sync::atomic::Ordering::Relaxed);
     assert!(after - before < 20, "it was looked at {} times while nothing happened", after - before);
-    // And it goes on when the client does.
+    // It goes on when the client does.
     let mut read = Vec::new();
     while read.len() < 40_000 {
         assert!(mine.read_buf(&mut read).await.unwrap() > 0, "it ended after {} bytes", read.len());
@@ -372,13 +372,14 @@ async fn http2_windows_that_never_open_hold_nothing_for_ever() {
     assert_eq!(stage.node.get("/big").await.status, 200);
     stage.node.settled().await;
     let mut stream = open(&connect, 1 << 20).await;
-    // No bytes of any stream may be sent.
+    // A window of zero: no stream may send any bytes.
     stream.write_all(&preface(&[0, 4, 0, 0, 0, 0])).await.unwrap();
     for at in 0..2 * STREAMS_MAX {
         let block = get_block("/big");
         stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * at + 1, &block)).await.unwrap();
     }
-    // All that may run are answered, before time is paused: the store has threads of its own, for which it would not wait.
+    // All streams that may run are answered before time is paused: the store has threads of its own, for which paused
+    // time does not wait.
     let mut heads = 0;
     while heads < STREAMS_MAX {
         let mut head = [0; 9];
@@ -391,7 +392,7 @@ async fn http2_windows_that_never_open_hold_nothing_for_ever() {
     let begun = Instant::now();
     let (mut read, mut write) = tokio::io::split(stream);
     let mut heads = Vec::new();
-    // It goes on to say that it is there.
+    // The client goes on to send PINGs.
     let pinging = async {
         while write.write_all(&frame(PING, 0, 0, &[1; 8])).await.is_ok() {
             stage.node.in_contact();
@@ -431,7 +432,7 @@ async fn http2_client_that_reads_in_small_windows_is_served_until_it_stops() {
     let (mut read, write) = tokio::io::split(stream);
     let write = tokio::sync::Mutex::new(write);
     let send = async |frame: Vec<u8>| write.lock().await.write_all(&frame).await;
-    // Less than a chunk of the body in a minute, in pieces that are less than any write was to count for.
+    // Less than a chunk of the body a minute, in pieces too small for any write to count as progress.
     let (steps, pause) = (40, Duration::from_secs(10));
     let asking = async {
         for _ in 0..steps {
@@ -448,7 +449,7 @@ async fn http2_client_that_reads_in_small_windows_is_served_until_it_stops() {
         }
         stopped.elapsed()
     };
-    // It is there all the time, and says so when it is asked.
+    // The client stays connected, and answers PINGs.
     let reading = async {
         let (mut data, mut head) = (0, [0; 9]);
         while read.read_exact(&mut head).await.is_ok() {
@@ -478,7 +479,7 @@ async fn beyond_the_bound_clients_are_told_and_others_go_on() {
     let (address, _front) = listen(&stage.node, None, 3).await;
     let get = format!("GET /a HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n");
     let open = || stage.node.pipeline.metrics().connections.get();
-    // The bound is of the node: what is open at the other listener counts.
+    // The bound is the node's: connections to the other listener count too.
     eventually("clients of the other listener are gone", || open() == 0).await;
     let mut inside = Vec::new();
     while open() < 3 {
@@ -501,10 +502,10 @@ async fn beyond_the_bound_clients_are_told_and_others_go_on() {
     }
 }
 
-/// Sockets of each kind of misbehaviour; with both ends in this process there are twice as many descriptors.
+/// Connections of each kind of misbehaviour; with both ends in this process they take twice as many descriptors.
 const MANY: usize = 1000;
 
-/// What a hit may take while they are there, on a machine that does other things too.
+/// The longest that a hit may take meanwhile, on a machine that does other work too.
 const HIT_MAX: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -538,7 +539,7 @@ async fn thousands_of_slow_clients_leave_hits_served() {
         }
     }
     eventually("all were taken", || metrics.accepted.get() >= 3 * MANY as u64).await;
-    // On a slow machine the first of them have met their bounds by now.
+    // On a slow machine the first of them have reached their bounds by now.
     assert!(metrics.connections.get() > MANY as u64, "{}", metrics.connections.get());
     for _ in 0..50 {
         let begun = Instant::now();
@@ -581,7 +582,7 @@ async fn draining_node_asks_its_clients_to_leave() {
         }
     };
     tokio::time::timeout(PATIENCE, goaway).await.expect("GOAWAY");
-    // Who comes before the grace is over is answered still.
+    // A connection within the grace is still answered.
     let mut late = TcpStream::connect(address).await.unwrap();
     late.write_all(get.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -635,7 +636,7 @@ async fn hit_that_is_half_written_is_written_to_its_end_though_the_node_stops() 
     assert_eq!(came.len() - head, 1 << 20);
 }
 
-/// An origin that says what it thinks of a request when it has its head, like nginx of one that is too large.
+/// An origin that answers as soon as it has the head of a request, as nginx does for one that is too large.
 #[tokio::test]
 async fn connection_of_a_request_that_was_answered_before_it_was_there_is_closed() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

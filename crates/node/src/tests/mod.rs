@@ -1,5 +1,4 @@
-//! A node before an origin, in one process: what users and children see, with a clock that the test moves and a log that
-//! the test writes.
+//! A node before an origin, in one process, as users and children see it. The test moves the clock and writes the log.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -53,16 +52,16 @@ mod warming;
 /// The accelerated domain of every test.
 pub(crate) const DOMAIN: &str = "www.example.test";
 
-/// What nodes of the stage show each other.
+/// The peer credential of the nodes under test.
 pub(crate) const PEERS: &str = "the-peers-secret";
 
-/// How nodes cut large bodies here.
+/// The sizes of slices here.
 pub(crate) const SLICES: crate::SliceSizes = crate::SliceSizes { slice: 1_000, least: 4_000 };
 
 /// Longest wait for anything, on the real clock.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the origin has under a path.
+/// The origin's response for a path.
 #[derive(Clone)]
 pub(crate) struct Page {
     pub(crate) status: u16,
@@ -76,12 +75,12 @@ pub(crate) struct Page {
     pub(crate) cut: Option<usize>,
     /// Without `Content-Length`.
     pub(crate) chunked: bool,
-    /// Whoever asks for a part gets the whole.
+    /// A request for a part gets the whole.
     pub(crate) ignores_ranges: bool,
 }
 
 impl Page {
-    /// A page that is good for an hour and has a strong ETag.
+    /// A page that is fresh for an hour and has a strong ETag.
     pub(crate) fn new(body: impl Into<Bytes>) -> Page {
         let body = body.into();
         let etag = format!("\"{:x}\"", crc32fast::hash(&body));
@@ -115,7 +114,7 @@ pub(crate) struct Seen {
     pub(crate) headers: HeaderMap,
 }
 
-/// An origin that says what it is told to.
+/// An origin that answers as the test tells it to.
 #[derive(Clone)]
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
@@ -172,7 +171,7 @@ impl Origin {
         self.seen.lock().unwrap().iter().filter(|seen| seen.path == path).cloned().collect()
     }
 
-    /// Waits until the origin was asked `count` times for `path`.
+    /// Waits until the origin has received `count` requests for `path`.
     pub(crate) async fn asked(&self, path: &str, count: usize) {
         eventually(&format!("{count} requests for {path}"), || self.seen(path).len() >= count).await;
     }
@@ -246,7 +245,7 @@ async fn pour(bytes: Bytes, page: Page, mut sender: http_body_util::channel::Sen
             gate.acquire().await.unwrap().forget();
         }
         if at >= cut {
-            // What was sent reaches the socket before the connection breaks.
+            // The bytes sent so far must reach the socket before the connection breaks.
             for _ in 0..16 {
                 tokio::task::yield_now().await;
             }
@@ -267,7 +266,8 @@ fn plain(status: u16, body: &str) -> Response<OriginBody> {
     answer
 }
 
-/// An answer as a client got it; the body says how it ended. Status 0 is a connection that ended without an answer.
+/// An answer as a client received it; `body` tells how it ended. Status 0 stands for a connection that ended without an
+/// answer.
 #[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) status: u16,
@@ -289,7 +289,7 @@ impl Got {
     }
 }
 
-/// Asks a server, over HTTP/1.1 unless `h2c`.
+/// Sends a request to a server, over HTTP/1.1 unless `h2c`.
 pub(crate) async fn ask(address: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)], h2c: bool) -> Got {
     let mut client = Client::builder(TokioExecutor::new());
     let client: Client<HttpConnector, Full<Bytes>> = client.http2_only(h2c).http1_max_headers(300).build_http();
@@ -342,7 +342,7 @@ impl TestNode {
         node
     }
 
-    /// The same, which never was in contact.
+    /// The same, but never in contact.
     pub(crate) async fn isolated(
         name: &str,
         knowledge: &Knowledge,
@@ -382,12 +382,12 @@ impl TestNode {
         TestNode { address, knowing, pipeline, prefetch, clock, stopping }
     }
 
-    /// A heartbeat is answered now.
+    /// Answers a heartbeat now.
     pub(crate) fn in_contact(&self) {
         self.knowing.heard(self.clock.moment(), self.knowing.applied());
     }
 
-    /// The next entry of the log.
+    /// Applies the next entry of the log.
     pub(crate) fn apply(&self, entry: Entry) -> Revision {
         let revision = self.knowing.applied().next();
         self.knowing.apply(revision, &[entry]);
@@ -406,13 +406,13 @@ impl TestNode {
         ask(self.address, Method::GET, path, headers, false).await
     }
 
-    /// Waits until no fetch runs: what was fetched is stored.
+    /// Waits until no fetch runs, so that everything fetched is stored.
     pub(crate) async fn settled(&self) {
         eventually("no fetch is running", || self.pipeline.fills().counts().0 == 0).await;
     }
 }
 
-/// An entry that refreshes one object, or a directory.
+/// An entry that refreshes a file, or a directory.
 pub(crate) fn refresh(path: &str, mode: Mode) -> Entry {
     let scope = if path.ends_with('/') {
         Scope::Directory { host: DOMAIN.into(), path: path.into() }
@@ -432,18 +432,18 @@ pub(crate) fn member(name: &str, pop: &str, tier: Tier, address: SocketAddr) -> 
     }
 }
 
-/// One domain with `origin`, one POP whose L1 asks its L2.
+/// The knowledge of one domain with `origin`, and one POP whose L1 asks its L2.
 pub(crate) fn knowledge(origin: &Origin) -> Knowledge {
     knowledge_of(vec![source(&origin.address.ip().to_string(), origin.address.port(), 20)])
 }
 
-/// An origin of a domain, asked without TLS.
+/// A source of a domain, asked without TLS.
 pub(crate) fn source(content: &str, port: u16, priority: u16) -> Source {
     let kind = if content.parse::<std::net::IpAddr>().is_ok() { SourceKind::Address } else { SourceKind::Domain };
     Source { kind, content: content.to_owned(), port, scheme: None, priority, weight: 10 }
 }
 
-/// The same with these sources.
+/// The same, with these sources.
 pub(crate) fn knowledge_of(sources: Vec<Source>) -> Knowledge {
     let name = DomainName::parse(DOMAIN).unwrap();
     let domain = Domain {
@@ -490,7 +490,7 @@ impl Stage {
     }
 }
 
-/// What becomes of a job that is alone.
+/// The outcome of a single job.
 pub(crate) async fn warmed(pipeline: &Pipeline, job: &model::Job) -> model::Outcome {
     pipeline.warm(job, &Prefetch::new(), &Semaphore::new(1)).await
 }

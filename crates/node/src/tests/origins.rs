@@ -1,4 +1,4 @@
-//! Origins as they are in the world: behind names that move, behind TLS, and killed in the middle of a body.
+//! Origins in the real world: behind names that move, behind TLS, and killed in the middle of a body.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -17,7 +17,7 @@ async fn node(knowledge: &Knowledge, origin: OriginConfig) -> TestNode {
     node
 }
 
-/// A source that sends `sent` of `length` bytes of one answer, and is gone.
+/// A source that sends `sent` of the `length` bytes of one answer, and then disappears.
 async fn dying_source(sent: &[u8], length: usize) -> SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -32,7 +32,7 @@ async fn dying_source(sent: &[u8], length: usize) -> SocketAddr {
             request.push(stream.read_u8().await.unwrap());
         }
         stream.write_all(&answer).await.unwrap();
-        drop(listener); // before the connection ends, so that nobody gets in once more
+        drop(listener); // before the connection ends, so that no further connection is accepted
     });
     address
 }
@@ -63,7 +63,7 @@ async fn source_behind_many_that_are_dead_is_asked() {
     assert_eq!(node.get("/a").await.status, 200);
 }
 
-/// A name server that knows one address for every name, or that no name exists.
+/// A name server that has one address for every name, or none for any.
 struct NameServer {
     address: SocketAddr,
     says: Arc<Mutex<Option<Ipv4Addr>>>,
@@ -94,7 +94,7 @@ impl NameServer {
     }
 }
 
-/// An answer of RFC 1035 §4.1 with a time to live of a second.
+/// An answer (RFC 1035 §4.1) with a time to live of one second.
 fn answer(query: &[u8], says: Option<Ipv4Addr>) -> Vec<u8> {
     let name_end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
     let question = &query[12..name_end + 4];
@@ -111,7 +111,7 @@ fn answer(query: &[u8], says: Option<Ipv4Addr>) -> Vec<u8> {
     answer
 }
 
-/// Two origins on one port, on addresses of their own, whose connections serve one request.
+/// Two origins on one port of different addresses, whose connections serve one request each.
 async fn two_homes() -> (Origin, Origin) {
     let (one, two) = (Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2));
     let first = Origin::start().await;
@@ -154,7 +154,7 @@ async fn name_that_does_not_exist_is_an_origin_that_cannot_be_reached() {
     assert_eq!(node.get("/a").await.status, 502);
 }
 
-/// An authority, as PEM and as who signs.
+/// A certificate authority, as PEM and as the issuer.
 fn authority() -> (String, Issuer<'static, KeyPair>) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = rcgen::IsCa::Ca(BasicConstraints::Unconstrained);
@@ -163,7 +163,7 @@ fn authority() -> (String, Issuer<'static, KeyPair>) {
     (certificate.pem(), Issuer::new(params, key))
 }
 
-/// An origin by TLS with a certificate for `name`; it says which name it was asked for by SNI.
+/// An origin by TLS with a certificate for `name`; it answers with the name that the client sent as SNI.
 async fn secure_origin(name: &str, issuer: &Issuer<'static, KeyPair>) -> SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let key = KeyPair::generate().unwrap();
@@ -208,7 +208,7 @@ async fn certificate_must_be_for_the_name_that_was_meant_and_of_an_authority_tha
     let cases = [
         // certificate for        source                   config    status  shown name
         ("origin.warmfront.test", "origin.warmfront.test", &private, 200, "origin.warmfront.test"),
-        (DOMAIN, "127.0.0.1", &private, 200, DOMAIN), // by address: the site's own name
+        (DOMAIN, "127.0.0.1", &private, 200, DOMAIN), // by address: the name of the domain itself
         ("other.warmfront.test", "origin.warmfront.test", &private, 502, ""),
         (DOMAIN, "origin.warmfront.test", &private, 502, ""),
         ("other.warmfront.test", "127.0.0.1", &private, 502, ""),

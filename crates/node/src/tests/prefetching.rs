@@ -1,4 +1,4 @@
-//! Prefetch jobs: what is reported, and that it is true.
+//! Prefetch jobs: their reports, and whether they are true.
 
 use super::*;
 use model::{Cause, Job, Outcome, Report};
@@ -162,7 +162,7 @@ async fn broken_body_is_continued_only_for_a_job_that_is_still_there() {
             eventually("it is over", || node.prefetch.counts() == (0, 0, 0)).await;
         }
         origin.put("/slow", page);
-        gate.add_permits(100); // the connection breaks behind some more
+        gate.add_permits(100); // the connection breaks after some more bytes
         eventually("it is stored or given up", || node.pipeline.fills().counts().0 == 0).await;
         assert_eq!(origin.seen("/slow").len(), if withdrawn { 1 } else { 2 });
         let got = node.get("/slow").await;

@@ -1,4 +1,5 @@
-//! Keys that are not the URL asked for: a refresh of any of the URLs of a body, or of what they lie in, takes the body.
+//! Keys that differ from the requested URL: a refresh of any URL of a body, or of a scope that URL lies in, covers the
+//! body.
 
 use model::{Job, Outcome};
 
@@ -11,8 +12,8 @@ fn ignore_params(path: &str) -> Entry {
     Entry::Invalidate(vec![Invalidation { scope, mode: Mode::Expire }])
 }
 
-/// Every refresh that covers one of `urls`, which share a body that comes from the last of them, is in force for all of them, at
-/// both tiers and before a parent has heard of it.
+/// Every refresh that covers one of `urls`, which share a body that is fetched from the last of them, applies to all of
+/// them, at both tiers and before a parent has applied it.
 async fn refreshes_hold(set: Set<'_>, urls: [&str; 3], refreshes: Vec<Entry>) {
     let Tiers { origin, child, parent, .. } = tiers().await;
     for node in [&child, &parent] {
@@ -183,7 +184,7 @@ async fn headers_of_a_made_up_key_tell_bodies_apart_and_one_refresh_takes_all() 
     }
     assert_eq!(get("pc").await, said("second", "MISS from parent"));
     assert_eq!(get("phone").await.0, "second");
-    // Who asks at the same time for another is not given this one.
+    // A concurrent request under another key does not get this one.
     origin.put("/b", Page::new("b"));
     let address = child.address;
     let ask_as =

@@ -1,4 +1,4 @@
-//! Scopes that a URL alone does not tell: expressions, bare paths, tags, and domains that change hands.
+//! Scopes that a URL alone does not decide: expressions, bare paths, tags, and domains that change hands.
 
 use model::{Pattern, Tag};
 
@@ -77,7 +77,7 @@ async fn field_that_a_confirmation_brings_reaches_every_tier_and_tags_count_from
     assert_eq!(child.get("/a").await.text(), "old");
     child.settled().await;
     parent.settled().await;
-    // The body stays, what is said of it changes.
+    // The body stays the same, its headers change.
     origin.put("/a", page("old").with("cache-tag", "after").with("x-policy", "2"));
     for node in [&child, &parent] {
         node.apply(refresh("/a", Mode::Expire));
@@ -116,8 +116,8 @@ async fn tag_refresh_reaches_a_body_that_a_lagging_parent_still_has() {
     for path in ["/held", "/not-held"] {
         origin.put(path, page("new"));
     }
-    // Only the child has heard. Of one body it knows the tags, of the other nothing: the parent must not answer either from
-    // its store, or the child would keep the old bytes as if they reflected the refresh.
+    // Only the child has applied the entry. It knows the tags of one body and nothing of the other: the parent must not
+    // answer either from its store, or the child would keep the old bytes as if they reflected the refresh.
     child.apply(invalidate(tag("front"), Mode::Expire));
     for path in ["/held", "/not-held"] {
         assert_eq!(child.get(path).await.text(), "new", "{path}");
@@ -141,7 +141,7 @@ async fn fetch_that_a_tag_refresh_overtakes_is_sent_to_nobody_when_it_brings_the
         origin.put(&path, page("new"));
         node.apply(invalidate(tag("t"), Mode::Expire));
         gate.add_permits(1);
-        // Whether it is covered only its head could tell.
+        // Only the head of the response tells whether it is covered.
         assert_eq!(first.await.unwrap().text(), expected, "{tags}");
     }
 }

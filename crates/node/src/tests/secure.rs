@@ -1,4 +1,4 @@
-//! Users who come by TLS: which certificate they are shown, what is spoken inside, and what holds for slow ones.
+//! Users by TLS: which certificate they are shown, which protocol is spoken, and the bounds for slow ones.
 
 use model::certificate::SECRET_BYTES;
 use model::{Certificate, CertificateSecret, SealedKey};
@@ -12,10 +12,10 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 use crate::tls::Certificates;
 
-/// What private keys in the log of these tests are sealed with.
+/// The secret that private keys in the log of these tests are sealed with.
 pub(super) const SEALING: [u8; SECRET_BYTES] = [9; SECRET_BYTES];
 
-/// Who signs the certificates of a test, and whom its clients trust.
+/// The authority that signs the certificates of a test and that its clients trust.
 pub(super) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
     root: CertificateDer<'static>,
@@ -30,7 +30,7 @@ impl Authority {
         Authority { issuer: rcgen::Issuer::new(params, key), root }
     }
 
-    /// An entry that gives `domain` a new certificate for `names`, and the certificate.
+    /// A log entry with a new certificate of `domain` for `names`, and the certificate.
     pub(super) fn certificate(&self, domain: &str, names: &[&str]) -> (Entry, CertificateDer<'static>) {
         let key = rcgen::KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -59,7 +59,7 @@ async fn connect(config: ClientConfig, address: SocketAddr, name: &str) -> std::
     tokio::time::timeout(PATIENCE, shaking).await.expect("a handshake in time")
 }
 
-/// The certificate that a client is shown who asks for `name`, or for none; or the alert that it gets.
+/// The certificate shown to a client that asks for `name`, or for none; or the alert it gets.
 pub(super) async fn shake(
     address: SocketAddr,
     name: Option<&str>,
@@ -80,7 +80,7 @@ fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap().first().unwrap().clone().into_owned()
 }
 
-/// Another door of the node, by TLS.
+/// Another listener of the node, by TLS.
 fn open_door(node: &TestNode) -> SocketAddr {
     let certificates = Certificates::new(node.knowing.clone(), node.pipeline.metrics().clone()).unwrap();
     certificates.open_with(&CertificateSecret::new(SEALING).expose());
@@ -97,7 +97,7 @@ fn another_domain(origin: &Origin, name: &str) -> Entry {
     Entry::Domain(Domain { name, ..domain })
 }
 
-/// One request and its answer over a connection of HTTP/1.1, which stays open.
+/// One request and its answer over an HTTP/1.1 connection, which stays open.
 async fn get(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -131,9 +131,9 @@ async fn name_that_a_client_asks_for_chooses_the_certificate() {
         (Some("a.wild.test"), Ok(&wild)),
         (Some("a.b.wild.test"), unknown()), // the domain serves it, its certificate does not cover it
         (Some("wild.test"), unknown()),     // no such domain
-        (Some("exact.wild.test"), unknown()), // a domain of its own, without certificate: the wildcard's is another's
+        (Some("exact.wild.test"), unknown()), // its own domain without a certificate: the wildcard's is not used
         (Some("bare.test"), unknown()),     // the same, though some certificate would cover it
-        (Some("alias.test"), unknown()),    // covered, and nobody's
+        (Some("alias.test"), unknown()),    // covered, but of no domain
         (Some("unknown.test"), unknown()),
         (None, unknown()),
     ];
@@ -182,7 +182,7 @@ async fn both_versions_carry_both_protocols_and_the_object_is_the_same_as_withou
     }
     assert_eq!(stage.node.pipeline.metrics().handshakes.requests.get(), 6);
     assert_eq!(stage.origin.seen("/a").len(), 1);
-    // What no offer of the client fits is an end of the handshake (RFC 7301 §3.2).
+    // A client whose protocols are all unknown ends the handshake (RFC 7301 §3.2).
     let refused = connect(authority.client(rustls::ALL_VERSIONS, &["spdy/1"]), door, DOMAIN).await.unwrap_err();
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
 }
@@ -234,7 +234,7 @@ async fn connection_for_one_site_serves_no_other() {
     }
     stage.node.settled().await;
     let mut stream = connect(authority.client(rustls::ALL_VERSIONS, &[]), door, DOMAIN).await.unwrap();
-    // The last as nothing that is answered below hyper.
+    // The last one is not answered below hyper.
     for (host, more, status) in [(DOMAIN, "", "200"), ("other.test", "", "421"), ("other.test", "X-Odd: 1\r\n", "421")]
     {
         stream.write_all(format!("GET /a HTTP/1.1\r\nHost: {host}\r\n{more}\r\n").as_bytes()).await.unwrap();
@@ -320,7 +320,7 @@ async fn plain_http_at_the_door_of_tls_is_no_request() {
     assert_eq!(got.status, 0, "{got:?}");
 }
 
-/// The twin of the test without TLS (`fenced`): here a header may also wait as ciphertext, behind a write that went through.
+/// As the test without TLS in `fenced`; here a header may also wait as ciphertext, after the write of it succeeded.
 #[tokio::test]
 async fn header_of_a_client_that_does_not_read_is_dropped_once_it_is_overtaken() {
     let stage = Stage::set().await;
@@ -335,7 +335,7 @@ async fn header_of_a_client_that_does_not_read_is_dropped_once_it_is_overtaken()
         let at_first = sent();
         let stream = connect(authority.client(rustls::ALL_VERSIONS, &[]), door, DOMAIN).await.unwrap();
         let (mut reading, mut writing) = tokio::io::split(stream);
-        // More may be asked than the sockets hold: it goes on asking until the connection ends.
+        // The requests may be more than the sockets hold: writing goes on until the connection ends.
         let asking = tokio::spawn(async move {
             let request = format!("GET /a HTTP/1.1\r\nhost: {DOMAIN}\r\n\r\n");
             let _ = writing.write_all(request.repeat(requests).as_bytes()).await;

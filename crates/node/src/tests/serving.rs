@@ -389,7 +389,7 @@ async fn objects_survive_a_restart_of_the_node() {
     let mut reopened = store::Store::open(config()).await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while matches!(reopened, Err(store::OpenError::InUse { .. })) && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(5)).await; // the old node's last tasks are ending
+        tokio::time::sleep(Duration::from_millis(5)).await; // the last tasks of the old node are still ending
         reopened = store::Store::open(config()).await;
     }
     let node = TestNode::start("edge", &knowledge(&origin), clock(), reopened.unwrap()).await;

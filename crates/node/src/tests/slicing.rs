@@ -1,4 +1,4 @@
-//! Large bodies in slices: what is asked of the origin, what users get, and that refreshes take all of it.
+//! Large bodies in slices: what the origin is asked for, what users get, and that a refresh covers all of it.
 
 use model::{Cause, Outcome};
 
@@ -7,7 +7,7 @@ use super::scopes::{invalidate, tag};
 use super::tiers::{Tiers, tiers};
 use super::*;
 
-/// A body of `slices` slices and a half, no two stretches of it alike.
+/// A body of `slices` slices and a half, in which no two stretches are alike.
 fn long(slices: usize, salt: u32) -> Bytes {
     (0..slices as u32 * 250 + 125)
         .flat_map(|word| (word ^ salt.rotate_left(16)).to_be_bytes())
@@ -15,7 +15,7 @@ fn long(slices: usize, salt: u32) -> Bytes {
         .into()
 }
 
-/// The parts of `path` that the origin was asked for, in that order; empty for the whole.
+/// The ranges of `path` that the origin was asked for, in order; empty for the whole.
 fn parts(origin: &Origin, path: &str) -> Vec<String> {
     let range =
         |seen: &Seen| seen.headers.get(RANGE).map(|range| range.to_str().unwrap().to_owned()).unwrap_or_default();
@@ -40,7 +40,7 @@ async fn part_of_a_large_object_brings_the_slices_it_needs() {
     child.settled().await;
     parent.settled().await;
 
-    // What is there is not asked for again, and the end is found from what the head says.
+    // A stored slice is not requested again, and the end of the body is known from the head.
     let got = part(&child, "/v", "bytes=5000-7999").await;
     assert_eq!((got.bytes(), got.header("x-cache")), (&body[5000..8000], "HIT from child"));
     assert_eq!(parts(&origin, "/v").len(), 3);
@@ -48,7 +48,7 @@ async fn part_of_a_large_object_brings_the_slices_it_needs() {
     assert_eq!((got.header("content-range"), got.bytes()), ("bytes 20200-20499/20500", &body[20200..]));
     assert_eq!(parts(&origin, "/v")[3..], ["bytes=20000-20499"]);
 
-    // Whoever wants all of it gets all of it, and the origin is asked for what is missing.
+    // A request for the whole body gets it, and the origin is asked for the missing slices.
     let got = child.get("/v").await;
     assert_eq!((got.status, got.header("content-length")), (200, "20500"));
     assert_eq!(got.bytes(), body);
@@ -68,7 +68,7 @@ async fn refresh_takes_the_head_and_with_it_every_slice() {
     for mode in [Mode::Expire, Mode::Delete] {
         let Tiers { origin, child, parent, .. } = tiers().await;
         let (old, new) = (long(20, 1), long(20, 2));
-        // The validator stays, as with an origin that makes it of the path.
+        // The validator stays the same, as with an origin that derives it from the path.
         let validator = if mode == Mode::Delete { "\"same\"" } else { "\"old\"" };
         origin.put("/v", Page::new(old.clone()).with("etag", validator));
         assert_eq!(part(&child, "/v", "bytes=3000-4999").await.bytes(), &old[3000..5000]);
@@ -114,7 +114,7 @@ async fn slice_on_its_way_is_joined_though_its_head_is_stale_by_then() {
     node.settled().await;
     let gate = Arc::new(Semaphore::new(0));
     origin.put("/v", Page { body_gate: Some(gate.clone()), ..page() });
-    // Its first half is here, in which lies what is asked for; the rest is on its way.
+    // Its first half, which holds the requested range, has arrived; the rest is on its way.
     assert_eq!(part(&node, "/v", "bytes=5000-5099").await.bytes(), &long(20, 1)[5000..5100]);
     clock.advance(Duration::from_secs(5));
     node.in_contact();
@@ -122,13 +122,14 @@ async fn slice_on_its_way_is_joined_though_its_head_is_stale_by_then() {
     assert_eq!(node.get_with("/v", &stale).await.bytes(), &long(20, 1)[5000..5100]);
     gate.add_permits(1_000);
     node.settled().await;
-    // Beside the one that asks whether the body is still good.
+    // Not counting the request that validates the body.
     let asked = origin.seen("/v").into_iter().filter(|seen| !seen.headers.contains_key(IF_NONE_MATCH));
     let slices = asked.filter(|seen| seen.headers.get(RANGE).is_some_and(|range| range == "bytes=5000-5999"));
     assert_eq!(slices.count(), 1);
 }
 
-/// A part may lie past the end of a body that nobody knows yet, and what was asked for is not what the origin was asked.
+/// A requested range may lie past the end of a body of unknown length, and differs from the range that the origin was
+/// asked for.
 #[tokio::test]
 async fn range_past_the_end_of_what_is_not_known_is_no_answer_for_anybody() {
     let Stage { origin, node, .. } = Stage::set().await;
@@ -148,7 +149,7 @@ async fn range_past_the_end_of_what_is_not_known_is_no_answer_for_anybody() {
     assert_eq!(node.get("/v").await.header("x-cache"), "HIT from edge", "it was stored");
     assert_eq!(origin.seen("/v").len(), 3, "the part, the first slice, the whole: it is too short to be cut");
 
-    // Of a long one the first slice is enough, whatever somebody asks for; of an empty one there is none.
+    // For a long body the first slice is enough, whatever range was requested; for an empty one there is none.
     for (path, length) in [("/long", 20), ("/empty", 0)] {
         let gate = Arc::new(Semaphore::new(0));
         let page = Page { status: 416, head_gate: Some(gate.clone()), ..Page::new("no").with("cache-control", "") };
@@ -209,7 +210,7 @@ async fn body_that_changes_while_parts_of_it_are_fetched_ends_in_an_error() {
     origin.put("/v", Page::new(long(20, 2)));
     let got = part(&child, "/v", "bytes=3000-5999").await;
     assert!(got.body.is_err(), "two versions in one body");
-    // The parent has met the change, and the child, too, or now.
+    // The parent has met the change; the child has too, or meets it now.
     let new = long(20, 2);
     let got = part(&child, "/v", "bytes=5000-5999").await;
     assert!(got.body.is_err() || got.bytes() == &new[5000..6000], "two versions in one body");
@@ -252,7 +253,7 @@ async fn full_store_hands_on_what_is_whole_and_sheds_parts_until_there_is_room()
     origin.put("/small", Page::new("small"));
     origin.put("/large", Page::new(vec![7_u8; 10_000]));
     let store = node.pipeline.store();
-    // Others that fetch slowly might come to hold all there is.
+    // Other slow fetches might come to hold all buffers.
     let begin = |number: u128| store.begin_fill(store::Key(number), b"/", Bytes::new(), 0, None);
     let held: Vec<store::Fill> = (1..).map_while(|number| begin(number).ok()).collect();
     assert!(!held.is_empty());
@@ -340,7 +341,7 @@ async fn part_of_what_is_nobody_elses_is_asked_for_as_it_is_wanted() {
 async fn what_its_user_has_of_what_is_nobody_elses_is_not_sent_again() {
     let Stage { origin, node, .. } = Stage::set().await;
     origin.put("/a", Page::new("mine").with("cache-control", "private").with("etag", "\"v1\""));
-    // The first is asked for as for everybody, who comes after it for himself.
+    // The first request is fetched as for everybody, later ones each for themselves.
     for (tag, status) in [("\"v1\"", 304), ("\"v1\"", 304), ("\"v0\"", 200)] {
         let got = node.get_with("/a", &[("if-none-match", tag)]).await;
         assert_eq!((got.status, got.header("etag")), (status, "\"v1\""), "{tag}");

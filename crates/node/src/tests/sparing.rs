@@ -1,4 +1,4 @@
-//! Origins are spared: prefetches wait for their turn and for the moment that an origin named, users do not.
+//! Origins are spared: prefetches wait for their turn and for the time that an origin names, users do not.
 
 use super::functions::with;
 use super::prefetching::{job, report};
@@ -6,7 +6,7 @@ use super::tiers::{Tiers, tiers};
 use super::*;
 use model::{Cause, Outcome};
 
-/// Users who wait for an origin that does not answer yet: as many as it is asked at a time in the beginning.
+/// Users who wait for an origin that does not answer yet: as many as its first limit allows.
 async fn busy(origin: &Origin, node: &TestNode) -> (Arc<Semaphore>, Vec<tokio::task::JoinHandle<Got>>) {
     let gate = Arc::new(Semaphore::new(0));
     let mut users = Vec::new();
@@ -22,7 +22,7 @@ async fn busy(origin: &Origin, node: &TestNode) -> (Arc<Semaphore>, Vec<tokio::t
 
 #[tokio::test]
 async fn no_prefetch_asks_an_origin_before_the_moment_it_named_and_users_do() {
-    // Of a user a 429 may speak of him alone.
+    // A 429 in answer to a user may be about that user alone.
     for (status, by_user, heeded) in [(503, true, true), (503, false, true), (429, false, true), (429, true, false)] {
         let Stage { origin, node, .. } = Stage::set().await;
         origin.put("/a", Page { status, ..Page::new("not now").with("retry-after", "300") });
@@ -117,7 +117,7 @@ async fn withdrawn_job_that_waits_for_its_turn_is_not_begun_and_one_a_user_joine
     }
     assert_eq!((origin.seen("/left").len(), origin.seen("/kept").len()), (0, 1));
     assert_eq!(node.prefetch.counts(), (0, 0, 0), "nothing is reported of what was withdrawn");
-    // It may be given again.
+    // The control plane may send it again.
     node.prefetch.accept([job(1, "/left", 0)].into_iter());
     assert_eq!(report(&node).await.chunk, 1);
 }
@@ -126,7 +126,7 @@ async fn withdrawn_job_that_waits_for_its_turn_is_not_begun_and_one_a_user_joine
 async fn what_was_withdrawn_before_its_turn_is_no_second_try_when_it_is_given_again() {
     let Stage { origin, node, .. } = Stage::set().await;
     let (gate, users) = busy(&origin, &node).await;
-    // More than may be asked again for the ten that were saved up.
+    // More retries than the ten that are saved up at the beginning.
     let jobs = || (0..30).map(|n| job(n, &format!("/again-{n}"), 0));
     for n in 0..30 {
         origin.put(&format!("/again-{n}"), Page::new("again"));

@@ -1,11 +1,11 @@
-//! The background sweep: what it takes, what it leaves, what it tells.
+//! The background sweep: what it removes, what it keeps, what it reports.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::sweep::Sweeper;
 
-/// Sweeps the store of `node` until nothing is left to do; what would be told to the control plane.
+/// Sweeps the store of `node` until nothing is left to do; returns the reports for the control plane.
 async fn sweep(node: &TestNode, sweeper: Sweeper) -> (u64, BTreeMap<u64, (u64, u64)>) {
     let (sweeper, stopping) = (Arc::new(sweeper), CancellationToken::new());
     let applied = node.knowing.applied();
@@ -30,7 +30,7 @@ async fn sweep(node: &TestNode, sweeper: Sweeper) -> (u64, BTreeMap<u64, (u64, u
     (upto, told)
 }
 
-/// A sweeper that has these entries of the log before it, the first of them at revision 2.
+/// A sweeper with these log entries pending, the first at revision 2.
 fn pending(entries: &[Entry]) -> Sweeper {
     Sweeper::new(Revision(1), Revision(1), (2..).map(Revision).zip(entries))
 }
@@ -104,7 +104,7 @@ async fn body_that_was_fetched_after_the_refresh_is_kept() {
         assert_eq!(stage.node.get(path).await.header("x-cache"), "MISS from edge");
     }
     stage.node.settled().await;
-    // The sweep comes late, as after a restart: what it finds is new.
+    // The sweep comes late, as after a restart, and finds only new bodies.
     assert_eq!(sweep(&stage.node, pending(&entries)).await, (3, BTreeMap::new()));
     for path in ["/a", "/d/b"] {
         assert_eq!(stage.node.get(path).await.header("x-cache"), "HIT from edge");
@@ -142,7 +142,8 @@ async fn new_log_begins_with_a_pass_that_takes_what_the_old_one_left() {
 async fn who_joins_again_keeps_nothing_that_another_owner_could_confirm() {
     let stage = Stage::set().await;
     fill(&stage, &["/a"], 100).await;
-    // It was no member while the domain was deleted and became another's, whose objects may have the same validators.
+    // The node was no member while the domain was deleted and became another account's, whose objects may have the same
+    // validators.
     let knowledge = stage.node.knowing.known().knowledge.clone();
     let log = stage.node.knowing.known().log.clone();
     stage.node.knowing.join(log, PEERS.into(), Revision(5), knowledge).await;

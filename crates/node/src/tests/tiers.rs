@@ -1,4 +1,4 @@
-//! Two tiers: what a child asks its parent, what it believes, what it tells users.
+//! Two tiers: what a child asks its parent, what it believes of the answer, what it tells users.
 
 use super::*;
 
@@ -18,7 +18,7 @@ pub(super) async fn tiers_before(origin: Origin) -> Tiers {
     let clock = clock();
     let mut knowledge = knowledge(&origin);
     let nowhere = "127.0.0.1:1".parse().unwrap();
-    // The parent's own tier is known before its address is.
+    // The parent's tier is known before its address is.
     knowledge.topology.members.insert(NodeName::parse("parent").unwrap(), member("parent", "pop-1", Tier::L2, nowhere));
     let parent = TestNode::start("parent", &knowledge, clock.clone(), memory().await).await;
     knowledge
@@ -29,7 +29,7 @@ pub(super) async fn tiers_before(origin: Origin) -> Tiers {
     Tiers { origin, child, parent, clock }
 }
 
-/// The headers of a node's request.
+/// The headers of a request from a node.
 fn as_child(fence: &str) -> [(&str, &str); 2] {
     [("warmfront-credential", PEERS), ("warmfront-fence", fence)]
 }
@@ -96,7 +96,7 @@ async fn fence_goes_up_and_a_lagging_parent_asks_the_origin_again() {
     child.settled().await;
     parent.settled().await;
     origin.put("/a", Page::new("new"));
-    // Only the child has heard of the refresh.
+    // Only the child has applied the refresh.
     child.refresh("/a", Mode::Expire);
     assert_eq!(child.get("/a").await.text(), "new");
     assert_eq!(parent.get("/a").await.text(), "new", "what the child made it fetch it has");
@@ -147,7 +147,7 @@ async fn parent_out_of_contact_is_not_believed_and_passes_on_what_the_origin_vou
     child.settled().await;
     parent.settled().await;
     clock.advance(Duration::from_secs(10));
-    // Neither has contact now: the child asks the parent, the parent the origin.
+    // Neither has contact now: the child asks the parent, and the parent the origin.
     let got = child.get("/a").await;
     assert_eq!((got.text(), got.header("x-cache")), ("a", "REVALIDATED from parent"));
     assert_eq!(origin.seen("/a").len(), 2);
@@ -172,7 +172,7 @@ async fn parent_that_confirms_from_its_store_leaves_the_hit_to_the_child() {
 
 #[tokio::test]
 async fn answer_without_an_age_is_no_answer() {
-    // The origin stands in for a parent that does not see fences.
+    // The origin plays a parent that ignores fences.
     let impostor = Origin::start().await;
     impostor.put("/a", Page::new("unfenced"));
     let origin = Origin::start().await;
@@ -217,7 +217,7 @@ async fn parent_that_cannot_be_reached_is_asked_after_the_others_for_a_while() {
     let reached = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counting = reached.clone();
     tokio::spawn(async move {
-        // The connection is closed at once, so the child knows.
+        // The connection is closed at once, so the child notices.
         while let Ok((stream, _)) = silent.accept().await {
             drop(stream);
             counting.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -255,7 +255,7 @@ async fn origins_failure_is_told_through_the_tiers() {
     assert!(!got.headers.contains_key("warmfront-origin"));
 }
 
-/// Many askers at both tiers while the origin changes, and each node hears of the refreshes at its own pace.
+/// Many clients at both tiers while the origin changes, and each node applies the refreshes at its own pace.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_sent_less_than_a_refresh_that_was_applied_before_he_asked() {
     let Tiers { origin, child, parent, .. } = tiers().await;
@@ -264,7 +264,7 @@ async fn nobody_is_sent_less_than_a_refresh_that_was_applied_before_he_asked() {
     for path in paths {
         origin.put(path, Page::new("0"));
     }
-    // What each node may be held to, by path: the version that the newest refresh it applied had made.
+    // For each node and path, the version that the newest applied refresh promises.
     let promised: Arc<[[std::sync::atomic::AtomicU64; 3]; 2]> = Arc::default();
     let done = CancellationToken::new();
     let answers = Arc::new(std::sync::atomic::AtomicU64::new(0));
@@ -281,7 +281,7 @@ async fn nobody_is_sent_less_than_a_refresh_that_was_applied_before_he_asked() {
                 let least = promised[tier][at].load(std::sync::atomic::Ordering::SeqCst);
                 let got = ask(address, Method::GET, paths[at], &[], false).await;
                 if got.status == 503 {
-                    continue; // refreshed faster than it is fetched
+                    continue; // refreshed faster than it can be fetched
                 }
                 assert_eq!(got.status, 200, "{got:?}");
                 let sent = version(got.text());
@@ -305,7 +305,7 @@ async fn nobody_is_sent_less_than_a_refresh_that_was_applied_before_he_asked() {
         child.apply(entry.clone());
         promised[0][at].store(new, std::sync::atomic::Ordering::SeqCst);
         behind.push_back((entry, at, new));
-        // The parent lags, now more, now less.
+        // The parent lags by a varying number of entries.
         while behind.len() > (new % 7) as usize {
             let (entry, at, new) = behind.pop_front().unwrap();
             parent.apply(entry);
@@ -323,7 +323,7 @@ async fn nobody_is_sent_less_than_a_refresh_that_was_applied_before_he_asked() {
     }
 }
 
-/// The origin gives other bytes the same date.
+/// The origin gives different bytes the same date.
 #[tokio::test]
 async fn parent_that_has_other_bytes_confirms_none_of_a_childs() {
     for child_first in [true, false] {

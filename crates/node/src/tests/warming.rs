@@ -1,4 +1,5 @@
-//! What a prefetch makes resident: under which key, which variants, and what is fetched again only because that was asked for.
+//! What a prefetch makes resident: under which key, which variants, and what is fetched again only because the job asks
+//! for it.
 
 use model::{Cause, Job, Outcome};
 
@@ -7,14 +8,14 @@ use super::prefetching::job;
 use super::tiers::{Tiers, tiers};
 use super::*;
 
-/// What becomes of a job on `node`.
+/// The outcome of a job on `node`.
 async fn warm(node: &TestNode, job: &Job) -> Outcome {
     let outcome = warmed(&node.pipeline, job).await;
     node.settled().await;
     outcome
 }
 
-/// Whether it became resident; then, whether it had to be fetched.
+/// `None` unless it became resident; otherwise, whether it had to be fetched.
 fn fetched(outcome: &Outcome) -> Option<bool> {
     if let Outcome::Resident { fetched, .. } = outcome { Some(*fetched) } else { None }
 }
@@ -55,7 +56,7 @@ async fn under_a_key_that_is_not_users_it_is_resident_and_no_user_is_sent_it() {
     for node in [&child, &parent] {
         node.apply(with(node, set));
     }
-    // Users who ask for /v1/a are given /v2/a; none is given /v1/a itself.
+    // Users who request /v1/a get /v2/a; none gets /v1/a itself.
     origin.put("/v2/a?q", Page::new("submitted"));
     origin.put("/v2/a", Page::new("users"));
     assert_eq!(fetched(&warm(&child, &verbatim(1, "/v1/a?q")).await), Some(true));
@@ -66,7 +67,7 @@ async fn under_a_key_that_is_not_users_it_is_resident_and_no_user_is_sent_it() {
     child.settled().await;
     assert_eq!(fetched(&warm(&child, &verbatim(3, "/v1/a?q")).await), Some(false), "which takes nothing from it");
 
-    // Without the functions users do have that key, and what lies there was fetched by other rules.
+    // Without the functions users do use that key, and what is stored there was fetched under other rules.
     origin.put("/v1/a?q", Page::new("as it is"));
     for node in [&child, &parent] {
         node.apply(with(node, &[]));
@@ -117,7 +118,7 @@ async fn refreshes_take_what_is_kept_under_the_url_as_submitted() {
                 assert_eq!(fetched(&warm(&child, &verbatim(chunk, "/d/a?x=1")).await), Some(true));
                 origin.put("/d/a?x=1", page("renewed"));
                 let entry = Entry::Invalidate(vec![Invalidation { scope: scope.clone(), mode }]);
-                // The parent has not heard of it.
+                // The parent has not applied it.
                 child.apply(entry.clone());
                 let outcome = warm(&child, &verbatim(chunk, "/d/a?x=1")).await;
                 let Outcome::Resident { fetched: true, checksum, .. } = outcome else {
@@ -165,7 +166,7 @@ async fn refetch_fetches_once_for_all_tiers_and_not_again_when_it_is_tried_again
     assert_eq!(fetched(&warm(&child, &refetch(4, "/a")).await), Some(true), "from the parent");
     assert_eq!((origin.seen("/a").len(), child.get("/a").await.text()), (3, "third"));
 
-    // A confirmation leaves what it confirms as new as it was.
+    // A validation does not make a body any newer in terms of refetches.
     for node in [&child, &parent] {
         node.refresh("/a", Mode::Expire);
     }
@@ -314,7 +315,7 @@ async fn variants_that_the_origin_does_not_tell_apart_are_one_fetch() {
     assert_eq!((origin.seen("/together").len(), origin.seen("/apart").len()), (1, 2));
 }
 
-/// A store of 4 MiB on a disk.
+/// A store of 4 MiB on disk.
 async fn on_disk() -> store::Store {
     let disks = vec![store::DiskConfig { path: "disk".into(), capacity_bytes: 4 << 20 }];
     let config = store::Config { memory_bytes: 256 << 10, disks, segment_bytes: 64 << 10 };

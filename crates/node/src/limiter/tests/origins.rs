@@ -1,16 +1,16 @@
-//! Other origins than the one that the limit was first tried on: faster and slower ones, of other knees, and one whose knee changes.
+//! Origins other than the usual one: faster and slower ones, with other knees, and one whose knee changes.
 
 use super::sharing::{Lender, nodes};
 use super::*;
 
-/// A timer of Tokio's is late by up to this.
+/// How late a Tokio timer may be.
 const TIMER: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
 async fn origins_of_other_knees_and_times_are_used_and_their_users_do_not_notice() {
     let ms = Duration::from_millis;
     let cases = [
-        // workers, service, spread, nodes, at least of the best fixed limit
+        // workers, service, spread, nodes, least part of the best fixed limit
         (8, ms(5), 0.0, 1, 0.85),
         (8, ms(5), 0.3, 1, 0.85),
         (8, ms(5), 0.3, 3, 0.8),
@@ -50,7 +50,7 @@ async fn knee_that_changes_is_found_again() {
             }
         };
         let seen = load_of(&[Rc::new(Limiter::new(0))], &knee, shape.does_in(220.0), None, change).await;
-        // Without the users; users' p99 alone is what the slowest request takes.
+        // The best rate leaves out what users need; without prefetches, their p99 is the slowest request.
         let (least, most) = (0.85, shape.service.mul_f64(1.3 * 1.1));
         for (workers, seconds) in [(WORKERS, 60..100), (WORKERS / 2, 110..200), (WORKERS, 260..300)] {
             let best = (workers as f64 - 2.5) / shape.service.as_secs_f64();

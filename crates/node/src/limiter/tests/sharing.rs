@@ -1,4 +1,5 @@
-//! Several nodes and one origin: a control plane that lends, on a way that takes time and may be cut, and what it all comes to.
+//! Several nodes and one origin: a control plane that lends shares, over a link that takes time and may be cut, and
+//! their total effect.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -8,17 +9,17 @@ use model::share::{Row, Total};
 
 use super::*;
 
-/// What a message to the control plane takes, its transaction included, and what the answer takes.
+/// The time that a message to the control plane takes, including its transaction, and that the answer takes.
 const WAY: Duration = Duration::from_millis(5);
 
-/// Lends to nodes. Dropping it cuts the ways to it.
+/// Lends shares to nodes. Dropping it cuts their links.
 pub(super) struct Lender {
     rows: Rc<RefCell<BTreeMap<String, Row>>>,
     cut: Rc<Cell<Option<usize>>>,
 }
 
 impl Lender {
-    /// Lends to these nodes; caps are `set`.
+    /// Lends to these nodes; `set` is the cap of the domain.
     pub(super) fn of(limiters: &[Rc<Limiter>], set: Option<u64>) -> Lender {
         let lender = Lender { rows: Rc::default(), cut: Rc::default() };
         for (n, limiter) in limiters.iter().enumerate() {
@@ -58,7 +59,7 @@ impl Lender {
         lender
     }
 
-    /// A node is cut off; others are told only once its lease is over.
+    /// Cuts a node off; the others get its share only once its lease is over.
     async fn cut_off(&self, n: usize) {
         self.cut.set(Some(n));
         tokio::time::sleep(model::link::SHARE_LEASE + Duration::from_secs(1)).await;
@@ -106,7 +107,7 @@ async fn after_a_stall_several_are_as_fast_again_within_half_a_minute() {
     .await;
 }
 
-/// Prefetches that each take a while, for ever, by every node.
+/// Runs prefetches on every node for ever, each taking `takes`.
 fn ask_for_ever(limiters: &[Rc<Limiter>], limit: PrefetchLimit, takes: Duration) {
     for (n, limiter) in limiters.iter().enumerate() {
         for m in 0..64 {
