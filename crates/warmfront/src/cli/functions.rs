@@ -73,7 +73,9 @@ pub(super) async fn config(
             let entries = entries["DomainConfigs"]["DomainConfig"].as_array().map_or(&[][..], Vec::as_slice);
             let is_there = |id: &&String| entries.iter().any(|entry| entry["ConfigId"].as_str() == Some(id));
             if let Some(missing) = ids.iter().find(|id| !is_there(id)) {
-                return Err(Stop::Failed(format!("{domain} has no function with the number {missing}: none was deleted")));
+                return Err(Stop::Failed(format!(
+                    "{domain} has no function with the number {missing}: none was deleted"
+                )));
             }
             api.call("DeleteSpecificConfig", &[("DomainName", domain), ("ConfigId", &ids.join(","))]).await?;
             match output {
