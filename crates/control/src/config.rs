@@ -51,7 +51,7 @@ pub struct ControlConfig {
     /// Whether only names that accounts have proven to own may become domains.
     #[serde(default)]
     pub verify_domain_owners: bool,
-    /// The port of verification files: always 80 in a configuration file; tests use another.
+    /// The port of verification files: 80, and not configurable; tests use another.
     #[serde(skip, default = "default_verify_port")]
     pub verify_port: u16,
 }

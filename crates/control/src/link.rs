@@ -151,7 +151,7 @@ impl Link {
         &self.shared.shares
     }
 
-    /// How many connections are not admitted yet.
+    /// How many streams are not admitted yet.
     pub(crate) fn strangers(&self) -> usize {
         self.shared.strangers.count()
     }

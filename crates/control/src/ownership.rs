@@ -227,7 +227,7 @@ async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, NotProven
 async fn fetch(stream: TcpStream, name: &DomainName) -> Result<Bytes, NotProven> {
     let failed = |error: hyper::Error| NotProven::Fetch(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let mut running = JoinSet::new(); // ends with the proof, in time or not
+    let mut running = JoinSet::new(); // aborted when dropped, however the proof ends
     running.spawn(connection);
     let request = Request::get("/verification.html")
         .header(header::HOST, name.as_str())

@@ -182,7 +182,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
             (Some(wanted), Some(byte)) if *wanted == b'?' || wanted.eq_ignore_ascii_case(byte) => {
                 (at, in_text) = (at + 1, in_text + 1);
             }
-            (_, None) => return false, // too little of the text, and stars only take
+            (_, None) => return false, // too little text is left, and a star would only take more
             (_, Some(_)) => {
                 let Some((behind, tried)) = star else { return false };
                 (at, in_text) = (behind, tried + 1);

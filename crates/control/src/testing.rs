@@ -18,7 +18,7 @@ use crate::state::chunks::{Kind, Params};
 use crate::state::steering::Steering;
 use crate::state::submit::{Charge, Group, QueueMax, Submission};
 
-/// The longest a test waits for what must happen.
+/// The longest that a test waits for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A clock that reads some day of 2026.

@@ -248,7 +248,7 @@ impl Door {
         let call = aliyun::call(request, profile, self.app.rules, now)?;
         let spent = calls::spent(&call);
         let record = |of_call| told::record(&principal, request, of_call, id, from, millis(now));
-        // A call that only reads is recorded only if it is refused; otherwise it costs nothing.
+        // A call that only reads is recorded only if policies refuse it; otherwise it costs nothing.
         let told = (spent != calls::Spent::InMemory).then(|| record(told::of_call(&call)));
         let begun = self.spend_nonce(&principal, request, spent, told.as_ref(), id).await?;
         let caller = calls::Caller { principal: &principal, request, wording: profile.wording(request), record: told };

@@ -42,7 +42,7 @@ impl Task {
         Ok(())
     }
 
-    /// Recounts open chunks: those that another control plane accepted have nobody once it is gone and its nodes have
+    /// Recounts open chunks: those that another control plane accepted are orphaned once it is gone and its nodes have
     /// come here.
     async fn count_open(&mut self) -> Result<(), StateError> {
         for (account, chunks, urls) in self.state.open_accounts().await? {

@@ -292,7 +292,7 @@ impl State {
         Ok(rows.into_iter().map(own).collect())
     }
 
-    /// Deletes a policy that is attached to nobody.
+    /// Deletes a policy that is attached to no user.
     pub async fn delete_policy(&self, account: &str, name: &str) -> Result<(), AccountError> {
         let mut writing = self.write().await?;
         need_policy(&mut writing, account, name).await?;
@@ -393,7 +393,7 @@ fn memory_keys(tables: &super::memory::Tables, account: &str) -> Vec<ListedKey> 
         created_ms: row.created_ms,
     };
     let mut keys: Vec<ListedKey> = tables.keys(account).into_iter().map(key).collect();
-    keys.sort_by_key(|key| key.created_ms); // stable: those of one moment stay in the order of ids
+    keys.sort_by_key(|key| key.created_ms); // stable: keys with equal times stay in the order of ids
     keys
 }
 

@@ -39,15 +39,15 @@ const COMPLETE_REFRESHES: &str = "UPDATE chunk SET finished_ms = $1 \
 pub enum Kind {
     /// Makes them resident.
     Prefetch,
-    /// Forgets files.
+    /// Invalidates files.
     RefreshFile,
-    /// Forgets directories.
+    /// Invalidates directories.
     RefreshDirectory,
-    /// Forgets what regular expressions match.
+    /// Invalidates objects that match regular expressions.
     RefreshRegex,
-    /// Forgets paths whatever their query.
+    /// Invalidates paths whatever their query.
     RefreshIgnoreParams,
-    /// Forgets what has a tag.
+    /// Invalidates objects with a tag.
     RefreshTag,
 }
 
@@ -128,7 +128,7 @@ pub struct Chunk {
     pub task: u64,
     /// The id of the first chunk of its call; zero if it was accepted by a version that did not record it.
     pub call: u64,
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: String,
     /// The domain all objects belong to.
     pub domain: DomainName,

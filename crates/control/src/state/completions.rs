@@ -24,8 +24,8 @@ pub const BYTES_MAX: u64 = 4 << 30;
 /// Rows deleted in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
-/// Amounts that one row holds per revision; a row with more members may hold one for each. If there are more amounts,
-/// they are summed up over all of its revisions.
+/// The most amounts in one row that are kept apart by revision and member, or the number of members if that is larger.
+/// If there are more, they are summed up over all revisions of the row.
 const AMOUNTS_MAX: usize = 1_024;
 
 /// Revisions that were found passed together.
@@ -310,7 +310,7 @@ impl State {
                     .execute(connection)
                     .await?;
             }
-            On::Memory(_) => {} // members lie with their steps
+            On::Memory(_) => {} // members are stored in their steps
         }
         writing.commit().await?;
         Ok(beyond)

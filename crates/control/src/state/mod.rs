@@ -311,7 +311,7 @@ async fn settle(engine: Engine, connection: &mut AnyConnection) -> Result<(), sq
 enum Counter {
     /// The head of the log.
     Revision,
-    /// What the log was compacted to.
+    /// The revision that the log was compacted to.
     Compacted,
     /// The last id of a task.
     Task,

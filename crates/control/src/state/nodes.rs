@@ -142,9 +142,8 @@ impl State {
             return Ok(Admitted { credential: None });
         }
         if proof.holds_nothing() {
-            // Its record of objects for open prefetches is void: these start anew, and nodes that still hold objects
-            // report them. This is done before it is a member, so that what is recorded of a member that returns is
-            // what it holds.
+            // Open prefetches with objects resident on it start anew; nodes that still hold objects report them. Done
+            // before it is a member, so that the record of a returning member says what it holds.
             self.begin_anew(&member.name).await?;
         }
         let mut writing = self.write().await?;

@@ -21,7 +21,7 @@ impl State {
         let mut writing = self.write().await?;
         put_proof(&mut writing, account, name, now_ms).await?;
         if count_proofs(&mut writing, account).await? > most as u64 {
-            return Ok(false); // what is not committed never was
+            return Ok(false); // dropped without a commit, the insert is rolled back
         }
         writing.commit().await?;
         Ok(true)

@@ -62,7 +62,7 @@ const MINUTES_SWEEP_AT: usize = 10_000;
 /// The work of one call.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: String,
     /// The key it was signed with, and its nonce, which may be used once.
     pub nonce: (String, String),

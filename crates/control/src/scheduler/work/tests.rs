@@ -1,4 +1,4 @@
-//! One chunk under way: leases, reports, retries, the deadline, a topology that changes.
+//! One loaded chunk: leases, reports, retries, the deadline, changes of the topology.
 
 use std::collections::BTreeMap;
 

@@ -12,7 +12,7 @@ use crate::state::labels::Label;
 impl Tables {
     pub(in crate::state) fn domains(&self) -> Vec<DomainRow> {
         let mut domains: Vec<DomainRow> = self.domains.values().map(|row| DomainRow::clone(row)).collect();
-        domains.sort_by_key(|row| row.created_ms); // stable: those of one moment stay in the order of names
+        domains.sort_by_key(|row| row.created_ms); // stable: rows with equal times stay in the order of names
         domains
     }
 

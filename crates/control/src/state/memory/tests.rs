@@ -1,5 +1,6 @@
-//! What only the store in memory does: it needs no runtime, repeats itself, and fails on demand. What it must do as the
-//! databases do is in `tests/state`; keys and identity, whose seal is not public, are here.
+//! Properties of the in-memory store alone: it needs no async runtime, is deterministic, and fails on demand. What it
+//! has in common with the databases is tested in `tests/state`; keys and identity, whose seal is not public, are tested
+//! here.
 
 use futures_util::FutureExt;
 use model::{Entry, Settings};
@@ -13,7 +14,7 @@ use crate::state::audit::Record;
 use crate::state::submit::{Accepting, Refused};
 use crate::testing::{prefetch, url};
 
-/// What a call comes to that must not wait.
+/// The result of a call that must complete at its first poll.
 fn now<T>(call: impl Future<Output = T>) -> T {
     call.now_or_never().expect("in memory everything is done when it is first asked")
 }
