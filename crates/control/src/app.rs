@@ -56,7 +56,7 @@ pub(crate) use lines::{Line, LineFilter, Progress, Status};
 const DAY_OFFSET_MS: u64 = 8 * 3_600_000;
 const DAY_MS: u64 = 86_400_000;
 
-/// Outlines and chunks read at a time.
+/// Outlines read at a time, and chunks.
 const OUTLINES_AT_ONCE: u32 = 2_000;
 const CHUNKS_AT_ONCE: usize = 64;
 
@@ -81,7 +81,7 @@ impl Principal {
         self.key.user.as_ref().map(|user| user.name.as_str())
     }
 
-    /// The id that the request was made with: nonces are remembered under it.
+    /// The id that its requests are made with: nonces are remembered under it.
     pub(crate) fn id(&self) -> &str {
         self.pass.as_ref().map_or(&self.key.id, |pass| &pass.id)
     }

@@ -111,7 +111,7 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     X509Certificate::from_der(der).ok().filter(|(rest, _)| rest.is_empty()).map(|(_, certificate)| certificate)
 }
 
-/// The DNS names of a certificate. The common name is not among them: clients have not used it for years (RFC 9525 §2).
+/// The DNS names of a certificate. The common name is not one: clients have not used it for years (RFC 9525 §2).
 fn names<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
     let Ok(Some(alternatives)) = certificate.subject_alternative_name() else { return Vec::new() };
     let names = alternatives.value.general_names.iter();

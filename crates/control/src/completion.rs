@@ -73,7 +73,7 @@ struct Task {
     state: State,
     following: Following,
     clock: Arc<dyn Clock>,
-    /// Covers the drift of clocks over one lease and the longest pause between judging and sending (fence, assumption 3).
+    /// Covers clock drift over one lease and the longest pause between judging and sending (fence, assumption 3).
     margin: Duration,
     acknowledged: Acknowledged,
     /// When the database was last asked what members acknowledged to other processes.

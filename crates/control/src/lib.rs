@@ -1,9 +1,9 @@
 //! The control plane: takes tasks from clients of the public API, stores them, and tells every node what to know and
 //! fetch.
 //!
-//! `api` is the door, `app` the verbs behind it, `state` everything durable. `link` speaks with nodes, `scheduler` hands out
-//! prefetch jobs, `completion` decides when a refresh is complete. [`Control::start`] wires them; [`Operator`] is the
-//! other way in, for whoever can write the database.
+//! `api` is the public API, `app` the verbs behind it, `state` everything durable. `link` speaks with nodes,
+//! `scheduler` hands out prefetch jobs, `completion` decides when a refresh is complete. [`Control::start`] wires them.
+//! [`Operator`] is the other way in, for those who can write the database.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -63,13 +63,13 @@ const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 /// How long a stream may stay open without a Hello.
 const HELLO_MAX: Duration = Duration::from_secs(10);
 
-/// Most sessions at a time.
+/// The most sessions at a time.
 const SESSIONS_MAX: usize = 10_000;
 
-/// Most streams at a time that are not admitted yet, with or without a Hello. Further ones are to come back later.
+/// The most streams at a time that are not admitted yet, with or without a Hello. Further ones are to come back later.
 pub(crate) const STRANGERS_MAX: usize = 4096;
 
-/// Most of those from one address.
+/// The most of those from one address.
 const STRANGERS_OF_ONE_MAX: usize = 1024;
 
 /// The link's server. Cheap to clone.

@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn receipt_of_the_first_version_is_still_believed() {
-        // What version 1 signed with the seed of sevens; never edit this text, add to it.
+        // Signed by version 1 with a seed of sevens. Never edit this file; add others.
         let file = include_str!("receipt/v1.json");
         assert_eq!(verify(file, signer().public()).unwrap(), receipt(9));
     }

@@ -1,7 +1,7 @@
 //! Secrets at rest: AES-256-GCM with a key in a file of its own, so that a copy of the database alone reveals nothing.
 //!
-//! A sealed text is base64 of nonce, ciphertext and tag, and is bound to the purpose it was sealed for: a sealed key secret
-//! cannot be passed off as something else.
+//! A sealed text is base64 of nonce, ciphertext and tag. It is bound to the purpose it was sealed for, so a sealed
+//! access key cannot be passed off as something else.
 
 use std::fs::OpenOptions;
 use std::io::Write;

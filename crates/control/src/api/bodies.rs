@@ -13,10 +13,10 @@ use hyper::body::Incoming as Body;
 use super::READ_MAX;
 use crate::strangers::Strangers;
 
-/// Most bodies that are read at a time; further senders are told to come back.
+/// The most bodies that are read at a time; further senders are told to come back.
 pub(crate) const READING_MAX: usize = 512;
 
-/// Most of those from one address.
+/// The most of those from one address.
 const READING_OF_ONE_MAX: usize = 128;
 
 /// Bytes of an oversized body that are read and discarded before the answer.

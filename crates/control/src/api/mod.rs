@@ -1,8 +1,9 @@
 //! The public API: an HTTP request becomes a signed request, a verb and a reply.
 //!
-//! Checks run in the vendor's order: action and version, common parameters, time stamp, key, token, signature, nonce,
-//! policy, rate, the action's parameters. This module and `calls` are the only places that speak both our words and the
-//! vendor's; `errors` is the one place that turns what was denied into codes.
+//! Checks run in this order: action and version, common parameters, time stamp, key and token, signature, rate, the
+//! action's parameters, nonce, policy. A submission spends its nonce after the policy has allowed it. This module and
+//! `calls` are the only places that use both our terms and the vendor's; `errors` is the only one that turns denials
+//! into codes.
 //!
 //! # What always holds
 //!

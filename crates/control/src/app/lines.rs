@@ -1,4 +1,4 @@
-//! Looking at tasks, line by line.
+//! The verb that shows tasks line by line.
 
 use std::collections::BTreeMap;
 

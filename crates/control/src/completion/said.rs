@@ -21,7 +21,7 @@ use crate::known::Known;
 use crate::state::completions::CompletionMember;
 use crate::state::nodes::NodeRow;
 
-/// Nodes that are named when a task waits for more than these.
+/// The most nodes that are named when a task waits.
 pub(crate) const NAMED_MAX: usize = 20;
 
 /// Swept amounts, by revision and node, that wait to be written. If there are more, the oldest are dropped, so a

@@ -15,7 +15,7 @@ use crate::{Control, ControlConfig, Operator};
 
 mod lending;
 
-/// A control plane with the POP `p`, and an invitation to it.
+/// A control plane with the POP `p`, and an invitation for nodes.
 struct Rig {
     control: Option<Control>,
     operator: Operator,

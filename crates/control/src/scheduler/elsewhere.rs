@@ -3,8 +3,8 @@
 //!
 //! # What always holds
 //!
-//! - A control plane whose connected and missed nodes cannot do an open chunk offers it to all others; one that has
-//!   nodes takes it up within a tick.
+//! - If no connected or missed node can do a loaded chunk, its control plane offers the open chunks of the account to
+//!   all others; one that has nodes takes them up within a tick.
 //! - A chunk that another control plane has ended is unloaded within [`LOOK_EVERY`].
 
 use std::collections::HashSet;
@@ -22,7 +22,7 @@ use crate::state::StateError;
 /// loaded ones.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Most chunks that one statement names.
+/// The most chunks that one statement names.
 const NAMED_AT_ONCE: usize = 500;
 
 impl Task {

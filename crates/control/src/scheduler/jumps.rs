@@ -15,7 +15,7 @@ use crate::state::steering::Steering;
 /// The least deviation of the wall clock from the monotonic one that counts as a jump.
 const JUMP_MIN_MS: u64 = 5_000;
 
-/// Most jumps that are remembered; the oldest are dropped.
+/// The most jumps that are remembered; the oldest are dropped.
 const JUMPS_MAX: usize = 16;
 
 /// A jump of the wall clock.

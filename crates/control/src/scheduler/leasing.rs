@@ -98,7 +98,7 @@ impl Task {
         // less.
         let (last, mut rest) = self.last_turn.clone();
         names.sort_by_key(|name| if rest > 0 { *name < last } else { *name <= last });
-        // Most jobs that an account may have at a node; doubled below. An account that is alone may have all.
+        // The most jobs that an account may have at a node; doubled below. An account that is alone may have all.
         let mut most = if names.len() > 1 { 1 } else { self.bounds.per_node };
         while !names.is_empty() {
             let before = turn.count();

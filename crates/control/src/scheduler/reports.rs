@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Task;
 use crate::state::millis;
 
-/// Most characters of a cause in a node's own words.
+/// The most characters of a cause in a node's own words.
 const CAUSE_CHARS_MAX: usize = 300;
 
 impl Task {

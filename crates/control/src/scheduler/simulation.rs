@@ -29,10 +29,11 @@ const SETS: u64 = 10_000;
 
 const DEADLINE: Duration = Duration::from_secs(14);
 
-/// Small enough that each is met all the time.
+/// Small enough that every bound is reached all the time.
 const SMALL: Bounds = Bounds { loaded: 24, chunk: 1, per_node: 5, turn: 2 };
 
-/// Between a steering by another control plane and the turn that hears of it, and between that and a node that does, at most.
+/// The longest times between a steering by another control plane and the turn that reads it, and between that turn and
+/// the moment at which a node learns of it.
 const HEARD_MS: u64 = 250;
 const DELIVERED_MS: u64 = 200;
 

@@ -13,7 +13,7 @@ use crate::testing::{clock, node, prefetch, run_sql, soon, state, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A scheduler over a database, as if in a process of its own.
+/// A scheduler on a database, as if in a process of its own.
 struct Rig {
     state: State,
     clock: Arc<ManualClock>,

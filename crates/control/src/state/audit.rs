@@ -4,7 +4,8 @@
 //!
 //! - Every change has a record. The record of a call is written in the transaction that spends its nonce: before
 //!   anything is done, with [`BEGUN`] as its outcome, or together with a submission, with the final outcome. An old
-//!   record that still says `begun` means that the process ended before the call did.
+//!   record that still says `begun` means that the outcome was not recorded, most likely because the process ended
+//!   first.
 //! - A record holds no secret and has a bounded size; the number of records is bounded by age and by [`ROWS_MAX`].
 //! - Record numbers rise; the records of one process are in the order of their numbers and of their times.
 //!

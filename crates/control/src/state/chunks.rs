@@ -20,10 +20,10 @@ mod forgetting;
 /// The time span of one count of lines in the table `tally`, in milliseconds.
 const MINUTE_MS: u64 = 60_000;
 
-/// Most chunks of the tasks that one query names: some hundreds of tasks of some hundreds of URLs each.
+/// The most chunks of the tasks that one query names: some hundreds of tasks of some hundreds of URLs each.
 const TASK_CHUNKS_MAX: u32 = 100_000;
 
-/// Most open chunks that one query considers: the newest.
+/// The most open chunks that one query considers: the newest.
 const OPEN_CHUNKS_MAX: u32 = 100_000;
 
 /// Revisions of refreshes that are not complete.
@@ -86,12 +86,12 @@ impl Kind {
 /// How a chunk's work is to be done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Params {
-    /// Which regions a prefetch is aimed at.
+    /// Which regions a prefetch warms.
     pub area: Coverage,
     /// Which tiers it warms.
     #[serde(default)]
     pub warm: WarmTiers,
-    /// Request headers of each variant it fetches; one variant without headers for a refresh.
+    /// Request headers of each variant that a prefetch fetches; empty for a refresh.
     #[serde(default)]
     pub variants: Vec<Vec<(String, String)>>,
     /// Whether its objects are stored under their URLs as submitted, even if users' requests for them have other keys.

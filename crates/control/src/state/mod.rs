@@ -54,7 +54,7 @@ use memory::Tables;
 
 pub use identity::Identity;
 
-/// Most connections kept to the database, besides the writer's.
+/// The most connections kept to the database, besides the writer's.
 const CONNECTIONS_MAX: u32 = 6;
 
 /// How long a statement waits while another process (an operator's verb, a backup) writes to SQLite.

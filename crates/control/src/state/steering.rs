@@ -9,7 +9,7 @@
 //! - Tasks that are named together are steered together or not at all.
 //! - A chunk that has ended is never steered; cancelling ends it in the database at once, whether it is loaded anywhere
 //!   or not.
-//! - A removed domain has no open prefetches: they are cancelled with it, so the name's next owner inherits none.
+//! - A domain whose name is released has no open prefetches: they were cancelled, so the next owner inherits none.
 //! - The deadline counts from [`Steering::from_ms`], the time from which a chunk may run; pauses shift it.
 
 use std::collections::BTreeMap;

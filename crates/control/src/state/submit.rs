@@ -121,7 +121,7 @@ pub struct Group {
     pub steering: Steering,
 }
 
-/// Why a submission was not accepted. Nothing of it was written or charged.
+/// Why a submission was not accepted. Nothing of it was written or charged, unless it is [`Refused::Unavailable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The nonce was used before.

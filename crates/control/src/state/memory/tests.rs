@@ -116,7 +116,7 @@ async fn a_submission_whose_commit_got_lost_stands() {
     assert!(accepting.submit(prefetch("me", "gone", 3, 5)).await.is_ok(), "nothing of it was there");
 }
 
-/// The same calls leave the same rows under the same numbers, whatever the interleaving of callers that the runtime makes.
+/// The same calls leave the same rows with the same numbers, however the runtime interleaves their callers.
 #[test]
 fn the_same_calls_leave_the_same() {
     let run = || {
