@@ -11,7 +11,7 @@
 //!   `bodies`.
 //! - A nonce is spent only by a request with a good signature: in the database with the submission or before another
 //!   change, in memory for a call that only reads.
-//! - A call that changes something is recorded in the audit log before it does, and a call that policies refuse is
+//! - A call that changes something is recorded in the audit log before or with its change; one that policies refuse is
 //!   recorded too. A call refused before its nonce is spent is only counted.
 //! - An error on our side is logged with the request's id, and its cause is in no reply.
 
