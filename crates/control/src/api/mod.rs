@@ -9,10 +9,10 @@
 //!
 //! - At most [`OPEN_MAX`] requests are processed at a time; their bodies were read before, within the bounds of
 //!   `bodies`.
-//! - A nonce is spent only by a request with a good signature: in the database with the submission or before another
-//!   change, in memory for a call that only reads.
+//! - A nonce is spent only by a request with a good signature or bearer token: in the database with the submission or
+//!   before another change, in memory for a call that only reads.
 //! - A call that changes something is recorded in the audit log before or with its change; one that policies refuse is
-//!   recorded too. A call refused before its nonce is spent is only counted.
+//!   recorded too. A call refused earlier (credentials, rate, parameters) is only counted.
 //! - An error on our side is logged with the request's id, and its cause is in no reply.
 
 use std::convert::Infallible;
