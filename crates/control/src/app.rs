@@ -1,6 +1,6 @@
 //! The verbs: what a principal can do. No HTTP, no words of the public API, no SQL.
 //!
-//! Every verb takes a [`Principal`] first; a verb that forgets to ask whether it may is a verb that does not compile.
+//! Every verb takes a [`Principal`] first, so a verb without a caller does not compile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -52,15 +52,16 @@ pub(crate) use explain::other_key;
 pub(crate) use functions::{Doomed, Wished, has};
 pub(crate) use lines::{Line, LineFilter, Progress, Status};
 
-/// Days of quotas begin at midnight of UTC+8.
+/// Quota days begin at midnight, UTC+8.
 const DAY_OFFSET_MS: u64 = 8 * 3_600_000;
 const DAY_MS: u64 = 86_400_000;
 
-/// Outlines and chunks read at a time.
+/// Outlines read at a time, and chunks.
 const OUTLINES_AT_ONCE: u32 = 2_000;
 const CHUNKS_AT_ONCE: usize = 64;
 
-/// Who asks: a key that signed, with its account, user and policies, or somebody with temporary credentials of it.
+/// The caller: a key that signed, with its account, user and policies, or a holder of temporary credentials made with
+/// it.
 #[derive(Clone)]
 pub(crate) struct Principal {
     /// The key.
@@ -80,13 +81,13 @@ impl Principal {
         self.key.user.as_ref().map(|user| user.name.as_str())
     }
 
-    /// Under which id it asks: nonces are remembered under it.
+    /// The id that its requests are made with: nonces are remembered under it.
     pub(crate) fn id(&self) -> &str {
         self.pass.as_ref().map_or(&self.key.id, |pass| &pass.id)
     }
 
-    /// Refused unless `action` is allowed on every one of `resources`: by the policies of the user, where the key is a user's, and
-    /// by that of the key and that of the temporary credentials, which only narrow.
+    /// Fails unless `action` is allowed on every one of `resources`: by the user's policies, if the key belongs to a
+    /// user, and by the policies of the key and of the temporary credentials, which only narrow.
     fn may(&self, action: &str, resources: impl IntoIterator<Item = String>) -> Result<(), Denied> {
         let of_pass = self.pass.as_ref().and_then(|pass| pass.policy.as_ref());
         let narrowing: Vec<&Policy> = self.key.policy.as_ref().into_iter().chain(of_pass).collect();
@@ -98,7 +99,7 @@ impl Principal {
         if resources.into_iter().all(allowed) { Ok(()) } else { Err(Denied::Forbidden) }
     }
 
-    /// Refused unless the account may change things.
+    /// Fails unless the account may change things.
     fn may_change(&self) -> Result<(), Denied> {
         match self.key.account.status {
             AccountStatus::Active => Ok(()),
@@ -106,7 +107,7 @@ impl Principal {
         }
     }
 
-    /// Refused unless the account has opened the service at all.
+    /// Fails if the account has never opened the service.
     fn may_look(&self) -> Result<(), Denied> {
         match self.key.account.status {
             AccountStatus::NotOpened => Err(Denied::Account(AccountStatus::NotOpened)),
@@ -115,22 +116,23 @@ impl Principal {
     }
 }
 
-/// What is spent and written down with a submission, in its own transaction.
+/// What is spent and recorded with a submission, in its transaction.
 #[derive(Clone, Debug)]
 pub(crate) struct Spending<'a> {
     /// The nonce of the request.
     pub(crate) nonce: &'a str,
-    /// What the audit log is told.
+    /// The record for the audit log.
     pub(crate) record: Record,
 }
 
-/// What the caller of a verb says about permission: the action, and the resource of a domain.
+/// The permission that a call needs: the action, and the resource pattern of a domain.
 #[derive(Clone, Copy)]
 pub(crate) struct Permission<'a> {
-    /// As policies name it, `cdn:PushObjectCache`.
+    /// As policies name it, for example `cdn:PushObjectCache`.
     pub(crate) action: &'a str,
-    /// As policies name what it is done to; a domain's name is put where `{}` stands, or `*` where a call names none. Verbs ask for
-    /// each domain that the call names, whatever stands here: what it is done to is for the table of actions to say.
+    /// The resource as policies name it. `{}` is replaced by a domain's name, or by `*` if a call names none. Verbs
+    /// always ask for each domain that the call names; the table of actions decides by this field what the permission
+    /// depends on.
     pub(crate) resource: &'a str,
 }
 
@@ -140,26 +142,26 @@ impl Permission<'_> {
     }
 }
 
-/// Why a verb was not done. Nothing was changed, unless it is [`Denied::Unavailable`].
+/// Why a verb failed. Nothing was changed, unless it is [`Denied::Unavailable`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Denied {
-    /// The account may not.
+    /// The state of the account forbids it.
     #[error("account is {0:?}")]
     Account(AccountStatus),
     /// The policies of the key and its user do not allow it.
     #[error("the policies of the key and its user do not allow it")]
     Forbidden,
-    /// The account has opened the service before.
+    /// The service is open already.
     #[error("the service is open")]
     ServiceOpen,
-    /// The account has not opened the service, said of the service itself.
+    /// The account has not opened the service; only from verbs about the service itself.
     #[error("the service was never opened")]
     ServiceNotOpened,
     /// No domain of the account serves this host.
     #[error("no domain of the account serves `{0}`")]
     NoDomain(String),
-    /// The domain is not served.
+    /// The domain is switched off.
     #[error("domain is offline")]
     Offline,
     /// The domain is not configured everywhere yet.
@@ -168,31 +170,31 @@ pub(crate) enum Denied {
     /// The operator blocked the domain, or its name.
     #[error("domain is blocked")]
     Blocked,
-    /// A domain would have more labels than it may.
+    /// A domain would have too many labels.
     #[error("{0}")]
     Labels(String),
     /// The domain exists already.
     #[error("domain exists already")]
     DomainExists {
-        /// Whether it is the caller's own.
+        /// Whether by the caller's own account.
         own: bool,
     },
     /// Another account has a wildcard over the domain, or a domain under the wildcard.
     #[error("domain lies with another account's")]
     DomainConflict,
-    /// What is to be refreshed is no regular expression.
+    /// The regular expression of a refresh is not valid.
     #[error(transparent)]
     Regex(#[from] BadPattern),
-    /// A certificate that users of the domain cannot be shown.
+    /// A certificate that the domain cannot be served with.
     #[error(transparent)]
     Certificate(BadCertificate),
-    /// A name is not shown to be the account's.
+    /// The account has not proven that a name is its own.
     #[error("name is not proven")]
     NotProven,
-    /// The account has as many domains as it may.
+    /// The account has the maximum number of domains.
     #[error("no more domains")]
     DomainsUsedUp,
-    /// What is to be the policy of temporary credentials is none.
+    /// The policy for temporary credentials is not valid.
     #[error("{0}")]
     Policy(String),
     /// Functions that a domain cannot have.
@@ -203,10 +205,10 @@ pub(crate) enum Denied {
     NoFunction {
         /// The number.
         id: u64,
-        /// What it is called.
+        /// Its name.
         name: String,
     },
-    /// Not accepted.
+    /// The submission was refused.
     #[error("not accepted: {0:?}")]
     Refused(Refused),
     /// The account has no such task.
@@ -235,14 +237,14 @@ impl From<StateError> for Denied {
     }
 }
 
-/// What a submission is held to.
+/// The limits that apply to a submission.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Limits {
-    /// Where it is counted.
+    /// The bucket that it is charged to.
     pub(crate) bucket: &'static str,
-    /// How much a day has.
+    /// The quota of a day.
     pub(crate) day: Option<u64>,
-    /// How much each domain may be sent within a minute.
+    /// How many objects each domain may be sent within a minute.
     pub(crate) minute: Option<u64>,
     /// How much may be open.
     pub(crate) queue: QueueMax,
@@ -253,7 +255,7 @@ pub(crate) struct Limits {
 pub(crate) struct Object {
     /// As it will be shown, with scheme.
     pub(crate) text: String,
-    /// Its key; of a directory, the key of its index; of a regular expression, its text.
+    /// Its key; for a directory, the key of its index; for a regular expression, its text.
     pub(crate) key: UrlKey,
 }
 
@@ -262,7 +264,7 @@ pub(crate) struct Object {
 pub(crate) struct Refresh {
     /// What its objects stand for.
     pub(crate) of: RefreshOf,
-    /// Whether what they cover is fetched whole again, rather than validated. Files always are.
+    /// Whether covered objects are fetched whole again instead of validated. Files always are.
     pub(crate) force: bool,
 }
 
@@ -271,9 +273,9 @@ pub(crate) struct Refresh {
 pub(crate) enum RefreshOf {
     /// Themselves.
     Files,
-    /// What lies beneath them; `/` of a wildcard domain's own name for all of the domain.
+    /// Everything beneath them; `/` under a wildcard domain's own name stands for the whole domain.
     Directories,
-    /// What they match.
+    /// What they match as regular expressions.
     Regexes,
     /// Their path, whatever the query.
     Paths,
@@ -294,21 +296,21 @@ impl RefreshOf {
 /// What a prefetch does.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Prefetch {
-    /// The regions it is aimed at; each domain's own coverage when absent.
+    /// The regions to warm; each domain's own coverage when absent.
     pub(crate) area: Option<Coverage>,
     /// Which tiers it warms.
     pub(crate) warm: WarmTiers,
     /// Request headers of each variant; at least one.
     pub(crate) variants: Vec<Vec<(String, String)>>,
-    /// Which of the account's prefetches go first.
+    /// Its rank among the account's prefetches.
     pub(crate) priority: u8,
-    /// The moment before which it does not begin, in milliseconds since 1970.
+    /// The time before which it does not begin, in milliseconds since 1970.
     pub(crate) not_before_ms: u64,
     /// Whether the URLs as submitted are the keys.
     pub(crate) verbatim: bool,
-    /// Whether copies from before are fetched again.
+    /// Whether copies from before the submission are fetched again.
     pub(crate) refetch: bool,
-    /// How long the objects are to stay in the stores, and how many bytes the account may have so on a node.
+    /// How long the objects stay in the stores, and how many bytes the account may have pinned on a node.
     pub(crate) pin: Option<(Duration, u64)>,
 }
 
@@ -317,29 +319,29 @@ pub(crate) struct Prefetch {
 pub(crate) struct App {
     /// The database.
     pub(crate) state: State,
-    /// Where submissions go.
+    /// The task that accepts submissions.
     pub(crate) accepting: Accepting,
-    /// What is known.
+    /// The current knowledge.
     pub(crate) following: Following,
     /// What nodes have acknowledged.
     pub(crate) acknowledged: Acknowledged,
     /// The time.
     pub(crate) clock: Arc<dyn Clock>,
-    /// What receipts are signed with.
+    /// The key that receipts are signed with.
     pub(crate) signer: Arc<Signer>,
-    /// What private keys in the log are sealed with.
+    /// The secret that seals private keys in the log.
     pub(crate) certificate_secret: model::CertificateSecret,
     /// The identity of the log.
     pub(crate) log: LogId,
-    /// What issues and opens temporary credentials.
+    /// Issues and opens temporary credentials.
     pub(crate) passes: Passes,
-    /// What is known of keys, which is forgotten where an account changes itself.
+    /// The cache of keys, cleared for an account that changes itself.
     pub(crate) keys: Keys,
-    /// What looks for proofs that names are accounts' own.
+    /// Looks for proofs that names belong to accounts.
     pub(crate) ownership: Arc<Ownership>,
-    /// What the operator set about how calls are read.
+    /// The operator's settings for reading calls.
     pub(crate) rules: Rules,
-    /// What the scheduler does, and which nodes it can give jobs to.
+    /// The scheduler's counters, and the nodes it can give jobs to.
     pub(crate) jobs: Arc<Counters>,
 }
 
@@ -359,7 +361,7 @@ impl App {
         let names = named(&known, principal.account(), &objects);
         principal.may(permission.action, names.into_iter().map(|name| permission.on(name)))?;
         let pin = prefetch.pin.map(|(time, bytes_max)| Pin {
-            // It is kept for as long from when it may be fetched.
+            // The pin lasts this long counted from the time at which the object may be fetched.
             until: (millis(self.clock.now()).max(prefetch.not_before_ms) / 1000).saturating_add(time.as_secs()),
             owner: Pin::owner_of(principal.account()),
             bytes_max,
@@ -368,7 +370,7 @@ impl App {
         for (row, objects) in by_domain(&known, principal.account(), objects)? {
             let coverage = known.knowledge.domains.get(&row.name).map_or(Coverage::Global, |domain| domain.coverage);
             let params = Params {
-                // Aimed where it was told, also where the domain is not served: no page refuses that.
+                // The given area applies even where the domain is not served: the vendor's pages do not refuse that.
                 area: prefetch.area.unwrap_or(coverage),
                 warm: prefetch.warm,
                 variants: prefetch.variants.clone(),
@@ -413,8 +415,8 @@ impl App {
         self.submit(principal, spending, limits, groups).await
     }
 
-    /// Submits a refresh of what has one of these tags in one domain, each with the text it will be shown as. The nonce of the
-    /// request is spent with it.
+    /// Submits a refresh by tags in one domain, each tag with the text it will be shown as. The nonce of the request is
+    /// spent with it.
     #[expect(clippy::too_many_arguments, reason = "the first four are those of every submission")]
     pub(crate) async fn refresh_tags(
         &self,
@@ -476,8 +478,8 @@ impl App {
     }
 }
 
-/// By which names policies know what objects lie on: that of the account's domain that serves a host, else the host itself. Whether
-/// it may be touched is said before whether it is there.
+/// The names by which policies know where objects lie: the account's domain that serves the host, else the host itself.
+/// So permission is checked before existence.
 fn named<'a>(known: &'a Known, account: &str, objects: &'a [Object]) -> BTreeSet<&'a str> {
     let hosts: BTreeSet<&str> = objects.iter().map(|object| object.key.host()).collect();
     let name = |host: &'a str| {
@@ -498,13 +500,13 @@ fn by_domain<'a>(
     let mut groups: Vec<(&DomainRow, Vec<Object>)> = Vec::new();
     for object in objects {
         let host = object.key.host();
-        // Neighbours are mostly of one domain; then nothing is looked up.
+        // Consecutive objects mostly share a domain; then no lookup is needed.
         let at = groups.iter().position(|(row, objects)| row.name.as_str() == host || objects[0].key.host() == host);
         if let Some(at) = at {
             groups[at].1.push(object);
             continue;
         }
-        // No host begins with a dot: it is the name of a wildcard domain.
+        // No host begins with a dot: this is the name of a wildcard domain.
         let whole = host.starts_with('.').then(|| known.knowledge.domain(host));
         let row = own(known, account, host, whole.unwrap_or_else(|| known.knowledge.domain_for(host)))?;
         match groups.iter_mut().find(|(known, _)| known.name == row.name) {
@@ -515,7 +517,7 @@ fn by_domain<'a>(
     Ok(groups)
 }
 
-/// The account's row of `domain`, which must be online and configured; `asked` is how it was named.
+/// The account's row of `domain`, which must be online and configured; `asked` is the name the caller used.
 fn own<'a>(known: &'a Known, account: &str, asked: &str, domain: Option<&Domain>) -> Result<&'a DomainRow, Denied> {
     let row = domain.and_then(|domain| known.domains.get(&domain.name)).filter(|row| row.account == account);
     let (Some(domain), Some(row)) = (domain, row) else { return Err(Denied::NoDomain(asked.to_owned())) };
@@ -534,7 +536,7 @@ fn refreshes(row: &DomainRow, kind: Kind, paths: Vec<String>, invalidations: Vec
     Group { domain: row.name.clone(), kind, paths, invalidations, params, steering: Steering::from(0) }
 }
 
-/// What nodes are told of one object of a refresh.
+/// The invalidation that nodes get for one object of a refresh.
 fn invalidation(key: &UrlKey, refresh: Refresh) -> Result<Invalidation, BadPattern> {
     let (host, path) = (key.host().to_owned(), key.path().to_owned());
     let scope = match refresh.of {
@@ -550,7 +552,7 @@ fn invalidation(key: &UrlKey, refresh: Refresh) -> Result<Invalidation, BadPatte
     Ok(Invalidation { scope, mode: if delete { Mode::Delete } else { Mode::Expire } })
 }
 
-/// The day that quotas are counted in, from 1970 in UTC+8.
+/// The quota day that contains a time, counted from 1970 in UTC+8.
 pub(crate) fn quota_day(now_ms: u64) -> u64 {
     (now_ms + DAY_OFFSET_MS) / DAY_MS
 }

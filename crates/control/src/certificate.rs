@@ -1,11 +1,12 @@
-//! Certificates that users are to be shown: whether one can be, and what it says of itself.
+//! Certificates of domains: whether one can be served, and what it contains.
 //!
-//! A mistake is told to whoever makes it, not to the users of the domain: what is set here is what every node could serve with at
-//! once.
+//! A mistake is reported to the person who makes it, not to the users of the domain: every node can serve an accepted
+//! certificate at once.
 //!
 //! # Not here
 //!
-//! Whether clients trust the chain: that is between its owner and them. A self-signed certificate is as good as any.
+//! Whether clients trust the chain: that is between its owner and them. A self-signed certificate is accepted like any
+//! other.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,27 +16,27 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name};
 
-/// Longest chain and key, in bytes of PEM: an entry of the log has to fit into a message of the link.
+/// The longest chain and key, in bytes of PEM: an entry of the log has to fit into a message of the link.
 const CHAIN_BYTES_MAX: usize = 64 << 10;
 const KEY_BYTES_MAX: usize = 16 << 10;
 
-/// Certificates of one chain.
+/// The most certificates of one chain.
 const CHAIN_MAX: usize = 10;
 
-/// Why a certificate cannot be a domain's. Says nothing of the key but that it does not fit.
+/// Why a certificate cannot be used for a domain. Reveals nothing about the key except that it does not fit.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum BadCertificate {
     /// Not a chain of certificates in PEM.
     #[error("SSLPub: expected one to {CHAIN_MAX} certificates in PEM, the domain's own first")]
     Chain,
-    /// Something that is no certificate, and may be a secret: what is set as the chain is shown to whoever asks.
+    /// Something other than certificates, which may be a secret: the chain is shown to everybody.
     #[error("SSLPub: expected certificates alone, without a key")]
     NotCertificates,
-    /// More than is taken.
+    /// Longer than is accepted.
     #[error("a chain of more than {CHAIN_BYTES_MAX} or a key of more than {KEY_BYTES_MAX} bytes")]
     TooLong,
-    /// Not a private key that can be served with.
+    /// Not a usable private key.
     #[error("SSLPri: expected an RSA, ECDSA or Ed25519 key in PEM, without a passphrase")]
     Key,
     /// The key of another certificate.
@@ -44,25 +45,25 @@ pub(crate) enum BadCertificate {
     /// A certificate of other names.
     #[error("the first certificate is not for {0}")]
     OtherNames(String),
-    /// Its time is over, or has not begun.
+    /// It has expired, or is not valid yet.
     #[error("the first certificate is not good now")]
     NotNow,
 }
 
-/// What a certificate says of itself.
+/// The contents of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// The name it is made out for.
+    /// Its subject.
     pub(crate) subject: String,
-    /// Who signed it.
+    /// Its issuer.
     pub(crate) issuer: String,
-    /// From when on it is good.
+    /// The start of its validity.
     pub(crate) not_before: SystemTime,
-    /// Until when it is good.
+    /// The end of its validity.
     pub(crate) not_after: SystemTime,
 }
 
-/// Whether `chain` and `key`, both in PEM, can be what users of `domain` are shown from `now` on.
+/// Checks whether `chain` and `key`, both in PEM, can be served to users of `domain` from `now` on.
 pub(crate) fn check(domain: &DomainName, chain: &str, key: &str, now: SystemTime) -> Result<(), BadCertificate> {
     if chain.len() > CHAIN_BYTES_MAX || key.len() > KEY_BYTES_MAX {
         return Err(BadCertificate::TooLong);
@@ -85,7 +86,7 @@ pub(crate) fn check(domain: &DomainName, chain: &str, key: &str, now: SystemTime
         return Err(BadCertificate::NotNow);
     }
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| BadCertificate::Key)?;
-    // By the provider that nodes serve with: what loads here loads there.
+    // With the provider that nodes use: what loads here loads there.
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     match CertifiedKey::from_der(chain.clone(), key, &provider) {
         Ok(_) => Ok(()),
@@ -95,7 +96,7 @@ pub(crate) fn check(domain: &DomainName, chain: &str, key: &str, now: SystemTime
     }
 }
 
-/// What the first certificate of a chain in PEM says of itself; `None` for what [`check`] would refuse.
+/// The facts of the first certificate of a chain in PEM; `None` for a chain that [`check`] would refuse.
 pub(crate) fn facts(chain: &str) -> Option<Facts> {
     read(chain)?.first().and_then(parse).map(|leaf| facts_of(&leaf))
 }
@@ -110,14 +111,15 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     X509Certificate::from_der(der).ok().filter(|(rest, _)| rest.is_empty()).map(|(_, certificate)| certificate)
 }
 
-/// The DNS names a certificate is for. The common name is none of them: clients have not looked at it for years (RFC 9525 §2).
+/// The DNS names of a certificate. The common name is not one: clients have not used it for years (RFC 9525 §2).
 fn names<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
     let Ok(Some(alternatives)) = certificate.subject_alternative_name() else { return Vec::new() };
     let names = alternatives.value.general_names.iter();
     names.filter_map(|name| if let GeneralName::DNSName(name) = name { Some(*name) } else { None }).collect()
 }
 
-/// Whether a certificate for `name` can be shown to users of `domain` (RFC 9525 §6.3: a `*` stands for one whole label).
+/// Whether a certificate for `name` can be served to users of `domain` (RFC 9525 §6.3: a `*` stands for one whole
+/// label).
 fn covers(name: &str, domain: &DomainName) -> bool {
     let wanted = domain.as_str();
     match name.strip_prefix('*') {
@@ -144,7 +146,7 @@ fn common_name<'a>(name: &'a X509Name<'_>) -> Option<&'a str> {
     name.iter_common_name().next().and_then(|text| text.as_str().ok())
 }
 
-/// Seconds since 1970; what lies before is 1970.
+/// Seconds since 1970; earlier times become 1970.
 fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -1,16 +1,19 @@
-//! Refreshes: acknowledgements and leases folded into tasks (fence rule 7), and domains into configured and deleted ones.
+//! Refreshes: folds acknowledgements and leases into tasks (fence rule 7), and domains into configured and deleted
+//! ones.
 //!
-//! A revision is passed when every member has acknowledged it, or when this process has itself known it to be committed for
-//! longer than any lease that could still be trusted without it. A process that restarted starts counting anew.
+//! A revision is passed when, for every member, either the member has acknowledged it, or this process itself has known
+//! it to be committed for longer than any lease that could still be trusted without it. A restarted process counts that
+//! time anew.
 //!
 //! # What always holds
 //!
 //! - The members are those known at a head of the log at or above the revision.
-//! - An acknowledgement counts once it is in the database.
-//! - What has passed is marked in the database before anybody is told, and by which right is written down with it.
-//! - A domain is deleted once every member has acknowledged its removal and swept its bytes: no lease stands in for that.
-//! - Steps are bounded: the next one comes no sooner than [`pace`] says, so what they write does not grow with how much is
-//!   refreshed, nor with the number of members.
+//! - An acknowledgement counts only once it is in the database.
+//! - Completion is marked in the database before anybody is told, together with the evidence that justifies it.
+//! - A domain is deleted once every member has acknowledged its removal and swept its bytes; no lease stands in for
+//!   that.
+//! - Steps are bounded: the next one comes no sooner than [`pace`] says, so the amount written grows neither with the
+//!   number of refreshes nor with the number of members.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,25 +34,25 @@ mod said;
 
 pub(crate) use said::{Acknowledged, WaitedFor, Waiting};
 
-/// How often leases are looked at.
+/// How often leases are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Heads of the log whose first sight is remembered; when there are more, every other one goes, and what lies between
-/// two that are kept counts from the later one.
+/// Heads of the log whose first sight is remembered. When there are more, every other one is dropped; a revision
+/// between two that remain counts from the later one.
 const SIGHTS_MAX: usize = 4096;
 
-/// Revisions looked at in one turn.
+/// Revisions handled in one transaction.
 const REVISIONS_AT_ONCE: u32 = 10_000;
 
-/// Least pause between two steps that completed something, and what each member adds to it: whatever is refreshed, at most
-/// 100 steps and 10,000 members' values are written a second.
+/// The least pause between two steps that completed something, and what each member adds to it: however much is
+/// refreshed, at most 100 steps and 10,000 members' values are written a second.
 const STEP_PAUSE: Duration = Duration::from_millis(10);
 const STEP_PAUSE_A_MEMBER: Duration = Duration::from_micros(100);
 
-/// Longest of those pauses.
+/// The longest such pause.
 const STEP_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How often what nodes swept is added to the steps it belongs to.
+/// How often swept amounts are added to the steps they belong to.
 const SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts folding. It goes on until `stopping` is cancelled.
@@ -70,16 +73,16 @@ struct Task {
     state: State,
     following: Following,
     clock: Arc<dyn Clock>,
-    /// Covers the drift of clocks over one lease and the longest pause between judging and sending (fence, assumption 3).
+    /// Covers clock drift over one lease and the longest pause between judging and sending (fence, assumption 3).
     margin: Duration,
     acknowledged: Acknowledged,
     /// When the database was last asked what members acknowledged to other processes.
     asked: Instant,
-    /// Everything up to here was found passed.
+    /// Every revision up to this one has been found passed.
     passed: Revision,
 }
 
-/// By which right something is past: how long its head was known, and the longest lease.
+/// The evidence that a revision is passed: how long its head was known, and the longest lease.
 #[derive(Clone, Copy)]
 struct Right {
     known_for: Duration,
@@ -121,7 +124,7 @@ impl Task {
             }
             match folded {
                 Ok(false) => {}
-                // Acknowledgements that come meanwhile are kept together.
+                // Acknowledgements that arrive during the pause are folded together.
                 Ok(true) => tokio::time::sleep(pace(self.following.now().knowledge.topology.members.len())).await,
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "acknowledgements could not be folded");
@@ -131,13 +134,13 @@ impl Task {
         }
     }
 
-    /// Looks once; says whether anything was marked complete.
+    /// Folds once; returns whether anything was marked complete.
     async fn fold(&mut self) -> Result<bool, StateError> {
         let known = self.following.now();
         self.acknowledged.sighted(&known);
         self.keep_fresh().await?;
         if self.passed < known.head && self.asked.elapsed() >= LOOK_EVERY {
-            // A node speaks to one replica, and all of them wait for it.
+            // A node has a session with one control plane, but all of them wait for it.
             self.acknowledged.keep_all(self.state.nodes().await?);
             self.asked = Instant::now();
         }
@@ -156,7 +159,7 @@ impl Task {
         let now = self.clock.moment();
         let mut right = Right { known_for: Duration::ZERO, lease };
         let margin = if made(Mistake::MarginBelowDrift) { Duration::ZERO } else { self.margin };
-        // Whoever is past one head is past those before it, which are lower and have been known for longer.
+        // A member past one head is past all earlier ones: they are lower, and have been known for longer.
         let sight = self.acknowledged.last_sight(|head, seen| {
             views.iter().all(|member| fence::passed(head, *member, now.since(seen), lease, margin) != Passed::Waiting)
         });
@@ -173,7 +176,7 @@ impl Task {
         Ok(completed)
     }
 
-    /// Marks what has passed, in turns that are bounded; says whether there was anything.
+    /// Marks refreshes up to `passed` complete, in bounded transactions; returns whether there were any.
     async fn complete(&self, passed: Revision, right: Right, members: &[CompletionMember]) -> Result<bool, StateError> {
         let mut completed = false;
         loop {
@@ -202,7 +205,7 @@ impl Task {
         Ok(completed)
     }
 
-    /// Lets go of the names of domains that no member has anything of any more.
+    /// Releases the names of deleted domains of which no member stores anything any more.
     async fn finish_deletions(&self) -> Result<(), StateError> {
         let known = self.following.now();
         let deleting = known.domains.values().filter(|row| row.doing == Doing::Deleting);
@@ -217,7 +220,7 @@ impl Task {
             self.acknowledged.swept_upto_again(swept);
             return Err(error);
         }
-        // A node speaks to one replica; what it said to another is in the database.
+        // A node has a session with one control plane; what it told another is in the database.
         let rows = self.state.nodes().await?;
         let gone_at =
             |name: &model::NodeName| rows.iter().find(|row| row.name == *name).map(|row| row.acked.min(row.swept));
@@ -240,13 +243,13 @@ impl Task {
         let result = self.state.acknowledge(&fresh, now_ms).await;
         match result {
             Ok(()) => self.acknowledged.keep(fresh, now_ms),
-            // It is said again at the next turn.
+            // Taken again at the next turn.
             Err(_) => fresh.iter().for_each(|(node, revision)| self.acknowledged.take(node, *revision)),
         }
         result
     }
 
-    /// Adds what nodes swept to the steps that are written; what has not passed yet waits.
+    /// Adds swept amounts to the steps that are written; amounts of revisions that have not passed wait.
     async fn keep_swept(&self) -> Result<(), StateError> {
         let (swept, upto) = self.acknowledged.take_swept(self.passed);
         if !swept.is_empty()
@@ -266,8 +269,8 @@ fn pace(members: usize) -> Duration {
     STEP_PAUSE_A_MEMBER.saturating_mul(members).clamp(STEP_PAUSE, STEP_PAUSE_MAX)
 }
 
-/// Keeps the list bounded. Dropping a sight only makes what it stood for count from a later one, which is safe; the newest
-/// stays, or nothing would stand for it.
+/// Keeps the list bounded. Dropping a sight is safe: it only makes what it stood for count from a later one. The newest
+/// stays, since nothing later could stand for it.
 fn thin(sights: &mut VecDeque<(Revision, Moment)>) {
     if sights.len() > SIGHTS_MAX {
         let newest = sights.back().copied();

@@ -1,4 +1,4 @@
-//! `control.toml`: what a control plane is told when it starts.
+//! `control.toml`: the settings that a control plane starts with.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,37 +20,38 @@ pub struct ControlConfig {
     pub link_listen: SocketAddr,
     /// `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`.
     pub state: StateUrl,
-    /// The key that seals secrets at rest; made with mode 0600 if missing. Beside the database for SQLite unless set.
+    /// The key that seals secrets at rest; created with mode 0600 if missing. By default beside the database, for
+    /// SQLite.
     pub secret_key_file: Option<PathBuf>,
-    /// How long nodes may trust their stores after a contact, in seconds; what the log says when absent.
+    /// How long nodes may trust their stores after a contact, in seconds; if absent, the value in the log stays.
     pub lease_secs: Option<u64>,
-    /// What is added to the lease before a refresh is complete without a node, in seconds: it covers what clocks drift apart over one
-    /// lease, and the longest pause between judging a header and sending it. A node looks at headers it could not send every
-    /// quarter of a second, so a whole second is the least that leaves room for a busy machine.
+    /// Added to the lease before a refresh is complete without a node, in seconds. It covers the drift of clocks over
+    /// one lease, and the longest pause between judging a header and sending it. A node rechecks headers it could not
+    /// send every quarter of a second, so a whole second is the least that leaves room for a busy machine.
     #[serde(default = "default_margin_secs")]
     pub margin_secs: u64,
-    /// How long a prefetch may take before what is not done has failed, in seconds.
+    /// How long a prefetch may take before its unfinished jobs fail, in seconds.
     #[serde(default = "default_prefetch_deadline_secs")]
     pub prefetch_deadline_secs: u64,
-    /// How long tasks are kept after they ended and can be asked for, in days.
+    /// How long ended tasks are kept and can be queried, in days.
     #[serde(default = "default_task_history_days")]
     pub task_history_days: u64,
     /// How long the audit log is kept, in days.
     #[serde(default = "default_audit_history_days")]
     pub audit_history_days: u64,
-    /// Whether a line of `ObjectPath` that was escaped twice is unescaped once, as the vendor's own script needs it.
+    /// Whether a line of `ObjectPath` that was escaped twice is unescaped once, as the vendor's own script requires.
     #[serde(default)]
     pub unescape_paths: bool,
-    /// Name servers that are asked for proofs of names; those of `/etc/resolv.conf` where there is none.
+    /// The name servers to ask for proofs of names; if empty, those of `/etc/resolv.conf`.
     #[serde(default)]
     pub resolvers: Vec<SocketAddr>,
-    /// Whether a file that proves a name may be fetched from an address that is not everybody's.
+    /// Whether a verification file may be fetched from an address that is not globally reachable.
     #[serde(default)]
     pub verify_private_addresses: bool,
-    /// Whether only names that accounts proved to be theirs become domains.
+    /// Whether only names that accounts have proven to own may become domains.
     #[serde(default)]
     pub verify_domain_owners: bool,
-    /// Where hosts serve such files: 80, whatever a file says. Tests have another.
+    /// The port of verification files: 80, and not configurable; tests use another.
     #[serde(skip, default = "default_verify_port")]
     pub verify_port: u16,
 }
@@ -79,32 +80,33 @@ fn default_task_history_days() -> u64 {
     aliyun::TASK_HISTORY_DAYS
 }
 
-/// Half a year: long enough for whoever looks into something, and room for 55,000 changes a day below the log's own bound.
+/// Half a year: long enough for investigations, and room for 55,000 changes a day below the log's own bound.
 fn default_audit_history_days() -> u64 {
     180
 }
 
-/// Audit logs that make sense, in days: up to ten years.
+/// The accepted ages of the audit log, in days: up to ten years.
 const AUDIT_HISTORY_DAYS: std::ops::RangeInclusive<u64> = 1..=3_653;
 
-/// Histories that make sense, in days: clients count on the vendor's three, and beyond a year it is an archive that is wanted.
+/// The accepted task histories, in days: clients rely on the vendor's three, and beyond a year an archive is the better
+/// tool.
 const TASK_HISTORY_DAYS: std::ops::RangeInclusive<u64> = aliyun::TASK_HISTORY_DAYS..=366;
 
-/// Leases that make sense: shorter ones are lost to a pause of the machine, longer ones let a refresh wait for hours.
+/// The accepted leases: shorter ones expire during a pause of the machine, longer ones make a refresh wait for hours.
 const LEASE_SECS: std::ops::RangeInclusive<u64> = 2..=3600;
 
-/// Margins that make sense: shorter ones do not cover how seldom a node looks at headers that wait, with longer ones a refresh
-/// waits for no reason.
+/// The accepted margins: shorter ones do not cover the interval at which a node rechecks waiting headers, longer ones
+/// delay refreshes without need.
 const MARGIN_SECS: std::ops::RangeInclusive<u64> = 1..=600;
 
-/// Deadlines that make sense, in seconds: up to a week.
+/// The accepted deadlines, in seconds: up to a week.
 const PREFETCH_DEADLINE_SECS: std::ops::RangeInclusive<u64> = 1..=7 * 86_400;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Not TOML, an unknown key, or a value of another type: line, key and what is wrong with it, see [`without_values`].
+    /// Not TOML, an unknown key, or a value of the wrong type: line, key and problem, see [`without_values`].
     #[error("{0}")]
     Toml(String),
     /// A value that cannot work.
@@ -112,9 +114,9 @@ pub enum ConfigError {
     Value {
         /// The key in the file.
         key: &'static str,
-        /// What would do.
+        /// What is accepted.
         expected: String,
-        /// What is there; never a secret.
+        /// What was found; never a secret.
         found: String,
     },
 }
@@ -150,7 +152,7 @@ impl ControlConfig {
         Ok(config)
     }
 
-    /// The settings of a control plane over the SQLite file `path`, all else as by default.
+    /// The settings of a control plane on the SQLite file `path`, with defaults for everything else.
     pub fn over_sqlite(path: &Path) -> ControlConfig {
         ControlConfig {
             listen: default_listen(),
@@ -170,12 +172,12 @@ impl ControlConfig {
         }
     }
 
-    /// How calls are read.
+    /// The settings for reading calls.
     pub fn rules(&self) -> aliyun::Rules {
         aliyun::Rules { task_history_days: self.task_history_days, unescape_paths: self.unescape_paths }
     }
 
-    /// How names are proven.
+    /// The settings for proofs of names.
     pub(crate) fn owners(&self) -> ownership::Wanted {
         ownership::Wanted {
             resolvers: self.resolvers.clone(),
@@ -190,12 +192,12 @@ impl ControlConfig {
         Duration::from_secs(self.audit_history_days * 86_400)
     }
 
-    /// Where the sealing key lies.
+    /// The path of the sealing key.
     pub fn secret_key_path(&self) -> Result<PathBuf, ConfigError> {
         self.state.secret_key_path(self.secret_key_file.as_deref())
     }
 
-    /// What is added to the lease.
+    /// The time added to the lease.
     pub fn margin(&self) -> Duration {
         Duration::from_secs(self.margin_secs)
     }
@@ -206,13 +208,14 @@ impl ControlConfig {
     }
 }
 
-/// What is wrong with a file that may hold a password: line, key and problem, but not the line itself, which the error would show.
+/// The problem with a file that may hold a password: line, key and message, without the line itself, which the error
+/// would show.
 pub fn without_values(text: &str, error: &toml::de::Error) -> String {
     let problem = error.message().replace('\n', ", ");
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return problem };
     let line = before.matches('\n').count() + 1;
     let key = before.rsplit('\n').next().and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
-    // In a value of several lines, what stands before a `=` is part of the value.
+    // In a multi-line value, the text before a `=` is part of the value.
     let is_key = |text: &&str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     match key.filter(is_key) {
         Some(key) if !problem.contains(&format!("`{key}`")) => format!("line {line}: `{key}`: {problem}"),
@@ -220,7 +223,7 @@ pub fn without_values(text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// Where the state lies. May hold a password: of PostgreSQL nothing is shown.
+/// The location of the state. May hold a password, so nothing of a PostgreSQL URL is shown.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct StateUrl(String);
@@ -232,7 +235,7 @@ impl StateUrl {
         if sqlite || text.starts_with("postgres://") || text.starts_with("postgresql://") {
             return Ok(StateUrl(text.to_owned()));
         }
-        // A password may stand anywhere in what is no URL.
+        // If it is not a URL, a password may be anywhere in it.
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         let scheme =
             scheme.filter(|scheme| scheme.len() < 30 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()));
@@ -240,17 +243,17 @@ impl StateUrl {
         Err(ConfigError::Value { key: "state", expected: "`sqlite:PATH` or `postgres://...`".into(), found })
     }
 
-    /// The database file, when it is SQLite.
+    /// The path of the database file, if it is SQLite.
     pub fn sqlite_path(&self) -> Option<PathBuf> {
         self.0.strip_prefix("sqlite:").map(|path| PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
     }
 
-    /// The whole URL, password and all: for the database driver only.
+    /// The whole URL including a password: for the database driver only.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Where the sealing key lies: `set`, or `secret.key` beside the SQLite file.
+    /// The path of the sealing key: `set`, or `secret.key` beside the SQLite file.
     pub fn secret_key_path(&self, set: Option<&Path>) -> Result<PathBuf, ConfigError> {
         if let Some(path) = set {
             return Ok(path.to_owned());

@@ -1,13 +1,13 @@
-//! Takes what nodes counted: finds out whose it is, and has it written down, many reports in one transaction.
+//! Takes nodes' figures: finds the owners of their domains and writes them, many reports in one transaction.
 //!
-//! A session hands a report on and goes on listening. When it is in the database the node is told; a report for which there is no
-//! room, or that could not be written, is not answered, and the node sends it again.
+//! A session hands a report over and goes on listening. The node is told once the report is in the database. A report
+//! for which there is no room, or that could not be written, is not answered, and the node sends it again.
 //!
 //! # What always holds
 //!
-//! - What was counted under a name belongs to the account that had the name when it was counted: a minute carries the revision of
-//!   the log at which the node knew the domain, and what is older than the domain that has the name now is left out.
-//! - A transaction holds at most a few reports ([`ROWS_AT_ONCE`]), so that submissions do not wait for it for long.
+//! - Figures belong to the account that had the name when they were counted: a minute carries the revision of the log
+//!   at which the node knew the domain, and figures older than the present domain of the name are dropped.
+//! - A transaction holds only a few reports ([`ROWS_AT_ONCE`]), so that submissions do not wait long for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,10 +29,10 @@ pub(crate) const WAITING_MAX: usize = 256;
 /// How long the first report of a transaction waits for others.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// Minutes and lists in one transaction, as far as reports can be told apart: the last one may go over it.
+/// Minutes and lists in one transaction. Reports are not split, so the last one may exceed it.
 const ROWS_AT_ONCE: usize = 128;
 
-/// Pause after a transaction that failed.
+/// The pause after a failed transaction.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Takes reports. Cheap to clone.
@@ -42,16 +42,16 @@ pub(crate) struct Collector {
     counters: Arc<Counters>,
 }
 
-/// What is counted of reports.
+/// What is counted about reports.
 #[derive(Default)]
 pub(crate) struct Counters {
     /// Reports that were written.
     pub(crate) taken: AtomicU64,
     /// Reports that had been written before.
     pub(crate) again: AtomicU64,
-    /// Reports for which there was no room; they come again.
+    /// Reports for which there was no room; nodes send them again.
     pub(crate) put_off: AtomicU64,
-    /// Minutes and lists of URLs that were nobody's any more, or of no time that is kept.
+    /// Minutes and lists of URLs without a present owner, or outside the time that is kept.
     pub(crate) left_out: AtomicU64,
 }
 
@@ -62,7 +62,7 @@ struct Waiting {
 }
 
 impl Collector {
-    /// Begins to write what comes, until `stopping` is cancelled.
+    /// Starts writing reports, until `stopping` is cancelled.
     pub(crate) fn start(
         state: State,
         following: Following,
@@ -78,7 +78,7 @@ impl Collector {
         Collector { waiting, counters }
     }
 
-    /// Takes a report of a node; `taken` is called when it is in the database.
+    /// Takes a report of a node; `taken` is called once it is in the database.
     pub(crate) fn take(
         &self,
         node: &NodeName,
@@ -105,7 +105,7 @@ impl Collector {
         Ok(())
     }
 
-    /// What is counted.
+    /// The counters.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -153,7 +153,7 @@ impl Writer {
         }
     }
 
-    /// Finds out whose what was counted is. `None` when the process is stopping.
+    /// Finds the owners of the figures. `None` when the process is stopping.
     async fn resolve(&self, batch: &[Waiting]) -> Option<Vec<FigureReport>> {
         let revisions = batch.iter().flat_map(|waiting| {
             let report = &waiting.report;
@@ -162,7 +162,8 @@ impl Writer {
         });
         let newest = Revision(revisions.max().unwrap_or(0));
         let mut known = self.following.now();
-        // A node may be ahead of this process, but not of the database; if it claims to be, it does not hold up the others.
+        // A node may be ahead of this process, but not of the database; one that claims to be must not delay the
+        // others.
         if newest > known.head && self.state.head().await.is_ok_and(|head| newest <= head) {
             known = self.following.reach(newest).await?;
         }
@@ -216,7 +217,7 @@ fn report_of(waiting: &Waiting, known: &Known, left_out: &mut u64) -> FigureRepo
     FigureReport { node: node.clone(), boot: report.boot, sequence: report.sequence, minutes, urls }
 }
 
-/// The region that is counted: of the POP, or where that serves both, the one that the domain is served in; else the first.
+/// The region that figures count for: the POP's; for a POP in both, the domain's; if that is both or unknown, domestic.
 fn region(pop: Coverage, domain: Option<Coverage>) -> Region {
     match (pop, domain) {
         (Coverage::Overseas, _) | (Coverage::Global, Some(Coverage::Overseas)) => Region::Overseas,

@@ -1,6 +1,6 @@
-//! What fuzz targets reach of the control plane's inside: readers of what its users and members send.
+//! Entry points of fuzz targets to the control plane's internals: readers of what its users and members send.
 //!
-//! Only there in tests and with the feature `fuzzing`, which the fuzz targets alone turn on.
+//! Compiled only for tests and with the feature `fuzzing`, which only the fuzz targets enable.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use model::receipt::Receipt;
 use crate::certificate;
 use crate::receipt::{self, Signer};
 
-/// A certificate in DER and a key in PEM that somebody sets for `domain`: what can be served can be described.
+/// Checks a certificate in DER and a key in PEM for `domain`: whatever can be served must have facts.
 pub fn certificate(domain: &DomainName, der: &[u8], key: &str) {
     let chain = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
@@ -23,7 +23,7 @@ pub fn certificate(domain: &DomainName, der: &[u8], key: &str) {
     }
 }
 
-/// A receipt's file, and what it would prove if its payload had been signed: what is written is read back.
+/// Reads a receipt's file and, as if it had been signed, its payload: what is written must read back the same.
 pub fn receipt(bytes: &[u8]) {
     let signer = Signer::of_seed("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("32 bytes are a seed");
     if let Ok(file) = std::str::from_utf8(bytes) {

@@ -1,37 +1,38 @@
-//! The head of the log, read for many at once: one read of the database answers everybody who asked before it began.
+//! The head of the log, read for many callers at once: one read of the database answers every call that arrived before
+//! it began.
 //!
-//! Every node beats several times a lease, and each beat must be answered by a read that begins after it arrived (fence
-//! rule 4). One read may serve all beats that arrived before it (assumption 1), so a thousand nodes cost the database little
-//! more than one.
+//! Every node sends several heartbeats per lease, and each must be answered by a read that begins after it arrived
+//! (fence rule 4). One read may serve all heartbeats that arrived before it (assumption 1), so a thousand nodes cost
+//! the database little more than one.
 //!
 //! # What always holds
 //!
-//! - A head that is handed out was read by a read that began after the question.
-//! - A read that fails answers nobody.
+//! - A head that is returned was read by a read that began after the call.
+//! - A read that fails answers no call.
 
 use model::Revision;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::state::State;
 
-/// Questions waiting for the next read; whoever finds no room waits for it.
+/// Calls waiting for the next read; when the queue is full, callers wait for a place in it.
 const WAITING_MAX: usize = 4096;
 
-/// Where the head is asked for. Cheap to clone.
+/// The handle for reading the head. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Heads {
     questions: mpsc::Sender<oneshot::Sender<Revision>>,
 }
 
 impl Heads {
-    /// Starts reading, until every clone of this is gone.
+    /// Starts the reader, which ends when every clone of the handle is gone.
     pub(crate) fn start(state: State) -> Heads {
         let (questions, mut waiting) = mpsc::channel(WAITING_MAX);
         tokio::spawn(async move {
             let mut asking: Vec<oneshot::Sender<Revision>> = Vec::new();
             while waiting.recv_many(&mut asking, WAITING_MAX).await > 0 {
                 match state.head().await {
-                    // Who asked may be gone by now.
+                    // The caller may be gone by now.
                     Ok(head) => asking.drain(..).for_each(|answer| _ = answer.send(head)),
                     Err(error) => {
                         tracing::error!(error = &error as &dyn std::error::Error, "head of the log could not be read");
@@ -43,7 +44,8 @@ impl Heads {
         Heads { questions }
     }
 
-    /// The head, by a read that begins after this call. `None` when it cannot be read: then nothing may be said of it.
+    /// The head, from a read that begins after this call. `None` if it cannot be read: then nothing may be said about
+    /// it.
     pub(crate) async fn now(&self) -> Option<Revision> {
         let (answer, answered) = oneshot::channel();
         self.questions.send(answer).await.ok()?;

@@ -1,4 +1,5 @@
-//! Access keys and rates, as the door needs them at every request: believed for a second, counted per account.
+//! Access keys and rates, which the API needs at every request: keys are cached for a second, rates are counted per
+//! account.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -10,26 +11,26 @@ use crate::seal::Seal;
 use crate::state::State;
 use crate::state::accounts::{AccessKey, AccountError};
 
-/// How long a key is believed after it was read, with its account, its user and what that user may do: an operator's change of any
-/// of them takes effect within it.
+/// How long a key is cached with its account, its user and that user's policies: an operator's change of any of them
+/// takes effect within this time.
 const BELIEVED: Duration = Duration::from_secs(1);
 
-/// Keys remembered; more are read each time. Only keys that exist are remembered, so a stranger cannot fill it.
+/// Keys that are cached; others are read each time. Only existing keys are cached, so a stranger cannot fill the cache.
 const KEYS_MAX: usize = 10_000;
 
-/// Accounts and actions whose rate is counted; those that have been quiet go first.
+/// Accounts and actions whose rate is counted; above this number, idle ones are dropped.
 const RATES_MAX: usize = 10_000;
 
-/// The longest that anybody is told to wait, in milliseconds.
+/// The longest wait that a client is told, in milliseconds.
 const WAIT_MS_MAX: f64 = 60_000.0;
 
-/// Nonces remembered of requests that only look. Those of requests that change something are in the database.
+/// Nonces remembered for requests that only read. Those of requests that change something are in the database.
 const NONCES_MAX: usize = 200_000;
 
 /// Keys by their ids, and when each was read.
 type Believed = HashMap<String, (Instant, Arc<AccessKey>)>;
 
-/// Looks keys up. Clones are the same.
+/// The cache of keys. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Keys {
     state: State,
@@ -42,7 +43,7 @@ impl Keys {
         Keys { state, seal, known: Arc::default() }
     }
 
-    /// The key `id`; `None` when there is none.
+    /// The key `id`; `None` if there is none.
     pub(crate) async fn get(&self, id: &str) -> Result<Option<Arc<AccessKey>>, AccountError> {
         let now = Instant::now();
         let known = self.known.lock().expect("no holder of this lock can panic").get(id).cloned();
@@ -67,21 +68,21 @@ impl Keys {
         Ok(key)
     }
 
-    /// Reads the keys of an account anew when they are next asked for: what it changed of itself, it sees at once.
+    /// Drops an account's keys from the cache, so that it sees its own changes at once.
     pub(crate) fn forget(&self, account: &str) {
         let mut known = self.known.lock().expect("no holder of this lock can panic");
         known.retain(|_, (_, key)| key.account.name != account);
     }
 }
 
-/// Requests a second, per account and action, or over all actions of an account: a bucket that fills at the rate and holds one
-/// second's worth.
+/// Requests per second, by account and action, or over all actions of an account: a token bucket that fills at the rate
+/// and holds one second's worth.
 #[derive(Default)]
 pub(crate) struct Rates(Mutex<HashMap<(String, String), (Instant, f64)>>);
 
 impl Rates {
-    /// Takes one from the bucket of `action`, or of all actions where it is empty. When there is none left: how long it
-    /// takes until there is.
+    /// Takes one from the bucket of `action`, or of all actions if it is empty. If none is left, the error is the time
+    /// until there is one.
     pub(crate) fn take(&self, account: &str, action: &str, per_second: u64) -> Result<(), Duration> {
         let now = Instant::now();
         let most = per_second as f64;
@@ -96,13 +97,14 @@ impl Rates {
             *left -= 1.0;
             return Ok(());
         }
-        // In whole milliseconds, rounded up: whoever waits so long finds one. With a rate of zero there never is one.
+        // In whole milliseconds, rounded up, so that a client that waits this long finds one. With a rate of zero there
+        // never is one.
         let millis = ((1.0 - *left) / most.max(f64::MIN_POSITIVE) * 1000.0).ceil().min(WAIT_MS_MAX);
         Err(Duration::from_millis(millis as u64))
     }
 }
 
-/// Nonces of requests that only look, within the window in which a signature is good.
+/// Nonces of requests that only read, within the window in which a signature is valid.
 #[derive(Default)]
 pub(crate) struct Nonces(Mutex<Seen>);
 
@@ -110,13 +112,13 @@ pub(crate) struct Nonces(Mutex<Seen>);
 struct Seen {
     /// Until when each is remembered.
     until: HashMap<(String, String), u64>,
-    /// In the order they came.
+    /// In order of arrival.
     order: VecDeque<(String, String)>,
 }
 
 impl Nonces {
-    /// Remembers a nonce until `until_ms`; whether it is new. When too many are remembered the oldest are forgotten early:
-    /// a replay then only looks again.
+    /// Remembers a nonce until `until_ms`; returns whether it is new. When there are too many, the oldest are dropped
+    /// early: a replay then only repeats a read.
     pub(crate) fn spend(&self, key: &str, nonce: &str, now_ms: u64, until_ms: u64) -> bool {
         let mut seen = self.0.lock().expect("no holder of this lock can panic");
         let Seen { until, order } = &mut *seen;

@@ -1,10 +1,11 @@
-//! What the log adds up to, kept current in memory: every verb, session and scheduler of the process reads it here.
+//! The knowledge that the log adds up to, kept current in memory: every verb, session and scheduler of the process
+//! reads it here.
 //!
-//! Writers of this process nudge the follower after a commit; what other processes write (an operator's verb, another
-//! replica) is seen at its next look, [`LOOK_EVERY`] later at most.
+//! Writers in this process nudge the follower after a commit. What other processes write (an operator's verb, another
+//! control plane) is seen at the next look, at most [`LOOK_EVERY`] later.
 //!
-//! The newest entries themselves are kept too: every session sends them on, and the database is asked for them once, not
-//! once per node.
+//! The newest entries are kept too, since every session sends them on: the database is asked for them once, not once
+//! per node.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,8 @@ use crate::state::{State, StateError};
 /// How often the head of the log is looked at without a nudge.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// How often rows are read again while a domain is being deleted: that this is done, maybe by another process, is no entry.
+/// How often rows are read again while a domain is being deleted: the end of a deletion, perhaps by another process,
+/// has no log entry.
 const DELETED_EVERY: Duration = Duration::from_secs(1);
 
 /// Entries read at a time.
@@ -38,14 +40,14 @@ const TAIL_BYTES_MAX: usize = 16 << 20;
 pub(crate) struct Known {
     /// The head.
     pub(crate) head: Revision,
-    /// A moment by which this process knew `head` to be committed.
+    /// A moment at which this process already knew `head` to be committed.
     pub(crate) seen: Moment,
-    /// What entries up to the head add up to.
+    /// What the entries up to the head add up to.
     pub(crate) knowledge: Arc<Knowledge>,
     /// Every domain with its account.
     pub(crate) domains: Arc<BTreeMap<DomainName, DomainRow>>,
-    /// Members, by the last entry that said so since the process began: also one that joined anew as it was, and changed nothing of the
-    /// knowledge.
+    /// For each member, the last entry since the process started that made it one. Includes a member that joined again
+    /// unchanged, which changes nothing in `knowledge`.
     pub(crate) joined: Arc<BTreeMap<NodeName, Revision>>,
 }
 
@@ -54,12 +56,12 @@ pub(crate) struct Known {
 pub(crate) struct Following {
     known: watch::Receiver<Arc<Known>>,
     nudge: Arc<Notify>,
-    /// Whether rows of domains are to be read again though the log has nothing new about them.
+    /// Whether domain rows must be read again although the log has nothing new about them.
     stale: Arc<AtomicBool>,
     tail: Arc<Mutex<Tail>>,
 }
 
-/// The newest entries of the log, one behind the other without a gap.
+/// The newest entries of the log, consecutive without a gap.
 #[derive(Default)]
 struct Tail {
     entries: VecDeque<Logged>,
@@ -79,7 +81,7 @@ impl Tail {
         }
     }
 
-    /// At most `most` entries right behind `after`; none when it no longer reaches back there.
+    /// At most `most` entries directly after `after`; none if the tail does not reach back that far.
     fn after(&self, after: Revision, most: usize) -> Vec<Logged> {
         let Some(first) = self.entries.front() else { return Vec::new() };
         let Some(skip) = (after.0 + 1).checked_sub(first.revision.0) else { return Vec::new() };
@@ -89,7 +91,7 @@ impl Tail {
 }
 
 impl Following {
-    /// Reads all that is known and goes on following it until `stopping` is cancelled.
+    /// Reads all knowledge, and follows the log until `stopping` is cancelled.
     pub(crate) async fn start(
         state: State,
         clock: Arc<dyn Clock>,
@@ -142,30 +144,31 @@ impl Following {
         self.known.borrow().clone()
     }
 
-    /// Changes whenever more is known.
+    /// Signals whenever more is known.
     pub(crate) fn changes(&self) -> watch::Receiver<Arc<Known>> {
         self.known.clone()
     }
 
-    /// Says that something was committed.
+    /// Signals that something was committed.
     pub(crate) fn nudge(&self) {
         self.nudge.notify_one();
     }
 
-    /// Says that rows of domains were changed without an entry.
+    /// Signals that rows of domains were changed without a log entry.
     pub(crate) fn nudge_domains(&self) {
         self.stale.store(true, Ordering::SeqCst);
         self.nudge();
     }
 
-    /// Waits until everything up to `revision` is known; what is known then. `None` when the process is stopping.
+    /// Waits until everything up to `revision` is known, and returns that knowledge. `None` when the process is
+    /// stopping.
     pub(crate) async fn reach(&self, revision: Revision) -> Option<Arc<Known>> {
         self.nudge();
         let mut known = self.known.clone();
         known.wait_for(|known| known.head >= revision).await.ok().map(|known| known.clone())
     }
 
-    /// At most `most` entries right behind `after`, from memory; none when it does not reach back there.
+    /// At most `most` entries directly after `after`, from memory; none if memory does not reach back that far.
     pub(crate) fn entries_after(&self, after: Revision, most: usize) -> Vec<Logged> {
         self.tail.lock().expect("no holder of this lock can panic").after(after, most)
     }
@@ -214,7 +217,8 @@ async fn look(
         let over = fresh.len().saturating_sub(TAIL_ENTRIES_MAX);
         fresh.drain(..over);
     }
-    // Entries become visible in order, so those up to the head that are not there are not late: they were compacted.
+    // Entries become visible in commit order, so entries up to the head that are missing are not late: they were
+    // compacted.
     known.head = known.head.max(head);
     if of_domains {
         let domains = domains(state).await?;
@@ -223,7 +227,7 @@ async fn look(
         }
         known.domains = Arc::new(domains);
     }
-    // Last: a look that failed is done again from where it began.
+    // Last, because a look that failed is repeated from its start.
     let mut tail = tail.lock().expect("no holder of this lock can panic");
     fresh.into_iter().for_each(|entry| tail.push(entry));
     drop(tail);

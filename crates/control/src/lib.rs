@@ -1,8 +1,9 @@
-//! The control plane: takes tasks from clients of the public API, keeps them, and says what every node must know and fetch.
+//! The control plane: takes tasks from clients of the public API, stores them, and tells every node what to know and
+//! fetch.
 //!
-//! `api` is the door, `app` the verbs behind it, `state` everything durable. `link` speaks with nodes, `scheduler` hands out
-//! prefetch jobs, `completion` decides when a refresh is complete. [`Control::start`] wires them; [`Operator`] is the
-//! other way in, for whoever can write the database.
+//! `api` is the public API, `app` the verbs behind it, `state` everything durable. `link` speaks with nodes,
+//! `scheduler` hands out prefetch jobs, `completion` decides when a refresh is complete. [`Control::start`] wires them.
+//! [`Operator`] is the other way in, for those who can write the database.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -56,22 +57,22 @@ pub use operator::{NodeView, Operator, OperatorError, ShownKey};
 pub use seal::{Seal, SealError};
 pub use state::State;
 
-/// How often what is past its time is forgotten.
+/// How often expired records are deleted.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
-/// How long a spent nonce is kept: as long as a signature could be good on any clock, and some more.
+/// How long a spent nonce is kept: longer than a signature can be valid by any clock.
 const NONCES_KEPT: Duration = Duration::from_secs(4 * aliyun::WINDOW.as_secs());
 
-/// How long what nodes share is kept after the last of them asked: longer than any lease, by far.
+/// How long a row of shares is kept after a node last asked for it: far longer than any lease.
 const SHARES_KEPT: Duration = Duration::from_secs(86_400);
 
 /// Invalidations kept in the log; a node that is further behind starts from a snapshot.
 const INVALIDATIONS_KEPT: u64 = 1_000_000;
 
-/// How long requests under way are waited for when stopping.
+/// How long a stopping control plane waits for requests in progress.
 const STOPPING_MAX: Duration = Duration::from_secs(5);
 
-/// How long a database is waited for that nobody listens for, when the control plane starts.
+/// How long a starting control plane waits for a database that refuses connections.
 const DATABASE_WAIT: Duration = Duration::from_secs(30);
 
 /// Why a control plane did not start.
@@ -118,7 +119,7 @@ pub struct Control {
     state: State,
 }
 
-/// Opens the database. One that nobody listens for yet, as when a machine has just started, is waited for.
+/// Opens the database. Waits up to [`DATABASE_WAIT`] while it refuses connections, as after a boot of the machine.
 async fn open(url: &StateUrl) -> Result<State, StateError> {
     let until = tokio::time::Instant::now() + DATABASE_WAIT;
     loop {
@@ -133,7 +134,7 @@ async fn open(url: &StateUrl) -> Result<State, StateError> {
 }
 
 impl Control {
-    /// Starts everything; on return it answers.
+    /// Starts everything. Once this returns, the API and the link accept connections.
     pub async fn start(config: ControlConfig, clock: Arc<dyn Clock>) -> Result<Control, StartError> {
         // Ports first: a mistake there should cost nothing.
         let api_listener = listen("listen", config.listen).await?;
@@ -172,8 +173,8 @@ impl Control {
         Ok(control)
     }
 
-    /// Starts a control plane whose connections come from elsewhere than sockets: from the hosts of a simulation, above all.
-    /// The link is spoken without TLS.
+    /// Starts a control plane whose connections do not come from sockets, but mainly from simulated hosts. The link
+    /// runs without TLS.
     pub async fn start_on<S: Stream + Connected>(
         state: State,
         seal: Seal,
@@ -204,7 +205,7 @@ impl Control {
         self.link
     }
 
-    /// Ends sessions, answers what is under way, and lets go of the database.
+    /// Ends sessions, finishes requests in progress, and closes the database.
     pub async fn stop(self) {
         self.stopping.cancel();
         for mut task in self.tasks {
@@ -217,22 +218,22 @@ impl Control {
     }
 }
 
-/// What a control plane goes by.
+/// Durations and rules that a control plane works by.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// How long nodes may trust their stores after a contact, in seconds; what the log says when absent.
+    /// How long nodes may trust their stores after a contact, in seconds; if absent, the value in the log stays.
     pub lease_secs: Option<u64>,
-    /// What is waited for beyond a lease (`margin_secs`).
+    /// Time to wait beyond a lease (`margin_secs`).
     pub margin: Duration,
     /// How long a prefetch may take.
     pub prefetch_deadline: Duration,
-    /// What the operator set about how calls are read, and how long tasks are kept.
+    /// The operator's settings for reading calls, and how long tasks are kept.
     pub rules: aliyun::Rules,
     /// How long the audit log is kept.
     pub audit_history: Duration,
 }
 
-/// A control plane but for where its connections come from.
+/// Everything of a control plane except the sources of its connections.
 struct Parts {
     state: State,
     clock: Arc<dyn Clock>,
@@ -243,7 +244,7 @@ struct Parts {
     history: Histories,
 }
 
-/// How long what is over is kept.
+/// How long ended tasks and audit records are kept.
 #[derive(Clone, Copy)]
 struct Histories {
     tasks: Duration,
@@ -309,7 +310,7 @@ impl Parts {
         Ok(Parts { state, clock, door, link, stopping, accepting, history })
     }
 
-    /// Serves the API and the link on what comes in.
+    /// Serves the API and the link on incoming connections.
     fn serve<S: Stream, L: Stream + Connected>(
         self,
         api: impl tokio_stream::Stream<Item = io::Result<(S, Option<IpAddr>)>> + Send + 'static,
@@ -351,7 +352,7 @@ fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
 
-/// Writes the lease of the configuration into the log, unless that is what it says.
+/// Appends the configured lease to the log, unless the log already has that value.
 async fn settle_lease(state: &State, lease_secs: Option<u64>) -> Result<(), StateError> {
     let Some(lease_secs) = lease_secs else { return Ok(()) };
     let (_, known) = state.knowledge().await?;
@@ -361,7 +362,7 @@ async fn settle_lease(state: &State, lease_secs: Option<u64>) -> Result<(), Stat
     Ok(())
 }
 
-/// Forgets what is past its time, now and then; tasks are kept for their history after they ended.
+/// Deletes expired records every [`FORGET_EVERY`]. Tasks are kept for `history.tasks` after they end.
 async fn forget(
     state: State,
     clock: Arc<dyn Clock>,

@@ -1,4 +1,4 @@
-//! What an account is held to: the limits of its profile, with the operator's own put over them.
+//! An account's limits: those of its profile, overridden by the operator's.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,14 @@ use crate::state::accounts::Account;
 use crate::state::chunks::Kind;
 use crate::state::submit::QueueMax;
 
-/// Limits an operator may set, by the name they have in `--quota`; `action_qps` is of each action, `pin_bytes` on each node.
+/// Limits that an operator may set, by their name in `--quota`; `action_qps` applies to each action, `pin_bytes` to
+/// each node.
 const NAMES: [&str; 8] = ["preload", "url", "dir", "regex", "ignore_params", "queue", "action_qps", "pin_bytes"];
 
-/// Bytes of bodies that an account may have pinned on one node, unless an operator set another number.
+/// Bytes of bodies that an account may have pinned on one node, unless an operator set another limit.
 const PIN_BYTES: u64 = 1 << 30;
 
-/// Whether there is such a profile, and whether every limit has a name that is known. The error names the argument.
+/// Checks that the profile exists and every limit has a known name. The error names the argument.
 pub(crate) fn check(profile: &str, quota: &BTreeMap<String, u64>) -> Result<(), (&'static str, String)> {
     if Profile::named(profile).is_none() {
         let names: Vec<&str> = Profile::names().collect();
@@ -27,16 +28,16 @@ pub(crate) fn check(profile: &str, quota: &BTreeMap<String, u64>) -> Result<(), 
     }
 }
 
-/// The profile of an account. One that a later version no longer has falls back to the default's limits.
+/// The profile of an account. A profile that this version no longer has is replaced by the default.
 pub(crate) fn profile(account: &Account) -> &'static Profile {
     let default = || Profile::named(DEFAULT_PROFILE).expect("the default is embedded");
     Profile::named(&account.profile).unwrap_or_else(default)
 }
 
-/// Where a day's spending is counted.
+/// The daily quota that a submission is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bucket {
-    /// Prefetches, but where they are paid from [`Bucket::Urls`].
+    /// Prefetches, unless they are charged to [`Bucket::Urls`].
     Prefetches,
     /// Refreshes of files and tags.
     Urls,
@@ -49,7 +50,7 @@ pub(crate) enum Bucket {
 }
 
 impl Bucket {
-    /// The name under which it is counted. Each product is a service of its own, and so are its quotas.
+    /// The name under which it is counted. Each product is a separate service with quotas of its own.
     pub(crate) fn name(self, product: Product) -> &'static str {
         match (product, self) {
             (Product::Cdn, Bucket::Prefetches) => "preload",
@@ -65,13 +66,13 @@ impl Bucket {
         }
     }
 
-    /// What pays for a prefetch.
+    /// The bucket that a prefetch is charged to.
     pub(crate) fn of_prefetches(account: &Account, product: Product) -> Bucket {
         if profile(account).quotas(product).shared_url_quota { Bucket::Urls } else { Bucket::Prefetches }
     }
 }
 
-/// What a day has of a bucket; no end when `None`. What an operator set holds for each product.
+/// The daily quota of a bucket; unlimited when `None`. An operator's value applies to each product.
 pub(crate) fn day(account: &Account, product: Product, bucket: Bucket) -> Option<u64> {
     let profile = profile(account).quotas(product);
     let of_profile = match bucket {
@@ -84,7 +85,7 @@ pub(crate) fn day(account: &Account, product: Product, bucket: Bucket) -> Option
     account.quota.get(bucket.name(Product::Cdn)).copied().or(of_profile)
 }
 
-/// What a submission of this kind is held to.
+/// The limits for a submission of this kind.
 pub(crate) fn of(account: &Account, product: Product, kind: Kind) -> Limits {
     let profile = profile(account).quotas(product);
     let bucket = match kind {
@@ -114,12 +115,12 @@ pub(crate) fn pin_bytes(account: &Account) -> u64 {
     account.quota.get("pin_bytes").copied().unwrap_or(PIN_BYTES)
 }
 
-/// Calls of one action a second; no end when `None`.
+/// Calls of one action per second; unlimited when `None`.
 pub(crate) fn action_rate(account: &Account, action: &str) -> Option<u64> {
     account.quota.get("action_qps").copied().or_else(|| profile(account).rate(action).map(u64::from))
 }
 
-/// Calls of all actions a second; no end when `None`, unless an operator set one.
+/// Calls per second over all actions, if an operator set a limit; unlimited when `None`.
 pub(crate) fn account_rate(account: &Account) -> Option<u64> {
     Some(account.qps).filter(|most| *most > 0)
 }

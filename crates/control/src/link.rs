@@ -1,14 +1,15 @@
-//! Node sessions: who may join, what they are told, what they say.
+//! Node sessions: admission, what nodes are told, and what they report.
 //!
-//! One stream a node, both ways, over TLS that our own authority signs. Two tasks serve it: one reads what the node says,
-//! one tells it what is new; both speak through one bounded queue, so a slow node slows only itself.
+//! Each node has one bidirectional stream, over TLS with a certificate of our own authority. Two tasks serve it: one
+//! reads what the node says, the other sends it news. Both send through one bounded queue, so a slow node slows only
+//! itself.
 //!
 //! # What always holds
 //!
 //! - A member's row is committed before the head for its welcome is read (fence rule 8).
-//! - The head a heartbeat is answered with is read from the database after the heartbeat arrived (rule 4). When it cannot
-//!   be read there is no answer.
-//! - A node that is removed is refused at its next word or at the next change of the log, whichever comes first.
+//! - The head that answers a heartbeat is read from the database after the heartbeat arrived (rule 4). If it cannot be
+//!   read, there is no answer.
+//! - A removed node is refused at its next message or at the next change of the log, whichever comes first.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -59,16 +60,16 @@ const ENTRIES_AT_ONCE: u32 = 512;
 /// Bytes of jobs or entries that one message may hold, leaving room for its frame.
 const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 
-/// How long a stream may be open without saying who it is.
+/// How long a stream may stay open without a Hello.
 const HELLO_MAX: Duration = Duration::from_secs(10);
 
-/// Sessions at a time.
+/// The most sessions at a time.
 const SESSIONS_MAX: usize = 10_000;
 
-/// Streams at a time of those who have not been admitted yet, said who they are or not; who opens a further one is to come back.
+/// The most streams at a time that are not admitted yet, with or without a Hello. Further ones are to come back later.
 pub(crate) const STRANGERS_MAX: usize = 4096;
 
-/// Those of one address.
+/// The most of those from one address.
 const STRANGERS_OF_ONE_MAX: usize = 1024;
 
 /// The link's server. Cheap to clone.
@@ -77,7 +78,7 @@ pub(crate) struct Link {
     shared: Arc<Shared>,
 }
 
-/// Who listens to what nodes say.
+/// The receivers of what nodes say.
 pub(crate) struct Listeners {
     pub(crate) scheduler: Scheduler,
     pub(crate) acknowledged: Acknowledged,
@@ -95,7 +96,7 @@ struct Shared {
     collector: Collector,
     shares: Shares,
     clock: Arc<dyn Clock>,
-    /// The session of each node that is connected now; a later session of a node takes over.
+    /// The session of each connected node; a later session of a node replaces the earlier one.
     connected: Mutex<HashMap<NodeName, u64>>,
     strangers: Arc<Strangers>,
     sessions: AtomicU64,
@@ -135,22 +136,22 @@ impl Link {
         }
     }
 
-    /// What members have said.
+    /// What members have reported.
     pub(crate) fn acknowledged(&self) -> &Acknowledged {
         &self.shared.acknowledged
     }
 
-    /// What is taken of what nodes count.
+    /// The collector of nodes' figures.
     pub(crate) fn collector(&self) -> &Collector {
         &self.shared.collector
     }
 
-    /// What is lent of origins.
+    /// The lender of shares of origins.
     pub(crate) fn shares(&self) -> &Shares {
         &self.shared.shares
     }
 
-    /// How many have come who are not admitted yet.
+    /// How many streams are not admitted yet.
     pub(crate) fn strangers(&self) -> usize {
         self.shared.strangers.count()
     }
@@ -275,7 +276,7 @@ impl Shared {
             biased;
             heard = self.hear(&member.name, incoming, out, &leases) => heard,
             told = self.tell(&member.name, session, joined, start, orders, out) => told,
-            // Here, not where it speaks: a node that does not listen must not hold up the end.
+            // Raced here, not at each send: a node that does not read must not delay the end.
             () = self.stopping.cancelled() => Err(End::Gone),
         };
         drop(leases);
@@ -288,7 +289,7 @@ impl Shared {
         result
     }
 
-    /// Admits a node; the answer to its hello, and the revision it reads on from.
+    /// Admits a node; returns the answer to its hello, and the revision after which it reads on.
     async fn welcome(
         &self,
         hello: &model::link::Hello,
@@ -302,11 +303,12 @@ impl Shared {
         } else {
             Proof::Credential { secret: &hello.credential, of_this_log: same_log }
         };
-        // What is known here and now, not a look through the whole log: thousands of nodes may come back at once.
+        // What is known here, at a head read now, instead of replaying the whole log: thousands of nodes may come back
+        // at once.
         let known = self.known_now().await?;
         let now_ms = millis(self.clock.now());
         if self.state.admits_empty(&proof, member, &known.knowledge, now_ms).await? {
-            // Before what is kept of it is forgotten: whatever is written down from now on does not bring it back.
+            // Before the record of what it held is deleted: progress written from now on does not bring it back.
             self.scheduler.emptied(&member.name).await;
         }
         let admitted = self.state.admit(proof, member, &known.knowledge, program, now_ms).await?;
@@ -347,13 +349,13 @@ impl Shared {
         Ok((welcome, start))
     }
 
-    /// What is known at a head of the log that is read from the database now, or at a later one.
+    /// Knowledge at a head of the log that is read from the database now, or at a later one.
     async fn known_now(&self) -> Result<Arc<Known>, End> {
         let head = self.heads.now().await.ok_or(End::Gone)?;
         self.following.reach(head).await.ok_or(End::Gone)
     }
 
-    /// Takes what the node says until it goes away.
+    /// Handles what the node says until its stream ends.
     async fn hear(
         &self,
         node: &NodeName,
@@ -377,7 +379,7 @@ impl Shared {
                 }
                 from_node::Is::Acknowledge(acknowledge) => {
                     let head = self.following.now().head;
-                    // What it cannot know of yet is a mistake of the node's; believing it would break a promise.
+                    // A node that acknowledges what it cannot know yet is faulty; believing it would break a promise.
                     let applied = Revision(acknowledge.applied);
                     let head = if applied > head { self.heads.now().await.ok_or(End::Gone)? } else { head };
                     if applied > head {
@@ -414,9 +416,10 @@ impl Shared {
                     leases.under_way(under_way.jobs.into_iter().map(model::UnderWay::from).collect());
                 }
                 from_node::Is::Wants(wants) => {
-                    // Whoever is told of others' news long after its last word must not keep its session.
+                    // Other nodes' news may use this sender long after the node's last word: it must not keep the
+                    // session alive.
                     let out = out.downgrade();
-                    // A node that cannot be told now wants it again, and is told then.
+                    // A node that cannot be told now sends its wants again, and is told then.
                     let tell = move |is| match out.upgrade() {
                         Some(out) => !matches!(out.try_send(Ok(message(is))), Err(TrySendError::Closed(_))),
                         None => false,
@@ -438,7 +441,7 @@ impl Shared {
         Err(End::Gone)
     }
 
-    /// Tells the node what is new until it is gone, removed, or replaced by a later session.
+    /// Sends the node news until it is gone, removed, or replaced by a later session.
     async fn tell(
         &self,
         node: &NodeName,
@@ -455,7 +458,7 @@ impl Shared {
             while told < known.head {
                 told = self.tell_entries(told, out).await?;
             }
-            // Jobs first: what is new in the log is told before each of them all the same.
+            // Jobs first. Still, all new log entries are sent before each of them.
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
@@ -514,8 +517,8 @@ async fn send(out: &Sending, is: from_control::Is) -> Result<(), End> {
     out.send(Ok(message(is))).await.map_err(|_| End::Gone)
 }
 
-/// The entries that continue what was told, as many as one message holds. Where invalidations were compacted away the log
-/// has gaps; what lies behind one is no continuation.
+/// The entries that continue what was told, as many as fit in one message. Where invalidations were compacted away the
+/// log has gaps; entries behind a gap are no continuation.
 fn continuing(told: Revision, logged: Vec<Logged>) -> Vec<Bytes> {
     let mut bytes = 0;
     (told.0 + 1..)
@@ -530,7 +533,7 @@ fn continuing(told: Revision, logged: Vec<Logged>) -> Vec<Bytes> {
         .collect()
 }
 
-/// Cuts jobs into messages that fit.
+/// Splits jobs into messages that fit.
 fn cut_jobs(jobs: Vec<model::Job>) -> Vec<Vec<model::link::Job>> {
     let mut messages: Vec<Vec<model::link::Job>> = vec![Vec::new()];
     let mut bytes = 0;

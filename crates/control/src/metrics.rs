@@ -1,4 +1,4 @@
-//! What the control plane shows of itself, in the Prometheus text format.
+//! The control plane's metrics, in the Prometheus text format.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::scheduler::{LOADED_JOBS_MAX, Scheduler};
 use crate::state::audit::ROWS_MAX;
 use crate::state::submit::{Accepting, OPEN_URLS_MAX, WAITING_MAX};
 
-/// Requests at the door, counted by how they ended.
+/// API requests, counted by outcome.
 #[derive(Default)]
 pub(crate) struct Requests {
     pub(crate) ok: AtomicU64,
@@ -21,7 +21,7 @@ pub(crate) struct Requests {
     pub(crate) failed: AtomicU64,
 }
 
-/// All that is shown.
+/// All metrics as text.
 pub(crate) fn render(
     requests: &Requests,
     requests_open: usize,

@@ -1,5 +1,5 @@
-//! The operator's verbs: accounts, users, keys, policies, POPs, nodes and blocked names, done on the database directly. Whoever can
-//! write it needs no key; the audit log says what was done.
+//! The operator's verbs: accounts, users, keys, policies, POPs, nodes and blocked names, executed directly on the
+//! database. Write access to it is enough, no key is needed; the audit log records what was done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,19 +22,19 @@ use crate::state::{State, StateError, millis};
 
 mod access;
 
-/// Longest name of an account, in bytes.
+/// The longest name of an account, in bytes.
 const ACCOUNT_BYTES_MAX: usize = 64;
 
-/// What stands for a product where an operator did something.
+/// The product in records of operators' actions.
 const OPERATOR: &str = "operator";
 
-/// How long an invitation is good for.
+/// How long an invitation is valid.
 const TOKEN_TTL: Duration = Duration::from_secs(86_400);
 
-/// What stands before the encoded part of a join token.
+/// The prefix of a join token, before its encoded part.
 const TOKEN_PREFIX: &str = "wfjoin1.";
 
-/// Why an operator's verb was not done.
+/// Why an operator's verb failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperatorError {
@@ -66,13 +66,13 @@ pub enum OperatorError {
     State(#[from] StateError),
 }
 
-/// Longest reason of a block, in bytes: owners read it.
+/// The longest reason of a block, in bytes; owners read it.
 const REASON_BYTES_MAX: usize = 200;
 
-/// How often a block is tried while owners change the domains that it concerns.
+/// How often a block is tried while owners change the affected domains.
 const BLOCK_ATTEMPTS_MAX: usize = 10;
 
-/// An operator at the database.
+/// An operator with access to the database.
 pub struct Operator {
     state: State,
     seal: Seal,
@@ -93,7 +93,7 @@ pub struct ShownKey {
 pub struct NodeView {
     /// Its name.
     pub name: String,
-    /// Where it stands.
+    /// The POP it stands in.
     pub pop: String,
     /// Its tier.
     pub tier: String,
@@ -115,7 +115,7 @@ struct Token<'a> {
 }
 
 impl Operator {
-    /// Opens the state; makes it, its sealing key and its identity when there is none yet.
+    /// Opens the state; creates it, its sealing key and its identity if there is none.
     pub async fn open(
         url: &StateUrl,
         secret_key_file: Option<&Path>,
@@ -127,7 +127,7 @@ impl Operator {
         Operator::over(state, seal, clock).await
     }
 
-    /// An operator over a state that is open.
+    /// An operator over an open state.
     pub async fn over(state: State, seal: Seal, clock: Arc<dyn Clock>) -> Result<Operator, OperatorError> {
         let identity = state.identity(&seal).await?;
         Ok(Operator { state, seal, identity, clock })
@@ -137,7 +137,7 @@ impl Operator {
         millis(self.clock.now())
     }
 
-    /// Does `done` with a record of it in the audit log from before it began.
+    /// Does `done`, with a record in the audit log that is begun before it.
     async fn recorded<T>(
         &self,
         verb: &str,
@@ -159,13 +159,13 @@ impl Operator {
         let done = done.await;
         let outcome = done.as_ref().map_or_else(ToString::to_string, |_| audit::OK.to_owned());
         if let Err(error) = self.state.end_record(id, &outcome, self.now_ms()).await {
-            // What was done stands: its record goes on saying that it began.
+            // The change stands; its record goes on saying `begun`.
             tracing::warn!(error = &error as &dyn std::error::Error, "the audit log was not told how it ended");
         }
         done
     }
 
-    /// Makes an account. `quota` overrides limits of the profile by name.
+    /// Creates an account. `quota` overrides limits of the profile by name.
     pub async fn create_account(
         &self,
         name: &str,
@@ -186,7 +186,7 @@ impl Operator {
         self.recorded("account create", name, &[("Profile", profile)], made).await
     }
 
-    /// Says what an account may do from now on.
+    /// Sets what an account may do from now on.
     pub async fn set_account_status(&self, name: &str, status: AccountStatus) -> Result<(), OperatorError> {
         let set = async { Ok(self.state.set_account_status(name, status).await?) };
         self.recorded("account set", name, &[("Status", &status.to_string())], set).await
@@ -197,7 +197,7 @@ impl Operator {
         Ok(self.state.accounts().await?)
     }
 
-    /// Sets a POP as it is from now on. Each parent is `TIER=POP/TIER`; those that are no POPs yet are returned.
+    /// Creates or replaces a POP. Each parent is `TIER=POP/TIER`; parents that do not exist yet are returned.
     pub async fn set_pop(
         &self,
         name: &str,
@@ -228,7 +228,7 @@ impl Operator {
         self.recorded("pop set", "", &[("Pop", &name)], set).await
     }
 
-    /// Makes an invitation for nodes, good for a day: the content of a `join_token_file`.
+    /// Creates an invitation for nodes, valid for a day: the content of a `join_token_file`.
     pub async fn create_join_token(&self) -> Result<Zeroizing<String>, OperatorError> {
         let (id, secret) = (random_text(12), Zeroizing::new(random_text(40)));
         let expires_ms = self.now_ms() + TOKEN_TTL.as_millis() as u64;
@@ -247,7 +247,7 @@ impl Operator {
         Ok(rows.iter().filter_map(|row| node_view(row, &known, head)).collect())
     }
 
-    /// Takes the membership from a node; says whether it had one.
+    /// Removes a node's membership; returns whether it had one.
     pub async fn remove_node(&self, name: &str) -> Result<bool, OperatorError> {
         let name = NodeName::parse(name)
             .map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
@@ -255,8 +255,8 @@ impl Operator {
         self.recorded("node remove", "", &[("Node", name.as_str())], removed).await
     }
 
-    /// Blocks a name, and with a leading dot all below it: its domain is switched off, and nobody may add or change it. Owners
-    /// read the reason.
+    /// Blocks a name, and with a leading dot all names below it: its domain is switched off, and nobody may add or
+    /// change it. Owners read the reason.
     pub async fn block_name(&self, name: &str, reason: &str) -> Result<(), OperatorError> {
         if !(1..=REASON_BYTES_MAX).contains(&reason.len()) || reason.chars().any(char::is_control) {
             let problem = format!("expected 1 to {REASON_BYTES_MAX} printable bytes");
@@ -265,7 +265,7 @@ impl Operator {
         self.set_blocked(name, Some(reason)).await.map(|_| ())
     }
 
-    /// Lets go of a name that is blocked; says whether it was. Its domain stays off until its owner starts it.
+    /// Unblocks a name; returns whether it was blocked. Its domain stays off until its owner starts it.
     pub async fn unblock_name(&self, name: &str) -> Result<bool, OperatorError> {
         self.set_blocked(name, None).await
     }
@@ -280,7 +280,7 @@ impl Operator {
             .map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
         for _ in 1..BLOCK_ATTEMPTS_MAX {
             match self.try_set_blocked(&name, reason).await {
-                // An owner changed one of them meanwhile.
+                // An owner changed one of the domains meanwhile.
                 Err(OperatorError::Domain(DomainError::Changed)) => {}
                 done => return done,
             }
@@ -303,7 +303,7 @@ impl Operator {
         self.recorded(verb, "", &[("Name", name.as_str())], set).await
     }
 
-    /// Lets go of the database.
+    /// Closes the database.
     pub async fn close(self) {
         self.state.close().await;
     }

@@ -1,17 +1,17 @@
-//! Whether a name is an account's: a content that only this deployment can name for it, looked for where only the name's
-//! owner can put it.
+//! Proofs that a name belongs to an account: a content that only this deployment can derive for it, looked up where
+//! only the name's owner can publish it.
 //!
 //! # What always holds
 //!
-//! - A proof takes no longer than [`PROVING_MAX`], and no more than [`RUNNING_MAX`] are looked for at a time.
-//! - Nothing is asked of this machine or its network: the address that is connected to is the one that was checked, and it is one
-//!   that the whole world reaches (unless the operator says that private ones will do).
-//! - What a host answers is compared and told to nobody.
+//! - A proof takes no longer than [`PROVING_MAX`], and at most [`RUNNING_MAX`] run at a time.
+//! - No request goes to this machine or its network: the address that is connected to is the one that was checked, and
+//!   it is globally reachable (unless the operator allows private ones).
+//! - A host's answer is only compared and revealed to nobody.
 //!
 //! # Not here
 //!
-//! The registrable domain of a name: it takes a list of all public suffixes (docs/decisions/0020-domains.md). A name is proven
-//! by itself.
+//! The registrable domain of a name: that needs a list of all public suffixes (docs/decisions/0020-domains.md). Each
+//! name is proven by itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -35,44 +35,44 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Longest that a proof is looked for, its wait for others included.
+/// The longest time for a proof, including its wait for other proofs.
 const PROVING_MAX: Duration = Duration::from_secs(5);
 
-/// Longest wait for one answer of a name server.
+/// The longest wait for one answer of a name server.
 const QUERY_MAX: Duration = Duration::from_millis(1500);
 
-/// Longest wait for a connection to one of a name's addresses.
+/// The longest wait for a connection to one of a name's addresses.
 const CONNECT_MAX: Duration = Duration::from_millis(1500);
 
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
-/// Proofs that are looked for at a time.
+/// Proofs that run at a time.
 const RUNNING_MAX: usize = 16;
 
-/// Most that is read of a file that shows a content.
+/// The most bytes read of a verification file.
 const BODY_BYTES_MAX: usize = 4096;
 
-/// Where hosts serve that file: the scheme's port (RFC 9110 §4.2.1).
+/// The port of that file: the scheme's default (RFC 9110 §4.2.1).
 pub(crate) const PORT: u16 = 80;
 
-/// The label under which a name's DNS shows the content of that name alone, as clients know it.
+/// The label of the TXT record that proves only the name itself, as clients expect it.
 const RECORD: &str = "verification";
 
-/// The one under which it shows it for everything below as well. With its underscore it is nobody's host name: where anyone may
-/// register names under a suffix, anyone could have the other.
+/// The label of the TXT record that also proves all names below. Its underscore keeps it from being a host name: where
+/// names under a suffix can be registered, anyone could register the other label.
 const RECORD_OF_ALL: &str = "_verification";
 
-/// What the operator says about proofs.
+/// The operator's settings for proofs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
-    /// Name servers that are asked; those of `/etc/resolv.conf` where there is none.
+    /// The name servers to ask; if empty, those of `/etc/resolv.conf`.
     pub(crate) resolvers: Vec<SocketAddr>,
-    /// Whether files may be fetched from addresses that are not everybody's.
+    /// Whether files may be fetched from addresses that are not globally reachable.
     pub(crate) private: bool,
-    /// The port from which they are.
+    /// The port that files are fetched from.
     pub(crate) port: u16,
-    /// Whether only names that are proven become domains.
+    /// Whether only proven names may become domains.
     pub(crate) required: bool,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Ownership {
     running: Semaphore,
 }
 
-/// Why a name is not proven. Told to the operator's log alone: it would tell a stranger what this network looks like.
+/// Why a name is not proven. Written only to the operator's log: it would show a stranger what this network looks like.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotProven {
     #[error("no name server can be asked: {0}")]
@@ -109,26 +109,26 @@ pub(crate) enum NotProven {
 }
 
 impl Ownership {
-    /// With the deployment's own secret, from which contents are made.
+    /// Uses the deployment's own secret, from which contents are derived.
     pub(crate) fn new(secret: &str, wanted: Wanted) -> Ownership {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
         Ownership { key, wanted, running: Semaphore::new(RUNNING_MAX) }
     }
 
-    /// Whether only names that are proven become domains.
+    /// Whether only proven names may become domains.
     pub(crate) fn is_required(&self) -> bool {
         self.wanted.required
     }
 
-    /// What shows that a name is the account's: 64 hex digits, the same for ever, and for a wildcard those of its name.
+    /// The content that proves a name for an account: 64 hex digits that never change; a wildcard has that of its name.
     pub(crate) fn content(&self, account: &str, name: &DomainName) -> String {
-        // No name has a line feed in it, so two of these texts are the same only for the same two.
+        // No name contains a line feed, so equal texts mean equal name and account.
         let tag = hmac::sign(&self.key, format!("{}\n{account}", host(name)).as_bytes());
         tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Looks for the content of `name`; what it shows to be the account's: the name, or the wildcard that stands for it and all
-    /// below.
+    /// Looks for the content of `name`; returns what it proves: the name, or the wildcard that stands for it and all
+    /// names below.
     pub(crate) async fn prove(
         &self,
         account: &str,
@@ -148,8 +148,8 @@ impl Ownership {
         tokio::time::timeout(PROVING_MAX, proving).await.map_err(|_| NotProven::Late)?
     }
 
-    /// Made for each proof, so that it goes by what `/etc/resolv.conf` says now. `/etc/hosts` is not asked: what the world sees
-    /// counts.
+    /// Created for each proof, so that it uses the present `/etc/resolv.conf`. `/etc/hosts` is ignored: only what the
+    /// world sees counts.
     fn resolver(&self) -> Result<TokioResolver, NotProven> {
         let failed = |error: NetError| NotProven::Resolver(error.to_string());
         let (config, mut options) = match self.wanted.resolvers.as_slice() {
@@ -179,7 +179,7 @@ impl Ownership {
     }
 }
 
-/// The name without the dot of a wildcard.
+/// The name without the leading dot of a wildcard.
 fn host(name: &DomainName) -> &str {
     name.as_str().trim_start_matches('.')
 }
@@ -198,7 +198,7 @@ async fn by_dns(resolver: &TokioResolver, name: &DomainName, content: &str) -> R
     }
 }
 
-/// Whether a TXT record of `label` under `host` is the content.
+/// Whether the content is in a TXT record of `label` under `host`.
 async fn has_text(resolver: &TokioResolver, label: &str, host: &str, content: &str) -> Result<bool, NotProven> {
     match resolver.lookup(format!("{label}.{host}."), RecordType::TXT).await {
         Ok(found) => Ok(found.answers().iter().any(|record| match &record.data {
@@ -223,11 +223,11 @@ async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, NotProven
     Err(problem)
 }
 
-/// Asks for the file, of this host and no other: a redirect is another status.
+/// Fetches the file from this host only: a redirect counts as another status.
 async fn fetch(stream: TcpStream, name: &DomainName) -> Result<Bytes, NotProven> {
     let failed = |error: hyper::Error| NotProven::Fetch(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let mut running = JoinSet::new(); // ends with the proof, in time or not
+    let mut running = JoinSet::new(); // aborted when dropped, however the proof ends
     running.spawn(connection);
     let request = Request::get("/verification.html")
         .header(header::HOST, name.as_str())
@@ -253,7 +253,7 @@ fn of_servers(servers: &[SocketAddr]) -> ResolverConfig {
     ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect())
 }
 
-/// Whether an address is one that the whole world reaches as the same host (the registries of special addresses, RFC 6890).
+/// Whether an address is globally reachable (the registries of special-purpose addresses, RFC 6890).
 fn is_everybodys(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_everybodys_v4(address),
@@ -281,7 +281,7 @@ fn is_everybodys_v4(address: Ipv4Addr) -> bool {
     !special
 }
 
-/// Only 2000::/3 is given out to hosts; what of it stands for other addresses or for nobody is left out.
+/// Only 2000::/3 is assigned to hosts; parts of it that embed other addresses or are unassigned are excluded.
 fn is_everybodys_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
         [0x2001, 0..=0x01ff, ..] => false, // protocols: Teredo, which stands for IPv4, benchmarks, ORCHID

@@ -1,18 +1,17 @@
-//! Temporary credentials: sessions, which sign with a key of their own, and bearer tokens, which sign nothing.
+//! Temporary credentials: sessions, which sign with a key of their own, and bearer tokens, which do not sign.
 //!
-//! Nothing of them is kept. A token is what it stands for, sealed with the key that seals everything else that is secret:
-//! whoever has that key, and so every control plane on the database, can open it, and nobody can make one without. It
-//! ends by its time, or with the access key that it was made with.
+//! Nothing of them is stored. A token is its own content, sealed with the key that seals all other secrets: every
+//! control plane on the database has that key and can open it, and nobody can make one without the key. It ends when it
+//! expires, or with the access key that it was made with.
 //!
 //! # What always holds
 //!
-//! - A session is sealed for another purpose than a bearer token: neither passes for the other.
-//! - A token that was changed, or is none, is told from a good one by the seal's own comparison, which takes the same time
-//!   wherever they differ.
+//! - Sessions and bearer tokens are sealed for different purposes, so neither is accepted as the other.
+//! - Forged and altered tokens are detected by the seal's own comparison, which takes constant time.
 //!
 //! # Not here
 //!
-//! Whether the key behind a token may still be used, and by whom: the door looks it up for every request.
+//! Whether the key behind a token may still be used, and by whom: `api` looks it up for every request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,36 +22,36 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::policy::Policy;
 use crate::seal::{Seal, random_text};
 
-/// What the id of a session's key begins with, as with the vendor: it tells that a token must come along.
+/// The prefix of a session's key id, the same as the vendor's: it means that the request must carry a token.
 const SESSION_PREFIX: &str = "STS.";
 
-/// What the id of a bearer token begins with. It is in no request; nonces are remembered under it.
+/// The prefix of a bearer token's id. It appears in no request; nonces are remembered under it.
 const BEARER_PREFIX: &str = "BT.";
 
-/// Characters of an id behind its prefix, and of a session's secret.
+/// Characters of an id after its prefix, and of a session's secret.
 const ID_CHARS: usize = 22;
 const SECRET_CHARS: usize = 40;
 
 const SESSION: &str = "session";
 const BEARER: &str = "bearer token";
 
-/// What a token stands for. `Debug` is left out: it holds a secret.
+/// The content of a token. `Debug` is left out because it holds a secret.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Pass {
-    /// Its id; of a session that of the key it signs with.
+    /// Its id; for a session, that of the key it signs with.
     pub(crate) id: String,
     /// The access key it was made with.
     pub(crate) key: String,
-    /// Whose key that was. Ids of keys are not given out again, but may be imported again.
+    /// The account of that key. Ids of keys are not issued again, but may be imported again.
     pub(crate) account: String,
-    /// Which user's of the account; the account's own when absent, and in what earlier versions issued.
+    /// The user of the account; absent if the key is the account's own, or in tokens of earlier versions.
     #[serde(default)]
     pub(crate) user: Option<String>,
-    /// What requests are signed with; empty for a bearer token.
+    /// The secret that requests are signed with; empty for a bearer token.
     pub(crate) secret: String,
     /// When it ends, in milliseconds since 1970.
     pub(crate) expires_ms: u64,
-    /// What it may do of what the key may; all of it when absent.
+    /// The part of the key's permissions that it has; all of them when absent.
     pub(crate) policy: Option<Policy>,
 }
 
@@ -62,18 +61,18 @@ impl Drop for Pass {
     }
 }
 
-/// A pass and the token that stands for it, as it is issued: once.
+/// A pass and its token, as issued, once.
 pub(crate) struct Issued {
     pub(crate) pass: Pass,
     pub(crate) token: Zeroizing<String>,
 }
 
-/// Why a token does not do.
+/// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadToken {
-    /// It is none of ours.
+    /// It was not issued by us.
     Malformed,
-    /// Its time is over.
+    /// It has expired.
     Expired,
     /// It belongs to another session.
     Mismatch,
@@ -88,7 +87,7 @@ impl Passes {
         Passes(seal)
     }
 
-    /// A session of `key`, good for `duration` from `now_ms` on.
+    /// A session of `key`, valid for `duration` from `now_ms` on.
     pub(crate) fn session(
         &self,
         (key, account, user): (&str, &str, Option<&str>),
@@ -110,7 +109,7 @@ impl Passes {
         )
     }
 
-    /// A bearer token of `key`, good for `duration` from `now_ms` on.
+    /// A bearer token of `key`, valid for `duration` from `now_ms` on.
     pub(crate) fn bearer(
         &self,
         (key, account, user): (&str, &str, Option<&str>),
@@ -137,7 +136,7 @@ impl Passes {
         Issued { token: Zeroizing::new(self.0.seal(purpose, &text)), pass }
     }
 
-    /// What a session's token stands for, shown with the key `id`.
+    /// Opens a session's token that was shown with the key `id`.
     pub(crate) fn open_session(&self, token: &str, id: &str, now_ms: u64) -> Result<Pass, BadToken> {
         let pass = self.open(SESSION, token)?;
         match () {
@@ -147,7 +146,7 @@ impl Passes {
         }
     }
 
-    /// What a bearer token stands for.
+    /// Opens a bearer token.
     pub(crate) fn open_bearer(&self, token: &str, now_ms: u64) -> Result<Pass, BadToken> {
         let pass = self.open(BEARER, token)?;
         if pass.expires_ms <= now_ms { Err(BadToken::Expired) } else { Ok(pass) }
@@ -155,7 +154,7 @@ impl Passes {
 
     fn open(&self, purpose: &'static str, token: &str) -> Result<Pass, BadToken> {
         let text = self.0.open(purpose, token).map_err(|_| BadToken::Malformed)?;
-        // Only a later version seals another shape.
+        // Only a later version seals another format.
         serde_json::from_str(&text).map_err(|_| BadToken::Malformed)
     }
 }

@@ -1,17 +1,17 @@
-//! What a key or a user may do: policies in the form the vendor's users have them.
+//! Policies, in the form known to the vendor's users: what a key or a user may do.
 //!
-//! Statements allow or deny actions on resources, both as patterns. What no statement allows is denied, and one that denies
-//! outweighs all that allow, whichever policies they stand in.
+//! Statements allow or deny actions on resources, both given as patterns. Whatever no statement allows is denied, and a
+//! denial outweighs every permission, whichever policies they are in.
 //!
 //! # What always holds
 //!
-//! - What a document says is done or refused by name: a part that this reader does not know is never passed over, for a
-//!   statement that is half understood may allow what it was written to deny.
+//! - Every part of a document is either applied or refused by name. An unknown part is never ignored, because a
+//!   statement that is only half understood may allow what it was written to deny.
 //! - Matching takes at most the product of both lengths, whatever the pattern.
 //!
 //! # Not here
 //!
-//! Which permission a call needs: `api::calls` asks, by the table of `aliyun`.
+//! Which permission a call needs: `api::calls` decides, by the table of `aliyun`.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -21,13 +21,13 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Longest document, in bytes (the vendor's bound for policies of an account's own).
+/// The longest document, in bytes (the vendor's bound for an account's own policies).
 pub const DOCUMENT_BYTES_MAX: usize = 6_144;
 
-/// Statements in one policy.
+/// The most statements in one policy.
 const STATEMENTS_MAX: usize = 100;
 
-/// The one version of the language.
+/// The only version of the language.
 const VERSION: &str = "1";
 
 /// A policy, as in `{"Version": "1", "Statement": [{"Effect": "Allow", "Action": "cdn:Push*", "Resource": "*"}]}`.
@@ -52,7 +52,7 @@ enum Effect {
     Deny,
 }
 
-/// Patterns: one as a text, or a list of them.
+/// Patterns, written as one string or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 struct Patterns(Vec<String>);
@@ -65,7 +65,7 @@ struct Document {
     statement: OneOrMany<WrittenStatement>,
 }
 
-/// A statement as people write it, with the parts of the vendor's language that are refused by name.
+/// A statement as people write it, including the parts of the vendor's language that are refused by name.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct WrittenStatement {
@@ -78,11 +78,11 @@ struct WrittenStatement {
     principal: Option<IgnoredAny>,
 }
 
-/// An object alone, or a list of them.
+/// A single object, or a list of them.
 struct OneOrMany<T>(Vec<T>);
 
 impl Policy {
-    /// Reads a policy from JSON; the error says what was expected.
+    /// Parses a policy from JSON; the error says what was expected.
     pub fn parse(text: &str) -> Result<Policy, String> {
         if text.len() > DOCUMENT_BYTES_MAX {
             return Err(format!("policy: at most {DOCUMENT_BYTES_MAX} bytes are expected"));
@@ -106,7 +106,7 @@ impl Policy {
         Policy::allow([self], action, resource)
     }
 
-    /// Whether policies that hold together allow `action` on `resource`: one of them does, and none denies it.
+    /// Whether policies that apply together allow `action` on `resource`: at least one allows it and none denies it.
     pub(crate) fn allow<'a>(policies: impl IntoIterator<Item = &'a Policy>, action: &str, resource: &str) -> bool {
         let mut allowed = false;
         for statement in policies.into_iter().flat_map(|policy| &policy.statement) {
@@ -120,14 +120,14 @@ impl Policy {
         allowed
     }
 
-    /// The document, as it is kept.
+    /// The document in its stored form.
     pub fn document(&self) -> String {
         serde_json::to_string(self).expect("our own types have string keys and no failing serialiser")
     }
 }
 
 impl WrittenStatement {
-    /// The `number`th statement, if nothing in it is beyond us.
+    /// The `number`th statement, unless it has unsupported parts.
     fn read(self, number: usize) -> Result<Statement, String> {
         let beyond = [
             ("NotAction", self.not_action),
@@ -143,7 +143,7 @@ impl WrittenStatement {
             _ => Err(format!("policy: statement {number}: {name} is expected, a text or a list of texts")),
         };
         let (action, resource) = (needed("Action", self.action)?, needed("Resource", self.resource)?);
-        // What can match nothing was meant otherwise; a denial above all.
+        // A pattern that can match nothing is a mistake, which matters most in a denial.
         let open = |pattern: &str| pattern.starts_with(['*', '?']);
         if let Some(bad) = action.0.iter().find(|pattern| !open(pattern) && !pattern.contains(':')) {
             return Err(format!(
@@ -164,12 +164,13 @@ impl Patterns {
     }
 }
 
-/// Whether `pattern` is `text`, letter case aside, with each `*` for any run of bytes and each `?` for one.
+/// Whether `pattern` matches `text`, ignoring letter case; `*` matches any run of bytes and `?` exactly one.
 ///
-/// When a byte does not fit, the last star takes one more; earlier ones never need to, for they took as little as they could.
+/// On a mismatch, the last star takes one more byte; earlier stars never need to, because each took as little as
+/// possible.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut in_text) = (0, 0);
-    // Behind the last star, and where in the text it was last tried to go on.
+    // The position after the last star, and where in the text matching was last resumed there.
     let mut star: Option<(usize, usize)> = None;
     loop {
         match (pattern.get(at), text.get(in_text)) {
@@ -181,7 +182,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
             (Some(wanted), Some(byte)) if *wanted == b'?' || wanted.eq_ignore_ascii_case(byte) => {
                 (at, in_text) = (at + 1, in_text + 1);
             }
-            (_, None) => return false, // too little of the text, and stars only take
+            (_, None) => return false, // too little text is left, and a star would only take more
             (_, Some(_)) => {
                 let Some((behind, tried)) = star else { return false };
                 (at, in_text) = (behind, tried + 1);
@@ -191,7 +192,8 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// The policies that every account has and none can change, by name. Their documents are the vendor's, as far as they speak of what is here.
+/// The system policies, which every account has and none can change, by name. Their documents are the vendor's, as far
+/// as they concern what exists here.
 static SYSTEM: LazyLock<[(&str, Policy); 3]> = LazyLock::new(|| {
     let allow = |actions: &[&str]| Policy {
         version: VERSION.to_owned(),
@@ -299,7 +301,7 @@ mod tests {
         }
     }
 
-    /// What a pattern means, said as plainly as can be.
+    /// The meaning of a pattern, in its simplest form.
     fn naive(pattern: &[u8], text: &[u8]) -> bool {
         match pattern.split_first() {
             None => text.is_empty(),
@@ -392,7 +394,7 @@ mod tests {
         let policy = Policy::parse(&text).unwrap();
         assert_eq!(Policy::parse(&policy.document()), Ok(policy.clone()));
         assert_eq!(serde_json::from_str::<Policy>(&policy.document()).unwrap(), policy);
-        // As versions before this one kept it.
+        // As earlier versions stored it.
         let earlier = r#"{"Version":"of then","Statement":[{"Effect":"Allow","Action":"cdn:*","Resource":["*"]}]}"#;
         assert!(serde_json::from_str::<Policy>(earlier).unwrap().allows("cdn:X", "y"));
     }

@@ -1,12 +1,15 @@
-//! Receipts as files: signed by the control plane, checked by anybody who has its public key, without asking it.
+//! Receipts as files: signed by the control plane, and checked offline by anybody who has its public key.
 //!
-//! The file is one line of JSON whose `payload` is, in base64, the very bytes that were signed ([`model::receipt`]): checking a
-//! signature never means writing JSON again. The signature is Ed25519 (RFC 8032), so other programs can check it too.
+//! The file is one line of JSON. Its `payload` is the base64 of exactly the bytes that were signed
+//! ([`model::receipt`]), so a check never has to reproduce JSON. The signature is Ed25519 (RFC 8032), so other programs
+//! can check it too.
 //!
 //! # What always holds
 //!
-//! - A file has one form. Whatever differs from it by a byte is refused, before anything in it is believed.
-//! - The key in the file says who claims to have signed it, no more: it counts only if it is the key that the reader trusts.
+//! - A file has exactly one form, apart from an optional final line feed. A file that differs by a byte is refused
+//!   before anything in it is believed.
+//! - The key in the file only says who claims to have signed it: it counts only if it is the key that the reader
+//!   trusts.
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
@@ -17,13 +20,13 @@ use zeroize::Zeroizing;
 
 use crate::seal::fill_random;
 
-/// Version of the file's form.
+/// The version of the file format.
 const VERSION: u32 = 1;
 
 /// Bytes of a seed, and of a public key (RFC 8032 §5.1.5).
 const KEY_BYTES: usize = 32;
 
-/// What signs receipts. Not shown.
+/// The key that signs receipts. Cannot be printed.
 pub(crate) struct Signer(Ed25519KeyPair);
 
 impl Signer {
@@ -34,13 +37,13 @@ impl Signer {
         Zeroizing::new(STANDARD.encode(seed.as_slice()))
     }
 
-    /// The key of a seed; `None` for what is none.
+    /// The key of a seed; `None` if the seed is not valid.
     pub(crate) fn of_seed(seed: &str) -> Option<Signer> {
         let seed = Zeroizing::new(STANDARD.decode(seed).ok()?);
         Ed25519KeyPair::from_seed_unchecked(&seed).ok().map(Signer)
     }
 
-    /// What receipts are checked with.
+    /// The public key that receipts are checked with.
     pub(crate) fn public(&self) -> PublicKey {
         let bytes = self.0.public_key().as_ref().try_into();
         PublicKey(bytes.expect("public keys of Ed25519 have 32 bytes"))
@@ -54,17 +57,17 @@ impl Signer {
     }
 }
 
-/// What receipts are checked with.
+/// A public key that receipts are checked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicKey([u8; KEY_BYTES]);
 
 impl PublicKey {
-    /// Reads a key as it is shown.
+    /// Parses a key from its displayed form.
     pub fn parse(text: &str) -> Option<PublicKey> {
         STANDARD.decode(text.trim()).ok()?.try_into().ok().map(PublicKey)
     }
 
-    /// Short enough to be compared by eye: the first half of the SHA-256, in hex.
+    /// The first half of the SHA-256, in hex: short enough to compare by eye.
     pub fn fingerprint(&self) -> String {
         use sha2::Digest;
         let digest = sha2::Sha256::digest(self.0);
@@ -101,29 +104,30 @@ fn write(payload: &[u8], signature: &[u8], key: PublicKey) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReceiptError {
-    /// Not a receipt in the one form it has.
+    /// Not exactly in the one form of a receipt.
     #[error("not a receipt of this version, or changed since it was written")]
     Form,
-    /// Signed by another key than the one that is trusted.
+    /// Signed with a key other than the trusted one.
     #[error("signed with the key {found}, not with the trusted key {trusted}")]
     OtherKey {
         /// Fingerprint of the key in the file.
         found: String,
-        /// Fingerprint of the one that is trusted.
+        /// Fingerprint of the trusted key.
         trusted: String,
     },
-    /// The signature is not of this payload.
+    /// The signature does not match the payload.
     #[error("the signature does not fit: the receipt was changed since it was signed")]
     Signature,
-    /// Well signed, and yet no proof.
+    /// The signature is good, but the content is not a proof.
     #[error("signed, but it does not prove what it says")]
     Inconsistent(#[from] Inconsistent),
-    /// Well signed; the digest is not that of the objects that are listed.
+    /// The signature is good, but the digest is not that of the listed objects.
     #[error("signed, but its objects and their digest differ")]
     Digest,
 }
 
-/// Checks a receipt: its form, that `trusted` signed it, and that every member was past by the rule that completes.
+/// Checks a receipt: its form, that `trusted` signed it, and that every member was past its revisions by the completion
+/// rule.
 pub fn verify(file: &str, trusted: PublicKey) -> Result<Receipt, ReceiptError> {
     let (payload, signature, key) = read(file).ok_or(ReceiptError::Form)?;
     if key != trusted {
@@ -139,7 +143,7 @@ pub fn verify(file: &str, trusted: PublicKey) -> Result<Receipt, ReceiptError> {
     Ok(receipt)
 }
 
-/// The key that a file says it was signed with; nothing else in it is looked at.
+/// The key that a file claims to be signed with; the rest of it is not checked.
 pub fn claimed_key(file: &str) -> Option<PublicKey> {
     read(file).map(|(_, _, key)| key)
 }
@@ -155,7 +159,7 @@ fn read(file: &str) -> Option<(Vec<u8>, Vec<u8>, PublicKey)> {
     same.then_some((payload, signature, key))
 }
 
-/// SHA-256, in hex, of objects one a line.
+/// The SHA-256, in hex, of the objects, one per line.
 pub(crate) fn digest<'a>(objects: impl Iterator<Item = &'a str>) -> String {
     use sha2::Digest;
     let mut digest = sha2::Sha256::new();
@@ -257,7 +261,7 @@ mod tests {
 
     #[test]
     fn receipt_of_the_first_version_is_still_believed() {
-        // What version 1 signed with the seed of sevens; never edit this text, add to it.
+        // Signed by version 1 with a seed of sevens. Never edit this file; add others.
         let file = include_str!("receipt/v1.json");
         assert_eq!(verify(file, signer().public()).unwrap(), receipt(9));
     }

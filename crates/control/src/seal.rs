@@ -1,8 +1,7 @@
-//! Secrets at rest: AES-256-GCM under a key that lies in a file of its own, so that a copy of the database alone gives
-//! nothing away.
+//! Secrets at rest: AES-256-GCM with a key in a file of its own, so that a copy of the database alone reveals nothing.
 //!
-//! A sealed text is base64 of nonce, ciphertext and tag, and is bound to the purpose it was sealed for: a sealed key secret
-//! cannot be passed off as something else.
+//! A sealed text is base64 of nonce, ciphertext and tag. It is bound to the purpose it was sealed for, so a sealed
+//! access key cannot be passed off as something else.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -19,7 +18,7 @@ const KEY_BYTES: usize = 32;
 /// The sealing key.
 pub struct Seal {
     key: LessSafeKey,
-    /// Where it lies.
+    /// The file it was read from.
     path: PathBuf,
 }
 
@@ -38,7 +37,7 @@ pub enum SealError {
         #[source]
         source: std::io::Error,
     },
-    /// The key file holds something else.
+    /// The key file has other content.
     #[error("secret key file `{path}` (`secret_key_file`): expected {KEY_BYTES} bytes in base64")]
     Malformed {
         /// The file.
@@ -57,11 +56,11 @@ pub enum SealError {
 }
 
 impl Seal {
-    /// Reads the key at `path`, or makes one there, readable by its owner alone.
+    /// Reads the key at `path`, or creates one there that only its owner can read.
     pub fn open_or_create(path: &Path) -> Result<Seal, SealError> {
         let file = |doing| move |source| SealError::File { path: path.to_owned(), doing, source };
-        // Two processes may start at once: whoever creates the file under its final name first is right, and the
-        // name appears only when the key is in it.
+        // Two processes may start at once. The one that first links the file to its final name wins, and that name
+        // never exists without the whole key.
         if !path.exists() {
             let mut key = Zeroizing::new([0_u8; KEY_BYTES]);
             fill_random(key.as_mut_slice());
@@ -138,7 +137,7 @@ pub(crate) fn random_text(count: usize) -> String {
     bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte & 63)])).collect()
 }
 
-/// Hex of the SHA-256 of a secret that is random anyway: what is kept of node credentials and join tokens.
+/// Hex of the SHA-256 of a random secret: the stored form of node credentials and join tokens.
 pub(crate) fn fingerprint(secret: &str) -> String {
     use sha2::Digest;
     sha2::Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,19 +1,21 @@
-//! Shares of what several nodes want of one origin: each node says what it wants, and is lent a share, so that their sum holds.
+//! Shares of origins that several nodes use: each node says what it wants of an origin and is lent a share, so that the
+//! sum of all shares holds.
 //!
-//! Rows lie in the database, so replicas share them as nodes do. What is said within a moment is one transaction. A node that
-//! falls silent keeps its share until its lease is over, which nobody's clock but his and ours is asked about: a share that was not renewed for
-//! longer than a lease, as seen by this process, is over on the node, whose lease began before we heard of it.
+//! Rows lie in the database, so control planes share them as nodes do. Messages that arrive within a moment are
+//! answered in one transaction. A silent node keeps its share until its lease is over, which takes only the node's
+//! clock and ours to judge: if this process has not seen a share renewed for longer than a lease, it is over on the
+//! node, whose lease began before we heard of it.
 //!
 //! # What always holds
 //!
 //! - A node is answered only once its share is in the database.
-//! - A share is given on only after it was confirmed to be smaller, or its lease is over (`model::share`).
-//! - That an origin is to be left alone is told before anything is written: to all nodes that asked for shares of anything on a connection
-//!   to this process. Those of another process hear it with their next answer.
+//! - A share is passed on only after the node confirmed a smaller one, or its lease is over (`model::share`).
+//! - News that an origin is to be left alone is told before anything is written, to every node that asked for any share
+//!   over a connection to this process. Nodes of another process hear it with their next answer.
 //!
 //! # Not here
 //!
-//! The arithmetic (`model::share`); what an origin bears: one of the nodes feels it.
+//! The arithmetic (`model::share`); what an origin can bear, which one of the nodes measures.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::known::{Following, Known};
 use crate::state::{State, millis};
 
-/// Messages waiting to be answered; a node whose message finds no room sends another.
+/// Messages waiting to be answered; a node whose message finds no room sends another one later.
 const WAITING_MAX: usize = 1024;
 
 /// How long the first message of a transaction waits for others.
@@ -39,13 +41,13 @@ const GATHER: Duration = Duration::from_millis(10);
 /// Messages in one transaction.
 const AT_ONCE: usize = 16;
 
-/// Beyond a lease, for clocks that do not run alike: a tenth of it.
+/// When a silent node's share is over: a tenth of the lease is added because clocks run at different speeds.
 const OVER_AFTER: Duration = SHARE_LEASE.saturating_add(Duration::from_secs(1));
 
-/// How long what was seen of a row is remembered that nobody asks for: longer than any lease that was seen.
+/// How long observations of a row that nobody asks for are kept: longer than any lease that was observed.
 const SEEN_KEPT: Duration = Duration::from_secs(60);
 
-/// Where there is not enough for all, others are first after so long.
+/// If there is not enough for all nodes, others come first after this time.
 const TURN_MS: u64 = 10_000;
 
 /// Lends shares. Cheap to clone.
@@ -56,10 +58,10 @@ pub(crate) struct Shares {
     counters: Arc<Counters>,
 }
 
-/// Tells a node something, if there is room on the way to it; false once its session is over.
+/// Sends a message to a node if its queue has room; returns false once its session is over.
 type Tell = Arc<dyn Fn(from_control::Is) -> bool + Send + Sync>;
 
-/// What is counted of shares.
+/// What is counted about shares.
 #[derive(Default)]
 pub(crate) struct Counters {
     /// Shares that were lent or renewed.
@@ -68,7 +70,7 @@ pub(crate) struct Counters {
     pub(crate) over: AtomicU64,
     /// Messages for which there was no room, or no database.
     pub(crate) unanswered: AtomicU64,
-    /// Times that a node was told at once that an origin is to be left alone.
+    /// Nodes told at once that an origin is to be left alone.
     pub(crate) closings: AtomicU64,
 }
 
@@ -79,7 +81,7 @@ struct Waiting {
 }
 
 impl Shares {
-    /// Begins to lend, until `stopping` is cancelled.
+    /// Starts lending, until `stopping` is cancelled.
     pub(crate) fn start(
         state: State,
         following: Following,
@@ -99,7 +101,7 @@ impl Shares {
         self.asking.lock().expect("no holder of this lock can panic")
     }
 
-    /// Takes what a node wants; it is told its shares, and from now on what origins say to others.
+    /// Takes a node's wants. The node is sent its shares and, from now on, news from origins that other nodes report.
     pub(crate) fn take(&self, node: &NodeName, wants: link::Wants, tell: Tell) -> Result<(), BadMessage> {
         if wants.wants.len() > SHARES_MAX {
             return Err(BadMessage { field: "wants: too many" });
@@ -123,7 +125,7 @@ impl Shares {
         Ok(())
     }
 
-    /// Tells all but the one who was told by the origin itself.
+    /// Tells every node except the one that the origin itself told.
     fn close(&self, node: &NodeName, want: &link::Want) {
         let closed = Closed { name: want.name.clone(), closed_ms: want.closed_ms };
         self.asking().retain(|other, tell| {
@@ -135,7 +137,7 @@ impl Shares {
         });
     }
 
-    /// What is counted.
+    /// The counters.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -146,7 +148,7 @@ struct Lender {
     following: Following,
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
-    /// By row and node: how often it had renewed, and since when this process sees it so.
+    /// By row and node: the node's count of renewals, and since when this process has seen that count.
     seen: HashMap<String, BTreeMap<NodeName, (u64, Instant)>>,
 }
 
@@ -206,7 +208,7 @@ impl Lender {
         answers
     }
 
-    /// Takes those out of a row who have not renewed for longer than a lease.
+    /// Removes nodes from a row that have not renewed for longer than a lease.
     fn take_out_the_silent(&mut self, name: &str, row: &mut Row, now: Instant) {
         let seen = self.seen.entry(name.to_owned()).or_default();
         seen.retain(|node, _| row.nodes().any(|(there, _)| there == node));
@@ -226,7 +228,7 @@ impl Lender {
     }
 }
 
-/// Under what name a thing lies.
+/// The name of the row for a want.
 fn row_name(want: &link::Want) -> Option<String> {
     let kind = match Shared::try_from(want.shared).ok()? {
         Shared::Origin => "origin",
@@ -236,7 +238,7 @@ fn row_name(want: &link::Want) -> Option<String> {
     Some(format!("{kind} {}", want.name))
 }
 
-/// How much there is of a thing.
+/// How much there is to share.
 fn total(want: &link::Want, known: &Known) -> Total {
     let limit = known.knowledge.domain_for(&want.name).map(|domain| domain.functions.rules().prefetch);
     let set = match Shared::try_from(want.shared) {

@@ -1,39 +1,39 @@
-//! Those who have come in and have not shown yet who they are: bounded, all of them, and those of one address.
+//! Connections whose peer has not proven its identity yet, bounded in total and per address.
 //!
 //! # What always holds
 //!
-//! - One address has a part of the room: whoever fills it keeps out nobody who comes from elsewhere.
-//! - An address that nobody is here from is not remembered.
+//! - One address may use only a part of the room, so it cannot keep out others.
+//! - An address without a current connection is not remembered.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Room for strangers.
+/// The room for unidentified peers.
 pub(crate) struct Strangers {
     most: usize,
     most_of_one: usize,
     here: Mutex<HashMap<Option<IpAddr>, usize>>,
 }
 
-/// Somebody who was let in; he is gone when this is dropped.
+/// A peer that was let in; dropping this frees its place.
 pub(crate) struct Stranger {
     of: Arc<Strangers>,
     from: Option<IpAddr>,
 }
 
 impl Strangers {
-    /// Room for `most`, of which `most_of_one` may be from one address.
+    /// Room for `most` peers, of which `most_of_one` may share an address.
     pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Strangers> {
         Arc::new(Strangers { most, most_of_one, here: Mutex::default() })
     }
 
-    /// How many are here.
+    /// How many there are now.
     pub(crate) fn count(&self) -> usize {
         self.here().values().sum()
     }
 
-    /// Lets somebody in from an address, as far as that is known; `None` when there is no room for him.
+    /// Lets in a peer from an address, if that is known; `None` if there is no room.
     pub(crate) fn let_in(self: &Arc<Strangers>, from: Option<IpAddr>) -> Option<Stranger> {
         let from = from.map(network);
         let mut here = self.here();
@@ -62,7 +62,7 @@ impl Drop for Stranger {
     }
 }
 
-/// Whom an address stands for: of IPv6, one who has any has a network of 64 bits.
+/// The unit that an address is counted by: for IPv6 its /64 network, since one host usually has a whole one.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

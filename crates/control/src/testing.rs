@@ -1,4 +1,4 @@
-//! What tests of this crate build their worlds from.
+//! Fixtures of this crate's tests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::state::chunks::{Kind, Params};
 use crate::state::steering::Steering;
 use crate::state::submit::{Charge, Group, QueueMax, Submission};
 
-/// The longest a test waits for what must happen.
+/// The longest that a test waits for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A clock that reads some day of 2026.
@@ -38,7 +38,7 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look
     }
 }
 
-/// What comes next, while there is still patience.
+/// Awaits `next`, for [`PATIENCE`] at most.
 pub(crate) async fn soon<T>(what: &str, next: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, next).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
 }
@@ -55,7 +55,7 @@ pub(crate) fn pop(name: &str) -> Pop {
     Pop { name: PopName::parse(name).unwrap(), region: Coverage::Global, parents: BTreeMap::new() }
 }
 
-/// An L2 node; what stands before the last `-` of its name is its POP.
+/// An L2 node; the part of its name before the last `-` is its POP.
 pub(crate) fn member(name: &str) -> Member {
     let pop = name.rsplit_once('-').map_or(name, |(pop, _)| pop);
     Member {
@@ -67,7 +67,7 @@ pub(crate) fn member(name: &str) -> Member {
     }
 }
 
-/// Nodes, and the POPs they stand in.
+/// A topology of these nodes and their POPs.
 pub(crate) fn topology(names: &[&str]) -> Topology {
     let mut topology = Topology::default();
     for member in names.iter().map(|name| member(name)) {
@@ -87,7 +87,7 @@ pub(crate) async fn state(dir: &TempDir, names: &[&str]) -> State {
     state
 }
 
-/// Does to the database in `dir` what no program of this version does.
+/// Changes the database in `dir` in a way that this version of the program would not.
 pub(crate) async fn run_sql(dir: &TempDir, statement: &'static str) {
     sqlx::any::install_default_drivers();
     let address = format!("sqlite:{}", dir.path().join("c.db").display());

@@ -1,6 +1,6 @@
-//! Bodies of requests, read within bounds before anything is known of who sends them.
+//! Reads request bodies within bounds, before the sender is known.
 //!
-//! Not here: what a body says.
+//! Not here: the meaning of a body.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use hyper::body::Incoming as Body;
 use super::READ_MAX;
 use crate::strangers::Strangers;
 
-/// Bodies that are read at a time; who sends a further one is told to come back.
+/// The most bodies that are read at a time; further senders are told to come back.
 pub(crate) const READING_MAX: usize = 512;
 
-/// Those of one address.
+/// The most of those from one address.
 const READING_OF_ONE_MAX: usize = 128;
 
-/// Bytes of a body that is too long which are taken and dropped before the answer.
+/// Bytes of an oversized body that are read and discarded before the answer.
 const BODY_DRAINED_MAX: usize = 16 * BODY_BYTES_MAX;
 
-/// The senders of bodies that are read now.
+/// The senders of bodies that are being read.
 pub(super) fn senders() -> Arc<Strangers> {
     Strangers::new(READING_MAX, READING_OF_ONE_MAX)
 }
 
-/// Reads a body; `None` when there is no room for its sender.
+/// Reads a body; `None` if there is no room for its sender.
 pub(super) async fn read(senders: &Arc<Strangers>, body: Body, from: Option<IpAddr>) -> Option<Result<Bytes, Refusal>> {
     let _sender = senders.let_in(from)?;
     Some(match tokio::time::timeout(READ_MAX, read_all(body)).await {
@@ -36,8 +36,8 @@ pub(super) async fn read(senders: &Arc<Strangers>, body: Body, from: Option<IpAd
     })
 }
 
-/// Reads a body within its bound. What is too long is still taken and dropped for a while: a client that is cut off while it
-/// sends never sees why.
+/// Reads a body within its bound. An oversized body is still read and discarded for a while: a client that is
+/// disconnected while it sends never sees the reason.
 async fn read_all(mut body: Body) -> Result<Bytes, Refusal> {
     let mut whole = Vec::new();
     let mut came = 0;

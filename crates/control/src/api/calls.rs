@@ -1,4 +1,4 @@
-//! Calls to verbs, and what they return to replies.
+//! From calls to verbs, and from their results to replies.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,20 +27,20 @@ mod access;
 mod details;
 mod domains;
 
-/// Lines that one answer by ids may have: ten ids of 2,000 URLs.
+/// The most lines in an answer by ids: ten ids of 2,000 URLs.
 const LINES_BY_ID_MAX: usize = 20_000;
 
-/// Who calls, and how it is answered.
+/// The caller of a request, and how it is answered.
 pub(super) struct Caller<'a> {
     pub(super) principal: &'a Principal,
     pub(super) request: &'a Request,
     pub(super) wording: Wording,
-    /// What the audit log is told of a call whose nonce is spent with its submission.
+    /// The record for the audit log of a call that changes something; a submission writes it in its own transaction.
     pub(super) record: Option<Record>,
 }
 
 impl Caller<'_> {
-    /// Action and resource as policies name them (prefetch-refresh §9), by the table of actions: no arm below says otherwise.
+    /// Action and resource as policies name them (prefetch-refresh §9), from the table of actions only.
     fn permission<'a>(&self, action: &'a mut String, resource: &'a mut String) -> Permission<'a> {
         let account = self.principal.account();
         *action = match self.request.product {
@@ -56,12 +56,12 @@ impl Caller<'_> {
         Permission { action, resource }
     }
 
-    /// What is spent and written down with a submission.
+    /// What is spent and recorded with a submission.
     fn spending(&self) -> Spending<'_> {
         Spending { nonce: &self.request.nonce, record: self.record.clone().unwrap_or_default() }
     }
 
-    /// Whether it is a prefetch: quotas are worded by it.
+    /// Whether it is a prefetch, which changes the wording of quota errors.
     pub(super) fn is_prefetch(&self) -> bool {
         matches!(self.request.action.as_str(), "PushObjectCache" | "PreloadVodObjectCaches")
     }
@@ -74,7 +74,7 @@ pub(super) enum Spent {
     WithSubmission,
     /// In the database, before anything is changed.
     InDatabase,
-    /// In memory: it only looks.
+    /// In memory: the call only reads.
     InMemory,
 }
 
@@ -100,12 +100,12 @@ pub(super) fn spent(call: &Call) -> Spent {
         Call::Figures(_) | Call::TopUrls(_) | Call::PreloadTask { .. } => Spent::InMemory,
         Call::AuditLog(_) | Call::Service | Call::ServiceStatus => Spent::InMemory,
         Call::OpenService(_) | Call::Steer(_) => Spent::InDatabase,
-        // A replay would hand out credentials a second time.
+        // A replay would issue credentials a second time.
         Call::CreateSession(_) | Call::CreateBearer(_) => Spent::InDatabase,
     }
 }
 
-/// Does what a call asks for.
+/// Executes a call.
 pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result<Reply, Denied> {
     let (mut action, mut resource) = (String::new(), String::new());
     let permission = caller.permission(&mut action, &mut resource);
@@ -277,7 +277,7 @@ pub(super) async fn answer(app: &App, caller: &Caller<'_>, call: Call) -> Result
     }
 }
 
-/// Whom a task waits for, with times of the wall.
+/// The members that a task waits for, with wall-clock times.
 fn waiting(app: &App, task: u64, revision: Revision) -> aliyun::Waiting {
     let now = app.clock.now();
     let waiting = app.waiting(revision);
@@ -295,7 +295,7 @@ fn waiting(app: &App, task: u64, revision: Revision) -> aliyun::Waiting {
     }
 }
 
-/// What is to be prefetched, and how.
+/// The objects of a prefetch, and its parameters.
 fn prefetched(prefetch: aliyun::Prefetch, account: &Account) -> (Vec<Object>, Prefetch) {
     let how = Prefetch {
         area: prefetch.area,
@@ -372,7 +372,7 @@ fn row(line: Line) -> TaskRow {
     }
 }
 
-/// The vendor's words where one fits, else our own.
+/// The vendor's wording if it has one for this cause, else our own.
 fn describe(cause: &Cause) -> Description {
     match cause {
         Cause::OriginStatus(status) => Description::OriginStatus(*status),
@@ -400,7 +400,7 @@ fn quota(caller: &Caller<'_>, spent: &BTreeMap<String, u64>) -> Quota {
         regex: bucket(limits::Bucket::Regexes),
         ignore_params: bucket(limits::Bucket::IgnoreParams),
         prefetch,
-        // We count prefetches once, whichever tiers they warm; blocking does not exist here.
+        // Prefetches are counted once, whichever tiers they warm; blocking does not exist here.
         prefetch_edge: prefetch,
         block: Bucket { limit: Some(0), used: 0 },
     }
@@ -413,7 +413,7 @@ fn wished(set: aliyun::SetFunction) -> Wished {
 fn shown((certificate, facts): Shown) -> CertificateShown {
     CertificateShown {
         name: certificate.name.clone(),
-        // Set is set once: the moment tells certificates of a domain apart.
+        // The time at which it was set distinguishes the certificates of a domain.
         id: certificate.set_ms,
         subject: facts.subject,
         issuer: facts.issuer,

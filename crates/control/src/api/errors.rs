@@ -1,4 +1,4 @@
-//! What was denied, in the vendor's words: the one place.
+//! The only place that translates denials into the vendor's errors.
 
 use aliyun::{Fault, Refusal, Wording};
 use model::functions::{BadArgument, BadFunctions};
@@ -8,12 +8,13 @@ use crate::certificate::BadCertificate;
 use crate::state::accounts::AccountStatus;
 use crate::state::submit::Refused;
 
-/// Whether the reason lies with us, so that it belongs into our log.
+/// Whether the cause is on our side and belongs in our log.
 pub(super) fn is_ours(denied: &Denied) -> bool {
     matches!(denied, Denied::Unavailable(_) | Denied::Refused(Refused::Unavailable))
 }
 
-/// The refusal that clients get. `prefetch` says whether it was a prefetch that was denied: quotas are worded by it.
+/// The refusal that a client gets. `prefetch` says whether a prefetch was denied, which changes the wording of quota
+/// errors.
 pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refusal {
     let fault = match denied {
         Denied::Account(AccountStatus::NotOpened) => Fault::NotOpened,
@@ -66,7 +67,7 @@ pub(super) fn refusal(denied: &Denied, wording: Wording, prefetch: bool) -> Refu
     Refusal::of(fault, wording)
 }
 
-/// A certificate that cannot be a domain's, and why behind the vendor's words.
+/// The refusal of a certificate, with our reason after the vendor's message.
 fn certificate(bad: &BadCertificate, wording: Wording) -> Refusal {
     let fault = match bad {
         BadCertificate::Chain
@@ -80,7 +81,7 @@ fn certificate(bad: &BadCertificate, wording: Wording) -> Refusal {
     Refusal::of(fault, wording).because(&bad.to_string())
 }
 
-/// Functions that a domain cannot have, by the code that says what is wrong with them.
+/// The refusal of functions that a domain cannot have, with the code for what is wrong with them.
 fn functions(bad: &BadFunctions, wording: Wording) -> Refusal {
     let refusal = match bad {
         BadFunctions::Argument { problem: BadArgument::Unknown(name), .. } => Refusal::argument_name(name),

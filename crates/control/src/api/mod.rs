@@ -1,17 +1,19 @@
-//! The door: HTTP to a signed request to a verb to a reply.
+//! The public API: an HTTP request becomes a signed request, a verb and a reply.
 //!
-//! Checks run in the vendor's order: action and version, common parameters, time stamp, key, token, signature, nonce,
-//! policy, rate, the action's parameters. This module and `calls` are the only places that speak both our words and the
-//! vendor's; `errors` is the one place that turns what was denied into codes.
+//! Checks run in this order: action and version, common parameters, time stamp, key and token, signature, rate, the
+//! action's parameters, nonce, policy. A submission spends its nonce after the policy has allowed it. This module and
+//! `calls` are the only places that use both our terms and the vendor's; `errors` is the only one that turns denials
+//! into codes.
 //!
 //! # What always holds
 //!
-//! - At most [`OPEN_MAX`] requests are worked on at a time; their bodies were read before, within the bounds of `bodies`.
-//! - A nonce is spent only by a request whose signature was good: with the submission in the database when it changes
-//!   something, in memory when it only looks.
-//! - A call that changes something is in the audit log before it does, and one that policies refuse is in it too; what is refused
-//!   before its nonce is spent is counted alone.
-//! - What went wrong on our side is in our log under the request's id, and in no reply.
+//! - At most [`OPEN_MAX`] requests are processed at a time; their bodies were read before, within the bounds of
+//!   `bodies`.
+//! - A nonce is spent only by a request with a good signature or bearer token: in the database with the submission or
+//!   before another change, in memory for a call that only reads.
+//! - A call that changes something is recorded in the audit log before or with its change; one that policies refuse is
+//!   recorded too. A call refused earlier (credentials, rate, parameters) is only counted.
+//! - An error on our side is logged with the request's id, and its cause is in no reply.
 
 use std::convert::Infallible;
 use std::io;
@@ -51,19 +53,19 @@ mod calls;
 mod errors;
 mod told;
 
-/// Requests worked on at a time; further ones are told to come back.
+/// Requests processed at a time; further ones are told to come back.
 pub(crate) const OPEN_MAX: usize = 512;
 
-/// Connections at a time; further ones wait to be taken.
+/// Connections at a time; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
 
 /// How long a request's head and body may take to arrive.
 const READ_MAX: Duration = Duration::from_secs(30);
 
-/// How long connections are given to end when stopping.
+/// How long connections may take to end when the process stops.
 const STOPPING_MAX: Duration = Duration::from_secs(4);
 
-/// Everything the door needs. One for the process.
+/// Everything the API needs. One per process.
 pub(crate) struct Door {
     app: App,
     rates: Rates,
@@ -90,7 +92,7 @@ impl Door {
     }
 }
 
-/// Serves HTTP/1.1 and HTTP/2 until `stopping` is cancelled, on connections that come with the address of whoever made them.
+/// Serves HTTP/1.1 and HTTP/2 until `stopping` is cancelled, on connections that come with the client's address.
 pub(crate) async fn serve<S: crate::Stream>(
     door: Door,
     mut incoming: impl tokio_stream::Stream<Item = io::Result<(S, Option<IpAddr>)>> + Unpin,
@@ -117,7 +119,7 @@ pub(crate) async fn serve<S: crate::Stream>(
             None => break,
             Some(Ok(accepted)) => accepted,
             Some(Err(error)) => {
-                // Out of descriptors, most likely: others must end first.
+                // Most likely out of file descriptors: other connections must end first.
                 tracing::warn!(%error, "connection not taken");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -154,7 +156,7 @@ impl Door {
             },
             "/metrics" => {
                 let (following, accepting) = (&self.app.following, &self.app.accepting);
-                // Counted by the permits themselves: a caller who leaves early gives his back too.
+                // Counted by the permits themselves, since a cancelled request returns its permit too.
                 let open = OPEN_MAX - self.open.available_permits();
                 let reading = self.senders.count();
                 let text =
@@ -171,7 +173,7 @@ impl Door {
     async fn call(&self, request: http::Request<Body>, from: Option<IpAddr>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let mut headers = head.headers;
-        // HTTP/2 has the host in its pseudo header; V3 signs it under its old name.
+        // HTTP/2 has the host in its pseudo-header; V3 signs it under its old name.
         if !headers.contains_key(header::HOST)
             && let Some(host) = head.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok())
         {
@@ -198,7 +200,7 @@ impl Door {
             refused(&Refusal::of(Fault::Overload, wording), Format::of(&incoming(&[])), Some(product))
         };
         let Some(body) = bodies::read(&self.senders, body, from).await else { return overloaded() };
-        // Only now: what is not here yet may never come.
+        // Only after the body has arrived: one that has not arrived yet may never do so.
         let Ok(_open) = self.open.try_acquire() else { return overloaded() };
         match &body {
             Ok(body) => {
@@ -216,7 +218,7 @@ impl Door {
         }
     }
 
-    /// Everything from reading to rendering. A refusal comes with the product as far as it is known.
+    /// From reading the request to rendering the reply. A refusal comes with the product, if known.
     async fn reply(
         &self,
         incoming: &Incoming<'_>,
@@ -247,7 +249,7 @@ impl Door {
         let call = aliyun::call(request, profile, self.app.rules, now)?;
         let spent = calls::spent(&call);
         let record = |of_call| told::record(&principal, request, of_call, id, from, millis(now));
-        // What only looks is recorded where it is refused, and costs nothing where it is not.
+        // A call that only reads is recorded only if policies refuse it; otherwise it costs nothing.
         let told = (spent != calls::Spent::InMemory).then(|| record(told::of_call(&call)));
         let begun = self.spend_nonce(&principal, request, spent, told.as_ref(), id).await?;
         let caller = calls::Caller { principal: &principal, request, wording: profile.wording(request), record: told };
@@ -266,7 +268,7 @@ impl Door {
                     self.app.accepting.note(Note::Ended { id, outcome, at_ms }).await;
                 }
             }
-            // What was accepted has its record; a nonce that was spent before has that of then.
+            // An accepted submission has its record; a replayed one has the record of its first use.
             (calls::Spent::WithSubmission, Ok(_) | Err(Denied::Refused(Refused::NonceUsed))) => {}
             (calls::Spent::WithSubmission, Err(_)) => {
                 let record = caller.record.clone().unwrap_or_default();
@@ -287,7 +289,7 @@ impl Door {
         }
     }
 
-    /// Who it is that asks, proved by a signature or by a bearer token.
+    /// The caller, proven by a signature or a bearer token.
     async fn principal(&self, request: &Request, id: &str) -> Result<Principal, Refusal> {
         let now_ms = millis(self.app.clock.now());
         if let Some(token) = request.bearer_token() {
@@ -319,7 +321,7 @@ impl Door {
         Ok(Principal { key, pass: None })
     }
 
-    /// The key that temporary credentials were made with, if it is there still, and the same account's and user's.
+    /// The key that temporary credentials were made with, if it still exists and belongs to the same account and user.
     async fn key_behind(&self, pass: &Pass, id: &str) -> Result<Option<Arc<AccessKey>>, Refusal> {
         let is_behind = |key: &Arc<AccessKey>| {
             let user = key.user.as_ref().map(|user| &user.name);
@@ -328,7 +330,7 @@ impl Door {
         Ok(self.key(&pass.key, id).await?.filter(is_behind))
     }
 
-    /// The key of this name, which must be switched on; `None` when there is none.
+    /// The key with this id, which must be active; `None` if there is none.
     async fn key(&self, name: &str, id: &str) -> Result<Option<Arc<AccessKey>>, Refusal> {
         let key = self.app.keys.get(name).await.map_err(|error| {
             tracing::error!(request = id, error = &error as &dyn std::error::Error, "key could not be read");
@@ -337,7 +339,8 @@ impl Door {
         if key.as_ref().is_some_and(|key| !key.active) { Err(Refusal::key_inactive()) } else { Ok(key) }
     }
 
-    /// Spends the nonce of a request where it is not spent with a submission; the number of the record that was begun with it.
+    /// Spends the nonce of a request unless its submission spends it; returns the number of the record that was begun
+    /// with it.
     async fn spend_nonce(
         &self,
         principal: &Principal,
@@ -372,7 +375,7 @@ impl Door {
     }
 }
 
-/// The page about an error's code.
+/// The documentation page of an error code.
 fn page(code: &str) -> Response<Full<Bytes>> {
     match aliyun::page(code) {
         Some(text) => plain(StatusCode::OK, text),
@@ -380,12 +383,12 @@ fn page(code: &str) -> Response<Full<Bytes>> {
     }
 }
 
-/// Whether whoever stands in front of us says that the client came by https. It only decides how links begin.
+/// Whether a proxy in front says that the client used https. It only decides how links begin.
 fn by_https(headers: &http::HeaderMap) -> bool {
     headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
-/// The product a request speaks to, as far as its head tells: all that is looked at when there is no room for more.
+/// The product that a request addresses, by its URL and headers only: an overloaded server looks at no more.
 fn product(uri: &http::Uri, headers: &http::HeaderMap) -> Product {
     let in_header = headers.get("x-acs-version").and_then(|version| version.to_str().ok());
     let pairs = uri.query().unwrap_or_default().split('&');

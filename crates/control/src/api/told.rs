@@ -1,9 +1,9 @@
-//! What the audit log is told of a call.
+//! Which facts of a call the audit log records.
 //!
 //! # What always holds
 //!
-//! - Parameters are told by name, those of a list that holds none with a secret; what is not on it is not told.
-//! - A record's size is bounded, whatever the call's is.
+//! - Parameters are recorded by an explicit list of names that hold no secrets; all others are left out.
+//! - The size of a record is bounded, whatever the size of the call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,13 +13,13 @@ use aliyun::{Call, Request};
 use crate::app::Principal;
 use crate::state::audit::{BEGUN, Record};
 
-/// Domains that a record tells.
+/// The most domains in a record.
 const DOMAINS_MAX: usize = 100;
 
-/// Characters of a value that a record tells.
+/// The most characters of a value in a record.
 const VALUE_CHARS_MAX: usize = 200;
 
-/// Parameters that are told beside domains, where a call has them.
+/// Parameters that are recorded besides domains, if a call has them.
 const TOLD: [&str; 33] = [
     "Area",
     "CacheTag",
@@ -56,22 +56,22 @@ const TOLD: [&str; 33] = [
     "Tag.1.Value",
 ];
 
-/// Parameters that name domains: one, or several with commas between them.
+/// Parameters that name one domain or several, separated by commas.
 const DOMAINS: [&str; 2] = ["DomainName", "DomainNames"];
 
-/// Elements of `ResourceId.N`, which names domains too; the vendor takes fifty.
+/// Elements of `ResourceId.N`, which names domains too; the vendor accepts fifty.
 const RESOURCES_MAX: usize = 50;
 
-/// What is told of a call that its parameters do not say in short.
+/// Facts that are derived from a call instead of copied from its parameters.
 #[derive(Default)]
 pub(super) struct OfCall {
-    /// The hosts of what it submits.
+    /// The hosts of the submitted objects.
     hosts: BTreeSet<String>,
     detail: BTreeMap<String, String>,
 }
 
-/// What is told of `call` beside its parameters: of what it submits the hosts and how many lines, of functions their names, for their
-/// arguments may be secrets.
+/// The derived facts of `call`: hosts and number of lines of a submission, and names of functions, whose arguments may
+/// be secrets.
 pub(super) fn of_call(call: &Call) -> OfCall {
     let paths = match call {
         Call::Prefetch(prefetch) => &prefetch.paths,
@@ -90,7 +90,7 @@ pub(super) fn of_call(call: &Call) -> OfCall {
     }
 }
 
-/// The record of a call that is about to be done.
+/// The record of a call that is about to be executed.
 pub(super) fn record(
     principal: &Principal,
     request: &Request,
@@ -131,7 +131,7 @@ pub(super) fn record(
     }
 }
 
-/// A client's text, short and without control characters.
+/// A client's text, shortened and without control characters.
 fn told(text: &str) -> String {
     text.chars().take(VALUE_CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,11 +1,11 @@
-//! The verb that shows what was done in an account.
+//! The verb that shows an account's audit log.
 
 use super::{App, Denied, Permission, Principal};
 use crate::state::audit::{Recorded, Wanted, Window};
 
 impl App {
-    /// The newest `most` records of the account that are as wanted, the newest first, and behind which one to go on. An account sees
-    /// its own, whatever its state, and nobody else's.
+    /// The newest `most` records of the account that match `wanted`, newest first, and the position to continue from.
+    /// An account sees only its own records, whatever its state.
     pub(crate) async fn audit_log(
         &self,
         principal: &Principal,

@@ -1,8 +1,8 @@
-//! The verbs about certificates: setting one, taking it, looking.
+//! The verbs about certificates: setting, removing and showing them.
 //!
 //! # What always holds
 //!
-//! - A private key is checked, sealed and let go of here; nothing behind this module sees it in the clear.
+//! - A private key is checked, sealed and dropped here; no code behind this module sees it in the clear.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use crate::state::millis;
 
 /// A certificate and its key, both in PEM, as an owner submits them.
 pub(crate) struct Submitted {
-    /// What the owner calls it.
+    /// The owner's name for it.
     pub(crate) name: String,
-    /// The chain, the domain's own first.
+    /// The chain, starting with the domain's own certificate.
     pub(crate) chain: String,
     /// The private key.
     pub(crate) key: zeroize::Zeroizing<String>,
@@ -29,7 +29,7 @@ pub(crate) struct Submitted {
 pub(crate) type Shown = (Arc<Certificate>, Facts);
 
 impl App {
-    /// Shows users of a domain a certificate from now on, or none. What it is already changes nothing.
+    /// Sets or removes the certificate of a domain. Setting what is set already changes nothing.
     pub(crate) async fn set_certificate(
         &self,
         principal: &Principal,
@@ -87,7 +87,7 @@ impl App {
     }
 }
 
-/// A certificate with what it says of itself.
+/// A certificate with its facts.
 pub(super) fn shown(certificate: &Arc<Certificate>) -> Option<Shown> {
     certificate::facts(&certificate.chain).map(|facts| (certificate.clone(), facts))
 }

@@ -35,7 +35,7 @@ impl App {
     }
 }
 
-/// Refused unless a lasting key asks that may: what is temporary must not outlive itself by issuing more.
+/// Fails unless a lasting key asks that may: temporary credentials must not prolong themselves by issuing more.
 fn may_issue(
     principal: &Principal,
     permission: Permission<'_>,

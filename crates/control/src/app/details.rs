@@ -1,4 +1,4 @@
-//! The verb that shows a prefetch URL by URL, with exactly why and where one failed.
+//! The verb that shows a prefetch URL by URL, with where and why each failed.
 
 use model::UrlKey;
 
@@ -11,13 +11,13 @@ use crate::state::steering::Steering;
 /// A prefetch, URL by URL.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Detail {
-    /// The domain of its URLs: a task has one.
+    /// The domain of its URLs; a task has one.
     pub(crate) domain: String,
     /// When it was submitted, in milliseconds since 1970.
     pub(crate) created_ms: u64,
     /// When it ended; `None` while it has not.
     pub(crate) ended_ms: Option<u64>,
-    /// How what of it has not ended is steered, or all of it where nothing is left.
+    /// The steering of its open part, or of its first chunk if nothing is open.
     pub(crate) steering: Steering,
     /// Its URLs, in the order of submission, at least one.
     pub(crate) urls: Vec<UrlDetail>,
@@ -28,18 +28,18 @@ pub(crate) struct Detail {
 pub(crate) struct UrlDetail {
     /// With scheme.
     pub(crate) url: String,
-    /// How far it is.
+    /// Its progress.
     pub(crate) state: LineState,
-    /// In which tier of which POP it failed first; empty where it did not.
+    /// The tier of a POP where it failed first; empty if it did not fail.
     pub(crate) failed_at: String,
-    /// Its jobs, one a target and variant; none before it is known where it goes.
+    /// Its jobs, one per target and variant; none before its targets are known.
     pub(crate) jobs: Vec<JobState>,
-    /// The key of users' requests for it, where it is kept under another.
+    /// The key of users' requests for it, if the object is stored under another.
     pub(crate) users_key: Option<UrlKey>,
 }
 
 impl App {
-    /// A prefetch of the account; `None` when it has none of that id.
+    /// A prefetch of the account; `None` if it has none with this id.
     pub(crate) async fn detail(
         &self,
         principal: &Principal,
@@ -68,7 +68,7 @@ impl App {
     }
 }
 
-/// The key of users' requests for a URL, by the functions of now, where a prefetch keeps it under another.
+/// The key of users' requests for a URL, by the present functions, if a prefetch stores it under another.
 fn users_key(chunk: &Chunk, url: &str, known: &Known) -> Option<UrlKey> {
     let url = key_of(url).filter(|_| chunk.params.verbatim)?;
     let key = known.knowledge.domain_for(url.host())?.functions.key(&url);
@@ -79,7 +79,7 @@ fn urls(chunk: &Chunk, known: &Known) -> impl Iterator<Item = UrlDetail> {
     chunk.paths.iter().enumerate().map(move |(at, url)| {
         let state = line_state(chunk, at);
         let failed_at = match (&state, first_failure(chunk, at)) {
-            // Aimed at nobody: there is no place to name.
+            // Without targets there is no place to name.
             (LineState::Failed(_), Some((target, _))) if target != "-" => target.to_owned(),
             _ => String::new(),
         };

@@ -1,12 +1,14 @@
-//! The verbs about domains: adding, changing, removing, looking.
+//! The verbs about domains: adding, changing, removing and showing them.
 //!
-//! A change is an entry of the log like a refresh: nodes learn of it in order, and it is `configured` once every member has.
+//! Like a refresh, a change is an entry of the log: nodes learn of it in order, and it is `configured` once every
+//! member has it.
 //!
 //! # What always holds
 //!
-//! - A call changes all the domains it names or none: each is looked at first, and their entries are one transaction.
-//! - A domain changes on top of a change that every node has, one at a time.
-//! - What is being deleted keeps its name, and is shown as it was, until no node has anything of it.
+//! - A call changes all the domains it names or none: each is checked first, and their entries are one transaction.
+//! - A domain is changed only if every node has its previous change, so changes are made one at a time.
+//! - A domain that is being deleted keeps its name, and is shown in its last state, until no node stores anything of
+//!   it.
 
 use std::sync::Arc;
 
@@ -20,45 +22,45 @@ use crate::state::millis;
 /// Domains one account may have.
 pub(crate) const DOMAINS_MAX: usize = 50_000;
 
-/// Nodes that are named when a deletion waits for more.
+/// The most nodes that are named when a deletion waits.
 const NAMED_MAX: usize = 20;
 
 /// A domain as users see it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DomainView {
-    /// What the control plane keeps.
+    /// The row that the control plane stores.
     pub(crate) row: DomainRow,
     /// What nodes know, or knew before it was removed.
     pub(crate) domain: Domain,
-    /// What its users are shown by TLS.
+    /// The certificate that its users are shown.
     pub(crate) certificate: Option<Arc<Certificate>>,
 }
 
-/// Domains to be made, all alike but for their names.
+/// Domains to be added, alike except for their names.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    /// Each once.
+    /// Distinct names.
     pub(crate) names: Vec<DomainName>,
     /// Where they are served.
     pub(crate) coverage: Coverage,
     /// Where their objects come from.
     pub(crate) sources: Vec<Source>,
-    /// What only the public API speaks of.
+    /// What only the public API shows.
     pub(crate) detail: DomainDetail,
     /// Their labels.
     pub(crate) labels: Vec<(String, String)>,
 }
 
-/// What becomes of a domain that is there.
+/// A change of an existing domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DomainChange {
     /// Whether it is served.
     Online(bool),
-    /// In which response header its origins name tags; those that are usual when none.
+    /// The response header in which its origins name tags; the usual ones when `None`.
     TagHeader(Option<String>),
     /// Where it is served.
     Coverage(Coverage),
-    /// Where its objects come from, and the kind of each as it was submitted.
+    /// Where its objects come from, and the kind of each as submitted.
     Sources(Vec<Source>, Vec<String>),
 }
 
@@ -81,7 +83,7 @@ impl App {
         let of_others = |row: &&DomainRow| row.account != principal.account();
         for domain in known.domains.values().filter(of_others).filter_map(|row| known.knowledge.domains.get(&row.name))
         {
-            // One that was removed while others shared its cache is still there in theirs.
+            // A removed domain still exists in the configuration of domains that shared its cache.
             let share = domain.functions.rules().key.share.as_ref();
             if share.is_some_and(|of| wanted.names.iter().any(|name| name.serves(of.as_str()))) {
                 return Err(Denied::DomainConflict);
@@ -104,7 +106,7 @@ impl App {
         self.reach(at).await
     }
 
-    /// Changes domains of the account, all or none. What one is already changes nothing, and is no entry of the log.
+    /// Changes domains of the account, all or none. A domain that is in the wanted state already gets no log entry.
     pub(crate) async fn change_domains(
         &self,
         principal: &Principal,
@@ -142,8 +144,8 @@ impl App {
         self.reach(at).await
     }
 
-    /// Takes a domain from the account. Nodes forget it and what they have of it; its name is free when all have. Prefetches of it
-    /// that have not ended are cancelled: whoever has the name next has another origin and other rules of access.
+    /// Removes a domain from the account. Nodes forget it and everything stored for it; its name is free once all have.
+    /// Its open prefetches are cancelled, since the name's next owner has another origin and other access rules.
     pub(crate) async fn remove_domain(
         &self,
         principal: &Principal,
@@ -154,7 +156,7 @@ impl App {
         principal.may(permission.action, [permission.on(name.as_str())])?;
         let known = self.following.now();
         let row = own(&known, principal, name)?;
-        // One that is blocked may go.
+        // A blocked domain may be removed.
         let last = known.knowledge.domain(name.as_str()).cloned().ok_or(Denied::Configuring)?;
         settled(&known, row)?;
         let now_ms = millis(self.clock.now());
@@ -180,7 +182,7 @@ impl App {
         }
     }
 
-    /// The account's domains that its key may see, in the order they were added.
+    /// The account's domains, in the order in which they were added.
     pub(crate) fn domains(&self, principal: &Principal, permission: Permission<'_>) -> Result<Vec<DomainView>, Denied> {
         principal.may_look()?;
         principal.may(permission.action, [permission.on("*")])?;
@@ -209,7 +211,7 @@ impl App {
         view(&known, row).ok_or_else(|| Denied::NoDomain(name.to_string()))
     }
 
-    /// Members that still have something of a domain that `revision` removed, the first of them.
+    /// Members that still store something of a domain that `revision` removed, at most [`NAMED_MAX`].
     pub(crate) async fn not_deleted_by(&self, revision: Revision) -> Result<Vec<String>, Denied> {
         let rows = self.state.nodes().await?;
         let done = |name: &NodeName| {
@@ -220,7 +222,7 @@ impl App {
         Ok(members.filter(|name| !done(name)).take(NAMED_MAX).map(ToString::to_string).collect())
     }
 
-    /// Where nodes of the second tier are that serve a domain of the account: host names or addresses, each once.
+    /// The distinct host names or addresses of the second-tier nodes that serve a domain of the account.
     pub(crate) fn second_tier(
         &self,
         principal: &Principal,
@@ -260,7 +262,7 @@ pub(super) fn own<'a>(known: &'a Known, principal: &Principal, name: &DomainName
     row.ok_or_else(|| Denied::NoDomain(name.to_string()))
 }
 
-/// A domain of the account that it may change: not one that is blocked or being deleted.
+/// A domain that the account may change: not blocked and not being deleted.
 pub(super) fn changeable<'a>(
     known: &'a Known,
     principal: &Principal,
@@ -274,8 +276,8 @@ pub(super) fn changeable<'a>(
     Ok((row, domain.ok_or(Denied::Configuring)?))
 }
 
-/// Refused while nodes have not all heard of the last change. One at a time, on top of the last one: rows and entries are read at
-/// their own pace.
+/// Fails while not all nodes have the last change, or this process has not read its log entry yet: rows and entries are
+/// read separately, and each change builds on the last one.
 pub(super) fn settled(known: &Known, row: &DomainRow) -> Result<(), Denied> {
     if row.configured && row.revision <= known.head { Ok(()) } else { Err(Denied::Configuring) }
 }

@@ -1,4 +1,4 @@
-//! The verb that says what a prefetch would do, and why. It writes nothing and charges nothing.
+//! The verb that explains what a prefetch would do, and why. It writes nothing and charges nothing.
 
 use aliyun::{Explained, ExplainedTarget};
 use model::{Domain, Member, UrlKey};
@@ -7,8 +7,8 @@ use super::{App, Denied, Object, Permission, Prefetch, Principal, named};
 use crate::known::Known;
 
 impl App {
-    /// What a prefetch of these objects would do, one by one. What would make it be refused for the state of a domain is told as a
-    /// problem; a host that is not the account's is refused as ever.
+    /// What a prefetch of each of these objects would do. A domain's state that would cause a refusal is reported as a
+    /// problem; a host that is not the account's is refused as usual.
     pub(crate) fn explain(
         &self,
         principal: &Principal,
@@ -79,7 +79,7 @@ impl App {
     }
 }
 
-/// Which functions make users' key of a URL, step by step.
+/// The functions that make users' key of a URL, step by step.
 fn steps(domain: &Domain, url: &UrlKey) -> Vec<(Vec<String>, String)> {
     let is_set = |name: &&&str| domain.functions.list().iter().any(|function| function.name == **name);
     let steps = domain.functions.rules().key.steps(url).into_iter();
@@ -87,7 +87,7 @@ fn steps(domain: &Domain, url: &UrlKey) -> Vec<(Vec<String>, String)> {
     steps.map(|(names, key)| (named(names), key.to_string())).collect()
 }
 
-/// What origins are asked for, as nodes make it.
+/// The path that nodes request from origins.
 fn origin_path(domain: &Domain, url: &UrlKey, key: &UrlKey) -> String {
     let rules = domain.functions.rules();
     let visited = || rules.key.visited(&rules.key.unsigned(url.path_and_query()));
@@ -95,7 +95,7 @@ fn origin_path(domain: &Domain, url: &UrlKey, key: &UrlKey) -> String {
     rules.fetch.path(&if by_key { key.path_and_query().to_owned() } else { visited() })
 }
 
-/// What is said of an object that is kept under its URL, though users' requests for it have this key.
+/// The warning about an object that is stored under its URL although users' requests for it have this key.
 pub(crate) fn other_key(users_key: &UrlKey) -> String {
     format!(
         "users' requests for it have the key {users_key}: they are not answered by this (QueryHashkey=true warms that)"

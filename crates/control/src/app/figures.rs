@@ -1,4 +1,4 @@
-//! The verbs about figures: looking at what nodes counted.
+//! The verbs that show figures.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::{App, Denied, Permission, Principal};
 use crate::state::figures::Grain;
 
 impl App {
-    /// What was counted of domains of the account in each bucket of a window, those without requests with nothing.
+    /// The figures of domains of the account for each bucket of a window; buckets without requests are empty.
     pub(crate) async fn figures(
         &self,
         principal: &Principal,
@@ -29,7 +29,7 @@ impl App {
         Ok(buckets.into_iter().map(|bucket| (bucket, counted.get(&bucket).cloned().unwrap_or_default())).collect())
     }
 
-    /// The URLs of domains of the account that were asked for most in the hours of a window.
+    /// The most requested URLs of domains of the account in the hours of a window.
     pub(crate) async fn top_urls(
         &self,
         principal: &Principal,
@@ -49,7 +49,8 @@ impl App {
         Ok(sums.into_iter().map(visits).collect())
     }
 
-    /// Refused unless every domain is the account's and its key may see it; all of them where none is named.
+    /// Fails unless every domain is the account's and the caller may see it. Without domains it needs permission for
+    /// all.
     fn may_see(&self, principal: &Principal, permission: Permission<'_>, domains: &[String]) -> Result<(), Denied> {
         principal.may_look()?;
         if domains.is_empty() {

@@ -1,14 +1,14 @@
-//! The verbs about functions of domains: setting, deleting, looking.
+//! The verbs about functions of domains: setting, deleting and showing them.
 //!
 //! # What always holds
 //!
 //! - A call changes all the domains it names or none: their entries are one transaction.
-//! - What is stored passed [`functions::check`] as a whole, on every domain.
+//! - The stored functions of every domain have passed [`functions::check`] as a whole.
 //!
 //! # Numbers
 //!
-//! A function's number is the time it was set at, in milliseconds, or one more than the highest of its domain: it tells age, and no
-//! number comes twice in a domain.
+//! A function's number is the time at which it was set, in milliseconds, or one more than the highest of its domain if
+//! that is later. So it shows the age and is unique within a domain.
 
 use model::functions::{self, BadArgument, BadFunctions, Function, Functions};
 use model::{Domain, DomainName};
@@ -21,13 +21,13 @@ use crate::state::millis;
 /// A function to be set.
 #[derive(Clone, Debug)]
 pub(crate) struct Wished {
-    /// Which one is changed; without, one is added, or takes the place of the one of its name where there can be only one.
+    /// The function to change; without it, one is added, or replaces the one with its name if there can be only one.
     pub(crate) id: Option<u64>,
-    /// As it will be, but for its number.
+    /// Its new form; the number in it is ignored.
     pub(crate) function: Function,
 }
 
-/// Which functions are deleted.
+/// The functions to delete.
 #[derive(Clone, Debug)]
 pub(crate) enum Doomed {
     Ids(Vec<u64>),
@@ -35,7 +35,8 @@ pub(crate) enum Doomed {
 }
 
 impl App {
-    /// Sets functions on domains of the account; the number of each, on each domain in turn. What is set already keeps its number.
+    /// Sets functions on domains of the account; returns the number of each, domain by domain. An existing function
+    /// keeps its number.
     pub(crate) async fn set_functions(
         &self,
         principal: &Principal,
@@ -55,7 +56,7 @@ impl App {
         Ok(set)
     }
 
-    /// Deletes functions of domains of the account. One that is not there is deleted already.
+    /// Deletes functions of domains of the account. Missing ones are no error.
     pub(crate) async fn delete_functions(
         &self,
         principal: &Principal,
@@ -106,7 +107,7 @@ impl App {
         self.reach(at).await
     }
 
-    /// The functions of a domain of the account, the oldest first, and whether every node has them.
+    /// The functions of a domain of the account, oldest first, and whether every node has them.
     pub(crate) fn functions(
         &self,
         principal: &Principal,
@@ -118,7 +119,7 @@ impl App {
     }
 }
 
-/// What `there` becomes, and the number of each that was wished for.
+/// Applies `wished` to `there`; returns the resulting functions, and the number of each wish.
 fn merge(there: &[Function], wished: &[Wished], now_ms: u64) -> Result<(Vec<Function>, Vec<u64>), Denied> {
     let mut merged = there.to_vec();
     let mut ids = Vec::new();
@@ -152,19 +153,20 @@ fn merge(there: &[Function], wished: &[Wished], now_ms: u64) -> Result<(Vec<Func
     Ok((merged, ids))
 }
 
-/// What shares a cache shows its users what the other's origin said, and the other way round: both are of one account.
+/// Domains that share a cache answer their users with responses of each other's origins, so both must belong to one
+/// account.
 fn not_shared() -> BadFunctions {
     let problem = BadArgument::Value { name: "share_host", expected: "another domain of this account" };
     BadFunctions::Argument { function: "rewrite_host".to_owned(), problem }
 }
 
-/// Whether a domain has the function of a number.
+/// Whether a domain has the function with this number in the table of functions.
 pub(crate) fn has(domain: &Domain, number: u32) -> bool {
     let Some(kind) = functions::numbered(number) else { return false };
     domain.functions.list().iter().any(|function| function.name == kind.name)
 }
 
-/// What [`Denied::Functions`] holds.
+/// The content of [`Denied::Functions`].
 pub(crate) type Bad = BadFunctions;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The verbs about labels of domains: putting, taking, finding.
+//! The verbs about labels of domains: setting, removing and finding them.
 
 use std::collections::BTreeSet;
 
@@ -11,11 +11,11 @@ use crate::state::labels::LabelError;
 /// Labels in one answer of a list.
 pub(crate) const PAGE: usize = 100;
 
-/// Pairs of key and value in the answer about all labels of an account; there is no other page of them.
+/// Pairs of key and value in the answer about all labels of an account, which has a single page.
 const IN_USE_MAX: u32 = 10_000;
 
 impl App {
-    /// Puts labels on domains of the account, on all or none.
+    /// Sets labels on domains of the account, on all or none.
     pub(crate) async fn set_labels(
         &self,
         principal: &Principal,
@@ -27,7 +27,7 @@ impl App {
         self.state.set_labels(principal.account(), names, labels).await.map_err(denied)
     }
 
-    /// Takes labels from domains of the account, by key or all.
+    /// Removes labels from domains of the account, by key or all.
     pub(crate) async fn remove_labels(
         &self,
         principal: &Principal,
@@ -106,7 +106,7 @@ impl App {
         names.iter().try_for_each(|name| domains::own(&known, principal, name).map(|_| ()))
     }
 
-    /// The domains that a query is about; `None` when it is about all of them.
+    /// The domains that a query is about; `None` if it is about all.
     async fn picked(&self, principal: &Principal, query: &LabelQuery) -> Result<Option<BTreeSet<String>>, Denied> {
         let named: BTreeSet<String> = query.domains.iter().map(ToString::to_string).collect();
         let labelled = self.labelled(principal, &query.labels).await?;
@@ -117,7 +117,7 @@ impl App {
         })
     }
 
-    /// The account's domains that have all these labels; `None` when none is asked for.
+    /// The account's domains that have all these labels; `None` if no label is given.
     pub(crate) async fn labelled(
         &self,
         principal: &Principal,

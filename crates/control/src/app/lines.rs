@@ -1,4 +1,4 @@
-//! Looking at tasks, line by line.
+//! The verb that shows tasks line by line.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::known::Known;
 use crate::scheduler::{LineState, key_of, line_state};
 use crate::state::chunks::{Chunk, Filter, Kind, Outline};
 
-/// Chunks one query looks through for lines of a certain path or state.
+/// The most chunks that one query searches for lines of a certain path or state.
 pub(super) const CHUNKS_SEARCHED_MAX: usize = 20_000;
 
 /// The state of one line, as users see it.
@@ -24,14 +24,14 @@ pub(crate) struct Line {
     pub(crate) kind: Kind,
     /// When it was submitted, in milliseconds since 1970.
     pub(crate) created_ms: u64,
-    /// How far it is.
+    /// Its progress.
     pub(crate) progress: Progress,
 }
 
-/// How far a line is.
+/// The progress of a line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Progress {
-    /// Under way: hundredths of a percent done, below 10,000.
+    /// In progress: hundredths of a percent done, below 10,000.
     Refreshing(u32),
     /// Done.
     Complete,
@@ -39,7 +39,7 @@ pub(crate) enum Progress {
     Failed(model::Cause),
 }
 
-/// Which lines are asked for.
+/// Which lines to return.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct LineFilter {
     /// Which chunks.
@@ -68,14 +68,14 @@ pub(crate) enum Status {
 pub(crate) struct Page {
     /// The lines, the newest task first.
     pub(crate) lines: Vec<Line>,
-    /// How many there are on all pages.
+    /// The number of lines on all pages. When a search hits its bound, those found so far.
     pub(crate) total: u64,
-    /// Refreshes on this page that are not complete, by task, each with the highest revision it waits for.
+    /// Incomplete refreshes on this page, by task, each with the highest revision it waits for.
     pub(crate) open: BTreeMap<u64, Revision>,
 }
 
 impl App {
-    /// Lines of tasks, the newest task first: the page of `size` lines after the first `skip`.
+    /// Lines of tasks, newest task first: the page of `size` lines after the first `skip`.
     pub(crate) async fn lines(
         &self,
         principal: &Principal,
@@ -88,12 +88,12 @@ impl App {
         principal.may(permission.action, [permission.on(filter.host.as_deref().unwrap_or("*"))])?;
         let known = self.following.now();
         let mut chunks_filter = filter.chunks.clone();
-        // A wildcard domain goes by its own name, which is no host.
+        // A wildcard domain is named by its own name, which is not a host.
         chunks_filter.domain = filter.host.as_deref().and_then(|host| match host.starts_with('.') {
             true => Some(host.to_owned()),
             false => known.knowledge.domain_for(host).map(|domain| domain.name.to_string()),
         });
-        // All lines of a domain that is no wildcard are of one host.
+        // All lines of a domain that is not a wildcard have one host.
         let by_host = filter.host.as_deref() != chunks_filter.domain.as_deref();
         let within = by_host || filter.key.is_some() || filter.status.is_some();
         let mut page = Page { lines: Vec::new(), total: 0, open: BTreeMap::new() };
@@ -111,7 +111,7 @@ impl App {
         let mut searched = 0;
         let mut before = None;
         loop {
-            // Each chunk has a line at least.
+            // Each chunk has at least one line.
             let lacking = skip.saturating_add(size as u64).saturating_sub(page.total);
             let most = if within {
                 OUTLINES_AT_ONCE
@@ -122,7 +122,7 @@ impl App {
             let Some(last) = outlines.last() else { break };
             before = Some(*last);
             for some in outlines.chunks(CHUNKS_AT_ONCE) {
-                // Whole chunks that lie before or behind the page need not be read, unless lines are picked from within.
+                // A chunk wholly before or behind the page is not read, unless lines within chunks are filtered.
                 let wanted =
                     |outline: &&Outline, at: u64| within || (at + outline.lines > skip && at < skip + size as u64);
                 let mut at = page.total;
@@ -158,7 +158,7 @@ impl App {
         Ok(page)
     }
 
-    /// Those of these chunks that have an object: what they have come to is much more than what they are about.
+    /// Those of these chunks that contain an object. Reads only paths: progress takes much more room.
     async fn with_object(&self, ids: &[u64], key: &UrlKey) -> Result<Vec<u64>, Denied> {
         let paths = self.state.paths(ids).await?;
         let has = |paths: &[String]| paths.iter().any(|path| key_of(path).as_ref() == Some(key));
@@ -166,12 +166,12 @@ impl App {
     }
 
     fn pick(&self, known: &Known, chunk: &Chunk, filter: &LineFilter, skip: u64, size: usize, page: &mut Page) {
-        // Of a refresh all lines are as far: looked up once, for it asks every member.
+        // All lines of a refresh have the same progress. It is computed once, since that looks at every member.
         let of_refresh = (chunk.kind != Kind::Prefetch).then(|| self.progress_of_refresh(known, chunk));
         for (at, path) in chunk.paths.iter().enumerate() {
             let key = if filter.host.is_some() || filter.key.is_some() { key_of(path) } else { None };
             let host = key.as_ref().map(UrlKey::host);
-            // A wildcard domain was looked for by its chunks.
+            // A wildcard domain was already selected by chunk.
             let wanted = filter.host.as_deref().filter(|host| !host.starts_with('.'));
             if (wanted.is_some() && wanted != host) || (filter.key.is_some() && filter.key != key) {
                 continue;
@@ -205,7 +205,7 @@ impl App {
         Progress::Refreshing(hundredths(past, all))
     }
 
-    /// Whom a revision waits for now.
+    /// The members that a revision waits for now.
     pub(crate) fn waiting(&self, revision: Revision) -> Waiting {
         self.acknowledged.waiting(&self.following.now(), revision, self.clock.moment())
     }
@@ -219,7 +219,7 @@ fn progress_of_prefetch(chunk: &Chunk, at: usize) -> Progress {
     }
 }
 
-/// Part of whole in hundredths of a percent, below 10,000: all done is for the task itself to say.
+/// `part` of `whole` in hundredths of a percent, at most 9,900: only the task itself says when all is done.
 pub(super) fn hundredths(part: usize, whole: usize) -> u32 {
     let share = (part as u64 * 10_000).checked_div(whole as u64).unwrap_or(0);
     share.min(9_900) as u32

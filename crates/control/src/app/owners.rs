@@ -1,4 +1,4 @@
-//! The verbs about whose a name is: what shows it, and looking for that.
+//! The verbs about ownership of names: the content that proves it, and looking for that.
 
 use aliyun::VerifyType;
 use model::DomainName;
@@ -6,11 +6,11 @@ use model::DomainName;
 use super::{App, Denied, Permission, Principal};
 use crate::state::millis;
 
-/// Proofs that are kept of one account. One that everything under a name answers with would else be kept without end.
+/// The most proofs stored for one account. Without a bound, a zone that answers for every name could fill the table.
 const PROOFS_MAX: usize = super::DOMAINS_MAX;
 
 impl App {
-    /// What an account shows to prove that a name is its own, whoever has a domain of that name.
+    /// The content with which an account proves that a name is its own, whoever has a domain of that name.
     pub(crate) fn proof_content(
         &self,
         principal: &Principal,
@@ -22,7 +22,7 @@ impl App {
         Ok(self.ownership.content(principal.account(), name))
     }
 
-    /// Looks whether a name shows the account's content, and keeps that it did. Returns the content.
+    /// Checks that a name shows the account's content, and records the proof. Returns the content.
     pub(crate) async fn prove_name(
         &self,
         principal: &Principal,
@@ -44,7 +44,7 @@ impl App {
         Ok(self.ownership.content(account, name))
     }
 
-    /// Refused where the operator wants names proven, and one of these is not.
+    /// Fails if the operator requires proven names and one of these is not.
     pub(super) async fn are_proven(&self, principal: &Principal, names: &[DomainName]) -> Result<(), Denied> {
         if !self.ownership.is_required() {
             return Ok(());

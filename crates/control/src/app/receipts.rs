@@ -1,4 +1,4 @@
-//! The verb that asks for a receipt: the steps that completed a task, as one value, signed when asked for.
+//! The verbs about receipts: the steps that completed a task, as one signed value, and the key to check them with.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::state::chunks::{Chunk, Filter, Kind};
 use crate::state::completions::{Amounts, Completion};
 use crate::state::millis;
 
-/// Objects that a receipt lists; of more it has the count and the digest alone.
+/// The most objects that a receipt lists; for more it has only the count and the digest.
 const LISTED_MAX: usize = 100;
 
 impl App {
-    /// The receipt of a refresh that is complete, as a file.
+    /// The receipt of a complete refresh, as a file.
     pub(crate) async fn receipt(
         &self,
         principal: &Principal,
@@ -35,7 +35,7 @@ impl App {
         if chunks.iter().any(|chunk| chunk.finished_ms == 0) {
             return Err(Denied::NotComplete);
         }
-        // Before amounts are read, so that none of what is said to be swept is missing among them.
+        // Read before the amounts, so that the amounts include everything reported as swept.
         let swept = self.acknowledged.swept_upto();
         let mut steps: Vec<(Completion, Vec<Revision>)> = Vec::new();
         for chunk in &chunks {
@@ -80,7 +80,7 @@ impl App {
     /// The chunks of a task, in the order they were submitted.
     pub(super) async fn chunks_of(&self, account: &str, task: u64) -> Result<Vec<Chunk>, Denied> {
         let filter = Filter { tasks: vec![task], to_ms: u64::MAX >> 1, ..Filter::default() };
-        // A task has at most one chunk for each of its objects, of which there are fewer than are read at once.
+        // A task has at most one chunk for each of its objects, and no more objects than outlines are read at once.
         let outlines = self.state.outlines(account, &filter, None, OUTLINES_AT_ONCE).await?;
         let mut chunks = Vec::new();
         for some in outlines.chunks(CHUNKS_AT_ONCE) {
@@ -91,7 +91,7 @@ impl App {
     }
 }
 
-/// A step as a receipt tells it.
+/// A step in the form of a receipt.
 fn told(step: &Completion, revisions: Vec<Revision>, swept: &BTreeMap<NodeName, Revision>) -> Step {
     let members = step.members.iter().enumerate().map(|(at, member)| {
         let (swept_objects, swept_bytes) = match &step.swept {

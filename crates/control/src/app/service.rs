@@ -1,11 +1,11 @@
-//! The verbs about the service itself: opening it, and how the account stands.
+//! The verbs about the service itself: opening it, and the state of the account.
 
 use super::{App, Denied, Permission, Principal};
 use crate::state::accounts::{AccountStatus, Opening};
 use crate::state::{StateError, millis};
 
 impl App {
-    /// Opens the service for an account that has not.
+    /// Opens the service for an account that has not opened it.
     pub(crate) async fn open_service(
         &self,
         principal: &Principal,
@@ -20,7 +20,7 @@ impl App {
         }
         let opened = self.state.open_service(principal.account(), charge, millis(self.clock.now())).await?;
         self.keys.forget(principal.account());
-        // Somebody else was faster.
+        // If it is false, another call opened it first.
         if opened { Ok(()) } else { Err(Denied::ServiceOpen) }
     }
 
@@ -35,7 +35,7 @@ impl App {
         opening.ok_or_else(|| Denied::Unavailable(StateError::Corrupt { what: what() }))
     }
 
-    /// How the account stands: told to whoever may ask, whatever the answer.
+    /// The state of the account; told to every permitted caller, whatever the state.
     pub(crate) fn standing(&self, principal: &Principal, permission: Permission<'_>) -> Result<AccountStatus, Denied> {
         principal.may(permission.action, [permission.on("*")])?;
         Ok(principal.key.account.status)

@@ -7,7 +7,8 @@ use crate::state::millis;
 use crate::state::steering::{NotSteered, Steer};
 
 impl App {
-    /// Steers prefetches of the account, all of these or none; how many URLs of each had not ended, in the order of `tasks`.
+    /// Steers prefetches of the account, all of these or none; returns how many URLs of each had not ended, in the
+    /// order of `tasks`.
     pub(crate) async fn steer(
         &self,
         principal: &Principal,
@@ -19,7 +20,7 @@ impl App {
         let of_tasks = self.state.domains_of_prefetches(principal.account(), tasks).await?;
         let mut domains: BTreeSet<&str> = of_tasks.iter().map(|(_, domain)| domain.as_str()).collect();
         if domains.is_empty() {
-            // Whether it may is said before whether there is anything.
+            // Permission is checked before existence.
             domains.insert("*");
         }
         principal.may(permission.action, domains.into_iter().map(|domain| permission.on(domain)))?;

@@ -146,12 +146,12 @@ fn me() -> Principal {
 }
 
 impl Rig {
-    /// `a.com` and `b.com` are mine.
+    /// With the domains `a.com` and `b.com` of mine.
     async fn start() -> Rig {
         Rig::with_nodes(&[]).await
     }
 
-    /// The same, with nodes that have acknowledged so much.
+    /// The same, with these nodes as members.
     async fn with_nodes(names: &[&str]) -> Rig {
         let dir = TempDir::new().unwrap();
         let (state, clock, stopping) = (state(&dir, names).await, clock(), CancellationToken::new());
@@ -360,7 +360,7 @@ async fn domain_whose_nodes_have_not_heard_of_its_last_change_is_busy() {
     change(&["a.com"], DomainChange::Online(true)).await.unwrap();
     assert_eq!(doing(), Doing::Configuring);
 
-    // What is being deleted is shown, and busy; its name is nobody's.
+    // A domain that is being deleted is shown and busy; nobody can take its name.
     app.remove_domain(&me(), PUSH, &name("b.com")).await.unwrap();
     acknowledge();
     let view = app.domain(&me(), LOOK, &name("b.com")).unwrap();
@@ -574,7 +574,7 @@ async fn lines_come_in_pages_newest_task_first() {
 
 const RECEIPT: Permission<'_> = Permission { action: "cdn:DescribeRefreshTaskReceipt", resource: "*" };
 
-/// The receipt of a task, as somebody reads it who trusts the control plane's key.
+/// The receipt of a task, verified with the control plane's key.
 async fn receipt(rig: &Rig, task: u64) -> Result<model::receipt::Receipt, Denied> {
     let file = rig.app.receipt(&me(), RECEIPT, task).await?;
     let key = crate::receipt::PublicKey::parse(&rig.app.receipt_key(&me(), RECEIPT)?).unwrap();
@@ -588,7 +588,7 @@ async fn receipt_says_by_which_right_each_member_was_past() {
     let accepted_ms = millis(rig.clock.now());
     let task = rig.refresh(&me(), "1", &["a.com/1", "a.com/2"], FILES).await.unwrap()[0];
     let revision = rig.app.state.head().await.unwrap();
-    // Leases count from when the control plane knows of the revision.
+    // Leases count from the time at which the control plane knows the revision.
     until("it is known", || async { (rig.app.following.now().head >= revision).then_some(()) }).await;
     assert!(matches!(receipt(&rig, task).await, Err(Denied::NotComplete)));
     let of = |task| LineFilter { chunks: Filter { tasks: vec![task], ..all().chunks }, ..all() };
@@ -621,7 +621,7 @@ async fn receipt_says_by_which_right_each_member_was_past() {
     assert_eq!(passed, [("p-1", Acknowledged), ("p-2", LeaseOver)]);
     assert_eq!(step.members[0].acknowledged_ms, accepted_ms + 2_000);
 
-    // What is swept later is in the next receipt of the same task.
+    // Amounts swept later are in the next receipt of the same task.
     rig.app.acknowledged.swept(&node("p-1"), revision, [(revision, (3, 3_000))]);
     let swept = || async {
         let step = receipt(&rig, task).await.unwrap().steps.remove(0);
@@ -647,7 +647,7 @@ async fn receipt_needs_a_refresh_of_ones_own_that_is_kept() {
     assert!(matches!(rig.app.receipt(&you, RECEIPT, task).await, Err(Denied::NoTask)), "another account's");
     let nothing = principal("me", AccountStatus::Active, Some(r#"{"Version":"1","Statement":[]}"#));
     assert!(matches!(rig.app.receipt(&nothing, RECEIPT, task).await, Err(Denied::Forbidden)));
-    // As of a task that an earlier version completed.
+    // As for a task that an earlier version completed.
     rig.app.state.forget_completions(u64::MAX >> 1, 0).await.unwrap();
     assert!(matches!(receipt(&rig, task).await, Err(Denied::NoReceipt(_))));
 }

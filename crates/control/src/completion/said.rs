@@ -1,11 +1,11 @@
-//! What members have said: up to where they acknowledged, when they were last heard, what they swept. And what this process
-//! has seen itself: since when it knows which head of the log.
+//! What members have reported: the revision they acknowledged, when they were last heard, what they swept. Also what
+//! this process has observed itself: when it first saw each head of the log.
 //!
-//! Sessions write it, the folding task and whoever asks after a task read it.
+//! Sessions write it; the folding task and queries about tasks read it.
 //!
 //! # What always holds
 //!
-//! - Every table has at most one value a member, but for what was swept, of which at most [`SWEPT_MAX`] values wait.
+//! - Every table has at most one value per member, except swept amounts, of which at most [`SWEPT_MAX`] wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,14 +21,14 @@ use crate::known::Known;
 use crate::state::completions::CompletionMember;
 use crate::state::nodes::NodeRow;
 
-/// Nodes that are named when a task waits for more.
+/// The most nodes that are named when a task waits.
 pub(crate) const NAMED_MAX: usize = 20;
 
-/// Amounts of what was swept, by revision and node, that wait to be written down; when there are more the oldest are left out,
-/// so that what receipts say was swept is the least that was.
+/// Swept amounts, by revision and node, that wait to be written. If there are more, the oldest are dropped, so a
+/// receipt states a lower bound of what was swept.
 const SWEPT_MAX: usize = 200_000;
 
-/// What members have said. Cheap to clone.
+/// What members have reported. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Acknowledged {
     shared: Arc<Shared>,
@@ -36,11 +36,11 @@ pub(crate) struct Acknowledged {
 
 struct Shared {
     margin: Duration,
-    /// In the database, and since when in milliseconds since 1970.
+    /// Acknowledgements in the database, and when they were recorded, in milliseconds since 1970.
     kept: Mutex<BTreeMap<NodeName, (Revision, u64)>>,
-    /// Not yet in the database.
+    /// Acknowledgements not yet in the database.
     fresh: Mutex<BTreeMap<NodeName, Revision>>,
-    /// When each was last heard here, in milliseconds since 1970.
+    /// When each node was last heard here, in milliseconds since 1970.
     heard: Mutex<BTreeMap<NodeName, u64>>,
     sights: Mutex<Sights>,
     swept: Mutex<Swept>,
@@ -51,7 +51,7 @@ struct Shared {
 struct Sights {
     /// Heads of the log and when this process first saw them, both rising.
     seen: VecDeque<(Revision, Moment)>,
-    /// The longest lease, when it was last asked for.
+    /// The longest lease as of the last query.
     lease: Option<Duration>,
 }
 
@@ -61,18 +61,18 @@ type SweptAmounts = BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>>;
 #[derive(Default)]
 struct Swept {
     upto: BTreeMap<NodeName, Revision>,
-    /// Whose `upto` is not in the database as it is here.
+    /// Nodes whose `upto` is not in the database as it is here.
     unkept: BTreeSet<NodeName>,
-    /// Up to where the amounts of what each has swept are in the database.
+    /// Up to which revision the amounts that each node swept are in the database.
     written: BTreeMap<NodeName, Revision>,
     waiting: SweptAmounts,
     count: usize,
 }
 
-/// Whom a revision waits for.
+/// The members that a revision waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waiting {
-    /// Members that are not past it: those that can be waited for longest first, at most [`NAMED_MAX`].
+    /// Members not past it, at most [`NAMED_MAX`]: those without a time limit first, then the longest silent.
     pub(crate) nodes: Vec<WaitedFor>,
     /// How many more there are.
     pub(crate) more: usize,
@@ -87,12 +87,12 @@ pub(crate) struct WaitedFor {
     pub(crate) heard_ms: Option<u64>,
     /// The highest revision it acknowledged.
     pub(crate) acked: Revision,
-    /// How much longer it is waited for at most; `None`: until it acknowledges.
+    /// The longest that it is still waited for; `None`: until it acknowledges.
     pub(crate) at_most: Option<Duration>,
 }
 
 impl Acknowledged {
-    /// `kept` is what the database has of each node.
+    /// `kept` is what the database has for each node.
     pub(super) fn new(kept: BTreeMap<NodeName, (Revision, u64)>, margin: Duration) -> Acknowledged {
         let shared = Shared {
             margin,
@@ -120,7 +120,7 @@ impl Acknowledged {
         lock(&self.shared.heard).insert(node.clone(), now_ms);
     }
 
-    /// A node has swept its store up to `upto`, and taken so many objects and bytes for each of these entries.
+    /// A node has swept its store up to `upto`, removing these numbers of objects and bytes for these entries.
     pub(crate) fn swept(
         &self,
         node: &NodeName,
@@ -136,24 +136,25 @@ impl Acknowledged {
         }
     }
 
-    /// Amounts of what was swept that wait to be written down, and how many may.
+    /// How many swept amounts wait to be written, and how many may.
     pub(crate) fn swept_waiting(&self) -> (usize, usize) {
         (lock(&self.shared.swept).count, SWEPT_MAX)
     }
 
-    /// Up to where nodes have swept their stores, as far as they told this process and the database has how much that was.
+    /// Up to which revision nodes have swept their stores, as reported to this process and with the amounts in the
+    /// database.
     pub(crate) fn swept_upto(&self) -> BTreeMap<NodeName, Revision> {
         lock(&self.shared.swept).written.clone()
     }
 
-    /// Up to where nodes have swept, as far as that is not in the database.
+    /// Takes the swept revisions of nodes that are not in the database.
     pub(super) fn take_swept_upto(&self) -> Vec<(NodeName, Revision)> {
         let mut swept = lock(&self.shared.swept);
         let unkept = std::mem::take(&mut swept.unkept);
         unkept.into_iter().filter_map(|node| swept.upto.get(&node).map(|upto| (node.clone(), *upto))).collect()
     }
 
-    /// It could not be kept.
+    /// Puts back what could not be written.
     pub(super) fn swept_upto_again(&self, nodes: Vec<(NodeName, Revision)>) {
         lock(&self.shared.swept).unkept.extend(nodes.into_iter().map(|(node, _)| node));
     }
@@ -166,7 +167,7 @@ impl Acknowledged {
         (past, members.len())
     }
 
-    /// Whom `revision` waits for at the moment `now`.
+    /// The members that `revision` waits for at the moment `now`.
     pub(crate) fn waiting(&self, known: &Known, revision: Revision, now: Moment) -> Waiting {
         let (known_for, lease) = self.known_for(known, revision, now);
         let margin = self.shared.margin;
@@ -185,7 +186,7 @@ impl Acknowledged {
                 node: member.node,
             })
             .collect();
-        // Who is waited for without limit first, then who has been silent for longest.
+        // First nodes waited for without a time limit, then those silent for longest.
         nodes.sort_by(|a, b| {
             (a.at_most.is_some(), a.heard_ms, &a.node).cmp(&(b.at_most.is_some(), b.heard_ms, &b.node))
         });
@@ -194,7 +195,7 @@ impl Acknowledged {
         Waiting { nodes, more }
     }
 
-    /// How long this process has known `revision` to be committed, and the lease that counts.
+    /// How long this process has known `revision` to be committed, and the lease that applies.
     fn known_for(&self, known: &Known, revision: Revision, now: Moment) -> (Duration, Duration) {
         let sights = lock(&self.shared.sights);
         let seen = sights.seen.iter().find(|(head, _)| *head >= revision).map(|(_, seen)| *seen);
@@ -208,7 +209,7 @@ impl Acknowledged {
         self.shared.wake.notified().await;
     }
 
-    /// Every member, with what the database has of it.
+    /// Every member, with its acknowledgement in the database.
     pub(super) fn members(&self, known: &Known) -> Vec<CompletionMember> {
         let kept = lock(&self.shared.kept);
         let of = |member: &model::Member| {
@@ -218,12 +219,12 @@ impl Acknowledged {
         known.knowledge.topology.members.values().map(of).collect()
     }
 
-    /// What was acknowledged and is not in the database.
+    /// Takes the acknowledgements that are not in the database.
     pub(super) fn take_fresh(&self) -> Vec<(NodeName, Revision)> {
         std::mem::take(&mut *lock(&self.shared.fresh)).into_iter().collect()
     }
 
-    /// It is in the database now.
+    /// Records that these acknowledgements are in the database now.
     pub(super) fn keep(&self, acknowledged: Vec<(NodeName, Revision)>, now_ms: u64) {
         let mut kept = lock(&self.shared.kept);
         for (node, revision) in acknowledged {
@@ -234,7 +235,7 @@ impl Acknowledged {
         }
     }
 
-    /// So much is in the database, whoever put it there.
+    /// Takes over acknowledgements from the database, whichever process wrote them.
     pub(super) fn keep_all(&self, rows: Vec<NodeRow>) {
         let mut kept = lock(&self.shared.kept);
         for row in rows {
@@ -245,7 +246,7 @@ impl Acknowledged {
         }
     }
 
-    /// This process knows so much. What is kept of nodes that are no members any more goes.
+    /// Records the head that this process knows, and drops what is kept of nodes that are no longer members.
     pub(super) fn sighted(&self, known: &Known) {
         let mut sights = lock(&self.shared.sights);
         if sights.seen.back().is_none_or(|(last, _)| *last < known.head) {
@@ -267,19 +268,19 @@ impl Acknowledged {
         }
     }
 
-    /// The longest lease that a member may go by, where it matters.
+    /// Records the longest lease that a member may still rely on.
     pub(super) fn leased(&self, lease: Duration) {
         lock(&self.shared.sights).lease = Some(lease);
     }
 
-    /// The last sight for which `passed` holds; it holds for all before.
+    /// The last sight for which `passed` holds. It must hold for all earlier ones.
     pub(super) fn last_sight(&self, passed: impl Fn(Revision, Moment) -> bool) -> Option<(Revision, Moment)> {
         let sights = lock(&self.shared.sights);
         let past = sights.seen.partition_point(|(head, seen)| passed(*head, *seen));
         past.checked_sub(1).and_then(|at| sights.seen.get(at)).copied()
     }
 
-    /// Nobody asks after revisions up to `passed` any more.
+    /// Drops sights up to `passed`: those revisions are no longer asked about.
     pub(super) fn forget_sights(&self, passed: Revision) {
         let mut sights = lock(&self.shared.sights);
         while sights.seen.len() > 1 && sights.seen.front().is_some_and(|(head, _)| *head <= passed) {
@@ -287,7 +288,7 @@ impl Acknowledged {
         }
     }
 
-    /// What was swept for revisions up to `passed`, and up to where each node has swept of them.
+    /// Takes the amounts swept for revisions up to `passed`, and up to which of these each node has swept.
     pub(super) fn take_swept(&self, passed: Revision) -> (SweptAmounts, BTreeMap<NodeName, Revision>) {
         let mut swept = lock(&self.shared.swept);
         let rest = swept.waiting.split_off(&passed.next());
@@ -298,12 +299,12 @@ impl Acknowledged {
         (taken, upto)
     }
 
-    /// It is in the database.
+    /// Records up to which revision swept amounts are in the database.
     pub(super) fn swept_written(&self, upto: BTreeMap<NodeName, Revision>) {
         lock(&self.shared.swept).written = upto;
     }
 
-    /// It could not be written down.
+    /// Puts back amounts that could not be written.
     pub(super) fn swept_again(&self, taken: SweptAmounts) {
         let mut swept = lock(&self.shared.swept);
         for (revision, of) in taken {

@@ -14,7 +14,7 @@ const LEASE: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A process that folds when it is told to.
+/// A process that folds only on demand.
 struct Rig {
     state: State,
     clock: Arc<ManualClock>,
@@ -59,7 +59,7 @@ impl Rig {
         self.task.following.reach(head).await.unwrap().head
     }
 
-    /// What is open after one look.
+    /// The refreshes that are open after one fold.
     async fn open(&mut self) -> Vec<Revision> {
         self.task.fold().await.unwrap();
         self.state.open_refreshes(100).await.unwrap()
@@ -92,7 +92,7 @@ async fn acknowledgement_of_every_member_completes() {
 async fn deletion_waits_for_every_member_to_have_swept_whatever_its_lease() {
     let dir = TempDir::new().unwrap();
     let state = state(&dir, &[]).await;
-    // Members with rows, as they are after a hello.
+    // Members with rows, as after a hello.
     state.append(&[Entry::Pop(pop("p"))]).await.unwrap();
     for (name, id) in [("p-1", "1"), ("p-2", "2")] {
         state.create_join_token(id, "secret", u64::MAX >> 1).await.unwrap();
@@ -318,7 +318,7 @@ async fn step_is_kept_with_the_right_by_which_it_completed() {
     assert_eq!((step.members.as_slice(), step.known_for_ms), (&then[..], 11_000));
     assert_eq!((step.lease_ms, step.margin_ms), (10_000, 1_000));
 
-    // What was swept before the step was written is added to it, and what comes later too.
+    // Amounts swept before the step was written are added to it, and so are later ones.
     let swept = |node: &str, revision, amount| {
         rig.task.acknowledged.swept(&crate::testing::node(node), third, [(revision, amount)]);
     };

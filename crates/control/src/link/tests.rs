@@ -1,4 +1,4 @@
-//! Nodes that the test plays, over TLS, against a whole control plane.
+//! Nodes played by the test, over TLS, against a whole control plane.
 
 use base64::Engine;
 use model::link::{Acknowledge, Heartbeat, Hello, JobsUnderWay, Reports};
@@ -15,7 +15,7 @@ use crate::{Control, ControlConfig, Operator};
 
 mod lending;
 
-/// A control plane with the POP `p`, and an invitation to it.
+/// A control plane with the POP `p`, and an invitation for nodes.
 struct Rig {
     control: Option<Control>,
     operator: Operator,
@@ -56,17 +56,17 @@ impl Rig {
         &self.control.as_ref().unwrap().state
     }
 
-    /// Somebody who has said `hello`.
+    /// A connection that has said `hello`.
     async fn connect(&self, hello: Hello) -> Node {
         self.connect_to(self.control.as_ref().unwrap(), hello).await
     }
 
-    /// The same, to another replica.
+    /// The same, to another control plane.
     async fn connect_to(&self, control: &Control, hello: Hello) -> Node {
         self.say_from([127, 0, 0, 1], control, hello).await
     }
 
-    /// The link from one of this machine's addresses.
+    /// A connection to the link from one of this machine's addresses.
     async fn channel(&self, from: [u8; 4], control: &Control) -> Channel {
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.authority)).domain_name(LINK_NAME);
         let address = format!("https://{}", control.link_address());
@@ -82,7 +82,7 @@ impl Rig {
         Node { say, answers }
     }
 
-    /// A new member, and what it was told.
+    /// A new member, and its welcome.
     async fn join(&self, name: &str) -> (Node, Welcome) {
         let mut node = self.connect(Hello { join_token: self.token.clone(), ..hello(name) }).await;
         let welcome = node.welcome().await;
@@ -102,7 +102,7 @@ fn hello(name: &str) -> Hello {
     }
 }
 
-/// What a member says that has applied the log up to its welcome.
+/// The hello of a member that has applied the log up to its welcome.
 fn again(name: &str, welcome: &Welcome) -> Hello {
     Hello {
         credential: welcome.credential.clone(),
@@ -134,7 +134,7 @@ impl Node {
         }
     }
 
-    /// Reads on until it is refused.
+    /// Reads until it is refused.
     async fn refusal(&mut self) -> Refused {
         loop {
             match self.next().await {
@@ -218,14 +218,14 @@ async fn who_has_no_place_is_refused_and_told_why() {
     assert_eq!(rig.state().head().await.unwrap().0, welcome.head, "nothing of it was logged");
 }
 
-/// Streams that nobody says anything on, from one address, until one is refused; nobody from elsewhere is.
+/// Silent streams from one address, until one is refused; streams from elsewhere are not.
 #[tokio::test]
 async fn who_says_nothing_keeps_out_nobody_from_elsewhere() {
     let rig = Rig::start().await;
     let control = rig.control.as_ref().unwrap();
     let (ended, mut ends) = mpsc::channel(4 * STRANGERS_MAX);
     let full = async {
-        // As many on each connection as it may have at a time.
+        // As many on each connection as are allowed at a time.
         for _ in 0..2 * STRANGERS_MAX / 200 {
             let channel = rig.channel([127, 0, 0, 1], control).await;
             for _ in 0..200 {
@@ -254,7 +254,7 @@ async fn member_is_told_entries_in_order_and_a_head_that_is_fresh() {
     let rig = Rig::start().await;
     let (mut p1, welcome) = rig.join("p-1").await;
     for n in 0..100 {
-        // Behind the back of the process, as another one would.
+        // Not through this process, as if by another one.
         rig.operator.set_pop(&format!("q{n}"), Coverage::Global, &[]).await.unwrap();
     }
     let committed = rig.state().head().await.unwrap();
@@ -271,7 +271,7 @@ async fn member_is_told_entries_in_order_and_a_head_that_is_fresh() {
     let rest = p1.entries(welcome.head + entries, committed.0).await;
     assert!(rest.last().is_none_or(|last| *last == Entry::Pop(pop("q99"))));
 
-    // One that was away for long gets all of it from the database.
+    // A node that was away for long gets all of them from the database.
     drop(p1);
     let mut p1 = rig.connect(again("p-1", &welcome)).await;
     assert_eq!(p1.welcome().await.head, committed.0);
@@ -364,7 +364,7 @@ async fn jobs_go_down_and_reports_come_up() {
     let report = |job: &model::link::Job| {
         model::link::Report::from(&model::Job::from(job.clone()).report(1, Outcome::Failed(Cause::TooLarge)))
     };
-    // What takes its time says how far it is, and that is where everybody can see it.
+    // A slow job reports its progress, and everybody can see that.
     let half = model::link::UnderWay { chunk: jobs[1].chunk, index: jobs[1].index, bytes: 5, length: 10 };
     p1.say(from_node::Is::UnderWay(JobsUnderWay { jobs: vec![half] })).await;
     let told = || async {
@@ -422,7 +422,7 @@ fn entries_continue_what_was_told_without_a_gap() {
     }
 }
 
-/// What was counted in a domain's minute, as a node reports it.
+/// A domain's figures of a minute, as a node reports them.
 fn counted(domain: &str, revision: Revision, requests: usize) -> model::link::MinuteFigures {
     let mut users = model::figures::Side::default();
     (0..requests).for_each(|_| users.count(false, 200, 10, true));
@@ -463,7 +463,7 @@ async fn figures_are_taken_once_and_go_to_whose_the_domain_was() {
 
     let report = |sequence, minutes| model::link::Figures { boot: 7, sequence, minutes, urls: Vec::new() };
     let first = report(1, vec![counted("a.com", mine, 5), counted("a.com", yours, 2), counted("b.com", yours, 1)]);
-    // The head is known here before the report is looked at, however far this process has read.
+    // The head is known here before the report is handled, however far this process has read.
     for report in [first.clone(), first, report(2, vec![counted("a.com", Revision(yours.0 + 100), 1)])] {
         let sent = (report.boot, report.sequence);
         node.say(from_node::Is::Figures(report)).await;

@@ -1,4 +1,4 @@
-//! The operator's verbs about who may do what: keys, users and policies of accounts; and the audit log.
+//! The operator's verbs about permissions: keys, users and policies of accounts; and the audit log.
 
 use zeroize::Zeroizing;
 
@@ -9,24 +9,24 @@ use crate::state::access::{ListedKey, OwnPolicy, User};
 use crate::state::accounts::AccountError;
 use crate::state::audit::{Recorded, Wanted, Window};
 
-/// Longest name of a user, in bytes (the vendor's bound).
+/// The longest name of a user, in bytes (the vendor's bound).
 const USER_BYTES_MAX: usize = 64;
 
-/// Longest name of a policy, in bytes (the vendor's bound).
+/// The longest name of a policy, in bytes (the vendor's bound).
 const POLICY_BYTES_MAX: usize = 128;
 
-/// Characters of a made key's id, behind `WF`, and of its secret.
+/// Characters of a created key's id, after `WF`, and of its secret.
 const KEY_ID_CHARS: usize = 22;
 const KEY_SECRET_CHARS: usize = 40;
 
 /// Keys.
 impl Operator {
-    /// Gives an account a new key.
+    /// Creates a key for an account.
     pub async fn create_key(&self, account: &str, policy: Option<&Policy>) -> Result<ShownKey, OperatorError> {
         self.create_key_of(account, None, policy).await
     }
 
-    /// Gives an account, or a user of it, a new key; `policy` narrows what it may do.
+    /// Creates a key for an account or a user of it; `policy` narrows what it may do.
     pub async fn create_key_of(
         &self,
         account: &str,
@@ -41,7 +41,7 @@ impl Operator {
         Ok(key)
     }
 
-    /// Gives an account a key that is known already.
+    /// Gives an account a key with a given id and secret.
     pub async fn import_key(
         &self,
         account: &str,
@@ -66,13 +66,13 @@ impl Operator {
         self.recorded("key create", account, told(&detail), made).await
     }
 
-    /// The keys of an account and its users, without their secrets, the oldest first.
+    /// The keys of an account and its users, without their secrets, oldest first.
     pub async fn keys(&self, account: &str) -> Result<Vec<ListedKey>, OperatorError> {
         self.need_account(account).await?;
         Ok(self.state.keys(account).await?)
     }
 
-    /// Says whether a key may be used from now on.
+    /// Activates or deactivates a key.
     pub async fn set_key_active(&self, id: &str, active: bool) -> Result<(), OperatorError> {
         let account = self.account_of(id).await?;
         let set = async { Ok(self.state.set_key_active(id, active).await.map(drop)?) };
@@ -80,7 +80,7 @@ impl Operator {
         self.recorded(verb, &account, &[("AccessKeyId", id)], set).await
     }
 
-    /// Deletes a key, and with it the sessions and tokens that were made with it.
+    /// Deletes a key, and with it the sessions and tokens made with it.
     pub async fn delete_key(&self, id: &str) -> Result<(), OperatorError> {
         let account = self.account_of(id).await?;
         let deleted = async { Ok(self.state.delete_key(id).await.map(drop)?) };
@@ -96,7 +96,7 @@ impl Operator {
 
 /// Users.
 impl Operator {
-    /// Makes a user of an account, who may do nothing yet.
+    /// Creates a user of an account, who may do nothing yet.
     pub async fn create_user(&self, account: &str, name: &str) -> Result<(), OperatorError> {
         check_name(name, USER_BYTES_MAX, "letters, digits, `-`, `_` and `.`", |byte| b"-_.".contains(&byte))?;
         let made = async { Ok(self.state.create_user(account, name, self.now_ms()).await?) };
@@ -115,13 +115,13 @@ impl Operator {
         self.recorded("user delete", account, &[("UserName", name)], deleted).await
     }
 
-    /// Lets a user do what a policy says, a system's or the account's own; whether it was not so before.
+    /// Attaches a system policy or one of the account's own to a user; returns whether it is new.
     pub async fn attach(&self, account: &str, user: &str, policy: &str) -> Result<bool, OperatorError> {
         let attached = async { Ok(self.state.attach(account, user, policy).await?) };
         self.recorded("user attach", account, &[("UserName", user), ("Policy", policy)], attached).await
     }
 
-    /// Takes a policy from a user; whether it had it.
+    /// Detaches a policy from a user; returns whether it was attached.
     pub async fn detach(&self, account: &str, user: &str, policy: &str) -> Result<bool, OperatorError> {
         let detached = async { Ok(self.state.detach(account, user, policy).await?) };
         self.recorded("user detach", account, &[("UserName", user), ("Policy", policy)], detached).await
@@ -130,7 +130,8 @@ impl Operator {
 
 /// Policies.
 impl Operator {
-    /// Puts a policy of the account's own in place of what has its name; users who have it may do from now on what it says.
+    /// Creates a policy of the account's own, or replaces the one with its name; it applies at once to users who have
+    /// it.
     pub async fn put_policy(&self, account: &str, name: &str, policy: &Policy) -> Result<(), OperatorError> {
         check_name(name, POLICY_BYTES_MAX, "letters, digits and `-`", |byte| byte == b'-')?;
         not_systems(name)?;
@@ -154,7 +155,7 @@ impl Operator {
 
 /// The audit log.
 impl Operator {
-    /// The newest `most` records of a window that are as wanted, the newest first, however far back they lie.
+    /// The newest `most` records of a window that match `wanted`, newest first, however far back they lie.
     pub async fn audit(
         &self,
         mut window: Window,
@@ -178,7 +179,7 @@ impl Operator {
     }
 }
 
-/// What is told of a key: no user where it is the account's own.
+/// The recorded facts of a key: without a user if it belongs to the account itself.
 fn told<'a>(detail: &'a [(&'a str, &'a str); 2]) -> &'a [(&'a str, &'a str)] {
     if detail[1].1.is_empty() { &detail[..1] } else { detail }
 }

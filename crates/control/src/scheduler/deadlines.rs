@@ -1,4 +1,5 @@
-//! What time brings: retries that are due, nodes that are missed no longer, and prefetches that are past their deadline.
+//! What depends on time: retries that are due, disconnected nodes that are given up, and prefetches past their
+//! deadline.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -10,8 +11,8 @@ use super::work::Work;
 use super::{MISSED_MAX, Task};
 use crate::state::millis;
 
-/// How much longer a chunk may be open when no node that could take it is connected here: the control plane that has them ends it at the
-/// deadline, and one that knows of none must not say that there are none.
+/// How much longer a chunk may stay open when no node that could take it is connected here. The control plane that has
+/// such nodes ends it at the deadline; one without nodes must not report that there are none.
 pub(super) const LEFT_TO_OTHERS_MS: u64 = 30_000;
 
 impl Task {
@@ -19,13 +20,13 @@ impl Task {
         u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What may run since before this moment is to be ended.
+    /// Chunks that may run since before this time are to be ended.
     pub(super) fn late_ms(&self, now_ms: u64) -> u64 {
         let is_elsewhere = self.sessions.is_empty() && self.aims.groups() > 0;
         now_ms.saturating_sub(self.deadline_ms()).saturating_sub(if is_elsewhere { LEFT_TO_OTHERS_MS } else { 0 })
     }
 
-    /// Ends a chunk that was loaded past its deadline: it is to make room at once.
+    /// Ends a chunk that was past its deadline when it was loaded, so that it makes room at once.
     pub(super) fn give_up_if_late(&mut self, id: u64) {
         let (now_ms, deadline_ms) = (millis(self.clock.now()), self.deadline_ms());
         let (sessions, aims) = (&self.sessions, &self.aims);
@@ -36,7 +37,7 @@ impl Task {
         self.counters.failed.fetch_add(failed.unwrap_or_default(), Ordering::Relaxed);
     }
 
-    /// Retries that are due go back in line; what is past the deadline has failed.
+    /// Puts retries that are due back in line, and fails chunks that are past their deadline.
     pub(super) fn expire(&mut self) {
         let nodes: Vec<NodeName> =
             self.room.iter().filter(|(_, free)| **free == 0).map(|(node, _)| node.clone()).collect();
@@ -81,7 +82,7 @@ impl Task {
     }
 }
 
-/// Ends a chunk that is past its deadline; how many jobs have failed with that.
+/// Ends a chunk that is past its deadline; returns how many jobs failed, or `None` if it goes on.
 fn give_up_late(work: &mut Work, now_ms: u64, deadline_ms: u64, live: impl Fn(&Parent) -> bool) -> Option<u64> {
     let steering = work.steering();
     let is_elsewhere = !work.targets().is_empty() && !work.targets().iter().any(&live);

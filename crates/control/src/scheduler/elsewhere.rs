@@ -1,11 +1,11 @@
-//! What other control planes on the database do. Each works on what it accepted itself, with the nodes that are connected to it, and
-//! looks here for what another leaves to it and for what another has ended.
+//! Other control planes on the same database. Each works on the chunks that it accepted, with the nodes connected to
+//! it. This module finds chunks that another one offers, and chunks that another one has ended.
 //!
 //! # What always holds
 //!
-//! - One that has work for nobody who is connected to it, and waits for nobody who could do it, says of what is open there that anybody
-//!   may have it; one that has nodes takes it up within a tick.
-//! - What another has ended is let go within [`LOOK_EVERY`].
+//! - If no connected or missed node can do a loaded chunk, its control plane offers the open chunks of the account to
+//!   all others; one that has nodes takes them up within a tick.
+//! - A chunk that another control plane has ended is unloaded within [`LOOK_EVERY`].
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,14 +18,15 @@ use super::queue::Queue;
 use super::work::Work;
 use crate::state::StateError;
 
-/// How often at most what is open is counted in the database, which looks at all of it, and how often what is loaded is looked for there.
+/// The least interval between counts of open chunks in the database, which scan all of them, and between comparisons of
+/// loaded ones.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Chunks that one statement names.
+/// The most chunks that one statement names.
 const NAMED_AT_ONCE: usize = 500;
 
 impl Task {
-    /// Finds what others left or ended, and leaves to them what nobody can be given here.
+    /// Finds chunks that others offered or ended, and offers those that no node here can take.
     pub(super) async fn look_elsewhere(&mut self) -> Result<(), StateError> {
         let is_over = |last: &Option<Instant>| last.is_none_or(|last| last.elapsed() >= LOOK_EVERY);
         if self.unsure && is_over(&self.counted) {
@@ -41,7 +42,8 @@ impl Task {
         Ok(())
     }
 
-    /// Counts anew what is open: what another control plane accepted is nobody's once that is gone and its nodes have come here.
+    /// Recounts open chunks: those that another control plane accepted are orphaned once it is gone and its nodes have
+    /// come here.
     async fn count_open(&mut self) -> Result<(), StateError> {
         for (account, chunks, urls) in self.state.open_accounts().await? {
             self.open.raise(account, chunks, urls);
@@ -51,8 +53,8 @@ impl Task {
         Ok(())
     }
 
-    /// Says of the newest chunk of each account that has work for nobody here that anybody may have it: whoever has nodes takes up with
-    /// it what is older.
+    /// Offers the newest chunk of each account that has work for no node here. A control plane that has nodes takes up
+    /// with it everything older.
     async fn offer(&mut self) -> Result<(), StateError> {
         let (aims, room) = (&self.aims, &self.room);
         let is_here = |group: &Parent| aims.members(group).any(|member| room.contains_key(member));
@@ -67,7 +69,8 @@ impl Task {
         Ok(())
     }
 
-    /// Whether a chunk that is not known here is to be: there are nodes for it. It is read with what is older.
+    /// Whether an offered chunk that is not known here is to be taken up: there are nodes for it. It is read together
+    /// with older ones.
     pub(super) fn takes_up(&mut self, account: &str, id: u64) -> bool {
         let known_to = self.accounts.get(account).map_or(0, |queue| queue.known_to);
         if self.sessions.is_empty() || id <= known_to {
@@ -78,7 +81,7 @@ impl Task {
         true
     }
 
-    /// Unloads chunks that another control plane has ended: nobody here is to work on them, and they are not open any more.
+    /// Unloads chunks that another control plane has ended: they are no longer open, and no node here may work on them.
     async fn let_go_of_ended(&mut self) -> Result<(), StateError> {
         let ids: Vec<u64> = self.account_of.keys().filter(|id| !self.done.contains(id)).copied().collect();
         let mut ended = HashSet::new();

@@ -1,7 +1,8 @@
-//! Jumps of the wall clock while the process runs. Moments at which prefetches were accepted are kept as the wall clock read then; once
-//! it is set, they are moved with it here, so that nothing waits for a time that has been, and no deadline comes early.
+//! Jumps of the wall clock while the process runs. The times at which prefetches were accepted are stored as the wall
+//! clock read then. When the clock is set, they are shifted with it here, so that no prefetch waits for a time that has
+//! passed, and no deadline comes early.
 //!
-//! Moments that are named by whoever submits, and have not come, are not moved: they are the wall's.
+//! Start times that the submitter named and that have not come are not shifted: they refer to the wall clock.
 
 use std::collections::VecDeque;
 
@@ -11,16 +12,16 @@ use super::Task;
 use crate::state::millis;
 use crate::state::steering::Steering;
 
-/// By how much the wall clock differs from the monotonic one when it was set; less is found again by itself.
+/// The least deviation of the wall clock from the monotonic one that counts as a jump.
 const JUMP_MIN_MS: u64 = 5_000;
 
-/// Jumps that are remembered, the newest.
+/// The most jumps that are remembered; the oldest are dropped.
 const JUMPS_MAX: usize = 16;
 
 /// A jump of the wall clock.
 #[derive(Clone, Copy)]
 struct Jump {
-    /// What it would read had it not been set, and what it read.
+    /// What the clock would have read had it not been set, and what it did read.
     would_ms: u64,
     did_ms: u64,
     /// The newest chunk that was known before it.
@@ -31,11 +32,12 @@ impl Jump {
     fn moved(&self, id: u64, steering: Steering) -> Steering {
         let (forward, is_known) = (self.did_ms > self.would_ms, id <= self.newest);
         let from_ms = match steering.from_ms {
-            // After a jump back, what is newer may have an earlier moment; after one forward, it has a later one than was before.
+            // After a jump back, a newer chunk may have an earlier time; after one forward, its time is later than any
+            // before the jump.
             from_ms if from_ms <= self.would_ms && (forward || is_known) => {
                 from_ms.saturating_add(self.did_ms).saturating_sub(self.would_ms)
             }
-            // A moment that was jumped over has come only now.
+            // A time that was skipped has come only now.
             from_ms if forward && is_known => from_ms.max(self.did_ms),
             from_ms => from_ms,
         };
@@ -43,9 +45,9 @@ impl Jump {
     }
 }
 
-/// The jumps since the process began.
+/// The jumps since the process started.
 pub(super) struct Jumps {
-    /// Both clocks as they were looked at last.
+    /// Both clocks as last read.
     last: (u64, Moment),
     jumps: VecDeque<Jump>,
 }
@@ -55,7 +57,7 @@ impl Jumps {
         Jumps { last: (millis(clock.now()), clock.moment()), jumps: VecDeque::new() }
     }
 
-    /// How a chunk is steered, as the wall clock reads now.
+    /// Steering with its start time converted to the present wall clock.
     pub(super) fn moved(&self, id: u64, steering: Steering) -> Steering {
         self.jumps.iter().fold(steering, |steering, jump| jump.moved(id, steering))
     }
@@ -77,7 +79,7 @@ impl Jumps {
 }
 
 impl Task {
-    /// Looks whether the wall clock was set since the last turn.
+    /// Checks whether the wall clock was set since the last turn.
     pub(super) fn look_at_clock(&mut self) {
         let newest = self.accounts.values().map(|queue| queue.known_to).max().unwrap_or_default();
         let Some(jump) = self.jumps.look(&*self.clock, newest) else { return };

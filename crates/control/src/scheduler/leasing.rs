@@ -1,4 +1,5 @@
-//! What the scheduler gives out: jobs in turns between accounts, to whoever owns their objects and can take some.
+//! How the scheduler gives out jobs: accounts take turns, and each job goes to the node that owns its object, if it has
+//! room.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,12 +10,12 @@ use model::{Job, NodeName};
 use super::work::Turn;
 use super::{Order, Task};
 
-/// The jobs that a node has.
+/// The jobs leased to a node.
 #[derive(Default)]
 pub(super) struct Leased {
-    /// Each with the account whose it is.
+    /// Each with the account it belongs to.
     jobs: HashMap<(u64, u32), Arc<str>>,
-    /// How many each account has, of those that have some.
+    /// How many each account has; accounts without any are absent.
     of: HashMap<Arc<str>, usize>,
 }
 
@@ -38,7 +39,7 @@ impl Leased {
         }
     }
 
-    /// Takes one out; whether it was there.
+    /// Removes a job; returns whether it was there.
     pub(super) fn remove(&mut self, job: (u64, u32)) -> bool {
         let Some(account) = self.jobs.remove(&job) else { return false };
         if let Some(count) = self.of.get_mut(&account) {
@@ -50,20 +51,21 @@ impl Leased {
         true
     }
 
-    /// Those of these chunks.
+    /// The jobs of these chunks.
     pub(super) fn of_chunks(&self, chunks: &HashSet<u64>) -> Vec<(u64, u32)> {
         self.jobs.keys().filter(|(chunk, _)| chunks.contains(chunk)).copied().collect()
     }
 
-    /// All of them; none are left.
+    /// Removes and returns all jobs.
     pub(super) fn take(&mut self) -> Vec<(u64, u32)> {
         std::mem::take(self).jobs.into_keys().collect()
     }
 }
 
 impl Task {
-    /// Jobs go in line for the owners of now where these may be others, and chunks that have ended are looked at once more: what
-    /// became resident while an owner was away is not where users' requests look first once it is back.
+    /// Puts jobs in line for their present owners if these may have changed, and rechecks chunks that have ended: an
+    /// object that became resident while its owner was away is not where users' requests look first once the owner is
+    /// back.
     pub(super) fn line_up(&mut self) {
         if std::mem::take(&mut self.unlined) {
             for queue in self.accounts.values_mut() {
@@ -82,20 +84,21 @@ impl Task {
         }
     }
 
-    /// Gives out jobs in turns, as long as somebody can take one. Whoever has least at a node goes first there: what comes free at a
-    /// node that is full of jobs of an origin that does not answer is for those who have other origins.
+    /// Gives out jobs in turns, as long as a node has room. At each node the account with the fewest jobs goes first:
+    /// when a node is full of jobs for an unresponsive origin, a free place there goes to accounts with other origins.
     pub(super) fn lease(&mut self) {
         let mut turn = Turn::new(&self.aims, &self.room);
-        // Every account in turn, beginning behind the one whose turn was last.
+        // Every account in turn, beginning behind the one that had the last turn.
         let waiting = self.accounts.iter().filter(|(_, queue)| queue.can_lease(&turn));
         let mut names: Vec<String> = waiting.map(|(name, _)| name.clone()).collect();
         if names.is_empty() {
             return;
         }
-        // A turn that was cut short goes on: else whoever comes last in a full node's day would get less every time.
+        // A turn that was cut short is resumed: otherwise the accounts that come last at full nodes would always get
+        // less.
         let (last, mut rest) = self.last_turn.clone();
         names.sort_by_key(|name| if rest > 0 { *name < last } else { *name <= last });
-        // Up to so many an account may have at a node; with nobody beside it, all.
+        // The most jobs that an account may have at a node; doubled below. An account that is alone may have all.
         let mut most = if names.len() > 1 { 1 } else { self.bounds.per_node };
         while !names.is_empty() {
             let before = turn.count();
@@ -154,7 +157,8 @@ impl Task {
             chunks.extend(names.iter().map(|(chunk, _)| *chunk));
             let sent = session.untold.is_empty() && session.orders.try_send(Order::Jobs(jobs)).is_ok();
             if !sent {
-                // The session is slow or about to end: the jobs go back in line, and it is left alone until the next tick.
+                // The session is slow or about to end: the jobs go back in line, and the node gets none until the next
+                // tick.
                 for job in &names {
                     session.leased.remove(*job);
                 }

@@ -1,25 +1,25 @@
-//! What a chunk's progress says of its objects, read by whoever looks at tasks: nothing here is under way.
+//! The state of single objects, derived from a chunk's stored progress for task queries. No live work is read here.
 
 use model::{Cause, NodeName};
 
 use crate::state::chunks::{Chunk, Progress};
 
-/// All of something, in hundredths of a percent; what is not complete is never shown as more than [`ALMOST`].
+/// Complete, in hundredths of a percent; an object that is not complete is never shown above [`ALMOST`].
 const WHOLE: u64 = 10_000;
 const ALMOST: u64 = 9_900;
 
 /// The state of one object of a chunk, over all its jobs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum LineState {
-    /// Some jobs have not ended; how far it is, in hundredths of a percent, below [`ALMOST`] or there.
+    /// Some jobs have not ended; progress in hundredths of a percent, at most [`ALMOST`].
     Going(u16),
-    /// Resident wherever it was to be.
+    /// Resident on every target.
     Resident,
-    /// Failed somewhere, for this reason.
+    /// Failed on some target, for this reason.
     Failed(Cause),
 }
 
-/// What a chunk's progress says of the object at `path`.
+/// The state of the object at `path` by the chunk's progress.
 pub(crate) fn line_state(chunk: &Chunk, path: usize) -> LineState {
     let paths = chunk.paths.len();
     let progress = &chunk.progress;
@@ -31,17 +31,17 @@ pub(crate) fn line_state(chunk: &Chunk, path: usize) -> LineState {
         .count();
     match failed {
         Some(cause) if ended == all || chunk.finished_ms > 0 => LineState::Failed(cause.clone()),
-        // Whatever of it did not end before that will not be done.
+        // Jobs that had not ended when it was cancelled never will.
         _ if chunk.steering.cancelled_ms > 0 && (all == 0 || ended < all) => LineState::Failed(Cause::Cancelled),
-        // What is read here is in the database: a line need not wait for the slowest of its chunk.
+        // What is read here is in the database: a complete line need not wait for the rest of its chunk.
         _ if chunk.finished_ms > 0 || (all > 0 && ended == all) => LineState::Resident,
         _ => LineState::Going(hundredths(progress, paths, chunk.params.variants.len(), path)),
     }
 }
 
-/// How far the object at `path` of `paths` is, in hundredths of a percent: by bytes where the lengths of all its jobs are known, else by jobs, of
-/// which one under way counts in part. Never less than was shown before. A length is known where the same variant is resident or
-/// under way for any target.
+/// How far the object at `path` of `paths` is, in hundredths of a percent: by bytes if the lengths for all its jobs are
+/// known, else by jobs, of which one under way counts in part. Never less than was shown before. A length is known if
+/// the same variant is resident or under way for any target.
 pub(super) fn hundredths(progress: &Progress, paths: usize, variants: usize, path: usize) -> u16 {
     let (paths, variants) = (paths.max(1), variants.max(1));
     let indexes = || (path..progress.resident.len()).step_by(paths).zip((0..variants).cycle());
@@ -81,38 +81,38 @@ pub(super) fn hundredths(progress: &Progress, paths: usize, variants: usize, pat
     before.max(now.min(u128::from(ALMOST)) as u16)
 }
 
-/// One job of an object, as it is shown.
+/// One job of an object, for display.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JobState {
     /// The tier of a POP, as `POP/TIER`.
     pub(crate) target: String,
     /// Which of the variants.
     pub(crate) variant: usize,
-    /// What has become of it.
+    /// Its state.
     pub(crate) is: JobIs,
 }
 
-/// What has become of a job.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum JobIs {
-    /// Nobody has said anything of it.
+    /// No report has come.
     Open,
-    /// Bytes that came, and bytes that were announced.
+    /// Bytes received, and bytes announced.
     UnderWay(u64, u64),
-    /// The node that has it; the bytes, where they were noted, and the milliseconds that its fetch took, where it was fetched.
+    /// The node that has it; the bytes, if recorded, and the milliseconds that its fetch took, if it was fetched.
     Resident {
-        /// Who has it.
+        /// The node that has it.
         node: Option<NodeName>,
         /// How many bytes.
         bytes: Option<u64>,
         /// How long the fetch took.
         took_ms: Option<u32>,
     },
-    /// Why it failed; who told so, and when, in milliseconds since 1970, where that was noted.
+    /// Why it failed; which node reported it, and when, in milliseconds since 1970, if recorded.
     Failed {
         /// Why.
         cause: Cause,
-        /// Who told so.
+        /// The node that reported it.
         node: Option<NodeName>,
         /// When.
         at_ms: Option<u64>,

@@ -1,4 +1,5 @@
-//! What the scheduler reads: what is known, how chunks were steered, which are open, and the objects of those that there is room for.
+//! What the scheduler reads: new knowledge, steering, which chunks are open, and the objects of those that there is
+//! room for.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use crate::state::chunks::{Chunk, Progress};
 use crate::state::steering::{Standing, Steered};
 use crate::state::{StateError, millis};
 
-/// Chunks read from the database at a time, and how often in one turn: what has come in meanwhile waits no longer.
+/// Chunks read from the database at a time, and reads in one turn: events that arrive meanwhile wait no longer than
+/// that.
 const CHUNKS_AT_ONCE: usize = 32;
 const LOADS_AT_ONCE: usize = 16;
 
-/// Open chunks that are looked at, without their objects, at a time, and about how many in one turn.
+/// Open chunks listed at a time, without their objects, and about how many in one turn.
 const STANDING_AT_ONCE: u32 = 5_000;
 const STANDING_IN_TURN: usize = 10_000;
 
@@ -26,7 +28,7 @@ const STANDING_IN_TURN: usize = 10_000;
 const STEERED_AT_ONCE: u32 = 1_000;
 
 impl Task {
-    /// Takes over what is known by now: targets may be others, nodes that had objects gone, and what nodes have kept under other keys.
+    /// Takes over the latest knowledge: targets may have changed, nodes that held objects may be gone, keys may differ.
     pub(super) fn follow(&mut self) {
         let now = self.following.now();
         let known = now.knowledge.clone();
@@ -39,11 +41,11 @@ impl Task {
         if known.topology != *self.aims.topology() {
             self.aims = Aims::new(known.topology.clone());
             self.reaim(|work, aims| work.rebuild(aims));
-            // Its members have other numbers, too.
+            // Its members are numbered differently, too.
             self.unlined = true;
         }
         if !joined.is_empty() {
-            // It may have joined through another control plane, and hold nothing of what it had.
+            // It may have joined through another control plane, and lost what it held.
             self.reaim(|work, aims| {
                 joined.iter().filter_map(|node| work.lost(node, aims)).reduce(|lost, more| lost + more)
             });
@@ -55,7 +57,7 @@ impl Task {
         self.known = known;
     }
 
-    /// Notes of which accounts more is open than is known.
+    /// Marks accounts that have more open chunks than are known here.
     pub(super) fn look_for_more(&mut self) {
         for (account, chunks) in self.open.chunks() {
             let queue = self.accounts.entry(account).or_insert_with(|| Queue::new(self.bounds.chunk));
@@ -63,11 +65,11 @@ impl Task {
         }
     }
 
-    /// Hears how chunks were steered, here or by another control plane.
+    /// Reads how chunks were steered, by this or another control plane.
     pub(super) async fn hear(&mut self) -> Result<(), StateError> {
         let mut heard = match self.heard {
             Some(heard) => heard,
-            // Read before any chunk is: none is older than this says.
+            // Read before any chunk is loaded, so no loaded steering is older than this.
             None => (self.state.last_steering().await?, u64::MAX >> 1),
         };
         self.heard = Some(heard);
@@ -82,8 +84,8 @@ impl Task {
         }
     }
 
-    /// A chunk was steered, or offered by a control plane that has nobody for it. One that is not known here any more is nobody's
-    /// concern here.
+    /// Applies steering of a chunk, or another control plane's offer of a chunk that it has no nodes for. A chunk that
+    /// is not known here is ignored.
     fn steer(&mut self, steered: &Steered) {
         let (_, id) = steered.at;
         if self.takes_up(&steered.account, id) {
@@ -104,7 +106,7 @@ impl Task {
         if steering.cancelled_ms > 0 {
             self.recall(id, false);
             let Some(work) = self.work(id) else { return };
-            // One that ended before this was heard stays as it ended.
+            // One that ended before the cancellation was read keeps its outcome.
             if !work.is_done() {
                 work.give_up(now_ms, |_| Cause::Cancelled);
             }
@@ -115,7 +117,7 @@ impl Task {
         }
     }
 
-    /// Nobody works on a chunk any more; `again` says that its jobs will be given out once more.
+    /// Takes back all leased jobs of a chunk; `again` says that they will be given out once more.
     fn recall(&mut self, chunk: u64, again: bool) {
         if let Some(work) = self.work(chunk) {
             work.recall();
@@ -126,8 +128,9 @@ impl Task {
         }
     }
 
-    /// Loads what there is room for; whether there may be more. Each account has its share of the room, and at least a chunk, and a
-    /// quarter of it more for what is past its deadline, which only has to be told.
+    /// Loads as many chunks as there is room for; returns whether there may be more. Each account has its share of the
+    /// room and may load at least one chunk, and a quarter more for chunks past their deadline, which only have to be
+    /// failed.
     pub(super) async fn load(&mut self) -> Result<bool, StateError> {
         let share = self.bounds.loaded / self.accounts.len().max(1);
         let now_ms = millis(self.clock.now());
@@ -136,12 +139,12 @@ impl Task {
         let mut fresh = Vec::new();
         let (mut turns, mut looks) = (LOADS_AT_ONCE, STANDING_IN_TURN);
         let mut loaded = Ok(false);
-        // Every account in turn, beginning behind the one at which the last turn broke off.
+        // Every account in turn, beginning behind the one at which the last call stopped.
         let mut queues: Vec<(&String, &mut Queue)> = self.accounts.iter_mut().collect();
         let first = queues.partition_point(|(account, _)| **account <= self.loaded_to);
         queues.rotate_left(first);
         'accounts: for (account, queue) in queues {
-            // What is counted as open was in the database before it was.
+            // Read first: every chunk counted here was in the database before it was counted.
             let counted = self.open.of(account);
             let looked = queue.more;
             while queue.more && looks > 0 {
@@ -160,17 +163,17 @@ impl Task {
                 }
             }
             if queue.more {
-                // What goes first may not be known yet.
+                // The chunk that goes first may not be known yet.
                 loaded = Ok(true);
                 self.loaded_to.clone_from(account);
                 break;
             }
             if looked && counted.0 < queue.len() as u64 {
-                // Some of it was accepted by another control plane.
+                // Some chunks were accepted by another control plane.
                 self.open.raise(account.clone(), queue.len() as u64, queue.urls());
             }
             if looked && counted.0 > queue.len() as u64 {
-                // Some of it was cancelled before anybody here had heard of it.
+                // Some chunks were cancelled before this process had read of them.
                 let urls = counted.1.saturating_sub(queue.urls());
                 self.open.take(account, counted.0 - queue.len() as u64, urls);
             }
@@ -215,7 +218,7 @@ impl Task {
                         chunk.steering = self.jumps.moved(id, chunk.steering);
                     }
                     match chunk {
-                        // A later version may read it, and do it by then.
+                        // A later version of the program may be able to read it, and complete it in time.
                         Some(chunk) if chunk.unreadable && chunk.steering.may_run(now_ms) => {
                             let until_ms = chunk.steering.from_ms.saturating_add(deadline_ms);
                             if now_ms <= until_ms {
@@ -234,7 +237,7 @@ impl Task {
                         }
                         Some(chunk) if chunk.steering.may_run(now_ms) => {
                             let mut work = Work::new(chunk, &mut self.aims, &self.known);
-                            // Functions may have changed since it was submitted.
+                            // The domain's functions may have changed since it was submitted.
                             work.begin_after(self.head);
                             for node in &self.emptied {
                                 work.lost(node, &mut self.aims);
@@ -266,7 +269,7 @@ impl Task {
     }
 }
 
-/// Domains that keep what they keep otherwise than before, new ones and those that are gone among them.
+/// Domains that store objects differently than before, including new and removed ones.
 fn kept_otherwise(before: &Knowledge, now: &Knowledge) -> HashSet<DomainName> {
     let gone = before.domains.keys().filter(|name| !now.domains.contains_key(*name));
     let otherwise = now.domains.iter().filter(|(name, now)| match before.domains.get(*name) {

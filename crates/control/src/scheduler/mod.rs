@@ -1,19 +1,23 @@
 //! Prefetch: chunks become jobs, jobs are leased to the nodes that own their objects, reports come back.
 //!
-//! One task holds what is under way; everything it knows it can read again from the database, so nothing is lost with the
-//! process. Jobs go out by priority and then oldest first within an account, and between accounts to whoever has fewest at a node,
-//! in turns. How tasks are steered is read from the database too, at every tick and whenever this process accepted something.
+//! One task holds all work in progress. Everything it knows can be read again from the database, so nothing is lost
+//! with the process. Within an account, jobs go out by priority, then oldest first; accounts take turns, and at each
+//! node the account with the fewest jobs there goes first. Steering is read from the database too: at every tick and
+//! after every commit here.
 //!
 //! # What always holds
 //!
-//! - A node holds at most [`JOBS_PER_NODE_MAX`] jobs; what is loaded is bounded by [`LOADED_JOBS_MAX`], the rest waits in
-//!   the database.
-//! - A report counts only from the node that the job is leased to, and only of that lease. A lost lease hands the job on, once its node has been gone for
-//!   [`MISSED_MAX`]; the work may then be done again, and is found done by whoever has done it.
-//! - What is paused, cancelled or not to begin yet is neither leased nor loaded; who has jobs of it is told to drop them.
-//! - What one event costs does not grow with what is loaded: only a tick, and a change of the topology, look at all of it.
-//! - A chunk ends when every job is resident, at the owner of then where one is there, or has failed, and that is in the database
-//!   before anybody is told.
+//! - A node holds at most [`JOBS_PER_NODE_MAX`] jobs. The loaded jobs are bounded by [`LOADED_JOBS_MAX`] (see
+//!   [`Bounds`]); the rest wait in the database.
+//! - A report counts only if it comes from the node that holds the lease, and is about that lease. When a lease is
+//!   lost, the job goes to another node once its node has been gone for [`MISSED_MAX`]. The work may then be done
+//!   twice; a node that already has the object finds it resident.
+//! - A chunk that is paused, cancelled or not due yet is neither leased nor loaded. Nodes that hold jobs of it are told
+//!   to drop them.
+//! - The cost of an event does not grow with the number of loaded chunks. Only a tick, a change of the topology or of
+//!   what a domain keeps, and a node that lost its store look at all of them.
+//! - A chunk ends when every job has failed or is resident (at its current owner, if that is connected). The end is in
+//!   the database before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,39 +54,40 @@ mod queue;
 mod reports;
 mod work;
 
-/// Bounds of what is held and given out.
+/// Bounds of what is held in memory and given out.
 #[derive(Clone, Copy)]
 struct Bounds {
-    /// Jobs of chunks that are loaded at a time, over all accounts. One chunk of each account is loaded whatever its size, and a
-    /// quarter of its share more of what outranks the rest, or only has to be told that its deadline is past.
+    /// Jobs of all loaded chunks, over all accounts. Each account may load one chunk whatever its size, and may exceed
+    /// its share by a quarter for chunks that outrank the loaded ones or are past their deadline and only have to be
+    /// failed.
     loaded: usize,
-    /// As how many jobs a chunk counts that has fewer: it takes as much memory.
+    /// The least number of jobs that a chunk counts for: a smaller one takes as much memory.
     chunk: usize,
-    /// Jobs a node holds.
+    /// Jobs that a node holds.
     per_node: usize,
-    /// Jobs an account is given before it is the next one's turn.
+    /// Jobs that an account is given before the next account's turn.
     turn: usize,
 }
 
 const BOUNDS: Bounds = Bounds { loaded: LOADED_JOBS_MAX, chunk: 16, per_node: JOBS_PER_NODE_MAX, turn: 64 };
 
-/// See [`Bounds`]. All that two hundred nodes hold at a time, in some tens of MiB.
+/// See [`Bounds`]. As many as two hundred nodes hold at a time; they take some tens of MiB.
 pub(crate) const LOADED_JOBS_MAX: usize = 200_000;
 
-/// Events waiting for the scheduler; who reports waits when it is full.
+/// Events waiting for the scheduler. When the queue is full, sessions that report wait.
 const EVENTS_MAX: usize = 256;
 
 /// Messages on their way to one session.
 const MESSAGES_MAX: usize = 64;
 
-/// How often deadlines and retries are looked at, and what has changed is kept.
+/// How often deadlines and retries are checked and changed progress is written.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long the jobs of a node that has just gone wait for it: it is most likely about to be back, with all that it has fetched, while
-/// another would ask the origin for it once more (promise P3).
+/// How long the jobs of a disconnected node wait for it. It will most likely be back soon with all that it has fetched,
+/// while another node would fetch from the origin again (promise P3).
 const MISSED_MAX: Duration = Duration::from_secs(10);
 
-/// Chunks whose progress is kept in one transaction.
+/// Chunks whose progress is written in one transaction.
 const KEPT_AT_ONCE: usize = 256;
 
 /// What the scheduler tells the session of a node.
@@ -90,7 +95,7 @@ const KEPT_AT_ONCE: usize = 256;
 pub(crate) enum Order {
     /// Do these.
     Jobs(Vec<Job>),
-    /// Jobs of these chunks need not be begun any more.
+    /// Jobs of these chunks need not be started any more.
     Withdraw(Vec<u64>),
 }
 
@@ -102,13 +107,13 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// Jobs have ended one way or another. Waits while the scheduler is behind.
+    /// Reports jobs that ended, whatever their outcome. Waits while the scheduler is behind.
     pub(crate) async fn report(&self, reports: Vec<Report>) {
         let event = Event::Reports { node: self.node.clone(), session: self.session, reports };
         let _ = self.events.send(event).await;
     }
 
-    /// How far jobs are. Nobody waits for this to be heard: there will be news in a second.
+    /// Reports how far jobs are. Dropped when the queue is full: there will be news in a second.
     pub(crate) fn under_way(&self, jobs: Vec<UnderWay>) {
         let _ = self.events.try_send(Event::UnderWay { node: self.node.clone(), session: self.session, jobs });
     }
@@ -117,26 +122,26 @@ impl Leases {
 impl Drop for Leases {
     fn drop(&mut self) {
         let (events, node, session) = (self.events.clone(), self.node.clone(), self.session);
-        // The scheduler must hear of it even when its queue is full just now.
+        // The scheduler must hear of it even when its queue is full at this moment.
         tokio::spawn(async move { events.send(Event::Gone { node, session }).await });
     }
 }
 
-/// The face of the scheduler. Cheap to clone.
+/// The handle of the scheduler. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Scheduler {
     events: mpsc::Sender<Event>,
     counters: Arc<Counters>,
 }
 
-/// What the scheduler has done, and holds.
+/// What the scheduler has done, and what it holds.
 #[derive(Default)]
 pub(crate) struct Counters {
     /// Jobs that ended resident.
     pub(crate) resident: AtomicU64,
     /// Jobs that failed for good.
     pub(crate) failed: AtomicU64,
-    /// Jobs given out again: after a passing failure, a lease that was lost or taken back, an object that was lost.
+    /// Jobs given out again: after a transient failure, a lost or withdrawn lease, or the loss of an object.
     pub(crate) retried: AtomicU64,
     /// Jobs of chunks that are loaded now.
     pub(crate) loaded: AtomicU64,
@@ -157,16 +162,16 @@ impl Counters {
     }
 }
 
-/// What is looked at in a turn.
+/// What a turn has to check.
 #[derive(Clone, Copy, Default)]
 struct Look {
-    /// Everything that time brings.
+    /// Deadlines, retries and everything else that depends on time.
     tick: bool,
-    /// What may have been accepted or steered.
+    /// Chunks that may have been accepted or steered.
     committed: bool,
 }
 
-/// What a turn leaves to the next one.
+/// What a turn passes on to the next one.
 #[derive(Clone, Copy, Default)]
 struct Next {
     /// The database failed.
@@ -184,7 +189,7 @@ enum Event {
 }
 
 impl Scheduler {
-    /// Starts scheduling, until `stopping` is cancelled. What is open is read from the database.
+    /// Starts scheduling, until `stopping` is cancelled. Open chunks are read from the database.
     pub(crate) fn start(
         state: State,
         accepting: &Accepting,
@@ -202,8 +207,8 @@ impl Scheduler {
         Scheduler { events, counters }
     }
 
-    /// A node is connected and can be given jobs; `empty` says that its store is new. A later session of the same node, which
-    /// has a higher number, takes over from an earlier one.
+    /// Announces a node that is connected and can be given jobs; `empty` says that its store is new. A later session of
+    /// the same node has a higher number and replaces the earlier one.
     pub(crate) async fn connected(
         &self,
         node: &NodeName,
@@ -215,20 +220,20 @@ impl Scheduler {
         (Leases { events: self.events.clone(), node: node.clone(), session }, receiver)
     }
 
-    /// A node that is about to be admitted has nothing of what it held, and its session so far is over. On return nothing that is
-    /// kept from now on says that it has: what the database still says may be forgotten there.
+    /// Announces that a node about to be admitted has lost all that it held; its session ends. After this returns, no
+    /// progress that is written says that the node has an object, so the database's record of it may be deleted.
     pub(crate) async fn emptied(&self, node: &NodeName) {
         let (heard, was_heard) = oneshot::channel();
         let _ = self.events.send(Event::Emptied { node: node.clone(), heard }).await;
         let _ = was_heard.await;
     }
 
-    /// What it does, to be kept.
+    /// The counters, to be kept by the caller.
     pub(crate) fn jobs(&self) -> Arc<Counters> {
         self.counters.clone()
     }
 
-    /// What it has done, and holds.
+    /// What the scheduler has done, and what it holds.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -238,7 +243,7 @@ struct Session {
     id: u64,
     orders: mpsc::Sender<Order>,
     leased: Leased,
-    /// Chunks that the node could not be told yet to drop; it is given no jobs before it was.
+    /// Chunks that the node must drop but could not be told of yet. It is given no jobs until it has been told.
     untold: BTreeSet<u64>,
 }
 
@@ -251,38 +256,39 @@ struct Task {
     deadline: Duration,
     bounds: Bounds,
     counters: Arc<Counters>,
-    /// Whether jobs may have other owners than they are in line for.
+    /// Whether the owners of jobs may differ from those whose lines they wait in.
     unlined: bool,
-    /// What [`Task::aims`] was made of, and the head of the log at which that was known.
+    /// What [`Task::aims`] was made from, and the head of the log at which that was known.
     known: Arc<Knowledge>,
     head: Revision,
     aims: Aims,
     /// One for each connected member.
     sessions: BTreeMap<NodeName, Session>,
-    /// How many jobs each of them can still take; none for those that are missed, which are waited for.
+    /// How many more jobs each session can take; zero for missed nodes, whose jobs wait for them.
     room: HashMap<NodeName, usize>,
-    /// Those that have just gone, and when.
+    /// Nodes that disconnected less than [`MISSED_MAX`] ago, and when.
     missed: HashMap<NodeName, Instant>,
-    /// Those that hold nothing and are not here yet: the database may say that they do until they are.
+    /// Nodes that hold nothing and are not connected yet. Until they are, the database may still say that they hold
+    /// objects.
     emptied: BTreeSet<NodeName>,
-    /// Nodes have come: there may be open what was not accepted here. And when that was looked at last.
+    /// Nodes have connected, so there may be open chunks that were not accepted here; and when these were last counted.
     unsure: bool,
     counted: Option<Instant>,
-    /// When it was looked at last what others have ended of what is loaded.
+    /// When loaded chunks were last compared with those that other control planes have ended.
     compared: Option<Instant>,
     accounts: BTreeMap<String, Queue>,
     account_of: HashMap<u64, String>,
-    /// Chunks that have ended, which is not in the database yet.
+    /// Chunks that have ended, but whose end is not in the database yet.
     done: BTreeSet<u64>,
     /// Chunks whose progress is ahead of the database.
     changed: BTreeSet<u64>,
-    /// Chunks that are to be unloaded once their progress is in the database; they have no jobs for anybody.
+    /// Chunks to be unloaded once their progress is in the database. No jobs of them are given out.
     leaving: BTreeSet<u64>,
-    /// The last steering that was heard of; `None` before it is known where to begin.
+    /// The last steering that was read; `None` until the starting point is known.
     heard: Option<(u64, u64)>,
-    /// The account at which loading broke off last.
+    /// The account at which loading last stopped.
     loaded_to: String,
-    /// The account whose turn was last, and what was left of it when nobody had room any more.
+    /// The account that had the last turn, and what was left of that turn when no node had room any more.
     last_turn: (String, usize),
 }
 
@@ -290,7 +296,7 @@ impl Task {
     fn new(state: State, open: Open, following: Following, clock: Arc<dyn Clock>, deadline: Duration) -> Task {
         let now = following.now();
         let known = now.knowledge.clone();
-        // Who was connected before this process began is about to be again.
+        // Nodes that were connected before this process started will most likely connect again.
         let missed: HashMap<NodeName, Instant> =
             known.topology.members.keys().map(|name| (name.clone(), Instant::now())).collect();
         Task {
@@ -332,7 +338,7 @@ impl Task {
         let mut next = Next::default();
         loop {
             let mut look = Look::default();
-            // Whichever it is, all of the turn's work is done below.
+            // Whichever event it is, the whole turn's work is done below.
             tokio::select! {
                 biased;
                 _ = tick.tick() => look = Look { tick: true, committed: true },
@@ -347,7 +353,7 @@ impl Task {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = std::future::ready(()), if next.more => {}
             }
-            // Whatever else has come in meanwhile is one turn's work.
+            // Events that have arrived meanwhile are handled in the same turn.
             for _ in 0..EVENTS_MAX {
                 let Ok(event) = events.try_recv() else { break };
                 self.take(event);
@@ -356,7 +362,7 @@ impl Task {
         }
     }
 
-    /// One turn's work: what is known is followed, loaded, given out and kept.
+    /// One turn: takes over new knowledge, loads chunks, gives out jobs and writes progress.
     async fn turn(&mut self, look: Look, before: Next) -> Next {
         self.look_at_clock();
         self.follow();
@@ -364,7 +370,7 @@ impl Task {
             self.look_for_more();
         }
         let mut next = Next { more: false, ..before };
-        // A database in trouble is asked again at ticks, not at every event.
+        // A failing database is asked again at ticks, not at every event.
         if !before.troubled || look.tick {
             let read = self.read(look).await;
             next.troubled = read.is_err();
@@ -388,7 +394,8 @@ impl Task {
         next
     }
 
-    /// Reads what was steered where that may have changed, and what there is room for; whether there may be more.
+    /// Reads new steering if there may be any, and as many chunks as there is room for; returns whether there may be
+    /// more.
     async fn read(&mut self, look: Look) -> Result<bool, StateError> {
         if look.committed || self.heard.is_none() {
             self.hear().await?;
@@ -404,7 +411,7 @@ impl Task {
         self.accounts.get_mut(account)?.chunks.get_mut(&chunk)
     }
 
-    /// Remembers what is to be done about a chunk that something has happened to.
+    /// Records what has to be done about a chunk after an event.
     fn note(&mut self, chunk: u64) {
         let Some(queue) = self.account_of.get(&chunk).and_then(|account| self.accounts.get_mut(account)) else {
             return;
@@ -424,7 +431,7 @@ impl Task {
     fn take(&mut self, event: Event) {
         match event {
             Event::Here { node, session, empty, orders } => {
-                // Two sessions of a node that begin at once may be heard of in either order.
+                // Two sessions of a node that start at once may be announced in either order.
                 if self.sessions.get(&node).is_some_and(|here| here.id > session) {
                     return;
                 }
@@ -477,7 +484,7 @@ impl Task {
         }
     }
 
-    /// Says how many jobs a connected node can take.
+    /// Updates how many jobs a connected node can take.
     fn measure(&mut self, node: &NodeName) {
         if let Some(session) = self.sessions.get(node) {
             let free = self.bounds.per_node.saturating_sub(session.leased.len());
@@ -507,7 +514,8 @@ impl Task {
         }
     }
 
-    /// Aims chunks anew by `aim`, which says whether it had to, and how many objects are lost with that; their leases are over then.
+    /// Retargets chunks with `aim`, which returns how many objects were lost, or `None` if nothing changed. Ends their
+    /// leases.
     fn reaim(&mut self, aim: impl Fn(&mut Work, &mut Aims) -> Option<usize>) {
         let (mut moved, mut lost): (HashSet<u64>, usize) = Default::default();
         for queue in self.accounts.values_mut() {
@@ -524,7 +532,7 @@ impl Task {
         self.counters.retried.fetch_add(again as u64, Ordering::Relaxed);
     }
 
-    /// Jobs of these chunks are leased to nobody any more; those who had some are told. How many jobs those were.
+    /// Ends all leases of jobs of these chunks and tells their holders; returns how many jobs those were.
     fn withdraw(&mut self, chunks: HashSet<u64>) -> usize {
         let mut ended = 0;
         if chunks.is_empty() {
@@ -545,7 +553,7 @@ impl Task {
         ended
     }
 
-    /// Tells nodes what to drop; whom that does not reach now it does at the next turn, before anything else.
+    /// Tells nodes which chunks to drop. A node that cannot be told now is told in the next turn, before anything else.
     fn tell_untold(&mut self) {
         for session in self.sessions.values_mut().filter(|session| !session.untold.is_empty()) {
             let theirs = session.untold.iter().copied().collect();
@@ -555,7 +563,7 @@ impl Task {
         }
     }
 
-    /// Keeps what chunks have come to: those that ended or are to be unloaded at once, the others at every tick.
+    /// Writes the progress of chunks: of those that ended or are to be unloaded at once, of the others at every tick.
     async fn keep(&mut self, all: bool) -> Result<(), StateError> {
         let now_ms = millis(self.clock.now()).max(1);
         loop {

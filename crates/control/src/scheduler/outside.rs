@@ -1,7 +1,7 @@
-//! The open prefetches of an account that are not loaded: they wait for room, for their moment or for being resumed.
+//! The open prefetches of an account that are not loaded: they wait for room, for their start time or to be resumed.
 //!
-//! There may be a million of them, for one may be of a single URL. What is kept of each is packed, and no question looks at all of
-//! them: the earliest moment is kept of each [`BLOCK`] of them alone.
+//! There may be a million of them, since a chunk may have a single URL. Each is stored packed, and no query scans them
+//! all: start times are indexed by their minimum per block of [`BLOCK`] ids only.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -10,10 +10,10 @@ use std::ops::RangeInclusive;
 use super::queue::Place;
 use crate::state::steering::{Standing, Steering};
 
-/// Chunks, by their ids, that share one moment.
+/// Consecutive chunk ids that share one minimum.
 const BLOCK: u64 = 1 << 10;
 
-/// What is kept of one.
+/// What is stored of one chunk.
 #[derive(Clone, Copy)]
 #[repr(Rust, packed)]
 struct One {
@@ -35,14 +35,14 @@ impl One {
     }
 }
 
-/// Those of an account.
+/// The waiting chunks of an account.
 #[derive(Default)]
 pub(super) struct Outside {
-    /// Those that may run, by priority and then by id.
+    /// Chunks that may run, by priority and then by id.
     ready: BTreeMap<Reverse<u8>, BTreeMap<u64, One>>,
-    /// Those that may not, or not yet, by id.
+    /// Chunks that may not run, or not yet, by id.
     held: BTreeMap<u64, One>,
-    /// No moment of one that may run is earlier, and none of one that waits for its own.
+    /// Lower bounds of the start times of chunks that may run, and of those that wait for theirs.
     begun: Moments,
     later: Moments,
     urls: u64,
@@ -53,12 +53,12 @@ impl Outside {
         self.ready.values().map(BTreeMap::len).sum::<usize>() + self.held.len()
     }
 
-    /// How many objects they have.
+    /// How many objects these chunks have.
     pub(super) fn urls(&self) -> u64 {
         self.urls
     }
 
-    /// Takes one up, or up anew.
+    /// Adds a chunk, or replaces its entry.
     pub(super) fn stand(&mut self, chunk: Standing, now_ms: u64) {
         self.leave(chunk.id);
         let Standing { id, urls, steering } = chunk;
@@ -81,7 +81,7 @@ impl Outside {
         self.begun.note(id, one.from_ms);
     }
 
-    /// One is not here any more; as it stood.
+    /// Removes a chunk; returns its entry.
     pub(super) fn leave(&mut self, id: u64) -> Option<Standing> {
         let ready =
             self.ready.iter_mut().find_map(|(priority, line)| Some((*priority, line.remove(&id)?, line.is_empty())));
@@ -90,7 +90,7 @@ impl Outside {
         }
         let one = ready.map(|(_, one, _)| one).or_else(|| self.held.remove(&id))?;
         self.urls -= u64::from(one.urls);
-        // A block without any has no moment.
+        // A block without chunks has no start time.
         let block = id / BLOCK;
         if self.ready.values().all(|line| line.range(ids(block)).next().is_none()) {
             self.begun.set(block, None);
@@ -101,13 +101,13 @@ impl Outside {
         Some(one.standing(id))
     }
 
-    /// All of them.
+    /// All chunks.
     pub(super) fn all(&self) -> Vec<Standing> {
         let ready = self.ready.values().flatten();
         ready.chain(&self.held).map(|(id, one)| one.standing(*id)).collect()
     }
 
-    /// Those whose moment has come may run.
+    /// Makes chunks ready whose start time has come.
     pub(super) fn due(&mut self, now_ms: u64) {
         for block in self.later.before(now_ms.saturating_add(1)) {
             let waits = self.held.range(ids(block)).filter(|(_, one)| !one.is_paused).map(|(id, one)| (*id, *one));
@@ -120,18 +120,19 @@ impl Outside {
         }
     }
 
-    /// The next ones that may run, each with how many objects it has.
+    /// The chunks that may run, in order, each with its number of objects.
     pub(super) fn next(&self) -> impl Iterator<Item = (u64, usize)> {
         self.ready.values().flatten().map(|(id, one)| (*id, one.urls as usize))
     }
 
-    /// The first of them.
+    /// The place of the first of them.
     pub(super) fn first(&self) -> Option<Place> {
         let (id, one) = self.ready.values().flatten().next()?;
         Some(Place::of(*id, one.standing(*id).steering))
     }
 
-    /// Those that may run since before a moment, each with how many objects it has: at least `most` of them, if there are as many.
+    /// Chunks ready since before `before_ms`, each with its number of objects: at least `most` of them, if there are as
+    /// many.
     pub(super) fn begun_before(&mut self, before_ms: u64, most: usize) -> Vec<(u64, usize)> {
         let mut begun = Vec::new();
         for block in self.begun.before(before_ms) {
@@ -158,7 +159,7 @@ fn ids(block: u64) -> RangeInclusive<u64> {
     block * BLOCK..=block * BLOCK + (BLOCK - 1)
 }
 
-/// Of each block a moment than which none of its chunks has an earlier one.
+/// For each block, a lower bound of the start times of its chunks.
 #[derive(Default)]
 struct Moments(BTreeMap<u64, u64>);
 
@@ -175,7 +176,7 @@ impl Moments {
         };
     }
 
-    /// Blocks that may have a chunk with a moment before this one.
+    /// Blocks that may have a chunk with a start time before `moment_ms`.
     fn before(&self, moment_ms: u64) -> Vec<u64> {
         self.0.iter().filter(|(_, earliest)| **earliest < moment_ms).map(|(block, _)| *block).collect()
     }
@@ -187,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// Beside a list of which every question looks at all.
+    /// Compared with a plain list that every query scans.
     #[test]
     fn what_is_said_of_many_is_what_looking_at_each_of_them_says() {
         let mut seed = 7_u64;

@@ -1,10 +1,10 @@
-//! The open prefetches of one account: those that are loaded, and those that wait outside for room, for their moment or for being
-//! resumed.
+//! The open prefetches of one account: those that are loaded, and those that wait outside for room, for their start
+//! time or to be resumed.
 //!
 //! # What always holds
 //!
-//! - Whose turn it is goes by [`Place`]: the highest priority first, then the oldest.
-//! - What may not run is not loaded: it takes no room, holds no lease and runs into no deadline.
+//! - The order is that of [`Place`]: highest priority first, then oldest.
+//! - A chunk that may not run is not loaded: it takes no room, holds no lease and meets no deadline.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,7 +17,7 @@ use super::outside::Outside;
 use super::work::{Turn, Work};
 use crate::state::steering::{Standing, Steering};
 
-/// Where a chunk stands among those of its account.
+/// The rank of a chunk among those of its account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     priority: Reverse<u8>,
@@ -42,29 +42,29 @@ impl Place {
 /// The open prefetches of an account.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// Those that are loaded, by id.
+    /// The loaded chunks, by id.
     pub(super) chunks: BTreeMap<u64, Work>,
-    /// Those of them that have a job that nobody has, by the number of the node that owns it: whoever can take one finds the first
-    /// at once, however long the line of another is.
+    /// Loaded chunks with unleased jobs, by the number of the node that owns the jobs. A node with room finds its first
+    /// chunk at once, however long the lines of other nodes are.
     lines: BTreeMap<u32, BTreeSet<Place>>,
-    /// Where each of them stands.
+    /// The place of each loaded chunk.
     places: BTreeSet<Place>,
-    /// What all of them count for.
+    /// The cost of all loaded chunks, in jobs.
     pub(super) loaded: usize,
-    /// As how many jobs one of them counts that has fewer.
+    /// The least number of jobs that a chunk counts for.
     chunk: usize,
-    /// Those that are not loaded.
+    /// The chunks that are not loaded.
     outside: Outside,
     /// The newest chunk that is known.
     pub(super) known_to: u64,
-    /// The newest that other control planes were told they may have.
+    /// The newest chunk when other control planes were last offered this account's work.
     pub(super) offered_to: u64,
-    /// Whether the database may have more.
+    /// Whether the database may have more open chunks.
     pub(super) more: bool,
 }
 
 impl Queue {
-    /// An empty one, in which a chunk counts as so many jobs at least.
+    /// An empty queue in which a chunk counts for at least `chunk` jobs.
     pub(super) fn new(chunk: usize) -> Queue {
         Queue { chunk, ..Queue::default() }
     }
@@ -73,7 +73,7 @@ impl Queue {
         work.jobs().max(self.chunk)
     }
 
-    /// Counts what is loaded anew: chunks have other targets now.
+    /// Recomputes the cost of the loaded chunks, after their targets changed.
     pub(super) fn weigh(&mut self) {
         self.loaded = self.chunks.values().map(|work| self.cost(work)).sum();
     }
@@ -83,42 +83,42 @@ impl Queue {
         self.chunks.len() + self.outside.len()
     }
 
-    /// How many objects those have.
+    /// How many objects the open chunks have.
     pub(super) fn urls(&self) -> u64 {
         let loaded: usize = self.chunks.values().map(Work::urls).sum();
         loaded as u64 + self.outside.urls()
     }
 
-    /// Whether it can be forgotten.
+    /// Whether it can be dropped.
     pub(super) fn is_over(&self) -> bool {
         !self.more && self.len() == 0
     }
 
-    /// Takes up a chunk that is not loaded, or no longer.
+    /// Takes in a chunk that is not, or no longer, loaded.
     pub(super) fn stand(&mut self, chunk: Standing, now_ms: u64) {
         self.known_to = self.known_to.max(chunk.id);
         self.outside.stand(chunk, now_ms);
     }
 
-    /// Takes up a chunk that is not to be looked at before a moment, unless it is steered.
+    /// Takes in a chunk that is not to be looked at before `until_ms`, unless it is steered.
     pub(super) fn put_off(&mut self, chunk: Standing, until_ms: u64, now_ms: u64) {
         let steering = Steering { from_ms: until_ms, ..chunk.steering };
         self.stand(Standing { steering, ..chunk }, now_ms);
     }
 
-    /// A chunk does not stand outside any more; as it stood there.
+    /// Removes a chunk from those outside; returns its entry.
     pub(super) fn leave(&mut self, id: u64) -> Option<Standing> {
         self.outside.leave(id)
     }
 
-    /// A chunk that stands outside is steered; whether there is one.
+    /// Steers a chunk that is outside; returns whether there is one.
     pub(super) fn steer(&mut self, id: u64, steering: Steering, now_ms: u64) -> bool {
         let Some(chunk) = self.leave(id) else { return false };
         self.stand(Standing { steering, ..chunk }, now_ms);
         true
     }
 
-    /// All of them are steered as `to` says.
+    /// Steers every chunk as `to` says.
     pub(super) fn steer_all(&mut self, now_ms: u64, to: impl Fn(u64, Steering) -> Steering) {
         for chunk in self.outside.all() {
             self.steer(chunk.id, to(chunk.id, chunk.steering), now_ms);
@@ -128,23 +128,24 @@ impl Queue {
         }
     }
 
-    /// Those whose moment has come may run.
+    /// Makes chunks ready whose start time has come.
     pub(super) fn due(&mut self, now_ms: u64) {
         self.outside.due(now_ms);
     }
 
-    /// Those outside that may run since before a moment: as many as there is room for, at most `most`. Each has so many targets.
+    /// Chunks outside that have been ready since before `before_ms`: as many as fit, at most `most`. Each has `targets`
+    /// targets.
     pub(super) fn begun_before(&mut self, before_ms: u64, most: usize, room: usize, targets: usize) -> Vec<u64> {
         let begun = self.outside.begun_before(before_ms, most);
         self.fitting(begun.into_iter().take(most), room, targets)
     }
 
-    /// The next ones to be loaded: as many as there is room for, at most `most`. Each has so many targets.
+    /// The next chunks to load: as many as fit, at most `most`. Each has `targets` targets.
     pub(super) fn next(&self, most: usize, room: usize, targets: usize) -> Vec<u64> {
         self.fitting(self.outside.next().take(most), room, targets)
     }
 
-    /// As many as there is room for; one always.
+    /// The leading chunks that fit into `room`, and always the first.
     fn fitting(&self, chunks: impl Iterator<Item = (u64, usize)>, room: usize, targets: usize) -> Vec<u64> {
         let mut cost = 0;
         let fits = |(at, (_, urls)): &(usize, (u64, usize))| {
@@ -154,29 +155,29 @@ impl Queue {
         chunks.enumerate().take_while(fits).map(|(_, (id, _))| id).collect()
     }
 
-    /// Whether what is to be loaded next outranks something that is loaded.
+    /// Whether the next chunk to load outranks a loaded one.
     pub(super) fn is_outranked(&self) -> bool {
         matches!((self.outside.first(), self.places.last()), (Some(next), Some(last)) if next.outranks(*last))
     }
 
-    /// Takes a chunk in.
+    /// Adds a loaded chunk.
     pub(super) fn load(&mut self, id: u64, work: Work) {
         self.loaded += self.cost(&work);
         self.places.insert(Place::of(id, work.steering()));
         self.chunks.insert(id, work);
     }
 
-    /// Whether there are jobs that nobody has.
+    /// Whether there are unleased jobs.
     pub(super) fn waits(&self) -> bool {
         !self.lines.is_empty()
     }
 
-    /// Whether somebody can take one of them.
+    /// Whether a node has room for one of them.
     pub(super) fn can_lease(&self, turn: &Turn) -> bool {
         self.lines.keys().any(|number| turn.is_free(*number))
     }
 
-    /// A loaded chunk goes in line for whoever owns jobs of it that nobody has.
+    /// Puts a loaded chunk in line for the owners of its unleased jobs.
     pub(super) fn line_up(&mut self, id: u64) {
         let Some(work) = self.chunks.get(&id) else { return };
         let place = Place::of(id, work.steering());
@@ -185,7 +186,7 @@ impl Queue {
         }
     }
 
-    /// All loaded chunks but those that are `leaving` go in line anew, for the owners of now.
+    /// Puts all loaded chunks except those `leaving` in line anew, for the present owners.
     pub(super) fn line_up_all(&mut self, aims: &Aims, here: &HashMap<NodeName, usize>, leaving: &BTreeSet<u64>) {
         self.lines.clear();
         let ids: Vec<u64> = self.chunks.keys().copied().collect();
@@ -199,7 +200,7 @@ impl Queue {
         }
     }
 
-    /// Gives out up to `most` jobs to owners that have room; how many.
+    /// Gives out up to `most` jobs to owners that have room; returns how many.
     pub(super) fn lease(&mut self, most: usize, turn: &mut Turn) -> usize {
         let (mut count, mut after) = (0, Bound::Unbounded);
         while count < most {
@@ -217,7 +218,7 @@ impl Queue {
         count
     }
 
-    /// A chunk leaves the lines of these nodes.
+    /// Removes a chunk from the lines of these nodes.
     fn leave_lines(&mut self, place: Place, of: impl Fn(u32) -> bool) {
         self.lines.retain(|number, line| {
             if of(*number) {
@@ -227,7 +228,7 @@ impl Queue {
         });
     }
 
-    /// Takes a chunk out.
+    /// Removes a loaded chunk.
     pub(super) fn unload(&mut self, id: u64) -> Option<Work> {
         let work = self.chunks.remove(&id)?;
         let place = Place::of(id, work.steering());
@@ -237,7 +238,7 @@ impl Queue {
         Some(work)
     }
 
-    /// A loaded chunk is steered; whether there is one.
+    /// Steers a loaded chunk; returns whether there is one.
     pub(super) fn steer_loaded(&mut self, id: u64, steering: Steering) -> bool {
         let Some(work) = self.chunks.get_mut(&id) else { return false };
         let (before, after) = (Place::of(id, work.steering()), Place::of(id, steering));
@@ -252,7 +253,7 @@ impl Queue {
         true
     }
 
-    /// A loaded chunk has no jobs for anybody any more.
+    /// Removes a loaded chunk from all lines: no more jobs of it are given out.
     pub(super) fn rest(&mut self, id: u64) {
         if let Some(work) = self.chunks.get(&id) {
             let place = Place::of(id, work.steering());
@@ -260,8 +261,8 @@ impl Queue {
         }
     }
 
-    /// Those that must make room, the last first: they are outranked, nobody works on them, and without them the share is full
-    /// still.
+    /// The loaded chunks that must make room, last first: outranked, with no job leased, and not needed to fill the
+    /// account's share.
     pub(super) fn outranked(&self, share: usize) -> Vec<u64> {
         let Some(first) = self.places.first() else { return Vec::new() };
         let mut left = self.loaded;

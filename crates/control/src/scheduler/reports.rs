@@ -1,4 +1,4 @@
-//! What nodes say has become of their jobs.
+//! Reports of nodes about their jobs.
 
 use std::sync::atomic::Ordering;
 
@@ -8,14 +8,15 @@ use tokio::time::Instant;
 use super::Task;
 use crate::state::millis;
 
-/// Characters of a node's own words in a cause.
+/// The most characters of a cause in a node's own words.
 const CAUSE_CHARS_MAX: usize = 300;
 
 impl Task {
-    /// A job has ended one way or another.
+    /// A job has ended, with whatever outcome.
     pub(super) fn report(&mut self, node: &NodeName, session: u64, report: Report) {
         let now_ms = millis(self.clock.now());
-        // Done under keys of before, which was on its way while the job was given out anew: it goes on.
+        // A report of work under earlier keys, which was on its way while the job was given out anew: the new lease
+        // goes on.
         let (said, of) = (report.begin_after, self.work(report.chunk).map(|work| work.begins_after()));
         if said > Revision::ZERO && of.is_some_and(|of| of != said) {
             return;
@@ -29,7 +30,7 @@ impl Task {
         match report.outcome {
             Outcome::Resident { bytes, fetched, .. } => {
                 counters.resident.fetch_add(1, Ordering::Relaxed);
-                // A fetch that took no time at all took a millisecond: nothing is what was not fetched.
+                // A fetch that took less than a millisecond counts as one: zero means that nothing was fetched.
                 let took_ms = if fetched { u32::try_from(report.took_ms.max(1)).unwrap_or(u32::MAX) } else { 0 };
                 work.resident(report.index, node, bytes, took_ms);
             }
@@ -45,7 +46,7 @@ impl Task {
     }
 }
 
-/// A cause as it is kept: what a node says in words is cut to [`CAUSE_CHARS_MAX`].
+/// A cause as it is stored: a node's own words are cut to [`CAUSE_CHARS_MAX`].
 fn shortened(mut cause: Cause) -> Cause {
     if let Cause::OriginUnreachable(text) | Cause::NotStorable(text) | Cause::NotPinned(text) | Cause::Store(text) =
         &mut cause

@@ -1,15 +1,17 @@
-//! The scheduler through random task sets, turn by turn: time stands still until the simulation moves it, the database is in
-//! memory, nodes are queues. A failure names its seed.
+//! Runs the scheduler through random task sets, turn by turn: time stands still until the simulation advances it, the
+//! database is in memory, nodes are queues. A failure names its seed.
 //!
 //! # What is checked
 //!
-//! - Order: nothing is given out while something of the same account that goes before it could have been.
-//! - Fairness: while an account waits for a node, no other is given more there than one job, or twice of what the first has there.
-//! - Bounds: no node holds more than it may, and what is paused, cancelled or not to begin yet is not given out.
-//! - Steering: no fetch begins a second after a task was cancelled or paused.
-//! - Nothing is lost: every task ends, with what its objects come to, however often nodes and schedulers are lost.
-//! - Nothing is done again that is not counted as a retry.
-//! - Nothing fails for its deadline before it could have run for so long, and nothing that could have is open long after it.
+//! - Order: nothing is given out while a higher-ranked job of the same account could have been.
+//! - Fairness: while an account waits for a node, no other account is given more than one job there, or twice what the
+//!   waiting one has there.
+//! - Bounds: no node holds more than it may, and paused, cancelled or not yet due tasks are not given out.
+//! - Steering: no fetch begins a second after its task was cancelled or paused.
+//! - Nothing is lost: every task ends with the outcome of its objects, however often nodes and schedulers are lost.
+//! - All repeated work is counted as a retry.
+//! - Nothing fails for its deadline before it could have run for that long, and nothing that could have stays open long
+//!   after it.
 
 use std::collections::VecDeque;
 
@@ -27,14 +29,15 @@ const SETS: u64 = 10_000;
 
 const DEADLINE: Duration = Duration::from_secs(14);
 
-/// Small enough that each is met all the time.
+/// Small enough that every bound is reached all the time.
 const SMALL: Bounds = Bounds { loaded: 24, chunk: 1, per_node: 5, turn: 2 };
 
-/// Between a steering by another control plane and the turn that hears of it, and between that and a node that does, at most.
+/// The longest times between a steering by another control plane and the turn that reads it, and between that turn and
+/// the moment at which a node learns of it.
 const HEARD_MS: u64 = 250;
 const DELIVERED_MS: u64 = 200;
 
-/// After this long no fetch of what was cancelled or paused begins.
+/// After this long, no fetch of a cancelled or paused task begins.
 const STEERED_MS: u64 = 1_000;
 
 /// SplitMix64.
@@ -49,7 +52,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`.
+    /// A random number below `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
@@ -59,12 +62,12 @@ impl Random {
     }
 }
 
-/// What the origin says of an object, whoever asks.
+/// The origin's response for an object, whichever node asks.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
     Good,
     Gone,
-    /// It fails for a moment, so often.
+    /// Fails transiently this many times.
     Late(u64),
 }
 
@@ -79,7 +82,7 @@ fn fate(url: &str) -> Fate {
     }
 }
 
-/// A chunk as whoever steers it thinks of it.
+/// A chunk as its steerer sees it.
 struct Meant {
     account: String,
     task: u64,
@@ -88,9 +91,9 @@ struct Meant {
     from_ms: u64,
     paused: bool,
     cancelled: bool,
-    /// Since when it is so, as far as somebody may not have heard yet.
+    /// Since when it may or may not run; some nodes may not have heard of that yet.
     steered_ms: u64,
-    /// For how long it could have run.
+    /// How long it could have run.
     could_run_ms: u64,
     ended: bool,
 }
@@ -101,7 +104,7 @@ impl Meant {
     }
 }
 
-/// A node: what has been said to it and is on its way, what it holds, what it fetches and until when.
+/// A node: messages on their way to it, the objects it holds, and its fetches with their ends.
 struct Member {
     session: u64,
     orders: Option<mpsc::Receiver<Order>>,
@@ -126,10 +129,10 @@ struct World {
     chunks: BTreeMap<u64, Meant>,
     submitted: u64,
     last_tick_ms: u64,
-    /// How often each job was given out in the life of this scheduler, and how often one was that had been before.
+    /// How often each job was given out in the lifetime of this scheduler, and how many were given out again.
     given: HashMap<(u64, u32), u64>,
     again: u64,
-    /// Accounts that have something outside that goes before all that is loaded though there is room, and since when.
+    /// Accounts with a chunk outside that outranks all loaded ones although there is room, and since when.
     outside: BTreeMap<String, u64>,
     tried: HashMap<(u64, u32), u64>,
 }
@@ -198,7 +201,7 @@ impl World {
         }
     }
 
-    /// The scheduler's process is killed, and comes back.
+    /// Kills the scheduler's process and starts it again.
     async fn restart(&mut self) {
         self.open = {
             let (accepting, open) = Accepting::start(self.state.clone()).await.unwrap();
@@ -265,7 +268,7 @@ impl World {
         }
     }
 
-    /// Something that may happen, or nothing; whether this process knows of it at once.
+    /// Performs a random action, or none; returns whether this process knows of it at once.
     async fn act(&mut self) -> bool {
         match self.random.below(20) {
             0..4 if self.submitted < 8 => self.submit().await,
@@ -302,7 +305,7 @@ impl World {
         }
     }
 
-    /// Nodes hear what has reached them, begin and end fetches.
+    /// Nodes take their messages, and begin and end fetches.
     fn work(&mut self) {
         let now_ms = self.now_ms();
         let mut reports = Vec::new();
@@ -359,7 +362,7 @@ impl World {
         }
     }
 
-    /// What was given out in the turn that has just ended.
+    /// Checks what was given out in the turn that has just ended.
     fn check_turn(&mut self) {
         let (seed, now_ms) = (self.seed, self.now_ms());
         let mut given: BTreeMap<String, Option<Place>> = BTreeMap::new();
@@ -433,11 +436,11 @@ impl World {
         }
     }
 
-    /// What is in the database of those that have ended, and that none is open that should have.
+    /// Checks the outcome of ended chunks in the database, and that no chunk is open that should have ended.
     async fn check_ends(&mut self) {
         let ids: Vec<u64> = self.chunks.iter().filter(|(_, meant)| !meant.ended).map(|(id, _)| *id).collect();
         let deadline_ms = DEADLINE.as_millis() as u64;
-        // Who is missing may be at another control plane.
+        // A missing node may be connected to another control plane.
         let left = if self.nodes.len() < self.names.len() { deadlines::LEFT_TO_OTHERS_MS } else { 0 };
         for chunk in self.state.chunks(&ids).await.unwrap() {
             let (seed, id) = (self.seed, chunk.id);
@@ -482,7 +485,7 @@ async fn simulate(seed: u64) {
     for _ in 0..30 {
         world.step(true).await;
     }
-    // From here on nothing goes wrong, and everything ends.
+    // From here on nothing fails, and everything ends.
     for name in world.names.clone() {
         if !world.nodes.contains_key(name) {
             world.connect(name, false);
@@ -508,7 +511,7 @@ async fn simulate(seed: u64) {
     panic!("seed {seed}: {open:?} never ended, or {:?} is counted as open", world.open.chunks());
 }
 
-/// Sets whose number leaves `rest` when it is divided by four: so that all cores have something to do.
+/// Runs the sets whose number modulo four is `rest`, so that four tests share them among the cores.
 async fn simulate_quarter(rest: u64) {
     for seed in (0..SETS).filter(|seed| seed % 4 == rest) {
         simulate(seed).await;
@@ -554,7 +557,7 @@ async fn million_urls_of_one_account_do_not_delay_ten_of_another() {
     let mut next = task.turn(all, Next::default()).await;
     let (orders, mut incoming) = mpsc::channel(MESSAGES_MAX);
     task.take(Event::Here { node: node("p-1"), session: 1, empty: false, orders });
-    // The node is full of the large account's when the ten come.
+    // The node is full of the large account's jobs when the ten arrive.
     loop {
         next = task.turn(all, next).await;
         if !next.more {
@@ -579,7 +582,7 @@ async fn million_urls_of_one_account_do_not_delay_ten_of_another() {
         }
         next = task.turn(all, next).await;
     }
-    // What the node already held, and no more than that.
+    // As many as the node already held, and no more.
     assert!(ended <= 2 * JOBS_PER_NODE_MAX, "{ended} others came before the last of ten");
     stopping.cancel();
 }

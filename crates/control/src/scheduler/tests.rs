@@ -1,4 +1,4 @@
-//! The scheduler over a real database, with sessions the tests play.
+//! The scheduler on a real database, with sessions played by the tests.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::testing::{clock, node, prefetch, run_sql, soon, state, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A scheduler over a database, as if in a process of its own.
+/// A scheduler on a database, as if in a process of its own.
 struct Rig {
     state: State,
     clock: Arc<ManualClock>,
@@ -44,7 +44,7 @@ impl Rig {
         self.accepting.submit(prefetch(account, nonce, urls, millis(self.clock.now()))).await.unwrap();
     }
 
-    /// Waits until so many jobs are loaded: only then can they be given out in turns.
+    /// Waits until this many jobs are loaded: only then can they be given out in turns.
     async fn loaded(&self, jobs: u64) {
         let loaded = || async { (self.scheduler.counters().loaded.load(Ordering::Relaxed) == jobs).then_some(()) };
         until("chunks are loaded", loaded).await;
@@ -61,7 +61,7 @@ impl Rig {
         self.state.chunks(&outlines.iter().map(|outline| outline.id).collect::<Vec<_>>()).await.unwrap()
     }
 
-    /// Waits until the one chunk of `account` is as asked for in the database.
+    /// Waits until a chunk of `account` in the database satisfies `is`.
     async fn kept(&self, account: &str, what: &str, is: impl Fn(&Chunk) -> bool) -> Chunk {
         until(what, || async { self.chunks(account).await.into_iter().find(|chunk| is(chunk)) }).await
     }
@@ -73,7 +73,7 @@ struct Node {
 }
 
 impl Node {
-    /// Takes jobs until there are `count`.
+    /// Receives jobs until there are `count`.
     async fn jobs(&mut self, count: usize) -> Vec<Job> {
         let mut jobs = Vec::new();
         while jobs.len() < count {
@@ -138,7 +138,7 @@ async fn lost_lease_is_handed_on_and_what_is_done_makes_room() {
     let missing = rest[0].report(5, Outcome::Failed(Cause::OriginStatus(404)));
     p2.leases.report(vec![missing]).await;
     p2.resident(&rest[1..]).await;
-    // What the one that is gone has is not where users' requests go.
+    // Objects on the node that is gone are not where users' requests go.
     let mut again = p2.jobs(20).await;
     again.sort_by_key(|job| job.index);
     assert_eq!(again, jobs[..20]);
@@ -215,7 +215,7 @@ async fn what_has_no_live_target_fails_at_the_deadline() {
         rig.submit("other", "n", 1).await;
         until("the later one is loaded", || async { (rig.open.chunks().len() == 2).then_some(()) }).await;
         assert_eq!(rig.chunks("me").await[0].finished_ms, 0);
-        // Another control plane may have the member that is not here.
+        // The member that is not here may be connected to another control plane.
         let left = if nodes.is_empty() || connected { 0 } else { deadlines::LEFT_TO_OTHERS_MS };
         rig.clock.advance(Duration::from_secs(2) + Duration::from_millis(left));
         let chunk = rig.kept("me", "the chunk has failed", |chunk| chunk.finished_ms > 0).await;
@@ -242,14 +242,14 @@ async fn change_of_members_and_loss_of_a_store_are_made_good() {
     p1.resident(&jobs[..6]).await;
     rig.kept("me", "progress is kept", |chunk| residents(&chunk.progress) == 6).await;
 
-    // It comes back with an empty store: everything is to be done anew.
+    // It returns with an empty store, so everything has to be done again.
     let (leases, orders) = rig.scheduler.connected(&node("p-1"), 2, true).await;
     let mut p1 = Node { leases, orders };
     let jobs = p1.jobs(10).await;
     p1.resident(&jobs[..6]).await;
     rig.kept("me", "progress is kept again", |chunk| residents(&chunk.progress) == 6).await;
 
-    // It is removed: another one takes over all.
+    // It is removed, and another node takes over everything.
     let mut p2 = rig.connect("p-2", 3).await;
     rig.state.append(&[model::Entry::MemberRemoved(node("p-1"))]).await.unwrap();
     let jobs = p2.jobs(10).await;
@@ -284,7 +284,7 @@ async fn what_a_node_lost_is_not_kept_again_before_it_is_here() {
     );
     p1.resident(&of_loaded[1..]).await;
     rig.kept("loaded", "what it held is not resident", |chunk| residents(&chunk.progress) == 0).await;
-    // Read again from rows that nobody has cleared yet, or that were written before.
+    // Loaded again from rows that nobody has cleared yet, or that were written earlier.
     rig.state.steer("paused", &[paused.task], Steer::Resume, 2).await.unwrap().unwrap();
     rig.accepting.nudge();
     rig.kept("paused", "what it held is not resident", |chunk| residents(&chunk.progress) == 0).await;
@@ -301,7 +301,7 @@ async fn chunk_that_cannot_be_read_stops_no_other_and_fails_at_its_deadline() {
         rig.submit(account, account, 2).await;
     }
     rig.stopping.cancel();
-    // As a later version may have written, or a disk.
+    // As if written by a later version, or damaged on disk.
     run_sql(
         &dir,
         "UPDATE chunk SET progress = '{\"failed\":{\"0\":\"of a later version\"}}' WHERE account = 'forgotten'",
@@ -325,11 +325,11 @@ async fn chunk_that_cannot_be_read_stops_no_other_and_fails_at_its_deadline() {
     let ended = rig.kept("strange", "it is over at its deadline", |chunk| chunk.finished_ms > 0).await;
     assert_eq!(line_state(&ended, 1), LineState::Failed(Cause::Deadline));
     until("nothing is open", || async { rig.open.chunks().is_empty().then_some(()) }).await;
-    // As it ended, it stays, whatever becomes of what it came to.
+    // A chunk that ended stays ended, even if its progress is lost.
     run_sql(&dir, "UPDATE chunk SET progress = '{' WHERE account = 'well'").await;
     let well = rig.chunks("well").await;
     assert_eq!(line_state(&well[0], 0), LineState::Failed(Cause::Unreadable), "nobody can say that it is complete");
-    // What cannot even be shown is left out, and hides nothing beside it.
+    // A row that cannot even be shown is left out, and hides no other.
     run_sql(&dir, "UPDATE chunk SET domain = '' WHERE account = 'well'").await;
     let ids = [&well[0], &ended].map(|chunk| chunk.id);
     assert_eq!(rig.state.chunks(&ids).await.unwrap(), [ended]);

@@ -1,4 +1,5 @@
-//! The scheduler turn by turn, one case each: time stands still until a test moves it, the database is in memory, nodes are queues.
+//! Single cases of the scheduler, turn by turn: time stands still until a test advances it, the database is in memory,
+//! nodes are queues.
 
 use std::collections::VecDeque;
 
@@ -44,7 +45,7 @@ impl Played {
         self.nodes.insert(name, incoming);
     }
 
-    /// The process is killed, and comes back; its nodes are not there yet.
+    /// Kills the process and starts it again, without its nodes.
     async fn forget(&mut self) {
         let (accepting, open) = Accepting::start(self.state.clone()).await.unwrap();
         let task = Task::new(self.state.clone(), open, self.task.following.clone(), self.clock.clone(), DEADLINE);
@@ -60,7 +61,7 @@ impl Played {
         self.next = self.task.turn(ALL, self.next).await;
     }
 
-    /// Turns until all that there is room for is loaded and given out.
+    /// Takes turns until everything that there is room for is loaded and given out.
     async fn settle(&mut self) {
         self.turn().await;
         while self.next.more {
@@ -68,7 +69,7 @@ impl Played {
         }
     }
 
-    /// Jobs that have come to a node.
+    /// Jobs that have reached a node.
     fn jobs(&mut self, name: &str) -> Vec<Job> {
         let mut jobs = Vec::new();
         while let Ok(order) = self.nodes.get_mut(name).unwrap().try_recv() {
@@ -104,7 +105,7 @@ async fn account_whose_origin_does_not_answer_leaves_the_places_of_a_node_to_ano
     played.settle().await;
     let (mut put_off, mut good) = (0, 0);
     while good < 2_000 {
-        // Eight of its requests at a time run into the limit of their waiting; what is the other's ends at once.
+        // Eight of its requests at a time run into their waiting limit; the other account's jobs end at once.
         let busy: Vec<Job> = waits.drain(..8).collect();
         put_off += busy.len();
         played.report("p-1", &busy, &Outcome::Failed(Cause::OriginBusy { seconds: 60 }));
@@ -146,7 +147,7 @@ async fn what_is_resident_under_keys_of_before_is_fetched_again_under_those_of_n
         played.task.following.reach(head).await.unwrap();
         played.settle().await;
         if is_loaded {
-            // Said too late: it was fetched under the key of before.
+            // Reported too late: it was fetched under the earlier key.
             for (name, jobs) in &jobs {
                 played.report(name, &jobs[..1], &RESIDENT);
             }
@@ -170,7 +171,7 @@ async fn what_is_resident_under_keys_of_before_is_fetched_again_under_those_of_n
         assert_eq!(jobs.len(), 30, "all of them are one body now, of one owner; loaded: {is_loaded}");
         assert!(jobs.iter().all(|job| job.begin_after >= head), "by who knows the functions of now");
         let before = played.task.counters.resident.load(Ordering::Relaxed);
-        // A node of an earlier version does not say which of them it means.
+        // A node of an earlier version does not say which lease its report is about.
         let jobs: Vec<Job> = jobs.into_iter().map(|job| Job { begin_after: Revision::ZERO, ..job }).collect();
         let name = ["p-1", "p-2", "p-3"].into_iter().find(|name| played.task.sessions[&node(name)].leased.len() > 0);
         played.report(name.unwrap(), &jobs, &RESIDENT);
@@ -185,7 +186,7 @@ async fn chunk_ends_once_its_objects_are_where_users_requests_look_first() {
     played.connect("p-2");
     played.settle().await;
     let own = played.jobs("p-2");
-    // The other one is away for so long that it is not waited for.
+    // The other node is away for so long that it is no longer waited for.
     tokio::time::advance(MISSED_MAX).await;
     played.settle().await;
     let others = played.jobs("p-2");
@@ -231,7 +232,7 @@ async fn account_that_comes_later_by_name_is_loaded_while_an_earlier_one_has_muc
             break;
         }
         before += jobs.len();
-        // Whatever it is given is done at once, which makes room for more of it.
+        // Every job it is given ends at once, which makes room for more.
         played.report("p-1", &jobs, &RESIDENT);
     }
     assert!(before < 50, "{before} of 200 went before the only one of the other");
@@ -254,7 +255,7 @@ async fn what_was_accepted_before_the_clock_was_set_back_goes_on() {
     for name in ["second", "third"] {
         played.report("p-1", &jobs, &RESIDENT);
         played.settle().await;
-        // What has ended leaves room for the next turn.
+        // Ended chunks make room only for the next turn.
         played.settle().await;
         jobs = played.jobs("p-1");
         assert!(jobs.len() == 1 && jobs[0].url.contains(name), "{name}: {jobs:?}");
@@ -299,7 +300,7 @@ async fn what_another_control_plane_accepted_is_worked_on_once_nodes_come_from_t
     played.report("p-1", &jobs, &RESIDENT);
     played.settle().await;
 
-    // What is found beside what is accepted here does not hide what comes behind it.
+    // Chunks found from elsewhere do not hide later ones accepted here.
     elsewhere(&played, "beside", 2).await;
     played.submit("me", "own", 2).await;
     played.settle().await;
@@ -323,7 +324,7 @@ async fn what_an_origin_answered_is_told_of_what_was_not_done_before_the_deadlin
     played.settle().await;
     let again = played.jobs("p-1");
     assert_eq!(again.len(), 3, "each is tried once more");
-    // One is put off, which is no try; one is brought.
+    // One is put off, which does not count as a try; one becomes resident.
     let of = |at: usize| again.iter().find(|job| job.index == jobs[at].index).unwrap().clone();
     played.report("p-1", &[of(0)], &Outcome::Failed(Cause::OriginBusy { seconds: 60 }));
     played.report("p-1", &[of(1)], &RESIDENT);

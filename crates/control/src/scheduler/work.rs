@@ -1,4 +1,4 @@
-//! One chunk under way: its jobs, who may have them, what has become of them.
+//! One loaded chunk: its jobs, their owners, and their state.
 //!
 //! A job is one object in one variant for one tier of one POP. Its index is
 //! `(target * variants + variant) * paths + path`, with targets in the order of [`Progress::targets`].
@@ -15,7 +15,7 @@ use super::lines::hundredths;
 use crate::state::chunks::{Chunk, Params, Progress};
 use crate::state::steering::{Standing, Steering};
 
-/// How often a job is tried before a passing failure is final.
+/// How often a job is tried before a transient failure becomes final.
 const TRIES_MAX: u8 = 8;
 
 /// The first pause before a job is tried again; it doubles up to [`PAUSE_MAX`].
@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// `https://`.
 const SCHEME_BYTES_MAX: usize = 8;
 
-/// A chunk under way. There are many: what one holds is for as few allocations as will do.
+/// A loaded chunk. There are many, so each makes as few allocations as possible.
 pub(super) struct Work {
     id: u64,
     begin_after: Revision,
@@ -35,37 +35,37 @@ pub(super) struct Work {
     steering: Steering,
     progress: Progress,
     urls: Urls,
-    /// What stands for the key that nodes make of each: by this, the node is chosen that others will ask for it.
+    /// The hash of each URL's key as nodes make it: it selects the node that others will ask for the object.
     placed: Vec<u128>,
     targets: Arc<[Parent]>,
     /// The number of the node that owns each job, as of [`Work::line_up`].
     owners: Vec<u32>,
-    /// Jobs that nobody has, in the order in which they go.
+    /// Jobs that are not leased, in the order in which they are given out.
     waiting: VecDeque<u32>,
-    /// Whether some came back to those that the queue may not have in line.
+    /// Whether jobs have come back for owners in whose lines the queue may not have this chunk.
     returned: bool,
-    /// Jobs that pause after a passing failure.
+    /// Jobs that pause after a transient failure.
     pausing: Vec<(Instant, u32)>,
     leased: HashSet<u32>,
     tries: HashMap<u32, Tried>,
     /// Jobs that are neither resident nor failed.
     left: usize,
     changed: bool,
-    /// Whether it was given up: what of it is not resident by then will not be.
+    /// Whether it was given up: jobs not resident by then never will be.
     given_up: bool,
-    /// Whether the database does not know yet where it goes.
+    /// Whether the database does not have its targets yet.
     unaimed: bool,
 }
 
-/// A job that has failed, and may not have for good.
+/// A job that has failed, perhaps not for good.
 struct Tried {
     times: u8,
-    /// Why it failed last, and who told so and when, as in [`Progress::failed_at`].
+    /// Why it failed last, and which node reported it and when, as in [`Progress::failed_at`].
     cause: Cause,
     told: (u32, u64),
 }
 
-/// URLs as nodes are asked for them, one behind the other.
+/// URLs as they are sent to nodes, in one string.
 struct Urls {
     text: String,
     ends: Vec<u32>,
@@ -87,11 +87,11 @@ impl Urls {
     }
 }
 
-/// Who can take jobs in one turn, and what was given out in it.
+/// The nodes that can take jobs in one turn, and the jobs given out in it.
 pub(super) struct Turn {
-    /// How many jobs each member can still take, by its number.
+    /// How many more jobs each member can take, by its number.
     free: Vec<usize>,
-    /// How many of these may be jobs of the account whose turn it is.
+    /// How many of these may belong to the account whose turn it is.
     may: Vec<usize>,
     given: Vec<(u32, Job)>,
 }
@@ -102,24 +102,24 @@ impl Turn {
         Turn { may: free.clone(), free, given: Vec::new() }
     }
 
-    /// It is the turn of an account that each member may have so many jobs more of.
+    /// Begins the turn of an account; `may` says how many more of its jobs each member may have.
     pub(super) fn begin(&mut self, names: &[NodeName], may: impl Fn(&NodeName) -> usize) {
         for ((at, free), name) in self.may.iter_mut().zip(&self.free).zip(names) {
             *at = if *free > 0 { may(name).min(*free) } else { 0 };
         }
     }
 
-    /// Whether a member can take another one.
+    /// Whether a member can take another job.
     pub(super) fn is_free(&self, number: u32) -> bool {
         self.free.get(number as usize).is_some_and(|free| *free > 0)
     }
 
-    /// Whether a member can take another one of the account whose turn it is.
+    /// Whether a member can take another job of the account whose turn it is.
     pub(super) fn has_room(&self, number: u32) -> bool {
         self.may.get(number as usize).is_some_and(|may| *may > 0)
     }
 
-    /// What was given out after the first so many.
+    /// The jobs given out after the first `count`.
     pub(super) fn since(&self, count: usize) -> &[(u32, Job)] {
         self.given.get(count..).unwrap_or_default()
     }
@@ -129,13 +129,13 @@ impl Turn {
         self.given.len()
     }
 
-    /// What was given out, and to the member of which number.
+    /// The jobs given out, each with the number of its member.
     pub(super) fn given(self) -> Vec<(u32, Job)> {
         self.given
     }
 }
 
-/// The key of a path as it was submitted and kept, with scheme.
+/// The key of a path as submitted and stored, with scheme.
 pub(crate) fn key_of(path: &str) -> Option<UrlKey> {
     let rest = path.split_once("://").map_or(path, |(_, rest)| rest);
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
@@ -143,16 +143,17 @@ pub(crate) fn key_of(path: &str) -> Option<UrlKey> {
     UrlKey::new(host, path).ok()
 }
 
-/// As it was submitted.
+/// The scheme as submitted.
 fn scheme_of(path: &str) -> &'static str {
     let scheme = path.split_once("://").map(|(scheme, _)| scheme);
     if scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) { "https" } else { "http" }
 }
 
 impl Work {
-    /// Takes up a chunk where its progress left it.
+    /// Resumes a chunk from its stored progress.
     pub(super) fn new(chunk: Chunk, aims: &mut Aims, known: &Knowledge) -> Work {
-        // The door has refused what has no key; a row that has none all the same is an object no domain serves.
+        // The API refuses URLs without a key. A row that has one all the same stands for an object that no domain
+        // serves.
         let nowhere = UrlKey::new("invalid", "/").expect("a name and a path");
         let bytes = chunk.paths.iter().map(|path| path.len() + SCHEME_BYTES_MAX).sum();
         let mut urls = Urls { text: String::with_capacity(bytes), ends: Vec::with_capacity(chunk.paths.len()) };
@@ -169,7 +170,7 @@ impl Work {
         urls.text.shrink_to_fit();
         let mut progress = chunk.progress;
         if std::mem::replace(&mut progress.shape, shape) != shape {
-            // What is resident is so under keys that users' requests have no more.
+            // Objects are resident under keys that users' requests no longer have.
             progress.resident.fill(0);
         }
         let mut work = Work {
@@ -200,23 +201,23 @@ impl Work {
         self.urls.len()
     }
 
-    /// How many jobs it has, ended ones too: what it costs to hold it. As if for one target when it has none.
+    /// How many jobs it has, ended ones included: the cost of holding it. Without targets, as many as for one.
     pub(super) fn jobs(&self) -> usize {
         self.per_target() * self.targets.len().max(1)
     }
 
-    /// Whether there is a job that somebody could be given.
+    /// Whether it has a job that could be given out.
     #[cfg(test)]
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Whether jobs came back since this was asked last.
+    /// Whether jobs came back since the last call.
     pub(super) fn has_returned(&mut self) -> bool {
         std::mem::take(&mut self.returned)
     }
 
-    /// Who owns jobs that nobody has: their numbers, each once, lowest first.
+    /// The owners of jobs that are not leased: their numbers, each once, lowest first.
     pub(super) fn waited_for(&self) -> Vec<u32> {
         let mut numbers: Vec<u32> = self.waiting.iter().map(|index| self.owner_of(*index)).collect();
         numbers.sort_unstable();
@@ -228,7 +229,7 @@ impl Work {
         self.owners.get(index as usize).copied().unwrap_or(NOBODY)
     }
 
-    /// Finds the owner of each job anew: the first one in line of those that are `here`.
+    /// Finds each job's owner anew: the first member in rendezvous order that is `here`.
     pub(super) fn line_up(&mut self, aims: &Aims, here: &HashMap<NodeName, usize>) {
         let mut owners = Vec::with_capacity(self.progress.resident.len());
         for target in self.targets.iter() {
@@ -251,17 +252,17 @@ impl Work {
         self.steering = steering;
     }
 
-    /// The tiers of POPs that it is aimed at.
+    /// The tiers of POPs that it warms.
     pub(super) fn targets(&self) -> &[Parent] {
         &self.targets
     }
 
-    /// As it stands when it is not loaded.
+    /// Its entry for the time that it is not loaded.
     pub(super) fn standing(&self) -> Standing {
         Standing { id: self.id, urls: self.urls.len() as u64, steering: self.steering }
     }
 
-    /// The tier of a POP and the key of every job that nobody has.
+    /// Tier of a POP and key of every job that is not leased.
     #[cfg(test)]
     pub(super) fn unleased(&self) -> impl Iterator<Item = (&Parent, u128)> {
         let job = |index: &u32| {
@@ -270,7 +271,7 @@ impl Work {
         self.waiting.iter().map(job)
     }
 
-    /// Whether nobody works on it.
+    /// Whether none of its jobs is leased.
     pub(super) fn is_idle(&self) -> bool {
         self.leased.is_empty()
     }
@@ -279,7 +280,7 @@ impl Work {
         &self.progress
     }
 
-    /// Whether every job has ended. A chunk that is aimed at nobody has not.
+    /// Whether every job has ended. A chunk without targets is not done.
     pub(super) fn is_done(&self) -> bool {
         !self.progress.targets.is_empty() && self.left == 0
     }
@@ -288,7 +289,7 @@ impl Work {
         self.changed
     }
 
-    /// Its progress is in the database.
+    /// Notes that its progress is in the database.
     pub(super) fn kept(&mut self) {
         self.changed = false;
     }
@@ -305,7 +306,8 @@ impl Work {
         index as usize % self.urls.len().max(1)
     }
 
-    /// Aims it anew at the topology, if anything has to change; how many objects are lost with that. All leases are over then.
+    /// Retargets it for the topology, if anything has to change; returns how many objects are lost. All leases end
+    /// then.
     pub(super) fn rebuild(&mut self, aims: &mut Aims) -> Option<usize> {
         if self.is_done() {
             return None;
@@ -320,7 +322,7 @@ impl Work {
         Some(lost)
     }
 
-    /// No job begins at a node that does not know as much as is known here up to `head`.
+    /// No job may begin at a node that has not applied the log up to `head`.
     pub(super) fn begin_after(&mut self, head: Revision) {
         self.begin_after = self.begin_after.max(head);
     }
@@ -329,8 +331,8 @@ impl Work {
         self.begin_after
     }
 
-    /// The domains of these names keep what they keep otherwise since `head`: nothing of theirs is resident as users' requests look for
-    /// it. How many objects those were; `None`: it is not concerned.
+    /// The domains `names` store objects differently since `head`, so none of their objects is resident where users'
+    /// requests look for it. Returns how many objects were lost; `None` if the chunk is not affected.
     pub(super) fn kept_otherwise(
         &mut self,
         names: &HashSet<DomainName>,
@@ -360,7 +362,7 @@ impl Work {
         Some(lost)
     }
 
-    /// The node has lost its store: what was resident there is not. How many objects those were; `None`: it is not concerned.
+    /// The node lost its store, and with it what was resident there. Returns how many objects; `None` if it held none.
     pub(super) fn lost(&mut self, node: &NodeName, aims: &mut Aims) -> Option<usize> {
         let at = self.progress.nodes.iter().position(|name| name == node)?;
         if self.is_done() {
@@ -376,9 +378,9 @@ impl Work {
         Some(lost)
     }
 
-    /// Sets targets and jobs, and keeps of the progress what still holds: failures, and what is resident on a member of the
-    /// target; how many objects nobody has any more. What was kept may be of any age, and is believed in nothing that would lead out
-    /// of bounds.
+    /// Sets targets and jobs, and keeps what still holds of the progress: failures, and objects resident on a member of
+    /// the target. Returns how many objects nobody holds any more. Stored progress may be of any age, so no index in it
+    /// is trusted to be within bounds.
     fn aim(&mut self, aims: &mut Aims) -> usize {
         let mut lost = 0;
         let old = std::mem::take(&mut self.progress);
@@ -386,7 +388,7 @@ impl Work {
         let per_target = self.per_target();
         let new = &mut self.progress;
         new.targets = self.targets.iter().map(target_name).collect();
-        // Nodes that are gone must not make every later look begin anew.
+        // Without nodes that are gone: they would make every later `rebuild` start anew.
         let stands = |node: &&NodeName| self.targets.iter().any(|target| aims.stands_in(node, target));
         new.nodes = old.nodes.iter().filter(stands).cloned().collect();
         let places: Vec<u32> = old.nodes.iter().map(|node| place_of(&new.nodes, node)).collect();
@@ -418,22 +420,22 @@ impl Work {
         }
         self.pausing.clear();
         self.leased.clear();
-        // Indexes mean other jobs now.
+        // Indexes now mean other jobs.
         self.tries.clear();
-        // Room for them is made at once: growing, they would get up to twice of what they need.
+        // Allocated at once: growing step by step could take up to twice the room.
         self.waiting = VecDeque::with_capacity(new.resident.len());
         let jobs = 0..new.resident.len() as u32;
         self.waiting.extend(jobs.filter(|job| new.resident[*job as usize] == 0 && !new.failed.contains_key(job)));
         self.left = self.waiting.len();
         self.owners.clear();
-        // What is queued is not written only to say where it goes: that is kept once somebody is given some of it.
+        // A waiting chunk is not written only to record its targets; they are written once a job of it is leased.
         self.unaimed = old.targets.is_empty();
         let new = &self.progress;
         self.changed |= !self.unaimed && (old.targets != new.targets || old.nodes != new.nodes || lost > 0);
         lost
     }
 
-    /// Gives out up to `most` jobs to owners that have room; how many.
+    /// Gives out up to `most` jobs to owners that have room; returns how many.
     pub(super) fn lease(&mut self, most: usize, turn: &mut Turn) -> usize {
         let before = turn.count();
         let mut waiting = std::mem::take(&mut self.waiting);
@@ -470,7 +472,7 @@ impl Work {
         }
     }
 
-    /// A lease is over without a report.
+    /// A lease has ended without a report.
     pub(super) fn hand_back(&mut self, index: u32) {
         if self.leased.remove(&index) {
             self.progress.under_way.remove(&index);
@@ -479,7 +481,7 @@ impl Work {
         }
     }
 
-    /// All leases are over without a report.
+    /// All leases have ended without a report.
     pub(super) fn recall(&mut self) {
         let leased: BTreeSet<u32> = self.leased.iter().copied().collect();
         for index in leased.iter().rev() {
@@ -487,7 +489,7 @@ impl Work {
         }
     }
 
-    /// The job's object of so many bytes is resident on `node`, after so many milliseconds.
+    /// The job's object of `bytes` bytes is resident on `node`; its fetch took `took_ms`.
     pub(super) fn resident(&mut self, index: u32, node: &NodeName, bytes: u64, took_ms: u32) {
         if !self.leased.remove(&index) {
             return;
@@ -507,7 +509,7 @@ impl Work {
         self.changed = true;
     }
 
-    /// Jobs that are resident elsewhere than users' requests look first by now go back in line; how many.
+    /// Puts jobs back in line whose object is resident elsewhere than at the present owner; returns how many.
     pub(super) fn put_back(&mut self, aims: &Aims) -> usize {
         let before = self.left;
         for index in 0..self.progress.resident.len() as u32 {
@@ -525,7 +527,7 @@ impl Work {
         self.left - before
     }
 
-    /// So many bytes of so many have come of a job that a node has.
+    /// The node has received `bytes` of `length` bytes of a leased job.
     pub(super) fn under_way(&mut self, index: u32, bytes: u64, length: u64) {
         if self.leased.contains(&index)
             && self.progress.under_way.insert(index, (bytes, length)) != Some((bytes, length))
@@ -534,21 +536,22 @@ impl Work {
         }
     }
 
-    /// Remembers how far each path is before that is kept: what was shown once is not taken back.
+    /// Records how far each path is before that is written: a percentage that was shown is never lowered.
     pub(super) fn show(&mut self) {
         let (paths, variants) = (self.urls.len(), self.variants());
         let shown: Vec<u16> = (0..paths).map(|path| hundredths(&self.progress, paths, variants, path)).collect();
         self.progress.shown = if shown.iter().any(|shown| *shown > 0) { shown } else { Vec::new() };
     }
 
-    /// The job failed on `node`; whether that is final.
+    /// The job failed on `node`; returns whether that is final.
     pub(super) fn failed(&mut self, index: u32, cause: Cause, node: &NodeName, now: Instant, now_ms: u64) -> bool {
         if !self.leased.remove(&index) {
             return false;
         }
         self.progress.under_way.remove(&index);
         if let Cause::OriginBusy { seconds } = cause {
-            // Nothing was tried: an origin that is spared is not one that fails, and nodes see to it that not all ask at once.
+            // Nothing was tried: the origin is being spared, it did not fail. Nodes keep jobs from all asking it at
+            // once.
             self.pausing.push((now + Duration::from_secs(seconds).clamp(PAUSE, PAUSE_MAX), index));
             return false;
         }
@@ -568,7 +571,7 @@ impl Work {
         true
     }
 
-    /// Jobs whose pause is over go back in line; whether there were any.
+    /// Puts jobs whose pause is over back in line; returns whether there were any.
     pub(super) fn retry_due(&mut self, now: Instant) -> bool {
         let waiting = &mut self.waiting;
         let before = waiting.len();
@@ -583,11 +586,11 @@ impl Work {
         waiting.len() > before
     }
 
-    /// It ends: whatever is not resident has failed, of each target for this cause; of none where it is aimed at nobody. What was tried
-    /// by the deadline has failed for what came of that. How many jobs that were.
+    /// Ends the chunk: every job that is not resident fails with the cause given for its target (`None` if there are no
+    /// targets). At a deadline, a job that was tried keeps the cause of its last failure. Returns how many jobs failed.
     pub(super) fn give_up(&mut self, now_ms: u64, cause: impl Fn(Option<&Parent>) -> Cause) -> u64 {
         if self.targets.is_empty() {
-            // Aimed at nobody: every URL has failed for want of a target.
+            // Without targets every URL has failed.
             self.progress.targets = vec!["-".to_owned()];
             self.progress.resident = vec![0; self.per_target()];
         }
@@ -612,7 +615,7 @@ impl Work {
     }
 }
 
-/// What stands for the key that nodes make of `url`, and the number of how they make it.
+/// The hash of the key that nodes make of `url`, and the shape of its domain's keys ([`model::Functions::shape`]).
 fn place(url: &UrlKey, verbatim: bool, known: &Knowledge) -> (u128, u64) {
     match known.domain_for(url.host()) {
         Some(domain) if !verbatim => (domain.functions.key(url).hash(), domain.functions.shape()),
@@ -620,7 +623,7 @@ fn place(url: &UrlKey, verbatim: bool, known: &Knowledge) -> (u128, u64) {
     }
 }
 
-/// One more than the place of `node` in `nodes`, to which it is added when it is not there.
+/// One more than the index of `node` in `nodes`; adds it if it is missing.
 fn place_in(nodes: &mut Vec<NodeName>, node: &NodeName) -> u32 {
     let at = nodes.iter().position(|name| name == node).unwrap_or_else(|| {
         nodes.push(node.clone());
@@ -629,13 +632,14 @@ fn place_in(nodes: &mut Vec<NodeName>, node: &NodeName) -> u32 {
     at as u32 + 1
 }
 
-/// `pause`, or up to half of it more: jobs that failed together are not tried together. By a hash, so that a simulation repeats.
+/// `pause`, plus up to half of it, so that jobs that failed together are not retried together. From a hash, so that
+/// simulations repeat.
 fn jittered(pause: Duration, chunk: u64, index: u32) -> Duration {
     let mixed = (chunk ^ (u64::from(index) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     pause + pause.mul_f64((mixed >> 40) as f64 / f64::from(1_u32 << 24) / 2.0)
 }
 
-/// One more than the place of `node` in `nodes`; zero when it is not there.
+/// One more than the index of `node` in `nodes`; zero if it is missing.
 fn place_of(nodes: &[NodeName], node: &NodeName) -> u32 {
     nodes.iter().position(|name| name == node).map_or(0, |at| at as u32 + 1)
 }

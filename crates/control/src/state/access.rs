@@ -1,10 +1,10 @@
-//! Users of an account, the policies that are attached to them, and the keys of both.
+//! Users of an account, the policies attached to them, and the keys of both.
 //!
 //! # What always holds
 //!
-//! - What is attached is there: a policy is not deleted while a user has it, nor a user while a key is its. Whoever attaches or
-//!   makes a key holds the row of what it needs, so that none of it goes meanwhile.
-//! - What a user may do is read anew with its key, and is nothing where a document cannot be read.
+//! - Attachments are never dangling: a policy cannot be deleted while a user has it, nor a user while it has a key. An
+//!   attachment or a new key locks the rows that it needs, so that none of them is deleted meanwhile.
+//! - What a user may do is read anew with its key; if a document cannot be read, it may do nothing.
 
 use sqlx::any::AnyRow;
 
@@ -12,19 +12,19 @@ use super::accounts::{AccountError, has_account};
 use super::{On, State, StateError, Writing, json, signed, text, unsigned};
 use crate::policy::{self, Policy};
 
-/// Users of one account.
+/// The most users of one account.
 pub const USERS_MAX: u64 = 1_000;
 
-/// Policies of one account's own.
+/// The most policies of an account's own.
 pub const POLICIES_MAX: u64 = 500;
 
-/// Policies attached to one user.
+/// The most policies attached to one user.
 pub const ATTACHED_MAX: usize = 20;
 
-/// Keys of one account, its users' with them.
+/// The most keys of one account, including its users'.
 pub const KEYS_MAX: u64 = 10_000;
 
-/// What an account has a bounded number of.
+/// Items of which an account may have a bounded number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listed {
     Users,
@@ -52,7 +52,7 @@ pub struct OwnPolicy {
     pub name: String,
     /// What it says.
     pub policy: Policy,
-    /// When it was last put there, in milliseconds since 1970.
+    /// When it was last written, in milliseconds since 1970.
     pub changed_ms: u64,
     /// The users it is attached to.
     pub users: Vec<String>,
@@ -63,11 +63,11 @@ pub struct OwnPolicy {
 pub struct ListedKey {
     /// Its id.
     pub id: String,
-    /// Whose it is; the account's own when absent.
+    /// The user it belongs to; the account itself when absent.
     pub user: Option<String>,
     /// Whether it may be used.
     pub active: bool,
-    /// What it may be used for, at most; everything when absent.
+    /// The most it may be used for; everything when absent.
     pub policy: Option<Policy>,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
@@ -75,7 +75,7 @@ pub struct ListedKey {
 
 /// Users.
 impl State {
-    /// Makes a user, who may do nothing yet.
+    /// Creates a user, who may do nothing yet.
     pub async fn create_user(&self, account: &str, name: &str, now_ms: u64) -> Result<(), AccountError> {
         let mut writing = self.write().await?;
         need_account(&mut writing, account).await?;
@@ -124,7 +124,7 @@ impl State {
         Ok(rows.into_iter().map(user).collect())
     }
 
-    /// Deletes a user who has no keys; what is attached to it is attached no more.
+    /// Deletes a user that has no keys, together with its attachments.
     pub async fn delete_user(&self, account: &str, name: &str) -> Result<(), AccountError> {
         let mut writing = self.write().await?;
         need_user(&mut writing, account, name).await?;
@@ -149,7 +149,7 @@ impl State {
         Ok(writing.commit().await?)
     }
 
-    /// Attaches a policy, a system's or the account's own, to a user; whether it was not before.
+    /// Attaches a system policy or one of the account's own to a user; returns whether it is new.
     pub async fn attach(&self, account: &str, user: &str, policy: &str) -> Result<bool, AccountError> {
         let mut writing = self.write().await?;
         need_user(&mut writing, account, user).await?;
@@ -181,7 +181,7 @@ impl State {
         Ok(is_new)
     }
 
-    /// Takes a policy from a user; whether it had it.
+    /// Detaches a policy from a user; returns whether it was attached.
     pub async fn detach(&self, account: &str, user: &str, policy: &str) -> Result<bool, AccountError> {
         let mut writing = self.write().await?;
         need_user(&mut writing, account, user).await?;
@@ -202,7 +202,7 @@ impl State {
         Ok(was)
     }
 
-    /// The policies that say what a user may do.
+    /// The policies attached to a user.
     pub(super) async fn granted(&self, account: &str, user: &str) -> Result<Vec<Policy>, StateError> {
         let rows = match self.read()? {
             On::Sql(pool) => {
@@ -238,7 +238,7 @@ impl State {
 
 /// Policies.
 impl State {
-    /// Puts a policy of the account's own in place of what has its name.
+    /// Creates a policy of the account's own, or replaces the one with its name.
     pub async fn put_policy(
         &self,
         account: &str,
@@ -292,7 +292,7 @@ impl State {
         Ok(rows.into_iter().map(own).collect())
     }
 
-    /// Deletes a policy that is attached to nobody.
+    /// Deletes a policy that is attached to no user.
     pub async fn delete_policy(&self, account: &str, name: &str) -> Result<(), AccountError> {
         let mut writing = self.write().await?;
         need_policy(&mut writing, account, name).await?;
@@ -315,7 +315,7 @@ impl State {
 
 /// Keys.
 impl State {
-    /// The keys of an account and its users, the oldest first.
+    /// The keys of an account and its users, oldest first.
     pub async fn keys(&self, account: &str) -> Result<Vec<ListedKey>, StateError> {
         match self.read()? {
             On::Sql(pool) => listed_keys(&sqlx::query(KEYS).bind(account).fetch_all(pool).await?),
@@ -323,7 +323,7 @@ impl State {
         }
     }
 
-    /// Says whether a key may be used; whose it is.
+    /// Activates or deactivates a key; returns the account it belongs to.
     pub async fn set_key_active(&self, id: &str, active: bool) -> Result<String, AccountError> {
         let mut writing = self.write().await?;
         let account = match writing.on() {
@@ -343,7 +343,7 @@ impl State {
         Ok(account)
     }
 
-    /// Deletes a key, and with it the sessions and tokens that were made with it; whose it was.
+    /// Deletes a key, and with it the sessions and tokens made with it; returns the account it belonged to.
     pub async fn delete_key(&self, id: &str) -> Result<String, AccountError> {
         let mut writing = self.write().await?;
         let account = match writing.on() {
@@ -393,7 +393,7 @@ fn memory_keys(tables: &super::memory::Tables, account: &str) -> Vec<ListedKey> 
         created_ms: row.created_ms,
     };
     let mut keys: Vec<ListedKey> = tables.keys(account).into_iter().map(key).collect();
-    keys.sort_by_key(|key| key.created_ms); // stable: those of one moment stay in the order of ids
+    keys.sort_by_key(|key| key.created_ms); // stable: keys with equal times stay in the order of ids
     keys
 }
 
@@ -415,7 +415,7 @@ async fn need_account(writing: &mut Writing, account: &str) -> Result<(), Accoun
     if has_account(writing, account).await? { Ok(()) } else { Err(AccountError::Absent(account.to_owned())) }
 }
 
-/// Refused unless there is the user, who then stays until the transaction is over.
+/// Fails unless the user exists; it then cannot be deleted before the transaction ends.
 pub(super) async fn need_user(writing: &mut Writing, account: &str, name: &str) -> Result<(), AccountError> {
     need_account(writing, account).await?;
     let there = lock(writing, Listed::Users, account, name).await?;
@@ -428,7 +428,7 @@ async fn need_policy(writing: &mut Writing, account: &str, name: &str) -> Result
     if there { Ok(()) } else { Err(AccountError::NoPolicy(name.to_owned())) }
 }
 
-/// Whether there is such a row. An update, not a read: it takes the row's lock.
+/// Whether there is such a row. An update, not a read, so that it takes the row's lock.
 async fn lock(writing: &mut Writing, listed: Listed, account: &str, name: &str) -> Result<bool, StateError> {
     let statement = match listed {
         Listed::Users => "UPDATE sub_user SET name = name WHERE account = $1 AND name = $2",
@@ -448,7 +448,7 @@ async fn lock(writing: &mut Writing, listed: Listed, account: &str, name: &str) 
     }
 }
 
-/// Refused where the account has as many as it may.
+/// Fails if the account has the maximum number of them.
 pub(super) async fn room(writing: &mut Writing, listed: Listed, account: &str) -> Result<(), AccountError> {
     let (statement, what, most) = match listed {
         Listed::Users => ("SELECT COUNT(*) AS count FROM sub_user WHERE account = $1", "users", USERS_MAX),
@@ -465,7 +465,7 @@ pub(super) async fn room(writing: &mut Writing, listed: Listed, account: &str) -
     if count >= most { Err(AccountError::TooMany { what, most }) } else { Ok(()) }
 }
 
-/// What something is used by, some of it with names.
+/// What an item is used by, with some of the names.
 fn named(what: &str, names: &[&str]) -> String {
     const NAMED_MAX: usize = 10;
     let more = names.len().saturating_sub(NAMED_MAX);

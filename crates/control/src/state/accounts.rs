@@ -14,16 +14,16 @@ use crate::seal::{Seal, SealError};
 
 const KEY_SECRET: &str = "access key";
 
-/// Who calls the API.
+/// An account, on whose behalf the API is called.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Account {
     /// Its name.
     pub name: String,
-    /// The profile whose limits and wording it gets.
+    /// The profile that sets its limits and error wording.
     pub profile: String,
-    /// Limits that differ from the profile's, by their name.
+    /// Limits that override the profile's, by name.
     pub quota: BTreeMap<String, u64>,
-    /// Requests a second over all actions; zero is any number.
+    /// Requests a second over all actions; zero means unlimited.
     pub qps: u64,
     /// What it may do.
     pub status: AccountStatus,
@@ -37,9 +37,9 @@ pub enum AccountStatus {
     Active,
     /// Nothing yet: the service was not opened.
     NotOpened,
-    /// Only look.
+    /// Only reading.
     Suspended,
-    /// Only look, until it pays.
+    /// Only reading, until it pays.
     Overdue,
 }
 
@@ -63,33 +63,33 @@ impl std::str::FromStr for AccountStatus {
     }
 }
 
-/// A key with everything a request is judged by. The secret is not shown.
+/// A key with everything needed to judge a request. The secret is not shown.
 #[derive(Clone)]
 pub struct AccessKey {
     /// Its id.
     pub id: String,
-    /// What requests are signed with.
+    /// The secret that requests are signed with.
     pub secret: Zeroizing<String>,
     /// Whether it may be used.
     pub active: bool,
-    /// What it may be used for, at most; everything when absent.
+    /// The most it may be used for; everything when absent.
     pub policy: Option<Policy>,
-    /// The user of the account whose it is; the account itself when absent.
+    /// The user of the account that owns it; the account itself when absent.
     pub user: Option<KeyUser>,
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: Account,
 }
 
-/// The user behind a key, and what it may do: nothing without a policy.
+/// The user of a key, and what it may do: nothing without a policy.
 #[derive(Clone, Debug)]
 pub struct KeyUser {
     /// Its name.
     pub name: String,
-    /// The policies attached to it, which hold together.
+    /// The policies attached to it, which apply together.
     pub policies: Vec<Policy>,
 }
 
-/// When an account opened the service, and how it said it would pay.
+/// When an account opened the service, and how it chose to pay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
     /// In milliseconds since 1970.
@@ -99,7 +99,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// What an account was made with counts where it never opened the service by itself.
+    /// If the account never opened the service itself, the time of its creation counts.
     pub(super) fn of(created_ms: u64, opened_ms: u64, charge: String) -> Opening {
         let at_ms = if opened_ms > 0 { opened_ms } else { created_ms };
         let charge = if charge.is_empty() { "PayByTraffic".to_owned() } else { charge };
@@ -126,7 +126,7 @@ pub enum AccountError {
     /// There is no key of that id.
     #[error("no access key `{0}`")]
     NoKey(String),
-    /// What is to be deleted is in use.
+    /// The item to be deleted is in use.
     #[error("`{name}` is in use by {by}")]
     InUse {
         /// What.
@@ -134,7 +134,7 @@ pub enum AccountError {
         /// By what, with names.
         by: String,
     },
-    /// The account has as many as it may.
+    /// The account has the maximum number already.
     #[error("at most {most} {what}")]
     TooMany {
         /// Of what.
@@ -179,7 +179,7 @@ impl State {
         Ok(writing.commit().await?)
     }
 
-    /// Says what an account may do from now on.
+    /// Sets what an account may do from now on.
     pub async fn set_account_status(&self, name: &str, status: AccountStatus) -> Result<(), AccountError> {
         let mut writing = self.write().await?;
         let known = match writing.on() {
@@ -200,7 +200,7 @@ impl State {
         Ok(writing.commit().await?)
     }
 
-    /// Opens the service for an account that has not; whether it had not.
+    /// Opens the service for an account; returns whether it was not open before.
     pub async fn open_service(&self, name: &str, charge: &str, now_ms: u64) -> Result<bool, StateError> {
         let mut writing = self.write().await?;
         let opened = match writing.on() {
@@ -223,7 +223,7 @@ impl State {
         Ok(opened)
     }
 
-    /// When an account opened the service; `None` when there is no such account.
+    /// When an account opened the service; `None` if there is no such account.
     pub async fn opening(&self, name: &str) -> Result<Option<Opening>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -241,7 +241,7 @@ impl State {
         }
     }
 
-    /// Gives an account, or a user of it, a key. The secret is sealed before it is stored.
+    /// Creates a key for an account or a user of it. The secret is sealed before it is stored.
     #[expect(clippy::too_many_arguments, reason = "a row of the table has as many columns")]
     pub async fn create_key(
         &self,
@@ -304,7 +304,7 @@ impl State {
         }
     }
 
-    /// The key `id`, with its secret opened and what its user may do; `None` when there is none.
+    /// The key `id`, with its secret opened and the policies of its user; `None` if there is none.
     pub async fn access_key(&self, seal: &Seal, id: &str) -> Result<Option<AccessKey>, AccountError> {
         let found = match self.read()? {
             On::Sql(pool) => {

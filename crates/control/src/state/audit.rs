@@ -2,15 +2,16 @@
 //!
 //! # What always holds
 //!
-//! - No change without its record. The record of a call is written in the transaction that spends its nonce: before anything
-//!   is done, with [`BEGUN`] as its outcome, or with what it submits and the outcome it has then. Whoever finds `begun` in an old
-//!   record knows that the process ended before the call did.
-//! - A record holds no secret and has a bounded size; how many there are is bounded by age and by [`ROWS_MAX`].
-//! - Numbers of records rise; in one process records are in the order of their numbers and of their times.
+//! - Every change has a record. The record of a call is written in the transaction that spends its nonce: before
+//!   anything is done, with [`BEGUN`] as its outcome, or together with a submission, with the final outcome. An old
+//!   record that still says `begun` means that the outcome was not recorded, most likely because the process ended
+//!   first.
+//! - A record holds no secret and has a bounded size; the number of records is bounded by age and by [`ROWS_MAX`].
+//! - Record numbers rise; the records of one process are in the order of their numbers and of their times.
 //!
 //! # Not here
 //!
-//! What is told of a call (`api::told`), and outcomes in the words of codes.
+//! Which facts of a call are recorded (`api::told`), and how outcomes are expressed as codes.
 
 use std::collections::BTreeMap;
 
@@ -19,19 +20,19 @@ use sqlx::any::AnyRow;
 
 use super::{Counter, On, State, StateError, Writing, count_up, json, signed, text, to_json, unsigned};
 
-/// The outcome of what is not known to have ended.
+/// The outcome of an action that is not known to have ended.
 pub const BEGUN: &str = "begun";
 
-/// The outcome of what was done.
+/// The outcome of a completed action.
 pub const OK: &str = "OK";
 
-/// Records kept over all accounts; the oldest go first. About four gigabytes at the size that records usually have.
+/// Records kept over all accounts; the oldest are deleted first. About four gigabytes at the usual size of a record.
 pub const ROWS_MAX: u64 = 10_000_000;
 
-/// Records in one statement: fourteen values each, below what either engine takes.
+/// Records in one statement: with fourteen values each, below the limits of both engines.
 const INSERTED_AT_ONCE: usize = 64;
 
-/// Records removed in one transaction, so that nobody waits for long.
+/// Records deleted in one transaction, so that no writer waits long.
 const FORGOTTEN_AT_ONCE: u64 = 2_000;
 
 /// Who did what.
@@ -39,58 +40,58 @@ const FORGOTTEN_AT_ONCE: u64 = 2_000;
 pub struct Record {
     /// When it came, in milliseconds since 1970.
     pub at_ms: u64,
-    /// The id of the request; of an operator's verb one of its own.
+    /// The id of the request; an operator's verb has an id of its own.
     pub request: String,
-    /// The account that asked, or that an operator's verb is about; empty where it is about none.
+    /// The calling account, or the one an operator's verb is about; empty if it is about none.
     pub account: String,
-    /// The user of the account; empty for a key of its own.
+    /// The user of the account; empty for a key of the account itself.
     pub user: String,
     /// The access key; empty for an operator, who needs none.
     pub key: String,
-    /// The id of the temporary credentials; empty where the key itself signed.
+    /// The id of the temporary credentials; empty if the key itself signed.
     pub session: String,
     /// `Cdn`, `vod`, or `operator`.
     pub product: String,
     /// The action, or the operator's verb.
     pub action: String,
-    /// The domains it is about, as far as they are told.
+    /// The domains it is about, as far as they are recorded.
     pub domains: Vec<String>,
-    /// What else is told of it, by name.
+    /// Further facts, by name.
     pub detail: BTreeMap<String, String>,
-    /// The address it came from; empty where that is not known.
+    /// The address it came from; empty if unknown.
     pub source: String,
     /// [`BEGUN`], [`OK`], or the code it was refused with.
     pub outcome: String,
 }
 
 impl Record {
-    /// When it ended, as far as the record itself tells; zero: not yet.
+    /// When it ended, as far as the record itself says; zero: not yet.
     pub(super) fn ended_ms(&self) -> u64 {
         if self.outcome == BEGUN { 0 } else { self.at_ms }
     }
 }
 
-/// A record as it is kept.
+/// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     /// Its number.
     pub id: u64,
-    /// What it says.
+    /// Its content.
     pub record: Record,
-    /// When it ended, in milliseconds since 1970; zero where that is not known.
+    /// When it ended, in milliseconds since 1970; zero if unknown.
     pub ended_ms: u64,
 }
 
 /// Which records are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Of this account; of all and of none when absent.
+    /// Records of this account; if absent, of all accounts and of none.
     pub account: Option<String>,
-    /// From when on, in milliseconds since 1970.
+    /// The start, in milliseconds since 1970.
     pub from_ms: u64,
-    /// Until when, inclusive.
+    /// The end, inclusive.
     pub to_ms: u64,
-    /// Only what is older than the record of this time and number.
+    /// Only records older than the one with this time and number.
     pub before: Option<(u64, u64)>,
 }
 
@@ -103,7 +104,7 @@ impl Window {
     }
 }
 
-/// What records must be like, besides their window. Every filter that is there must hold.
+/// Conditions on records besides their window. All that are present must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// The action, or the operator's verb.
@@ -122,15 +123,16 @@ impl Wanted {
     }
 }
 
-/// Records that one search reads; where it ends it can go on.
+/// Records that one search reads; a further search can continue where it ended.
 const SEARCHED_MAX: usize = 10_000;
 
 /// Records read at a time.
 const READ_AT_ONCE: u32 = 500;
 
 impl State {
-    /// The newest `most` records of a window that are as wanted, the newest first, and behind which one to go on; `None` there when no
-    /// older ones are left. One search reads so far and no further: it may find fewer than there are, and then says where to go on.
+    /// The newest `most` records of a window that match `wanted`, newest first, and the position to continue from;
+    /// `None` there when no older ones are left. A search reads a bounded number of records, so it may return fewer
+    /// than there are; the position then says where to continue.
     pub async fn search_records(
         &self,
         mut window: Window,
@@ -162,7 +164,7 @@ impl State {
         }
     }
 
-    /// Writes down what is about to be done; its number.
+    /// Records an action that is about to be done; returns the record's number.
     pub async fn begin_record(&self, record: &Record) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
         let id = insert(&mut writing, &[record]).await?;
@@ -170,14 +172,14 @@ impl State {
         Ok(id)
     }
 
-    /// Writes down how something ended.
+    /// Records the outcome of an action.
     pub async fn end_record(&self, id: u64, outcome: &str, ended_ms: u64) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         end(&mut writing, id, outcome, ended_ms).await?;
         writing.commit().await
     }
 
-    /// The newest `most` records of a window, the newest first.
+    /// The newest `most` records of a window, newest first.
     pub async fn records(&self, window: &Window, most: u32) -> Result<Vec<Recorded>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -201,7 +203,8 @@ impl State {
         }
     }
 
-    /// Forgets records from before `before_ms`, and the oldest beyond `rows_max`, in many small transactions; how many those were.
+    /// Deletes records from before `before_ms`, and the oldest beyond `rows_max`, in many small transactions; returns
+    /// how many.
     pub async fn forget_records(&self, before_ms: u64, rows_max: u64) -> Result<u64, StateError> {
         let mut forgotten = 0;
         loop {
@@ -229,8 +232,8 @@ impl State {
         }
     }
 
-    /// The lowest and the highest number of a record; `None` where there is none. Numbers have few gaps, so the difference tells how
-    /// many there are without counting them.
+    /// The lowest and the highest number of a record; `None` if there is none. Numbers have few gaps, so the difference
+    /// gives the number of records without counting them.
     pub async fn record_span(&self) -> Result<Option<(u64, u64)>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -247,7 +250,7 @@ impl State {
     }
 }
 
-/// Writes records that are new; the number of the last.
+/// Inserts new records; returns the number of the last.
 pub(super) async fn insert(writing: &mut Writing, records: &[&Record]) -> Result<u64, StateError> {
     let last = count_up(writing, Counter::Audit, records.len() as u64).await?;
     let mut id = last - records.len() as u64;
@@ -296,7 +299,7 @@ pub(super) async fn insert(writing: &mut Writing, records: &[&Record]) -> Result
     Ok(last)
 }
 
-/// Writes down how something ended. A record that was forgotten meanwhile stays so.
+/// Records an outcome. A record deleted meanwhile stays deleted.
 pub(super) async fn end(writing: &mut Writing, id: u64, outcome: &str, ended_ms: u64) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {

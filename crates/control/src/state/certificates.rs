@@ -7,8 +7,8 @@ use super::domains::{Doing, DomainError, RowChange, domain_owner, update_domain}
 use super::log::append;
 
 impl State {
-    /// Gives a domain of an account a certificate, or takes it, and tells the nodes. `seen` is the revision that the domain was
-    /// last changed at.
+    /// Sets or removes the certificate of a domain of an account, and tells the nodes. `seen` is the revision of the
+    /// domain's last change.
     pub async fn set_certificate(
         &self,
         account: &str,

@@ -1,5 +1,5 @@
-//! Chunks: the rows that tasks are made of. One holds up to some hundreds of URLs of one task and one domain, and its
-//! progress as one value beside it; there is never a row per URL.
+//! Chunks: the rows that tasks are made of. A row holds up to some hundreds of URLs of one task and one domain, with
+//! its progress as one value beside them; there is never a row per URL.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +17,20 @@ pub(super) use forgetting::Past;
 
 mod forgetting;
 
-/// Span of time whose lines are counted as they come, in milliseconds (table `tally`).
+/// The time span of one count of lines in the table `tally`, in milliseconds.
 const MINUTE_MS: u64 = 60_000;
 
-/// Chunks of the tasks that one question names: some hundreds of tasks, of some hundreds of URLs each.
+/// The most chunks of the tasks that one query names: some hundreds of tasks of some hundreds of URLs each.
 const TASK_CHUNKS_MAX: u32 = 100_000;
 
-/// Open chunks that one question is about: the newest.
+/// The most open chunks that one query considers: the newest.
 const OPEN_CHUNKS_MAX: u32 = 100_000;
 
 /// Revisions of refreshes that are not complete.
 const OPEN_REFRESHES: &str = "SELECT DISTINCT revision FROM chunk \
     WHERE finished_ms = 0 AND revision > 0 AND kind <> 'prefetch' ORDER BY revision LIMIT $1";
 
-/// Completes those of a range of revisions.
+/// Completes the open refreshes of a range of revisions.
 const COMPLETE_REFRESHES: &str = "UPDATE chunk SET finished_ms = $1 \
     WHERE finished_ms = 0 AND kind <> 'prefetch' AND revision >= $2 AND revision <= $3";
 
@@ -39,15 +39,15 @@ const COMPLETE_REFRESHES: &str = "UPDATE chunk SET finished_ms = $1 \
 pub enum Kind {
     /// Makes them resident.
     Prefetch,
-    /// Forgets files.
+    /// Invalidates files.
     RefreshFile,
-    /// Forgets directories.
+    /// Invalidates directories.
     RefreshDirectory,
-    /// Forgets what regular expressions match.
+    /// Invalidates objects that match regular expressions.
     RefreshRegex,
-    /// Forgets paths whatever their query.
+    /// Invalidates paths whatever their query.
     RefreshIgnoreParams,
-    /// Forgets what has a tag.
+    /// Invalidates objects with a tag.
     RefreshTag,
 }
 
@@ -66,7 +66,7 @@ impl Kind {
         matches!(self, Kind::RefreshDirectory | Kind::RefreshRegex)
     }
 
-    /// As it is kept.
+    /// As it is stored.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Kind::Prefetch => "prefetch",
@@ -83,18 +83,18 @@ impl Kind {
     }
 }
 
-/// How a chunk is to be done.
+/// How a chunk's work is to be done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Params {
-    /// Which regions a prefetch is aimed at.
+    /// Which regions a prefetch warms.
     pub area: Coverage,
     /// Which tiers it warms.
     #[serde(default)]
     pub warm: WarmTiers,
-    /// Request headers of each variant it fetches; one variant without headers for a refresh.
+    /// Request headers of each variant that a prefetch fetches; empty for a refresh.
     #[serde(default)]
     pub variants: Vec<Vec<(String, String)>>,
-    /// Whether its objects are kept under their URLs as submitted, though users' requests for them may have other keys.
+    /// Whether its objects are stored under their URLs as submitted, even if users' requests for them have other keys.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verbatim: bool,
     /// Whether copies from before its submission are fetched again.
@@ -106,7 +106,7 @@ pub struct Params {
 }
 
 impl Params {
-    /// What stands where they cannot be read.
+    /// A placeholder for parameters that cannot be read.
     fn unknown() -> Params {
         Params {
             area: Coverage::Global,
@@ -126,9 +126,9 @@ pub struct Chunk {
     pub id: u64,
     /// The id users know.
     pub task: u64,
-    /// The id of the first chunk of the call that it came with; zero: it came with a version that did not know.
+    /// The id of the first chunk of its call; zero if it was accepted by a version that did not record it.
     pub call: u64,
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: String,
     /// The domain all objects belong to.
     pub domain: DomainName,
@@ -136,24 +136,24 @@ pub struct Chunk {
     pub kind: Kind,
     /// When it was submitted, in milliseconds since 1970.
     pub created_ms: u64,
-    /// Of its log entry for a refresh, the head of the log at submission for a prefetch.
+    /// The revision of its log entry for a refresh; the head of the log at submission for a prefetch.
     pub revision: Revision,
     /// The objects as submitted, with scheme.
     pub paths: Vec<String>,
-    /// How.
+    /// Its parameters.
     pub params: Params,
     /// How a prefetch is steered.
     pub steering: Steering,
     /// When it ended; zero while it has not.
     pub finished_ms: u64,
-    /// What a prefetch has come to; empty for a refresh.
+    /// The progress of a prefetch; empty for a refresh.
     pub progress: Progress,
-    /// Whether this program cannot read how it is to be done, as a later version may have written it. What is in `params` says nothing
-    /// then.
+    /// Whether this program cannot read its parameters, which a later version may have written. `params` is then
+    /// meaningless.
     pub unreadable: bool,
 }
 
-/// What a prefetch has come to: for each job, where it is resident or why it failed.
+/// The progress of a prefetch: for each job, where it is resident or why it failed.
 ///
 /// A job's index is `(target * variants + variant) * paths + path`, with targets in the order kept here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -161,38 +161,41 @@ pub struct Progress {
     /// The tiers of POPs it warms, as `POP/TIER`.
     #[serde(default)]
     pub targets: Vec<String>,
-    /// Nodes named below.
+    /// The nodes that `resident` refers to.
     #[serde(default)]
     pub nodes: Vec<NodeName>,
-    /// One number a job: zero while it is not resident, else one more than the place in `nodes` of the node that has it.
+    /// One number per job: zero while it is not resident, else one more than the index in `nodes` of the node that has
+    /// it.
     #[serde(default)]
     pub resident: Vec<u32>,
     /// Jobs that will not become resident.
     #[serde(default)]
     pub failed: BTreeMap<u32, Cause>,
-    /// Who told so of some of them: one more than the place in `told_by`, zero where nobody did, and when, in milliseconds since 1970.
+    /// Which node reported some of these failures: one more than its index in `told_by`, or zero for none; and when, in
+    /// milliseconds since 1970.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed_at: BTreeMap<u32, (u32, u64)>,
-    /// Nodes named there, also those that are gone.
+    /// The nodes that `failed_at` refers to, including those that are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub told_by: Vec<NodeName>,
-    /// One pair a job: bytes of the object that is resident, and milliseconds that its fetch took, zero where it was there already.
-    /// Empty until something is resident.
+    /// One pair per job: bytes of the resident object, and milliseconds that its fetch took, zero if it was there
+    /// already. Empty until something is resident.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fetched: Vec<(u64, u32)>,
-    /// Jobs under way that said how far they are: bytes that came, and bytes that were announced.
+    /// Jobs under way that reported their progress: bytes received, and bytes announced.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub under_way: BTreeMap<u32, (u64, u64)>,
-    /// How far each path was ever shown to be, in hundredths of a percent: it never goes back. Empty until something is done.
+    /// The highest progress of each path that was shown, in hundredths of a percent: it never goes back. Empty until
+    /// something is done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shown: Vec<u16>,
-    /// The number of how keys were made under which objects are resident ([`model::Functions::shape`]).
+    /// The shape of the keys under which objects are resident ([`model::Functions::shape`]).
     #[serde(default)]
     pub shape: u64,
 }
 
 impl Progress {
-    /// All of so many objects have failed, aimed at nobody that could be named.
+    /// A progress in which all of `paths` objects have failed, without a target that could be named.
     pub(crate) fn failed(paths: usize, cause: &Cause) -> Progress {
         Progress {
             targets: vec!["-".to_owned()],
@@ -212,19 +215,19 @@ pub struct Filter {
     pub domain: Option<String>,
     /// Only of these kinds; any when empty.
     pub kinds: Vec<Kind>,
-    /// Submitted at or after, in milliseconds since 1970.
+    /// Submitted at or after this time, in milliseconds since 1970.
     pub from_ms: u64,
-    /// Submitted before or at.
+    /// Submitted at or before this time.
     pub to_ms: u64,
     /// Only those that have not ended.
     pub open: bool,
 }
 
-// Our own words and our own numbers: nothing of a caller's text reaches a statement but through its parameters.
+// Only our own words and numbers go into the text: a caller's text reaches a statement only as a parameter.
 impl Filter {
-    /// The chunks to choose from. Those of tasks are found by their tasks whatever else is asked for, and those that are open by
-    /// that: a planner that does not know how few they are would look through the account's whole history, in the order of the
-    /// answer. The account is bound to `$1`.
+    /// The chunks to choose from. If tasks are named, chunks are found by task; else, if only open ones are wanted, by
+    /// that. A query planner that does not know how few those are would scan the account's whole history, in the order
+    /// of the answer. The account is bound to `$1`.
     fn chunks(&self) -> String {
         let ids: Vec<String> = self.tasks.iter().map(u64::to_string).collect();
         let open = if self.open { " AND finished_ms = 0" } else { "" };
@@ -236,7 +239,7 @@ impl Filter {
         format!("(SELECT id, account, domain, kind, created_ms, lines FROM chunk WHERE {which}) AS found")
     }
 
-    /// The condition that a row is of the kinds and the domain asked for, behind others; the domain's name is bound to `domain`.
+    /// The condition for kinds and domain, to be appended to others; the domain's name is bound to `domain`.
     fn kind_and_domain(&self, domain: &str) -> String {
         let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("'{}'", kind.as_str())).collect();
         let kinds = if kinds.is_empty() { String::new() } else { format!(" AND kind IN ({})", kinds.join(",")) };
@@ -244,7 +247,7 @@ impl Filter {
     }
 }
 
-/// What is known of a chunk without reading its objects.
+/// A chunk without its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline {
     /// The chunk.
@@ -256,7 +259,7 @@ pub struct Outline {
 }
 
 impl State {
-    /// Chunks of `account` that pass `filter`, the newest first, at most `most`, starting behind `before`.
+    /// Chunks of `account` that pass `filter`, newest first, at most `most`, starting after `before`.
     pub async fn outlines(
         &self,
         account: &str,
@@ -292,15 +295,15 @@ impl State {
         rows.iter().map(outline).collect()
     }
 
-    /// How many lines the chunks have that [`State::outlines`] lists. Minutes that are wholly within the filter's time are not
-    /// counted chunk by chunk: the history of an account may be long, and is asked for often.
+    /// How many lines the chunks that [`State::outlines`] lists have. Minutes wholly within the filter's time are not
+    /// counted chunk by chunk: an account's history may be long and is queried often.
     pub async fn count_lines(&self, account: &str, filter: &Filter) -> Result<u64, StateError> {
         let pool = match self.read()? {
             On::Sql(pool) => pool,
             On::Memory(tables) => return Ok(tables.count_lines(account, filter)),
         };
-        // Milliseconds before the first whole minute, whole minutes, milliseconds after the last. Tasks lie in no minute, nor does
-        // what is open.
+        // Milliseconds before the first whole minute, whole minutes, milliseconds after the last. The counts per minute
+        // know neither tasks nor which chunks are open.
         let (from, end) = (filter.from_ms, filter.to_ms.saturating_add(1));
         let (first, last) = (from.div_ceil(MINUTE_MS) * MINUTE_MS, end / MINUTE_MS * MINUTE_MS);
         let (first, last) =
@@ -325,7 +328,7 @@ impl State {
         unsigned(&row, "lines")
     }
 
-    /// The chunks of these ids, the newest first. A damaged row hides no other.
+    /// The chunks with these ids, newest first. A damaged row is left out and hides no other.
     pub async fn chunks(&self, ids: &[u64]) -> Result<Vec<Chunk>, StateError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -346,7 +349,7 @@ impl State {
         }
     }
 
-    /// The objects of the chunks of these ids, and nothing else of them.
+    /// Only the objects of the chunks with these ids.
     pub async fn paths(&self, ids: &[u64]) -> Result<Vec<(u64, Vec<String>)>, StateError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -362,7 +365,7 @@ impl State {
         }
     }
 
-    /// Accounts with prefetches that have not ended, and how many chunks and objects those are.
+    /// Accounts with open prefetches, and how many chunks and objects those have.
     pub async fn open_accounts(&self) -> Result<Vec<(String, u64, u64)>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -390,8 +393,8 @@ impl State {
         }
     }
 
-    /// Marks the refreshes of a step as complete and writes the step down with them; how many chunks those were. Without any
-    /// nothing is written.
+    /// Marks the refreshes of a step as complete and records the step with them; returns how many chunks those were. If
+    /// there are none, nothing is written.
     pub async fn complete_refreshes(&self, step: &Completion) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
         let (from, to) = step.range;
@@ -414,8 +417,8 @@ impl State {
         Ok(count)
     }
 
-    /// Keeps what prefetches have come to, all in one transaction; `finished_ms` is zero for those that go on. One that was cancelled
-    /// ended then, and what it had come to is kept all the same.
+    /// Writes the progress of prefetches in one transaction; `finished_ms` is zero for those that go on. A cancelled
+    /// one keeps the time of its cancellation as its end, but its progress is written too.
     pub async fn keep_progress(&self, changed: &[(u64, u64, &Progress)]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (id, finished_ms, progress) in changed {
@@ -438,19 +441,20 @@ impl State {
     }
 }
 
-/// Lines by account, minute, domain and kind: what chunks add to the table `tally`, or take from it when they are forgotten.
+/// Lines by account, minute, domain and kind: what chunks add to the table `tally`, or take from it when they are
+/// deleted.
 #[derive(Default)]
 pub(super) struct Tally(BTreeMap<(String, u64, String, String), u64>);
 
 impl Tally {
-    /// Counts a chunk.
+    /// Counts a chunk's lines.
     pub(super) fn count(&mut self, chunk: &Chunk) {
         let kind = chunk.kind.as_str().to_owned();
         let key = (chunk.account.clone(), chunk.created_ms / MINUTE_MS, chunk.domain.to_string(), kind);
         *self.0.entry(key).or_default() += chunk.paths.len() as u64;
     }
 
-    /// Adds what was counted. On maps nothing is kept of it: what is counted there is counted when it is asked for.
+    /// Adds the counts. The store on maps keeps none: it counts when asked.
     pub(super) async fn add(self, writing: &mut Writing) -> Result<(), StateError> {
         let On::Sql(connection) = writing.on() else { return Ok(()) };
         for ((account, minute, domain, kind), lines) in self.0 {
@@ -469,7 +473,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Takes away what was counted.
+    /// Subtracts the counts.
     async fn take(self, connection: &mut AnyConnection) -> Result<(), StateError> {
         for ((account, minute, domain, kind), lines) in self.0 {
             let minute_ms = signed(minute * MINUTE_MS);
@@ -497,7 +501,7 @@ impl Tally {
     }
 }
 
-/// Writes a chunk that is new.
+/// Inserts a new chunk.
 pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -526,7 +530,7 @@ pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), St
     Ok(())
 }
 
-/// Calls of an account of which a prefetch is open.
+/// How many calls of an account have an open prefetch.
 pub(super) async fn open_calls(writing: &mut Writing, account: &str) -> Result<u64, StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -543,7 +547,7 @@ pub(super) async fn open_calls(writing: &mut Writing, account: &str) -> Result<u
     }
 }
 
-/// Objects of refreshes that are open in a domain.
+/// How many objects of a domain are in open refreshes.
 pub(super) async fn open_refresh_lines(writing: &mut Writing, domain: &DomainName) -> Result<u64, StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -586,7 +590,8 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
         params: params.unwrap_or_else(|_: StateError| Params::unknown()),
         steering: steering::steering(row)?,
         finished_ms,
-        // While it is open, what it has come to can be found out anew: whoever has an object says so without fetching it again.
+        // The progress of an open chunk can be found out anew: a node that has an object reports it without fetching it
+        // again.
         progress: progress.unwrap_or_else(|error| match finished_ms {
             0 => {
                 tracing::warn!(chunk = id, error = &error as &dyn std::error::Error, "what came of a prefetch is lost");

@@ -1,13 +1,14 @@
-//! Completions: what was found passed together, and by which right. Receipts are made of them.
+//! Completions: which revisions were found passed together, and on what evidence. Receipts are made from them.
 //!
-//! One row a step, not one a refresh and node: a row covers a range of revisions, with a few digits for each member. The
-//! members' names lie beside, once for as long as they stay the same. What members swept for the range is added to the row as
-//! they tell it.
+//! There is one row per step, not per refresh and node: a row covers a range of revisions, with a few digits for each
+//! member. The members' names are stored separately, once for as long as they stay the same. What members swept for the
+//! range is added to the row as they report it.
 //!
 //! # What always holds
 //!
 //! - A step is written in the transaction that marks its refreshes complete, or neither is.
-//! - A row is kept as long as the tasks it completed, and at most [`BYTES_MAX`] bytes of rows are; the oldest go first.
+//! - A row is kept as long as the tasks it completed, but at most [`BYTES_MAX`] bytes of rows; the oldest are deleted
+//!   first.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +18,14 @@ use sqlx::any::AnyRow;
 
 use super::{Counter, On, State, StateError, Writing, count_up, json, revision, signed, text, to_json, unsigned};
 
-/// Bytes that the values of all rows may take together.
+/// The most bytes that the values of all rows may take together.
 pub const BYTES_MAX: u64 = 4 << 30;
 
-/// Rows forgotten in one transaction.
+/// Rows deleted in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
-/// Amounts that one row tells for each revision by itself, unless it has more members; when there are more they are told
-/// for all its revisions together.
+/// The most amounts in one row that are kept apart by revision and member, or the number of members if that is larger.
+/// If there are more, they are summed up over all revisions of the row.
 const AMOUNTS_MAX: usize = 1_024;
 
 /// Revisions that were found passed together.
@@ -34,15 +35,15 @@ pub struct Completion {
     pub range: (Revision, Revision),
     /// When they were marked complete, in milliseconds since 1970.
     pub completed_ms: u64,
-    /// How long the process that did it had known all of them to be committed.
+    /// How long the completing process had known all of them to be committed.
     pub known_for_ms: u64,
-    /// The longest lease a member could go by.
+    /// The longest lease that a member could rely on.
     pub lease_ms: u64,
-    /// What was added to it.
+    /// The margin that was added to it.
     pub margin_ms: u64,
     /// Every member at that time.
     pub members: Vec<CompletionMember>,
-    /// What was swept for them since.
+    /// What members have swept for these revisions since.
     pub swept: Amounts,
 }
 
@@ -55,16 +56,16 @@ pub struct CompletionMember {
     pub isolation: Isolation,
     /// The highest revision it had acknowledged.
     pub acked: Revision,
-    /// When that was in the database, in milliseconds since 1970; zero when there is none.
+    /// When that was recorded, in milliseconds since 1970; zero if never.
     pub acked_ms: u64,
 }
 
-/// Objects and bytes swept, by the place of a member in its completion.
+/// Objects and bytes swept, by the index of a member in its completion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Amounts {
-    /// Of each revision by itself.
+    /// For each revision.
     Each(BTreeMap<(Revision, usize), (u64, u64)>),
-    /// Of all revisions of the range together.
+    /// For all revisions of the range together.
     Together(BTreeMap<usize, (u64, u64)>),
 }
 
@@ -94,7 +95,7 @@ impl Amounts {
         *sum = (sum.0 + objects, sum.1 + bytes);
     }
 
-    /// As it is kept: four numbers an amount, or three.
+    /// As it is stored: four numbers per amount, or three.
     fn encode(&self, first: Revision) -> String {
         match self {
             Amounts::Each(each) if each.is_empty() => String::new(),
@@ -130,10 +131,10 @@ impl Amounts {
     }
 }
 
-/// What members are called and how they behave in isolation, in the order of a completion.
+/// Names of members and their behaviour in isolation, in the order of a completion.
 type Roster = Vec<(NodeName, Isolation)>;
 
-/// The number a roster is kept under: of its content, so that whoever writes the same one meets it.
+/// The id of a roster, derived from its content, so that equal rosters share a row.
 fn roster_id(text: &str) -> i64 {
     let digest = sha2::Sha256::digest(text.as_bytes());
     let head: [u8; 8] = digest.iter().take(8).copied().collect::<Vec<_>>().try_into().unwrap_or_default();
@@ -141,7 +142,7 @@ fn roster_id(text: &str) -> i64 {
 }
 
 impl Completion {
-    /// What members had acknowledged, as it is kept: relative to the step it is short, mostly two digits.
+    /// What members had acknowledged, as stored: relative to the step, which keeps it short, mostly two digits.
     fn encode_acked(&self) -> String {
         let of = |member: &CompletionMember| {
             let since = (member.acked_ms > 0).then(|| signed(self.completed_ms) - signed(member.acked_ms));
@@ -150,13 +151,13 @@ impl Completion {
         to_json(&self.members.iter().map(of).collect::<Vec<_>>())
     }
 
-    /// What it counts for the bound of bytes.
+    /// Its size for the bound of bytes.
     pub(super) fn bytes(&self) -> u64 {
         (self.encode_acked().len() + self.swept.encode(self.range.0).len()) as u64
     }
 }
 
-/// Writes a step down, as part of a transaction.
+/// Inserts a step as part of a transaction.
 pub(super) async fn insert(writing: &mut Writing, step: &Completion) -> Result<(), StateError> {
     let connection = match writing.on() {
         On::Sql(connection) => connection,
@@ -194,7 +195,7 @@ pub(super) async fn insert(writing: &mut Writing, step: &Completion) -> Result<(
     Ok(())
 }
 
-/// A step as a row and its roster have it.
+/// A step from its row and its roster.
 fn completion(row: &AnyRow) -> Result<Completion, StateError> {
     let range = (revision(row, "first")?, revision(row, "last")?);
     let roster: Roster = json(row, "members")?;
@@ -224,7 +225,7 @@ fn completion(row: &AnyRow) -> Result<Completion, StateError> {
     })
 }
 
-/// Puts other amounts into a step.
+/// Replaces the amounts of a step.
 async fn set_swept(writing: &mut Writing, step: &Completion) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -242,7 +243,7 @@ async fn set_swept(writing: &mut Writing, step: &Completion) -> Result<(), State
 }
 
 impl State {
-    /// The step that completed `revision`; none where there is no record of it.
+    /// The step that completed `revision`; `None` if there is no record of it.
     pub async fn completion_of(&self, revision: Revision) -> Result<Option<Completion>, StateError> {
         let step = match self.read()? {
             On::Sql(pool) => {
@@ -260,14 +261,14 @@ impl State {
         Ok(step.filter(|step| step.range.0 <= revision))
     }
 
-    /// Adds what nodes swept for revisions, to the steps that completed them, all in one transaction. What has no step is left
-    /// out.
+    /// Adds what nodes swept for revisions to the steps that completed them, in one transaction. Amounts without a step
+    /// are dropped.
     pub async fn add_swept(
         &self,
         swept: &BTreeMap<Revision, BTreeMap<NodeName, (u64, u64)>>,
     ) -> Result<(), StateError> {
         let mut rest = swept.iter().peekable();
-        // One at a time decides about the rows: what another replica adds meanwhile must not be lost.
+        // Under the log's lock: amounts that another control plane adds meanwhile must not be lost.
         let mut writing = self.write().await?;
         count_up(&mut writing, Counter::Revision, 0).await?;
         while let Some((first, _)) = rest.peek() {
@@ -291,31 +292,31 @@ impl State {
         writing.commit().await
     }
 
-    /// Forgets steps from before `before_ms`, and the oldest beyond `bytes_max` bytes; how many those beyond were. In many
-    /// small transactions.
+    /// Deletes steps from before `before_ms`, and the oldest beyond `bytes_max` bytes; returns how many the latter
+    /// were. In many small transactions.
     pub async fn forget_completions(&self, before_ms: u64, bytes_max: u64) -> Result<u64, StateError> {
         while self.forget_some(before_ms).await? >= FORGOTTEN_AT_ONCE {}
         let mut beyond = 0;
-        // Whoever writes does not wait for the sum.
+        // The sum is read outside the transactions, so that no writer waits for it.
         while self.completion_bytes().await? > bytes_max {
             beyond += self.forget_some(u64::MAX >> 1).await?;
         }
         let mut writing = self.write().await?;
         match writing.on() {
             On::Sql(connection) => {
-                // A roster is as young as the last step that used it; all of those are gone.
+                // A roster is as young as the last step that used it; all steps of an older roster are gone.
                 sqlx::query("DELETE FROM roster WHERE used_ms < $1")
                     .bind(signed(before_ms))
                     .execute(connection)
                     .await?;
             }
-            On::Memory(_) => {} // members lie with their steps
+            On::Memory(_) => {} // members are stored in their steps
         }
         writing.commit().await?;
         Ok(beyond)
     }
 
-    /// Forgets some of the steps from before `before_ms`, the lowest first; how many those were.
+    /// Deletes some of the steps from before `before_ms`, lowest first; returns how many.
     async fn forget_some(&self, before_ms: u64) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
         let count = match writing.on() {

@@ -1,11 +1,11 @@
-//! Domains and whose they are: rows beside the entries of the log that nodes read.
+//! Domains and their owners: rows beside the log entries that nodes read.
 //!
 //! # What always holds
 //!
-//! - A name has one owner, over all accounts; so have a wildcard and what lies under it together.
-//! - A change of several domains is one transaction: their entries are in the log, or none is.
+//! - A name has one owner, over all accounts; so do a wildcard and all names under it together.
+//! - A change of several domains is one transaction: either all of their entries are in the log, or none.
 //! - A domain that is being deleted keeps its name until [`State::forget_deleted`].
-//! - A name is free only when no prefetch of its last owner is open.
+//! - A name becomes free only when its last owner has no open prefetch for it.
 
 use std::collections::BTreeMap;
 
@@ -19,28 +19,28 @@ use super::log::append;
 use super::steering::{CANCELLED_AT_ONCE, cancel_some};
 use super::{On, State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
 
-/// A domain as the control plane keeps it, beside what nodes know of it.
+/// A domain as the control plane stores it, beside what nodes know of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DomainRow {
     /// Its name.
     pub name: DomainName,
-    /// Whose it is.
+    /// The account that owns it.
     pub account: String,
-    /// What only the public API speaks of.
+    /// What only the public API shows.
     pub detail: DomainDetail,
     /// When it was added, in milliseconds since 1970.
     pub created_ms: u64,
     /// When it was last changed.
     pub modified_ms: u64,
-    /// The entry that made it what it is: it is configured where that is applied.
+    /// The entry that gave it its present state: a node that has applied it has the domain configured.
     pub revision: Revision,
     /// Whether every node is past that entry, by acknowledgement or because its lease is over.
     pub configured: bool,
     /// What that entry does.
     pub doing: Doing,
-    /// Why the operator blocked it; empty where nobody did.
+    /// Why the operator blocked it; empty if it is not blocked.
     pub blocked: String,
-    /// The entry that added it: what was counted under the name before is not this domain's.
+    /// The entry that added it: anything counted under the name before belongs to an earlier domain.
     pub born: Revision,
 }
 
@@ -59,7 +59,7 @@ pub enum Doing {
 impl Doing {
     const ALL: [Doing; 3] = [Doing::Configuring, Doing::Stopping, Doing::Deleting];
 
-    /// As it is kept.
+    /// As it is stored.
     fn as_str(self) -> &'static str {
         match self {
             Doing::Configuring => "configuring",
@@ -69,14 +69,14 @@ impl Doing {
     }
 }
 
-/// What the public API tells about a domain that nodes need not know.
+/// What the public API shows of a domain but nodes need not know.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DomainDetail {
     /// Kind of business, as submitted (`web`, `download`, `video`).
     pub business: String,
     /// The kind of each source, as submitted: finer than what nodes need.
     pub source_types: Vec<String>,
-    /// What it was, while it is being deleted.
+    /// Its state before it was removed, while it is being deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Box<Domain>>,
 }
@@ -107,15 +107,15 @@ pub struct ChangedDomain {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DomainError {
-    /// Somebody has it already.
+    /// The name is taken already.
     #[error("domain exists already")]
     Exists {
-        /// Whether it is the caller's own.
+        /// Whether by the caller's own account.
         own: bool,
         /// Whether it is being deleted.
         deleting: bool,
     },
-    /// Another account has a wildcard that covers the name, or a name that the wildcard covers.
+    /// Another account has a wildcard that covers the name, or a name that this wildcard covers.
     #[error("another account has domains there")]
     Conflict,
     /// The operator blocked the name.
@@ -124,7 +124,7 @@ pub enum DomainError {
     /// The account has none of that name.
     #[error("no such domain")]
     Absent,
-    /// Somebody else changed it meanwhile.
+    /// It was changed by somebody else meanwhile.
     #[error("domain was changed meanwhile")]
     Changed,
     /// The database.
@@ -132,7 +132,7 @@ pub enum DomainError {
     State(#[from] StateError),
 }
 
-/// The names whose block is one of `name` too: itself, and wildcards over it.
+/// The names whose block applies to `name`: itself, and the wildcards over it.
 fn covering(name: &str) -> impl Iterator<Item = &str> {
     std::iter::once(name).chain(DomainName::candidates(name.trim_start_matches('.')).skip(1))
 }
@@ -159,7 +159,7 @@ impl State {
         Ok(rows)
     }
 
-    /// Adds domains to an account, all or none, and tells the nodes; the revision of the last.
+    /// Adds domains to an account, all or none, and tells the nodes; returns the revision of the last.
     pub async fn add_domains(
         &self,
         account: &str,
@@ -204,7 +204,8 @@ impl State {
         Ok(last)
     }
 
-    /// Changes domains of an account, each from what it was when it was seen, all or none; the revision of the last.
+    /// Changes domains of an account, all or none, each only if it is still as it was at `seen`; returns the revision
+    /// of the last.
     pub async fn change_domains(
         &self,
         account: &str,
@@ -236,7 +237,7 @@ impl State {
         Ok(last)
     }
 
-    /// Marks domains whose entry is at or below `passed` as configured; how many those were.
+    /// Marks domains whose entry is at or below `passed` as configured; returns how many those were.
     pub async fn configured(&self, passed: Revision) -> Result<u64, StateError> {
         let mut writing = self.write().await?;
         let count = match writing.on() {
@@ -253,8 +254,9 @@ impl State {
         Ok(count)
     }
 
-    /// Takes a domain from its account, which was `last` at `seen`, and tells the nodes to forget it. Its open prefetches are
-    /// cancelled; what is left of them when this fails midway is when the name is let go. Its name stays taken.
+    /// Removes a domain, which was `last` at `seen`, from its account, and tells the nodes to forget it. Its open
+    /// prefetches are cancelled; if this fails midway, the rest are cancelled when the name is released. Until then the
+    /// name stays taken.
     pub async fn remove_domain(
         &self,
         account: &str,
@@ -284,12 +286,12 @@ impl State {
         Ok(at)
     }
 
-    /// Lets go of the names of domains whose deletion, by the entry given for each, is done. One that has more open prefetches
-    /// than are cancelled at once keeps its name until it is asked for again.
+    /// Releases the names of domains whose deletion, by the given entry, is done. A domain with more open prefetches
+    /// than are cancelled at once keeps its name until the next call.
     pub async fn forget_deleted(&self, deleted: &[(DomainName, Revision)], now_ms: u64) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, at) in deleted {
-            // Whoever did not know yet that it is being deleted may have accepted more since.
+            // A process that did not know of the deletion yet may have accepted more since.
             if let Some((owner, Doing::Deleting)) = owner_and_doing(&mut writing, name.as_str()).await?
                 && cancel_some(&mut writing, &owner, name, now_ms).await? == CANCELLED_AT_ONCE
             {
@@ -324,8 +326,8 @@ impl State {
         }
     }
 
-    /// Blocks a name for a reason, or lets it go again. `there` are the domains that this concerns, as they are from now on: when
-    /// others are there meanwhile it is [`DomainError::Changed`]. Says whether the name was blocked before.
+    /// Blocks a name for a reason, or unblocks it. `there` are the affected domains in their new state; if others are
+    /// there by now, the result is [`DomainError::Changed`]. Returns whether the name was blocked before.
     pub async fn set_blocked(
         &self,
         name: &DomainName,
@@ -402,7 +404,7 @@ fn doing(row: &AnyRow) -> Result<Doing, StateError> {
     found.ok_or_else(|| StateError::Corrupt { what: format!("domain that is {kept}") })
 }
 
-/// Writes a domain that is not there yet.
+/// Inserts a new domain.
 async fn insert_domain(writing: &mut Writing, row: DomainRow) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -422,16 +424,16 @@ async fn insert_domain(writing: &mut Writing, row: DomainRow) -> Result<(), Stat
     Ok(())
 }
 
-/// What becomes of a domain's row.
+/// A change of a domain's row.
 pub(super) struct RowChange<'a> {
     pub(super) at: Revision,
     pub(super) doing: Doing,
-    /// `None` leaves it as it is.
+    /// `None` leaves it unchanged.
     pub(super) detail: Option<&'a DomainDetail>,
     pub(super) now_ms: u64,
 }
 
-/// Writes when and how a domain was changed; whether it was still as it was at `seen`, and not being deleted.
+/// Writes a change of a domain; returns false if it is no longer as it was at `seen`, or is being deleted.
 pub(super) async fn update_domain(
     writing: &mut Writing,
     name: &DomainName,
@@ -459,7 +461,7 @@ pub(super) async fn update_domain(
     }
 }
 
-/// Whose domain it is.
+/// The account that owns a domain.
 pub(super) async fn domain_owner(writing: &mut Writing, name: &str) -> Result<Option<String>, StateError> {
     Ok(owner_and_doing(writing, name).await?.map(|(owner, _)| owner))
 }
@@ -490,7 +492,7 @@ async fn is_blocked(writing: &mut Writing, name: &str) -> Result<bool, StateErro
     }
 }
 
-/// Domains that a block of `name` concerns: it, and those under the wildcard that it is; but not those being deleted.
+/// How many domains a block of `name` affects: itself and, for a wildcard, those under it, except those being deleted.
 async fn count_concerned(writing: &mut Writing, name: &str) -> Result<u64, StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -517,8 +519,8 @@ async fn others_under(writing: &mut Writing, name: &str, account: &str) -> Resul
     }
 }
 
-/// Whether another account has a wildcard over `name`, or a name under the wildcard that `name` is: whoever has the one would
-/// take users from the other.
+/// Whether another account has a wildcard over `name`, or a name under the wildcard `name`: either would take users
+/// from the other.
 async fn overlaps(writing: &mut Writing, name: &str, account: &str) -> Result<bool, StateError> {
     if name.starts_with('.') && others_under(writing, name, account).await? {
         return Ok(true);

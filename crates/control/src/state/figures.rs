@@ -1,15 +1,17 @@
-//! Figures: what nodes counted, added up in buckets of a minute, five minutes, an hour and a day, and the URLs of each hour.
+//! Figures: what nodes counted, summed up in buckets of a minute, five minutes, an hour and a day, and the URLs of each
+//! hour.
 //!
-//! One row a domain, length and bucket; what it holds is one value, read and written whole. An account has rows of its own, under
-//! the empty name, with the sums over its domains.
+//! There is one row per domain, length and bucket, with one value that is read and written whole. An account has rows
+//! of its own, under the empty name, with the sums over its domains.
 //!
 //! # What always holds
 //!
-//! - A report is added whole or not at all, and once: the number of the last one of each start of a node is written in the same
-//!   transaction.
-//! - A bucket is kept for as long as [`Grain::kept_secs`] says; what comes later than that is left out, and so is what claims to be
-//!   of a time that has not come.
-//! - One at a time adds: it holds the row of the log's head, as everybody does who decides about rows that it has read.
+//! - A report is added whole or not at all, and once: the number of the last report of each start of a node is written
+//!   in the same transaction.
+//! - A bucket is kept for as long as [`Grain::kept_secs`] says; counts that arrive later are dropped, and so are counts
+//!   from the future.
+//! - Reports are added by one transaction at a time: it holds the row of the log's head, like every transaction that
+//!   decides by rows it has read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,19 +22,19 @@ use sqlx::any::AnyRow;
 
 use super::{Counter, On, State, StateError, Writing, count_up, json, signed, to_json, unsigned};
 
-/// Rows forgotten in one transaction.
+/// Rows deleted in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
-/// How far ahead of this clock a node's may be.
+/// How far a node's clock may be ahead of this one.
 const AHEAD_SECS_MAX: u64 = 3_600;
 
-/// How long a node's numbers of reports are remembered after its last one.
+/// How long the report numbers of a start of a node are kept after its last report.
 const REPORTS_KEPT_MS: u64 = 30 * 86_400_000;
 
-/// How long the URLs of an hour are kept, a day beyond what can be asked for.
+/// How long the URLs of an hour are kept: a day longer than they can be queried.
 const URLS_KEPT_SECS: u64 = (aliyun::URLS_KEPT_DAYS + 1) * 86_400;
 
-/// The account's own rows lie under this name.
+/// The name of the account's own rows.
 const ALL_DOMAINS: &str = "";
 
 /// Lengths of buckets. Each begins at a multiple of its length since 1970.
@@ -62,7 +64,7 @@ impl Grain {
         }
     }
 
-    /// How long buckets of it are kept, in seconds; a day beyond what can be asked for.
+    /// How long its buckets are kept, in seconds; except for minutes, a day longer than they can be queried.
     pub fn kept_secs(self) -> u64 {
         let days = match self {
             Grain::Minute => 2,
@@ -73,31 +75,31 @@ impl Grain {
         days * 86_400
     }
 
-    /// The bucket that a moment is in, both in seconds since 1970.
+    /// The bucket that contains a time, both in seconds since 1970.
     pub fn bucket(self, secs: u64) -> u64 {
         secs - secs % self.secs()
     }
 }
 
-/// What a node counted since its last report, whose domains are known to be whose.
+/// What a node counted since its last report, with the owners of the domains resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FigureReport {
     /// The node.
     pub node: NodeName,
-    /// Which start of it.
+    /// The start of the node that it belongs to.
     pub boot: u64,
     /// The number of the report.
     pub sequence: u64,
     /// What was counted in minutes.
     pub minutes: Vec<MinuteOf>,
-    /// URLs by the hour.
+    /// URLs by hour.
     pub urls: Vec<UrlsOf>,
 }
 
 /// What was counted of a domain in a minute.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MinuteOf {
-    /// Whose the domain is.
+    /// The account that owns the domain.
     pub account: String,
     /// Its name.
     pub domain: String,
@@ -110,11 +112,11 @@ pub struct MinuteOf {
 /// The URLs of a domain in an hour.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UrlsOf {
-    /// Whose the domain is.
+    /// The account that owns the domain.
     pub account: String,
     /// Its name.
     pub domain: String,
-    /// Whether origins were asked for them.
+    /// Whether the requests went to origins.
     pub origins: bool,
     /// Which hour since 1970.
     pub hour: u64,
@@ -122,12 +124,12 @@ pub struct UrlsOf {
     pub sketch: Sketch,
 }
 
-/// What became of reports.
+/// The result of adding reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Added {
-    /// Reports that were added; the others had been before.
+    /// Reports that were added; the others had been added before.
     pub reports: u64,
-    /// Minutes and lists that were of no time that is kept.
+    /// Minutes and lists outside the time that is kept.
     pub out_of_time: u64,
 }
 
@@ -143,7 +145,7 @@ pub(super) struct FigureRows {
 }
 
 impl State {
-    /// Adds reports, each once however often it comes.
+    /// Adds reports, each once, however often it arrives.
     pub async fn add_figures(&self, reports: &[FigureReport], now_ms: u64) -> Result<Added, StateError> {
         let mut writing = self.write().await?;
         count_up(&mut writing, Counter::Revision, 0).await?;
@@ -193,8 +195,8 @@ impl State {
         Ok(added)
     }
 
-    /// The figures of domains of an account in buckets of `grain` that begin at `from` or later and before `to`, added up; of all
-    /// that it ever had where none is named. Times are seconds since 1970.
+    /// The summed figures of domains of an account in buckets of `grain` that begin at `from` or later and before `to`.
+    /// Without domains: of all that the account ever had. Times are seconds since 1970.
     pub async fn figures(
         &self,
         account: &str,
@@ -237,7 +239,8 @@ impl State {
         Ok(sums)
     }
 
-    /// The URLs of domains of an account in the hours that begin at `from` or later and before `to`, in seconds since 1970.
+    /// The URLs of domains of an account in the hours that begin at `from` or later and before `to`, in seconds since
+    /// 1970.
     pub async fn figure_urls(
         &self,
         account: &str,
@@ -275,12 +278,12 @@ impl State {
         Ok(sketches)
     }
 
-    /// Forgets buckets that are past their time, in many small transactions; how many rows those were.
+    /// Deletes expired rows, in many small transactions; returns how many.
     pub async fn forget_figures(&self, now_ms: u64) -> Result<u64, StateError> {
         let now = now_ms / 1000;
         let mut forgotten = 0;
         for grain in Grain::ALL {
-            // A bucket is past its time as a whole.
+            // A bucket expires only once its end has.
             let before = now.saturating_sub(grain.kept_secs() + grain.secs());
             forgotten += self.forget_rows(Past::Figures(grain.secs()), before).await?;
         }
@@ -311,10 +314,10 @@ impl State {
     }
 }
 
-/// Rows that end some time.
+/// Kinds of rows that expire.
 #[derive(Clone, Copy)]
 enum Past {
-    /// Buckets of so many seconds.
+    /// Buckets of this many seconds.
     Figures(u64),
     Urls,
     Reports,
@@ -359,7 +362,7 @@ impl FigureRows {
     }
 }
 
-/// The number of the last report of this start of a node; zero when there was none.
+/// The number of the last report of this start of a node; zero if there is none.
 async fn last_report(writing: &mut Writing, report: &FigureReport) -> Result<u64, StateError> {
     match writing.on() {
         On::Sql(connection) => {

@@ -1,6 +1,6 @@
-//! What a control plane is, made once with its database: the log's identity, the authority that signs the link's
-//! certificate, the secret its nodes show each other, the one that private keys in the log are sealed with, the one that proofs of
-//! names are made with, and the key that signs receipts.
+//! The identity of a control plane, created once with its database: the log's id, the authority that signs the link's
+//! certificate, the secret that nodes show each other, the secret that seals private keys in the log, the secret for
+//! proofs of names, and the key that signs receipts.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::{On, State, StateError, Writing};
 use crate::receipt::Signer;
 use crate::seal::{Seal, SealError, fill_random, random_text};
 
-/// The name under which the link's certificate is made out; nodes connect by address, and ask for this name.
+/// The name in the link's certificate. Nodes connect by address and expect this name.
 pub const LINK_NAME: &str = "warmfront-link";
 
-/// Characters of the secret that proofs of names are made with.
+/// Characters of the secret for proofs of names.
 const OWNER_SECRET_CHARS: usize = 43;
 
 /// Characters of the secret that nodes show each other.
@@ -28,21 +28,21 @@ const RECEIPT_SEED: &str = "receipt key";
 const CERTIFICATE_SECRET: &str = "certificate secret";
 const OWNER_SECRET: &str = "owner secret";
 
-/// The identity of a control plane. Holds secrets: not shown.
+/// The identity of a control plane. Holds secrets, so it cannot be printed.
 pub struct Identity {
-    /// Of the one log.
+    /// The id of the log.
     pub log: LogId,
     /// PEM of the authority's certificate: what join tokens tell nodes to trust.
     pub authority: String,
     /// PEM of the authority's key.
     pub(crate) authority_key: Zeroizing<String>,
-    /// What nodes show each other.
+    /// The secret that nodes show each other.
     pub(crate) peer_credential: Zeroizing<String>,
-    /// What private keys in the log are sealed with.
+    /// The secret that seals private keys in the log.
     pub(crate) certificate_secret: CertificateSecret,
-    /// What proofs of names are made with.
+    /// The secret for proofs of names.
     pub(crate) owner_secret: Zeroizing<String>,
-    /// What receipts are signed with.
+    /// The key that signs receipts.
     pub(crate) signer: Arc<Signer>,
 }
 
@@ -62,7 +62,8 @@ pub enum IdentityError {
 }
 
 impl State {
-    /// The sealing key at `path`. It is made only while nothing is sealed in this database: another would open nothing of it.
+    /// The sealing key at `path`. Created only while nothing is sealed in this database: a new key could open none of
+    /// it.
     pub async fn seal(&self, path: &Path) -> Result<Seal, IdentityError> {
         match self.meta("log").await? {
             Some(_) => Ok(Seal::open_existing(path)?),
@@ -70,7 +71,7 @@ impl State {
         }
     }
 
-    /// The identity of this control plane; made at the first call, whoever makes it.
+    /// The identity of this control plane; created at the first call by any process.
     pub async fn identity(&self, seal: &Seal) -> Result<Identity, IdentityError> {
         if self.meta("log").await?.is_none() {
             self.make_identity(seal).await?;
@@ -130,7 +131,7 @@ impl State {
     async fn keep_meta<const N: usize>(&self, rows: [(&'static str, String); N]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, value) in rows {
-            // Whoever came first is right: the rows are written together or not at all.
+            // The first writer wins: these rows are written together or not at all.
             add_meta(&mut writing, name, value).await?;
         }
         writing.commit().await
@@ -147,7 +148,7 @@ impl State {
     }
 }
 
-/// Adds a row unless there is one.
+/// Adds a row unless it exists.
 async fn add_meta(writing: &mut Writing, name: &'static str, value: String) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -163,7 +164,7 @@ async fn add_meta(writing: &mut Writing, name: &'static str, value: String) -> R
 }
 
 impl Identity {
-    /// A certificate and key for the link's listener, in PEM, signed by the authority; made anew at every start.
+    /// A certificate and key for the link's listener, in PEM, signed by the authority; new at every start.
     pub(crate) fn link_certificate(&self) -> Result<(String, Zeroizing<String>), rcgen::Error> {
         let authority_key = rcgen::KeyPair::from_pem(&self.authority_key)?;
         let issuer = rcgen::Issuer::from_ca_cert_pem(&self.authority, authority_key)?;

@@ -1,8 +1,8 @@
-//! Labels: what owners call the tags of their domains. Nodes know nothing of them.
+//! Labels: what owners call the tags of their domains. Nodes do not know them.
 //!
 //! # What always holds
 //!
-//! - A domain has at most [`LABELS_MAX`] of them, and they go with it.
+//! - A domain has at most [`LABELS_MAX`] labels, which are deleted with it.
 //! - A call changes the labels of all domains it names or of none.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use sqlx::any::AnyRow;
 use super::domains::domain_owner;
 use super::{On, State, StateError, Writing, signed, text, unsigned};
 
-/// Most labels of a domain.
+/// The most labels of a domain.
 pub const LABELS_MAX: usize = aliyun::LABELS_MAX;
 
 /// A label of a domain: the domain, key and value.
@@ -35,7 +35,7 @@ pub enum LabelError {
 }
 
 impl State {
-    /// Puts labels on domains of an account; a key that is there gets the new value.
+    /// Sets labels on domains of an account; an existing key gets the new value.
     pub async fn set_labels(
         &self,
         account: &str,
@@ -57,7 +57,7 @@ impl State {
         Ok(writing.commit().await?)
     }
 
-    /// Takes labels of these keys, or all, from domains of an account. What is not there is gone already.
+    /// Removes the labels with these keys, or all, from domains of an account. Missing labels are no error.
     pub async fn remove_labels(
         &self,
         account: &str,
@@ -81,7 +81,7 @@ impl State {
         Ok(writing.commit().await?)
     }
 
-    /// At most `most` labels of an account behind this domain and key, by domain and key.
+    /// At most `most` labels of an account after this domain and key, ordered by domain and key.
     pub async fn labels_after(&self, account: &str, after: (&str, &str), most: u32) -> Result<Vec<Label>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -118,7 +118,7 @@ impl State {
         }
     }
 
-    /// The domains of an account that have a label: of this key, and of this value where one is given.
+    /// The domains of an account with a label of this key, and of this value if one is given.
     pub async fn labelled(
         &self,
         account: &str,
@@ -141,7 +141,7 @@ impl State {
         }
     }
 
-    /// At most `most` pairs of key and value that labels of an account have, each once, in order.
+    /// At most `most` distinct pairs of key and value among the labels of an account, in order.
     pub async fn labels_in_use(&self, account: &str, most: u32) -> Result<Vec<(String, String)>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -163,7 +163,7 @@ fn label(row: &AnyRow) -> Result<Label, StateError> {
     Ok((text(row, "domain")?, text(row, "name")?, text(row, "value")?))
 }
 
-/// Writes a label; one of its key that is there gets the value.
+/// Sets a label; an existing one with its key gets the new value.
 pub(super) async fn put_label(
     writing: &mut Writing,
     account: &str,
@@ -189,7 +189,7 @@ pub(super) async fn put_label(
     Ok(())
 }
 
-/// Takes the label of a key from a domain, or all labels.
+/// Removes the label with this key from a domain, or all labels.
 pub(super) async fn forget_labels(
     writing: &mut Writing,
     domain: &DomainName,

@@ -1,4 +1,4 @@
-//! The one log: appended inside a writing transaction, read in order.
+//! The one log: appended to inside a writing transaction, read in order.
 
 use bytes::Bytes;
 use model::{Entry, Knowledge, Revision, Settings};
@@ -6,20 +6,20 @@ use sqlx::any::AnyRow;
 
 use super::{Counter, On, State, StateError, Writing, count_up, counter, revision, signed, text};
 
-/// Entries that are compacted away in one transaction.
+/// Entries deleted in one transaction of a compaction.
 pub const COMPACTED_AT_ONCE: u64 = 2_000;
 
-/// An entry as it lies in the log, encoded once for database, wire and journal. Cheap to clone: every session sends the same
-/// bytes.
+/// An entry as stored in the log, encoded once for database, wire and journal. Cheap to clone: every session sends the
+/// same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     /// Its position.
     pub revision: Revision,
-    /// What `model::log::encode` made of it.
+    /// The output of `model::log::encode`.
     pub bytes: Bytes,
 }
 
-/// Where an entry is filed: all but invalidations are needed to know what is known.
+/// The category of an entry: all except invalidations make up the knowledge.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filed {
     Invalidate,
@@ -42,7 +42,7 @@ impl Filed {
         }
     }
 
-    /// As it is kept.
+    /// As it is stored.
     fn as_str(self) -> &'static str {
         match self {
             Filed::Invalidate => "invalidate",
@@ -52,7 +52,7 @@ impl Filed {
     }
 }
 
-/// Appends entries one behind the other; the revision of the last.
+/// Appends consecutive entries; returns the revision of the last.
 pub(super) async fn append(writing: &mut Writing, entries: &[Entry]) -> Result<Revision, StateError> {
     let last = count_up(writing, Counter::Revision, entries.len() as u64).await?;
     let first = last - entries.len() as u64;
@@ -95,15 +95,16 @@ impl State {
         }
     }
 
-    /// Invalidations up to here are no longer in the log.
+    /// The revision up to which invalidations have been compacted away.
     pub async fn compacted(&self) -> Result<Revision, StateError> {
         counter(self, Counter::Compacted).await.map(Revision)
     }
 
-    /// Forgets all but the newest `keep` invalidations; configuration is kept, for it makes up the knowledge. Who is behind is told
-    /// so before anything goes. In many small transactions: whoever submits waits for none of them for long.
+    /// Deletes all but the newest `keep` invalidations; configuration stays, since the knowledge is made of it. The
+    /// compaction's revision is raised before anything is deleted, so nodes that are behind get a snapshot. In many
+    /// small transactions, so that no submission waits long for one of them.
     pub async fn compact(&self, keep: u64) -> Result<(), StateError> {
-        // The head only rises: what is old enough now stays so.
+        // The head only rises, so entries that are old enough now stay so.
         let Some(to) = self.head().await?.0.checked_sub(keep).filter(|to| *to > 0) else { return Ok(()) };
         if self.compacted().await?.0 < to {
             let mut writing = self.write().await?;
@@ -138,8 +139,8 @@ impl State {
         }
     }
 
-    /// What all entries up to the head add up to. The head is read first: entries become visible in order, so all up to
-    /// it are there.
+    /// The knowledge that all entries up to the head add up to. The head is read first: entries become visible in
+    /// order, so all of them are there.
     pub async fn knowledge(&self) -> Result<(Revision, Knowledge), StateError> {
         let head = self.head().await?;
         let entries: Vec<Logged> = match self.read()? {
@@ -161,7 +162,7 @@ impl State {
         Ok((head, knowledge))
     }
 
-    /// The longest lease that a member which has acknowledged only `acked` may still go by.
+    /// The longest lease that a member that has acknowledged only `acked` may still rely on.
     pub async fn longest_lease(&self, acked: Revision) -> Result<std::time::Duration, StateError> {
         let entries: Vec<Logged> = match self.read()? {
             On::Sql(pool) => {
@@ -181,7 +182,7 @@ impl State {
         Ok(before.max(after))
     }
 
-    /// Appends entries on behalf of an operator; the revision of the last.
+    /// Appends entries for an operator; returns the revision of the last.
     pub async fn append(&self, entries: &[Entry]) -> Result<Revision, StateError> {
         let mut writing = self.write().await?;
         let at = append(&mut writing, entries).await?;

@@ -1,15 +1,16 @@
 //! The state in memory: the same tables as maps, for simulations that run hundreds of thousands of times.
 //!
-//! A database brings threads and timers, and so an order of events that no seed repeats. Here every call is done when it
-//! is first polled, maps are walked in order, and nothing is random. What the statements of the other modules do to rows,
-//! the functions of `Tables` do to maps, one beside each statement; what is decided on top is the same code.
+//! A database brings threads and timers, and with them an order of events that no seed reproduces. Here every call
+//! completes when it is first polled, maps are walked in order, and nothing is random. For each SQL statement of the
+//! other modules, `Tables` has a function that does the same to maps; the decisions above them are the same code.
 //!
 //! # What always holds
 //!
-//! - A reader sees what one commit left, whole. A transaction works on tables of its own, which share with the committed
-//!   ones what it has not touched, and become the committed ones all at once. Dropped, they were never there.
-//! - Reading and beginning to write copy no table; a writer copies a table at its first change, rows shared.
-//! - Nothing fails but by a [`Fault`] that somebody set, and by what SQL refuses too.
+//! - A reader sees the whole result of one commit. A transaction works on tables of its own, which share everything it
+//!   has not touched with the committed ones, and replaces those at once when it commits. If dropped, it leaves no
+//!   trace.
+//! - Reading and starting to write copy no table; a writer copies a table at its first change, sharing the rows.
+//! - Nothing fails except through a [`Fault`] that was set, or where SQL would fail too.
 //!
 //! # Not here
 //!
@@ -38,37 +39,37 @@ mod audit;
 mod domains;
 mod steering;
 
-/// Faults that may wait for their operation.
+/// The most faults that may be pending.
 const FAULTS_MAX: usize = 1024;
 
-/// What is kept. Clones are the same; it is there as long as one of them is.
+/// The stored tables. Clones share them; they exist as long as one clone does.
 #[derive(Clone, Default)]
 pub struct Memory {
     committed: Arc<Mutex<Arc<Tables>>>,
-    /// Held by the one who writes, whichever way it was opened.
+    /// Held by the current writer, through whichever handle it was opened.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Memory {
-    /// A state on what is kept here, which fails as `faults` says. Each process of a simulation has its own faults: one may
-    /// be cut off while another writes.
+    /// A state on these tables, which fails as `faults` says. Each process of a simulation has its own faults, so one
+    /// may be cut off while another writes.
     pub fn open(&self, faults: &Faults) -> State {
         State { store: On::Memory(Handle { memory: self.clone(), faults: faults.clone() }), turn: self.turn.clone() }
     }
 }
 
-/// What goes wrong once.
+/// A single failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The next read, begin or commit finds no database. A commit that does not find it keeps nothing.
+    /// The next read, begin or commit cannot reach the database. A commit that fails so stores nothing.
     Unavailable,
-    /// The next commit fails, and nothing of it is kept.
+    /// The next commit fails and stores nothing.
     BeforeCommit,
-    /// The next commit is kept, and its caller is told that it failed.
+    /// The next commit is stored, but its caller is told that it failed.
     AfterCommit,
 }
 
-/// The faults of one way to a [`Memory`]. Clones are the same.
+/// The faults of one handle of a [`Memory`]. Clones share them.
 #[derive(Clone, Default)]
 pub struct Faults(Arc<Mutex<Pending>>);
 
@@ -79,25 +80,25 @@ struct Pending {
 }
 
 impl Faults {
-    /// Lets one operation fail, after all faults that were set before. The first one waits for the operation it is about;
-    /// others pass it by.
+    /// Makes one operation fail, after all faults that were set before. The first fault waits for an operation that it
+    /// applies to; others are not affected.
     pub fn push(&self, fault: Fault) {
         let mut pending = self.pending();
         assert!(pending.queue.len() < FAULTS_MAX, "faults are set and nothing meets them");
         pending.queue.push_back(fault);
     }
 
-    /// Nothing goes wrong any more, whatever was set before.
+    /// Removes all pending faults and the cut-off.
     pub fn clear(&self) {
         *self.pending() = Pending::default();
     }
 
-    /// Whether from now on every operation finds no database.
+    /// Sets whether every operation fails to reach the database from now on.
     pub fn cut_off(&self, cut_off: bool) {
         self.pending().cut_off = cut_off;
     }
 
-    /// How many faults nothing has met yet.
+    /// How many faults are still pending.
     pub fn waiting(&self) -> usize {
         self.pending().queue.len()
     }
@@ -106,7 +107,7 @@ impl Faults {
         self.0.lock().expect("no holder of this lock can panic while it changes anything")
     }
 
-    /// What befalls the operation that asks.
+    /// The fault for the operation that asks, if any.
     fn meet(&self, commit: bool) -> Option<Fault> {
         let mut pending = self.pending();
         if pending.cut_off {
@@ -116,7 +117,7 @@ impl Faults {
     }
 }
 
-/// One process's way to what is kept.
+/// One process's access to the tables.
 #[derive(Clone)]
 pub(super) struct Handle {
     memory: Memory,
@@ -124,7 +125,7 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// What the last commit left.
+    /// The result of the last commit.
     pub(super) fn read(&self) -> Result<Arc<Tables>, StateError> {
         match self.faults.meet(false) {
             Some(_) => Err(broken(ErrorKind::ConnectionRefused)),
@@ -138,7 +139,7 @@ impl Handle {
     }
 }
 
-/// Tables that are not committed yet. Whoever has one has the turn to write.
+/// Tables that are not committed yet. Its holder has the writer's turn.
 pub(super) struct Draft {
     pub(super) tables: Tables,
     handle: Handle,
@@ -159,12 +160,12 @@ impl Draft {
     }
 }
 
-/// What a caller is told of a fault: the same as by a database whose connection breaks.
+/// The error that a caller gets for a fault: the same as from a database whose connection breaks.
 fn broken(kind: ErrorKind) -> StateError {
     StateError::Database(sqlx::Error::Io(kind.into()))
 }
 
-/// The tables, each shared until it is changed. Rows are as `schema` has them; keys are the primary keys there.
+/// The tables, each shared until it is changed. Rows are those of `schema`, and keys are its primary keys.
 #[derive(Clone, Default)]
 pub(super) struct Tables {
     counters: [u64; 5],
@@ -176,7 +177,7 @@ pub(super) struct Tables {
     attached: Arc<BTreeMap<(String, String, String), ()>>,
     keys: Arc<BTreeMap<String, KeyRow>>,
     domains: Arc<BTreeMap<String, Arc<DomainRow>>>,
-    /// By domain and key: whose it is, and the value.
+    /// By domain and key: account and value.
     labels: Arc<BTreeMap<(String, String), (String, String)>>,
     blocked: Arc<BTreeMap<String, String>>,
     /// By account and name.
@@ -191,7 +192,7 @@ pub(super) struct Tables {
     nonces: Arc<BTreeMap<Arc<(String, String)>, u64>>,
     pub(super) figures: Arc<FigureRows>,
     audit: Arc<BTreeMap<u64, Arc<Recorded>>>,
-    /// By name: the value, and when it was last looked at.
+    /// By name: the value, and when it was last used.
     pub(super) shares: Arc<BTreeMap<String, (String, u64)>>,
 }
 
@@ -200,11 +201,11 @@ struct LogRow {
     bytes: Bytes,
 }
 
-/// An access key: its secret is kept sealed here too.
+/// An access key. Its secret is sealed here too.
 #[derive(Clone)]
 pub(super) struct KeyRow {
     pub(super) account: String,
-    /// Empty: the account's own.
+    /// Empty: it belongs to the account itself.
     pub(super) user: String,
     pub(super) sealed: String,
     pub(super) policy: Option<Policy>,
@@ -235,7 +236,7 @@ struct MemberRow {
     program: String,
 }
 
-/// Removes the first `most` rows that are `past`; how many those were.
+/// Removes the first `most` rows that are `past`; returns how many.
 fn drop_past<K: Ord + Clone, V: Clone>(
     table: &mut Arc<BTreeMap<K, V>>,
     most: u64,
@@ -252,7 +253,7 @@ fn drop_past<K: Ord + Clone, V: Clone>(
     keys.len() as u64
 }
 
-/// Changes the rows that `which` picks; how many those were. A table of which none is picked is not copied.
+/// Changes the rows that `which` selects; returns how many. A table without such rows is not copied.
 fn update<K: Ord + Clone, V: Clone>(
     table: &mut Arc<BTreeMap<K, Arc<V>>>,
     which: impl Fn(&V) -> bool,
@@ -270,7 +271,7 @@ fn update<K: Ord + Clone, V: Clone>(
     keys.len() as u64
 }
 
-/// Adds a row unless there is one of that key; whether it did.
+/// Adds a row unless its key exists; returns whether it did.
 fn insert_new<K: Ord + Clone, V: Clone>(table: &mut Arc<BTreeMap<K, V>>, key: K, row: V) -> bool {
     if table.contains_key(&key) {
         return false;
@@ -279,7 +280,7 @@ fn insert_new<K: Ord + Clone, V: Clone>(table: &mut Arc<BTreeMap<K, V>>, key: K,
     true
 }
 
-/// Counters and what the control plane is.
+/// Counters and the identity of the control plane.
 impl Tables {
     pub(super) fn counter(&self, counter: Counter) -> u64 {
         self.counters[counter as usize]
@@ -310,7 +311,7 @@ impl Tables {
         later.map(|(at, row)| Logged { revision: *at, bytes: row.bytes.clone() }).collect()
     }
 
-    /// Entries up to `to` of which `wanted` says yes.
+    /// Entries up to `to` that `wanted` selects.
     pub(super) fn entries_filed(&self, to: Revision, wanted: impl Fn(Filed) -> bool) -> Vec<Logged> {
         let entries = self.log.range(..=to).filter(|(_, row)| wanted(row.filed));
         entries.map(|(at, row)| Logged { revision: *at, bytes: row.bytes.clone() }).collect()
@@ -353,7 +354,7 @@ impl Tables {
 
 /// Nodes.
 impl Tables {
-    /// Fails when there is one of that id, as its primary key makes SQL fail.
+    /// Fails if the id exists, as the primary key makes SQL fail.
     pub(super) fn add_invitation(&mut self, id: &str, secret: String, expires_ms: u64) -> Result<(), StateError> {
         if insert_new(&mut self.invitations, id.to_owned(), (secret, expires_ms)) {
             return Ok(());
@@ -369,7 +370,7 @@ impl Tables {
         self.nodes.get(name).map(|row| row.credential.clone())
     }
 
-    /// Adds a node, or gives one that is there another credential; what it acknowledged stays.
+    /// Adds a node, or replaces the credential of an existing one; what it acknowledged stays.
     pub(super) fn set_credential(&mut self, name: &NodeName, credential: String, program: &str) {
         let before = self.nodes.get(name);
         let (acked, acked_ms) = before.map_or((Revision::ZERO, 0), |row| (row.acked, row.acked_ms));
@@ -471,14 +472,14 @@ impl Tables {
         revisions.into_iter().take(most as usize).collect()
     }
 
-    /// Calls of an account of which a prefetch is open.
+    /// How many calls of an account have an open prefetch.
     pub(super) fn open_calls(&self, account: &str) -> u64 {
         let open = self.open(true).filter(|chunk| chunk.account == account);
         let calls: BTreeSet<u64> = open.map(|chunk| if chunk.call == 0 { chunk.id } else { chunk.call }).collect();
         calls.len() as u64
     }
 
-    /// Objects of refreshes that are open in a domain.
+    /// How many objects of a domain are in open refreshes.
     pub(super) fn open_refresh_lines(&self, domain: &DomainName) -> u64 {
         self.open(false).filter(|chunk| chunk.domain == *domain).map(|chunk| chunk.paths.len() as u64).sum()
     }
@@ -504,7 +505,7 @@ impl Tables {
         }
     }
 
-    /// Forgets the progress of those of these chunks that are open and name `node`; `ids` rise.
+    /// Clears the progress of those of these chunks that are open and name `node`; `ids` must be sorted.
     pub(super) fn begin_anew(&mut self, ids: &[u64], node: &NodeName) {
         let named = |chunk: &Chunk| {
             ids.binary_search(&chunk.id).is_ok() && chunk.finished_ms == 0 && chunk.progress.nodes.contains(node)
@@ -526,7 +527,7 @@ impl Tables {
     }
 }
 
-/// Completions, by the highest revision of each.
+/// Completions, keyed by the highest revision of each.
 impl Tables {
     pub(super) fn add_completion(&mut self, step: &Completion) {
         insert_new(&mut self.completions, step.range.1, Arc::new(step.clone()));
@@ -547,7 +548,7 @@ impl Tables {
         self.completions.values().map(|step| step.bytes()).sum()
     }
 
-    /// Forgets steps from before `before_ms`, the lowest first.
+    /// Deletes steps from before `before_ms`, lowest first.
     pub(super) fn forget_completions(&mut self, before_ms: u64, most: u64) -> u64 {
         drop_past(&mut self.completions, most, |_, step| step.completed_ms < before_ms)
     }

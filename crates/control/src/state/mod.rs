@@ -1,16 +1,17 @@
-//! The control plane's memory: one store, in SQLite, PostgreSQL or (for simulations) maps, and every SQL statement of the
-//! product.
+//! The control plane's persistent state: one store, in SQLite, PostgreSQL or (for simulations) maps, and every SQL
+//! statement of the product.
 //!
-//! Values in, values out; a transaction never leaves this module. One SQL text serves both engines: only `BIGINT` and `TEXT`
-//! columns, no nulls, statements in the subset both speak (docs/decisions/0002). What must differ is `Engine::begin`. Beside
-//! each statement stands what it is on maps (`memory`); decisions are made above both, once (docs/decisions/0008).
+//! Values in, values out; a transaction never leaves this module. One SQL text serves both engines: only `BIGINT` and
+//! `TEXT` columns, no nulls, only statements that both understand (docs/decisions/0002). The one difference is
+//! `Engine::begin`. Beside each statement is its equivalent on maps (`memory`); decisions are made once, above both
+//! (docs/decisions/0008).
 //!
 //! # What always holds
 //!
-//! - The log's revision is taken from a row updated inside the writing transaction, so entries become visible in order.
-//! - A batch of submissions is one transaction, on stable storage before anybody is answered (`synchronous=FULL` on
-//!   SQLite; `synchronous_commit` is PostgreSQL's default `on`).
-//! - Inside one process writers take turns, so that SQLite never makes them poll for its lock.
+//! - The log's revision comes from a row updated inside the writing transaction, so entries become visible in order.
+//! - A batch of submissions is one transaction, on stable storage before any caller is answered (`synchronous=FULL` on
+//!   SQLite; on PostgreSQL `synchronous_commit` is `on` by default).
+//! - Writers of one process take turns, so that they never have to poll for SQLite's lock.
 //!
 //! # Not here
 //!
@@ -53,20 +54,20 @@ use memory::Tables;
 
 pub use identity::Identity;
 
-/// Connections kept to the database, beside the writer's.
+/// The most connections kept to the database, besides the writer's.
 const CONNECTIONS_MAX: u32 = 6;
 
-/// How long a statement waits for another process that writes (an operator's verb, a backup) to SQLite.
+/// How long a statement waits while another process (an operator's verb, a backup) writes to SQLite.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 
-/// Why the state could not do as asked.
+/// Why an operation on the state failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
     /// The database failed or could not be reached.
     #[error("state database")]
     Database(#[from] sqlx::Error),
-    /// A row that this program did not write like that.
+    /// A row that this program cannot have written.
     #[error("state database: {what} is damaged")]
     Corrupt {
         /// Table and row.
@@ -101,7 +102,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Whether nobody listens where the database should be.
+    /// Whether the connection was refused: no server listens at the database's address.
     pub(crate) fn is_refused(&self) -> bool {
         let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
         matches!(self, StateError::Open { source: sqlx::Error::Io(error), .. } if refused(error))
@@ -116,8 +117,8 @@ enum Engine {
 }
 
 impl Engine {
-    /// How a writing transaction begins. SQLite takes its write lock at once, so that a transaction that has read never
-    /// finds at its first write that another was faster.
+    /// How a writing transaction begins. SQLite takes its write lock at once: otherwise a transaction that has read
+    /// could find at its first write that another one wrote first.
     fn begin(self) -> &'static str {
         match self {
             Engine::Sqlite => "BEGIN IMMEDIATE",
@@ -125,18 +126,18 @@ impl Engine {
         }
     }
 
-    /// Whether waiting helps: another process has SQLite's lock, or PostgreSQL is starting.
+    /// Whether the error may be transient: another process has SQLite's lock, or PostgreSQL is starting.
     fn may_pass(self, error: &sqlx::Error) -> bool {
         let Some(code) = error.as_database_error().and_then(|error| error.code()) else { return false };
         match self {
-            // SQLITE_BUSY, whatever stands above it.
+            // SQLITE_BUSY, whatever the extended code.
             Engine::Sqlite => code.parse::<u32>().is_ok_and(|code| code & 0xff == 5),
             Engine::Postgres => code == "57P03",
         }
     }
 }
 
-/// The two ways to keep rows, and what stands for them while one reads or writes.
+/// The two kinds of storage, and what represents them in a read or a write.
 #[derive(Clone)]
 enum On<S, M> {
     /// A database.
@@ -145,7 +146,7 @@ enum On<S, M> {
     Memory(M),
 }
 
-/// A database and how to speak with it.
+/// A database and its engine.
 #[derive(Clone)]
 struct Sql {
     pool: AnyPool,
@@ -158,7 +159,7 @@ impl Sql {
     }
 }
 
-/// The store. Cheap to clone; clones are the same.
+/// The store. Cheap to clone; all clones share it.
 #[derive(Clone)]
 pub struct State {
     store: On<Sql, memory::Handle>,
@@ -166,14 +167,14 @@ pub struct State {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A writing transaction and this process's turn to write. Dropped, it changes nothing.
+/// A writing transaction and this process's turn to write. Rolled back if dropped.
 pub(crate) struct Writing {
     tx: On<Transaction<'static, Any>, memory::Draft>,
     _turn: tokio::sync::OwnedMutexGuard<()>,
 }
 
 impl Writing {
-    /// Where statements go.
+    /// Where statements are executed.
     fn on(&mut self) -> On<&mut AnyConnection, &mut Tables> {
         match &mut self.tx {
             On::Sql(tx) => On::Sql(tx),
@@ -181,7 +182,7 @@ impl Writing {
         }
     }
 
-    /// On return the transaction is on stable storage.
+    /// Commits. On return the transaction is on stable storage.
     async fn commit(self) -> Result<(), StateError> {
         match self.tx {
             On::Sql(tx) => Ok(tx.commit().await?),
@@ -191,13 +192,13 @@ impl Writing {
 }
 
 impl State {
-    /// Opens the database, makes it when it is a SQLite file that does not exist, and brings its schema up to date.
+    /// Opens the database, creates it if it is a SQLite file that does not exist, and brings its schema up to date.
     pub async fn open(url: &StateUrl) -> Result<State, StateError> {
         sqlx::any::install_default_drivers();
         let (engine, address, place) = match url.sqlite_path() {
             Some(path) => {
                 make_file(&path)?;
-                // What is read as a URL is read as one: these two would not be part of its path.
+                // The address is parsed as a URL, in which these two characters would not be part of the path.
                 let escaped = path.display().to_string().replace('%', "%25").replace('?', "%3F");
                 (Engine::Sqlite, format!("sqlite:{escaped}?mode=rwc"), format!("`{}`", path.display()))
             }
@@ -210,13 +211,13 @@ impl State {
         Ok(State { store: On::Sql(sql), turn: Arc::default() })
     }
 
-    /// An empty store that is gone with its last clone, for simulations and tests. It needs no runtime but a poll, and does
-    /// the same again when it is told the same again. [`memory::Memory::open`] makes one that fails on demand.
+    /// An empty store that vanishes with its last clone, for simulations and tests. It needs no async runtime, only
+    /// polling, and is deterministic. [`memory::Memory::open`] makes one that fails on demand.
     pub fn in_memory() -> State {
         memory::Memory::default().open(&memory::Faults::default())
     }
 
-    /// Begins to write, when it is this caller's turn.
+    /// Begins a writing transaction, once it is this caller's turn.
     async fn write(&self) -> Result<Writing, StateError> {
         let turn = self.turn.clone().lock_owned().await;
         let tx = match &self.store {
@@ -226,7 +227,7 @@ impl State {
         Ok(Writing { tx, _turn: turn })
     }
 
-    /// Where a read goes that needs no transaction: it sees what is committed now.
+    /// Where a read without a transaction is executed: it sees what is committed now.
     fn read(&self) -> Result<On<&AnyPool, Arc<Tables>>, StateError> {
         match &self.store {
             On::Sql(sql) => Ok(On::Sql(&sql.pool)),
@@ -234,7 +235,7 @@ impl State {
         }
     }
 
-    /// Closes every connection. What is in memory stays, and can be used on.
+    /// Closes every connection. A store in memory stays usable.
     pub async fn close(&self) {
         match &self.store {
             On::Sql(sql) => sql.pool.close().await,
@@ -243,8 +244,8 @@ impl State {
     }
 }
 
-/// Makes a SQLite file that is not there, for its owner alone: it holds signing keys of users' URLs. SQLite gives the files beside
-/// it the same rights.
+/// Creates a missing SQLite file, accessible to its owner only: it holds users' URL signing keys. SQLite gives the
+/// files beside it the same permissions.
 fn make_file(path: &Path) -> Result<(), StateError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -253,7 +254,7 @@ fn make_file(path: &Path) -> Result<(), StateError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(failed(folder))?;
     }
-    // One that is there is not opened: to close it would take the locks from whoever has it open in this process.
+    // An existing file is not opened: closing it would release the locks of other connections of this process.
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(path)(error)),
         _ => Ok(()),
@@ -270,9 +271,9 @@ fn server(url: &str) -> String {
     format!("`{}` at {host}", options.get_database().unwrap_or(options.get_username()))
 }
 
-/// Connects, and brings the schema up to date.
+/// Connects and brings the schema up to date.
 async fn connect(engine: Engine, address: &str) -> Result<Sql, StateError> {
-    // Once past the pool, which tries again until its time is over and then says no more than that.
+    // Once without the pool, which would retry until its timeout and then report only that.
     let first = async {
         let mut connection = AnyConnection::connect(address).await?;
         settle(engine, &mut connection).await?;
@@ -294,7 +295,7 @@ async fn connect(engine: Engine, address: &str) -> Result<Sql, StateError> {
     Ok(sql)
 }
 
-/// Says to a new connection what the engine is to do on it.
+/// Configures a new connection for its engine.
 async fn settle(engine: Engine, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     if engine == Engine::Sqlite {
         // FULL syncs the write-ahead log at every commit: an acknowledged task survives a power cut.
@@ -310,7 +311,7 @@ async fn settle(engine: Engine, connection: &mut AnyConnection) -> Result<(), sq
 enum Counter {
     /// The head of the log.
     Revision,
-    /// What the log was compacted to.
+    /// The revision that the log was compacted to.
     Compacted,
     /// The last id of a task.
     Task,
@@ -344,7 +345,8 @@ async fn counter(state: &State, counter: Counter) -> Result<u64, StateError> {
     }
 }
 
-/// The value of a counter, after `by` was added. With `by` zero it takes the row's lock, and so the turn of all writers.
+/// Adds `by` to a counter and returns its value. With `by` zero it only takes the row's lock, which serialises all
+/// writers.
 async fn count_up(writing: &mut Writing, counter: Counter, by: u64) -> Result<u64, StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -359,7 +361,7 @@ async fn count_up(writing: &mut Writing, counter: Counter, by: u64) -> Result<u6
     }
 }
 
-/// Numbers are kept signed because SQL has no others; none of ours comes near the top.
+/// Numbers are stored signed because SQL has no unsigned ones; none of ours comes near the maximum.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -386,7 +388,7 @@ fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("our own types have string keys and no failing serialiser")
 }
 
-/// Milliseconds since 1970 on the wall, as times are kept.
+/// Milliseconds since 1970 on the wall clock, as times are stored.
 pub fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -13,25 +13,25 @@ use crate::seal::{fingerprint, matches_fingerprint, random_text};
 /// Characters of a node's own credential.
 const CREDENTIAL_CHARS: usize = 40;
 
-/// Of one member.
+/// The credential of one member.
 const CREDENTIAL: &str = "SELECT credential FROM node WHERE name = $1";
 
-/// Of one invitation.
+/// One invitation.
 const INVITATION: &str = "SELECT secret, expires_ms FROM join_token WHERE id = $1";
 
-/// Names in one statement.
+/// Names in one statement of acknowledgements.
 const NAMES_AT_ONCE: usize = 100;
 
-/// Open prefetches that are looked at in one transaction when a node comes that holds nothing.
+/// Open prefetches handled in one transaction when a node that holds nothing is admitted.
 const BEGUN_ANEW_AT_ONCE: u32 = 500;
 
-/// What a connecting node shows.
+/// How a connecting node proves that it may join.
 pub enum Proof<'a> {
     /// A member's own credential.
     Credential {
         /// The secret.
         secret: &'a str,
-        /// Whether what it holds is of this log; what is of another it does not send.
+        /// Whether its store belongs to this log; it does not send what it holds of another log.
         of_this_log: bool,
     },
     /// An operator's invitation.
@@ -44,26 +44,26 @@ pub enum Proof<'a> {
 }
 
 impl Proof<'_> {
-    /// Whether whoever shows it holds nothing of this log.
+    /// Whether the node that shows this proof holds nothing of this log.
     fn holds_nothing(&self) -> bool {
         !matches!(self, Proof::Credential { of_this_log: true, .. })
     }
 }
 
-/// How a node was let in. The membership is committed.
+/// The result of an admission. The membership is committed.
 pub struct Admitted {
     /// A new credential, when it came with an invitation.
     pub credential: Option<String>,
 }
 
-/// Why a node was not let in.
+/// Why a node was not admitted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdmitError {
     /// Unknown or expired invitation, wrong secret, or a node that was removed.
     #[error("node is not invited, or was removed")]
     NotInvited,
-    /// The POP it says it stands in does not exist.
+    /// The POP it names does not exist.
     #[error("POP `{0}` does not exist: set it with `warmfront pop set`")]
     NoPop(String),
     /// The database.
@@ -71,23 +71,23 @@ pub enum AdmitError {
     State(#[from] StateError),
 }
 
-/// A member as it is kept.
+/// A member as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRow {
     /// Its name.
     pub name: NodeName,
     /// The highest revision it acknowledged.
     pub acked: Revision,
-    /// When that was written down, in milliseconds since 1970; zero when it was not.
+    /// When that was recorded, in milliseconds since 1970; zero if it was not.
     pub acked_ms: u64,
-    /// Up to where it has swept its store of what entries delete, as far as that was written down.
+    /// The recorded revision up to which it has swept its store of what entries delete.
     pub swept: Revision,
-    /// Version of its program, as it said.
+    /// Version of its program, as it reported.
     pub program: String,
 }
 
 impl State {
-    /// Writes down an invitation; only a fingerprint of the secret is kept.
+    /// Creates an invitation; only a fingerprint of the secret is stored.
     pub async fn create_join_token(&self, id: &str, secret: &str, expires_ms: u64) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         let secret = fingerprint(secret);
@@ -105,7 +105,8 @@ impl State {
         writing.commit().await
     }
 
-    /// Whether a node that shows this proof is about to be let in and holds nothing of what it may have held under its name before.
+    /// Whether a node with this proof is about to be admitted and holds nothing of what was stored under its name
+    /// before.
     pub async fn admits_empty(
         &self,
         proof: &Proof<'_>,
@@ -117,8 +118,8 @@ impl State {
         Ok(has_place && proof.holds_nothing() && self.is_good(proof, member, now_ms).await?)
     }
 
-    /// Lets a node in that shows a good proof, and commits its membership as it describes itself. `known` is what was
-    /// known before; what is unchanged is not logged again.
+    /// Admits a node with a good proof, and commits its membership as it describes itself. `known` is what was known
+    /// before; an unchanged membership is not logged again.
     pub async fn admit(
         &self,
         proof: Proof<'_>,
@@ -130,22 +131,23 @@ impl State {
         if !known.topology.pops.contains_key(&member.pop) {
             return Err(AdmitError::NoPop(member.pop.to_string()));
         }
-        // By a plain read: whoever is not let in takes no writer's turn. It is looked at again in the transaction.
+        // A plain read first, so that a refused node never takes the writer's turn. The transaction checks again.
         if !self.is_good(&proof, member, now_ms).await? {
             return Err(AdmitError::NotInvited);
         }
         if !proof.holds_nothing() && known.topology.members.get(&member.name) == Some(member) {
-            // A member that comes back as it was changes nothing, so it takes no writer's turn either: thousands may come back
-            // at once. Its credential stands only while its membership does, for both are removed together.
+            // A returning member that is unchanged writes nothing, so it does not take the writer's turn either:
+            // thousands may come back at once. Its credential is valid only while its membership is, since both are
+            // removed together.
             return Ok(Admitted { credential: None });
         }
         if proof.holds_nothing() {
-            // What open prefetches have resident there is not: they begin anew, and what others still hold is found there. Before
-            // it is a member, so that a member that comes back is known to hold what is kept of it.
+            // Open prefetches with objects resident on it start anew; nodes that still hold objects report them. Done
+            // before it is a member, so that the record of a returning member says what it holds.
             self.begin_anew(&member.name).await?;
         }
         let mut writing = self.write().await?;
-        // The lock of the log, before anything is read that the decision rests on.
+        // The log's lock comes before any read that the decision rests on.
         count_up(&mut writing, Counter::Revision, 0).await?;
         let begins_anew = proof.holds_nothing();
         let credential = match proof {
@@ -164,8 +166,8 @@ impl State {
                 Some(credential)
             }
         };
-        // Whoever was invited anew may have been removed since `known` was read, and other control planes are to hear of one that holds
-        // nothing: its membership is logged in any case.
+        // The membership is logged in two cases even if it is unchanged: an invited node may have been removed since
+        // `known` was read, and other control planes must learn of a node that holds nothing.
         if begins_anew || known.topology.members.get(&member.name) != Some(member) {
             append(&mut writing, &[Entry::Member(member.clone())]).await?;
         }
@@ -173,7 +175,7 @@ impl State {
         Ok(Admitted { credential })
     }
 
-    /// Takes the membership from a node; says whether it had one.
+    /// Removes a node's membership; returns whether it had one.
     pub async fn remove_node(&self, name: &NodeName) -> Result<bool, StateError> {
         let mut writing = self.write().await?;
         append(&mut writing, &[Entry::MemberRemoved(name.clone())]).await?;
@@ -205,9 +207,10 @@ impl State {
         }
     }
 
-    /// Keeps what nodes acknowledged. An acknowledgement never falls.
+    /// Records acknowledged revisions, which never fall.
     pub async fn acknowledge(&self, acked: &[(NodeName, Revision)], now_ms: u64) -> Result<(), StateError> {
-        // Most say the same of the same entries: one statement for many of them, as the writer's turn is everybody's.
+        // Most nodes acknowledge the same revision: one statement serves many of them, since all writers share one
+        // turn.
         let mut names: BTreeMap<Revision, Vec<&NodeName>> = BTreeMap::new();
         for (name, at) in acked {
             names.entry(*at).or_default().push(name);
@@ -226,7 +229,7 @@ impl State {
         writing.commit().await
     }
 
-    /// Keeps up to where nodes have swept their stores. A node that begins anew begins below where it was.
+    /// Records up to which revision nodes have swept their stores. This may fall for a node that starts anew.
     pub async fn keep_swept_upto(&self, swept: &[(NodeName, Revision)]) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         for (name, upto) in swept {
@@ -244,7 +247,7 @@ impl State {
         writing.commit().await
     }
 
-    /// Whether a proof is good as far as a plain read can tell.
+    /// Whether a proof is valid as far as a plain read can tell.
     async fn is_good(&self, proof: &Proof<'_>, member: &Member, now_ms: u64) -> Result<bool, StateError> {
         Ok(match proof {
             Proof::Credential { secret, .. } => is_own(self.credential(&member.name).await?, secret),
@@ -252,8 +255,8 @@ impl State {
         })
     }
 
-    /// Forgets what open prefetches in which a node is named have come to. In many small transactions: there may be a million of
-    /// them, and whoever submits waits for none of these for long.
+    /// Clears the progress of open prefetches that name a node. In many small transactions: there may be a million of
+    /// them, and no submission should wait long.
     async fn begin_anew(&self, name: &NodeName) -> Result<(), StateError> {
         for (account, ..) in self.open_accounts().await? {
             let mut after = 0;
@@ -270,7 +273,7 @@ impl State {
         Ok(())
     }
 
-    /// The fingerprint of a member's credential, read without a turn to write.
+    /// The fingerprint of a member's credential, read without the writer's turn.
     async fn credential(&self, name: &NodeName) -> Result<Option<String>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -281,7 +284,7 @@ impl State {
         }
     }
 
-    /// The fingerprint of an invitation's secret, and when it expires, read without a turn to write.
+    /// The fingerprint of an invitation's secret and its expiry, read without the writer's turn.
     async fn invitation(&self, id: &str) -> Result<Option<(String, u64)>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -293,7 +296,7 @@ impl State {
     }
 }
 
-/// Two statements in all, so that both stay prepared: where names are missing the first stands in for them.
+/// Uses only two different statements, so that both stay prepared: missing names are filled up with the first one.
 async fn acknowledge(
     connection: &mut AnyConnection,
     names: &[&NodeName],
@@ -330,7 +333,7 @@ async fn kept_credential(writing: &mut Writing, name: &NodeName) -> Result<Optio
     }
 }
 
-/// The fingerprint of an invitation's secret, and when it expires.
+/// The fingerprint of an invitation's secret, and its expiry.
 async fn kept_invitation(writing: &mut Writing, id: &str) -> Result<Option<(String, u64)>, StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -341,7 +344,7 @@ async fn kept_invitation(writing: &mut Writing, id: &str) -> Result<Option<(Stri
     }
 }
 
-/// Forgets what those of these chunks that are open and name a node have come to.
+/// Clears the progress of those of these chunks that are open and name a node.
 async fn begin_anew(writing: &mut Writing, ids: &[u64], name: &NodeName) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -357,17 +360,17 @@ async fn begin_anew(writing: &mut Writing, ids: &[u64], name: &NodeName) -> Resu
     Ok(())
 }
 
-/// Whether a member's credential is the secret that was shown.
+/// Whether the shown secret is a member's credential.
 fn is_own(kept: Option<String>, secret: &str) -> bool {
     kept.is_some_and(|kept| matches_fingerprint(secret, &kept))
 }
 
-/// Whether an invitation stands and has the secret that was shown.
+/// Whether an invitation is valid and has the shown secret.
 fn is_invited(kept: Option<(String, u64)>, secret: &str, now_ms: u64) -> bool {
     kept.is_some_and(|(kept, expires_ms)| matches_fingerprint(secret, &kept) && expires_ms > now_ms)
 }
 
-/// Gives a node its credential; what one that is there has acknowledged stays.
+/// Sets a node's credential; what an existing node has acknowledged stays.
 async fn keep_credential(
     writing: &mut Writing,
     name: &NodeName,

@@ -1,16 +1,16 @@
-//! Names that accounts proved to be theirs.
+//! Names whose ownership accounts have proven.
 //!
 //! # What always holds
 //!
-//! - A proof is of one account; several accounts may have proven one name, each by a content of its own.
-//! - A wildcard that was proven stands for its name and everything below it; another name stands for itself.
+//! - A proof belongs to one account; several accounts may have proven one name, each with its own content.
+//! - A proven wildcard covers its name and everything below it; any other name covers only itself.
 
 use model::DomainName;
 
 use super::{On, State, StateError, Writing, signed, unsigned};
 
 impl State {
-    /// Keeps that an account proved a name; false when it has `most` of them and this is one more.
+    /// Records that an account proved a name; returns false, and records nothing, if it would have more than `most`.
     pub async fn keep_proof(
         &self,
         account: &str,
@@ -21,15 +21,15 @@ impl State {
         let mut writing = self.write().await?;
         put_proof(&mut writing, account, name, now_ms).await?;
         if count_proofs(&mut writing, account).await? > most as u64 {
-            return Ok(false); // what is not committed never was
+            return Ok(false); // dropped without a commit, the insert is rolled back
         }
         writing.commit().await?;
         Ok(true)
     }
 
-    /// Whether an account proved a name, or a wildcard that stands for it.
+    /// Whether an account proved a name, or a wildcard that covers it.
     pub async fn has_proof(&self, account: &str, name: &DomainName) -> Result<bool, StateError> {
-        // A wildcard that stands for the name is the end of this, or all of it.
+        // A wildcard covers the name if it is a suffix of this, or equal to it.
         let under = format!(".{}", name.as_str().trim_start_matches('.'));
         match self.read()? {
             On::Sql(pool) => {

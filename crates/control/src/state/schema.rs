@@ -1,4 +1,4 @@
-//! The tables, by version. A version that was released is never edited: a change is a new list of statements.
+//! The tables, by version. A released version is never edited: a change is a new list of statements.
 
 use sqlx::{AssertSqlSafe, Executor, Row};
 
@@ -34,9 +34,9 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE TABLE nonce (access_key TEXT NOT NULL, nonce TEXT NOT NULL, seen_ms BIGINT NOT NULL, PRIMARY KEY (access_key, nonce))",
         "CREATE INDEX nonce_seen ON nonce (seen_ms)",
     ],
-    // Open refreshes of a domain are counted before more are accepted.
+    // To count the open refreshes of a domain before more are accepted.
     &["CREATE INDEX chunk_refreshing ON chunk (domain) WHERE finished_ms = 0 AND kind <> 'prefetch'"],
-    // Receipts of refreshes: what completed them, and when acknowledgements were there.
+    // Receipts of refreshes: what completed them, and when acknowledgements arrived.
     &[
         "ALTER TABLE node ADD COLUMN acked_ms BIGINT NOT NULL DEFAULT 0",
         "CREATE TABLE roster (id BIGINT PRIMARY KEY, members TEXT NOT NULL, used_ms BIGINT NOT NULL)",
@@ -45,7 +45,8 @@ const VERSIONS: &[&[&str]] = &[
      bytes BIGINT NOT NULL, acked TEXT NOT NULL, swept TEXT NOT NULL)",
         "CREATE INDEX completion_completed ON completion (completed_ms)",
     ],
-    // Queues that count calls: which chunks came with one. Zero: with a version that did not know.
+    // Queue limits counted in calls: which chunks came with which call. Zero: accepted by a version that did not record
+    // it.
     &["ALTER TABLE chunk ADD COLUMN call_id BIGINT NOT NULL DEFAULT 0"],
     // Long histories: listed from one index, and counted without reading them.
     &[
@@ -66,7 +67,8 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE INDEX label_account ON label (account, domain, name)",
         "CREATE INDEX label_value ON label (account, name, value)",
     ],
-    // Figures: what nodes counted, in buckets of several lengths; and since when a name is the domain that it is. Zero: always.
+    // Figures: what nodes counted, in buckets of several lengths; and the revision since which a name is the present
+    // domain. Zero: always.
     &[
         "ALTER TABLE domain ADD COLUMN born BIGINT NOT NULL DEFAULT 0",
         "CREATE TABLE figure (account TEXT NOT NULL, domain TEXT NOT NULL, grain BIGINT NOT NULL, bucket BIGINT NOT NULL, \
@@ -78,7 +80,7 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE TABLE figure_report (node TEXT NOT NULL, boot BIGINT NOT NULL, sequence BIGINT NOT NULL, taken_ms BIGINT NOT NULL, \
      PRIMARY KEY (node, boot))",
     ],
-    // Users of an account and their policies; when an account opened the service; who did what.
+    // Users of an account and their policies; when an account opened the service; the audit log.
     &[
         "CREATE TABLE sub_user (account TEXT NOT NULL, name TEXT NOT NULL, created_ms BIGINT NOT NULL, PRIMARY KEY (account, name))",
         "CREATE TABLE policy (account TEXT NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, changed_ms BIGINT NOT NULL, \
@@ -99,9 +101,9 @@ const VERSIONS: &[&[&str]] = &[
     // Names that accounts proved to be theirs.
     &["CREATE TABLE proven_name (account TEXT NOT NULL, name TEXT NOT NULL, since_ms BIGINT NOT NULL, \
      PRIMARY KEY (account, name))"],
-    // What nodes share of origins, one value for each.
+    // Shares of origins, one value each.
     &["CREATE TABLE share (name TEXT PRIMARY KEY, value TEXT NOT NULL, touched_ms BIGINT NOT NULL)"],
-    // Prefetches that are steered: which goes first, from when on, since when it is paused, when it was cancelled.
+    // Steering of prefetches: priority, start time, and when it was paused or cancelled.
     &[
         "ALTER TABLE chunk ADD COLUMN priority BIGINT NOT NULL DEFAULT 5",
         "ALTER TABLE chunk ADD COLUMN from_ms BIGINT NOT NULL DEFAULT 0",
@@ -111,16 +113,16 @@ const VERSIONS: &[&[&str]] = &[
         "UPDATE chunk SET from_ms = created_ms WHERE finished_ms = 0",
         "CREATE INDEX chunk_steered ON chunk (steered, id) WHERE steered > 0",
     ],
-    // Open refreshes are found without a look at the prefetches that are open, of which there may be many more.
+    // To find open refreshes without scanning open prefetches, of which there may be many more.
     &[
         "CREATE INDEX chunk_open_refresh ON chunk (revision) WHERE finished_ms = 0 AND kind <> 'prefetch'",
         "DROP INDEX chunk_revision",
     ],
-    // Tasks are forgotten whole: whether a chunk of one is open, or ended lately, is found without reading all of them.
+    // Tasks are deleted whole: this finds, without reading all its chunks, whether one is open or ended recently.
     &["CREATE INDEX chunk_task_finished ON chunk (task, finished_ms)", "DROP INDEX chunk_task"],
 ];
 
-/// Brings the schema to the newest version, in one transaction: two processes that start at once take turns.
+/// Brings the schema to the newest version, in one transaction. Two processes that start at once take turns.
 pub(super) async fn migrate(sql: &Sql) -> Result<(), StateError> {
     let known = VERSIONS.len() as i64;
     let mut tx = sql.begin().await?;
@@ -129,7 +131,7 @@ pub(super) async fn migrate(sql: &Sql) -> Result<(), StateError> {
         .execute("CREATE TABLE IF NOT EXISTS schema_version (one BIGINT PRIMARY KEY, version BIGINT NOT NULL)")
         .await?;
     connection.execute("INSERT INTO schema_version (one, version) VALUES (1, 0) ON CONFLICT (one) DO NOTHING").await?;
-    // An update, not a read: it takes the row's lock, which is the turn to migrate.
+    // An update, not a read: it takes the row's lock, so that only one process migrates at a time.
     let row =
         connection.fetch_one("UPDATE schema_version SET version = version WHERE one = 1 RETURNING version").await?;
     let found: i64 = row.try_get("version")?;

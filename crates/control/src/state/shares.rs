@@ -1,8 +1,9 @@
-//! What nodes share of origins: one row for each thing, one value, read and written whole.
+//! Shares of origins: one row per shared thing, with one value that is read and written whole.
 //!
 //! # What always holds
 //!
-//! - Rows are locked in the order of their names before they are read: replicas take turns, and never wait for each other in a ring.
+//! - Rows are locked in the order of their names before they are read, so that control planes take turns and cannot
+//!   deadlock.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +11,11 @@ use model::share::Row;
 
 use super::{On, State, StateError, Writing, json, signed, to_json};
 
-/// Rows forgotten in one transaction.
+/// Rows deleted in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
 impl State {
-    /// Changes rows, all in one transaction; one that was not there is new, and one that is empty afterwards is not kept.
+    /// Changes rows in one transaction. A row that did not exist starts empty; one that is empty afterwards is deleted.
     pub async fn change_shares<T>(
         &self,
         names: impl IntoIterator<Item = String>,
@@ -37,7 +38,7 @@ impl State {
         Ok(changed)
     }
 
-    /// Forgets rows that nobody has looked at since.
+    /// Deletes rows that nobody has used since `before_ms`.
     pub async fn forget_shares(&self, before_ms: u64) -> Result<(), StateError> {
         let mut writing = self.write().await?;
         match writing.on() {
@@ -58,7 +59,7 @@ impl State {
     }
 }
 
-/// Reads a row for this transaction alone.
+/// Reads a row and locks it for this transaction.
 async fn lock(writing: &mut Writing, name: &str, now_ms: u64) -> Result<Row, StateError> {
     match writing.on() {
         On::Sql(connection) => {

@@ -1,6 +1,6 @@
-//! What callers have used up: nonces, and the quota of a day.
+//! What callers have used up: nonces, and daily quotas.
 //!
-//! Whether there is enough left is decided in `submit`, which spends in the transaction of what is bought.
+//! Whether enough is left is decided in `submit`, which spends in the transaction of the submission.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use super::audit::{self, Record};
 use super::{On, State, StateError, Writing, signed, text, unsigned};
 
 impl State {
-    /// Spends a nonce and writes down what is about to be done with it, in one transaction: the number of the record, or `None`
-    /// where the nonce was spent before. Submissions spend theirs in their own transaction.
+    /// Spends a nonce and records the action it is spent for, in one transaction. Returns the number of the record, or
+    /// `None` if the nonce was spent before. Submissions spend theirs in their own transaction.
     pub async fn spend_nonce(
         &self,
         key: &str,
@@ -26,7 +26,7 @@ impl State {
         Ok(Some(id))
     }
 
-    /// What an account has spent of a day, by bucket.
+    /// What an account has spent on a day, by bucket.
     pub async fn spent(&self, account: &str, day: u64) -> Result<BTreeMap<String, u64>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -42,7 +42,7 @@ impl State {
     }
 }
 
-/// What an account has spent of one bucket.
+/// What an account has spent on a day from one bucket.
 pub(super) async fn spent(
     writing: &mut Writing,
     account: &str,
@@ -63,7 +63,7 @@ pub(super) async fn spent(
     }
 }
 
-/// Writes down what an account has now spent of a bucket.
+/// Writes what an account has now spent on a day from a bucket.
 pub(super) async fn set_spent(
     writing: &mut Writing,
     account: &str,
@@ -104,7 +104,7 @@ pub(super) async fn nonce_used(writing: &mut Writing, key: &str, nonce: &str) ->
     }
 }
 
-/// Writes down a nonce; whether it was new.
+/// Records a nonce; returns whether it was new.
 pub(super) async fn use_nonce(writing: &mut Writing, key: &str, nonce: &str, now_ms: u64) -> Result<bool, StateError> {
     match writing.on() {
         On::Sql(connection) => {

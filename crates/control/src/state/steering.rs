@@ -1,15 +1,16 @@
-//! Steering: which prefetches of an account go first, which wait for a moment, and which are paused or cancelled.
+//! Steering: which prefetches of an account go first, which wait for a start time, and which are paused or cancelled.
 //!
-//! It lies with the chunks, so that every control plane on the database finds it there, whoever was told. Each steering takes a
-//! number of the sequence that chunks are counted by, under its lock: numbers become visible in order, and whoever asks for what is
-//! above the last one that he saw misses nothing.
+//! It is stored with the chunks, so every control plane on the database finds it, whichever one received it. Each
+//! steering takes a number from the sequence that counts chunks, under its lock. So numbers become visible in order,
+//! and a reader that asks for numbers above the last one it saw misses nothing.
 //!
 //! # What always holds
 //!
 //! - Tasks that are named together are steered together or not at all.
-//! - A chunk that has ended is never steered; cancelling ends it, here and at once, whether anybody has it loaded or not.
-//! - Nothing is open of a domain that is gone: its prefetches are cancelled with it, whoever has the name later.
-//! - [`Steering::from_ms`] is the moment from which the deadline counts: a chunk may run from then on, and pauses move it.
+//! - A chunk that has ended is never steered; cancelling ends it in the database at once, whether it is loaded anywhere
+//!   or not.
+//! - A domain whose name is released has no open prefetches: they were cancelled, so the next owner inherits none.
+//! - The deadline counts from [`Steering::from_ms`], the time from which a chunk may run; pauses shift it.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -20,10 +21,10 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::{Counter, On, State, StateError, Writing, count_up, counter, signed, text, unsigned};
 
-/// Priorities that there are; what has a higher one goes first.
+/// The range of priorities; higher ones go first.
 pub const PRIORITIES: RangeInclusive<u8> = 1..=9;
 
-/// The priority of a task that nobody gave one.
+/// The priority of a task that was given none.
 pub const PRIORITY_USUAL: u8 = 5;
 
 /// Chunks that are cancelled in one transaction when their domain is deleted.
@@ -34,16 +35,16 @@ pub(super) const CANCELLED_AT_ONCE: u64 = 2_000;
 pub struct Steering {
     /// One of [`PRIORITIES`].
     pub priority: u8,
-    /// From when on it may run, and its deadline counts, in milliseconds since 1970.
+    /// The time from which it may run and its deadline counts, in milliseconds since 1970.
     pub from_ms: u64,
     /// Since when it is paused; zero while it is not.
     pub paused_ms: u64,
-    /// When it was cancelled; zero while it was not.
+    /// When it was cancelled; zero if it was not.
     pub cancelled_ms: u64,
 }
 
 impl Steering {
-    /// Of the usual priority, from this moment on.
+    /// With the usual priority, from this time on.
     pub fn from(from_ms: u64) -> Steering {
         Steering { priority: PRIORITY_USUAL, from_ms, paused_ms: 0, cancelled_ms: 0 }
     }
@@ -53,13 +54,13 @@ impl Steering {
         self.paused_ms == 0 && self.cancelled_ms == 0 && self.from_ms <= now_ms
     }
 
-    /// The same after `steer`.
+    /// The result of applying `steer`.
     fn after(mut self, steer: Steer, now_ms: u64) -> Steering {
         match steer {
             Steer::Pause if self.paused_ms == 0 => self.paused_ms = now_ms.max(1),
             Steer::Pause => {}
             Steer::Resume => {
-                // The deadline stood still for as long as it was paused and could have run otherwise.
+                // The deadline stood still while the chunk was paused but could otherwise have run.
                 let stood =
                     if self.paused_ms > 0 { now_ms.saturating_sub(self.paused_ms.max(self.from_ms)) } else { 0 };
                 self.from_ms += stood;
@@ -72,20 +73,20 @@ impl Steering {
     }
 }
 
-/// What is done to tasks.
+/// An instruction for tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steer {
-    /// Nothing of them is begun until they are resumed.
+    /// No job of them is begun until they are resumed.
     Pause,
-    /// They go on.
+    /// They continue.
     Resume,
-    /// What is not done yet will not be.
+    /// What has not been done will not be.
     Cancel,
     /// They get this priority.
     Priority(u8),
 }
 
-/// An open prefetch without its objects.
+/// An open prefetch chunk without its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The chunk.
@@ -99,9 +100,9 @@ pub struct Standing {
 /// A chunk that was steered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steered {
-    /// The number of the steering, and the chunk: where to read on.
+    /// The number of the steering, and the chunk: the position to read on from.
     pub at: (u64, u64),
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: String,
     /// How it is steered now.
     pub steering: Steering,
@@ -117,7 +118,7 @@ pub enum NotSteered {
 }
 
 impl State {
-    /// Steers prefetches of `account`; how many objects of each have not ended, in the order of `tasks`.
+    /// Steers prefetches of `account`; returns how many objects of each have not ended, in the order of `tasks`.
     pub async fn steer(
         &self,
         account: &str,
@@ -126,7 +127,7 @@ impl State {
         now_ms: u64,
     ) -> Result<Result<Vec<u64>, NotSteered>, StateError> {
         let mut writing = self.write().await?;
-        // First of all, for it is the lock as well.
+        // First, because this takes the lock as well.
         let number = count_up(&mut writing, Counter::Chunk, 1).await?;
         let chunks = of_tasks(&mut writing, account, tasks).await?;
         let mut open: BTreeMap<u64, u64> = BTreeMap::new();
@@ -162,7 +163,7 @@ impl State {
         }
     }
 
-    /// The number of the last steering, or a higher one: what is above it has not been seen.
+    /// The number of the last steering, or a higher one: every later steering has a number above it.
     pub async fn last_steering(&self) -> Result<u64, StateError> {
         counter(self, Counter::Chunk).await
     }
@@ -193,7 +194,7 @@ impl State {
         }
     }
 
-    /// Says of open chunks what a steering says that changes nothing: whoever looks for steerings finds them.
+    /// Marks open chunks as steered without changing them, so that every reader of steerings finds them.
     pub async fn offer(&self, ids: &[u64]) -> Result<(), StateError> {
         if ids.is_empty() {
             return Ok(());
@@ -210,7 +211,7 @@ impl State {
         writing.commit().await
     }
 
-    /// Those of these chunks that have ended otherwise than by being cancelled.
+    /// Those of these chunks that have ended other than by cancellation.
     pub async fn ended(&self, ids: &[u64]) -> Result<Vec<u64>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -225,7 +226,7 @@ impl State {
         }
     }
 
-    /// Prefetches of `account` that have not ended, after the chunk `after`, oldest first.
+    /// Open prefetches of `account` after the chunk `after`, oldest first.
     pub async fn open_prefetches(&self, account: &str, after: u64, most: u32) -> Result<Vec<Standing>, StateError> {
         match self.read()? {
             On::Sql(pool) => {
@@ -245,7 +246,7 @@ impl State {
     }
 }
 
-/// How a row of chunks is steered.
+/// The steering in a row of a chunk.
 pub(super) fn steering(row: &AnyRow) -> Result<Steering, StateError> {
     let priority = unsigned(row, "priority")?;
     Ok(Steering {
@@ -260,7 +261,7 @@ fn standing(row: &AnyRow) -> Result<Standing, StateError> {
     Ok(Standing { id: unsigned(row, "id")?, urls: unsigned(row, "lines")?, steering: steering(row)? })
 }
 
-/// The prefetches of these tasks, each with its task and whether it has ended.
+/// The prefetch chunks of these tasks, each with its task and whether it has ended.
 async fn of_tasks(
     writing: &mut Writing,
     account: &str,
@@ -284,7 +285,7 @@ async fn of_tasks(
     }
 }
 
-/// Steers an open chunk; one that is cancelled ends.
+/// Steers an open chunk; a cancelled one ends.
 async fn set(writing: &mut Writing, number: u64, id: u64, steering: Steering) -> Result<(), StateError> {
     match writing.on() {
         On::Sql(connection) => {
@@ -306,7 +307,7 @@ async fn set(writing: &mut Writing, number: u64, id: u64, steering: Steering) ->
     Ok(())
 }
 
-/// Cancels open prefetches of a domain of the account, at most [`CANCELLED_AT_ONCE`]; how many those were.
+/// Cancels open prefetches of a domain of the account, at most [`CANCELLED_AT_ONCE`]; returns how many.
 pub(super) async fn cancel_some(
     writing: &mut Writing,
     account: &str,
@@ -329,9 +330,9 @@ pub(super) async fn cancel_some(
     }
 }
 
-/// Our own numbers, as a statement lists them.
+/// Our own numbers as the list of an SQL statement.
 fn list(ids: &[u64]) -> String {
-    // Without any there is still a list, and nothing in it.
+    // An empty list is not valid SQL: it becomes a list that matches nothing.
     let ids: Vec<String> =
         if ids.is_empty() { vec!["-1".to_owned()] } else { ids.iter().map(u64::to_string).collect() };
     ids.join(",")

@@ -1,15 +1,15 @@
-//! Accepting: many submissions become one transaction, and each is in it whole or not at all.
+//! Accepting: many submissions are written in one transaction, each of them whole or not at all.
 //!
-//! Callers hand a [`Submission`] to the [`Accepting`] task and wait. It gathers whatever is there, decides about each against
-//! the database and its own counters, writes those that pass, commits, and only then answers. A refusal costs its
-//! neighbours nothing: it is decided before anything of it is written. What else the audit log is told of calls goes the same
-//! way, so that it costs no transaction of its own.
+//! Callers hand a [`Submission`] to the [`Accepting`] task and wait. The task gathers all that are queued, decides on
+//! each by the database and its own counters, writes those it accepts, commits, and only then answers. A refusal costs
+//! the others nothing: it is decided before anything of it is written. Other records for the audit log go the same way,
+//! so that they need no transaction of their own.
 //!
 //! # What always holds
 //!
-//! - Nonce, quota, chunks, log entries and the audit record of a submission are in one transaction, on stable storage before the
-//!   answer.
-//! - The queue in front is [`WAITING_MAX`] long; when it is full the caller is told at once ([`Refused::Busy`]).
+//! - Nonce, quota, chunks, log entries and audit record of a submission are in one transaction, on stable storage
+//!   before the answer.
+//! - At most [`WAITING_MAX`] submissions wait; when the queue is full the caller is told at once ([`Refused::Busy`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -44,63 +44,63 @@ const BATCH_MAX: usize = 256;
 /// Objects in one chunk.
 pub const CHUNK_LINES_MAX: usize = 500;
 
-/// Bytes of the paths in one chunk, so that a log entry fits in a message of the link with room to spare.
+/// Bytes of the paths in one chunk, so that its log entry fits in a message of the link with room to spare.
 const CHUNK_BYTES_MAX: usize = 128 << 10;
 
-/// Objects that share a task id, for prefetches.
+/// Objects that may share a task id, for prefetches.
 const TASK_PREFETCHES_MAX: u64 = 500;
 
-/// Objects that share a task id, for refreshes of files.
+/// Objects that may share a task id, for refreshes of files.
 const TASK_REFRESHES_MAX: u64 = 2000;
 
-/// The window of limits that are counted per minute, in milliseconds.
+/// The window of per-minute limits, in milliseconds.
 const MINUTE_MS: u64 = 60_000;
 
-/// Domains whose last minute is remembered; past it the oldest are looked through for ones that may be forgotten.
+/// Domains whose last minute is remembered; above this number, expired ones are dropped.
 const MINUTES_SWEEP_AT: usize = 10_000;
 
-/// One call's worth of work.
+/// The work of one call.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: String,
-    /// The key it was signed with, and its nonce: used once.
+    /// The key it was signed with, and its nonce, which may be used once.
     pub nonce: (String, String),
     /// When it arrived, in milliseconds since 1970.
     pub now_ms: u64,
-    /// What it asks for, one for each domain.
+    /// What it asks for, one group per domain.
     pub groups: Vec<Group>,
-    /// What it costs of the day.
+    /// What it costs of the daily quota.
     pub charge: Charge,
-    /// How much each domain may be sent within a minute.
+    /// How many objects each domain may be sent within a minute.
     pub minute_max: Option<u64>,
     /// How much may be open.
     pub queue_max: QueueMax,
-    /// What the audit log is told when it is accepted; the ids of its tasks are added.
+    /// Its record in the audit log if it is accepted; the ids of its tasks are added.
     pub record: Record,
 }
 
-/// What a submission costs of the day.
+/// What a submission costs of the daily quota.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Charge {
-    /// The bucket it comes from.
+    /// The bucket that it is charged to.
     pub bucket: &'static str,
-    /// The day, counted from 1970 in the zone quotas go by.
+    /// The day, counted from 1970 in the time zone of quotas.
     pub day: u64,
     /// How much.
     pub units: u64,
-    /// How much the day has; no end when absent.
+    /// The quota of the day; unlimited when absent.
     pub limit: Option<u64>,
 }
 
 /// How much prefetching an account may have open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueMax {
-    /// No limit but the store's own.
+    /// No limit except the store's own.
     Unlimited,
-    /// So many URLs.
+    /// At most so many URLs.
     Urls(u64),
-    /// So many calls.
+    /// At most so many calls.
     Requests(u64),
 }
 
@@ -117,20 +117,20 @@ pub struct Group {
     pub invalidations: Vec<Invalidation>,
     /// How.
     pub params: Params,
-    /// When, for a prefetch: never before it was submitted.
+    /// When, for a prefetch: never before its submission.
     pub steering: Steering,
 }
 
-/// Why a submission was not accepted. Nothing of it was written or charged.
+/// Why a submission was not accepted. Nothing of it was written or charged, unless it is [`Refused::Unavailable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The nonce was used before.
     NonceUsed,
-    /// It does not fit into what is left of the day.
+    /// It exceeds what is left of the daily quota.
     DayUsedUp,
-    /// It does not fit into the minute of a domain.
+    /// It exceeds the per-minute limit of a domain.
     MinuteUsedUp,
-    /// It does not fit into the queue.
+    /// It exceeds the limit of open prefetches.
     QueueFull,
     /// Too many refreshes of a domain are open.
     RefreshesFull,
@@ -140,7 +140,7 @@ pub enum Refused {
     Unavailable,
 }
 
-/// What a submission became: its task ids, in the order of its groups.
+/// The result of a submission: its task ids, in the order of its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// Ids for users.
@@ -152,14 +152,14 @@ enum Waiting {
         submission: Box<Submission>,
         answer: oneshot::Sender<Result<Accepted, Refused>>,
     },
-    /// Answered once it is written, or dropped when it could not be.
+    /// Answered once it is written; the answer is dropped if it could not be.
     Note {
         note: Note,
         answer: oneshot::Sender<()>,
     },
 }
 
-/// The face of the accepting task. Cheap to clone.
+/// The handle of the accepting task. Cheap to clone.
 #[derive(Clone)]
 pub struct Accepting {
     queue: mpsc::Sender<Waiting>,
@@ -177,28 +177,30 @@ pub struct Counters {
     pub commits: AtomicU64,
     /// Prefetch URLs that are open, over all accounts.
     pub open_urls: AtomicU64,
-    /// Records of calls that were refused and are in no audit log, because there were too many of them.
+    /// Records that are missing from the audit log: of refused calls, because there were too many, or because of a
+    /// failure.
     pub left_out: AtomicU64,
-    /// Records that are kept, as of the last time that old ones were forgotten.
+    /// Records kept, as of the last deletion of old ones.
     pub records: AtomicU64,
-    /// Records forgotten for their age or their number.
+    /// Records deleted because of their age or number.
     pub records_forgotten: AtomicU64,
 }
 
-/// Objects of refreshes that may be open in one domain: what comes in at thousands a second until a dead node's lease is over.
+/// Objects of refreshes that may be open in one domain: those that arrive at thousands a second until a dead node's
+/// lease is over.
 pub const OPEN_REFRESHES_MAX: u64 = 50_000;
 
-/// How long a domain whose refreshes are too many is taken to have as many.
+/// How long a count of too many open refreshes in a domain is believed.
 const COUNTED_FOR: Duration = Duration::from_secs(1);
 
-/// How long it is left at not knowing what was committed, before the database is asked again.
+/// How long it may stay unknown what was committed before the database is asked again.
 const DOUBTED_FOR: Duration = Duration::from_secs(1);
 
-/// Prefetch URLs that may be open over all accounts, whatever their profiles say: the store's own bound.
+/// Prefetch URLs that may be open over all accounts, whatever their profiles allow: the store's own bound.
 pub const OPEN_URLS_MAX: u64 = 20_000_000;
 
 impl Accepting {
-    /// Starts the task. What is open is read from the database first.
+    /// Starts the task. Open prefetches are counted in the database first.
     pub async fn start(state: State) -> Result<(Accepting, Open), StateError> {
         let open = Open::default();
         for (account, chunks, urls) in state.open_accounts().await? {
@@ -235,7 +237,8 @@ impl Accepting {
         answered.await.unwrap_or(Err(Refused::Unavailable))
     }
 
-    /// Tells the audit log, and waits until it is written. Of refused calls too many are left out, and counted.
+    /// Writes to the audit log, and waits for that. If too many calls are refused, some of their records are dropped
+    /// and counted.
     pub async fn note(&self, note: Note) {
         let (answer, answered) = oneshot::channel();
         let is_queued = match note {
@@ -243,7 +246,7 @@ impl Accepting {
                 self.refused.take(&record)
                     && self.queue.try_send(Waiting::Note { note: Note::Refused(record), answer }).is_ok()
             }
-            // It was let in once, and changed something: it is waited for.
+            // It is about a call that was accepted and changed something, so it waits for room.
             Note::Ended { .. } => self.queue.send(Waiting::Note { note, answer }).await.is_ok(),
         };
         if !is_queued || answered.await.is_err() {
@@ -251,7 +254,7 @@ impl Accepting {
         }
     }
 
-    /// Something that was accepted before was changed: whoever follows looks again.
+    /// Signals that an accepted chunk was changed, so that followers look again.
     pub fn nudge(&self) {
         self.committed.send_modify(|count| *count += 1);
     }
@@ -283,7 +286,7 @@ struct NewChunk {
     steering: Steering,
 }
 
-/// The id that URLs of one account, domain and kind share within a second, and how many have it.
+/// The task id that URLs of one account, domain and kind share within a second, and how many use it.
 struct SharedTask {
     second: u64,
     task: u64,
@@ -293,14 +296,14 @@ struct SharedTask {
 struct Task {
     state: State,
     open: Open,
-    /// What each domain and bucket was sent within the last minute: moments and amounts.
+    /// What each domain was sent from each bucket within the last minute: times and amounts.
     minutes: HashMap<(DomainName, &'static str), VecDeque<(u64, u64)>>,
-    /// At least as many objects as are open to be refreshed in each domain, and when they were counted.
+    /// An upper bound of the objects of open refreshes in each domain, and when they were counted.
     refreshing: HashMap<DomainName, (u64, Instant)>,
     tasks: HashMap<(String, DomainName, Kind), SharedTask>,
     counters: Arc<Counters>,
     committed: watch::Sender<u64>,
-    /// Whether a transaction failed, so that nobody knows what of it was committed.
+    /// Whether a transaction failed, so that it is unknown whether it was committed.
     doubtful: bool,
 }
 
@@ -310,7 +313,7 @@ impl Task {
         loop {
             tokio::select! {
                 count = waiting.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
-                // Nobody may submit anything for hours.
+                // Otherwise the recount might wait for hours, until the next submission.
                 () = tokio::time::sleep(DOUBTED_FOR), if self.doubtful => { self.count_anew().await; continue }
             }
             let (mut submissions, mut answers, mut notes, mut noted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -356,7 +359,7 @@ impl Task {
                 self.committed.send_modify(|count| *count += 1);
             }
             for (answer, decided) in answers.into_iter().zip(decided) {
-                // Nobody is there any more when the client went away; the task stands all the same.
+                // The client may have gone away; the task stands all the same.
                 let _ = answer.send(decided);
             }
             if let Some(last) = submissions.last() {
@@ -365,8 +368,8 @@ impl Task {
         }
     }
 
-    /// A commit whose answer got lost may stand all the same: what it left open is found in the database, or nobody would
-    /// work on it before the next start.
+    /// Counts open prefetches anew: a commit whose answer was lost may stand all the same, and its chunks would not be
+    /// worked on before the next start.
     async fn count_anew(&mut self) {
         let Ok(open) = self.state.open_accounts().await else { return };
         for (account, chunks, urls) in open {
@@ -387,7 +390,7 @@ impl Task {
             writing.commit().await?;
             return Ok(Vec::new());
         }
-        // The lock of the log comes first: whoever has it is the only one who accepts.
+        // The log's lock comes first: its holder is the only one that accepts.
         let head = Revision(count_up(&mut writing, Counter::Revision, 0).await?);
         let mut next_task = count_up(&mut writing, Counter::Task, 0).await?;
         let first_task = next_task;
@@ -421,7 +424,7 @@ impl Task {
         Ok(decided)
     }
 
-    /// Why a submission cannot be accepted; `None` when it is, and then its nonce is written and its cost counted.
+    /// Why a submission is refused; `None` if it is accepted, and then its nonce is written and its cost counted.
     async fn judge(
         &mut self,
         writing: &mut Writing,
@@ -454,7 +457,7 @@ impl Task {
             let full = match submission.queue_max {
                 QueueMax::Unlimited => false,
                 QueueMax::Urls(most) => urls + prefetched > most,
-                // Where calls are counted there are never many; they are counted where they lie.
+                // Where calls are limited there are never many, so they are counted in the database.
                 QueueMax::Requests(most) => {
                     chunks::open_calls(writing, &submission.account).await? + more_calls + 1 > most
                 }
@@ -471,7 +474,7 @@ impl Task {
             }
         }
         if !spending::use_nonce(writing, key, nonce, submission.now_ms).await? {
-            // Another process spent it since we looked.
+            // Another process used it since it was checked.
             return Ok(Some(Refused::NonceUsed));
         }
         used.spend(&submission.account, day, bucket, units);
@@ -484,12 +487,12 @@ impl Task {
         Ok(None)
     }
 
-    /// Whether `more` objects may be refreshed in a domain besides those that are open. What is remembered only grows; it is
-    /// counted anew before anybody is refused for it, unless that was done a moment ago.
+    /// Whether `more` objects may be refreshed in a domain besides the open ones. The remembered number only grows; it
+    /// is counted anew before a submission is refused for it, unless that was done less than [`COUNTED_FOR`] ago.
     async fn has_room(&mut self, writing: &mut Writing, domain: &DomainName, more: u64) -> Result<bool, StateError> {
         if let Some((open, counted)) = self.refreshing.get(domain) {
             let fits = open + more <= OPEN_REFRESHES_MAX;
-            // Everybody who submits waits while it is counted: not for each one who is refused.
+            // All submissions wait for the count, so it is not repeated for each refusal.
             if fits || counted.elapsed() < COUNTED_FOR {
                 return Ok(fits);
             }
@@ -499,8 +502,8 @@ impl Task {
         Ok(open + more <= OPEN_REFRESHES_MAX)
     }
 
-    /// Cuts a submission into chunks, and gives them task ids: URLs of one domain within one second share an id while they
-    /// fit, each directory and regex has its own (spec, tasks: merge).
+    /// Splits a submission into chunks and assigns task ids: URLs of one domain within one second share an id while
+    /// they fit; each directory and regex has its own (spec, tasks: merge).
     fn cut(&mut self, submission: &Submission, next_task: &mut u64) -> (Vec<u64>, Vec<NewChunk>) {
         let mut tasks = Vec::new();
         let mut chunks = Vec::new();
@@ -548,7 +551,7 @@ impl Task {
         most: u64,
         next_task: &mut u64,
     ) -> u64 {
-        // What is steered is steered by its task: it shares none with what waits for nothing.
+        // Steering applies to whole tasks: a steered submission shares no task with one that starts at once.
         if group.steering != Steering::from(group.steering.from_ms.min(submission.now_ms)) {
             *next_task += 1;
             return *next_task;
@@ -586,7 +589,7 @@ impl Task {
         }
     }
 
-    /// Drops what belongs to a second or a minute that is over, once there is much of it.
+    /// Drops entries of seconds and minutes that are over, once there are many.
     fn tidy(&mut self, now_ms: u64) {
         if self.minutes.len() > MINUTES_SWEEP_AT {
             self.minutes.retain(|_, minute| minute.back().is_some_and(|(at, _)| is_of_minute(*at, now_ms)));
@@ -601,13 +604,13 @@ impl Task {
     }
 }
 
-/// Whether a moment counts for the minute of `now_ms`. One that is to come does if it is near, for calls overtake each other; one that
-/// is not was written down before the wall clock was set back.
+/// Whether a time counts for the minute of `now_ms`. A time slightly ahead does, since calls overtake each other; one
+/// further ahead was recorded before the wall clock was set back.
 fn is_of_minute(at: u64, now_ms: u64) -> bool {
     at.abs_diff(now_ms) < MINUTE_MS
 }
 
-/// Cuts paths into chunks that keep both bounds; a single path is far below them.
+/// Splits paths into chunks within both bounds; a single path is far below them.
 fn cut_paths(paths: &[String]) -> impl Iterator<Item = &[String]> {
     let mut rest = paths;
     std::iter::from_fn(move || {
@@ -627,7 +630,7 @@ fn prefetch_urls(submission: &Submission) -> u64 {
     submission.groups.iter().filter(|group| group.kind == Kind::Prefetch).map(|group| group.paths.len() as u64).sum()
 }
 
-/// Writes chunks, and the log entries of those that invalidate.
+/// Writes chunks, and log entries for those that invalidate.
 async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission, NewChunk)>) -> Result<(), StateError> {
     let mut id = count_up(writing, Counter::Chunk, chunks.len() as u64).await? - chunks.len() as u64;
     let mut call: Option<(&Submission, u64)> = None;

@@ -1,4 +1,4 @@
-//! The audit log and the service itself: calls to verbs, and what those return to replies.
+//! Calls about the audit log and the service itself: from calls to verbs, and from results to replies.
 
 use aliyun::{AuditEvent, AuditQuery, OpenedService, Reply, ServiceStatus};
 
@@ -62,9 +62,9 @@ pub(super) fn standing(app: &App, principal: &Principal, permission: Permission<
     Ok(Reply::ServiceStatus(ServiceStatus {
         enabled: status != AccountStatus::NotOpened,
         in_debt: overdue,
-        // Changes are refused at once: there is no time in between.
+        // Changes are refused at once, so there is no grace period.
         in_debt_overdue: overdue,
-        // Users of its domains are served on.
+        // The users of its domains are still served.
         on_service: matches!(status, AccountStatus::Active | AccountStatus::Overdue),
     }))
 }

@@ -1,4 +1,4 @@
-//! A prefetch URL by URL, as the vendor's field names have it.
+//! A prefetch URL by URL, in the vendor's fields.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{skip, time};
 use crate::app::{Detail, other_key};
 use crate::scheduler::{JobIs, JobState, LineState};
 
-/// What one URL counts towards the whole: hundredths of a percent.
+/// The share of one URL in the total: hundredths of a percent.
 const STEPS: u64 = 10_000;
 
 pub(super) fn shown(task: u64, detail: Detail) -> PrefetchDetail {
@@ -55,7 +55,7 @@ fn line(url: String, state: &LineState, failed_at: &str, users_key: Option<&UrlK
     PrefetchedUrl { url, success, origin_status, description }
 }
 
-/// A page of a prefetch, with all there is to know of it.
+/// A page of a prefetch, with everything known about it.
 pub(super) fn whole(task: u64, page: Page, detail: Detail, now_ms: u64) -> PreloadTask {
     let steering = detail.steering;
     let state = match detail.ended_ms {

@@ -1,4 +1,4 @@
-//! Calls about domains and their labels to verbs, and what these return to replies.
+//! Calls about domains and their labels: from calls to verbs, and from results to replies.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{skip, time};
 use crate::app::{App, Denied, DomainChange, DomainView, Permission, Principal, Wanted, has};
 use crate::state::domains::{self, Doing};
 
-/// Does what a call asks for; only those about domains are.
+/// Executes a call about domains; `calls::answer` passes no others.
 pub(super) async fn answer(
     app: &App,
     principal: &Principal,
@@ -28,7 +28,7 @@ pub(super) async fn answer(
             app.add_domains(principal, permission, wanted).await?;
         }
         Call::ModifyDomains(modify) => {
-            // Without origins nothing is to be changed; whether the domains are the caller's is still looked at.
+            // Without origins nothing is changed, but ownership of the domains is still checked.
             match modify.sources {
                 Some(sources) => {
                     let types = types(&sources);
@@ -155,7 +155,7 @@ fn detail(view: &DomainView) -> DomainDetail {
     });
     DomainDetail {
         name: view.row.name.to_string(),
-        // Users' DNS is the operator's: there is no name of ours to point it at.
+        // Users' DNS is the operator's: we have no name that it could point to.
         cname: String::new(),
         kind: CdnType::named(&view.row.detail.business),
         coverage: view.domain.coverage,
@@ -172,8 +172,8 @@ fn detail(view: &DomainView) -> DomainDetail {
     }
 }
 
-/// What users are told of a domain's state. Nobody reviews domains and no configuration fails on its way to nodes, so two of the
-/// vendor's states do not occur: `checking` and `configure_failed`.
+/// The state of a domain as users see it. Domains are not reviewed, and a configuration cannot fail on its way to
+/// nodes, so two of the vendor's states do not occur: `checking` and `configure_failed`.
 fn status(view: &DomainView) -> DomainStatus {
     let row = &view.row;
     match (row.doing, row.configured, view.domain.online) {
@@ -186,7 +186,7 @@ fn status(view: &DomainView) -> DomainStatus {
     }
 }
 
-/// Whether every filter of the query holds; `labelled` are the domains with the labels that are asked for.
+/// Whether every filter of the query matches; `labelled` are the domains with the requested labels.
 fn matches(query: &DomainQuery, labelled: Option<&BTreeSet<String>>, domain: &DomainDetail) -> bool {
     let name = query.name.as_ref().is_none_or(|(part, how)| match how {
         SearchType::Contains => domain.name.contains(part.as_str()),

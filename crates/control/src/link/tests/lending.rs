@@ -1,10 +1,10 @@
-//! Nodes of two replicas of the control plane, and what they are lent of one thing.
+//! Nodes of two control planes, and their shares of one resource.
 
 use model::link::{SHARE_LEASE, Share, Shared, Shares, Want, Wants};
 
 use super::*;
 
-/// What a node has, as it knows it.
+/// A node's own view of its share.
 #[derive(Default)]
 struct Has {
     sequence: u64,
@@ -13,7 +13,7 @@ struct Has {
 }
 
 impl Node {
-    /// Says what it wants of the places of a domain of which there are seven, and what it is lent.
+    /// Sends its wants for the places of a domain, of which there are seven; returns its share.
     async fn want(&mut self, has: &mut Has, wanted: u64) -> Share {
         has.sequence += 1;
         let want = Want {

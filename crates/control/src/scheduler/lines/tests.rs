@@ -1,4 +1,4 @@
-//! What is shown of objects, and that it never goes back.
+//! What is shown of objects, and that progress never goes back.
 
 use super::super::work::tests::chunk;
 use super::*;
@@ -87,7 +87,7 @@ fn jobs_tell_who_has_what_and_who_said_why_not() {
     let failed = JobIs::Failed { cause: GONE, node: Some(node("q-9")), at_ms: Some(77) };
     assert_eq!(of(0), [("p/L2".to_owned(), resident), ("q/L2".to_owned(), failed)]);
     assert_eq!(of(1), [("p/L2".to_owned(), JobIs::Open), ("q/L2".to_owned(), JobIs::UnderWay(1, 9))]);
-    // As an earlier version kept it.
+    // As stored by an earlier version.
     let old: Progress =
         serde_json::from_str(r#"{"targets":["p/L2"],"nodes":["p-1"],"resident":[1,0],"failed":{"1":"evicted"}}"#)
             .unwrap();

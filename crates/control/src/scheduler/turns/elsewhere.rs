@@ -4,7 +4,7 @@ use super::*;
 use crate::scheduler::deadlines::LEFT_TO_OTHERS_MS;
 
 impl Played {
-    /// Another control plane on the same database, to which no node is connected, and that waits for none any more.
+    /// Another control plane on the same database, without connected or missed nodes.
     async fn beside(&self) -> Played {
         let (accepting, open) = Accepting::start(self.state.clone()).await.unwrap();
         let following = self.task.following.clone();
@@ -17,7 +17,7 @@ impl Played {
         other
     }
 
-    /// What is open as far as it knows, and loaded.
+    /// The open URLs it knows of, and how many chunks it has loaded.
     fn holds(&self) -> (u64, usize) {
         (self.task.open.urls(), self.task.account_of.len())
     }
@@ -53,7 +53,7 @@ async fn accepted_without_nodes(has_others: bool) {
     let jobs = with.jobs("p-1");
     assert_eq!(jobs.len(), 7, "what it did not accept itself, too");
 
-    // The one that has nobody does not say that nobody is there.
+    // The control plane without nodes does not report that there are none.
     with.clock.advance(DEADLINE + Duration::from_secs(1));
     let id = jobs[0].chunk;
     without.settle().await;

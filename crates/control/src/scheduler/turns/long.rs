@@ -1,8 +1,8 @@
-//! Queues that are longer than what is looked at in a turn.
+//! Queues longer than what one turn looks at.
 
 use super::*;
 
-/// Chunks of one URL each, or of several, of one account.
+/// Submits chunks of one URL each, or of several, of one account.
 async fn submit(played: &Played, chunks: usize, urls: usize, first: Option<usize>) {
     let mut submission = prefetch("me", &format!("n{chunks}"), urls, millis(played.clock.now()));
     let group = submission.groups[0].clone();

@@ -1,4 +1,4 @@
-//! One chunk under way: leases, reports, retries, the deadline, a topology that changes.
+//! One loaded chunk: leases, reports, retries, the deadline, changes of the topology.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ fn failed(work: &mut Work, index: u32, cause: Cause, now: Instant) -> bool {
     work.failed(index, cause, &node("p-1"), now, 5)
 }
 
-/// Gives out all that these nodes take.
+/// Gives out all jobs that these nodes take.
 fn lease(work: &mut Work, aims: &Aims, room: &[(&str, usize)]) -> Vec<(String, u32)> {
     let room = room.iter().map(|(name, free)| (node(name), *free)).collect();
     let mut turn = Turn::new(aims, &room);

@@ -1,20 +1,20 @@
-//! Tasks, and what is kept beside them, are forgotten when their time is past.
+//! Deletes tasks, and what is stored beside them, after their retention time.
 
 use super::{MINUTE_MS, Tally};
 use crate::state::{On, State, StateError, Writing, signed, text, unsigned};
 
-/// Forgets what ended before a time, of tasks of which nothing is open or ended later: a task ends with the last of its chunks, and is
-/// there whole until it is forgotten.
+/// Deletes chunks that ended before a time, of tasks of which no chunk is open or ended later: a task ends with the
+/// last of its chunks, and stays whole until it is deleted.
 const FORGET_CHUNKS: &str = "DELETE FROM chunk WHERE id IN ( \
     SELECT id FROM chunk AS ended WHERE finished_ms > 0 AND finished_ms < $1 \
     AND (SELECT MIN(finished_ms) FROM chunk AS first WHERE first.task = ended.task) > 0 \
     AND (SELECT MAX(finished_ms) FROM chunk AS last WHERE last.task = ended.task) < $1 LIMIT $2) \
     RETURNING account, domain, kind, created_ms, lines";
 
-/// Rows forgotten in one transaction.
+/// Rows deleted in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 2_000;
 
-/// What is forgotten when its time is past.
+/// What is deleted after its retention time.
 #[derive(Clone, Copy)]
 pub(in crate::state) enum Past {
     /// Tasks that ended.
@@ -23,13 +23,13 @@ pub(in crate::state) enum Past {
     Nonces,
     /// Invitations of nodes.
     Invitations,
-    /// What accounts have spent of a day.
+    /// What accounts have spent on a day.
     Days,
 }
 
 impl State {
-    /// Forgets tasks that ended before `before_ms`, quota counts of days before `before_day`, and nonces from before
-    /// `nonces_before_ms`. In many small transactions: whoever submits waits for none of them for long.
+    /// Deletes tasks that ended before `before_ms`, quota counts of days before `before_day`, and nonces older than
+    /// `nonces_before_ms`. In many small transactions, so that no submission waits long for one of them.
     pub async fn forget(&self, before_ms: u64, before_day: u64, nonces_before_ms: u64) -> Result<(), StateError> {
         let all = [
             (Past::Tasks, before_ms),
@@ -51,7 +51,7 @@ impl State {
     }
 }
 
-/// Forgets the first rows that are past; how many those were.
+/// Deletes the first rows that are due; returns how many.
 async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u64, StateError> {
     let connection = match writing.on() {
         On::Sql(connection) => connection,
@@ -101,7 +101,7 @@ mod tests {
         let sql = format!("EXPLAIN QUERY PLAN {FORGET_CHUNKS}");
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
         let plan: Vec<String> = rows.iter().map(|row| text(row, "detail").unwrap()).collect();
-        // The least and the greatest of a task are the ends of what an index has of it.
+        // The minimum and maximum of a task are the ends of its range in an index.
         for look in ["ended USING INDEX chunk_finished", "first USING COVERING INDEX chunk_task_finished (task=?)"] {
             assert!(plan.iter().any(|step| step.contains(look)), "{look}: {plan:?}");
         }

@@ -1,4 +1,4 @@
-//! Accounts, users, policies and keys on maps, a function for each statement.
+//! Accounts, users, policies and keys on maps: one function per statement.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -111,7 +111,7 @@ impl Tables {
         of_account.map(|(_, user, policy)| (user.clone(), policy.clone())).collect()
     }
 
-    /// The policies attached to a user, each with its document where it is the account's own.
+    /// The policies attached to a user, each with its document if it is one of the account's own.
     pub(in crate::state) fn granted(&self, account: &str, user: &str) -> Vec<(String, Option<Policy>)> {
         let of_user = self.attached.keys().filter(|(of, name, _)| (of.as_str(), name.as_str()) == (account, user));
         let own = |name: &String| self.policies.get(&(account.to_owned(), name.clone())).map(|row| row.policy.clone());

@@ -1,11 +1,11 @@
-//! The audit log on maps, a function for each statement.
+//! The audit log on maps: one function per statement.
 
 use std::sync::Arc;
 
 use super::{Tables, drop_past};
 use crate::state::audit::{Record, Recorded, Window};
 
-/// Records kept in memory, where a simulation is over before anybody asks for old ones; the oldest go first.
+/// Records kept in memory, where a simulation ends before anybody asks for old ones; the oldest are dropped first.
 const ROWS_MAX: usize = 512;
 
 impl Tables {
@@ -38,7 +38,7 @@ impl Tables {
         drop_past(&mut self.audit, most, |id, row| row.record.at_ms < before_ms || *id <= upto)
     }
 
-    /// The lowest and the highest number there is.
+    /// The lowest and the highest number of a record.
     pub(in crate::state) fn record_span(&self) -> Option<(u64, u64)> {
         Some((*self.audit.first_key_value()?.0, *self.audit.last_key_value()?.0))
     }

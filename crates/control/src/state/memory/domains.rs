@@ -1,4 +1,4 @@
-//! Domains, their labels and blocked names, as maps.
+//! Domains, their labels, blocked names and proofs on maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::state::labels::Label;
 impl Tables {
     pub(in crate::state) fn domains(&self) -> Vec<DomainRow> {
         let mut domains: Vec<DomainRow> = self.domains.values().map(|row| DomainRow::clone(row)).collect();
-        domains.sort_by_key(|row| row.created_ms); // stable: those of one moment stay in the order of names
+        domains.sort_by_key(|row| row.created_ms); // stable: rows with equal times stay in the order of names
         domains
     }
 
@@ -31,7 +31,7 @@ impl Tables {
         insert_new(&mut self.domains, row.name.to_string(), Arc::new(row));
     }
 
-    /// Whether the domain was still as it was at `seen`.
+    /// Changes a domain; returns false if it is no longer as it was at `seen`, or is being deleted.
     pub(in crate::state) fn change_domain(
         &mut self,
         name: &DomainName,
@@ -56,7 +56,7 @@ impl Tables {
         update(&mut self.domains, |row| !row.configured && row.revision <= passed, |row| row.configured = true)
     }
 
-    /// How many rows it was.
+    /// Returns how many rows were deleted.
     pub(in crate::state) fn forget_deleted(&mut self, name: &DomainName, at: Revision) -> u64 {
         let is_it = |row: &Arc<DomainRow>| row.revision == at && row.doing == Doing::Deleting;
         if !self.domains.get(name.as_str()).is_some_and(is_it) {
@@ -82,7 +82,7 @@ impl Tables {
         };
     }
 
-    /// Domains that a block of `name` concerns.
+    /// How many domains a block of `name` affects.
     pub(in crate::state) fn count_concerned(&self, name: &str) -> u64 {
         let under = |row: &DomainRow| {
             name.starts_with('.') && row.name.as_str().len() > name.len() && row.name.as_str().ends_with(name)

@@ -1,4 +1,4 @@
-//! Steering on maps, a function for each statement.
+//! Steering on maps: one function per statement.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! What only the store in memory does: it needs no runtime, repeats itself, and fails on demand. What it must do as the
-//! databases do is in `tests/state`; keys and identity, whose seal is not public, are here.
+//! Properties of the in-memory store alone: it needs no async runtime, is deterministic, and fails on demand. What it
+//! has in common with the databases is tested in `tests/state`; keys and identity, whose seal is not public, are tested
+//! here.
 
 use futures_util::FutureExt;
 use model::{Entry, Settings};
@@ -13,7 +14,7 @@ use crate::state::audit::Record;
 use crate::state::submit::{Accepting, Refused};
 use crate::testing::{prefetch, url};
 
-/// What a call comes to that must not wait.
+/// The result of a call that must complete at its first poll.
 fn now<T>(call: impl Future<Output = T>) -> T {
     call.now_or_never().expect("in memory everything is done when it is first asked")
 }
@@ -115,7 +116,7 @@ async fn a_submission_whose_commit_got_lost_stands() {
     assert!(accepting.submit(prefetch("me", "gone", 3, 5)).await.is_ok(), "nothing of it was there");
 }
 
-/// The same calls leave the same rows under the same numbers, whatever the interleaving of callers that the runtime makes.
+/// The same calls leave the same rows with the same numbers, however the runtime interleaves their callers.
 #[test]
 fn the_same_calls_leave_the_same() {
     let run = || {

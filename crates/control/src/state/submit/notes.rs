@@ -1,4 +1,5 @@
-//! What the audit log is told by way of the accepting task: what was accepted, what was refused, and how calls ended.
+//! Audit records that go through the accepting task: accepted submissions, refused calls, and the outcomes of other
+//! calls.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -7,18 +8,19 @@ use super::super::audit::{self, Record};
 use super::super::{StateError, Writing};
 use super::MINUTE_MS;
 
-/// Refused calls of one account that are recorded within a minute: who only tries must not push out what others did.
+/// Refused calls of one account that are recorded within a minute, so that failing calls cannot displace the records of
+/// others.
 const REFUSED_PER_MINUTE_MAX: u64 = 600;
 
-/// Accounts whose refused calls are counted; those of minutes that are over go first.
+/// Accounts whose refused calls are counted; above this number, counts of past minutes are dropped.
 const COUNTED_MAX: usize = 10_000;
 
-/// What the audit log is told of a call beside what the call submits.
+/// A record or outcome for the audit log that no submission carries.
 #[derive(Clone, Debug)]
 pub enum Note {
     /// A call that was refused.
     Refused(Box<Record>),
-    /// How a call ended whose record was begun with its nonce.
+    /// The outcome of a call whose record was begun with its nonce.
     Ended {
         /// The number of the record.
         id: u64,
@@ -29,12 +31,12 @@ pub enum Note {
     },
 }
 
-/// How many refused calls of each account are recorded in its last minute. Clones are the same.
+/// How many calls of each account were refused in its last minute. Clones share the counts.
 #[derive(Clone, Default)]
 pub(super) struct RefusedCounts(Arc<Mutex<BTreeMap<String, (u64, u64)>>>);
 
 impl RefusedCounts {
-    /// Whether this minute has room for another one.
+    /// Counts a refused call; returns whether this minute still has room for its record.
     pub(super) fn take(&self, record: &Record) -> bool {
         let minute = record.at_ms / MINUTE_MS;
         let mut counts = self.0.lock().expect("no holder of this lock can panic");
@@ -50,10 +52,10 @@ impl RefusedCounts {
     }
 }
 
-/// Task ids that a record tells.
+/// Task ids that a record lists.
 const TASKS_TOLD_MAX: usize = 100;
 
-/// The record of a submission that became these tasks.
+/// The record of an accepted submission, with the tasks that it became.
 pub(super) fn accepted(record: &Record, tasks: &[u64]) -> Record {
     let mut record = Record { outcome: audit::OK.to_owned(), ..record.clone() };
     let told: Vec<String> = tasks.iter().take(TASKS_TOLD_MAX).map(u64::to_string).collect();
@@ -64,7 +66,7 @@ pub(super) fn accepted(record: &Record, tasks: &[u64]) -> Record {
     record
 }
 
-/// Writes records of what was accepted and of what was refused, and how other calls ended.
+/// Writes records of accepted and refused calls, and the outcomes of other calls.
 pub(super) async fn write(writing: &mut Writing, accepted: &[Record], notes: &[Note]) -> Result<(), StateError> {
     let refused = notes.iter().filter_map(|note| if let Note::Refused(record) = note { Some(&**record) } else { None });
     let records: Vec<&Record> = accepted.iter().chain(refused).collect();

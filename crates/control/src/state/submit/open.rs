@@ -1,9 +1,9 @@
-//! What is open of each account's prefetches, counted in memory.
+//! The open prefetches of each account, counted in memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// How much of a kind is open, per account; shared with the scheduler, which takes away what has ended.
+/// Open chunks and URLs of prefetches per account. Shared with the scheduler, which subtracts those that have ended.
 #[derive(Clone, Default)]
 pub struct Open(Arc<Mutex<BTreeMap<String, (u64, u64)>>>);
 
@@ -19,19 +19,19 @@ impl Open {
         *entry = (entry.0 + chunks, entry.1 + urls);
     }
 
-    /// At least so much is open of an account.
+    /// Raises an account's counts to at least these.
     pub(crate) fn raise(&self, account: String, chunks: u64, urls: u64) {
         let mut open = self.0.lock().expect("no holder of this lock can panic");
         let entry = open.entry(account).or_default();
         *entry = (entry.0.max(chunks), entry.1.max(urls));
     }
 
-    /// A chunk of `urls` of `account` has ended.
+    /// Subtracts a chunk of `urls` URLs that has ended.
     pub fn ended(&self, account: &str, urls: u64) {
         self.take(account, 1, urls);
     }
 
-    /// So much less is open of an account.
+    /// Subtracts from an account's counts.
     pub fn take(&self, account: &str, chunks: u64, urls: u64) {
         let mut open = self.0.lock().expect("no holder of this lock can panic");
         if let Some(entry) = open.get_mut(account) {
@@ -42,13 +42,13 @@ impl Open {
         }
     }
 
-    /// Accounts that have something open, by name, and how many chunks.
+    /// Accounts with open prefetches, by name, and how many chunks.
     pub fn chunks(&self) -> Vec<(String, u64)> {
         let open = self.0.lock().expect("no holder of this lock can panic");
         open.iter().map(|(account, (chunks, _))| (account.clone(), *chunks)).collect()
     }
 
-    /// URLs open over all accounts.
+    /// Open URLs over all accounts.
     pub fn urls(&self) -> u64 {
         self.0.lock().expect("no holder of this lock can panic").values().map(|(_, urls)| urls).sum()
     }

@@ -1,4 +1,4 @@
-//! Accepting while the wall clock is set.
+//! Accepting submissions while the wall clock is set.
 
 use super::*;
 use crate::testing::prefetch;

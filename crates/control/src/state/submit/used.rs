@@ -1,4 +1,4 @@
-//! What the submissions of one transaction have used up before they are in the database.
+//! What the submissions of one transaction have used that is not in the database yet.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,12 +6,12 @@ use model::DomainName;
 
 use crate::state::{StateError, Writing, spending};
 
-/// What a batch has spent, on top of what is in the database.
+/// What a batch has used, in addition to what the database says.
 #[derive(Default)]
 pub(super) struct Used {
     pub(super) days: BTreeMap<(String, u64, &'static str), (u64, bool)>,
     pub(super) minutes: HashMap<(DomainName, &'static str), u64>,
-    /// Calls and URLs that are to be prefetched, by account.
+    /// Calls that prefetch and their URLs, by account.
     pub(super) open: HashMap<String, (u64, u64)>,
     pub(super) refreshing: HashMap<DomainName, u64>,
 }
