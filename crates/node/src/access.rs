@@ -1,9 +1,9 @@
 //! The access log: a line of JSON for each request, in a file.
 //!
 //! A request never waits for the file. Its line is rendered into a buffer that its thread shares with the writer alone,
-//! and the writer's thread takes the buffers away several times a second and writes them. What does not fit is dropped
-//! and counted. The file is reopened when the operator says so (SIGHUP), after it was moved away: rotation is left to
-//! the usual tools.
+//! and the writer's thread takes the buffers away several times a second and writes them. Lines that do not fit are
+//! dropped and counted. The file is reopened when the operator says so (SIGHUP), after it was moved away: rotation is
+//! left to the usual tools.
 //!
 //! # What always holds
 //!
@@ -93,13 +93,13 @@ struct Pending {
     second: Option<(u64, Vec<u8>)>,
 }
 
-/// What a line says of a connection: rendered once for all its requests.
+/// The part of a line about the connection: rendered once for all its requests.
 pub(crate) struct Client(Vec<u8>);
 
-/// What a line says of a request, rendered when the request comes, because its source may be gone at the end.
+/// The part of a line about the request, rendered when the request comes, because its source may be gone at the end.
 pub(crate) struct Record(Vec<u8>);
 
-/// What a line says of the answer.
+/// The part of a line about the answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ending {
     /// When the request came.
@@ -259,7 +259,7 @@ impl AccessLog {
 }
 
 impl Drop for AccessLog {
-    /// Writes what was taken.
+    /// Writes the lines that were taken.
     fn drop(&mut self) {
         self.shared.ending.store(true, Ordering::Release);
         self.wake();
@@ -397,8 +397,8 @@ fn unescaped(key: &[u8]) -> Vec<u8> {
 /// RFC 8259 §7; control characters, DEL and line separators by their number, and bytes that are not UTF-8 as if they
 /// were Latin-1.
 fn escape(line: &mut Vec<u8>, value: &[u8]) {
-    // Nearly every value is printable ASCII without quotes. All bytes are looked at, because that way many are compared
-    // at once.
+    // Nearly every value is printable ASCII without quotes. The loop does not stop early, because that way many bytes
+    // are compared at once.
     let plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
     if value.iter().fold(true, |good, byte| good & plain(*byte)) {
         line.extend_from_slice(value);

@@ -12,8 +12,7 @@
 //!   socket that accepts nothing ends it.
 //! - On HTTP/2, PING and its answer are no sign of life; bytes of bodies that the client takes are, in however small
 //!   pieces.
-//! - What HTTP/2 writes is gathered, and written when the connection is polled next: only then is a header with the
-//!   kernel.
+//! - HTTP/2 output is gathered, and written when the connection is polled next: only then is a header with the kernel.
 //! - An HTTP/1.1 connection has neither hyper's state nor a buffer until a request needs them ([`Connection::plain`]).
 
 use std::cell::Cell;
@@ -44,8 +43,8 @@ pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Longest time a client may read nothing while there is something to read.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 
-/// The same while the store has no room in memory, because what such a client holds of it is needed for others; and how
-/// often this is checked where nothing is written.
+/// The same while the store has no room in memory, because the memory that such a client holds is needed for others;
+/// and how often this is checked where nothing is written.
 pub(crate) const WRITE_STALL_EXHAUSTED_MAX: Duration = Duration::from_secs(2);
 const EXHAUSTED_CHECK: Duration = Duration::from_secs(5);
 
@@ -122,7 +121,7 @@ pub(crate) struct Greeting {
     since: Instant,
 }
 
-/// Reads until it is clear what a client speaks; `None` if it does not send enough in time.
+/// Reads until the client's protocol is clear; `None` if the client does not send enough in time.
 pub(crate) async fn greet<S: Stream>(stream: &mut S, metrics: &Metrics) -> Option<Greeting> {
     let mut ahead = Vec::with_capacity(PREFACE.len());
     let first = tokio::time::timeout(HEAD_MAX, stream.take(PREFACE.len() as u64).read_buf(&mut ahead)).await;
@@ -182,7 +181,7 @@ pub(crate) struct Connection<S> {
 
 /// Which bytes of the client hyper has.
 enum Above {
-    /// None that is not answered in full: what comes next may be answered here.
+    /// None that is not answered in full: the next request may be answered here.
     Nothing,
     /// One whole request; so many came before it.
     One(u64),
@@ -196,7 +195,7 @@ enum Waits {
     Head,
     /// For a next request.
     Request,
-    /// For the client to read what is there.
+    /// For the client to read its answer.
     Reader,
 }
 
@@ -269,7 +268,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Until when the client may go on like this, and what it is waited for; `None` while it is the node's turn.
+    /// Until when the client may go on like this, and what the connection waits for; `None` while it is the node's
+    /// turn.
     fn bound(&mut self, now: Instant) -> (Instant, Option<Waits>) {
         self.note(false, || now);
         let turn = &self.handoff.turn;
@@ -339,7 +339,7 @@ impl<S> Connection<S> {
         Poll::Ready(written)
     }
 
-    /// Counts the bytes of bodies in the first `length` bytes of what HTTP/2 writes.
+    /// Counts the bytes of bodies in the first `length` bytes of HTTP/2 output.
     fn count_taken(&mut self, pieces: &[io::IoSlice<'_>], mut length: usize) {
         for piece in pieces {
             let mut bytes = &piece[..piece.len().min(length)];
@@ -374,8 +374,8 @@ impl<S> Connection<S> {
 }
 
 impl<S: Stream> Connection<S> {
-    /// Answers what can be answered here until there is something for hyper, which then reads it; false if the client
-    /// is gone. A connection that waits here has no buffer.
+    /// Answers plain hits here until there is a request for hyper, which then reads it; false if the client is gone. A
+    /// connection that waits here has no buffer.
     pub(crate) async fn plain(&mut self) -> io::Result<bool> {
         let mut came = Vec::new();
         std::future::poll_fn(|cx| {
@@ -465,7 +465,7 @@ impl<S: Stream> Connection<S> {
         Poll::Ready(Ok(length))
     }
 
-    /// Hands what was gathered to the kernel.
+    /// Hands the gathered bytes to the kernel.
     fn pour(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.poured < self.gathered.len() {
             let poll = Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.poured..]);
@@ -498,8 +498,8 @@ impl<S: Stream> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.answer(cx))?;
-        // What was gathered in this very poll is written at the next one: requests that came together are answered
-        // together. A client that reads nothing may still send something.
+        // Bytes gathered in this very poll are written at the next one: requests that came together are answered
+        // together. A client that reads nothing may still send something, so a pending write does not end the read.
         if !this.gathered.is_empty()
             && this.gathered_in != this.handoff.polls.load(Ordering::Relaxed)
             && let Poll::Ready(Err(error)) = this.pour(cx)
@@ -585,8 +585,8 @@ impl<S: Stream> AsyncWrite for Connection<S> {
                     let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
                     ready!(self.noted(cx, poll))?;
                 }
-                // There may be more to come; the first thing that this task does when polled again is to write it out.
-                // What was gathered in an earlier poll was tried in this one, and the socket wakes the task when it
+                // More output may follow; the first thing that this task does when polled again is to write it out.
+                // Bytes gathered in an earlier poll were tried in this one, and the socket wakes the task when it
                 // accepts more.
                 false if self.gathered_in == self.handoff.polls.load(Ordering::Relaxed) => cx.waker().wake_by_ref(),
                 false => {}

@@ -1,5 +1,5 @@
-//! One request and its answer, from the head that came to the last byte that left: the source of what metrics and the
-//! access log say.
+//! One request and its answer, from the head that came to the last byte that left. Metrics and the access log are
+//! written from it.
 //!
 //! It is made when the request's head is there, and travels with the answer's body. When it is dropped the exchange is
 //! over, however it ended, and is counted and logged; the figures of a domain count the same values that are logged.
@@ -47,7 +47,7 @@ impl RequestId {
     fn value(&self) -> HeaderValue {
         let mut value = HeaderValue::from_bytes(&self.0).expect("digits make a header value");
         // It is no secret, but this keeps it out of HPACK's table (RFC 7541 §7.1.3): it never repeats, and would evict
-        // what does.
+        // fields that do.
         value.set_sensitive(true);
         value
     }
@@ -65,7 +65,7 @@ pub(crate) struct Exchange {
     answered: Option<Answered>,
     bytes: u64,
     complete: bool,
-    /// The node owes the next step; otherwise the client does, which has to read what is there.
+    /// The node owes the next step; otherwise the client does, which has to read the bytes that are there.
     ours: bool,
     _running: Held,
 }

@@ -1,5 +1,5 @@
-//! Figures: what is counted of each domain for its owner, minute by minute, and reported to the control plane exactly
-//! once.
+//! Figures: the requests of each domain, counted for its owner minute by minute, and reported to the control plane
+//! exactly once.
 //!
 //! A request is counted where its line of the access log is made, from the same values, and under the line's minute.
 //! Each thread counts into a piece of its own, under the domain's number on this node; several times a minute the
@@ -39,7 +39,7 @@ mod sites;
 pub(crate) use above::{FromAbove, Meter};
 pub(crate) use sites::{Sites, Slot};
 
-/// How often what was counted is reported.
+/// How often figures are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// How often URLs are reported.
@@ -77,7 +77,7 @@ pub(crate) struct Ended<'a> {
     pub(crate) hit: bool,
 }
 
-/// What a node has counted and not yet reported.
+/// The figures that a node has counted and not yet reported.
 pub(crate) struct Figures {
     /// Which start of the node this is.
     boot: u64,
@@ -95,7 +95,7 @@ pub(crate) struct Figures {
     urls_dropped: Counter,
 }
 
-/// What one thread counted, or a few that share it.
+/// The figures that one thread counted, or a few that share the piece.
 #[derive(Default)]
 #[repr(align(64))]
 struct Piece(Mutex<Counts>);
@@ -308,8 +308,7 @@ impl Figures {
         }
     }
 
-    /// Drops the report that is under way: it is of a log that is no more, and nobody would know whose figures these
-    /// are.
+    /// Drops the report that is under way: its log was replaced, and nobody would know whose figures these are.
     pub(crate) fn forget(&self) {
         let mut outgoing = self.outgoing();
         if outgoing.report.take().is_some() {
@@ -415,7 +414,7 @@ impl Figures {
         }
     }
 
-    /// Shows what is counted.
+    /// Shows the state of the figures themselves.
     pub(crate) fn show(&self, page: &mut Page) {
         let in_pieces: usize = (0..SHARDS).map(|shard| self.counts(shard).minutes.len()).sum();
         let (waiting, unanswered) = {

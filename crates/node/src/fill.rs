@@ -9,7 +9,8 @@
 //!
 //! - The moment, the stamp and the fence are noted before anything is asked, and never change (rule 1); a fetch resumed
 //!   by range keeps them.
-//! - Every waiting request is judged at its own header, by the pipeline. Nothing here decides who may be sent what.
+//! - Every waiting request is judged at its own header, by the pipeline. Nothing here decides which body may be sent to
+//!   whom.
 //! - A 304 confirms the body whose validator was sent, or nothing.
 //! - A body that ends early is never stored, and its readers are cut off: nobody takes a part for the whole.
 //! - A fetch that was begun for a prefetch and that nobody waits for any more asks no further parent or source
@@ -61,8 +62,8 @@ pub(crate) const PASSING_MAX: usize = 4096;
 const LONE_MAX: usize = 16_384;
 const LONE_FOR: Duration = Duration::from_secs(5);
 
-/// The same for a body that turned out too large for the store only as it arrived: the readers of such a fill are cut
-/// off.
+/// The same for a body that turned out too large for the store only while it arrived: the readers of such a fill are
+/// cut off.
 const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
 
 /// Most request fields by which the variants of a URL differ, over all its answers. If an origin names still others,
@@ -90,7 +91,7 @@ pub(crate) struct Confirmable {
     pub(crate) vouched: Vouched,
 }
 
-/// What a fetch is to bring, and for whom.
+/// An order for a fetch.
 pub(crate) struct Order {
     pub(crate) url: UrlKey,
     pub(crate) asked: Asked,
@@ -329,9 +330,9 @@ struct Running {
     party: Arc<Party>,
     /// Whether a user waits for it.
     awaited: watch::Sender<bool>,
-    /// Whether its result must not be stored any more, because the URL was written to since it was asked for, or the
-    /// result of a later fetch is there. The lock is held while the result becomes visible in the store, so that
-    /// whoever sets this knows that the result is either there already or never will be.
+    /// Whether its result must no longer be stored, because the URL was written to since it was asked for, or the
+    /// result of a later fetch is there. The lock is held while the result becomes visible in the store, so that the
+    /// setter knows that the result is either there already or never will be.
     overtaken: tokio::sync::Mutex<bool>,
 }
 
@@ -439,7 +440,7 @@ impl Fills {
         self.passing.taken()
     }
 
-    /// The parents and origins that are asked for what is not stored.
+    /// The parents and origins that objects are fetched from.
     pub(crate) fn upstream(&self) -> &Upstream {
         &self.upstream
     }
@@ -540,8 +541,8 @@ impl Fills {
         Some(Waiting { member, arrival, lone: Some(lone), joined: false })
     }
 
-    /// Removes what is stored under a URL that was written to, all variants of it, and keeps running fetches of it from
-    /// being stored (RFC 9111 §4.4). On return no lookup finds a response that was asked for before this call.
+    /// Removes the stored responses of a URL that was written to, all variants included, and keeps running fetches of
+    /// it from being stored (RFC 9111 §4.4). On return no lookup finds a response that was asked for before this call.
     pub(crate) async fn forget(&self, url: &UrlKey) -> Result<(), WriteError> {
         let bare = ObjectKey::bare(url);
         let overtaken: Vec<Arc<Running>> =
@@ -553,7 +554,7 @@ impl Fills {
     }
 
     /// Makes sure that fetches of a URL that were begun for an earlier refetch than this one, or for none, do not
-    /// replace what this one brings. Requests that wait for them are still answered.
+    /// replace the result of this one. Requests that wait for them are still answered.
     pub(crate) async fn overtake(&self, url: &UrlKey, refetch: u64) {
         let bare = ObjectKey::bare(url);
         let of_it: Vec<Arc<Running>> =
@@ -563,8 +564,8 @@ impl Fills {
         }
     }
 
-    /// Makes sure that fetches that began before fetch `number` do not replace what that is about to store at `place`:
-    /// otherwise an object proven to be resident would be gone when they end.
+    /// Makes sure that fetches that began before fetch `number` do not replace the object that it is about to store at
+    /// `place`: otherwise an object proven to be resident would be gone when they end.
     async fn outrun(&self, order: &Order, place: &ObjectKey, number: u64) {
         let earlier: Vec<Arc<Running>> = {
             let all = self.running();

@@ -1,9 +1,9 @@
 //! Bounds the frames of an HTTP/2 connection that cost work and ask for nothing.
 //!
-//! h2 bounds what it would have to remember: header blocks and their CONTINUATIONs, streams, streams reset before they were
-//! accepted, empty DATA. It answers every PING and SETTINGS and drops every stream that is reset for as long as a client likes to
-//! send them; a request that is reset right away costs this node a lookup, and maybe an origin a request (CVE-2023-44487). So
-//! frames are counted here as they pass.
+//! h2 bounds everything it has to remember: header blocks and their CONTINUATIONs, streams, streams reset before they
+//! were accepted, empty DATA. But it answers every PING and SETTINGS and drops every reset stream for as long as a
+//! client sends them; a request that is reset right away costs this node a lookup, and maybe an origin a request
+//! (CVE-2023-44487). So frames are counted here as they pass.
 //!
 //! # Not here
 //!
@@ -141,7 +141,7 @@ mod tests {
             (6, 0, 8, true),           // PING
             (8, 0, 4, false),          // WINDOW_UPDATE
             (9, 0, 0, true),           // CONTINUATION
-            (77, 0, 3, true),          // nobody knows what
+            (77, 0, 3, true),          // unknown
         ];
         for (kind, flags, payload, counted) in cases {
             let now = Instant::now();

@@ -1,5 +1,5 @@
-//! Refuses messages that two readers might parse differently (request smuggling): what is left to refuse after hyper
-//! has parsed them.
+//! Refuses messages that two readers might parse differently (request smuggling), as far as hyper's parser has not
+//! refused them.
 //!
 //! hyper already ends the connection over a head with obs-fold, a space before a colon, control bytes, lengths that
 //! contradict each other or overflow, and a `Transfer-Encoding` in HTTP/1.0 or one that does not end in `chunked`; and
@@ -33,8 +33,8 @@ pub(crate) const HEADERS_MAX: usize = 100;
 pub(crate) const ANSWER_BYTES_MAX: usize = 64 << 10;
 pub(crate) const ANSWER_FIELDS_MAX: usize = 256;
 
-/// The share of those that is reserved for what nodes tell each other: parents accept whatever a node accepts from a
-/// user, and children whatever it accepts from an origin.
+/// The share of those that is reserved for fields between nodes, so that parents accept every request that a node
+/// accepted from a user, and children every answer that it accepted from an origin.
 const FIELDS_OF_NODES: usize = 16;
 const BYTES_OF_NODES: usize = 4 << 10;
 
@@ -50,7 +50,7 @@ fn malformed(words: &'static str) -> Bad {
     Bad { status: StatusCode::BAD_REQUEST, words, why: Refusal::Malformed }
 }
 
-/// Checks a request, and normalizes what gives its length. Returns the authority that it is addressed to.
+/// Checks a request, and normalizes the field that gives its length. Returns the authority that it is addressed to.
 pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
     let too_large = |status, words| Bad { status, words, why: Refusal::TooLarge };
     if request.uri.path_and_query().is_some_and(|path| path.as_str().len() > URL_BYTES_MAX) {
@@ -84,7 +84,7 @@ pub(crate) fn bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
-/// Checks that an origin's answer leaves room for what nodes add to it.
+/// Checks that an origin's answer leaves room for the fields that nodes add.
 pub(crate) fn answer_leaves_room(headers: &HeaderMap) -> Result<(), &'static str> {
     match headers.len() > ANSWER_FIELDS_MAX - FIELDS_OF_NODES || bytes(headers) > ANSWER_BYTES_MAX - BYTES_OF_NODES {
         true => Err("the head of the answer is too large"),
@@ -92,7 +92,7 @@ pub(crate) fn answer_leaves_room(headers: &HeaderMap) -> Result<(), &'static str
     }
 }
 
-/// Checks that a user's request leaves room for what nodes add to it.
+/// Checks that a user's request leaves room for the fields that nodes add.
 pub(crate) fn leaves_room(headers: &HeaderMap) -> Result<(), Bad> {
     let bytes = bytes(headers);
     match headers.len() > HEADERS_MAX - FIELDS_OF_NODES || bytes > HEAD_BYTES_MAX - URL_BYTES_MAX - BYTES_OF_NODES {
@@ -148,8 +148,8 @@ fn one_host(request: &request::Parts) -> Result<Authority, Bad> {
     }
 }
 
-/// Checks an answer of a parent or an origin, and normalizes what gives its length. After an error the connection it
-/// came on must not be used again.
+/// Checks an answer of a parent or an origin, and normalizes the field that gives its length. After an error the
+/// connection it came on must not be used again.
 pub(crate) fn answer(answer: &mut response::Parts) -> Result<(), &'static str> {
     if !is_chunked_at_most(&answer.headers) {
         return Err("it has a Transfer-Encoding other than chunked");

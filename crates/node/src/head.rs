@@ -1,4 +1,4 @@
-//! What the store keeps beside a body: the head of the response, and the log that its stamp is of.
+//! The record that the store keeps beside a body: the head of the response, and the log that its stamp belongs to.
 //!
 //! An *object* is stored whole or *sliced*. The head of a sliced one stands for it under the bare URL, and the parts of
 //! its body that somebody asked for are stored beside it as *slices*, under the URL and the head's series. A *marker*
@@ -9,7 +9,7 @@
 //! # What always holds
 //!
 //! - The first byte is the version of the format. Bytes that cannot be read are a miss, never a panic.
-//! - A stamp is of the log whose tag is stored with it; a body of another log is a miss (rule 8, after a restore).
+//! - A stamp belongs to the log whose tag is stored with it; a body of another log is a miss (rule 8, after a restore).
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -37,11 +37,11 @@ const SLICE: u8 = 3;
 /// Between the URL and the variant in a full key; no URL contains it.
 const SEPARATOR: u8 = b'\n';
 
-/// What follows the separator in the key of a slice. In the key of a variant a marker's generation does, which never
-/// gets this large.
+/// Follows the separator in the key of a slice. In the key of a variant a marker's generation does, which never gets
+/// this large.
 const OF_SLICE: &[u8] = b"\0slice";
 
-/// Headers that an answer adds to the stored ones: what the node says of itself, the length, the age.
+/// Headers that an answer adds to the stored ones: the node's own fields, the length, the age.
 const ANSWER_ADDS: usize = 8;
 
 /// Longest values of a variant that a key contains as they are, in bytes; longer ones (cookies) are replaced by their
@@ -51,7 +51,7 @@ const VARIANT_BYTES_MAX: usize = 512;
 /// A response's head as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Head {
-    /// The log the stamp is of.
+    /// The log the stamp belongs to.
     pub(crate) log: LogTag,
     /// Status of the response.
     pub(crate) status: StatusCode,
@@ -80,7 +80,7 @@ pub(crate) struct Series {
     pub(crate) length: u64,
     /// Bytes of each slice but the last.
     pub(crate) slice: u64,
-    /// Distinguishes these slices from those of every other head the URL ever had: what was fetched for one head is
+    /// Distinguishes these slices from those of every other head the URL ever had: a slice fetched for one head is
     /// never read for another, even if both carry the same validator.
     pub(crate) name: u128,
 }
@@ -93,7 +93,7 @@ impl Series {
     }
 }
 
-/// What is stored under a key.
+/// The kinds of record that a key can have in the store.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stored {
     /// A response.
@@ -162,7 +162,7 @@ impl ObjectKey {
         &self.bytes
     }
 
-    /// What the store's index is keyed by.
+    /// The key of the store's index.
     pub(crate) fn hash(&self) -> store::Key {
         store::Key(self.hash)
     }
@@ -200,7 +200,7 @@ impl Head {
         Head { headers, ready: OnceLock::new(), ..self.clone() }
     }
 
-    /// The same, fetched for a refetch.
+    /// The same, noted as fetched for a refetch.
     pub(crate) fn fetched_for(self, refetch: u64) -> Head {
         Head { refetch, ..self }
     }
@@ -236,7 +236,7 @@ pub(crate) fn encode_marker(log: LogTag, vary: &[HeaderName]) -> Bytes {
     encode(MARKER, None, log, StatusCode::OK, &headers, UNIX_EPOCH, UNIX_EPOCH)
 }
 
-/// Encodes what stands in for a head beside a slice.
+/// Encodes the record that a slice has in place of a head.
 pub(crate) fn encode_slice(log: LogTag) -> Bytes {
     encode(SLICE, None, log, StatusCode::OK, &HeaderMap::new(), UNIX_EPOCH, UNIX_EPOCH)
 }
@@ -273,12 +273,12 @@ fn encode(
     out.freeze()
 }
 
-/// What is stored with an object, decoded once for as long as it is in memory.
+/// The record of an object, decoded once for as long as it is in memory.
 pub(crate) fn read(object: &store::Object) -> Option<&(LogTag, Stored)> {
     object.made(decode).as_ref()
 }
 
-/// Decodes what is stored with an object; `None`, which is a miss, for bytes of another version or that make no sense.
+/// Decodes a record; `None`, which is a miss, for bytes of another version or that make no sense.
 pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
     let mut bytes = bytes.clone();
     if bytes.try_get_u8().ok()? != VERSION {
@@ -297,7 +297,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         }
         _ => None,
     };
-    // Room for what an answer adds to its copy of them.
+    // Room in the index for the fields that an answer adds to its copy.
     let mut headers = HeaderMap::with_capacity(ANSWER_ADDS + 8);
     while bytes.has_remaining() {
         let length = usize::from(bytes.try_get_u16().ok()?);
@@ -354,8 +354,8 @@ pub(crate) async fn sweep(
         .await
 }
 
-/// What is stored under a key, and what it must reflect; `None` for what can no longer be sent to anybody: a head that
-/// cannot be read, a body of another log, or of a domain that is not served.
+/// The record under a key, and the revision it must reflect; `None` for a body that can no longer be sent to anybody:
+/// its head cannot be read, or it is of another log or of a domain that is not served.
 pub(crate) fn measure(knowing: &Knowing, known: &Known, object: &SweptObject<'_>) -> Option<(Stored, Need)> {
     let (_, stored) = decode(object.head).filter(|(log, _)| *log == known.tag)?;
     let url = url_of(object.full_key)?;

@@ -1,15 +1,15 @@
 //! The fast path of plain hits, answered below hyper: a plain GET over HTTP/1.1 for a small, fresh object in memory.
 //!
-//! Apart from the kernel's part, most of the cost of such a hit is what hyper and the pipeline do for more demanding
-//! requests. So a connection inspects what it read before it hands it up: a request whose answer only the judgement can
-//! change is answered at once, from a head that is kept ready beside the object; everything else goes to hyper as it
-//! came.
+//! Apart from the kernel's part, most of the cost of such a hit is work that hyper and the pipeline do for more
+//! demanding requests. So a connection inspects the bytes it read before it hands them up: a request whose answer only
+//! the judgement can change is answered at once, from a head that is kept ready beside the object; everything else goes
+//! to hyper as it came.
 //!
 //! # What always holds
 //!
-//! - The answer is the one that the pipeline would give, except for the order of its fields. Whatever might change it
-//!   (a field not known to be harmless, a function of the domain, a condition, an odd byte) leaves the request to the
-//!   pipeline.
+//! - The answer is the one that the pipeline would give, except for the order of its fields. Anything that might change
+//!   it (a field not known to be harmless, a function of the domain, a condition, an odd byte) leaves the request to
+//!   the pipeline.
 //! - Like every other answer, it is judged right before its header is written, by [`crate::knowing::Knowing::judge`]
 //!   (rule 3), and its judgement is held until the kernel has the header (rule 6).
 //! - It is counted and logged like every other.
@@ -65,7 +65,7 @@ const HARMLESS: [&str; 19] = [
     "x-real-ip",
 ];
 
-/// What the bytes of a client turn out to be.
+/// The kind of request that a client's bytes are.
 pub(crate) enum Seen<T = Box<Hit>> {
     /// A hit.
     Hit(T),
@@ -92,7 +92,7 @@ impl Hit {
         self.object.body().map_or(&[], |body| body)
     }
 
-    /// What is left to write; both empty at the end.
+    /// The bytes left to write; both slices are empty at the end.
     pub(crate) fn rest(&self) -> [IoSlice<'_>; 2] {
         let head = self.head.get(self.written..).unwrap_or_default();
         let body = self.body().get(self.written.saturating_sub(self.head.len())..).unwrap_or_default();
@@ -125,7 +125,7 @@ impl Hit {
     }
 }
 
-/// Inspects what a client sent, while hyper holds no unanswered bytes of it.
+/// Inspects the bytes a client sent, while hyper holds no unanswered bytes of it.
 pub(crate) fn see(handoff: &Arc<Handoff>, bytes: &[u8]) -> Seen {
     look(bytes, |host, path, fields| {
         let record = || {

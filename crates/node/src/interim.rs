@@ -1,14 +1,14 @@
 //! Interim answers (RFC 9110 §15.2) of an origin, on the way to the user whose request made this node ask.
 //!
 //! hyper's client reports them, its server has no way to send them. So an HTTP/1.1 connection writes them itself,
-//! between what hyper writes; until then they wait here.
+//! between hyper's writes; until then they wait here.
 //!
 //! # What always holds
 //!
 //! - An interim answer is sent for the request that caused it, before the first byte of that request's answer, or not
 //!   at all.
 //! - It is not stored and says nothing of a body, so the fence does not apply to it.
-//! - At most [`PENDING_BYTES_MAX`] wait for a connection; what does not fit is dropped, and counted.
+//! - At most [`PENDING_BYTES_MAX`] wait for a connection; those that do not fit are dropped, and counted.
 //!
 //! # Not here
 //!
@@ -68,7 +68,7 @@ impl Interims {
         Interim { to: Arc::downgrade(to), request }
     }
 
-    /// The answer begins: what came before it is written before it, nothing else is taken.
+    /// Notes that the answer begins: interim answers that came earlier are written before it, no more are taken.
     pub(crate) fn close(&self) {
         self.pending().open = None;
     }
@@ -85,7 +85,7 @@ impl Interims {
         true
     }
 
-    /// What is to be written now; `waker` is woken when there is more. `late` says that the beginning of the answer may
+    /// The bytes to write now; `waker` is woken when there are more. `late` means that the beginning of the answer may
     /// have been written, after which interim answers to its request are dropped.
     pub(crate) fn next(&self, waker: &Waker, late: bool) -> Vec<u8> {
         let mut pending = self.pending();

@@ -85,7 +85,7 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// The answer to a client for which there is no room; its connection is closed after it.
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-/// What all threads serve with.
+/// The state that all threads share.
 pub(crate) struct Front {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) log: Option<AccessLog>,
@@ -185,21 +185,21 @@ pub(crate) async fn serve_on<S: Stream>(mut incoming: mpsc::Receiver<S>, front: 
 /// Tells a client that there is no room for it, as far as that can be done without waiting.
 fn refuse(stream: tokio::net::TcpStream) {
     let Ok(mut stream) = stream.into_std() else { return };
-    // What the client has already sent is read: unread bytes would make the kernel reset the connection, and the answer
-    // be lost.
+    // The bytes that the client already sent are read: left unread they would make the kernel reset the connection, and
+    // the answer be lost.
     let _ = stream.read(&mut [0; 4096]);
     let _ = stream.write(NO_ROOM);
     let _ = stream.shutdown(std::net::Shutdown::Write);
 }
 
-/// What one thread serves its connections with.
+/// The state of one serving thread.
 struct Server {
     front: Arc<Front>,
     http: Arc<Http>,
     tasks: TaskTracker,
 }
 
-/// What every connection of a thread shares.
+/// The state that every connection of a thread shares.
 struct Http {
     h1: http1::Builder,
     h2: http2::Builder<Streams>,
@@ -298,7 +298,7 @@ impl Server {
     }
 }
 
-/// What carries HTTP for a client.
+/// The transport that carries HTTP for a client.
 pub(crate) enum Transport {
     Plain,
     /// TLS, asked for under this name (SNI).
@@ -391,7 +391,7 @@ async fn drive<C: GracefulConnection>(
     std::future::poll_fn(|cx| poll(&mut connection, cx)).await
 }
 
-/// What the requests of one connection share; above all, its judged headers that are not with the kernel yet.
+/// The state that the requests of one connection share; above all, its judged headers that are not with the kernel yet.
 pub(crate) struct Handoff {
     pub(crate) front: Arc<Front>,
     names: Arc<Names>,
@@ -406,11 +406,11 @@ pub(crate) struct Handoff {
     pub(crate) polls: AtomicU64,
     /// The last write found no room.
     blocked: AtomicBool,
-    /// The connection is HTTP/2: what is written may wait in its queues while bytes of other streams are flushed.
+    /// The connection is HTTP/2: written bytes may wait in its queues while those of other streams are flushed.
     queues: bool,
     /// Whose turn it is.
     pub(crate) turn: Turn,
-    /// What the access log says of the client.
+    /// The client's part of its lines in the access log.
     pub(crate) logged: OnceLock<access::Client>,
     /// Interim answers of origins.
     pub(crate) interims: Interims,
@@ -486,12 +486,12 @@ impl Handoff {
         self.headers.lock().expect("no holder of this lock can panic")
     }
 
-    /// What is counted.
+    /// The node's counters.
     pub(crate) fn metrics(&self) -> &Metrics {
         self.front.pipeline.metrics()
     }
 
-    /// What the node says of itself.
+    /// The fields by which the node identifies itself.
     pub(crate) fn signs(&self) -> &Signs {
         self.front.pipeline.signs()
     }
@@ -532,7 +532,7 @@ impl Handoff {
         self.queues
     }
 
-    /// A write found no room.
+    /// Notes that a write found no room.
     pub(crate) fn blocked(&self) {
         self.blocked.store(true, Ordering::Relaxed);
     }
@@ -543,7 +543,7 @@ impl Handoff {
         self.headers().written.clear();
     }
 
-    /// Everything that HTTP/2 had to write was taken; what was gathered of it is not written yet.
+    /// All HTTP/2 output was taken; the part of it that was gathered is not written yet.
     pub(crate) fn accepted(self: &Arc<Self>) {
         self.blocked.store(false, Ordering::Relaxed);
         let mut headers = self.headers();
@@ -568,12 +568,12 @@ impl Handoff {
         });
     }
 
-    /// Some of what was taken is not written yet.
+    /// Notes that some of the output taken is not written yet.
     pub(crate) fn gathers(&self) {
         self.headers().gathered = true;
     }
 
-    /// All of what was taken is with the kernel.
+    /// Notes that all output taken is with the kernel.
     pub(crate) fn poured(self: &Arc<Self>) {
         let mut headers = self.headers();
         headers.gathered = false;

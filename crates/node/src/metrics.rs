@@ -1,7 +1,7 @@
-//! What a node counts, and the page that shows it.
+//! The counters of a node, and the page that shows them.
 //!
-//! Counters are atomics, added to where the work is done; what can be queried (queue lengths, the store, the link) is
-//! read when the page is.
+//! Counters are atomics, added to where the work is done; values that can be queried (queue lengths, the store, the
+//! link) are read when the page is.
 //!
 //! A request adds to some twenty numbers, on whichever core it is. Each number is therefore kept in [`SHARDS`] pieces on cache
 //! lines of their own; a thread adds to its piece, and the page sums them. Two cores that count hits do not wait for each other.
@@ -37,7 +37,7 @@ pub(crate) fn shard() -> usize {
 #[repr(align(64))]
 struct Piece(AtomicU64);
 
-/// What `X-Cache` says of an answer.
+/// The result of an answer, as `X-Cache` gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum XCache {
     /// A node's store answered.
@@ -46,7 +46,7 @@ pub(crate) enum XCache {
     Miss,
     /// A stored body that is no longer fresh, sent by permission of its origin.
     Stale,
-    /// The origin confirmed what is stored.
+    /// The origin confirmed the stored body.
     Revalidated,
     /// The request went past the stores.
     Bypass,
@@ -95,7 +95,7 @@ impl Counter {
     }
 }
 
-/// A number that rises and falls with what holds it.
+/// A number that rises and falls with its holders.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge(AtomicU64);
 
@@ -220,7 +220,7 @@ const REFUSALS: [(&str, Refusal); 9] = [
 /// Everything a node counts.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// Answers to users and children, by what `X-Cache` says.
+    /// Answers to users and children, by the result in `X-Cache`.
     answers: [Counter; RESULTS.len()],
     /// The same by the first digit of the status.
     classes: [Counter; 5],
@@ -296,7 +296,7 @@ impl Metrics {
         self.refusals[why as usize].get()
     }
 
-    /// Puts what concerns answers on the page.
+    /// Puts the numbers about answers on the page.
     pub(crate) fn show(&self, page: &mut Page) {
         self.handshakes.show(page);
         page.counter(

@@ -2,7 +2,7 @@
 //!
 //! # What always holds
 //!
-//! - One reader at a time: a request for many parts holds no more than a request for one.
+//! - One reader at a time: a request for many parts holds no more memory than a request for one.
 //! - The boundary is new for every answer, and cannot be guessed by an author of bodies.
 
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ use httpcache::{ByteRange, Multipart};
 use crate::fill::{ArrivedBody, Reading};
 use crate::respond::BodyError;
 
-/// What is left to send of a multipart answer.
+/// The rest of a multipart answer that is being sent.
 pub(crate) struct Parts {
     body: ArrivedBody,
     left: VecDeque<(Bytes, ByteRange)>,

@@ -60,7 +60,7 @@ pub(crate) const ATTEMPTS_MAX: u32 = 5;
 /// that tries every parent and source. What the domain's owner allows its origins ([`upstream::patience`]) is added.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// What the pipeline answers requests with.
+/// The parts of the node that answering a request needs.
 pub(crate) struct Pipeline {
     knowing: Arc<Knowing>,
     store: Store,
@@ -645,7 +645,7 @@ fn with_methods(mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
     answer
 }
 
-/// What is stored with an object, if its stamp is of this log.
+/// The decoded head or marker of an object, if its stamp is of this log.
 fn of(object: &Option<store::Object>, tag: LogTag) -> Option<&Stored> {
     let (log, stored) = head::read(object.as_ref()?)?;
     (*log == tag).then_some(stored)
@@ -669,8 +669,8 @@ pub(crate) fn allowed(judged: &Judged, stamp: Revision) -> Allowed {
     }
 }
 
-/// What is said of an answer from above. A parent's `X-Cache` is passed on, except when the parent confirmed this
-/// node's body from its own store: then this node's store answers.
+/// The `X-Cache` and `Cache-Status` of an answer from above. A parent's `X-Cache` is passed on, except when the parent
+/// confirmed this node's body from its own store: then this node's store answers.
 fn said(came: &Came, why: Forward, known_good: Option<std::time::Duration>) -> Said {
     let confirmed = came.status == StatusCode::NOT_MODIFIED;
     let status = confirmed.then_some(came.status);

@@ -51,14 +51,14 @@ pub(crate) struct Reply {
     /// For a child that validates its body: identifies the origin's answer that this body is a copy of.
     pub(crate) copy: Option<u64>,
     pub(crate) asker: Asker,
-    /// What the domain's functions make of a user's answer.
+    /// The changes that the domain's functions make to a user's answer.
     pub(crate) telling: Option<Telling>,
     pub(crate) handoff: Arc<Handoff>,
     /// The client can be sent interim answers.
     pub(crate) informed: bool,
 }
 
-/// What `X-Cache`, `Cache-Status` and the fields for children say of an answer.
+/// The content of `X-Cache`, `Cache-Status` and the fields for children in an answer.
 pub(crate) struct Said {
     pub(crate) result: metrics::XCache,
     /// The parent's `X-Cache`, where that is passed on.
@@ -178,7 +178,7 @@ impl Reply {
         self.finish(status, headers, source, Some((said, of)), judging)
     }
 
-    /// Confirms what the client has, from an answer for its request alone.
+    /// Confirms the client's copy, by an answer for its request alone.
     pub(crate) fn confirmed(
         &self,
         status: StatusCode,
@@ -190,7 +190,7 @@ impl Reply {
         self.finish(status, headers, Source::Empty, Some((said, of)), Some(judging))
     }
 
-    /// An answer that this node makes because it has no other.
+    /// An answer that this node makes itself because it has no other.
     pub(crate) fn refusal(&self, status: StatusCode, words: &str) -> Response<AnswerBody> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -426,14 +426,14 @@ pub(crate) struct AnswerBody {
     source: Source,
     /// Some of it was given, or waited for, so the head is written.
     begun: bool,
-    /// What goes out is compressed.
+    /// The body is compressed on the way out.
     gzip: Option<Gzip>,
     /// Bytes to come, if that is known.
     left: Option<u64>,
     /// The header, until it is written.
     judged: Option<u64>,
     handoff: Arc<Handoff>,
-    /// What `X-Cache` says, if it is sent.
+    /// The result in `X-Cache`, if that is sent.
     pub(crate) result: Option<metrics::XCache>,
     /// The exchange that the answer belongs to; there once the answer is on its way.
     pub(crate) exchange: Option<Exchange>,
@@ -479,7 +479,7 @@ impl AnswerBody {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
                         silence.as_mut().reset(Instant::now() + BODY_SILENCE_MAX);
-                        // Trailers are not handed on: they may not be meant for everybody (RFC 9110 §6.5.1).
+                        // Trailers are not passed on: they may not be meant for everybody (RFC 9110 §6.5.1).
                         if let Ok(bytes) = frame.into_data() {
                             return Poll::Ready(Some(Ok(bytes)));
                         }

@@ -50,7 +50,7 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// The alert *unrecognized_name*, fatal, as a record of its own (RFC 8446 §6, RFC 6066 §3): no key is agreed on yet.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// What a node counts of handshakes.
+/// Counters of handshakes.
 #[derive(Debug, Default)]
 pub(crate) struct Handshakes {
     done: Counter,
@@ -91,11 +91,11 @@ pub(crate) struct Certificates {
     ready: Mutex<HashMap<DomainName, Ready>>,
 }
 
-/// A certificate that is ready, and what it was made from.
+/// A certificate that is ready, and its source.
 struct Ready {
     from: Arc<Certificate>,
     leaf: CertificateDer<'static>,
-    /// What its domain says of TLS.
+    /// The TLS settings of its domain.
     https: Https,
     config: Arc<ServerConfig>,
 }

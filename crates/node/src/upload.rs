@@ -5,8 +5,8 @@
 //! - A client that stops sending is told so (408) and does not hold a connection to the origin for longer than
 //!   [`SILENCE_MAX`], nor does one that sends less than [`LEAST_BYTES`] in [`LEAST_FOR`] of waiting for it. However
 //!   large the body is, nothing else bounds how long it takes.
-//! - A parent or an origin is not blamed for the time that the client takes, only for reading nothing of what is there
-//!   ([`TAKES_MAX`]).
+//! - A parent or an origin is not blamed for the time that the client takes, only for reading nothing of a body that is
+//!   there ([`TAKES_MAX`]).
 //! - Trailers are dropped: they were not announced upstream (RFC 9110 §6.5.1).
 
 use std::future::Future;

@@ -50,8 +50,8 @@ impl Wanted {
     }
 
     /// The domain by whose functions `url` is stored: unchanged, or taking `url` itself as the key, where `verbatim`
-    /// asks for that and users' requests for `url` have another key. What is stored under such a key records how the
-    /// key was made (`keep`), so it is never sent to a user whose request has the same key by another URL.
+    /// asks for that and users' requests for `url` have another key. A body stored under such a key records how the key
+    /// was made (`keep`), so it is never sent to a user whose request has the same key by another URL.
     pub(crate) fn kept_for(domain: &Arc<Domain>, url: &UrlKey, verbatim: bool) -> Arc<Domain> {
         if !verbatim || domain.functions.key(url) == *url {
             return domain.clone();

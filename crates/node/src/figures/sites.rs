@@ -9,7 +9,7 @@ use model::{Domain, DomainName, Knowledge, Revision};
 
 use super::Numbers;
 
-/// Numbers of domains that are gone, kept so that what was counted of them can be reported.
+/// Numbers of domains that are gone, kept so that their figures can be reported.
 const GONE_MAX: usize = 4_096;
 
 /// A domain's number. Never used twice while the node runs.
@@ -39,7 +39,7 @@ fn address(domain: &Domain) -> u64 {
 }
 
 impl Sites {
-    /// New numbers for all domains, as known at `at`; what was counted under earlier numbers can still be reported.
+    /// New numbers for all domains, as known at `at`; figures under earlier numbers can still be reported.
     pub(crate) fn anew(&self, knowledge: &Knowledge, at: Revision) -> Sites {
         self.next(&Knowledge::default(), knowledge, &BTreeSet::new(), at)
     }

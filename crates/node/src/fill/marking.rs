@@ -1,5 +1,5 @@
-//! What is written under a bare URL beside bodies: the request fields by which its variants differ, and tags that came
-//! with later slices.
+//! Records under a bare URL other than bodies: the request fields by which its variants differ, and tags that came with
+//! later slices.
 //!
 //! Both are read and changed under the URL's lock, so that concurrent fetches lose none of each other's changes.
 
@@ -13,7 +13,7 @@ use super::{Fills, MARKERS_AT_ONCE, VARY_FIELDS_MAX};
 use crate::head::{self, Head, ObjectKey, Series, Stored};
 
 impl Fills {
-    /// Takes the lock under which what is stored under a bare URL is changed.
+    /// Takes the lock for changing the record under a bare URL.
     pub(super) async fn turn(&self, bare: &ObjectKey) -> MutexGuard<'_, ()> {
         self.marking[(bare.hash().0 % MARKERS_AT_ONCE as u128) as usize].lock().await
     }

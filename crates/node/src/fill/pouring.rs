@@ -28,8 +28,8 @@ const RESUMES_MAX: u32 = 3;
 const RESUME_PROGRESS: u64 = 1 << 20;
 
 /// How long after a break resuming is tried, and the pauses in between: a restarting origin is back by then, and need
-/// not send again what it already sent. A waiting user does not wait as long: cut off, they may ask for what can be
-/// had.
+/// not send again the bytes it already sent. A waiting user is cut off sooner, and may then ask for something that can
+/// be had.
 const RESUME_FOR: Duration = Duration::from_secs(60);
 const RESUME_FOR_USERS: Duration = Duration::from_secs(10);
 /// How long a prefetch goes on beyond that while its requests are only put off, to spare the origin.
@@ -87,7 +87,7 @@ impl FillTask<'_> {
             }
             self.fills.metrics.resumed.inc();
         }
-        // The origin is done with it: what follows is the disk's time, and must not keep the next fetch from asking.
+        // The origin is done with it: the rest is the disk's time, and must not keep the next fetch from asking.
         drop(body);
         if self.fills.knowing.known().tag != self.log {
             return Err(Cause::Evicted);

@@ -2,7 +2,8 @@
 //!
 //! # What always holds
 //!
-//! - A body is vouched for by what was noted before the request was sent, however often the rest of it was asked for.
+//! - A body is vouched for by the moment and stamp noted before the request was sent, however often the rest of it was
+//!   asked for.
 //! - Waiting requests are told as soon as the head arrives; whether the body was stored is told afterwards.
 
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub(super) struct FillTask<'a> {
 
 impl FillTask<'_> {
     pub(super) async fn run(&self, lone: oneshot::Sender<LoneAnswer>) {
-        // A fetch that ended between the asker's lookup and the beginning of this one has brought what is wanted.
+        // A fetch that ended between the asker's lookup and the beginning of this one has already brought the object.
         let key = &self.order.key;
         if let Some(object) = stored(&self.fills.store, key).await
             && self.order.seen != Some(object.generation())
@@ -83,7 +84,7 @@ impl FillTask<'_> {
                 match self.kept_part(&part, &answer, sent) {
                     Some(part) => return self.take_part(part, answer).await,
                     None if matches!(self.order.part, Part::Slice(..)) => Ok(answer),
-                    // The client asks for its own range instead, and gets whatever comes.
+                    // The client asks for its own range instead, and gets that answer.
                     None if self.order.purpose == Purpose::User && self.is_unstorable(&answer, sent) => {
                         self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
                         return self.tell(Arrival::Lone { failed: false });
@@ -133,7 +134,7 @@ impl FillTask<'_> {
         }
     }
 
-    /// What a 206 brings, if that may be stored.
+    /// The slice that a 206 brings, if it may be stored.
     fn kept_part(&self, part: &Part, answer: &Answer, sent: SystemTime) -> Option<KeptPart> {
         match part {
             Part::Whole => None,
@@ -252,7 +253,7 @@ impl FillTask<'_> {
         Ok(())
     }
 
-    /// What was noted before the request was sent (rules 1 and 5).
+    /// The moment and stamp noted before the request was sent (rules 1 and 5).
     fn noted(&self) -> Fetch {
         let (mut noted, knowing) = (self.fetch, &self.fills.knowing);
         if made(Mistake::StampOnArrival) {

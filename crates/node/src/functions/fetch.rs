@@ -40,7 +40,7 @@ pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, asked: &
         }
     }
     let site = asked.host.as_str();
-    // A certificate for an IP address is rare; what its operator has is one for the site that is asked for there.
+    // A certificate for an IP address is rare; the operator of the server has one for the site that is asked for there.
     let name = fetch.sni.as_deref().unwrap_or(match source.kind {
         SourceKind::Address => site,
         SourceKind::Domain | SourceKind::Bucket => &source.content,

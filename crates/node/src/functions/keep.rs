@@ -29,7 +29,7 @@ const SHAPE: HeaderName = HeaderName::from_static("warmfront-shape");
 /// The targeted field for caches like this one, which takes precedence over `Cache-Control` (RFC 9213).
 const TARGETED: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// Records in a head that is to be stored what the functions make of it. `path` is the one users ask for; `from_origin`
+/// Records in a head that is to be stored the effect of the functions. `path` is the one users ask for; `from_origin`
 /// is whether the head comes from an origin rather than from a parent, which has already applied the rules for origins'
 /// headers.
 pub(crate) fn mark(functions: &Functions, path: &str, status: StatusCode, from_origin: bool, headers: &mut HeaderMap) {
@@ -124,7 +124,7 @@ pub(crate) fn is_failure(functions: &Functions, status: StatusCode) -> bool {
     }
 }
 
-/// What a rule makes of a head.
+/// The effect of a rule on a head.
 struct Ruled {
     ttl: Duration,
     /// To be validated before every use.
@@ -148,7 +148,7 @@ impl Ruled {
     }
 }
 
-/// What the origin says of freshness, as far as rules need it.
+/// The origin's statements about freshness, as far as rules need them.
 struct Says {
     /// `no-store`, `no-cache` or a lifetime of zero.
     forbids: bool,
@@ -282,7 +282,7 @@ mod tests {
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", "max-age=60,"), ("cache-control", "private")], None),
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", "Max-Age=60"), ("cache-control", "no-store")], None),
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", "max-age=6"), ("cache-control", "no-store")], Some(60)),
-            // no rule for the path: the origin, then what holds for the status, then a guess
+            // no rule for the path: the origin, then the default for the status, then the heuristic
             (&plain, "/a.png", 200, &[("cache-control", "max-age=5")], Some(5)),
             (&plain, "/a.png", 200, &[], Some(7)),
             (&plain, "/a.png", 404, &[], Some(3)),

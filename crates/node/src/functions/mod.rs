@@ -1,7 +1,7 @@
-//! What the functions of a domain do on a node: pure functions of the configuration, a request and an answer.
+//! The functions of a domain, as a node applies them: pure functions of the configuration, a request and an answer.
 //!
 //! The pipeline and the fills call them at a few places: who may ask ([`access`]), how origins are asked ([`fetch`]),
-//! how long answers are kept ([`keep`]), what users are told ([`reply`]). The key is `model`'s
+//! how long answers are kept ([`keep`]), what users are sent ([`reply`]). The key is `model`'s
 //! ([`model::Functions::key`]), because invalidations are expressed in keys too.
 //!
 //! # What always holds

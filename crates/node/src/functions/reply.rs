@@ -1,4 +1,4 @@
-//! What users are sent: headers of the domain's owner, and texts compressed on the way out.
+//! The answers that users are sent: headers of the domain's owner, and texts compressed on the way out.
 //!
 //! A compressed answer is another representation of the same object (RFC 9110 §8.8.1): its ETag is weak, it has no
 //! ranges, and `Vary` tells caches behind this one. A range request is answered with the body as it is stored.
@@ -36,7 +36,7 @@ const TEXTS: [&str; 8] = [
 const OF_STORED: [HeaderName; 3] =
     [ACCEPT_RANGES, HeaderName::from_static("digest"), HeaderName::from_static("repr-digest")];
 
-/// What the functions of the domain make of a user's answer.
+/// The changes that the functions of the domain make to a user's answer.
 pub(crate) struct Telling {
     functions: Functions,
     /// The domain compresses, and the user accepts gzip.
@@ -87,9 +87,9 @@ impl Telling {
         self.gzip && is_compressible(headers, of)
     }
 
-    /// Makes the headers those that a user gets. `of` is what they describe, so that a 304 and the answer to HEAD say
-    /// the same of it as the answer that brings it (RFC 9110 §9.3.2, §15.4.5). Returns whether the body is to be
-    /// compressed, which needs `room`.
+    /// Changes the headers to those that a user gets. `of` is the representation they describe, so that a 304 and the
+    /// answer to HEAD say the same of it as the answer that brings it (RFC 9110 §9.3.2, §15.4.5). Returns whether the
+    /// body is to be compressed, which needs `room`.
     pub(crate) fn tell(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation, room: bool) -> bool {
         let and = if forbids_transforming(headers) { ", no-transform" } else { "" };
         let told = keep::told(headers).map(|told| format!("max-age={told}{and}"));
@@ -191,7 +191,7 @@ impl Gzip {
         None
     }
 
-    /// Flushes the output for the input so far, when there is no more of it yet: a stream of events must not wait for
+    /// Flushes the output for the input so far, while more input is yet to come: a stream of events must not wait for
     /// its end.
     pub(crate) fn so_far(&mut self) -> Option<Bytes> {
         let encoder = self.encoder.as_mut().filter(|_| std::mem::take(&mut self.owes))?;

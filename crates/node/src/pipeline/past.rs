@@ -138,14 +138,14 @@ impl Pipeline {
         Step::Answer(reply.passed(came.status, headers, answer.body, &said, judging))
     }
 
-    /// After an unsafe request that did not fail, invalidates what is stored under its URL and under the URLs that the
+    /// After an unsafe request that did not fail, removes the stored responses of its URL and of the URLs that the
     /// answer names (RFC 9111 §4.4).
     async fn written(&self, wanted: &Wanted, answer: &HeaderMap) {
         let asked = wanted.asked();
         let others = httpcache::invalidated_too(wanted.authority.as_str(), &asked.path, answer);
         let others = others.iter().filter_map(|path| UrlKey::new(&asked.host, path).ok());
         let others = others.map(|url| wanted.domain.functions.key(&url));
-        // Also what is stored under the URL itself, where that is not the key.
+        // Also the responses stored under the URL itself, where that is not the key.
         let own = UrlKey::new(&asked.host, &asked.path).ok().filter(|own| *own != wanted.url);
         for url in std::iter::once(wanted.url.clone()).chain(own).chain(others) {
             if let Err(error) = self.fills.forget(&url).await {
