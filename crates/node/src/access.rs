@@ -8,7 +8,7 @@
 //! # What always holds
 //!
 //! - A line is one line and valid JSON, whatever bytes the client sent; bytes that are not UTF-8 are shown as `\u00XX`.
-//! - Values of query arguments that grant access ([`SECRETS`]) are not in it, nor is any header but those named.
+//! - Values of query arguments that grant access ([`SECRETS`]) are not logged, nor is any header but those named.
 //! - At most [`PENDING_BYTES_MAX`] for each shard wait to be written.
 
 use std::fs::File;

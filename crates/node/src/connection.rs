@@ -6,7 +6,7 @@
 //!
 //! # What always holds
 //!
-//! - The head of the first request, and of each later one, is complete [`HEAD_MAX`] after its first byte.
+//! - The head of every request is complete within [`HEAD_MAX`] of its first byte.
 //! - A connection without requests ends after [`IDLE_MAX`], and one whose client reads nothing of an answer after
 //!   [`WRITE_STALL_MAX`], or much sooner while the store has no room in memory. While the node owes an answer, only a
 //!   socket that accepts nothing ends it.

@@ -60,7 +60,7 @@ const URLS_MAX: usize = 32_768;
 /// Bytes of URLs in one report.
 const URL_BYTES_AT_ONCE: usize = link::MESSAGE_BYTES_MAX / 4;
 
-/// An exchange or a request to an origin that ended, to be counted.
+/// A request of a user, or to an origin, that ended and is to be counted.
 pub(crate) struct Ended<'a> {
     pub(crate) slot: Slot,
     pub(crate) url: &'a UrlKey,
@@ -183,7 +183,7 @@ impl Figures {
         }
     }
 
-    /// Counts one that ended.
+    /// Counts a request that ended.
     pub(crate) fn count(&self, ended: &Ended<'_>) {
         let minute = ended.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
         let mut counts = self.counts(shard());

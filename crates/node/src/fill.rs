@@ -337,7 +337,7 @@ struct Running {
 }
 
 impl Running {
-    /// Whether its head has arrived, and is not for one request alone.
+    /// Whether it has brought a body, which may be shared unless it is [`Arrived::alone`].
     fn has_come(&self) -> bool {
         matches!(&*self.arrival.borrow(), Some(Arrival::Body(_)))
     }

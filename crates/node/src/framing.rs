@@ -193,7 +193,7 @@ fn one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A number without a sign that fits.
+/// Parses a number without a sign; `None` if it does not fit.
 fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -304,7 +304,7 @@ mod tests {
             (200, &[("content-length", "-1")], Err(())),
             (200, &[("transfer-encoding", "chunked")], Ok(None)),
             (200, &[("transfer-encoding", "xchunked")], Err(())),
-            (200, &[("transfer-encoding", "gzip")], Err(())), // would be read until the end of the connection, still compressed
+            (200, &[("transfer-encoding", "gzip")], Err(())), // would be read to the connection's end, still compressed
             (200, &[("transfer-encoding", "chunked"), ("content-length", "5")], Err(())),
             (204, &[("content-length", "5")], Ok(None)),
         ];

@@ -191,7 +191,7 @@ fn is_plain_path(path: &str) -> bool {
 fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> Record) -> Option<Hit> {
     let front = &handoff.front;
     let (pipeline, knowing) = (&front.pipeline, front.pipeline.knowing());
-    // hyper has to tell these clients to connect anew.
+    // These answers have to carry `Connection: close`, which the way through hyper adds.
     if front.draining.is_cancelled() || handoff.turn.begun() + 1 >= REQUESTS_MAX {
         return None;
     }

@@ -221,7 +221,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
-/// Makes the IDs of a thread's requests, of node, thread and start, and of how many requests came before.
+/// Makes the IDs of a thread's requests, from node, thread and start and from a count of requests.
 pub(crate) struct Names {
     of: u64,
     requests: AtomicU64,
@@ -400,7 +400,7 @@ pub(crate) struct Handoff {
     pub(crate) client: Option<SocketAddr>,
     /// The user's connection is TLS.
     pub(crate) secure: bool,
-    /// The name that the user asked for with TLS: its domain decides by which versions, and under which certificate.
+    /// The name that the user asked for with TLS (SNI), whose domain decides the TLS versions and the certificate.
     named: Option<Box<str>>,
     /// How often the connection's task was polled.
     pub(crate) polls: AtomicU64,

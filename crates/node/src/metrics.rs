@@ -3,8 +3,9 @@
 //! Counters are atomics, added to where the work is done; values that can be queried (queue lengths, the store, the
 //! link) are read when the page is.
 //!
-//! A request adds to some twenty numbers, on whichever core it is. Each number is therefore kept in [`SHARDS`] pieces on cache
-//! lines of their own; a thread adds to its piece, and the page sums them. Two cores that count hits do not wait for each other.
+//! A request adds to some twenty numbers, on whichever core it is. Each number is therefore kept in [`SHARDS`] pieces
+//! on cache lines of their own; a thread adds to its piece, and the page sums them. Two cores that count hits do not
+//! wait for each other.
 
 use std::cell::Cell;
 use std::fmt::{Display, Write};

@@ -1,4 +1,5 @@
-//! Several parts of a body as one answer (`multipart/byteranges`, RFC 9110 §14.6), read from the store one after another.
+//! Several parts of a body as one answer (`multipart/byteranges`, RFC 9110 §14.6), read from the store one after
+//! another.
 //!
 //! # What always holds
 //!

@@ -470,7 +470,7 @@ impl Pipeline {
     /// How much of the object to fetch: as little as will do for a range request or a sliced body.
     fn part(&self, wanted: &Wanted, look: &Look) -> Part {
         let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
-        // A prefetch wants the whole, even one whose child resumes by range where another node broke off.
+        // A prefetch wants the whole, even where its child asks by range to resume what another node broke off.
         let prefetch = wanted.purpose == Purpose::Prefetch;
         if prefetch || look.marker.is_some() || told_apart || wanted.method != Method::GET {
             return Part::Whole;

@@ -7,8 +7,8 @@
 //!
 //! # What always holds
 //!
-//! - A client is never shown a certificate that is not for the name it asked for. Without such a name, and for one that has no
-//!   certificate here, the handshake ends with the alert *unrecognized_name*.
+//! - A client is never shown a certificate that is not for the name it asked for. Without such a name, and for one that
+//!   has no certificate here, the handshake ends with the alert *unrecognized_name*.
 //! - A handshake ends within [`HANDSHAKE_MAX`], and at most [`HANDSHAKES_MAX`] run at a time.
 //! - HTTP is bounded by the listener, which takes the connection after the handshake like any other.
 
@@ -37,7 +37,8 @@ use crate::network::Stream;
 /// Longest handshake, from the first byte of the client.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
-/// Handshakes at a time, all threads together: each holds some kilobytes, and a flood of them must leave room for connections.
+/// Most handshakes at a time, all threads together: each holds some kilobytes, and a flood of them must leave room for
+/// connections.
 const HANDSHAKES_MAX: u64 = 5_000;
 
 /// Certificates kept ready. With more domains than this some are prepared again, which takes less time than a

@@ -101,7 +101,7 @@ pub(crate) fn follow(
         Some(port) => format!("{}:{port}", to.host_str()?),
         None => to.host_str()?.to_owned(),
     };
-    // A redirect to the same server keeps the host that it was asked as.
+    // A redirect to the same server is followed with the same `Host`.
     let same = to.origin() == base.origin();
     let host = if follow.retain_host || same { host.to_owned() } else { authority };
     Some((to.as_str().parse().ok()?, host))

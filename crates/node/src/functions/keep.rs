@@ -1,10 +1,10 @@
 //! How long a response is kept, by the rules of the domain's owner: given to `httpcache` as a `Cache-Control` that
 //! replaces the origin's.
 //!
-//! The precedence is: an origin that forbids it (`no-store`, `no-cache`, `max-age=0`), unless the rule ignores that;
-//! the rule for the status, else the path rule of greatest weight, the older of two equals, unless the rule puts the
-//! origin's lifetime first; the origin's lifetime; the default for the status; the heuristic lifetime. A private
-//! response stays private, and one to a request with `Authorization` is shared only where its origin allows it,
+//! The precedence is: an origin that forbids keeping a response (`no-store`, `no-cache`, `max-age=0`), unless the rule
+//! ignores that; the rule for the status, else the path rule of greatest weight, the older of two equals, unless the
+//! rule puts the origin's lifetime first; the origin's lifetime; the default for the status; the heuristic lifetime. A
+//! private response stays private, and one to a request with `Authorization` is shared only where its origin allows it,
 //! whatever the rules say.
 //!
 //! The result is stored in the head, so a body is kept by the rules it came under. When rules change, the domain's
@@ -21,7 +21,7 @@ use model::functions::{Applies, Functions, Ttls};
 const KEPT: HeaderName = HeaderName::from_static("warmfront-kept");
 /// How long users are told to keep it, where a rule says so; in seconds.
 const TOLD: HeaderName = HeaderName::from_static("warmfront-told");
-/// How long past its lifetime it may replace an answer that failed, where the rule's time counts; in seconds.
+/// How long past its lifetime a body may replace an answer that failed, where the rule's time counts; in seconds.
 const STALE: HeaderName = HeaderName::from_static("warmfront-stale");
 /// The shape of the rules by which the key was made, where there are any.
 const SHAPE: HeaderName = HeaderName::from_static("warmfront-shape");
@@ -29,7 +29,7 @@ const SHAPE: HeaderName = HeaderName::from_static("warmfront-shape");
 /// The targeted field for caches like this one, which takes precedence over `Cache-Control` (RFC 9213).
 const TARGETED: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// Records in a head that is to be stored the effect of the functions. `path` is the one users ask for; `from_origin`
+/// Records the effect of the functions in a head that is to be stored. `path` is the one users ask for; `from_origin`
 /// is whether the head comes from an origin rather than from a parent, which has already applied the rules for origins'
 /// headers.
 pub(crate) fn mark(functions: &Functions, path: &str, status: StatusCode, from_origin: bool, headers: &mut HeaderMap) {
@@ -199,8 +199,8 @@ fn ruled(ttls: &Ttls, path: &str, status: u16, headers: &HeaderMap) -> Option<Ru
     }
     let has = |wanted: &&'static str| says.has(wanted);
     let ruled = |ttl, applies: &Applies| {
-        // Directives that allow sharing a response to a request with `Authorization`, as the origin wrote them or as
-        // theirs imply it.
+        // Directives of the origin that allow sharing a response to a request with `Authorization`, explicit or
+        // implied.
         let shared = has(&"s-maxage") && !has(&"public");
         let rest = ["public", "must-revalidate", "proxy-revalidate"].into_iter().filter(|name| has(name));
         let stale = |(name, value): &(String, String)| {
