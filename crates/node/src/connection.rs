@@ -6,7 +6,8 @@
 //!
 //! # What always holds
 //!
-//! - The head of every request is complete within [`HEAD_MAX`] of its first byte.
+//! - On HTTP/1.1 the head of every request, and on HTTP/2 the preface, is complete within [`HEAD_MAX`] of its first
+//!   byte.
 //! - A connection without requests ends after [`IDLE_MAX`], and one whose client reads nothing of an answer after
 //!   [`WRITE_STALL_MAX`], or much sooner while the store has no room in memory. While the node owes an answer, only a
 //!   socket that accepts nothing ends it.
