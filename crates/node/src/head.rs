@@ -37,8 +37,8 @@ const SLICE: u8 = 3;
 /// Between the URL and the variant in a full key; no URL contains it.
 const SEPARATOR: u8 = b'\n';
 
-/// Follows the separator in the key of a slice. In the key of a variant a marker's generation does, which never gets
-/// this large.
+/// Follows the separator in the key of a slice. In the key of a variant a marker's generation does, whose count is too
+/// small ever to read like this.
 const OF_SLICE: &[u8] = b"\0slice";
 
 /// Headers that an answer adds to the stored ones: the node's own fields, the length, the age.
