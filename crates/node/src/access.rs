@@ -1,13 +1,14 @@
 //! The access log: a line of JSON for each request, in a file.
 //!
-//! A request never waits for the file. Its line is rendered into a buffer that its thread shares with the writer's alone, and one
-//! thread takes the buffers away several times a second and writes them. What does not fit is dropped and counted. The file is
-//! opened again when the operator says so (SIGHUP), after it was moved away: rotation is left to the tools that do it everywhere.
+//! A request never waits for the file. Its line is rendered into a buffer that its thread shares with the writer alone,
+//! and the writer's thread takes the buffers away several times a second and writes them. Lines that do not fit are
+//! dropped and counted. The file is reopened when the operator says so (SIGHUP), after it was moved away: rotation is
+//! left to the usual tools.
 //!
 //! # What always holds
 //!
-//! - A line is one line and good JSON, whatever bytes the client sent; bytes that are not UTF-8 are shown as `\u00XX`.
-//! - Values of query arguments that let somebody in ([`SECRETS`]) are not in it, nor is any header but those named.
+//! - A line is one line and valid JSON, whatever bytes the client sent; bytes that are not UTF-8 are shown as `\u00XX`.
+//! - Values of query arguments that grant access ([`SECRETS`]) are not logged, nor is any header but those named.
 //! - At most [`PENDING_BYTES_MAX`] for each shard wait to be written.
 
 use std::fs::File;
@@ -28,22 +29,23 @@ use crate::metrics::{Counter, SHARDS, XCache, shard};
 /// Bytes of lines that wait in one shard.
 const PENDING_BYTES_MAX: usize = 4 << 20;
 
-/// From so many bytes on, the writer is woken before its time. Few enough that they are still in a processor's cache, and that
-/// requests on its processor do not wait for the writer.
+/// From this many bytes on, the writer is woken early. Few enough that they are still in a processor's cache, and that
+/// requests on the writer's processor do not wait for it.
 const WAKE_BYTES: usize = 128 << 10;
 
 /// How often lines are written.
 const WRITE_EVERY: Duration = Duration::from_millis(250);
 
-/// After so many bytes the kernel is asked to write the file and to forget what of it is written. Nobody reads a log soon, and its pages
-/// would push bodies out of the page cache; besides, memory that was used a moment ago is cheaper than memory that was not.
+/// After this many bytes the kernel is asked to write the file out and to drop its written pages. Nobody reads a log
+/// soon, and its pages would push bodies out of the page cache; besides, memory that was used a moment ago is cheaper
+/// than memory that was not.
 const FORGET_EVERY_BYTES: usize = 1 << 20;
 
 /// Bytes of one field that are shown.
 const FIELD_BYTES_MAX: usize = 4096;
 
-/// Query arguments whose values are left out, in whatever case. From `security-token` on they are signatures and tokens of signed URLs
-/// of object stores; whose key signed one, and until when it is good, is no secret.
+/// Query arguments whose values are left out, in whatever case. From `security-token` on they are signatures and tokens
+/// of signed URLs of object stores; whose key signed such a URL, and when it expires, is no secret.
 const SECRETS: [&[u8]; 21] = [
     b"auth_key",
     b"key1",
@@ -68,7 +70,7 @@ const SECRETS: [&[u8]; 21] = [
     b"x-bce-security-token",
 ];
 
-/// The log of a node; one writer's thread runs while it lives.
+/// The access log of a node; its writer's thread runs while it lives.
 pub(crate) struct AccessLog {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
@@ -87,17 +89,17 @@ struct Shared {
 #[derive(Default)]
 struct Pending {
     lines: Vec<u8>,
-    /// The last line's second, since 1970, and how it is written.
+    /// The second of the last line, since 1970, and its text.
     second: Option<(u64, Vec<u8>)>,
 }
 
-/// What a line says of a connection: rendered once for all its requests.
+/// The part of a line about the connection: rendered once for all its requests.
 pub(crate) struct Client(Vec<u8>);
 
-/// What a line says of a request, rendered when it comes: what it is read from may be gone at the end.
+/// The part of a line about the request, rendered when the request comes, because its source may be gone at the end.
 pub(crate) struct Record(Vec<u8>);
 
-/// What it says of the answer.
+/// The part of a line about the answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ending {
     /// When the request came.
@@ -106,7 +108,7 @@ pub(crate) struct Ending {
     /// Of the body.
     pub(crate) bytes: u64,
     pub(crate) duration: Duration,
-    /// None when the client was gone before.
+    /// `None` if the client left before.
     pub(crate) first_byte: Option<Duration>,
     pub(crate) result: Option<XCache>,
     /// The connection took the whole of it.
@@ -116,7 +118,7 @@ pub(crate) struct Ending {
 }
 
 impl Client {
-    /// One with this address, which came by TLS or not.
+    /// A client with this address, which uses TLS or not.
     pub(crate) fn new(address: Option<SocketAddr>, secure: bool) -> Client {
         let address = address.map(|address| address.to_string()).unwrap_or_default();
         let mut line = Vec::new();
@@ -141,7 +143,7 @@ impl Record {
         })
     }
 
-    /// `header` says what a field says, nothing where there is none.
+    /// `header` gives the value of a field, empty where there is none.
     pub(crate) fn new<'a>(method: &str, path: &str, version: &str, header: impl Fn(&str) -> &'a [u8]) -> Record {
         let mut line = Vec::with_capacity(256 + path.len());
         text(&mut line, ",\"method\":\"", method.as_bytes());
@@ -154,7 +156,7 @@ impl Record {
         Record(line)
     }
 
-    /// Writes dots wherever this text stands.
+    /// Overwrites this text with dots wherever it stands.
     pub(crate) fn hide(&mut self, secret: &str) {
         let Self(line) = self;
         for at in 0..line.len() {
@@ -199,7 +201,7 @@ impl Pending {
 }
 
 impl AccessLog {
-    /// Opens the file, which is added to, and starts the writer.
+    /// Opens the file for appending, and starts the writer.
     pub(crate) fn open(path: &Path) -> std::io::Result<AccessLog> {
         let file = append(path)?;
         let shared = Arc::new(Shared {
@@ -233,7 +235,7 @@ impl AccessLog {
         }
     }
 
-    /// The file was moved away: goes on in a new one of its name.
+    /// Goes on in a new file of the same name, after the old one was moved away.
     pub(crate) fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
         self.wake();
@@ -257,7 +259,7 @@ impl AccessLog {
 }
 
 impl Drop for AccessLog {
-    /// What was taken is written.
+    /// Writes the lines that were taken.
     fn drop(&mut self) {
         self.shared.ending.store(true, Ordering::Release);
         self.wake();
@@ -306,7 +308,7 @@ impl Shared {
                 taken.clear();
             }
             if remembered >= FORGET_EVERY_BYTES {
-                // What cannot be forgotten (a pipe) is not in the page cache.
+                // A file that does not support this (a pipe) is not in the page cache.
                 let _ = fadvise(&file, 0, None, Advice::DontNeed);
                 remembered = 0;
             }
@@ -322,13 +324,13 @@ fn append(path: &Path) -> std::io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
-/// A member whose value is a number; `lead` is what stands before it.
+/// A member whose value is a number; `lead` is the text before the value.
 fn number(line: &mut Vec<u8>, lead: &str, value: u64) {
     line.extend_from_slice(lead.as_bytes());
     line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// A member whose value is a number of milliseconds, with those of a microsecond behind the point.
+/// A member whose value is in milliseconds, with microseconds as three decimals.
 fn millis(line: &mut Vec<u8>, lead: &str, duration: Option<Duration>) {
     let Some(duration) = duration else {
         line.extend_from_slice(lead.as_bytes());
@@ -344,14 +346,14 @@ fn thousandths(line: &mut Vec<u8>, number: u32) {
     line.extend_from_slice(&[100, 10, 1].map(|place| b'0' + (number / place % 10) as u8));
 }
 
-/// A member whose value is text; `lead` is what stands before it, its quote included.
+/// A member whose value is text; `lead` is the text before the value, its quote included.
 fn text(line: &mut Vec<u8>, lead: &str, value: &[u8]) {
     line.extend_from_slice(lead.as_bytes());
     escape(line, &value[..value.len().min(FIELD_BYTES_MAX)]);
     line.push(b'"');
 }
 
-/// The same for a URL or the part of one that may carry secrets behind its `?`.
+/// The same for a URL or a part of one, whose query may carry secrets.
 fn url(line: &mut Vec<u8>, lead: &str, value: &[u8]) {
     let value = &value[..value.len().min(FIELD_BYTES_MAX)];
     let Some(query) = value.iter().position(|byte| *byte == b'?') else { return text(line, lead, value) };
@@ -372,7 +374,7 @@ fn url(line: &mut Vec<u8>, lead: &str, value: &[u8]) {
     line.push(b'"');
 }
 
-/// A key of a query without percent escapes, under which it might hide.
+/// A query's key without percent escapes, which might disguise it.
 fn unescaped(key: &[u8]) -> Vec<u8> {
     let hex = |at: usize| key.get(at).and_then(|byte| char::from(*byte).to_digit(16));
     let mut plain = Vec::with_capacity(key.len());
@@ -392,9 +394,11 @@ fn unescaped(key: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// RFC 8259 §7; control characters and DEL by their number, and bytes that are no UTF-8 as if they were Latin-1.
+/// RFC 8259 §7; control characters, DEL and line separators by their number, and bytes that are not UTF-8 as if they
+/// were Latin-1.
 fn escape(line: &mut Vec<u8>, value: &[u8]) {
-    // Nearly every value is printable ASCII without quotes. All bytes are looked at, for that goes many at once.
+    // Nearly every value is printable ASCII without quotes. The loop does not stop early, because that way many bytes
+    // are compared at once.
     let plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
     if value.iter().fold(true, |good, byte| good & plain(*byte)) {
         line.extend_from_slice(value);
@@ -416,14 +420,15 @@ fn escape(line: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// RFC 3339 in UTC, up to the point behind the seconds, which are counted from 1970.
+/// RFC 3339 in UTC, up to the point after the seconds, which are counted from 1970.
 fn time(line: &mut Vec<u8>, secs: u64) {
     let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
     let (year, month, day) = date(secs / 86_400);
     let _ = write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.");
 }
 
-/// Year, month and day so many days after 1970-01-01. Counted in years that begin in March, so that the odd day is the last.
+/// Year, month and day so many days after 1970-01-01. Counted in years that begin in March, so that the leap day is the
+/// last.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468; // since 0000-03-01
     let (era, day) = (days / 146_097, days % 146_097);

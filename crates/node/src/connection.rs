@@ -1,16 +1,20 @@
-//! A client's connection, as hyper sees it: it tells when everything written is handed over, and does not wait for ever.
+//! A client's connection, as hyper sees it: it reports when everything written is handed over, and bounds every wait
+//! for the client.
 //!
-//! hyper's own bounds do not suffice: the head of a request has one that idle connections share, HTTP/2 has none for streams whose
-//! client never takes what it asked for. Here the connection itself looks whose turn it is.
+//! hyper's own timeouts do not suffice: the one for the head of a request also ends idle connections, and HTTP/2 has
+//! none for a stream whose client never reads its answer. Here the connection itself tracks whose turn it is.
 //!
 //! # What always holds
 //!
-//! - The first request, and the head of each later one, is there [`HEAD_MAX`] after its first byte.
-//! - A connection on which nothing is asked, and one whose client takes nothing of what it asked for, ends after [`IDLE_MAX`] or
-//!   [`WRITE_STALL_MAX`], the latter much sooner while the store has no room in memory. While the node owes an answer it does not.
-//! - On HTTP/2, PING and its answer are no sign of life; what it takes of bodies is, in however small pieces.
-//! - What HTTP/2 writes is gathered, and written when the connection has its next turn: a header is with the kernel only then.
-//! - A connection of HTTP/1.1 has neither hyper's state nor a buffer until there is a request for them ([`Connection::plain`]).
+//! - On HTTP/1.1 the head of every request, and on HTTP/2 the preface, is complete within [`HEAD_MAX`] of its first
+//!   byte.
+//! - A connection without requests ends after [`IDLE_MAX`], and one whose client reads nothing of an answer after
+//!   [`WRITE_STALL_MAX`], or much sooner while the store has no room in memory. While the node owes an answer, only a
+//!   socket that accepts nothing ends it.
+//! - On HTTP/2, PING and its answer are no sign of life; bytes of bodies that the client takes are, in however small
+//!   pieces.
+//! - HTTP/2 output is gathered, and written when the connection is polled next: only then is a header with the kernel.
+//! - An HTTP/1.1 connection has neither hyper's state nor a buffer until a request needs them ([`Connection::plain`]).
 
 use std::cell::Cell;
 use std::future::Future;
@@ -34,32 +38,33 @@ use crate::network::Stream;
 /// Longest wait for the head of a request from its first byte on, and for the first byte of a connection.
 pub(crate) const HEAD_MAX: Duration = Duration::from_secs(15);
 
-/// How long a connection is kept on which nothing is asked.
+/// How long a connection without requests is kept.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// Longest time a client may take nothing while there is something to take.
+/// Longest time a client may read nothing while there is something to read.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 
-/// The same while the store has no room in memory: what such a client holds of it is needed for others. And how often that is looked
-/// at where nothing is written.
+/// The same while the store has no room in memory, because the memory that such a client holds is needed for others;
+/// and how often this is checked where nothing is written.
 pub(crate) const WRITE_STALL_EXHAUSTED_MAX: Duration = Duration::from_secs(2);
 const EXHAUSTED_CHECK: Duration = Duration::from_secs(5);
 
-/// Bytes of HTTP/2 frames that are gathered to be written at once, and the longest piece that is copied for that. The library
-/// would write and flush every frame by itself.
+/// Most bytes of HTTP/2 frames that are gathered into one write, and the longest piece that is copied for that. The
+/// library would write and flush every frame by itself.
 const GATHERED_MAX: usize = 128 << 10;
 const GATHERED_PIECE_MAX: usize = 16 << 10;
 
 thread_local! {
-    /// What the connections of a thread gather in, one after the other: most pour it out before the next has its turn.
+    /// The buffer in which the connections of a thread gather, one after the other: most write it out before the next
+    /// one is polled.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Bytes that are read at once before there is hyper.
+/// Bytes that are read at once before hyper takes over.
 const READ_BYTES: usize = 8 << 10;
 
-/// So many bytes of bodies are a sign that a client of HTTP/2 reads on: it may open its windows by less than that at a time, but not by
-/// one byte a minute.
+/// Bytes of bodies that show that an HTTP/2 client reads on: it may open its windows by less than that at a time, but
+/// not by one byte a minute.
 const PROGRESS_BYTES: usize = 8 << 10;
 
 /// Whose turn it is on one connection.
@@ -67,9 +72,9 @@ const PROGRESS_BYTES: usize = 8 << 10;
 pub(crate) struct Turn {
     /// Requests so far.
     begun: AtomicU64,
-    /// Requests whose answer is not over.
+    /// Requests whose exchange is not over.
     running: AtomicU32,
-    /// Those of them in which the next step is the node's.
+    /// Those of them in which the node owes the next step.
     owed: AtomicU32,
     /// Rises with every step of a request.
     moves: AtomicU64,
@@ -84,7 +89,7 @@ impl Turn {
         self.moves();
     }
 
-    /// The next step of a request is the node's now, or not any more.
+    /// The node now owes the next step of a request, or no longer does.
     pub(crate) fn owes(&self, owes: bool) {
         match owes {
             true => self.owed.fetch_add(1, Ordering::Relaxed),
@@ -92,7 +97,7 @@ impl Turn {
         };
     }
 
-    /// A request went a step on.
+    /// A request made a step.
     pub(crate) fn moves(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
@@ -109,7 +114,7 @@ impl Turn {
     }
 }
 
-/// What a client speaks, by the first bytes it sent.
+/// The protocol that a client speaks, by the first bytes it sent.
 pub(crate) struct Greeting {
     pub(crate) http2: bool,
     /// Those bytes; hyper reads them first.
@@ -117,7 +122,7 @@ pub(crate) struct Greeting {
     since: Instant,
 }
 
-/// Reads until it is clear what a client speaks; `None` when it does not say so in time.
+/// Reads until the client's protocol is clear; `None` if the client does not send enough in time.
 pub(crate) async fn greet<S: Stream>(stream: &mut S, metrics: &Metrics) -> Option<Greeting> {
     let mut ahead = Vec::with_capacity(PREFACE.len());
     let first = tokio::time::timeout(HEAD_MAX, stream.take(PREFACE.len() as u64).read_buf(&mut ahead)).await;
@@ -143,45 +148,45 @@ pub(crate) async fn greet<S: Stream>(stream: &mut S, metrics: &Metrics) -> Optio
 pub(crate) struct Connection<S> {
     stream: S,
     handoff: Arc<Handoff>,
-    /// Read while it was found out what the client speaks.
+    /// Bytes read before hyper took over, which it reads first.
     ahead: Vec<u8>,
-    /// Of HTTP/2.
+    /// The client's frames; HTTP/2 alone.
     frames: Option<Frames>,
-    /// What is written of HTTP/2, and bytes of bodies among it since something moved for them.
+    /// The frames written on HTTP/2, and bytes of bodies among them since the client last made progress.
     written: Heads,
     taken: usize,
-    /// Since when the head of a request comes in, as far as that was looked at, and how many requests came before it. HTTP/1.1
-    /// alone.
+    /// How many requests came before the head that is coming in, and since when it has been, once the clock was read
+    /// for it. HTTP/1.1 alone.
     head: Option<(u64, Option<Instant>)>,
-    /// When something moved lastly, and how far it had moved then.
+    /// When there was progress last, and the count of steps then.
     moved: Instant,
     moves: u64,
     look: Option<Pin<Box<Sleep>>>,
-    /// Who is woken when it is time to look again.
+    /// The task that is woken when `look` is due.
     looks: Option<Waker>,
-    /// Since when the client's socket takes nothing, and when to look again.
+    /// Since when the client's socket accepts nothing, and when to check again.
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
     above: Above,
     /// A hit that is answered here, below hyper.
     hit: Option<Box<Hit>>,
-    /// Gathered of HTTP/2, and how much of it is written.
+    /// HTTP/2 output that is gathered; `poured` is how much of it is written.
     gathered: Vec<u8>,
-    /// In which poll of the connection's task the last of it came.
+    /// The poll of the connection's task in which the last of it was gathered.
     gathered_in: u64,
     poured: usize,
     /// Interim answers that are being written.
     interim: Vec<u8>,
-    /// hyper has written something of which there may be more in its buffer.
+    /// hyper is in the middle of a message, and there may be more of it in its buffer.
     midway: bool,
 }
 
-/// What hyper has of the client's bytes.
+/// Which bytes of the client hyper has.
 enum Above {
-    /// Nothing that is not answered to the last byte: what comes next may be answered here.
+    /// None that is not answered in full: the next request may be answered here.
     Nothing,
-    /// One whole request, after so many.
+    /// One whole request; so many came before it.
     One(u64),
-    /// Who knows, from now on.
+    /// Unknown, from now on.
     More,
 }
 
@@ -191,11 +196,11 @@ enum Waits {
     Head,
     /// For a next request.
     Request,
-    /// For the client to take what is there.
+    /// For the client to read its answer.
     Reader,
 }
 
-/// How long a client may take nothing, as things stand.
+/// How long a client may read nothing at present.
 fn stall_max(handoff: &Handoff) -> Duration {
     match handoff.store().is_exhausted() {
         true => WRITE_STALL_EXHAUSTED_MAX,
@@ -203,7 +208,7 @@ fn stall_max(handoff: &Handoff) -> Duration {
     }
 }
 
-/// Counts a client that took nothing for so long.
+/// Counts a client that read nothing for so long and is cut off.
 fn refuse_reader(handoff: &Handoff, stalled: Duration) {
     let why = if stalled < WRITE_STALL_MAX { Refusal::Memory } else { Refusal::SlowRead };
     handoff.metrics().refused(why);
@@ -235,7 +240,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Bytes came.
+    /// Looks at bytes that came.
     fn saw(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -256,7 +261,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Notes when something moved.
+    /// Notes when there was progress.
     fn note(&mut self, wrote: bool, now: impl FnOnce() -> Instant) {
         let moves = self.handoff.turn.moves.load(Ordering::Relaxed);
         if wrote || moves != self.moves {
@@ -264,7 +269,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// How long the client may go on like this, and what it is waited for; nothing while it is the node's turn.
+    /// Until when the client may go on like this, and what the connection waits for; `None` while it is the node's
+    /// turn.
     fn bound(&mut self, now: Instant) -> (Instant, Option<Waits>) {
         self.note(false, || now);
         let turn = &self.handoff.turn;
@@ -272,7 +278,7 @@ impl<S> Connection<S> {
             return (now + IDLE_MAX, None);
         }
         let running = turn.running.load(Ordering::Relaxed) > 0;
-        // A short body is over when hyper has taken it, whoever has not taken it from there.
+        // For hyper a short body is over once hyper has taken it, even if the client has not.
         if let Some((since, _)) = &self.stalled {
             return (*since + stall_max(&self.handoff), Some(Waits::Reader));
         }
@@ -285,14 +291,15 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Nothing came: looks again when there should have.
+    /// Nothing came: ends the wait once the client's time is up.
     fn patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let now = Instant::now();
             let (until, waits) = self.bound(now);
             let next = if let Some(Waits::Reader) = waits { until.min(now + EXHAUSTED_CHECK) } else { until };
             let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
-            // One that is too early is left as it is, for it is cheaper to look once too often than to move it with every request.
+            // A timer that fires too early is left as it is: one check too many is cheaper than moving it with every
+            // request.
             if look.deadline() > next {
                 look.as_mut().reset(next);
                 self.looks = None;
@@ -319,7 +326,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Passes a finished write on and notes it; bounds one that waits.
+    /// Passes a finished write on and notes its progress; bounds one that is pending.
     fn noted(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let written = ready!(self.bounded(cx, poll));
         let moved = match &self.frames {
@@ -333,7 +340,7 @@ impl<S> Connection<S> {
         Poll::Ready(written)
     }
 
-    /// Counts the bytes of bodies in the first `length` bytes of what HTTP/2 writes.
+    /// Counts the bytes of bodies in the first `length` bytes of HTTP/2 output.
     fn count_taken(&mut self, pieces: &[io::IoSlice<'_>], mut length: usize) {
         for piece in pieces {
             let mut bytes = &piece[..piece.len().min(length)];
@@ -344,7 +351,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Passes a finished write on; bounds one that waits.
+    /// Passes a finished write on; bounds one that is pending.
     fn bounded(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if poll.is_ready() {
             self.stalled = None;
@@ -368,8 +375,8 @@ impl<S> Connection<S> {
 }
 
 impl<S: Stream> Connection<S> {
-    /// Answers what can be answered here until there is something for hyper, which reads it then; false when the client is gone.
-    /// A connection that waits here has no buffer.
+    /// Answers plain hits here until there is a request for hyper, which then reads it; false if the client is gone. A
+    /// connection that waits here has no buffer.
     pub(crate) async fn plain(&mut self) -> io::Result<bool> {
         let mut came = Vec::new();
         std::future::poll_fn(|cx| {
@@ -384,7 +391,7 @@ impl<S: Stream> Connection<S> {
         came.append(&mut self.ahead);
         self.ahead = came;
         if let Above::One(_) | Above::More = self.above {
-            self.above = Above::Nothing; // it has nothing yet
+            self.above = Above::Nothing; // hyper has nothing yet
         }
         Ok(more)
     }
@@ -416,7 +423,7 @@ impl<S: Stream> Connection<S> {
         flushed
     }
 
-    /// Writes what origins said before their answers, unless hyper is in the middle of a message.
+    /// Writes interim answers of origins, unless hyper is in the middle of a message.
     fn inform(&mut self, cx: &mut Context<'_>, late: bool) -> Poll<io::Result<()>> {
         if self.midway {
             return Poll::Ready(Ok(()));
@@ -434,7 +441,7 @@ impl<S: Stream> Connection<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes a piece of HTTP/2 to be written with others.
+    /// Takes a piece of HTTP/2 output, to be written together with others.
     fn gather(&mut self, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let small = length <= GATHERED_PIECE_MAX;
@@ -459,7 +466,7 @@ impl<S: Stream> Connection<S> {
         Poll::Ready(Ok(length))
     }
 
-    /// Hands what was gathered to the kernel.
+    /// Hands the gathered bytes to the kernel.
     fn pour(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.poured < self.gathered.len() {
             let poll = Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.poured..]);
@@ -481,7 +488,7 @@ impl<S: Stream> Connection<S> {
     /// Hands everything to the kernel.
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
-        // By TLS a flush waits for the client as a write does.
+        // With TLS a flush waits for the client, as a write does.
         let flushed = ready!(self.noted(cx, poll)).map(drop);
         self.handoff.flushed();
         Poll::Ready(flushed)
@@ -492,8 +499,8 @@ impl<S: Stream> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.answer(cx))?;
-        // What is gathered in this very poll waits for its end: requests that came together are answered together. A client that takes
-        // nothing may have something to say all the same.
+        // Bytes gathered in this very poll are written at the next one: requests that came together are answered
+        // together. A client that reads nothing may still send something, so a pending write does not end the read.
         if !this.gathered.is_empty()
             && this.gathered_in != this.handoff.polls.load(Ordering::Relaxed)
             && let Poll::Ready(Err(error)) = this.pour(cx)
@@ -559,7 +566,7 @@ impl<S: Stream> AsyncWrite for Connection<S> {
         ready!(self.answer(cx))?;
         ready!(self.inform(cx, false))?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        // The first piece hyper writes of an answer has its head.
+        // The first piece that hyper writes of an answer contains its head.
         let first = bytes.first().map_or(0, |piece| piece.len());
         if !self.midway && matches!(poll, Poll::Ready(Ok(written)) if written >= first) {
             self.handoff.head_sent();
@@ -579,8 +586,9 @@ impl<S: Stream> AsyncWrite for Connection<S> {
                     let poll = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
                     ready!(self.noted(cx, poll))?;
                 }
-                // There may be more to come; the next thing this task does when it is polled again is to pour it out. What was gathered
-                // before was tried in this very turn, and the socket says when it takes more.
+                // More output may follow; the first thing that this task does when polled again is to write it out.
+                // Bytes gathered in an earlier poll were tried in this one, and the socket wakes the task when it
+                // accepts more.
                 false if self.gathered_in == self.handoff.polls.load(Ordering::Relaxed) => cx.waker().wake_by_ref(),
                 false => {}
             }

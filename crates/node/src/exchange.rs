@@ -1,7 +1,8 @@
-//! One request and its answer, from the head that came to the last byte that left: what metrics and the access log say of it.
+//! One request and its answer, from the head that came to the last byte that left. Metrics and the access log are
+//! written from it.
 //!
-//! It is made when the request is there and goes with the answer's body. When it is dropped the exchange is over, however it ended,
-//! and is counted and logged; for the figures of a domain by the very values that are logged.
+//! It is made when the request's head is there, and travels with the answer's body. When it is dropped the exchange is
+//! over, however it ended, and is counted and logged; the figures of a domain count the same values that are logged.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -16,18 +17,18 @@ use crate::listener::Handoff;
 use crate::metrics::{Held, XCache};
 use crate::respond::AnswerBody;
 
-/// How a request is named to its user and in the access log.
+/// Identifies a request to its user and in the access log.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the access log says of a client that left before it was answered.
+/// The status that the access log gives for a client that left before it was answered.
 const CLIENT_LEFT: u16 = 499;
 
-/// A request's name: which node, thread and start, and how many requests came before; 24 hexadecimal digits.
+/// The ID of a request: node, thread and start, and how many requests came before; 24 hexadecimal digits.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestId([u8; 24]);
 
 impl RequestId {
-    /// `of` names node, thread and start: 48 bits of it count, and of the number of the request.
+    /// `of` stands for node, thread and start; 48 bits of it are used, and 48 of the number of the request.
     pub(crate) fn new(of: u64, number: u64) -> RequestId {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 24];
@@ -45,7 +46,8 @@ impl RequestId {
 
     fn value(&self) -> HeaderValue {
         let mut value = HeaderValue::from_bytes(&self.0).expect("digits make a header value");
-        // It is no secret, but this keeps it out of HPACK's table (RFC 7541 §7.1.3): it never comes again, and would push out what does.
+        // It is no secret, but this keeps it out of HPACK's table (RFC 7541 §7.1.3): it never repeats, and would evict
+        // fields that do.
         value.set_sensitive(true);
         value
     }
@@ -56,24 +58,24 @@ pub(crate) struct Exchange {
     handoff: Arc<Handoff>,
     id: RequestId,
     begun: Instant,
-    /// The same by the wall.
+    /// The same by the wall clock.
     at: SystemTime,
     record: Option<Record>,
     counted: OnceLock<Counted>,
     answered: Option<Answered>,
     bytes: u64,
     complete: bool,
-    /// It is the node's turn; otherwise the client's, who has to take what is there.
+    /// The node owes the next step; otherwise the client does, which has to read the bytes that are there.
     ours: bool,
     _running: Held,
 }
 
-/// For whose figures a user's request counts.
+/// The domain whose figures a user's request counts for.
 pub(crate) struct Counted {
     pub(crate) slot: Slot,
-    /// Without a signature.
+    /// The URL without a signature.
     pub(crate) url: UrlKey,
-    /// What its signature was made of with a secret, in digits: not for the log, for it lets others in.
+    /// The hash in its signature: kept out of the log, because it would let others in.
     pub(crate) hash: Option<String>,
 }
 
@@ -84,7 +86,7 @@ struct Answered {
 }
 
 impl Exchange {
-    /// `record` says what came, at the moment `at`, for the access log.
+    /// Begins an exchange at the moment `at`; `record` renders the request for the access log.
     pub(crate) fn begin(handoff: Arc<Handoff>, at: SystemTime, record: impl FnOnce() -> Record) -> Exchange {
         handoff.turn.begins();
         if handoff.secure {
@@ -105,7 +107,7 @@ impl Exchange {
         }
     }
 
-    /// The connection it came by.
+    /// The connection it came on.
     pub(crate) fn handoff(&self) -> &Handoff {
         &self.handoff
     }
@@ -114,19 +116,19 @@ impl Exchange {
         &self.id
     }
 
-    /// For whom it counts, once that is known.
+    /// The domain it counts for, once that is known.
     pub(crate) fn counted(&self) -> &OnceLock<Counted> {
         &self.counted
     }
 
-    /// The head of the answer is ready: it is counted.
+    /// Counts the answer, whose head is ready.
     pub(crate) fn answers(&mut self, status: StatusCode, result: Option<XCache>) {
         let after = self.begun.elapsed();
         self.handoff.metrics().answered(result, status, after);
         self.answered = Some(Answered { status, result, after });
     }
 
-    /// The same for an answer of hyper's: it is named, too, and its body takes the exchange along.
+    /// The same for an answer that hyper writes: it also gets the request's ID, and its body takes the exchange along.
     pub(crate) fn answer(mut self, mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
         self.handoff.interims.close();
         self.answers(answer.status(), answer.body().result);

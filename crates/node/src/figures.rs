@@ -1,20 +1,22 @@
-//! What is counted of each domain for its owner, and how it gets to the control plane: exactly once, minute by minute.
+//! Figures: the requests of each domain, counted for its owner minute by minute, and reported to the control plane
+//! exactly once.
 //!
-//! A request is counted where the access log's line of it is made, from the same values, and under the line's minute. Each thread
-//! counts into a piece of its own, under the number its domain has here; several times a minute the pieces are emptied into a
-//! report. One report is under way at a time; one that was not answered is sent again as it is, under its number, by which the
-//! control plane knows that it has it.
+//! A request is counted where its line of the access log is made, from the same values, and under the line's minute.
+//! Each thread counts into a piece of its own, under the domain's number on this node; several times a minute the
+//! pieces are emptied into a report. One report is under way at a time. One that was not answered is sent again
+//! unchanged under its number, by which the control plane recognizes a report that it already has.
 //!
 //! # What always holds
 //!
-//! - To count waits for nobody but the one who empties the same piece.
-//! - What was reported and not taken is kept; only a node that dies loses what it has not reported.
-//! - At most [`ROWS_MAX`] minutes are kept in each piece. Beyond the half of that an hour is counted as its first minute, and beyond
-//!   all of it what is new is dropped, and counted as such. URLs have a bound of their own ([`URLS_MAX`]).
+//! - Counting waits for nobody but the thread that empties the same piece, or one that shares it.
+//! - A report that was not taken is kept, unless its log is replaced ([`Figures::forget`]); a node that dies loses what
+//!   it has not reported.
+//! - At most [`ROWS_MAX`] minutes are kept in each piece. Beyond half of that an hour is counted as its first minute;
+//!   beyond all of it new minutes are dropped, and counted as dropped. URLs have a bound of their own ([`URLS_MAX`]).
 //!
 //! # Not here
 //!
-//! Which account it is for; what of it a user may see.
+//! Which account the figures are for; what of them a user may see.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -37,10 +39,10 @@ mod sites;
 pub(crate) use above::{FromAbove, Meter};
 pub(crate) use sites::{Sites, Slot};
 
-/// How often what was counted is reported.
+/// How often figures are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// How often URLs are.
+/// How often URLs are reported.
 const URLS_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a report may be unanswered before it is sent again.
@@ -49,7 +51,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Minutes of domains that one piece keeps.
 const ROWS_MAX: usize = 16_384;
 
-/// URLs that one piece keeps before they are added to those of all.
+/// URLs that one piece keeps before they are added to the sketches.
 const STAGED_MAX: usize = 512;
 
 /// URLs of all domains that are kept until they are reported.
@@ -58,13 +60,13 @@ const URLS_MAX: usize = 32_768;
 /// Bytes of URLs in one report.
 const URL_BYTES_AT_ONCE: usize = link::MESSAGE_BYTES_MAX / 4;
 
-/// What ended, to be counted.
+/// A request of a user, or to an origin, that ended and is to be counted.
 pub(crate) struct Ended<'a> {
     pub(crate) slot: Slot,
     pub(crate) url: &'a UrlKey,
-    /// When it began, by the wall.
+    /// When it began, by the wall clock.
     pub(crate) at: SystemTime,
-    /// An origin was asked; else a user did.
+    /// It is a request to an origin; otherwise one of a user.
     pub(crate) origin: bool,
     /// By TLS.
     pub(crate) secure: bool,
@@ -75,25 +77,25 @@ pub(crate) struct Ended<'a> {
     pub(crate) hit: bool,
 }
 
-/// What a node has counted and not yet reported.
+/// The figures that a node has counted and not yet reported.
 pub(crate) struct Figures {
     /// Which start of the node this is.
     boot: u64,
     pieces: [Piece; SHARDS],
     urls: Mutex<Urls>,
     outgoing: Mutex<Outgoing>,
-    /// The report that was under way was taken, or there is haste.
+    /// Notified when the report under way was taken, or there is haste.
     woken: Notify,
-    /// All that is there is to be reported now.
+    /// Everything counted is to be reported now.
     haste: AtomicBool,
-    /// Somebody takes reports.
+    /// The control plane on this connection takes reports.
     heard: AtomicBool,
     taken: Counter,
     dropped: Counter,
     urls_dropped: Counter,
 }
 
-/// What one thread counted, or a few.
+/// The figures that one thread counted, or a few that share the piece.
 #[derive(Default)]
 #[repr(align(64))]
 struct Piece(Mutex<Counts>);
@@ -112,30 +114,30 @@ struct Staged {
     visits: Visits,
 }
 
-/// A domain, an hour since 1970, and whether it is about origins.
+/// A domain, an hour counted from 1970, and whether it is about origins.
 type UrlsOf = (Slot, u64, bool);
 
 #[derive(Default)]
 struct Urls {
     sketches: BTreeMap<UrlsOf, Sketch>,
-    /// In all of them.
+    /// URLs in all of them.
     count: usize,
 }
 
-/// What is on its way.
+/// Reports on their way.
 struct Outgoing {
-    /// Taken out of the pieces.
+    /// Minutes taken out of the pieces, and not in a report yet.
     minutes: BTreeMap<(Slot, u64), model_figures::Figures>,
-    /// The one that was not answered yet.
+    /// The report that was not answered yet.
     report: Option<link::Figures>,
-    /// When it was sent on the connection that is there now.
+    /// When it was sent on the current connection.
     sent: Option<Instant>,
     sequence: u64,
     due: Instant,
     urls_due: Instant,
 }
 
-/// Hashes numbers that are hashes, or count up, by a multiplication: they come from nobody who would choose them.
+/// Hashes numbers that are hashes themselves, or counters, by a multiplication: nobody would choose them to collide.
 #[derive(Default)]
 pub(crate) struct Mixer(u64);
 
@@ -156,7 +158,7 @@ impl Hasher for Mixer {
 }
 
 impl Figures {
-    /// Nothing yet, of the start of a node at this moment.
+    /// Empty figures of a node that starts at this moment.
     pub(crate) fn new(started: SystemTime) -> Figures {
         let boot = started.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let now = Instant::now();
@@ -181,7 +183,7 @@ impl Figures {
         }
     }
 
-    /// Counts what ended.
+    /// Counts a request that ended.
     pub(crate) fn count(&self, ended: &Ended<'_>) {
         let minute = ended.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
         let mut counts = self.counts(shard());
@@ -225,7 +227,7 @@ impl Figures {
     }
 
     fn gather_urls(&self, staged: HashMap<u64, Staged, Numbers>) {
-        // One list after the other, each in the order of its hashes: the same requests always make the same lists.
+        // One sketch after the other, each in the order of its hashes: the same requests always make the same sketches.
         let mut staged: Vec<Staged> = staged.into_values().collect();
         staged.sort_by_key(|staged| (staged.of, staged.class));
         let mut urls = self.urls();
@@ -245,7 +247,8 @@ impl Figures {
         }
     }
 
-    /// The next report to be sent, when there is one. To be called again once it was: dropped before, it has not changed anything.
+    /// Waits for the next report to be sent. To be called again once it was sent; a call that is dropped before has
+    /// changed nothing.
     pub(crate) async fn report(&self, knowing: &Knowing) -> link::Figures {
         loop {
             let woken = self.woken.notified();
@@ -281,18 +284,18 @@ impl Figures {
         }
     }
 
-    /// The connection is a new one: nothing was sent on it. Whether reports are taken at its other end.
+    /// Notes a new connection, on which nothing was sent; `heard` says whether its other end takes reports.
     pub(crate) fn connected(&self, heard: bool) {
         self.outgoing().sent = None;
         self.heard.store(heard, Ordering::SeqCst);
     }
 
-    /// There is no connection.
+    /// Notes that there is no connection.
     pub(crate) fn disconnected(&self) {
         self.heard.store(false, Ordering::SeqCst);
     }
 
-    /// The control plane has a report.
+    /// Notes that the control plane has a report.
     pub(crate) fn take(&self, taken: FiguresTaken) {
         let mut outgoing = self.outgoing();
         if outgoing.report.as_ref().is_some_and(|report| (report.boot, report.sequence) == (taken.boot, taken.sequence))
@@ -305,7 +308,7 @@ impl Figures {
         }
     }
 
-    /// What is waiting is of a log that is no more: nobody would know whose it is.
+    /// Drops the report that is under way: its log was replaced, and nobody would know whose figures these are.
     pub(crate) fn forget(&self) {
         let mut outgoing = self.outgoing();
         if outgoing.report.take().is_some() {
@@ -313,7 +316,7 @@ impl Figures {
         }
     }
 
-    /// Has everything reported that is there, while somebody takes it, and for so long at most.
+    /// Has everything reported that was counted, while somebody takes it, and for `most` at most.
     pub(crate) async fn flush(&self, most: Duration) {
         const LOOK_EVERY: Duration = Duration::from_millis(10);
         let until = Instant::now() + most;
@@ -333,7 +336,7 @@ impl Figures {
         empty && self.urls().count == 0 && outgoing.minutes.is_empty() && outgoing.report.is_none()
     }
 
-    /// Empties the pieces, and makes a report of the oldest that is there.
+    /// Empties the pieces, and makes a report of the first minutes, by domain.
     fn make(&self, outgoing: &mut Outgoing, knowing: &Knowing, now: Instant) -> Option<link::Figures> {
         let haste = self.haste.load(Ordering::SeqCst);
         let with_urls = haste || now >= outgoing.urls_due;
@@ -411,7 +414,7 @@ impl Figures {
         }
     }
 
-    /// Shows what is counted.
+    /// Shows the state of the figures themselves.
     pub(crate) fn show(&self, page: &mut Page) {
         let in_pieces: usize = (0..SHARDS).map(|shard| self.counts(shard).minutes.len()).sum();
         let (waiting, unanswered) = {

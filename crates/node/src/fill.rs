@@ -1,18 +1,23 @@
-//! Fetches what is to be stored: one fetch per key however many ask, to the store and to everybody who waits.
+//! Fetches objects into the store: one fetch per key however many ask, delivered to the store and to every waiting
+//! request.
 //!
-//! A fetch is a task of its own, so the client that began it may leave. It ends in one of three ways: a body that grows in the
-//! store and is read from there by everybody, a stored body that a 304 confirmed, or an answer that is nobody's but the one's who
-//! began it; the others then ask on their own.
+//! A fetch is a task of its own, so the client that began it may leave. It ends in one of three ways: a body that grows
+//! in the store and is read from there by everybody, a stored body that a 304 confirmed, or an answer for the request
+//! that began the fetch alone; the other requests then ask on their own.
 //!
 //! # What always holds
 //!
-//! - Moment, stamp and fence are noted before anything is asked, and never change (rule 1); a fetch resumed by range keeps them.
-//! - Who waits is judged at his own header, by the pipeline. Nothing here decides who may be sent what.
-//! - A 304 confirms the very body whose validator was sent, or nothing.
-//! - A body that ends early is never stored, and whoever reads it is cut off: nobody takes a part for the whole.
-//! - What was begun for a prefetch and nobody waits for any more asks nobody who was not asked yet ([`Party`]).
-//! - What was asked for before a write to its URL was answered is not stored, and nobody joins it ([`Fills::forget`]).
-//! - What was asked for earlier never takes the place of what was asked for later, however slowly it comes ([`Fills::outrun`]).
+//! - The moment, the stamp and the fence are noted before anything is asked, and never change (rule 1); a fetch resumed
+//!   by range keeps them.
+//! - Every waiting request is judged at its own header, by the pipeline. Nothing here decides which body may be sent to
+//!   whom.
+//! - A 304 confirms the body whose validator was sent, or nothing.
+//! - A body that ends early is never stored, and its readers are cut off: nobody takes a part for the whole.
+//! - A fetch that was begun for a prefetch and that nobody waits for any more asks no further parent or source
+//!   ([`Party`]).
+//! - An answer that was asked for before a write to its URL was answered is not stored, and nobody joins its fetch
+//!   ([`Fills::forget`]).
+//! - An earlier fetch never replaces the result of a later one, however slowly it arrives ([`Fills::outrun`]).
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -46,26 +51,29 @@ mod marking;
 mod pouring;
 mod task;
 
-/// Fetches at a time.
+/// Most fetches at a time.
 pub(crate) const FILLS_MAX: usize = 8192;
 
-/// Requests that go past the store at the same time: each has a connection to a parent or an origin of its own.
+/// Most requests that go past the store at a time: each has a connection to a parent or an origin of its own.
 pub(crate) const PASSING_MAX: usize = 4096;
 
-/// Keys remembered because their answers are nobody's but the asker's, and for how long: they are not waited for.
+/// How many keys are remembered because their answers may not be shared, and for how long: requests for them are not
+/// collapsed.
 const LONE_MAX: usize = 16_384;
 const LONE_FOR: Duration = Duration::from_secs(5);
 
-/// The same for a body that turned out too large for the store only while it came: whoever follows such a fill is cut off.
+/// The same for a body that turned out too large for the store only while it arrived: the readers of such a fill are
+/// cut off.
 const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
 
-/// Request fields by which the variants of a URL differ altogether. An origin that names others with every answer begins anew.
+/// Most request fields by which the variants of a URL differ, over all its answers. If an origin names still others,
+/// the set begins anew.
 const VARY_FIELDS_MAX: usize = 16;
 
-/// Why a prefetch that brought what is not fresh has warmed nothing.
+/// Why a prefetch that fetched a response that is not fresh has warmed nothing.
 pub(crate) const NOT_FRESH: &str = "not fresh on arrival: users would not be answered from the store";
 
-/// Markers that may be left at the same time.
+/// Markers that may be written at the same time.
 const MARKERS_AT_ONCE: usize = 64;
 
 /// Why a fetch is begun: users come first (promise P4).
@@ -75,7 +83,7 @@ pub(crate) enum Purpose {
     Prefetch,
 }
 
-/// A stored body that may be confirmed.
+/// A stored body that a 304 may confirm.
 #[derive(Clone)]
 pub(crate) struct Confirmable {
     pub(crate) object: Object,
@@ -83,63 +91,64 @@ pub(crate) struct Confirmable {
     pub(crate) vouched: Vouched,
 }
 
-/// What is to be fetched.
+/// An order for a fetch.
 pub(crate) struct Order {
     pub(crate) url: UrlKey,
     pub(crate) asked: Asked,
     pub(crate) domain: Arc<Domain>,
-    /// Under what the asker looked.
+    /// The key that was looked up.
     pub(crate) key: ObjectKey,
-    /// What he found there, whatever it was worth.
+    /// The generation found there, whether usable or not.
     pub(crate) seen: Option<store::Generation>,
     /// The stored body to confirm, if it may be.
     pub(crate) confirm: Option<Confirmable>,
-    /// What of it is wanted.
+    /// How much of the object is wanted.
     pub(crate) part: Part,
-    /// The request as it goes upstream, without conditions.
+    /// The request's headers as sent upstream, without conditions.
     pub(crate) headers: HeaderMap,
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
-    /// For which refetch, so that only what is fetched for this or a later one will do; zero for none.
+    /// The refetch it is for: only a fetch for this or a later one will do; zero for none.
     pub(crate) refetch: u64,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
-    /// What he found may stand in for an answer that failed: one that did does not take its place.
+    /// The stored response may be served in place of a failure, so a failure must not replace it.
     pub(crate) stands_in: bool,
 }
 
-/// How an answer came here.
+/// Where an answer came from.
 #[derive(Clone, Debug)]
 pub(crate) struct Came {
     pub(crate) from: From,
-    /// What the parent said of it.
+    /// The parent's `X-Cache`.
     pub(crate) x_cache: Option<HeaderValue>,
     pub(crate) status: StatusCode,
 }
 
-/// A body that came, or was confirmed.
+/// A body that arrived, or was confirmed.
 pub(crate) struct Arrived {
-    /// What is kept of it.
+    /// The head as it is stored.
     pub(crate) head: Arc<Head>,
-    /// It is for the one who began, and for nobody else.
+    /// Only the request that began the fetch may use it.
     pub(crate) alone: bool,
-    /// The whole, for the one who began, where some of it is for nobody else ([`httpcache::kept`]).
+    /// The complete head, for the request that began the fetch, where some of it may not be shared
+    /// ([`httpcache::kept`]).
     pub(crate) own_head: Option<Arc<Head>>,
     pub(crate) vouched: Vouched,
     pub(crate) body: ArrivedBody,
-    /// The request fields that chose it, and their values in the request that was sent.
+    /// The request fields that selected it, and their values in the request that was sent.
     pub(crate) vary: Vec<HeaderName>,
     pub(crate) values: Vec<u8>,
     pub(crate) came: Came,
-    /// Resolves once the body is in the store, or will not be.
+    /// Resolves once the body is stored, or is known not to be.
     pub(crate) done: watch::Receiver<Option<Result<(), Cause>>>,
 }
 
-/// Where to read it.
+/// Where to read an arrived body.
 #[derive(Clone)]
 pub(crate) enum ArrivedBody {
-    /// From the fill as it grows; the length when it was announced.
+    /// From the fill as it grows; with the length, if it was announced.
     Growing(store::Follower, Option<u64>),
     /// From the store.
     Stored(Object),
@@ -147,7 +156,7 @@ pub(crate) enum ArrivedBody {
     Sliced(Box<slices::Body>),
 }
 
-/// Bytes of it on their way.
+/// A reader of such a body.
 pub(crate) enum Reading {
     Store(store::Reader),
     Slices(slices::Reader),
@@ -173,20 +182,20 @@ impl ArrivedBody {
     }
 }
 
-/// What a fetch came to, for everybody who waits.
+/// The result of a fetch, for every waiting request.
 #[derive(Clone)]
 pub(crate) enum Arrival {
     Body(Arc<Arrived>),
-    /// It is the beginner's alone; what came is a failure, or not.
+    /// The answer is for the request that began the fetch alone; `failed` if it is a failure.
     Lone {
         failed: bool,
     },
-    /// What is stored changed meanwhile: look again.
+    /// The stored response changed meanwhile: look up again.
     Again,
     Failed(AskError),
 }
 
-/// An answer for the one who began.
+/// An answer for the request that began the fetch alone.
 pub(crate) struct LoneAnswer {
     pub(crate) answer: Answer,
     pub(crate) vouched: Vouched,
@@ -196,8 +205,8 @@ pub(crate) struct LoneAnswer {
     pub(crate) why: Cause,
 }
 
-/// Those who wait for a fetch. When the last of them leaves before an answer came, a fetch that was begun for a prefetch does not ask
-/// any more; one that a user began or joined does, whoever leaves.
+/// The requests that wait for a fetch. When the last one leaves before an answer came, a fetch that only prefetches
+/// began or joined asks no more; one that a user began or joined goes on, whoever leaves.
 struct Party {
     state: Mutex<PartyState>,
     /// Whether an answer is wanted.
@@ -207,9 +216,9 @@ struct Party {
 #[derive(Default)]
 struct PartyState {
     waiting: usize,
-    /// It goes on whether anybody waits or not.
+    /// The fetch goes on even if nobody waits.
     goes_on: bool,
-    /// It was given up, and nobody can join any more.
+    /// The fetch was given up: nobody can join any more.
     over: bool,
 }
 
@@ -222,7 +231,7 @@ impl Party {
         self.state.lock().expect("no holder of this lock can panic")
     }
 
-    /// One more who waits; `None` when it was given up.
+    /// Adds a waiting request; `None` if the fetch was given up.
     fn join(self: &Arc<Self>, goes_on: bool) -> Option<Member> {
         let mut state = self.state();
         if state.over {
@@ -235,7 +244,7 @@ impl Party {
         Some(Member(self.clone()))
     }
 
-    /// Gives it up, unless somebody has joined since all had left.
+    /// Gives the fetch up, unless somebody has joined since the last one left.
     fn give_up(&self) -> bool {
         let mut state = self.state();
         state.over = state.waiting == 0 && !state.goes_on;
@@ -243,7 +252,7 @@ impl Party {
     }
 }
 
-/// One who waits.
+/// A waiting request; it leaves when dropped.
 struct Member(Arc<Party>);
 
 impl Drop for Member {
@@ -265,13 +274,13 @@ pub(crate) struct Waiting {
     pub(crate) joined: bool,
 }
 
-/// What a fetch came to, for one who waited.
+/// The result of a fetch, for one waiting request.
 pub(crate) enum Outcome {
     Body(Arc<Arrived>),
-    /// The answer is his alone.
+    /// The answer is for this request alone.
     Mine(Box<LoneAnswer>),
-    /// It was another's alone, or what may not be stored was asked for in part: ask on one's own, unless it failed and something may
-    /// stand in.
+    /// The answer is for another request alone, or a part was asked for of an object that may not be stored. This
+    /// request must ask on its own, unless the answer failed and a stored response may replace it.
     NotMine {
         failed: bool,
     },
@@ -285,7 +294,7 @@ impl Waiting {
         self.member.0.state().goes_on = true;
     }
 
-    /// Waits for the header.
+    /// Waits for the head of the answer.
     pub(crate) async fn outcome(mut self) -> Outcome {
         let arrival = match self.arrival.wait_for(Option::is_some).await {
             Ok(arrival) => arrival.clone(),
@@ -308,30 +317,32 @@ impl Waiting {
 struct Running {
     /// Rises with every fetch that begins.
     number: u64,
-    /// How its key was made.
+    /// The shape of the functions that made its key.
     shape: u64,
-    /// It is asked for with somebody's credentials: until it is known whether the answer is everybody's, only such requests wait for it.
+    /// It was asked for with credentials: until it is known whether the answer may be shared, only requests with
+    /// credentials join.
     authorized: bool,
     fetch: Fetch,
     log: LogTag,
-    /// For which refetch it is.
+    /// The refetch it is for.
     refetch: u64,
     arrival: watch::Receiver<Option<Arrival>>,
     party: Arc<Party>,
     /// Whether a user waits for it.
     awaited: watch::Sender<bool>,
-    /// Whether what comes is not to be stored any more, for the URL was written to since it was asked for, or what was asked for later
-    /// is there; held while it becomes visible in the store, so that whoever sets this knows it to be there or never to come.
+    /// Whether its result must no longer be stored, because the URL was written to since it was asked for, or the
+    /// result of a later fetch is there. The lock is held while the result becomes visible in the store, so that the
+    /// setter knows that the result is either there already or never will be.
     overtaken: tokio::sync::Mutex<bool>,
 }
 
 impl Running {
-    /// Whether its head is there, and everybody's.
+    /// Whether it has brought a body, which may be shared unless it is [`Arrived::alone`].
     fn has_come(&self) -> bool {
         matches!(&*self.arrival.borrow(), Some(Arrival::Body(_)))
     }
 
-    /// Whether it brings the variant that is ordered, as far as that is known.
+    /// Whether it brings the ordered variant, as far as that is known.
     fn may_bring(&self, order: &Order) -> bool {
         match &*self.arrival.borrow() {
             None => true,
@@ -340,8 +351,9 @@ impl Running {
         }
     }
 
-    /// Whether what has come of it is good for who asks only now, at `now`: a body may take longer to come than it is fresh. A prefetch
-    /// looks at what it has in the end, and whoever asks for a slice has judged the head of which it is one.
+    /// Whether its result, once arrived, may still answer a request made at `now`: a body may take longer to arrive
+    /// than it is fresh. A prefetch checks its object in the end, and a request for a slice has judged the slice's
+    /// head.
     fn is_good(&self, order: &Order, now: SystemTime) -> bool {
         match &*self.arrival.borrow() {
             None => true,
@@ -357,7 +369,7 @@ impl Running {
     }
 }
 
-/// Whether a request comes with credentials, so that its answer may be nobody else's (RFC 9111 §3.5).
+/// Whether a request carries credentials, so that its answer may not be shared without permission (RFC 9111 §3.5).
 fn is_authorized(headers: &HeaderMap) -> bool {
     headers.contains_key(AUTHORIZATION)
 }
@@ -371,13 +383,16 @@ pub(crate) struct Fills {
     pub(crate) sizes: SliceSizes,
     pub(crate) vouched: VouchedMoments,
     metrics: Arc<Metrics>,
-    /// By what they are for, each in the order in which they began: one that is overtaken goes on beside the next.
+    /// Running fetches by key, each list in the order in which they began: one that is overtaken goes on beside the
+    /// next.
     running: Mutex<HashMap<ObjectKey, Vec<Arc<Running>>>>,
-    /// How many have begun; numbers them.
+    /// Fetches begun so far; numbers them.
     begun: AtomicU64,
-    /// Keys whose answers are nobody's but the asker's, to requests with credentials or to those without, and until when.
+    /// Keys whose answers may not be shared, for requests with credentials or those without, and until when this is
+    /// remembered.
     lone: Mutex<HashMap<(ObjectKey, bool), Instant>>,
-    /// Held while the marker of a URL is looked at and left, chosen by the URL: variants that come at the same time share one.
+    /// Held while the marker of a URL is read and written, chosen by the URL's hash: variants that arrive at the same
+    /// time share one marker.
     marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
     for_users: Arc<crate::metrics::Gauge>,
     all: Arc<Room>,
@@ -415,7 +430,7 @@ impl Fills {
         &self.store
     }
 
-    /// Fetches running now, and those of them that users wait for.
+    /// Fetches running now, and those of them that users began.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.all.taken(), self.for_users.get())
     }
@@ -425,7 +440,7 @@ impl Fills {
         self.passing.taken()
     }
 
-    /// Who is asked for what is not stored.
+    /// The parents and origins that objects are fetched from.
     pub(crate) fn upstream(&self) -> &Upstream {
         &self.upstream
     }
@@ -434,7 +449,7 @@ impl Fills {
         self.running.lock().expect("no holder of this lock can panic")
     }
 
-    /// Whether answers for `key` to requests with such `headers` were lately nobody's but the asker's.
+    /// Whether recent answers for `key` could not be shared, to requests with or without credentials as in `headers`.
     pub(crate) fn is_lone(&self, key: &ObjectKey, headers: &HeaderMap) -> bool {
         let lone = self.lone.lock().expect("no holder of this lock can panic");
         !lone.is_empty()
@@ -471,7 +486,7 @@ impl Fills {
                     && self.knowing.may_join(&running.fetch, running.log, &order.url, order.asker)
             };
             let newest = |key: &ObjectKey| all.get(key).and_then(|all| all.iter().rev().find(joinable));
-            // A variant may be on its way under the bare URL: it was asked for before anybody knew that there are some.
+            // A variant may be arriving under the bare URL: it was asked for before the URL was known to have variants.
             let early = || {
                 let running = newest(&ObjectKey::bare(&order.url))?;
                 (matches!(order.part, Part::Whole) && running.may_bring(&order)).then_some(running)
@@ -526,8 +541,8 @@ impl Fills {
         Some(Waiting { member, arrival, lone: Some(lone), joined: false })
     }
 
-    /// Forgets what is stored under a URL, all variants of it, and what is being fetched for it: it was written to (RFC 9111
-    /// §4.4). On return no lookup finds what was asked for before this call.
+    /// Removes the stored responses of a URL that was written to, all variants included, and keeps running fetches of
+    /// it from being stored (RFC 9111 §4.4). On return no lookup finds a response that was asked for before this call.
     pub(crate) async fn forget(&self, url: &UrlKey) -> Result<(), WriteError> {
         let bare = ObjectKey::bare(url);
         let overtaken: Vec<Arc<Running>> =
@@ -538,8 +553,8 @@ impl Fills {
         self.store.remove(bare.hash(), bare.bytes(), store::Which::Any).await.map(drop)
     }
 
-    /// Sees to it that fetches of a URL that were begun for an earlier refetch than this one, or for none, put nothing in the place of
-    /// what this one brings. Whoever waits for them is answered.
+    /// Makes sure that fetches of a URL that were begun for an earlier refetch than this one, or for none, do not
+    /// replace the result of this one. Requests that wait for them are still answered.
     pub(crate) async fn overtake(&self, url: &UrlKey, refetch: u64) {
         let bare = ObjectKey::bare(url);
         let of_it: Vec<Arc<Running>> =
@@ -549,13 +564,13 @@ impl Fills {
         }
     }
 
-    /// Sees to it that fetches that began before this one put nothing in the place of what it is about to store at `place`: they were
-    /// overtaken, and what is proved to be there would be gone when they end.
+    /// Makes sure that fetches that began before fetch `number` do not replace the object that it is about to store at
+    /// `place`: otherwise an object proven to be resident would be gone when they end.
     async fn outrun(&self, order: &Order, place: &ObjectKey, number: u64) {
         let earlier: Vec<Arc<Running>> = {
             let all = self.running();
             let before = |running: &&Arc<Running>| running.number < number && running.may_bring(order);
-            // Of what was asked for under the bare URL it may not be known yet which variant it is.
+            // A fetch under the bare URL may not know yet which variant it brings.
             let places = [place, &order.key, &ObjectKey::bare(&order.url)];
             places.into_iter().filter_map(|key| all.get(key)).flatten().filter(before).cloned().collect()
         };
@@ -564,7 +579,7 @@ impl Fills {
         }
     }
 
-    /// Asks for something that is not stored, whatever comes; on the runtime that keeps the connections.
+    /// Sends a request whose answer is not stored, on the runtime that keeps the connections.
     pub(crate) async fn pass(&self, question: Question, body: Option<upstream::UpBody>) -> Result<Answer, AskError> {
         let Some(place) = self.passing.take(&question.domain.name) else {
             self.metrics.refused(Refusal::Fetches);

@@ -1,9 +1,9 @@
 //! Bounds the frames of an HTTP/2 connection that cost work and ask for nothing.
 //!
-//! h2 bounds what it would have to remember: header blocks and their CONTINUATIONs, streams, streams reset before they were
-//! accepted, empty DATA. It answers every PING and SETTINGS and drops every stream that is reset for as long as a client likes to
-//! send them; a request that is reset right away costs this node a lookup, and maybe an origin a request (CVE-2023-44487). So
-//! frames are counted here as they pass.
+//! h2 bounds everything it has to remember: header blocks and their CONTINUATIONs, streams, streams reset before they
+//! were accepted, empty DATA. But it answers every PING and SETTINGS and drops every reset stream for as long as a
+//! client sends them; a request that is reset right away costs this node a lookup, and maybe an origin a request
+//! (CVE-2023-44487). So frames are counted here as they pass.
 //!
 //! # Not here
 //!
@@ -11,10 +11,11 @@
 
 use tokio::time::Instant;
 
-/// Frames that ask for nothing, at once: twice what a browser sends that gives up a page of as many streams as there may be.
+/// Burst of frames that ask for nothing: twice what a browser sends when it gives up a page with as many streams as are
+/// allowed.
 pub(crate) const BURST_MAX: f64 = 256.0;
 
-/// The same in a second, for as long as the connection lasts.
+/// The sustained rate of them in a second.
 pub(crate) const PER_SEC_MAX: f64 = 64.0;
 
 /// Bytes a client sends before its first frame.
@@ -26,7 +27,7 @@ const HEADERS: u8 = 1;
 const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 
-/// Too many of them.
+/// Too many frames that ask for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flood;
 
@@ -43,7 +44,7 @@ impl FrameHead {
     }
 }
 
-/// Where one direction of a connection is in its frames.
+/// The position of one direction of a connection in its frames.
 #[derive(Debug, Default)]
 pub(crate) struct Heads {
     /// Bytes to come before the next frame.
@@ -53,7 +54,7 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// Takes `bytes` up to the end of the next head; all of them where there is none.
+    /// Consumes `bytes` up to the end of the next frame head; all of them if there is none.
     pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
@@ -72,12 +73,12 @@ impl Heads {
     }
 }
 
-/// Where a client is in its frames, and how many more it may send that ask for nothing.
+/// The position in a client's frames, and how many more that ask for nothing it may send.
 #[derive(Debug)]
 pub(crate) struct Frames {
     heads: Heads,
     left: f64,
-    /// `left` grew lastly up to here.
+    /// When `left` was last replenished.
     grown: Instant,
 }
 
@@ -88,7 +89,7 @@ impl Frames {
         Frames { heads, left: BURST_MAX, grown: now }
     }
 
-    /// Bytes came.
+    /// Counts the frames in bytes that came.
     pub(crate) fn see(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
         while let Some(FrameHead { length, kind, flags }) = self.heads.next(&mut bytes) {
             let asks = match kind {
@@ -140,7 +141,7 @@ mod tests {
             (6, 0, 8, true),           // PING
             (8, 0, 4, false),          // WINDOW_UPDATE
             (9, 0, 0, true),           // CONTINUATION
-            (77, 0, 3, true),          // nobody knows what
+            (77, 0, 3, true),          // unknown
         ];
         for (kind, flags, payload, counted) in cases {
             let now = Instant::now();

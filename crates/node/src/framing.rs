@@ -1,15 +1,17 @@
-//! Refuses messages that two readers might take for two different ones: what is left to refuse after hyper has parsed them.
+//! Refuses messages that two readers might parse differently (request smuggling), as far as hyper's parser has not
+//! refused them.
 //!
-//! hyper already ends the connection over a head with obs-fold, a space before a colon, control bytes, lengths that contradict
-//! each other or overflow, and a `Transfer-Encoding` that is of HTTP/1.0 or does not end in `chunked`; and over chunks that are
-//! none. A request with both `Transfer-Encoding` and `Content-Length` it reads by the first, drops the second and closes the
-//! connection behind it (RFC 9112 §6.1). A lone LF it takes for the end of a line of a head (§2.2), and nowhere else.
+//! hyper already ends the connection over a head with obs-fold, a space before a colon, control bytes, lengths that
+//! contradict each other or overflow, and a `Transfer-Encoding` in HTTP/1.0 or one that does not end in `chunked`; and
+//! over malformed chunks. A request with both `Transfer-Encoding` and `Content-Length` it reads by the first, drops the
+//! second and closes the connection after it (RFC 9112 §6.1). It accepts a lone LF as the end of a line in a head
+//! (§2.2), and nowhere else.
 //!
 //! # What always holds
 //!
-//! - A message that passed has at most one `Content-Length`, of digits alone, and no coding but `chunked`.
-//! - The host of a request is one and a name, whichever of the two places it is told in.
-//! - What fails closes its connection: behind it nobody knows where the next message begins.
+//! - A message that passed has at most one `Content-Length`, of digits alone, and no transfer coding but `chunked`.
+//! - A request has exactly one host, and it is a name, in whichever of the two places it is given.
+//! - A message that fails closes its connection: it is not known where the next message begins.
 
 use std::borrow::Cow;
 
@@ -22,7 +24,8 @@ use crate::metrics::Refusal;
 /// Longest path and query of a request, in bytes.
 pub(crate) const URL_BYTES_MAX: usize = model::PATH_BYTES_MAX;
 
-/// Largest head of a request, in bytes, and most fields in it. For more fields than 100 hyper takes new memory with each request.
+/// Largest head of a request, in bytes, and most fields in it. For more than 100 fields hyper allocates memory for each
+/// request.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
 pub(crate) const HEADERS_MAX: usize = 100;
 
@@ -30,12 +33,12 @@ pub(crate) const HEADERS_MAX: usize = 100;
 pub(crate) const ANSWER_BYTES_MAX: usize = 64 << 10;
 pub(crate) const ANSWER_FIELDS_MAX: usize = 256;
 
-/// Of those, what is left to nodes for what they say to each other: whatever one takes of a user its parents take of it, and of an
-/// origin its children.
+/// The share of those that is reserved for fields between nodes, so that parents accept every request that a node
+/// accepted from a user, and children every answer that it accepted from an origin.
 const FIELDS_OF_NODES: usize = 16;
 const BYTES_OF_NODES: usize = 4 << 10;
 
-/// Why a request is not taken.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bad {
     pub(crate) status: StatusCode,
@@ -47,7 +50,7 @@ fn malformed(words: &'static str) -> Bad {
     Bad { status: StatusCode::BAD_REQUEST, words, why: Refusal::Malformed }
 }
 
-/// Checks a request, and brings what says its length into one form. Says whom it is addressed to.
+/// Checks a request, and normalizes the field that gives its length. Returns the authority that it is addressed to.
 pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
     let too_large = |status, words| Bad { status, words, why: Refusal::TooLarge };
     if request.uri.path_and_query().is_some_and(|path| path.as_str().len() > URL_BYTES_MAX) {
@@ -56,7 +59,7 @@ pub(crate) fn request(request: &mut request::Parts) -> Result<Authority, Bad> {
     if request.version == Version::HTTP_2 {
         one_cookie(&mut request.headers);
     }
-    // HTTP/1.1 was bounded while it was parsed; HTTP/2 only in bytes.
+    // The head of an HTTP/1.1 request was bounded while parsed; that of HTTP/2 only in bytes.
     if request.headers.len() > HEADERS_MAX {
         return Err(too_large(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "there are too many header fields"));
     }
@@ -81,7 +84,7 @@ pub(crate) fn bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
-/// Checks that an origin's answer leaves room for what nodes add to it.
+/// Checks that an origin's answer leaves room for the fields that nodes add.
 pub(crate) fn answer_leaves_room(headers: &HeaderMap) -> Result<(), &'static str> {
     match headers.len() > ANSWER_FIELDS_MAX - FIELDS_OF_NODES || bytes(headers) > ANSWER_BYTES_MAX - BYTES_OF_NODES {
         true => Err("the head of the answer is too large"),
@@ -89,7 +92,7 @@ pub(crate) fn answer_leaves_room(headers: &HeaderMap) -> Result<(), &'static str
     }
 }
 
-/// Checks that a user's request leaves room for what nodes add to it.
+/// Checks that a user's request leaves room for the fields that nodes add.
 pub(crate) fn leaves_room(headers: &HeaderMap) -> Result<(), Bad> {
     let bytes = bytes(headers);
     match headers.len() > HEADERS_MAX - FIELDS_OF_NODES || bytes > HEAD_BYTES_MAX - URL_BYTES_MAX - BYTES_OF_NODES {
@@ -102,7 +105,7 @@ pub(crate) fn leaves_room(headers: &HeaderMap) -> Result<(), Bad> {
     }
 }
 
-/// RFC 9113 §8.2.3: a client may send its cookies apart; whoever is not asked by HTTP/2 knows one field.
+/// RFC 9113 §8.2.3: a client may split its cookies into several fields; outside HTTP/2 they have to be one.
 fn one_cookie(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1
@@ -112,8 +115,8 @@ fn one_cookie(headers: &mut HeaderMap) {
     }
 }
 
-/// RFC 9112 §3.2: exactly one `Host` in HTTP/1.1, and a name in it, also where the target names another, which then counts
-/// (§3.2.2). RFC 9113 §8.3.1: in HTTP/2 there may be none, and one that there is agrees with the target.
+/// RFC 9112 §3.2: exactly one `Host` in HTTP/1.1, with a valid name, even where the target names another host, which
+/// then counts (§3.2.2). RFC 9113 §8.3.1: HTTP/2 may have none, and one that is there must agree with the target.
 fn one_host(request: &request::Parts) -> Result<Authority, Bad> {
     let mut named = request.headers.get_all(HOST).iter();
     let header = match (named.next(), named.next()) {
@@ -130,7 +133,7 @@ fn one_host(request: &request::Parts) -> Result<Authority, Bad> {
     if told.as_ref().is_some_and(has_user) || request.uri.authority().is_some_and(has_user) {
         return Err(malformed("expected a host name without a user"));
     }
-    // RFC 9110 §4.2.1: a URL without a host is none.
+    // RFC 9110 §4.2.1: a URL without a host is invalid.
     let has_no_name = |authority: &Authority| authority.host().is_empty();
     if told.as_ref().is_some_and(has_no_name) || request.uri.authority().is_some_and(has_no_name) {
         return Err(malformed("expected a host name in Host"));
@@ -145,14 +148,14 @@ fn one_host(request: &request::Parts) -> Result<Authority, Bad> {
     }
 }
 
-/// Checks an answer of a parent or an origin, and brings what says its length into one form. After an error the connection it came
-/// on must not be used again.
+/// Checks an answer of a parent or an origin, and normalizes the field that gives its length. After an error the
+/// connection it came on must not be used again.
 pub(crate) fn answer(answer: &mut response::Parts) -> Result<(), &'static str> {
     if !is_chunked_at_most(&answer.headers) {
         return Err("it has a Transfer-Encoding other than chunked");
     }
-    // A request like this may be read by its Transfer-Encoding. An origin that answers so is broken or attacked, and what is stored
-    // is sent to everybody (RFC 9112 §6.3: "ought to be handled as an error").
+    // A request with both may be read by its Transfer-Encoding. An origin that answers with both is broken or attacked,
+    // and a stored answer is sent to everybody (RFC 9112 §6.3: "ought to be handled as an error").
     if answer.headers.contains_key(TRANSFER_ENCODING) && answer.headers.contains_key(CONTENT_LENGTH) {
         return Err("it has both Transfer-Encoding and Content-Length");
     }
@@ -162,7 +165,8 @@ pub(crate) fn answer(answer: &mut response::Parts) -> Result<(), &'static str> {
     one_length(&mut answer.headers)
 }
 
-/// Whether there is no coding, or `chunked` alone. Others are not understood here, and taking them off is not this node's to skip.
+/// Whether there is no transfer coding, or `chunked` alone. This node does not decode others, and must not skip
+/// decoding them.
 fn is_chunked_at_most(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -172,7 +176,7 @@ fn is_chunked_at_most(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Makes one `Content-Length` of those that say the same (RFC 9110 §8.6).
+/// Merges several `Content-Length` of equal value into one (RFC 9110 §8.6).
 fn one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (Some(first), next) = (lengths.next(), lengths.next()) else { return Ok(()) };
@@ -189,7 +193,7 @@ fn one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A number without a sign, and one that fits.
+/// Parses a number without a sign; `None` if it does not fit.
 fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -300,7 +304,7 @@ mod tests {
             (200, &[("content-length", "-1")], Err(())),
             (200, &[("transfer-encoding", "chunked")], Ok(None)),
             (200, &[("transfer-encoding", "xchunked")], Err(())),
-            (200, &[("transfer-encoding", "gzip")], Err(())), // would be read until the end of the connection, still packed
+            (200, &[("transfer-encoding", "gzip")], Err(())), // would be read to the connection's end, still compressed
             (200, &[("transfer-encoding", "chunked"), ("content-length", "5")], Err(())),
             (204, &[("content-length", "5")], Ok(None)),
         ];

@@ -1,14 +1,15 @@
-//! What the store keeps beside a body: the response's head, and which log its stamp is of.
+//! The record that the store keeps beside a body: the head of the response, and the log that its stamp belongs to.
 //!
-//! An *object* lies there whole, or *sliced*: then its head stands for it under the bare URL, and such parts of the body as somebody
-//! asked for lie beside it as *slices*, under the URL and the head's series. A *marker* under the bare URL says by which request
-//! headers its variants differ (RFC 9111 §4.1); the variants lie under the URL and those headers' values. What was vouched for a
-//! body is not here: it does not survive a restart (rule 5).
+//! An *object* is stored whole or *sliced*. The head of a sliced one stands for it under the bare URL, and the parts of
+//! its body that somebody asked for are stored beside it as *slices*, under the URL and the head's series. A *marker*
+//! under the bare URL names the request headers by which its variants differ (RFC 9111 §4.1); the variants are stored
+//! under the URL, the marker and those headers' values. When a body was vouched for is not here: that does not survive
+//! a restart (rule 5).
 //!
 //! # What always holds
 //!
-//! - The first byte is the version of the format. Bytes that cannot be read are a head that is not there, never a panic.
-//! - A stamp is of the log whose tag lies beside it; a body of another log is a miss (rule 8, after a restore).
+//! - The first byte is the version of the format. Bytes that cannot be read are a miss, never a panic.
+//! - A stamp belongs to the log whose tag is stored with it; a body of another log is a miss (rule 8, after a restore).
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,40 +34,42 @@ const MARKER: u8 = 1;
 const SLICED: u8 = 2;
 const SLICE: u8 = 3;
 
-/// Between the URL and the variant in a full key; no URL holds it.
+/// Between the URL and the variant in a full key; no URL contains it.
 const SEPARATOR: u8 = b'\n';
 
-/// What a slice has behind the separator first; no header's value holds a zero.
+/// Follows the separator in the key of a slice. In the key of a variant a marker's generation does, whose count is too
+/// small ever to read like this.
 const OF_SLICE: &[u8] = b"\0slice";
 
-/// Headers that an answer has beside the stored ones: what the node says of itself, the length, the age.
+/// Headers that an answer adds to the stored ones: the node's own fields, the length, the age.
 const ANSWER_ADDS: usize = 8;
 
-/// Longest values of a variant that lie in a key as they are, in bytes; of longer ones (cookies) their digest does.
+/// Longest values of a variant that a key contains as they are, in bytes; longer ones (cookies) are replaced by their
+/// digest.
 const VARIANT_BYTES_MAX: usize = 512;
 
 /// A response's head as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Head {
-    /// The log the stamp is of.
+    /// The log the stamp belongs to.
     pub(crate) log: LogTag,
     /// Status of the response.
     pub(crate) status: StatusCode,
     /// End-to-end headers as they came.
     pub(crate) headers: HeaderMap,
-    /// When the request was sent, by the wall.
+    /// When the request was sent, by the wall clock.
     pub(crate) sent: SystemTime,
-    /// When the response arrived, by the wall.
+    /// When the response arrived, by the wall clock.
     pub(crate) received: SystemTime,
-    /// What the head says of its use.
+    /// The freshness that the headers give the response.
     pub(crate) freshness: Freshness,
-    /// Where the body lies in slices, what they are.
+    /// The series of its slices, if the body is sliced.
     pub(crate) slices: Option<Series>,
-    /// For which refetch it was fetched; zero for none.
+    /// The refetch it was fetched for; zero for none.
     pub(crate) refetch: u64,
-    /// Of which answer of an origin the body is a copy; zero when that is not known.
+    /// Identifies the origin's answer that the body is a copy of; zero if that is not known.
     pub(crate) copy: u64,
-    /// What of an answer with it is the same for every plain hit (`hot`).
+    /// The part of an answer's head that is the same for every plain hit (`hot`).
     pub(crate) ready: OnceLock<Bytes>,
 }
 
@@ -77,31 +80,31 @@ pub(crate) struct Series {
     pub(crate) length: u64,
     /// Bytes of each slice but the last.
     pub(crate) slice: u64,
-    /// Tells these slices from those of every other head the URL ever had: what is fetched for one head is never read for another,
-    /// though both may carry the same validator.
+    /// Distinguishes these slices from those of every other head the URL ever had: a slice fetched for one head is
+    /// never read for another, even if both carry the same validator.
     pub(crate) name: u128,
 }
 
 impl Series {
-    /// Offsets of the first byte of slice `number` and of the one behind its last.
+    /// Offsets of the first byte of slice `number` and of the one after its last.
     pub(crate) fn range(&self, number: u64) -> std::ops::Range<u64> {
         let start = number.saturating_mul(self.slice).min(self.length);
         start..start.saturating_add(self.slice).min(self.length)
     }
 }
 
-/// What lies under a key.
+/// The kinds of record that a key can have in the store.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stored {
     /// A response.
     Object(Arc<Head>),
     /// The URL has variants, which differ by these request headers (lower case).
     Marker(Vec<HeaderName>),
-    /// Part of a body, whose head lies under the bare URL.
+    /// Part of a body, whose head is stored under the bare URL.
     Slice,
 }
 
-/// Under what an object lies in the store.
+/// The key of an object in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ObjectKey {
     bytes: Vec<u8>,
@@ -125,8 +128,8 @@ impl ObjectKey {
         ObjectKey::new([url.host().as_bytes(), url.path_and_query().as_bytes()].concat())
     }
 
-    /// A variant that a marker leads to; `values` come from [`httpcache::vary_key`]. What lies under another marker's variants is
-    /// found by nobody any more: who removes a marker has removed all variants.
+    /// A variant that a marker leads to; `values` come from [`httpcache::vary_key`]. Variants of an earlier marker are
+    /// found by nobody: removing a marker removes all of its variants.
     pub(crate) fn variant(url: &UrlKey, marker: store::Generation, values: &[u8]) -> ObjectKey {
         let mut key = ObjectKey::bare(url).bytes;
         key.push(SEPARATOR);
@@ -149,7 +152,7 @@ impl ObjectKey {
         ObjectKey::new(key)
     }
 
-    /// Whether it is of `url`, bare, a variant or a slice.
+    /// Whether it is a key of `url`: bare, of a variant or of a slice.
     pub(crate) fn is_of(&self, url: &ObjectKey) -> bool {
         self.bytes.strip_prefix(url.bytes()).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == SEPARATOR))
     }
@@ -159,7 +162,7 @@ impl ObjectKey {
         &self.bytes
     }
 
-    /// What the store's index is keyed by.
+    /// The key of the store's index.
     pub(crate) fn hash(&self) -> store::Key {
         store::Key(self.hash)
     }
@@ -192,12 +195,12 @@ impl Head {
         Head { slices: Some(series), ..self }
     }
 
-    /// The same with other headers, which say the same of its use.
+    /// The same with other headers, which leave its freshness as it is.
     pub(crate) fn with(&self, headers: HeaderMap) -> Head {
         Head { headers, ready: OnceLock::new(), ..self.clone() }
     }
 
-    /// The same, fetched for a refetch.
+    /// The same, noted as fetched for a refetch.
     pub(crate) fn fetched_for(self, refetch: u64) -> Head {
         Head { refetch, ..self }
     }
@@ -207,7 +210,7 @@ impl Head {
         Head { copy, ..self }
     }
 
-    /// For the store.
+    /// Encodes it for the store.
     pub(crate) fn encode(&self) -> Bytes {
         let kind = if self.slices.is_some() { SLICED } else { OBJECT };
         let mut headers = std::borrow::Cow::Borrowed(&self.headers);
@@ -227,13 +230,13 @@ impl Head {
     }
 }
 
-/// A marker for the store.
+/// Encodes a marker for the store.
 pub(crate) fn encode_marker(log: LogTag, vary: &[HeaderName]) -> Bytes {
     let headers = vary.iter().map(|name| (name.clone(), HeaderValue::from_static(""))).collect();
     encode(MARKER, None, log, StatusCode::OK, &headers, UNIX_EPOCH, UNIX_EPOCH)
 }
 
-/// What stands for a head beside a slice.
+/// Encodes the record that a slice has in place of a head.
 pub(crate) fn encode_slice(log: LogTag) -> Bytes {
     encode(SLICE, None, log, StatusCode::OK, &HeaderMap::new(), UNIX_EPOCH, UNIX_EPOCH)
 }
@@ -261,7 +264,7 @@ fn encode(
         out.put_u128(name);
     }
     for (name, value) in headers {
-        // Both are bounded far below by what the client and the server accept as a head.
+        // Both are far shorter than that: the client and the server bound the heads they accept.
         out.put_u16(u16::try_from(name.as_str().len()).unwrap_or(u16::MAX));
         out.put_slice(name.as_str().as_bytes());
         out.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
@@ -270,12 +273,12 @@ fn encode(
     out.freeze()
 }
 
-/// What lies in the store, read once as long as it is in memory.
+/// The record of an object, decoded once for as long as it is in memory.
 pub(crate) fn read(object: &store::Object) -> Option<&(LogTag, Stored)> {
     object.made(decode).as_ref()
 }
 
-/// Reads what the store keeps; `None` for bytes of another version or that make no sense, which is a miss.
+/// Decodes a record; `None`, which is a miss, for bytes of another version or that make no sense.
 pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
     let mut bytes = bytes.clone();
     if bytes.try_get_u8().ok()? != VERSION {
@@ -294,7 +297,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
         }
         _ => None,
     };
-    // Room for what an answer adds to its copy of them.
+    // Room in the index for the fields that an answer adds to its copy.
     let mut headers = HeaderMap::with_capacity(ANSWER_ADDS + 8);
     while bytes.has_remaining() {
         let length = usize::from(bytes.try_get_u16().ok()?);
@@ -306,7 +309,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<(LogTag, Stored)> {
     let (refetch, copy) = (peer::refetch(&headers), peer::copy(&headers).unwrap_or(0));
     headers.remove(peer::REFETCH);
     headers.remove(peer::COPY);
-    // A copy takes no more memory than it needs, and may be kept for long.
+    // The clone has no spare room for entries, and may be kept for long.
     let headers = headers.clone();
     match kind {
         OBJECT | SLICED => {
@@ -327,8 +330,8 @@ fn millis(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Brings every stored body to `upto` that reflects all of it, and drops the others, so that index entries up to there can be
-/// forgotten (rule 9). Bodies of domains that are not served any more go too.
+/// Restamps with `upto` every stored body that reflects all of it, and drops the others, so that index entries up to
+/// there can be forgotten (rule 9). Bodies of domains that are no longer served are dropped, too.
 pub(crate) async fn sweep(
     store: &store::Store,
     knowing: &Knowing,
@@ -340,7 +343,7 @@ pub(crate) async fn sweep(
             |object| match measure(knowing, known, object) {
                 None => Sweep::Drop,
                 Some((Stored::Marker(_), _)) => Sweep::Keep,
-                // Guard (a) alone: whether the lease runs has no part in it.
+                // Guard (a) alone: the lease plays no part.
                 Some((Stored::Object(_) | Stored::Slice, need)) if Revision(object.stamp) >= need.revision => {
                     Sweep::Restamp(upto.0)
                 }
@@ -351,8 +354,8 @@ pub(crate) async fn sweep(
         .await
 }
 
-/// What lies under a key of the store, and what it must reflect; `None` for what nobody can be sent any more: heads that cannot
-/// be read, bodies of another log, of a domain that is not served.
+/// The record under a key, and the revision it must reflect; `None` for a body that can no longer be sent to anybody:
+/// its head cannot be read, or it is of another log or of a domain that is not served.
 pub(crate) fn measure(knowing: &Knowing, known: &Known, object: &SweptObject<'_>) -> Option<(Stored, Need)> {
     let (_, stored) = decode(object.head).filter(|(log, _)| *log == known.tag)?;
     let url = url_of(object.full_key)?;

@@ -1,20 +1,22 @@
-//! Hits that need no thought, answered below hyper: a plain GET over HTTP/1.1 of a small, fresh object in memory.
+//! The fast path of plain hits, answered below hyper: a plain GET over HTTP/1.1 for a small, fresh object in memory.
 //!
-//! Of what such a hit costs beside the kernel's part, most is what hyper and the pipeline do for requests that are more than that.
-//! So a connection looks at what it read before it hands it up: what nothing but the judgement can change is answered at once, from
-//! a head that lies ready beside the object; everything else goes to hyper as it came.
+//! Apart from the kernel's part, most of the cost of such a hit is work that hyper and the pipeline do for more
+//! demanding requests. So a connection inspects the bytes it read before it hands them up: a request whose answer only
+//! the judgement can change is answered at once, from a head that is kept ready beside the object; everything else goes
+//! to hyper as it came.
 //!
 //! # What always holds
 //!
-//! - The answer is the one that the pipeline would give, but for the order of its fields: whatever might change it, a field that is
-//!   not known to be harmless, a function of the domain, a condition, an odd byte, leaves the request to the pipeline.
-//! - It is judged right before its header is written, by [`crate::knowing::Knowing::judge`] (rule 3), and its judgement is held until
-//!   the kernel has the header (rule 6), like every other.
+//! - The answer is the one that the pipeline would give, except for the order of its fields. Anything that might change
+//!   it (a field not known to be harmless, a function of the domain, a condition, an odd byte) leaves the request to
+//!   the pipeline.
+//! - Like every other answer, it is judged right before its header is written, by [`crate::knowing::Knowing::judge`]
+//!   (rule 3), and its judgement is held until the kernel has the header (rule 6).
 //! - It is counted and logged like every other.
 //!
 //! # Not here
 //!
-//! Whether hyper has bytes of the client that are not answered: `connection` asks nothing here then.
+//! Whether hyper holds unanswered bytes of the client: `connection` does not ask here then.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -36,11 +38,11 @@ use crate::listener::{Handoff, REQUESTS_MAX};
 use crate::metrics::XCache;
 use crate::respond::{Signs, X_CACHE};
 
-/// Fields of a request that is looked at here.
+/// Most fields of a request that is considered here.
 const FIELDS_MAX: usize = 32;
 
-/// Fields that change nothing of a hit, whatever they say. Those of the pipeline's answers that depend on a field of the request
-/// depend on one that is not here.
+/// Request fields that never change a hit, whatever their value. Where an answer of the pipeline depends on a request
+/// field, it is one that is not listed here.
 const HARMLESS: [&str; 19] = [
     "accept",
     "accept-encoding",
@@ -63,22 +65,22 @@ const HARMLESS: [&str; 19] = [
     "x-real-ip",
 ];
 
-/// What a client's bytes are.
+/// The kind of request that a client's bytes are.
 pub(crate) enum Seen<T = Box<Hit>> {
     /// A hit.
     Hit(T),
-    /// One request without content, whole, and not a byte behind it.
+    /// One whole request without content, and no byte after it.
     Whole,
     /// Anything else.
     Other,
 }
 
-/// An answer on its way.
+/// A hit while it is written.
 pub(crate) struct Hit {
     head: Vec<u8>,
-    /// Its body lies whole in memory, and stays there for as long as this has it.
+    /// Its whole body is in memory, and stays there for as long as this is held.
     object: store::Object,
-    /// Bytes of both that were written.
+    /// Bytes of head and body written so far.
     written: usize,
     /// The judged header, until it is written.
     judged: Option<u64>,
@@ -90,7 +92,7 @@ impl Hit {
         self.object.body().map_or(&[], |body| body)
     }
 
-    /// What is to be written; both empty at the end.
+    /// The bytes left to write; both slices are empty at the end.
     pub(crate) fn rest(&self) -> [IoSlice<'_>; 2] {
         let head = self.head.get(self.written..).unwrap_or_default();
         let body = self.body().get(self.written.saturating_sub(self.head.len())..).unwrap_or_default();
@@ -102,7 +104,7 @@ impl Hit {
         self.written >= self.head.len() + self.body().len()
     }
 
-    /// So many bytes of it were written.
+    /// Notes that so many bytes of it were written.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         let before = self.written.max(self.head.len());
         self.written += bytes;
@@ -123,7 +125,7 @@ impl Hit {
     }
 }
 
-/// Looks at what a client sent when hyper has nothing of it that is not answered.
+/// Inspects the bytes a client sent, while hyper holds no unanswered bytes of it.
 pub(crate) fn see(handoff: &Arc<Handoff>, bytes: &[u8]) -> Seen {
     look(bytes, |host, path, fields| {
         let record = || {
@@ -134,7 +136,7 @@ pub(crate) fn see(handoff: &Arc<Handoff>, bytes: &[u8]) -> Seen {
     })
 }
 
-/// Finds out whether bytes are one plain request; if they are, `hit` is asked with its host, path and fields.
+/// Finds out whether bytes are one plain request; if so, calls `hit` with its host, path and fields.
 pub(crate) fn look<T>(bytes: &[u8], hit: impl FnOnce(&str, &str, &[httparse::Header<'_>]) -> Option<T>) -> Seen<T> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
@@ -171,7 +173,7 @@ pub(crate) fn look<T>(bytes: &[u8], hit: impl FnOnce(&str, &str, &[httparse::Hea
     }
 }
 
-/// The name in a `Host`, when it is lower case and has no surprises.
+/// The name in a `Host`, if it is lower case and plain.
 fn plain_host(value: &[u8]) -> Option<&str> {
     let value = std::str::from_utf8(value).ok()?;
     let (name, port) = value.split_once(':').unwrap_or((value, "80"));
@@ -180,7 +182,7 @@ fn plain_host(value: &[u8]) -> Option<&str> {
     (good && port.bytes().all(|byte| byte.is_ascii_digit())).then_some(name)
 }
 
-/// Whether a target is a path with a query of bytes that need no thought (RFC 3986 §3.3, §3.4).
+/// Whether a target is a path and query of plain characters alone (RFC 3986 §3.3, §3.4).
 fn is_plain_path(path: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte);
     path.starts_with('/') && path.len() <= URL_BYTES_MAX && path.bytes().all(plain)
@@ -189,7 +191,7 @@ fn is_plain_path(path: &str) -> bool {
 fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> Record) -> Option<Hit> {
     let front = &handoff.front;
     let (pipeline, knowing) = (&front.pipeline, front.pipeline.knowing());
-    // These are told so by hyper.
+    // These answers have to carry `Connection: close`, which the way through hyper adds.
     if front.draining.is_cancelled() || handoff.turn.begun() + 1 >= REQUESTS_MAX {
         return None;
     }
@@ -246,7 +248,8 @@ fn hit(handoff: &Arc<Handoff>, host: &str, path: &str, record: impl FnOnce() -> 
     Some(Hit { head: text, object, written: 0, judged, exchange })
 }
 
-/// What of an answer's head is the same for every plain hit; nothing when there is a part of it that hyper would add.
+/// The part of an answer's head that is the same for every plain hit; empty if hyper would add a field to it, or
+/// functions left something in it.
 fn ready(head: &Head, length: u64, signs: &Signs) -> Bytes {
     if !head.headers.contains_key(DATE) || keep::is_marked(&head.headers) {
         return Bytes::new();
@@ -257,7 +260,7 @@ fn ready(head: &Head, length: u64, signs: &Signs) -> Bytes {
             text.extend_from_slice(part);
         }
     };
-    // These are said anew.
+    // The node sends values of its own for these.
     for (name, value) in
         head.headers.iter().filter(|(name, _)| ![AGE, CONTENT_LENGTH, X_CACHE, REQUEST_ID].contains(name))
     {

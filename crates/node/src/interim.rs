@@ -1,17 +1,19 @@
-//! Interim answers (RFC 9110 §15.2): what an origin says before its answer, on the way to the user who made this node ask.
+//! Interim answers (RFC 9110 §15.2) of an origin, on the way to the user whose request made this node ask.
 //!
-//! hyper's client tells them, its server has no way to send them. So a connection of HTTP/1.1 writes them itself, between what
-//! hyper writes: they lie here from when they come until it does.
+//! hyper's client reports them, its server has no way to send them. So an HTTP/1.1 connection writes them itself,
+//! between hyper's writes; until then they wait here.
 //!
 //! # What always holds
 //!
-//! - An interim answer goes to the request for which it was asked, before the first byte of that request's answer, or nowhere.
-//! - Nothing of it is stored, and it says nothing of a body: it is no business of the fence.
-//! - At most [`PENDING_BYTES_MAX`] wait for a connection; what does not fit is dropped, and counted.
+//! - An interim answer is sent for the request that caused it, before the first byte of that request's answer, or not
+//!   at all.
+//! - It is not stored and says nothing of a body, so the fence does not apply to it.
+//! - At most [`PENDING_BYTES_MAX`] wait for a connection; those that do not fit are dropped, and counted.
 //!
 //! # Not here
 //!
-//! HTTP/2, whose server in hyper keeps its streams to itself, and who joined a fetch of another: he was not asked for.
+//! HTTP/2, whose streams hyper's server does not expose; and requests that joined the fetch of another, which did not
+//! cause the interim answer.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::Waker;
@@ -33,7 +35,7 @@ pub(crate) struct Interim {
 }
 
 impl Interim {
-    /// An interim answer came.
+    /// Takes an interim answer that came.
     pub(crate) fn came(&self, status: StatusCode, headers: &HeaderMap) {
         let Some(handoff) = self.to.upgrade() else { return };
         let passed = handoff.interims.take(self.request, &head(status, headers));
@@ -66,7 +68,7 @@ impl Interims {
         Interim { to: Arc::downgrade(to), request }
     }
 
-    /// The answer begins: what came before it is written before it, nothing else is taken.
+    /// Notes that the answer begins: interim answers that came earlier are written before it, no more are taken.
     pub(crate) fn close(&self) {
         self.pending().open = None;
     }
@@ -83,8 +85,8 @@ impl Interims {
         true
     }
 
-    /// What is to be written now; who waits for more is woken. When something was written that may have been the answer's beginning
-    /// it is too `late` for what came before that.
+    /// The bytes to write now; `waker` is woken when there are more. `late` means that the beginning of the answer may
+    /// have been written, after which interim answers to its request are dropped.
     pub(crate) fn next(&self, waker: &Waker, late: bool) -> Vec<u8> {
         let mut pending = self.pending();
         if late && pending.open.is_none() {

@@ -1,12 +1,13 @@
-//! Takes connections of users and children: HTTP/1.1 and HTTP/2 on one port, one single-threaded runtime per core.
+//! Accepts connections of users and children: HTTP/1.1 and HTTP/2 on one port, one single-threaded runtime per core.
 //!
 //! The kernel spreads connections over the threads (SO_REUSEPORT), so a request never changes its core.
 //!
 //! # What always holds
 //!
-//! - A judged header counts as waiting until the connection has handed everything before it to the kernel (rule 6). One that has
-//!   to wait because its client does not read is looked at again every [`RECHECK`]: once an entry was applied or the lease has run
-//!   out since it was judged, the connection is dropped with it. So no header leaves that would not be judged the same then.
+//! - A judged header counts as waiting until the connection has handed everything up to it to the kernel (rule 6). One
+//!   that is held up because its client does not read is checked again every [`RECHECK`]: if an entry was applied or
+//!   the lease ran out since it was judged, the connection is dropped with it. So no header leaves that would be judged
+//!   differently then.
 //! - Every wait for a client has a bound.
 
 use std::io::{self, Read, Write};
@@ -46,10 +47,10 @@ use model::Knowledge;
 /// Connections at a time, all threads together, unless the node's configuration says otherwise.
 pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
 
-/// Connections the kernel holds before they are taken.
+/// Connections that the kernel holds before they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// How soon a judged header that could not be sent is looked at again; with what the control plane allows between judging
+/// How soon a judged header that could not be sent is checked again; with what the control plane allows between judging
 /// and sending (a margin of 1 s) this leaves room for a busy machine.
 pub(crate) const RECHECK: Duration = Duration::from_millis(250);
 
@@ -59,19 +60,19 @@ pub(crate) const REQUESTS_MAX: u64 = 10_000;
 /// Requests at a time on one HTTP/2 connection.
 pub(crate) const STREAMS_MAX: u32 = 128;
 
-/// Streams of one HTTP/2 connection that may have been reset by the client before they were looked at, and by this node for what
-/// the client did wrong in them; beyond that the connection ends.
+/// Most streams of one HTTP/2 connection that were reset by the client before they were accepted, and by this node for
+/// the client's errors in them; beyond that the connection ends.
 const RESETS_PENDING_MAX: usize = 20;
 const RESETS_FOR_ERRORS_MAX: usize = 128;
 
 /// Bytes of answers that one HTTP/2 stream may hold ready to be sent.
 const STREAM_BUFFER_BYTES: usize = 64 << 10;
 
-/// Bytes of requests' bodies that one HTTP/2 stream, and all of a connection, may send before they are read.
+/// Bytes of request bodies that one HTTP/2 stream, and a whole connection, may send before they are read.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
-/// How often a silent HTTP/2 client is asked whether it is there, and how long it may take to say so.
+/// How often a silent HTTP/2 client is sent a PING, and how long its answer may take.
 const PING_EVERY: Duration = Duration::from_secs(45);
 const PONG_MAX: Duration = Duration::from_secs(20);
 
@@ -81,17 +82,17 @@ pub(crate) const STOP_MAX: Duration = Duration::from_secs(5);
 /// The same for one that is drained.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// What a client hears for whom there is no room; its connection is closed behind it.
+/// The answer to a client for which there is no room; its connection is closed after it.
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-/// What all threads serve with.
+/// The state that all threads share.
 pub(crate) struct Front {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) log: Option<AccessLog>,
     pub(crate) connections_max: u64,
-    /// The node is on its way out: whoever is answered is asked to go elsewhere next time.
+    /// The node is draining: every client that is answered is asked to connect elsewhere next time.
     pub(crate) draining: CancellationToken,
-    /// No more connections, and none for longer than its running answers take. The node drains then, too.
+    /// No more connections are accepted, and open ones end with their running answers. The node is draining then, too.
     pub(crate) stopping: CancellationToken,
     /// How long running answers may take after that, in milliseconds.
     stop_millis: AtomicU64,
@@ -109,17 +110,17 @@ impl Front {
         Arc::new(Front { pipeline, log, connections_max, draining, stopping, stop_millis })
     }
 
-    /// Ends serving; running answers get so long.
+    /// Stops serving; running answers get `running_max` to end.
     pub(crate) fn stop(&self, running_max: Duration) {
         self.stop_millis.store(running_max.as_millis() as u64, Ordering::SeqCst);
         self.stopping.cancel();
     }
 }
 
-/// Sockets for `threads` threads on one address. Names no port twice: an address that another process listens on is an error,
-/// whatever options that one set.
+/// Sockets for `threads` threads on one address. An address that another process listens on is an error, whatever
+/// socket options that process set.
 pub(crate) fn bind(address: SocketAddr, threads: usize) -> io::Result<Vec<TcpListener>> {
-    // With SO_REUSEPORT set two processes of one user would share a port unnoticed.
+    // With SO_REUSEPORT set, two processes of one user would share a port unnoticed.
     let probe = socket(address, false)?;
     let address = probe.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     drop(probe);
@@ -137,7 +138,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One thread's accepting, by TLS where there are certificates, until the node stops; then running answers get a while.
+/// Accepts connections on one thread, with TLS where there are certificates, until the node stops; then running answers
+/// get a while to end.
 pub(crate) async fn serve(listener: TcpListener, tls: Option<Arc<Certificates>>, front: Arc<Front>) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let server = Server::new(front, listener.local_addr().ok());
@@ -160,7 +162,7 @@ pub(crate) async fn serve(listener: TcpListener, tls: Option<Arc<Certificates>>,
             (Some(held), None) => server.begin(stream, Some(client), held),
             (Some(held), Some(tls)) => server.begin_tls(stream, client, held, tls.clone()),
             (None, None) => refuse(stream),
-            // Before the handshake there is nothing that could be said.
+            // Before the handshake nothing can be said.
             (None, Some(_)) => {}
         }
     }
@@ -169,7 +171,7 @@ pub(crate) async fn serve(listener: TcpListener, tls: Option<Arc<Certificates>>,
     Ok(())
 }
 
-/// The same for connections that come from elsewhere than a socket.
+/// The same for connections that do not come from a socket.
 pub(crate) async fn serve_on<S: Stream>(mut incoming: mpsc::Receiver<S>, front: Arc<Front>) {
     let server = Server::new(front.clone(), None);
     while let Some(Some(stream)) = front.stopping.run_until_cancelled(incoming.recv()).await {
@@ -183,20 +185,21 @@ pub(crate) async fn serve_on<S: Stream>(mut incoming: mpsc::Receiver<S>, front: 
 /// Tells a client that there is no room for it, as far as that can be done without waiting.
 fn refuse(stream: tokio::net::TcpStream) {
     let Ok(mut stream) = stream.into_std() else { return };
-    // What it has sent already is read: bytes left behind would make the kernel take back what it is told.
+    // The bytes that the client already sent are read: left unread they would make the kernel reset the connection, and
+    // the answer be lost.
     let _ = stream.read(&mut [0; 4096]);
     let _ = stream.write(NO_ROOM);
     let _ = stream.shutdown(std::net::Shutdown::Write);
 }
 
-/// What one thread serves its connections with.
+/// The state of one serving thread.
 struct Server {
     front: Arc<Front>,
     http: Arc<Http>,
     tasks: TaskTracker,
 }
 
-/// What every connection of a thread shares.
+/// The state that every connection of a thread shares.
 struct Http {
     h1: http1::Builder,
     h2: http2::Builder<Streams>,
@@ -210,15 +213,15 @@ struct Streams;
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         let mut stream = Box::pin(stream);
-        // Most are hits that wait for nothing, and cost less where they are than as a task. Who does wait is looked at once more as a task:
-        // it is that which is to be woken.
+        // Most streams are hits that wait for nothing, and cost less when run in place than as a task. One that has to
+        // wait is polled once more as a task, because that is what must be woken.
         if stream.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             tokio::spawn(stream);
         }
     }
 }
 
-/// Names the requests of a thread: by this node, thread and start, and how many requests came before.
+/// Makes the IDs of a thread's requests, from node, thread and start and from a count of requests.
 pub(crate) struct Names {
     of: u64,
     requests: AtomicU64,
@@ -227,7 +230,7 @@ pub(crate) struct Names {
 impl Server {
     fn new(front: Arc<Front>, address: Option<SocketAddr>) -> Server {
         let mut h1 = http1::Builder::new();
-        // How long a head may take is seen to by the connection, which tells it from idleness.
+        // The connection itself bounds how long a head may take, since it can tell that from idleness.
         h1.timer(TokioTimer::new())
             .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
@@ -269,12 +272,12 @@ impl Server {
         self.tasks.spawn(serve_one(stream, client, Transport::Plain, self.front.clone(), self.http.clone(), held));
     }
 
-    /// The same by TLS.
+    /// The same with TLS.
     fn begin_tls(&self, stream: tokio::net::TcpStream, client: SocketAddr, held: Held, tls: Arc<Certificates>) {
         let (front, http) = (self.front.clone(), self.http.clone());
         let stopping = front.stopping.clone();
         let shaken = async move {
-            // Who says nothing has no part in the bound of handshakes.
+            // A client that sends nothing does not count among the running handshakes.
             let readable = tokio::time::timeout(HEAD_MAX, stream.readable()).await;
             readable.is_ok_and(|readable| readable.is_ok()).then_some(())?;
             tls.accept(stream).await
@@ -295,10 +298,10 @@ impl Server {
     }
 }
 
-/// What carries HTTP for a client.
+/// The transport that carries HTTP for a client.
 pub(crate) enum Transport {
     Plain,
-    /// Asked for under this name.
+    /// TLS, asked for under this name (SNI).
     Tls(Option<Box<str>>),
 }
 
@@ -320,13 +323,13 @@ async fn serve_one<S: Stream>(
         match front.stopping.run_until_cancelled(connection.plain()).await {
             Some(Ok(true)) => {}
             Some(_) => return,
-            // A hit that is half written is still written to its end; how a client takes that is his affair.
+            // A half-written hit is still written to its end; an error there is the client's affair.
             None => return drop(connection.last().await),
         }
     }
     let io = TokioIo::new(connection);
-    // HTTP/2 can say GOAWAY at any time; an idle connection of HTTP/1.1 is closed only when the node stops, for a request may be on
-    // its way.
+    // HTTP/2 can send GOAWAY at any time; an idle HTTP/1.1 connection is closed only when the node stops, because a
+    // request may be on its way.
     let leaving = if http2 { front.draining.child_token() } else { front.stopping.clone() };
     let left = leaving.clone();
     let polled = handoff.clone();
@@ -341,7 +344,7 @@ async fn serve_one<S: Stream>(
         async move {
             let is_h1 = request.version() <= Version::HTTP_11;
             let front = handoff.front.clone();
-            // Boxed, or every connection would keep room for it.
+            // Boxed, or every connection would reserve room for it.
             let answer = Box::pin(front.pipeline.handle(request, handoff, exchange.counted())).await;
             let mut answer: Response<AnswerBody> = exchange.answer(answer);
             if is_h1 && (last || front.draining.is_cancelled()) {
@@ -368,8 +371,8 @@ async fn serve_one<S: Stream>(
     }
 }
 
-/// Serves a connection to its end, which is asked for once when it is `leaving`. Boxed, for a future keeps room for what it is given
-/// as well as for where it puts it.
+/// Serves a connection to its end; once `leaving`, it is asked to end gracefully. Boxed, because a future reserves room
+/// both for its argument and for the variable that it moves it to.
 async fn drive<C: GracefulConnection>(
     mut connection: Pin<Box<C>>,
     leaving: CancellationToken,
@@ -388,50 +391,50 @@ async fn drive<C: GracefulConnection>(
     std::future::poll_fn(|cx| poll(&mut connection, cx)).await
 }
 
-/// The judged headers of one connection that are not on their way yet.
+/// The state that the requests of one connection share; above all, its judged headers that are not with the kernel yet.
 pub(crate) struct Handoff {
     pub(crate) front: Arc<Front>,
     names: Arc<Names>,
     headers: Mutex<Headers>,
-    /// Whose it is, where that is known.
+    /// The client's address, where that is known.
     pub(crate) client: Option<SocketAddr>,
-    /// The user came by TLS.
+    /// The user's connection is TLS.
     pub(crate) secure: bool,
-    /// The name that he asked for then: its domain says by what versions, and under which certificate.
+    /// The name that the user asked for with TLS (SNI), whose domain decides the TLS versions and the certificate.
     named: Option<Box<str>>,
     /// How often the connection's task was polled.
     pub(crate) polls: AtomicU64,
     /// The last write found no room.
     blocked: AtomicBool,
-    /// The connection is HTTP/2: what is written may wait in its queues while others' bytes are flushed.
+    /// The connection is HTTP/2: written bytes may wait in its queues while those of other streams are flushed.
     queues: bool,
     /// Whose turn it is.
     pub(crate) turn: Turn,
-    /// What the access log says of the client.
+    /// The client's part of its lines in the access log.
     pub(crate) logged: OnceLock<access::Client>,
-    /// What origins say before their answers.
+    /// Interim answers of origins.
     pub(crate) interims: Interims,
 }
 
 #[derive(Default)]
 struct Headers {
-    /// Rises by one; names a header.
+    /// The number of the last header; rises by one.
     last: u64,
     /// Judged and not written to the connection yet.
     judged: Vec<(u64, Judging)>,
-    /// Written to the connection, and with the next flush that comes to its end handed to the kernel.
+    /// Written to the connection, and handed to the kernel by the next flush that completes.
     written: Vec<(u64, Judging)>,
-    /// On HTTP/2, how many of those were written when the connection had last been able to take something; not zero while it is
-    /// still to be looked at whether it took them all.
+    /// On HTTP/2, how many of those were written when the connection last accepted a flush; nonzero while it has yet to
+    /// be checked whether it took them all.
     accepted: usize,
     /// How many of them it took.
     taken: usize,
-    /// Not all that it took is with the kernel.
+    /// Some of what it took is not with the kernel yet.
     gathered: bool,
 }
 
 impl Headers {
-    /// What was taken is with the kernel.
+    /// Releases the headers that were taken: they are with the kernel.
     fn release(&mut self) {
         self.written.drain(..self.taken);
         self.accepted = self.accepted.saturating_sub(self.taken);
@@ -468,13 +471,13 @@ impl Handoff {
         }
     }
 
-    /// Whether a domain may be served here: who came by TLS came for one.
+    /// Whether a domain may be served on this connection: one with TLS is for one domain.
     pub(crate) fn is_for(&self, domain: &model::Domain, knowledge: &Knowledge) -> bool {
         let came_for = |named: &str| knowledge.domain_for(named).is_some_and(|came_for| came_for.name == domain.name);
         self.named.as_deref().is_none_or(came_for)
     }
 
-    /// A name for the next request.
+    /// The ID of the next request.
     pub(crate) fn request_id(&self) -> RequestId {
         RequestId::new(self.names.of, self.names.requests.fetch_add(1, Ordering::Relaxed))
     }
@@ -483,17 +486,17 @@ impl Handoff {
         self.headers.lock().expect("no holder of this lock can panic")
     }
 
-    /// What is counted.
+    /// The node's counters.
     pub(crate) fn metrics(&self) -> &Metrics {
         self.front.pipeline.metrics()
     }
 
-    /// What the node says of itself.
+    /// The fields by which the node identifies itself.
     pub(crate) fn signs(&self) -> &Signs {
         self.front.pipeline.signs()
     }
 
-    /// A header was judged, and is about to be written. The answer names it.
+    /// Takes a header that was judged and is about to be written; returns the number that the answer keeps for it.
     pub(crate) fn judged(&self, judging: Judging) -> u64 {
         let mut headers = self.headers();
         headers.last += 1;
@@ -511,14 +514,15 @@ impl Handoff {
         }
     }
 
-    /// A write took the whole of the header written last, and its socket has no buffer of its own: the kernel has it.
+    /// A write took the whole of the header written last, and without TLS its socket has no buffer of its own: the
+    /// kernel has it.
     pub(crate) fn head_sent(&self) {
         if !self.queues && !self.secure {
             self.headers().written.clear();
         }
     }
 
-    /// Where the bodies lie.
+    /// The store that the bodies are in.
     pub(crate) fn store(&self) -> &store::Store {
         self.front.pipeline.store()
     }
@@ -528,7 +532,7 @@ impl Handoff {
         self.queues
     }
 
-    /// A write found no room.
+    /// Notes that a write found no room.
     pub(crate) fn blocked(&self) {
         self.blocked.store(true, Ordering::Relaxed);
     }
@@ -539,7 +543,7 @@ impl Handoff {
         self.headers().written.clear();
     }
 
-    /// Everything that HTTP/2 had to write was taken; what was gathered of it is not written yet.
+    /// All HTTP/2 output was taken; the part of it that was gathered is not written yet.
     pub(crate) fn accepted(self: &Arc<Self>) {
         self.blocked.store(false, Ordering::Relaxed);
         let mut headers = self.headers();
@@ -549,8 +553,8 @@ impl Handoff {
             return;
         }
         drop(headers);
-        // HTTP/2 flushes in the middle, too. Looked at from another task of this one thread it has done all it could, and
-        // when it was not stopped by a full socket its queues hold no header any more.
+        // HTTP/2 also flushes midway. When another task of this one thread runs, it has done all it could, and unless a
+        // full socket stopped it, its queues hold no header any more.
         let handoff = self.clone();
         tokio::spawn(async move {
             let mut headers = handoff.headers();
@@ -564,22 +568,22 @@ impl Handoff {
         });
     }
 
-    /// Some of what was taken is not written yet.
+    /// Notes that some of the output taken is not written yet.
     pub(crate) fn gathers(&self) {
         self.headers().gathered = true;
     }
 
-    /// All of what was taken is with the kernel.
+    /// Notes that all output taken is with the kernel.
     pub(crate) fn poured(self: &Arc<Self>) {
         let mut headers = self.headers();
         headers.gathered = false;
         headers.release();
         drop(headers);
-        // A socket that was full till now may be why some were not looked at.
+        // A socket that was full until now may be why some headers were not released.
         self.accepted();
     }
 
-    /// Whether some header that waits might be judged otherwise now.
+    /// Whether some waiting header might be judged differently now.
     pub(crate) fn is_overtaken(&self) -> bool {
         let headers = self.headers();
         headers

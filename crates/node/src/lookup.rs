@@ -1,4 +1,4 @@
-//! Looks into the store that do not wait for a disk that hangs.
+//! Store lookups that do not wait for a disk that hangs.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -8,16 +8,16 @@ use store::{Object, Store};
 
 use crate::head::ObjectKey;
 
-/// Longest wait for a disk to say what it has: whoever asks is sooner answered from above then. The disk itself is given more time
-/// ([`store::disk::CALL_MAX`]) before it counts as one that fails.
+/// Longest wait for a disk to answer a lookup; after that, an answer from above comes sooner. The disk itself is given
+/// more time ([`store::disk::CALL_MAX`]) before it counts as failed.
 pub(crate) const LOOK_MAX: Duration = Duration::from_secs(5);
 
-/// What is stored under a key. What cannot be read, or not in time, is not there: it is fetched.
+/// The object stored under a key. One that cannot be read, or not in time, is a miss, and fetched.
 pub(crate) async fn stored(store: &Store, key: &ObjectKey) -> Option<Object> {
     let mut looking = pin!(store.lookup(key.hash(), key.bytes()));
     let found = match futures_util::poll!(looking.as_mut()) {
         Poll::Ready(found) => found,
-        // What is in memory is ready at once, and has no need of a timer.
+        // An object in memory is ready at once and needs no timer.
         Poll::Pending => match Box::pin(tokio::time::timeout(LOOK_MAX, looking)).await {
             Ok(found) => found,
             Err(_) => {

@@ -1,10 +1,11 @@
-//! What a node counts, and the page that shows it.
+//! The counters of a node, and the page that shows them.
 //!
-//! Counters are atomics that whoever does the work adds to; what can be asked for (queue lengths, the store, the link) is read when
-//! the page is. The page is the Prometheus text format, version 0.0.4.
+//! Counters are atomics, added to where the work is done; values that can be queried (queue lengths, the store, the
+//! link) are read when the page is.
 //!
-//! A request adds to some twenty numbers, on whichever core it is. Each number is therefore kept in [`SHARDS`] pieces on cache
-//! lines of their own; a thread adds to its piece, and the page sums them. Two cores that count hits do not wait for each other.
+//! A request adds to some twenty numbers, on whichever core it is. Each number is therefore kept in [`SHARDS`] pieces
+//! on cache lines of their own; a thread adds to its piece, and the page sums them. Two cores that count hits do not
+//! wait for each other.
 
 use std::cell::Cell;
 use std::fmt::{Display, Write};
@@ -15,7 +16,7 @@ use http::StatusCode;
 
 use crate::functions::reply::GZIPS_MAX;
 
-/// Pieces of a number. Threads beyond that many share pieces, which costs time and no counts.
+/// Pieces of a number. More threads than that share pieces, which costs time but loses no counts.
 pub(crate) const SHARDS: usize = 8;
 
 /// The piece of the calling thread.
@@ -37,7 +38,7 @@ pub(crate) fn shard() -> usize {
 #[repr(align(64))]
 struct Piece(AtomicU64);
 
-/// What `X-Cache` says of an answer.
+/// The result of an answer, as `X-Cache` gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum XCache {
     /// A node's store answered.
@@ -46,7 +47,7 @@ pub(crate) enum XCache {
     Miss,
     /// A stored body that is no longer fresh, sent by permission of its origin.
     Stale,
-    /// The origin confirmed what is stored.
+    /// The origin confirmed the stored body.
     Revalidated,
     /// The request went past the stores.
     Bypass,
@@ -95,7 +96,7 @@ impl Counter {
     }
 }
 
-/// A number that rises and falls with what holds it.
+/// A number that rises and falls with its holders.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge(AtomicU64);
 
@@ -133,14 +134,14 @@ const BUCKETS_MICROS: [u64; 14] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 250_000, 1_000_000, 2_500_000, 10_000_000, 60_000_000,
 ];
 
-/// How long things took.
+/// A distribution of durations.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram([Durations; SHARDS]);
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Durations {
-    /// Those within each bound and above the bound before it; the last are above all bounds.
+    /// Durations within each bound and above the bound before it; the last are above all bounds.
     buckets: [AtomicU64; BUCKETS_MICROS.len() + 1],
     micros: AtomicU64,
 }
@@ -154,7 +155,7 @@ impl Histogram {
         durations.micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// How many there are in each bucket, not summed up, and how long all took together.
+    /// The count of each bucket, not cumulative, and the sum of all durations in microseconds.
     fn read(&self) -> ([u64; BUCKETS_MICROS.len() + 1], u64) {
         let mut buckets = [0; BUCKETS_MICROS.len() + 1];
         let mut micros = 0_u64;
@@ -168,7 +169,7 @@ impl Histogram {
     }
 }
 
-/// What `X-Cache` says, and one more for answers that a node made because it had none.
+/// The results that `X-Cache` names, and one more for answers that a node made because it had none.
 const RESULTS: [(&str, Option<XCache>); 6] = [
     ("result=\"hit\"", Some(XCache::Hit)),
     ("result=\"miss\"", Some(XCache::Miss)),
@@ -185,11 +186,11 @@ fn result_at(result: Option<XCache>) -> usize {
 /// Why somebody was turned away, or cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// As many connections as there may be.
+    /// There were as many connections as there may be.
     Connections,
-    /// As many fetches as there may be.
+    /// There were as many fetches as there may be.
     Fetches,
-    /// No request by the rules of HTTP, or one that others might read differently.
+    /// Not a valid HTTP request, or one that others might read differently.
     Malformed,
     /// A head or a URL of more bytes or fields than there may be.
     TooLarge,
@@ -199,9 +200,9 @@ pub(crate) enum Refusal {
     SlowBody,
     /// The client did not take its answer in time.
     SlowRead,
-    /// Frames of HTTP/2 that ask for nothing, too many of them.
+    /// Too many HTTP/2 frames that ask for nothing.
     Flood,
-    /// The store has no room in memory: for a client that takes nothing, or for a body that is not in memory.
+    /// The store has no room in memory: for a client that reads nothing, or for a body that is not in memory.
     Memory,
 }
 
@@ -220,7 +221,7 @@ const REFUSALS: [(&str, Refusal); 9] = [
 /// Everything a node counts.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// Answers to users and children, by what `X-Cache` says.
+    /// Answers to users and children, by the result in `X-Cache`.
     answers: [Counter; RESULTS.len()],
     /// The same by the first digit of the status.
     classes: [Counter; 5],
@@ -233,17 +234,17 @@ pub(crate) struct Metrics {
     pub(crate) accepted: Counter,
     /// Bytes of bodies handed to connections.
     pub(crate) bytes_sent: Counter,
-    /// Those of them that a store of this node gave.
+    /// Those of them that came from this node's store.
     pub(crate) bytes_stored: Counter,
     /// Bytes of bodies that came from parents and origins.
     pub(crate) bytes_fetched: Counter,
-    /// Requests sent to parents and origins for objects.
+    /// Fetches of objects that asked a parent or an origin.
     pub(crate) fetches: Counter,
     /// Bodies that were stored.
     pub(crate) stored: Counter,
     /// Fetches that were continued by range after a break.
     pub(crate) resumed: Counter,
-    /// Pauses before the rest of a body was asked for again, for it could not be had.
+    /// Pauses before the rest of a body was asked for again, because it could not be had.
     pub(crate) resume_pauses: Counter,
     pub(crate) slices_stored: Counter,
     /// Fetches whose answer was overtaken by an invalidation before its header was sent.
@@ -259,12 +260,12 @@ pub(crate) struct Metrics {
     pub(crate) connections: std::sync::Arc<Gauge>,
     /// Handshakes of users.
     pub(crate) handshakes: crate::tls::Handshakes,
-    /// Interim answers handed on, and those that were not.
+    /// Interim answers passed on, and those that were dropped.
     pub(crate) interims: Counter,
     pub(crate) interims_dropped: Counter,
     /// Hits that were answered below hyper.
     pub(crate) hot: Counter,
-    /// Those of them that speak HTTP/2.
+    /// Connections that speak HTTP/2.
     pub(crate) connections_h2: std::sync::Arc<Gauge>,
     /// Bodies that are compressed on their way.
     pub(crate) gzips: std::sync::Arc<Gauge>,
@@ -296,7 +297,7 @@ impl Metrics {
         self.refusals[why as usize].get()
     }
 
-    /// Puts what concerns answers on the page.
+    /// Puts the numbers about answers on the page.
     pub(crate) fn show(&self, page: &mut Page) {
         self.handshakes.show(page);
         page.counter(

@@ -1,9 +1,10 @@
-//! Several parts of a body as one answer (`multipart/byteranges`, RFC 9110 §14.6), read from the store one after another.
+//! Several parts of a body as one answer (`multipart/byteranges`, RFC 9110 §14.6), read from the store one after
+//! another.
 //!
 //! # What always holds
 //!
-//! - One reader at a time: a request for many parts holds no more than a request for one.
-//! - The boundary is new for every answer and cannot be guessed by whoever writes bodies.
+//! - One reader at a time: a request for many parts holds no more memory than a request for one.
+//! - The boundary is new for every answer, and cannot be guessed by an author of bodies.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
@@ -18,7 +19,7 @@ use httpcache::{ByteRange, Multipart};
 use crate::fill::{ArrivedBody, Reading};
 use crate::respond::BodyError;
 
-/// What is left of such an answer.
+/// The rest of a multipart answer that is being sent.
 pub(crate) struct Parts {
     body: ArrivedBody,
     left: VecDeque<(Bytes, ByteRange)>,
@@ -28,9 +29,10 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// `ranges` of a body of `length` bytes; `headers` are those of the answer, and get their type and length.
+    /// A multipart answer with `ranges` of a body of `length` bytes; sets its type and length in `headers`, those of
+    /// the answer.
     pub(crate) fn new(ranges: &[ByteRange], headers: &mut HeaderMap, length: u64, body: ArrivedBody) -> Parts {
-        // Each state is keyed with numbers that no client and no origin knows.
+        // Each `RandomState` has random keys that no client and no origin knows.
         let boundary = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
         let multipart = Multipart::new(&boundary, ranges, headers.get(CONTENT_TYPE), length);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(multipart.length));
@@ -49,7 +51,7 @@ impl Parts {
         self.length
     }
 
-    /// The next chunk, of a part's head, its bytes, or the end.
+    /// The next chunk: the head of a part, bytes of a part, or the closing boundary.
     pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(reader) = &mut self.reading {
             if let Some(chunk) = ready!(reader.poll_next(context)) {

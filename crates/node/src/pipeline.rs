@@ -1,13 +1,14 @@
-//! What becomes of a request: site, key, lookup, judge, decide, one `match`. The place to start reading.
+//! The request pipeline: site, key, lookup, judge, decide, one `match`. The place to start reading.
 //!
-//! A prefetch takes the same way ([`Pipeline::warm`]): a GET with another purpose.
+//! A prefetch takes the same path ([`Pipeline::warm`]): it is a GET with another purpose.
 //!
 //! # What always holds
 //!
-//! - Every header of a body is judged right before it is sent, by [`Knowing::judge`] alone: from the store, from a running fetch,
-//!   for who began it as for who joined (rule 3). What fails is asked for again, a bounded number of times.
-//! - Nobody is served before the node is a member, or after it was told that it is none (rule 8).
-//! - A child's request without a fence of this log is refused.
+//! - The header of every body is judged right before it is sent, by [`Knowing::judge`] alone, whether the body comes
+//!   from the store or from a running fetch, and for the request that began the fetch as for those that joined it (rule
+//!   3). A body that fails is fetched again, a bounded number of times.
+//! - The node serves nobody before it is a member, or after it was told that it no longer is one (rule 8).
+//! - A child's request that carries no fence of this log is refused.
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -48,17 +49,18 @@ use crate::wanted::Wanted;
 
 mod past;
 
-/// The one transfer coding that there is here.
+/// The only transfer coding that this node speaks.
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
-/// How often one request looks again because what it waited for was overtaken (fence, assumption 7).
+/// Most attempts of one request: it looks up and fetches again when the fetch it waited for was overtaken (fence,
+/// assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
 
-/// Longest time one request waits for fetches, all those together that were overtaken; a little more than one of them takes that
-/// tries every parent and source.
+/// Longest time one request waits for fetches, summed over all that were overtaken; a little longer than a single fetch
+/// that tries every parent and source. What the domain's owner allows its origins ([`upstream::patience`]) is added.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Everything a request needs.
+/// The parts of the node that answering a request needs.
 pub(crate) struct Pipeline {
     knowing: Arc<Knowing>,
     store: Store,
@@ -69,41 +71,42 @@ pub(crate) struct Pipeline {
     signs: Signs,
 }
 
-/// What lies in the store for a request.
+/// The stored response that was found for a request.
 pub(crate) struct Found {
     pub(crate) object: store::Object,
     pub(crate) head: Arc<Head>,
     pub(crate) vouched: Vouched,
 }
 
-/// Where a request's object lies or would lie.
+/// The result of a lookup: where the object of a request is stored, or would be.
 pub(crate) struct Look {
     pub(crate) key: ObjectKey,
     pub(crate) seen: Option<store::Generation>,
     pub(crate) found: Option<Found>,
-    /// The marker that leads to the variants, if there are some.
+    /// Generation of the marker that leads to the variants, if the URL has any.
     pub(crate) marker: Option<store::Generation>,
 }
 
-/// How something is asked for.
+/// How a request is to be fetched.
 struct Asking {
-    /// A 304 is good enough.
+    /// A 304 will do: the stored body may be validated.
     confirm: bool,
-    /// What is stored may stand in for an answer that fails, if the fence allows it then.
+    /// The stored response may be served when the answer is a failure, if the fence still allows it then.
     stale_if_error: bool,
     why: Forward,
-    /// Not with others.
+    /// Fetch for this request alone, not collapsed with others.
     alone: bool,
 }
 
-/// Conditions and parts (RFC 9110 §13.1, §14.2): of what is asked for one user they go upstream as he sent them.
+/// Conditional and range fields (RFC 9110 §13.1, §14.2). When a request is fetched for one user alone, they go upstream
+/// with it.
 const OF_ONE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
 
-/// What waiting for a fetch came to.
+/// The result of waiting for a fetch.
 #[expect(clippy::large_enum_variant, reason = "moved once, into the answer; a box would cost more")]
 enum Step {
     Answer(Response<AnswerBody>),
-    /// Look again; alone, when what was waited for was another's.
+    /// Look up again; `alone` when the answer may not be shared, so that the next fetch is not collapsed.
     Again {
         alone: bool,
     },
@@ -150,7 +153,7 @@ impl Pipeline {
         &self.figures
     }
 
-    /// Answers a request of a user or a child. A user's is `counted` for its domain as soon as that is known.
+    /// Answers a request of a user or a child. `counted` is set for a user's request as soon as its domain is known.
     pub(crate) async fn handle(
         &self,
         request: Request<Incoming>,
@@ -167,7 +170,7 @@ impl Pipeline {
             Ok(authority) => authority,
             Err(bad) => return reply.bad(bad),
         };
-        // HTTP/2 does not say in the head that there is content of unknown length; what goes by the head alone is told like this.
+        // An HTTP/2 head does not show content of unknown length; this field tells code that decides by the head alone.
         if request.version == Version::HTTP_2
             && !hyper::body::Body::is_end_stream(&body)
             && !request.headers.contains_key(CONTENT_LENGTH)
@@ -196,7 +199,7 @@ impl Pipeline {
         }
         let path = framing::path(&request.uri);
         let path = path.as_ref();
-        // It is of the node as a whole, not of a site (RFC 9110 §9.3.7).
+        // `OPTIONS *` addresses the node as a whole, not a site (RFC 9110 §9.3.7).
         if request.method == Method::OPTIONS && path == "*" {
             return with_methods(reply.alive());
         }
@@ -225,7 +228,7 @@ impl Pipeline {
             if !reply.handoff.is_for(domain, &known.knowledge) {
                 return reply.refusal(StatusCode::MISDIRECTED_REQUEST, "this connection was made for another site");
             }
-            // A certificate of a wildcard is for the names one label below it (RFC 9525 §6.3).
+            // A wildcard certificate covers only names exactly one label below it (RFC 9525 §6.3).
             let is_named = |host: &str| {
                 !domain.name.is_wildcard() || host.matches('.').count() == domain.name.as_str().matches('.').count()
             };
@@ -251,7 +254,7 @@ impl Pipeline {
             }
             reply.telling = Telling::of(&domain.functions, &request.headers);
         }
-        // As its parents would read it, who are asked with every odd byte escaped.
+        // Checked after escaping: parents are sent every odd byte escaped, and have the same limit.
         if url.path_and_query().len() > framing::URL_BYTES_MAX {
             return reply.refusal(StatusCode::URI_TOO_LONG, "the URL is too long");
         }
@@ -284,13 +287,13 @@ impl Pipeline {
         }
     }
 
-    // What is more than a hit is boxed here, for every request has room for all of this.
+    // Everything beyond a hit is boxed, because the future of every request reserves room for all of this.
     async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
         let mut alone = false;
         let mut until = None;
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
-                // Both may have changed while something was waited for.
+                // Membership and the site may have changed during the wait.
                 let known = self.knowing.known().clone();
                 if !known.serves() {
                     break;
@@ -300,7 +303,7 @@ impl Pipeline {
                 }
             }
             let look = self.look(&wanted).await;
-            // What is in memory goes on being served, and takes nothing more.
+            // Without room in memory only bodies that are already in memory are served, since they take nothing more.
             if self.store.is_exhausted()
                 && wanted.method == Method::GET
                 && !look.found.as_ref().is_some_and(|found| found.head.slices.is_none() && found.object.is_in_memory())
@@ -318,7 +321,7 @@ impl Pipeline {
             let stored = look.found.as_ref().zip(judged.as_ref());
             let stored = stored.map(|(found, judged)| (&found.head.freshness, allowed(judged, found.vouched.stamp)));
             let decision = httpcache::decide(&wanted.method, &wanted.headers, stored, now);
-            // What is to be warm is fetched, whatever may stand in for a user.
+            // A prefetch fetches even where a user would be served a stale response.
             let decision = match decision {
                 Decision::ServeStaleAndRevalidate { .. } if wanted.purpose == Purpose::Prefetch => {
                     Decision::Revalidate { forward: Forward::Stale, stale_if_error: false }
@@ -329,7 +332,8 @@ impl Pipeline {
             let asking = match (decision, &look.found) {
                 (Decision::Serve { .. }, Some(found)) => {
                     let body = self.body(&wanted, found);
-                    // A child hears of tags by the head alone: what slice it asks for is here first, and what that came with in the head.
+                    // A child learns tags from the head alone, so the slice it asks for is fetched first, and the tags
+                    // that came with it are then in the head.
                     if let (ArrivedBody::Sliced(body), Asker::Child { .. }, 0) = (&body, wanted.asker, attempt)
                         && let Some(number) = slices::wanted(&wanted.headers, self.fills.sizes)
                         && !body.is_at_hand(number)
@@ -369,7 +373,7 @@ impl Pipeline {
                     let why = if other_variant { Forward::VaryMiss } else { forward };
                     Asking { confirm: false, stale_if_error, why, alone: alone || !keep }
                 }
-                // Only what was found can be served.
+                // Unreachable: only a response that was found can be served.
                 (Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }, None) => break,
             };
             drop(judging);
@@ -383,7 +387,7 @@ impl Pipeline {
         reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object is being refreshed faster than it can be fetched")
     }
 
-    /// Finds what is stored for a request. A body whose stamp is of another log is not there.
+    /// Looks up the stored response for a request. A body whose stamp is of another log is a miss.
     pub(crate) async fn look(&self, wanted: &Wanted) -> Look {
         let tag = self.knowing.known().tag;
         let mut key = ObjectKey::bare(&wanted.url);
@@ -397,8 +401,9 @@ impl Pipeline {
         }
         let seen = object.as_ref().map(store::Object::generation);
         let head = match of(&object, tag) {
-            // What was kept under a key that was made otherwise was kept for other URLs; what is to be fetched again is not there. For
-            // a prefetch neither is what lies in slices, for whether all of them are there nobody knows, nor what says that there is nothing.
+            // A body stored under a key that other rules made belongs to other URLs, and one fetched before the wanted
+            // refetch must be fetched again. For a prefetch a sliced body is a miss too, since it is not known whether
+            // all slices are stored, and so is a status that is not a success.
             Some(Stored::Object(head))
                 if keep::is_keyed_by(&wanted.domain.functions, &head.headers)
                     && head.refetch >= wanted.refetch
@@ -416,7 +421,7 @@ impl Pipeline {
         Look { key, seen, found, marker }
     }
 
-    /// Judges what is stored.
+    /// Judges a stored response.
     pub(crate) fn judge_found(&self, judging: &mut Judging, found: &Found, wanted: &Wanted) -> Option<Judged> {
         let headers = Some(&found.head.headers);
         self.knowing.judge(judging, found.vouched, found.head.log, wanted.name(), headers, wanted.asker)
@@ -431,13 +436,13 @@ impl Pipeline {
         head: &http::response::Parts,
         wanted: &Wanted,
     ) -> Option<Judged> {
-        // These two need not repeat all headers of what they speak of.
+        // A 304 and a 206 need not repeat all headers of the representation.
         let partial = matches!(head.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT);
         let headers = (!partial).then_some(&head.headers);
         self.knowing.judge(judging, vouched, log, wanted.name(), headers, wanted.asker)
     }
 
-    /// What is to be fetched for a request; `confirm` when a 304 is good enough.
+    /// The order to fetch for a request; with `confirm`, a 304 that validates the stored body will do.
     pub(crate) fn order(&self, wanted: &Wanted, look: &Look, confirm: bool, part: Part) -> Order {
         let confirm = look.found.as_ref().filter(|_| confirm).map(|found| Confirmable {
             object: found.object.clone(),
@@ -462,10 +467,10 @@ impl Pipeline {
         }
     }
 
-    /// How much of it is fetched: of what is asked for in part, or lies in slices, as little as will do.
+    /// How much of the object to fetch: as little as will do for a range request or a sliced body.
     fn part(&self, wanted: &Wanted, look: &Look) -> Part {
         let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
-        // A prefetch wants the whole, also one that a child goes on with where another node broke off.
+        // A prefetch wants the whole, even where its child asks by range to resume what another node broke off.
         let prefetch = wanted.purpose == Purpose::Prefetch;
         if prefetch || look.marker.is_some() || told_apart || wanted.method != Method::GET {
             return Part::Whole;
@@ -482,8 +487,8 @@ impl Pipeline {
         }
     }
 
-    /// The headers as they go upstream for an answer that is nobody's but his who asked. A child that confirms what it has goes by
-    /// copies, which no origin knows.
+    /// The headers to send upstream for an answer that is not shared. A child that revalidates names its body as a copy
+    /// of an origin's answer, which no origin knows, so its conditions are left out.
     fn for_one(&self, wanted: &Wanted, reply: &Reply) -> HeaderMap {
         let mut headers = wanted.shared(&self.signs).clone();
         if reply.copy.is_some() {
@@ -498,7 +503,7 @@ impl Pipeline {
         headers
     }
 
-    /// Where what was found is read from.
+    /// Where a found body is read from.
     fn body(&self, wanted: &Wanted, found: &Found) -> ArrivedBody {
         let Some(series) = found.head.slices else { return ArrivedBody::Stored(found.object.clone()) };
         ArrivedBody::Sliced(Box::new(slices::Body {
@@ -530,7 +535,7 @@ impl Pipeline {
         let order = self.order(wanted, look, confirm, part);
         let order = Order { interim: reply.interim(), stands_in: stale_if_error, ..order };
         let Some(waiting) = self.fills.begin(order) else {
-            // Shed, unless what is stored may stand in (RFC 5861 §4: as for an answer 503).
+            // Shed the request, unless the stored response may be served stale (RFC 5861 §4: as for a 503).
             let stale = self.stale(wanted, look, stale_if_error, why, reply);
             let shed = || reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "too many fetches are running");
             return Step::Answer(stale.unwrap_or_else(shed));
@@ -551,7 +556,7 @@ impl Pipeline {
                 None => Step::Again { alone: true },
             },
             Outcome::Again => Step::Again { alone: false },
-            // It was fetched for a prefetch, which is held to more than a user.
+            // The joined fetch was begun for a prefetch, which may do less than one for a user.
             Outcome::Failed(AskError::NotPastParents(_) | AskError::Busy(_))
                 if joined && wanted.purpose == Purpose::User =>
             {
@@ -567,7 +572,7 @@ impl Pipeline {
 
     fn deliver(&self, wanted: &Wanted, arrived: &Arrived, why: Forward, joined: bool, reply: &Reply) -> Step {
         if httpcache::vary_key(&arrived.vary, wanted.shared(&self.signs)) != arrived.values {
-            return Step::Again { alone: false }; // another variant than ours came
+            return Step::Again { alone: false }; // a variant other than ours came
         }
         let mut judging = self.knowing.judging();
         let headers = Some(&arrived.head.headers);
@@ -599,7 +604,7 @@ impl Pipeline {
         let came = Came { from: lone.answer.from, x_cache: lone.x_cache, status: lone.answer.head.status };
         let headers = httpcache::end_to_end(&lone.answer.head.headers);
         let said = said(&came, why, age);
-        // It was asked for as for everybody; what its user has is not sent to him again.
+        // It was fetched without the user's conditions: a user who already has it gets a 304.
         let answer = httpcache::answer(&wanted.method, &wanted.headers, came.status, &headers, None);
         if matches!(answer, httpcache::Answer::NotModified) && reply.copy.is_none() {
             let (status, headers) = answer.head(came.status, &headers, None);
@@ -608,7 +613,8 @@ impl Pipeline {
         Step::Answer(reply.passed(came.status, headers, lone.answer.body, &said, Some(judging)))
     }
 
-    /// A stored body that may stand in because there is no answer from above (RFC 5861 §4), if the fence still allows it.
+    /// The stored response in place of an answer that failed (RFC 5861 §4), if `allowed` and if the fence still permits
+    /// it.
     fn stale(
         &self,
         wanted: &Wanted,
@@ -624,7 +630,7 @@ impl Pipeline {
             return None;
         }
         let now = self.knowing.clock().now();
-        // What is fresh was asked for anew because the request wished it.
+        // A fresh response was fetched again only because the request wanted it.
         let fresh = found.head.freshness.is_fresh(now);
         let result = if fresh { metrics::XCache::Hit } else { metrics::XCache::Stale };
         let said = Said::forwarded(result, why, None, judged.age);
@@ -633,19 +639,19 @@ impl Pipeline {
     }
 }
 
-/// Says with which methods this node is asked (RFC 9110 §10.2.1).
+/// Adds `Allow`: the methods that this node serves (RFC 9110 §10.2.1).
 fn with_methods(mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"));
     answer
 }
 
-/// What the head of an object says, if it is of this log.
+/// The decoded head or marker of an object, if its stamp is of this log.
 fn of(object: &Option<store::Object>, tag: LogTag) -> Option<&Stored> {
     let (log, stored) = head::read(object.as_ref()?)?;
     (*log == tag).then_some(stored)
 }
 
-/// Whether an answer that came may be handed on.
+/// Whether the guard lets a fetched answer be sent.
 fn may_pass(judged: &Judged) -> bool {
     match judged.verdict {
         Verdict::Send => true,
@@ -654,7 +660,7 @@ fn may_pass(judged: &Judged) -> bool {
     }
 }
 
-/// What the guard's word means to HTTP caching.
+/// The guard's verdict in terms of HTTP caching.
 pub(crate) fn allowed(judged: &Judged, stamp: Revision) -> Allowed {
     match (judged.verdict, judged.mode(stamp)) {
         (Verdict::Send, _) => Allowed::Send,
@@ -663,8 +669,8 @@ pub(crate) fn allowed(judged: &Judged, stamp: Revision) -> Allowed {
     }
 }
 
-/// What is said of an answer that came from above. A parent's word is passed on, but for this: where it confirmed from its store
-/// what this node has, this node's store answers.
+/// The `X-Cache` and `Cache-Status` of an answer from above. A parent's `X-Cache` is passed on, except when the parent
+/// confirmed this node's body from its own store: then this node's store answers.
 fn said(came: &Came, why: Forward, known_good: Option<std::time::Duration>) -> Said {
     let confirmed = came.status == StatusCode::NOT_MODIFIED;
     let status = confirmed.then_some(came.status);
@@ -678,7 +684,7 @@ fn said(came: &Came, why: Forward, known_good: Option<std::time::Duration>) -> S
     Said { x_cache, ..Said::forwarded(result, why, status, known_good) }
 }
 
-/// The domain that serves `host`, or the refusal of who asks for it.
+/// The domain that serves `host`, or the status and words to refuse the request with.
 fn site<'a>(known: &'a Known, host: &str) -> Result<&'a Arc<Domain>, (StatusCode, &'static str)> {
     match known.knowledge.shared_domain_for(host) {
         None => Err((StatusCode::NOT_FOUND, "no domain is served under this host")),

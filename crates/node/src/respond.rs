@@ -1,9 +1,9 @@
-//! Builds answers: headers of ours, the part of the body that is wanted, and the body as the connection reads it.
+//! Builds answers: the node's headers, the requested part of the body, and the body as the connection reads it.
 //!
 //! # What always holds
 //!
 //! - A judged answer carries its judgement until its header is written to the connection (rule 6).
-//! - A body is as long as was announced or ends in an error, which closes the connection or resets the stream.
+//! - A body has the announced length or ends in an error, which closes the connection or resets the stream.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -42,38 +42,38 @@ use crate::upstream::{AskError, BODY_SILENCE_MAX};
 pub(crate) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// What a client is told to wait when nothing can be sent now.
+/// `Retry-After` of a 503, in seconds.
 const RETRY_AFTER_SECS: u64 = 2;
 
-/// Who is answered.
+/// How one request is to be answered.
 pub(crate) struct Reply {
     pub(crate) method: Method,
-    /// Of a child that has something confirmed: of which answer that is a copy.
+    /// For a child that validates its body: identifies the origin's answer that this body is a copy of.
     pub(crate) copy: Option<u64>,
     pub(crate) asker: Asker,
-    /// What a user is told by the domain's functions.
+    /// The changes that the domain's functions make to a user's answer.
     pub(crate) telling: Option<Telling>,
     pub(crate) handoff: Arc<Handoff>,
-    /// He can be sent interim answers.
+    /// The client can be sent interim answers.
     pub(crate) informed: bool,
 }
 
-/// What is said of an answer.
+/// The content of `X-Cache`, `Cache-Status` and the fields for children in an answer.
 pub(crate) struct Said {
     pub(crate) result: metrics::XCache,
-    /// The parent's `X-Cache`, when it is the parent's word.
+    /// The parent's `X-Cache`, where that is passed on.
     pub(crate) x_cache: Option<HeaderValue>,
     pub(crate) outcome: httpcache::Outcome,
     pub(crate) stored: bool,
     pub(crate) collapsed: bool,
     /// How long ago the body was known good, for a child.
     pub(crate) known_good: Option<Duration>,
-    /// Seconds for which a stored body is fresh still.
+    /// Seconds for which a stored body is still fresh.
     pub(crate) ttl: Option<i64>,
 }
 
 impl Said {
-    /// The store of this node answers.
+    /// An answer from this node's store.
     pub(crate) fn hit(known_good: Option<Duration>) -> Said {
         Said {
             result: metrics::XCache::Hit,
@@ -86,7 +86,7 @@ impl Said {
         }
     }
 
-    /// Somebody above was asked.
+    /// An answer for which a parent or the origin was asked.
     pub(crate) fn forwarded(
         result: metrics::XCache,
         why: Forward,
@@ -99,13 +99,13 @@ impl Said {
 }
 
 impl Reply {
-    /// Where interim answers go to what is asked for him.
+    /// Where interim answers to this request go, if the client can be sent any.
     pub(crate) fn interim(&self) -> Option<Interim> {
         let handoff = &self.handoff;
         self.informed.then(|| handoff.interims.open(handoff, handoff.turn.begun()))
     }
 
-    /// An answer from a stored or growing body, after it was judged: whole, a part, or only word of it.
+    /// An answer from a stored or growing body, after it was judged: whole, a part, or without a body.
     pub(crate) fn stored(
         &self,
         request: &HeaderMap,
@@ -123,7 +123,7 @@ impl Reply {
         let of = Representation::new(&head.headers, length);
         let compresses = self.telling.as_ref().is_some_and(|telling| telling.compresses(&head.headers, of));
         let request = match self.copy {
-            // What a child has is not what is here, whatever its validators say.
+            // The child's body is not a copy of this one, whatever its validators say.
             Some(copy) if copy != head.copy || copy == 0 => Cow::Owned(unconditional(request)),
             _ if compresses => strongly(request),
             _ => Cow::Borrowed(request),
@@ -160,7 +160,7 @@ impl Reply {
         answer
     }
 
-    /// An answer that is handed on as it comes. `judging` is there for bodies that the fence speaks of.
+    /// An answer that is passed on as it comes. `judging` is there for bodies that the fence covers.
     pub(crate) fn passed(
         &self,
         status: StatusCode,
@@ -178,7 +178,7 @@ impl Reply {
         self.finish(status, headers, source, Some((said, of)), judging)
     }
 
-    /// Word that what the client has is good, of an answer that is his alone.
+    /// Confirms the client's copy, by an answer for its request alone.
     pub(crate) fn confirmed(
         &self,
         status: StatusCode,
@@ -190,7 +190,7 @@ impl Reply {
         self.finish(status, headers, Source::Empty, Some((said, of)), Some(judging))
     }
 
-    /// An answer that this node makes because it has no other.
+    /// An answer that this node makes itself because it has no other.
     pub(crate) fn refusal(&self, status: StatusCode, words: &str) -> Response<AnswerBody> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -205,7 +205,7 @@ impl Reply {
         self.finish(status, headers, source, None, None)
     }
 
-    /// What a user hears who may not ask.
+    /// The answer to a user whom the domain's rules refuse.
     pub(crate) fn denied(&self, refused: Refused) -> Response<AnswerBody> {
         match refused {
             Refused::Forbidden(why) => self.refusal(StatusCode::FORBIDDEN, why),
@@ -213,18 +213,18 @@ impl Reply {
         }
     }
 
-    /// Sends a user elsewhere who came by the wrong scheme.
+    /// Redirects a user who came by the wrong scheme.
     pub(crate) fn by_the_other_scheme(&self, forced: Forced, host: &str, path: &str) -> Response<AnswerBody> {
         let status = if forced.status == 308 { StatusCode::PERMANENT_REDIRECT } else { StatusCode::MOVED_PERMANENTLY };
         let scheme = if forced.https { "https" } else { "http" };
         self.sent_to(status, "this site is served by the other scheme", format!("{scheme}://{host}{path}"))
     }
 
-    /// Sends a user to another URL, which is a path of this site where it begins with `/`.
+    /// Redirects a user to another URL; one that begins with `/` is a path of this site.
     pub(crate) fn elsewhere(&self, status: u16, authority: &str, to: &str) -> Response<AnswerBody> {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
         let scheme = if self.handoff.secure { "https" } else { "http" };
-        // Whole, for a path that begins with two slashes would name another site.
+        // An absolute URL, because a path that begins with two slashes would name another site.
         let url = if to.starts_with('/') { format!("{scheme}://{authority}{to}") } else { to.to_owned() };
         self.sent_to(status, "it is somewhere else", url)
     }
@@ -237,13 +237,13 @@ impl Reply {
         answer
     }
 
-    /// What a node hears that asks whether this one is alive.
+    /// The answer to a node that asks whether this one is alive.
     pub(crate) fn alive(&self) -> Response<AnswerBody> {
         self.finish(StatusCode::NO_CONTENT, HeaderMap::new(), Source::Empty, None, None)
     }
 
-    /// The answer to a request that is not taken, or whose body did not come; the connection is closed behind it, for it is not
-    /// known where the next request begins.
+    /// The answer to a request that is refused, or whose body did not come; the connection is closed after it, because
+    /// it is not known where the next request begins.
     pub(crate) fn bad(&self, bad: Bad) -> Response<AnswerBody> {
         self.handoff.metrics().refused(bad.why);
         let mut answer = self.refusal(bad.status, bad.words);
@@ -253,7 +253,7 @@ impl Reply {
         answer
     }
 
-    /// What a client hears when there is no answer from above.
+    /// The answer to a client when there is none from above.
     pub(crate) fn unanswered(&self, error: &AskError) -> Response<AnswerBody> {
         let (status, words, origin) = match error {
             AskError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time", Some("timeout")),
@@ -263,7 +263,7 @@ impl Reply {
             AskError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "the origin has enough to do", Some("busy")),
             AskError::NotTaken => (StatusCode::SERVICE_UNAVAILABLE, "this node has no room for the object now", None),
             AskError::Changed => (StatusCode::BAD_GATEWAY, "the object changed meanwhile", None),
-            // Nobody hears it.
+            // Nobody is there to read it.
             AskError::Left => (StatusCode::SERVICE_UNAVAILABLE, "nobody waits for it any more", None),
             AskError::NoParent(_) | AskError::NotPastParents(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None)
@@ -281,7 +281,7 @@ impl Reply {
         answer
     }
 
-    /// `said` comes with what is spoken of.
+    /// `said` comes with the representation that the answer is about.
     fn finish(
         &self,
         status: StatusCode,
@@ -291,7 +291,7 @@ impl Reply {
         judging: Option<Judging>,
     ) -> Response<AnswerBody> {
         let telling = self.telling.as_ref().zip(said);
-        // HEAD tells of the answer that GET would get.
+        // HEAD describes the answer that GET would get.
         let compresses =
             telling.filter(|(telling, (_, of))| status == StatusCode::OK && telling.compresses(&headers, *of));
         let compresses = compresses.filter(|_| self.method != Method::HEAD);
@@ -333,7 +333,7 @@ impl Reply {
     }
 }
 
-/// A request to confirm what somebody has, as one for what there is.
+/// A conditional request without its conditions.
 fn unconditional(request: &HeaderMap) -> HeaderMap {
     let mut plain = request.clone();
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
@@ -342,8 +342,8 @@ fn unconditional(request: &HeaderMap) -> HeaderMap {
     plain
 }
 
-/// The request of somebody to whom the object went out compressed as he may have it: a date in `If-Range` does not say which bytes he
-/// has (RFC 9110 §8.8.2.2), as a tag does, so that he gets the whole.
+/// The request of a client that may have been sent the object compressed. A date in `If-Range`, unlike an entity tag,
+/// does not tell which bytes the client has (RFC 9110 §8.8.2.2), so it gets the whole.
 pub(crate) fn strongly(request: &HeaderMap) -> Cow<'_, HeaderMap> {
     let is_date = |line: &HeaderValue| !line.as_bytes().trim_ascii().ends_with(b"\"");
     if !request.get_all(IF_RANGE).iter().any(is_date) {
@@ -354,7 +354,7 @@ pub(crate) fn strongly(request: &HeaderMap) -> Cow<'_, HeaderMap> {
     Cow::Owned(whole)
 }
 
-/// What this node says of itself in every answer.
+/// The fields by which this node identifies itself in answers.
 pub(crate) struct Signs {
     pub(crate) node: String,
     /// `Via` of answers, and of requests that came by HTTP/1.1.
@@ -397,18 +397,18 @@ impl Signs {
 enum Source {
     Empty,
     Full(Bytes),
-    /// With its length, when that is known.
+    /// With its length, if that is known.
     Read(Reading, Option<u64>),
     /// Several parts of it.
     Parts(Parts),
-    /// With the bound of its silence.
+    /// With the timer that bounds its silence.
     Upstream(FromAbove, Pin<Box<Sleep>>),
-    /// It broke before anything of it was given.
+    /// It broke before any of it was given.
     Broken(Option<BodyError>),
 }
 
 impl Source {
-    /// Bytes it gives, when that is known.
+    /// Bytes it gives, if that is known.
     fn length(&self) -> Option<u64> {
         match self {
             Source::Empty => Some(0),
@@ -424,18 +424,18 @@ impl Source {
 /// A body as the connection reads it.
 pub(crate) struct AnswerBody {
     source: Source,
-    /// Some of it was given, or waited for: the head is written.
+    /// Some of it was given, or waited for, so the head is written.
     begun: bool,
-    /// What goes out is compressed.
+    /// The body is compressed on the way out.
     gzip: Option<Gzip>,
-    /// Bytes to come, when that is known.
+    /// Bytes to come, if that is known.
     left: Option<u64>,
     /// The header, until it is written.
     judged: Option<u64>,
     handoff: Arc<Handoff>,
-    /// What `X-Cache` says, where it says something.
+    /// The result in `X-Cache`, if that is sent.
     pub(crate) result: Option<metrics::XCache>,
-    /// What the answer is a part of; there once the answer is on its way.
+    /// The exchange that the answer belongs to; there once the answer is on its way.
     pub(crate) exchange: Option<Exchange>,
 }
 
@@ -479,7 +479,7 @@ impl AnswerBody {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
                         silence.as_mut().reset(Instant::now() + BODY_SILENCE_MAX);
-                        // Trailers are not handed on: they may not be meant for everybody (RFC 9110 §6.5.1).
+                        // Trailers are not passed on: they may not be meant for everybody (RFC 9110 §6.5.1).
                         if let Ok(bytes) = frame.into_data() {
                             return Poll::Ready(Some(Ok(bytes)));
                         }
@@ -530,8 +530,9 @@ impl Body for AnswerBody {
                         },
                     },
                     Poll::Ready(Some(Err(error))) if !this.begun => {
-                        // The connection ends with it, and a head that waits to be written with it: who reads nothing at all takes this
-                        // node for broken, not the body.
+                        // The error ends the connection, and with it a head that still waits to be written. A client
+                        // that reads nothing at all would take this node for broken, not the body, so the head is let
+                        // out first.
                         this.begun = true;
                         this.gzip = None;
                         this.source = Source::Broken(Some(error));

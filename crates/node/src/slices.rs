@@ -1,16 +1,18 @@
-//! Large bodies in slices: a request for a part brings the parts it needs, not the whole.
+//! Large bodies in slices: a range request fetches the slices it needs, not the whole body.
 //!
-//! Who asks for a part of what is not stored makes the node ask for one slice. When the answer shows a large body with a strong
-//! validator, its head is stored under the bare URL, and the slice beside it; every later request reads slice after slice, from
-//! the store or from a fetch of just that slice, which all who need it share. Everything else is fetched whole, as ever.
+//! A request for part of an object that is not stored makes the node fetch one slice. When the answer shows a large
+//! body with a strong validator, its head is stored under the bare URL, and the slice beside it; every later request
+//! reads slice after slice, from the store or from a fetch of just that slice, which all requests that need it share.
+//! Every other object is fetched whole.
 //!
 //! # What always holds
 //!
-//! - The head alone is judged, as every head is. A slice is read only under the head in whose series it was fetched, and kept only
-//!   when it carried that head's strong validator: parts of two versions are never put together (fence, assumption 5).
-//! - A head that is not confirmed but replaced begins another series, so nothing that was fetched for the old one is read again,
-//!   whatever validator the new one has.
-//! - A slice that cannot be had ends the body in an error, never with other bytes.
+//! - Only the head is judged, as every head is. A slice is read only under the head in whose series it was fetched, and
+//!   stored only if its answer carried that head's strong validator: parts of two versions are never combined (fence,
+//!   assumption 5).
+//! - A head that is replaced rather than confirmed begins a new series, so no slice fetched for the old head is read
+//!   again, whatever validator the new one has.
+//! - A slice that cannot be fetched ends the body with an error, never with other bytes.
 //! - Memory does not grow with the body: one slice is read at a time, and at most one fetched ahead.
 
 use std::ops::Range;
@@ -31,7 +33,7 @@ use crate::lookup::stored;
 use crate::respond::BodyError;
 use crate::upstream::Asked;
 
-/// How bodies are cut.
+/// How bodies are cut into slices.
 #[derive(Clone, Copy, Debug)]
 pub struct SliceSizes {
     /// Bytes of a slice.
@@ -40,24 +42,25 @@ pub struct SliceSizes {
     pub least: u64,
 }
 
-/// What nodes go by: a slice is one read of the store, and a body below eight of them is quicker had than cut.
+/// The sizes that nodes use: a slice is one read of the store, and a body of fewer than eight slices is quicker to
+/// fetch whole.
 pub(crate) const SIZES: SliceSizes = SliceSizes { slice: 1 << 20, least: 8 << 20 };
 
-/// How often a slice is looked for because what was waited for was gone again.
+/// How often a slice is looked up, because it may already be gone again when its fetch ends.
 const LOOKS_MAX: u32 = 3;
 
-/// What of an object a fetch is to bring.
+/// How much of an object a fetch is to bring.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
     Whole,
-    /// One slice of an object of which nothing is known yet.
+    /// One slice of an object whose head is not known yet.
     Begin(u64),
     /// One slice of a body whose head is known.
     Slice(Arc<Head>, Series, u64),
 }
 
 impl Part {
-    /// `Range` of the request for it.
+    /// The `Range` field that asks for it.
     pub(crate) fn range(&self, sizes: SliceSizes) -> Option<HeaderValue> {
         let range = match self {
             Part::Whole => return None,
@@ -72,8 +75,8 @@ impl Part {
     }
 }
 
-/// The slice with which a request for a part begins, when the object is not known: `None` where the whole is wanted. Of a part
-/// counted from the end nobody knows where it begins, so the first slice tells how long the body is.
+/// The slice with which a range request for an unknown object begins; `None` if the whole is wanted. Where a suffix
+/// range begins is not known, so the first slice is fetched to learn the body's length.
 pub(crate) fn wanted(request: &HeaderMap, sizes: SliceSizes) -> Option<u64> {
     let mut lines = request.get_all(RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
@@ -85,7 +88,8 @@ pub(crate) fn wanted(request: &HeaderMap, sizes: SliceSizes) -> Option<u64> {
     }
 }
 
-/// What a 206 to a [`Part::Begin`] shows of the body, and which bytes it brings; `None` when it cannot be kept in slices.
+/// The series that a 206 to a [`Part::Begin`] begins, and the bytes it brings; `None` if the body cannot be stored in
+/// slices.
 pub(crate) fn begun(answer: &response::Parts, number: u64, sizes: SliceSizes) -> Option<(Series, Range<u64>)> {
     let (range, length) = content_range(&answer.headers)?;
     let etag = strong_etag(&answer.headers)?;
@@ -94,27 +98,28 @@ pub(crate) fn begun(answer: &response::Parts, number: u64, sizes: SliceSizes) ->
     (length >= sizes.least && range == series.range(number)).then_some((series, range))
 }
 
-/// Whether a 206 is slice `number` of the body that `head` speaks of.
+/// Whether an answer is a 206 with slice `number` of the body that `head` describes.
 pub(crate) fn continues(answer: &response::Parts, head: &Head, series: &Series, number: u64) -> bool {
     answer.status == StatusCode::PARTIAL_CONTENT
         && content_range(&answer.headers) == Some((series.range(number), series.length))
         && strong_etag(&answer.headers).is_some_and(|etag| head.headers.get(ETAG) == Some(etag))
 }
 
-/// Whether an answer that does not continue a body says that another is in its place, or none; an answer that failed says nothing.
+/// Whether an answer that does not continue a body shows that the body was replaced or is gone. A failure shows
+/// neither.
 pub(crate) fn is_another(status: StatusCode) -> bool {
     status.is_success()
         || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::RANGE_NOT_SATISFIABLE)
 }
 
-/// The one strong validator under which parts belong together (RFC 9110 §15.3.7.3).
+/// The one strong validator under which parts may be combined (RFC 9110 §15.3.7.3).
 fn strong_etag(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut all = headers.get_all(ETAG).iter();
     let (Some(etag), None) = (all.next(), all.next()) else { return None };
     etag.as_bytes().starts_with(b"\"").then_some(etag)
 }
 
-/// `Content-Range` of one part: its bytes, and how long the whole is (RFC 9110 §14.4).
+/// `Content-Range` of one part: its bytes, and the complete length (RFC 9110 §14.4).
 fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
     let mut all = headers.get_all(CONTENT_RANGE).iter();
     let (Some(value), None) = (all.next(), all.next()) else { return None };
@@ -125,39 +130,39 @@ fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
     (first <= last && last < length).then_some((first..last + 1, length))
 }
 
-/// A body in slices, as a request reads it.
+/// A sliced body, as one request reads it.
 #[derive(Clone)]
 pub(crate) struct Body {
     pub(crate) fills: Arc<Fills>,
     pub(crate) url: UrlKey,
     pub(crate) asked: Asked,
     pub(crate) domain: Arc<Domain>,
-    /// As requests for slices go upstream.
+    /// Headers of the requests for slices, as sent upstream.
     pub(crate) headers: HeaderMap,
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) head: Arc<Head>,
     pub(crate) series: Series,
-    /// The slice that brought the head, which may still be on its way.
+    /// The slice that came with the head, which may still be arriving.
     pub(crate) coming: Option<(u64, store::Follower)>,
 }
 
-/// Bytes of a body in slices on their way.
+/// The bytes of a sliced body, as a stream.
 pub(crate) type Reader = BoxStream<'static, Result<Bytes, BodyError>>;
 
-/// How far a body was read.
+/// The state of reading a sliced body.
 struct Reading {
     body: Body,
-    /// The next byte, and the one behind the last.
+    /// The next byte, and the one after the last.
     at: u64,
     end: u64,
     slice: Option<store::Reader>,
-    /// The fetch of the slice behind the one that is read.
+    /// The fetch of the slice after the one being read.
     ahead: Option<(u64, Waiting)>,
 }
 
 impl Body {
-    /// These bytes of it; ends in an error when some cannot be had.
+    /// Reads these bytes of it; ends with an error if some cannot be fetched.
     pub(crate) fn read(&self, range: Range<u64>) -> Reader {
         let reading = Reading { body: self.clone(), at: range.start, end: range.end, slice: None, ahead: None };
         stream::try_unfold(reading, |mut reading| async move {
@@ -167,24 +172,24 @@ impl Body {
         .boxed()
     }
 
-    /// Whether a slice is in memory: then its head has the tags that it came with.
+    /// Whether a slice is in memory, in which case its head has the tags that came with it.
     pub(crate) fn is_at_hand(&self, number: u64) -> bool {
         let key = ObjectKey::slice(&self.url, &self.series, number);
         self.fills.store().lookup_in_memory(key.hash(), key.bytes()).is_some()
     }
 
-    /// Sees to it that a slice is stored or on its way, and its head has the tags that it came with.
+    /// Makes sure that a slice is stored or on its way, and that its head has the tags that came with it.
     pub(crate) async fn bring(&self, number: u64) {
         if !self.series.range(number).is_empty()
             && self.stored(number).await.is_none()
             && let Some(waiting) = self.fetch(number)
         {
-            // Whatever became of it, who asks for the slice finds out.
+            // Whatever the outcome, reading the slice will show it.
             let _ = waiting.outcome().await;
         }
     }
 
-    /// A slice in the store. What cannot be read is fetched again.
+    /// A slice from the store. One that cannot be read is a miss, and fetched again.
     async fn stored(&self, number: u64) -> Option<store::Object> {
         let key = ObjectKey::slice(&self.url, &self.series, number);
         let object = stored(self.fills.store(), &key).await?;
@@ -192,7 +197,7 @@ impl Body {
         (object.length() == whole.end - whole.start).then_some(object)
     }
 
-    /// Begins to fetch a slice, or joins who fetches it.
+    /// Begins a fetch of a slice, or joins a running one.
     fn fetch(&self, number: u64) -> Option<Waiting> {
         self.fills.begin(Order {
             url: self.url.clone(),

@@ -1,15 +1,16 @@
 //! TLS for users: which certificate a client is shown, and the bounds of a handshake.
 //!
-//! The name that a client asks for (SNI, RFC 6066 §3) chooses the domain, and its certificate is what the log says. A certificate
-//! is made ready at the first handshake that needs it and kept until the log says another: so a new one is shown as soon as its
-//! entry is applied, connections that are there go on, and a restarted node serves from what its journal remembers.
+//! The name that a client asks for (SNI, RFC 6066 §3) selects the domain, and the domain's certificate is the one in
+//! the log. A certificate is prepared at the first handshake that needs it, and kept until the log has another: so a
+//! new one is shown as soon as its entry is applied, open connections go on, and a restarted node serves from its
+//! journal.
 //!
 //! # What always holds
 //!
-//! - A client is never shown a certificate that is not for the name it asked for. Without such a name, and for one that has no
-//!   certificate here, the handshake ends with the alert *unrecognized_name*.
+//! - A client is never shown a certificate that is not for the name it asked for. Without such a name, and for one that
+//!   has no certificate here, the handshake ends with the alert *unrecognized_name*.
 //! - A handshake ends within [`HANDSHAKE_MAX`], and at most [`HANDSHAKES_MAX`] run at a time.
-//! - What is under way with HTTP is bounded by the listener, which is given the connection afterwards like any other.
+//! - HTTP is bounded by the listener, which takes the connection after the handshake like any other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -36,19 +37,21 @@ use crate::network::Stream;
 /// Longest handshake, from the first byte of the client.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
-/// Handshakes at a time, all threads together: each holds some kilobytes, and a flood of them must leave room for connections.
+/// Most handshakes at a time, all threads together: each holds some kilobytes, and a flood of them must leave room for
+/// connections.
 const HANDSHAKES_MAX: u64 = 5_000;
 
-/// Certificates kept ready. With more domains than this some are made ready anew, which takes less than a handshake.
+/// Certificates kept ready. With more domains than this some are prepared again, which takes less time than a
+/// handshake.
 const READY_MAX: usize = 10_000;
 
-/// What is spoken inside, the best first (RFC 7301; RFC 9113 §3.2).
+/// Protocols inside TLS, the best first (RFC 7301; RFC 9113 §3.2).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// The alert *unrecognized_name*, fatal, as a record of its own (RFC 8446 §6, RFC 6066 §3): no key is agreed on yet.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// What a node counts of handshakes.
+/// Counters of handshakes.
 #[derive(Debug, Default)]
 pub(crate) struct Handshakes {
     done: Counter,
@@ -83,22 +86,22 @@ pub(crate) struct Certificates {
     knowing: Arc<Knowing>,
     metrics: Arc<Metrics>,
     provider: Arc<CryptoProvider>,
-    /// Whoever comes back within hours proves less; what it was told is in its own ticket.
+    /// Session tickets: a client that returns within hours has less to prove, and its session is in its own ticket.
     tickets: Arc<dyn ProducesTickets>,
     secret: Mutex<Option<CertificateSecret>>,
     ready: Mutex<HashMap<DomainName, Ready>>,
 }
 
-/// A certificate that is ready, and what it was made from.
+/// A certificate that is ready, and its source.
 struct Ready {
     from: Arc<Certificate>,
     leaf: CertificateDer<'static>,
-    /// What its domain says of TLS.
+    /// The TLS settings of its domain.
     https: Https,
     config: Arc<ServerConfig>,
 }
 
-/// Why a certificate cannot be shown. Who set it was told, so this is a mistake of ours.
+/// Why a certificate cannot be shown. It was checked when its owner set it, so this is a mistake of ours.
 #[derive(Debug, thiserror::Error)]
 enum Unready {
     #[error("what private keys are sealed with is not known")]
@@ -123,8 +126,8 @@ impl Certificates {
         })
     }
 
-    /// Takes what private keys in the log are sealed with, in base64. Nothing at all is what a node hears from a control plane that
-    /// does not know of certificates.
+    /// Takes the secret that private keys in the log are sealed with, in base64; empty from a control plane that does
+    /// not know of certificates.
     pub(crate) fn open_with(&self, secret: &str) {
         let secret = CertificateSecret::parse(secret);
         *self.secret.lock().expect("no holder of this lock can panic") = secret;
@@ -135,7 +138,8 @@ impl Certificates {
         self.ready.lock().expect("no holder of this lock can panic")
     }
 
-    /// What a client is told that asks for `name` (lower case); `None` when nothing here may call itself so.
+    /// The configuration for a client that asks for `name` (lower case); `None` if there is no certificate for that
+    /// name.
     fn config(&self, name: &str) -> Option<Arc<ServerConfig>> {
         let known = self.knowing.known();
         let domain = known.knowledge.domain_for(name)?;
@@ -152,7 +156,7 @@ impl Certificates {
             all.insert(domain.clone(), ready.ok()?);
         }
         let ready = all.get(domain)?;
-        // A wildcard domain has more hosts than its certificate: `*` is one label.
+        // A wildcard domain covers more hosts than its certificate, in which `*` is one label.
         let wanted = ServerName::try_from(name).ok()?;
         let leaf = ParsedCertificate::try_from(&ready.leaf).ok()?;
         verify_server_name(&leaf, &wanted).ok()?;
@@ -182,7 +186,7 @@ impl Certificates {
         Ok(Ready { from: certificate.clone(), leaf, https, config: Arc::new(config) })
     }
 
-    /// Shakes hands with a client that has sent its first byte; `None` when it came to nothing.
+    /// Does the handshake with a client that has sent its first byte; `None` if there is no room for it or it fails.
     pub(crate) async fn accept<S: Stream>(&self, stream: S) -> Option<TlsStream<S>> {
         let counted = &self.metrics.handshakes;
         if counted.running.get() >= HANDSHAKES_MAX {
@@ -206,7 +210,7 @@ impl Certificates {
         None
     }
 
-    /// `None` when the client asks for a name that nobody has here, and was told so.
+    /// `None` if the client asks for no name or an unknown one; the alert was sent.
     async fn shake<S: Stream>(&self, stream: S) -> std::io::Result<Option<TlsStream<S>>> {
         let mut hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let config = hello.client_hello().server_name().and_then(|name| self.config(&name.to_ascii_lowercase()));

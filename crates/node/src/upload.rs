@@ -1,12 +1,13 @@
-//! The body of a request on its way up, as long as it comes: bounded in silence, without trailers.
+//! The body of a request on its way upstream, for as long as it keeps coming: silence is bounded, trailers are dropped.
 //!
 //! # What always holds
 //!
-//! - A client that stops sending is told so (408) and does not hold a connection to the origin for longer than [`SILENCE_MAX`], nor does
-//!   one that sends less than [`LEAST_BYTES`] while it was waited for as long as [`LEAST_FOR`]. However large the body is, nothing else
-//!   bounds how long it takes.
-//! - Who is sent the body is not blamed for the time that the client takes, but for taking nothing of what is there ([`TAKES_MAX`]).
-//! - Trailers are dropped: nobody above was told that they would come (RFC 9110 §6.5.1).
+//! - A client that stops sending is told so (408) and does not hold a connection to the origin for longer than
+//!   [`SILENCE_MAX`], nor does one that sends less than [`LEAST_BYTES`] in [`LEAST_FOR`] of waiting for it. However
+//!   large the body is, nothing else bounds how long it takes.
+//! - A parent or an origin is not blamed for the time that the client takes, only for reading nothing of a body that is
+//!   there ([`TAKES_MAX`]).
+//! - Trailers are dropped: they were not announced upstream (RFC 9110 §6.5.1).
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -27,28 +28,28 @@ use crate::upstream::UpBody;
 /// Longest silence of a client in the middle of a body.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// So many bytes come at least in each so long a time that is spent waiting for the client.
+/// At least this many bytes must come in each such span of time that is spent waiting for the client.
 const LEAST_BYTES: u64 = 1 << 20;
 const LEAST_FOR: Duration = Duration::from_secs(600);
 
-/// Longest time that an origin may take nothing of a body that is there.
+/// Longest time that an origin may read nothing of a body that is there.
 pub(crate) const TAKES_MAX: Duration = Duration::from_secs(60);
 
-/// How often that is looked at.
+/// How often that is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A body as the connection to above reads it.
+/// A body as the connection to a parent or an origin reads it.
 pub(crate) struct Upload<B = Incoming> {
     body: B,
-    /// Since when the client is waited for. Made when it first is, on the runtime that waits.
+    /// Since when the client is waited for, and the timer; made at the first wait, on the runtime that waits.
     silence: Option<(Instant, Pin<Box<Sleep>>)>,
-    /// What came, and how long it was waited for, since that was last looked at.
+    /// Bytes that came, and the time spent waiting for them, since the last check.
     came: u64,
     waited: Duration,
     ended: Ended,
 }
 
-/// How a body ended, for who still has to answer its request.
+/// How a body ended, for the code that still has to answer its request.
 #[derive(Clone, Default)]
 pub(crate) struct Ended(Arc<AtomicU8>);
 
@@ -67,7 +68,7 @@ pub(crate) enum UploadError {
     Slow,
 }
 
-/// Whether it is the client whose body ended early that something failed for.
+/// Whether an error was caused by the client, whose body ended early.
 pub(crate) fn is_cause(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<UploadError>())
 }
@@ -83,12 +84,12 @@ impl<B: Body> Upload<B> {
 }
 
 impl Ended {
-    /// Whether all of it was read: otherwise nobody knows where the next request begins.
+    /// Whether all of it was read: otherwise it is not known where the next request begins.
     pub(crate) fn whole(&self) -> bool {
         self.0.load(Ordering::Relaxed) == WHOLE
     }
 
-    /// What the client is told when it is at fault.
+    /// The answer to the client, if it is at fault.
     pub(crate) fn badly(&self) -> Option<Bad> {
         match self.0.load(Ordering::Relaxed) {
             BROKEN => {
@@ -157,12 +158,12 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Upload<B> {
     }
 }
 
-/// How far a body is that is sent.
+/// How far a body has been sent.
 #[derive(Default)]
 pub(crate) struct Sent {
-    /// Pieces that were taken; one more when that was all.
+    /// Pieces that were taken; one more at the end of the body.
     pieces: AtomicU64,
-    /// The next piece is the client's to send.
+    /// The client has yet to send the next piece.
     waits: AtomicBool,
     whole: AtomicBool,
 }
@@ -174,8 +175,8 @@ impl Sent {
         }
     }
 
-    /// Waits for the answer to the request whose body it is: as long as the body is taken, with pauses of at most `takes`, and for
-    /// `bound` from when all of it was. `None` when it was late.
+    /// Waits for the answer to the request that has this body: for as long as the body is taken, with pauses of at most
+    /// `takes`, and for `bound` after all of it was. `None` if the answer is late.
     pub(crate) async fn answered<T>(
         &self,
         answer: impl Future<Output = T>,
@@ -200,7 +201,7 @@ impl Sent {
     }
 }
 
-/// A body of which it is seen how far it is sent.
+/// A body whose sending is observed.
 pub(crate) struct Watched {
     body: UpBody,
     sent: Arc<Sent>,
@@ -215,7 +216,7 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.sent.whole(); // whoever sends it wants no more of it
+        self.sent.whole(); // the connection wants no more of it
     }
 }
 
@@ -252,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that sends a piece of `bytes` every `pause`, `pieces` times; how long that took, and how it ended.
+    /// Sends pieces of `bytes` every `pause`, `pieces` times; returns how long that took, and how it ended.
     async fn send(bytes: usize, pause: Duration, pieces: u32) -> (Duration, Result<(), UploadError>) {
         let pieces = stream::unfold(0, move |sent| async move {
             tokio::time::sleep(pause).await;

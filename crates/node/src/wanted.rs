@@ -1,4 +1,4 @@
-//! A request for an object, as far as it is understood: under what the object lies, and how it is asked for above.
+//! A request for an object, once parsed: the key of the object, and how it is asked for upstream.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,33 +13,33 @@ use crate::knowing::Named;
 use crate::respond::Signs;
 use crate::upstream::Asked;
 
-/// See the head of the file.
+/// A request for an object; see the head of the file.
 pub(crate) struct Wanted {
-    /// Under what the object lies; what users ask for may say more.
+    /// The key of the object; the URL that users ask for may say more.
     pub(crate) url: UrlKey,
-    /// The URL as it goes upstream, where that is not the key.
+    /// The URL to send upstream, where that is not the key.
     pub(crate) sent: Option<UrlKey>,
     pub(crate) domain: Arc<Domain>,
     pub(crate) method: Method,
-    /// By which version of HTTP it came.
+    /// The HTTP version of the request.
     pub(crate) version: Version,
-    /// Whom the client addressed: the host, with the port if it said one.
+    /// The host that the client addressed, with the port if it gave one.
     pub(crate) authority: Authority,
-    /// As the client sent them.
+    /// The request's headers, as the client sent them.
     pub(crate) headers: HeaderMap,
     /// See [`Wanted::shared`].
     pub(crate) shared: OnceLock<HeaderMap>,
     pub(crate) asker: Asker,
     pub(crate) passed: Vec<NodeName>,
     pub(crate) purpose: Purpose,
-    /// What is stored will do only if it was fetched for this refetch or a later one; zero: whenever it was.
+    /// A stored response will do only if it was fetched for this refetch or a later one; zero accepts any.
     pub(crate) refetch: u64,
-    /// The user came by TLS.
+    /// The user's connection is TLS.
     pub(crate) secure: bool,
 }
 
 impl Wanted {
-    /// The key of a URL as it was asked for, and the URL as it goes upstream where that is another.
+    /// The key of a requested URL, and the URL to send upstream where that is another.
     pub(crate) fn named(functions: &Functions, url: UrlKey) -> (UrlKey, Option<UrlKey>) {
         let rule = &functions.rules().key;
         if (functions.shape() == 0 && rule.share.is_none()) || rule.verbatim {
@@ -49,9 +49,9 @@ impl Wanted {
         (functions.key(&url), Some(unsigned.unwrap_or(url)))
     }
 
-    /// The domain as `url` is kept for it: as ever, or under that very URL where that is wished and users' requests for it have
-    /// another key. What lies under such a key is told apart by how it was made (`keep`), so that no user is sent it whose request
-    /// has that key by another URL.
+    /// The domain by whose functions `url` is stored: unchanged, or taking `url` itself as the key, where `verbatim`
+    /// asks for that and users' requests for `url` have another key. A body stored under such a key records how the key
+    /// was made (`keep`), so it is never sent to a user whose request has the same key by another URL.
     pub(crate) fn kept_for(domain: &Arc<Domain>, url: &UrlKey, verbatim: bool) -> Arc<Domain> {
         if !verbatim || domain.functions.key(url) == *url {
             return domain.clone();
@@ -59,18 +59,18 @@ impl Wanted {
         Arc::new(Domain { functions: domain.functions.verbatim(), ..Domain::clone(domain) })
     }
 
-    /// What it is judged by.
+    /// The name under which it is judged.
     pub(crate) fn name(&self) -> Named<'_> {
         Named { key: &self.url, site: self.site() }
     }
 
-    /// The host that was asked.
+    /// The host that was asked for.
     pub(crate) fn site(&self) -> &str {
         self.sent.as_ref().unwrap_or(&self.url).host()
     }
 
-    /// The headers as they go upstream for an answer that is everybody's; variants are chosen by these. A hit without variants
-    /// needs none.
+    /// The headers to send upstream for an answer that may be shared; variants are selected by these. Made on first
+    /// use, because a hit without variants needs none.
     pub(crate) fn shared(&self, signs: &Signs) -> &HeaderMap {
         self.shared.get_or_init(|| {
             let mut shared = httpcache::upstream(&self.headers);
@@ -80,7 +80,7 @@ impl Wanted {
         })
     }
 
-    /// The URL as it goes upstream.
+    /// The URL to send upstream.
     pub(crate) fn asked(&self) -> Asked {
         let sent = self.sent.as_ref().unwrap_or(&self.url);
         Asked { host: sent.host().to_owned(), path: sent.path_and_query().to_owned(), secure: self.secure }

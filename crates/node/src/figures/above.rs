@@ -16,20 +16,20 @@ use crate::room;
 /// The body of an answer from above.
 pub(crate) struct FromAbove {
     body: Incoming,
-    /// There when an origin sent it.
+    /// There if an origin sent it.
     meter: Option<Meter>,
     /// Its place at the origin, until it is dropped or given up.
     place: Option<limiter::Slot>,
-    /// It is one of those that go past the store.
+    /// Its place among the requests that go past the store, if it is one.
     _passing: Option<room::Place>,
 }
 
-/// Counts one answer of an origin, when it is dropped: with the bytes of its body that were read until then.
+/// Counts one answer of an origin when dropped, with the bytes of its body that were read until then.
 pub(crate) struct Meter {
     pub(crate) figures: Arc<Figures>,
     pub(crate) slot: Slot,
     pub(crate) url: UrlKey,
-    /// When the origin was asked, by the wall.
+    /// When the origin was asked, by the wall clock.
     pub(crate) at: SystemTime,
     /// By TLS.
     pub(crate) secure: bool,
@@ -53,12 +53,12 @@ impl Drop for Meter {
 }
 
 impl FromAbove {
-    /// Of a parent.
+    /// The body of a parent's answer.
     pub(crate) fn parent(body: Incoming) -> FromAbove {
         FromAbove { body, meter: None, place: None, _passing: None }
     }
 
-    /// Of an origin.
+    /// The body of an origin's answer.
     pub(crate) fn origin(body: Incoming, meter: Option<Meter>, place: limiter::Slot) -> FromAbove {
         FromAbove { body, meter, place: Some(place), _passing: None }
     }
@@ -70,12 +70,12 @@ impl FromAbove {
         }
     }
 
-    /// It counts as one that goes past the store until it is dropped.
+    /// Makes it count as one that goes past the store, until it is dropped.
     pub(crate) fn passes(self, place: room::Place) -> FromAbove {
         FromAbove { _passing: Some(place), ..self }
     }
 
-    /// Gives up its place at the origin: who has one must not wait for another.
+    /// Gives up its place at the origin: whoever has one must not wait for another.
     pub(crate) fn leave(&mut self) {
         self.place = None;
     }

@@ -1,6 +1,6 @@
-//! The numbers that domains have on this node, to count under.
+//! The numbers of domains on this node, to count under.
 //!
-//! A domain that is taken away and added again is another one, under another number: it may be another account's.
+//! A domain that is removed and added again is another one, under another number: it may be another account's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -9,7 +9,7 @@ use model::{Domain, DomainName, Knowledge, Revision};
 
 use super::Numbers;
 
-/// Numbers of domains that are gone, kept so that what was counted of them can be told.
+/// Numbers of domains that are gone, kept so that their figures can be reported.
 const GONE_MAX: usize = 4_096;
 
 /// A domain's number. Never used twice while the node runs.
@@ -24,11 +24,11 @@ pub(crate) struct Site {
     pub(crate) since: Revision,
 }
 
-/// The numbers of what is known.
+/// The numbers of the domains that are known.
 #[derive(Clone, Default)]
 pub(crate) struct Sites {
-    /// By where the domain lies in memory, which costs a request nothing to look up: as it is, and as it was for requests that
-    /// began before it changed. No other can lie there while this points there.
+    /// By the domain's address in memory, which is cheap to look up for a request: the domain as it is, and as it was
+    /// for requests that began before it changed. The weak pointer keeps the address from being used again.
     by_address: HashMap<u64, (Weak<Domain>, Slot), Numbers>,
     named: BTreeMap<Slot, Arc<Site>>,
     last: u32,
@@ -39,13 +39,13 @@ fn address(domain: &Domain) -> u64 {
 }
 
 impl Sites {
-    /// New numbers for all domains, as known at `at`; what was counted under others before can still be told.
+    /// New numbers for all domains, as known at `at`; figures under earlier numbers can still be reported.
     pub(crate) fn anew(&self, knowledge: &Knowledge, at: Revision) -> Sites {
         self.next(&Knowledge::default(), knowledge, &BTreeSet::new(), at)
     }
 
-    /// The numbers after what was known `before` has become `knowledge` at `at`. Domains that were `removed` on the way are others
-    /// when they are there again.
+    /// The numbers after the knowledge `before` has become `knowledge` at revision `at`. Domains that were `removed` on
+    /// the way get new numbers if they are there again.
     pub(crate) fn next(
         &self,
         before: &Knowledge,
@@ -75,12 +75,12 @@ impl Sites {
         sites
     }
 
-    /// No domain any more, and no number that was given again.
+    /// Without any domain; new numbers go on from the last one, so none is given again.
     pub(crate) fn without_names(&self) -> Sites {
         Sites { last: self.last, ..Sites::default() }
     }
 
-    /// The number of a domain, which is one of what is known or was before that changed.
+    /// The number of a domain, as it is known or was known before it changed.
     pub(crate) fn slot(&self, domain: &Domain) -> Option<Slot> {
         self.by_address.get(&address(domain)).map(|(_, slot)| *slot)
     }

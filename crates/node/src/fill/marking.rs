@@ -1,6 +1,7 @@
-//! What is written under a bare URL beside bodies: by what its variants differ, and tags that came with later slices.
+//! Records under a bare URL other than bodies: the request fields by which its variants differ, and tags that came with
+//! later slices.
 //!
-//! Each is looked at and changed in turn, by the URL's lock: fetches that come at the same time lose nothing of each other's.
+//! Both are read and changed under the URL's lock, so that concurrent fetches lose none of each other's changes.
 
 use http::{HeaderMap, HeaderName};
 use model::{Revision, Tags};
@@ -12,15 +13,15 @@ use super::{Fills, MARKERS_AT_ONCE, VARY_FIELDS_MAX};
 use crate::head::{self, Head, ObjectKey, Series, Stored};
 
 impl Fills {
-    /// Waits for the turn to change what lies under a bare URL.
+    /// Takes the lock for changing the record under a bare URL.
     pub(super) async fn turn(&self, bare: &ObjectKey) -> MutexGuard<'_, ()> {
         self.marking[(bare.hash().0 % MARKERS_AT_ONCE as u128) as usize].lock().await
     }
 }
 
 impl FillTask<'_> {
-    /// A slice may come with tags that its head has not: from then on the head has them, or a refresh by one of them would pass the
-    /// body over. What it had it keeps, for other slices came with that.
+    /// Adds the tags of a slice to its head, or a refresh by one of them would miss the body. The head keeps the tags
+    /// it had, because other slices came with those.
     pub(super) async fn join_tags(&self, head: &Head, series: &Series, came: &HeaderMap) {
         let name = self.order.domain.tag_header.as_deref();
         if Tags::of(&head.headers, name).has_all(&Tags::of(came, name)) {
@@ -36,13 +37,14 @@ impl FillTask<'_> {
         }
         if let Err(error) = store.update_head(&object, head.with(headers).encode(), object.stamp()).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "tags of a slice were not stored");
-            // It would be passed over.
+            // A refresh by such a tag would miss it.
             let _ = store.remove(bare.hash(), bare.bytes(), store::Which::Only(object.generation())).await;
         }
     }
 
-    /// Leaves word under the bare URL by what the variants differ, before anybody is told that there are some. Says which marker
-    /// it is, and by what they differ altogether: where answers name different fields, the variants lie side by side by all of them.
+    /// Writes a marker under the bare URL with the fields by which the variants differ, before anybody is told that
+    /// there are any. Returns the marker's generation and all its fields: where answers name different fields, variants
+    /// are told apart by all of them.
     pub(super) async fn mark_variants(
         &self,
         mut vary: Vec<HeaderName>,

@@ -1,10 +1,10 @@
-//! A body on its way from above into the store: poured as it comes, gone on with by range where its connection breaks.
+//! A body on its way from above into the store: written as it arrives, resumed by range when its connection breaks.
 //!
 //! # What always holds
 //!
-//! - What is stored has the length that was announced, and comes of one version: only under a strong validator do two parts belong
-//!   together (fence, assumption 5).
-//! - How often, and how long, it is tried to go on is bounded.
+//! - A stored body has the announced length and is of one version: only under a strong validator may two parts be
+//!   combined (fence, assumption 5).
+//! - The number of resumptions and the time spent on them are bounded.
 
 use std::time::Duration;
 
@@ -22,20 +22,22 @@ use crate::figures::FromAbove;
 use crate::head::{Head, ObjectKey};
 use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, Question};
 
-/// How often one fetch is continued by range after its connection broke, unless this many bytes came since the last time.
+/// How often one fetch is resumed by range after its connection broke. The count begins anew when this many bytes came
+/// since the last time.
 const RESUMES_MAX: u32 = 3;
 const RESUME_PROGRESS: u64 = 1 << 20;
 
-/// How long after a break it is tried to continue, and the pauses in between: an origin that is started anew is there again by then, and
-/// has not to send what it sent already. A user who waits is not to wait as long: cut off, he may ask for what can be had.
+/// How long after a break resuming is tried, and the pauses in between: a restarting origin is back by then, and need
+/// not send again the bytes it already sent. A waiting user is cut off sooner, and may then ask for something that can
+/// be had.
 const RESUME_FOR: Duration = Duration::from_secs(60);
 const RESUME_FOR_USERS: Duration = Duration::from_secs(10);
-/// How long a prefetch goes on beyond that while the rest is only put off, for an origin that is to be spared.
+/// How long a prefetch goes on beyond that while its requests are only put off, to spare the origin.
 const RESUME_PUT_OFF_MAX: Duration = Duration::from_secs(600);
 const RESUME_PAUSE: Duration = Duration::from_millis(500);
 const RESUME_PAUSE_MAX: Duration = Duration::from_secs(8);
 
-/// Chunks from which on they are kept as they came, in bytes.
+/// Chunks of at least this many bytes are kept as they came; shorter ones are copied.
 const CHUNK_KEPT_MIN: usize = 128 << 10;
 
 /// A body on its way into the store.
@@ -51,7 +53,7 @@ pub(super) enum Broken {
 }
 
 impl FillTask<'_> {
-    /// The body, from the connection to the store; continued by range when the connection breaks and that is safe.
+    /// Moves the body from the connection to the store; resumes by range when the connection breaks and that is safe.
     pub(super) async fn pour(&self, body: FromAbove, filling: Filling, arrived: &Arrived) -> Result<(), Cause> {
         let Filling { key, mut fill, length } = filling;
         let mut body = body;
@@ -85,7 +87,7 @@ impl FillTask<'_> {
             }
             self.fills.metrics.resumed.inc();
         }
-        // The origin is done with it: what follows is the disk's time, and must not keep the next from asking.
+        // The origin is done with it: the rest is the disk's time, and must not keep the next fetch from asking.
         drop(body);
         if self.fills.knowing.known().tag != self.log {
             return Err(Cause::Evicted);
@@ -110,7 +112,7 @@ impl FillTask<'_> {
     ) -> Result<(), Broken> {
         let truncated = |got: u64| Broken::Body(Cause::Truncated { got, expected: length.unwrap_or(got) });
         loop {
-            // What we wait with is no silence of the origin's.
+            // The time that this node holds back is not silence of the origin.
             body.turn().await;
             let Ok(frame) = tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await else {
                 return Err(Broken::Body(Cause::OriginTimeout));
@@ -128,7 +130,8 @@ impl FillTask<'_> {
                         return Err(truncated(fill.length() + bytes.len() as u64));
                     }
                     self.fills.metrics.bytes_fetched.add(bytes.len() as u64);
-                    // A chunk is a part of the connection's buffer and holds all of it; what stays in memory should not.
+                    // A chunk points into the connection's buffer and keeps all of it alive, which a short one in
+                    // memory must not.
                     let bytes = if bytes.len() < CHUNK_KEPT_MIN { Bytes::copy_from_slice(&bytes) } else { bytes };
                     fill.append(bytes).await.map_err(Broken::Store)?;
                 }
@@ -136,8 +139,8 @@ impl FillTask<'_> {
         }
     }
 
-    /// Asks for the rest of a body whose connection broke, for a while, and says with what headers it comes; only under a strong
-    /// validator do two parts belong together (fence, assumption 5).
+    /// Asks for the rest of a body whose connection broke, for a while, and returns it with its headers; only under a
+    /// strong validator may two parts be combined (fence, assumption 5).
     async fn resume(&self, head: &Head, fill: &store::Fill, length: Option<u64>) -> Option<(HeaderMap, FromAbove)> {
         let (from, length) = (fill.length(), length?);
         let etag = head.headers.get(ETAG)?;
@@ -153,14 +156,15 @@ impl FillTask<'_> {
         loop {
             let asked = Instant::now();
             let users = self.order.purpose == Purpose::User || *self.awaited.borrow();
-            // One follower is what was told of it. A prefetch that was withdrawn has none, and no child reads it on.
+            // One follower is part of the announced [`Arrived`]. Without another, no child reads on and the prefetch
+            // was withdrawn.
             if !users && fill.followers() <= 1 {
                 return None;
             }
-            // Nobody waits for an answer any more when it is there: they read it.
+            // Nobody waits for an answer that was announced, so `wanted` does not count: they read the body.
             let question = Question { again: true, wanted: None, ..self.question(headers.clone()) };
             let answered = self.fills.upstream.ask(&question, None).await;
-            // What was put off was not tried, and to begin anew costs the origin more than to wait.
+            // A request that was put off was not tried, and beginning anew costs the origin more than waiting.
             let put_off = !users && asked < put_off_until && matches!(answered, Err(AskError::Busy(_)));
             let cause = match answered {
                 Ok(Answer { head: came, body, .. })

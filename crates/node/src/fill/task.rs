@@ -1,9 +1,10 @@
-//! One fetch while it runs: asks, and brings what comes to the store and to whoever waits.
+//! One running fetch: asks, and delivers the answer to the store and to every waiting request.
 //!
 //! # What always holds
 //!
-//! - What was noted before the question was sent is what the body is vouched by, however often the rest of it was asked for.
-//! - Who waits is told as soon as the head is there; whether the body is stored is told when it is.
+//! - A body is vouched for by the moment and stamp noted before the request was sent, however often the rest of it was
+//!   asked for.
+//! - Waiting requests are told as soon as the head arrives; whether the body was stored is told afterwards.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,7 +32,7 @@ use crate::lookup::stored;
 use crate::slices::{self, Part};
 use crate::upstream::{Answer, AskError, From, Question};
 
-/// One fetch while it runs.
+/// One running fetch.
 pub(super) struct FillTask<'a> {
     pub(super) fills: &'a Arc<Fills>,
     pub(super) order: &'a Order,
@@ -39,13 +40,13 @@ pub(super) struct FillTask<'a> {
     pub(super) fetch: Fetch,
     pub(super) log: LogTag,
     pub(super) told: watch::Sender<Option<Arrival>>,
-    /// Whether a user has joined.
+    /// Whether a user began or joined it.
     pub(super) awaited: Awaited,
 }
 
 impl FillTask<'_> {
     pub(super) async fn run(&self, lone: oneshot::Sender<LoneAnswer>) {
-        // A fetch that ended between the asker's look and this one's beginning has brought what is wanted.
+        // A fetch that ended between the asker's lookup and the beginning of this one has already brought the object.
         let key = &self.order.key;
         if let Some(object) = stored(&self.fills.store, key).await
             && self.order.seen != Some(object.generation())
@@ -65,8 +66,8 @@ impl FillTask<'_> {
         let sent = self.fills.knowing.clock().now();
         let mut part = self.order.part.clone();
         let mut answer = self.ask(&headers).await;
-        // The slice that was asked for is not what the client asked for: how long the body is its first one tells, or, of an empty one, the
-        // whole.
+        // The node asked for this slice, not the client. The first slice shows how long the body is, or, if it is
+        // empty, the whole does.
         while let (Ok(got), Part::Begin(number)) = (&answer, &part)
             && got.head.status == StatusCode::RANGE_NOT_SATISFIABLE
         {
@@ -83,13 +84,14 @@ impl FillTask<'_> {
                 match self.kept_part(&part, &answer, sent) {
                     Some(part) => return self.take_part(part, answer).await,
                     None if matches!(self.order.part, Part::Slice(..)) => Ok(answer),
-                    // Whoever asked for a part asks for that very part, and is told what comes.
+                    // The client asks for its own range instead, and gets that answer.
                     None if self.order.purpose == Purpose::User && self.is_unstorable(&answer, sent) => {
                         self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
                         return self.tell(Arrival::Lone { failed: false });
                     }
                     None => {
-                        // It is no part that could be kept: the whole, then. Moment and stamp were noted before, which is safe.
+                        // The part cannot be stored, so the whole is fetched. Moment and stamp were noted before, which
+                        // is safe.
                         headers.remove(RANGE);
                         drop(answer);
                         self.ask(&headers).await
@@ -110,13 +112,13 @@ impl FillTask<'_> {
         }
     }
 
-    /// Removes the head of a body that is not to be had any more: what of it was never fetched could not be sent for as long as
-    /// the head is fresh. Whoever asks next begins another series.
+    /// Removes the head of a body that can no longer be fetched: slices that were never fetched could not be sent for
+    /// as long as the head is fresh. The next request begins another series.
     async fn forget_series(&self, series: &Series) {
         let (store, bare) = (&self.fills.store, ObjectKey::bare(&self.order.url));
         let Ok(Some(object)) = store.lookup(bare.hash(), bare.bytes()).await else { return };
         if matches!(head::read(&object), Some((_, Stored::Object(head))) if head.slices == Some(*series)) {
-            // Another that came meanwhile stays.
+            // One that replaced it meanwhile stays.
             let _ = store.remove(bare.hash(), bare.bytes(), store::Which::Only(object.generation())).await;
         }
     }
@@ -125,14 +127,14 @@ impl FillTask<'_> {
         loop {
             let copy = self.order.confirm.as_ref().map(|confirm| confirm.head.copy);
             match self.fills.upstream.ask(&Question { copy, ..self.question(headers.clone()) }, None).await {
-                // Somebody came when all had left.
+                // Somebody joined after the last one had left.
                 Err(AskError::Left) if !self.running.party.give_up() => {}
                 answered => return answered,
             }
         }
     }
 
-    /// What a 206 brings, when that may be kept.
+    /// The slice that a 206 brings, if it may be stored.
     fn kept_part(&self, part: &Part, answer: &Answer, sent: SystemTime) -> Option<KeptPart> {
         match part {
             Part::Whole => None,
@@ -154,7 +156,7 @@ impl FillTask<'_> {
                 if storable.is_err() || !self.vary(&headers).ok()?.is_empty() {
                     return None;
                 }
-                // No two heads share a series: not those of two logs, nor of two moments, nor of two validators.
+                // No two heads share a series: neither those of two logs, nor of two moments, nor of two validators.
                 let moment =
                     format!("{} {} {:?} {sent:?} {}", self.log.0, self.fetch.stamp, self.fetch.sent, series.name);
                 series.name = xxhash_rust::xxh3::xxh3_128(moment.as_bytes());
@@ -165,14 +167,14 @@ impl FillTask<'_> {
         }
     }
 
-    /// Whether a part that came is of what may not be kept.
+    /// Whether a part that came is of an object that may not be stored.
     fn is_unstorable(&self, answer: &Answer, sent: SystemTime) -> bool {
         let mut headers = httpcache::end_to_end(&answer.head.headers);
         self.mark(StatusCode::OK, &answer.from, &mut headers);
         self.storable(StatusCode::OK, &headers, sent, self.fills.knowing.clock().now()).is_err()
     }
 
-    /// A slice, and the head it begins with: to the store and to whoever waits.
+    /// Delivers a slice, and the head if it begins one, to the store and to the waiting requests.
     async fn take_part(&self, part: KeptPart, answer: Answer) {
         let vouched = self.noted().vouch(answer.age);
         let x_cache = answer.head.headers.get("x-cache").filter(|_| answer.from != From::Origin).cloned();
@@ -210,7 +212,7 @@ impl FillTask<'_> {
         done.send_replace(Some(self.pour_part(answer.body, filled).await));
     }
 
-    /// Opens the store for a slice, its head before it when it is the first.
+    /// Begins to store a slice, after its head when it is the first.
     async fn open_part(
         &self,
         head: &Head,
@@ -236,7 +238,8 @@ impl FillTask<'_> {
         Ok(Filling { key, fill, length })
     }
 
-    /// The bytes of a slice. One that breaks off is not continued: whoever reads it is cut off and asks for less the next time.
+    /// Stores the bytes of a slice. One that breaks off is not resumed: its readers are cut off, and ask for less the
+    /// next time.
     async fn pour_part(&self, mut body: FromAbove, filling: Filling) -> Result<(), Cause> {
         let Filling { mut fill, length, .. } = filling;
         match self.pour_some(&mut body, &mut fill, length).await {
@@ -250,7 +253,7 @@ impl FillTask<'_> {
         Ok(())
     }
 
-    /// What was noted before the question was sent, when the answer is there (rules 1 and 5).
+    /// The moment and stamp noted before the request was sent (rules 1 and 5).
     fn noted(&self) -> Fetch {
         let (mut noted, knowing) = (self.fetch, &self.fills.knowing);
         if made(Mistake::StampOnArrival) {
@@ -282,7 +285,8 @@ impl FillTask<'_> {
         }
     }
 
-    /// Of which answer of an origin what came is a copy: of a parent's, or of this one.
+    /// Identifies the origin's answer that this one is a copy of: the parent's word, or a new number for an origin's
+    /// own answer.
     fn copy(&self, answer: &Answer, sent: SystemTime) -> u64 {
         if let From::Parent(_) = answer.from {
             return answer.copy;
@@ -292,12 +296,12 @@ impl FillTask<'_> {
         xxhash_rust::xxh3::xxh3_64(which.as_bytes()).max(1)
     }
 
-    /// For which refetch what came was fetched: a parent may have had it.
+    /// The refetch that the answer was fetched for: a parent may already have had it.
     fn refetch(&self, answer: &Answer) -> u64 {
         if answer.from == From::Origin { self.order.refetch } else { answer.refetch }
     }
 
-    /// Leaves in a head what the domain's functions make of it.
+    /// Records in a head what the domain's functions make of it.
     fn mark(&self, status: StatusCode, from: &From, headers: &mut HeaderMap) {
         keep::mark(&self.order.domain.functions, &self.order.asked.path, status, *from == From::Origin, headers);
     }
@@ -311,7 +315,7 @@ impl FillTask<'_> {
         self.order.domain.functions.rules().stale.as_ref().is_some_and(|rule| rule.is_failure(status.as_u16()))
     }
 
-    /// Whether an answer with this head may be kept.
+    /// Whether an answer with this head may be stored.
     fn storable(
         &self,
         status: StatusCode,
@@ -323,7 +327,7 @@ impl FillTask<'_> {
         httpcache::storable(&Method::GET, &self.order.headers, status, &said, sent, received)
     }
 
-    /// A body in slices, as whoever ordered this reads it.
+    /// A sliced body, as the request that ordered this fetch reads it.
     fn sliced(&self, head: &Arc<Head>, series: Series, coming: Option<(u64, store::Follower)>) -> ArrivedBody {
         ArrivedBody::Sliced(Box::new(slices::Body {
             fills: self.fills.clone(),
@@ -369,7 +373,7 @@ impl FillTask<'_> {
             Ok(_) if self.order.stands_in && self.is_ruled_failure(status) => {
                 Cause::NotStorable("it failed, and what is stored stands in".to_owned())
             }
-            // Users go on being served what is there (decision 0024).
+            // Users go on being served the stored response (decision 0024).
             Ok(_) if self.order.refetch > 0 && !status.is_success() => Cause::OriginStatus(status.as_u16()),
             Ok(_)
                 if self.order.refetch > 0
@@ -377,7 +381,7 @@ impl FillTask<'_> {
             {
                 Cause::NotStorable(super::NOT_FRESH.to_owned())
             }
-            // The log was changed for another while this was asked for: the stamp means nothing there.
+            // The log was replaced by another during the fetch: the stamp means nothing there.
             Ok(_) if self.fills.knowing.known().tag != self.log => Cause::Evicted,
             Ok(_) => {
                 let own_head = own_head(&headers, &kept).then(|| Head::new(self.log, status, headers, sent, received));
@@ -402,18 +406,18 @@ impl FillTask<'_> {
             }
             Err(reason) => Cause::NotStorable(reason.to_string()),
         };
-        // What was overtaken, or failed, says nothing of the next answer.
+        // An answer that was overtaken, or failed, says nothing of the next one.
         let failed = keep::is_failure(&self.order.domain.functions, status);
         if !failed && why != Cause::Evicted {
             self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
         }
-        // Nobody to take it is a client that left, or a prefetch that knows enough.
+        // The receiver is gone when the client left, or the prefetch knows enough.
         let _ = lone.send(LoneAnswer { answer, vouched, log: self.log, x_cache, why });
         self.tell(Arrival::Lone { failed });
     }
 
-    /// A 304 to the validator of `confirm`: the stored head takes its news, the body its stamp (rule 1). `None` when that body is
-    /// not the stored one any more, or the 304 speaks of another.
+    /// Applies a 304 to the validator of `confirm`: the stored head is freshened, and the body gets the fetch's stamp
+    /// (rule 1). `None` if that body is no longer the stored one, the 304 is about another, or the fetch was overtaken.
     async fn confirm(
         &self,
         confirm: &Confirmable,
@@ -423,7 +427,7 @@ impl FillTask<'_> {
         received: SystemTime,
     ) -> Option<Arrived> {
         let key = &self.order.key;
-        // The head of a body in slices may have got tags since it was looked up, and gets more only in turn.
+        // The head of a sliced body may have got tags since it was looked up, and gets more only under this lock.
         let bare = ObjectKey::bare(&self.order.url);
         let mut stored = confirm.head.clone();
         let mut turn = None;
@@ -464,20 +468,20 @@ impl FillTask<'_> {
         let object = match self.fills.store.update_head(&lifted, head.encode(), vouched.stamp.0).await {
             Ok(updated) => updated?,
             Err(error) => {
-                // The body is good all the same; it will be asked for again.
+                // The body is good all the same; it will be validated again.
                 tracing::warn!(error = &error as &dyn std::error::Error, "confirmed head was not stored");
                 confirm.object.clone()
             }
         };
         drop(overtaken);
         drop(turn);
-        // A body lies where its `Vary` says.
+        // Its `Vary` decides where a body is stored.
         let same_place = httpcache::vary_fields(&headers) == httpcache::vary_fields(&confirm.head.headers);
         let storable = self.storable(head.status, &headers, sent, received);
         if storable.is_ok() && same_place && same_tags(&self.order.domain, &headers, &head.headers) {
             self.remember(key, object.generation(), vouched);
         } else {
-            // The 304 brought `no-store`, another `Vary` or the like: this answer may use the body, no later one.
+            // The 304 brought `no-store`, another `Vary` or the like: this answer may use the body, later ones may not.
             let _ = self.fills.store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
         }
         let vary = self.vary(&head.headers).unwrap_or_default();
@@ -490,7 +494,7 @@ impl FillTask<'_> {
         Some(Arrived { head, alone: storable.is_err(), own_head, vouched, body, vary, values, came, done })
     }
 
-    /// Opens the store for a body that comes.
+    /// Begins to store an arriving body, after its marker if it is a variant.
     async fn open(
         &self,
         head: &Arc<Head>,
@@ -519,7 +523,7 @@ impl FillTask<'_> {
         Ok((arrived, Filling { key, fill, length }, done))
     }
 
-    /// Held while something becomes visible at `place`; true when it must not.
+    /// The lock to hold while something becomes visible at `place`; true if it must not.
     pub(super) async fn turn_to_store(&self, place: &ObjectKey) -> tokio::sync::MutexGuard<'_, bool> {
         self.fills.outrun(self.order, place, self.running.number).await;
         self.running.overtaken.lock().await
@@ -532,26 +536,26 @@ impl FillTask<'_> {
     }
 }
 
-/// A part that is kept.
+/// A slice that is to be stored.
 struct KeptPart {
     head: Arc<Head>,
     series: Series,
     number: u64,
-    /// The head is new with it.
+    /// Its head is new, too.
     begins: bool,
 }
 
-/// Whether the one who began is to get more of a head than is kept.
+/// Whether the request that began the fetch gets more of the head than is stored.
 fn own_head(headers: &HeaderMap, kept: &HeaderMap) -> bool {
     headers.keys().any(|name| !kept.contains_key(name))
 }
 
-/// Whether what is kept names the tags that came: without them a refresh by tag would miss it.
+/// Whether the stored head names the tags that came: without them a refresh by tag would miss it.
 fn same_tags(domain: &Domain, headers: &HeaderMap, kept: &HeaderMap) -> bool {
     Tags::of(headers, domain.tag_header.as_deref()) == Tags::of(kept, domain.tag_header.as_deref())
 }
 
-/// The length of a body that was announced.
+/// The announced length of a body.
 fn announced(headers: &HeaderMap, body: &FromAbove) -> Option<u64> {
     let exact = body.size_hint().exact();
     exact.or_else(|| headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok())

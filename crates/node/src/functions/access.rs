@@ -1,4 +1,4 @@
-//! Who may ask: pages that link here, addresses, signatures in URLs. For users alone.
+//! Who may ask: rules about referring pages, client addresses and signed URLs. For users alone.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,23 +9,23 @@ use md5::{Digest, Md5};
 use model::functions::{Access, Addresses, Auth, AuthType, ClientAddress, Referers};
 use subtle::ConstantTimeEq;
 
-/// Where a connection comes from; beside a request.
+/// The address that a connection comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client(pub(crate) IpAddr);
 
-/// Times in URLs of type B are of this zone: hours east of Greenwich.
+/// The zone of times in URLs of type B, in hours east of Greenwich.
 const ZONE_HOURS: u64 = 8;
 
-/// Why somebody may not.
+/// Why a user is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// For this reason.
     Forbidden(&'static str),
-    /// He is sent there.
+    /// The user is redirected to this URL.
     Elsewhere(String),
 }
 
-/// Whether a user may ask for `path`, which has its query. An address that is not known is in no list.
+/// Whether a user may ask for `path`, which includes its query. An unknown address is in no list.
 pub(crate) fn may(
     access: &Access,
     headers: &HeaderMap,
@@ -58,7 +58,7 @@ fn address_may(list: &Addresses, headers: &HeaderMap, client: Option<Client>) ->
     let forwarded = headers.get("x-forwarded-for").map(first);
     let has =
         |address: Option<IpAddr>| address.is_some_and(|address| list.ranges.iter().any(|range| range.has(address)));
-    // One that is there and cannot be read is no address, rather than another.
+    // A field that is there and cannot be read counts as no address, rather than as the connection's.
     let forwarded = forwarded.unwrap_or(connection);
     match (list.of, list.allow) {
         (ClientAddress::Connection, allow) => has(connection) == allow,
@@ -73,13 +73,13 @@ fn referer_may(list: &Referers, headers: &HeaderMap) -> bool {
     let text = String::from_utf8_lossy(referer.as_bytes()).to_ascii_lowercase();
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     let Some(rest) = rest.or(Some(text.as_str()).filter(|_| list.ignore_scheme)) else {
-        return !list.allow; // it names no page
+        return !list.allow; // it is no URL of a page
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let authority = authority.rsplit('@').next().unwrap_or_default();
     let host = authority.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
     let host = host.map_or(authority, |(host, _)| host);
-    let host = host.strip_suffix('.').unwrap_or(host); // the same name, spelled out
+    let host = host.strip_suffix('.').unwrap_or(host); // a trailing dot makes no other name
     let named = list.hosts.iter().any(|named| match named.strip_prefix("*.") {
         Some(above) => host.strip_suffix(above).is_some_and(|below| below.ends_with('.')),
         None => named == host || named == authority,
@@ -87,7 +87,7 @@ fn referer_may(list: &Referers, headers: &HeaderMap) -> bool {
     named == list.allow
 }
 
-/// Whether a path with its query is signed, and still good at `now`.
+/// Whether a path with its query is signed, and its signature still good at `now`.
 fn is_signed(auth: &Auth, path: &str, now: SystemTime) -> bool {
     let Some((signature, unsigned)) = auth.kind.split(path) else { return false };
     let file = unsigned.split('?').next().unwrap_or_default();
@@ -113,7 +113,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The time of a signature.
+/// The time in a signature.
 fn time(kind: AuthType, text: &str) -> Option<SystemTime> {
     let digits =
         |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
@@ -204,7 +204,7 @@ mod tests {
             (true, &[], Some("http://a.com/x"), true),
             (true, &[], Some("https://A.com:8443"), true),
             (true, &[], Some("https://x.b.com/"), true),
-            (true, &[], Some("https://b.com/"), false), // the wildcard is of what lies below
+            (true, &[], Some("https://b.com/"), false), // the wildcard covers only names below it
             (true, &[], Some("https://evil.com/a.com"), false),
             (true, &[], Some("https://a.com@evil.com/"), false),
             (true, &[], Some("https://a.com.evil.com/"), false),

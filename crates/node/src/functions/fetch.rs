@@ -12,19 +12,19 @@ use crate::upstream::Asked;
 /// How one source is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
-    /// By TLS: under which name.
+    /// The name to ask for with TLS, where that is used.
     pub(crate) tls: Option<String>,
-    /// At which port.
+    /// The port.
     pub(crate) port: u16,
-    /// As which host.
+    /// The `Host` to send.
     pub(crate) host: String,
-    /// For which path, with its query.
+    /// The path, with its query.
     pub(crate) path: String,
-    /// How long the first byte is waited for, where that is configured.
+    /// How long to wait for the first byte, where that is configured.
     pub(crate) timeout: Option<Duration>,
 }
 
-/// How `source` is asked for what users ask for as `asked`, which lies under `key`.
+/// How `source` is asked for the URL `asked` of a user, which is stored under `key`.
 pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, asked: &Asked) -> Way {
     let fetch = &functions.rules().fetch;
     let (mut https, mut port) = (source.is_secure(), source.port);
@@ -33,14 +33,14 @@ pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, asked: &
         match (scheme.ports, https) {
             (Some((http, _)), false) => port = http,
             (Some((_, https)), true) => port = https,
-            // A port that is the other scheme's own is this one's own.
+            // The default port of the other scheme becomes that of this one.
             (None, true) if port == 80 => port = 443,
             (None, false) if port == 443 => port = 80,
             (None, _) => {}
         }
     }
     let site = asked.host.as_str();
-    // A certificate for an address is rare; one for the site that is asked for there is what its operator has.
+    // A certificate for an IP address is rare; the operator of the server has one for the site that is asked for there.
     let name = fetch.sni.as_deref().unwrap_or(match source.kind {
         SourceKind::Address => site,
         SourceKind::Domain | SourceKind::Bucket => &source.content,
@@ -55,7 +55,7 @@ pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, asked: &
         path: match fetch.by_key {
             true => fetch.path(key.path_and_query()),
             false => match &functions.rules().key {
-                // Its signature went up with it, as a part of the key.
+                // The signature went upstream as a part of the key, and is left out here.
                 rule if rule.verbatim => fetch.path(&rule.visited(&rule.unsigned(&asked.path))),
                 rule => fetch.path(&rule.visited(&asked.path)),
             },
@@ -69,12 +69,12 @@ pub(crate) fn way(functions: &Functions, source: &Source, key: &UrlKey, asked: &
     way
 }
 
-/// Makes a request's headers those that origins are sent.
+/// Applies the domain's rules to the headers that an origin is sent.
 pub(crate) fn headers(functions: &Functions, headers: &mut HeaderMap) {
     functions.rules().fetch.headers.iter().for_each(|rule| rule.apply(headers));
 }
 
-/// Where an answer sends who asked, when that is followed: the URL, and the host that is told.
+/// The target of a redirect that is to be followed: the URL, and the `Host` to send.
 pub(crate) fn follow(
     functions: &Functions,
     method: &Method,
@@ -101,13 +101,14 @@ pub(crate) fn follow(
         Some(port) => format!("{}:{port}", to.host_str()?),
         None => to.host_str()?.to_owned(),
     };
-    // A redirect to the same server speaks of the host that it was asked as.
+    // A redirect to the same server is followed with the same `Host`.
     let same = to.origin() == base.origin();
     let host = if follow.retain_host || same { host.to_owned() } else { authority };
     Some((to.as_str().parse().ok()?, host))
 }
 
-/// Takes away what a redirect to another server does not take along: what lets somebody in at the first, and what its owner has it sent.
+/// Removes what must not follow a redirect to another server: credentials for the first, and headers that the domain's
+/// owner has origins sent.
 pub(crate) fn leave_behind(functions: &Functions, headers: &mut HeaderMap) {
     let fetch = &functions.rules().fetch;
     if fetch.follow.is_some_and(|follow| !follow.retain_header) {
@@ -117,7 +118,7 @@ pub(crate) fn leave_behind(functions: &Functions, headers: &mut HeaderMap) {
     }
 }
 
-/// Redirects that are followed, one behind the other.
+/// Most redirects that are followed in a row.
 pub(crate) fn follows(functions: &Functions) -> u32 {
     functions.rules().fetch.follow.map_or(0, |follow| follow.most)
 }

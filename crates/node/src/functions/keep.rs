@@ -1,12 +1,14 @@
-//! How long what came is kept, as a domain's owner says: told to `httpcache` as the `Cache-Control` that counts instead.
+//! How long a response is kept, by the rules of the domain's owner: given to `httpcache` as a `Cache-Control` that
+//! replaces the origin's.
 //!
-//! The order is: an origin that forbids it (`no-store`, `no-cache`, `max-age=0`), unless the rule says that this does not count; the
-//! rule for the status, else the heaviest rule for the path, of two as heavy the older; what the origin says; what holds for the
-//! status otherwise; what can be guessed. What is private stays private, and what a request with `Authorization` brought is shared
-//! only where its origin allows it, whatever the rules say.
+//! The precedence is: an origin that forbids keeping a response (`no-store`, `no-cache`, `max-age=0`), unless the rule
+//! ignores that; the rule for the status, else the path rule of greatest weight, the older of two equals, unless the
+//! rule puts the origin's lifetime first; the origin's lifetime; the default for the status; the heuristic lifetime. A
+//! private response stays private, and one to a request with `Authorization` is shared only where its origin allows it,
+//! whatever the rules say.
 //!
-//! What a head came to lies in it, so that a body is kept by the rules it came under. When rules change, the domain's entry in the
-//! log makes every body be confirmed, and with that come to the new ones.
+//! The result is stored in the head, so a body is kept by the rules it came under. When rules change, the domain's
+//! entry in the log makes every body be validated, which applies the new rules to it.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -19,16 +21,17 @@ use model::functions::{Applies, Functions, Ttls};
 const KEPT: HeaderName = HeaderName::from_static("warmfront-kept");
 /// How long users are told to keep it, where a rule says so; in seconds.
 const TOLD: HeaderName = HeaderName::from_static("warmfront-told");
-/// How long past its time it may stand in for an answer that failed, where the rule's time counts; in seconds.
+/// How long past its lifetime a body may replace an answer that failed, where the rule's time counts; in seconds.
 const STALE: HeaderName = HeaderName::from_static("warmfront-stale");
-/// Under which rules the key was made, where there are any.
+/// The shape of the rules by which the key was made, where there are any.
 const SHAPE: HeaderName = HeaderName::from_static("warmfront-shape");
 
-/// A field for caches like this one, which counts before `Cache-Control` (RFC 9213).
+/// The targeted field for caches like this one, which takes precedence over `Cache-Control` (RFC 9213).
 const TARGETED: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// Leaves in a head that is to be kept what the functions make of it. `path` is the one users ask for; `from_origin`, whether the
-/// head comes from an origin rather than from a parent, which has changed it already.
+/// Records the effect of the functions in a head that is to be stored. `path` is the one users ask for; `from_origin`
+/// is whether the head comes from an origin rather than from a parent, which has already applied the rules for origins'
+/// headers.
 pub(crate) fn mark(functions: &Functions, path: &str, status: StatusCode, from_origin: bool, headers: &mut HeaderMap) {
     for name in [KEPT, TOLD, STALE, SHAPE] {
         headers.remove(name);
@@ -63,7 +66,8 @@ pub(crate) fn is_keyed_by(functions: &Functions, headers: &HeaderMap) -> bool {
     }
 }
 
-/// The request headers that chose a body: those its origin names, and those the domain's owner does. Sorted, each once.
+/// The request headers that select a variant: those that the origin names, and those that the domain's owner names.
+/// Sorted, each once.
 pub(crate) fn vary(functions: &Functions, headers: &HeaderMap) -> Result<Vec<HeaderName>, httpcache::VaryStar> {
     let mut fields = httpcache::vary_fields(headers)?;
     let own = &functions.rules().key.headers;
@@ -85,7 +89,7 @@ pub(crate) fn told(headers: &HeaderMap) -> Option<&str> {
     headers.get(TOLD)?.to_str().ok()
 }
 
-/// A head as caching is to read it.
+/// The headers as `httpcache` is to read them.
 pub(crate) fn effective(headers: &HeaderMap) -> Cow<'_, HeaderMap> {
     let (kept, stale) = (headers.get(KEPT), headers.get(STALE));
     if kept.or(stale).is_none() {
@@ -101,7 +105,7 @@ pub(crate) fn effective(headers: &HeaderMap) -> Cow<'_, HeaderMap> {
     if let Some(stale) = stale.and_then(|secs| secs.to_str().ok())
         && let Ok(stale) = HeaderValue::try_from(format!("stale-if-error={stale}"))
     {
-        // Of a directive that is repeated the first counts (RFC 9111 §4.2.1), in a targeted field the last (RFC 9651 §4.2.2).
+        // The first of repeated directives counts (RFC 9111 §4.2.1), in a targeted field the last (RFC 9651 §4.2.2).
         if httpcache::is_targeted(&read) {
             read.append(TARGETED, stale.clone());
         }
@@ -112,7 +116,7 @@ pub(crate) fn effective(headers: &HeaderMap) -> Cow<'_, HeaderMap> {
     Cow::Owned(read)
 }
 
-/// Whether an answer of this status failed, so that what is kept may stand in for it where its time allows that.
+/// Whether an answer of this status is a failure, which a stored response may replace where its time allows that.
 pub(crate) fn is_failure(functions: &Functions, status: StatusCode) -> bool {
     match &functions.rules().stale {
         Some(rule) => rule.is_failure(status.as_u16()),
@@ -120,10 +124,10 @@ pub(crate) fn is_failure(functions: &Functions, status: StatusCode) -> bool {
     }
 }
 
-/// What a rule makes of a head.
+/// The effect of a rule on a head.
 struct Ruled {
     ttl: Duration,
-    /// Asked again before every use.
+    /// To be validated before every use.
     revalidate: bool,
     /// Users are told `ttl`.
     told: bool,
@@ -144,12 +148,12 @@ impl Ruled {
     }
 }
 
-/// What the origin says of time, as far as rules ask.
+/// The origin's statements about freshness, as far as rules need them.
 struct Says {
     /// `no-store`, `no-cache` or a lifetime of zero.
     forbids: bool,
     private: bool,
-    /// A lifetime, or when it ends.
+    /// There is a lifetime, or a time of expiry.
     lifetime: bool,
     directives: Vec<(String, String)>,
 }
@@ -176,7 +180,7 @@ fn says(headers: &HeaderMap) -> Says {
     Says { forbids, private: has("private"), lifetime, directives }
 }
 
-/// Statuses that rules for a path speak of; others need a rule for their status.
+/// Statuses that path rules apply to; others need a rule for their status.
 fn is_ruled_by_path(status: u16) -> bool {
     matches!(status, 200 | 203 | 300 | 301 | 308 | 410)
 }
@@ -195,7 +199,8 @@ fn ruled(ttls: &Ttls, path: &str, status: u16, headers: &HeaderMap) -> Option<Ru
     }
     let has = |wanted: &&'static str| says.has(wanted);
     let ruled = |ttl, applies: &Applies| {
-        // What allows sharing what `Authorization` brought, as it stands in the origin's words or in what they mean.
+        // Directives of the origin that allow sharing a response to a request with `Authorization`, explicit or
+        // implied.
         let shared = has(&"s-maxage") && !has(&"public");
         let rest = ["public", "must-revalidate", "proxy-revalidate"].into_iter().filter(|name| has(name));
         let stale = |(name, value): &(String, String)| {
@@ -271,17 +276,17 @@ mod tests {
             (&origin_first, "/a.jpg", 200, &[], Some(60)),
             (&no_cache_too, "/a.jpg", 200, &[("cache-control", "no-store")], Some(60)),
             (&no_cache_too, "/a.jpg", 200, &[("cache-control", "max-age=0")], Some(60)),
-            (&no_cache_too, "/a.jpg", 200, &[("cache-control", "private")], None), // nobody else's
-            // what is no dictionary is not there (RFC 9213)
+            (&no_cache_too, "/a.jpg", 200, &[("cache-control", "private")], None), // not shared
+            // a field that is no dictionary is ignored (RFC 9213)
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", ""), ("cache-control", "private")], None),
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", "max-age=60,"), ("cache-control", "private")], None),
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", "Max-Age=60"), ("cache-control", "no-store")], None),
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", "max-age=6"), ("cache-control", "no-store")], Some(60)),
-            // no rule for the path: the origin, then what holds for the status, then a guess
+            // no rule for the path: the origin, then the default for the status, then the heuristic
             (&plain, "/a.png", 200, &[("cache-control", "max-age=5")], Some(5)),
             (&plain, "/a.png", 200, &[], Some(7)),
             (&plain, "/a.png", 404, &[], Some(3)),
-            (&plain, "/a.jpg", 404, &[], Some(3)), // a rule for a path does not speak of what is not there
+            (&plain, "/a.jpg", 404, &[], Some(3)), // path rules do not apply to a 404
             (&plain, "/a.png", 404, &[("cache-control", "no-store")], None),
             (&plain, "/a.png", 301, &[("etag", "\"x\"")], Some(10)),
         ];

@@ -1,17 +1,18 @@
-//! What the functions of a domain do here: pure functions over what was configured, a request and an answer.
+//! The functions of a domain, as a node applies them: pure functions of the configuration, a request and an answer.
 //!
-//! The pipeline and the fills ask at a few places: who may ask ([`access`]), how origins are asked ([`fetch`]), how long what came
-//! is kept ([`keep`]), what users are told ([`reply`]). The key is `model`'s ([`model::Functions::key`]), for invalidations are
-//! said in its words too.
+//! The pipeline and the fills call them at a few places: who may ask ([`access`]), how origins are asked ([`fetch`]),
+//! how long answers are kept ([`keep`]), what users are sent ([`reply`]). The key is `model`'s
+//! ([`model::Functions::key`]), because invalidations are expressed in keys too.
 //!
 //! # What always holds
 //!
-//! - Rules about users apply to users alone: children and prefetches ask for what users will be given.
-//! - What a function leaves in a stored head begins with `warmfront-`, which neither origins nor users can say or see.
+//! - Rules about users apply to users alone: children and prefetches ask for what users will be sent.
+//! - A field that a function leaves in a stored head begins with `warmfront-`, which neither origins nor users can send
+//!   or see.
 //!
 //! # Not here
 //!
-//! Reading arguments, and refusing wrong ones: `model::functions`.
+//! Parsing arguments, and refusing wrong ones: `model::functions`.
 
 pub(crate) mod access;
 pub(crate) mod fetch;

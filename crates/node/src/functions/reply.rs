@@ -1,7 +1,7 @@
-//! What users are told: headers of the domain's owner, and texts compressed on the way out.
+//! The answers that users are sent: headers of the domain's owner, and texts compressed on the way out.
 //!
-//! A compressed answer is another representation of the same object (RFC 9110 §8.8.1): its ETag is weak, it has no ranges, and
-//! `Vary` tells caches behind this one. Whoever asks for a part gets it as it is stored.
+//! A compressed answer is another representation of the same object (RFC 9110 §8.8.1): its ETag is weak, it has no
+//! ranges, and `Vary` tells caches behind this one. A range request is answered with the body as it is stored.
 
 use std::io::Write;
 
@@ -20,7 +20,7 @@ use crate::metrics::Held;
 /// Shortest body that is compressed, in bytes.
 const LENGTH_MIN: u64 = 1024;
 
-/// Types that are texts though their name does not say so.
+/// Media types that are text though their name does not say so.
 const TEXTS: [&str; 8] = [
     "application/javascript",
     "application/json",
@@ -32,23 +32,23 @@ const TEXTS: [&str; 8] = [
     "image/svg+xml",
 ];
 
-/// What speaks of the bytes as they are stored, beside [`httpcache::OF_CONTENT`].
+/// Fields that describe the bytes as they are stored, beside [`httpcache::OF_CONTENT`].
 const OF_STORED: [HeaderName; 3] =
     [ACCEPT_RANGES, HeaderName::from_static("digest"), HeaderName::from_static("repr-digest")];
 
-/// What a user is to be told by the functions of the domain.
+/// The changes that the functions of the domain make to a user's answer.
 pub(crate) struct Telling {
     functions: Functions,
-    /// He reads gzip.
+    /// The domain compresses, and the user accepts gzip.
     gzip: bool,
 }
 
-/// What a whole body is that an answer brings, brings a part of, or confirms.
+/// The whole body that an answer brings, brings a part of, or confirms.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Representation {
     /// It has a content coding.
     coded: bool,
-    /// Its bytes, where that is known.
+    /// Its length in bytes, where that is known.
     length: Option<u64>,
 }
 
@@ -66,7 +66,7 @@ impl Representation {
 }
 
 impl Telling {
-    /// For who sent `request`; `None` when there is nothing to do.
+    /// For the user who sent `request`; `None` if there is nothing to do.
     pub(crate) fn of(functions: &Functions, request: &HeaderMap) -> Option<Telling> {
         if functions.is_empty() {
             return None;
@@ -82,13 +82,14 @@ impl Telling {
         self.gzip
     }
 
-    /// Whether a body that says this of itself is compressed on its way to this user.
+    /// Whether a body with these headers is compressed on its way to this user.
     pub(crate) fn compresses(&self, headers: &HeaderMap, of: Representation) -> bool {
         self.gzip && is_compressible(headers, of)
     }
 
-    /// Makes the headers those a user gets; `of` is what they speak of, so that a 304 and the answer to HEAD say the same of it as the
-    /// answer that brings it (RFC 9110 §9.3.2, §15.4.5). Says whether the body is to be compressed, for which there may be no `room`.
+    /// Changes the headers to those that a user gets. `of` is the representation they describe, so that a 304 and the
+    /// answer to HEAD say the same of it as the answer that brings it (RFC 9110 §9.3.2, §15.4.5). Returns whether the
+    /// body is to be compressed, which needs `room`.
     pub(crate) fn tell(&self, status: StatusCode, headers: &mut HeaderMap, of: Representation, room: bool) -> bool {
         let and = if forbids_transforming(headers) { ", no-transform" } else { "" };
         let told = keep::told(headers).map(|told| format!("max-age={told}{and}"));
@@ -132,7 +133,7 @@ impl Telling {
     }
 }
 
-/// Whether a body is a text that nothing has compressed yet and nobody forbids to.
+/// Whether a body is a text, long enough, that is not compressed yet and may be transformed.
 fn is_compressible(headers: &HeaderMap, of: Representation) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase());
     let kind = kind.as_deref().map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
@@ -147,18 +148,18 @@ fn forbids_transforming(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Bodies that are compressed at a time: each takes some 300 KiB, and further ones go out as they are.
+/// Most bodies that are compressed at a time: each takes some 300 KiB, and further ones go out uncompressed.
 pub(crate) const GZIPS_MAX: usize = 512;
 
-/// Bytes that are compressed at once: what comes of them is in memory until the client takes it.
+/// Bytes that are compressed at once: the output is in memory until the client takes it.
 const GZIP_PIECE_BYTES: usize = 32 << 10;
 
 /// Compresses a body as it goes.
 pub(crate) struct Gzip {
     encoder: Option<GzEncoder<Vec<u8>>>,
-    /// What was given and not compressed yet.
+    /// Input that is not compressed yet.
     rest: Bytes,
-    /// Something was taken since it was last told all.
+    /// Input was taken since the last flush.
     owes: bool,
     /// One of [`GZIPS_MAX`].
     _held: Held,
@@ -166,18 +167,18 @@ pub(crate) struct Gzip {
 
 impl Gzip {
     pub(crate) fn new(held: Held) -> Gzip {
-        // Quick rather than small: it is done for every user.
+        // Fast rather than small: it is done for every user.
         let encoder = Some(GzEncoder::new(Vec::new(), Compression::fast()));
         Gzip { encoder, rest: Bytes::new(), owes: false, _held: held }
     }
 
-    /// Takes bytes, when [`Gzip::next`] has nothing more.
+    /// Takes more input, once [`Gzip::next`] has no more output.
     pub(crate) fn take(&mut self, bytes: Bytes) {
         self.owes |= !bytes.is_empty();
         self.rest = bytes;
     }
 
-    /// What came of the bytes taken so far, piece by piece; `None` when more are needed.
+    /// The output for the input so far, piece by piece; `None` when more input is needed.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         let encoder = self.encoder.as_mut()?;
         while !self.rest.is_empty() {
@@ -190,14 +191,15 @@ impl Gzip {
         None
     }
 
-    /// What can be told of the bytes taken so far when no more are there yet: a stream of events must not wait for its end.
+    /// Flushes the output for the input so far, while more input is yet to come: a stream of events must not wait for
+    /// its end.
     pub(crate) fn so_far(&mut self) -> Option<Bytes> {
         let encoder = self.encoder.as_mut().filter(|_| std::mem::take(&mut self.owes))?;
         encoder.flush().expect("a vector takes everything");
         Some(Bytes::from(std::mem::take(encoder.get_mut()))).filter(|bytes| !bytes.is_empty())
     }
 
-    /// The end; `None` when that was handed on already.
+    /// The end of the output; `None` if that was returned already.
     pub(crate) fn end(&mut self) -> Option<Bytes> {
         let encoder = self.encoder.take()?;
         Some(Bytes::from(encoder.finish().expect("a vector takes everything")))

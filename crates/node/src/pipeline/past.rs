@@ -1,5 +1,5 @@
-//! Requests that go past the store: whatever is not a GET of an object, what a request forbids to keep, and answers that are nobody
-//! else's.
+//! Requests that go past the store: everything but a GET of an object, requests that forbid storing the answer, and
+//! answers that are not shared.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -19,7 +19,7 @@ use crate::upstream::{self, From, Question};
 use crate::wanted::Wanted;
 
 impl Pipeline {
-    /// A HEAD for what is not stored goes up as it is: fetching the whole object would be dear for a question.
+    /// A HEAD that misses is forwarded as a HEAD: fetching the whole object for it would be expensive.
     pub(super) async fn head(&self, wanted: Wanted, why: Forward, reply: Reply) -> Response<AnswerBody> {
         for _ in 0..ATTEMPTS_MAX {
             match self.pass(&wanted, wanted.shared(&self.signs).clone(), None, why, &reply, || None).await {
@@ -30,7 +30,7 @@ impl Pipeline {
         reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object is being refreshed faster than it can be fetched")
     }
 
-    /// A request that goes past the stores, on every tier.
+    /// Forwards a request past the stores, on every tier.
     pub(super) async fn bypass(
         &self,
         wanted: Wanted,
@@ -51,7 +51,7 @@ impl Pipeline {
         headers.remove(HOST);
         headers.remove(http::header::EXPECT); // answered by this node's own 100
         headers.append(http::header::VIA, self.signs.via_of(wanted.version));
-        // Of a GET and a HEAD the library takes it that there is none (RFC 9112 §6.3).
+        // hyper assumes that GET and HEAD have no content (RFC 9112 §6.3), so the coding is stated.
         if wanted.headers.contains_key(TRANSFER_ENCODING) {
             headers.remove(CONTENT_LENGTH);
             headers.insert(TRANSFER_ENCODING, CHUNKED);
@@ -63,7 +63,7 @@ impl Pipeline {
                 if let Some(bad) = ended.badly() {
                     return reply.bad(bad);
                 }
-                // It came before the request was there whole, whose rest is not waited for.
+                // The answer came before the whole request did, and the rest of the request is not waited for.
                 if !ended.whole() && !reply.handoff.is_http2() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -72,13 +72,13 @@ impl Pipeline {
                 }
                 answer
             }
-            // Its body is gone, so it cannot be asked again.
+            // The request's body is consumed, so it cannot be sent again.
             Step::Again { .. } => reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object was refreshed meanwhile"),
         }
     }
 
-    /// Asks above and hands on what comes; judged where the fence speaks of such answers (fence, assumption 6). For a failure, or none
-    /// at all, something may stand in.
+    /// Asks above and passes the answer on, judged where the fence covers such answers (fence, assumption 6). If the
+    /// answer is a failure, or there is none, `stands_in` may replace it.
     pub(super) async fn pass(
         &self,
         wanted: &Wanted,
@@ -138,14 +138,14 @@ impl Pipeline {
         Step::Answer(reply.passed(came.status, headers, answer.body, &said, judging))
     }
 
-    /// What is stored under the URL of an unsafe request that did not fail is good no more, nor is what its answer names
-    /// (RFC 9111 §4.4).
+    /// After an unsafe request that did not fail, removes the stored responses of its URL and of the URLs that the
+    /// answer names (RFC 9111 §4.4).
     async fn written(&self, wanted: &Wanted, answer: &HeaderMap) {
         let asked = wanted.asked();
         let others = httpcache::invalidated_too(wanted.authority.as_str(), &asked.path, answer);
         let others = others.iter().filter_map(|path| UrlKey::new(&asked.host, path).ok());
         let others = others.map(|url| wanted.domain.functions.key(&url));
-        // What is kept under the URL itself, too.
+        // Also the responses stored under the URL itself, where that is not the key.
         let own = UrlKey::new(&asked.host, &asked.path).ok().filter(|own| *own != wanted.url);
         for url in std::iter::once(wanted.url.clone()).chain(own).chain(others) {
             if let Err(error) = self.fills.forget(&url).await {
