@@ -22,7 +22,7 @@ const SHARDS_MAX: u64 = 64;
 /// Estimated size of a cached item, in bytes; determines the size of the cache's table of recently evicted keys.
 const ITEM_BYTES_GUESS: u64 = 16 << 10;
 
-/// Overhead of an item beside its bytes; a head takes as much again once it was requested, as it is then kept decoded.
+/// Overhead of an item beside its bytes, and the additional overhead of a requested head, which is kept decoded.
 const ITEM_OVERHEAD_BYTES: u64 = 256;
 const HEAD_OVERHEAD_BYTES: u64 = 1024;
 
