@@ -501,7 +501,7 @@ impl Writer {
                 }
                 tier.note_parts(&entry);
                 tier.counters.commits.fetch_add(1, Ordering::Relaxed);
-                // A body of one slice is in memory with its head; followers that lag need that slice on its own.
+                // A body of one slice is already in memory with its head; lagging followers keep that slice.
                 if let (Some(last), true) = (entry.record.slices.last(), entry.held.is_empty()) {
                     let number = entry.record.slices.len() as u32 - 1;
                     if let Some((_, payload)) = growing.held(number) {
