@@ -265,7 +265,7 @@ enum Item {
     False,
     Integer(i64),
     String(Vec<u8>),
-    /// A token, decimal, byte sequence, date or inner list: valid, but not a number or string that is used.
+    /// A token, decimal, byte sequence, date or inner list: valid, but of no use to cache directives.
     Text,
 }
 
