@@ -1,5 +1,5 @@
-//! Durable submissions a second: signed `PushObjectCache` calls of 100 URLs each against one `warmfront control` on SQLite,
-//! beside the raw rate of SQLite commits on the same disk, in turns in one run.
+//! Durable submissions per second: signed `PushObjectCache` calls of 100 URLs each to one `warmfront control` on
+//! SQLite, compared with the raw rate of SQLite commits on the same disk, alternating in one run.
 //!
 //! "Durable" means `journal_mode=WAL, synchronous=FULL`: every acknowledged call was synced. The number of URLs is read
 //! back through the API at the end. `cargo run --release -p bench --bin submissions [SECONDS] [CONNECTIONS]`
