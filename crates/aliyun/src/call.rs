@@ -149,8 +149,8 @@ pub enum Call {
 
 /// Reads the parameters of `request`, from an account with `profile`, under the operator's `rules`.
 ///
-/// A known action that is not implemented gives `UnsupportedOperation`; unknown ones were refused by
-/// [`read()`](crate::read()).
+/// A known action that is not implemented gives `UnsupportedOperation`; unknown ones were refused when
+/// the request was read.
 pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime) -> Result<Call, Refusal> {
     use Product::{Cdn, Vod};
     Ok(match (request.product, request.action.as_str()) {

@@ -110,15 +110,15 @@ impl PreloadState {
 pub struct PreloadUrl {
     /// With its scheme.
     pub url: String,
-    /// How far it is.
+    /// Its state.
     pub status: TaskStatus,
     /// Steps done, of `total`.
     pub done: u64,
-    /// Steps there are.
+    /// Number of steps.
     pub total: u64,
-    /// Where and why it failed first; empty where it did not.
+    /// Where and why it failed first; otherwise empty.
     pub description: String,
-    /// What it is for each target and variant.
+    /// Its jobs, one per target and variant.
     pub jobs: Vec<PreloadJob>,
 }
 
@@ -127,21 +127,21 @@ pub struct PreloadUrl {
 pub struct PreloadJob {
     /// `POP/TIER`.
     pub target: String,
-    /// Which of the variants, from 0.
+    /// Index of the variant, from 0.
     pub variant: usize,
-    /// How far it is.
+    /// Its state.
     pub status: Option<TaskStatus>,
-    /// The node that has it, or that said why it failed.
+    /// The node that stores it, or that reported why it failed.
     pub node: Option<String>,
-    /// Bytes that came.
+    /// Bytes received.
     pub bytes: Option<u64>,
-    /// Bytes there are.
+    /// Bytes announced.
     pub length: Option<u64>,
-    /// How long the fetch took; `None` also where it was there already.
+    /// How long the fetch took; `None` also if the object was there already.
     pub took: Option<Duration>,
-    /// Exactly why it failed; empty where it did not.
+    /// Exactly why it failed; otherwise empty.
     pub cause: String,
-    /// The status that the origin answered with, where that is why.
+    /// The status of the origin's response, if that is why it failed.
     pub origin_status: Option<u16>,
     /// When it failed.
     pub at: Option<SystemTime>,

@@ -1,7 +1,7 @@
 //! Figures: what nodes counted of a domain's requests in a span of time, and its most requested URLs.
 //!
-//! Nodes count, the control plane adds up, the API shows; these values are what they exchange. Addition is all there is
-//! to it: the figures of two nodes, or of two minutes, are their sum.
+//! Nodes count, the control plane adds up, the API shows; these are the values they exchange. The figures of two nodes, or
+//! of two minutes, add up to those of both.
 //!
 //! # What always holds
 //!

@@ -160,7 +160,7 @@ pub(crate) struct Trailer {
     pub(crate) next_fill: u64,
 }
 
-/// A position in the log. What lies between it and the segment whose header names it was abandoned after a failed
+/// A position in the log. Everything between it and the segment whose header names it was abandoned after a failed
 /// write, and does not count, whether or not it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Void {

@@ -225,8 +225,8 @@ impl Writer {
     async fn keep_of(&mut self, oldest: &Segment, open: &Arc<Segment>, budget: &mut u64) -> Result<(), WriteError> {
         let Ok(entries) = self.tier.entries(oldest).await else { return Ok(()) };
         let tier = self.tier.clone();
-        // A body has its first head in the segment where it ends, though the newest may be elsewhere; `spanning` adds
-        // the bodies that only begin here.
+        // Every body here has its first head here as well, though the newest may be elsewhere; except for those that
+        // only begin here, which `spanning` lists.
         let heads = entries.iter().filter(|entry| entry.kind == Kind::Head).map(|entry| name(entry.key));
         let mut names: Vec<u64> = heads.chain(tier.spanning(oldest.id)).collect();
         names.sort_unstable();

@@ -228,7 +228,7 @@ impl Writer {
                     plan.tombstones.extend(key);
                     continue;
                 };
-                // A newer head or tombstone has to take the place of one that is dropped.
+                // The newest record must stand in for those dropped here: once it goes, it leaves a tombstone.
                 if removed.contains(&name) || key.is_some() && !here(place.segment) {
                     shard.note_older(name);
                 }
