@@ -1,5 +1,5 @@
-//! The main job over real processes: the vendor's own SDKs warm four nodes from nginx, users hit with the origin gone, a
-//! refresh brings the new bytes.
+//! The main job with real processes: the vendor's own SDKs warm four nodes from nginx, users get hits with the origin
+//! stopped, and a refresh brings the new bytes.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use e2e::stage::{DOMAIN, Stage};
 use e2e::{eventually, http, sdk};
 use serde_json::Value;
 
-/// Every row of a reply to a push or a wait.
+/// All rows of a reply to a push or a wait.
 fn rows(reply: &Value) -> anyhow::Result<&Vec<Value>> {
     reply["tasks"].as_array().with_context(|| format!("tasks in {reply}"))
 }
 
-/// Asserts that every row is complete, and that each URL has one. What was submitted within one second has one id, so there may be
-/// rows of what was submitted before.
+/// Asserts that every row is complete, and that each URL has one. Submissions within one second share an id, so there
+/// may be rows of earlier ones.
 fn assert_complete(reply: &Value, urls: &[String]) -> anyhow::Result<()> {
     let rows = rows(reply)?;
     for url in urls {
@@ -65,7 +65,7 @@ async fn every_sdk_warms_both_regions_and_users_hit_with_the_origin_gone() -> an
         );
     }
 
-    // Two regions without a shared L3 have two roots: the witness saw each object twice, and never again.
+    // Two regions without a shared L3 have two roots: the origin was asked for each object twice, and never again.
     let gets = origin.gets()?;
     for path in bodies.keys() {
         assert_eq!(gets.get(path), Some(&2), "{path}");
@@ -82,7 +82,7 @@ async fn every_sdk_warms_both_regions_and_users_hit_with_the_origin_gone() -> an
                 first = first.status
             );
             ensure!(first.body == body.as_slice(), "{path} differs on {pop}");
-            // What the first answer brought is in the edge's store a moment after its last byte was sent.
+            // The body of the first answer is in the edge's store a moment after its last byte was sent.
             eventually(&format!("{path} is in the store of {pop}-l1"), || async {
                 let second = http::get(edge, DOMAIN, path, &[]).await?;
                 ensure!(second.body == body.as_slice(), "{path} differs on {pop}");
@@ -209,7 +209,7 @@ async fn prefetch_under_way_survives_kill_9_of_a_node_and_of_the_control_plane()
     }
     let reply = sdk::run(&stage, "main_job.py", &["tea-cdn", "wait", &ids.join(",")]).await?;
     assert_complete(&reply, &urls)?;
-    // Work that was handed on may have been fetched again, but not lost.
+    // Jobs handed on may have been fetched again, but none was lost.
     let gets = origin.gets()?;
     ensure!(bodies.keys().all(|path| gets.get(path).is_some_and(|count| *count >= 2)), "{gets:?}");
     origin.stop()?;

@@ -1,5 +1,5 @@
-//! The operator's verbs: `account`, `user`, `policy`, `key`, `audit`, `pop`, `node`, `name`, each on the state database itself
-//! (`--state URL`).
+//! The operator's commands: `account`, `user`, `policy`, `key`, `audit`, `pop`, `node`, `name`, each on the state
+//! database itself (`--state URL`).
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -180,7 +180,7 @@ pub(crate) async fn account(command: &AccountCommand, output: Output) -> anyhow:
                 .iter()
                 .map(|account| {
                     let (profile, status, quota) = (&account.profile, account.status, &account.quota);
-                    // A table has a word for what is no bound.
+                    // A table needs a word for an absent limit.
                     let qps =
                         if output == Output::Table && account.qps == 0 { json!("any") } else { json!(account.qps) };
                     json!({ "account": account.name, "profile": profile, "status": status, "quota": quota, "qps": qps })
@@ -220,7 +220,7 @@ pub(crate) async fn node(command: &NodeCommand, output: Output) -> anyhow::Resul
             let token = operator.create_join_token().await?;
             operator.close().await;
             if output == Output::Table {
-                // Alone on its line, so that it can be sent into a file.
+                // Alone on its line, so that it can be redirected into a file.
                 return Ok(writeln!(std::io::stdout(), "{}", token.as_str())?);
             }
             output.object(&json!({ "token": token.as_str() }))
