@@ -32,7 +32,7 @@ use tokio::time::{Instant, Sleep};
 use crate::flood::{Frames, Heads, PREFACE};
 use crate::hot::{self, Hit, Seen};
 use crate::listener::{Handoff, RECHECK};
-use crate::metrics::{Metrics, Refusal};
+use crate::metrics::{Held, Metrics, Refusal};
 use crate::network::Stream;
 
 /// Longest wait for the head of a request from its first byte on, and for the first byte of a connection.
@@ -165,7 +165,7 @@ pub(crate) struct Connection<S> {
     /// The task that is woken when `look` is due.
     looks: Option<Waker>,
     /// Since when the client's socket accepts nothing, and when to check again.
-    stalled: Option<(Instant, Pin<Box<Sleep>>)>,
+    stalled: Option<(Instant, Pin<Box<Sleep>>, Held)>,
     above: Above,
     /// A hit that is answered here, below hyper.
     hit: Option<Box<Hit>>,
@@ -279,7 +279,7 @@ impl<S> Connection<S> {
         }
         let running = turn.running.load(Ordering::Relaxed) > 0;
         // For hyper a short body is over once hyper has taken it, even if the client has not.
-        if let Some((since, _)) = &self.stalled {
+        if let Some((since, ..)) = &self.stalled {
             return (*since + stall_max(&self.handoff), Some(Waits::Reader));
         }
         match &mut self.head {
@@ -358,7 +358,10 @@ impl<S> Connection<S> {
             return poll;
         }
         self.handoff.blocked();
-        let (since, look) = self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(RECHECK))));
+        let (since, look, _) = self.stalled.get_or_insert_with(|| {
+            let held = self.handoff.metrics().connections_stalled.hold();
+            (Instant::now(), Box::pin(tokio::time::sleep(RECHECK)), held)
+        });
         loop {
             ready!(look.as_mut().poll(cx));
             let waited = since.elapsed();

@@ -503,3 +503,20 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
+
+/// Waits until the socket of a node's only connection takes no more, because the client does not read. The kernel may
+/// make room in it for a moment after it refused a write.
+pub(crate) async fn takes_no_more(node: &TestNode) {
+    const STILL: Duration = Duration::from_secs(1);
+    let metrics = node.pipeline.metrics();
+    let deadline = tokio::time::Instant::now() + 6 * PATIENCE;
+    let (mut sent, mut since) = (0, tokio::time::Instant::now());
+    while since.elapsed() < STILL {
+        let now = tokio::time::Instant::now();
+        assert!(now < deadline, "it goes on to take bytes");
+        if metrics.connections_stalled.get() != 1 || metrics.bytes_sent.get() != sent {
+            (sent, since) = (metrics.bytes_sent.get(), now);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
