@@ -212,9 +212,12 @@ pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status
     }
     let mut sent = request.clone();
     fetch::headers(functions, &mut sent);
-    if let Some((to, host)) = fetch::follow(functions, &Method::GET, asked, "a.com", status, answer) {
+    let source = fetch::Redirecting { url: asked.clone(), host: "a.com", site: "a.com", is_source: true };
+    if let Some(target) = fetch::follow(functions, &Method::GET, &source, status, answer) {
+        let fetch::Target { url: to, host, same } = target;
         assert!(matches!(to.scheme_str(), Some("http" | "https")) && to.host().is_some() && !host.is_empty());
         assert!(to.authority().is_some_and(|authority| !authority.as_str().contains('@')));
+        assert!(same || to.host().is_some_and(|to| !to.eq_ignore_ascii_case("a.com")));
     }
     let mut kept = answer.clone();
     keep::mark(functions, path, status, true, &mut kept);

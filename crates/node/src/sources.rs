@@ -315,21 +315,25 @@ struct Redirected {
     endpoint: Endpoint,
     host: String,
     path: String,
-    /// Whether it is another server than the one that redirected.
+    /// Whether it is, or was reached by, another server than the source.
     elsewhere: bool,
 }
 
 impl Redirected {
     /// The target of this answer's redirect, if it is to be followed.
     fn follow(&self, question: &Question, answer: &Response<Incoming>) -> Option<Redirected> {
-        let asked = self.uri()?;
+        let from = fetch::Redirecting {
+            url: self.uri()?,
+            host: &self.host,
+            site: &question.asked.host,
+            is_source: !self.elsewhere,
+        };
         let functions = &question.domain.functions;
-        let (to, host) =
-            fetch::follow(functions, &question.method, &asked, &self.host, answer.status(), answer.headers())?;
-        let path = framing::path(&to).into_owned();
-        let same = to.scheme() == asked.scheme() && to.authority() == asked.authority();
-        let endpoint = if same { self.endpoint.clone() } else { Endpoint::of(&to)? };
-        Some(Redirected { endpoint, host, path, elsewhere: !same })
+        let fetch::Target { url, host, same } =
+            fetch::follow(functions, &question.method, &from, answer.status(), answer.headers())?;
+        let path = framing::path(&url).into_owned();
+        let endpoint = if same { self.endpoint.clone() } else { Endpoint::of(&url)? };
+        Some(Redirected { endpoint, host, path, elsewhere: self.elsewhere || !same })
     }
 
     fn uri(&self) -> Option<Uri> {

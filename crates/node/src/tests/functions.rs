@@ -163,6 +163,27 @@ async fn origins_are_asked_as_the_functions_say() {
 }
 
 #[tokio::test]
+async fn redirect_to_the_site_by_its_name_is_followed_on_the_origin() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let to = |url: String| Page { status: 302, ..Page::new("") }.with("location", &url).with("etag", "");
+    origin.put("/dir/", Page::new("there"));
+    origin.put("/dir", to(format!("http://{DOMAIN}/dir/")));
+    origin.put("/inner", to("http://inner.example.test/dir/".to_owned()));
+    origin.put("/secure", to(format!("https://{DOMAIN}/dir/")));
+    node.apply(with(&node, &[("follow_302", &[("enable", "on")])]));
+    assert_eq!(node.get("/dir").await.text(), "there");
+    assert_eq!(origin.seen("/dir/")[0].headers[HOST], DOMAIN);
+    let inner = ("set_req_host_header", &[("domain_name", "inner.example.test")][..]);
+    node.apply(with(&node, &[("follow_302", &[("enable", "on")]), inner]));
+    assert_eq!(node.get("/inner").await.text(), "there");
+    // Only the user can go where DNS leads from the name of the site.
+    let got = node.get("/secure").await;
+    assert_eq!((got.status, got.header("location")), (302, "https://www.example.test/dir/"));
+    let hosts: Vec<_> = origin.seen("/dir/").iter().map(|seen| seen.headers[HOST].clone()).collect();
+    assert_eq!(hosts, [DOMAIN, "inner.example.test"]);
+}
+
+#[tokio::test]
 async fn redirect_to_another_server_does_not_take_along_what_lets_somebody_in() {
     let Stage { origin, node, .. } = Stage::set().await;
     let other = Origin::start().await;
