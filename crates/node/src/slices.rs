@@ -46,6 +46,9 @@ pub struct SliceSizes {
 /// fetch whole.
 pub(crate) const SIZES: SliceSizes = SliceSizes { slice: 1 << 20, least: 8 << 20 };
 
+/// A range that begins more than this many slices beyond what has come of a body is not waited for.
+pub(crate) const AHEAD_MAX: u64 = 8;
+
 /// How often a slice is looked up, because it may already be gone again when its fetch ends.
 const LOOKS_MAX: u32 = 3;
 
@@ -128,6 +131,12 @@ fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok())?;
     let (first, last, length) = (number(first)?, number(last)?, number(length)?);
     (first <= last && last < length).then_some((first..last + 1, length))
+}
+
+/// The length of the body if the one part that a 206 brings is all of it.
+pub(crate) fn whole(headers: &HeaderMap) -> Option<u64> {
+    let (range, length) = content_range(headers)?;
+    (range == (0..length)).then_some(length)
 }
 
 /// A sliced body, as one request reads it.

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{HOST, RANGE};
+use http::header::{ACCEPT_ENCODING, HOST, RANGE};
 use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use model::{Source, UrlKey};
@@ -153,6 +153,9 @@ impl Sources {
         let functions = &question.domain.functions;
         let with_body = body.is_some();
         let mut headers = question.headers.clone();
+        if question.uncoded {
+            headers.remove(ACCEPT_ENCODING);
+        }
         fetch::headers(functions, &mut headers);
         circle::tell(&mut headers, question.log, &question.asked.host);
         headers.insert(HOST, host(&source.host)?);

@@ -109,6 +109,9 @@ pub(crate) struct Question {
     pub(crate) interim: Option<Interim>,
     /// An earlier request for the same was interrupted.
     pub(crate) again: bool,
+    /// Origins are asked for the body without a content coding: it is a slice, and an origin that compresses as it
+    /// sends has no slices of what it compresses.
+    pub(crate) uncoded: bool,
     /// Of a prefetch: whether a user has begun to wait for it.
     pub(crate) awaited: Option<Awaited>,
     /// Of a prefetch: whether anybody waits for an answer.

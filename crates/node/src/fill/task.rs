@@ -9,8 +9,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{CONTENT_LENGTH, RANGE};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper::body::Body;
 use model::fence::{Fetch, Vouched};
 use model::mistake::{Mistake, made};
@@ -65,7 +65,7 @@ impl FillTask<'_> {
         }
         let sent = self.fills.knowing.clock().now();
         let mut part = self.order.part.clone();
-        let mut answer = self.ask(&headers).await;
+        let mut answer = self.ask(&headers, !matches!(part, Part::Whole)).await;
         // The node asked for this slice, not the client. The first slice shows how long the body is, or, if it is
         // empty, the whole does.
         while let (Ok(got), Part::Begin(number)) = (&answer, &part)
@@ -77,7 +77,7 @@ impl FillTask<'_> {
                 None => headers.remove(RANGE),
             };
             drop(answer);
-            answer = self.ask(&headers).await;
+            answer = self.ask(&headers, !matches!(part, Part::Whole)).await;
         }
         let answer = match answer {
             Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT && !matches!(part, Part::Whole) => {
@@ -89,12 +89,13 @@ impl FillTask<'_> {
                         self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
                         return self.tell(Arrival::Lone { failed: false });
                     }
+                    None if self.is_whole(&answer) => Ok(as_whole(answer)),
                     None => {
                         // The part cannot be stored, so the whole is fetched. Moment and stamp were noted before, which
                         // is safe.
                         headers.remove(RANGE);
                         drop(answer);
-                        self.ask(&headers).await
+                        self.ask(&headers, false).await
                     }
                 }
             }
@@ -123,15 +124,27 @@ impl FillTask<'_> {
         }
     }
 
-    async fn ask(&self, headers: &HeaderMap) -> Result<Answer, AskError> {
+    async fn ask(&self, headers: &HeaderMap, uncoded: bool) -> Result<Answer, AskError> {
         loop {
             let copy = self.order.confirm.as_ref().map(|confirm| confirm.head.copy);
-            match self.fills.upstream.ask(&Question { copy, ..self.question(headers.clone()) }, None).await {
+            let question = Question { copy, uncoded, ..self.question(headers.clone()) };
+            match self.fills.upstream.ask(&question, None).await {
                 // Somebody joined after the last one had left.
                 Err(AskError::Left) if !self.running.party.give_up() => {}
                 answered => return answered,
             }
         }
+    }
+
+    /// Whether a 206 brings the whole body, which is then a short one. An origin was asked for it without a content
+    /// coding, so where codings are variants, it is not the variant that was ordered.
+    fn is_whole(&self, answer: &Answer) -> bool {
+        let (headers, ordered) = (&answer.head.headers, &self.order.headers);
+        let other_coding = || self.vary(headers).is_ok_and(|vary| vary.contains(&ACCEPT_ENCODING));
+        slices::whole(headers).is_some_and(|length| {
+            answer.body.size_hint().exact().is_none_or(|exact| exact == length)
+                && !(ordered.contains_key(ACCEPT_ENCODING) && other_coding())
+        })
     }
 
     /// The slice that a 206 brings, if it may be stored.
@@ -280,6 +293,7 @@ impl FillTask<'_> {
             copy: None,
             interim: self.order.interim.clone(),
             again: false,
+            uncoded: false,
             awaited: (self.order.purpose == Purpose::Prefetch).then(|| self.awaited.clone()),
             wanted: (self.order.purpose == Purpose::Prefetch).then(|| self.running.party.wanted.subscribe()),
         }
@@ -543,6 +557,17 @@ struct KeptPart {
     number: u64,
     /// Its head is new, too.
     begins: bool,
+}
+
+/// A 206 that brings the whole body, as the 200 that would have brought it.
+fn as_whole(mut answer: Answer) -> Answer {
+    let headers = &mut answer.head.headers;
+    if let Some(length) = slices::whole(headers) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    headers.remove(CONTENT_RANGE);
+    answer.head.status = StatusCode::OK;
+    answer
 }
 
 /// Whether the request that began the fetch gets more of the head than is stored.

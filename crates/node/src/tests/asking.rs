@@ -169,6 +169,7 @@ impl Asking {
             copy: None,
             interim: None,
             again: false,
+            uncoded: false,
             awaited: None,
             wanted: None,
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HOST, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HOST, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
@@ -42,6 +42,7 @@ mod prefetching;
 mod rewriting;
 mod scopes;
 mod secure;
+mod seeking;
 mod serving;
 mod slicing;
 mod sparing;
@@ -77,6 +78,8 @@ pub(crate) struct Page {
     pub(crate) chunked: bool,
     /// A request for a part gets the whole.
     pub(crate) ignores_ranges: bool,
+    /// A request that accepts gzip gets this instead, whole.
+    pub(crate) gzipped: Option<Bytes>,
 }
 
 impl Page {
@@ -94,6 +97,7 @@ impl Page {
             cut: None,
             chunked: false,
             ignores_ranges: false,
+            gzipped: None,
         }
     }
 
@@ -186,7 +190,11 @@ impl Origin {
         });
         let sent = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let page = self.pages.lock().unwrap().get(&path).cloned();
-        let Some(page) = page else { return plain(404, "") };
+        let Some(mut page) = page else { return plain(404, "") };
+        let accepted = parts.headers.get(ACCEPT_ENCODING).is_some_and(|codings| codings == "gzip");
+        if let Some(gzipped) = page.gzipped.take_if(|_| accepted) {
+            page = Page { body: gzipped, ignores_ranges: true, ..page }.with("content-encoding", "gzip");
+        }
         if let Some(gate) = &page.head_gate {
             gate.acquire().await.unwrap().forget();
         }
