@@ -41,6 +41,11 @@ pub(crate) const HEAD_MAX: Duration = Duration::from_secs(15);
 /// How long a connection without requests is kept.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 
+/// The same while more than three quarters of the connections a node may have are taken: idle ones make room for others.
+/// And how often idle connections look at that.
+const IDLE_CROWDED_MAX: Duration = Duration::from_secs(5);
+const CROWDED_CHECK: Duration = Duration::from_secs(10);
+
 /// Longest time a client may read nothing while there is something to read.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 
@@ -208,6 +213,14 @@ fn stall_max(handoff: &Handoff) -> Duration {
     }
 }
 
+/// How long a connection may be idle, as things stand.
+fn idle_max(handoff: &Handoff) -> Duration {
+    match handoff.front.is_crowded() {
+        true => IDLE_CROWDED_MAX,
+        false => IDLE_MAX,
+    }
+}
+
 /// Counts a client that read nothing for so long and is cut off.
 fn refuse_reader(handoff: &Handoff, stalled: Duration) {
     let why = if stalled < WRITE_STALL_MAX { Refusal::Memory } else { Refusal::SlowRead };
@@ -287,7 +300,7 @@ impl<S> Connection<S> {
                 (*since.get_or_insert(now) + HEAD_MAX, Some(Waits::Head))
             }
             _ if running => (self.moved + stall_max(&self.handoff), Some(Waits::Reader)),
-            _ => (self.moved + IDLE_MAX, Some(Waits::Request)),
+            _ => (self.moved + idle_max(&self.handoff), Some(Waits::Request)),
         }
     }
 
@@ -296,7 +309,11 @@ impl<S> Connection<S> {
         loop {
             let now = Instant::now();
             let (until, waits) = self.bound(now);
-            let next = if let Some(Waits::Reader) = waits { until.min(now + EXHAUSTED_CHECK) } else { until };
+            let next = match waits {
+                Some(Waits::Reader) => until.min(now + EXHAUSTED_CHECK),
+                Some(Waits::Request) => until.min(now + CROWDED_CHECK),
+                Some(Waits::Head) | None => until,
+            };
             let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             // A timer that fires too early is left as it is: one check too many is cheaper than moving it with every
             // request.

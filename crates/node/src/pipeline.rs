@@ -52,6 +52,10 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 /// assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
 
+/// How many revisions the fence of a child may be ahead of what this node has applied. A body is stored with the fence
+/// as its stamp: one stamped far beyond the log would outlast every refresh.
+const FENCE_AHEAD_MAX: u64 = 1 << 20;
+
 /// Longest time one request waits for fetches, summed over all that were overtaken; a little longer than a single fetch
 /// that tries every parent and source. What the domain's owner allows its origins ([`upstream::patience`]) is added.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -178,6 +182,9 @@ impl Pipeline {
             Err(BadCaller::Circle) => return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle"),
         };
         (reply.asker, reply.copy) = (caller.asker, caller.copy);
+        if caller.asker.fence().0 > self.knowing.applied().0.saturating_add(FENCE_AHEAD_MAX) {
+            return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the fence is too far ahead of this node");
+        }
         if caller.greets {
             return reply.alive();
         }

@@ -30,6 +30,7 @@ use crate::prefetch::Prefetch;
 mod asking;
 mod caching;
 mod collapse;
+mod crowded;
 mod desync;
 mod fenced;
 mod following;
