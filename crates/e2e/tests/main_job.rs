@@ -2,6 +2,8 @@
 //! stopped, and a refresh brings the new bytes.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 use e2e::stage::{DOMAIN, Stage};
@@ -220,5 +222,61 @@ async fn prefetch_under_way_survives_kill_9_of_a_node_and_of_the_control_plane()
             ensure!(answer.body == body.as_slice(), "{path} differs");
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_forget_what_they_know_when_the_database_was_restored_from_a_backup() -> anyhow::Result<()> {
+    let mut stage = Stage::set("open").await?;
+    let origin = stage.origin().await?;
+    let database = stage.folder("")?.join("control.db");
+    let backup = stage.folder("backup")?;
+    let copy = |from: &Path, to: &Path| -> anyhow::Result<()> {
+        for end in ["", "-wal", "-shm"] {
+            let name = format!("control.db{end}");
+            match std::fs::copy(from.join(&name), to.join(&name)) {
+                // Without this file there was nothing in it.
+                Err(error) if error.kind() == ErrorKind::NotFound => _ = std::fs::remove_file(to.join(&name)),
+                done => _ = done?,
+            }
+        }
+        Ok(())
+    };
+    let folder = database.parent().context("a database lies in a folder")?;
+    stage.kill_control();
+    copy(folder, &backup)?;
+    stage.start_control().await?;
+    // These are in the nodes' memory and not in the backup.
+    for n in 0..5 {
+        let path = format!("/lost/{n}.bin");
+        origin.write_bytes(&path, b"the old bytes")?;
+        stage.cli(&["refresh", &url(&path), "--wait"]).await?;
+        for node in &stage.nodes {
+            assert_eq!(http::get(node.port, DOMAIN, &path, &[]).await?.text(), "the old bytes");
+        }
+    }
+
+    stage.kill_control();
+    copy(&backup, folder)?;
+    e2e::warmfront(&["log", "renew", "--state", &stage.state], &[])?;
+    stage.start_control().await?;
+    // The same revisions are given out once more, for other things.
+    for n in 0..5 {
+        let path = format!("/lost/{n}.bin");
+        origin.write_bytes(&path, b"the new bytes, which are longer")?;
+        stage.cli(&["refresh", &url(&path), "--wait"]).await?;
+        for node in &stage.nodes {
+            let answer = http::get(node.port, DOMAIN, &path, &[]).await?;
+            assert_eq!(answer.text(), "the new bytes, which are longer", "{} after the restore", node.name);
+        }
+    }
+    eventually("nodes follow the log of the restored database", || async {
+        let members = e2e::warmfront(&["node", "list", "--state", &stage.state], &[])?;
+        let members = members.as_array().context("a list")?;
+        ensure!(members.len() == stage.nodes.len(), "{members:?}");
+        ensure!(members.iter().all(|member| member["acknowledged"] == member["head"]), "{members:?}");
+        Ok(())
+    })
+    .await;
     Ok(())
 }

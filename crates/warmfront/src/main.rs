@@ -77,6 +77,9 @@ enum Command {
     /// Names of domains that are blocked (operator)
     #[command(subcommand)]
     Name(operate::NameCommand),
+    /// The log that nodes follow (operator)
+    #[command(subcommand)]
+    Log(operate::LogCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -157,6 +160,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Audit(args) => operate::audit(args, &mut std::io::stdout()).await,
         Command::Pop(command) => operate::pop(command, output).await,
         Command::Name(command) => operate::name(command, output).await,
+        Command::Log(command) => operate::log(command, output).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,5 @@
-//! The operator's commands: `account`, `user`, `policy`, `key`, `audit`, `pop`, `node`, `name`, each on the state
-//! database itself (`--state URL`).
+//! The operator's commands: `account`, `user`, `policy`, `key`, `audit`, `pop`, `node`, `name`, `log`, each on the
+//! state database itself (`--state URL`).
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -97,6 +97,15 @@ pub(crate) enum NameCommand {
     },
     /// Show all names that are blocked
     List {
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Give the log a new identity after the database was restored from a backup, before a control plane runs on it again
+    Renew {
         #[command(flatten)]
         state: StateArgs,
     },
@@ -269,4 +278,12 @@ pub(crate) async fn name(command: &NameCommand, output: Output) -> anyhow::Resul
             output.rows(&["name", "blocked"], &rows)
         }
     }
+}
+
+pub(crate) async fn log(command: &LogCommand, output: Output) -> anyhow::Result<()> {
+    let LogCommand::Renew { state } = command;
+    let operator = state.open().await?;
+    let log = operator.renew_log().await?;
+    operator.close().await;
+    output.object(&json!({ "log": log.0 }))
 }
