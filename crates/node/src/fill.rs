@@ -51,6 +51,8 @@ mod marking;
 mod pouring;
 mod task;
 
+pub(crate) use pouring::Pauses;
+
 /// Most fetches at a time.
 pub(crate) const FILLS_MAX: usize = 8192;
 
@@ -428,6 +430,10 @@ impl Fills {
 
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Fetches running now, and those of them that users began.

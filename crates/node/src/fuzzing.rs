@@ -220,10 +220,12 @@ pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status
         assert!(same || to.host().is_some_and(|to| !to.eq_ignore_ascii_case("a.com")));
     }
     let mut kept = answer.clone();
-    keep::mark(functions, path, status, true, &mut kept);
+    keep::answered(functions, status, &mut kept);
+    keep::mark(functions, path, status, &mut kept);
     assert!(keep::is_keyed_by(functions, &kept));
     let mut again = kept.clone();
-    keep::mark(functions, path, status, false, &mut again);
+    keep::confirmed(functions, answer, answer, &mut again);
+    keep::mark(functions, path, status, &mut again);
     assert!(keep::is_keyed_by(functions, &again));
     keep::effective(&kept);
     if let Some(telling) = Telling::of(functions, request) {

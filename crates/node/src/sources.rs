@@ -26,7 +26,7 @@ use crate::circle;
 use crate::figures::{Figures, FromAbove, Meter};
 use crate::fill::Purpose;
 use crate::framing;
-use crate::functions::fetch;
+use crate::functions::{fetch, keep};
 use crate::health::{Health, REMEMBERED_MAX, Rules};
 use crate::knowing::Knowing;
 use crate::limiter::{self, Limiter, NotNow, Prefetching, Slot};
@@ -224,6 +224,7 @@ impl Sources {
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
+        keep::answered(functions, head.status, &mut head.headers);
         // Otherwise every child would refuse the answer of its parent.
         framing::answer_leaves_room(&head.headers)
             .map_err(|problem| NotAsked { error: AskError::Unreachable(problem.to_owned()), unsent: false })?;

@@ -225,6 +225,74 @@ async fn body_that_changes_while_parts_of_it_are_fetched_ends_in_an_error() {
 }
 
 #[tokio::test]
+async fn confirmation_to_a_request_with_credentials_leaves_every_slice_where_it_is() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    let body = long(20, 1);
+    origin.put("/v", Page::new(body.clone()));
+    part(&child, "/v", "bytes=3000-3999").await;
+    clock.advance(Duration::from_secs(2));
+    for node in [&child, &parent] {
+        node.settled().await;
+        node.in_contact();
+    }
+    let asks = [("range", "bytes=3000-3999"), ("authorization", "Basic eDp5"), ("cache-control", "no-cache")];
+    assert_eq!(child.get_with("/v", &asks).await.bytes(), &body[3000..4000]);
+    child.settled().await;
+    parent.settled().await;
+    let asked = origin.seen("/v").len();
+    for (node, x_cache) in [(&child, "HIT from child"), (&parent, "HIT from parent")] {
+        let got = part(node, "/v", "bytes=3000-3999").await;
+        assert_eq!((got.bytes(), got.header("x-cache")), (&body[3000..4000], x_cache));
+    }
+    assert_eq!(origin.seen("/v").len(), asked);
+}
+
+#[tokio::test]
+async fn slice_that_cannot_be_had_for_a_moment_does_not_end_a_long_transfer() {
+    for trouble in ["503", "cut", "gone", "full"] {
+        let Tiers { origin, child, parent, .. } = tiers().await;
+        let body = long(20, 1);
+        let good = || Page::new(body.clone());
+        origin.put("/v", good());
+        part(&child, "/v", "bytes=0-99").await;
+        child.settled().await;
+        parent.settled().await;
+        let store = child.pipeline.store();
+        let begin = |number: u128| store.begin_fill(store::Key(number), b"/", Bytes::new(), 0, None);
+        let mut held: Vec<store::Fill> = Vec::new();
+        match trouble {
+            "503" => origin.put("/v", Page { status: 503, ..Page::new("busy").with("cache-control", "no-store") }),
+            "cut" => origin.put("/v", Page { cut: Some(300), ..good() }),
+            "gone" => {
+                origin.stop();
+                eventually("it is gone", || std::net::TcpStream::connect(origin.address).is_err()).await;
+            }
+            _ => held = (1..).map_while(|number| begin(number).ok()).collect(),
+        }
+        let address = child.address;
+        let transfer = tokio::spawn(async move { ask(address, Method::GET, "/v", &[], false).await });
+        eventually("the transfer waits", || child.pipeline.metrics().resume_pauses.get() > 0).await;
+        drop(held);
+        let again = if trouble == "gone" { Origin::start_at(origin.address).await } else { origin.clone() };
+        again.put("/v", good());
+        let got = transfer.await.unwrap();
+        assert_eq!((got.status, got.body.as_ref()), (200, Ok(&body)), "{trouble}");
+        assert_eq!(parent.pipeline.metrics().resume_pauses.get(), 0, "{trouble}: only the node of the user waits");
+    }
+}
+
+#[tokio::test]
+async fn slice_that_is_refused_ends_the_transfer_at_once() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/v", Page::new(long(20, 1)));
+    part(&node, "/v", "bytes=0-99").await;
+    node.settled().await;
+    origin.put("/v", Page { status: 403, ..Page::new("no").with("etag", "") });
+    assert!(node.get("/v").await.body.is_err());
+    assert_eq!(node.pipeline.metrics().resume_pauses.get(), 0);
+}
+
+#[tokio::test]
 async fn what_cannot_be_cut_is_fetched_whole() {
     let Tiers { origin, parent, .. } = tiers().await;
     let body = long(20, 1);
@@ -271,6 +339,20 @@ async fn full_store_hands_on_what_is_whole_and_sheds_parts_until_there_is_room()
     drop(held);
     let part = node.get_with("/large", &[("range", "bytes=0-9")]).await;
     assert_eq!((part.status, part.bytes()), (206, &[7_u8; 10][..]));
+
+    // Now it can be stored, so those who ask together share one fetch.
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/small", Page { head_gate: Some(gate.clone()), ..Page::new("small") });
+    let (asked, address) = (origin.seen("/small").len(), node.address);
+    let askers: Vec<_> =
+        (0..5).map(|_| tokio::spawn(async move { ask(address, Method::GET, "/small", &[], false).await })).collect();
+    eventually("5 requests are waiting", || node.pipeline.metrics().requests_running.get() == 5).await;
+    origin.asked("/small", asked + 1).await;
+    gate.add_permits(5);
+    for asker in askers {
+        assert_eq!(asker.await.unwrap().text(), "small");
+    }
+    assert_eq!(origin.seen("/small").len(), asked + 1);
 }
 
 #[tokio::test]
