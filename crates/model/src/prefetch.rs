@@ -36,6 +36,9 @@ pub struct Job {
     /// That it is to stay in the store, and until when.
     #[serde(default)]
     pub pin: Option<Pin>,
+    /// Whether an earlier try failed, so that a request to the origin for it is a retry.
+    #[serde(default)]
+    pub again: bool,
 }
 
 impl Job {
