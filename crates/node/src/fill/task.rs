@@ -279,8 +279,8 @@ impl FillTask<'_> {
             refetch: self.order.refetch,
             copy: None,
             interim: self.order.interim.clone(),
-            again: false,
-            awaited: (self.order.purpose == Purpose::Prefetch).then(|| self.awaited.clone()),
+            again: self.order.again,
+            awaited: (self.order.purpose != Purpose::User).then(|| self.awaited.clone()),
             wanted: (self.order.purpose == Purpose::Prefetch).then(|| self.running.party.wanted.subscribe()),
         }
     }

@@ -103,7 +103,7 @@ impl Pipeline {
             refetch: wanted.refetch,
             copy: None,
             interim: reply.interim(),
-            again: false,
+            again: wanted.again,
             awaited: None,
             wanted: None,
         };
