@@ -272,6 +272,7 @@ impl Pipeline {
             passed: caller.passed,
             purpose: caller.purpose,
             refetch: caller.refetch,
+            again: caller.again,
             secure: match caller.asker {
                 Asker::User => reply.handoff.secure,
                 Asker::Child { .. } => caller.secure,
@@ -345,10 +346,7 @@ impl Pipeline {
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
                     let part = self.part(&wanted, &look);
-                    let order = Order { stands_in: true, ..self.order(&wanted, &look, true, part) };
-                    if let Some(behind) = self.fills.begin(order) {
-                        behind.leave_it_behind();
-                    }
+                    self.fills.revalidate(self.order(&wanted, &look, true, part));
                     let body = self.body(&wanted, found);
                     let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
                     return reply.stored(&wanted.headers, &found.head, &body, now, said, judging);
@@ -406,7 +404,7 @@ impl Pipeline {
             Some(Stored::Object(head))
                 if keep::is_keyed_by(&wanted.domain.functions, &head.headers)
                     && head.refetch >= wanted.refetch
-                    && (head.slices.is_none() && head.status.is_success() || wanted.purpose == Purpose::User) =>
+                    && (head.slices.is_none() && head.status.is_success() || wanted.purpose != Purpose::Prefetch) =>
             {
                 Some(head.clone())
             }
@@ -461,6 +459,7 @@ impl Pipeline {
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
             refetch: wanted.refetch,
+            again: wanted.again,
             interim: None,
             stands_in: false,
         }
@@ -471,7 +470,9 @@ impl Pipeline {
         let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
         // A prefetch wants the whole, even where its child asks by range to resume what another node broke off.
         let prefetch = wanted.purpose == Purpose::Prefetch;
-        if prefetch || look.marker.is_some() || told_apart {
+        // The pin of a whole body would pass to a head whose slices are not pinned.
+        let pinned = || self.store.is_pinned(look.key.hash());
+        if prefetch || look.marker.is_some() || told_apart || pinned() {
             return Part::Whole;
         }
         let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());

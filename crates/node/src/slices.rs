@@ -225,6 +225,7 @@ impl Body {
             asker: self.asker,
             passed: self.passed.clone(),
             purpose: Purpose::User,
+            again: false,
             refetch: 0,
             interim: None,
             stands_in: false,

@@ -27,7 +27,7 @@ use crate::figures::{Figures, FromAbove, Meter};
 use crate::fill::Purpose;
 use crate::framing;
 use crate::functions::{fetch, keep};
-use crate::health::{Health, REMEMBERED_MAX, Rules};
+use crate::health::{Health, REMEMBERED_MAX, Rules, Turn};
 use crate::knowing::Knowing;
 use crate::limiter::{self, Limiter, NotNow, Prefetching, Slot};
 use crate::metrics::{Counter, Page};
@@ -92,8 +92,9 @@ impl Sources {
         let mut resting = VecDeque::new();
         let mut last = Err(AskError::Unreachable("the domain has no source".to_owned()));
         let mut tries: usize = 0;
-        while let Some(source) = self.next(&mut first, &mut resting) {
+        while let Some((source, turn)) = self.next(&mut first, &mut resting) {
             let answered = self.ask_one(question, &source, body, until).await;
+            drop(turn);
             // A source that was sent nothing does not use up a try.
             tries += usize::from(!matches!(answered, Err(NotAsked { unsent: true, .. })));
             self.note(question, &answered);
@@ -124,7 +125,7 @@ impl Sources {
     /// retry.
     fn note(&self, question: &Question, answered: &Result<Answer, NotAsked>) {
         let came = match answered {
-            _ if question.purpose == Purpose::User => return,
+            _ if question.purpose != Purpose::Prefetch => return,
             Err(NotAsked { error: AskError::Busy(_) | AskError::Left, .. }) => return, // no request was sent
             Ok(answer) => !may_come_again(answer.head.status),
             Err(_) => false,
@@ -132,15 +133,19 @@ impl Sources {
         self.limiter.note(question.key.hash(), came);
     }
 
-    /// The next source: the sources that are well in their order, then those that rest.
-    fn next(&self, first: &mut VecDeque<Candidate>, resting: &mut VecDeque<Candidate>) -> Option<Candidate> {
+    /// The next source: the sources that are well in their order, each with its turn, then those that rest.
+    fn next(
+        &self,
+        first: &mut VecDeque<Candidate>,
+        resting: &mut VecDeque<Candidate>,
+    ) -> Option<(Candidate, Option<Turn<'_, Endpoint>>)> {
         while let Some(source) = first.pop_front() {
-            if self.health.admits(&source.endpoint, Instant::now()) {
-                return Some(source);
+            if let Some(turn) = self.health.admits(&source.endpoint, Instant::now()) {
+                return Some((source, Some(turn)));
             }
             resting.push_back(source);
         }
-        resting.pop_front()
+        resting.pop_front().map(|source| (source, None))
     }
 
     async fn ask_one(
@@ -172,13 +177,11 @@ impl Sources {
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
             Bounds { connect: left.min(CONNECT_MAX), takes: TAKES_MAX, first_byte }
         };
-        let entered = self.enter(question, &source.endpoint, until).await;
-        let mut slot = entered.inspect_err(|_| self.health.not_asked(&source.endpoint))?;
+        let mut slot = self.enter(question, &source.endpoint, until).await?;
         self.asked.inc();
         let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
         if let Err(Failure { by_client: true, .. }) = &sent {
-            self.health.not_asked(&source.endpoint);
             return Err(AskError::Left.into());
         }
         self.tell(&slot, &sent, !with_body);
@@ -236,11 +239,12 @@ impl Sources {
         Ok(Answer::new(head, FromAbove::origin(body, meter, slot), Some(Duration::ZERO), From::Origin))
     }
 
-    /// A slot at an origin; a prefetch has to wait for one.
+    /// A slot at an origin; a prefetch has to wait for one, and a validation in the background gets one at once or not
+    /// at all.
     async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Slot, NotAsked> {
         let (domain, awaited) = (&question.domain, question.awaited.clone());
         let entered = match question.purpose {
-            Purpose::User => self.limiter.enter(endpoint, Purpose::User, None).await,
+            Purpose::User | Purpose::Revalidation => self.limiter.enter(endpoint, question.purpose, awaited).await,
             Purpose::Prefetch => {
                 let (limit, key) = (&domain.functions.rules().prefetch, question.key.hash());
                 let asks = Prefetching { domain: domain.name.as_str(), limit, key, again: question.again };
@@ -269,8 +273,10 @@ impl Sources {
                     _ => slot.failed(true),
                 }
             }
-            Ok(answer) if !is_failure(answer.status()) => slot.answered(timed),
-            Ok(_) | Err(_) => slot.failed(false),
+            Ok(answer) if is_failure(answer.status()) => slot.failed(false),
+            Ok(answer) if may_come_again(answer.status()) => slot.failed_alone(),
+            Ok(_) => slot.answered(timed),
+            Err(_) => slot.failed(false),
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Wanted {
     pub(crate) purpose: Purpose,
     /// A stored response will do only if it was fetched for this refetch or a later one; zero accepts any.
     pub(crate) refetch: u64,
+    /// Of a prefetch: whether an earlier try failed.
+    pub(crate) again: bool,
     /// The user's connection is TLS.
     pub(crate) secure: bool,
 }

@@ -184,7 +184,7 @@ impl FillTask<'_> {
             let users = self.order.purpose == Purpose::User || *self.awaited.borrow();
             // One follower is part of the announced [`Arrived`]. Without another, no child reads on and the prefetch
             // was withdrawn.
-            if !users && fill.followers() <= 1 {
+            if !users && self.order.purpose == Purpose::Prefetch && fill.followers() <= 1 {
                 return None;
             }
             // Nobody waits for an answer that was announced, so `wanted` does not count: they read the body.

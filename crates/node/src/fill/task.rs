@@ -297,9 +297,9 @@ impl FillTask<'_> {
             refetch: self.order.refetch,
             copy: None,
             interim: self.order.interim.clone(),
-            again: false,
+            again: self.order.again,
             uncoded: false,
-            awaited: (self.order.purpose == Purpose::Prefetch).then(|| self.awaited.clone()),
+            awaited: (self.order.purpose != Purpose::User).then(|| self.awaited.clone()),
             wanted: (self.order.purpose == Purpose::Prefetch).then(|| self.running.party.wanted.subscribe()),
         }
     }

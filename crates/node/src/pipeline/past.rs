@@ -177,7 +177,7 @@ impl Pipeline {
             refetch: wanted.refetch,
             copy: None,
             interim: reply.interim(),
-            again: false,
+            again: wanted.again,
             uncoded: false,
             awaited: None,
             wanted: None,

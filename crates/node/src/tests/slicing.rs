@@ -5,6 +5,7 @@ use model::{Cause, Outcome};
 use super::prefetching::job;
 use super::scopes::{invalidate, tag};
 use super::tiers::{Tiers, tiers};
+use super::warming::on_disk;
 use super::*;
 
 /// A body of `slices` slices and a half, in which no two stretches are alike.
@@ -437,4 +438,26 @@ async fn what_its_user_has_of_what_is_nobody_elses_is_not_sent_again() {
     let seen = origin.seen("/a");
     let conditional: Vec<bool> = seen.iter().map(|seen| seen.headers.contains_key(IF_NONE_MATCH)).collect();
     assert_eq!(conditional, [false, true, true]);
+}
+
+#[tokio::test]
+async fn pinned_object_that_changed_is_fetched_whole_though_a_part_is_asked_for() {
+    let origin = Origin::start().await;
+    let node = TestNode::start("edge", &knowledge(&origin), clock(), on_disk().await).await;
+    let (old, new) = (long(20, 1), long(20, 2));
+    origin.put("/v", Page::new(old).with("cache-control", "max-age=10"));
+    let pin = Some(model::Pin { until: 1_800_003_600, owner: 7, bytes_max: 1 << 20 });
+    let outcome = warmed(&node.pipeline, &model::Job { pin, ..job(1, "/v", 0) }).await;
+    assert!(matches!(outcome, Outcome::Resident { .. }), "{outcome:?}");
+    origin.put("/v", Page::new(new.clone()));
+    node.clock.advance(Duration::from_secs(11));
+    node.in_contact();
+    let got = part(&node, "/v", "bytes=3000-3999").await;
+    assert_eq!((got.status, got.bytes()), (206, &new[3000..4000]));
+    node.settled().await;
+    assert_eq!(parts(&origin, "/v"), ["", ""]);
+    origin.stop();
+    assert_eq!(node.get("/v").await.bytes(), new, "all of it is here");
+    let key = crate::head::ObjectKey::bare(&UrlKey::new(DOMAIN, "/v").unwrap());
+    assert!(node.pipeline.store().is_pinned(key.hash()));
 }
