@@ -427,7 +427,7 @@ impl FillTask<'_> {
         };
         // An answer that failed or was overtaken, or that the store had no room for, says nothing of the next one.
         let failed = self.is_failure(status);
-        if !failed && matches!(why, Cause::NotStorable(_) | Cause::TooLarge) {
+        if !failed && !is_about_request(status) && matches!(why, Cause::NotStorable(_) | Cause::TooLarge) {
             self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
         }
         // The receiver is gone when the client left, or the prefetch knows enough.
@@ -614,4 +614,10 @@ fn same_tags(domain: &Domain, headers: &HeaderMap, kept: &HeaderMap) -> bool {
 fn announced(headers: &HeaderMap, body: &FromAbove) -> Option<u64> {
     let exact = body.size_hint().exact();
     exact.or_else(|| headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
+}
+
+/// Whether a status may be about the request rather than its target (RFC 9110 §15.5), so that others are answered
+/// otherwise: one client's odd header must not end the sharing of fetches for all.
+fn is_about_request(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }

@@ -266,3 +266,16 @@ async fn failure_of_one_fetch_is_answered_from_the_store_for_all_who_wait() {
     }
     assert_eq!(origin.seen("/a").len(), 2, "one asked for all of them");
 }
+
+#[tokio::test]
+async fn answer_to_a_bad_request_does_not_end_sharing_for_others() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let mut bad = Page::new("the header is too large").with("cache-control", "");
+    bad.status = 431;
+    origin.put("/a", bad);
+    assert_eq!(node.get("/a").await.status, 431);
+    origin.put("/a", Page::new("a"));
+    assert_eq!(node.get("/a").await.header("x-cache"), "MISS from edge");
+    node.settled().await;
+    assert_eq!(node.get("/a").await.header("x-cache"), "HIT from edge");
+}
