@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::format::{VOID_NAME, left_out_name};
+use crate::outage::is_of_disk;
 
 /// A disk that could be opened, and the hash of its path.
 pub(crate) type Present = (u64, Arc<dyn Disk>);
@@ -20,9 +21,12 @@ pub(crate) async fn make_void_if_it_was_left_out(seed: u64, path: &Path, present
     let Some((_, disk)) = present.iter().find(|(its, _)| *its == seed) else { return Ok(()) };
     let mut marked = Vec::new();
     for (_, other) in present {
-        // A disk that cannot be listed is left out itself, and keeps its mark.
-        if other.list().await.is_ok_and(|names| names.contains(&mark)) {
-            marked.push(other);
+        match other.list().await {
+            Ok(names) if names.contains(&mark) => marked.push(other),
+            // The disk works, and may have a mark.
+            Err(error) if !is_of_disk(&error) => return Err(error),
+            // A disk that cannot be listed is left out itself, and keeps its mark.
+            Ok(_) | Err(_) => {}
         }
     }
     if marked.is_empty() {

@@ -1,9 +1,9 @@
-//! Accounting of body bytes in memory, whoever holds them: the memory tier, the writer, a reader, or a connection whose
-//! client does not read.
+//! Accounting of body bytes in memory, whoever holds them: the memory tier, a fill, the writer, a reader, or a
+//! connection whose client does not read.
 //!
 //! Nothing else bounds the last: each such connection may hold a slice that left the memory tier long ago. So every
-//! buffer above a minimum size is counted from its creation until its last holder drops it. Beyond what the tier and
-//! the writers may hold there is some slack. When half of it is used, the store is *short*: readers copy out small
+//! buffer above a minimum size is counted from its creation until its last holder drops it. Beyond what the tier,
+//! the fills and the writers may hold there is some slack. When half of it is used, the store is *short*: readers copy out small
 //! pieces and drop the slices. When all of it is used, the store is *exhausted*, and the node has to turn requests
 //! away.
 
@@ -22,7 +22,7 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// For a store whose memory tier and writers may hold `owned` bytes together, with `room` bytes for other holders.
+    /// For a store whose memory tier, fills and writers may hold `owned` bytes together, with `room` bytes for other holders.
     pub(crate) fn new(owned: u64, room: u64) -> Buffers {
         let short_at = owned.saturating_add(room / 2);
         Buffers { bytes: AtomicU64::new(0), short_at, most: owned.saturating_add(room) }

@@ -91,12 +91,12 @@ impl Shard {
     }
 
     /// Sets the new place of a kept object that was moved: it is settled, and counts as requested only if it was
-    /// requested since it was settled.
+    /// requested since it was settled. The original is an older head, as its segment may not have been removed.
     pub(crate) fn insert_moved(&mut self, name: u64, place: Place) {
         let before = self.0.get(&name).map_or(0, |slot| slot.length_and_notes);
         let asked = if before & SETTLED != 0 { before & (ASKED_MAX << ASKED_SHIFT) } else { 0 };
         let mut slot = Slot::new(place);
-        slot.length_and_notes |= before & OLDER | asked | SETTLED;
+        slot.length_and_notes |= OLDER | asked | SETTLED;
         self.0.insert(name, slot);
     }
 

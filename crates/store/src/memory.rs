@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quick_cache::{OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
 
 use crate::buffers::Buffers;
-use crate::config::room_of_readers;
+use crate::config::{room_of_fills, room_of_readers};
 use crate::index::name;
 use crate::object::Entry;
 
@@ -102,7 +102,9 @@ impl Memory {
         Memory {
             changes: Mutex::default(),
             buffers: Arc::new(Buffers::new(
-                capacity_bytes.saturating_add(in_flight_bytes),
+                // Slices that wait for a writer are counted too; if there were no room for them, a slow disk would
+                // turn away readers.
+                capacity_bytes.saturating_add(in_flight_bytes).saturating_add(room_of_fills(capacity_bytes)),
                 room_of_readers(capacity_bytes),
             )),
             cache: Cache::with_options(options, Bytewise, Fold::default(), DefaultLifecycle::default()),

@@ -99,7 +99,7 @@ impl Outage {
 }
 
 /// Whether the disk failed, rather than the process running out of descriptors or memory.
-fn is_of_disk(error: &io::Error) -> bool {
+pub(crate) fn is_of_disk(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     !matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }

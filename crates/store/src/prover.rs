@@ -174,7 +174,7 @@ impl Store {
         let tier = &volume.tier;
         // Retries only if the object was moved meanwhile.
         loop {
-            let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;
+            let place = tier.readable(name(key)).ok_or(VerifyError::Absent)?;
             match volume.verify_at(key, full_key, place).await {
                 Err(VerifyError::Read(ReadError::Evicted))
                     if tier.index.get(name(key)).is_some_and(|now| now != place) => {}

@@ -1,8 +1,8 @@
 //! Recovery: rebuilds the index of a disk from its segments.
 //!
-//! The summary of a sealed segment lists its heads and tombstones. Any other segment is read record by record up to the
-//! first incomplete one, and sealed there. The sync in sealing is not for speed alone: what a killed process had
-//! written but not synced is still readable, and must not be acknowledged before it is durable.
+//! The summary of a sealed segment lists its heads and tombstones. Any other segment is synced, read from the medium
+//! record by record up to the first incomplete one, and sealed there. The sync is not for speed alone: what a killed
+//! process had written but not synced is still readable, and must not be acknowledged before it is durable.
 //!
 //! Heads are not examined here; they are checked when they are first read.
 
@@ -22,6 +22,9 @@ use crate::tier::{self, Segment, Tier, place_of};
 
 /// Bytes read at a time while scanning for records.
 const WINDOW_BYTES: usize = 4 << 20;
+
+/// What failed if the disk has to be left out at once: after a failed sync a second one proves nothing.
+pub(crate) const SYNC_A_SEGMENT: &str = "sync a segment";
 
 /// Fills the index of `tier` from its disk and returns the id of the segment to write next.
 pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
@@ -63,6 +66,8 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
         segments.clear();
     }
 
+    // The segments before the current one that the next start will scan again.
+    let mut unsealed: Vec<u32> = Vec::new();
     for (segment, length) in segments {
         let id = segment.id;
         let summary = tier::read_summary(id, &*segment.file, length).await.map_err(failed("read a summary"))?;
@@ -71,19 +76,24 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
             segment.sealed(length);
             entries
         } else {
+            // What a failed sync left behind may still be readable although no later sync makes it durable. So the
+            // segment is synced first, and then read from the medium.
+            segment.file.sync().await.map_err(failed(SYNC_A_SEGMENT))?;
             let limit = limit(&voids, id);
             let found = scan(id, &segment.file, limit).await.map_err(failed("read the records of a segment"))?;
             next_fill = next_fill.max(found.next_fill);
             tracing::info!(disk = %tier.path.display(), segment = id, records = found.records, end = found.end, "segment scanned");
-            if found.records == 0 {
+            let limits = |void: &Void| unsealed.iter().any(|unsealed| *unsealed >= void.segment);
+            if found.records == 0 && !segment.void.as_ref().is_some_and(limits) {
                 // Created just before a crash, or abandoned at once.
                 tier.disk.remove(&format::segment_name(id)).await.map_err(failed("remove an empty segment"))?;
                 continue;
             }
-            segment.sync(found.end).await.map_err(failed("sync a segment"))?;
+            segment.synced(found.end);
             *segment.entries() = Some(found.entries.clone());
             if let Err(error) = segment.seal(found.end, next_fill).await {
                 tracing::warn!(disk = %tier.path.display(), segment = id, %error, "segment left without a summary");
+                unsealed.push(id);
             }
             found.entries
         };
@@ -112,7 +122,8 @@ fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
         let name = name(entry.key);
         let mut shard = tier.index.lock(name);
         if entry.kind == Kind::Head && entry.first_segment >= oldest {
-            let new = shard.get(name).is_none();
+            // A head in an older segment than the first of the body is of another body.
+            let new = shard.get(name).is_none_or(|older| older.segment < entry.first_segment);
             shard.insert_found(name, place_of(id, entry));
             drop(shard);
             // A head over a body that is already known adds no second body; but sifting moves parts of bodies, to
@@ -180,7 +191,7 @@ async fn scan(id: u32, file: &Arc<dyn DiskFile>, limit: u64) -> io::Result<Scann
     Ok(found)
 }
 
-/// A read-ahead window of a file.
+/// A read-ahead window of a file, read from the medium.
 struct Window<'a> {
     file: &'a Arc<dyn DiskFile>,
     start: u64,
@@ -192,7 +203,7 @@ impl Window<'_> {
     async fn get(&mut self, offset: u64, length: usize) -> io::Result<Bytes> {
         let mut from = (offset - self.start) as usize;
         if from + length > self.bytes.len() {
-            self.bytes = self.file.read(offset, length.max(WINDOW_BYTES)).await?;
+            self.bytes = self.file.read_medium(offset, length.max(WINDOW_BYTES)).await?;
             self.start = offset;
             from = 0;
         }

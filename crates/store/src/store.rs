@@ -23,8 +23,9 @@ use crate::growing::Growing;
 use crate::index::{Place, name};
 use crate::memory::Memory;
 use crate::object::Entry;
+use crate::outage::is_of_disk;
 use crate::prover::Prover;
-use crate::recover::recover;
+use crate::recover::{SYNC_A_SEGMENT, recover};
 use crate::stats::Counters;
 use crate::tier::Tier;
 use crate::writer::{self, Command, IN_FLIGHT_BYTES_MAX, Queue};
@@ -195,7 +196,8 @@ impl Store {
                         }
                     };
                     match opened {
-                        Err(OpenError::Io { source, .. }) if is_failing(&source) && tries < OPEN_TRIES => {}
+                        Err(OpenError::Io { doing, source, .. })
+                            if is_failing(&source) && doing != SYNC_A_SEGMENT && tries < OPEN_TRIES => {}
                         opened => break opened,
                     }
                 };
@@ -237,8 +239,19 @@ impl Store {
     /// The disk that holds a key, if any: the one with the highest hash of path and name (rendezvous hashing), so
     /// adding or losing a disk moves no key between the others.
     pub(crate) fn volume(&self, key: Key) -> Option<&Volume> {
+        self.owner(name(key))
+    }
+
+    fn owner(&self, name: u64) -> Option<&Volume> {
         let in_service = self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out());
-        in_service.max_by_key(|volume| xxh3_64_with_seed(&name(key).to_le_bytes(), volume.seed))
+        in_service.max_by_key(|volume| xxh3_64_with_seed(&name.to_le_bytes(), volume.seed))
+    }
+
+    /// The other disks in service. One of them may have an object of this key from a time when the owner was out of
+    /// service, or not yet configured: an *orphan*. Lookups do not find it, but would if the owner were out again.
+    fn others<'a>(&'a self, owner: &'a Volume) -> impl Iterator<Item = &'a Volume> {
+        let in_service = self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out());
+        in_service.filter(|volume| !std::ptr::eq(*volume, owner))
     }
 
     /// The error for a disk out of service whose objects may be back after a restart.
@@ -405,6 +418,33 @@ impl Store {
     /// was one. On an error it is gone from this process, but may be back after a restart.
     pub async fn remove(&self, key: Key, full_key: &[u8], which: Which) -> Result<bool, WriteError> {
         let volume = self.volume(key);
+        let removed = self.remove_from(volume, key, full_key, which).await?;
+        if let Some(owner) = volume {
+            self.remove_orphans(owner, key).await?;
+            for other in self.others(owner).filter(|other| other.tier.unsettled.load(Ordering::SeqCst)) {
+                // An orphan may have been removed a moment ago, and must not be back after a crash.
+                other.queue.ask(|reply| Command::Sync { reply }).await?;
+            }
+        }
+        self.unsettled_outage().map_or(Ok(removed), Err)
+    }
+
+    /// Removes the orphans of a key, durably. Nobody can want to keep one, whatever body it is.
+    async fn remove_orphans(&self, owner: &Volume, key: Key) -> Result<(), WriteError> {
+        for other in self.others(owner).filter(|other| other.tier.index.get(name(key)).is_some()) {
+            other.queue.ask(|reply| Command::Remove { key, expected: None, durable: true, reply }).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the object from the disk that owns its key, or from memory.
+    async fn remove_from(
+        &self,
+        volume: Option<&Volume>,
+        key: Key,
+        full_key: &[u8],
+        which: Which,
+    ) -> Result<bool, WriteError> {
         // Retries only if another change of this object came first.
         loop {
             let found = match self.find(volume, key, full_key).await {
@@ -414,7 +454,7 @@ impl Store {
                 Err(error) => return Err(WriteError::Read(error)),
             };
             if let Some((volume, expected)) = volume.and_then(|v| Some((v, v.tier.unreadable(name(key))?))) {
-                let ask = |reply| Command::Remove { key, expected, durable: true, reply };
+                let ask = |reply| Command::Remove { key, expected: Some(expected), durable: true, reply };
                 if volume.queue.ask(ask).await? {
                     return Ok(true);
                 }
@@ -429,17 +469,17 @@ impl Store {
                     // It may have been removed a moment ago, and must not be back after a crash.
                     volume.queue.ask(|reply| Command::Sync { reply }).await?;
                 }
-                return self.unsettled_outage().map_or(Ok(false), Err);
+                return Ok(false);
             };
             let removed = match volume {
                 Some(volume) => {
-                    let expected = entry.place;
+                    let expected = Some(entry.place);
                     volume.queue.ask(|reply| Command::Remove { key, expected, durable: true, reply }).await?
                 }
                 None => self.change_in_memory(&entry, None).is_some(),
             };
             if removed {
-                return self.unsettled_outage().map_or(Ok(true), Err);
+                return Ok(true);
             }
         }
     }
@@ -476,14 +516,16 @@ impl Store {
         }
         for volume in self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out()) {
             let tier = &volume.tier;
-            // No remaining object needs a segment below this one; those stored meanwhile are in newer ones.
-            let mut needed = tier.newest_segment_id().unwrap_or(0);
-            let dropped_before = swept.dropped;
+            // No remaining object needs a segment below this one, nor does one that becomes visible during the sweep.
+            let mut needed = volume.queue.ask(|reply| Command::OldestOfNew { reply }).await?;
+            let mut dropped_here = false;
             for shard in 0..crate::index::SHARDS {
                 let names: Vec<u64> = tier.index.shard(shard).names();
                 for name in names {
                     let Some(place) = tier.index.get(name) else { continue };
-                    let at_hand = tier.memory.head(name).filter(|entry| entry.place == place);
+                    let orphan = self.owner(name).is_none_or(|owner| !std::ptr::eq(owner, volume));
+                    // What is in memory is the owner's.
+                    let at_hand = tier.memory.head(name).filter(|entry| !orphan && entry.place == place);
                     let entry = match at_hand {
                         Some(entry) => entry,
                         None => match tier.load(name, Place { lead: 0, ..place }).await {
@@ -497,18 +539,25 @@ impl Store {
                     };
                     // Slices are written before their head.
                     let first = entry.oldest_segment().unwrap_or(place.segment);
-                    let before = swept.dropped;
-                    let object = Object { entry, tier: Some(tier.clone()) };
-                    self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?;
-                    if swept.dropped == before {
+                    let gone = if orphan {
+                        // Lookups do not find it, so nobody can want to keep it.
+                        let (key, expected) = (entry.key, Some(place));
+                        volume.queue.ask(|reply| Command::Remove { key, expected, durable: false, reply }).await?
+                    } else {
+                        let before = swept.dropped;
+                        let object = Object { entry, tier: Some(tier.clone()) };
+                        self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?;
+                        swept.dropped > before
+                    };
+                    dropped_here |= gone;
+                    if !gone {
                         needed = needed.min(first);
                     }
                 }
             }
-            if swept.dropped + swept.restamped > 0 {
-                volume.queue.ask(|reply| Command::Sync { reply }).await?;
-            }
-            if swept.dropped > dropped_before {
+            // Whatever this sweep changed: what it found in place may be the work of one that was not finished.
+            volume.queue.ask(|reply| Command::Sync { reply }).await?;
+            if dropped_here {
                 volume.queue.ask(|reply| Command::Reclaim { before: needed, reply }).await?;
             }
         }
@@ -524,7 +573,11 @@ impl Store {
     ) -> Result<Swept, WriteError> {
         let mut swept = Swept::default();
         for (key, full_key) in keys {
-            match self.find(self.volume(*key), *key, full_key).await {
+            let volume = self.volume(*key);
+            if let Some(owner) = volume {
+                self.remove_orphans(owner, *key).await?;
+            }
+            match self.find(volume, *key, full_key).await {
                 Ok(Some(object)) => self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?,
                 Ok(None) => {}
                 Err(_) => swept.skipped += 1,
@@ -585,7 +638,7 @@ impl Store {
         let entry = object.entry.clone();
         match self.volume(object.key()) {
             Some(volume) => {
-                let (key, expected) = (entry.key, entry.place);
+                let (key, expected) = (entry.key, Some(entry.place));
                 volume.queue.ask(|reply| Command::Remove { key, expected, durable: false, reply }).await
             }
             None => Ok(self.change_in_memory(&entry, None).is_some()),
@@ -672,13 +725,15 @@ async fn open_volume(
     Ok(Volume { prover: Prover::spawn(&tier), tier, queue, seed })
 }
 
-/// Whether an error means that a disk fails or is full, rather than that the configuration names the wrong place.
+/// Whether an error means that a disk fails or is full, rather than that the configuration names the wrong place, or
+/// that the process has too few descriptors or too little memory: a disk left out for that would be void afterwards.
 fn is_failing(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied};
-    !matches!(
-        error.kind(),
-        AlreadyExists | InvalidFilename | InvalidInput | NotADirectory | NotFound | PermissionDenied
-    )
+    is_of_disk(error)
+        && !matches!(
+            error.kind(),
+            AlreadyExists | InvalidFilename | InvalidInput | NotADirectory | NotFound | PermissionDenied
+        )
 }
 
 fn path_seed(path: &Path) -> u64 {

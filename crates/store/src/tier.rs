@@ -80,8 +80,13 @@ impl Segment {
     /// Makes everything before `end` durable.
     pub(crate) async fn sync(&self, end: u64) -> io::Result<()> {
         self.file.sync().await?;
-        self.synced_to.fetch_max(end, Ordering::AcqRel);
+        self.synced(end);
         Ok(())
+    }
+
+    /// Records that a finished sync covers everything before `end`.
+    pub(crate) fn synced(&self, end: u64) {
+        self.synced_to.fetch_max(end, Ordering::AcqRel);
     }
 
     /// Writes the summary after the `end` of the records. They must be durable by then: a summary that survives a crash
@@ -192,9 +197,14 @@ impl Tier {
 
     // Segments
 
+    /// A segment that can be read: one of the log, or one that was sifted a moment ago.
     pub(crate) fn segment(&self, id: u32) -> Option<Arc<Segment>> {
-        let found = self.segments.read().expect("no code panics while it holds the segments").get(&id).cloned();
-        found.or_else(|| self.left().iter().find(|left| left.id == id).cloned())
+        self.segment_of_log(id).or_else(|| self.left().iter().find(|left| left.id == id).cloned())
+    }
+
+    /// A segment that new records may refer to.
+    pub(crate) fn segment_of_log(&self, id: u32) -> Option<Arc<Segment>> {
+        self.segments.read().expect("no code panics while it holds the segments").get(&id).cloned()
     }
 
     pub(crate) fn left(&self) -> MutexGuard<'_, Vec<Arc<Segment>>> {
@@ -229,12 +239,6 @@ impl Tier {
     pub(crate) fn oldest_segment(&self) -> Option<Arc<Segment>> {
         let segments = self.segments.read().expect("no code panics while it holds the segments");
         segments.first_key_value().map(|(_, segment)| segment.clone())
-    }
-
-    /// The id of the segment being written, or written last.
-    pub(crate) fn newest_segment_id(&self) -> Option<u32> {
-        let segments = self.segments.read().expect("no code panics while it holds the segments");
-        segments.last_key_value().map(|(id, _)| *id)
     }
 
     pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
@@ -328,13 +332,7 @@ impl Tier {
 
     /// Finds the head of an object on disk, and loads it into memory. The full key is not compared here.
     pub(crate) async fn find(&self, name: u64) -> Result<Option<Arc<Entry>>, ReadError> {
-        let place = {
-            let shard = self.index.lock(name);
-            match shard.get(name) {
-                Some(place) if !shard.is_unreadable(name) => place,
-                _ => return Ok(None),
-            }
-        };
+        let Some(place) = self.readable(name) else { return Ok(None) };
         let entry = match self.load(name, place).await {
             Ok(entry) => Arc::new(entry),
             Err(ReadError::Evicted) => return Ok(None),
@@ -418,6 +416,12 @@ impl Tier {
             }
             ReadError::FillFailed => {}
         }
+    }
+
+    /// The place of the object under `name`, unless it was found unreadable.
+    pub(crate) fn readable(&self, name: u64) -> Option<Place> {
+        let shard = self.index.lock(name);
+        shard.get(name).filter(|_| !shard.is_unreadable(name))
     }
 
     /// The place of the object under `name`, if it was found unreadable.

@@ -67,10 +67,11 @@ pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
         batch: Batch::default(),
         waiting: Vec::new(),
         moved: Vec::new(),
-        broken: None,
+        empty: Vec::new(),
         // It is unknown which older objects were requested, so they are not sifted.
         sifted_to: next_segment.saturating_sub(1),
         sifted_last: None,
+        unfinished: None,
         running: HashMap::new(),
         ghosts: Ghosts::default(),
     };
@@ -84,8 +85,8 @@ struct Writer {
     open: Option<Open>,
     /// The position from which the log was abandoned, until a newer segment records it durably.
     void: Option<Void>,
-    /// The segment abandoned last, if nothing in it was durable.
-    broken: Option<Arc<Segment>>,
+    /// Abandoned segments in which no record is durable, at most two: see [`Writer::remove_empty`].
+    empty: Vec<Arc<Segment>>,
     /// Keys that left the index with it, or by a removal that failed; the next segment begins with their tombstones.
     gone: BTreeSet<Key>,
     batch: Batch,
@@ -97,6 +98,10 @@ struct Writer {
     sifted_to: u32,
     /// The segment that replaced the one sifted last.
     sifted_last: Option<u32>,
+    /// A segment that was to replace sifted ones, but was not finished and could not be removed. What is in it is in
+    /// theirs as well, and it must leave the disk before them: otherwise its copies could be back after a restart
+    /// although the objects have left the index.
+    unfinished: Option<Arc<Segment>>,
     /// Fills that have written slices and not ended.
     running: HashMap<u64, Weak<Growing>>,
     /// Objects recently sifted out.
@@ -269,7 +274,8 @@ impl Writer {
                 let room = self.make_room(RECORD_HEADER_BYTES, 1).await;
                 self.flush().await;
                 self.tier.unsettled.store(true, Ordering::SeqCst);
-                if !self.tier.drop_if(name(key), expected) {
+                let expected = expected.or_else(|| self.tier.index.get(name(key)));
+                if !expected.is_some_and(|expected| self.tier.drop_if(name(key), expected)) {
                     let _ = reply.send(Ok(false));
                     return;
                 }
@@ -284,10 +290,19 @@ impl Writer {
                         self.batch.effects.push(Effect::Removed { durable, reply });
                     }
                     Err(error) => {
-                        self.gone.insert(key);
+                        // A segment may be open nevertheless, and its next sync settles what is gone.
+                        match self.open.as_ref().map(|open| open.segment.clone()) {
+                            Some(segment) => self.add_tombstone(&segment, key),
+                            None => drop(self.gone.insert(key)),
+                        }
                         let _ = reply.send(Err(error));
                     }
                 }
+            }
+            Command::OldestOfNew { reply } => {
+                self.flush().await;
+                let open = self.open.as_ref().map_or(self.next_segment, |open| open.segment.id);
+                let _ = reply.send(Ok(open.min(self.oldest_of_fills())));
             }
             Command::Reclaim { before, reply } => {
                 self.flush().await;
@@ -380,7 +395,7 @@ impl Writer {
         for slice in slices {
             let segment = match known.filter(|segment| segment.id == slice.segment) {
                 Some(segment) => segment,
-                None => self.tier.segment(slice.segment).ok_or(WriteError::Evicted)?,
+                None => self.tier.segment_of_log(slice.segment).ok_or(WriteError::Evicted)?,
             };
             if segment.is_lost(slice.record_end()) {
                 let error = io::Error::other("an earlier write to the segment of a slice failed");
@@ -582,12 +597,15 @@ impl Writer {
             let segment = &*open.segment;
             tracing::warn!(disk = %self.tier.path.display(), segment = segment.id, error = ?error, "segment given up");
             let offset = u32::try_from(segment.synced_to()).expect("an open segment has offsets of 32 bits");
-            self.void.get_or_insert(Void { segment: segment.id, offset });
+            let empty = segment.synced_to() <= SEGMENT_HEADER_BYTES as u64;
+            // An empty segment will be removed, so the next one has to record what its header may record.
+            let recorded = segment.void.filter(|_| empty);
+            self.void.get_or_insert(recorded.unwrap_or(Void { segment: segment.id, offset }));
             self.tier.unsettled.store(true, Ordering::SeqCst);
             segment.broke();
             self.moved.clear();
-            if segment.synced_to() <= SEGMENT_HEADER_BYTES as u64 {
-                self.broken = Some(open.segment.clone());
+            if empty {
+                self.empty.push(open.segment.clone());
             }
             if let Some(entries) = &mut *segment.entries() {
                 entries.retain(|entry| {

@@ -111,12 +111,12 @@ impl Version {
     }
 }
 
-/// Runs `rounds` of work, each ended by a crash, on one disk.
+/// Runs some rounds of work on one disk, each ended by a crash, or by a kill of the process.
 async fn run(seed: u64, config: Config, evicts: bool, faults: bool) {
     let mut disk = FaultyDisk::new(seed);
     let mut random = Random(seed);
     let allowed = Allowed::default();
-    for round in 0..4 {
+    for round in 0..6 {
         let store = open(&disk, config.clone()).await;
         let names: Vec<String> = allowed.borrow().keys().cloned().collect();
         for name in names {
@@ -144,7 +144,8 @@ async fn run(seed: u64, config: Config, evicts: bool, faults: bool) {
             disk.fail_writes(&writes);
             disk.fail_syncs(random.below(3) as u32);
         }
-        let turns = random.below(1500);
+        // None after some restarts: what they found must be durable without any further sync.
+        let turns = random.below(1500).saturating_sub(300);
         let tasks = (0..TASKS).map(|task| work(&store, task, Random(random.below(u64::MAX)), &allowed, faults));
         let tasks: Vec<_> = tasks.collect();
         tokio::select! {
@@ -156,7 +157,8 @@ async fn run(seed: u64, config: Config, evicts: bool, faults: bool) {
             // A disk that is said to be full makes room for a new segment by an old one, whatever its capacity.
             allowed.borrow_mut().values_mut().for_each(|candidates| candidates.push(None));
         }
-        disk = disk.crash();
+        // A killed process leaves all it wrote to the next one; only a crash shows what of it is durable.
+        disk = if random.below(3) == 0 { disk.kill() } else { disk.crash() };
     }
 }
 

@@ -333,6 +333,48 @@ async fn one_failed_change_anywhere_takes_no_disk_out() {
     }
 }
 
+/// Some changes in a row fail anywhere in a long story, which goes on: segments are sifted and evicted before and after. What was
+/// removed, replaced or never stored does not come back.
+#[tokio::test]
+async fn story_goes_on_after_changes_that_failed() {
+    let config = segments_of_16_kib(16);
+    for last in 1..4 {
+        for cut in (50 * last..changes(9, &config, LONG).await).step_by(23) {
+            let context = format!("changes {cut} and {last} more fail");
+            let disk = FaultyDisk::new(9);
+            let store = open(&disk, config.clone()).await;
+            let mut ledger = Ledger::default();
+            disk.fail_after(cut, Some(Failure::Writes));
+            let mend = async {
+                while disk.changes() < cut + last {
+                    tokio::task::yield_now().await;
+                }
+                disk.fail_after(0, None);
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                () = mend => {}
+                _ = tell(&store, &mut ledger, Binds::RestartWithFaults, LONG) => {}
+            }
+            disk.fail_after(0, None);
+            assert_eq!(store.stats().disks_out, 0, "{context}");
+            check(&store, &ledger, |_| true, &context).await;
+            // Whatever can no longer be found is acknowledged to be gone.
+            for name in ledger.0.keys().cloned().collect::<Vec<_>>() {
+                if get(&store, &name).await.is_none() {
+                    store.remove(key(&name), name.as_bytes(), Which::Any).await.expect("remove");
+                    ledger.is(&name, None);
+                }
+            }
+            put(&store, "/sync", 1).await.expect("the disk works again");
+            ledger.is("/sync", Some(1));
+            let store = open(&disk.crash(), config.clone()).await;
+            check(&store, &ledger, |_| true, &format!("{context}, after a restart")).await;
+        }
+    }
+}
+
 /// One change that hangs, anywhere in the story, and is made late: when it was just given up, when much was written after it, or never.
 #[tokio::test(start_paused = true)]
 async fn one_change_that_comes_late_takes_nothing_with_it() {

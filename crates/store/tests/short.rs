@@ -47,7 +47,7 @@ async fn stalled(object: &Object, number: u64, from: u64) -> Stalled {
 /// Readers all over the bodies, as many as it takes to ask for more than there may be.
 async fn crowd(store: &Store) -> Vec<Stalled> {
     let mut crowd = Vec::new();
-    for round in 0..8 {
+    for round in 0..9 {
         for number in 0..BODIES {
             let object = get(store, &format!("/{number}")).await.expect("stored");
             let from = round * 600_000 % length(number) as u64;

@@ -4,11 +4,12 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use common::{Random, body, collect, config, get, key, open, put, whole};
 use store::disk::FaultyDisk;
-use store::{Store, Sweep, Which};
+use store::{Key, Store, Sweep, Which};
 
 /// Less than a slice of 16 KiB, several of them, several segments of 64 KiB.
 const SIZES: [usize; 3] = [700, 40_000, 200_000];
@@ -209,5 +210,35 @@ async fn sweep_leaves_a_running_fill_what_it_has_written() {
     assert_eq!(swept.dropped, 10);
     fill.append(expected.slice(100_000..)).await.expect("append");
     let stored = fill.finish().await.expect("its slices are where they were");
+    assert!(whole(&stored).await == expected);
+}
+
+#[tokio::test]
+async fn sweep_leaves_a_fill_that_ends_meanwhile_what_it_has_written() {
+    let store = open(&FaultyDisk::new(5), config(CAPACITY)).await;
+    // The index walks names in the order of some of their bits: nothing comes before this one.
+    let (first, name) = (Key(1 << 64), b"/first");
+    let expected = body(9, 300_000);
+    let mut fill = store.begin_fill(first, name, Bytes::new(), 1, None).expect("begin");
+    fill.append(expected.slice(..100_000)).await.expect("append");
+    flood(&store, 3_000_000, 1).await;
+
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let (mut begun, ended, mut judged_later) = (Some(begun), AtomicBool::new(false), 0);
+    let judge = |_: &store::SweptObject<'_>| {
+        begun.take().into_iter().for_each(|begun| begun.send(()).expect("somebody waits"));
+        judged_later += u32::from(ended.load(Ordering::SeqCst));
+        Sweep::Drop
+    };
+    let finish = async {
+        begins.await.expect("the sweep begins");
+        fill.append(expected.slice(100_000..)).await.expect("append");
+        fill.finish().await.expect("its slices are where they were");
+        ended.store(true, Ordering::SeqCst);
+    };
+    let (swept, ()) = tokio::join!(store.sweep(judge, |_| {}), finish);
+    assert_eq!(swept.expect("sweep").dropped, 150);
+    assert!(judged_later > 0, "the fill was to end during the sweep");
+    let stored = store.lookup(first, name).await.expect("lookup").expect("the sweep did not judge it");
     assert!(whole(&stored).await == expected);
 }

@@ -1,7 +1,8 @@
 //! An in-memory disk that keeps the guarantees of [`Disk`] exactly, and nothing beyond them.
 //!
 //! Until a sync that began after a write has finished, a crash may keep the write, lose it, or keep some of its
-//! sectors; a seed decides which, so runs are repeatable. Writes and syncs can be made to fail. Every call yields to
+//! sectors; a seed decides which, so runs are repeatable. Writes and syncs can be made to fail. After a failed sync some
+//! of the writes are readable, but no later sync makes them durable. Every call yields to
 //! the runtime a few times, also by the seed, so that each seed interleaves tasks differently.
 
 use std::collections::BTreeMap;
@@ -110,6 +111,16 @@ impl Machine {
         z ^ (z >> 31)
     }
 
+    /// Ends all handles, hanging changes and faults.
+    fn restart(&mut self) {
+        self.boot += 1;
+        self.late.clear();
+        self.write_faults.clear();
+        self.sync_faults = 0;
+        self.read_faults = 0;
+        self.failure = None;
+    }
+
     fn let_through(&mut self) {
         while !self.late.is_empty() {
             let next = self.draw() as usize % self.late.len();
@@ -141,6 +152,16 @@ impl Content {
             }
         }
         self.unsynced.push(change);
+    }
+
+    /// Forgets some of the first `covered` changes, as the system does after a failed sync: reads still show them, but
+    /// no later sync makes them durable.
+    fn forget(&mut self, covered: usize, machine: &mut Machine) {
+        let mut number = 0;
+        self.unsynced.retain(|_| {
+            number += 1;
+            number > covered || machine.draw().is_multiple_of(2)
+        });
     }
 
     /// Makes the first `covered` changes durable.
@@ -196,12 +217,7 @@ impl FaultyDisk {
     /// it fail from now on; the returned handle is the disk after the restart. Hanging changes are lost.
     pub fn crash(&self) -> FaultyDisk {
         let mut machine = lock(&self.machine);
-        machine.boot += 1;
-        machine.late.clear();
-        machine.write_faults.clear();
-        machine.sync_faults = 0;
-        machine.read_faults = 0;
-        machine.failure = None;
+        machine.restart();
         let files: Vec<_> = machine.files.values().cloned().collect();
         for file in files {
             let mut file = lock(&file);
@@ -231,6 +247,14 @@ impl FaultyDisk {
             file.now = file.stable.clone();
             file.length = file.stable_length;
         }
+        FaultyDisk { machine: self.machine.clone(), boot: machine.boot }
+    }
+
+    /// Kills the process that uses the disk: this handle and all files opened through it fail from now on; the returned
+    /// handle is the next process's. It reads everything that was written, durable or not.
+    pub fn kill(&self) -> FaultyDisk {
+        let mut machine = lock(&self.machine);
+        machine.restart();
         FaultyDisk { machine: self.machine.clone(), boot: machine.boot }
     }
 
@@ -562,6 +586,7 @@ impl DiskFile for Open {
                 let mut machine = lock(&self.disk.machine);
                 if machine.sync_faults > 0 {
                     machine.sync_faults -= 1;
+                    lock(&self.content).forget(covered, &mut machine);
                     return Err(io::Error::other("sync failed"));
                 }
             }

@@ -222,13 +222,30 @@ impl Open {
 }
 
 impl Handles {
-    /// The same file opened for direct reads. It is opened through its descriptor, as it may have been removed from its
-    /// directory.
-    fn direct(&self) -> Option<&File> {
+    /// The same file opened for direct reads; `None` if the file system does not support them. It is opened through its
+    /// descriptor, as it may have been removed from its directory.
+    fn direct(&self) -> io::Result<Option<&File>> {
+        if let Some(known) = self.direct.get() {
+            return Ok(known.as_ref());
+        }
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let flags = OFlags::DIRECT.bits() as i32;
-        let open = || OpenOptions::new().read(true).custom_flags(flags).open(path).ok();
-        self.direct.get_or_init(open).as_ref()
+        let opened = if_supported(OpenOptions::new().read(true).custom_flags(flags).open(path))?;
+        Ok(self.direct.get_or_init(|| opened).as_ref())
+    }
+}
+
+/// `None` if a file cannot be opened for direct reads because its file system has none. Any other error says nothing
+/// about the file system: if it counted as "not supported", one missing descriptor would turn all later proofs of this
+/// file into reads of the page cache.
+fn if_supported(opened: io::Result<File>) -> io::Result<Option<File>> {
+    use rustix::io::Errno;
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 
@@ -288,7 +305,7 @@ impl DiskFile for Open {
     }
 
     fn read_medium(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>> {
-        self.call(move |handles| match handles.direct() {
+        self.call(move |handles| match handles.direct()? {
             Some(direct) => read_direct(direct, offset, length),
             None => read(&handles.file, BytesMut::new(), offset, length),
         })
@@ -412,6 +429,17 @@ mod tests {
         assert!(!waiting.is_finished(), "the disk works");
         let_go.send(()).expect("it waits for this");
         assert_eq!(waiting.await.expect("no panic").expect("its turn came"), 7);
+    }
+
+    #[test]
+    fn only_a_file_system_without_direct_reads_is_read_through_the_page_cache() {
+        let failed = |errno: rustix::io::Errno| Err(io::Error::from_raw_os_error(errno.raw_os_error()));
+        for errno in [rustix::io::Errno::INVAL, rustix::io::Errno::OPNOTSUPP] {
+            assert!(if_supported(failed(errno)).expect("no error").is_none(), "{errno}");
+        }
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::IO] {
+            assert!(if_supported(failed(errno)).is_err(), "{errno}");
+        }
     }
 
     #[tokio::test]

@@ -27,9 +27,11 @@ pub(crate) enum Command {
     Commit { growing: Arc<Growing>, visible: Reply<Arc<Entry>>, durable: Reply<bool>, permit: OwnedSemaphorePermit },
     /// Put `entry`'s head over its body if the head now lies at `expected`; else the answer is `None`.
     Head { entry: Box<Entry>, expected: Place, reply: Reply<Option<Arc<Entry>>> },
-    /// Remove the object whose head is at `expected`; the answer is `false` if it has moved or been replaced. If
+    /// Remove the object whose head is at `expected`, or wherever it is; the answer is `false` if it is not there. If
     /// `durable`, the answer waits for a sync.
-    Remove { key: Key, expected: Place, durable: bool, reply: Reply<bool> },
+    Remove { key: Key, expected: Option<Place>, durable: bool, reply: Reply<bool> },
+    /// Answer which is the oldest segment that objects made visible from now on may need.
+    OldestOfNew { reply: Reply<u32> },
     /// Remove the oldest segments, those below `before`: nothing in them is needed any more.
     Reclaim { before: u32, reply: Reply<bool> },
     /// Answer when everything sent before is durable.
@@ -51,6 +53,7 @@ impl Command {
             }
             Command::Head { reply, .. } => drop(reply.send(Err(error.clone()))),
             Command::Close { reply } => drop(reply.send(Ok(true))),
+            Command::OldestOfNew { reply } => drop(reply.send(Err(error.clone()))),
             Command::Remove { reply, .. }
             | Command::Reclaim { reply, .. }
             | Command::Sync { reply }

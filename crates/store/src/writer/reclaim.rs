@@ -66,11 +66,7 @@ impl Writer {
 
     async fn create_empty(&mut self) -> io::Result<Arc<Segment>> {
         self.tier.leave_segments(Vec::new());
-        if let Some(broken) = self.broken.take() {
-            // It is empty, and would take room from objects worth keeping.
-            self.tier.disk.remove(&format::segment_name(broken.id)).await?;
-            self.tier.forget_segment(broken.id);
-        }
+        self.remove_empty().await?;
         self.tier.take_back().await?;
         // Only if the capacity was lowered, a segment could not be removed, or readers hold segments that are gone.
         while self.tier.usage().1 + self.tier.segment_bytes > self.tier.capacity_bytes {
@@ -100,6 +96,19 @@ impl Writer {
             self.add_tombstone(&segment, key);
         }
         Ok(segment)
+    }
+
+    /// Removes abandoned segments in which no record is durable: they would take room from objects worth keeping. But
+    /// the header of one may be the only durable record of a void; it stays until a newer segment has that record.
+    async fn remove_empty(&mut self) -> io::Result<()> {
+        let records = |segment: &Arc<Segment>| segment.void.is_some() && segment.synced_to() > 0;
+        let kept = self.empty.iter().rposition(records).filter(|_| self.void.is_some());
+        let kept = kept.map(|at| self.empty.remove(at));
+        for empty in std::mem::replace(&mut self.empty, kept.into_iter().collect()) {
+            self.tier.disk.remove(&format::segment_name(empty.id)).await?;
+            self.tier.forget_segment(empty.id);
+        }
+        Ok(())
     }
 
     /// Takes back the room of gone segments that readers hold beyond the bound.
@@ -329,6 +338,7 @@ impl Writer {
     /// Removes the oldest segment; `false` if there is none. Its file is removed before a newer one is touched, or a
     /// restart could bring back objects that a newer segment had removed.
     async fn evict_oldest(&mut self) -> io::Result<bool> {
+        self.remove_unfinished().await?;
         let Some(segment) = self.tier.oldest_segment() else { return Ok(false) };
         let heads = self.tier.heads_of(&segment).await;
         self.tier.disk.remove(&format::segment_name(segment.id)).await?;
@@ -341,14 +351,22 @@ impl Writer {
         Ok(true)
     }
 
+    /// Removes the segment left by a sift that failed.
+    pub(super) async fn remove_unfinished(&mut self) -> io::Result<()> {
+        if let Some(unfinished) = &self.unfinished {
+            self.tier.disk.remove(&format::segment_name(unfinished.id)).await?;
+            self.tier.forget_segment(unfinished.id);
+            self.unfinished = None;
+        }
+        Ok(())
+    }
+
     /// Removes the oldest segments below `before`, but never an open one or one with slices of a running fill; returns
     /// whether all were removed.
     pub(super) async fn reclaim_before(&mut self, before: u32) -> bool {
         let open = self.open.as_ref().map_or(u32::MAX, |open| open.segment.id);
         // The caller knows of no fill that has not ended.
-        let fills = self.running.values().filter_map(Weak::upgrade).filter(|fill| fill.failure().is_none());
-        let filled = fills.filter_map(|fill| fill.oldest_segment()).min().unwrap_or(u32::MAX);
-        let before = before.min(open).min(filled);
+        let before = before.min(open).min(self.oldest_of_fills());
         while let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < before) {
             if let Err(error) = self.evict_oldest().await {
                 tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
@@ -356,6 +374,12 @@ impl Writer {
             }
         }
         true
+    }
+
+    /// The oldest segment with slices of a running fill.
+    pub(super) fn oldest_of_fills(&self) -> u32 {
+        let fills = self.running.values().filter_map(Weak::upgrade).filter(|fill| fill.failure().is_none());
+        fills.filter_map(|fill| fill.oldest_segment()).min().unwrap_or(u32::MAX)
     }
 
     /// Ends a disk that is out of service: answers all who wait, and voids its contents for the next start, if it can

@@ -116,6 +116,10 @@ impl Writer {
         // Their room is needed.
         tier.leave_segments(Vec::new());
         self.take_back().await?;
+        // There is at most one, so that they do not add up on a disk that removes nothing.
+        if self.remove_unfinished().await.is_err() {
+            return Ok(());
+        }
         let id = young.id + 1;
         let most = young.allocated.load(Ordering::Relaxed) / 10 * KEPT_TENTHS_MAX;
         let mut from = vec![young];
@@ -138,14 +142,17 @@ impl Writer {
             moved
         };
 
-        // An object with its head in a newer segment gets a newer head, or a tombstone.
-        let mut here = Vec::new();
         let kept = moved.len() as u64;
-        for (old, mut entry) in moved {
-            if entry.place.segment == id {
-                here.push((old, entry));
-                continue;
-            }
+        let (here, elsewhere): (Vec<_>, Vec<_>) = moved.into_iter().partition(|(_, entry)| entry.place.segment == id);
+        // They are durable. If anything below fails, the originals leave the disk before the copies, and until then the
+        // index must name the copies: an object that left it with its original could be back after a restart.
+        for (old, entry) in here {
+            tier.note_parts(&entry);
+            tier.publish_moved(old, entry);
+        }
+
+        // An object with its head in a newer segment gets a newer head, or a tombstone.
+        for (old, mut entry) in elsewhere {
             let record = &entry.record;
             let length = format::head_length(&record.full_key, &record.head, record.slices.len());
             self.go_on(open, RECORD_HEADER_BYTES + length).await?;
@@ -162,18 +169,15 @@ impl Writer {
             tier.unsettled.store(true, Ordering::SeqCst);
         }
         for (key, place) in alone {
+            // Room first: an object must not leave the index without a tombstone.
+            self.go_on(open, RECORD_HEADER_BYTES).await?;
             if self.drop_sifted(key, place) {
-                self.go_on(open, RECORD_HEADER_BYTES).await?;
                 self.add_tombstone(open, key);
             }
         }
         self.flush_open(open).await?;
         self.sync_open().await?;
 
-        for (old, entry) in here {
-            tier.note_parts(&entry);
-            tier.publish_moved(old, entry);
-        }
         tier.counters.kept_objects.fetch_add(kept, Ordering::Relaxed);
         tier.counters.sifted_segments.fetch_add(1, Ordering::Relaxed);
         // Oldest first, or a crash in between could bring back objects that a newer segment had removed.
@@ -273,30 +277,32 @@ impl Writer {
     /// Writes the kept objects to the segment that replaces the sifted ones, and makes it durable. Returns the former
     /// places of the heads and the new entries; heads that are elsewhere are still to be written. Objects that could
     /// not be read are moved to the dropped ones in the plan. `None` if the disk failed: then nothing has changed.
-    async fn write_kept(&self, id: u32, from: &[Arc<Segment>], plan: &mut Plan) -> Option<Vec<(Place, Entry)>> {
-        let tier = &*self.tier;
-        let failed = |error: io::Error| {
-            tracing::warn!(disk = %tier.path.display(), segment = id, %error, "segment not sifted");
+    async fn write_kept(&mut self, id: u32, from: &[Arc<Segment>], plan: &mut Plan) -> Option<Vec<(Place, Entry)>> {
+        let tier = self.tier.clone();
+        let failed = |this: &Writer, error: io::Error| {
+            tracing::warn!(disk = %this.tier.path.display(), segment = id, %error, "segment not sifted");
             // A disk filled by other files has not failed.
             if error.kind() != io::ErrorKind::StorageFull {
-                self.failed(error);
+                this.failed(error);
             }
         };
         let lines = plan.kept.len() + plan.tombstones.len();
         let tombstones = (lines * RECORD_HEADER_BYTES) as u64;
         let length = SEGMENT_HEADER_BYTES as u64 + plan.bytes + tombstones + format::summary_length(lines) as u64;
-        let file = tier.disk.create(&format::segment_name(id), length).await.map_err(failed).ok()?;
+        let created = tier.disk.create(&format::segment_name(id), length).await;
+        let file = created.map_err(|error| failed(self, error)).ok()?;
         let segment = Arc::new(Segment::new(id, file, length, plan.void));
-        match Sifted::new(segment.clone()).fill(tier, from, plan).await {
+        match Sifted::new(segment.clone()).fill(&tier, from, plan).await {
             Ok(moved) => {
                 tier.add_segment(segment);
                 Some(moved)
             }
             Err(error) => {
-                failed(error);
-                // Its contents do no harm as long as it is removed in log order.
-                if tier.disk.remove(&format::segment_name(segment.id)).await.is_err() {
-                    tier.add_segment(segment);
+                failed(self, error);
+                tier.add_segment(segment.clone());
+                self.unfinished = Some(segment);
+                if let Err(error) = self.remove_unfinished().await {
+                    tracing::warn!(disk = %tier.path.display(), segment = id, %error, "unfinished segment not removed");
                 }
                 None
             }
