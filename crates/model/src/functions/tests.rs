@@ -425,7 +425,7 @@ fn replacing_in_a_header_searches_a_bounded_number_of_bytes() {
         ("header_source", "a"),
         ("header_destination", "b"),
     ];
-    let replaced = |all: &str, values: &[String]| -> Vec<String> {
+    let replaced = |all: &str, values: &[&str]| -> Vec<String> {
         let args: Vec<(&str, &str)> = args.into_iter().chain([("match_all", all)]).collect();
         let functions = one("origin_response_header", &args);
         let mut headers = HeaderMap::new();
@@ -437,11 +437,11 @@ fn replacing_in_a_header_searches_a_bounded_number_of_bytes() {
     };
     let (short, long) = ("a".repeat(200), "a".repeat(4 << 10));
     let longer = "a".repeat((4 << 10) + 1);
-    assert_eq!(replaced("on", &[short.clone()]), ["b".repeat(200)]);
-    assert_eq!(replaced("off", &[long.clone()]), [format!("b{}", &long[1..])]);
-    assert_eq!(replaced("off", &[longer.clone()]), [longer], "longer than what is searched");
-    assert_eq!(replaced("on", &[long.clone()]), [long], "every match would take a search of what is left");
-    let some = replaced("on", &[short.clone(), short.clone(), short.clone()]);
+    assert_eq!(replaced("on", &[&short]), ["b".repeat(200)]);
+    assert_eq!(replaced("off", &[&long]), [format!("b{}", &long[1..])]);
+    assert_eq!(replaced("off", &[&longer]), [longer], "longer than what is searched");
+    assert_eq!(replaced("on", &[&long]), [long], "every match would take a search of what is left");
+    let some = replaced("on", &[&short, &short, &short]);
     assert_eq!(some, ["b".repeat(200), short.clone(), short], "the bound is of all values together");
 }
 
