@@ -15,7 +15,9 @@ const SEARCHED_VALUE_BYTES_MAX: usize = 4 << 10;
 /// length.
 const SEARCHED_BYTES_MAX: usize = 32 << 10;
 
-/// A change to one header. Applying it again changes nothing more, except for [`Operation::Replace`].
+/// A change to one header. Applying it twice may change more than applying it once: [`Operation::Replace`] may match
+/// its own result, and [`Operation::Add`] adds again what a later rule replaced. So each header goes through the rules
+/// once.
 #[derive(Clone, Debug)]
 pub struct HeaderRule {
     /// Which header.
