@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use model::{Clock, Entry, Settings};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 use tonic::transport::{Identity as TlsIdentity, Server, ServerTlsConfig};
 
 use crate::state::submit::Accepting;
@@ -30,6 +29,7 @@ mod app;
 mod certificate;
 mod completion;
 pub mod config;
+mod connection;
 mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -145,7 +145,9 @@ impl Control {
         let seal = state.seal(&config.secret_key_path()?).await?;
         let identity = state.identity(&seal).await?;
         let (certificate, key) = identity.link_certificate()?;
-        let tls = ServerTlsConfig::new().identity(TlsIdentity::from_pem(certificate, key.as_bytes()));
+        let tls = ServerTlsConfig::new()
+            .identity(TlsIdentity::from_pem(certificate, key.as_bytes()))
+            .timeout(link::HANDSHAKE_MAX);
         let mut control = Control {
             api,
             link: link_address,
@@ -162,20 +164,14 @@ impl Control {
         };
         let owners = config.owners();
         let parts = Parts::start(state, seal, identity, clock, times, owners, &control.stopping).await?;
-        let api_incoming = TcpListenerStream::new(api_listener).map(|accepted| {
-            let stream = accepted?;
-            let _ = stream.set_nodelay(true);
-            let from = stream.peer_addr().ok().map(|address| address.ip());
-            Ok((stream, from))
-        });
-        control.tasks =
-            parts.serve(api_incoming, Server::builder().tls_config(tls)?, TcpListenerStream::new(link_listener));
+        let (api, link) = (accepted(api_listener), accepted(link_listener));
+        control.tasks = parts.serve(api, Server::builder().tls_config(tls)?, link);
         Ok(control)
     }
 
     /// Starts a control plane whose connections do not come from sockets, but mainly from simulated hosts. The link
     /// runs without TLS.
-    pub async fn start_on<S: Stream + Connected>(
+    pub async fn start_on<S: Stream>(
         state: State,
         seal: Seal,
         clock: Arc<dyn Clock>,
@@ -189,8 +185,7 @@ impl Control {
         let mut control = Control { api: nowhere, link: nowhere, stopping, tasks: Vec::new(), state: state.clone() };
         let owners = ownership::Wanted::default();
         let parts = Parts::start(state, seal, identity, clock, times, owners, &control.stopping).await?;
-        let (api, link) =
-            (ReceiverStream::new(api).map(|stream| Ok((stream, None))), ReceiverStream::new(link).map(Ok));
+        let [api, link] = [api, link].map(|streams| ReceiverStream::new(streams).map(|stream| Ok((stream, None))));
         control.tasks = parts.serve(api, Server::builder(), link);
         Ok(control)
     }
@@ -311,13 +306,14 @@ impl Parts {
     }
 
     /// Serves the API and the link on incoming connections.
-    fn serve<S: Stream, L: Stream + Connected>(
+    fn serve<S: Stream, L: Stream>(
         self,
         api: impl tokio_stream::Stream<Item = io::Result<(S, Option<IpAddr>)>> + Send + 'static,
         server: Server,
-        link: impl tokio_stream::Stream<Item = io::Result<L>> + Send + 'static,
+        link: impl tokio_stream::Stream<Item = io::Result<(L, Option<IpAddr>)>> + Send + 'static,
     ) -> Vec<JoinHandle<()>> {
         let Parts { state, clock, door, link: sessions, stopping, accepting, history } = self;
+        let link = connection::within(link, sessions.bounds()).map(Ok::<_, io::Error>);
         let service = link::LinkServer::new(sessions)
             .max_decoding_message_size(2 * model::link::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX);
@@ -333,10 +329,20 @@ impl Parts {
         };
         vec![
             tokio::spawn(serving),
-            tokio::spawn(api::serve(door, Box::pin(api), stopping.clone())),
+            tokio::spawn(api::serve(door, api, stopping.clone())),
             tokio::spawn(forget(state, clock, accepting, history, stopping)),
         ]
     }
+}
+
+/// The connections of a listener, with their addresses.
+fn accepted(listener: TcpListener) -> impl tokio_stream::Stream<Item = io::Result<(TcpStream, Option<IpAddr>)>> {
+    TcpListenerStream::new(listener).map(|accepted| {
+        let stream = accepted?;
+        let _ = stream.set_nodelay(true);
+        let from = stream.peer_addr().ok().map(|address| address.ip());
+        Ok((stream, from))
+    })
 }
 
 /// A connection, whatever it runs over.

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::completion::Acknowledged;
+use crate::connection::{Bounds, Peer};
 use crate::figures::Collector;
 use crate::heads::Heads;
 use crate::known::{Following, Known};
@@ -41,7 +42,7 @@ use crate::shares::Shares;
 use crate::state::log::Logged;
 use crate::state::nodes::{AdmitError, Proof};
 use crate::state::{Identity, State, StateError, millis};
-use crate::strangers::{Stranger, Strangers};
+use crate::strangers::Strangers;
 
 /// The generated service.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the proto file documents it")]
@@ -72,6 +73,19 @@ pub(crate) const STRANGERS_MAX: usize = 4096;
 /// The most of those from one address.
 const STRANGERS_OF_ONE_MAX: usize = 1024;
 
+/// How long a connection may last until a Hello comes on it, from when it is accepted, and after the session on it has
+/// ended: a TLS handshake, and a stream without a Hello.
+const UNUSED_MAX: Duration = Duration::from_secs(HANDSHAKE_MAX.as_secs() + HELLO_MAX.as_secs());
+
+/// How long a TLS handshake may take.
+pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// The most connections at a time on which no node is admitted yet. Further ones are closed at once.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// The most of those from one address. Many nodes may share one behind a NAT.
+const CONNECTIONS_OF_ONE_MAX: usize = 1024;
+
 /// The link's server. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Link {
@@ -98,6 +112,9 @@ struct Shared {
     clock: Arc<dyn Clock>,
     /// The session of each connected node; a later session of a node replaces the earlier one.
     connected: Mutex<HashMap<NodeName, u64>>,
+    /// Connections on which no node is admitted yet.
+    connections: Arc<Strangers>,
+    /// Streams on which no node is admitted yet.
     strangers: Arc<Strangers>,
     sessions: AtomicU64,
     stopping: CancellationToken,
@@ -129,6 +146,7 @@ impl Link {
                 shares,
                 clock,
                 connected,
+                connections: Strangers::new(CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX),
                 strangers: Strangers::new(STRANGERS_MAX, STRANGERS_OF_ONE_MAX),
                 sessions,
                 stopping,
@@ -151,6 +169,16 @@ impl Link {
         &self.shared.shares
     }
 
+    /// The connections on which no node is admitted yet.
+    pub(crate) fn connections(&self) -> &Strangers {
+        &self.shared.connections
+    }
+
+    /// The bounds of connections to the link.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { room: self.shared.connections.clone(), first: UNUSED_MAX, idle: UNUSED_MAX }
+    }
+
     /// How many streams are not admitted yet.
     pub(crate) fn strangers(&self) -> usize {
         self.shared.strangers.count()
@@ -170,7 +198,9 @@ impl service::link_server::Link for Link {
     type FollowStream = Answers;
 
     async fn follow(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Answers>, Status> {
-        let stranger = self.shared.strangers.let_in(request.remote_addr().map(|address| address.ip()));
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("a request without a connection"))?;
+        let stranger = self.shared.strangers.let_in(peer.from());
         let stranger = stranger.ok_or_else(|| Status::resource_exhausted("too many are about to be admitted"))?;
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(HELLO_MAX, incoming.next()).await;
@@ -185,7 +215,12 @@ impl service::link_server::Link for Link {
         let (out, outgoing) = mpsc::channel(WAITING_MAX);
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            if let Err(end) = shared.session(hello, stranger, incoming, &out).await {
+            let _under_way = peer.begin();
+            let admitted = || {
+                drop(stranger);
+                peer.admitted();
+            };
+            if let Err(end) = shared.session(hello, admitted, incoming, &out).await {
                 match end {
                     End::Refused { reason, again } => {
                         tracing::warn!(reason, "node refused");
@@ -249,17 +284,18 @@ fn member(hello: &model::link::Hello) -> Result<Member, End> {
 }
 
 impl Shared {
+    /// A node's session, from its Hello to its end. Calls `is_admitted` once the node has proven who it is.
     async fn session(
         &self,
         hello: model::link::Hello,
-        stranger: Stranger,
+        is_admitted: impl FnOnce(),
         incoming: Streaming<FromNode>,
         out: &Sending,
     ) -> Result<(), End> {
         let member = member(&hello)?;
         let program: String = hello.program.chars().take(100).collect();
         let (welcome, start) = self.welcome(&hello, &member, &program).await?;
-        drop(stranger);
+        is_admitted();
         self.acknowledged.heard(&member.name, millis(self.clock.now()));
         let (joined, joins) = (Revision(welcome.head), welcome.joins);
         send(out, from_control::Is::Welcome(welcome)).await?;

@@ -12,6 +12,7 @@ use crate::link::{Link, STRANGERS_MAX};
 use crate::scheduler::{LOADED_JOBS_MAX, Scheduler};
 use crate::state::audit::ROWS_MAX;
 use crate::state::submit::{Accepting, OPEN_URLS_MAX, WAITING_MAX};
+use crate::strangers::Strangers;
 
 /// API requests, counted by outcome.
 #[derive(Default)]
@@ -21,16 +22,26 @@ pub(crate) struct Requests {
     pub(crate) failed: AtomicU64,
 }
 
+/// The API as it is now.
+pub(crate) struct Door<'a> {
+    pub(crate) requests: &'a Requests,
+    /// How many requests are processed.
+    pub(crate) open: usize,
+    /// How many bodies are read.
+    pub(crate) reading: usize,
+    pub(crate) connections: &'a Strangers,
+}
+
 /// All metrics as text.
 pub(crate) fn render(
-    requests: &Requests,
-    requests_open: usize,
-    bodies_reading: usize,
+    door: Door<'_>,
     accepting: &Accepting,
     scheduler: &Scheduler,
     following: &Following,
     link: &Link,
 ) -> String {
+    let Door { requests, open: requests_open, reading: bodies_reading, connections } = door;
+    let link_connections = link.connections();
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let known = following.now();
     let connected = link.connected();
@@ -40,7 +51,7 @@ pub(crate) fn render(
     let figures = link.collector();
     let shares = link.shares().counters();
     let counted = figures.counters();
-    let rows: [(&str, &str, u64); 40] = [
+    let rows: [(&str, &str, u64); 46] = [
         ("warmfront_api_requests_ok_total", "Requests answered with success.", load(&requests.ok)),
         (
             "warmfront_api_requests_refused_total",
@@ -52,6 +63,13 @@ pub(crate) fn render(
         ("warmfront_api_requests_open_max", "Most requests that may be under way.", OPEN_MAX as u64),
         ("warmfront_api_bodies_reading", "Bodies of requests that are on their way in.", bodies_reading as u64),
         ("warmfront_api_bodies_reading_max", "Most that may be.", READING_MAX as u64),
+        ("warmfront_api_connections", "Connections of clients.", connections.count() as u64),
+        ("warmfront_api_connections_max", "Most that may be open.", connections.most() as u64),
+        (
+            "warmfront_api_connections_refused_total",
+            "Connections closed at once, because all or those of one address were too many.",
+            connections.refused(),
+        ),
         ("warmfront_submissions_total", "Submissions committed.", load(&accepted.accepted)),
         ("warmfront_submission_commits_total", "Transactions they took.", load(&accepted.commits)),
         ("warmfront_submissions_waiting", "Submissions waiting to be written.", accepting.waiting() as u64),
@@ -85,6 +103,17 @@ pub(crate) fn render(
         ("warmfront_nodes_connected", "Nodes connected.", connected as u64),
         ("warmfront_link_strangers", "Streams of those who are not admitted yet.", link.strangers() as u64),
         ("warmfront_link_strangers_max", "Most that may be open.", STRANGERS_MAX as u64),
+        (
+            "warmfront_link_connections_unadmitted",
+            "Connections to the link on which no node is admitted yet.",
+            link_connections.count() as u64,
+        ),
+        ("warmfront_link_connections_unadmitted_max", "Most that may be open.", link_connections.most() as u64),
+        (
+            "warmfront_link_connections_refused_total",
+            "Connections to the link closed at once, because all or those of one address were too many.",
+            link_connections.refused(),
+        ),
         ("warmfront_swept_amounts_waiting", "Amounts swept that wait to be written down.", swept_waiting as u64),
         ("warmfront_swept_amounts_waiting_max", "Most that may wait; the oldest are left out.", swept_max as u64),
         ("warmfront_figures_reports_total", "Reports of nodes' figures written down.", load(&counted.taken)),

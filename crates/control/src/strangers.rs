@@ -1,4 +1,4 @@
-//! Connections whose peer has not proven its identity yet, bounded in total and per address.
+//! Peers that have not proven their identity (yet), bounded in total and per address.
 //!
 //! # What always holds
 //!
@@ -7,13 +7,20 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+/// How many times the free places one address may have where it has no fixed part: alone three quarters of the room,
+/// less when other addresses need theirs.
+const TIMES_LEFT: usize = 3;
 
 /// The room for unidentified peers.
 pub(crate) struct Strangers {
     most: usize,
-    most_of_one: usize,
+    /// The part of one address; [`TIMES_LEFT`] decides if it is not fixed.
+    most_of_one: Option<usize>,
     here: Mutex<HashMap<Option<IpAddr>, usize>>,
+    refused: AtomicU64,
 }
 
 /// A peer that was let in; dropping this frees its place.
@@ -25,7 +32,23 @@ pub(crate) struct Stranger {
 impl Strangers {
     /// Room for `most` peers, of which `most_of_one` may share an address.
     pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Strangers> {
-        Arc::new(Strangers { most, most_of_one, here: Mutex::default() })
+        Arc::new(Strangers { most, most_of_one: Some(most_of_one), here: Mutex::default(), refused: AtomicU64::new(0) })
+    }
+
+    /// Room for `most` peers. One address may have at most three times the places that are free. All clients may share
+    /// the address of a balancer, so an address that is alone has most of the room.
+    pub(crate) fn shared(most: usize) -> Arc<Strangers> {
+        Arc::new(Strangers { most, most_of_one: None, here: Mutex::default(), refused: AtomicU64::new(0) })
+    }
+
+    /// How many there may be.
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// How many were not let in.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// How many there are now.
@@ -38,7 +61,9 @@ impl Strangers {
         let from = from.map(network);
         let mut here = self.here();
         let (all, of_one) = (here.values().sum::<usize>(), here.get(&from).copied().unwrap_or_default());
-        if all >= self.most || of_one >= self.most_of_one {
+        let most_of_one = self.most_of_one.unwrap_or(TIMES_LEFT * self.most.saturating_sub(all));
+        if all >= self.most || of_one >= most_of_one {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         here.insert(from, of_one + 1);
@@ -88,6 +113,18 @@ mod tests {
         drop(strangers.let_in(address(4)).expect("there is room for one"));
         drop(here);
         assert!(strangers.here().is_empty(), "whom nobody is here from is not remembered");
+    }
+
+    #[test]
+    fn address_without_a_fixed_part_leaves_some_room_to_every_other() {
+        let room = Strangers::shared(64);
+        let fill = |n: u8| {
+            let address = Some(IpAddr::from([10, 0, 0, n]));
+            std::iter::from_fn(|| room.let_in(address)).collect::<Vec<_>>()
+        };
+        let here: Vec<_> = (1..=3).map(fill).collect();
+        assert_eq!(here.iter().map(Vec::len).collect::<Vec<_>>(), [48, 12, 3]);
+        assert_eq!((room.count(), room.refused()), (63, 3));
     }
 
     #[test]

@@ -8,14 +8,13 @@
 //! # What always holds
 //!
 //! - At most [`OPEN_MAX`] requests are processed at a time; their bodies were read before, within the bounds of
-//!   `bodies`.
+//!   `bodies`, and their connections are within those of `serving`.
 //! - A nonce is spent only by a request with a good signature or bearer token: in the database with the submission or
 //!   before another change, in memory for a call that only reads.
 //! - A call that changes something is recorded in the audit log before or with its change; one that policies refuse is
 //!   recorded too. A call refused earlier (credentials, rate, parameters) is only counted.
 //! - An error on our side is logged with the request's id, and its cause is in no reply.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,12 +26,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming as Body;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::Semaphore;
-use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Denied, Principal};
@@ -51,25 +45,21 @@ use crate::strangers::Strangers;
 pub(crate) mod bodies;
 mod calls;
 mod errors;
+mod serving;
 mod told;
 
 /// Requests processed at a time; further ones are told to come back.
 pub(crate) const OPEN_MAX: usize = 512;
 
-/// Connections at a time; further ones wait to be accepted.
-const CONNECTIONS_MAX: usize = 4096;
-
-/// How long a request's head and body may take to arrive.
+/// How long a request's head and body may take to arrive, and the first request of a connection to begin.
 const READ_MAX: Duration = Duration::from_secs(30);
-
-/// How long connections may take to end when the process stops.
-const STOPPING_MAX: Duration = Duration::from_secs(4);
 
 /// Everything the API needs. One per process.
 pub(crate) struct Door {
     app: App,
     rates: Rates,
     nonces: Nonces,
+    connections: Arc<Strangers>,
     senders: Arc<Strangers>,
     open: Semaphore,
     requests: Requests,
@@ -83,6 +73,7 @@ impl Door {
             app,
             rates: Rates::default(),
             nonces: Nonces::default(),
+            connections: serving::room(),
             senders: bodies::senders(),
             open: Semaphore::new(OPEN_MAX),
             requests: Requests::default(),
@@ -95,52 +86,15 @@ impl Door {
 /// Serves HTTP/1.1 and HTTP/2 until `stopping` is cancelled, on connections that come with the client's address.
 pub(crate) async fn serve<S: crate::Stream>(
     door: Door,
-    mut incoming: impl tokio_stream::Stream<Item = io::Result<(S, Option<IpAddr>)>> + Unpin,
+    incoming: impl tokio_stream::Stream<Item = io::Result<(S, Option<IpAddr>)>>,
     stopping: CancellationToken,
 ) {
-    let door = Arc::new(door);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(READ_MAX);
-    server.http2().timer(TokioTimer::new()).keep_alive_interval(READ_MAX);
-    let graceful = GracefulShutdown::new();
-    loop {
-        let next = async {
-            // Never closed, so never refused.
-            let permit = connections.clone().acquire_owned().await.ok();
-            (permit, incoming.next().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            biased;
-            () = stopping.cancelled() => break,
-            next = next => next,
-        };
-        let (stream, from) = match accepted {
-            None => break,
-            Some(Ok(accepted)) => accepted,
-            Some(Err(error)) => {
-                // Most likely out of file descriptors: other connections must end first.
-                tracing::warn!(%error, "connection not taken");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+    let (room, door) = (door.connections.clone(), Arc::new(door));
+    let answer = move |request, from| {
         let door = door.clone();
-        let service = service_fn(move |request| {
-            let door = door.clone();
-            async move { Ok::<_, Infallible>(door.answer(request, from).await) }
-        });
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "connection ended");
-            }
-            drop(permit);
-        });
-    }
-    drop(incoming);
-    let _ = tokio::time::timeout(STOPPING_MAX, graceful.shutdown()).await;
+        async move { door.answer(request, from).await }
+    };
+    serving::serve(incoming, room, answer, stopping).await;
 }
 
 impl Door {
@@ -159,8 +113,8 @@ impl Door {
                 // Counted by the permits themselves, since a cancelled request returns its permit too.
                 let open = OPEN_MAX - self.open.available_permits();
                 let reading = self.senders.count();
-                let text =
-                    metrics::render(&self.requests, open, reading, accepting, &self.scheduler, following, &self.link);
+                let door = metrics::Door { requests: &self.requests, open, reading, connections: &self.connections };
+                let text = metrics::render(door, accepting, &self.scheduler, following, &self.link);
                 plain(StatusCode::OK, &text)
             }
             path => match path.strip_prefix(PAGES) {

@@ -45,15 +45,14 @@ impl App {
         wished: &[Wished],
     ) -> Result<Vec<(DomainName, String, u64)>, Denied> {
         let now_ms = millis(self.clock.now());
-        let mut set = Vec::new();
-        let change = |before: &Domain| {
-            let (functions, ids) = merge(before.functions.list(), wished, now_ms)?;
+        let all = wished.to_vec();
+        let change = move |before: &[Function]| merge(before, &all, now_ms);
+        let ids = self.change_functions(principal, permission, domains, change).await?;
+        let of_domain = |(name, ids): (&DomainName, Vec<u64>)| {
             let numbered = wished.iter().zip(ids);
-            set.extend(numbered.map(|(wish, id)| (before.name.clone(), wish.function.name.clone(), id)));
-            Ok(functions)
+            numbered.map(|(wish, id)| (name.clone(), wish.function.name.clone(), id)).collect::<Vec<_>>()
         };
-        self.change_functions(principal, permission, domains, change).await?;
-        Ok(set)
+        Ok(domains.iter().zip(ids).flat_map(of_domain).collect())
     }
 
     /// Deletes functions of domains of the account. Missing ones are no error.
@@ -64,33 +63,49 @@ impl App {
         domains: &[DomainName],
         doomed: &Doomed,
     ) -> Result<(), Denied> {
-        let stays = |function: &&Function| match doomed {
+        let doomed = doomed.clone();
+        let stays = move |function: &&Function| match &doomed {
             Doomed::Ids(ids) => !ids.contains(&function.id),
             Doomed::Names(names) => !names.contains(&function.name),
         };
-        let change = |before: &Domain| Ok(before.functions.list().iter().filter(stays).cloned().collect());
-        self.change_functions(principal, permission, domains, change).await
+        let change = move |before: &[Function]| Ok((before.iter().filter(&stays).cloned().collect(), ()));
+        self.change_functions(principal, permission, domains, change).await?;
+        Ok(())
     }
 
-    async fn change_functions(
+    /// Applies `change` to the functions of each domain; returns what it tells beside them, domain by domain. Whoever
+    /// shares the cache of another domain puts responses there, so that asks for the permission on both.
+    async fn change_functions<T: Send + 'static>(
         &self,
         principal: &Principal,
         permission: Permission<'_>,
         domains: &[DomainName],
-        mut change: impl FnMut(&Domain) -> Result<Vec<Function>, Denied>,
-    ) -> Result<(), Denied> {
+        change: impl Fn(&[Function]) -> Result<(Vec<Function>, T), Denied> + Send + 'static,
+    ) -> Result<Vec<T>, Denied> {
         principal.may_change()?;
         principal.may(permission.action, domains.iter().map(|name| permission.on(name.as_str())))?;
         let known = self.following.now();
-        let mut changed = Vec::new();
+        let mut there = Vec::new();
         for name in domains {
-            let (row, before) = changeable(&known, principal, name)?;
-            let functions = Functions::new(change(before)?);
+            there.push(changeable(&known, principal, name)?);
+        }
+        let before: Vec<Functions> = there.iter().map(|(_, domain)| domain.functions.clone()).collect();
+        // Expressions are compiled here, which would hold up other requests.
+        let made = tokio::task::spawn_blocking(move || {
+            let one = |functions: &Functions| change(functions.list()).map(|(list, told)| (Functions::new(list), told));
+            before.iter().map(one).collect::<Result<Vec<_>, Denied>>()
+        });
+        let made = made.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let (mut changed, mut all_told) = (Vec::new(), Vec::new());
+        for ((row, before), (functions, told)) in there.into_iter().zip(made) {
+            all_told.push(told);
             if let Some(share) = &functions.rules().key.share
                 && before.functions.rules().key.share.as_ref() != Some(share)
-                && (share == name || changeable(&known, principal, share).is_err())
             {
-                return Err(Denied::Functions(not_shared()));
+                principal.may(permission.action, [permission.on(share.as_str())])?;
+                if *share == before.name || changeable(&known, principal, share).is_err() {
+                    return Err(Denied::Functions(not_shared()));
+                }
             }
             if functions == before.functions {
                 continue;
@@ -100,11 +115,12 @@ impl App {
             changed.push(ChangedDomain { domain, detail: row.detail.clone(), seen: row.revision });
         }
         if changed.is_empty() {
-            return Ok(());
+            return Ok(all_told);
         }
         let now_ms = millis(self.clock.now());
         let at = self.state.change_domains(principal.account(), changed, Doing::Configuring, now_ms).await;
-        self.reach(at).await
+        self.reach(at).await?;
+        Ok(all_told)
     }
 
     /// The functions of a domain of the account, oldest first, and whether every node has them.

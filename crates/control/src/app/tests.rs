@@ -18,6 +18,7 @@ use crate::state::domains::{ChangedDomain, Doing, DomainDetail, DomainError};
 use crate::testing::{clock, domain, state, until};
 
 mod long;
+mod sharing;
 
 #[test]
 fn days_begin_at_midnight_in_the_zone_of_quotas() {
@@ -370,32 +371,6 @@ async fn domain_whose_nodes_have_not_heard_of_its_last_change_is_busy() {
     assert!(matches!(rig.add_domain(&me(), "b.com").await, Err(Denied::Configuring)));
     let you = principal("you", AccountStatus::Active, None);
     assert!(matches!(rig.add_domain(&you, "b.com").await, Err(Denied::DomainExists { own: false })));
-}
-
-#[tokio::test]
-async fn caches_are_shared_inside_an_account() {
-    let rig = Rig::start().await;
-    let set = async |share: &str| {
-        let function = model::Function {
-            id: 0,
-            name: "rewrite_host".into(),
-            args: vec![("share_host".into(), share.into())],
-            parent: None,
-        };
-        rig.app.set_functions(&me(), PUSH, &[name("a.com")], &[Wished { id: None, function }]).await
-    };
-    for refused in ["a.com", "none.com"] {
-        let denied = set(refused).await;
-        assert!(matches!(denied, Err(Denied::Functions(_))), "{refused}: {denied:?}");
-    }
-    set("b.com").await.unwrap();
-    rig.delete("b.com").await;
-    let stranger = principal("other", AccountStatus::Active, None);
-    assert!(
-        matches!(rig.add_domain(&stranger, "b.com").await, Err(Denied::DomainConflict)),
-        "it would be in another's cache"
-    );
-    assert!(rig.add_domain(&me(), "b.com").await.is_ok());
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::testing::{clock, node, pop, prefetch, soon, until, url};
 use crate::{Control, ControlConfig, Operator};
 
 mod lending;
+mod unused;
 
 /// A control plane with the POP `p`, and an invitation for nodes.
 struct Rig {

@@ -1,6 +1,9 @@
 //! Arguments of a function, read by name. Errors name the argument but never its value, which may be a secret.
 
+use regex::bytes::Regex;
+
 use super::Function;
+use super::expression::{self, Budget};
 
 /// What is wrong with an argument.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,16 +22,35 @@ pub enum BadArgument {
 }
 
 /// The arguments of one function.
-pub(super) struct Args<'a>(&'a Function);
+pub(super) struct Args<'a> {
+    function: &'a Function,
+    /// What expressions may still take, if they are to be set; without it, they are in the log already.
+    budget: Option<&'a Budget>,
+}
 
 impl<'a> Args<'a> {
+    /// The arguments of a function of the log.
     pub(super) fn of(function: &'a Function) -> Args<'a> {
-        Args(function)
+        Args { function, budget: None }
+    }
+
+    /// The arguments of a function that is to be set; its expressions are charged to `budget`.
+    pub(super) fn within(function: &'a Function, budget: &'a Budget) -> Args<'a> {
+        Args { function, budget: Some(budget) }
+    }
+
+    /// Compiles an expression, which is the argument `name` or in it.
+    pub(super) fn expression(&self, name: &'static str, text: &str) -> Result<Regex, BadArgument> {
+        let compiled = match self.budget {
+            None => expression::compile(text),
+            Some(budget) => budget.compile(text),
+        };
+        compiled.map_err(|expected| BadArgument::Value { name, expected })
     }
 
     /// Refuses all arguments that are not among `names`.
     pub(super) fn only(&self, names: &[&str]) -> Result<&Self, BadArgument> {
-        match self.0.args.iter().find(|(name, _)| !names.contains(&name.as_str())) {
+        match self.function.args.iter().find(|(name, _)| !names.contains(&name.as_str())) {
             Some((name, _)) => Err(BadArgument::Unknown(name.clone())),
             None => Ok(self),
         }
@@ -36,7 +58,7 @@ impl<'a> Args<'a> {
 
     /// A value without surrounding blanks; `None` if absent or empty.
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
-        let (_, value) = self.0.args.iter().find(|(known, _)| known == name)?;
+        let (_, value) = self.function.args.iter().find(|(known, _)| known == name)?;
         Some(value.trim()).filter(|value| !value.is_empty())
     }
 

@@ -89,7 +89,7 @@ fn paths(args: &Args<'_>) -> Result<Vec<Rewrite>, BadArgument> {
         if source.is_empty() || !target.starts_with('/') || target.len() > TARGET_BYTES_MAX || !plain {
             return Err(bad());
         }
-        Rewrite::new("uri", source, target, false, true, false)
+        Rewrite::new(args, "uri", source, target, false, true, false)
     };
     rules.iter().map(rule).collect()
 }

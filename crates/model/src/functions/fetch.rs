@@ -218,7 +218,7 @@ fn rewrite(args: &Args<'_>) -> Result<Rewrite, BadArgument> {
         Some("enhance_break") => (true, true),
         Some(_) => return Err(BadArgument::Value { name: "flag", expected: flag }),
     };
-    Rewrite::new("source_url", source, target, with_query, last, false)
+    Rewrite::new(args, "source_url", source, target, with_query, last, false)
 }
 
 fn arguments(args: &Args<'_>) -> Result<ArgumentRewrite, BadArgument> {

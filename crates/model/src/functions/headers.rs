@@ -3,15 +3,17 @@
 //! Headers for message framing, for caching, or for communication between nodes cannot be changed.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use regex::bytes::{Captures, Regex, RegexBuilder};
+use regex::bytes::{Captures, Regex};
 
 use super::args::{Args, BadArgument};
 
-/// Largest compiled expression, in bytes.
-pub(super) const COMPILED_BYTES_MAX: usize = 1 << 18;
+/// Longest header value that an expression is searched for in, in bytes; longer ones stay as they are.
+const SEARCHED_VALUE_BYTES_MAX: usize = 4 << 10;
 
-/// Longest expression, in bytes.
-pub(super) const EXPRESSION_BYTES_MAX: usize = 512;
+/// The most that one application of a rule searches, in bytes, counting what is left of a value for each search in it.
+/// A value that needs more stays as it is. Otherwise the time to replace every match would grow with the square of the
+/// length.
+const SEARCHED_BYTES_MAX: usize = 32 << 10;
 
 /// A change to one header. Applying it twice may change more than applying it once: [`Operation::Replace`] may match
 /// its own result, and [`Operation::Add`] adds again what a later rule replaced. So each header goes through the rules
@@ -33,7 +35,7 @@ pub enum Operation {
     Add(HeaderValue),
     /// Removes it.
     Delete,
-    /// In every value, replaces what `from` matches by `to`.
+    /// In every value, replaces what `from` matches by `to`. Values that take too much searching stay as they are.
     Replace {
         /// The expression to find.
         from: Regex,
@@ -64,8 +66,10 @@ impl HeaderRule {
             Operation::Replace { from, to, all } => {
                 let values: Vec<HeaderValue> = headers.get_all(&self.name).iter().cloned().collect();
                 headers.remove(&self.name);
+                let mut left = SEARCHED_BYTES_MAX;
                 for value in values {
-                    let new = replaced(from, to, *all, value.as_bytes());
+                    let is_short = value.len() <= SEARCHED_VALUE_BYTES_MAX;
+                    let new = is_short.then(|| replaced(from, to, *all, value.as_bytes(), &mut left)).flatten();
                     let new = new.and_then(|new| HeaderValue::from_bytes(&new).ok());
                     headers.append(self.name.clone(), new.unwrap_or(value));
                 }
@@ -78,15 +82,22 @@ impl HeaderRule {
 /// results could otherwise grow them without end.
 pub(super) const MADE_BYTES_MAX: usize = crate::key::PATH_BYTES_MAX;
 
-/// `old` with the first match of `from`, or all matches, replaced; `None` if the result is too long.
-pub(super) fn replaced(from: &Regex, to: &str, all: bool, old: &[u8]) -> Option<Vec<u8>> {
+/// `old` with the first match of `from`, or all matches, replaced; `None` if the result is too long, or if it takes more
+/// searching than `left` bytes, from which the bytes that were to be searched are taken.
+pub(super) fn replaced(from: &Regex, to: &str, all: bool, old: &[u8], left: &mut usize) -> Option<Vec<u8>> {
     let most = MADE_BYTES_MAX.max(old.len());
     let (mut new, mut rest) = (Vec::new(), 0);
-    for found in from.captures_iter(old).take(if all { usize::MAX } else { 1 }) {
+    let mut matches = from.captures_iter(old);
+    loop {
+        *left = left.checked_sub(old.len() - rest)?;
+        let Some(found) = matches.next() else { break };
         let whole = found.get_match();
         new.extend_from_slice(old.get(rest..whole.start())?);
         expand(&found, to, &mut new, most)?;
         rest = whole.end();
+        if !all {
+            break;
+        }
     }
     new.extend_from_slice(old.get(rest..)?);
     (new.len() <= most).then_some(new)
@@ -153,15 +164,6 @@ fn value(args: &Args<'_>, argument: &'static str) -> Result<HeaderValue, BadArgu
     let bad = BadArgument::Value { name: argument, expected };
     let text = args.required(argument, expected)?;
     HeaderValue::from_str(text).ok().filter(|_| text.len() <= 1000).ok_or(bad)
-}
-
-/// Compiles an expression within bounds.
-pub(super) fn expression(text: &str, name: &'static str) -> Result<Regex, BadArgument> {
-    let bad = BadArgument::Value { name, expected: "a regular expression of at most 512 bytes, without look-around" };
-    if text.len() > EXPRESSION_BYTES_MAX {
-        return Err(bad);
-    }
-    RegexBuilder::new(text).unicode(false).size_limit(COMPILED_BYTES_MAX).build().map_err(|_| bad)
 }
 
 /// The replacement with group references such as `$1` delimited, as in `${1}`.
@@ -251,7 +253,7 @@ fn operated(args: &Args<'_>, key: &'static str, worth: &'static str, way: Way) -
             None => Operation::Set(value(args, worth)?),
             Some(source) => {
                 let to = replacement(args.get("header_destination").unwrap_or_default());
-                Operation::Replace { from: expression(source, "header_source")?, to, all }
+                Operation::Replace { from: args.expression("header_source", source)?, to, all }
             }
         },
         _ => return Err(BadArgument::Value { name: "header_operation_type", expected }),

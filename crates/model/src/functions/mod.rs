@@ -10,7 +10,8 @@
 //! - Functions that [`check`] has passed compile. A stored function that does not compile, because another version
 //!   wrote it, has no effect; it is never an error on a node.
 //! - Argument values may be secrets: neither `Debug` nor an error shows them.
-//! - Names, arguments and counts are bounded, and so is the total size of a domain's functions.
+//! - Names, arguments and counts are bounded, and so are the total size of a domain's functions and, for those that
+//!   [`check`] has passed, the size of their compiled expressions.
 //!
 //! # Not here
 //!
@@ -28,6 +29,7 @@ mod access;
 mod args;
 mod cachekey;
 mod catalogue;
+mod expression;
 mod fetch;
 mod headers;
 mod https;
@@ -52,6 +54,7 @@ pub use stale::Stale;
 pub use ttl::{Applies, CodeTtl, Codes, Reach, TtlRule, Ttls};
 
 use args::Args;
+use expression::Budget;
 
 /// Maximum number of functions of one domain.
 pub const FUNCTIONS_MAX: usize = 200;
@@ -135,7 +138,7 @@ const EXCLUSIVE: [(&str, &str); 6] = [
     ("ip_allow_list_set", "ip_black_list_set"),
 ];
 
-/// Checks that all of `functions` may be set together.
+/// Checks that all of `functions` may be set together. It compiles expressions several times, to measure them.
 pub fn check(functions: &[Function]) -> Result<(), BadFunctions> {
     let name_is_good = |name: &str| {
         (1..=NAME_BYTES_MAX).contains(&name.len())
@@ -144,7 +147,7 @@ pub fn check(functions: &[Function]) -> Result<(), BadFunctions> {
     if functions.len() > FUNCTIONS_MAX || functions.iter().map(Function::bytes).sum::<usize>() > BYTES_MAX {
         return Err(BadFunctions::TooMany);
     }
-    let mut rules = Rules::default();
+    let (mut rules, budget) = (Rules::default(), Budget::new());
     for function in functions {
         if function.args.len() > ARGUMENTS_MAX {
             return Err(BadFunctions::TooMany);
@@ -155,7 +158,10 @@ pub fn check(functions: &[Function]) -> Result<(), BadFunctions> {
         if named(&function.name).is_some_and(|kind| kind.built) && function.parent.is_some() {
             return Err(BadFunctions::Conditional(function.name.clone()));
         }
-        rules.take(function).map_err(|problem| BadFunctions::Argument { function: function.name.clone(), problem })?;
+        let args = Args::within(function, &budget);
+        rules
+            .take(function, &args)
+            .map_err(|problem| BadFunctions::Argument { function: function.name.clone(), problem })?;
     }
     let is_there = |name: &str| functions.iter().any(|function| function.name == name);
     match EXCLUSIVE.into_iter().find(|(one, other)| is_there(one) && is_there(other)) {
@@ -193,19 +199,18 @@ pub struct Rules {
 
 impl Rules {
     /// Adds one function; one that is not implemented adds nothing.
-    fn take(&mut self, function: &Function) -> Result<(), BadArgument> {
-        let args = Args::of(function);
+    fn take(&mut self, function: &Function, args: &Args<'_>) -> Result<(), BadArgument> {
         match function.name.as_str() {
-            "filetype_based_ttl_set" | "path_based_ttl_set" => self.ttls.rules.push(ttl::rule(function.id, &args)?),
-            "filetype_force_ttl_code" | "path_force_ttl_code" => self.ttls.codes.push(ttl::code(function.id, &args)?),
-            "serving_stale_content" => self.stale = Some(stale::stale(&args)?),
-            "default_ttl_code" => self.ttls.default = ttl::default(&args)?,
+            "filetype_based_ttl_set" | "path_based_ttl_set" => self.ttls.rules.push(ttl::rule(function.id, args)?),
+            "filetype_force_ttl_code" | "path_force_ttl_code" => self.ttls.codes.push(ttl::code(function.id, args)?),
+            "serving_stale_content" => self.stale = Some(stale::stale(args)?),
+            "default_ttl_code" => self.ttls.default = ttl::default(args)?,
             "set_hashkey_args" => {
-                self.key.query = key::kept(&args)?;
+                self.key.query = key::kept(args)?;
                 self.fetch.by_key = args.get("keep_oss_args") == Some("off");
             }
             "ali_remove_args" => {
-                self.key.query = key::removed(&args)?;
+                self.key.query = key::removed(args)?;
                 self.fetch.by_key = args.get("keep_oss_args") == Some("off");
             }
             "range" => {
@@ -215,37 +220,37 @@ impl Rules {
                     _ => None,
                 }
             }
-            "set_resp_header" => self.response.push(headers::set_response(&args)?),
-            "set_req_header" => self.fetch.headers.push(headers::set_request(&args)?),
-            "origin_request_header" => self.fetch.headers.push(headers::at_origin(&args)?),
-            ORIGIN_RESPONSE_HEADER => self.origin_response.push(headers::from_origin(&args)?),
-            "prefetch_limit" => self.prefetch = prefetch::limit(&args)?,
+            "set_resp_header" => self.response.push(headers::set_response(args)?),
+            "set_req_header" => self.fetch.headers.push(headers::set_request(args)?),
+            "origin_request_header" => self.fetch.headers.push(headers::at_origin(args)?),
+            ORIGIN_RESPONSE_HEADER => self.origin_response.push(headers::from_origin(args)?),
+            "prefetch_limit" => self.prefetch = prefetch::limit(args)?,
             "gzip" => self.gzip = args.only(&["enable"])?.on("enable")?,
             name @ ("https_option" | "https_force" | "http_force" | "https_tls_version") => {
-                self.https.take(name, &args)?
+                self.https.take(name, args)?
             }
             "self_defined_cachekey" => {
-                let made = cachekey::cache_key(&args)?;
+                let made = cachekey::cache_key(args)?;
                 (self.key.paths, self.key.arguments, self.key.headers) = (made.paths, made.arguments, made.headers);
             }
-            "rewrite_host" => self.key.share = Some(key::share(&args)?),
+            "rewrite_host" => self.key.share = Some(key::share(args)?),
             "host_redirect" => {
-                let rule = redirect::rule(&args)?;
+                let rule = redirect::rule(args)?;
                 if rule.status.is_none() {
                     self.key.rewrites.push(rule.rewrite.clone());
                 }
                 self.urls.push(rule);
             }
             "aliauth" => {
-                let auth = access::auth(&args)?;
+                let auth = access::auth(args)?;
                 self.key.signed = auth.as_ref().map(|auth| auth.kind);
                 self.access.auth = auth;
             }
-            "referer_white_list_set" => self.access.referers = Some(access::referers(&args, true)?),
-            "referer_black_list_set" => self.access.referers = Some(access::referers(&args, false)?),
-            "ip_allow_list_set" => self.access.addresses = Some(access::addresses(&args, true)?),
-            "ip_black_list_set" => self.access.addresses = Some(access::addresses(&args, false)?),
-            name => return self.fetch.take(name, &args),
+            "referer_white_list_set" => self.access.referers = Some(access::referers(args, true)?),
+            "referer_black_list_set" => self.access.referers = Some(access::referers(args, false)?),
+            "ip_allow_list_set" => self.access.addresses = Some(access::addresses(args, true)?),
+            "ip_black_list_set" => self.access.addresses = Some(access::addresses(args, false)?),
+            name => return self.fetch.take(name, args),
         }
         Ok(())
     }
@@ -276,7 +281,7 @@ impl Functions {
         list.sort_by_key(|function| function.id);
         let mut rules = Rules::default();
         for function in list.iter().filter(|function| function.parent.is_none()) {
-            let _ = rules.take(function);
+            let _ = rules.take(function, &Args::of(function));
         }
         let shape = rules.key.shape();
         let origin_headers = origin_headers(&list);

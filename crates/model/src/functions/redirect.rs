@@ -68,6 +68,6 @@ pub(super) fn rule(args: &Args<'_>) -> Result<UrlRule, BadArgument> {
     if !plain || !(away || target.starts_with('/')) || (!sends && target.contains('#')) {
         return Err(BadArgument::Value { name: "replacement", expected });
     }
-    let rewrite = Rewrite::new("regex", source, target, with_query, last, true)?;
+    let rewrite = Rewrite::new(args, "regex", source, target, with_query, last, true)?;
     Ok(UrlRule { rewrite, status: sends.then_some(status) })
 }

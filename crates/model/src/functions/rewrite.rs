@@ -6,8 +6,8 @@
 
 use regex::bytes::Regex;
 
-use super::args::BadArgument;
-use super::headers::{MADE_BYTES_MAX, expand, expression, replaced, replacement};
+use super::args::{Args, BadArgument};
+use super::headers::{MADE_BYTES_MAX, expand, replaced, replacement};
 use crate::key::UrlKey;
 
 /// One rule that rewrites a path.
@@ -53,6 +53,7 @@ impl Area {
 impl Rewrite {
     /// A rule with `source`, the value of `argument`, and `target`, both as configured.
     pub(super) fn new(
+        args: &Args<'_>,
         argument: &'static str,
         source: &str,
         target: &str,
@@ -60,7 +61,7 @@ impl Rewrite {
         last: bool,
         whole: bool,
     ) -> Result<Rewrite, BadArgument> {
-        let source = expression(source, argument)?;
+        let source = args.expression(argument, source)?;
         Ok(Rewrite { source, target: replacement(target), with_query, last, whole })
     }
 
@@ -81,7 +82,9 @@ impl Rewrite {
         if self.whole {
             expand(&found, &self.target, &mut made, MADE_BYTES_MAX)?;
         } else {
-            made = replaced(&self.source, &self.target, false, looked_at.as_bytes())?;
+            // Only one match is replaced, so one more search is enough.
+            let mut left = looked_at.len();
+            made = replaced(&self.source, &self.target, false, looked_at.as_bytes(), &mut left)?;
         }
         // The path of a key is ASCII, and so is a target.
         let made = String::from_utf8_lossy(&made);

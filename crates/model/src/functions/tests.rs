@@ -20,6 +20,9 @@ fn one(name: &str, args: &[(&str, &str)]) -> Functions {
     Functions::new(list)
 }
 
+/// An expression that compiles to more than may be set, and to less than earlier versions let in.
+const LARGE: &str = "[ab]{0,400}z";
+
 #[test]
 fn wrong_arguments_are_refused_by_name() {
     let cases: &[(&str, Given, &str)] = &[
@@ -68,6 +71,13 @@ fn wrong_arguments_are_refused_by_name() {
         ("back_to_origin_url_rewrite", &[("source_url", "(((a{999}){999}){999})"), ("target_url", "/")], "source_url"),
         ("back_to_origin_argument_rewrite", &[("add_argument", "a")], "add_argument"),
         ("host_redirect", &[("replacement", "/x")], "regex"),
+        ("host_redirect", &[("regex", LARGE), ("replacement", "/x")], "regex"),
+        ("back_to_origin_url_rewrite", &[("source_url", LARGE), ("target_url", "/x")], "source_url"),
+        (
+            "set_resp_header",
+            &[("header_operation_type", "rewrite"), ("key", "X-A"), ("header_source", LARGE)],
+            "header_source",
+        ),
         ("host_redirect", &[("regex", "^/(?=a)"), ("replacement", "/x")], "regex"),
         ("host_redirect", &[("regex", "^/a"), ("replacement", "x.html")], "replacement"),
         ("host_redirect", &[("regex", "^/a"), ("replacement", "http://b.com/"), ("flag", "break")], "replacement"),
@@ -378,6 +388,61 @@ fn header_rules_do_what_they_say() {
         let found: Vec<&str> = headers.get_all("x-a").iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(found, *expected, "{operation} {args:?}");
     }
+}
+
+#[test]
+fn expressions_of_a_domain_share_a_bound() {
+    let rules = |source: &str, count: u64| -> Vec<Function> {
+        let args = [("source_url", source), ("target_url", "/x")];
+        (1..=count).map(|id| function(id, "back_to_origin_url_rewrite", &args)).collect()
+    };
+    assert_eq!(check(&rules("^/v1/([^/]+)/(.*)$", 200)), Ok(()), "plain ones are small");
+    let some = rules("^/[a-z0-9]{1,200}$", 10);
+    assert_eq!(check(&some), Ok(()));
+    // It counts whatever kind of function an expression is in.
+    let args = [("regex", "^/[a-z0-9]{1,200}$"), ("replacement", "/x")];
+    let more = [some, vec![function(11, "host_redirect", &args), function(12, "host_redirect", &args)]].concat();
+    let problem = match check(&more) {
+        Err(BadFunctions::Argument { function, problem }) if function == "host_redirect" => problem.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(problem.starts_with("regex: ") && problem.contains("256 KiB"), "{problem}");
+}
+
+#[test]
+fn large_expression_that_is_in_the_log_still_works() {
+    let list = vec![function(1, "host_redirect", &[("regex", LARGE), ("replacement", "/x"), ("flag", "break")])];
+    assert!(check(&list).is_err());
+    let key = Functions::new(list).key(&UrlKey::new("a.com", "/abz").unwrap());
+    assert_eq!(key.path_and_query(), "/x");
+}
+
+#[test]
+fn replacing_in_a_header_searches_a_bounded_number_of_bytes() {
+    let args = [
+        ("header_operation_type", "rewrite"),
+        ("header_name", "X-A"),
+        ("header_source", "a"),
+        ("header_destination", "b"),
+    ];
+    let replaced = |all: &str, values: &[&str]| -> Vec<String> {
+        let args: Vec<(&str, &str)> = args.into_iter().chain([("match_all", all)]).collect();
+        let functions = one("origin_response_header", &args);
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("x-a", HeaderValue::from_str(value).unwrap());
+        }
+        functions.rules().origin_response[0].apply(&mut headers);
+        headers.get_all("x-a").iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let (short, long) = ("a".repeat(200), "a".repeat(4 << 10));
+    let longer = "a".repeat((4 << 10) + 1);
+    assert_eq!(replaced("on", &[&short]), ["b".repeat(200)]);
+    assert_eq!(replaced("off", &[&long]), [format!("b{}", &long[1..])]);
+    assert_eq!(replaced("off", &[&longer]), [longer], "longer than what is searched");
+    assert_eq!(replaced("on", &[&long]), [long], "every match would take a search of what is left");
+    let some = replaced("on", &[&short, &short, &short]);
+    assert_eq!(some, ["b".repeat(200), short.clone(), short], "the bound is of all values together");
 }
 
 #[test]
