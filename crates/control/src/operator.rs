@@ -257,8 +257,9 @@ impl Operator {
 
     /// Gives the log a new identity, which every restore of the database from a backup needs before a control plane
     /// starts on it: what was logged since the backup is lost, and nodes that applied it must forget what they know.
+    /// Nodes get a new credential to believe each other by, so that a removed one is believed no longer.
     pub async fn renew_log(&self) -> Result<LogId, OperatorError> {
-        self.recorded("log renew", "", &[], async { Ok(self.state.renew_log().await?) }).await
+        self.recorded("log renew", "", &[], async { Ok(self.state.renew_log(&self.seal).await?) }).await
     }
 
     /// Blocks a name, and with a leading dot all names below it: its domain is switched off, and nobody may add or

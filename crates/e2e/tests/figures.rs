@@ -198,7 +198,7 @@ async fn load(stage: &Stage, round: usize, secure: u16, authority: &Path) -> any
                 ensure!(answer.status == 200, "{path}: {}", answer.status);
             }
         }
-        // A range of a stored body: a range of an unstored body that is too small for slices causes two requests to the
+        // A range of a stored body: a range of an unstored body that is too small for slices may cause two requests to the
         // origin, and the node reads only one of the answers, though the origin has sent both.
         let part = http::get(port, DOMAIN, &format!("/{round}/4.bin?again=0"), &[("range", "bytes=10-1009")]).await?;
         ensure!((part.status.as_u16(), part.body.len()) == (206, 1000), "{}", part.status);

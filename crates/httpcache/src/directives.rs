@@ -44,29 +44,41 @@ const NEEDED: [HeaderName; 13] = [
 
 /// The cache directives of a response. Durations are `None` if the directive is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Directives {
+pub struct Directives {
     /// Whether a targeted field applies, so that `Expires` is ignored as well (RFC 9213 §2.2).
-    pub(crate) targeted: bool,
-    pub(crate) no_store: bool,
-    pub(crate) no_cache: bool,
-    pub(crate) private: bool,
-    pub(crate) public: bool,
-    pub(crate) must_revalidate: bool,
-    pub(crate) proxy_revalidate: bool,
-    pub(crate) must_understand: bool,
-    pub(crate) immutable: bool,
+    pub targeted: bool,
+    /// RFC 9111 §5.2.2.5.
+    pub no_store: bool,
+    /// The unqualified form (RFC 9111 §5.2.2.4).
+    pub no_cache: bool,
+    /// The unqualified form (RFC 9111 §5.2.2.7).
+    pub private: bool,
+    /// RFC 9111 §5.2.2.9.
+    pub public: bool,
+    /// RFC 9111 §5.2.2.2.
+    pub must_revalidate: bool,
+    /// RFC 9111 §5.2.2.8.
+    pub proxy_revalidate: bool,
+    /// RFC 9111 §5.2.2.3.
+    pub must_understand: bool,
+    /// RFC 8246.
+    pub immutable: bool,
     /// Fields of the qualified forms of `no-cache` and `private`.
-    pub(crate) withheld: Vec<HeaderName>,
-    pub(crate) max_age: Option<Duration>,
-    pub(crate) s_maxage: Option<Duration>,
-    pub(crate) stale_while_revalidate: Option<Duration>,
-    pub(crate) stale_if_error: Option<Duration>,
+    pub withheld: Vec<HeaderName>,
+    /// RFC 9111 §5.2.2.1.
+    pub max_age: Option<Duration>,
+    /// RFC 9111 §5.2.2.10.
+    pub s_maxage: Option<Duration>,
+    /// RFC 5861 §3.
+    pub stale_while_revalidate: Option<Duration>,
+    /// RFC 5861 §4.
+    pub stale_if_error: Option<Duration>,
 }
 
 impl Directives {
     /// Parses the field that applies to a CDN: the first targeted field that is valid and not empty, else
     /// `Cache-Control`.
-    pub(crate) fn of(response: &HeaderMap) -> Directives {
+    pub fn of(response: &HeaderMap) -> Directives {
         TARGETED
             .iter()
             .find_map(|field| Directives::targeted(response, field))

@@ -38,7 +38,7 @@ pub const OF_CONTENT: [HeaderName; 4] =
 
 /// Fields that `Connection` cannot remove. A sender must not list fields meant for every recipient (RFC 9110 §7.6.1);
 /// one that does could make a private response look public, or one response look like another.
-const KEPT: [HeaderName; 17] = [
+const KEPT: [HeaderName; 22] = [
     AGE,
     AUTHORIZATION,
     CACHE_CONTROL,
@@ -56,6 +56,11 @@ const KEPT: [HeaderName; 17] = [
     SET_COOKIE,
     VARY,
     HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
 ];
 
 /// The end-to-end fields: all but hop-by-hop ones and those that `Connection` lists.

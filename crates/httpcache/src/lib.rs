@@ -35,7 +35,7 @@ pub use answer::{Answer, answer};
 pub use cache_status::{CacheStatus, Forward, Outcome, via};
 pub use date::{delay, retry_after};
 pub use decide::{Allowed, Bypass, Decision, decide};
-pub use directives::is_targeted;
+pub use directives::{Directives, is_targeted};
 pub use freshness::{Freshness, LIFETIME_MAX};
 pub use headers::{OF_CONTENT, WrongBody, end_to_end, freshen, kept, not_modified, upstream, validators};
 pub use invalidate::{invalidated_too, invalidates};

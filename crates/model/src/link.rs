@@ -72,6 +72,7 @@ impl From<prefetch::Job> for Job {
             verbatim: job.verbatim,
             refetch: job.refetch,
             pin: job.pin.map(|pin| Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
+            again: job.again,
         }
     }
 }
@@ -87,6 +88,7 @@ impl From<Job> for prefetch::Job {
             verbatim: job.verbatim,
             refetch: job.refetch,
             pin: job.pin.map(|pin| prefetch::Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
+            again: job.again,
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct Job {
     /// Whether the object is to be pinned in the store, and until when.
     #[serde(default)]
     pub pin: Option<Pin>,
+    /// Whether an earlier try failed, so that a request to the origin for it is a retry.
+    #[serde(default)]
+    pub again: bool,
 }
 
 impl Job {

@@ -215,26 +215,41 @@ impl Topology {
     /// The tiers a request passes through in `pop`, from the one that users reach to the root. Stops at a parent that
     /// does not exist or would close a loop, so that a mistake in the topology costs a tier, not a hang.
     fn chain(&self, pop: &PopName) -> Vec<Parent> {
-        let mut chain: Vec<Parent> = Vec::new();
         // Users reach the lowest tier that has members in the POP.
         let lowest = self.members.values().filter(|member| &member.pop == pop).map(|member| member.tier).min();
         let mut next = lowest.map(|tier| Parent { pop: pop.clone(), tier });
+        let mut chain: Vec<Parent> = Vec::new();
         while let Some(group) = next.filter(|group| !chain.contains(group)) {
-            next = self.pops.get(&group.pop).and_then(|pop| pop.parents.get(&group.tier)).cloned();
-            if self.group(&group).next().is_some() {
-                chain.push(group);
-            }
+            next = self.above(&group);
+            chain.push(group);
         }
         chain
     }
 
-    fn group<'a>(&'a self, group: &'a Parent) -> impl Iterator<Item = &'a Member> {
+    /// The next tier above `group` that has members. A tier without members is passed over, by requests and by
+    /// prefetches alike: otherwise users would reach the origin past the tier that prefetches warm.
+    fn above(&self, group: &Parent) -> Option<Parent> {
+        let mut passed = vec![group.clone()];
+        loop {
+            let last = passed.last()?;
+            let next = self.pops.get(&last.pop)?.parents.get(&last.tier)?;
+            if passed.contains(next) {
+                return None;
+            }
+            if self.group(next).next().is_some() {
+                return Some(next.clone());
+            }
+            passed.push(next.clone());
+        }
+    }
+
+    fn group(&self, group: &Parent) -> impl Iterator<Item = &Member> {
         self.members.values().filter(move |member| member.pop == group.pop && member.tier == group.tier)
     }
 
     /// The members of a tier of a POP in the order in which they own `key`: the first is the owner, the next takes over
     /// if it fails.
-    pub fn owners<'a>(&'a self, group: &'a Parent, key: u128) -> Vec<&'a Member> {
+    pub fn owners(&self, group: &Parent, key: u128) -> Vec<&Member> {
         let mut owners: Vec<&Member> = self.group(group).collect();
         owners.sort_by_key(|member| std::cmp::Reverse(score(&member.name, key)));
         owners
@@ -243,8 +258,8 @@ impl Topology {
     /// The nodes that node `name` asks for `key`, in order; empty if it asks the origin.
     pub fn parents(&self, name: &NodeName, key: u128) -> Vec<&Member> {
         let Some(member) = self.members.get(name) else { return Vec::new() };
-        let parent = self.pops.get(&member.pop).and_then(|pop| pop.parents.get(&member.tier));
-        parent.map(|parent| self.owners(parent, key)).unwrap_or_default()
+        let parent = self.above(&Parent { pop: member.pop.clone(), tier: member.tier });
+        parent.map(|parent| self.owners(&parent, key)).unwrap_or_default()
     }
 
     /// The tiers of POPs that a prefetch of something served in `area` warms, each with one owner per key: always the
@@ -364,6 +379,34 @@ mod tests {
             &[("n", "p", Tier::L1), ("m", "p", Tier::L2)],
         );
         assert_eq!(words(&circle.roots(Coverage::Global)), ["p/L2"]);
+    }
+
+    #[test]
+    fn tier_without_members_is_passed_over_by_requests_and_prefetches_alike() {
+        let to_core = [(Tier::L1, "p", Tier::L2), (Tier::L2, "core", Tier::L3)];
+        let pops = [pop("p", Coverage::Global, &to_core), pop("core", Coverage::Global, &[])];
+        let circle = [pop(
+            "p",
+            Coverage::Global,
+            &[(Tier::L1, "p", Tier::L2), (Tier::L2, "p", Tier::L3), (Tier::L3, "p", Tier::L2)],
+        )];
+        type Case<'a> = (&'a str, &'a [Pop], &'a [(&'a str, &'a str, Tier)], &'a [&'a str], &'a [&'a str]);
+        let cases: &[Case<'_>] = &[
+            // why, POPs, nodes, whom `edge` asks, the roots
+            ("every tier", &pops, &[("l2", "p", Tier::L2), ("l3", "core", Tier::L3)], &["l2"], &["core/L3"]),
+            ("no L2", &pops, &[("l3", "core", Tier::L3)], &["l3"], &["core/L3"]),
+            ("no L3", &pops, &[("l2", "p", Tier::L2)], &["l2"], &["p/L2"]),
+            ("nobody above", &pops, &[], &[], &["p/L1"]),
+            ("a circle of empty tiers", &circle, &[], &[], &["p/L1"]),
+        ];
+        for (why, pops, others, parents, roots) in cases {
+            let nodes = [&[("edge", "p", Tier::L1)], *others].concat();
+            let topology = topology(pops, &nodes);
+            let asked = topology.parents(&NodeName::parse("edge").unwrap(), 7);
+            let asked: Vec<&str> = asked.iter().map(|member| member.name.as_str()).collect();
+            assert_eq!(asked, *parents, "{why}");
+            assert_eq!(words(&topology.roots(Coverage::Global)), *roots, "{why}");
+        }
     }
 
     #[test]

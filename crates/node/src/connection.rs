@@ -32,7 +32,7 @@ use tokio::time::{Instant, Sleep};
 use crate::flood::{Frames, Heads, PREFACE};
 use crate::hot::{self, Hit, Seen};
 use crate::listener::{Handoff, RECHECK};
-use crate::metrics::{Metrics, Refusal};
+use crate::metrics::{Held, Metrics, Refusal};
 use crate::network::Stream;
 
 /// Longest wait for the head of a request from its first byte on, and for the first byte of a connection.
@@ -40,6 +40,11 @@ pub(crate) const HEAD_MAX: Duration = Duration::from_secs(15);
 
 /// How long a connection without requests is kept.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// The same while more than three quarters of the connections a node may have are taken: idle ones make room for others.
+/// And how often idle connections look at that.
+const IDLE_CROWDED_MAX: Duration = Duration::from_secs(5);
+const CROWDED_CHECK: Duration = Duration::from_secs(10);
 
 /// Longest time a client may read nothing while there is something to read.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
@@ -165,7 +170,7 @@ pub(crate) struct Connection<S> {
     /// The task that is woken when `look` is due.
     looks: Option<Waker>,
     /// Since when the client's socket accepts nothing, and when to check again.
-    stalled: Option<(Instant, Pin<Box<Sleep>>)>,
+    stalled: Option<(Instant, Pin<Box<Sleep>>, Held)>,
     above: Above,
     /// A hit that is answered here, below hyper.
     hit: Option<Box<Hit>>,
@@ -205,6 +210,14 @@ fn stall_max(handoff: &Handoff) -> Duration {
     match handoff.store().is_exhausted() {
         true => WRITE_STALL_EXHAUSTED_MAX,
         false => WRITE_STALL_MAX,
+    }
+}
+
+/// How long a connection may be idle, as things stand.
+fn idle_max(handoff: &Handoff) -> Duration {
+    match handoff.front.is_crowded() {
+        true => IDLE_CROWDED_MAX,
+        false => IDLE_MAX,
     }
 }
 
@@ -279,7 +292,7 @@ impl<S> Connection<S> {
         }
         let running = turn.running.load(Ordering::Relaxed) > 0;
         // For hyper a short body is over once hyper has taken it, even if the client has not.
-        if let Some((since, _)) = &self.stalled {
+        if let Some((since, ..)) = &self.stalled {
             return (*since + stall_max(&self.handoff), Some(Waits::Reader));
         }
         match &mut self.head {
@@ -287,7 +300,7 @@ impl<S> Connection<S> {
                 (*since.get_or_insert(now) + HEAD_MAX, Some(Waits::Head))
             }
             _ if running => (self.moved + stall_max(&self.handoff), Some(Waits::Reader)),
-            _ => (self.moved + IDLE_MAX, Some(Waits::Request)),
+            _ => (self.moved + idle_max(&self.handoff), Some(Waits::Request)),
         }
     }
 
@@ -296,7 +309,11 @@ impl<S> Connection<S> {
         loop {
             let now = Instant::now();
             let (until, waits) = self.bound(now);
-            let next = if let Some(Waits::Reader) = waits { until.min(now + EXHAUSTED_CHECK) } else { until };
+            let next = match waits {
+                Some(Waits::Reader) => until.min(now + EXHAUSTED_CHECK),
+                Some(Waits::Request) => until.min(now + CROWDED_CHECK),
+                Some(Waits::Head) | None => until,
+            };
             let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             // A timer that fires too early is left as it is: one check too many is cheaper than moving it with every
             // request.
@@ -358,7 +375,10 @@ impl<S> Connection<S> {
             return poll;
         }
         self.handoff.blocked();
-        let (since, look) = self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(RECHECK))));
+        let (since, look, _) = self.stalled.get_or_insert_with(|| {
+            let held = self.handoff.metrics().connections_stalled.hold();
+            (Instant::now(), Box::pin(tokio::time::sleep(RECHECK)), held)
+        });
         loop {
             ready!(look.as_mut().poll(cx));
             let waited = since.elapsed();

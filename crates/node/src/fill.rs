@@ -22,7 +22,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -39,7 +39,7 @@ use tokio::time::Instant;
 use crate::head::{Head, ObjectKey};
 use crate::interim::Interim;
 use crate::knowing::{Knowing, LogTag};
-use crate::metrics::{Metrics, Refusal};
+use crate::metrics::{Gauge, Held, Metrics, Refusal};
 use crate::respond::BodyError;
 use crate::room::Room;
 use crate::slices::{self, Part, SliceSizes};
@@ -50,6 +50,8 @@ use task::FillTask;
 mod marking;
 mod pouring;
 mod task;
+
+pub(crate) use pouring::Pauses;
 
 /// Most fetches at a time.
 pub(crate) const FILLS_MAX: usize = 8192;
@@ -62,7 +64,12 @@ pub(crate) const PASSING_MAX: usize = 4096;
 const LONE_MAX: usize = 16_384;
 const LONE_FOR: Duration = Duration::from_secs(5);
 
-/// The same for a body that turned out too large for the store only while it arrived: the readers of such a fill are
+/// How many keys are remembered because their validation in the background failed or was put off, and for how long:
+/// without a pause, the next of many requests would begin another one at once.
+const UNCONFIRMED_MAX: usize = 16_384;
+const UNCONFIRMED_FOR: Duration = Duration::from_secs(1);
+
+/// The same as for answers that may not be shared, for a body that turned out too large for the store only while it arrived: the readers of such a fill are
 /// cut off.
 const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
 
@@ -80,6 +87,9 @@ const MARKERS_AT_ONCE: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     User,
+    /// A user was sent a stale response, which is validated in the background. It is what a user's request would be,
+    /// except that it yields to users: an origin that is to be left alone, or that users keep busy, is not asked.
+    Revalidation,
     Prefetch,
 }
 
@@ -111,6 +121,8 @@ pub(crate) struct Order {
     pub(crate) purpose: Purpose,
     /// The refetch it is for: only a fetch for this or a later one will do; zero for none.
     pub(crate) refetch: u64,
+    /// Of a prefetch: whether an earlier try failed.
+    pub(crate) again: bool,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
     /// The stored response may be served in place of a failure, so a failure must not replace it.
@@ -330,6 +342,8 @@ struct Running {
     party: Arc<Party>,
     /// Whether a user waits for it.
     awaited: watch::Sender<bool>,
+    /// Set once a user has begun or joined it: it is then counted among those that users wait for.
+    for_users: OnceLock<Held>,
     /// Whether its result must no longer be stored, because the URL was written to since it was asked for, or the
     /// result of a later fetch is there. The lock is held while the result becomes visible in the store, so that the
     /// setter knows that the result is either there already or never will be.
@@ -340,6 +354,11 @@ impl Running {
     /// Whether it has brought a body, which may be shared unless it is [`Arrived::alone`].
     fn has_come(&self) -> bool {
         matches!(&*self.arrival.borrow(), Some(Arrival::Body(_)))
+    }
+
+    /// Whether it brought a failure, or nothing.
+    fn has_failed(&self) -> bool {
+        matches!(&*self.arrival.borrow(), Some(Arrival::Lone { failed: true } | Arrival::Failed(_)))
     }
 
     /// Whether it brings the ordered variant, as far as that is known.
@@ -394,7 +413,9 @@ pub(crate) struct Fills {
     /// Held while the marker of a URL is read and written, chosen by the URL's hash: variants that arrive at the same
     /// time share one marker.
     marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
-    for_users: Arc<crate::metrics::Gauge>,
+    for_users: Arc<Gauge>,
+    /// Keys whose background validation failed, and until when none is begun.
+    unconfirmed: Mutex<HashMap<ObjectKey, Instant>>,
     all: Arc<Room>,
     passing: Arc<Room>,
 }
@@ -421,6 +442,7 @@ impl Fills {
             lone: Mutex::default(),
             marking: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             for_users: Arc::default(),
+            unconfirmed: Mutex::default(),
             all: Room::new(FILLS_MAX),
             passing: Room::new(PASSING_MAX),
         }
@@ -430,7 +452,11 @@ impl Fills {
         &self.store
     }
 
-    /// Fetches running now, and those of them that users began.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Fetches running now, and those of them that users began or joined.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.all.taken(), self.for_users.get())
     }
@@ -467,6 +493,32 @@ impl Fills {
         }
     }
 
+    /// Validates a stored response in the background, or joins a fetch that does; not if a moment ago that failed.
+    pub(crate) fn revalidate(self: &Arc<Self>, order: Order) {
+        if self.is_unconfirmed(&order.key) {
+            return;
+        }
+        if let Some(behind) = self.begin(Order { purpose: Purpose::Revalidation, stands_in: true, ..order }) {
+            behind.leave_it_behind();
+        }
+    }
+
+    fn is_unconfirmed(&self, key: &ObjectKey) -> bool {
+        let unconfirmed = self.unconfirmed.lock().expect("no holder of this lock can panic");
+        !unconfirmed.is_empty() && unconfirmed.get(key).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn note_unconfirmed(&self, key: &ObjectKey) {
+        let now = Instant::now();
+        let mut unconfirmed = self.unconfirmed.lock().expect("no holder of this lock can panic");
+        if unconfirmed.len() >= UNCONFIRMED_MAX {
+            unconfirmed.retain(|_, until| now < *until);
+        }
+        if unconfirmed.len() < UNCONFIRMED_MAX {
+            unconfirmed.insert(key.clone(), now + UNCONFIRMED_FOR);
+        }
+    }
+
     /// Joins a fetch that runs, or begins one; `None` when too many run.
     pub(crate) fn begin(self: &Arc<Self>, order: Order) -> Option<Waiting> {
         let (told, arrival) = watch::channel(None);
@@ -497,6 +549,7 @@ impl Fills {
             if let Some((running, member)) = joined {
                 if by_user {
                     running.awaited.send_if_modified(|awaited| !std::mem::replace(awaited, true));
+                    running.for_users.get_or_init(|| self.for_users.hold());
                 }
                 return Some(Waiting { member, arrival: running.arrival.clone(), lone: None, joined: true });
             }
@@ -507,19 +560,30 @@ impl Fills {
             // Noted here, before anything is asked (rule 1).
             let (fetch, log) = self.knowing.begin_fetch(&order.url, order.asker);
             let overtaken = tokio::sync::Mutex::default();
-            let awaited = watch::Sender::new(order.purpose == Purpose::User);
-            let (refetch, arrival) = (order.refetch, arrival.clone());
-            let number = self.begun.fetch_add(1, Ordering::Relaxed);
-            let running =
-                Running { number, shape, authorized, fetch, log, refetch, arrival, party, awaited, overtaken };
-            let running = Arc::new(running);
+            let awaited = watch::Sender::new(by_user);
+            let for_users = OnceLock::new();
+            if by_user {
+                for_users.get_or_init(|| self.for_users.hold());
+            }
+            let running = Arc::new(Running {
+                number: self.begun.fetch_add(1, Ordering::Relaxed),
+                shape,
+                authorized,
+                fetch,
+                log,
+                refetch: order.refetch,
+                arrival: arrival.clone(),
+                party,
+                awaited,
+                for_users,
+                overtaken,
+            });
             all.entry(order.key.clone()).or_default().push(running.clone());
             (running, place)
         };
-        let held = (place, (order.purpose == Purpose::User).then(|| self.for_users.hold()));
         let fills = self.clone();
         self.main.spawn(async move {
-            let _held = held;
+            let _place = place;
             let task = FillTask {
                 fills: &fills,
                 order: &order,
@@ -530,6 +594,9 @@ impl Fills {
                 awaited: running.awaited.subscribe(),
             };
             task.run(lone_to).await;
+            if order.purpose == Purpose::Revalidation && running.has_failed() {
+                fills.note_unconfirmed(&order.key);
+            }
             let mut all = fills.running();
             if let Some(here) = all.get_mut(&order.key) {
                 here.retain(|one| !Arc::ptr_eq(one, &running));

@@ -212,15 +212,20 @@ pub fn functions(functions: &Functions, asked: &Uri, request: &HeaderMap, status
     }
     let mut sent = request.clone();
     fetch::headers(functions, &mut sent);
-    if let Some((to, host)) = fetch::follow(functions, &Method::GET, asked, "a.com", status, answer) {
+    let source = fetch::Redirecting { url: asked.clone(), host: "a.com", site: "a.com", is_source: true };
+    if let Some(target) = fetch::follow(functions, &Method::GET, &source, status, answer) {
+        let fetch::Target { url: to, host, same } = target;
         assert!(matches!(to.scheme_str(), Some("http" | "https")) && to.host().is_some() && !host.is_empty());
         assert!(to.authority().is_some_and(|authority| !authority.as_str().contains('@')));
+        assert!(same || to.host().is_some_and(|to| !to.eq_ignore_ascii_case("a.com")));
     }
     let mut kept = answer.clone();
-    keep::mark(functions, path, status, true, &mut kept);
+    keep::answered(functions, status, &mut kept);
+    keep::mark(functions, path, status, &mut kept);
     assert!(keep::is_keyed_by(functions, &kept));
     let mut again = kept.clone();
-    keep::mark(functions, path, status, false, &mut again);
+    keep::confirmed(functions, answer, answer, &mut again);
+    keep::mark(functions, path, status, &mut again);
     assert!(keep::is_keyed_by(functions, &again));
     keep::effective(&kept);
     if let Some(telling) = Telling::of(functions, request) {

@@ -60,6 +60,25 @@ impl State {
     }
 }
 
+/// A turn, held while the request is under way. If the request ends and neither an answer nor a failure was reported,
+/// for example because nobody waits for it any more, the next request gets the trial.
+pub(crate) struct Turn<'a, K: Eq + Hash> {
+    health: &'a Health<K>,
+    /// Of a trial: who is tried, and since when.
+    trial: Option<(K, Instant)>,
+}
+
+impl<K: Eq + Hash> Drop for Turn<'_, K> {
+    fn drop(&mut self) {
+        if let Some((who, since)) = &self.trial
+            && let Some(state) = self.health.failed.lock().expect("no holder of this lock can panic").get_mut(who)
+            && state.trial == Some(*since)
+        {
+            state.trial = None;
+        }
+    }
+}
+
 /// Parents or origins that failed recently.
 pub(crate) struct Health<K> {
     rules: Rules,
@@ -77,25 +96,17 @@ impl<K: Eq + Hash + Clone> Health<K> {
         self.failed.lock().expect("no holder of this lock can panic")
     }
 
-    /// Whether `who` may be asked in its turn. After a rest, true means the trial: the caller must ask and report the
-    /// outcome.
-    pub(crate) fn admits(&self, who: &K, now: Instant) -> bool {
+    /// A turn to ask `who`; `None` while it rests or is on trial. After a rest, the turn is the trial.
+    pub(crate) fn admits(&self, who: &K, now: Instant) -> Option<Turn<'_, K>> {
         let mut failed = self.failed();
-        let Some(state) = failed.get_mut(who) else { return true };
+        let Some(state) = failed.get_mut(who) else { return Some(Turn { health: self, trial: None }) };
         if state.rests(now) {
-            return false;
+            return None;
         }
         if state.until.is_some() {
             state.trial = Some(now);
         }
-        true
-    }
-
-    /// Reports that a request was not made after all: if it was the trial, the next request is.
-    pub(crate) fn not_asked(&self, who: &K) {
-        if let Some(state) = self.failed().get_mut(who) {
-            state.trial = None;
-        }
+        Some(Turn { health: self, trial: state.trial.map(|since| (who.clone(), since)) })
     }
 
     /// Since when it has failed, and whether it rests or is on trial; `None` for one that is well.
@@ -172,29 +183,35 @@ mod tests {
         for _ in 0..2 {
             health.failed_at(&"a", start);
         }
-        assert!(health.admits(&"a", start), "twice is not yet in a row");
+        let admits = |at| health.admits(&"a", at);
+        assert!(admits(start).is_some(), "twice is not yet in a row");
         health.answered(&"a");
         for _ in 0..3 {
-            assert!(health.admits(&"a", start));
+            assert!(admits(start).is_some());
             health.failed_at(&"a", start);
         }
-        assert!(!health.admits(&"a", start + secs(2.9)), "a quarter off four seconds");
+        assert!(admits(start + secs(2.9)).is_none(), "a quarter off four seconds");
         assert_eq!(health.counts(start + secs(2.9)), (1, 1));
         health.failed_at(&"a", start + secs(1.0)); // an answer to what was asked before, or out of its turn
         let over = start + secs(5.1);
-        assert!(health.admits(&"a", over), "the trial");
-        assert!(!health.admits(&"a", over), "one trial at a time");
-        health.not_asked(&"a");
-        assert!(health.admits(&"a", over), "a trial that was called off is the next one's");
+        let trial = admits(over);
+        assert!(trial.is_some() && admits(over).is_none(), "one trial at a time");
+        drop(trial);
+        let trial = admits(over);
+        assert!(trial.is_some(), "a trial that was called off is the next one's");
         health.failed_at(&"a", over);
-        assert!(!health.admits(&"a", over + secs(5.9)), "twice as long");
+        drop(trial);
+        assert!(admits(over + secs(5.9)).is_none(), "twice as long");
         let again = over + secs(10.1);
-        assert!(health.admits(&"a", again));
+        let trial = admits(again);
+        assert!(trial.is_some());
         health.failed_at(&"a", again);
-        assert!(!health.admits(&"a", again + secs(7.4)), "no longer than ten");
-        assert!(health.admits(&"a", again + secs(12.6)));
+        drop(trial);
+        assert!(admits(again + secs(7.4)).is_none(), "no longer than ten");
+        let trial = admits(again + secs(12.6));
+        assert!(trial.is_some());
         health.answered(&"a");
-        assert!(health.admits(&"a", again) && health.admits(&"a", again));
+        assert!(admits(again).is_some() && admits(again).is_some());
         assert_eq!(health.counts(again), (0, 0));
     }
 
@@ -203,9 +220,12 @@ mod tests {
         let health = Health::new(Rules { failures: 1, ..RULES }, 7);
         let start = Instant::now();
         health.failed_at(&"a", start);
-        assert!(health.admits(&"a", start + secs(6.0)));
-        assert!(!health.admits(&"a", start + secs(35.9)));
-        assert!(health.admits(&"a", start + secs(36.0)));
+        let late = health.admits(&"a", start + secs(6.0));
+        assert!(late.is_some() && health.admits(&"a", start + secs(35.9)).is_none());
+        let second = health.admits(&"a", start + secs(36.0));
+        assert!(second.is_some());
+        drop(late);
+        assert!(health.admits(&"a", start + secs(36.0)).is_none(), "the late one ends no trial but its own");
     }
 
     #[test]

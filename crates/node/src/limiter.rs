@@ -5,15 +5,16 @@
 //! but inferred from response times (`pace`). Where several nodes ask the same origin, one of them measures it for all,
 //! and each node keeps to a share that the control plane lends (`shares`). Users pass at once and are counted. A
 //! prefetch waits for its turn: it is let in only while all requests under way stay below the limit, and below the cap
-//! of the domain's owner (`caps`).
+//! of the domain's owner (`caps`). A validation in the background is let in at once or not at all.
 //!
 //! # What always holds
 //!
-//! - No prefetch asks an origin that said when to come back (`Retry-After` with 503, or with 429 in answer to a
+//! - No prefetch and no validation in the background asks an origin that said when to come back (`Retry-After` with 503, or with 429 in answer to a
 //!   prefetch) before then, nor one that fails in a row before a pause is over. Users do: such an answer may be about
 //!   one user or one page, and must not take a site away from everybody else.
 //! - Prefetches are let in in order of arrival, and none waits longer than [`WAIT_MAX`] (`line`).
 //! - A prefetch becomes a user's request once a user begins to wait for it.
+//! - A validation in the background goes to an origin only while users leave room there.
 //! - Retries of prefetches are few compared with first tries (`retries`).
 //!
 //! # Not here
@@ -102,6 +103,7 @@ pub(crate) struct Limiter {
     closed: Counter,
     again: Counter,
     not_again: Counter,
+    not_confirmed: Counter,
 }
 
 #[derive(Debug)]
@@ -173,6 +175,7 @@ impl Limiter {
             closed: Counter::default(),
             again: Counter::default(),
             not_again: Counter::default(),
+            not_confirmed: Counter::default(),
         }
     }
 
@@ -201,7 +204,8 @@ impl Limiter {
         origin
     }
 
-    /// Waits until `endpoint` may be asked. A prefetch becomes a user's request as soon as `awaited` says so.
+    /// Waits until `endpoint` may be asked. A prefetch becomes a user's request as soon as `awaited` says so. A
+    /// validation in the background does not wait: a later request begins another one.
     pub(crate) async fn enter(
         &self,
         endpoint: &Endpoint,
@@ -211,6 +215,12 @@ impl Limiter {
         let origin = self.origin(endpoint, Instant::now());
         let entered = match purpose {
             Purpose::User => Ok(origin.enter_user()),
+            Purpose::Revalidation if awaited.as_ref().is_some_and(|awaited| *awaited.borrow()) => {
+                Ok(origin.enter_user())
+            }
+            Purpose::Revalidation => {
+                return origin.enter_revalidation().inspect_err(|_| self.not_confirmed.inc());
+            }
             Purpose::Prefetch => {
                 let waits = || self.waited.inc();
                 match origin.line.wait(awaited, || origin.enter_prefetch(), waits).await {
@@ -336,7 +346,7 @@ impl Limiter {
             felt += usize::from(lease.is_some_and(|lease| lease.feels));
         }
         let (capped, waiting_for_caps) = self.caps.counts();
-        page.gauge("origin_users_running", "Requests to origins under way that users wait for", users);
+        page.gauge("origin_users_running", "Requests to origins under way that users wait for or caused", users);
         page.gauge("origin_prefetches_running", "Those that only prefetches wait for", prefetches);
         page.gauge("origin_prefetches_waiting", "Prefetches that wait for their turn at an origin", waiting);
         page.gauge("origin_prefetches_waiting_max", "Bound of those, for each origin", WAITING_MAX);
@@ -354,6 +364,11 @@ impl Limiter {
         page.counter("origin_waited_total", "Prefetches that had to wait for their turn", self.waited.get());
         page.counter("origin_full_total", "Prefetches put off because no turn came", self.full.get());
         page.counter("origin_closed_total", "Prefetches put off because the origin is left alone", self.closed.get());
+        page.counter(
+            "origin_revalidations_put_off_total",
+            "Validations in the background not begun because the origin is left alone, or busy with users",
+            self.not_confirmed.get(),
+        );
         page.counter("origin_retries_total", "Requests of prefetches that had failed before", self.again.get());
         page.counter("origin_retries_put_off_total", "Those put off because there were too many", self.not_again.get());
     }
@@ -382,6 +397,23 @@ impl Origin {
         state.peak_users = state.peak_users.max(state.users);
         self.note_use(&mut state, now);
         Slot { origin: self.clone(), purpose: Purpose::User, began: now, place: None }
+    }
+
+    /// A slot for a validation in the background, which a user's request caused: it is counted with users' requests and
+    /// goes before prefetches, which might otherwise keep it out for as long as a task lasts. Without a lease it goes by
+    /// the limit that this node knew last: leases are asked for prefetches, and are there only while prefetches run.
+    fn enter_revalidation(self: &Arc<Self>) -> Result<Slot, NotNow> {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.check_open(now)?;
+        let shared = self.sharing.is_on() && state.part.lease(now).is_some();
+        let bound = if shared { state.bound(now, true) } else { state.pace.limit };
+        if state.users as f64 + 1.0 > bound.max(1.0) {
+            return Err(NotNow::Full);
+        }
+        state.users += 1;
+        self.note_use(&mut state, now);
+        Ok(Slot { origin: self.clone(), purpose: Purpose::Revalidation, began: now, place: None })
     }
 
     /// A slot for a prefetch, or `None` when there is no room.
@@ -577,6 +609,22 @@ impl Slot {
         self.origin.call(state);
     }
 
+    /// Records an answer that fails this request, though it may be about the page or the user alone: it shows neither
+    /// that the origin is well nor how soon it answers. In answer to what no user waits for, several in a row make the
+    /// origin rest, like other failures.
+    pub(crate) fn failed_alone(&self) {
+        let now = Instant::now();
+        let mut state = self.origin.state();
+        let pause = match self.purpose {
+            Purpose::User => None,
+            Purpose::Revalidation | Purpose::Prefetch => state.trouble.failed(false, self.began, now, self.origin.seed),
+        };
+        match pause {
+            Some(pause) => self.close(state, pause, now),
+            None => self.origin.call(state),
+        }
+    }
+
     /// Records a failure, or an answer that says the origin is overloaded.
     pub(crate) fn failed(&self, too_much: bool) {
         let now = Instant::now();
@@ -641,7 +689,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.origin.state();
         match self.purpose {
-            Purpose::User => state.users -= 1,
+            Purpose::User | Purpose::Revalidation => state.users -= 1,
             Purpose::Prefetch => state.prefetches -= 1,
         }
         self.origin.call(state);

@@ -110,6 +110,11 @@ impl Front {
         Arc::new(Front { pipeline, log, connections_max, draining, stopping, stop_millis })
     }
 
+    /// Whether most connections that the node may have are taken.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.pipeline.metrics().connections.get() > self.connections_max / 4 * 3
+    }
+
     /// Stops serving; running answers get `running_max` to end.
     pub(crate) fn stop(&self, running_max: Duration) {
         self.stop_millis.store(running_max.as_millis() as u64, Ordering::SeqCst);

@@ -267,6 +267,8 @@ pub(crate) struct Metrics {
     pub(crate) hot: Counter,
     /// Connections that speak HTTP/2.
     pub(crate) connections_h2: std::sync::Arc<Gauge>,
+    /// Connections whose socket takes no more, because the client does not read.
+    pub(crate) connections_stalled: std::sync::Arc<Gauge>,
     /// Bodies that are compressed on their way.
     pub(crate) gzips: std::sync::Arc<Gauge>,
 }
@@ -330,6 +332,11 @@ impl Metrics {
         );
         page.gauge("connections", "Connections of users and children", self.connections.get());
         page.gauge("connections_h2", "Those of them that speak HTTP/2", self.connections_h2.get());
+        page.gauge(
+            "connections_stalled",
+            "Those whose client does not read what is there",
+            self.connections_stalled.get(),
+        );
         page.gauge("gzips", "Bodies that are compressed on their way", self.gzips.get());
         page.gauge("gzips_max", "Bound of those: further ones go out as they are", GZIPS_MAX);
         page.counter("connections_total", "Connections taken", self.accepted.get());

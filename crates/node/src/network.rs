@@ -126,7 +126,8 @@ impl Network for Internet {
                 Ok(address) => vec![address],
                 Err(_) => names.resolve(&to.host).await.map_err(io::Error::other)?,
             };
-            let addresses: Vec<_> = addresses.into_iter().map(|address| SocketAddr::new(address, to.port)).collect();
+            let asked = addresses.into_iter().filter(|address| !is_link_local(*address));
+            let addresses: Vec<_> = asked.map(|address| SocketAddr::new(address, to.port)).collect();
             let stream = dial(&addresses).await?;
             stream.set_nodelay(true)?;
             let Some(name) = to.tls else { return Ok(Box::new(stream) as Box<dyn Stream>) };
@@ -137,12 +138,21 @@ impl Network for Internet {
     }
 }
 
+/// Whether an address is valid on one link only (RFC 3927, RFC 4291 §2.5.6). Clouds answer there for the credentials of
+/// the machine that asks, which no account is to read by making it an origin, or by a name or redirect that leads there.
+fn is_link_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
 /// Tries addresses in order: the next one as soon as one fails, or in parallel when it takes long. The first that
 /// connects wins.
 async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut waiting = addresses.iter().take(ADDRESSES_MAX);
     let mut running = FuturesUnordered::new();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no address that may be asked");
     loop {
         match waiting.next() {
             Some(address) => running.push(TcpStream::connect(*address)),
@@ -232,5 +242,26 @@ impl hyper::rt::Write for Wire {
 
     fn is_write_vectored(&self) -> bool {
         self.0.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_link_are_not_asked() {
+        let cases = [
+            ("169.254.169.254", true),
+            ("::ffff:169.254.169.254", true),
+            ("fe80::1", true),
+            ("169.253.0.1", false),
+            ("127.0.0.1", false),
+            ("10.0.0.1", false),
+            ("fd00:ec2::254", false),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(is_link_local(address.parse().unwrap()), expected, "{address}");
+        }
     }
 }

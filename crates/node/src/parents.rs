@@ -3,13 +3,13 @@
 //!
 //! A parent may wait for the origin as long as it likes, so its silence proves nothing. A parent that stays silent for
 //! [`PATIENCE`] is greeted on a separate connection: a live node answers a greeting at once, whatever else it waits
-//! for. Requests that wait for one parent greet it one at a time, and share a greeting that is answered. A request
+//! for. Requests that wait for one parent greet it one at a time, and share the greeting and its outcome. A request
 //! whose greeting is not answered is given up and goes to the next parent.
 //!
 //! # What always holds
 //!
-//! - A stalled parent holds a request for [`PATIENCE`] and [`GREETING_MAX`], and for the greetings before its own, not
-//!   for as long as an origin may take.
+//! - A stalled parent holds a request for [`PATIENCE`] and [`GREETING_MAX`], however many requests wait for it, not for
+//!   as long as an origin may take.
 //! - A parent that could not be reached rests (`health`): it is asked after the other parents, or after the origin. A
 //!   prefetch waits a little for it before others are asked.
 
@@ -25,7 +25,7 @@ use model::{NodeName, Revision, Topology};
 use tokio::time::Instant;
 
 use crate::figures::FromAbove;
-use crate::health::{Health, REMEMBERED_MAX, Rules};
+use crate::health::{Health, REMEMBERED_MAX, Rules, Turn};
 use crate::knowing::Known;
 use crate::limiter::PUT_OFF;
 use crate::metrics::{Counter, Page};
@@ -70,8 +70,8 @@ pub(crate) enum NoAnswer {
 #[derive(Default)]
 struct Heard {
     last: Mutex<Option<Instant>>,
-    /// Held while greeting.
-    greeting: tokio::sync::Mutex<()>,
+    /// Held while greeting; when the last greeting that was not answered ended.
+    greeting: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Heard {
@@ -111,8 +111,8 @@ impl Parents {
         }
     }
 
-    /// Whether a parent may be asked in its turn; after a rest, this request is its trial.
-    pub(crate) fn admits(&self, name: &NodeName) -> bool {
+    /// A turn to ask a parent; after a rest, it is the trial.
+    pub(crate) fn admits(&self, name: &NodeName) -> Option<Turn<'_, NodeName>> {
         self.health.admits(name, Instant::now())
     }
 
@@ -149,7 +149,7 @@ impl Parents {
         let mut headers = question.headers.clone();
         headers.insert(HOST, host(&question.asked.host).map_err(NoAnswer::Told)?);
         peer::introduce(&mut headers, known, question.fetch.fence, &question.passed, &self.own);
-        peer::tell_purpose(&mut headers, question.purpose);
+        peer::tell_purpose(&mut headers, question.purpose, question.again);
         peer::tell_scheme(&mut headers, question.asked.secure);
         peer::tell_key(&mut headers, question.domain.functions.rules().key.verbatim);
         peer::tell_refetch(&mut headers, question.refetch);
@@ -203,9 +203,17 @@ impl Parents {
             if heard.since(since) {
                 continue;
             }
-            let _greeting = heard.greeting.lock().await;
-            // Another request may have greeted it meanwhile.
-            if !heard.since(since) && !self.greet(known, endpoint).await {
+            let would_greet = Instant::now();
+            let mut silent = heard.greeting.lock().await;
+            // Another request may have greeted it meanwhile, with or without an answer.
+            if heard.since(since) {
+                continue;
+            }
+            if silent.is_some_and(|at| at >= would_greet) {
+                return;
+            }
+            if !self.greet(known, endpoint).await {
+                *silent = Some(Instant::now());
                 return;
             }
             heard.now();

@@ -28,8 +28,10 @@ pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("warmfront-origin"
 
 /// On a request that only asks whether the node is alive.
 pub(crate) const ALIVE: HeaderName = HeaderName::from_static("warmfront-alive");
-/// `prefetch`, on a request that no user waits for.
+/// `prefetch` or `revalidation`, on a request that no user waits for.
 pub(crate) const PURPOSE: HeaderName = HeaderName::from_static("warmfront-purpose");
+/// On a request of a prefetch that failed before.
+pub(crate) const AGAIN: HeaderName = HeaderName::from_static("warmfront-again");
 /// `verbatim`, on a request for an object that is stored under its URL as requested.
 pub(crate) const KEY: HeaderName = HeaderName::from_static("warmfront-key");
 /// On a request, the refetch it is part of: a copy fetched for an earlier one, or for none, will not do. On an answer,
@@ -55,6 +57,8 @@ pub(crate) struct Caller {
     pub(crate) passed: Vec<NodeName>,
     /// Who the request is for.
     pub(crate) purpose: Purpose,
+    /// Of a prefetch: whether an earlier try failed.
+    pub(crate) again: bool,
     /// Whether it only asks whether this node is alive.
     pub(crate) greets: bool,
     /// From a node: whether its user came by TLS.
@@ -84,6 +88,7 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
         asker: Asker::User,
         passed: Vec::new(),
         purpose: Purpose::User,
+        again: false,
         greets: false,
         secure: false,
         verbatim: false,
@@ -103,8 +108,12 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
     let fence = fence.map(|(log, revision)| (log == known.log.0, revision.parse::<u64>()));
     let passed = headers.get(PASSED).and_then(|passed| passed.to_str().ok()).unwrap_or_default();
     let passed: Vec<NodeName> = passed.split(',').filter_map(|name| NodeName::parse(name.trim()).ok()).collect();
-    let prefetch = headers.get(PURPOSE).is_some_and(|purpose| purpose == "prefetch");
-    let purpose = if prefetch { Purpose::Prefetch } else { Purpose::User };
+    let purpose = match headers.get(PURPOSE).map(HeaderValue::as_bytes) {
+        Some(b"prefetch") => Purpose::Prefetch,
+        Some(b"revalidation") => Purpose::Revalidation,
+        _ => Purpose::User,
+    };
+    let again = headers.contains_key(AGAIN);
     let greets = headers.contains_key(ALIVE);
     let secure = headers.get(SCHEME).is_some_and(|scheme| scheme == "https");
     let verbatim = headers.get(KEY).is_some_and(|key| key == "verbatim");
@@ -116,7 +125,7 @@ pub(crate) fn caller(headers: &mut HeaderMap, known: &Known) -> Result<Caller, B
         Some((true, Ok(_))) if passed.len() > PASSED_MAX => Err(BadCaller::Circle),
         Some((true, Ok(revision))) => {
             let asker = Asker::Child { fence: Revision(revision) };
-            Ok(Caller { asker, passed, purpose, greets, secure, verbatim, refetch, copy })
+            Ok(Caller { asker, passed, purpose, again, greets, secure, verbatim, refetch, copy })
         }
     }
 }
@@ -145,11 +154,15 @@ pub(crate) fn introduce(headers: &mut HeaderMap, known: &Known, fence: Revision,
     }
 }
 
-/// Tells a parent that no user waits.
-pub(crate) fn tell_purpose(headers: &mut HeaderMap, purpose: Purpose) {
+/// Tells a parent that no user waits, and of a prefetch whether an earlier try failed.
+pub(crate) fn tell_purpose(headers: &mut HeaderMap, purpose: Purpose, again: bool) {
     match purpose {
         Purpose::Prefetch => _ = headers.insert(PURPOSE, HeaderValue::from_static("prefetch")),
+        Purpose::Revalidation => _ = headers.insert(PURPOSE, HeaderValue::from_static("revalidation")),
         Purpose::User => {}
+    }
+    if again && purpose == Purpose::Prefetch {
+        headers.insert(AGAIN, HeaderValue::from_static("?1"));
     }
 }
 

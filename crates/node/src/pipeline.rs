@@ -10,15 +10,11 @@
 //! - The node serves nobody before it is a member, or after it was told that it no longer is one (rule 8).
 //! - A child's request that carries no fence of this log is refused.
 
-use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{
-    ALLOW, CONTENT_LENGTH, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
-    TRANSFER_ENCODING,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{ALLOW, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
@@ -42,7 +38,7 @@ use crate::lookup::stored;
 use crate::metrics::{self, Metrics, Refusal};
 use crate::peer::{self, BadCaller};
 use crate::pins::Pins;
-use crate::respond::{AnswerBody, Reply, Said, Signs, strongly};
+use crate::respond::{AnswerBody, Reply, Said, Signs};
 use crate::slices::{self, Part};
 use crate::upstream::{self, AskError, From};
 use crate::wanted::Wanted;
@@ -55,6 +51,10 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 /// Most attempts of one request: it looks up and fetches again when the fetch it waited for was overtaken (fence,
 /// assumption 7).
 pub(crate) const ATTEMPTS_MAX: u32 = 5;
+
+/// How many revisions the fence of a child may be ahead of what this node has applied. A body is stored with the fence
+/// as its stamp: one stamped far beyond the log would outlast every refresh.
+const FENCE_AHEAD_MAX: u64 = 1 << 20;
 
 /// Longest time one request waits for fetches, summed over all that were overtaken; a little longer than a single fetch
 /// that tries every parent and source. What the domain's owner allows its origins ([`upstream::patience`]) is added.
@@ -97,10 +97,6 @@ struct Asking {
     /// Fetch for this request alone, not collapsed with others.
     alone: bool,
 }
-
-/// Conditional and range fields (RFC 9110 §13.1, §14.2). When a request is fetched for one user alone, they go upstream
-/// with it.
-const OF_ONE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
 
 /// The result of waiting for a fetch.
 #[expect(clippy::large_enum_variant, reason = "moved once, into the answer; a box would cost more")]
@@ -186,6 +182,9 @@ impl Pipeline {
             Err(BadCaller::Circle) => return reply.refusal(StatusCode::LOOP_DETECTED, "the request went in a circle"),
         };
         (reply.asker, reply.copy) = (caller.asker, caller.copy);
+        if caller.asker.fence().0 > self.knowing.applied().0.saturating_add(FENCE_AHEAD_MAX) {
+            return reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the fence is too far ahead of this node");
+        }
         if caller.greets {
             return reply.alive();
         }
@@ -273,6 +272,7 @@ impl Pipeline {
             passed: caller.passed,
             purpose: caller.purpose,
             refetch: caller.refetch,
+            again: caller.again,
             secure: match caller.asker {
                 Asker::User => reply.handoff.secure,
                 Asker::Child { .. } => caller.secure,
@@ -346,10 +346,7 @@ impl Pipeline {
                 }
                 (Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
                     let part = self.part(&wanted, &look);
-                    let order = Order { stands_in: true, ..self.order(&wanted, &look, true, part) };
-                    if let Some(behind) = self.fills.begin(order) {
-                        behind.leave_it_behind();
-                    }
+                    self.fills.revalidate(self.order(&wanted, &look, true, part));
                     let body = self.body(&wanted, found);
                     let said = Said { result: metrics::XCache::Stale, ..Said::hit(known_good) };
                     return reply.stored(&wanted.headers, &found.head, &body, now, said, judging);
@@ -361,9 +358,9 @@ impl Pipeline {
                 (Decision::OnlyIfCached, _) => {
                     return reply.refusal(StatusCode::GATEWAY_TIMEOUT, "nothing is stored that may be sent");
                 }
-                (Decision::Fetch { forward, .. }, None) if wanted.method == Method::HEAD => {
+                (Decision::Fetch { forward, stale_if_error, .. }, _) if wanted.method == Method::HEAD => {
                     drop(judging);
-                    return Box::pin(self.head(wanted, forward, reply)).await;
+                    return Box::pin(self.head(wanted, look, stale_if_error, forward, reply)).await;
                 }
                 (Decision::Revalidate { forward, stale_if_error }, _) => {
                     Asking { confirm: true, stale_if_error, why: forward, alone }
@@ -407,7 +404,7 @@ impl Pipeline {
             Some(Stored::Object(head))
                 if keep::is_keyed_by(&wanted.domain.functions, &head.headers)
                     && head.refetch >= wanted.refetch
-                    && (head.slices.is_none() && head.status.is_success() || wanted.purpose == Purpose::User) =>
+                    && (head.slices.is_none() && head.status.is_success() || wanted.purpose != Purpose::Prefetch) =>
             {
                 Some(head.clone())
             }
@@ -462,6 +459,7 @@ impl Pipeline {
             passed: wanted.passed.clone(),
             purpose: wanted.purpose,
             refetch: wanted.refetch,
+            again: wanted.again,
             interim: None,
             stands_in: false,
         }
@@ -472,35 +470,26 @@ impl Pipeline {
         let told_apart = !wanted.domain.functions.rules().key.headers.is_empty();
         // A prefetch wants the whole, even where its child asks by range to resume what another node broke off.
         let prefetch = wanted.purpose == Purpose::Prefetch;
-        if prefetch || look.marker.is_some() || told_apart || wanted.method != Method::GET {
+        // The pin of a whole body would pass to a head whose slices are not pinned.
+        let pinned = || self.store.is_pinned(look.key.hash());
+        if prefetch || look.marker.is_some() || told_apart || pinned() {
             return Part::Whole;
         }
         let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());
+        // Ranges are for GET alone (RFC 9110 §14.2).
+        let ranged = || match wanted.method == Method::GET {
+            true => slices::wanted(&wanted.headers, self.fills.sizes),
+            false => None,
+        };
         let begin = match wanted.domain.functions.rules().fetch.range {
             Some(Ranges::Off) => None,
-            Some(Ranges::Force) => slices::wanted(&wanted.headers, self.fills.sizes).or(Some(0)),
-            None => slices::wanted(&wanted.headers, self.fills.sizes).or_else(|| sliced().then_some(0)),
+            Some(Ranges::Force) => ranged().or(Some(0)),
+            None => ranged().or_else(|| sliced().then_some(0)),
         };
         match begin {
             Some(number) => Part::Begin(number),
             None => Part::Whole,
         }
-    }
-
-    /// The headers to send upstream for an answer that is not shared. A child that revalidates names its body as a copy
-    /// of an origin's answer, which no origin knows, so its conditions are left out.
-    fn for_one(&self, wanted: &Wanted, reply: &Reply) -> HeaderMap {
-        let mut headers = wanted.shared(&self.signs).clone();
-        if reply.copy.is_some() {
-            return headers;
-        }
-        let own = httpcache::end_to_end(&wanted.headers);
-        let compresses = reply.telling.as_ref().is_some_and(Telling::may_compress);
-        let own = if compresses { strongly(&own) } else { Cow::Borrowed(&own) };
-        for name in OF_ONE {
-            own.get_all(&name).iter().for_each(|value| _ = headers.append(&name, value.clone()));
-        }
-        headers
     }
 
     /// Where a found body is read from.
@@ -543,7 +532,10 @@ impl Pipeline {
         let joined = waiting.joined;
         let outcome = tokio::time::timeout_at(until, waiting.outcome()).await;
         match outcome.unwrap_or(Outcome::Failed(AskError::Timeout)) {
-            Outcome::Body(arrived) => self.deliver(wanted, &arrived, why, joined, reply),
+            Outcome::Body(arrived) => match self.far_ahead(wanted, &arrived, why, reply).await {
+                Some(answer) => Step::Answer(answer),
+                None => self.deliver(wanted, &arrived, why, joined, reply),
+            },
             Outcome::Mine(lone) => {
                 let failed = keep::is_failure(&wanted.domain.functions, lone.answer.head.status);
                 match self.stale(wanted, look, failed && stale_if_error, why, reply) {

@@ -338,10 +338,19 @@ impl Pipeline {
                             "object could not be read back"
                         );
                         let _ = self.store().remove(look.key.hash(), look.key.bytes(), store::Which::Any).await;
-                        continue;
+                        if !fetched {
+                            continue;
+                        }
+                        // The disk would hardly do better with what is fetched once more at once.
+                        self.fills().upstream().limiter().note(wanted.url.hash(), false);
+                        return Outcome::Failed(Cause::Store(upstream::words(&error)));
                     }
                     Err(error) => return Outcome::Failed(Cause::Store(upstream::words(&error))),
                 }
+            }
+            // What is fetched could not be proven, and the origin would have been asked for nothing.
+            if let Err(error) = self.store().can_prove() {
+                return Outcome::Failed(Cause::Store(upstream::words(&error)));
             }
             let permit = fetching.acquire().await;
             let coming = |body, length| prefetch.follow(job, body, length);
@@ -386,6 +395,7 @@ impl Pipeline {
             passed: Vec::new(),
             purpose: Purpose::Prefetch,
             refetch: if job.refetch { job.chunk } else { 0 },
+            again: job.again,
             secure: scheme.eq_ignore_ascii_case("https"),
         })
     }

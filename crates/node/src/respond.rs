@@ -120,15 +120,7 @@ impl Reply {
             ArrivedBody::Stored(object) => Some(object.length()),
             ArrivedBody::Sliced(body) => Some(body.series.length),
         };
-        let of = Representation::new(&head.headers, length);
-        let compresses = self.telling.as_ref().is_some_and(|telling| telling.compresses(&head.headers, of));
-        let request = match self.copy {
-            // The child's body is not a copy of this one, whatever its validators say.
-            Some(copy) if copy != head.copy || copy == 0 => Cow::Owned(unconditional(request)),
-            _ if compresses => strongly(request),
-            _ => Cow::Borrowed(request),
-        };
-        let answer = httpcache::answer(&self.method, &request, head.status, &head.headers, length);
+        let (answer, of) = self.selected(request, head, length);
         let (status, mut headers) = answer.head(head.status, &head.headers, length);
         let refused = matches!(answer, httpcache::Answer::PreconditionFailed | httpcache::Answer::Unsatisfiable);
         if !refused {
@@ -158,6 +150,24 @@ impl Reply {
             peer::tell_copy(answer.headers_mut(), head.copy);
         }
         answer
+    }
+
+    /// What a request selects of a body of `length` bytes, and the representation that it selects from.
+    pub(crate) fn selected(
+        &self,
+        request: &HeaderMap,
+        head: &Head,
+        length: Option<u64>,
+    ) -> (httpcache::Answer, Representation) {
+        let of = Representation::new(&head.headers, length);
+        let compresses = self.telling.as_ref().is_some_and(|telling| telling.compresses(&head.headers, of));
+        let request = match self.copy {
+            // The child's body is not a copy of this one, whatever its validators say.
+            Some(copy) if copy != head.copy || copy == 0 => Cow::Owned(unconditional(request)),
+            _ if compresses => strongly(request),
+            _ => Cow::Borrowed(request),
+        };
+        (httpcache::answer(&self.method, &request, head.status, &head.headers, length), of)
     }
 
     /// An answer that is passed on as it comes. `judging` is there for bodies that the fence covers.

@@ -12,7 +12,8 @@
 //!   assumption 5).
 //! - A head that is replaced rather than confirmed begins a new series, so no slice fetched for the old head is read
 //!   again, whatever validator the new one has.
-//! - A slice that cannot be fetched ends the body with an error, never with other bytes.
+//! - A slice that cannot be had for a moment is asked for again, as the rest of a whole body is ([`Pauses`]). One that
+//!   cannot be had in that time ends the body with an error, never with other bytes.
 //! - Memory does not grow with the body: one slice is read at a time, and at most one fetched ahead.
 
 use std::ops::Range;
@@ -25,13 +26,14 @@ use http::header::{CONTENT_RANGE, ETAG, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode, response};
 use model::fence::Asker;
 use model::{Domain, NodeName, UrlKey};
+use store::ReadError;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::fill::{ArrivedBody, Fills, Order, Outcome, Purpose, Waiting};
+use crate::fill::{ArrivedBody, Fills, Order, Outcome, Pauses, Purpose, Waiting};
 use crate::head::{Head, ObjectKey, Series};
 use crate::lookup::stored;
 use crate::respond::BodyError;
-use crate::upstream::Asked;
+use crate::upstream::{AskError, Asked};
 
 /// How bodies are cut into slices.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,9 @@ pub struct SliceSizes {
 /// The sizes that nodes use: a slice is one read of the store, and a body of fewer than eight slices is quicker to
 /// fetch whole.
 pub(crate) const SIZES: SliceSizes = SliceSizes { slice: 1 << 20, least: 8 << 20 };
+
+/// A range that begins more than this many slices beyond what has come of a body is not waited for.
+pub(crate) const AHEAD_MAX: u64 = 8;
 
 /// How often a slice is looked up, because it may already be gone again when its fetch ends.
 const LOOKS_MAX: u32 = 3;
@@ -113,7 +118,7 @@ pub(crate) fn is_another(status: StatusCode) -> bool {
 }
 
 /// The one strong validator under which parts may be combined (RFC 9110 §15.3.7.3).
-fn strong_etag(headers: &HeaderMap) -> Option<&HeaderValue> {
+pub(crate) fn strong_etag(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut all = headers.get_all(ETAG).iter();
     let (Some(etag), None) = (all.next(), all.next()) else { return None };
     etag.as_bytes().starts_with(b"\"").then_some(etag)
@@ -128,6 +133,12 @@ fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok())?;
     let (first, last, length) = (number(first)?, number(last)?, number(length)?);
     (first <= last && last < length).then_some((first..last + 1, length))
+}
+
+/// The length of the body if the one part that a 206 brings is all of it.
+pub(crate) fn whole(headers: &HeaderMap) -> Option<u64> {
+    let (range, length) = content_range(headers)?;
+    (range == (0..length)).then_some(length)
 }
 
 /// A sliced body, as one request reads it.
@@ -159,12 +170,15 @@ struct Reading {
     slice: Option<store::Reader>,
     /// The fetch of the slice after the one being read.
     ahead: Option<(u64, Waiting)>,
+    /// The pauses since the slice that is wanted now could not be had.
+    pauses: Option<Pauses>,
 }
 
 impl Body {
     /// Reads these bytes of it; ends with an error if some cannot be fetched.
     pub(crate) fn read(&self, range: Range<u64>) -> Reader {
-        let reading = Reading { body: self.clone(), at: range.start, end: range.end, slice: None, ahead: None };
+        let reading =
+            Reading { body: self.clone(), at: range.start, end: range.end, slice: None, ahead: None, pauses: None };
         stream::try_unfold(reading, |mut reading| async move {
             let bytes = reading.next().await?;
             Ok(bytes.map(|bytes| (bytes, reading)))
@@ -211,6 +225,7 @@ impl Body {
             asker: self.asker,
             passed: self.passed.clone(),
             purpose: Purpose::User,
+            again: false,
             refetch: 0,
             interim: None,
             stands_in: false,
@@ -223,12 +238,19 @@ impl Reading {
         loop {
             if let Some(slice) = &mut self.slice {
                 match slice.next().await {
-                    Some(bytes) => {
-                        let bytes = bytes.map_err(BodyError::Store)?;
+                    Some(Ok(bytes)) => {
                         self.at += bytes.len() as u64;
                         return Ok(Some(bytes));
                     }
-                    None => self.slice = None,
+                    // Its fetch broke off, so it is fetched again and read from here on.
+                    Some(Err(error @ ReadError::FillFailed)) => {
+                        (self.slice, self.body.coming) = (None, None);
+                        if !self.may_try_again().await {
+                            return Err(BodyError::Store(error));
+                        }
+                    }
+                    Some(Err(error)) => return Err(BodyError::Store(error)),
+                    None => (self.slice, self.pauses) = (None, None),
                 }
             }
             if self.at >= self.end {
@@ -244,9 +266,11 @@ impl Reading {
         }
     }
 
+    /// Opens a part of a slice for reading; a slice that cannot be had is asked for again, for a while.
     async fn open(&mut self, number: u64, part: Range<u64>) -> Result<store::Reader, BodyError> {
         let mut ahead = self.ahead.take().filter(|(fetched, _)| *fetched == number).map(|(_, waiting)| waiting);
-        for _ in 0..LOOKS_MAX {
+        let mut looks = 0;
+        while looks < LOOKS_MAX {
             if let Some((_, follower)) = self.body.coming.as_ref().filter(|(coming, _)| *coming == number) {
                 return Ok(follower.read(part.start, Some(part.end)));
             }
@@ -255,22 +279,41 @@ impl Reading {
             {
                 return Ok(object.read(part));
             }
-            let waiting =
-                ahead.take().or_else(|| self.body.fetch(number)).ok_or(BodyError::Slice("too many fetches"))?;
-            match waiting.outcome().await {
-                Outcome::Body(arrived) => match &arrived.body {
-                    ArrivedBody::Growing(follower, _) => return Ok(follower.read(part.start, Some(part.end))),
-                    ArrivedBody::Stored(_) | ArrivedBody::Sliced(_) => {}
+            let problem = match ahead.take().or_else(|| self.body.fetch(number)) {
+                None => "too many fetches",
+                Some(waiting) => match waiting.outcome().await {
+                    Outcome::Body(arrived) => match &arrived.body {
+                        ArrivedBody::Growing(follower, _) => return Ok(follower.read(part.start, Some(part.end))),
+                        ArrivedBody::Stored(_) | ArrivedBody::Sliced(_) => {
+                            looks += 1;
+                            continue;
+                        }
+                    },
+                    Outcome::Again => {
+                        looks += 1;
+                        continue;
+                    }
+                    Outcome::Mine(_) | Outcome::NotMine { .. } | Outcome::Failed(AskError::Changed) => {
+                        return Err(BodyError::Slice("it changed meanwhile"));
+                    }
+                    Outcome::Failed(error) => {
+                        tracing::debug!(url = %self.body.url, number, %error, "slice");
+                        "it cannot be had"
+                    }
                 },
-                Outcome::Again => {}
-                Outcome::Mine(_) | Outcome::NotMine { .. } => return Err(BodyError::Slice("it changed meanwhile")),
-                Outcome::Failed(error) => {
-                    tracing::debug!(url = %self.body.url, number, %error, "slice");
-                    return Err(BodyError::Slice("it cannot be had"));
-                }
+            };
+            if !self.may_try_again().await {
+                return Err(BodyError::Slice(problem));
             }
         }
         Err(BodyError::Slice("it goes as fast as it comes"))
+    }
+
+    /// Waits until the wanted slice may be asked for again; `false` if it may not. A child asks again itself: only the
+    /// head of a new answer can bring it the tags of a slice that is fetched later.
+    async fn may_try_again(&mut self) -> bool {
+        let metrics = self.body.fills.metrics();
+        self.body.asker == Asker::User && self.pauses.get_or_insert_with(Pauses::begin).wait(metrics).await
     }
 }
 

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{HOST, RANGE};
+use http::header::{ACCEPT_ENCODING, HOST, RANGE};
 use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use model::{Source, UrlKey};
@@ -26,8 +26,8 @@ use crate::circle;
 use crate::figures::{Figures, FromAbove, Meter};
 use crate::fill::Purpose;
 use crate::framing;
-use crate::functions::fetch;
-use crate::health::{Health, REMEMBERED_MAX, Rules};
+use crate::functions::{fetch, keep};
+use crate::health::{Health, REMEMBERED_MAX, Rules, Turn};
 use crate::knowing::Knowing;
 use crate::limiter::{self, Limiter, NotNow, Prefetching, Slot};
 use crate::metrics::{Counter, Page};
@@ -92,8 +92,9 @@ impl Sources {
         let mut resting = VecDeque::new();
         let mut last = Err(AskError::Unreachable("the domain has no source".to_owned()));
         let mut tries: usize = 0;
-        while let Some(source) = self.next(&mut first, &mut resting) {
+        while let Some((source, turn)) = self.next(&mut first, &mut resting) {
             let answered = self.ask_one(question, &source, body, until).await;
+            drop(turn);
             // A source that was sent nothing does not use up a try.
             tries += usize::from(!matches!(answered, Err(NotAsked { unsent: true, .. })));
             self.note(question, &answered);
@@ -124,7 +125,7 @@ impl Sources {
     /// retry.
     fn note(&self, question: &Question, answered: &Result<Answer, NotAsked>) {
         let came = match answered {
-            _ if question.purpose == Purpose::User => return,
+            _ if question.purpose != Purpose::Prefetch => return,
             Err(NotAsked { error: AskError::Busy(_) | AskError::Left, .. }) => return, // no request was sent
             Ok(answer) => !may_come_again(answer.head.status),
             Err(_) => false,
@@ -132,15 +133,19 @@ impl Sources {
         self.limiter.note(question.key.hash(), came);
     }
 
-    /// The next source: the sources that are well in their order, then those that rest.
-    fn next(&self, first: &mut VecDeque<Candidate>, resting: &mut VecDeque<Candidate>) -> Option<Candidate> {
+    /// The next source: the sources that are well in their order, each with its turn, then those that rest.
+    fn next(
+        &self,
+        first: &mut VecDeque<Candidate>,
+        resting: &mut VecDeque<Candidate>,
+    ) -> Option<(Candidate, Option<Turn<'_, Endpoint>>)> {
         while let Some(source) = first.pop_front() {
-            if self.health.admits(&source.endpoint, Instant::now()) {
-                return Some(source);
+            if let Some(turn) = self.health.admits(&source.endpoint, Instant::now()) {
+                return Some((source, Some(turn)));
             }
             resting.push_back(source);
         }
-        resting.pop_front()
+        resting.pop_front().map(|source| (source, None))
     }
 
     async fn ask_one(
@@ -153,6 +158,9 @@ impl Sources {
         let functions = &question.domain.functions;
         let with_body = body.is_some();
         let mut headers = question.headers.clone();
+        if question.uncoded {
+            headers.remove(ACCEPT_ENCODING);
+        }
         fetch::headers(functions, &mut headers);
         circle::tell(&mut headers, question.log, &question.asked.host);
         headers.insert(HOST, host(&source.host)?);
@@ -169,13 +177,11 @@ impl Sources {
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
             Bounds { connect: left.min(CONNECT_MAX), takes: TAKES_MAX, first_byte }
         };
-        let entered = self.enter(question, &source.endpoint, until).await;
-        let mut slot = entered.inspect_err(|_| self.health.not_asked(&source.endpoint))?;
+        let mut slot = self.enter(question, &source.endpoint, until).await?;
         self.asked.inc();
         let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
         if let Err(Failure { by_client: true, .. }) = &sent {
-            self.health.not_asked(&source.endpoint);
             return Err(AskError::Left.into());
         }
         self.tell(&slot, &sent, !with_body);
@@ -221,6 +227,7 @@ impl Sources {
         }
         let (mut head, body) = answer.into_parts();
         peer::strip(&mut head.headers);
+        keep::answered(functions, head.status, &mut head.headers);
         // Otherwise every child would refuse the answer of its parent.
         framing::answer_leaves_room(&head.headers)
             .map_err(|problem| NotAsked { error: AskError::Unreachable(problem.to_owned()), unsent: false })?;
@@ -232,11 +239,12 @@ impl Sources {
         Ok(Answer::new(head, FromAbove::origin(body, meter, slot), Some(Duration::ZERO), From::Origin))
     }
 
-    /// A slot at an origin; a prefetch has to wait for one.
+    /// A slot at an origin; a prefetch has to wait for one, and a validation in the background gets one at once or not
+    /// at all.
     async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Slot, NotAsked> {
         let (domain, awaited) = (&question.domain, question.awaited.clone());
         let entered = match question.purpose {
-            Purpose::User => self.limiter.enter(endpoint, Purpose::User, None).await,
+            Purpose::User | Purpose::Revalidation => self.limiter.enter(endpoint, question.purpose, awaited).await,
             Purpose::Prefetch => {
                 let (limit, key) = (&domain.functions.rules().prefetch, question.key.hash());
                 let asks = Prefetching { domain: domain.name.as_str(), limit, key, again: question.again };
@@ -265,8 +273,10 @@ impl Sources {
                     _ => slot.failed(true),
                 }
             }
-            Ok(answer) if !is_failure(answer.status()) => slot.answered(timed),
-            Ok(_) | Err(_) => slot.failed(false),
+            Ok(answer) if is_failure(answer.status()) => slot.failed(false),
+            Ok(answer) if may_come_again(answer.status()) => slot.failed_alone(),
+            Ok(_) => slot.answered(timed),
+            Err(_) => slot.failed(false),
         }
     }
 
@@ -315,21 +325,25 @@ struct Redirected {
     endpoint: Endpoint,
     host: String,
     path: String,
-    /// Whether it is another server than the one that redirected.
+    /// Whether it is, or was reached by, another server than the source.
     elsewhere: bool,
 }
 
 impl Redirected {
     /// The target of this answer's redirect, if it is to be followed.
     fn follow(&self, question: &Question, answer: &Response<Incoming>) -> Option<Redirected> {
-        let asked = self.uri()?;
+        let from = fetch::Redirecting {
+            url: self.uri()?,
+            host: &self.host,
+            site: &question.asked.host,
+            is_source: !self.elsewhere,
+        };
         let functions = &question.domain.functions;
-        let (to, host) =
-            fetch::follow(functions, &question.method, &asked, &self.host, answer.status(), answer.headers())?;
-        let path = framing::path(&to).into_owned();
-        let same = to.scheme() == asked.scheme() && to.authority() == asked.authority();
-        let endpoint = if same { self.endpoint.clone() } else { Endpoint::of(&to)? };
-        Some(Redirected { endpoint, host, path, elsewhere: !same })
+        let fetch::Target { url, host, same } =
+            fetch::follow(functions, &question.method, &from, answer.status(), answer.headers())?;
+        let path = framing::path(&url).into_owned();
+        let endpoint = if same { self.endpoint.clone() } else { Endpoint::of(&url)? };
+        Some(Redirected { endpoint, host, path, elsewhere: self.elsewhere || !same })
     }
 
     fn uri(&self) -> Option<Uri> {

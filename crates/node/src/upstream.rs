@@ -34,6 +34,7 @@ use tokio::time::Instant;
 
 use crate::figures::{Figures, FromAbove};
 use crate::fill::Purpose;
+use crate::health::Turn;
 use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
 use crate::limiter::{Awaited, Limiter, until_awaited};
@@ -107,9 +108,12 @@ pub(crate) struct Question {
     pub(crate) copy: Option<u64>,
     /// Where interim answers go.
     pub(crate) interim: Option<Interim>,
-    /// An earlier request for the same was interrupted.
+    /// An earlier request for the same failed or was interrupted.
     pub(crate) again: bool,
-    /// Of a prefetch: whether a user has begun to wait for it.
+    /// Origins are asked for the body without a content coding: it is a slice, and an origin that compresses as it
+    /// sends has no slices of what it compresses.
+    pub(crate) uncoded: bool,
+    /// Where no user waits yet: whether one has begun to.
     pub(crate) awaited: Option<Awaited>,
     /// Of a prefetch: whether anybody waits for an answer.
     pub(crate) wanted: Option<watch::Receiver<bool>>,
@@ -172,7 +176,7 @@ pub(crate) enum AskError {
     /// There are parents, and none can serve now.
     #[error("no parent can serve: {0}")]
     NoParent(String),
-    /// No parent can be reached, and a prefetch does not go past them; a user's request may.
+    /// No parent can be reached, and only a user's request goes past them.
     #[error("no parent can be reached: {0}")]
     NotPastParents(String),
     /// The origin is at its limit or named a time to come back, or the parent that most likely has the object has just
@@ -282,7 +286,7 @@ impl Inner {
         fresh.map(|parent| (parent.name.clone(), parent.advertise_url.clone())).collect()
     }
 
-    /// As [`Inner::ask_parents`], but a prefetch's request is sent again as a user's as soon as a user waits for it,
+    /// As [`Inner::ask_parents`], but a request that no user waits for is sent again as a user's as soon as one does,
     /// because parents let users in first. A parent that was asked already joins the two.
     async fn ask_parents_for_whom(
         &self,
@@ -300,7 +304,8 @@ impl Inner {
             biased;
             // First: dropping the request tells the parent that its child has left.
             () = question.all_left() => Err(AskError::Left),
-            // Before the answer: a user who waits by now must not be told what puts a prefetch off.
+            // Before the answer: a user who waits by now must not be told what puts a prefetch off. The first request
+            // is dropped by then, and with it its turn: if that was the trial of a parent, this one is.
             () = until_awaited(&mut awaited) => {
                 let question = Question { purpose: Purpose::User, awaited: None, wanted: None, ..question.clone() };
                 self.ask_parents(&question, known, parents, None, until).await
@@ -318,17 +323,17 @@ impl Inner {
         mut body: Option<UpBody>,
         until: Instant,
     ) -> Result<Answer, AskError> {
-        let is_prefetch = question.purpose == Purpose::Prefetch;
-        if is_prefetch && parents.first().is_some_and(|(name, _)| self.parents.is_missed_and_rests(name)) {
+        let for_user = question.purpose == Purpose::User;
+        if !for_user && parents.first().is_some_and(|(name, _)| self.parents.is_missed_and_rests(name)) {
             return Err(AskError::Busy(MISSED_AGAIN));
         }
         let mut resting = Vec::new();
         let mut so_far = SoFar { left: TRIES_MAX, problem: "none is known".to_owned(), reached: false };
         // Lazily: admitting a parent after a rest puts it on trial.
         let well = parents.into_iter().filter_map(|parent| match self.parents.admits(&parent.0) {
-            true => Some(parent),
-            false => {
-                resting.push(parent);
+            Some(turn) => Some((parent, Some(turn))),
+            None => {
+                resting.push((parent, None));
                 None
             }
         });
@@ -336,7 +341,7 @@ impl Inner {
             return ended;
         }
         if !so_far.reached
-            && !is_prefetch
+            && for_user
             && let Ok(permit) = self.past_parents.clone().try_acquire_owned()
         {
             self.went_past.inc();
@@ -347,7 +352,7 @@ impl Inner {
         if let Some(ended) = self.ask_some(question, known, resting.into_iter(), &mut so_far, &mut body, until).await {
             return ended;
         }
-        match is_prefetch && !so_far.reached {
+        match !for_user && !so_far.reached {
             true => Err(AskError::NotPastParents(so_far.problem)),
             false => Err(AskError::NoParent(so_far.problem)),
         }
@@ -358,7 +363,7 @@ impl Inner {
         &self,
         question: &Question,
         known: &Known,
-        mut parents: impl Iterator<Item = (NodeName, String)>,
+        mut parents: impl Iterator<Item = ((NodeName, String), Option<Turn<'_, NodeName>>)>,
         so_far: &mut SoFar,
         body: &mut Option<UpBody>,
         until: Instant,
@@ -366,7 +371,7 @@ impl Inner {
         let with_body = body.is_some();
         let repeatable = !with_body && question.is_safe();
         while so_far.left > 0
-            && let Some((name, url)) = parents.next()
+            && let Some(((name, url), _turn)) = parents.next()
         {
             so_far.left -= 1;
             match self.parents.ask(question, known, &name, &url, body, until).await {
@@ -380,7 +385,7 @@ impl Inner {
                     if !unsent && !repeatable {
                         return Some(Err(AskError::NoParent(problem)));
                     }
-                    if question.purpose == Purpose::Prefetch && self.parents.is_missed(&name) {
+                    if question.purpose != Purpose::User && self.parents.is_missed(&name) {
                         return Some(Err(AskError::Busy(MISSED_AGAIN)));
                     }
                     so_far.problem = problem;

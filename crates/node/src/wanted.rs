@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderName, Method, Version};
 use model::fence::Asker;
 use model::{Domain, Functions, NodeName, UrlKey};
 
@@ -34,9 +34,27 @@ pub(crate) struct Wanted {
     pub(crate) purpose: Purpose,
     /// A stored response will do only if it was fetched for this refetch or a later one; zero accepts any.
     pub(crate) refetch: u64,
+    /// Of a prefetch: whether an earlier try failed.
+    pub(crate) again: bool,
     /// The user's connection is TLS.
     pub(crate) secure: bool,
 }
+
+/// Fields by which a request names another host, path or method than its own, to origins that believe them. An answer to
+/// them would be stored for everybody who asks without them, so they are sent on only where they are part of the key.
+const OVERRIDES: [HeaderName; 11] = [
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-host"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-original-host"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+];
 
 impl Wanted {
     /// The key of a requested URL, and the URL to send upstream where that is another.
@@ -75,6 +93,10 @@ impl Wanted {
         self.shared.get_or_init(|| {
             let mut shared = httpcache::upstream(&self.headers);
             shared.remove(HOST);
+            let keyed = &self.domain.functions.rules().key.headers;
+            for name in OVERRIDES.iter().filter(|name| !keyed.contains(name)) {
+                shared.remove(name);
+            }
             shared.append(http::header::VIA, signs.via_of(self.version));
             shared
         })

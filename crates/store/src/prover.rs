@@ -156,13 +156,19 @@ pub struct Verified {
 }
 
 impl Store {
+    /// Fails while no object can be proven to be resident, because every disk is missing or out of service.
+    pub fn can_prove(&self) -> Result<(), VerifyError> {
+        match self.outage().filter(|_| !self.has_disk_in_service()) {
+            Some((path, cause)) => Err(VerifyError::OutOfService { path, cause }),
+            None => Ok(()),
+        }
+    }
+
     /// Reads the head and every slice back from the disk's medium, bypassing the memory tier and the operating system's
     /// cache, after making sure that a finished sync covers them, and checks every checksum.
     pub async fn verify(&self, key: Key, full_key: &[u8]) -> Result<Verified, VerifyError> {
         let Some(volume) = self.volume(key) else {
-            if let Some((path, cause)) = self.outage() {
-                return Err(VerifyError::OutOfService { path, cause });
-            }
+            self.can_prove()?;
             return verify_in_memory(self.in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
         };
         let tier = &volume.tier;

@@ -456,7 +456,7 @@ impl Store {
         })
     }
 
-    fn has_disk_in_service(&self) -> bool {
+    pub(crate) fn has_disk_in_service(&self) -> bool {
         self.inner.disks.iter().any(|volume| !volume.tier.outage.is_out())
     }
 

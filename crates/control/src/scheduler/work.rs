@@ -469,6 +469,7 @@ impl Work {
             verbatim: self.params.verbatim,
             refetch: self.params.refetch,
             pin: self.params.pin.clone(),
+            again: self.tries.contains_key(&index),
         }
     }
 

@@ -111,20 +111,23 @@ impl State {
         })
     }
 
-    /// Gives the log a new identity, because entries of it may have been lost. Nodes that know the old one forget
-    /// everything and join anew (fence rule 8).
-    pub async fn renew_log(&self) -> Result<LogId, StateError> {
+    /// Gives the log a new identity, because entries of it may have been lost, and nodes a new credential to believe each
+    /// other by. Nodes that know the old ones forget everything and join anew (fence rule 8).
+    pub async fn renew_log(&self, seal: &Seal) -> Result<LogId, StateError> {
         let log = LogId(uuid::Uuid::new_v4().to_string());
+        let credential = seal.seal(PEER_CREDENTIAL, &random_text(PEER_CREDENTIAL_CHARS));
         let mut writing = self.write().await?;
-        match writing.on() {
-            On::Sql(connection) => {
-                sqlx::query("UPDATE meta SET value = $2 WHERE name = $1")
-                    .bind("log")
-                    .bind(&log.0)
-                    .execute(connection)
-                    .await?;
+        for (name, value) in [("log", log.0.clone()), ("peer_credential", credential)] {
+            match writing.on() {
+                On::Sql(connection) => {
+                    sqlx::query("UPDATE meta SET value = $2 WHERE name = $1")
+                        .bind(name)
+                        .bind(value)
+                        .execute(connection)
+                        .await?;
+                }
+                On::Memory(tables) => tables.change_meta(name, value),
             }
-            On::Memory(tables) => tables.change_meta("log", log.0.clone()),
         }
         writing.commit().await?;
         Ok(log)

@@ -26,10 +26,12 @@ use super::log::append;
 use super::steering::Steering;
 use super::{Counter, State, StateError, Writing, count_up, spending};
 
+mod cut;
 mod notes;
 mod open;
 mod used;
 
+use cut::{chunk_lines_max, cut_paths};
 pub use notes::Note;
 use notes::RefusedCounts;
 pub use open::Open;
@@ -40,16 +42,6 @@ pub const WAITING_MAX: usize = 1024;
 
 /// Submissions written in one transaction.
 const BATCH_MAX: usize = 256;
-
-/// Objects in one chunk.
-pub const CHUNK_LINES_MAX: usize = 500;
-
-/// Objects in one chunk, times the variants in which a prefetch fetches them: the progress of a chunk is one value, which
-/// is written whole several times a second.
-const CHUNK_VARIANTS_MAX: usize = 2000;
-
-/// Bytes of the paths in one chunk, so that its log entry fits in a message of the link with room to spare.
-const CHUNK_BYTES_MAX: usize = 128 << 10;
 
 /// Objects that may share a task id, for prefetches.
 const TASK_PREFETCHES_MAX: u64 = 500;
@@ -655,27 +647,6 @@ impl Task {
 /// further ahead was recorded before the wall clock was set back.
 fn is_of_minute(at: u64, now_ms: u64) -> bool {
     at.abs_diff(now_ms) < MINUTE_MS
-}
-
-/// How many objects a chunk with these parameters may have.
-fn chunk_lines_max(params: &Params) -> usize {
-    (CHUNK_VARIANTS_MAX / params.variants.len().max(1)).clamp(1, CHUNK_LINES_MAX)
-}
-
-/// Splits paths into chunks of at most `most`, and within the bound of bytes; a single path is far below that.
-fn cut_paths(paths: &[String], most: usize) -> impl Iterator<Item = &[String]> {
-    let mut rest = paths;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = |path: &&String| {
-            bytes += path.len() + 1;
-            bytes <= CHUNK_BYTES_MAX
-        };
-        let count = rest.iter().take(most).take_while(fits).count().max(1).min(rest.len());
-        let (chunk, after) = rest.split_at(count);
-        rest = after;
-        (!chunk.is_empty()).then_some(chunk)
-    })
 }
 
 fn prefetch_urls(submission: &Submission) -> u64 {

@@ -13,7 +13,9 @@ pub(super) const COMPILED_BYTES_MAX: usize = 1 << 18;
 /// Longest expression, in bytes.
 pub(super) const EXPRESSION_BYTES_MAX: usize = 512;
 
-/// A change to one header. Applying it again changes nothing more, except for [`Operation::Replace`].
+/// A change to one header. Applying it twice may change more than applying it once: [`Operation::Replace`] may match
+/// its own result, and [`Operation::Add`] adds again what a later rule replaced. So each header goes through the rules
+/// once.
 #[derive(Clone, Debug)]
 pub struct HeaderRule {
     /// Which header.

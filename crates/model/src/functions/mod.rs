@@ -122,6 +122,9 @@ pub enum BadFunctions {
     TooMany,
 }
 
+/// The function whose rules apply to headers that an origin sent.
+const ORIGIN_RESPONSE_HEADER: &str = "origin_response_header";
+
 /// Pairs of functions that exclude each other.
 const EXCLUSIVE: [(&str, &str); 6] = [
     ("set_hashkey_args", "ali_remove_args"),
@@ -215,7 +218,7 @@ impl Rules {
             "set_resp_header" => self.response.push(headers::set_response(&args)?),
             "set_req_header" => self.fetch.headers.push(headers::set_request(&args)?),
             "origin_request_header" => self.fetch.headers.push(headers::at_origin(&args)?),
-            "origin_response_header" => self.origin_response.push(headers::from_origin(&args)?),
+            ORIGIN_RESPONSE_HEADER => self.origin_response.push(headers::from_origin(&args)?),
             "prefetch_limit" => self.prefetch = prefetch::limit(&args)?,
             "gzip" => self.gzip = args.only(&["enable"])?.on("enable")?,
             name @ ("https_option" | "https_force" | "http_force" | "https_tls_version") => {
@@ -256,11 +259,13 @@ struct Compiled {
     list: Vec<Function>,
     rules: Rules,
     shape: u64,
+    origin_headers: u64,
 }
 
 /// The functions of a domain without any.
-static NONE: LazyLock<Functions> =
-    LazyLock::new(|| Functions(Arc::new(Compiled { list: Vec::new(), rules: Rules::default(), shape: 0 })));
+static NONE: LazyLock<Functions> = LazyLock::new(|| {
+    Functions(Arc::new(Compiled { list: Vec::new(), rules: Rules::default(), shape: 0, origin_headers: 0 }))
+});
 
 impl Functions {
     /// Compiles `list`. A function that is invalid or bound to a condition has no effect.
@@ -274,7 +279,8 @@ impl Functions {
             let _ = rules.take(function);
         }
         let shape = rules.key.shape();
-        Functions(Arc::new(Compiled { list, rules, shape }))
+        let origin_headers = origin_headers(&list);
+        Functions(Arc::new(Compiled { list, rules, shape, origin_headers }))
     }
 
     /// The functions as they were set, oldest first.
@@ -303,15 +309,21 @@ impl Functions {
         self.0.shape
     }
 
+    /// A number that identifies the rules for headers of origins; zero if there are none. It is stored beside bodies,
+    /// so the way it is made is stable.
+    pub fn origin_headers(&self) -> u64 {
+        self.0.origin_headers
+    }
+
     /// The same functions, except that keys are URLs as requested.
     pub fn verbatim(&self) -> Functions {
-        let Compiled { list, rules, .. } = &*self.0;
+        let Compiled { list, rules, origin_headers, .. } = &*self.0;
         let mut rules = rules.clone();
         rules.key.verbatim = true;
         // The key no longer determines which arguments the origin is sent.
         rules.fetch.by_key = false;
         let shape = rules.key.shape();
-        Functions(Arc::new(Compiled { list: list.clone(), rules, shape }))
+        Functions(Arc::new(Compiled { list: list.clone(), rules, shape, origin_headers: *origin_headers }))
     }
 
     /// Whether bodies are stored differently under these functions than under `before`: under another key, for another
@@ -321,6 +333,12 @@ impl Functions {
         let times = now.ttls != before.ttls || now.stale != before.stale;
         times || now.key != before.key || now.origin_response != before.origin_response
     }
+}
+
+fn origin_headers(list: &[Function]) -> u64 {
+    let rules = list.iter().filter(|function| function.parent.is_none() && function.name == ORIGIN_RESPONSE_HEADER);
+    let text: String = rules.map(|rule| format!("{:?}\n", rule.args)).collect();
+    if text.is_empty() { 0 } else { xxhash_rust::xxh3::xxh3_64(text.as_bytes()).max(1) }
 }
 
 impl Default for Functions {

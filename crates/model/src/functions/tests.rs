@@ -363,7 +363,7 @@ fn keys_of_a_domain_that_shares_lie_with_the_other() {
 }
 
 #[test]
-fn header_rules_do_what_they_say_and_twice_is_once() {
+fn header_rules_do_what_they_say() {
     let cases: &[(&str, Given, &[&str])] = &[
         ("add", &[("header_value", "b")], &["b"]),
         ("add", &[("header_value", "b"), ("duplicate", "on")], &["a-a", "b"]),

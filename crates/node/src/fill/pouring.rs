@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ETAG, IF_RANGE, RANGE};
+use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use model::{Cause, Tags};
@@ -20,6 +20,8 @@ use super::task::FillTask;
 use super::{Arrived, Purpose};
 use crate::figures::FromAbove;
 use crate::head::{Head, ObjectKey};
+use crate::metrics::Metrics;
+use crate::slices;
 use crate::upstream::{self, Answer, AskError, BODY_SILENCE_MAX, Question};
 
 /// How often one fetch is resumed by range after its connection broke. The count begins anew when this many bytes came
@@ -36,6 +38,30 @@ const RESUME_FOR_USERS: Duration = Duration::from_secs(10);
 const RESUME_PUT_OFF_MAX: Duration = Duration::from_secs(600);
 const RESUME_PAUSE: Duration = Duration::from_millis(500);
 const RESUME_PAUSE_MAX: Duration = Duration::from_secs(8);
+
+/// The pauses of a user's body while its next bytes cannot be had.
+pub(crate) struct Pauses {
+    since: Instant,
+    next: Duration,
+}
+
+impl Pauses {
+    /// The first attempt failed now.
+    pub(crate) fn begin() -> Pauses {
+        Pauses { since: Instant::now(), next: RESUME_PAUSE }
+    }
+
+    /// Waits until the next attempt; `false` at once if a user is not kept waiting for that long.
+    pub(crate) async fn wait(&mut self, metrics: &Metrics) -> bool {
+        if self.since.elapsed() + self.next > RESUME_FOR_USERS {
+            return false;
+        }
+        metrics.resume_pauses.inc();
+        tokio::time::sleep(self.next).await;
+        self.next = RESUME_PAUSE_MAX.min(self.next * 2);
+        true
+    }
+}
 
 /// Chunks of at least this many bytes are kept as they came; shorter ones are copied.
 const CHUNK_KEPT_MIN: usize = 128 << 10;
@@ -143,7 +169,7 @@ impl FillTask<'_> {
     /// strong validator may two parts be combined (fence, assumption 5).
     async fn resume(&self, head: &Head, fill: &store::Fill, length: Option<u64>) -> Option<(HeaderMap, FromAbove)> {
         let (from, length) = (fill.length(), length?);
-        let etag = head.headers.get(ETAG)?;
+        let etag = slices::strong_etag(&head.headers)?; // a weak one may not be sent (RFC 9110 §13.1.5)
         if head.status != StatusCode::OK {
             return None;
         }
@@ -158,7 +184,7 @@ impl FillTask<'_> {
             let users = self.order.purpose == Purpose::User || *self.awaited.borrow();
             // One follower is part of the announced [`Arrived`]. Without another, no child reads on and the prefetch
             // was withdrawn.
-            if !users && fill.followers() <= 1 {
+            if !users && self.order.purpose == Purpose::Prefetch && fill.followers() <= 1 {
                 return None;
             }
             // Nobody waits for an answer that was announced, so `wanted` does not count: they read the body.
@@ -197,5 +223,25 @@ pub(super) fn cause(error: &WriteError) -> Cause {
         WriteError::TooLarge { .. } | WriteError::HeadTooLarge { .. } => Cause::TooLarge,
         WriteError::Evicted => Cause::Evicted,
         error => Cause::Store(upstream::words(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn user_is_kept_waiting_for_a_bounded_time() {
+        let (began, metrics) = (Instant::now(), Metrics::default());
+        let mut pauses = Pauses::begin();
+        while pauses.wait(&metrics).await {
+            assert!(metrics.resume_pauses.get() < 100, "the attempts do not end");
+        }
+        // After 0.5, 1.5, 3.5 and 7.5 seconds; the next attempt would come too late.
+        assert_eq!((metrics.resume_pauses.get(), began.elapsed()), (4, Duration::from_millis(7_500)));
+        let (mut late, began) = (Pauses::begin(), Instant::now());
+        tokio::time::advance(RESUME_FOR_USERS).await;
+        assert!(!late.wait(&metrics).await, "an attempt may take all of the time");
+        assert_eq!(began.elapsed(), RESUME_FOR_USERS);
     }
 }

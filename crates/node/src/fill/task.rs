@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{CONTENT_LENGTH, RANGE};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use httpcache::NotStorable;
 use hyper::body::Body;
 use model::fence::{Fetch, Vouched};
 use model::mistake::{Mistake, made};
@@ -65,7 +66,7 @@ impl FillTask<'_> {
         }
         let sent = self.fills.knowing.clock().now();
         let mut part = self.order.part.clone();
-        let mut answer = self.ask(&headers).await;
+        let mut answer = self.ask(&headers, !matches!(part, Part::Whole)).await;
         // The node asked for this slice, not the client. The first slice shows how long the body is, or, if it is
         // empty, the whole does.
         while let (Ok(got), Part::Begin(number)) = (&answer, &part)
@@ -77,7 +78,7 @@ impl FillTask<'_> {
                 None => headers.remove(RANGE),
             };
             drop(answer);
-            answer = self.ask(&headers).await;
+            answer = self.ask(&headers, !matches!(part, Part::Whole)).await;
         }
         let answer = match answer {
             Ok(answer) if answer.head.status == StatusCode::PARTIAL_CONTENT && !matches!(part, Part::Whole) => {
@@ -89,12 +90,13 @@ impl FillTask<'_> {
                         self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
                         return self.tell(Arrival::Lone { failed: false });
                     }
+                    None if self.is_whole(&answer) => Ok(as_whole(answer)),
                     None => {
                         // The part cannot be stored, so the whole is fetched. Moment and stamp were noted before, which
                         // is safe.
                         headers.remove(RANGE);
                         drop(answer);
-                        self.ask(&headers).await
+                        self.ask(&headers, false).await
                     }
                 }
             }
@@ -103,10 +105,14 @@ impl FillTask<'_> {
         match (answer, &self.order.part) {
             (Err(error), _) => self.tell(Arrival::Failed(error)),
             (Ok(answer), Part::Slice(_, series, _)) => {
-                if slices::is_another(answer.head.status) {
+                let status = answer.head.status;
+                if slices::is_another(status) {
                     self.forget_series(series).await;
                 }
-                self.tell(Arrival::Failed(AskError::Changed));
+                // A failure says nothing of the body, so its reader may ask again.
+                let failed = Cause::OriginStatus(status.as_u16()).is_transient();
+                let failure = || AskError::Unreachable(format!("answered {status}"));
+                self.tell(Arrival::Failed(if failed { failure() } else { AskError::Changed }));
             }
             (Ok(answer), Part::Whole | Part::Begin(_)) => self.take(answer, sent, lone).await,
         }
@@ -123,15 +129,27 @@ impl FillTask<'_> {
         }
     }
 
-    async fn ask(&self, headers: &HeaderMap) -> Result<Answer, AskError> {
+    async fn ask(&self, headers: &HeaderMap, uncoded: bool) -> Result<Answer, AskError> {
         loop {
             let copy = self.order.confirm.as_ref().map(|confirm| confirm.head.copy);
-            match self.fills.upstream.ask(&Question { copy, ..self.question(headers.clone()) }, None).await {
+            let question = Question { copy, uncoded, ..self.question(headers.clone()) };
+            match self.fills.upstream.ask(&question, None).await {
                 // Somebody joined after the last one had left.
                 Err(AskError::Left) if !self.running.party.give_up() => {}
                 answered => return answered,
             }
         }
+    }
+
+    /// Whether a 206 brings the whole body, which is then a short one. An origin was asked for it without a content
+    /// coding, so where codings are variants, it is not the variant that was ordered.
+    fn is_whole(&self, answer: &Answer) -> bool {
+        let (headers, ordered) = (&answer.head.headers, &self.order.headers);
+        let other_coding = || self.vary(headers).is_ok_and(|vary| vary.contains(&ACCEPT_ENCODING));
+        slices::whole(headers).is_some_and(|length| {
+            answer.body.size_hint().exact().is_none_or(|exact| exact == length)
+                && !(ordered.contains_key(ACCEPT_ENCODING) && other_coding())
+        })
     }
 
     /// The slice that a 206 brings, if it may be stored.
@@ -145,7 +163,7 @@ impl FillTask<'_> {
                 let received = self.fills.knowing.clock().now();
                 let mut headers = httpcache::end_to_end(&answer.head.headers);
                 httpcache::OF_CONTENT.into_iter().for_each(|name| _ = headers.remove(name));
-                self.mark(StatusCode::OK, &answer.from, &mut headers);
+                self.mark(StatusCode::OK, &mut headers);
                 let kept = httpcache::kept(&headers, received);
                 if own_head(&headers, &kept) {
                     return None;
@@ -170,7 +188,7 @@ impl FillTask<'_> {
     /// Whether a part that came is of an object that may not be stored.
     fn is_unstorable(&self, answer: &Answer, sent: SystemTime) -> bool {
         let mut headers = httpcache::end_to_end(&answer.head.headers);
-        self.mark(StatusCode::OK, &answer.from, &mut headers);
+        self.mark(StatusCode::OK, &mut headers);
         self.storable(StatusCode::OK, &headers, sent, self.fills.knowing.clock().now()).is_err()
     }
 
@@ -238,8 +256,8 @@ impl FillTask<'_> {
         Ok(Filling { key, fill, length })
     }
 
-    /// Stores the bytes of a slice. One that breaks off is not resumed: its readers are cut off, and ask for less the
-    /// next time.
+    /// Stores the bytes of a slice. One that breaks off is not continued by range: its readers fetch it again
+    /// ([`slices`]).
     async fn pour_part(&self, mut body: FromAbove, filling: Filling) -> Result<(), Cause> {
         let Filling { mut fill, length, .. } = filling;
         match self.pour_some(&mut body, &mut fill, length).await {
@@ -279,8 +297,9 @@ impl FillTask<'_> {
             refetch: self.order.refetch,
             copy: None,
             interim: self.order.interim.clone(),
-            again: false,
-            awaited: (self.order.purpose == Purpose::Prefetch).then(|| self.awaited.clone()),
+            again: self.order.again,
+            uncoded: false,
+            awaited: (self.order.purpose != Purpose::User).then(|| self.awaited.clone()),
             wanted: (self.order.purpose == Purpose::Prefetch).then(|| self.running.party.wanted.subscribe()),
         }
     }
@@ -302,17 +321,17 @@ impl FillTask<'_> {
     }
 
     /// Records in a head what the domain's functions make of it.
-    fn mark(&self, status: StatusCode, from: &From, headers: &mut HeaderMap) {
-        keep::mark(&self.order.domain.functions, &self.order.asked.path, status, *from == From::Origin, headers);
+    fn mark(&self, status: StatusCode, headers: &mut HeaderMap) {
+        keep::mark(&self.order.domain.functions, &self.order.asked.path, status, headers);
     }
 
     fn vary(&self, headers: &HeaderMap) -> Result<Vec<HeaderName>, httpcache::VaryStar> {
         keep::vary(&self.order.domain.functions, headers)
     }
 
-    /// Whether the domain's owner calls an answer of this status a failure.
-    fn is_ruled_failure(&self, status: StatusCode) -> bool {
-        self.order.domain.functions.rules().stale.as_ref().is_some_and(|rule| rule.is_failure(status.as_u16()))
+    /// Whether an answer of this status is a failure, for which a stored response may stand in.
+    fn is_failure(&self, status: StatusCode) -> bool {
+        keep::is_failure(&self.order.domain.functions, status)
     }
 
     /// Whether an answer with this head may be stored.
@@ -363,14 +382,14 @@ impl FillTask<'_> {
         let vouched = self.noted().vouch(answer.age);
         let mut headers = httpcache::end_to_end(&answer.head.headers);
         let status = answer.head.status;
-        self.mark(status, &came.from, &mut headers);
+        self.mark(status, &mut headers);
         let storable = self.storable(status, &headers, sent, received);
         let kept = httpcache::kept(&headers, received);
         let why = match storable {
             Ok(_) if !same_tags(&self.order.domain, &headers, &kept) => {
                 Cause::NotStorable("a field that names its tags may not be kept".to_owned())
             }
-            Ok(_) if self.order.stands_in && self.is_ruled_failure(status) => {
+            Ok(_) if self.order.stands_in && self.is_failure(status) => {
                 Cause::NotStorable("it failed, and what is stored stands in".to_owned())
             }
             // Users go on being served the stored response (decision 0024).
@@ -406,9 +425,9 @@ impl FillTask<'_> {
             }
             Err(reason) => Cause::NotStorable(reason.to_string()),
         };
-        // An answer that was overtaken, or failed, says nothing of the next one.
-        let failed = keep::is_failure(&self.order.domain.functions, status);
-        if !failed && why != Cause::Evicted {
+        // An answer that failed or was overtaken, or that the store had no room for, says nothing of the next one.
+        let failed = self.is_failure(status);
+        if !failed && matches!(why, Cause::NotStorable(_) | Cause::TooLarge) {
             self.fills.note_lone(&self.order.key, &self.order.headers, LONE_FOR);
         }
         // The receiver is gone when the client left, or the prefetch knows enough.
@@ -417,7 +436,9 @@ impl FillTask<'_> {
     }
 
     /// Applies a 304 to the validator of `confirm`: the stored head is freshened, and the body gets the fetch's stamp
-    /// (rule 1). `None` if that body is no longer the stored one, the 304 is about another, or the fetch was overtaken.
+    /// (rule 1). If only the request's credentials forbid storing the 304 (RFC 9111 §3.5), it is for this request alone:
+    /// it does not make the stored response, which came without credentials, any worse. `None` if the body is no longer
+    /// the stored one, the 304 is about another, or the fetch was overtaken.
     async fn confirm(
         &self,
         confirm: &Confirmable,
@@ -445,7 +466,8 @@ impl FillTask<'_> {
             let _ = self.fills.store.remove(key.hash(), key.bytes(), only).await;
             return None;
         };
-        self.mark(confirm.head.status, &came.from, &mut headers);
+        keep::confirmed(&self.order.domain.functions, &stored.headers, &answer.head.headers, &mut headers);
+        self.mark(confirm.head.status, &mut headers);
         let mut vouched = self.noted().confirm(confirm.vouched, answer.age);
         if made(Mistake::LiftToApplied) {
             vouched.stamp = vouched.stamp.max(self.fills.knowing.applied());
@@ -455,9 +477,43 @@ impl FillTask<'_> {
             .then(|| Arc::new(Head::new(self.log, confirm.head.status, headers.clone(), sent, received)));
         let head = Head::new(self.log, confirm.head.status, kept, sent, received);
         let head = Arc::new(Head { slices: stored.slices, refetch: stored.refetch, copy: stored.copy, ..head });
+        let storable = self.storable(head.status, &headers, sent, received);
+        let (object, done) = match storable {
+            Err(reason @ NotStorable::Authorization) => {
+                (confirm.object.clone(), Err(Cause::NotStorable(reason.to_string())))
+            }
+            _ => {
+                // Its `Vary` decides where a body is stored.
+                let same_place = httpcache::vary_fields(&headers) == httpcache::vary_fields(&confirm.head.headers);
+                let stays = storable.is_ok() && same_place && same_tags(&self.order.domain, &headers, &head.headers);
+                (self.store_confirmed(confirm, &head, vouched, stays).await?, Ok(()))
+            }
+        };
+        drop(turn);
+        let vary = self.vary(&head.headers).unwrap_or_default();
+        let values = httpcache::vary_key(&vary, &self.order.headers);
+        let done = watch::Sender::new(Some(done)).subscribe();
+        let body = match head.slices {
+            None => ArrivedBody::Stored(object),
+            Some(series) => self.sliced(&head, series, None),
+        };
+        Some(Arrived { head, alone: storable.is_err(), own_head, vouched, body, vary, values, came, done })
+    }
+
+    /// Stores the head that a 304 made. `None` if the body is no longer the stored one, or the fetch was overtaken.
+    /// Unless it `stays`, the body is removed: the 304 brought `no-store`, another `Vary` or the like, so this answer
+    /// may use the body, and later ones may not.
+    async fn store_confirmed(
+        &self,
+        confirm: &Confirmable,
+        head: &Head,
+        vouched: Vouched,
+        stays: bool,
+    ) -> Option<store::Object> {
+        let (store, key) = (&self.fills.store, &self.order.key);
         let mut lifted = confirm.object.clone();
         if made(Mistake::LiftAnyBody)
-            && let Ok(Some(there)) = self.fills.store.lookup(key.hash(), key.bytes()).await
+            && let Ok(Some(there)) = store.lookup(key.hash(), key.bytes()).await
         {
             lifted = there;
         }
@@ -465,7 +521,7 @@ impl FillTask<'_> {
         if *overtaken {
             return None;
         }
-        let object = match self.fills.store.update_head(&lifted, head.encode(), vouched.stamp.0).await {
+        let object = match store.update_head(&lifted, head.encode(), vouched.stamp.0).await {
             Ok(updated) => updated?,
             Err(error) => {
                 // The body is good all the same; it will be validated again.
@@ -474,24 +530,12 @@ impl FillTask<'_> {
             }
         };
         drop(overtaken);
-        drop(turn);
-        // Its `Vary` decides where a body is stored.
-        let same_place = httpcache::vary_fields(&headers) == httpcache::vary_fields(&confirm.head.headers);
-        let storable = self.storable(head.status, &headers, sent, received);
-        if storable.is_ok() && same_place && same_tags(&self.order.domain, &headers, &head.headers) {
+        if stays {
             self.remember(key, object.generation(), vouched);
         } else {
-            // The 304 brought `no-store`, another `Vary` or the like: this answer may use the body, later ones may not.
-            let _ = self.fills.store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
+            let _ = store.remove(key.hash(), key.bytes(), store::Which::Only(object.generation())).await;
         }
-        let vary = self.vary(&head.headers).unwrap_or_default();
-        let values = httpcache::vary_key(&vary, &self.order.headers);
-        let done = watch::Sender::new(Some(Ok(()))).subscribe();
-        let body = match head.slices {
-            None => ArrivedBody::Stored(object),
-            Some(series) => self.sliced(&head, series, None),
-        };
-        Some(Arrived { head, alone: storable.is_err(), own_head, vouched, body, vary, values, came, done })
+        Some(object)
     }
 
     /// Begins to store an arriving body, after its marker if it is a variant.
@@ -543,6 +587,17 @@ struct KeptPart {
     number: u64,
     /// Its head is new, too.
     begins: bool,
+}
+
+/// A 206 that brings the whole body, as the 200 that would have brought it.
+fn as_whole(mut answer: Answer) -> Answer {
+    let headers = &mut answer.head.headers;
+    if let Some(length) = slices::whole(headers) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    headers.remove(CONTENT_RANGE);
+    answer.head.status = StatusCode::OK;
+    answer
 }
 
 /// Whether the request that began the fetch gets more of the head than is stored.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE};
+use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use model::functions::Functions;
 use model::{Source, SourceKind, UrlKey};
@@ -74,21 +75,46 @@ pub(crate) fn headers(functions: &Functions, headers: &mut HeaderMap) {
     functions.rules().fetch.headers.iter().for_each(|rule| rule.apply(headers));
 }
 
-/// The target of a redirect that is to be followed: the URL, and the `Host` to send.
+/// A server that redirects.
+#[derive(Clone, Debug)]
+pub(crate) struct Redirecting<'a> {
+    /// Its scheme, address and port, and the path it was asked for.
+    pub(crate) url: Uri,
+    /// The `Host` that it was sent.
+    pub(crate) host: &'a str,
+    /// The host that the user asked for.
+    pub(crate) site: &'a str,
+    /// Whether it is the domain's source, rather than a server that the source led to.
+    pub(crate) is_source: bool,
+}
+
+/// The target of a redirect that is to be followed.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) url: Uri,
+    /// The `Host` to send.
+    pub(crate) host: String,
+    /// Whether it is on the server that redirects.
+    pub(crate) same: bool,
+}
+
+/// The target of a redirect, if it is to be followed.
+///
+/// A server names itself by the `Host` that it was sent, and a source by the site, too: DNS leads from the site's name
+/// to this CDN, so a target there that is not on the source is left to the user.
 pub(crate) fn follow(
     functions: &Functions,
     method: &Method,
-    asked: &Uri,
-    host: &str,
+    from: &Redirecting<'_>,
     status: StatusCode,
     headers: &HeaderMap,
-) -> Option<(Uri, String)> {
+) -> Option<Target> {
     let follow = functions.rules().fetch.follow?;
     let redirects = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
     if !redirects || !matches!(*method, Method::GET | Method::HEAD) {
         return None;
     }
-    let base = url::Url::parse(&asked.to_string()).ok()?;
+    let base = url::Url::parse(&from.url.to_string()).ok()?;
     let location = headers.get(http::header::LOCATION)?.to_str().ok()?;
     let mut to = base.join(location).ok().filter(|to| matches!(to.scheme(), "http" | "https"))?;
     to.set_fragment(None);
@@ -101,10 +127,19 @@ pub(crate) fn follow(
         Some(port) => format!("{}:{port}", to.host_str()?),
         None => to.host_str()?.to_owned(),
     };
+    let sent = from.host.parse::<Authority>().ok();
+    let is = |name: &str| to.host_str().is_some_and(|host| host.eq_ignore_ascii_case(name));
+    let own_name = sent.as_ref().is_some_and(|sent| is(sent.host())) || (from.is_source && is(from.site));
+    let sent_port = sent.as_ref().and_then(Authority::port_u16);
+    // A server may not know the port by which it is reached.
+    let own_port = to.port().is_none_or(|port| [base.port(), sent_port].contains(&Some(port)));
+    let same = to.origin() == base.origin() || (own_name && own_port && to.scheme() == base.scheme());
+    if !same && is(from.site) {
+        return None;
+    }
     // A redirect to the same server is followed with the same `Host`.
-    let same = to.origin() == base.origin();
-    let host = if follow.retain_host || same { host.to_owned() } else { authority };
-    Some((to.as_str().parse().ok()?, host))
+    let host = if follow.retain_host || same { from.host.to_owned() } else { authority };
+    Some(Target { url: to.as_str().parse().ok()?, host, same })
 }
 
 /// Removes what must not follow a redirect to another server: credentials for the first, and headers that the domain's
@@ -217,7 +252,8 @@ mod tests {
     fn redirects_are_followed_where_that_is_on() {
         let on = functions(&[("follow_302", &[("enable", "on")])]);
         let retaining = functions(&[("follow_302", &[("enable", "on"), ("retain_args", "on"), ("retain_host", "on")])]);
-        let asked: Uri = "http://o:81/d/x?y=1".parse().unwrap();
+        let source =
+            Redirecting { url: "http://o:81/d/x?y=1".parse().unwrap(), host: "h", site: "www.a.com", is_source: true };
         let cases = [
             (&on, 302, "/z", Some(("http://o:81/z", "h"))),
             (&on, 302, "z?w=2", Some(("http://o:81/d/z?w=2", "h"))),
@@ -232,12 +268,47 @@ mod tests {
         for (functions, status, location, expected) in cases {
             let headers: HeaderMap = [(http::header::LOCATION, location.parse().unwrap())].into_iter().collect();
             let status = StatusCode::from_u16(status).unwrap();
-            let got = follow(functions, &Method::GET, &asked, "h", status, &headers);
-            let got = got.map(|(to, host)| (to.to_string(), host));
+            let got = follow(functions, &Method::GET, &source, status, &headers);
+            let got = got.map(|target| (target.url.to_string(), target.host));
             let expected = expected.map(|(to, host): (&str, &str)| (to.to_owned(), host.to_owned()));
             assert_eq!(got, expected, "{status} {location}");
         }
-        let post = follow(&on, &Method::POST, &asked, "h", StatusCode::FOUND, &HeaderMap::new());
-        assert_eq!((post, follows(&on), follows(&Functions::default())), (None, 2, 0));
+        let post = follow(&on, &Method::POST, &source, StatusCode::FOUND, &HeaderMap::new());
+        assert_eq!((post.is_none(), follows(&on), follows(&Functions::default())), (true, 2, 0));
+    }
+
+    #[test]
+    fn server_that_redirects_to_its_own_name_is_asked_again_and_the_cdn_is_not() {
+        let on = functions(&[("follow_302", &[("enable", "on")])]);
+        let site = "www.a.com";
+        let cases = [
+            // URL of the server           host            is the source  target                      same server
+            ("http://192.0.2.10/x", site, true, "http://www.a.com/z", Some(true)),
+            ("http://192.0.2.10/x", site, true, "http://WWW.a.com:80/z", Some(true)),
+            ("http://192.0.2.10/x", site, true, "//www.a.com/z", Some(true)),
+            ("http://192.0.2.10:8080/x", site, true, "http://www.a.com/z", Some(true)),
+            ("http://192.0.2.10:8080/x", site, true, "http://www.a.com:8080/z", Some(true)),
+            ("http://192.0.2.10:8080/x", "www.a.com:81", true, "http://www.a.com:81/z", Some(true)),
+            ("https://192.0.2.10/x", site, true, "https://www.a.com/z", Some(true)),
+            ("http://192.0.2.10/x", "h", true, "http://h/z", Some(true)),
+            ("http://192.0.2.10/x", "h", true, "http://www.a.com/z", Some(true)),
+            // DNS leads from the site's name to this CDN.
+            ("http://192.0.2.10/x", site, true, "https://www.a.com/z", None),
+            ("https://192.0.2.10/x", site, true, "http://www.a.com/z", None),
+            ("http://192.0.2.10/x", site, true, "http://www.a.com:9/z", None),
+            ("http://p/x", "p", false, "http://www.a.com/z", None),
+            // Another name may lead anywhere.
+            ("http://192.0.2.10/x", "h", true, "https://h/z", Some(false)),
+            ("http://192.0.2.10/x", site, true, "http://a.com/z", Some(false)),
+            ("http://p/x", site, false, "http://www.a.com/z", Some(true)),
+        ];
+        for (url, host, is_source, to, same) in cases {
+            let headers: HeaderMap = [(http::header::LOCATION, to.parse().unwrap())].into_iter().collect();
+            let from = Redirecting { url: url.parse().unwrap(), host, site, is_source };
+            let target = follow(&on, &Method::GET, &from, StatusCode::FOUND, &headers);
+            assert_eq!(target.as_ref().map(|target| target.same), same, "{from:?} {to}");
+            let kept = target.filter(|target| target.same).is_none_or(|target| target.host == host);
+            assert!(kept, "{from:?} {to}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, EXPIRES, PRAGMA};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use httpcache::Directives;
 use model::functions::{Applies, Functions, Ttls};
 
 /// The `Cache-Control` that counts, where a rule has changed it.
@@ -26,25 +27,49 @@ const STALE: HeaderName = HeaderName::from_static("warmfront-stale");
 /// The shape of the rules by which the key was made, where there are any.
 const SHAPE: HeaderName = HeaderName::from_static("warmfront-shape");
 
+/// The domain's rules for headers of origins that a head has been through, where there are any.
+const RULED: HeaderName = HeaderName::from_static("warmfront-ruled");
+
+/// Every field that functions leave in a stored head.
+const MARKS: [HeaderName; 5] = [KEPT, TOLD, STALE, SHAPE, RULED];
+
 /// The targeted field for caches like this one, which takes precedence over `Cache-Control` (RFC 9213).
 const TARGETED: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// Records the effect of the functions in a head that is to be stored. `path` is the one users ask for; `from_origin`
-/// is whether the head comes from an origin rather than from a parent, which has already applied the rules for origins'
-/// headers.
-pub(crate) fn mark(functions: &Functions, path: &str, status: StatusCode, from_origin: bool, headers: &mut HeaderMap) {
-    for name in [KEPT, TOLD, STALE, SHAPE] {
+/// Applies the domain's rules for headers of origins to the answer of an origin. A 304 need not repeat the fields of
+/// the stored head, which have been through the rules already, so only the fields that it has are changed.
+pub(crate) fn answered(functions: &Functions, status: StatusCode, headers: &mut HeaderMap) {
+    let rules = &functions.rules().origin_response;
+    let there: Vec<bool> = rules.iter().map(|rule| headers.contains_key(&rule.name)).collect();
+    let whole = status != StatusCode::NOT_MODIFIED;
+    rules.iter().zip(there).filter(|(_, there)| whole || *there).for_each(|(rule, _)| rule.apply(headers));
+}
+
+/// Applies the rules for headers of origins to `headers`, which a 304 made of the stored head `stored`, if that was
+/// stored under other rules. The fields that the 304 has went through the rules where it arrived.
+pub(crate) fn confirmed(functions: &Functions, stored: &HeaderMap, not_modified: &HeaderMap, headers: &mut HeaderMap) {
+    let ruled = stored.get(RULED).cloned();
+    if ruled == Some(functions.origin_headers()).filter(|rules| *rules != 0).map(HeaderValue::from) {
+        return;
+    }
+    let rules = functions.rules().origin_response.iter();
+    rules.filter(|rule| !not_modified.contains_key(&rule.name)).for_each(|rule| rule.apply(headers));
+}
+
+/// Records the effect of the functions in a head that is to be stored. `path` is the one users ask for.
+pub(crate) fn mark(functions: &Functions, path: &str, status: StatusCode, headers: &mut HeaderMap) {
+    for name in MARKS {
         headers.remove(name);
     }
     let rules = functions.rules();
-    if from_origin {
-        rules.origin_response.iter().for_each(|rule| rule.apply(headers));
+    if functions.origin_headers() != 0 {
+        headers.insert(RULED, HeaderValue::from(functions.origin_headers()));
     }
     if functions.shape() != 0 {
         headers.insert(SHAPE, HeaderValue::from(functions.shape()));
     }
     if let Some(rule) = rules.stale.as_ref().filter(|rule| !rule.is_failure(status.as_u16()))
-        && !(rule.origin_first && says(headers).has("stale-if-error"))
+        && !(rule.origin_first && Directives::of(headers).stale_if_error.is_some())
     {
         headers.insert(STALE, HeaderValue::from(rule.extension.as_secs()));
     }
@@ -81,7 +106,7 @@ pub(crate) fn vary(functions: &Functions, headers: &HeaderMap) -> Result<Vec<Hea
 
 /// Whether functions left something in a head.
 pub(crate) fn is_marked(headers: &HeaderMap) -> bool {
-    [KEPT, TOLD, STALE, SHAPE].iter().any(|name| headers.contains_key(name))
+    MARKS.iter().any(|name| headers.contains_key(name))
 }
 
 /// How long users are told to keep a body, where a rule says so.
@@ -132,9 +157,7 @@ struct Ruled {
     /// Users are told `ttl`.
     told: bool,
     /// Directives of the origin that still count.
-    rest: Vec<&'static str>,
-    /// Those of them with a time.
-    stale: Vec<String>,
+    rest: Vec<String>,
 }
 
 impl Ruled {
@@ -143,41 +166,14 @@ impl Ruled {
             return "no-store".to_owned();
         }
         let lifetime = if self.revalidate { "no-cache".to_owned() } else { format!("max-age={}", self.ttl.as_secs()) };
-        let rest = self.rest.iter().map(|directive| (*directive).to_owned()).chain(self.stale.iter().cloned());
-        std::iter::once(lifetime).chain(rest).collect::<Vec<_>>().join(", ")
+        std::iter::once(lifetime).chain(self.rest.iter().cloned()).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// The origin's statements about freshness, as far as rules need them.
-struct Says {
-    /// `no-store`, `no-cache` or a lifetime of zero.
-    forbids: bool,
-    private: bool,
-    /// There is a lifetime, or a time of expiry.
-    lifetime: bool,
-    directives: Vec<(String, String)>,
-}
-
-impl Says {
-    fn has(&self, wanted: &str) -> bool {
-        self.directives.iter().any(|(name, _)| name == wanted)
-    }
-}
-
-fn says(headers: &HeaderMap) -> Says {
-    let field = if httpcache::is_targeted(headers) { TARGETED } else { CACHE_CONTROL };
-    let mut directives = Vec::new();
-    for line in headers.get_all(&field) {
-        for directive in String::from_utf8_lossy(line.as_bytes()).split(',') {
-            let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
-            directives.push((name.trim().to_ascii_lowercase(), value.trim().trim_matches('"').to_owned()));
-        }
-    }
-    let has = |wanted: &str| directives.iter().any(|(name, _)| name == wanted);
-    let zero = |wanted: &str| directives.iter().any(|(name, value)| name == wanted && value.parse() == Ok(0_u64));
-    let forbids = has("no-store") || has("no-cache") || zero("s-maxage") || (zero("max-age") && !has("s-maxage"));
-    let lifetime = has("s-maxage") || has("max-age") || headers.contains_key(EXPIRES);
-    Says { forbids, private: has("private"), lifetime, directives }
+/// Whether the origin forbids keeping a response: `no-store`, `no-cache` or a lifetime of zero. The qualified form of
+/// `no-cache` does not: it withholds fields ([`httpcache::kept`]).
+fn forbids(said: &Directives) -> bool {
+    said.no_store || said.no_cache || said.s_maxage.or(said.max_age).is_some_and(|lifetime| lifetime.is_zero())
 }
 
 /// Statuses that path rules apply to; others need a rule for their status.
@@ -189,36 +185,39 @@ fn ruled(ttls: &Ttls, path: &str, status: u16, headers: &HeaderMap) -> Option<Ru
     if ttls.is_empty() {
         return None;
     }
-    let says = says(headers);
+    let said = Directives::of(headers);
     let rule: Option<(&Applies, Duration)> = match ttls.code(path, status) {
         Some((rule, ttl)) => Some((&rule.applies, ttl)),
         None => ttls.rule(path).filter(|_| is_ruled_by_path(status)).map(|rule| (&rule.applies, rule.ttl)),
     };
-    if says.private {
+    if said.private {
         return None;
     }
-    let has = |wanted: &&'static str| says.has(wanted);
+    let forbids = forbids(&said);
+    let has_lifetime = said.s_maxage.is_some() || said.max_age.is_some() || headers.contains_key(EXPIRES);
     let ruled = |ttl, applies: &Applies| {
-        // Directives of the origin that allow sharing a response to a request with `Authorization`, explicit or
-        // implied.
-        let shared = has(&"s-maxage") && !has(&"public");
-        let rest = ["public", "must-revalidate", "proxy-revalidate"].into_iter().filter(|name| has(name));
-        let stale = |(name, value): &(String, String)| {
-            matches!(name.as_str(), "stale-while-revalidate" | "stale-if-error").then(|| format!("{name}={value}"))
-        };
+        let rest = [
+            // `s-maxage` allows sharing a response to a request with `Authorization`, too.
+            ("public", said.public || said.s_maxage.is_some()),
+            ("must-revalidate", said.must_revalidate),
+            ("proxy-revalidate", said.proxy_revalidate),
+            ("immutable", said.immutable),
+        ];
+        let stale = [("stale-while-revalidate", said.stale_while_revalidate), ("stale-if-error", said.stale_if_error)];
+        let stale = stale.into_iter().filter_map(|(name, time)| Some(format!("{name}={}", time?.as_secs())));
+        let rest = rest.into_iter().filter(|(_, is_said)| *is_said).map(|(name, _)| name.to_owned());
         Ruled {
             ttl,
             revalidate: applies.revalidate,
             told: applies.told && !applies.revalidate,
-            rest: rest.chain(shared.then_some("public")).collect(),
-            stale: says.directives.iter().filter_map(stale).collect(),
+            rest: rest.chain(stale).collect(),
         }
     };
     match rule {
-        Some((applies, _)) if says.forbids && !applies.no_cache_too => None,
-        Some((applies, _)) if says.lifetime && !says.forbids && applies.origin_first => None,
+        Some((applies, _)) if forbids && !applies.no_cache_too => None,
+        Some((applies, _)) if has_lifetime && !forbids && applies.origin_first => None,
         Some((applies, ttl)) => Some(ruled(ttl, applies)),
-        None if says.forbids || says.lifetime => None,
+        None if forbids || has_lifetime => None,
         None => ttls.otherwise(status).map(|ttl| ruled(ttl, &Applies::default())),
     }
 }
@@ -242,7 +241,7 @@ mod tests {
         let mut headers: HeaderMap =
             said.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
         let status = StatusCode::from_u16(status).unwrap();
-        mark(functions, path, status, true, &mut headers);
+        mark(functions, path, status, &mut headers);
         let now = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let request = HeaderMap::new();
         let kept = httpcache::storable(&http::Method::GET, &request, status, &effective(&headers), now, now);
@@ -277,6 +276,11 @@ mod tests {
             (&no_cache_too, "/a.jpg", 200, &[("cache-control", "no-store")], Some(60)),
             (&no_cache_too, "/a.jpg", 200, &[("cache-control", "max-age=0")], Some(60)),
             (&no_cache_too, "/a.jpg", 200, &[("cache-control", "private")], None), // not shared
+            // qualified forms withhold fields, and a comma in quotes ends no directive
+            (&plain, "/a.jpg", 200, &[("cache-control", "no-cache=\"set-cookie\"")], Some(60)),
+            (&plain, "/a.jpg", 200, &[("cache-control", "private=\"x-user\"")], Some(60)),
+            (&plain, "/a.jpg", 200, &[("cache-control", "private=\"x-a, no-store, private\"")], Some(60)),
+            (&plain, "/a.jpg", 200, &[("cache-control", "no-cache=\"etag\"")], None), // nothing is kept without it
             // a field that is no dictionary is ignored (RFC 9213)
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", ""), ("cache-control", "private")], None),
             (&plain, "/a.jpg", 200, &[("cdn-cache-control", "max-age=60,"), ("cache-control", "private")], None),
@@ -316,10 +320,22 @@ mod tests {
         for (said, shared) in [("max-age=5", false), ("public", true), ("s-maxage=5", true), ("must-revalidate", true)]
         {
             let mut headers: HeaderMap = [(CACHE_CONTROL, said.parse().unwrap())].into_iter().collect();
-            mark(&rules, "/a", StatusCode::OK, true, &mut headers);
+            mark(&rules, "/a", StatusCode::OK, &mut headers);
             let kept =
                 httpcache::storable(&http::Method::GET, &request, StatusCode::OK, &effective(&headers), now, now);
             assert_eq!(kept.is_ok(), shared, "{said}");
+        }
+    }
+
+    #[test]
+    fn what_never_changes_still_does_not_under_a_rule() {
+        let rules = functions(&[("path_based_ttl_set", &[("path", "/"), ("ttl", "60")])]);
+        let now = std::time::UNIX_EPOCH;
+        for (said, immutable) in [("max-age=5, immutable", true), ("max-age=5", false)] {
+            let mut headers: HeaderMap = [(CACHE_CONTROL, said.parse().unwrap())].into_iter().collect();
+            mark(&rules, "/a", StatusCode::OK, &mut headers);
+            let kept = httpcache::Freshness::of(StatusCode::OK, &effective(&headers), now, now);
+            assert_eq!((kept.lifetime.as_secs(), kept.immutable), (60, immutable), "{said}");
         }
     }
 
@@ -330,9 +346,9 @@ mod tests {
         let told =
             functions(&[("path_based_ttl_set", &[("path", "/"), ("ttl", "60"), ("swift_follow_cachetime", "on")])]);
         let mut headers = HeaderMap::new();
-        mark(&told, "/a", StatusCode::OK, true, &mut headers);
+        mark(&told, "/a", StatusCode::OK, &mut headers);
         assert_eq!(super::told(&headers), Some("60"));
-        mark(&Functions::default(), "/a", StatusCode::OK, true, &mut headers);
+        mark(&Functions::default(), "/a", StatusCode::OK, &mut headers);
         assert!(headers.is_empty(), "marks go with the rules: {headers:?}");
     }
 
@@ -361,7 +377,7 @@ mod tests {
         for (functions, said, fresh, stale) in cases {
             let mut headers: HeaderMap =
                 said.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
-            mark(functions, "/a", StatusCode::OK, true, &mut headers);
+            mark(functions, "/a", StatusCode::OK, &mut headers);
             let now = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
             let got = httpcache::Freshness::of(StatusCode::OK, &effective(&headers), now, now);
             assert_eq!(
@@ -371,7 +387,7 @@ mod tests {
             );
         }
         let mut failed = HeaderMap::new();
-        mark(&hour, "/a", StatusCode::BAD_GATEWAY, true, &mut failed);
+        mark(&hour, "/a", StatusCode::BAD_GATEWAY, &mut failed);
         assert!(failed.is_empty(), "what failed stands in for nothing");
         let named = rule(&[("origin_error_status_code", "404,5xx")]);
         let failures =
@@ -386,7 +402,7 @@ mod tests {
         let keyed = functions(&[("set_hashkey_args", &[("disable", "on")])]);
         let mut headers = HeaderMap::new();
         assert!(is_keyed_by(&Functions::default(), &headers) && !is_keyed_by(&keyed, &headers));
-        mark(&keyed, "/a", StatusCode::OK, true, &mut headers);
+        mark(&keyed, "/a", StatusCode::OK, &mut headers);
         assert!(!is_keyed_by(&Functions::default(), &headers) && is_keyed_by(&keyed, &headers));
     }
 }

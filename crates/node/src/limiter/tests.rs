@@ -336,3 +336,53 @@ async fn users_pass_prefetches_wait_in_order_and_not_for_ever() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_fail_one_request_do_not_tell_how_soon_an_origin_answers() {
+    let limiter = Limiter::new(0);
+    let limit = || limiter.origins().values().map(|origin| origin.state().pace.limit).sum::<f64>();
+    let mut limits = Vec::new();
+    for well in [false, true] {
+        for _ in 0..100 {
+            let mut users = Vec::new();
+            while users.len() < 8 {
+                users.push(limiter.enter(&endpoint("o"), Purpose::User, None).await.unwrap());
+            }
+            tokio::time::advance(Duration::from_millis(1)).await;
+            users.iter().for_each(|user| if well { user.answered(true) } else { user.failed_alone() });
+        }
+        limits.push(limit());
+    }
+    assert_eq!(limits[0], 4.0, "as in the beginning");
+    assert!(limits[1] > 4.0, "good answers do raise it: {limits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn validation_in_the_background_goes_before_prefetches_and_yields_to_users() {
+    let o = endpoint("o");
+    for lends in [false, true] {
+        let limiter = Limiter::new(0);
+        let validate = |awaited| limiter.enter(&o, Purpose::Revalidation, awaited);
+        limiter.connected(lends); // and no share is ever lent
+        let mut prefetches = Vec::new();
+        for _ in 0..4 {
+            let mut entering = Box::pin(limiter.enter(&o, Purpose::Prefetch, None));
+            if let std::task::Poll::Ready(slot) = futures_util::poll!(entering.as_mut()) {
+                prefetches.push(slot.unwrap());
+            }
+        }
+        assert_eq!(prefetches.len(), if lends { 0 } else { 4 });
+        let mut running = vec![validate(None).await.unwrap(), limiter.enter(&o, Purpose::User, None).await.unwrap()];
+        running.push(validate(None).await.unwrap());
+        running.push(limiter.enter(&o, Purpose::User, None).await.unwrap());
+        assert_eq!(validate(None).await.unwrap_err(), NotNow::Full, "four are under way without prefetches");
+        let (_waits, awaited) = watch::channel(true);
+        assert!(validate(Some(awaited.clone())).await.is_ok(), "a user waits for this one");
+        running.pop();
+        running.push(validate(None).await.unwrap());
+        running[1].closed(Duration::from_secs(7));
+        running.clear();
+        assert_eq!(validate(None).await.unwrap_err(), NotNow::Closed(Duration::from_secs(7)));
+        assert!(validate(Some(awaited)).await.is_ok());
+    }
+}

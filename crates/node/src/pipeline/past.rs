@@ -1,33 +1,107 @@
 //! Requests that go past the store: everything but a GET of an object, requests that forbid storing the answer, and
 //! answers that are not shared.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use std::borrow::Cow;
+
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use httpcache::Forward;
+use httpcache::{Answer, Forward};
 use hyper::body::Incoming;
 use model::UrlKey;
+use model::functions::Ranges;
 
-use super::{ATTEMPTS_MAX, CHUNKED, Pipeline, Step, may_pass, said};
-use crate::fill::Came;
+use super::{ATTEMPTS_MAX, CHUNKED, Look, Pipeline, Step, may_pass, said};
+use crate::fill::{Arrived, ArrivedBody, Came, Purpose};
 use crate::functions::keep;
+use crate::functions::reply::Telling;
 use crate::knowing::Judged;
 use crate::metrics;
-use crate::respond::{AnswerBody, Reply, X_CACHE};
+use crate::respond::{AnswerBody, Reply, X_CACHE, strongly};
+use crate::slices::AHEAD_MAX;
 use crate::upload::Upload;
 use crate::upstream::{self, From, Question};
 use crate::wanted::Wanted;
 
+/// Conditional and range fields (RFC 9110 §13.1, §14.2). When a request is fetched for one user alone, they go upstream
+/// with it.
+const OF_ONE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
+
 impl Pipeline {
-    /// A HEAD that misses is forwarded as a HEAD: fetching the whole object for it would be expensive.
-    pub(super) async fn head(&self, wanted: Wanted, why: Forward, reply: Reply) -> Response<AnswerBody> {
+    /// A HEAD for which there is nothing to validate is forwarded as a HEAD, with its conditions: fetching the whole
+    /// object for it would be expensive. A stored response may stand in for a failure, if `stale_if_error`.
+    pub(super) async fn head(
+        &self,
+        wanted: Wanted,
+        look: Look,
+        stale_if_error: bool,
+        why: Forward,
+        reply: Reply,
+    ) -> Response<AnswerBody> {
         for _ in 0..ATTEMPTS_MAX {
-            match self.pass(&wanted, wanted.shared(&self.signs).clone(), None, why, &reply, || None).await {
+            let stands_in = || self.stale(&wanted, &look, stale_if_error, why, &reply);
+            match self.pass(&wanted, self.for_one(&wanted, &reply), None, why, &reply, stands_in).await {
                 Step::Answer(answer) => return answer,
                 Step::Again { .. } => {}
             }
         }
         reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "the object is being refreshed faster than it can be fetched")
+    }
+
+    /// The headers to send upstream for an answer that is not shared. A child that revalidates names its body as a copy
+    /// of an origin's answer, which no origin knows, so its conditions are left out. Ranges are for GET alone (RFC 9110
+    /// §14.2).
+    pub(super) fn for_one(&self, wanted: &Wanted, reply: &Reply) -> HeaderMap {
+        let mut headers = wanted.shared(&self.signs).clone();
+        let own = httpcache::end_to_end(&wanted.headers);
+        let compresses = reply.telling.as_ref().is_some_and(Telling::may_compress);
+        let own = if compresses { strongly(&own) } else { Cow::Borrowed(&own) };
+        let goes = |name: &HeaderName| match reply.copy {
+            Some(_) => *name == RANGE && !own.contains_key(IF_RANGE),
+            None => wanted.method == Method::GET || ![RANGE, IF_RANGE].contains(name),
+        };
+        for name in OF_ONE.into_iter().filter(goes) {
+            own.get_all(&name).iter().for_each(|value| _ = headers.append(&name, value.clone()));
+        }
+        headers
+    }
+
+    /// The answer to a user's range request that waited for a body which is being fetched whole, if the range begins far
+    /// beyond what has come: a seek in a film does not wait for the film, but is asked for on its own. `None` if it is to
+    /// wait, also because upstream sends no ranges.
+    pub(super) async fn far_ahead(
+        &self,
+        wanted: &Wanted,
+        arrived: &Arrived,
+        why: Forward,
+        reply: &Reply,
+    ) -> Option<Response<AnswerBody>> {
+        let sizes = self.fills.sizes;
+        let ArrivedBody::Growing(come, Some(length)) = &arrived.body else { return None };
+        let whole_only = wanted.domain.functions.rules().fetch.range == Some(Ranges::Off);
+        if *length < sizes.least || wanted.purpose != Purpose::User || whole_only {
+            return None;
+        }
+        let start = match reply.selected(&wanted.headers, &arrived.head, Some(*length)).0 {
+            Answer::Part(part) => part.start,
+            Answer::Parts(parts) => parts.iter().map(|part| part.start).max()?,
+            Answer::Whole | Answer::NotModified | Answer::PreconditionFailed | Answer::Unsatisfiable => return None,
+        };
+        if start.saturating_sub(come.length()) <= AHEAD_MAX * sizes.slice {
+            return None;
+        }
+        let mut headers = self.for_one(wanted, reply);
+        // An origin that compresses as it sends has no ranges of what it compresses.
+        if arrived.vary.is_empty() && !arrived.head.headers.contains_key(CONTENT_ENCODING) {
+            headers.remove(ACCEPT_ENCODING);
+        }
+        match self.pass(wanted, headers, None, why, reply, || None).await {
+            Step::Answer(answer) if answer.status() == StatusCode::PARTIAL_CONTENT => Some(answer),
+            Step::Answer(_) | Step::Again { .. } => None,
+        }
     }
 
     /// Forwards a request past the stores, on every tier.
@@ -103,7 +177,8 @@ impl Pipeline {
             refetch: wanted.refetch,
             copy: None,
             interim: reply.interim(),
-            again: false,
+            again: wanted.again,
+            uncoded: false,
             awaited: None,
             wanted: None,
         };

@@ -169,6 +169,7 @@ impl Asking {
             copy: None,
             interim: None,
             again: false,
+            uncoded: false,
             awaited: None,
             wanted: None,
         }
@@ -437,4 +438,73 @@ async fn parents_come_before_the_origin_and_it_is_asked_past_them_a_bounded_numb
     tokio::time::advance(Duration::from_secs(70)).await;
     let answer = asking.upstream.ask(&asking.question(&Method::GET, Purpose::User), None).await;
     assert!(matches!(answer.map(|answer| answer.from), Ok(From::Parent(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_for_a_stalled_parent_find_it_out_by_one_greeting() {
+    let asking = Asking::set(&[("o", Says(200))], &[("p", Silent)]).await;
+    let asked = (0..10).map(|_| asking.get());
+    let answers = futures_util::future::join_all(asked).await;
+    assert_eq!(answers, vec![(Ok(200), 4); 10], "patience, and one greeting");
+}
+
+/// A parent and a source that rest, and are tried again.
+async fn after_a_rest() -> (Asking, Asking) {
+    let child = Asking::set(&[("o", Says(200))], &[("p", Refuses)]).await;
+    assert_eq!(child.get().await.0, Ok(200));
+    child.hosts.set("p", Alive(3));
+    let root = Asking::set(&[("a", Says(503)), ("b", Says(200))], &[]).await;
+    for _ in 0..3 {
+        assert_eq!(root.get().await.0, Ok(200));
+    }
+    root.hosts.set("a", Says(200));
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    for asking in [&child, &root] {
+        asking.hosts.taken();
+    }
+    (child, root)
+}
+
+#[tokio::test(start_paused = true)]
+async fn trial_that_is_not_made_or_broken_off_is_the_next_requests() {
+    let (child, root) = after_a_rest().await;
+    for asking in [&child, &root] {
+        let mut question = asking.question(&Method::GET, Purpose::User);
+        question.asked.path = "/not a path".to_owned();
+        let answer = asking.upstream.ask(&question, None).await;
+        assert_eq!(answer.err(), Some(AskError::BadUrl));
+        let question = asking.question(&Method::GET, Purpose::User);
+        let mut left = Box::pin(asking.upstream.ask(&question, None));
+        assert!(futures_util::poll!(left.as_mut()).is_pending(), "its client leaves");
+        drop(left);
+        assert_eq!(asking.get().await.0, Ok(200));
+    }
+    assert_eq!((child.hosts.taken().pop().as_deref(), root.hosts.taken().pop().as_deref()), (Some("p"), Some("a")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn trial_of_a_parent_goes_on_as_a_users_request_once_a_user_waits() {
+    for purpose in [Purpose::Prefetch, Purpose::Revalidation] {
+        let (child, _) = after_a_rest().await;
+        let (waits, awaited) = tokio::sync::watch::channel(false);
+        let question = Question { awaited: Some(awaited), ..child.question(&Method::GET, purpose) };
+        let asked = child.upstream.ask(&question, None);
+        let user = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            waits.send_replace(true);
+        };
+        let (answer, ()) = futures_util::future::join(asked, user).await;
+        assert!(matches!(answer.map(|answer| answer.from), Ok(From::Parent(_))));
+        assert_eq!(child.hosts.taken(), ["p", "p"], "nobody went past it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_validated_in_the_background_does_not_go_past_parents() {
+    let asking = Asking::set(&[("o", Says(200))], &[("p", Refuses)]).await;
+    for _ in 0..3 {
+        let (answer, _) = asking.ask(&Method::GET, Purpose::Revalidation).await;
+        assert!(matches!(answer, Err(AskError::Busy(_))), "{answer:?}");
+    }
+    assert!(asking.hosts.taken().is_empty());
 }

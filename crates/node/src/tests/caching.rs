@@ -71,6 +71,54 @@ async fn reload_goes_through_every_tier() {
 }
 
 #[tokio::test]
+async fn confirmation_to_a_request_with_credentials_leaves_the_stored_response_as_it_is() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    let after = |seconds| {
+        clock.advance(Duration::from_secs(seconds));
+        child.in_contact();
+        parent.in_contact();
+    };
+    let settled = async || {
+        child.settled().await;
+        parent.settled().await;
+    };
+    let page = |x: &str| Page::new("a").with("cache-control", "max-age=60").with("x-from", x);
+    let credentials = [("authorization", "Basic eDp5"), ("cache-control", "no-cache")];
+    origin.put("/a", page("first"));
+    child.get("/a").await;
+    settled().await;
+    after(30);
+    origin.put("/a", page("second"));
+    let got = child.get_with("/a", &credentials).await;
+    assert_eq!((got.status, got.text(), got.header("x-from")), (200, "a", "second"));
+    assert!(origin.seen("/a")[1].headers.contains_key(IF_NONE_MATCH));
+    settled().await;
+    for node in [&child, &parent] {
+        let hit = node.get_with("/a", &[("cache-control", "only-if-cached")]).await;
+        assert_eq!((hit.status, hit.header("x-from"), hit.header("age")), (200, "first", "30"));
+    }
+    after(30);
+    assert_eq!(child.get("/a").await.header("x-cache"), "REVALIDATED from parent", "its time was not lengthened");
+    settled().await;
+
+    // A prefetch with credentials has warmed nothing for others, and took nothing away either.
+    after(61);
+    let headers = vec![("authorization".to_owned(), "Basic eDp5".to_owned())];
+    let job = model::Job { headers, ..super::prefetching::job(1, "/a", 0) };
+    let outcome = warmed(&parent.pipeline, &job).await;
+    assert!(matches!(outcome, model::Outcome::Failed(model::Cause::NotStorable(_))), "{outcome:?}");
+    assert_eq!(parent.get("/a").await.header("x-cache"), "REVALIDATED from parent");
+    settled().await;
+
+    // What the origin itself forbids is not kept.
+    after(2);
+    origin.put("/a", page("third").with("cache-control", "private"));
+    assert_eq!(parent.get_with("/a", &credentials).await.text(), "a");
+    settled().await;
+    assert_eq!(parent.get_with("/a", &[("cache-control", "only-if-cached")]).await.status, 504);
+}
+
+#[tokio::test]
 async fn answer_to_a_request_with_no_store_is_not_stored() {
     let Stage { origin, node, .. } = Stage::set().await;
     origin.put("/a", Page::new("a"));

@@ -260,14 +260,7 @@ async fn stuck(node: &TestNode, requests: usize) -> tokio::net::TcpStream {
     let request = format!("GET /a HTTP/1.1\r\nhost: {DOMAIN}\r\n");
     let all = format!("{request}\r\n").repeat(requests - 1) + &request + "connection: close\r\n\r\n";
     client.write_all(all.as_bytes()).await.unwrap();
-    // The sockets are full once nothing was sent for a whole second, even on a slow machine.
-    let sent = || node.pipeline.metrics().bytes_sent.get();
-    let (first, mut before, mut still) = (sent(), 0, 0);
-    while sent() == first || still < 20 {
-        still = if sent() == before { still + 1 } else { 0 };
-        before = sent();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    takes_no_more(node).await;
     client
 }
 

@@ -163,6 +163,27 @@ async fn origins_are_asked_as_the_functions_say() {
 }
 
 #[tokio::test]
+async fn redirect_to_the_site_by_its_name_is_followed_on_the_origin() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    let to = |url: String| Page { status: 302, ..Page::new("") }.with("location", &url).with("etag", "");
+    origin.put("/dir/", Page::new("there"));
+    origin.put("/dir", to(format!("http://{DOMAIN}/dir/")));
+    origin.put("/inner", to("http://inner.example.test/dir/".to_owned()));
+    origin.put("/secure", to(format!("https://{DOMAIN}/dir/")));
+    node.apply(with(&node, &[("follow_302", &[("enable", "on")])]));
+    assert_eq!(node.get("/dir").await.text(), "there");
+    assert_eq!(origin.seen("/dir/")[0].headers[HOST], DOMAIN);
+    let inner = ("set_req_host_header", &[("domain_name", "inner.example.test")][..]);
+    node.apply(with(&node, &[("follow_302", &[("enable", "on")]), inner]));
+    assert_eq!(node.get("/inner").await.text(), "there");
+    // Only the user can go where DNS leads from the name of the site.
+    let got = node.get("/secure").await;
+    assert_eq!((got.status, got.header("location")), (302, "https://www.example.test/dir/"));
+    let hosts: Vec<_> = origin.seen("/dir/").iter().map(|seen| seen.headers[HOST].clone()).collect();
+    assert_eq!(hosts, [DOMAIN, "inner.example.test"]);
+}
+
+#[tokio::test]
 async fn redirect_to_another_server_does_not_take_along_what_lets_somebody_in() {
     let Stage { origin, node, .. } = Stage::set().await;
     let other = Origin::start().await;
@@ -282,6 +303,157 @@ async fn what_is_stale_stands_in_for_failures_and_never_past_a_refresh() {
     eventually("the origin is gone", || std::net::TcpStream::connect(origin.address).is_err()).await;
     assert_eq!(after(0, "/late").await, good);
     assert_eq!(after(60, "/late").await.0, 502, "its time is over");
+}
+
+#[tokio::test]
+async fn failure_that_may_be_stored_does_not_replace_what_stands_in() {
+    let Stage { origin, node, clock } = Stage::set().await;
+    node.apply(with(&node, &[("default_ttl_code", &[("default_ttl_code", "5xx=3")])]));
+    let good = Page::new("good").with("cache-control", "max-age=10, stale-if-error=60");
+    origin.put("/ruled", good.clone());
+    origin.put("/said", good);
+    for path in ["/ruled", "/said"] {
+        node.get(path).await;
+    }
+    node.settled().await;
+    let broken = |said| Page { status: 500, ..Page::new("broken").with("etag", "").with("cache-control", said) };
+    origin.put("/ruled", broken(""));
+    origin.put("/said", broken("max-age=3"));
+    let after = async |seconds, path| {
+        clock.advance(Duration::from_secs(seconds));
+        node.in_contact();
+        let got = node.get(path).await;
+        node.settled().await;
+        (got.status, got.text().to_owned(), got.header("x-cache").to_owned())
+    };
+    let stale = (200, "good".to_owned(), "STALE from edge".to_owned());
+    for seconds in [11, 0, 1] {
+        assert_eq!(after(seconds, "/ruled").await, stale);
+        assert_eq!(after(0, "/said").await, stale);
+    }
+    // Nothing stands in any longer, so the failure spares the origin.
+    for x_cache in ["MISS from edge", "HIT from edge"] {
+        let seconds = if x_cache == "MISS from edge" { 60 } else { 0 };
+        assert_eq!(after(seconds, "/ruled").await, (500, "broken".to_owned(), x_cache.to_owned()));
+    }
+}
+
+/// A rule for a header that an origin sends.
+fn origin_header<'a>(args: &'a [(&'a str, &'a str)]) -> (&'a str, &'a [(&'a str, &'a str)]) {
+    ("origin_response_header", args)
+}
+
+#[tokio::test]
+async fn stored_head_goes_through_the_rules_for_origins_headers_once() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    let apply = |set: Set<'_>| [&child, &parent].map(|node| node.apply(with(node, set)));
+    let rewrite: Set<'_> = &[
+        origin_header(&[
+            ("header_operation_type", "rewrite"),
+            ("header_name", "Content-Type"),
+            ("header_source", "text/html"),
+            ("header_destination", "text/html; charset=utf-8"),
+        ]),
+        origin_header(&[
+            ("header_operation_type", "add"),
+            ("header_name", "X-Many"),
+            ("header_value", "b"),
+            ("duplicate", "on"),
+        ]),
+        origin_header(&[
+            ("header_operation_type", "rewrite"),
+            ("header_name", "X-Many"),
+            ("header_source", "b"),
+            ("header_destination", "c"),
+        ]),
+        origin_header(&[("header_operation_type", "delete"), ("header_name", "X-Inner")]),
+    ];
+    apply(rewrite);
+    let page = |version: &str| Page::new("body").with("cache-control", "max-age=10").with("x-version", version);
+    let full =
+        |version: &str| page(version).with("content-type", "text/html").with("x-many", "a").with("x-inner", "secret");
+    origin.put("/a", full("1"));
+    let seen = async |seconds: u64| {
+        clock.advance(Duration::from_secs(seconds));
+        child.in_contact();
+        parent.in_contact();
+        let got = child.get("/a").await;
+        child.settled().await;
+        parent.settled().await;
+        let many: Vec<&str> = got.headers.get_all("x-many").iter().map(|value| value.to_str().unwrap()).collect();
+        let fields = ["x-version", "content-type", "x-inner"].map(|name| got.header(name).to_owned());
+        (fields, many.join(" "), got.header("x-cache").split(' ').next().unwrap().to_owned())
+    };
+    let expected = |version: &str, x_cache: &str| {
+        let fields = [version.to_owned(), "text/html; charset=utf-8".to_owned(), String::new()];
+        (fields, "a c".to_owned(), x_cache.to_owned())
+    };
+    assert_eq!(seen(0).await, expected("1", "MISS"));
+    assert_eq!(seen(0).await, expected("1", "HIT"));
+    // A 304 need not repeat what the stored head has (RFC 9110 §15.4.5), and may.
+    origin.put("/a", page("2"));
+    assert_eq!(seen(11).await, expected("2", "REVALIDATED"));
+    origin.put("/a", full("3"));
+    assert_eq!(seen(11).await, expected("3", "REVALIDATED"));
+    origin.put("/a", page("4"));
+    assert_eq!(seen(11).await, expected("4", "REVALIDATED"));
+    // New rules apply to what was stored before them, on every tier.
+    apply(&[]);
+    origin.put("/b", full("1"));
+    child.get("/b").await;
+    child.settled().await;
+    parent.settled().await;
+    apply(rewrite);
+    origin.put("/b", page("1"));
+    for x_cache in ["REVALIDATED from parent", "HIT from child"] {
+        let got = child.get("/b").await;
+        child.settled().await;
+        parent.settled().await;
+        assert_eq!((got.header("x-cache"), got.header("x-inner")), (x_cache, ""));
+        assert_eq!(got.header("content-type"), "text/html; charset=utf-8");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_not_stored_go_through_the_rules_for_origins_headers_too() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    for node in [&child, &parent] {
+        node.apply(with(
+            node,
+            &[
+                origin_header(&[("header_operation_type", "delete"), ("header_name", "X-Inner")]),
+                origin_header(&[
+                    ("header_operation_type", "add"),
+                    ("header_name", "X-Grown"),
+                    ("header_value", "a"),
+                    ("duplicate", "on"),
+                ]),
+                origin_header(&[
+                    ("header_operation_type", "rewrite"),
+                    ("header_name", "X-Grown"),
+                    ("header_source", "a"),
+                    ("header_destination", "aa"),
+                ]),
+            ],
+        ));
+    }
+    let page = || Page::new("body").with("x-inner", "secret");
+    for path in ["/head", "/post", "/get"] {
+        origin.put(path, page());
+    }
+    origin.put("/mine", page().with("cache-control", "private"));
+    let requests = [
+        (Method::HEAD, "/head", &[][..]),
+        (Method::POST, "/post", &[]),
+        (Method::GET, "/mine", &[]), // fetched as for everybody
+        (Method::GET, "/mine", &[]), // and as for one
+        (Method::GET, "/get", &[("cache-control", "no-store")]),
+    ];
+    for (method, path, headers) in requests {
+        let got = ask(child.address, method.clone(), path, headers, false).await;
+        let grown: Vec<&str> = got.headers.get_all("x-grown").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!((grown, got.header("x-inner")), (vec!["aa"], ""), "{method} {path}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HOST, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HOST, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
@@ -30,6 +30,7 @@ use crate::prefetch::Prefetch;
 mod asking;
 mod caching;
 mod collapse;
+mod crowded;
 mod desync;
 mod fenced;
 mod following;
@@ -42,6 +43,7 @@ mod prefetching;
 mod rewriting;
 mod scopes;
 mod secure;
+mod seeking;
 mod serving;
 mod slicing;
 mod sparing;
@@ -77,6 +79,8 @@ pub(crate) struct Page {
     pub(crate) chunked: bool,
     /// A request for a part gets the whole.
     pub(crate) ignores_ranges: bool,
+    /// A request that accepts gzip gets this instead, whole.
+    pub(crate) gzipped: Option<Bytes>,
 }
 
 impl Page {
@@ -94,6 +98,7 @@ impl Page {
             cut: None,
             chunked: false,
             ignores_ranges: false,
+            gzipped: None,
         }
     }
 
@@ -186,7 +191,11 @@ impl Origin {
         });
         let sent = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let page = self.pages.lock().unwrap().get(&path).cloned();
-        let Some(page) = page else { return plain(404, "") };
+        let Some(mut page) = page else { return plain(404, "") };
+        let accepted = parts.headers.get(ACCEPT_ENCODING).is_some_and(|codings| codings == "gzip");
+        if let Some(gzipped) = page.gzipped.take_if(|_| accepted) {
+            page = Page { body: gzipped, ignores_ranges: true, ..page }.with("content-encoding", "gzip");
+        }
         if let Some(gate) = &page.head_gate {
             gate.acquire().await.unwrap().forget();
         }
@@ -501,5 +510,22 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     while !condition() {
         assert!(tokio::time::Instant::now() < deadline, "did not come: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until the socket of a node's only connection takes no more, because the client does not read. The kernel may
+/// make room in it for a moment after it refused a write.
+pub(crate) async fn takes_no_more(node: &TestNode) {
+    const STILL: Duration = Duration::from_secs(1);
+    let metrics = node.pipeline.metrics();
+    let deadline = tokio::time::Instant::now() + 6 * PATIENCE;
+    let (mut sent, mut since) = (0, tokio::time::Instant::now());
+    while since.elapsed() < STILL {
+        let now = tokio::time::Instant::now();
+        assert!(now < deadline, "it goes on to take bytes");
+        if metrics.connections_stalled.get() != 1 || metrics.bytes_sent.get() != sent {
+            (sent, since) = (metrics.bytes_sent.get(), now);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -110,12 +110,14 @@ async fn users_join_the_fetch_of_a_prefetch() {
     origin.put("/a", Page { head_gate: Some(gate.clone()), ..Page::new("a") });
     node.prefetch.accept([job(1, "/a", 0)].into_iter());
     origin.asked("/a", 1).await;
+    assert_eq!(node.pipeline.fills().counts(), (1, 0));
     let address = node.address;
     let user = tokio::spawn(async move { ask(address, Method::GET, "/a", &[], false).await });
-    eventually("the user waits", || node.pipeline.metrics().requests_running.get() == 1).await;
+    eventually("it is one that a user waits for", || node.pipeline.fills().counts() == (1, 1)).await;
     gate.add_permits(1);
     assert_eq!(user.await.unwrap().text(), "a");
     report(&node).await;
+    eventually("it is over", || node.pipeline.fills().counts() == (0, 0)).await;
     assert_eq!(origin.seen("/a").len(), 1);
 }
 

@@ -194,6 +194,25 @@ async fn headers_of_a_made_up_key_tell_bodies_apart_and_one_refresh_takes_all() 
     assert_eq!(origin.seen("/b").len(), 2);
 }
 
+#[tokio::test]
+async fn other_names_that_a_request_gives_itself_reach_the_origin_only_as_part_of_the_key() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    origin.put("/a", Page::new("a").with("cache-control", "max-age=60"));
+    let poison = [("x-forwarded-host", "evil.test"), ("x-original-url", "/admin"), ("x-forwarded-proto", "https")];
+    assert_eq!(child.get_with("/a", &poison).await.status, 200);
+    let seen = &origin.seen("/a")[0].headers;
+    assert!(!seen.contains_key("x-forwarded-host") && !seen.contains_key("x-original-url"), "{seen:?}");
+    assert_eq!(seen["x-forwarded-proto"], "https", "a balancer before the node says so");
+    let set: Set<'_> = &[("self_defined_cachekey", &[("headers", "X-Forwarded-Host")])];
+    for node in [&child, &parent] {
+        node.apply(with(node, set));
+    }
+    for host in ["one.test", "two.test"] {
+        assert_eq!(child.get_with("/a", &[("x-forwarded-host", host)]).await.status, 200);
+        assert_eq!(origin.seen("/a").last().unwrap().headers["x-forwarded-host"], host);
+    }
+}
+
 const OTHER: &str = "other.example.test";
 
 /// A domain that shares the cache of the domain of the tests.

@@ -188,6 +188,15 @@ async fn broken_fetch_goes_on_by_range_under_a_strong_validator() {
 }
 
 #[tokio::test]
+async fn broken_fetch_under_a_weak_validator_is_not_asked_for_by_it() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/a", Page { cut: Some(100_000), ..Page::new(vec![1_u8; 300_000]).with("etag", "W/\"v1\"") });
+    assert!(node.get("/a").await.body.is_err());
+    node.settled().await;
+    assert_eq!(origin.seen("/a").len(), 1, "If-Range takes strong validators only");
+}
+
+#[tokio::test]
 async fn tags_that_come_with_the_rest_of_a_broken_body_count() {
     let Stage { origin, node, .. } = Stage::set().await;
     let body = vec![1_u8; 300_000];

@@ -5,10 +5,11 @@ use model::{Cause, Outcome};
 use super::prefetching::job;
 use super::scopes::{invalidate, tag};
 use super::tiers::{Tiers, tiers};
+use super::warming::on_disk;
 use super::*;
 
 /// A body of `slices` slices and a half, in which no two stretches are alike.
-fn long(slices: usize, salt: u32) -> Bytes {
+pub(super) fn long(slices: usize, salt: u32) -> Bytes {
     (0..slices as u32 * 250 + 125)
         .flat_map(|word| (word ^ salt.rotate_left(16)).to_be_bytes())
         .collect::<Vec<u8>>()
@@ -16,13 +17,13 @@ fn long(slices: usize, salt: u32) -> Bytes {
 }
 
 /// The ranges of `path` that the origin was asked for, in order; empty for the whole.
-fn parts(origin: &Origin, path: &str) -> Vec<String> {
+pub(super) fn parts(origin: &Origin, path: &str) -> Vec<String> {
     let range =
         |seen: &Seen| seen.headers.get(RANGE).map(|range| range.to_str().unwrap().to_owned()).unwrap_or_default();
     origin.seen(path).iter().map(range).collect()
 }
 
-async fn part(node: &TestNode, path: &str, range: &str) -> Got {
+pub(super) async fn part(node: &TestNode, path: &str, range: &str) -> Got {
     node.get_with(path, &[("range", range)]).await
 }
 
@@ -134,7 +135,13 @@ async fn slice_on_its_way_is_joined_though_its_head_is_stale_by_then() {
 async fn range_past_the_end_of_what_is_not_known_is_no_answer_for_anybody() {
     let Stage { origin, node, .. } = Stage::set().await;
     let gate = Arc::new(Semaphore::new(0));
-    origin.put("/v", Page { status: 416, head_gate: Some(gate.clone()), ..Page::new("no").with("cache-control", "") });
+    let refusing = |gate: &Arc<Semaphore>| Page {
+        status: 416,
+        ignores_ranges: true,
+        head_gate: Some(gate.clone()),
+        ..Page::new("no").with("cache-control", "")
+    };
+    origin.put("/v", refusing(&gate));
     let address = node.address;
     let asked = tokio::spawn(async move {
         ask(address, Method::GET, "/v", &[("range", "bytes=999999-"), ("if-range", "\"v1\"")], false).await
@@ -147,19 +154,18 @@ async fn range_past_the_end_of_what_is_not_known_is_no_answer_for_anybody() {
     node.settled().await;
     assert_eq!(part(&node, "/v", "bytes=999999-").await.status, 416);
     assert_eq!(node.get("/v").await.header("x-cache"), "HIT from edge", "it was stored");
-    assert_eq!(origin.seen("/v").len(), 3, "the part, the first slice, the whole: it is too short to be cut");
+    assert_eq!(origin.seen("/v").len(), 2, "the part, and the first slice, which is the whole");
 
     // For a long body the first slice is enough, whatever range was requested; for an empty one there is none.
     for (path, length) in [("/long", 20), ("/empty", 0)] {
         let gate = Arc::new(Semaphore::new(0));
-        let page = Page { status: 416, head_gate: Some(gate.clone()), ..Page::new("no").with("cache-control", "") };
-        origin.put(path, page.clone());
+        origin.put(path, refusing(&gate));
         let asked =
             tokio::spawn(async move { ask(address, Method::GET, path, &[("range", "bytes=999999-")], false).await });
         origin.asked(path, 1).await;
         if length == 0 {
             let second = Arc::new(Semaphore::new(0));
-            origin.put(path, Page { head_gate: Some(second.clone()), ..page });
+            origin.put(path, refusing(&second));
             gate.add_permits(1);
             origin.asked(path, 2).await;
             origin.put(path, Page::new(""));
@@ -220,6 +226,74 @@ async fn body_that_changes_while_parts_of_it_are_fetched_ends_in_an_error() {
 }
 
 #[tokio::test]
+async fn confirmation_to_a_request_with_credentials_leaves_every_slice_where_it_is() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    let body = long(20, 1);
+    origin.put("/v", Page::new(body.clone()));
+    part(&child, "/v", "bytes=3000-3999").await;
+    clock.advance(Duration::from_secs(2));
+    for node in [&child, &parent] {
+        node.settled().await;
+        node.in_contact();
+    }
+    let asks = [("range", "bytes=3000-3999"), ("authorization", "Basic eDp5"), ("cache-control", "no-cache")];
+    assert_eq!(child.get_with("/v", &asks).await.bytes(), &body[3000..4000]);
+    child.settled().await;
+    parent.settled().await;
+    let asked = origin.seen("/v").len();
+    for (node, x_cache) in [(&child, "HIT from child"), (&parent, "HIT from parent")] {
+        let got = part(node, "/v", "bytes=3000-3999").await;
+        assert_eq!((got.bytes(), got.header("x-cache")), (&body[3000..4000], x_cache));
+    }
+    assert_eq!(origin.seen("/v").len(), asked);
+}
+
+#[tokio::test]
+async fn slice_that_cannot_be_had_for_a_moment_does_not_end_a_long_transfer() {
+    for trouble in ["503", "cut", "gone", "full"] {
+        let Tiers { origin, child, parent, .. } = tiers().await;
+        let body = long(20, 1);
+        let good = || Page::new(body.clone());
+        origin.put("/v", good());
+        part(&child, "/v", "bytes=0-99").await;
+        child.settled().await;
+        parent.settled().await;
+        let store = child.pipeline.store();
+        let begin = |number: u128| store.begin_fill(store::Key(number), b"/", Bytes::new(), 0, None);
+        let mut held: Vec<store::Fill> = Vec::new();
+        match trouble {
+            "503" => origin.put("/v", Page { status: 503, ..Page::new("busy").with("cache-control", "no-store") }),
+            "cut" => origin.put("/v", Page { cut: Some(300), ..good() }),
+            "gone" => {
+                origin.stop();
+                eventually("it is gone", || std::net::TcpStream::connect(origin.address).is_err()).await;
+            }
+            _ => held = (1..).map_while(|number| begin(number).ok()).collect(),
+        }
+        let address = child.address;
+        let transfer = tokio::spawn(async move { ask(address, Method::GET, "/v", &[], false).await });
+        eventually("the transfer waits", || child.pipeline.metrics().resume_pauses.get() > 0).await;
+        drop(held);
+        let again = if trouble == "gone" { Origin::start_at(origin.address).await } else { origin.clone() };
+        again.put("/v", good());
+        let got = transfer.await.unwrap();
+        assert_eq!((got.status, got.body.as_ref()), (200, Ok(&body)), "{trouble}");
+        assert_eq!(parent.pipeline.metrics().resume_pauses.get(), 0, "{trouble}: only the node of the user waits");
+    }
+}
+
+#[tokio::test]
+async fn slice_that_is_refused_ends_the_transfer_at_once() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/v", Page::new(long(20, 1)));
+    part(&node, "/v", "bytes=0-99").await;
+    node.settled().await;
+    origin.put("/v", Page { status: 403, ..Page::new("no").with("etag", "") });
+    assert!(node.get("/v").await.body.is_err());
+    assert_eq!(node.pipeline.metrics().resume_pauses.get(), 0);
+}
+
+#[tokio::test]
 async fn what_cannot_be_cut_is_fetched_whole() {
     let Tiers { origin, parent, .. } = tiers().await;
     let body = long(20, 1);
@@ -266,6 +340,20 @@ async fn full_store_hands_on_what_is_whole_and_sheds_parts_until_there_is_room()
     drop(held);
     let part = node.get_with("/large", &[("range", "bytes=0-9")]).await;
     assert_eq!((part.status, part.bytes()), (206, &[7_u8; 10][..]));
+
+    // Now it can be stored, so those who ask together share one fetch.
+    let gate = Arc::new(Semaphore::new(0));
+    origin.put("/small", Page { head_gate: Some(gate.clone()), ..Page::new("small") });
+    let (asked, address) = (origin.seen("/small").len(), node.address);
+    let askers: Vec<_> =
+        (0..5).map(|_| tokio::spawn(async move { ask(address, Method::GET, "/small", &[], false).await })).collect();
+    eventually("5 requests are waiting", || node.pipeline.metrics().requests_running.get() == 5).await;
+    origin.asked("/small", asked + 1).await;
+    gate.add_permits(5);
+    for asker in askers {
+        assert_eq!(asker.await.unwrap().text(), "small");
+    }
+    assert_eq!(origin.seen("/small").len(), asked + 1);
 }
 
 #[tokio::test]
@@ -350,4 +438,26 @@ async fn what_its_user_has_of_what_is_nobody_elses_is_not_sent_again() {
     let seen = origin.seen("/a");
     let conditional: Vec<bool> = seen.iter().map(|seen| seen.headers.contains_key(IF_NONE_MATCH)).collect();
     assert_eq!(conditional, [false, true, true]);
+}
+
+#[tokio::test]
+async fn pinned_object_that_changed_is_fetched_whole_though_a_part_is_asked_for() {
+    let origin = Origin::start().await;
+    let node = TestNode::start("edge", &knowledge(&origin), clock(), on_disk().await).await;
+    let (old, new) = (long(20, 1), long(20, 2));
+    origin.put("/v", Page::new(old).with("cache-control", "max-age=10"));
+    let pin = Some(model::Pin { until: 1_800_003_600, owner: 7, bytes_max: 1 << 20 });
+    let outcome = warmed(&node.pipeline, &model::Job { pin, ..job(1, "/v", 0) }).await;
+    assert!(matches!(outcome, Outcome::Resident { .. }), "{outcome:?}");
+    origin.put("/v", Page::new(new.clone()));
+    node.clock.advance(Duration::from_secs(11));
+    node.in_contact();
+    let got = part(&node, "/v", "bytes=3000-3999").await;
+    assert_eq!((got.status, got.bytes()), (206, &new[3000..4000]));
+    node.settled().await;
+    assert_eq!(parts(&origin, "/v"), ["", ""]);
+    origin.stop();
+    assert_eq!(node.get("/v").await.bytes(), new, "all of it is here");
+    let key = crate::head::ObjectKey::bare(&UrlKey::new(DOMAIN, "/v").unwrap());
+    assert!(node.pipeline.store().is_pinned(key.hash()));
 }

@@ -4,7 +4,7 @@ use super::functions::with;
 use super::prefetching::{job, report};
 use super::tiers::{Tiers, tiers};
 use super::*;
-use model::{Cause, Outcome};
+use model::{Cause, Job, Outcome};
 
 /// Users who wait for an origin that does not answer yet: as many as its first limit allows.
 async fn busy(origin: &Origin, node: &TestNode) -> (Arc<Semaphore>, Vec<tokio::task::JoinHandle<Got>>) {
@@ -190,4 +190,104 @@ async fn parent_drops_what_a_child_had_withdrawn_while_it_waited() {
         assert_eq!(user.await.unwrap().text(), "busy");
     }
     assert_eq!(origin.seen("/p").len(), 0);
+}
+
+#[tokio::test]
+async fn origin_that_fails_prefetches_in_a_row_is_left_alone_whatever_it_answers_users_in_between() {
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/limited", Page { status: 429, ..Page::new("you ask too much") });
+    origin.put("/broken", Page { status: 500, ..Page::new("broken") });
+    let mut put_off = 0;
+    for n in 0..12 {
+        let path = format!("/{n}");
+        origin.put(&path, Page { status: 500, ..Page::new("broken") });
+        node.prefetch.accept([job(n, &path, 0)].into_iter());
+        match report(&node).await.outcome {
+            Outcome::Failed(Cause::OriginStatus(500)) => {}
+            Outcome::Failed(Cause::OriginBusy { .. }) => {
+                assert_eq!(origin.seen(&path).len(), 0);
+                put_off += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+        for (path, status) in [("/limited", 429), ("/broken", 500)] {
+            assert_eq!(node.get(path).await.status, status);
+        }
+    }
+    assert!(put_off > 0, "it is never left alone");
+}
+
+#[tokio::test]
+async fn job_that_failed_before_is_a_retry_at_whichever_node_that_was() {
+    let far = tiers().await;
+    let near = Stage::set().await;
+    for (origin, node) in [(&near.origin, &near.node), (&far.origin, &far.child)] {
+        for n in 0..40 {
+            origin.put(&format!("/{n}"), Page::new("again"));
+        }
+        node.prefetch.accept((0..40).map(|n| Job { again: true, ..job(n, &format!("/{n}"), 0) }));
+        let mut put_off = 0;
+        for _ in 0..40 {
+            put_off += usize::from(matches!(report(node).await.outcome, Outcome::Failed(Cause::OriginBusy { .. })));
+        }
+        // Ten are saved up at the beginning, and another comes every five seconds.
+        assert!((20..=30).contains(&put_off), "{put_off} are put off");
+        let asked: usize = (0..40).map(|n| origin.seen(&format!("/{n}")).len()).sum();
+        assert_eq!(asked, 40 - put_off);
+    }
+}
+
+const STALE_FOR_LONG: &str = "max-age=10, stale-while-revalidate=600";
+
+#[tokio::test]
+async fn what_is_validated_in_the_background_waits_for_the_moment_that_the_origin_named_and_users_do_not() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    origin.put("/a", Page::new("a").with("cache-control", STALE_FOR_LONG));
+    origin.put("/b", Page { status: 503, ..Page::new("not now").with("retry-after", "300") });
+    child.get("/a").await;
+    child.settled().await;
+    clock.advance(Duration::from_secs(11));
+    // The parent has no copy of its own to answer with.
+    parent.refresh("/a", Mode::Delete);
+    for node in [&child, &parent] {
+        node.settled().await;
+        node.in_contact();
+    }
+    assert_eq!(child.get("/b").await.status, 503);
+    assert_eq!(child.get("/a").await.header("x-cache"), "STALE from child");
+    for node in [&child, &parent] {
+        node.settled().await;
+    }
+    assert_eq!(origin.seen("/a").len(), 1, "it is left alone");
+    let got = child.get_with("/a", &[("cache-control", "no-cache")]).await;
+    assert_eq!((got.text(), origin.seen("/a").len()), ("a", 2), "a user who waits is not held back");
+}
+
+#[tokio::test]
+async fn what_is_validated_in_the_background_yields_to_users_and_is_begun_by_a_later_request() {
+    let Stage { origin, node, clock } = Stage::set().await;
+    origin.put("/a", Page::new("a").with("cache-control", STALE_FOR_LONG));
+    node.get("/a").await;
+    node.settled().await;
+    clock.advance(Duration::from_secs(11));
+    node.in_contact();
+    let (gate, users) = busy(&origin, &node).await;
+    let began = tokio::time::Instant::now();
+    for _ in 0..10 {
+        assert_eq!(node.get("/a").await.header("x-cache"), "STALE from edge");
+    }
+    eventually("only users are left", || node.pipeline.fills().counts() == (4, 4)).await;
+    assert_eq!(origin.seen("/a").len(), 1);
+    let tried = node.pipeline.metrics().fetches.get() - 5;
+    assert!(tried <= 1 + began.elapsed().as_secs(), "one of many requests tries in a second: {tried}");
+    gate.add_permits(100);
+    for user in users {
+        user.await.unwrap();
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while node.get("/a").await.header("x-cache") != "HIT from edge" {
+        assert!(tokio::time::Instant::now() < deadline, "it was never validated");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(origin.seen("/a").len(), 2);
 }

@@ -114,6 +114,7 @@ async fn fence_of_a_child_is_obeyed_or_refused_never_ignored() {
         ("log:9", "it must ask for what it has not heard of", 200, "REVALIDATED from parent"),
         ("log:9", "and then knows", 200, "HIT from parent"),
         ("other:1", "another log's revisions say nothing", 421, ""),
+        ("log:2000000", "a body would be stamped with a revision that does not exist", 503, ""),
         ("log:x", "not a revision", 400, ""),
         ("", "no fence", 400, ""),
     ];

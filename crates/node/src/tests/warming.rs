@@ -316,11 +316,42 @@ async fn variants_that_the_origin_does_not_tell_apart_are_one_fetch() {
 }
 
 /// A store of 4 MiB on disk.
-async fn on_disk() -> store::Store {
+pub(super) async fn on_disk() -> store::Store {
+    on_this(store::disk::FaultyDisk::new(1)).await
+}
+
+async fn on_this(disk: store::disk::FaultyDisk) -> store::Store {
     let disks = vec![store::DiskConfig { path: "disk".into(), capacity_bytes: 4 << 20 }];
     let config = store::Config { memory_bytes: 256 << 10, disks, segment_bytes: 64 << 10 };
-    let disk: Arc<dyn store::disk::Disk> = Arc::new(store::disk::FaultyDisk::new(1));
+    let disk: Arc<dyn store::disk::Disk> = Arc::new(disk);
     store::Store::open_on(config, vec![disk]).await.unwrap()
+}
+
+#[tokio::test]
+async fn object_whose_proof_cannot_succeed_is_not_fetched_again_at_once() {
+    let origin = Origin::start().await;
+    let disk = store::disk::FaultyDisk::new(1);
+    let node = TestNode::start("edge", &knowledge(&origin), clock(), on_this(disk.clone()).await).await;
+    origin.put("/a", Page::new("a"));
+    disk.fail_reads(1);
+    let outcome = warm(&node, &job(1, "/a", 0)).await;
+    assert!(matches!(outcome, Outcome::Failed(Cause::Store(_))), "{outcome:?}");
+    assert_eq!(origin.seen("/a").len(), 1);
+    assert_eq!(fetched(&warm(&node, &job(1, "/a", 0)).await), Some(true), "it may be tried again");
+
+    disk.fail_after(0, Some(store::disk::Failure::Everything));
+    for n in 0.. {
+        let path = format!("/{n}");
+        origin.put(&path, Page::new("n"));
+        let provable = node.pipeline.store().can_prove().is_ok();
+        let outcome = warm(&node, &job(2, &path, 0)).await;
+        assert!(matches!(outcome, Outcome::Failed(Cause::Store(_))), "{outcome:?}");
+        if !provable {
+            assert_eq!(origin.seen(&path).len(), 0, "no disk is left that could be read back from");
+            break;
+        }
+        assert!(n < 100, "the disk is out of service after some failures");
+    }
 }
 
 #[tokio::test]

@@ -149,6 +149,31 @@ fn report_ends_a_job_or_sends_it_back_in_line() {
 }
 
 #[test]
+fn job_that_failed_before_says_so_and_one_that_was_put_off_does_not() {
+    let mut aims = aims(&["p-1"]);
+    let mut work = Work::new(chunk(2, 1), &mut aims, &Knowledge::default());
+    let room = [(node("p-1"), 9)].into();
+    work.line_up(&aims, &room);
+    let given = |work: &mut Work| {
+        let mut turn = Turn::new(&aims, &room);
+        work.lease(usize::MAX, &mut turn);
+        let mut given: Vec<(u32, bool)> = turn.given().into_iter().map(|(_, job)| (job.index, job.again)).collect();
+        given.sort_unstable();
+        given
+    };
+    assert_eq!(given(&mut work), [(0, false), (1, false)]);
+    let mut now = Instant::now();
+    failed(&mut work, 0, PASSING, now);
+    failed(&mut work, 1, Cause::OriginBusy { seconds: 1 }, now);
+    now += PAUSE_MAX;
+    work.retry_due(now);
+    assert_eq!(given(&mut work), [(0, true), (1, false)]);
+    failed(&mut work, 0, Cause::OriginBusy { seconds: 1 }, now);
+    work.retry_due(now + PAUSE_MAX);
+    assert_eq!(given(&mut work), [(0, true)], "its failure is not forgotten");
+}
+
+#[test]
 fn lost_lease_is_given_out_again_first() {
     let mut aims = aims(&["p-1"]);
     let mut work = Work::new(chunk(5, 1), &mut aims, &Knowledge::default());
