@@ -1,11 +1,14 @@
 //! Functions of a domain (a section of lines: name, then arguments `name=value`, separated by tabs), a URL, the fields
-//! of a request, status and fields of a response: accepted functions have their documented effect on any message.
+//! of a request, status and fields of a response: accepted functions have their documented effect on any message. The URL is
+//! also parsed as a range of addresses.
 #![no_main]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fuzz::{headers, line, sections, text};
 use http::{StatusCode, Uri};
 use libfuzzer_sys::fuzz_target;
-use model::functions::{ArgumentRewrite, check};
+use model::functions::{ArgumentRewrite, IpRange, check};
 use model::{Function, Functions, UrlKey};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -27,6 +30,12 @@ fuzz_target!(|bytes: &[u8]| {
     let functions = Functions::new(list);
 
     let uri = text(next()).unwrap_or_default();
+    if let Some(range) = IpRange::parse(uri) {
+        let own: Option<IpAddr> = uri.split('/').next().and_then(|address| address.parse().ok());
+        let own = own.filter(|address| address.to_canonical() == *address);
+        assert!(own.is_none_or(|address| range.has(address)), "{uri} does not have its own address");
+        let _ = (range.has(Ipv4Addr::BROADCAST.into()), range.has(Ipv6Addr::LOCALHOST.into()));
+    }
     let request = headers(next());
     let (status, answer) = line(next());
     let status = StatusCode::from_bytes(status).unwrap_or(StatusCode::FOUND);

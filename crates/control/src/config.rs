@@ -92,8 +92,8 @@ const AUDIT_HISTORY_DAYS: std::ops::RangeInclusive<u64> = 1..=3_653;
 /// tool.
 const TASK_HISTORY_DAYS: std::ops::RangeInclusive<u64> = aliyun::TASK_HISTORY_DAYS..=366;
 
-/// The accepted leases: shorter ones expire during a pause of the machine, longer ones make a refresh wait for hours.
-const LEASE_SECS: std::ops::RangeInclusive<u64> = 2..=3600;
+/// The accepted leases: shorter ones expire during a pause of the machine.
+const LEASE_SECS: std::ops::RangeInclusive<u64> = 2..=model::log::LEASE_SECS_MAX;
 
 /// The accepted margins: shorter ones do not cover the interval at which a node rechecks waiting headers, longer ones
 /// delay refreshes without need.

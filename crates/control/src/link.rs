@@ -307,7 +307,7 @@ impl Shared {
             *latest = session.max(*latest);
         }
         tracing::info!(node = %member.name, session, applied = start.0, "node connected");
-        let (leases, orders) = self.scheduler.connected(&member.name, session, joins).await;
+        let (leases, orders) = self.scheduler.connected(&member.name, session, joins);
         let result = tokio::select! {
             biased;
             heard = self.hear(&member.name, incoming, out, &leases) => heard,

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use model::link::{self, BadMessage, Closed, SHARE_LEASE, SHARE_NAME_BYTES_MAX, SHARES_MAX, Shared, from_control};
 use model::share::{Row, Total};
-use model::{Clock, NodeName};
+use model::{Clock, Knowledge, NodeName};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -113,6 +113,10 @@ impl Shares {
             if want.name.is_empty() || want.name.len() > SHARE_NAME_BYTES_MAX {
                 return Err(BadMessage { field: "name" });
             }
+            // A row that holds such a number could not be read again.
+            if !want.limit.is_finite() || want.limit < 0.0 {
+                return Err(BadMessage { field: "limit" });
+            }
         }
         self.asking().insert(node.clone(), tell.clone());
         for want in wants.wants.iter().filter(|want| want.closed_ms > 0) {
@@ -200,7 +204,7 @@ impl Lender {
         for Waiting { node, wants, .. } in batch {
             let shares = wants.wants.iter().filter_map(|want| {
                 let row = rows.get_mut(&row_name(want)?)?;
-                let grant = row.step(node, &want.into(), total(want, known), now_ms / TURN_MS, now_ms);
+                let grant = row.step(node, &want.into(), total(want, &known.knowledge), now_ms / TURN_MS, now_ms);
                 Some(grant.of(want))
             });
             answers.push(shares.collect());
@@ -239,8 +243,8 @@ fn row_name(want: &link::Want) -> Option<String> {
 }
 
 /// How much there is to share.
-fn total(want: &link::Want, known: &Known) -> Total {
-    let limit = known.knowledge.domain_for(&want.name).map(|domain| domain.functions.rules().prefetch);
+fn total(want: &link::Want, knowledge: &Knowledge) -> Total {
+    let limit = knowledge.domain(&want.name).map(|domain| domain.functions.rules().prefetch);
     let set = match Shared::try_from(want.shared) {
         Ok(Shared::Places) => limit.and_then(|limit| limit.concurrency),
         Ok(Shared::Rate) => {
@@ -250,4 +254,29 @@ fn total(want: &link::Want, known: &Known) -> Total {
     };
     // The node may have heard of a change before this process did.
     Total::Set(set.unwrap_or(want.limit.clamp(1.0, 1e15) as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Entry, Function, Functions};
+
+    use super::*;
+    use crate::testing::domain;
+
+    #[test]
+    fn total_of_a_domain_is_its_own_though_another_serves_names_like_it() {
+        let mut knowledge = Knowledge::default();
+        for (name, places) in [(".example.com", "9"), (".a.example.com", "4"), ("b.example.com", "2")] {
+            let args = vec![("concurrency".to_owned(), places.to_owned())];
+            let function = Function { id: 1, name: "prefetch_limit".to_owned(), args, parent: None };
+            knowledge
+                .apply(&Entry::Domain(model::Domain { functions: Functions::new(vec![function]), ..domain(name) }));
+        }
+        let cases = [(".example.com", 9), (".a.example.com", 4), ("b.example.com", 2), (".gone.example.com", 7)];
+        for (name, expected) in cases {
+            let shared = Shared::Places.into();
+            let want = link::Want { shared, name: name.to_owned(), limit: 7.0, ..link::Want::default() };
+            assert_eq!(total(&want, &knowledge), Total::Set(expected), "{name}");
+        }
+    }
 }

@@ -197,7 +197,8 @@ pub fn passed(
 ) -> Passed {
     if member.acked >= revision {
         Passed::Acknowledged
-    } else if (member.isolation != Isolation::Serve || made(Mistake::ServeNotWaitedFor)) && known_for >= lease + margin
+    } else if (member.isolation != Isolation::Serve || made(Mistake::ServeNotWaitedFor))
+        && known_for >= lease.saturating_add(margin)
     {
         Passed::LeaseOver
     } else {
@@ -331,5 +332,12 @@ mod tests {
                 "{member:?} {known_for}"
             );
         }
+    }
+
+    #[test]
+    fn lease_and_margin_that_add_up_to_more_than_a_time_are_never_over() {
+        let member = MemberView { acked: Revision(4), isolation: Isolation::Revalidate };
+        let passed = passed(Revision(5), member, Duration::from_secs(1 << 40), Duration::MAX, LEASE);
+        assert!(matches!(passed, Passed::Waiting));
     }
 }

@@ -55,10 +55,13 @@ pub struct Settings {
     pub lease_secs: u64,
 }
 
+/// The longest lease, in seconds: a longer one makes a refresh wait for hours. Code that adds to a lease relies on it.
+pub const LEASE_SECS_MAX: u64 = 3600;
+
 impl Settings {
-    /// How long a node may trust its store after a contact.
+    /// How long a node may trust its store after a contact: [`LEASE_SECS_MAX`] at most, whatever the entry says.
     pub fn lease(&self) -> Duration {
-        Duration::from_secs(self.lease_secs)
+        Duration::from_secs(self.lease_secs.min(LEASE_SECS_MAX))
     }
 }
 
@@ -350,6 +353,13 @@ mod tests {
         ];
         for (host, expected) in cases {
             assert_eq!(knowledge.domain_for(host).map(|domain| domain.name.as_str()), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn lease_is_bounded_whatever_the_log_says() {
+        for (lease_secs, expected) in [(10, 10), (3_600, 3_600), (3_601, 3_600), (u64::MAX, 3_600)] {
+            assert_eq!(Settings { lease_secs }.lease(), Duration::from_secs(expected), "{lease_secs}");
         }
     }
 }

@@ -160,7 +160,7 @@ impl Row {
     /// What all nodes but one may use.
     fn most_of_others(&self, node: &NodeName, total: u64) -> u64 {
         let others = self.nodes.iter().filter(|(other, _)| *other != node);
-        others.map(|(_, held)| held.most(total)).sum()
+        sum(others.map(|(_, held)| held.most(total)))
     }
 
     /// Takes a node's report and answers it. `turn` rises now and then: it decides which nodes get what cannot be
@@ -197,7 +197,7 @@ impl Row {
         let granted = if feels {
             // Counts what the others may use now as well as what they are to get.
             let others = self.nodes.iter().filter(|(other, _)| *other != node);
-            others.map(|(other, held)| held.most(all).max(targets[other])).sum()
+            sum(others.map(|(other, held)| held.most(all).max(targets[other])))
         } else {
             let free = all.saturating_sub(self.most_of_others(node, all));
             target.min(free)
@@ -277,6 +277,11 @@ impl Row {
         }
         targets
     }
+}
+
+/// The sum, or the largest number if that is less: nodes choose what is added.
+fn sum(amounts: impl Iterator<Item = u64>) -> u64 {
+    amounts.fold(0, u64::saturating_add)
 }
 
 /// Divides `total` so that nobody gets more than its claim, and those who get less than their claim get equal parts;

@@ -47,14 +47,6 @@ impl Coverage {
     pub fn meets(self, other: Coverage) -> bool {
         [Region::Domestic, Region::Overseas].into_iter().any(|region| self.includes(region) && other.includes(region))
     }
-
-    /// The regions in both, or `None` if there are none.
-    pub fn narrowed_to(self, other: Coverage) -> Option<Coverage> {
-        match (self, other) {
-            (Coverage::Global, narrower) | (narrower, Coverage::Global) => Some(narrower),
-            (left, right) => (left == right).then_some(left),
-        }
-    }
 }
 
 /// Distance from users: L1 faces them, L2 and L3 stand between L1 and the origin.

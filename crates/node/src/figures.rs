@@ -13,6 +13,8 @@
 //!   it has not reported.
 //! - At most [`ROWS_MAX`] minutes are kept in each piece. Beyond half of that an hour is counted as its first minute;
 //!   beyond all of it new minutes are dropped, and counted as dropped. URLs have a bound of their own ([`URLS_MAX`]).
+//! - At most [`OUTGOING_MAX`] minutes wait outside the pieces for a report. A piece that does not fit there is left as it
+//!   is, within its own bound.
 //!
 //! # Not here
 //!
@@ -50,6 +52,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// Minutes of domains that one piece keeps.
 const ROWS_MAX: usize = 16_384;
+
+/// Minutes of domains that wait for a report outside the pieces: as many as all pieces keep.
+const OUTGOING_MAX: usize = SHARDS * ROWS_MAX;
 
 /// URLs that one piece keeps before they are added to the sketches.
 const STAGED_MAX: usize = 512;
@@ -336,7 +341,7 @@ impl Figures {
         empty && self.urls().count == 0 && outgoing.minutes.is_empty() && outgoing.report.is_none()
     }
 
-    /// Empties the pieces, and makes a report of the first minutes, by domain.
+    /// Empties the pieces as far as there is room, and makes a report of the first minutes, by domain.
     fn make(&self, outgoing: &mut Outgoing, knowing: &Knowing, now: Instant) -> Option<link::Figures> {
         let haste = self.haste.load(Ordering::SeqCst);
         let with_urls = haste || now >= outgoing.urls_due;
@@ -344,7 +349,9 @@ impl Figures {
             let (minutes, urls) = {
                 let mut counts = self.counts(shard);
                 let urls = if with_urls { std::mem::take(&mut counts.urls) } else { HashMap::default() };
-                (std::mem::take(&mut counts.minutes), urls)
+                let fits = outgoing.minutes.len() + counts.minutes.len() <= OUTGOING_MAX;
+                let minutes = if fits { std::mem::take(&mut counts.minutes) } else { HashMap::default() };
+                (minutes, urls)
             };
             for (key, figures) in minutes {
                 outgoing.minutes.entry(row_of(key)).or_default().add(&figures);
@@ -424,7 +431,7 @@ impl Figures {
         page.counter("figures_reports_total", "Reports of figures that the control plane took", self.taken.get());
         page.gauge("figures_unanswered", "Reports of figures under way", u64::from(unanswered));
         page.gauge("figures_minutes", "Minutes of domains not reported yet", in_pieces + waiting);
-        page.gauge("figures_minutes_max", "Bound of those", SHARDS * ROWS_MAX);
+        page.gauge("figures_minutes_max", "Bound of those", OUTGOING_MAX + SHARDS * ROWS_MAX);
         page.counter("figures_dropped_total", "Requests left out of figures, for want of room", self.dropped.get());
         page.gauge("figures_urls", "URLs kept for lists of those asked for most", self.urls().count);
         page.gauge("figures_urls_max", "Bound of those", URLS_MAX);

@@ -21,11 +21,11 @@ use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Response, Uri};
 use hyper::body::Incoming;
-use model::{NodeName, Revision};
+use model::{NodeName, Revision, Topology};
 use tokio::time::Instant;
 
 use crate::figures::FromAbove;
-use crate::health::{Health, Rules, Turn};
+use crate::health::{Health, REMEMBERED_MAX, Rules, Turn};
 use crate::knowing::Known;
 use crate::limiter::PUT_OFF;
 use crate::metrics::{Counter, Page};
@@ -89,7 +89,7 @@ pub(crate) struct Parents {
     pool: Pool,
     own: NodeName,
     health: Health<NodeName>,
-    /// At most one entry for each node that has ever been a member.
+    /// At most one entry for each member, and [`REMEMBERED_MAX`] for nodes that are members no longer.
     heard: Mutex<HashMap<NodeName, Arc<Heard>>>,
     asked: Counter,
     unreachable: Counter,
@@ -128,9 +128,9 @@ impl Parents {
         rests && self.is_missed(name)
     }
 
-    fn heard(&self, name: &NodeName) -> Arc<Heard> {
+    fn heard(&self, known: &Known, name: &NodeName) -> Arc<Heard> {
         let mut heard = self.heard.lock().expect("no holder of this lock can panic");
-        heard.entry(name.clone()).or_default().clone()
+        remembered(&mut heard, &known.knowledge.topology, name)
     }
 
     /// Asks one parent.
@@ -164,7 +164,7 @@ impl Parents {
         // A parent reads the body no faster than the origin does, and should be the first to report that the origin
         // stalls.
         let bounds = Bounds { connect: left.min(CONNECT_MAX), takes: 2 * TAKES_MAX, first_byte: left };
-        let heard = self.heard(name);
+        let heard = self.heard(known, name);
         self.asked.inc();
         let sent = tokio::select! {
             sent = self.pool.send(&endpoint, &message, body, bounds) => sent,
@@ -249,8 +249,18 @@ impl Parents {
             self.greeted.get(),
         );
         page.counter("parent_silent_total", "Requests given up because it was not", self.silent.get());
+        let heard = self.heard.lock().expect("no holder of this lock can panic").len();
+        page.gauge("parents_remembered", "Nodes of which it is remembered when they were last heard from", heard);
         page.gauge("parents_resting", "Parents asked only after the others, because they failed", resting);
     }
+}
+
+/// When `name` was last heard from. Names of nodes that are members no longer are dropped once there are many.
+fn remembered(heard: &mut HashMap<NodeName, Arc<Heard>>, topology: &Topology, name: &NodeName) -> Arc<Heard> {
+    if heard.len() >= REMEMBERED_MAX && !heard.contains_key(name) {
+        heard.retain(|name, _| topology.members.contains_key(name));
+    }
+    heard.entry(name.clone()).or_default().clone()
 }
 
 /// The part of a parent's answer that is believed.
@@ -274,5 +284,34 @@ fn believed(question: &Question, name: &NodeName, answer: Response<Incoming>) ->
             (answer.refetch, answer.copy) = (refetch, copy);
             Ok(answer)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Isolation, Member, PopName, Tier};
+
+    use super::*;
+
+    #[test]
+    fn nodes_that_are_members_no_longer_are_forgotten_once_there_are_many() {
+        let name = |n: usize| NodeName::parse(&format!("n{n}")).unwrap();
+        let member = Member {
+            name: name(0),
+            pop: PopName::parse("p").unwrap(),
+            tier: Tier::L2,
+            advertise_url: "http://127.0.0.1:1".to_owned(),
+            isolation: Isolation::Revalidate,
+        };
+        let mut topology = Topology::default();
+        topology.members.insert(name(0), member);
+        let mut heard = HashMap::new();
+        let first = remembered(&mut heard, &topology, &name(0));
+        first.now();
+        for n in 1..3 * REMEMBERED_MAX {
+            remembered(&mut heard, &topology, &name(n));
+            assert!(heard.len() <= REMEMBERED_MAX + 1);
+        }
+        assert!(Arc::ptr_eq(&remembered(&mut heard, &topology, &name(0)), &first), "a member is not forgotten");
     }
 }

@@ -87,6 +87,10 @@ pub enum ReadError {
     FillFailed,
 }
 
+/// How often an object that was changed or moved by somebody else is looked up again. Changes of one object are rare, and
+/// a segment moves once in the time in which a disk is written full.
+pub const RACES_MAX: usize = 16;
+
 /// Why an object was not stored, changed or removed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -131,6 +135,10 @@ pub enum WriteError {
     /// The stored head could not be read and was therefore not replaced.
     #[error("read the stored head")]
     Read(#[source] ReadError),
+
+    /// Other changes of the object came first, [`RACES_MAX`] times in a row. It is as they left it.
+    #[error("other changes of the object came first, {RACES_MAX} times in a row")]
+    Raced,
 
     /// Running fills hold as many bytes as allowed.
     #[error("running fills hold {most} bytes, as many as they may")]
@@ -193,6 +201,10 @@ pub enum VerifyError {
     /// Its bytes could not be read back, or are not those that were written.
     #[error("read back")]
     Read(#[source] ReadError),
+
+    /// It was moved while it was read back, [`RACES_MAX`] times in a row.
+    #[error("the object was moved while it was being read back, {RACES_MAX} times in a row")]
+    Raced,
 
     /// It could not be made durable.
     #[error("make durable")]

@@ -21,7 +21,7 @@ use crate::object::Entry;
 use crate::store::Volume;
 use crate::tier::{Segment, Source, Tier};
 use crate::writer::Command;
-use crate::{Generation, Key, Object, ReadError, Store, VerifyError};
+use crate::{Generation, Key, Object, RACES_MAX, ReadError, Store, VerifyError};
 
 /// Maximum number of waiting proofs.
 const WAITING_MAX: usize = 1024;
@@ -173,7 +173,7 @@ impl Store {
         };
         let tier = &volume.tier;
         // Retries only if the object was moved meanwhile.
-        loop {
+        for _ in 0..RACES_MAX {
             let place = tier.readable(name(key)).ok_or(VerifyError::Absent)?;
             match volume.verify_at(key, full_key, place).await {
                 Err(VerifyError::Read(ReadError::Evicted))
@@ -181,6 +181,7 @@ impl Store {
                 verified => return verified,
             }
         }
+        Err(VerifyError::Raced)
     }
 }
 

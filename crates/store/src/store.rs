@@ -29,7 +29,7 @@ use crate::recover::{SYNC_A_SEGMENT, recover};
 use crate::stats::Counters;
 use crate::tier::Tier;
 use crate::writer::{self, Command, IN_FLIGHT_BYTES_MAX, Queue};
-use crate::{Config, DiskConfig, Key, Object, OpenError, ReadError, Stats, WriteError};
+use crate::{Config, DiskConfig, Key, Object, OpenError, RACES_MAX, ReadError, Stats, WriteError};
 
 /// The store of one machine. Cheap to clone; can be used from several runtimes at once.
 ///
@@ -373,7 +373,7 @@ impl Store {
         check_head(object.full_key(), &head)?;
         let volume = self.volume(object.key());
         // Retries only if another change of this object came first.
-        loop {
+        for _ in 0..RACES_MAX {
             let found = self.find(volume, object.key(), object.full_key()).await.map_err(WriteError::Read)?;
             let Some(now) = found.filter(|found| found.generation() == object.generation()) else { return Ok(None) };
             let mut record = now.entry.record.clone();
@@ -393,6 +393,7 @@ impl Store {
                 return Ok(Some(Object { entry, tier: now.tier }));
             }
         }
+        Err(WriteError::Raced)
     }
 
     /// Replaces or removes a head in a store without a disk, if it is still `expected`; returns the head that is
@@ -415,7 +416,8 @@ impl Store {
     }
 
     /// Removes the object stored under `key`, durably: on return it stays removed after a crash. Returns whether there
-    /// was one. On an error it is gone from this process, but may be back after a restart.
+    /// was one. On an error it is gone from this process, but may be back after a restart;
+    /// on [`WriteError::Raced`] it is as it was.
     pub async fn remove(&self, key: Key, full_key: &[u8], which: Which) -> Result<bool, WriteError> {
         let volume = self.volume(key);
         let removed = self.remove_from(volume, key, full_key, which).await?;
@@ -446,7 +448,7 @@ impl Store {
         which: Which,
     ) -> Result<bool, WriteError> {
         // Retries only if another change of this object came first.
-        loop {
+        for _ in 0..RACES_MAX {
             let found = match self.find(volume, key, full_key).await {
                 Ok(found) => found,
                 // Its place is still known, and it is removed below without being read.
@@ -482,6 +484,7 @@ impl Store {
                 return Ok(true);
             }
         }
+        Err(WriteError::Raced)
     }
 
     /// A disk that is out of service, and the reason.

@@ -219,6 +219,24 @@ async fn head_is_replaced_over_the_same_body_only() {
 }
 
 #[tokio::test]
+async fn change_that_others_overtake_again_and_again_is_given_up() {
+    for (kind, store) in both().await {
+        let first = put(&store, "/a", &body(1, 40_000), 5).await;
+        let heads: Vec<Bytes> = (0..200).map(|n| Bytes::from(n.to_string())).collect();
+        // All find the object as it is now; of those that find it alike only one changes it.
+        let changes = heads.iter().map(|head| store.update_head(&first, head.clone(), 5));
+        let changed = futures_util::future::join_all(changes).await;
+        let raced = changed.iter().filter(|changed| matches!(changed, Err(WriteError::Raced))).count();
+        let made = changed.iter().filter(|changed| matches!(changed, Ok(Some(_)))).count();
+        assert_eq!(made + raced, heads.len(), "{kind}: {changed:?}");
+        assert!(made > 0 && (kind == "memory" || raced > 0), "{kind}: {made} made, {raced} given up");
+        let found = get(&store, "/a").await.expect("stored");
+        let at = heads.iter().position(|head| head == found.head()).expect("one of the heads");
+        assert!(changed[at].is_ok(), "{kind}: a change that was given up was not made");
+    }
+}
+
+#[tokio::test]
 async fn head_of_a_fill_may_change_until_it_is_finished() {
     for (kind, store) in both().await {
         let mut fill = store.begin_fill(key("/a"), b"/a", Bytes::from_static(b"first"), 3, None).expect("begin");

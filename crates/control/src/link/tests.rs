@@ -381,6 +381,56 @@ async fn jobs_go_down_and_reports_come_up() {
     assert!(p1.refusal().await.reason.contains("outcome"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_are_answered_while_the_database_takes_no_writes_and_reports_wait() {
+    let mut rig = Rig::start().await;
+    let (_, welcome) = rig.join("p-1").await;
+    rig.stop().await;
+    let state = State::open(&rig.config.state).await.unwrap();
+    let (accepting, _) = Accepting::start(state.clone()).await.unwrap();
+    accepting.submit(prefetch("me", "n", 1, millis(clock().now()))).await.unwrap();
+    state.close().await;
+    rig.control = Some(Control::start(rig.config.clone(), clock()).await.unwrap());
+    let mut p1 = rig.connect(again("p-1", &welcome)).await;
+    p1.welcome().await;
+    let Some(from_control::Is::Jobs(Jobs { jobs, .. })) = p1.next().await else { panic!("expected jobs") };
+
+    // A transaction of somebody else holds the writer's turn until it is told to go on.
+    let (state, runtime) = (rig.state().clone(), tokio::runtime::Handle::current());
+    let (holds, held) = tokio::sync::oneshot::channel();
+    let (go_on, told) = std::sync::mpsc::channel::<()>();
+    let holding = tokio::task::spawn_blocking(move || {
+        let wait = |_: &mut std::collections::BTreeMap<String, model::share::Row>| {
+            holds.send(()).unwrap();
+            let _ = told.recv();
+        };
+        runtime.block_on(state.change_shares(["origin o:80".to_owned()], 0, wait))
+    });
+    soon("the writer is held", held).await.unwrap();
+    let report = |job: &model::link::Job| {
+        let report = model::Job::from(job.clone()).report(1, Outcome::Failed(Cause::TooLarge));
+        from_node::Is::Reports(Reports { reports: vec![(&report).into()] })
+    };
+    // The job ends, which is to be written. More reports follow than the scheduler's queue holds.
+    for _ in 0..400 {
+        soon("a report is sent", p1.say(report(&jobs[0]))).await;
+    }
+    soon("a heartbeat is sent", p1.say(from_node::Is::Heartbeat(Heartbeat { sequence: 7 }))).await;
+    loop {
+        match p1.next().await {
+            Some(from_control::Is::Head(Head { sequence: 7, .. })) => break,
+            Some(_) => {}
+            None => panic!("the session ended"),
+        }
+    }
+    assert!(!rig.state().open_accounts().await.unwrap().is_empty(), "nothing was written meanwhile");
+    go_on.send(()).unwrap();
+    soon("the transaction", holding).await.unwrap().unwrap();
+    let ended = || async { rig.state().open_accounts().await.unwrap().is_empty().then_some(()) };
+    until("the chunk has ended", ended).await;
+    rig.stop().await;
+}
+
 #[test]
 fn jobs_are_cut_into_messages_that_fit() {
     let job = |bytes: usize| model::Job {

@@ -114,6 +114,10 @@ impl Task {
         } else if !steering.may_run(now_ms) {
             self.leaving.insert(id);
             self.recall(id, true);
+            // At once: a turn gives out jobs even if it could not read on.
+            if let Some(queue) = self.accounts.get_mut(&steered.account) {
+                queue.rest(id);
+            }
         }
     }
 

@@ -74,8 +74,15 @@ const BOUNDS: Bounds = Bounds { loaded: LOADED_JOBS_MAX, chunk: 16, per_node: JO
 /// See [`Bounds`]. As many as two hundred nodes hold at a time; they take some tens of MiB.
 pub(crate) const LOADED_JOBS_MAX: usize = 200_000;
 
-/// Events waiting for the scheduler. When the queue is full, sessions that report wait.
+/// Events waiting for the scheduler. When the queue is full, the reports of each session wait in a queue of its own.
 const EVENTS_MAX: usize = 256;
+
+/// Reports of one session that wait for the scheduler: a node has no more jobs than that, so a session waits only if its
+/// node reports jobs that it was not given.
+const REPORTS_MAX: usize = JOBS_PER_NODE_MAX;
+
+/// Reports of one session that become one event.
+const REPORTS_AT_ONCE: usize = 256;
 
 /// Messages on their way to one session.
 const MESSAGES_MAX: usize = 64;
@@ -99,18 +106,23 @@ pub(crate) enum Order {
     Withdraw(Vec<u64>),
 }
 
-/// A session as the scheduler sees it; dropping it ends the session's leases.
+/// A session as the scheduler sees it; dropping it ends the session's leases, once all its reports were taken.
 pub(crate) struct Leases {
     events: mpsc::Sender<Event>,
+    reports: mpsc::Sender<Report>,
     node: NodeName,
     session: u64,
 }
 
 impl Leases {
-    /// Reports jobs that ended, whatever their outcome. Waits while the scheduler is behind.
+    /// Reports jobs that ended, whatever their outcome. Does not wait for the scheduler, which waits for the database:
+    /// heartbeats come in over the same stream.
     pub(crate) async fn report(&self, reports: Vec<Report>) {
-        let event = Event::Reports { node: self.node.clone(), session: self.session, reports };
-        let _ = self.events.send(event).await;
+        for report in reports {
+            if self.reports.send(reports::trimmed(report)).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Reports how far jobs are. Dropped when the queue is full: there will be news in a second.
@@ -119,11 +131,19 @@ impl Leases {
     }
 }
 
-impl Drop for Leases {
-    fn drop(&mut self) {
-        let (events, node, session) = (self.events.clone(), self.node.clone(), self.session);
-        // The scheduler must hear of it even when its queue is full at this moment.
-        tokio::spawn(async move { events.send(Event::Gone { node, session }).await });
+/// Announces a session to the scheduler, then its reports, and at last its end: the scheduler must hear of each, however
+/// long its queue is full. Ends with the scheduler, too.
+async fn announce(here: Event, mut reports: mpsc::Receiver<Report>, events: mpsc::Sender<Event>) {
+    let Event::Here { node, session, .. } = &here else { return };
+    let (node, session) = (node.clone(), *session);
+    let mut next = here;
+    while events.send(next).await.is_ok() {
+        let mut some = Vec::new();
+        if reports.recv_many(&mut some, REPORTS_AT_ONCE).await == 0 {
+            let _ = events.send(Event::Gone { node, session }).await;
+            return;
+        }
+        next = Event::Reports { node: node.clone(), session, reports: some };
     }
 }
 
@@ -209,15 +229,12 @@ impl Scheduler {
 
     /// Announces a node that is connected and can be given jobs; `empty` says that its store is new. A later session of
     /// the same node has a higher number and replaces the earlier one.
-    pub(crate) async fn connected(
-        &self,
-        node: &NodeName,
-        session: u64,
-        empty: bool,
-    ) -> (Leases, mpsc::Receiver<Order>) {
+    pub(crate) fn connected(&self, node: &NodeName, session: u64, empty: bool) -> (Leases, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(MESSAGES_MAX);
-        let _ = self.events.send(Event::Here { node: node.clone(), session, empty, orders }).await;
-        (Leases { events: self.events.clone(), node: node.clone(), session }, receiver)
+        let (reports, reported) = mpsc::channel(REPORTS_MAX);
+        let here = Event::Here { node: node.clone(), session, empty, orders };
+        tokio::spawn(announce(here, reported, self.events.clone()));
+        (Leases { events: self.events.clone(), reports, node: node.clone(), session }, receiver)
     }
 
     /// Announces that a node about to be admitted has lost all that it held; its session ends. After this returns, no

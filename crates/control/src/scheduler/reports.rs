@@ -35,7 +35,7 @@ impl Task {
                 work.resident(report.index, node, bytes, took_ms);
             }
             Outcome::Failed(cause) => {
-                if work.failed(report.index, shortened(cause), node, Instant::now(), now_ms) {
+                if work.failed(report.index, cause, node, Instant::now(), now_ms) {
                     counters.failed.fetch_add(1, Ordering::Relaxed);
                 } else {
                     counters.retried.fetch_add(1, Ordering::Relaxed);
@@ -44,6 +44,17 @@ impl Task {
         }
         self.note(report.chunk);
     }
+}
+
+/// The parts of a report that are used: reports wait by the thousand, and their words are a node's own.
+pub(super) fn trimmed(report: Report) -> Report {
+    let outcome = match report.outcome {
+        Outcome::Failed(cause) => Outcome::Failed(shortened(cause)),
+        Outcome::Resident { bytes, checksum, fetched, validator: _ } => {
+            Outcome::Resident { bytes, checksum, fetched, validator: None }
+        }
+    };
+    Report { outcome, ..report }
 }
 
 /// A cause as it is stored: a node's own words are cut to [`CAUSE_CHARS_MAX`].

@@ -358,3 +358,23 @@ async fn what_is_done_is_kept_though_nothing_can_be_read() {
     assert!(played.next.troubled && played.faults.waiting() == 0, "the first read met it");
     assert!(played.state.chunks(&[jobs[0].chunk]).await.unwrap()[0].finished_ms > 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_job_of_a_paused_prefetch_is_given_out_though_the_database_fails_after_it_was_heard_of() {
+    let mut played = Played::start(&["p-1"]).await;
+    played.submit("me", "n", 3).await;
+    played.settle().await;
+    let all = crate::state::chunks::Filter { to_ms: u64::MAX >> 1, ..Default::default() };
+    let id = played.state.outlines("me", &all, None, 1).await.unwrap()[0].id;
+    let task = played.state.chunks(&[id]).await.unwrap()[0].task;
+    let pause = crate::state::steering::Steer::Pause;
+    played.state.steer("me", &[task], pause, millis(played.clock.now())).await.unwrap().unwrap();
+    // The turn in which the pause is read, and nothing after it.
+    played.connect("p-1");
+    played.task.hear().await.unwrap();
+    played.task.line_up();
+    played.task.lease();
+    assert_eq!(played.jobs("p-1"), []);
+    played.settle().await;
+    assert_eq!(played.jobs("p-1"), []);
+}

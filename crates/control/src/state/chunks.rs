@@ -130,6 +130,8 @@ pub struct Chunk {
     pub call: u64,
     /// The account it belongs to.
     pub account: String,
+    /// The bucket that it was charged to; empty if it was accepted by a version that did not record it.
+    pub bucket: String,
     /// The domain all objects belong to.
     pub domain: DomainName,
     /// What is done.
@@ -507,7 +509,7 @@ pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), St
         On::Sql(connection) => {
             sqlx::query(
                 "INSERT INTO chunk (id, task, account, domain, kind, created_ms, revision, paths, lines, params, finished_ms, progress, \
-                 call_id, priority, from_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '', $11, $12, $13)",
+                 call_id, priority, from_ms, bucket) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, '', $11, $12, $13, $14)",
             )
             .bind(signed(chunk.id))
             .bind(signed(chunk.task))
@@ -522,6 +524,7 @@ pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), St
             .bind(signed(chunk.call))
             .bind(i64::from(chunk.steering.priority))
             .bind(signed(chunk.steering.from_ms))
+            .bind(chunk.bucket)
             .execute(connection)
             .await?;
         }
@@ -530,20 +533,26 @@ pub(super) async fn insert(writing: &mut Writing, chunk: Chunk) -> Result<(), St
     Ok(())
 }
 
-/// How many calls of an account have an open prefetch.
-pub(super) async fn open_calls(writing: &mut Writing, account: &str) -> Result<u64, StateError> {
+/// How many calls of an account have an open prefetch that is charged to this bucket, and how many objects those have.
+pub(super) async fn open_in_bucket(
+    writing: &mut Writing,
+    account: &str,
+    bucket: &str,
+) -> Result<(u64, u64), StateError> {
     match writing.on() {
         On::Sql(connection) => {
             let row = sqlx::query(
-                "SELECT COUNT(DISTINCT CASE WHEN call_id = 0 THEN id ELSE call_id END) AS open FROM chunk \
-                 WHERE finished_ms = 0 AND kind = 'prefetch' AND account = $1",
+                "SELECT COUNT(DISTINCT CASE WHEN call_id = 0 THEN id ELSE call_id END) AS calls, \
+                 CAST(COALESCE(SUM(lines), 0) AS BIGINT) AS urls FROM chunk \
+                 WHERE finished_ms = 0 AND kind = 'prefetch' AND account = $1 AND bucket IN ($2, '')",
             )
             .bind(account)
+            .bind(bucket)
             .fetch_one(connection)
             .await?;
-            unsigned(&row, "open")
+            Ok((unsigned(&row, "calls")?, unsigned(&row, "urls")?))
         }
-        On::Memory(tables) => Ok(tables.open_calls(account)),
+        On::Memory(tables) => Ok(tables.open_in_bucket(account, bucket)),
     }
 }
 
@@ -582,6 +591,7 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
         task: unsigned(row, "task")?,
         call: unsigned(row, "call_id")?,
         account: text(row, "account")?,
+        bucket: text(row, "bucket")?,
         domain: DomainName::parse(&text(row, "domain")?).map_err(|_| damaged("domain"))?,
         kind: Kind::parse(&text(row, "kind")?).ok_or_else(|| damaged("kind"))?,
         created_ms: unsigned(row, "created_ms")?,

@@ -478,11 +478,14 @@ impl Tables {
         revisions.into_iter().take(most as usize).collect()
     }
 
-    /// How many calls of an account have an open prefetch.
-    pub(super) fn open_calls(&self, account: &str) -> u64 {
-        let open = self.open(true).filter(|chunk| chunk.account == account);
-        let calls: BTreeSet<u64> = open.map(|chunk| if chunk.call == 0 { chunk.id } else { chunk.call }).collect();
-        calls.len() as u64
+    pub(super) fn open_in_bucket(&self, account: &str, bucket: &str) -> (u64, u64) {
+        let open = self.open(true).filter(|chunk| chunk.account == account && ["", bucket].contains(&&*chunk.bucket));
+        let (mut calls, mut urls) = (BTreeSet::new(), 0);
+        for chunk in open {
+            calls.insert(if chunk.call == 0 { chunk.id } else { chunk.call });
+            urls += chunk.paths.len() as u64;
+        }
+        (calls.len() as u64, urls)
     }
 
     /// How many objects of a domain are in open refreshes.

@@ -120,6 +120,9 @@ const VERSIONS: &[&[&str]] = &[
     ],
     // Tasks are deleted whole: this finds, without reading all its chunks, whether one is open or ended recently.
     &["CREATE INDEX chunk_task_finished ON chunk (task, finished_ms)", "DROP INDEX chunk_task"],
+    // What a chunk was charged to: each product has a queue of its own. Empty: accepted by a version that did not record
+    // it.
+    &["ALTER TABLE chunk ADD COLUMN bucket TEXT NOT NULL DEFAULT ''"],
 ];
 
 /// Brings the schema to the newest version, in one transaction. Two processes that start at once take turns.

@@ -4,12 +4,13 @@
 //!
 //! - Rows are locked in the order of their names before they are read, so that control planes take turns and cannot
 //!   deadlock.
+//! - A row that cannot be read starts empty: it is read together with others, which must not wait for it.
 
 use std::collections::BTreeMap;
 
 use model::share::Row;
 
-use super::{On, State, StateError, Writing, json, signed, to_json};
+use super::{On, State, StateError, Writing, signed, text, to_json};
 
 /// Rows deleted in one transaction.
 const FORGOTTEN_AT_ONCE: u64 = 1_000;
@@ -72,15 +73,22 @@ async fn lock(writing: &mut Writing, name: &str, now_ms: u64) -> Result<Row, Sta
             .bind(signed(now_ms))
             .fetch_one(connection)
             .await?;
-            json(&row, "value")
+            Ok(read(name, &text(&row, "value")?))
         }
         On::Memory(tables) => {
-            let row = tables.shares.get(name).and_then(|(value, _)| serde_json::from_str(value).ok());
-            let row: Row = row.unwrap_or_default();
+            let row = tables.shares.get(name).map(|(value, _)| read(name, value)).unwrap_or_default();
             std::sync::Arc::make_mut(&mut tables.shares).insert(name.to_owned(), (to_json(&row), now_ms));
             Ok(row)
         }
     }
+}
+
+/// A stored row. Its grants may be in force for one more lease if it could not be read; that is the lesser harm.
+fn read(name: &str, value: &str) -> Row {
+    serde_json::from_str(value).unwrap_or_else(|error| {
+        tracing::error!(name, %error, "shares of an origin cannot be read, and start anew");
+        Row::default()
+    })
 }
 
 async fn put(writing: &mut Writing, name: &str, value: &str) -> Result<(), StateError> {

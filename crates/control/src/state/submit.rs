@@ -26,10 +26,12 @@ use super::log::append;
 use super::steering::Steering;
 use super::{Counter, State, StateError, Writing, count_up, spending};
 
+mod cut;
 mod notes;
 mod open;
 mod used;
 
+use cut::{chunk_lines_max, cut_paths};
 pub use notes::Note;
 use notes::RefusedCounts;
 pub use open::Open;
@@ -40,12 +42,6 @@ pub const WAITING_MAX: usize = 1024;
 
 /// Submissions written in one transaction.
 const BATCH_MAX: usize = 256;
-
-/// Objects in one chunk.
-pub const CHUNK_LINES_MAX: usize = 500;
-
-/// Bytes of the paths in one chunk, so that its log entry fits in a message of the link with room to spare.
-const CHUNK_BYTES_MAX: usize = 128 << 10;
 
 /// Objects that may share a task id, for prefetches.
 const TASK_PREFETCHES_MAX: u64 = 500;
@@ -93,7 +89,7 @@ pub struct Charge {
     pub limit: Option<u64>,
 }
 
-/// How much prefetching an account may have open.
+/// How much prefetching an account may have open in one bucket: each product has a queue of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueMax {
     /// No limit except the store's own.
@@ -220,6 +216,7 @@ impl Accepting {
             open: open.clone(),
             minutes: HashMap::new(),
             refreshing: HashMap::new(),
+            queued: HashMap::new(),
             tasks: HashMap::new(),
             counters,
             committed,
@@ -300,6 +297,9 @@ struct Task {
     minutes: HashMap<(DomainName, &'static str), VecDeque<(u64, u64)>>,
     /// An upper bound of the objects of open refreshes in each domain, and when they were counted.
     refreshing: HashMap<DomainName, (u64, Instant)>,
+    /// The same of the URLs of open prefetches of an account in one bucket, where those of all its buckets are too many
+    /// for one.
+    queued: HashMap<(String, &'static str), (u64, Instant)>,
     tasks: HashMap<(String, DomainName, Kind), SharedTask>,
     counters: Arc<Counters>,
     committed: watch::Sender<u64>,
@@ -335,6 +335,8 @@ impl Task {
                     tracing::error!(error = &error as &dyn std::error::Error, "submissions could not be written");
                     // Ids handed out in the transaction that failed will be handed out again.
                     self.tasks.clear();
+                    // What was written after all is not added to these.
+                    self.queued.clear();
                     self.doubtful = true;
                     noted.clear();
                     submissions.iter().map(|_| Err(Refused::Unavailable)).collect()
@@ -451,21 +453,21 @@ impl Task {
         }
         let prefetched = prefetch_urls(submission);
         if prefetched > 0 {
-            let (_, urls) = self.open.of(&submission.account);
-            let (more_calls, more_urls) = used.open.get(&submission.account).copied().unwrap_or_default();
-            let urls = urls + more_urls;
             let full = match submission.queue_max {
                 QueueMax::Unlimited => false,
-                QueueMax::Urls(most) => urls + prefetched > most,
+                QueueMax::Urls(most) => !self.has_place(writing, submission, used, most).await?,
                 // Where calls are limited there are never many, so they are counted in the database.
                 QueueMax::Requests(most) => {
-                    chunks::open_calls(writing, &submission.account).await? + more_calls + 1 > most
+                    let (calls, _) = chunks::open_in_bucket(writing, &submission.account, bucket).await?;
+                    calls + used.open(&submission.account, bucket).0 + 1 > most
                 }
             };
-            if full || self.open.urls() + more_urls + prefetched > OPEN_URLS_MAX {
+            if full || self.open.urls() + used.urls + prefetched > OPEN_URLS_MAX {
                 return Ok(Some(Refused::QueueFull));
             }
-            used.open.insert(submission.account.clone(), (more_calls + 1, more_urls + prefetched));
+            let (calls, urls) = used.open.entry((submission.account.clone(), bucket)).or_default();
+            (*calls, *urls) = (*calls + 1, *urls + prefetched);
+            used.urls += prefetched;
         }
         for group in submission.groups.iter().filter(|group| group.kind != Kind::Prefetch) {
             let more = used.refreshing.get(&group.domain).copied().unwrap_or(0) + group.paths.len() as u64;
@@ -485,6 +487,34 @@ impl Task {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the URLs of a submission fit into its queue of at most `most`. The open URLs of an account are counted in
+    /// memory over all its queues. Only if those are too many is this queue counted in the database, and as seldom as
+    /// in [`Task::has_room`].
+    async fn has_place(
+        &mut self,
+        writing: &mut Writing,
+        submission: &Submission,
+        used: &Used,
+        most: u64,
+    ) -> Result<bool, StateError> {
+        let (account, bucket) = (&submission.account, submission.charge.bucket);
+        let more = prefetch_urls(submission);
+        if self.open.of(account).1 + used.urls + more <= most {
+            return Ok(true);
+        }
+        let more = used.open(account, bucket).1 + more;
+        let queue = (account.clone(), bucket);
+        if let Some((open, counted)) = self.queued.get(&queue) {
+            let fits = open + more <= most;
+            if fits || counted.elapsed() < COUNTED_FOR {
+                return Ok(fits);
+            }
+        }
+        let (_, open) = chunks::open_in_bucket(writing, account, bucket).await?;
+        self.queued.insert(queue, (open, Instant::now()));
+        Ok(open + more <= most)
     }
 
     /// Whether `more` objects may be refreshed in a domain besides the open ones. The remembered number only grows; it
@@ -535,7 +565,7 @@ impl Task {
                 if tasks.last() != Some(&task) {
                     tasks.push(task);
                 }
-                for paths in cut_paths(part) {
+                for paths in cut_paths(part, chunk_lines_max(&group.params)) {
                     new(task, paths.to_vec());
                 }
             }
@@ -583,7 +613,13 @@ impl Task {
                 let open = self.refreshing.entry(group.domain.clone()).or_insert((0, Instant::now()));
                 open.0 += group.paths.len() as u64;
             } else {
-                let chunks = group.paths.chunks(TASK_PREFETCHES_MAX as usize).flat_map(cut_paths).count() as u64;
+                let most = chunk_lines_max(&group.params);
+                let parts = group.paths.chunks(TASK_PREFETCHES_MAX as usize);
+                let chunks = parts.flat_map(|part| cut_paths(part, most)).count() as u64;
+                let queue = (submission.account.clone(), submission.charge.bucket);
+                if let Some((open, _)) = self.queued.get_mut(&queue) {
+                    *open += group.paths.len() as u64;
+                }
                 self.open.add(&submission.account, chunks, group.paths.len() as u64);
             }
         }
@@ -597,6 +633,9 @@ impl Task {
         if self.refreshing.len() > MINUTES_SWEEP_AT {
             self.refreshing.clear(); // counted anew when needed
         }
+        if self.queued.len() > MINUTES_SWEEP_AT {
+            self.queued.clear(); // counted anew when needed
+        }
         if self.tasks.len() > MINUTES_SWEEP_AT {
             let newest = self.tasks.values().map(|shared| shared.second).max().unwrap_or(0);
             self.tasks.retain(|_, shared| shared.second == newest);
@@ -608,22 +647,6 @@ impl Task {
 /// further ahead was recorded before the wall clock was set back.
 fn is_of_minute(at: u64, now_ms: u64) -> bool {
     at.abs_diff(now_ms) < MINUTE_MS
-}
-
-/// Splits paths into chunks within both bounds; a single path is far below them.
-fn cut_paths(paths: &[String]) -> impl Iterator<Item = &[String]> {
-    let mut rest = paths;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = |path: &&String| {
-            bytes += path.len() + 1;
-            bytes <= CHUNK_BYTES_MAX
-        };
-        let count = rest.iter().take(CHUNK_LINES_MAX).take_while(fits).count().max(1).min(rest.len());
-        let (chunk, after) = rest.split_at(count);
-        rest = after;
-        (!chunk.is_empty()).then_some(chunk)
-    })
 }
 
 fn prefetch_urls(submission: &Submission) -> u64 {
@@ -652,6 +675,7 @@ async fn insert(writing: &mut Writing, head: Revision, chunks: Vec<(&Submission,
             task: chunk.task,
             call: first,
             account: submission.account.clone(),
+            bucket: submission.charge.bucket.to_owned(),
             domain: chunk.domain,
             kind: chunk.kind,
             created_ms: submission.now_ms,

@@ -155,6 +155,7 @@ async fn conform(open: impl AsyncFn() -> State) {
     figures::urls_of_hours_are_added_up(&state).await;
     figures::what_is_past_its_time_goes_by_length(&state).await;
     shares::shares_are_changed_by_one_at_a_time_and_forgotten(&state).await;
+    shares::row_that_cannot_be_read_starts_anew_and_holds_up_no_other(&state).await;
     let head = state.head().await.unwrap();
     let domains = state.domains().await.unwrap();
     state.close().await;

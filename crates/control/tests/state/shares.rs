@@ -29,3 +29,16 @@ pub(crate) async fn shares_are_changed_by_one_at_a_time_and_forgotten(state: &St
     assert_eq!(want(state, "n4", 50, 5_000).await, 7, "what was given back is not kept");
     want(state, "n4", 0, 6_000).await;
 }
+
+pub(crate) async fn row_that_cannot_be_read_starts_anew_and_holds_up_no_other(state: &State) {
+    let unreadable = |rows: &mut BTreeMap<String, Row>| {
+        let node = NodeName::parse("n9").unwrap();
+        let want = Want { wanted: 1, limit: f64::NAN, ..Want::default() };
+        rows.values_mut().for_each(|row| _ = row.step(&node, &want, Total::Felt, 0, 7_000));
+    };
+    state.change_shares(["origin o.test:80".to_owned()], 7_000, unreadable).await.unwrap();
+    assert_eq!(want(state, "n1", 50, 7_000).await, 7, "together with the places of a domain");
+    assert_eq!(want(state, "n2", 50, 7_000).await, 0, "and what is written then is read again");
+    want(state, "n1", 0, 8_000).await;
+    want(state, "n2", 0, 8_000).await;
+}

@@ -417,6 +417,16 @@ pub(crate) async fn a_queue_may_count_calls(state: &State) {
     );
     state.keep_progress(&[(of_one[0], 1_000_500, &done)]).await.unwrap();
     assert!(accepting.submit(call("a call in time", 1)).await.is_ok());
+
+    // What another product has open counts for a queue of its own.
+    let mut other = call("of another product", 1);
+    assert_eq!(accepting.submit(call("of the same product", 1)).await, Err(Refused::QueueFull));
+    other.charge.bucket = "vod_preload";
+    assert!(accepting.submit(other.clone()).await.is_ok());
+    (other.nonce.1, other.queue_max) = ("by URLs".into(), QueueMax::Urls(4));
+    assert!(accepting.submit(other.clone()).await.is_ok(), "two calls of two URLs");
+    other.nonce.1 = "too many".into();
+    assert_eq!(accepting.submit(other).await, Err(Refused::QueueFull));
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,10 +92,13 @@ impl IpRange {
         let written: IpAddr = address.parse().ok()?;
         let most = if written.is_ipv4() { 32 } else { 128 };
         let bits = bits.unwrap_or(most);
+        if bits > most {
+            return None;
+        }
         // An IPv4-mapped IPv6 network is compared as IPv4, as far as its prefix allows.
         let address = if bits >= 96 || written.is_ipv4() { written.to_canonical() } else { written };
         let bits = if written.is_ipv6() && address.is_ipv4() { bits - 96 } else { bits };
-        (bits <= most).then_some(IpRange { address, bits })
+        Some(IpRange { address, bits })
     }
 
     /// Whether `address` is in the range. An IPv4-mapped IPv6 address counts as the IPv4 address.

@@ -101,6 +101,9 @@ fn wrong_arguments_are_refused_by_name() {
         ("https_tls_version", &[("tls10", "on"), ("tls12", "off"), ("tls13", "off")], "tls12"),
         ("referer_white_list_set", &[("refer_domain_allow_list", "a b/c")], "refer_domain_allow_list"),
         ("ip_black_list_set", &[("ip_list", "1.2.3.4/33")], "ip_list"),
+        ("ip_black_list_set", &[("ip_list", "::/129")], "ip_list"),
+        ("ip_black_list_set", &[("ip_list", "::ffff:1.2.3.4/129")], "ip_list"),
+        ("ip_black_list_set", &[("ip_list", "::ffff:1.2.3.4/200")], "ip_list"),
         ("aliauth", &[("auth_type", "type_f"), ("auth_key1", "secret1")], "auth_type"),
         ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "no")], "auth_key1"),
     ];
@@ -652,6 +655,8 @@ fn address_is_in_a_list_however_it_is_written() {
         ("::ffff:10.0.0.0/120", "10.0.0.7", true),
         ("::ffff:10.0.0.0/120", "::ffff:10.0.0.7", true),
         ("::ffff:10.0.0.0/120", "10.0.1.7", false),
+        ("::ffff:10.0.0.0/96", "192.0.2.1", true),
+        ("::ffff:10.0.0.7/128", "10.0.0.6", false),
         ("10.0.0.0/24", "::ffff:10.0.0.7", true),
         ("10.0.0.0/0", "192.0.2.1", true),
         ("::/0", "2001:db8::1", true),

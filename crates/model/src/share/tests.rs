@@ -236,3 +236,22 @@ fn origin_is_not_left_alone_for_as_long_as_the_wall_clock_was_set_back() {
     let told = row.step(&node(1), &want, Total::Felt, 0, 1_000 + CLOSED_MAX_MS);
     assert_eq!(told.closed_ms, 0);
 }
+
+#[test]
+fn whatever_nodes_say_that_they_have_adds_up_to_a_number() {
+    for total in [Total::Felt, Total::Set(7), Total::Set(u64::MAX)] {
+        let mut row = Row::default();
+        let most = Want {
+            wanted: u64::MAX,
+            users: u64::MAX,
+            used: u64::MAX,
+            granted: u64::MAX,
+            limit: 4.0,
+            ..Want::default()
+        };
+        for at in 0..4 {
+            let told = row.step(&node(at % 3), &most, total, 0, 0);
+            assert!(told.feels || told.granted <= row.total(total), "{total:?}: {told:?}");
+        }
+    }
+}

@@ -175,6 +175,39 @@ async fn minutes_are_bounded_and_become_hours_before_they_are_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn minutes_are_bounded_though_reports_are_taken_more_slowly_than_minutes_come() {
+    let (knowing, figures) = (knowing(&["a.com"]), figures());
+    let a = slot(&knowing, "a.com");
+    // Each thread counts into a piece of its own, and every connection is lost after one report.
+    let fill = |connection: usize| {
+        let figures = &figures;
+        std::thread::scope(|scope| {
+            for thread in 0..SHARDS {
+                let first = (connection * SHARDS + thread) * ROWS_MAX;
+                let hours = (first..first + ROWS_MAX).map(|hour| 3_600 * hour as u64);
+                scope.spawn(move || hours.for_each(|after| count(figures, a, after, "/x", 200, 1)));
+            }
+        });
+    };
+    for connection in 0..3 {
+        fill(connection);
+        figures.connected(true);
+        let report = figures.report(&knowing).await;
+        assert_eq!(report.minutes.len(), FIGURES_ROWS_MAX);
+        figures.take(taken(&report));
+        assert!(figures.outgoing().minutes.len() <= OUTGOING_MAX);
+    }
+    // What is left out is counted, everything else is reported.
+    let mut requests = 3 * FIGURES_ROWS_MAX as u64;
+    while !figures.is_empty() {
+        let report = figures.report(&knowing).await;
+        requests += rows(&report).iter().map(|row| row.2).sum::<u64>();
+        figures.take(taken(&report));
+    }
+    assert_eq!(requests + figures.dropped.get(), (3 * SHARDS * ROWS_MAX) as u64);
+}
+
+#[tokio::test(start_paused = true)]
 async fn urls_are_bounded_and_long_ones_left_out() {
     let (knowing, figures) = (knowing(&["a.com"]), figures());
     let a = slot(&knowing, "a.com");

@@ -102,6 +102,13 @@ async fn shares_add_up_over_replicas_and_restarts_and_are_given_on_only_when_a_l
     let nameless = Wants { sequence: 99, wants: vec![Want::default()] };
     second.say(from_node::Is::Wants(nameless)).await;
     assert!(second.refusal().await.reason.contains("name"));
+    for (bad, at) in [f64::NAN, f64::INFINITY, -1.0].into_iter().zip(1..) {
+        let (mut third, _) = rig.join(&format!("p-3{at}")).await;
+        let want =
+            Want { shared: Shared::Origin.into(), name: "o:80".into(), wanted: 1, limit: bad, ..Want::default() };
+        third.say(from_node::Is::Wants(Wants { sequence: 1, wants: vec![want] })).await;
+        assert!(third.refusal().await.reason.contains("limit"), "{bad}");
+    }
     soon("stop", other.stop()).await;
     rig.stop().await;
 }

@@ -19,6 +19,7 @@ pub(in crate::scheduler) fn chunk(paths: usize, variants: usize) -> Chunk {
         task: 1,
         call: 1,
         account: "me".into(),
+        bucket: "preload".into(),
         domain: DomainName::parse("a.com").unwrap(),
         kind: Kind::Prefetch,
         created_ms: 1,

@@ -11,12 +11,18 @@ use crate::state::{StateError, Writing, spending};
 pub(super) struct Used {
     pub(super) days: BTreeMap<(String, u64, &'static str), (u64, bool)>,
     pub(super) minutes: HashMap<(DomainName, &'static str), u64>,
-    /// Calls that prefetch and their URLs, by account.
-    pub(super) open: HashMap<String, (u64, u64)>,
+    /// Calls that prefetch and their URLs, by account and bucket.
+    pub(super) open: HashMap<(String, &'static str), (u64, u64)>,
+    /// URLs of all of them.
+    pub(super) urls: u64,
     pub(super) refreshing: HashMap<DomainName, u64>,
 }
 
 impl Used {
+    pub(super) fn open(&self, account: &str, bucket: &'static str) -> (u64, u64) {
+        self.open.get(&(account.to_owned(), bucket)).copied().unwrap_or_default()
+    }
+
     pub(super) async fn spent(
         &mut self,
         writing: &mut Writing,
