@@ -71,6 +71,7 @@ impl From<prefetch::Job> for Job {
             verbatim: job.verbatim,
             refetch: job.refetch,
             pin: job.pin.map(|pin| Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
+            look: job.look,
         }
     }
 }
@@ -86,6 +87,7 @@ impl From<Job> for prefetch::Job {
             verbatim: job.verbatim,
             refetch: job.refetch,
             pin: job.pin.map(|pin| prefetch::Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
+            look: job.look,
         }
     }
 }

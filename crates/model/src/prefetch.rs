@@ -36,6 +36,10 @@ pub struct Job {
     /// That it is to stay in the store, and until when.
     #[serde(default)]
     pub pin: Option<Pin>,
+    /// Whether the node reported the object resident before. It says whether that is still so: *resident*, or [`Cause::Evicted`]. It
+    /// fetches nothing.
+    #[serde(default)]
+    pub look: bool,
 }
 
 impl Job {
@@ -151,8 +155,8 @@ pub enum Cause {
     /// It is resident, but was to be pinned and cannot be, in words for a person.
     #[error("resident, but not pinned: {0}")]
     NotPinned(String),
-    /// It was gone or stale again before it could be checked.
-    #[error("evicted before it was checked")]
+    /// It was gone or stale again before it could be checked, or before the prefetch ended.
+    #[error("evicted, refreshed or stale again before the prefetch ended")]
     Evicted,
     /// The node does not serve the domain (any more).
     #[error("domain is not served")]

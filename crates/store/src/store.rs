@@ -35,13 +35,13 @@ use crate::{Config, DiskConfig, Key, Object, OpenError, ReadError, Stats, WriteE
 /// Its writers are tasks of the runtime that opened it; when that ends, writes fail with [`WriteError::Closed`].
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    memory: Arc<Memory>,
-    counters: Arc<Counters>,
-    disks: Vec<Volume>,
+pub(crate) struct Inner {
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) disks: Vec<Volume>,
     /// Disks of the configuration that could not be read when the store was opened.
     missing: Vec<Missing>,
     /// Next fill that goes to memory alone.

@@ -51,7 +51,7 @@ impl Rig {
     }
 
     async fn connect(&self, name: &str, session: u64) -> Node {
-        let (leases, orders) = self.scheduler.connected(&node(name), session, false).await;
+        let (leases, orders) = self.scheduler.connected(&node(name), session, false, 0).await;
         Node { leases, orders }
     }
 
@@ -243,7 +243,7 @@ async fn change_of_members_and_loss_of_a_store_are_made_good() {
     rig.kept("me", "progress is kept", |chunk| residents(&chunk.progress) == 6).await;
 
     // It returns with an empty store, so everything has to be done again.
-    let (leases, orders) = rig.scheduler.connected(&node("p-1"), 2, true).await;
+    let (leases, orders) = rig.scheduler.connected(&node("p-1"), 2, true, 0).await;
     let mut p1 = Node { leases, orders };
     let jobs = p1.jobs(10).await;
     p1.resident(&jobs[..6]).await;

@@ -18,6 +18,11 @@ use crate::state::steering::{Standing, Steering};
 /// How often a job is tried before a transient failure becomes final.
 const TRIES_MAX: u8 = 8;
 
+/// How often a chunk that would end is looked at once more. At the last look, an object that is gone has failed: a store
+/// that is too small, or a domain that is refreshed again and again, would otherwise keep the chunk open until its
+/// deadline.
+pub(super) const LOOKS_MAX: u8 = 3;
+
 /// The first pause before a job is tried again; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -27,9 +32,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// `https://`.
 const SCHEME_BYTES_MAX: usize = 8;
 
+/// What a node has said of its store: its session, and the number that changes when the store loses something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) session: u64,
+    pub(super) lost: u64,
+}
+
 /// A loaded chunk. There are many, so each makes as few allocations as possible.
 pub(super) struct Work {
     id: u64,
+    domain: DomainName,
     begin_after: Revision,
     params: Params,
     steering: Steering,
@@ -55,6 +68,16 @@ pub(super) struct Work {
     given_up: bool,
     /// Whether the database does not have its targets yet.
     unaimed: bool,
+    /// Whether it is not known since when its objects are resident: they became so before it was loaded, or before its
+    /// targets changed.
+    unsure: bool,
+    /// What the nodes of its progress had said when they were given the first job that made an object resident, or at
+    /// the last look.
+    said: Vec<Option<Said>>,
+    /// How often it was looked at once more since its jobs last moved to other nodes, and whether nothing was fetched
+    /// for it since the last look.
+    looks: u8,
+    looked: bool,
 }
 
 /// A job that has failed, perhaps not for good.
@@ -175,6 +198,7 @@ impl Work {
         }
         let mut work = Work {
             id: chunk.id,
+            domain: chunk.domain,
             begin_after: chunk.revision,
             params: chunk.params,
             steering: chunk.steering,
@@ -192,6 +216,10 @@ impl Work {
             changed: false,
             given_up: false,
             unaimed: false,
+            unsure: false,
+            said: Vec::new(),
+            looks: 0,
+            looked: false,
         };
         work.aim(aims);
         work
@@ -242,6 +270,33 @@ impl Work {
         }
         self.owners = owners;
         self.returned = true;
+        // Jobs that only look: an object whose owner changed is to be made resident there, and one of a target without
+        // nodes stays as it was reported.
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|index| {
+            let Some(holder) = self.holder(*index) else { return true };
+            let Some(owner) = aims.names().get(self.owner_of(*index) as usize) else {
+                self.left -= 1;
+                return false;
+            };
+            if holder != owner {
+                self.progress.resident[*index as usize] = 0;
+                (self.changed, self.looks) = (true, 0);
+            }
+            true
+        });
+        self.waiting = waiting;
+    }
+
+    /// The node where a job's object is resident.
+    fn holder(&self, index: u32) -> Option<&NodeName> {
+        let at = (*self.progress.resident.get(index as usize)? as usize).checked_sub(1)?;
+        self.progress.nodes.get(at)
+    }
+
+    /// The domain that all objects belong to.
+    pub(super) fn domain(&self) -> &DomainName {
+        &self.domain
     }
 
     pub(super) fn steering(&self) -> Steering {
@@ -269,6 +324,12 @@ impl Work {
             (&self.targets[*index as usize / self.per_target().max(1)], self.placed[self.path_of(*index)])
         };
         self.waiting.iter().map(job)
+    }
+
+    /// How often it was looked at once more.
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> u8 {
+        self.looks
     }
 
     /// Whether none of its jobs is leased.
@@ -430,6 +491,10 @@ impl Work {
         self.owners.clear();
         // A waiting chunk is not written only to record its targets; they are written once a job of it is leased.
         self.unaimed = old.targets.is_empty();
+        // Nodes are numbered differently now.
+        self.said.clear();
+        self.looks = 0;
+        self.unsure = self.progress.resident.iter().any(|holder| *holder > 0);
         let new = &self.progress;
         self.changed |= !self.unaimed && (old.targets != new.targets || old.nodes != new.nodes || lost > 0);
         lost
@@ -469,6 +534,7 @@ impl Work {
             verbatim: self.params.verbatim,
             refetch: self.params.refetch,
             pin: self.params.pin.clone(),
+            look: self.holder(index).is_some(),
         }
     }
 
@@ -489,24 +555,75 @@ impl Work {
         }
     }
 
-    /// The job's object of `bytes` bytes is resident on `node`; its fetch took `took_ms`.
-    pub(super) fn resident(&mut self, index: u32, node: &NodeName, bytes: u64, took_ms: u32) {
+    /// The job's object of `bytes` bytes is resident on `node`; its fetch took `took_ms`. `said` is what the node had said
+    /// when it was given the job. Returns whether the object had not been resident before.
+    pub(super) fn resident(&mut self, index: u32, node: &NodeName, bytes: u64, took_ms: u32, said: Said) -> bool {
         if !self.leased.remove(&index) {
-            return;
+            return false;
         }
+        let is_new = self.holder(index).is_none();
         let progress = &mut self.progress;
         let at = place_in(&mut progress.nodes, node);
         if let Some(holder) = progress.resident.get_mut(index as usize) {
             *holder = at;
         }
         progress.fetched.resize(progress.resident.len(), (0, 0));
-        if let Some(fetched) = progress.fetched.get_mut(index as usize) {
+        if let Some(fetched) = progress.fetched.get_mut(index as usize).filter(|_| is_new || took_ms > 0) {
             *fetched = (bytes, took_ms);
+        }
+        // What is fetched may have evicted what was looked at.
+        self.looked &= !is_new && took_ms == 0;
+        self.said.resize(progress.nodes.len(), None);
+        match self.said.get_mut(at as usize - 1) {
+            Some(Some(before)) if before.session == said.session => before.lost = before.lost.min(said.lost),
+            Some(Some(_)) | None => {}
+            Some(nothing) => *nothing = Some(said),
         }
         progress.under_way.remove(&index);
         self.tries.remove(&index);
         self.left -= 1;
         self.changed = true;
+        is_new
+    }
+
+    /// Begins a last look if, since objects became resident, their domain was refreshed (last at `refreshed`) or their
+    /// nodes may have lost them: their nodes say whether they still have them. `says` is what a connected node has said by
+    /// now. Returns whether there is anything to look at.
+    pub(super) fn look(
+        &mut self,
+        aims: &Aims,
+        refreshed: Revision,
+        head: Revision,
+        says: impl Fn(&NodeName) -> Option<Said>,
+    ) -> bool {
+        if self.given_up || self.looks >= LOOKS_MAX {
+            return false;
+        }
+        let now: Vec<Option<Said>> = self.progress.nodes.iter().map(says).collect();
+        let of_all = self.unsure || refreshed > self.begin_after;
+        // A node that is away may come back without its store. Losses count only if something was fetched since the
+        // last look: a store that is full loses something all the time.
+        let is_doubtful = |at: usize| match (self.said.get(at).copied().flatten(), now.get(at).copied().flatten()) {
+            (Some(before), Some(now)) => before.session != now.session || !self.looked && before.lost != now.lost,
+            _ => true,
+        };
+        let is_looked_at = |index: &u32| {
+            let at = self.progress.resident.get(*index as usize).and_then(|holder| (*holder as usize).checked_sub(1));
+            let owner = aims.names().get(self.owner_of(*index) as usize);
+            owner.is_some() && self.holder(*index) == owner && at.is_some_and(|at| of_all || is_doubtful(at))
+        };
+        let jobs = 0..self.progress.resident.len() as u32;
+        let doubtful: Vec<u32> = jobs.filter(is_looked_at).collect();
+        if doubtful.is_empty() {
+            return false;
+        }
+        self.left += doubtful.len();
+        self.waiting.extend(doubtful);
+        self.begin_after(head.max(refreshed));
+        (self.unsure, self.said, self.looked) = (false, now, true);
+        self.looks += 1;
+        self.returned = true;
+        true
     }
 
     /// Puts jobs back in line whose object is resident elsewhere than at the present owner; returns how many.
@@ -522,8 +639,9 @@ impl Work {
                 self.left += 1;
             }
         }
-        self.returned |= self.left > before;
-        self.changed |= self.left > before;
+        if self.left > before {
+            (self.returned, self.changed, self.looks) = (true, true, 0);
+        }
         self.left - before
     }
 
@@ -549,6 +667,16 @@ impl Work {
             return false;
         }
         self.progress.under_way.remove(&index);
+        let was_there = self.holder(index).is_some();
+        if was_there {
+            self.progress.resident[index as usize] = 0;
+            self.changed = true;
+            if cause == Cause::Evicted && self.looks < LOOKS_MAX {
+                self.waiting.push_back(index);
+                self.returned = true;
+                return false;
+            }
+        }
         if let Cause::OriginBusy { seconds } = cause {
             // Nothing was tried: the origin is being spared, it did not fail. Nodes keep jobs from all asking it at
             // once.
@@ -557,7 +685,8 @@ impl Work {
         }
         let told = (place_in(&mut self.progress.told_by, node), now_ms);
         let times = self.tries.get(&index).map_or(0, |tried| tried.times) + 1;
-        if cause.is_transient() && times < TRIES_MAX {
+        let is_final = was_there && cause == Cause::Evicted;
+        if cause.is_transient() && times < TRIES_MAX && !is_final {
             let pause = PAUSE.saturating_mul(1 << (times - 1)).min(PAUSE_MAX);
             self.pausing.push((now + jittered(pause, self.id, index + u32::from(times)), index));
             self.tries.insert(index, Tried { times, cause, told });
@@ -587,7 +716,8 @@ impl Work {
     }
 
     /// Ends the chunk: every job that is not resident fails with the cause given for its target (`None` if there are no
-    /// targets). At a deadline, a job that was tried keeps the cause of its last failure. Returns how many jobs failed.
+    /// targets). At a deadline, a job that was tried keeps the cause of its last failure. An object that is being looked
+    /// at once more stays as it was reported. Returns how many jobs failed.
     pub(super) fn give_up(&mut self, now_ms: u64, cause: impl Fn(Option<&Parent>) -> Cause) -> u64 {
         if self.targets.is_empty() {
             // Without targets every URL has failed.
@@ -599,6 +729,7 @@ impl Work {
         if self.targets.is_empty() {
             left = (0..self.per_target() as u32).collect();
         }
+        left.retain(|index| self.holder(*index).is_none());
         let per_target = self.per_target().max(1);
         for index in &left {
             let cause = cause(self.targets.get(*index as usize / per_target));
