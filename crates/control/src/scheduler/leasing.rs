@@ -78,7 +78,8 @@ impl Task {
         for id in self.done.clone() {
             let queue = self.account_of.get(&id).and_then(|account| self.accounts.get_mut(account));
             let work = queue.and_then(|queue| queue.chunks.get_mut(&id));
-            let Some(work) = work else { continue };
+            // A cancelled chunk that had ended before that was read stays as it ended.
+            let Some(work) = work.filter(|work| work.steering().cancelled_ms == 0) else { continue };
             let again = work.put_back(&self.aims);
             let refreshed = self.following.refreshed(work.domain());
             let says = |node: &NodeName| self.sessions.get(node).map(Session::said);

@@ -18,7 +18,7 @@
 //!   what a domain keeps, and a node that lost its store look at all of them.
 //! - A chunk ends when every job has failed or is resident (at its current owner, if that is connected). If its domain
 //!   was refreshed meanwhile, or a node may have lost what it reported, the node is asked once more before the chunk
-//!   ends, [`work::LOOKS_MAX`] times at most. The end is in the database before anybody is told.
+//!   ends, [`work::looks::LOOKS_MAX`] times at most. The end is in the database before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -21,7 +21,7 @@ use model::ManualClock;
 use model::{Cause, Entry, Outcome, Pop};
 
 use super::queue::Place;
-use super::work::LOOKS_MAX;
+use super::work::looks::LOOKS_MAX;
 use super::*;
 use crate::state::chunks::Filter;
 use crate::state::steering::{PRIORITIES, Steer};
@@ -597,7 +597,8 @@ async fn simulate(seed: u64) {
 
 /// Runs the sets whose number modulo four is `rest`, so that four tests share them among the cores.
 async fn simulate_quarter(rest: u64) {
-    for seed in (0..SETS).filter(|seed| seed % 4 == rest) {
+    let only: Option<u64> = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in (0..SETS).filter(|seed| seed % 4 == rest && only.is_none_or(|only| only == *seed)) {
         simulate(seed).await;
     }
 }

@@ -195,6 +195,9 @@ async fn restart_goes_on_where_it_was() {
     assert_eq!(rest.len(), 25);
     assert!(rest.iter().all(|job| jobs[15..].contains(job)), "what was resident is not asked for again");
     p1.resident(&rest).await;
+    let looks = p1.jobs(40).await;
+    assert!(looks.iter().all(|job| job.look), "what may have happened meanwhile is not known");
+    p1.resident(&looks).await;
     let chunk = rig.kept("me", "the chunk has ended", |chunk| chunk.finished_ms > 0).await;
     assert_eq!(residents(&chunk.progress), 40);
     rig.stopping.cancel();

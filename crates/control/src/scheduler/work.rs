@@ -14,14 +14,13 @@ use super::aims::{Aims, NOBODY};
 use super::lines::hundredths;
 use crate::state::chunks::{Chunk, Params, Progress};
 use crate::state::steering::{Standing, Steering};
+use looks::LOOKS_MAX;
+pub(super) use looks::Said;
+
+pub(super) mod looks;
 
 /// How often a job is tried before a transient failure becomes final.
 const TRIES_MAX: u8 = 8;
-
-/// How often a chunk that would end is looked at once more. At the last look, an object that is gone has failed: a store
-/// that is too small, or a domain that is refreshed again and again, would otherwise keep the chunk open until its
-/// deadline.
-pub(super) const LOOKS_MAX: u8 = 3;
 
 /// The first pause before a job is tried again; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_secs(1);
@@ -31,13 +30,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// `https://`.
 const SCHEME_BYTES_MAX: usize = 8;
-
-/// What a node has said of its store: its session, and the number that changes when the store loses something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) session: u64,
-    pub(super) lost: u64,
-}
 
 /// A loaded chunk. There are many, so each makes as few allocations as possible.
 pub(super) struct Work {
@@ -270,28 +262,7 @@ impl Work {
         }
         self.owners = owners;
         self.returned = true;
-        // Jobs that only look: an object whose owner changed is to be made resident there, and one of a target without
-        // nodes stays as it was reported.
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|index| {
-            let Some(holder) = self.holder(*index) else { return true };
-            let Some(owner) = aims.names().get(self.owner_of(*index) as usize) else {
-                self.left -= 1;
-                return false;
-            };
-            if holder != owner {
-                self.progress.resident[*index as usize] = 0;
-                (self.changed, self.looks) = (true, 0);
-            }
-            true
-        });
-        self.waiting = waiting;
-    }
-
-    /// The node where a job's object is resident.
-    fn holder(&self, index: u32) -> Option<&NodeName> {
-        let at = (*self.progress.resident.get(index as usize)? as usize).checked_sub(1)?;
-        self.progress.nodes.get(at)
+        self.line_up_looks(aims);
     }
 
     /// The domain that all objects belong to.
@@ -324,12 +295,6 @@ impl Work {
             (&self.targets[*index as usize / self.per_target().max(1)], self.placed[self.path_of(*index)])
         };
         self.waiting.iter().map(job)
-    }
-
-    /// How often it was looked at once more.
-    #[cfg(test)]
-    pub(super) fn looks(&self) -> u8 {
-        self.looks
     }
 
     /// Whether none of its jobs is leased.
@@ -571,59 +536,12 @@ impl Work {
         if let Some(fetched) = progress.fetched.get_mut(index as usize).filter(|_| is_new || took_ms > 0) {
             *fetched = (bytes, took_ms);
         }
-        // What is fetched may have evicted what was looked at.
-        self.looked &= !is_new && took_ms == 0;
-        self.said.resize(progress.nodes.len(), None);
-        match self.said.get_mut(at as usize - 1) {
-            Some(Some(before)) if before.session == said.session => before.lost = before.lost.min(said.lost),
-            Some(Some(_)) | None => {}
-            Some(nothing) => *nothing = Some(said),
-        }
         progress.under_way.remove(&index);
+        self.note_said(at as usize - 1, said, is_new || took_ms > 0);
         self.tries.remove(&index);
         self.left -= 1;
         self.changed = true;
         is_new
-    }
-
-    /// Begins a last look if, since objects became resident, their domain was refreshed (last at `refreshed`) or their
-    /// nodes may have lost them: their nodes say whether they still have them. `says` is what a connected node has said by
-    /// now. Returns whether there is anything to look at.
-    pub(super) fn look(
-        &mut self,
-        aims: &Aims,
-        refreshed: Revision,
-        head: Revision,
-        says: impl Fn(&NodeName) -> Option<Said>,
-    ) -> bool {
-        if self.given_up || self.looks >= LOOKS_MAX {
-            return false;
-        }
-        let now: Vec<Option<Said>> = self.progress.nodes.iter().map(says).collect();
-        let of_all = self.unsure || refreshed > self.begin_after;
-        // A node that is away may come back without its store. Losses count only if something was fetched since the
-        // last look: a store that is full loses something all the time.
-        let is_doubtful = |at: usize| match (self.said.get(at).copied().flatten(), now.get(at).copied().flatten()) {
-            (Some(before), Some(now)) => before.session != now.session || !self.looked && before.lost != now.lost,
-            _ => true,
-        };
-        let is_looked_at = |index: &u32| {
-            let at = self.progress.resident.get(*index as usize).and_then(|holder| (*holder as usize).checked_sub(1));
-            let owner = aims.names().get(self.owner_of(*index) as usize);
-            owner.is_some() && self.holder(*index) == owner && at.is_some_and(|at| of_all || is_doubtful(at))
-        };
-        let jobs = 0..self.progress.resident.len() as u32;
-        let doubtful: Vec<u32> = jobs.filter(is_looked_at).collect();
-        if doubtful.is_empty() {
-            return false;
-        }
-        self.left += doubtful.len();
-        self.waiting.extend(doubtful);
-        self.begin_after(head.max(refreshed));
-        (self.unsure, self.said, self.looked) = (false, now, true);
-        self.looks += 1;
-        self.returned = true;
-        true
     }
 
     /// Puts jobs back in line whose object is resident elsewhere than at the present owner; returns how many.
@@ -667,15 +585,11 @@ impl Work {
             return false;
         }
         self.progress.under_way.remove(&index);
-        let was_there = self.holder(index).is_some();
-        if was_there {
-            self.progress.resident[index as usize] = 0;
-            self.changed = true;
-            if cause == Cause::Evicted && self.looks < LOOKS_MAX {
-                self.waiting.push_back(index);
-                self.returned = true;
-                return false;
-            }
+        let was_there = self.is_gone(index);
+        if was_there && cause == Cause::Evicted && self.looks < LOOKS_MAX {
+            self.waiting.push_back(index);
+            self.returned = true;
+            return false;
         }
         if let Cause::OriginBusy { seconds } = cause {
             // Nothing was tried: the origin is being spared, it did not fail. Nodes keep jobs from all asking it at

@@ -3,7 +3,7 @@
 use model::{DomainName, Invalidation, Mode, Scope};
 
 use super::*;
-use crate::scheduler::work::LOOKS_MAX;
+use crate::scheduler::work::looks::LOOKS_MAX;
 use crate::state::chunks::Chunk;
 
 const STILL_THERE: Outcome = Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: false };
