@@ -66,10 +66,10 @@ pub(super) struct Work {
     /// What the nodes of its progress had said when they were given the first job that made an object resident, or at
     /// the last look.
     said: Vec<Option<Said>>,
-    /// How often it was looked at once more since its jobs last moved to other nodes, and whether nothing was fetched
-    /// for it since the last look.
+    /// How often it was looked at once more since its jobs last moved to other nodes, and which of the nodes of its
+    /// progress were looked at since something was last fetched for it.
     looks: u8,
-    looked: bool,
+    looked: Vec<bool>,
 }
 
 /// A job that has failed, perhaps not for good.
@@ -211,7 +211,7 @@ impl Work {
             unsure: false,
             said: Vec::new(),
             looks: 0,
-            looked: false,
+            looked: Vec::new(),
         };
         work.aim(aims);
         work
@@ -458,6 +458,7 @@ impl Work {
         self.unaimed = old.targets.is_empty();
         // Nodes are numbered differently now.
         self.said.clear();
+        self.looked.clear();
         self.looks = 0;
         self.unsure = self.progress.resident.iter().any(|holder| *holder > 0);
         let new = &self.progress;

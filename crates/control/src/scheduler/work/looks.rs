@@ -49,7 +49,9 @@ impl Work {
     /// Notes what the node at `at` had said when it was given a job that made an object resident, or only looked.
     pub(super) fn note_said(&mut self, at: usize, said: Said, was_fetched: bool) {
         // What is fetched may have evicted what was looked at.
-        self.looked &= !was_fetched;
+        if was_fetched {
+            self.looked.clear();
+        }
         self.said.resize(self.progress.nodes.len(), None);
         match self.said.get_mut(at) {
             Some(Some(before)) if before.session == said.session => before.lost = before.lost.min(said.lost),
@@ -97,17 +99,22 @@ impl Work {
         };
         let jobs = 0..self.progress.resident.len() as u32;
         let doubtful: Vec<(u32, usize)> = jobs.filter_map(|index| Some((index, looked_at(&index)?))).collect();
-        // A store that is full loses something all the time: that alone is reason to look only if something was fetched
-        // since the last look.
-        let is_reason = |(_, at): &(u32, usize)| of_all || !self.looked || is_another_session(*at);
+        // A store that is full loses something all the time: that alone is no reason to look at a node twice, unless
+        // something was fetched in between.
+        let was_looked_at = |at: usize| self.looked.get(at).copied().unwrap_or_default();
+        let is_reason = |(_, at): &(u32, usize)| of_all || !was_looked_at(*at) || is_another_session(*at);
         if !doubtful.iter().any(is_reason) {
             return false;
         }
         self.left += doubtful.len();
-        self.waiting.extend(doubtful.into_iter().map(|(index, _)| index));
+        self.looked.resize(now.len(), false);
+        for (index, at) in doubtful {
+            self.waiting.push_back(index);
+            self.looked[at] = true;
+        }
         self.said = now;
         self.begin_after(head.max(refreshed));
-        (self.unsure, self.looked) = (false, true);
+        self.unsure = false;
         self.looks += 1;
         self.returned = true;
         true
