@@ -1,6 +1,6 @@
-//! A client of the public API over one connection, signed as the vendor's SDKs sign, and a plain one beside it.
+//! A client of the public API over one connection, signed like the vendor's SDKs, and a plain HTTP client.
 //!
-//! The times it gives are taken when the last byte of an answer has arrived.
+//! Times are taken when the last byte of a response has arrived.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 /// Longest wait for a task, far above any aim.
 const COMPLETE_MAX: Duration = Duration::from_secs(60);
 
-/// One connection that is kept.
+/// One keep-alive connection.
 pub struct Http {
     sender: SendRequest<Full<Bytes>>,
     port: u16,
@@ -35,12 +35,12 @@ impl Http {
         Ok(Http { sender, port })
     }
 
-    /// Asks for `path` of `host`.
+    /// Requests `path` of `host`.
     pub async fn get(&mut self, host: &str, path: &str) -> anyhow::Result<(StatusCode, HeaderMap, Bytes)> {
         self.send(Request::get(path).header("host", host).body(Full::default())?).await
     }
 
-    /// A figure of a metrics page.
+    /// A value from a metrics page.
     pub async fn metric(&mut self, name: &str) -> anyhow::Result<u64> {
         let (_, _, page) = self.get("localhost", "/metrics").await?;
         let page = std::str::from_utf8(&page)?;
@@ -56,27 +56,27 @@ impl Http {
     }
 }
 
-/// The API, spoken to by one account.
+/// The API, used by one account.
 pub struct Api {
     http: Http,
     key: Key,
-    /// Makes nonces unlike those of other connections.
+    /// Makes nonces differ from those of other connections.
     tag: String,
     calls: u64,
 }
 
 impl Api {
-    /// Connects to a stage's control plane; `tag` is of this connection alone.
+    /// Connects to a stage's control plane; `tag` must be unique to this connection.
     pub async fn connect(stage: &Stage, tag: &str) -> anyhow::Result<Api> {
         Api::connect_to(stage.api_port, stage.key.clone(), tag).await
     }
 
-    /// Connects to whatever answers on `port` of this machine.
+    /// Connects to the server on `port` of this machine.
     pub async fn connect_to(port: u16, key: Key, tag: &str) -> anyhow::Result<Api> {
         Ok(Api { http: Http::connect(port).await?, key, tag: tag.to_owned(), calls: 0 })
     }
 
-    /// Its connection, for what needs no signature.
+    /// Its connection, for requests without a signature.
     pub fn http(&mut self) -> &mut Http {
         &mut self.http
     }
@@ -100,7 +100,7 @@ impl Api {
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// Refreshes `urls` as `kind` (`File`, `Directory`); the task's ids and the moment of the acknowledgement.
+    /// Refreshes `urls` as `kind` (`File`, `Directory`); returns the task's ids and when the acknowledgement arrived.
     pub async fn refresh(&mut self, kind: &str, urls: &[String]) -> anyhow::Result<(String, Instant)> {
         let pairs = [("ObjectPath", urls.join("\n")), ("ObjectType", kind.to_owned())];
         let answer = self.call("RefreshObjectCaches", &pairs).await?;
@@ -109,7 +109,7 @@ impl Api {
         Ok((task.to_owned(), acknowledged))
     }
 
-    /// Asks for `url` of a task every `step` until it is Complete; when it was.
+    /// Polls `url` of a task every `step` until it is Complete; returns when it was.
     pub async fn complete(&mut self, task: &str, url: &str, step: Duration) -> anyhow::Result<Instant> {
         let pairs = [("TaskId", task.to_owned()), ("ObjectPath", url.to_owned()), ("PageSize", "1".to_owned())];
         let deadline = Instant::now() + COMPLETE_MAX;

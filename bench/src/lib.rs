@@ -1,4 +1,4 @@
-//! What the benchmarks share: clients, simulated members, processor time of processes, and numbers for people.
+//! Shared parts of the benchmarks: clients, simulated members, CPU time of processes, statistics.
 
 use std::fmt;
 use std::path::Path;
@@ -10,17 +10,18 @@ use anyhow::{Context, ensure};
 pub mod api;
 pub mod members;
 
-/// Processor time, user and system, that the process `pid` and its reaped children have used.
+/// CPU time, user and system, of the process `pid` and its reaped children.
 pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
-    // The name of the program is in parentheses and may hold spaces; fields 14 to 17 count from the second after it.
+    // The program name is in parentheses and may contain spaces; fields 14 to 17 are counted from the second field
+    // after it.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks: u64 = fields.iter().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
     // Linux counts in hundredths of a second on every platform we run on (USER_HZ).
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// A process and all it started, whoever lives.
+/// A process and all its living descendants.
 pub fn family(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut at = 0;
@@ -35,15 +36,15 @@ pub fn family(pid: u32) -> Vec<u32> {
     all
 }
 
-/// Time that all processors of the machine together have been idle since it started.
+/// Idle time of all processors together since the machine started.
 pub fn idle_time() -> anyhow::Result<Duration> {
     let stat = std::fs::read_to_string("/proc/stat").context("processor times of the machine")?;
-    // The first line is the sum over all processors; its fourth figure is the idle time.
+    // The first line is the sum over all processors; its fourth number is the idle time.
     let idle = stat.split_whitespace().nth(4).context("idle time")?;
     Ok(Duration::from_millis(idle.parse::<u64>()? * 10))
 }
 
-/// Memory that a process holds, and the most it held since it began or was told to forget that.
+/// Memory of a process, and its peak since the start or since the last [`forget_peak`].
 #[derive(Clone, Copy)]
 pub struct Memory {
     /// `VmRSS`, in bytes.
@@ -70,12 +71,12 @@ pub fn memory(pid: u32) -> anyhow::Result<Memory> {
     Ok(Memory { resident: of("VmRSS:")?, peak: of("VmHWM:")? })
 }
 
-/// From now on the peak of the process `pid` is that of what follows.
+/// Resets the peak of the process `pid` to its current memory.
 pub fn forget_peak(pid: u32) -> anyhow::Result<()> {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").with_context(|| format!("peak of process {pid}"))
 }
 
-/// Rows committed one by one for a while, by SQLite itself, a second: `journal_mode=WAL, synchronous=FULL`.
+/// Single-row commits per second by SQLite itself, measured for a while: `journal_mode=WAL, synchronous=FULL`.
 pub fn raw_commits(folder: &Path, seconds: Duration) -> anyhow::Result<f64> {
     let script = "import sqlite3,sys,time\n\
         c=sqlite3.connect(sys.argv[1],isolation_level=None)\n\
@@ -94,23 +95,23 @@ pub fn raw_commits(folder: &Path, seconds: Duration) -> anyhow::Result<f64> {
     Ok(rows / seconds.as_secs_f64())
 }
 
-/// Middle of some figures; the figures are few and not empty.
+/// The median of a non-empty list of measurements.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
 
-/// How figures of time are spread.
+/// The distribution of durations.
 pub struct Spread(Vec<Duration>);
 
 impl Spread {
-    /// Of some figures, at least one.
+    /// Of at least one duration.
     pub fn of(mut figures: Vec<Duration>) -> Spread {
         figures.sort();
         Spread(figures)
     }
 
-    /// The figure that `percent` of all do not exceed.
+    /// The given percentile.
     pub fn at(&self, percent: usize) -> Duration {
         let at = (self.0.len() * percent).div_ceil(100).saturating_sub(1);
         self.0.get(at).copied().unwrap_or_default()

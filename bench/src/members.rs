@@ -1,7 +1,8 @@
-//! Members of a control plane that are nodes to it and nothing else: each has a TLS connection of its own, joins with an
-//! invitation, beats every fifth of a lease, and acknowledges what it is told at once, without index, journal or store.
+//! Simulated members, which are nodes to the control plane and nothing else: each has its own TLS connection, joins
+//! with a join token, sends a heartbeat every fifth of a lease, and acknowledges entries at once, without index,
+//! journal or store.
 //!
-//! They reconnect as real nodes do: the first try at once, then after pauses of 100 ms to 5 s, more or less a half.
+//! They reconnect as real nodes do: immediately at first, then after pauses of 100 ms to 5 s, randomised by up to half.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,28 +24,28 @@ mod service {
     tonic::include_proto!("warmfront.link.v1");
 }
 
-/// First and longest pause between connections, as of a real node.
+/// First and longest pause before reconnecting, as for a real node.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Members that join at a time; joining is rare, and not what is measured.
+/// Members that join concurrently; joining is rare, and not measured.
 const JOINING_MAX: usize = 32;
 
-/// What members tell whoever measures; a bound above what all of them can say at once.
+/// Capacity of the event queue; more than all members can send at once.
 const EVENTS_MAX: usize = 1 << 16;
 
-/// What happened to a member.
+/// An event of a member.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// It was welcomed.
     Welcomed(Instant),
-    /// It has received everything up to this revision.
+    /// It has received all entries up to this revision.
     Received(u64, Instant),
     /// It was told to start from a snapshot while connected.
     Skipped(u64),
 }
 
-/// An invitation, as a node reads it.
+/// A join token, as a node parses it.
 #[derive(Deserialize)]
 struct Token {
     id: String,
@@ -52,17 +53,17 @@ struct Token {
     ca: String,
 }
 
-/// Members at work; they end when this is dropped.
+/// Running members; they stop when this is dropped.
 pub struct Members {
-    /// What happens to them.
+    /// Their events.
     pub events: mpsc::Receiver<Event>,
-    /// What each of them has received.
+    /// The revision that each of them has received.
     pub applied: Vec<Arc<AtomicU64>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Members {
-    /// Lets `count` members of the POP `pop` join the control plane whose link is at `port`.
+    /// Makes `count` members of the POP `pop` join the control plane whose link is at `port`.
     pub async fn join(port: u16, pop: &str, invitation: &str, count: usize) -> anyhow::Result<Members> {
         let encoded = invitation.trim().strip_prefix("wfjoin1.").context("an invitation")?;
         let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded)?;
@@ -95,12 +96,12 @@ impl Members {
         Ok(Members { events: received, applied, _tasks: tasks })
     }
 
-    /// The lowest revision that all have received.
+    /// The lowest revision received by all of them.
     pub fn lowest(&self) -> u64 {
         self.applied.iter().map(|applied| applied.load(Ordering::SeqCst)).min().unwrap_or(0)
     }
 
-    /// When the last of them had received `revision`.
+    /// Waits until all have received `revision`; returns when the last one did.
     pub async fn all_received(&mut self, revision: u64) -> anyhow::Result<Instant> {
         let deadline = Instant::now() + e2e::PATIENCE;
         let mut last = Instant::now();
@@ -118,7 +119,7 @@ impl Members {
         Ok(last)
     }
 
-    /// Drops what was said so far.
+    /// Discards past events.
     pub fn drain(&mut self) {
         while self.events.try_recv().is_ok() {}
     }

@@ -1,6 +1,6 @@
-//! What a cache goes by in a request, in an answer, and in the 304 to it (sections: seconds since 1970 of sent, received and now;
-//! request; status and answer; 304): nothing panics, ages never shrink, what is refused is never served, and what was
-//! stripped, kept or freshened once stays so.
+//! The caching fields of a request, a response, and a 304 (sections: request sent, response received, and now, in
+//! seconds since 1970; request; status and response; 304): nothing panics, ages never shrink, what the fence refuses is
+//! never served, and stripping, keeping or freshening headers is idempotent.
 #![no_main]
 
 use std::time::{Duration, SystemTime};

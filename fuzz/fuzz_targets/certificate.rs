@@ -1,4 +1,4 @@
-//! Certificates that are set for a domain, in DER, with a key in PEM behind.
+//! Certificates for a domain, in DER, followed by a key in PEM.
 #![no_main]
 
 use std::sync::LazyLock;

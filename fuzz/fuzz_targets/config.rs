@@ -1,5 +1,5 @@
-//! Texts that operators write or paste: `node.toml`, `control.toml`, a policy, an invitation. A policy's patterns are compared with
-//! the slowest way to match them.
+//! Texts that operators write or paste: `node.toml`, `control.toml`, a policy, a join token. A policy's patterns are
+//! compared with a naive matcher.
 #![no_main]
 
 use control::policy::Policy;
@@ -25,7 +25,7 @@ fuzz_target!(|text: &str| {
     if let Ok(policy) = Policy::parse(text) {
         let _ = policy.allows("cdn:PushObjectCache", "acs:cdn:*:demo:domain/a.com");
     }
-    // One pattern over one text.
+    // One pattern and one text.
     let (pattern, over) = text.split_once('\n').unwrap_or((text, "cdn:PushObjectCache"));
     if pattern.len() <= 24 && over.len() <= 24 && pattern.matches('*').count() <= 4 {
         let statement = serde_json::json!({ "Effect": "Allow", "Action": pattern, "Resource": "*" });

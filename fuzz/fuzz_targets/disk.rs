@@ -1,8 +1,9 @@
-//! A whole disk: what a store wrote, or nothing, after edits of a fuzzer's. It opens or says why not, serves nothing wrong
-//! unless the checksums were set right, takes new objects, and never panics.
+//! A whole disk: written by a store, or empty, then edited by the fuzzer. It opens or reports why not, serves nothing
+//! wrong unless the checksums were repaired, accepts new objects, and never panics.
 //!
-//! The first byte says what lies there: bit 0, segments of a store; bit 1, of one that was closed; bit 2, checksums are set right
-//! after the edits; bit 3, the disk was taken out of service. Edits follow: segment (1 byte), what (1), offset (2), length (1), bytes.
+//! The first byte selects the contents: bit 0, segments of a store; bit 1, of one that was closed; bit 2, checksums are
+//! repaired after the edits; bit 3, the disk was taken out of service. Edits follow: segment (1 byte), operation (1),
+//! offset (2), length (1), bytes.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -13,9 +14,9 @@ use store::disk::{Disk, FaultyDisk};
 use store::{Config, DiskConfig, Key, Store, Sweep, Which, WriteError};
 
 const SEGMENT_BYTES: u64 = 16 << 10;
-/// Longest file an edit makes, in bytes.
+/// Longest file that an edit can make, in bytes.
 const FILE_BYTES_MAX: usize = 20 << 10;
-/// A forged head may list one slice many times; nobody reads further than here.
+/// A forged head may list one slice many times; bodies are only read up to here.
 const BODY_BYTES_MAX: usize = 1 << 20;
 const NAMES: [(&str, usize); 4] = [("/a", 300), ("/b", 9_000), ("/c", 1), ("/d", 0)];
 
@@ -90,7 +91,7 @@ fn body(name: &str, length: usize) -> Vec<u8> {
     name.bytes().cycle().zip(0_usize..).map(|(byte, at)| byte ^ (at / 7) as u8).take(length).collect()
 }
 
-/// The files of a store that holds the names.
+/// The files of a store that contains the names.
 async fn written(closed: bool) -> Files {
     let disk = FaultyDisk::new(1);
     let store =
@@ -118,7 +119,8 @@ async fn put(store: &Store, name: &str, length: usize) -> Result<(), WriteError>
     fill.finish().await.map(drop)
 }
 
-/// Opens a disk and asks it for everything; what lies under the names must be what was put there, where checksums were not forged.
+/// Opens a disk and performs every operation on it; the objects under the names must be those stored there, unless
+/// checksums were forged.
 async fn ask_everything(disk: &FaultyDisk, genuine: bool) {
     let Ok(store) = Store::open_on(config(), vec![Arc::new(disk.clone()) as Arc<dyn Disk>]).await else { return };
     for (name, length) in NAMES {
@@ -139,7 +141,7 @@ async fn ask_everything(disk: &FaultyDisk, genuine: bool) {
     for (name, _) in NAMES {
         let _ = store.remove(key(name), name.as_bytes(), Which::Any).await;
     }
-    // What lies there may leave no room for more; then the disk is taken out of service, after eight failures.
+    // The edited contents may leave no room; then the disk is taken out of service after eight failures.
     let mut tries = 0;
     while put(&store, "/after", 5_000).await.is_err() {
         tries += 1;

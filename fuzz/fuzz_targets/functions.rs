@@ -1,5 +1,5 @@
-//! Functions of a domain (a section of lines: name, then arguments `name=value`, all split by tabs), a URL, the fields of a request,
-//! status and fields of an answer: what was let in does what it says, on any message.
+//! Functions of a domain (a section of lines: name, then arguments `name=value`, separated by tabs), a URL, the fields
+//! of a request, status and fields of a response: accepted functions have their documented effect on any message.
 #![no_main]
 
 use fuzz::{headers, line, sections, text};

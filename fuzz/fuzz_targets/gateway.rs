@@ -1,6 +1,6 @@
-//! Whole connections to a control plane's API. Either the bytes of a connection as they come; or, behind `!`, an action, its
-//! version and how it is proved (`v1`, `v3`, `session`, `bearer`), and parameters in lines, as a client sends them. What comes
-//! back is HTTP with JSON or XML in it, and never a secret that was not asked for.
+//! Whole connections to a control plane's API: either raw bytes; or, after `!`, an action, its version and its proof
+//! (`v1`, `v3`, `session`, `bearer`), and parameters in lines, as a client sends them. The answer is HTTP with JSON or
+//! XML, and never contains a secret that was not asked for.
 #![no_main]
 
 use std::cell::RefCell;
@@ -18,11 +18,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-/// Inputs after which a control plane is begun anew: what they submit is kept in memory.
+/// Number of inputs after which the control plane is replaced: it keeps their submissions in memory.
 const INPUTS_MAX: u32 = 2_000;
 
-/// How long an answer is waited for before the connection is half closed, and how long for its end after that: longer than
-/// anything that the other side waits for. The clock is paused, so nobody waits.
+/// How long to wait for an answer before the connection is half closed, and then for its end: longer than any timeout
+/// of the server. The clock is paused, so this takes no time.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
 const KEY: AccessKey<'static> = AccessKey { id: "fuzz-key", secret: "fuzz-secret-of-the-lasting-key" };
@@ -35,7 +35,7 @@ struct Rig {
     now: SystemTime,
     session: (String, String, String),
     bearer: String,
-    /// Which secrets inputs have said themselves, in a URL that is listed later, say.
+    /// Secrets that inputs have contained themselves, for example in a URL that is listed later.
     said: [bool; 4],
     inputs: u32,
 }
@@ -109,7 +109,8 @@ fn start() -> Rig {
     rig
 }
 
-/// Sends bytes, made from `input`, over a connection and ends them; what came back until the other side ended it.
+/// Sends bytes, made from `input`, over a connection and half closes it; returns everything received until the server
+/// closed it.
 fn exchange(rig: &mut Rig, bytes: &[u8], input: &[u8]) -> Vec<u8> {
     let secrets = [KEY.secret.to_owned(), rig.session.1.clone(), rig.session.2.clone(), rig.bearer.clone()];
     let api = rig.api.clone();
@@ -118,7 +119,7 @@ fn exchange(rig: &mut Rig, bytes: &[u8], input: &[u8]) -> Vec<u8> {
         api.send(server).await.expect("somebody takes connections");
         let (mut reading, mut writing) = tokio::io::split(client);
         let mut whole = Vec::new();
-        // Whoever is refused early does not read to the end.
+        // A client that is refused early need not finish sending.
         let exchange = async { tokio::join!(writing.write_all(bytes), reading.read_to_end(&mut whole)).1 };
         if tokio::time::timeout(ANSWER_MAX, exchange).await.is_err() {
             let _ = writing.shutdown().await;
@@ -138,7 +139,7 @@ fn exchange(rig: &mut Rig, bytes: &[u8], input: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// What a client sends; the answer is whole, and of the form that was asked for.
+/// Sends a signed call as a client does; the answer must be complete, and in the requested format.
 fn signed(rig: &mut Rig, asked: &str) -> Vec<u8> {
     let mut lines = asked.lines();
     let mut words = lines.next().unwrap_or_default().split(' ');

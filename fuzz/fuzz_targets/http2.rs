@@ -1,10 +1,10 @@
-//! The frames of an HTTP/2 connection as they are counted against floods. The first byte says into which pieces they are cut; each
-//! byte that follows stands for a frame or for itself, so that floods are in reach.
+//! The frames of an HTTP/2 connection, as counted against floods. The first byte decides how they are split; each
+//! following byte stands for a frame or for itself, so that floods are easy to reach.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-/// A PING, an empty DATA, a reset: what costs a fuzzer one byte.
+/// A PING, an empty DATA, a reset: frames that cost a fuzzer one byte.
 const FRAMES: [&[u8]; 3] =
     [b"\0\0\x08\x06\0\0\0\0\0ping4you", b"\0\0\0\0\0\0\0\0\x01", b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08"];
 

@@ -1,5 +1,5 @@
-//! What lies in the log and travels over the link: entries and snapshots as JSON, messages as protobuf. What can be read is written
-//! again as the same, becomes knowledge, and is found by the index of a node.
+//! The contents of the log and of the link: entries and snapshots as JSON, messages as protobuf. Whatever decodes is
+//! encoded to the same again, becomes knowledge, and is found by a node's index.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
-//! Heads of HTTP messages behind the parser (sections: method, target and version with the fields of a request; status with the
-//! fields of an answer): what two readers might take for two messages is refused, and what a request says of its sender is
-//! believed with the credential alone.
+//! Heads of HTTP messages after the parser (sections: method, target and version with the fields of a request; status
+//! with the fields of a response): messages that two readers might delimit differently are refused, and what a request
+//! says about its sender is believed only with the credential.
 #![no_main]
 
 use std::sync::LazyLock;

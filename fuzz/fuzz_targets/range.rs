@@ -1,5 +1,5 @@
-//! Which bytes of a body a request selects (sections: length; request; the head that is stored): against the plainest reading
-//! there is, a set of wanted bytes. And the same request as one for a part of a body in slices, with the head as its answer.
+//! The bytes of a body that a request selects (sections: length; request; stored head), compared with a naive model, a
+//! set of wanted bytes. And the same request as one for a part of a sliced body, with the head as the response to it.
 #![no_main]
 
 use fuzz::{headers, sections, text};
@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode};
 use httpcache::{Answer, ByteRange, Multipart, RANGES_MAX, answer, continues};
 use libfuzzer_sys::fuzz_target;
 
-/// Bodies up to here are looked at byte by byte.
+/// Bodies up to this length are compared byte by byte.
 const NAIVE_MAX: u64 = 4096;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -59,7 +59,7 @@ fuzz_target!(|bytes: &[u8]| {
     node::fuzzing::slice(&request, answer);
 });
 
-/// What a `Range` of the plain grammar asks for (RFC 9110 §14.1.2); `None` for any other.
+/// The bytes that a `Range` of the plain grammar selects (RFC 9110 §14.1.2); `None` for any other.
 fn wanted(range: &str, length: u64) -> Option<Vec<bool>> {
     let mut wanted = vec![false; length as usize];
     for spec in range.strip_prefix("bytes=")?.split(',') {

@@ -1,6 +1,6 @@
-//! Calls of the public API. Either a request as it comes (sections: method and query, then header fields; body), signed by V1 or V3
-//! or not at all; or, behind `!`, an action, its version and its parameters in lines, signed as a client does. Everything a door
-//! does with one is done, for every profile; what goes back is JSON or XML that others can read.
+//! Calls of the public API: either a raw request (sections: method and query, then header fields; body), signed by V1,
+//! by V3 or not at all; or, after `!`, an action, its version and its parameters in lines, signed as a client does. The
+//! whole processing of the API layer runs, for every profile; the reply is valid JSON or XML.
 #![no_main]
 
 use std::time::{Duration, SystemTime};
@@ -36,13 +36,13 @@ fn raw(bytes: &[u8]) {
     let (start, fields) = line(head);
     let (method, query) = cut(start, b' ').unwrap_or((start, b""));
     let Ok(method) = Method::from_bytes(method) else { return };
-    // The parser of HTTP lets no other bytes through.
+    // The HTTP parser lets no other bytes through.
     let Some(query) = text(query).filter(|query| query.bytes().all(|byte| byte.is_ascii_graphic())) else { return };
     let headers = headers(fields);
     drive(&Incoming { method: &method, path: "/", query, headers: &headers, body });
 }
 
-/// What a client of ours signs is read, verified, and refused once anything is changed.
+/// A request signed by our client is read and verified, and refused after any change.
 fn signed(asked: &str) {
     let mut lines = asked.lines();
     let (action, version) = lines.next().and_then(|line| line.split_once(' ')).unwrap_or(("DescribeRefreshQuota", ""));
@@ -73,7 +73,7 @@ fn signed(asked: &str) {
     }
 }
 
-/// Everything a door does with a request.
+/// The whole processing of a request.
 fn drive(incoming: &Incoming<'_>) -> Option<Request> {
     let format = Format::of(incoming);
     let told = |refusal: &Refusal| {
@@ -94,7 +94,7 @@ fn drive(incoming: &Incoming<'_>) -> Option<Request> {
     if let Err(refusal) = request.verify(SECRET) {
         told(&refusal);
     }
-    // Either way of reading paths, told apart by something that a fuzzer can change.
+    // Either way of reading paths, chosen by something that a fuzzer can change.
     let rules = Rules { unescape_paths: request.nonce.len() % 2 == 0, ..Rules::default() };
     for profile in Profile::names() {
         match call(&request, Profile::named(profile).expect("it is a name"), rules, now()) {
@@ -105,7 +105,7 @@ fn drive(incoming: &Incoming<'_>) -> Option<Request> {
     Some(request)
 }
 
-/// An answer in which what was asked for comes back.
+/// A reply that contains the parameters of the call.
 fn reply(call: &Call) -> Reply {
     let row = |path: &str| TaskRow {
         id: 1,
@@ -134,7 +134,7 @@ fn reply(call: &Call) -> Reply {
     };
     for path in paths {
         assert!(path.text.starts_with("http") && path.key.path_and_query().starts_with('/'));
-        // Escapes take three bytes for one, and a character has up to four.
+        // Escaping turns one byte into three, and a character has up to four bytes.
         assert!(path.text.len() <= 12 * LINE_CHARACTERS_MAX + "https://".len());
     }
     Reply::Tasks { page, total: 1, rows: paths.iter().map(|path| row(&path.text)).collect() }
@@ -148,7 +148,7 @@ fn check(rendered: &Rendered, format: Format) {
     }
 }
 
-/// Whether every element is closed and nothing is in a text that may not be (XML 1.0 §2.2, §2.4).
+/// Whether every element is closed and the text has no forbidden characters (XML 1.0 §2.2, §2.4).
 fn is_xml(body: &str) -> bool {
     let Some(mut rest) = body.strip_prefix("<?xml version='1.0' encoding='UTF-8'?>\n") else { return false };
     let mut open: Vec<&str> = Vec::new();

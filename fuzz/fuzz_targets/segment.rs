@@ -1,4 +1,4 @@
-//! Everything that lies in a segment of the store, each thing for itself: with the checksums as they are, and set right.
+//! Every structure in a segment of the store, each on its own: with the checksums as they are, and repaired.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! What lies beside a body in a node's store: heads of objects whole and in slices, markers.
+//! The metadata beside bodies in a node's store: heads of whole and of sliced objects, markers.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| node::fuzzing::stored_head(bytes));

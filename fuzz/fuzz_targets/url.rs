@@ -1,5 +1,5 @@
-//! What URLs are known by, and what speaks of them (lines: host; path; pattern; tags; a header of tags): keys, directories,
-//! patterns, tags, lines of tasks. Patterns and tags against the slowest way to tell.
+//! Keys of URLs, and the scopes that cover them (lines: host; path; pattern; tags; a header of tags): keys,
+//! directories, patterns, tags, lines of tasks. Patterns and tags are compared with naive matchers.
 #![no_main]
 
 use fuzz::text;
@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use model::{DomainName, NodeName, Pattern, PopName, Tag, Tags, UrlKey};
 
-/// Longest path and pattern that are matched the slow way, in bytes.
+/// Longest path and pattern that are matched naively, in bytes.
 const NAIVE_MAX: usize = 40;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -57,7 +57,7 @@ fn known_by(key: &UrlKey, path: &str, pattern: Option<UrlKey>) {
     }
 }
 
-/// The slowest correct way to match.
+/// A naive, correct matcher.
 fn naive_match(pattern: &[u8], path: &[u8]) -> bool {
     let any = |rest: &[u8], stop: fn(u8) -> bool| {
         let end = path.iter().position(|byte| stop(*byte)).unwrap_or(path.len());

@@ -1,10 +1,11 @@
-//! Bytes of a fuzzer as the values that targets hand to what they test.
+//! Turns a fuzzer's bytes into the inputs of fuzz targets.
 //!
-//! Everything is text in lines, so that inputs can be read, seeds written by hand, and pieces of one input moved into another.
+//! Everything is text in lines, so that inputs can be read, seeds written by hand, and parts of one input moved into
+//! another.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Lines of `name: value` as header fields; what cannot be one is left out.
+/// Parses lines of `name: value` as header fields; invalid ones are skipped.
 pub fn headers(bytes: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n') {
@@ -17,7 +18,7 @@ pub fn headers(bytes: &[u8]) -> HeaderMap {
     headers
 }
 
-/// Sections, split at lines that are empty.
+/// Sections, separated by empty lines.
 pub fn sections(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(bytes);
     std::iter::from_fn(move || {
@@ -28,18 +29,18 @@ pub fn sections(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// What stands before and behind the first `at`.
+/// The parts before and after the first `at`.
 pub fn cut(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let place = bytes.iter().position(|byte| *byte == at)?;
     Some((&bytes[..place], &bytes[place + 1..]))
 }
 
-/// A line of words: the first ones, and the rest.
+/// The first line, and the rest.
 pub fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
     cut(bytes, b'\n').unwrap_or((bytes, b""))
 }
 
-/// The text of a line, if it is one.
+/// The bytes as text, if they are valid.
 pub fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }

@@ -1,18 +1,18 @@
-//! What we build on: crates that are banned, licences that fit Apache-2.0, one source.
+//! Checks of dependencies: banned crates, licences compatible with Apache-2.0, a single source.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::ensure;
 
-/// Crates that must not come in, and why.
+/// Banned crates, with reasons.
 const BANNED: &[(&str, &str)] = &[
     ("ring", "aws-lc-rs is the only TLS provider"),
     ("openssl-sys", "TLS is rustls"),
     ("native-tls", "TLS is rustls"),
 ];
 
-/// Licences that may be combined with ours. An expression is good when one side of each `OR` is.
+/// Licences that are compatible with ours. An expression is accepted if one side of each `OR` is.
 const LICENCES: &[&str] = &[
     "0BSD",
     "Apache-2.0",
@@ -34,7 +34,7 @@ const LICENCES: &[&str] = &[
 ];
 
 pub(crate) fn check() -> anyhow::Result<()> {
-    // The lock file and `cargo metadata` also name optional crates that nobody asked for; the tree has those that are built.
+    // The lock file and `cargo metadata` also list unused optional crates; the tree lists those that are built.
     let output = Command::new("cargo")
         .args(["tree", "--locked", "--workspace", "--target", "all", "--prefix", "none", "--format", "{p}\t{l}"])
         .output()?;
@@ -50,7 +50,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
         if !fits(licence) {
             problems.push(format!("`{name}` has the licence `{licence}`, which is not on the list"));
         }
-        // Our own crates say in which folder they lie, a crate from the registry nothing, any other its address.
+        // Our own crates are shown with their folder, crates from the registry without a source, any other with its
+        // URL.
         if package.contains("://") {
             problems.push(format!("{package} does not come from the registry"));
         }
@@ -59,7 +60,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether an SPDX expression can be satisfied by the list. `/` is an old way to write `OR`.
+/// Whether an SPDX expression can be satisfied by the list. `/` is an old notation for `OR`.
 fn fits(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     let expression = expression.replace(['(', ')'], "");

@@ -1,11 +1,11 @@
-//! `cargo xtask fuzz --secs N [--only TARGET]`: every fuzz target, one after the other, and a table of what came of it.
+//! `cargo xtask fuzz --secs N [--only TARGET]`: runs every fuzz target in turn, and prints a table of the results.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
-/// What a target may take, in MiB; more is a failure of it.
+/// Memory limit of a target, in MiB; exceeding it is a failure.
 const MEMORY_MIB: u32 = 2048;
 
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
@@ -28,11 +28,11 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a target; a row of the table.
+/// Runs a target; returns its row of the table.
 fn one(target: &str, secs: u64) -> anyhow::Result<String> {
     let (corpus, seeds) = (format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"));
     std::fs::create_dir_all(&corpus)?;
-    // Without unsafe code of ours a sanitizer finds nothing, and any toolchain will do.
+    // Our code has no unsafe code for a sanitizer to check, so any toolchain will do.
     let mut command = Command::new("cargo");
     command.args(["fuzz", "run", "--sanitizer", "none", target, &corpus, &seeds, "--"]);
     command.args(["-dict=fuzz/words.dict"]);

@@ -1,6 +1,7 @@
-//! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests. `cargo xtask sim`: seeds of the
-//! simulation, more than a test has time for. `cargo xtask chaos`: real processes under random faults, for as long as wanted.
-//! `cargo xtask soak prefetch`: prefetches while processes are killed. `cargo xtask fuzz`: the fuzz targets.
+//! `cargo xtask check`: what a contributor runs before a commit, and `./test` before the tests. `cargo xtask sim`: more
+//! seeds of the simulation than fit into a test. `cargo xtask chaos`: real processes under random faults, for any
+//! length of time. `cargo xtask soak prefetch`: prefetches while processes are killed. `cargo xtask fuzz`: the fuzz
+//! targets.
 
 use std::process::{Command, ExitCode};
 
@@ -12,7 +13,7 @@ mod tidy;
 
 type Check = (&'static str, fn() -> anyhow::Result<()>);
 
-/// In the order of how fast they fail.
+/// The fastest to fail first.
 const CHECKS: &[Check] =
     &[("fmt", fmt), ("tidy", tidy::check), ("deny", deny::check), ("clippy", clippy), ("docs", docs)];
 
@@ -40,7 +41,7 @@ fn run() -> anyhow::Result<()> {
     }
 }
 
-/// As many seeds of the simulation as one likes; the last line says what came of them.
+/// Runs any number of seeds of the simulation; the last line of output is the result.
 fn sim(arguments: &[String]) -> anyhow::Result<()> {
     let mut all = vec!["run", "--quiet", "--release", "--package", "sim", "--"];
     all.extend(arguments.iter().map(String::as_str));
@@ -67,14 +68,14 @@ fn checks(only: Option<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Readers, writers and faults over real processes; the last line sums up.
+/// Runs readers, writers and faults over real processes; the last line of output is the summary.
 fn chaos(arguments: &[String]) -> anyhow::Result<()> {
     let program = ["run", "--quiet", "--package", "e2e", "--bin", "chaos", "--"];
     let arguments: Vec<&str> = program.into_iter().chain(arguments.iter().map(String::as_str)).collect();
     cargo(&arguments, &[])
 }
 
-/// Prefetches while processes are killed, round by round; the last line sums up.
+/// Runs prefetches while processes are killed, round by round; the last line of output is the summary.
 fn soak(arguments: &[String]) -> anyhow::Result<()> {
     let program = ["run", "--quiet", "--package", "e2e", "--bin", "soak", "--"];
     let arguments: Vec<&str> = program.into_iter().chain(arguments.iter().map(String::as_str)).collect();
@@ -104,7 +105,7 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()>
     Ok(())
 }
 
-/// What `cargo metadata` says.
+/// The output of `cargo metadata`.
 fn metadata(arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
     let output =
         Command::new("cargo").args(["metadata", "--format-version", "1", "--locked"]).args(arguments).output()?;

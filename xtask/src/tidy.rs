@@ -1,4 +1,4 @@
-//! What no compiler sees: crates use lower floors only, files stay readable, nothing is left unfinished.
+//! Checks that no compiler makes: crates use lower floors only, files stay readable, nothing is left unfinished.
 
 use std::process::Command;
 
@@ -6,7 +6,8 @@ use anyhow::ensure;
 
 use crate::metadata;
 
-/// Which of our crates a crate may use, by floor (ARCHITECTURE.md). Tests, benchmarks and checks stand beside the house.
+/// The floor of each of our crates, which may use lower floors only (ARCHITECTURE.md). Tests, benchmarks and checks are
+/// outside this order.
 const FLOORS: &[(&str, u8)] = &[
     ("model", 0),
     ("httpcache", 0),
@@ -21,11 +22,11 @@ const FLOORS: &[(&str, u8)] = &[
     ("xtask", 0),
 ];
 
-/// Lines from which on a file is asked about, and not allowed.
+/// The number of lines from which a file gives a warning, and the maximum.
 const LINES_ASK: usize = 700;
 const LINES_MAX: usize = 900;
 
-/// Words that say that something is not finished, in two parts so that this file does not hold them.
+/// Words that mark unfinished code, split so that this file does not contain them.
 const UNFINISHED: &[(&str, &str)] =
     &[("TO", "DO"), ("FIX", "ME"), ("XX", "X "), ("to", "do!("), ("unimple", "mented!(")];
 

@@ -1,15 +1,15 @@
-//! What a call of the API costs: signed calls a second, how long each takes, and what limits them; and what a million tasks in
-//! history take of memory and of those times.
+//! The cost of API calls: signed calls per second, their latency, and what limits them; and how a history of a million
+//! tasks affects memory and latency.
 //!
-//! Sections, each alone with `--section NAME`, both in this order without:
+//! Sections; `--section NAME` runs one, by default both run in this order:
 //!
-//! - `calls`: reads and writes against one `warmfront control` on SQLite, over many connections, each beside a server on the same
-//!   library that answers as many bytes and does nothing, and writes beside the raw rate of SQLite's commits.
-//! - `history`: the control plane's memory and its answers with a thousand tasks and with a million, also after a restart.
+//! - `calls`: reads and writes against one `warmfront control` on SQLite, over many connections, each compared with a
+//!   trivial server on the same library that answers as many bytes; writes also with the raw rate of SQLite's commits.
+//! - `history`: the control plane's memory and latency with a thousand tasks and with a million, also after a restart.
 //!
-//! Clients and servers share this machine: what is measured includes the client, whose processor time is shown too. `--release`, or
-//! the figures mean little. "Durable" is `journal_mode=WAL, synchronous=FULL`: every acknowledged write was synced.
-//! `cargo run --release -p bench --bin api [--section NAME]`
+//! Clients and servers share this machine, so results include the client, whose CPU time is shown too. Without
+//! `--release` they mean little. "Durable" means `journal_mode=WAL, synchronous=FULL`: every acknowledged write was
+//! synced. `cargo run --release -p bench --bin api [--section NAME]`
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -32,28 +32,28 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-/// The product's.
+/// The product's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Connections that call at once.
+/// Concurrent connections.
 const CONNECTIONS: usize = 32;
 
-/// How long each kind of call is made.
+/// How long each kind of call is measured.
 const SECONDS: Duration = Duration::from_secs(5);
 
-/// Tasks in history, and how many one call makes: each directory is a task.
+/// Tasks in the history, and tasks per call: each directory is a task.
 const FEW: usize = 1_000;
 const MANY: usize = 1_000_000;
 const TASKS_PER_CALL: usize = 100;
 
-/// Domains they are in: so many of one may be open at once.
+/// Number of their domains: only so many tasks of one domain may be open at once.
 const DOMAINS: usize = 20;
 
-/// Times that each question about history is asked.
+/// How often each query on the history is sent.
 const ASKED: usize = 500;
 
-/// How long the control plane may take to finish what was submitted.
+/// How long the control plane may take to finish the submitted tasks.
 const FINISH_MAX: Duration = Duration::from_secs(300);
 
 #[tokio::main]
@@ -71,7 +71,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-/// One kind of call: what it is called here, its action, and the parameters of its n-th call.
+/// One kind of call: its label, its action, and the parameters of its n-th call.
 struct Kind {
     name: &'static str,
     action: &'static str,
@@ -96,11 +96,11 @@ fn paths(n: usize, count: usize) -> Vec<(&'static str, String)> {
     vec![("ObjectPath", paths.join("\n"))]
 }
 
-/// What came of one kind of call.
+/// The result for one kind of call.
 struct Measured {
     per_second: f64,
     took: Spread,
-    /// Processor time of the server and of this client for each call, in microseconds.
+    /// CPU time of the server and of this client per call, in microseconds.
     server: f64,
     client: f64,
 }
@@ -153,7 +153,7 @@ async fn counter(stage: &Stage, name: &str) -> anyhow::Result<u64> {
     Http::connect(stage.api_port).await?.metric(name).await
 }
 
-/// Makes calls of one kind for a while, to whatever answers on `port`; `server` is its process.
+/// Makes calls of one kind for a while, to the server on `port`, which is the process `server`.
 async fn measure(kind: &'static Kind, key: &Key, port: u16, server: u32) -> anyhow::Result<Measured> {
     let (server_used, client_used) = (processor_time(server)?, processor_time(std::process::id())?);
     let begun = Instant::now();
@@ -164,7 +164,7 @@ async fn measure(kind: &'static Kind, key: &Key, port: u16, server: u32) -> anyh
             let mut took = Vec::new();
             while begun.elapsed() < SECONDS {
                 let sent = Instant::now();
-                // Each connection has numbers of its own, so that no two calls are about the same paths.
+                // Each connection uses its own numbers, so that no two calls name the same paths.
                 api.call(kind.action, &(kind.params)(connection + CONNECTIONS * took.len())).await?;
                 took.push(sent.elapsed());
             }
@@ -205,7 +205,7 @@ impl Bare {
 async fn bare(bytes: usize) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("{}", listener.local_addr()?.port());
-    // A text of JSON is two bytes longer than what is in it.
+    // A JSON string is two bytes longer than its content.
     let body = Bytes::from(format!("\"{}\"", "x".repeat(bytes.saturating_sub(2))));
     loop {
         let (stream, _) = listener.accept().await?;
@@ -223,7 +223,7 @@ async fn bare(bytes: usize) -> anyhow::Result<()> {
         tokio::spawn(async move {
             let mut server = server;
             server.http1().timer(TokioTimer::new());
-            // A client that goes away ends its connection: nothing to tell.
+            // A client that disconnects ends its connection; nothing to report.
             drop(server.serve_connection(TokioIo::new(stream), answer).await);
         });
     }
@@ -276,14 +276,14 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Bytes of memory that the process `pid` holds.
+/// Resident bytes of the process `pid`.
 fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("resident memory")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
 
-/// Refreshes directories until `to` have been, `from` of them before; the first task that was made.
+/// Refreshes directories number `from` to `to`; returns the first task.
 async fn submit(stage: &Stage, from: usize, to: usize) -> anyhow::Result<String> {
     let next = Arc::new(std::sync::atomic::AtomicUsize::new(from / TASKS_PER_CALL));
     let mut running = Vec::new();
@@ -331,7 +331,7 @@ async fn finished(stage: &Stage, tasks: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks for the newest tasks, for a later page, and for one task in both ways.
+/// Queries the newest tasks, a later page, and one task in both ways.
 async fn ask(stage: &Stage, task: &str) -> anyhow::Result<()> {
     let by_id = || vec![("TaskId", task.to_owned())];
     let page = vec![("PageNumber", "10".to_owned()), ("PageSize", "100".to_owned())];

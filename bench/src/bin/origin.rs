@@ -1,10 +1,11 @@
-//! What users notice of a large prefetch task at their origin, and what the origin is spared: an origin by a script works on 32 requests at
-//! a time for 50 ms each; two regions ask it, so two roots share it.
+//! How a large prefetch task affects users of the origin, and how well the origin is protected: a scripted origin
+//! handles 32 concurrent requests for 50 ms each; it is shared by two regions, and so by two roots.
 //!
-//! Users' p99 with the task and without it; what prefetches come to beside the best fixed limit, tried directly; requests inside a window in
-//! which the origin said when to come back; how long after a stall of five seconds they are as fast as before, and how long they stand
-//! still when the control plane is killed and started again. In numbers beside their aims, and as a plot.
-//! `cargo run --release -p bench --bin origin [URLS] [PLOT.svg]`; with 100,000 URLs it takes about ten minutes.
+//! Measures the users' p99 with and without the task; the rate of prefetches compared with the best fixed limit, tried
+//! directly; requests within a window in which the origin said when to come back; how long after a stall of five
+//! seconds the rate recovers, and how long it is zero when the control plane is killed and restarted. Printed beside
+//! the aims, and plotted. `cargo run --release -p bench --bin origin [URLS] [PLOT.svg]`; with 100,000 URLs it takes
+//! about ten minutes.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -24,28 +25,29 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 
-/// A user so often: about a twelfth of what the origin bears.
+/// Interval between users' requests: about a twelfth of the origin's capacity.
 const USER_EVERY: Duration = Duration::from_millis(20);
 
-/// How long users are alone, and how long each fixed limit is tried.
+/// How long users run alone, and how long each fixed limit is tried.
 const ALONE: Duration = Duration::from_secs(30);
 const TRIED: Duration = Duration::from_secs(4);
 const FIXED: [usize; 8] = [8, 16, 24, 28, 32, 40, 48, 64];
 
-/// How long the origin says that it is to be left alone, and how long it stands still.
+/// How long the origin asks to be left alone, and how long it stalls.
 const REFUSES: Duration = Duration::from_secs(8);
 const STANDS_STILL: Duration = Duration::from_secs(5);
 
-/// How soon both roots have heard what one was told: what comes later is inside the window, what comes sooner was on its way.
+/// How soon both roots must have learned what one was told: later requests count as inside the window, earlier ones as
+/// already on their way.
 const WORD: Duration = Duration::from_millis(100);
 
-/// What it aims at.
+/// The aims.
 const P99_MORE_MAX: f64 = 10.0;
 const OF_BEST_MIN: f64 = 0.85;
 const RECOVERY_MAX: Duration = Duration::from_secs(30);
 const STANDSTILL_MAX: Duration = Duration::from_secs(1);
 
-/// What is drawn beside what was asked and waited for: a span, and what it is called.
+/// A labelled time span in the plot.
 type Span = (Instant, Instant, &'static str);
 
 #[tokio::main]
@@ -92,7 +94,7 @@ async fn main() -> anyhow::Result<()> {
         verdict(rate / best >= OF_BEST_MIN)
     );
 
-    // The same with troubles: enough URLs for what follows, at the rate of before.
+    // The same with faults: enough URLs for the following phases, at the rate measured before.
     let more = (rate * 90.0 / 2.0) as usize;
     let troubles = async {
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -139,7 +141,7 @@ fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "MISSED" }
 }
 
-/// A task of so many URLs to both roots; when it began and when it was complete.
+/// Submits a task with `urls` URLs to both roots; returns when it began and when it was complete.
 async fn push(stage: &Stage, name: &str, urls: usize) -> anyhow::Result<(Instant, Instant)> {
     let list = list(stage, name, urls)?;
     let begun = Instant::now();
@@ -149,7 +151,7 @@ async fn push(stage: &Stage, name: &str, urls: usize) -> anyhow::Result<(Instant
     Ok((begun, Instant::now()))
 }
 
-/// A file of so many URLs, as the program takes it.
+/// Writes a file with `urls` URLs for the command line.
 fn list(stage: &Stage, name: &str, urls: usize) -> anyhow::Result<String> {
     let list = stage.folder("lists")?.join(name);
     let lines: Vec<String> = (0..urls).map(|number| format!("http://{DOMAIN}/{name}/{number}.bin")).collect();
@@ -157,7 +159,7 @@ fn list(stage: &Stage, name: &str, urls: usize) -> anyhow::Result<String> {
     Ok(format!("@{}", list.display()))
 }
 
-/// Says which prefetches came though the origin had said when to come back.
+/// Prints which prefetches arrived although the origin had said when to come back.
 fn tell_refusals(asked: &[Asked], window: (Instant, Instant)) {
     let refused: Vec<&Asked> = asked.iter().filter(|asked| asked.refused && !asked.by_user).collect();
     let inside = inside(asked, window, WORD).len();
@@ -176,7 +178,7 @@ fn tell_refusals(asked: &[Asked], window: (Instant, Instant)) {
     }
 }
 
-/// How long after trouble that began at `from` and was over at `over` prefetches are nine tenths as fast as before.
+/// How long it takes, after a fault from `from` to `over`, until prefetches reach nine tenths of their former rate.
 fn recovery(origin: &Knee, from: Instant, over: Instant, end: Instant) -> Option<Duration> {
     const SECOND: Duration = Duration::from_secs(1);
     let before = origin.prefetches(from - 5 * SECOND, from) as f64 / 5.0;
@@ -184,7 +186,7 @@ fn recovery(origin: &Knee, from: Instant, over: Instant, end: Instant) -> Option
     (1..60).map(Duration::from_secs).take_while(|at| over + *at < end).find(is_fast)
 }
 
-/// Kills the control plane during a task and starts it again; when it was away.
+/// Kills the control plane during a task and restarts it; returns when it was away.
 async fn restart(stage: &mut Stage, origin: &Knee, urls: usize) -> anyhow::Result<(Instant, Instant)> {
     let (begun, list) = (Instant::now(), list(stage, "restart", urls)?);
     stage.cli(&["push", &list]).await?;
@@ -222,7 +224,7 @@ async fn restart(stage: &mut Stage, origin: &Knee, urls: usize) -> anyhow::Resul
     Ok((killed, ready))
 }
 
-/// What a fixed number of askers get out of the origin while users ask it too, and how long these wait.
+/// The prefetch rate with a fixed number of concurrent requests while users send theirs, and the users' latency.
 async fn fixed(limit: usize) -> anyhow::Result<(f64, Duration)> {
     let origin = Knee::start().await?;
     let users = Users::begin(origin.port, USER_EVERY);
@@ -254,10 +256,10 @@ async fn fixed(limit: usize) -> anyhow::Result<(f64, Duration)> {
     Ok((origin.prefetches(begun, ended) as f64 / (ended - begun).as_secs_f64(), users.p99(begun, ended)))
 }
 
-/// What is drawn.
+/// The data of the plot.
 struct Drawing {
     began: Instant,
-    /// Prefetches a second by the best fixed limit.
+    /// Prefetches per second with the best fixed limit.
     best: f64,
     asked: Vec<Asked>,
     waited: Vec<Waited>,
@@ -269,7 +271,7 @@ const HEIGHT: f64 = 190.0;
 const TOPS: [f64; 3] = [60.0, 300.0, 540.0];
 const BOTTOM: f64 = 780.0;
 
-/// A panel: its title, what its line is, and the value at its top and at the line.
+/// A panel: its title, the label of its line, and the values at its top and at the line.
 struct Panel {
     top: f64,
     title: &'static str,
@@ -299,7 +301,7 @@ impl Drawing {
         LEFT + WIDTH * seconds / self.length()
     }
 
-    /// Prefetches a second, what was under way at the origin, and how long users waited, over time.
+    /// Prefetches per second, requests in progress at the origin, and users' latency, over time.
     fn svg(&self, spans: &[Span], phases: &[Span]) -> String {
         let [rate, under_way, waits] = [
             Panel {

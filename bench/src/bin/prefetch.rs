@@ -1,10 +1,12 @@
-//! Prefetch to two caches: ours through the API to two L2s, beside what people do today: `curl --parallel`, `wget -i` and a load
-//! generator (wrk) through nginx `proxy_cache` and through Varnish, in turns in one run, before the same nginx origin on the same disk.
+//! Prefetching into two caches: ours through the API to two L2s, compared with common practice: `curl --parallel`,
+//! `wget -i` and a load generator (wrk) through nginx `proxy_cache` and through Varnish; alternating in one run, with
+//! the same nginx origin on the same disk.
 //!
-//! A placement is one URL in one cache. The figure is placements for each second of processor that caches and driver take (the control
-//! plane and the command line are ours), origin excluded. Ours ends when every task reads `Complete`: synced, read back from
-//! the medium, checked. The peers end when their client has read the last byte, which proves nothing of the sort: nginx does not sync,
-//! and Varnish keeps memory alone. `cargo run --release -p bench --bin prefetch [OBJECTS OF 10 KIB] [OBJECTS OF 50 MIB]`
+//! A placement is one URL in one cache. The result is placements per second of CPU time of caches and driver (for ours
+//! this includes control plane and command line), excluding the origin. Ours ends when every task reads `Complete`:
+//! synced, read back from the medium, verified. The peers end when their client has read the last byte, which
+//! guarantees none of that: nginx does not sync, and Varnish stores in memory only. `cargo run --release -p bench --bin
+//! prefetch [OBJECTS OF 10 KIB] [OBJECTS OF 50 MIB]`
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -19,26 +21,27 @@ use e2e::stage::{DOMAIN, Stage};
 use e2e::{Process, eventually, free_port};
 use tokio::time::Instant;
 
-/// Objects in one folder of the origin.
+/// Objects per folder of the origin.
 const FOLDER: usize = 1000;
 
-/// Caches that each object is brought to.
+/// Number of caches that each object is brought into.
 const COPIES: usize = 2;
 
-/// Of how many objects wget, which asks for one at a time, is given one: its rate is the same, and the run ends today.
+/// wget, which fetches one object at a time, gets only one object in this many: its rate is the same, and the run ends
+/// sooner.
 const WGET_SHARE: usize = 5;
 
-/// What is brought to the caches.
+/// The objects to prefetch.
 struct Objects {
     count: usize,
     bytes: usize,
 }
 
-/// What bringing it cost.
+/// The cost of a run.
 struct Cost {
     placements: usize,
     time: Duration,
-    /// Of caches and driver.
+    /// CPU time of caches and driver.
     processor: Duration,
 }
 
@@ -105,7 +108,8 @@ async fn compare(objects: &Objects) -> anyhow::Result<()> {
                 best = Some((cost.for_each_second(), name));
             }
             drop(peer);
-            // Some file systems are slow to create files for minutes after many were removed: many small ones stay.
+            // Some file systems create files slowly for minutes after many were removed, so the many small ones are
+            // kept.
             if objects.bytes > 1 << 20 {
                 std::fs::remove_dir_all(&folder)?;
             }
@@ -188,7 +192,7 @@ impl Peer {
         Ok(Peer { caches, folder: folder.to_owned() })
     }
 
-    /// Processor time of the caches, and of this process with the drivers that have ended.
+    /// CPU time of the caches, and of this process with the drivers that have ended.
     fn used(&self) -> anyhow::Result<Duration> {
         let caches = self.caches.iter().flat_map(|(cache, _)| family(cache.id()));
         caches.chain([std::process::id()]).map(processor_time).sum()
@@ -214,7 +218,7 @@ impl Peer {
     }
 }
 
-/// Asks a cache for each object once.
+/// Requests each object from a cache once.
 fn drive(driver: &str, port: u16, count: usize, folder: &Path) -> anyhow::Result<()> {
     let list = folder.join("list");
     let url = |number| format!("http://127.0.0.1:{port}{}", path(number));
@@ -231,7 +235,7 @@ fn drive(driver: &str, port: u16, count: usize, folder: &Path) -> anyhow::Result
             command.args(["-q", "-O", "/dev/null", "-i"]).arg(&list);
         }
         _ => {
-            // It would go on until its time is over: who has counted the last answer ends it.
+            // wrk would run until its time is over, so the script ends it after the last response.
             let script = format!(
                 "local n, got = 0, 0\n\
                  function request() local k = math.min(n, {last}); n = n + 1\n\
@@ -250,7 +254,7 @@ fn drive(driver: &str, port: u16, count: usize, folder: &Path) -> anyhow::Result
     Ok(())
 }
 
-/// nginx with `proxy_cache` before the origin.
+/// nginx with `proxy_cache` in front of the origin.
 fn nginx(folder: &Path, port: u16, origin: u16, bytes: u64) -> anyhow::Result<Process> {
     let dir = folder.display();
     let configuration = folder.join("nginx.conf");
@@ -272,7 +276,7 @@ fn nginx(folder: &Path, port: u16, origin: u16, bytes: u64) -> anyhow::Result<Pr
     Process::start(&mut command, &folder.join("nginx.out"))
 }
 
-/// Varnish in memory before the origin.
+/// Varnish with memory storage in front of the origin.
 fn varnish(folder: &Path, port: u16, origin: u16, bytes: u64) -> anyhow::Result<Process> {
     let text = std::fs::read_to_string(e2e::workspace().join("bench/peers/varnish.vcl"))?;
     let vcl = folder.join("varnish.vcl");

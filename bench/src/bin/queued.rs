@@ -1,8 +1,9 @@
-//! Memory of a queue: what one `warmfront control` on SQLite and its nodes hold with a thousand queued URLs, and with a million.
+//! Memory of a queue: usage of one `warmfront control` on SQLite and its nodes with a thousand queued URLs, and with a
+//! million.
 //!
-//! Twice: leased to nodes whose origin never answers, and put off by `NotBefore`. Everything is accepted through the API, then left alone
-//! until memory stands still. Beside it what looking at such a queue costs, and a start of the control plane with it.
-//! `cargo run --release -p bench --bin queued [URLS] [URLS OF A CALL]`
+//! In two variants: leased to nodes whose origin never answers, and postponed by `NotBefore`. All URLs are submitted
+//! through the API, then left alone until memory is stable. Also measures queries on such a queue, and a start of the
+//! control plane with it. `cargo run --release -p bench --bin queued [URLS] [URLS OF A CALL]`
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -18,21 +19,21 @@ use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-/// What the aim is measured from.
+/// Number of URLs of the baseline.
 const FEW: usize = 1_000;
 
-/// What may be held above that.
+/// Allowed memory above the baseline.
 const AIM_BYTES: u64 = 64 << 20;
 
-/// Connections that submit.
+/// Connections used to submit.
 const CONNECTIONS: usize = 8;
 
-/// How long memory is watched until it stands still, to within a part of it.
+/// How long memory must stay within a tolerance to count as stable.
 const WATCHED: Duration = Duration::from_secs(10);
 const WATCHED_MAX: Duration = Duration::from_secs(120);
 const STILL: u64 = 200;
 
-/// A moment that no run reaches.
+/// A start time that no run reaches.
 const NOT_BEFORE: Duration = Duration::from_secs(86_400);
 
 #[tokio::main]
@@ -51,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the aim is kept.
+/// Returns whether the aim is met.
 async fn measure(many: usize, per_call: usize, put_off: bool) -> anyhow::Result<bool> {
     let mut stage = Stage::set("open").await?;
     let port = silent().await?;
@@ -94,13 +95,13 @@ async fn measure(many: usize, per_call: usize, put_off: bool) -> anyhow::Result<
     Ok(show("after that start", &settled, Some(&few)) && kept)
 }
 
-/// An origin that takes connections and never says a word; its port.
+/// An origin that accepts connections and never answers; returns its port.
 async fn silent() -> anyhow::Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", free_port())).await?;
     let port = listener.local_addr()?.port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // Until the other side gives up.
+            // Until the client gives up.
             tokio::spawn(async move {
                 let mut stream = stream;
                 tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
@@ -110,7 +111,7 @@ async fn silent() -> anyhow::Result<u16> {
     Ok(port)
 }
 
-/// Submits these URLs, and waits until all of them are accepted.
+/// Submits these URLs, and waits until all are accepted.
 async fn submit(stage: &Stage, urls: std::ops::Range<usize>, per_call: usize, put_off: bool) -> anyhow::Result<()> {
     #[allow(clippy::disallowed_methods, reason = "a client of the real program lives in real time")]
     let moment = OffsetDateTime::from(std::time::SystemTime::now() + NOT_BEFORE).replace_nanosecond(0)?;
@@ -150,7 +151,7 @@ fn processes(stage: &mut Stage) -> anyhow::Result<Vec<(String, u32)>> {
     Ok(all)
 }
 
-/// Waits until the memory of none of them changes any more.
+/// Waits until the memory of all processes is stable.
 async fn settled(stage: &mut Stage) -> anyhow::Result<Vec<(String, Memory)>> {
     let api_port = stage.api_port;
     eventually("the nodes are connected", || async {
@@ -176,7 +177,7 @@ async fn settled(stage: &mut Stage) -> anyhow::Result<Vec<(String, Memory)>> {
     }
 }
 
-/// Whether the aim is kept, where there is something to compare with.
+/// Returns whether the aim is met, if there is a baseline to compare with.
 fn show(when: &str, all: &[(String, Memory)], few: Option<&[(String, Memory)]>) -> bool {
     println!("  {when}");
     let mut kept = true;
@@ -193,7 +194,7 @@ fn show(when: &str, all: &[(String, Memory)], few: Option<&[(String, Memory)]>) 
     kept
 }
 
-/// Looks at the queue as clients do.
+/// Queries the queue as clients do.
 async fn look(stage: &Stage) -> anyhow::Result<()> {
     let mut api = Api::connect(stage, "look").await?;
     let newest = api.call("DescribeRefreshTasks", &[("PageSize", "10".to_owned())]).await?;

@@ -1,11 +1,10 @@
-//! What objects at rest cost: the memory that each takes of a node that holds it on disk, and the time that a store of a
-//! million takes to open, after a goodbye and after a kill.
+//! The cost of stored objects: memory per object on a node's disk, and the time to open a store with a million objects,
+//! after a clean close and after a kill.
 //!
-//! Each figure is of a process of its own, so that nothing but the store is in it; resident bytes are the kernel's count, less
-//! those of a store that is empty. For the first figure the allocator is told to give freed memory back at once, so that what recovery
-//! read through does not count; for the second it does as it does in the product, and objects were looked up for a while.
-//! Files are in the system's page cache when they are read.
-//! `cargo run --release -p bench --bin store [DIRECTORY]`
+//! Each figure is from a separate process that contains only the store; resident bytes are as counted by the kernel,
+//! less those of an empty store. For the first figure the allocator returns freed memory at once, so that memory used
+//! during recovery does not count; for the second it runs as in the product, after objects were looked up for a while.
+//! Files are in the page cache when they are read. `cargo run --release -p bench --bin store [DIRECTORY]`
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -17,25 +16,25 @@ use bytes::Bytes;
 use store::{Config, DiskConfig, Key, SEGMENT_BYTES_DEFAULT, Store};
 use tokio::time::Instant;
 
-// The allocator that the product runs with.
+// The product's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Objects; tables of powers of two would be fuller at one count than at the other.
+/// Numbers of objects; tables with power-of-two sizes would be fuller at one count than at the other.
 const COUNTS: [u64; 2] = [925_000, 1_000_000];
 
-/// Bytes of a body, and of the head with it.
+/// Size of a body and of its head, in bytes.
 const BODY_BYTES: usize = 1_000;
 const HEAD_BYTES: usize = 300;
 
-/// The most that an object may cost in memory, and that a million may take to recover.
+/// The aims: memory per object in bytes, and recovery time for a million.
 const AIM_BYTES: u64 = 64;
 const AIM_SECONDS: f64 = 5.0;
 
-/// Objects looked up before the second figure is taken.
+/// Lookups before the second figure is taken.
 const LOOKUPS: u64 = 200_000;
 
-/// Fills that run at once.
+/// Concurrent fills.
 const FILLS: usize = 256;
 
 fn main() -> anyhow::Result<()> {
@@ -78,9 +77,9 @@ fn compare(below: Option<PathBuf>) -> anyhow::Result<()> {
 struct Measured {
     objects: u64,
     seconds: f64,
-    /// Bytes, when the store is open.
+    /// Bytes right after opening the store.
     resident: u64,
-    /// Bytes after lookups, with the allocator as it is in the product.
+    /// Bytes after lookups, with the allocator as in the product.
     later: u64,
 }
 
@@ -139,7 +138,7 @@ async fn fill(directory: &Path, count: u64, close: bool) -> anyhow::Result<()> {
         store.close().await?;
         return Ok(());
     }
-    // As a kill would: nothing is sealed, nothing is told.
+    // Like a kill: nothing is sealed or closed.
     std::process::abort();
 }
 

@@ -1,8 +1,8 @@
-//! Durable submissions a second: signed `PushObjectCache` calls of 100 URLs each against one `warmfront control` on SQLite,
-//! beside the raw rate of SQLite commits on the same disk, in turns in one run.
+//! Durable submissions per second: signed `PushObjectCache` calls of 100 URLs each to one `warmfront control` on
+//! SQLite, compared with the raw rate of SQLite commits on the same disk, alternating in one run.
 //!
-//! "Durable" is `journal_mode=WAL, synchronous=FULL`: every acknowledged call was synced. The count is read back through the
-//! API at the end. `cargo run --release -p bench --bin submissions [SECONDS] [CONNECTIONS]`
+//! "Durable" means `journal_mode=WAL, synchronous=FULL`: every acknowledged call was synced. The number of URLs is read
+//! back through the API at the end. `cargo run --release -p bench --bin submissions [SECONDS] [CONNECTIONS]`
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -22,10 +22,10 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// URLs of one call.
+/// URLs per call.
 const URLS: usize = 100;
 
-/// Rounds of each measurement, in turns.
+/// Rounds, in each of which both measurements take turns.
 const ROUNDS: usize = 3;
 
 #[tokio::main]
@@ -67,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
     println!("our commits      {commits:>9.0} /s   ({:.1} submissions in each)", ours / commits);
     println!("processor        {each:>9.0} us  of the control plane for each submission");
     println!("read back        {total:>9} URLs kept, {} acknowledged", accepted * URLS as u64);
-    // A disk at its limit would sync about as often for us as for the raw writer.
+    // If the disk is the limit, it syncs about as often for us as for the raw writer.
     let limit = if commits * 2.0 > raw {
         "the disk's syncs".to_owned()
     } else {
@@ -80,7 +80,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Submits over `connections` connections for a while; how many calls were acknowledged, and the time it took.
+/// Submits over `connections` connections for a while; returns the number of acknowledged calls, and the time taken.
 async fn submit(stage: &Stage, round: usize, seconds: Duration, connections: u64) -> anyhow::Result<(u64, Duration)> {
     let done = Arc::new(AtomicU64::new(0));
     let begun = Instant::now();
@@ -139,7 +139,7 @@ async fn counter(stage: &Stage, name: &str) -> anyhow::Result<u64> {
     Ok(line.with_context(|| format!("{name} in the metrics"))?.trim().parse()?)
 }
 
-/// How many URLs the API says there are.
+/// The number of URLs according to the API.
 async fn total(stage: &Stage) -> anyhow::Result<u64> {
     let answers = e2e::sdk::calls(stage, &[("cdn", "DescribeRefreshTasks", Value::Object(Default::default()))]).await?;
     answers[0]["ok"]["TotalCount"].as_u64().with_context(|| answers[0].to_string())

@@ -1,13 +1,13 @@
-//! The vendor's actions: their names in each version, what policies name that they are done to, and how often a second an
-//! account may call them.
+//! The vendor's actions: their names in each version, the resources that policies refer to, and their rate limits per
+//! account.
 //!
-//! `data/actions.txt` has a line for each: version, name, resource, and the rate where a page of the vendor's names one.
-//! The resource is `domain` (each domain that a call names), `domains` (all of the account's), `domain?` (the domains that are named,
-//! all where none is), `account`, or `any`.
+//! `data/actions.txt` has a line for each: version, name, resource, and the rate if a page of the vendor states one.
+//! The resource is `domain` (each domain that a call names), `domains` (all of the account's), `domain?` (the named
+//! domains, or all if none is named), `account`, or `any`.
 
 use crate::read::VERSION_2014;
 
-/// Our own action: what the vendor has no function for (reference of the API's own parts).
+/// Our own action, for settings that no function of the vendor covers (see the reference of our own actions).
 pub(crate) const SET_DOMAIN: &str = "SetWarmfrontDomain";
 
 /// Our own action: temporary credentials.
@@ -19,17 +19,17 @@ pub(crate) const CREATE_BEARER: &str = "CreateBearerToken";
 /// Our own action: the audit log.
 pub(crate) const AUDIT_LOG: &str = "DescribeAuditLog";
 
-/// Our own actions: steering of prefetches, and one of them whole.
+/// Our own actions: steering prefetches, and all details of one.
 pub(crate) const PAUSE_TASK: &str = "PausePreloadTask";
 pub(crate) const RESUME_TASK: &str = "ResumePreloadTask";
 pub(crate) const CANCEL_TASK: &str = "CancelPreloadTask";
 pub(crate) const SET_PRIORITY: &str = "SetPreloadTaskPriority";
 pub(crate) const PRELOAD_TASK: &str = "DescribePreloadTask";
 
-/// Our own action: what a prefetch would do.
+/// Our own action: explaining what a prefetch would do.
 pub(crate) const EXPLAIN: &str = "ExplainPreload";
 
-/// Actions of our own, which both products have; the vendor's list holds none of these names.
+/// Our own actions, which both products have; the vendor's list contains none of these names.
 const OWN: [&str; 11] = [
     "DescribeRefreshTaskReceipt",
     "DescribeReceiptKey",
@@ -44,13 +44,13 @@ const OWN: [&str; 11] = [
     EXPLAIN,
 ];
 
-/// Those of our own that are done to domains: to those that are named, or of the tasks that are.
+/// Our own actions on domains: on the named ones, or those of the named tasks.
 const OWN_OF_DOMAINS: [&str; 6] = [SET_DOMAIN, PAUSE_TASK, RESUME_TASK, CANCEL_TASK, SET_PRIORITY, EXPLAIN];
 
-/// What policies name that an action is done to (prefetch-refresh §9).
+/// The resource of an action, as policies name it (prefetch-refresh §9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// `acs:cdn:*:ACCOUNT:domain/NAME`, of each domain that a call names, or `domain/*` where it may name none and does not.
+    /// `acs:cdn:*:ACCOUNT:domain/NAME` for each domain that a call names, or `domain/*` if it names none and need not.
     Domain,
     /// `acs:cdn:*:ACCOUNT:domain/*`, whatever a call names.
     AllDomains,
@@ -60,27 +60,27 @@ pub enum Resource {
     Anything,
 }
 
-/// Sessions and tokens a second and account: each is sealed under one key, which is good for 2^32 of them. Looks at the audit
-/// log, each of which may read far.
+/// Calls per second and account that issue sessions or tokens, each of which is sealed under one key that is good for
+/// 2^32 seals, or query the audit log, where each may read far back.
 const OWN_RATE: u32 = 10;
 
-/// Whether the vendor has this action in this version, or we do.
+/// Whether the vendor has this action in this version, or it is our own.
 pub(crate) fn is_known(version: &str, action: &str) -> bool {
     let own = (version == "2018-05-10" && action == SET_DOMAIN) || (version != VERSION_2014 && OWN.contains(&action));
     own || listed().any(|(known, name, ..)| (known, name) == (version, action))
 }
 
-/// Calls of `action` an account may make a second whatever its profile is.
+/// Calls of `action` that an account may make per second, whatever its profile.
 pub(crate) fn own_rate(action: &str) -> Option<u32> {
     [CREATE_SESSION, CREATE_BEARER, AUDIT_LOG].contains(&action).then_some(OWN_RATE)
 }
 
-/// Calls of `action` an account may make a second, where a page says so.
+/// Calls of `action` that an account may make per second, if a page states it.
 pub(crate) fn rate(action: &str) -> Option<u32> {
     listed().find(|(_, name, ..)| *name == action).and_then(|(.., rate)| rate)
 }
 
-/// What policies name that `action` is done to.
+/// The resource of `action`, as policies name it.
 pub fn resource(action: &str) -> Resource {
     if OWN_OF_DOMAINS.contains(&action) {
         return Resource::Domain;
@@ -89,7 +89,7 @@ pub fn resource(action: &str) -> Resource {
         Some("domain" | "domain?") => Resource::Domain,
         Some("domains") => Resource::AllDomains,
         Some("account") => Resource::Account,
-        // Of our own actions, and of VOD's.
+        // Our own other actions, and VOD's.
         _ => Resource::Anything,
     }
 }
@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// Actions of which two generations of pages differ, with the reason for ours.
+    /// Actions for which two generations of pages differ, with the value we use.
     const OTHERWISE: [(&str, &str); 1] =
         [("DescribeRefreshTasks", "`domain/*` in 2021, the domain that is named in 2025: so is it where one is named")];
 

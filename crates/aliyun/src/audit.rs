@@ -1,8 +1,8 @@
-//! DescribeAuditLog, an action of our own: asking for what was done in an account, and the fields of what is told.
+//! DescribeAuditLog, our own action: querying the audit log of an account, and the fields of its events.
 //!
 //! # Not here
 //!
-//! What is written down and how long it is kept: the control plane knows.
+//! Which events are recorded and how long they are kept: see the control plane.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -13,56 +13,56 @@ use crate::read::{Params, Request, timestamp};
 use crate::refusal::{Fault, Refusal};
 use crate::tasks::read_time;
 
-/// Most events of one answer, and how many there are where nobody says.
+/// Maximum and default number of events in one answer.
 const SIZE_MAX: u32 = 100;
 const SIZE_USUAL: u32 = 20;
 
-/// Longest value of a filter, in bytes: longer than anything that is kept.
+/// Longest value of a filter, in bytes: longer than anything recorded.
 const FILTER_BYTES_MAX: usize = 256;
 
-/// Which events are asked for. Every filter that is there must hold.
+/// A query for events. All given filters must match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditQuery {
-    /// From when on.
+    /// From this time on.
     pub from: Option<SystemTime>,
-    /// Until when, inclusive.
+    /// Up to this time, inclusive.
     pub to: Option<SystemTime>,
-    /// Of this action.
+    /// With this action.
     pub action: Option<String>,
     /// About this domain, lower case.
     pub domain: Option<String>,
     /// By this user.
     pub user: Option<String>,
-    /// How many, at most.
+    /// Maximum number of events.
     pub size: u32,
-    /// Only what is older than the event of this time in milliseconds and number, as an answer said.
+    /// Only events older than the one with this time in milliseconds and this number, which an earlier answer named.
     pub before: Option<(u64, u64)>,
 }
 
-/// One thing that was done, or tried.
+/// An action that was performed or attempted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEvent {
-    /// When it came.
+    /// When the request arrived.
     pub at: SystemTime,
-    /// When it ended, where that is known.
+    /// When it ended, if known.
     pub ended_at: Option<SystemTime>,
     /// The id of its request.
     pub request_id: String,
-    /// The user; empty for a key of the account's own and for the operator.
+    /// The user; empty for an access key of the account itself and for the operator.
     pub user: String,
-    /// The access key; empty for the operator, who needs none.
+    /// The access key; empty for the operator, who has none.
     pub key: String,
-    /// The id of temporary credentials; empty without.
+    /// The id of the temporary credentials; empty if none were used.
     pub session: String,
     /// The product, or `operator`.
     pub product: String,
     /// The action, or the operator's verb.
     pub action: String,
-    /// The domains it is about.
+    /// The domains it affects.
     pub domains: Vec<String>,
-    /// What else is told of it, by name.
+    /// Other details, by name.
     pub detail: BTreeMap<String, String>,
-    /// The address it came from; empty where that is not known.
+    /// The address it came from; empty if unknown.
     pub source: String,
     /// `OK`, a code, or `begun`.
     pub outcome: String,
@@ -113,7 +113,7 @@ pub(crate) fn fields(request_id: &str, events: &[AuditEvent], next: Option<(u64,
     let event = |event: &AuditEvent| {
         json!({
             "EventTime": timestamp(event.at),
-            // Empty: it is not known to have ended.
+            // Empty if it is not known to have ended.
             "EndTime": event.ended_at.map(timestamp).unwrap_or_default(),
             "EventRequestId": event.request_id,
             "By": if event.key.is_empty() { "operator" } else { "key" },
@@ -130,7 +130,7 @@ pub(crate) fn fields(request_id: &str, events: &[AuditEvent], next: Option<(u64,
     };
     json!({
         "RequestId": request_id,
-        // Empty: there are no older ones.
+        // Empty if there are no older ones.
         "NextToken": next.map(|(at, id)| format!("{at}-{id}")).unwrap_or_default(),
         "Events": { "Event": events.iter().map(event).collect::<Vec<_>>() },
     })

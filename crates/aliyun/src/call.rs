@@ -1,6 +1,6 @@
-//! Actions: what a verified request asks for, as a value.
+//! Actions: a verified request as a typed value.
 //!
-//! One `match` on the vendor's names shows everything that is built.
+//! One `match` on the vendor's names shows everything that is implemented.
 
 use std::time::SystemTime;
 
@@ -27,12 +27,12 @@ use crate::service::{self, ChargeType};
 use crate::steering::{self, SteerTasks};
 use crate::tasks::{self, Page, TaskQuery};
 
-/// What is asked for. Which product asked is in the [`Request`]; the same verbs serve both.
+/// A call. The product is in the [`Request`]; the same verbs serve both products.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// PushObjectCache, PreloadVodObjectCaches
     Prefetch(Prefetch),
-    /// Our own: ExplainPreload, of what could be submitted so.
+    /// Our own: ExplainPreload, with the parameters of a submission
     Explain(Prefetch),
     /// RefreshObjectCaches, RefreshVodObjectCaches
     Refresh(Refresh),
@@ -46,9 +46,9 @@ pub enum Call {
     PrefetchDetail(u64),
     /// Our own: DescribePreloadTask.
     PreloadTask {
-        /// Which.
+        /// Its id.
         task: u64,
-        /// Which of its URLs.
+        /// The page of its URLs.
         page: Page,
     },
     /// Our own: PausePreloadTask, ResumePreloadTask, CancelPreloadTask, SetPreloadTaskPriority.
@@ -81,14 +81,14 @@ pub enum Call {
     SetCoverage {
         /// Which domain.
         name: DomainName,
-        /// Where it is to be served.
+        /// Its new coverage.
         coverage: Coverage,
     },
     /// DeleteCdnDomain, DeleteVodDomain
     DeleteDomain(DomainName),
     /// StartCdnDomain, StopCdnDomain, BatchStartCdnDomain, BatchStopCdnDomain, BatchStartVodDomain, BatchStopVodDomain
     SwitchDomains {
-        /// Which domains, each once.
+        /// The domains, without duplicates.
         names: Vec<DomainName>,
         /// Whether they are to be served.
         online: bool,
@@ -113,12 +113,12 @@ pub enum Call {
     ProofContent(DomainName),
     /// VerifyDomainOwner, VerifyVodDomainOwner
     ProveName {
-        /// The name that is to be the caller's.
+        /// The name to prove.
         name: DomainName,
-        /// Where that is shown.
+        /// Where the proof is.
         how: VerifyType,
     },
-    /// SetWarmfrontDomain, our own
+    /// Our own: SetWarmfrontDomain
     SetDomain(SetDomain),
     /// SetCdnDomainSSLCertificate, SetVodDomainCertificate, SetVodDomainSSLCertificate
     SetCertificate(SetCertificate),
@@ -138,18 +138,19 @@ pub enum Call {
     DomainsByFunction {
         /// The function's number.
         number: u32,
-        /// Which part of the list.
+        /// The page of the list.
         page: Page,
     },
-    /// DescribeDomainHitRateData and the other figures of domains, VOD's too
+    /// DescribeDomainHitRateData and the other figures of domains, including VOD's
     Figures(FigureQuery),
     /// DescribeDomainTopUrlVisit, DescribeDomainSrcTopUrlVisit
     TopUrls(UrlQuery),
 }
 
-/// Reads the parameters of `request`, from an account with `profile`, by the operator's `rules`.
+/// Reads the parameters of `request`, from an account with `profile`, under the operator's `rules`.
 ///
-/// An action of the list for which nothing is built is `UnsupportedOperation`; one that is not on it was refused when it was read.
+/// A known action that is not implemented gives `UnsupportedOperation`; unknown ones were refused when
+/// the request was read.
 pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime) -> Result<Call, Refusal> {
     use Product::{Cdn, Vod};
     Ok(match (request.product, request.action.as_str()) {
@@ -256,7 +257,7 @@ pub fn call(request: &Request, profile: &Profile, rules: Rules, now: SystemTime)
     })
 }
 
-/// A truth value in any case; absent is false.
+/// A boolean in any letter case; absent is false.
 pub(crate) fn boolean(params: &Params, name: &str) -> Result<bool, Refusal> {
     match params.get(name) {
         None => Ok(false),

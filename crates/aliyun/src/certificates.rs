@@ -2,11 +2,11 @@
 //!
 //! # What always holds
 //!
-//! - A private key is shown by no `Debug` and repeated in no refusal.
+//! - A private key appears in no `Debug` output and in no refusal.
 //!
 //! # Not here
 //!
-//! Whether key, certificate and domain belong together: the control plane looks into them.
+//! Whether key, certificate and domain fit together: checked by the control plane.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -25,19 +25,19 @@ pub(crate) const KEY_PARAMETER: &str = "SSLPri";
 /// Longest name of a certificate, in characters.
 const NAME_CHARACTERS_MAX: usize = 128;
 
-/// What users of a domain are to be shown by TLS.
+/// The certificate to set for a domain.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SetCertificate {
     /// Which domain.
     pub domain: DomainName,
-    /// The certificate; `None` when it is to be served without TLS.
+    /// The certificate; `None` to serve the domain without TLS.
     pub pair: Option<CertificatePair>,
 }
 
-/// A certificate and its key, as they came.
+/// A certificate and its key, as received.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CertificatePair {
-    /// What its owner calls it; perhaps nothing.
+    /// The owner's name for it; may be empty.
     pub name: String,
     /// The chain in PEM.
     pub chain: String,
@@ -45,22 +45,22 @@ pub struct CertificatePair {
     pub key: String,
 }
 
-/// A domain's certificate, as it is shown.
+/// The certificate of a domain, as shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateShown {
-    /// What its owner calls it.
+    /// The owner's name for it.
     pub name: String,
-    /// A number of its own.
+    /// Its id.
     pub id: u64,
-    /// The name that it is made out for.
+    /// The subject.
     pub subject: String,
-    /// Who signed it.
+    /// The issuer.
     pub issuer: String,
     /// The chain in PEM.
     pub chain: String,
-    /// From when on it is good.
+    /// Start of its validity.
     pub not_before: SystemTime,
-    /// Until when it is good.
+    /// End of its validity.
     pub not_after: SystemTime,
     /// When it was set.
     pub set_at: SystemTime,
@@ -73,13 +73,13 @@ impl fmt::Debug for SetCertificate {
 }
 
 impl fmt::Debug for CertificatePair {
-    /// Without the key.
+    /// Omits the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CertificatePair").field("name", &self.name).field("chain", &self.chain).finish_non_exhaustive()
     }
 }
 
-/// Reads what a domain's certificate is to be.
+/// Reads the certificate to set for a domain.
 pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetCertificate, Refusal> {
     let params = &request.params;
     let worded = |fault| Refusal::of(fault, profile.wording(request));
@@ -89,7 +89,7 @@ pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetCertificate
         "off" => return Ok(SetCertificate { domain, pair: None }),
         _ => return Err(worded(Fault::SslProtocol)),
     }
-    // The eldest of the actions knows no stored certificates, and passes over what it does not know.
+    // The oldest of the actions has no stored certificates, and ignores unknown parameters.
     if request.action != "SetVodDomainCertificate" {
         match params.get("CertType") {
             None | Some("upload") => {}
@@ -99,12 +99,12 @@ pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetCertificate
         if params.get("CertRegion").is_some_and(|region| !matches!(region, "cn-hangzhou" | "ap-southeast-1")) {
             return Err(Refusal::invalid("CertRegion", "cn-hangzhou or ap-southeast-1 is expected"));
         }
-        // There is no store of certificates to take one from.
+        // There is no certificate store to take one from.
         if params.get("CertId").is_some() && params.get("SSLPub").is_none() {
             return Err(worded(Fault::CertificateUnknown));
         }
     }
-    // A trial run that changed what users see would be no trial.
+    // `staging` requests a trial, which must not change what users see.
     if request.action == "SetVodDomainSSLCertificate" && params.get("Env") == Some("staging") {
         return Err(Refusal::unsupported());
     }
@@ -118,7 +118,8 @@ pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetCertificate
     Ok(SetCertificate { domain, pair: Some(pair) })
 }
 
-/// The fields of DescribeDomainCertificateInfo: one element, also where there is no certificate, for clients read the first.
+/// The fields of DescribeDomainCertificateInfo: always one element, even without a certificate, as clients read the
+/// first.
 pub(crate) fn fields(request_id: &str, domain: &str, certificate: Option<&CertificateShown>) -> Value {
     let mut info = json!({ "DomainName": domain, "DomainCnameStatus": "ok", "ServerCertificateStatus": "off" });
     let fields: [(&str, String); 12] = match certificate {
@@ -160,7 +161,7 @@ pub(crate) fn fields(request_id: &str, domain: &str, certificate: Option<&Certif
     json!({ "RequestId": request_id, "CertInfos": { "CertInfo": [info] } })
 }
 
-/// The unit in which a certificate's life is told: the vendor's pages know these two words and no number.
+/// The unit of a certificate's lifetime: the vendor's pages have these two words and no number.
 fn life(shown: &CertificateShown) -> &'static str {
     const YEAR_SECS: u64 = 365 * 86_400;
     let life = shown.not_after.duration_since(shown.not_before).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! Temporary credentials: asking for a session or a bearer token, and the fields of what is issued.
+//! Temporary credentials: requests for a session or a bearer token, and the fields of the reply.
 //!
-//! The vendor issues sessions by another product's actions; ours are own actions of the products that are served, whose
-//! reply has the fields of that product's (`Credentials`), so that clients read it as they know it.
+//! The vendor issues sessions through another product's actions; ours are our own actions of the supported products.
+//! Their reply has the same fields (`Credentials`), so that clients can read it.
 //!
 //! # Not here
 //!
-//! What a token is made of, and whom it stands for: the control plane knows.
+//! How tokens are made, and whom they identify: see the control plane.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -15,41 +15,41 @@ use serde_json::{Value, json};
 use crate::read::{Params, Request, timestamp};
 use crate::refusal::Refusal;
 
-/// How long credentials may be good for, in seconds, and how long they are where nobody says: the vendor's for sessions.
+/// Allowed and default lifetimes of credentials, in seconds: the vendor's for sessions.
 const DURATION_SECONDS: std::ops::RangeInclusive<u64> = 900..=43_200;
 const DURATION_SECONDS_USUAL: u64 = 3_600;
 
 /// Longest policy, in bytes (the vendor's bound for sessions).
 const POLICY_BYTES_MAX: usize = 2_048;
 
-/// A session that is asked for.
+/// A request for a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateSession {
-    /// How long it is to be good for.
+    /// Its lifetime.
     pub duration: Duration,
-    /// What it may do of what the key may that asks, as JSON; all of it when absent.
+    /// The part of the requesting key's permissions that it gets, as a JSON policy; all of them if absent.
     pub policy: Option<String>,
 }
 
-/// A bearer token that is asked for.
+/// A request for a bearer token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateBearer {
-    /// How long it is to be good for.
+    /// Its lifetime.
     pub duration: Duration,
     /// As in [`CreateSession`].
     pub policy: Option<String>,
 }
 
-/// A session that was issued. `Debug` shows no secret.
+/// An issued session. `Debug` omits secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Session {
     /// The id of its access key.
     pub id: String,
     /// The secret of its access key.
     pub secret: String,
-    /// What goes along with every request.
+    /// The token that accompanies every request.
     pub token: String,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: SystemTime,
 }
 
@@ -59,12 +59,12 @@ impl fmt::Debug for Session {
     }
 }
 
-/// A bearer token that was issued. `Debug` shows no secret.
+/// An issued bearer token. `Debug` omits secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Bearer {
-    /// What is shown with every request.
+    /// The token that accompanies every request.
     pub token: String,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: SystemTime,
 }
 

@@ -1,12 +1,12 @@
-//! Domains: making, changing, switching, removing, listing them, for CDN and VOD.
+//! Domains: creating, changing, switching, deleting and listing them, for CDN and VOD.
 //!
 //! # What always holds
 //!
-//! - A new name is one that DNS can have: punycode where it is not ASCII, no address, no dot at its end, in lower case.
+//! - A new name is valid in DNS: punycode if not ASCII, not an address, without a trailing dot, in lower case.
 //!
 //! # Not here
 //!
-//! Names that are taken and limits on their number: the control plane knows. What origins look like (`sources`), tags
+//! Names already taken and limits on their number: the control plane knows. The format of origins (`sources`), tags
 //! (`labels`).
 
 use std::time::SystemTime;
@@ -23,7 +23,7 @@ use crate::refusal::{Fault, Refusal};
 use crate::sources::{self, BadSources, Source};
 use crate::tasks::{Page, page, read_time};
 
-/// Most domains of one call.
+/// Maximum number of domains in one call.
 const NAMES_MAX: usize = 50;
 
 /// Longest name of a header, in bytes.
@@ -32,43 +32,43 @@ const TAG_HEADER_BYTES_MAX: usize = 100;
 /// Longest `Property`, in bytes.
 const PROPERTY_BYTES_MAX: usize = 1024;
 
-/// The one resource group there is: everything is in it.
+/// The only resource group, which contains everything.
 pub const RESOURCE_GROUP: &str = "rg-default";
 
-/// Domains to be made, all alike but for their names.
+/// A request to create domains, identical except for their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddDomains {
-    /// Their names, each once; a leading dot makes one a wildcard.
+    /// Their names, without duplicates; a leading dot makes a wildcard.
     pub names: Vec<DomainName>,
     /// Where they are served.
     pub coverage: Coverage,
-    /// Where their objects come from; at least one.
+    /// Their origins; at least one.
     pub sources: Vec<Source>,
-    /// What they are for; `None` for VOD, which has no such kinds.
+    /// Their business type; `None` for VOD, which has none.
     pub kind: Option<CdnType>,
     /// Their tags.
     pub labels: Vec<Label>,
 }
 
-/// Domains that are to be changed alike.
+/// A request to change domains in the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModifyDomains {
-    /// Which, each once.
+    /// The domains, without duplicates.
     pub names: Vec<DomainName>,
-    /// Where their objects come from; `None` leaves that as it is.
+    /// Their origins; `None` leaves them unchanged.
     pub sources: Option<Vec<Source>>,
 }
 
-/// What is to become of a domain that is there (SetWarmfrontDomain).
+/// A change to an existing domain (SetWarmfrontDomain).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetDomain {
-    /// Which domain.
+    /// The domain.
     pub name: DomainName,
-    /// The response header in which its origins name tags, lower case; `None` for those that are usual.
+    /// The response header in which its origins send tags, lower case; `None` for the usual ones.
     pub tag_header: Option<String>,
 }
 
-/// What a CDN domain is for. It changes nothing here; it is kept and shown.
+/// The business type of a CDN domain. It has no effect here; it is only stored and shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CdnType {
     /// Pages and small files.
@@ -91,7 +91,7 @@ impl CdnType {
         }
     }
 
-    /// The kind of this name, in any case.
+    /// The type with this name, in any letter case.
     pub fn named(name: &str) -> Option<CdnType> {
         CdnType::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name))
     }
@@ -104,7 +104,7 @@ pub enum DomainStatus {
     Online,
     /// Switched off.
     Offline,
-    /// On its way to the nodes.
+    /// Being distributed to the nodes.
     Configuring,
     /// The last configuration failed.
     ConfigureFailed,
@@ -112,9 +112,9 @@ pub enum DomainStatus {
     Checking,
     /// Not admitted.
     CheckFailed,
-    /// On its way to be switched off.
+    /// Being switched off.
     Stopping,
-    /// On its way to be removed.
+    /// Being removed.
     Deleting,
 }
 
@@ -145,7 +145,7 @@ impl DomainStatus {
     }
 }
 
-/// How a name filter is compared.
+/// How a name filter is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchType {
     /// Anywhere in the name.
@@ -158,30 +158,30 @@ pub enum SearchType {
     Whole,
 }
 
-/// Which domains are asked for. Every filter that is there must hold.
+/// A query for domains. All given filters must match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainQuery {
-    /// A part of the name, lower case, and how it is compared.
+    /// A part of the name, lower case, and how it is matched.
     pub name: Option<(String, SearchType)>,
     /// In this state.
     pub status: Option<DomainStatus>,
-    /// Of one of these kinds; empty for any.
+    /// With one of these types; empty for any.
     pub kinds: Vec<CdnType>,
-    /// Served there.
+    /// With this coverage.
     pub coverage: Option<Coverage>,
-    /// With an origin of this content.
+    /// With an origin that has this content.
     pub source: Option<String>,
-    /// Last changed at or after.
+    /// Last changed at or after this time.
     pub changed_from: Option<SystemTime>,
-    /// Last changed before.
+    /// Last changed before this time.
     pub changed_until: Option<SystemTime>,
-    /// Whether domains under review, and those whose review or configuration failed, are listed too.
+    /// Whether domains under review, and those whose review or configuration failed, are included.
     pub with_checking: bool,
     /// With these tags.
     pub labels: Vec<LabelFilter>,
-    /// A resource group that there is not was asked for: nothing is in it.
+    /// The query names a resource group that does not exist, so nothing matches.
     pub elsewhere: bool,
-    /// Which part of the list.
+    /// The page of the list.
     pub page: Page,
 }
 
@@ -192,7 +192,7 @@ pub(crate) fn add(request: &Request, profile: &Profile, several: bool) -> Result
     let text = params.required("DomainName")?;
     let kind = match request.product {
         Product::Cdn => {
-            // So worded by the vendor.
+            // The vendor's wording.
             let text = "The input parameter cdnType that is mandatory for processing this request is not supplied.";
             let named = params.get("CdnType").ok_or_else(|| Refusal::new(400, "MissingParameter", text))?;
             Some(CdnType::named(named).ok_or_else(|| worded(Fault::CdnType))?)
@@ -218,7 +218,7 @@ pub(crate) fn add(request: &Request, profile: &Profile, several: bool) -> Result
     })
 }
 
-/// Reads what one domain, or several, are to become.
+/// Reads the changes to one domain, or several.
 pub(crate) fn modify(request: &Request, profile: &Profile, several: bool) -> Result<ModifyDomains, Refusal> {
     let params = &request.params;
     let worded = |fault| Refusal::of(fault, profile.wording(request));
@@ -241,13 +241,13 @@ pub(crate) fn modify(request: &Request, profile: &Profile, several: bool) -> Res
     };
     let sources = params.get("Sources").map(read).transpose()?;
     if sources.is_none() && params.get("TopLevelDomain").is_some() {
-        return Err(worded(Fault::TopLevelDomain)); // nobody is allow-listed for them
+        return Err(worded(Fault::TopLevelDomain)); // this needs an allow list, and nobody is on it
     }
     group(params).map_err(worded)?;
     Ok(ModifyDomains { names, sources })
 }
 
-/// Reads where a domain is to be served.
+/// Reads the new coverage of a domain.
 pub(crate) fn set_coverage(request: &Request, profile: &Profile) -> Result<(DomainName, Coverage), Refusal> {
     let name = name(request, profile)?;
     let text = request.params.required("Property")?;
@@ -268,7 +268,7 @@ fn bad_property() -> Refusal {
     Refusal::invalid("Property", r#"{"coverage":"domestic"}, "overseas" or "global" is expected"#)
 }
 
-/// Reads what a domain is to become.
+/// Reads the change to a domain.
 pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetDomain, Refusal> {
     let tag_header = request.params.get("TagHeader").map(|text| {
         let name = HeaderName::from_bytes(text.as_bytes()).ok().filter(|_| text.len() <= TAG_HEADER_BYTES_MAX);
@@ -278,13 +278,13 @@ pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetDomain, Ref
     Ok(SetDomain { name: name(request, profile)?, tag_header: tag_header.transpose()? })
 }
 
-/// Reads the one domain that a call is about.
+/// Reads the name of the only domain of a call.
 pub(crate) fn name(request: &Request, profile: &Profile) -> Result<DomainName, Refusal> {
     DomainName::parse(request.params.required("DomainName")?)
         .map_err(|_| Refusal::of(Fault::DomainName, profile.wording(request)))
 }
 
-/// Reads the domains that a call is about, each once, split by commas in `parameter`.
+/// Reads the domains of a call from `parameter`, separated by commas, without duplicates.
 pub(crate) fn names(request: &Request, profile: &Profile, parameter: &str) -> Result<Vec<DomainName>, Refusal> {
     let worded = || Refusal::of(Fault::DomainName, profile.wording(request));
     each_once(request.params.required(parameter)?, parameter, |text| DomainName::parse(text).map_err(|_| worded()))
@@ -311,8 +311,8 @@ fn each_once(
     Ok(names)
 }
 
-/// A name that a domain may get: what is a name and no address (whose last label would be a number), with labels that are punycode
-/// where they look like it (RFC 5890 §2.3.1).
+/// Parses a name that a domain may get: a valid name that is not an address (whose last label would be a number), with
+/// valid punycode in labels that look like it (RFC 5890 §2.3.1).
 fn new_name(text: &str) -> Option<DomainName> {
     let name = DomainName::parse(text).ok()?;
     let label = |label: &str| match label.get(2..4) {
@@ -325,7 +325,7 @@ fn new_name(text: &str) -> Option<DomainName> {
     (!is_address && labels.all(label)).then_some(name)
 }
 
-/// The resource group of a call, which must be the one there is.
+/// Checks the resource group of a call, which must be the only one.
 fn group(params: &Params) -> Result<(), Fault> {
     match params.get("ResourceGroupId") {
         None | Some(RESOURCE_GROUP) => Ok(()),
@@ -396,7 +396,7 @@ pub(crate) fn query(request: &Request, profile: &Profile) -> Result<DomainQuery,
     })
 }
 
-/// The vendor's word for a coverage, in any case.
+/// The coverage with the vendor's name `text`, in any letter case.
 fn coverage(text: &str) -> Option<Coverage> {
     [("domestic", Coverage::Domestic), ("overseas", Coverage::Overseas), ("global", Coverage::Global)]
         .into_iter()
@@ -415,7 +415,7 @@ mod tests {
             ("a_b.example.com", Some("a_b.example.com")),
             ("xn--fiqs8s.example.com", Some("xn--fiqs8s.example.com")),
             ("1.example.com", Some("1.example.com")),
-            ("中国.example.com", None), // to be sent as punycode
+            ("中国.example.com", None), // must be sent as punycode
             ("xn--.example.com", None),
             ("xn--a_b.example.com", None),
             ("ab--c.example.com", None),

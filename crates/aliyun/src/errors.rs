@@ -1,13 +1,14 @@
-//! Pages about error codes, one each: what a code means here and what to do about it.
+//! Pages about error codes, one per code: what the code means here and what to do about it.
 //!
-//! They are the pages of the reference. A refusal's `Recommend` leads to the one about its code, at the door that refused.
+//! They are part of the reference. The `Recommend` link of a refusal points to the page about its code, on the server
+//! that refused.
 
-/// The codes that have a page, in order.
+/// The codes with a page, in order.
 pub fn codes() -> impl Iterator<Item = &'static str> {
     PAGES.iter().map(|(code, _)| *code)
 }
 
-/// The page about `code`, in Markdown; `None` where there is no such code.
+/// The page about `code`, in Markdown; `None` if there is no such code.
 pub fn page(code: &str) -> Option<&'static str> {
     let at = PAGES.binary_search_by_key(&code, |(code, _)| code).ok()?;
     PAGES.get(at).map(|(_, text)| *text)
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(page("../0001-chunks"), None);
     }
 
-    /// A refusal is made with its status before its code.
+    /// Finds refusals in the source: each is constructed with its status before its code.
     #[test]
     fn every_code_of_a_refusal_has_its_page() {
         let source = include_str!("refusal.rs").split("mod tests").next().unwrap_or_default();

@@ -1,8 +1,9 @@
-//! Our own ExplainPreload: what a prefetch would do with each URL, and what is in its way. It reads what PushObjectCache reads.
+//! Our own ExplainPreload: what a prefetch would do with each URL, and what would prevent it. Takes the parameters of
+//! PushObjectCache.
 //!
 //! # Not here
 //!
-//! Submitting: nothing is written down, and nothing is charged.
+//! Submitting: nothing is stored, and nothing is charged.
 
 use serde_json::{Map, Value, json};
 
@@ -13,32 +14,34 @@ pub struct Explained {
     pub url: String,
     /// The domain that serves it.
     pub domain: String,
-    /// Under what it would be kept.
+    /// The cache key it would be stored under.
     pub key: String,
-    /// The key of users' requests for the URL.
+    /// The cache key of users' requests for the URL.
     pub users_key: String,
-    /// What makes users' key of the URL, step by step: the functions that may have changed it, and what it is then.
+    /// How users' key is derived from the URL, step by step: the functions that may have made the change, and the
+    /// result.
     pub steps: Vec<(Vec<String>, String)>,
-    /// What origins would be asked for: a path with its query.
+    /// The path with query that origins would be asked for.
     pub origin_path: String,
-    /// The domain's origins, `NAME:PORT`, the first to be asked first but for their weights.
+    /// The domain's origins, `NAME:PORT`, in order of priority, ignoring weights.
     pub origins: Vec<String>,
     /// Request headers of each variant.
     pub variants: Vec<Vec<(String, String)>>,
-    /// Where it would be kept.
+    /// Where it would be stored.
     pub targets: Vec<ExplainedTarget>,
-    /// What is in its way, or not as one may expect, in words for a person.
+    /// Problems and surprises, in words for humans.
     pub problems: Vec<String>,
 }
 
-/// A tier of a POP in which one node would keep it.
+/// A tier of a POP, where one node would store it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainedTarget {
     /// The POP.
     pub pop: String,
     /// The tier.
     pub tier: String,
-    /// Its nodes, in the order in which they own the key, and whether each is connected: the first that is gets the job.
+    /// Its nodes, in the order in which they own the key, and whether each is connected: the first connected one gets
+    /// the job.
     pub owners: Vec<(String, bool)>,
 }
 

@@ -1,15 +1,15 @@
-//! Monitoring data: which figures are asked for, of which domains, in which window, at which interval.
+//! Queries for monitoring data: which figures, of which domains, in which window, at which interval.
 //!
 //! # What always holds
 //!
-//! - Times come together or not at all; without them it is the last day ([`WINDOW`]).
-//! - The interval is one that the length of the window allows and that is still kept for its begin ([`FIGURES_KEPT_DAYS`]); any
-//!   other is answered by the finest of these, as the pages say, and the reply names it.
-//! - What is older than all that is kept is refused, never shown as zero.
+//! - Both times are given or neither; without them the window is the last day ([`WINDOW`]).
+//! - The interval must be allowed for the length of the window and still stored for its start ([`FIGURES_KEPT_DAYS`]);
+//!   otherwise the finest such interval is used, as the pages say, and the reply states it.
+//! - A query for times older than all stored figures is refused, never answered with zeros.
 //!
 //! # Not here
 //!
-//! How figures are put into fields: `shown`. What is in them: the control plane has it.
+//! Writing figures into fields: `shown`. The figures themselves: the control plane has them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,55 +22,55 @@ mod shown;
 pub use shown::{FiguresShown, UrlsShown};
 pub(crate) use shown::{fields, urls_fields};
 
-/// How many days buckets of 300, 3600 and 86400 seconds can be asked for.
+/// For how many days buckets of 300, 3600 and 86400 seconds can be queried.
 pub const FIGURES_KEPT_DAYS: [u64; 3] = [31, 186, 366];
 
-/// How many days lists of URLs can be asked for.
+/// For how many days lists of URLs can be queried.
 pub const URLS_KEPT_DAYS: u64 = 31;
 
 /// Domains that one call may name.
 pub const FIGURE_DOMAINS_MAX: usize = 500;
 
-/// The window of a call that names none.
+/// Length of the window of a call that names none.
 const WINDOW: Duration = Duration::from_secs(DAY);
 
-/// Intervals, in seconds, and the longest windows that each of them is for.
+/// Intervals, in seconds, with the longest windows they are allowed for.
 const INTERVALS: [(u64, u64); 3] = [(300, 3 * DAY), (3_600, 31 * DAY), (DAY, u64::MAX)];
 
 /// Longest window of a list of URLs.
 const URLS_WINDOW_MAX: Duration = Duration::from_secs(7 * DAY);
 
-/// How far a client's clock may be from ours when it computes a window.
+/// Tolerated difference between a client's clock and ours when it computes a window.
 const SKEW: Duration = Duration::from_secs(15 * 60);
 
 const DAY: u64 = 86_400;
 
-/// What is asked for.
+/// The figure that is queried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Figure {
-    /// The share of bytes that came from stores.
+    /// The share of bytes sent from stores.
     HitRate,
-    /// The share of requests that were answered from stores.
+    /// The share of requests answered from stores.
     RequestHitRate,
-    /// Bits a second.
+    /// Bits per second.
     Bps,
     /// Bytes.
     Traffic,
-    /// Requests, and requests a second.
+    /// Requests, and requests per second.
     Qps,
-    /// Answers by status.
+    /// Responses by status.
     HttpCode,
-    /// Bits a second from origins.
+    /// Bits per second from origins.
     SourceBps,
     /// Bytes from origins.
     SourceTraffic,
-    /// Requests a second to origins.
+    /// Requests per second to origins.
     SourceQps,
-    /// Answers of origins by status.
+    /// Responses of origins by status.
     SourceHttpCode,
 }
 
-/// Where figures are from.
+/// Where figures were counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Everywhere.
@@ -79,27 +79,27 @@ pub enum Place {
     Domestic,
     /// POPs elsewhere.
     Overseas,
-    /// A place where there is no POP, or a provider of which nothing is counted: nothing is from there.
+    /// A place without a POP, or an unknown provider: no figures are from there.
     Nowhere,
 }
 
-/// The one provider that users come by, as far as is known.
+/// The only provider of users, as theirs are unknown.
 pub const ANY_ISP: &str = "other";
 
-/// A window of time, and the length of the buckets in it.
+/// A window of time, and the length of its buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Its begin, as asked.
+    /// Its start, as requested.
     pub start: SystemTime,
-    /// Its end, as asked.
+    /// Its end, as requested.
     pub end: SystemTime,
-    /// Seconds.
+    /// Length of a bucket, in seconds.
     pub interval: u64,
 }
 
 impl Window {
-    /// When its buckets begin, in seconds since 1970: the one that the window begins in, and every one that begins before its end and
-    /// has begun by `now`.
+    /// The starts of its buckets, in seconds since 1970: the bucket in which the window starts, and every later one
+    /// that starts before its end and not after `now`.
     pub fn buckets(&self, now: SystemTime) -> impl Iterator<Item = u64> + use<> {
         let (start, end) = (secs(self.start), secs(self.end.min(now)));
         let end = if self.end > now { end + 1 } else { end };
@@ -107,26 +107,26 @@ impl Window {
     }
 }
 
-/// A call for figures.
+/// A query for figures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FigureQuery {
     /// What is asked for.
     pub figure: Figure,
-    /// Of which domains, lower case; of all where there are none.
+    /// The domains, lower case; all if empty.
     pub domains: Vec<String>,
-    /// The same as it was written.
+    /// The domains as written in the request.
     pub domain_text: String,
-    /// When.
+    /// The time.
     pub window: Window,
-    /// Where.
+    /// The place.
     pub place: Place,
-    /// The location as it was written.
+    /// The location as written in the request.
     pub location_text: String,
-    /// The provider as it was written.
+    /// The provider as written in the request.
     pub isp_text: String,
 }
 
-/// By what a list of URLs is sorted.
+/// The order of a list of URLs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortBy {
     /// Requests.
@@ -135,24 +135,24 @@ pub enum SortBy {
     Bytes,
 }
 
-/// A call for the URLs that were asked for most.
+/// A query for the most requested URLs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlQuery {
-    /// Whether it is about what origins were asked for.
+    /// Whether it is about requests to origins.
     pub origins: bool,
-    /// Of which domains, lower case.
+    /// The domains, lower case.
     pub domains: Vec<String>,
-    /// The same as it was written.
+    /// The domains as written in the request.
     pub domain_text: String,
-    /// From when.
+    /// The start of the window.
     pub start: SystemTime,
-    /// Until when.
+    /// The end of the window.
     pub end: SystemTime,
-    /// In which order.
+    /// The order.
     pub sort: SortBy,
 }
 
-/// What an action is called after its product, if it is about figures.
+/// The figure that an action queries; `action` is its name after the product.
 pub(crate) fn figure(action: &str) -> Option<Figure> {
     let name = action.strip_prefix("DescribeVod").or_else(|| action.strip_prefix("Describe"))?;
     Some(match name {
@@ -170,20 +170,20 @@ pub(crate) fn figure(action: &str) -> Option<Figure> {
     })
 }
 
-/// Reads a call for figures.
+/// Reads a query for figures.
 pub(crate) fn query(request: &Request, figure: Figure, now: SystemTime) -> Result<FigureQuery, Refusal> {
     let params = &request.params;
     let (domains, domain_text) = domains(params)?;
     let window = window(params, now).map_err(|fault| fault.worded(&request.action))?;
     let text = |name: &str| params.get(name).unwrap_or_default().to_owned();
-    // Nowhere else are these two parameters.
+    // Only these have the two parameters.
     let placed = matches!(figure, Figure::Bps | Figure::Traffic | Figure::Qps | Figure::HttpCode);
     let place = if placed { place(params) } else { Place::Anywhere };
     let (location_text, isp_text) = (text("LocationNameEn"), text("IspNameEn"));
     Ok(FigureQuery { figure, domains, domain_text, window, place, location_text, isp_text })
 }
 
-/// Reads a call for the URLs that were asked for most.
+/// Reads a query for the most requested URLs.
 pub(crate) fn urls(request: &Request, origins: bool, now: SystemTime) -> Result<UrlQuery, Refusal> {
     let params = &request.params;
     params.required("DomainName")?;
@@ -230,28 +230,28 @@ fn place(params: &Params) -> Place {
     }
 }
 
-/// What is wrong with a window.
+/// Why a window is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BadWindow {
-    /// Only one of the two times is there.
+    /// Only one of the two times is given.
     Alone,
-    /// An end without a begin.
+    /// An end without a start.
     NoStart,
-    /// The begin cannot be read.
+    /// The start is unreadable.
     Start,
-    /// The end cannot be read.
+    /// The end is unreadable.
     End,
-    /// The end is not behind the begin.
+    /// The end is not after the start.
     Order,
-    /// It begins in the future, before what is kept, or too long before its end.
+    /// It starts in the future, before the stored figures, or too long before its end.
     Range,
 }
 
 impl BadWindow {
-    /// In the words of the action's page; where there are two generations, in the newer.
+    /// The refusal in the words of the action's page; of two generations, the newer.
     fn worded(self, action: &str) -> Refusal {
         let words = |code: &'static str, text: &str| Refusal::new(400, code, text);
-        // Pages of which there is only the translation, whose words are others.
+        // Pages that exist only in translation, with different wording.
         let translated = matches!(
             action,
             "DescribeDomainHitRateData"
@@ -260,7 +260,7 @@ impl BadWindow {
                 | "DescribeDomainSrcHttpCodeData"
                 | "DescribeVodDomainTrafficData"
         );
-        // Spelt so by the vendor.
+        // The vendor's spelling.
         let mismatch = match action {
             "DescribeDomainBpsData" | "DescribeVodDomainBpsData" => {
                 "Specified EndTime does not math the specified StartTime."
@@ -285,7 +285,7 @@ impl BadWindow {
     }
 }
 
-/// `StartTime`, `EndTime` and `Interval`.
+/// Parses `StartTime`, `EndTime` and `Interval`.
 fn window(params: &Params, now: SystemTime) -> Result<Window, BadWindow> {
     let (start, end) = match (params.get("StartTime"), params.get("EndTime")) {
         (None, None) => (now.checked_sub(WINDOW).unwrap_or(UNIX_EPOCH), now),
@@ -310,7 +310,7 @@ fn window(params: &Params, now: SystemTime) -> Result<Window, BadWindow> {
     Ok(Window { start, end, interval })
 }
 
-/// The window of a list of URLs: yesterday without a begin, one day without an end.
+/// The window of a list of URLs: yesterday if no start is given, one day if no end is given.
 fn urls_window(params: &Params, now: SystemTime) -> Result<(SystemTime, SystemTime), BadWindow> {
     let today = UNIX_EPOCH + Duration::from_secs(secs(now) / DAY * DAY);
     let day = Duration::from_secs(DAY);
@@ -367,7 +367,7 @@ mod tests {
             ("2026-01-29T00:00:00Z", "2026-03-01T00:00:00Z", "", 3_600), // 31 days
             ("2026-01-29T00:00:00Z", "2026-03-01T00:00:01Z", "3600", DAY),
             ("2026-01-29T12:03:30Z", "2026-01-30T00:00:00Z", "", 300), // 31 days ago
-            ("2026-01-29T00:00:00Z", "2026-01-30T00:00:00Z", "300", 3_600), // and more: not kept
+            ("2026-01-29T00:00:00Z", "2026-01-30T00:00:00Z", "300", 3_600), // longer ago: not stored
             ("2025-08-01T00:00:00Z", "2025-08-02T00:00:00Z", "300", DAY), // 212 days ago
         ];
         for (start, end, asked, interval) in cases {
@@ -390,8 +390,8 @@ mod tests {
             (good, "tomorrow", BadWindow::End),
             (good, good, BadWindow::Order),
             (good, "2026-02-28T00:00:00Z", BadWindow::Order),
-            ("2026-03-01T12:18:31Z", "2026-03-02T00:00:00Z", BadWindow::Range), // more ahead than clocks differ
-            ("2025-02-01T00:00:00Z", "2025-02-02T00:00:00Z", BadWindow::Range), // not kept any more
+            ("2026-03-01T12:18:31Z", "2026-03-02T00:00:00Z", BadWindow::Range), // further ahead than clocks may differ
+            ("2025-02-01T00:00:00Z", "2025-02-02T00:00:00Z", BadWindow::Range), // no longer stored
         ];
         for (start, end, expected) in cases {
             let got = window(&params(&[("StartTime", start), ("EndTime", end)]), now());
@@ -404,9 +404,9 @@ mod tests {
         let cases = [
             ("2026-03-01T00:01:00Z", "2026-03-01T00:15:00Z", "300", "2026-03-01T00:00:00Z", 3),
             ("2026-03-01T00:00:00Z", "2026-03-01T00:15:01Z", "300", "2026-03-01T00:00:00Z", 4),
-            ("2026-03-01T11:30:00Z", "2026-03-02T00:00:00Z", "300", "2026-03-01T11:30:00Z", 7), // up to 12:00, which runs
+            ("2026-03-01T11:30:00Z", "2026-03-02T00:00:00Z", "300", "2026-03-01T11:30:00Z", 7), // 12:00 still runs
             ("2026-03-01T11:30:00Z", "2026-03-02T00:00:00Z", "86400", "2026-03-01T00:00:00Z", 1),
-            ("2026-03-01T12:05:00Z", "2026-03-02T00:00:00Z", "300", "", 0), // has not begun
+            ("2026-03-01T12:05:00Z", "2026-03-02T00:00:00Z", "300", "", 0), // not yet started
         ];
         for (start, end, interval, first, count) in cases {
             let params = params(&[("StartTime", start), ("EndTime", end), ("Interval", interval)]);

@@ -1,29 +1,30 @@
-//! Pairs on the wire: query strings and form bodies to text, and text to the vendor's escapes.
+//! Name-value pairs: parsing query strings and form bodies, and encoding with the vendor's escapes.
 //!
-//! Clients escape in several ways (`+` for a space, `*()'!` left as they are), and a signature covers what was meant, not
-//! what was sent. So pairs are always decoded and, to be signed, encoded anew in the one strict way of [`encode`].
+//! Clients escape in several ways (`+` for a space, `*()'!` unescaped), and a signature covers the decoded values. So
+//! pairs are always decoded and, for signing, encoded again in the one strict form of [`encode`].
 //!
 //! # What always holds
 //!
-//! - Nothing is guessed: a broken escape or text that is not UTF-8 is an error that names the parameter.
+//! - Nothing is guessed: an invalid escape or text that is not UTF-8 is an error that names the parameter.
 //! - A pair without a name, or with an empty value, is kept: the signature covers it.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::refusal::Refusal;
 
-/// Most pairs of one request, query and form together. The largest legitimate call tags 50 domains with 20 tags.
+/// Maximum number of pairs of one request, query and form together. The largest legitimate call tags 50 domains with 20
+/// tags.
 pub const PAIRS_MAX: usize = 500;
 
-/// What RFC 3986 §2.3 calls reserved, and everything else but letters, digits and `-_.~`.
+/// Everything except letters, digits and `-_.~`, the unreserved characters of RFC 3986 §2.3.
 const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Escapes as signatures need it: UTF-8 bytes as `%XX` upper case, only letters, digits and `-_.~` left as they are.
+/// Percent-encodes as signatures require: UTF-8 bytes as upper-case `%XX`, except letters, digits and `-_.~`.
 pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, STRICT).to_string()
 }
 
-/// Pairs as a query string or form body, in the given order.
+/// Encodes pairs as a query string or form body, in the given order.
 pub fn encode_pairs<K: AsRef<str>, V: AsRef<str>>(pairs: &[(K, V)]) -> String {
     let mut out = String::new();
     for (name, value) in pairs {
@@ -35,14 +36,14 @@ pub fn encode_pairs<K: AsRef<str>, V: AsRef<str>>(pairs: &[(K, V)]) -> String {
     out
 }
 
-/// Pairs sorted by their names and encoded: what V1 and V3 sign.
+/// Pairs sorted by name and encoded: what V1 and V3 sign.
 pub(crate) fn canonical<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut pairs: Vec<(&str, &str)> = pairs.collect();
     pairs.sort_unstable();
     encode_pairs(&pairs)
 }
 
-/// Reads a query string or form body. `place` names it in errors.
+/// Parses a query string or form body. `place` names it in errors.
 pub(crate) fn decode(place: &str, bytes: &[u8]) -> Result<Vec<(String, String)>, Refusal> {
     let mut pairs = Vec::new();
     for piece in bytes.split(|byte| *byte == b'&').filter(|piece| !piece.is_empty()) {
@@ -61,7 +62,7 @@ pub(crate) fn decode(place: &str, bytes: &[u8]) -> Result<Vec<(String, String)>,
     Ok(pairs)
 }
 
-/// The value of `name`, read as far as it can be; for what must be known of a request that cannot be read.
+/// The value of `name`, as far as it can be decoded, for facts needed about a request that cannot be read.
 pub(crate) fn find_leniently(bytes: &[u8], name: &str) -> Option<String> {
     bytes.split(|byte| *byte == b'&').take(PAIRS_MAX).find_map(|piece| {
         let value = piece.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
@@ -69,7 +70,7 @@ pub(crate) fn find_leniently(bytes: &[u8], name: &str) -> Option<String> {
     })
 }
 
-/// `+` is a space, `%XX` a byte of UTF-8, everything else itself.
+/// `+` is a space, `%XX` a byte of UTF-8, everything else stands for itself.
 fn unescape(bytes: &[u8]) -> Result<String, &'static str> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes.iter();

@@ -1,8 +1,9 @@
-//! The functions of domains: BatchSetCdnDomainConfig, DescribeCdnDomainConfigs, DeleteSpecificConfig and their kin.
+//! The functions of domains: BatchSetCdnDomainConfig, DescribeCdnDomainConfigs, DeleteSpecificConfig and related
+//! actions.
 //!
 //! # Not here
 //!
-//! What a function's arguments may be: `model::functions` knows.
+//! Which arguments a function may have: see `model::functions`.
 
 use model::DomainName;
 use serde_json::{Map, Value};
@@ -13,41 +14,41 @@ use crate::read::{Product, Request};
 use crate::refusal::{Fault, Refusal};
 use crate::tasks::{Page, page};
 
-/// Functions in one call.
+/// Maximum number of functions in one call.
 const FUNCTIONS_MAX: usize = 100;
 
 /// Longest `Functions`, in bytes.
 const FUNCTIONS_BYTES_MAX: usize = 256 << 10;
 
-/// Ids and names in one list.
+/// Maximum number of ids or names in one list.
 const LIST_MAX: usize = 200;
 
-/// What `parentId` says to make a function independent of its condition.
+/// The value of `parentId` that detaches a function from its condition.
 const DETACHED: &str = "-1";
 
-/// Functions to be set (BatchSetCdnDomainConfig, BatchSetVodDomainConfigs).
+/// A request to set functions (BatchSetCdnDomainConfig, BatchSetVodDomainConfigs).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetFunctions {
-    /// On which domains, each once.
+    /// The domains, without duplicates.
     pub domains: Vec<DomainName>,
-    /// Which functions; at least one.
+    /// The functions; at least one.
     pub functions: Vec<SetFunction>,
 }
 
-/// One function to be set.
+/// One function to set.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SetFunction {
     /// What it is called.
     pub name: String,
     /// Its arguments.
     pub args: Vec<(String, String)>,
-    /// The condition it is bound to.
+    /// The id of the condition it is bound to.
     pub parent: Option<u64>,
-    /// The one that is there and is to be changed.
+    /// The id of the existing function to change.
     pub id: Option<u64>,
 }
 
-/// Without values, which may be secrets.
+/// Omits values, which may be secrets.
 impl std::fmt::Debug for SetFunction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let args: Vec<&str> = self.args.iter().map(|(name, _)| name.as_str()).collect();
@@ -55,38 +56,38 @@ impl std::fmt::Debug for SetFunction {
     }
 }
 
-/// Which functions of a domain are asked for. Every filter that is there must hold.
+/// A query for functions of a domain. All given filters must match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionQuery {
-    /// Which domain.
+    /// The domain.
     pub domain: DomainName,
-    /// Of one of these names; empty for any.
+    /// With one of these names; empty for any.
     pub names: Vec<String>,
-    /// This one.
+    /// With this id.
     pub id: Option<u64>,
     /// Bound to this condition.
     pub parent: Option<u64>,
 }
 
-/// Functions to be deleted.
+/// A request to delete functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeleteFunctions {
-    /// Of which domains, each once.
+    /// Their domains, without duplicates.
     pub domains: Vec<DomainName>,
-    /// Which.
+    /// The functions.
     pub which: WhichFunctions,
 }
 
-/// Which functions are meant.
+/// Selects functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WhichFunctions {
-    /// By number (DeleteSpecificConfig).
+    /// By id (DeleteSpecificConfig).
     Ids(Vec<u64>),
     /// By name (BatchDeleteCdnDomainConfig).
     Names(Vec<String>),
 }
 
-/// Reads the functions that are to be set.
+/// Reads the functions to set.
 pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetFunctions, Refusal> {
     let domains = domains::names(request, profile, "DomainNames")?;
     let functions = read(request.params.required("Functions")?);
@@ -114,7 +115,7 @@ pub(crate) fn query(request: &Request, profile: &Profile) -> Result<FunctionQuer
     })
 }
 
-/// Reads what DeleteSpecificConfig deletes.
+/// Reads the parameters of DeleteSpecificConfig.
 pub(crate) fn delete(request: &Request, profile: &Profile) -> Result<DeleteFunctions, Refusal> {
     for name in ["DomainName", "ConfigId"] {
         request.params.get(name).ok_or_else(|| Refusal::empty(name))?;
@@ -127,7 +128,7 @@ pub(crate) fn delete(request: &Request, profile: &Profile) -> Result<DeleteFunct
     Ok(DeleteFunctions { domains: vec![domain], which: WhichFunctions::Ids(numbers) })
 }
 
-/// Reads what BatchDeleteCdnDomainConfig deletes.
+/// Reads the parameters of BatchDeleteCdnDomainConfig.
 pub(crate) fn delete_by_name(request: &Request, profile: &Profile) -> Result<DeleteFunctions, Refusal> {
     let domains = domains::names(request, profile, "DomainNames")?;
     let names = list(request.params.required("FunctionNames")?);
@@ -149,7 +150,7 @@ fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// Reads `Functions`: an array of objects whose keys come in any case, whose values may be numbers.
+/// Reads `Functions`: an array of objects whose keys are case-insensitive and whose values may be numbers.
 fn read(text: &str) -> Option<Vec<SetFunction>> {
     if text.len() > FUNCTIONS_BYTES_MAX {
         return None;
@@ -192,7 +193,7 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(truth) => Some(truth.to_string()),
-        // Lists are kept as they would be written.
+        // A list is stored as its JSON text.
         Value::Array(_) => Some(value.to_string()),
         _ => None,
     }

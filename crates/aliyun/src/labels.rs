@@ -1,10 +1,13 @@
-//! Tags that owners give their domains: TagResources, UntagResources, ListTagResources, DescribeTagResources, DescribeUserTags.
+//! The vendor's tags of domains: TagResources, UntagResources, ListTagResources, DescribeTagResources,
+//! DescribeUserTags.
 //!
-//! They change nothing here; they are kept, shown and filtered by. In code they are labels, for a tag is what a refresh by tag names.
+//! They have no effect here; they are stored, shown and used as filters. In code they are called labels, as a tag is
+//! what a refresh by tag names.
 //!
 //! # What always holds
 //!
-//! - A call names at most 20 labels and 50 domains, each once, and no key or value is longer than 128 characters.
+//! - A call names at most 20 labels and 50 domains, without duplicates, and no key or value is longer than 128
+//!   characters.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,10 +19,10 @@ use crate::profile::Profile;
 use crate::read::{Params, Request};
 use crate::refusal::{Fault, Refusal};
 
-/// Most labels of one call, and of one domain.
+/// Maximum number of labels in one call, and of one domain.
 pub const LABELS_MAX: usize = 20;
 
-/// Most domains of one call.
+/// Maximum number of domains in one call.
 const RESOURCES_MAX: usize = 50;
 
 /// Longest key and longest value, in characters.
@@ -31,38 +34,38 @@ const NAME_CHARACTERS_MAX: usize = 254;
 /// Longest `NextToken`, in bytes.
 const TOKEN_BYTES_MAX: usize = 1024;
 
-/// A label: key and value, the value possibly empty.
+/// A label: key and value; the value may be empty.
 pub type Label = (String, String);
 
-/// A label that is asked for: `None` for any value of the key.
+/// A label to filter by: `None` for any value of the key.
 pub type LabelFilter = (String, Option<String>);
 
-/// Labels to be put on domains.
+/// A request to add labels to domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetLabels {
-    /// On which, each once.
+    /// The domains, without duplicates.
     pub domains: Vec<DomainName>,
-    /// Which; at least one, each key once.
+    /// The labels; at least one, without duplicate keys.
     pub labels: Vec<Label>,
 }
 
-/// Labels to be taken from domains.
+/// A request to remove labels from domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoveLabels {
-    /// From which, each once.
+    /// The domains, without duplicates.
     pub domains: Vec<DomainName>,
-    /// By key; `None` for all of them.
+    /// The keys; `None` for all labels.
     pub keys: Option<Vec<String>>,
 }
 
-/// Which labels are asked for.
+/// A query for labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelQuery {
-    /// Of which domains; empty for any.
+    /// The domains; empty for any.
     pub domains: Vec<DomainName>,
-    /// Only of domains that have all of these.
+    /// Only domains that have all of these.
     pub labels: Vec<LabelFilter>,
-    /// Behind this domain and key, where an earlier answer ended.
+    /// After this domain and key, where an earlier answer ended.
     pub after: Option<(String, String)>,
 }
 
@@ -85,7 +88,7 @@ pub(crate) fn set(request: &Request, profile: &Profile) -> Result<SetLabels, Ref
     Ok(SetLabels { domains, labels })
 }
 
-/// Reads UntagResources: some keys, or all where none is named.
+/// Reads UntagResources: the named keys, or all if none is named.
 pub(crate) fn remove(request: &Request, profile: &Profile) -> Result<RemoveLabels, Refusal> {
     let domains = resources(request, profile, true)?;
     let all = boolean(&request.params, "All")?;
@@ -97,7 +100,7 @@ pub(crate) fn remove(request: &Request, profile: &Profile) -> Result<RemoveLabel
     }
 }
 
-/// Reads ListTagResources and DescribeTagResources, of which only the latter needs domains.
+/// Reads ListTagResources and DescribeTagResources; only the latter requires domains.
 pub(crate) fn query(request: &Request, profile: &Profile, needs_domains: bool) -> Result<LabelQuery, Refusal> {
     let domains = resources(request, profile, needs_domains)?;
     let after = match request.params.get("NextToken").filter(|_| !needs_domains) {
@@ -107,7 +110,7 @@ pub(crate) fn query(request: &Request, profile: &Profile, needs_domains: bool) -
     Ok(LabelQuery { domains, labels: filters(&request.params)?, after })
 }
 
-/// The labels `Tag.N.Key` and `Tag.N.Value`.
+/// Parses the labels `Tag.N.Key` and `Tag.N.Value`.
 pub(crate) fn read(params: &Params) -> Result<Vec<Label>, Refusal> {
     let filters = filters(params)?;
     let good = |key: &str| {
@@ -122,7 +125,7 @@ pub(crate) fn read(params: &Params) -> Result<Vec<Label>, Refusal> {
     Ok(filters.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
 }
 
-/// The same as they are asked for: without a value it is any.
+/// Parses the same as filters: a missing value matches any.
 pub(crate) fn filters(params: &Params) -> Result<Vec<LabelFilter>, Refusal> {
     let mut labels: Vec<LabelFilter> = Vec::new();
     let fields = list(params, "Tag", LABELS_MAX)?;
@@ -148,7 +151,7 @@ pub(crate) fn filters(params: &Params) -> Result<Vec<LabelFilter>, Refusal> {
     Ok(labels)
 }
 
-/// The domains `ResourceId.N`, of the one type there is.
+/// Parses the domains `ResourceId.N`; there is only one type.
 fn resources(request: &Request, profile: &Profile, needed: bool) -> Result<Vec<DomainName>, Refusal> {
     let params = &request.params;
     let ids = list(params, "ResourceId", RESOURCES_MAX)?;
@@ -160,7 +163,7 @@ fn resources(request: &Request, profile: &Profile, needed: bool) -> Result<Vec<D
     }
     let mut domains = Vec::new();
     for (_, id) in ids {
-        // What is no name is nobody's domain.
+        // An invalid name belongs to no domain.
         let name = DomainName::parse(&id);
         let name = name.map_err(|_| Refusal::of(Fault::DomainUnknown, profile.wording(request)))?;
         if !domains.contains(&name) {
@@ -170,7 +173,7 @@ fn resources(request: &Request, profile: &Profile, needed: bool) -> Result<Vec<D
     Ok(domains)
 }
 
-/// The parameters `NAME.N` and `NAME.N.FIELD` by what follows `NAME.`, in the order of their numbers.
+/// The parameters `NAME.N` and `NAME.N.FIELD`, by the part after `NAME.`, in the order of their numbers.
 fn list(params: &Params, name: &str, most: usize) -> Result<Vec<(String, String)>, Refusal> {
     let prefix = format!("{name}.");
     let longest = if name == "ResourceId" { NAME_CHARACTERS_MAX } else { CHARACTERS_MAX };
@@ -193,7 +196,7 @@ fn list(params: &Params, name: &str, most: usize) -> Result<Vec<(String, String)
     Ok(found.into_iter().map(|(_, rest, value)| (rest, value)).collect())
 }
 
-/// Where a list goes on: what [`open`] reads.
+/// The token for continuing a list, which [`open`] decodes.
 fn seal(after: &LabelRow) -> String {
     URL_SAFE_NO_PAD.encode(format!("{}\n{}", after.domain, after.label.0))
 }
@@ -205,7 +208,7 @@ fn open(token: &str) -> Option<(String, String)> {
     Some((domain.to_owned(), key.to_owned()))
 }
 
-/// The fields of ListTagResources; `more` says that the list goes on behind its last row.
+/// The fields of ListTagResources; `more` says whether the list continues after its last row.
 pub(crate) fn list_fields(request_id: &str, rows: &[LabelRow], more: bool) -> Value {
     let one = |row: &LabelRow| {
         let (key, value) = &row.label;
@@ -213,7 +216,7 @@ pub(crate) fn list_fields(request_id: &str, rows: &[LabelRow], more: bool) -> Va
     };
     json!({
         "RequestId": request_id,
-        // Empty: that was all.
+        // Empty if the list is complete.
         "NextToken": rows.last().filter(|_| more).map(seal).unwrap_or_default(),
         "TagResources": { "TagResource": rows.iter().map(one).collect::<Vec<_>>() },
     })

@@ -1,26 +1,26 @@
-//! The vendor's dialect of the API, in both directions: signatures, parameters, replies, errors.
+//! The vendor's API protocol, in both directions: signatures, parameters, replies, errors.
 //!
-//! A door reads a request in steps, because some of them need what only the control plane has:
+//! A server handles a request in steps, because some of them need state that only the control plane has:
 //!
-//! 1. [`Format::of`]: the form of the reply, known even when nothing else can be read;
+//! 1. [`Format::of`]: the format of the reply, known even if nothing else can be read;
 //! 2. [`read()`]: routing, common parameters, time stamp;
-//! 3. [`Request::check_window`], the caller's look-up of the key (or of what [`Request::bearer_token`] stands for),
-//!    [`Request::verify`], the caller's memory of nonces;
-//! 4. [`call()`]: parameters to a typed [`Call`], limits per call, errors worded by the account's [`Profile`];
+//! 3. [`Request::check_window`], the caller's look-up of the key (or of the owner of [`Request::bearer_token`]),
+//!    [`Request::verify`], the caller's check of the nonce;
+//! 4. [`call()`]: parameters to a typed [`Call`], with per-call limits and errors worded by the account's [`Profile`];
 //! 5. [`render()`] a [`Reply`], or [`refuse`] with a [`Refusal`].
 //!
-//! A client signs by [`sign_v3`] or [`sign_v1`].
+//! A client signs with [`sign_v3`] or [`sign_v1`].
 //!
 //! # What always holds
 //!
-//! - No I/O, no clock: values in, values out. Bytes from a network never make it panic.
-//! - Codes, statuses and texts are exactly the vendor's wherever the vendor has one.
-//! - What the vendor knows and we have not built is refused (`InvalidAction.NotFound`, of parts of an action
-//!   `UnsupportedOperation`), never a success that does nothing.
+//! - No I/O, no clock: values in, values out. Untrusted bytes never make it panic.
+//! - Codes, statuses and texts are exactly the vendor's wherever the vendor has them.
+//! - What the vendor has and we have not implemented is refused (`InvalidAction.NotFound`; for parts of an action
+//!   `UnsupportedOperation`), never answered with a success that does nothing.
 //!
 //! # Not here
 //!
-//! Accounts, quotas, tasks. This crate says how they are spoken of.
+//! Accounts, quotas, tasks: this crate only defines how the API represents them.
 
 mod actions;
 mod audit;

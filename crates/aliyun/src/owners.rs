@@ -1,8 +1,8 @@
-//! Proofs that a name is an account's: DescribeVerifyContent and VerifyDomainOwner, for CDN and VOD.
+//! Proofs that an account owns a name: DescribeVerifyContent and VerifyDomainOwner, for CDN and VOD.
 //!
 //! # Not here
 //!
-//! Where a proof is looked for: the control plane knows.
+//! Where a proof is looked for: see the control plane.
 
 use model::DomainName;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::profile::Profile;
 use crate::read::Request;
 use crate::refusal::Refusal;
 
-/// Where an account shows that a name is its own.
+/// Where an account proves that it owns a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerifyType {
     /// In the name's DNS.
@@ -21,7 +21,7 @@ pub enum VerifyType {
     File,
 }
 
-/// Reads which name is to be proven, and how.
+/// Reads the name to prove, and the kind of proof.
 pub(crate) fn verify(request: &Request, profile: &Profile) -> Result<(DomainName, VerifyType), Refusal> {
     let name = domains::name(request, profile)?;
     match request.params.required("VerifyType")? {
@@ -31,7 +31,7 @@ pub(crate) fn verify(request: &Request, profile: &Profile) -> Result<(DomainName
     }
 }
 
-/// The fields of both actions: what is to be shown, or was found.
+/// The fields of both actions: the content to present, or that was found.
 pub(crate) fn fields(request_id: &str, content: &str) -> Value {
     json!({ "RequestId": request_id, "Content": content })
 }

@@ -2,10 +2,10 @@
 //!
 //! # What always holds
 //!
-//! - A line is taken literally but for what [`UrlKey`] normalises: nothing is decoded unless the operator chose so
-//!   ([`Rules::unescape_paths`]), no index page is implied.
-//! - `http://`, `https://` and no scheme mean the same object; lines that do are one.
-//! - Lines are counted before any is read, so a body full of them costs no more than one that fits.
+//! - A line is taken literally except for the normalisation in [`UrlKey`]: nothing is decoded unless the operator chose
+//!   so ([`Rules::unescape_paths`]), and no index page is implied.
+//! - `http://`, `https://` and no scheme mean the same object; lines that differ only in that are merged.
+//! - Lines are counted before any is parsed, so a body with too many costs no more than one within the limit.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -22,37 +22,37 @@ pub const LINE_CHARACTERS_MAX: usize = 1024;
 /// One line of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectPath {
-    /// The URL with its scheme, as task lists show it; `http` when none was given.
+    /// The URL with its scheme, as shown in task lists; `http` if none was given.
     pub text: String,
-    /// Host and path, of what it stands for: a directory's path ends in `/`, that of a line whose parameters are ignored has no
-    /// query, that of a regular expression is one.
+    /// Host and path of what the line covers: for a directory the path ends in `/`, with ignored parameters it has no
+    /// query, and for a regular expression it is the expression.
     pub key: UrlKey,
 }
 
-/// What a line must be.
+/// The form that a line must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// A file to prefetch: no directory.
+    /// A file to prefetch: not a directory.
     Prefetch,
-    /// A file to refresh. `/` is one too: the object that the site answers it with.
+    /// A file to refresh. `/` is one as well: the object that the site serves there.
     File,
     /// A directory: ends in `/`.
     Directory,
     /// A regular expression over the paths of a literal host, with or without anchors.
     Regex,
-    /// A path whatever its query.
+    /// A path with any query.
     IgnoreParams,
-    /// Whatever a task may have had.
+    /// Any form that a task may have had.
     Any,
 }
 
 impl ObjectPath {
-    /// Reads one line, trimmed already.
+    /// Parses one line, which is already trimmed.
     pub(crate) fn read(line: &str, shape: Shape) -> Result<ObjectPath, Fault> {
         if line.chars().count() > LINE_CHARACTERS_MAX || line.chars().any(char::is_control) {
             return Err(Fault::ObjectPath);
         }
-        // Not a byte that a URL begins with. The one at the end is one that a URL may end with.
+        // No URL begins with `^`, so it is an anchor; a `$` at the end may be part of a URL.
         let line = match (shape, line.strip_prefix('^')) {
             (Shape::Regex, anchored) => {
                 let line = anchored.unwrap_or(line);
@@ -68,7 +68,8 @@ impl ObjectPath {
         };
         let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
-        // Ours: `.example.com/` as a directory is all of a wildcard domain. The vendor's way to write one is refused, as there.
+        // Our own: `.example.com/` as a directory is all of a wildcard domain. The vendor's wildcard syntax is refused,
+        // as it is there.
         let whole_wildcard = matches!(shape, Shape::Directory | Shape::Any) && path == "/";
         if authority.starts_with('*') || (authority.starts_with('.') && !whole_wildcard) {
             return Err(Fault::WildcardHost);
@@ -81,7 +82,7 @@ impl ObjectPath {
         let key = UrlKey::new(host, path).map_err(|_| Fault::ObjectPath)?;
         let is_directory = key.path_and_query().ends_with('/') && !key.path_and_query().contains('?');
         let fits = match shape {
-            // What nodes would not give to users cannot be warm.
+            // Nodes refuse longer URLs, so they cannot be warmed.
             Shape::Prefetch => !is_directory && key.path_and_query().len() <= PATH_BYTES_MAX,
             Shape::Directory => is_directory,
             Shape::File | Shape::Regex | Shape::IgnoreParams | Shape::Any => true,
@@ -98,20 +99,22 @@ impl ObjectPath {
     }
 }
 
-/// How many lines of which kind one call may have.
+/// Maximum numbers of lines in one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Lines.
+    /// Lines in total.
     pub(crate) lines: usize,
     /// Distinct hosts.
     pub(crate) hosts: Option<usize>,
-    /// Lines of one host.
+    /// Lines per host.
     pub(crate) per_host: Option<usize>,
 }
 
-/// Reads all lines: none left out, none twice, in the order of their first occurrence. Empty when there is none.
+/// Parses all lines, without empty ones and duplicates, in the order of their first occurrence. The result is empty if
+/// there are none.
 pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits, rules: Rules) -> Result<Vec<ObjectPath>, Fault> {
-    // Shells send a line feed as two characters; a list of URLs shows that this was meant.
+    // Shells may send a line feed as the two characters `
+    // `; this is recognised if a URL follows.
     let lines = if text.contains("\\nhttp") {
         bounded(text.lines().flat_map(|line| line.split("\\n")).map(|line| line.trim_end_matches("\\r")))
     } else {
@@ -145,8 +148,8 @@ pub(crate) fn read_lines(text: &str, shape: Shape, limits: Limits, rules: Rules)
     Ok(paths)
 }
 
-/// A line that shows that it was escaped twice, with one of the two undone; any other as it is. The second escape also makes
-/// `+` of a space.
+/// A line that is evidently escaped twice, with one level undone; any other line unchanged. The second escaping turns
+/// spaces into `+`.
 fn unescaped(line: &str) -> Cow<'_, str> {
     let twice = ["%3F", "%3f", "%25"].iter().any(|escape| line.contains(escape)) && !line.contains('?');
     if !twice {
@@ -159,7 +162,7 @@ fn unescaped(line: &str) -> Cow<'_, str> {
     }
 }
 
-/// Lines trimmed, empty ones dropped, cut off at one more than any profile allows.
+/// Trims lines, drops empty ones, and stops one line above the maximum of any profile.
 fn bounded<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     lines.map(str::trim).filter(|line| !line.is_empty()).take(LINES_PER_CALL_MAX + 1).collect()
 }
@@ -186,7 +189,7 @@ mod tests {
             (Prefetch, "example.com/中 文.png", Ok("http://example.com/%E4%B8%AD%20%E6%96%87.png")),
             (Prefetch, "example.com/a%2Fb", Ok("http://example.com/a%2Fb")), // not decoded
             (Prefetch, "example.com", Err(Bad)),
-            (Prefetch, "example.com/dir/", Err(Bad)), // no directories
+            (Prefetch, "example.com/dir/", Err(Bad)), // a directory
             (Prefetch, "example.com/dir/?a=1", Ok("http://example.com/dir/?a=1")),
             (Prefetch, "http://*.example.com/a", Err(WildcardHost)),
             (Prefetch, ".example.com/a", Err(WildcardHost)),
@@ -195,14 +198,14 @@ mod tests {
             (Prefetch, "http:///a", Err(Bad)),
             (Prefetch, "/a", Err(Bad)),
             (Prefetch, "example.com/a\u{1}b", Err(Bad)),
-            (Prefetch, "a.com/1,b.com/2", Ok("http://a.com/1,b.com/2")), // commas are no separators
+            (Prefetch, "a.com/1,b.com/2", Ok("http://a.com/1,b.com/2")), // commas are not separators
             (File, "http://example.com/", Ok("http://example.com/")),
             (File, "http://example.com", Err(Bad)),
             (Directory, "http://example.com/", Ok("http://example.com/")),
             (Directory, "example.com/dir/", Ok("http://example.com/dir/")),
             (Directory, "example.com/dir", Err(Bad)),
             (Directory, "example.com/dir/?a=/", Err(Bad)),
-            (Directory, ".example.com/", Ok("http://.example.com/")), // ours: all of a wildcard domain
+            (Directory, ".example.com/", Ok("http://.example.com/")), // our own: all of a wildcard domain
             (Directory, ".example.com/dir/", Err(WildcardHost)),
             (Directory, "*.example.com/", Err(WildcardHost)),
             (File, ".example.com/", Err(WildcardHost)),
@@ -222,7 +225,7 @@ mod tests {
         let longest = format!("a.com/{}", "x".repeat(LINE_CHARACTERS_MAX - 6));
         assert!(ObjectPath::read(&longest, File).is_ok());
         assert_eq!(ObjectPath::read(&format!("{longest}x"), File), Err(Bad));
-        // Nine bytes each in a URL: nodes do not take it, so it cannot be prefetched.
+        // Each character takes nine bytes in a URL: nodes refuse it, so it cannot be prefetched.
         let long = |characters| format!("a.com/{}", "中".repeat(characters));
         assert!(ObjectPath::read(&long(910), Prefetch).is_ok() && ObjectPath::read(&long(911), File).is_ok());
         assert_eq!(ObjectPath::read(&long(911), Prefetch), Err(Bad));
@@ -265,7 +268,7 @@ mod tests {
             ("a.com/a%2520b+c", "a.com/a%2520b+c", "a.com/a%20b%20c"),
             ("a.com/x?a=%253D", "a.com/x?a=%253D", "a.com/x?a=%253D"), // has a query, so it was escaped once
             ("a.com/a%20b", "a.com/a%20b", "a.com/a%20b"),
-            ("a.com/%25%FF", "a.com/%25%FF", "a.com/%25%FF"), // no text beneath
+            ("a.com/%25%FF", "a.com/%25%FF", "a.com/%25%FF"), // not valid text when unescaped
         ];
         for (line, literally, once) in cases {
             for (rules, expected) in [(Rules::default(), literally), (rules, once)] {
@@ -282,7 +285,7 @@ mod tests {
         let limits = Limits { lines: 100, hosts: Some(10), per_host: Some(50) };
         let cases = [
             (lines(50), Ok(50)),
-            (lines(51), Err(Fault::TooManyLines)), // of one host
+            (lines(51), Err(Fault::TooManyLines)), // all of one host
             (lines(101), Err(Fault::TooManyLines)),
             (lines(1000), Err(Fault::TooManyLines)),
             (lines(1001), Err(Fault::OverLimit)),

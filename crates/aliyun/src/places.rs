@@ -1,13 +1,14 @@
-//! Where domains are served, and under which names: DescribeCdnRegionAndIsp, DescribeL2VipsByDomain, DescribeDomainCname.
+//! Where domains are served, and by which names and addresses: DescribeCdnRegionAndIsp, DescribeL2VipsByDomain,
+//! DescribeDomainCname.
 
 use model::Region;
 use serde_json::{Value, json};
 
-/// What DescribeDomainCname says of a domain: this deployment has no names of its own to point users' DNS at.
+/// The status text of DescribeDomainCname: this deployment has no CNAMEs for users' DNS.
 const NO_CNAME: &str = "domains have no CNAME here: point DNS at the nodes that face users";
 
-/// The fields of DescribeCdnRegionAndIsp: the regions there are, as figures can be asked for by them. Which provider users come by is
-/// not known, so all are one.
+/// The fields of DescribeCdnRegionAndIsp: the regions for which figures can be queried. The users' providers are
+/// unknown, so there is only one.
 pub(crate) fn places_fields(request_id: &str, places: &[Region]) -> Value {
     let one = |region: &Region| match region {
         Region::Domestic => json!({ "NameEn": "domestic", "NameZh": "\u{4e2d}\u{56fd}\u{5185}\u{5730}" }),
@@ -27,7 +28,7 @@ pub(crate) fn addresses_fields(request_id: &str, domain: &str, addresses: &[Stri
     json!({ "RequestId": request_id, "DomainName": domain, "Vips": { "Vip": addresses } })
 }
 
-/// The fields of DescribeDomainCname: a status other than 0 says that DNS does not lead to the CNAME.
+/// The fields of DescribeDomainCname: a status other than 0 means that DNS does not point to the CNAME.
 pub(crate) fn names_fields(request_id: &str, domains: &[String]) -> Value {
     let one =
         |domain: &String| json!({ "Domain": domain, "Cname": "", "Status": 1, "Passed": "yes", "ErrMsg": NO_CNAME });

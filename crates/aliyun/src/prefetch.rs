@@ -3,7 +3,7 @@
 //!
 //! # Not here
 //!
-//! Whether a host is the caller's, and whether today's quota allows it: the control plane knows.
+//! Whether a host belongs to the caller, and whether today's quota allows the call: the control plane knows.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,81 +19,83 @@ use crate::refusal::{Fault, Refusal};
 use crate::rules::Rules;
 use crate::steering;
 
-/// Most variants of each URL that one call may ask for by `WithHeader`.
+/// Maximum number of variants of each URL in one call, from `WithHeader`.
 pub const VARIANTS_MAX: usize = 16;
 
 /// Longest `WithHeader`, in bytes.
 const WITH_HEADER_BYTES_MAX: usize = 4096;
 
-/// Longest time that objects may be pinned for, in seconds: 30 days.
+/// Longest time for which objects may be pinned, in seconds: 30 days.
 const PIN_SECS_MAX: u64 = 30 * 86_400;
 
-/// Headers that a prefetch may set; those beginning with `x-` too.
+/// Headers that a prefetch may set, besides those beginning with `x-`.
 const HEADERS_ALLOWED: &[&str] =
     &["accept", "accept-encoding", "accept-language", "user-agent", "referer", "origin", "cookie"];
 
-/// A prefetch, checked but for what only the control plane knows.
+/// A prefetch, checked except for what only the control plane knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefetch {
-    /// What to prefetch: at least one, no two alike.
+    /// The URLs: at least one, without duplicates.
     pub paths: Vec<ObjectPath>,
-    /// Where; `None` is wherever the domain is served. Never global.
+    /// The area; `None` is wherever the domain is served. Never global.
     pub area: Option<Coverage>,
     /// Whether the L2s are warmed as well as the nodes before the origin (`L2Preload`).
     pub l2: bool,
-    /// Whether the nodes that face users are warmed too (`Tier=edge`, our own).
+    /// Whether the nodes that face users are warmed as well (`Tier=edge`, our own).
     pub edge: bool,
-    /// The request headers of each variant to fetch, names in lower case; at least one variant.
+    /// The request headers of each variant to fetch, with lower-case names; at least one variant.
     pub variants: Vec<Vec<(String, String)>>,
-    /// Whether the URLs as submitted are the keys, though the domain's functions may make others (`QueryHashkey=false`).
+    /// Whether the URLs themselves are the cache keys, even if the domain's functions derive other ones
+    /// (`QueryHashkey=false`).
     pub verbatim: bool,
-    /// Whether copies from before the submission are fetched again (`Refetch`, our own).
+    /// Whether copies stored before the submission are fetched again (`Refetch`, our own).
     pub refetch: bool,
-    /// How long the objects are to stay in the stores that are warmed, whatever else comes there (`Pin`, our own).
+    /// How long the objects stay in the warmed stores, even under eviction pressure (`Pin`, our own).
     pub pin: Option<Duration>,
-    /// Which of the account's prefetches go first (`Priority`, our own); `None` is the usual.
+    /// Priority among the account's prefetches (`Priority`, our own); `None` is the default.
     pub priority: Option<u8>,
     /// The moment before which it does not begin (`NotBefore`, our own).
     pub not_before: Option<SystemTime>,
 }
 
-/// A refresh, checked but for what only the control plane knows.
+/// A refresh, checked except for what only the control plane knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refresh {
-    /// What to refresh: at least one, no two alike.
+    /// The paths: at least one, without duplicates.
     pub paths: Vec<ObjectPath>,
-    /// What each path stands for.
+    /// What the paths cover.
     pub kind: RefreshType,
-    /// Whether stored copies are dropped rather than revalidated. Without meaning for files, which always are.
+    /// Whether stored copies are deleted rather than expired. Has no effect on files, which are always deleted.
     pub force: bool,
 }
 
-/// What a refresh's paths stand for.
+/// What a refresh's paths cover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshType {
-    /// One object each.
+    /// One object per path.
     File,
-    /// Everything below each. The key's host may be a wildcard domain with its leading dot and the path `/`: all of that domain.
+    /// Everything below each path. The key may be a wildcard domain with its leading dot as host and the path `/`: all
+    /// of that domain.
     Directory,
-    /// Everything that each matches as a [`Pattern`].
+    /// Everything that each path, as a [`Pattern`], matches.
     Regex,
-    /// One path each, whatever the query; keys have none.
+    /// Each path with any query; the keys have none.
     IgnoreParams,
 }
 
-/// A refresh by tag, checked but for what only the control plane knows.
+/// A refresh by tag, checked except for what only the control plane knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshByTag {
-    /// Whose objects.
+    /// The domain of the objects.
     pub domain: DomainName,
-    /// The tags: at least one, no two alike.
+    /// The tags: at least one, without duplicates.
     pub tags: Vec<Tag>,
-    /// Whether stored copies are dropped rather than revalidated.
+    /// Whether stored copies are deleted rather than expired.
     pub force: bool,
 }
 
 impl RefreshByTag {
-    /// What stands for one of its tags in a list of tasks, where every line is a URL: none of the vendor's pages shows one.
+    /// The line for one of its tags in task lists, where every line is a URL; no page of the vendor's shows one.
     pub fn line(domain: &DomainName, tag: &Tag) -> String {
         format!("http://{domain}/?CacheTag={}", crate::form::encode(tag.as_str()))
     }
@@ -129,7 +131,7 @@ pub(crate) fn prefetch(
         Wording::Legacy => None, // older than the parameter
         Wording::Current | Wording::LegacyVod => params.get("WithHeader"),
     };
-    // Where the parameter is not known, nobody can ask for the key that users' requests have but by leaving it out.
+    // Before the parameter existed, only omitting it selects the key of users' requests.
     let (asked_for_key, derived) = (params.get("QueryHashkey").is_some(), boolean(params, "QueryHashkey")?);
     Ok(Prefetch {
         paths,
@@ -145,7 +147,7 @@ pub(crate) fn prefetch(
     })
 }
 
-/// For how long the objects are to stay.
+/// How long the objects are to be pinned.
 fn pin(params: &Params) -> Result<Option<Duration>, Refusal> {
     let Some(text) = params.get("Pin") else { return Ok(None) };
     let secs = text.parse().ok().filter(|secs| (1..=PIN_SECS_MAX).contains(secs));
@@ -221,7 +223,7 @@ fn paths(
     if paths.is_empty() { Err(Refusal::missing("ObjectPath")) } else { Ok(paths) }
 }
 
-/// The variants that `WithHeader` asks for: every combination of one value of each header (prefetch-refresh §6).
+/// The variants for `WithHeader`: every combination of one value of each header (prefetch-refresh §6).
 fn variants(with_header: Option<&str>) -> Result<Vec<Vec<(String, String)>>, Fault> {
     let Some(text) = with_header else {
         return Ok(vec![vec![("accept-encoding".to_owned(), "gzip".to_owned())]]);

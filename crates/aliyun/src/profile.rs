@@ -1,11 +1,12 @@
-//! Profiles: limits and error wording of one generation of the vendor's pages, as data.
+//! Profiles: limits and error wording for each generation of the vendor's documentation, as data.
 //!
-//! The numbers are in `data/profiles.json`, in the notation of the specification of the refresh and prefetch family (§2),
-//! so that a new generation is a line there. An entry may extend another. `null` and an absent limit mean no limit.
+//! The numbers are in `data/profiles.json`, in the notation of the specification of the refresh and prefetch family
+//! (§2), so that a new generation is one more entry. An entry may extend another. `null` and an absent limit mean no
+//! limit.
 //!
 //! # Not here
 //!
-//! Counting: what an account has used today is the control plane's to know.
+//! Counting: the control plane knows what an account has used today.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -16,73 +17,73 @@ use serde_json::{Map, Value};
 use crate::actions;
 use crate::read::{Product, Request, VERSION_2014};
 
-/// The profile an account has when nobody chose one.
+/// The default profile of an account.
 pub const DEFAULT: &str = "cdn-2024";
 
-/// Lines of one call beyond which every profile refuses (the vendor's "maximum of 1000 URLs").
+/// Lines of one call above which every profile refuses (the vendor's "maximum of 1000 URLs").
 pub const LINES_PER_CALL_MAX: usize = 1000;
 
-/// Calls a second and account that the vendor's pages name for the refresh family.
+/// Calls per second and account that the vendor's pages state for the refresh family.
 const QPS: u32 = 50;
 
-/// Limits and wording of one generation of the vendor's pages. `None` is unlimited throughout.
+/// Limits and wording for one generation of the vendor's pages. `None` always means unlimited.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// Its name, such as `cdn-2024`.
     pub name: String,
-    /// URLs an account may prefetch a day.
+    /// URLs an account may prefetch per day.
     pub push_day: Option<u64>,
-    /// Whether prefetches spend the bucket of URL refreshes (2019 and before).
+    /// Whether prefetches draw on the quota of URL refreshes (2019 and before).
     #[serde(default)]
     pub shared_url_quota: bool,
-    /// Lines of one prefetch call.
+    /// Maximum number of lines of one prefetch call.
     pub push_call: usize,
-    /// How much may wait to be prefetched for an account.
+    /// How much may be queued for prefetch per account.
     pub queue: Queue,
-    /// URLs an account may refresh a day.
+    /// URLs an account may refresh per day.
     pub url_day: Option<u64>,
-    /// Directories an account may refresh a day.
+    /// Directories an account may refresh per day.
     pub dir_day: Option<u64>,
-    /// Regular expressions an account may refresh a day.
+    /// Regular expressions an account may refresh per day.
     pub regex_day: Option<u64>,
-    /// URLs whose parameters are ignored that an account may refresh a day.
+    /// URLs with ignored parameters that an account may refresh per day.
     pub ignore_day: Option<u64>,
-    /// Lines of one refresh call.
+    /// Maximum number of lines of one refresh call.
     pub call: PerCall,
-    /// URLs a minute and domain.
+    /// URLs per minute and domain.
     pub url_min_domain: Option<u64>,
-    /// Directories a minute and domain.
+    /// Directories per minute and domain.
     pub dir_min_domain: Option<u64>,
-    /// Calls a second and account of an action whose page names no rate; with `None` no action has one.
+    /// Calls per second and account for an action whose page states no rate; if `None`, no action has a rate.
     #[serde(default = "qps")]
     pub qps: Option<u32>,
-    /// Calls a second and account of actions for which this generation names another rate than their page does.
+    /// Calls per second and account for actions for which this generation states another rate than their page does.
     #[serde(default)]
     pub action_qps: BTreeMap<String, u32>,
-    /// Rows of a page of tasks of CDN, at most.
+    /// Maximum number of rows on a page of CDN tasks.
     #[serde(default = "tasks_page")]
     pub tasks_page: u32,
-    /// Whether its quotas hold for VOD too, which has a profile of its own otherwise.
+    /// Whether its quotas apply to VOD as well, which otherwise has a profile of its own.
     #[serde(default)]
     pub every_product: bool,
-    /// Where a prefetch without an area goes.
+    /// The area of a prefetch that names none.
     pub area_default: AreaDefault,
     /// How errors of CDN actions are worded.
     pub errors: Wording,
 }
 
-/// What the prefetch queue counts, and how far.
+/// The unit and the bound of the prefetch queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Queue {
     /// What is counted.
     pub unit: QueueUnit,
-    /// How many of them may wait.
+    /// The maximum in that unit.
     pub max: Option<u64>,
 }
 
-/// What the prefetch queue counts.
+/// The unit in which the prefetch queue is bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueUnit {
@@ -92,7 +93,7 @@ pub enum QueueUnit {
     Url,
 }
 
-/// Lines of one refresh call, by type.
+/// Maximum number of lines of one refresh call, by type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerCall {
@@ -108,7 +109,7 @@ pub struct PerCall {
     pub per_domain: Option<usize>,
 }
 
-/// Where a prefetch without `Area` goes.
+/// The area of a prefetch without `Area`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AreaDefault {
@@ -118,7 +119,7 @@ pub enum AreaDefault {
     Overseas,
 }
 
-/// The generations of error texts, and in places of codes.
+/// The generations of error texts and, in some cases, codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wording {
@@ -141,7 +142,7 @@ impl Profile {
         PROFILES.iter().map(|profile| profile.name.as_str())
     }
 
-    /// How errors are worded in answer to `request`, from an account with this profile.
+    /// The wording of errors in answer to `request`, from an account with this profile.
     ///
     /// VOD has its own texts whatever the account's profile is, and a client of version 2014-11-11 expects the old ones.
     pub fn wording(&self, request: &Request) -> Wording {
@@ -153,7 +154,7 @@ impl Profile {
         }
     }
 
-    /// The profile whose quotas hold for `product`: VOD is a service of its own, with quotas of its own.
+    /// The profile whose quotas apply to `product`: VOD is a service of its own, with quotas of its own.
     pub fn quotas(&self, product: Product) -> &Profile {
         match product {
             Product::Vod if !self.every_product => self.per_call(product),
@@ -161,7 +162,7 @@ impl Profile {
         }
     }
 
-    /// Calls of `action` that an account may make a second; `None` is unlimited.
+    /// Calls of `action` that an account may make per second; `None` is unlimited.
     pub fn rate(&self, action: &str) -> Option<u32> {
         if let Some(own) = actions::own_rate(action) {
             return Some(own);
@@ -170,7 +171,7 @@ impl Profile {
         Some(self.action_qps.get(action).copied().or_else(|| actions::rate(action)).unwrap_or(usual))
     }
 
-    /// The profile whose per-call limits hold for `product`: VOD's pages allow other sizes than those of CDN.
+    /// The profile whose per-call limits apply to `product`: VOD's pages allow other sizes than CDN's.
     pub(crate) fn per_call(&self, product: Product) -> &Profile {
         match product {
             Product::Vod => Profile::named("vod-2021").expect("embedded, and a test loads it"),
@@ -190,7 +191,8 @@ fn tasks_page() -> u32 {
 static PROFILES: LazyLock<Vec<Profile>> =
     LazyLock::new(|| load(include_str!("../data/profiles.json")).expect("the embedded profiles are read by a test"));
 
-/// Reads the table of profiles. An entry is its base with its own keys on top; a base is not itself an extension.
+/// Parses the table of profiles. An entry is its base overridden by its own keys; a base must not be an extension
+/// itself.
 fn load(text: &str) -> Result<Vec<Profile>, serde_json::Error> {
     let table: Map<String, Value> = serde_json::from_str(text)?;
     let mut profiles = Vec::with_capacity(table.len());
@@ -227,7 +229,7 @@ mod tests {
             ("cdn-2024", Some(1000), Some(50_000), Some(50), 100),
             ("cdn-2026", Some(1000), Some(100_000), Some(50), 100),
             ("vod-2021", Some(500), Some(50_000), Some(50), 1000),
-            ("open", None, None, None, 100), // the product's own per-call limits stay
+            ("open", None, None, None, 100), // the product's own per-call limits remain
         ];
         for (name, push_day, queue, qps, push_call) in cases {
             let profile = Profile::named(name).unwrap();
@@ -244,7 +246,7 @@ mod tests {
             ("cdn-2024", "DescribeRefreshTasks", Some(10)),
             ("cdn-2024", "DescribeRefreshTaskById", Some(30)),
             ("cdn-2024", "DescribeRefreshQuota", Some(20)),
-            ("cdn-2024", "DescribePreloadDetailById", Some(50)), // no page names one
+            ("cdn-2024", "DescribePreloadDetailById", Some(50)), // no page states one
             ("cdn-2026", "DescribeRefreshTasks", Some(5)),
             ("cdn-2026", "DescribeRefreshTaskById", Some(30)),
             ("open", "DescribeRefreshTasks", None),

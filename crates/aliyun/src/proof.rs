@@ -1,17 +1,18 @@
-//! Signatures: V1 (HMAC over the sorted parameters) and V3 (`ACS3-HMAC-SHA256`, over a canonical request), both ways.
+//! Signatures: V1 (HMAC over the sorted parameters) and V3 (`ACS3-HMAC-SHA256`, over a canonical request), verified and
+//! made.
 //!
-//! The strings that are signed are built in one place each, from what was received when we verify and from what will be
-//! sent when we sign, so the two cannot drift apart.
+//! Each string to sign is built in one place, from the received request when verifying and from the request to be sent
+//! when signing, so the two cannot drift apart.
 //!
 //! # What always holds
 //!
-//! - V3 covers everything that decides what a request does: a list of signed headers that leaves one of
-//!   [`MUST_SIGN`] out is refused, or a captured request could be turned into another.
-//! - Comparisons take the same time wherever they fail.
+//! - V3 covers everything that determines what a request does: a list of signed headers without one of [`MUST_SIGN`] is
+//!   refused, as otherwise a captured request could be turned into another.
+//! - Comparisons take constant time.
 //!
 //! # Not here
 //!
-//! RSA and SM3 signatures: refused by name. What a bearer token stands for: the control plane knows.
+//! RSA and SM3 signatures, which are refused by name. The owner of a bearer token, which the control plane knows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,26 +28,26 @@ use crate::form;
 use crate::read::{Incoming, header};
 use crate::refusal::Refusal;
 
-/// The one V3 algorithm.
+/// The only V3 algorithm supported.
 pub(crate) const V3_ALGORITHM: &str = "ACS3-HMAC-SHA256";
 
-/// What `SignatureType` says where a bearer token stands in for a signature.
+/// The value of `SignatureType` if a bearer token replaces the signature.
 const BEARER: &str = "BEARERTOKEN";
 
-/// Longest token of a session or a bearer, in bytes: twice what one with the longest policy has.
+/// Longest session or bearer token, in bytes: twice the length of one with the longest policy.
 pub(crate) const TOKEN_BYTES_MAX: usize = 8_192;
 
 /// Headers that a V3 signature must cover.
 const MUST_SIGN: &[&str] =
     &["host", "x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce", "x-acs-content-sha256"];
 
-/// Headers that a V3 signature must cover when they are sent.
+/// Headers that a V3 signature must cover if they are sent.
 const MUST_SIGN_IF_SENT: &[&str] = &["content-type", "x-acs-security-token"];
 
-/// Most headers that a V3 signature may cover.
+/// Maximum number of headers that a V3 signature may cover.
 const SIGNED_HEADERS_MAX: usize = 64;
 
-/// What a request shows to prove who signed it.
+/// What a request contains to prove who signed it.
 pub(crate) enum Proof {
     V1 {
         sha256: bool,
@@ -59,7 +60,7 @@ pub(crate) enum Proof {
         body_as_signed: bool,
         signature: Vec<u8>,
     },
-    /// None: a token is shown.
+    /// No signature: a bearer token instead.
     Bearer(String),
 }
 
@@ -71,7 +72,7 @@ impl Proof {
         }
     }
 
-    /// Whether the holder of `secret` made it. Nobody made what is not signed.
+    /// Whether the holder of `secret` made it; always refused without a signature.
     pub(crate) fn verify(&self, secret: &str) -> Result<(), Refusal> {
         match self {
             Proof::Bearer(_) => Err(Refusal::incomplete_signature("", "a bearer token is no signature")),
@@ -92,7 +93,7 @@ impl Proof {
     }
 }
 
-/// Reads a bearer token, for which `SignatureType` must ask: a token that strays into another request proves nothing.
+/// Reads a bearer token, which requires a matching `SignatureType`: a token in any other request proves nothing.
 pub(crate) fn read_bearer(token: &str, all: &BTreeMap<&str, &str>) -> Result<Proof, Refusal> {
     if all.get("SignatureType") != Some(&BEARER) {
         return Err(Refusal::incomplete_signature("", "SignatureType must be BEARERTOKEN with a bearer token"));
@@ -103,7 +104,7 @@ pub(crate) fn read_bearer(token: &str, all: &BTreeMap<&str, &str>) -> Result<Pro
     Ok(Proof::Bearer(token.to_owned()))
 }
 
-/// Whether a request is of the V3 kind: by its `Authorization`, or a bearer token in a header (protocol §1).
+/// Whether a request uses V3: by its `Authorization` header, or a bearer token in a header (protocol §1).
 pub(crate) fn is_v3(incoming: &Incoming<'_>) -> bool {
     let authorization = header(incoming.headers, "authorization").unwrap_or_default();
     authorization.starts_with("ACS3-")
@@ -112,7 +113,7 @@ pub(crate) fn is_v3(incoming: &Incoming<'_>) -> bool {
             && form::find_leniently(incoming.body, "Signature").is_none())
 }
 
-/// Reads a V1 proof and the id of the key.
+/// Reads a V1 proof and the access key id.
 pub(crate) fn read_v1(incoming: &Incoming<'_>, all: &BTreeMap<&str, &str>) -> Result<(Proof, String), Refusal> {
     let get = |name: &str| all.get(name).copied().filter(|value| !value.is_empty());
     let to_sign = v1_to_sign(incoming.method, all.iter().map(|(name, value)| (*name, *value)));
@@ -141,7 +142,7 @@ pub(crate) fn read_v1(incoming: &Incoming<'_>, all: &BTreeMap<&str, &str>) -> Re
     Ok((Proof::V1 { sha256, to_sign, signature }, key_id.to_owned()))
 }
 
-/// The string that V1 signs (protocol §3): every pair but the signature itself.
+/// The string that V1 signs (protocol §3): every pair except the signature itself.
 pub(crate) fn v1_to_sign<'a>(method: &Method, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let canonical = form::canonical(pairs.filter(|(name, _)| *name != "Signature"));
     format!("{method}&%2F&{}", form::encode(&canonical))
@@ -152,11 +153,11 @@ pub(crate) fn v1_signature(secret: &str, to_sign: &str) -> String {
     BASE64.encode(sha1_mac(&format!("{secret}&"), to_sign).finalize().into_bytes())
 }
 
-/// Reads a V3 proof and the id of the key. `query` is decoded.
+/// Reads a V3 proof and the access key id. `query` is decoded.
 pub(crate) fn read_v3(incoming: &Incoming<'_>, query: &[(String, String)]) -> Result<(Proof, String), Refusal> {
     let incomplete = |reason: &str| Refusal::incomplete_signature("", reason);
     let Some(authorization) = header(incoming.headers, "authorization") else {
-        return Err(Refusal::missing_for_action("BearerToken")); // its header is there, and empty
+        return Err(Refusal::missing_for_action("BearerToken")); // its header is present, and empty
     };
     let shape = "Authorization must be `ACS3-HMAC-SHA256 Credential=ID,SignedHeaders=a;b,Signature=HEX`";
     let (algorithm, rest) = authorization.split_once(' ').ok_or_else(|| incomplete(shape))?;
@@ -190,7 +191,7 @@ pub(crate) fn read_v3(incoming: &Incoming<'_>, query: &[(String, String)]) -> Re
     let mut values = Vec::with_capacity(names.len());
     for name in names {
         let mut all = incoming.headers.get_all(name).iter();
-        // The name came from the request: it is repeated only once it is known to be a header's.
+        // The name comes from the request: it is repeated only after it is known to be a valid header name.
         let value = all.next().ok_or_else(|| incomplete("SignedHeaders names a header that was not sent"))?;
         if all.next().is_some() {
             return Err(incomplete("a signed header occurs more than once"));
@@ -257,7 +258,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Bytes of a hexadecimal text; `None` when it is none. A wrong length is for the comparison to find.
+/// Bytes of a hexadecimal text; `None` if it is not one. A wrong length is found by the comparison.
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
     let digits = digits?;
@@ -268,7 +269,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// The vector of the vendor's public pages is of a product that routing does not know, so it is verified here.
+    /// The vector on the vendor's public pages is for a product that routing does not know, so it is verified here.
     #[test]
     fn published_vector_verifies() {
         let headers = [

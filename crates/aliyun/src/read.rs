@@ -1,18 +1,18 @@
-//! A request, read: which action of which product, by whom, when, with what parameters, and what proves it.
+//! Reading a request: the action and product, the caller, the time, the parameters, and the proof.
 //!
-//! Two ways of signing share one door. V1 has everything in query and form, V3 (`ACS3-…`) has routing and proof in headers.
-//! After [`read`] nobody needs to know which one it was.
+//! Both signature versions use one entry point. V1 has everything in query and form, V3 (`ACS3-…`) has routing and
+//! proof in headers. After [`read`], the difference no longer matters.
 //!
 //! # What always holds
 //!
-//! - The merged map of parameters that was verified is the one that is acted upon; a name that occurs twice is refused.
+//! - The merged map of parameters that is verified is the one that is acted upon; a repeated name is refused.
 //! - Checks run in the vendor's order (protocol §5): action and version, common parameters, time stamp; then the caller
-//!   looks up the key, and [`Request::verify`] compares. [`Request::check_window`] stands between the two.
+//!   looks up the key, and [`Request::verify`] compares the signature. [`Request::check_window`] comes between the two.
 //! - Nothing here panics, whatever the bytes.
 //!
 //! # Not here
 //!
-//! Nonces that were used (they need memory) and keys (they need secrets): the control plane has both.
+//! Used nonces (which take memory) and keys (which are secrets): the control plane has both.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,26 +29,26 @@ use crate::form;
 use crate::proof::{self, Proof};
 use crate::refusal::Refusal;
 
-/// Largest body that is read: 1000 lines of 1024 escaped bytes and room to spare. A door reads no further.
+/// Largest body accepted: 1000 lines of 1024 escaped bytes, with room to spare. A server stops reading there.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
 
-/// How far a request's time stamp may be from now, to either side (protocol §5).
+/// Maximum difference between a request's time stamp and now, in either direction (protocol §5).
 pub const WINDOW: Duration = Duration::from_secs(15 * 60);
 
 /// The version that old plugins send for the refresh family.
 pub const VERSION_2014: &str = "2014-11-11";
 
-/// Longest nonce, in bytes: clients send at most 64 hexadecimal digits, and it is kept.
+/// Longest nonce, in bytes: clients send at most 64 hexadecimal digits, and nonces are stored.
 const NONCE_BYTES_MAX: usize = 128;
 
 /// Longest access key id, in bytes.
 const KEY_ID_BYTES_MAX: usize = 128;
 
-/// The form of time stamps.
+/// The format of time stamps.
 pub(crate) const TIMESTAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
 
-/// Names that belong to the envelope, not to the action (protocol §2).
+/// Parameters that belong to the envelope, not to the action (protocol §2).
 const COMMON: &[&str] = &[
     "AccessKeyId",
     "Action",
@@ -69,22 +69,22 @@ const COMMON: &[&str] = &[
     "Version",
 ];
 
-/// A request as it came, the body free of transfer codings and whole.
+/// A received request, with the complete body free of transfer codings.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
     /// GET or POST.
     pub method: &'a Method,
     /// The path, `/`.
     pub path: &'a str,
-    /// What follows `?`, as it came; empty without one.
+    /// The part after `?`, as received; empty if there is none.
     pub query: &'a str,
-    /// Header fields. For HTTP/2 the door adds `host` from `:authority`: V3 signs it.
+    /// Header fields. For HTTP/2 the server adds `host` from `:authority`, as V3 signs it.
     pub headers: &'a HeaderMap,
     /// The body.
     pub body: &'a [u8],
 }
 
-/// Which of the vendor's products is spoken to.
+/// One of the vendor's products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Product {
     /// `Cdn`, versions 2018-05-10 and 2014-11-11.
@@ -94,7 +94,7 @@ pub enum Product {
 }
 
 impl Product {
-    /// The name as the vendor writes it.
+    /// The vendor's name for it.
     pub fn name(self) -> &'static str {
         match self {
             Product::Cdn => "Cdn",
@@ -102,7 +102,7 @@ impl Product {
         }
     }
 
-    /// The product that has this version.
+    /// The product with this version.
     pub fn of_version(version: &str) -> Option<Product> {
         match version {
             "2018-05-10" | VERSION_2014 => Some(Product::Cdn),
@@ -112,7 +112,7 @@ impl Product {
     }
 }
 
-/// The form of a reply.
+/// The format of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `application/json;charset=utf-8`
@@ -122,7 +122,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The form in which `incoming` is answered, known even when it cannot be read (protocol §6).
+    /// The format of the reply to `incoming`, known even if the request cannot be read (protocol §6).
     pub fn of(incoming: &Incoming<'_>) -> Format {
         if proof::is_v3(incoming) {
             let accept = header(incoming.headers, "accept").unwrap_or_default();
@@ -137,23 +137,23 @@ impl Format {
     }
 }
 
-/// A request that could be read. Nothing in it is proved before [`Request::verify`].
+/// A request that was read. Nothing in it is proven before [`Request::verify`].
 pub struct Request {
     /// Which product.
     pub product: Product,
-    /// Which version, one that the product has.
+    /// The version, one that the product has.
     pub version: String,
-    /// The action, one that the version has (built or not).
+    /// The action, one that the version has, whether implemented or not.
     pub action: String,
-    /// Who claims to ask; empty with a bearer token.
+    /// The claimed access key id; empty with a bearer token.
     pub access_key_id: String,
     /// Unique for this request and key.
     pub nonce: String,
-    /// When it was signed, by the client's clock.
+    /// When it was signed, according to the client's clock.
     pub signed_at: SystemTime,
     /// The token of temporary credentials.
     pub security_token: Option<String>,
-    /// The form of the reply.
+    /// The format of the reply.
     pub format: Format,
     /// The action's own parameters.
     pub params: Params,
@@ -167,19 +167,19 @@ impl Request {
         if apart > WINDOW { Err(Refusal::timestamp_expired()) } else { Ok(()) }
     }
 
-    /// The bearer token that stands in for a signature, where one does: whoever shows it is who it was issued to.
+    /// The bearer token that replaces a signature, if any: whoever presents it is taken for the one it was issued to.
     pub fn bearer_token(&self) -> Option<&str> {
         self.proof.bearer_token()
     }
 
-    /// Whether the holder of `secret` signed this request. Takes the same time wherever a wrong signature differs.
+    /// Whether the holder of `secret` signed this request. Takes constant time.
     pub fn verify(&self, secret: &str) -> Result<(), Refusal> {
         self.proof.verify(secret)
     }
 }
 
 impl fmt::Debug for Request {
-    /// Without token and signature.
+    /// Omits token and signature.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("product", &self.product)
@@ -196,36 +196,36 @@ impl fmt::Debug for Request {
 pub struct Params(BTreeMap<String, String>);
 
 impl fmt::Debug for Params {
-    /// Without private keys.
+    /// Omits private keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.0.iter().filter(|(name, _)| *name != KEY_PARAMETER)).finish()
     }
 }
 
 impl Params {
-    /// The value of `name`; `None` when it is absent or empty, which clients do not tell apart.
+    /// The value of `name`; `None` if absent or empty, which clients do not distinguish.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The value of `name`, or the refusal that says it is missing.
+    /// The value of `name`, or the refusal for a missing parameter.
     pub fn required(&self, name: &str) -> Result<&str, Refusal> {
         self.get(name).ok_or_else(|| Refusal::missing(name))
     }
 
-    /// Every parameter with this prefix, as lists have (`Tag.1.Key`): what follows it, and the value.
+    /// Every parameter with this prefix, as in lists (`Tag.1.Key`): the rest of its name, and the value.
     pub(crate) fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         let from = self.0.range(prefix.to_owned()..);
         from.map_while(move |(name, value)| name.strip_prefix(prefix).map(|rest| (rest, value.as_str())))
     }
 
-    /// Parameters of these pairs, without names of the envelope.
+    /// The parameters among these pairs, without those of the envelope.
     pub(crate) fn of(pairs: Vec<(String, String)>) -> Params {
         Params(pairs.into_iter().filter(|(name, _)| !COMMON.contains(&name.as_str())).collect())
     }
 }
 
-/// Reads a request: routing, common parameters, time stamp, and what it takes to verify it later.
+/// Reads a request: routing, common parameters, time stamp, and what is needed to verify it later.
 pub fn read(incoming: &Incoming<'_>) -> Result<Request, Refusal> {
     if incoming.path != "/" {
         return Err(Refusal::action_not_found());
@@ -265,7 +265,7 @@ pub fn read(incoming: &Incoming<'_>) -> Result<Request, Refusal> {
     let bearer = if header(incoming.headers, "authorization").is_none_or(|value| !value.starts_with("ACS3-")) {
         envelope("BearerToken", "x-acs-bearer-token")
     } else {
-        None // signed by headers: that is the proof
+        None // signed by headers, which are the proof
     };
     let (proof, access_key_id) = match bearer {
         Some(token) => (proof::read_bearer(token, &all)?, String::new()),
@@ -298,7 +298,7 @@ pub fn read(incoming: &Incoming<'_>) -> Result<Request, Refusal> {
     })
 }
 
-/// The pairs of a form body. The type may be absent, and may be there without a body (both occur).
+/// The pairs of a form body. The content type may be absent, and may be present without a body (both occur).
 fn read_form(incoming: &Incoming<'_>) -> Result<Vec<(String, String)>, Refusal> {
     if incoming.body.is_empty() {
         return Ok(Vec::new());
@@ -312,7 +312,7 @@ fn read_form(incoming: &Incoming<'_>) -> Result<Vec<(String, String)>, Refusal> 
     form::decode("form", incoming.body)
 }
 
-/// The one type of bodies.
+/// The only content type accepted for bodies.
 pub(crate) const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// A header field's value, trimmed; `None` when absent or not ASCII.
@@ -320,7 +320,7 @@ pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-/// `yyyy-MM-ddTHH:mm:ssZ`. A time before the year 0 or after 9999 does not occur; it reads as the epoch.
+/// Formats as `yyyy-MM-ddTHH:mm:ssZ`. A time outside the years 0 to 9999 does not occur, and is formatted as the epoch.
 pub(crate) fn timestamp(at: SystemTime) -> String {
     OffsetDateTime::from(at).format(TIMESTAMP).unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
 }

@@ -1,12 +1,12 @@
 //! Errors in the vendor's words: code, status and message, exactly as clients know them.
 //!
-//! Two tables. The gateway's (protocol §7) are functions on [`Refusal`], for they differ in what they quote. Those of the
-//! refresh family and of domains (prefetch-refresh §8) are a [`Fault`] put into words by a [`Wording`], for the vendor's
-//! generations differ in code, status and text.
+//! There are two tables. The gateway's errors (protocol §7) are functions on [`Refusal`], as they quote different
+//! details. The errors of the refresh family and of domains (prefetch-refresh §8) are a [`Fault`] worded by a
+//! [`Wording`], as the vendor's generations differ in code, status and text.
 //!
 //! # Not here
 //!
-//! Which condition of ours is which fault: the API door decides that.
+//! Mapping our conditions to faults: the API layer does that.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use std::time::Duration;
 use crate::certificates::KEY_PARAMETER;
 use crate::profile::Wording;
 
-/// How long a client that was turned away for load is told to wait.
+/// How long a client that was refused because of load is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Longest piece of a client's input that a message repeats, in characters.
+/// Longest piece of client input that a message quotes, in characters.
 const QUOTED_MAX: usize = 160;
 
-/// An answer other than success.
+/// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// HTTP status.
@@ -29,41 +29,41 @@ pub struct Refusal {
     pub code: Cow<'static, str>,
     /// The vendor's text.
     pub message: String,
-    /// How long the client should wait, where that is known.
+    /// How long the client should wait, if known.
     wait: Option<Duration>,
 }
 
 impl Refusal {
-    /// An answer of our own making; prefer the named ones.
+    /// A refusal with any code and text; prefer the named constructors.
     pub fn new(status: u16, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Refusal {
         Refusal { status, code: code.into(), message: message.into(), wait: None }
     }
 
-    /// The same with what is wrong said behind the vendor's text.
+    /// The same, with the reason after the vendor's text.
     pub fn because(mut self, reason: &str) -> Refusal {
         self.message = format!("{} ({})", self.message, quoted(reason));
         self
     }
 
-    /// The same, with how long it takes until the client would be let in.
+    /// The same, with the time until the client would be admitted.
     pub fn after(mut self, wait: Duration) -> Refusal {
         self.wait = Some(wait);
         self
     }
 
-    /// The same, about so many days where the vendor's text is about its three.
+    /// The same, with `days` in place of the three days of the vendor's text.
     pub(crate) fn with_days(mut self, days: u64) -> Refusal {
         self.message = self.message.replace("3 days", &format!("{days} days"));
         self
     }
 
-    /// How long the client should wait before it asks again; `None` when waiting would not help.
+    /// How long the client should wait before it retries; `None` if waiting would not help.
     pub fn retry_after(&self) -> Option<Duration> {
         let load = matches!(self.status, 429 | 503) || self.code.starts_with("Throttling");
         load.then(|| self.wait.unwrap_or(RETRY_AFTER))
     }
 
-    /// A parameter that the action needs is absent or empty.
+    /// A required parameter is absent or empty.
     pub fn missing(parameter: &str) -> Refusal {
         let message = format!(
             "The input parameter \"{parameter}\" that is mandatory for processing this request is not supplied."
@@ -71,45 +71,45 @@ impl Refusal {
         Refusal::new(400, "MissingParameter", message)
     }
 
-    /// The wording of [`Refusal::missing`] on some pages, which differ in whether they quote the name.
+    /// [`Refusal::missing`] in the wording of some pages, which differ in whether they quote the name.
     pub(crate) fn empty(parameter: &str) -> Refusal {
         Refusal::new(400, "MissingParameter", format!("The specified value of parameter {parameter} can not be empty."))
     }
 
-    /// The newer wording of [`Refusal::missing`], which has the parameter in the code.
+    /// [`Refusal::missing`] in the newer wording, with the parameter in the code.
     pub fn missing_for_action(parameter: &str) -> Refusal {
         Refusal::new(400, format!("Missing{parameter}"), format!("{parameter} is mandatory for this action."))
     }
 
-    /// A parameter, header or part of the request that cannot be read as what it should be.
+    /// A parameter, header or part of the request is invalid.
     pub fn invalid(parameter: &str, expected: &str) -> Refusal {
         let message = format!("The specified parameter {} is not valid: {expected}.", quoted(parameter));
         Refusal::new(400, "InvalidParameter", message)
     }
 
-    /// No time stamp.
+    /// The time stamp is missing.
     pub fn illegal_timestamp() -> Refusal {
         Refusal { code: "IllegalTimestamp".into(), ..Refusal::missing("Timestamp") }
     }
 
-    /// A time stamp in another form than `yyyy-MM-ddTHH:mm:ssZ`.
+    /// The time stamp does not have the form `yyyy-MM-ddTHH:mm:ssZ`.
     pub fn timestamp_format() -> Refusal {
         Refusal::new(400, "InvalidTimeStamp.Format", "Specified time stamp or date value is not well formatted.")
     }
 
-    /// A time stamp too far from now.
+    /// The time stamp is too far from now.
     pub fn timestamp_expired() -> Refusal {
         Refusal::new(400, "InvalidTimeStamp.Expired", "Specified time stamp or date value is expired.")
     }
 
-    /// The nonce was seen before from this key.
+    /// The nonce was already used with this key.
     pub fn nonce_used() -> Refusal {
         Refusal::new(400, "SignatureNonceUsed", "Specified signature nonce was used already.")
     }
 
-    /// A V1 signature that is not ours; `ours` is the string that we signed.
+    /// The V1 signature does not match; `ours` is the string that we signed.
     ///
-    /// Clients split the text at its colon and compare: when the strings are equal they say that the secret is wrong.
+    /// Clients split the text at its colon and compare: if the strings are equal, they report a wrong secret.
     pub(crate) fn signature_v1(ours: &str) -> Refusal {
         let message = format!(
             "Specified signature is not matched with our calculation. server string to sign is:{}",
@@ -118,7 +118,7 @@ impl Refusal {
         Refusal::new(400, "SignatureDoesNotMatch", message)
     }
 
-    /// A V3 signature that is not ours.
+    /// The V3 signature does not match.
     pub(crate) fn signature_v3(to_sign: &str, canonical: &str) -> Refusal {
         let message = format!(
             "Specified signature does not match our calculation. server StringToSign is [{to_sign}] \
@@ -128,8 +128,8 @@ impl Refusal {
         Refusal::new(400, "SignatureDoesNotMatch", message)
     }
 
-    /// A signature that cannot be compared, for the `reason` given, which follows the string we would have signed:
-    /// clients need the text up to the colon as it is.
+    /// The signature cannot be compared, for the given `reason`, which follows the string we would have signed: clients
+    /// need the text up to the colon unchanged.
     pub(crate) fn incomplete_signature(to_sign: &str, reason: &str) -> Refusal {
         let message = format!(
             "The request signature does not conform to Aliyun standards. server string to sign is:{} ({reason})",
@@ -143,60 +143,60 @@ impl Refusal {
         Refusal::new(404, "InvalidAccessKeyId.NotFound", "Specified access key is not found.")
     }
 
-    /// The access key is switched off.
+    /// The access key is disabled.
     pub fn key_inactive() -> Refusal {
         Refusal::new(400, "InvalidAccessKeyId.Inactive", "Specified access key is disabled.")
     }
 
-    /// A token came with a key that has none.
+    /// A token was sent with a key that has none.
     pub fn token_mismatch() -> Refusal {
         let message = "Specified SecurityToken mismatch with the AccessKey.";
         Refusal::new(400, "InvalidSecurityToken.MismatchWithAccessKey", message)
     }
 
-    /// A token that is none of ours.
+    /// The token was not issued by us.
     pub fn token_malformed() -> Refusal {
         Refusal::new(400, "InvalidSecurityToken.Malformed", "Specified SecurityToken is malformed.")
     }
 
-    /// A token whose time is over.
+    /// The token has expired.
     pub fn token_expired() -> Refusal {
         Refusal::new(400, "InvalidSecurityToken.Expired", "Specified SecurityToken is expired.")
     }
 
-    /// A bearer token that is none of ours.
+    /// The bearer token was not issued by us.
     pub fn bearer_malformed() -> Refusal {
         Refusal::new(400, "InvalidBearerToken.Malformed", "Specified BearerToken is malformed.")
     }
 
-    /// A bearer token whose time is over.
+    /// The bearer token has expired.
     pub fn bearer_expired() -> Refusal {
         Refusal::new(400, "InvalidBearerToken.Expired", "Specified BearerToken is expired.")
     }
 
-    /// A version of no product.
+    /// No product has this version.
     pub fn invalid_version() -> Refusal {
         Refusal::new(400, "InvalidVersion", "Specified parameter Version is not valid.")
     }
 
-    /// An action of no product, or another path than `/`.
+    /// No product has this action, or the path is not `/`.
     pub fn action_not_found() -> Refusal {
         let message = "Specified api is not found, please check your url and method.";
         Refusal::new(404, "InvalidAction.NotFound", message)
     }
 
-    /// An HTTP method other than GET and POST.
+    /// The HTTP method is neither GET nor POST.
     pub fn method() -> Refusal {
         Refusal::new(405, "UnsupportedHTTPMethod", "This http method is not supported.")
     }
 
-    /// The request is bigger than we read; `bytes` is what we read.
+    /// The request is larger than the limit of `bytes`.
     pub fn too_large(bytes: usize) -> Refusal {
         let message = format!("The request body is larger than the maximum of {bytes} bytes.");
         Refusal::new(413, "RequestEntityTooLarge", message)
     }
 
-    /// Known, but not built.
+    /// Known, but not implemented.
     pub fn unsupported() -> Refusal {
         Refusal::new(400, "UnsupportedOperation", "The specified action is not supported.")
     }
@@ -207,72 +207,72 @@ impl Refusal {
         Refusal::new(403, "Forbidden.RAM", message)
     }
 
-    /// The account asks too often.
+    /// The account sends too many requests.
     pub fn throttled_user() -> Refusal {
         Refusal::new(400, "Throttling.User", "Request was denied due to user flow control.")
     }
 
-    /// The service is asked too often.
+    /// The service receives too many requests.
     pub fn throttled() -> Refusal {
         Refusal::new(503, "Throttling", "Request was denied due to request throttling.")
     }
 
-    /// Several domains where one is meant.
+    /// Several domains are named where only one is allowed.
     pub fn one_domain() -> Refusal {
         let message = "The specified value of parameter DomainName only support one or empty value.";
         Refusal::new(400, "InvalidDomainName.ValueNotSupported", message)
     }
 
-    /// A function that cannot be set beside another.
+    /// The function excludes another one.
     pub fn function_name(function: &str) -> Refusal {
         let message = format!("FunctionName {} is not supported.", quoted(function));
         Refusal::new(400, "InvalidFunctionName.ValueNotSupported", message)
     }
 
-    /// An argument that the function does not have.
+    /// The function has no such argument.
     pub fn argument_name(argument: &str) -> Refusal {
         let message = format!("ArgName {} is not supported.", quoted(argument));
         Refusal::new(400, "InvalidArgName.ValueNotSupported", message)
     }
 
-    /// An argument with a value that it cannot have.
+    /// The value of the argument is not allowed.
     pub fn argument_value() -> Refusal {
         Refusal::new(400, "InvalidArgValue.Malformed", "Specified ArgValue is malformed.")
     }
 
-    /// A header that is nobody's to set.
+    /// The header cannot be changed by functions.
     pub fn header_key() -> Refusal {
         let message = "The specified value of parameter HeaderKey is not supported.";
         Refusal::new(400, "InvalidHeaderKey.ValueNotSupported", message)
     }
 
-    /// Something of ours failed; the cause is in our log only.
+    /// An internal error; its cause is only in our log.
     pub fn internal() -> Refusal {
         let message = "The request processing has failed due to some unknown error, exception or failure.";
         Refusal::new(500, "InternalError", message)
     }
 
-    /// Something of ours is away for now.
+    /// A part of the service is temporarily unavailable.
     pub fn unavailable() -> Refusal {
         let message = "The request has failed due to a temporary failure of the server.";
         Refusal::new(503, "ServiceUnavailable", message)
     }
 
-    /// `fault` in the words of a generation.
+    /// `fault` in the wording of a generation.
     pub fn of(fault: Fault, wording: Wording) -> Refusal {
         let (status, code, message) = words(fault, wording);
         Refusal::new(status, code, message)
     }
 }
 
-/// What can be wrong with a task, a query of tasks, or a domain.
+/// What can be wrong with a task, a query for tasks, or a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Too much waits to be prefetched.
+    /// The prefetch queue is full.
     PrefetchQueueFull,
-    /// The day's prefetches are used up.
+    /// Today's prefetch quota is used up.
     PrefetchQuota,
-    /// The day's refreshes of this type are used up.
+    /// Today's refresh quota for this type is used up.
     RefreshQuota,
     /// Too many prefetches of one domain in this minute.
     PrefetchPerMinute,
@@ -282,7 +282,7 @@ pub enum Fault {
     OverLimit,
     /// More lines than the profile's limit for one call.
     TooManyLines,
-    /// A line that is not a URL of the asked type.
+    /// A line is not a URL of the requested type.
     ObjectPath,
     /// A line with a wildcard host.
     WildcardHost,
@@ -292,7 +292,7 @@ pub enum Fault {
     HeaderSyntax,
     /// `WithHeader` names a header that is not sent to origins.
     HeaderName,
-    /// Too many refreshes wait.
+    /// The refresh queue is full.
     RefreshQueueFull,
     /// No domain of the account has this name.
     DomainUnknown,
@@ -308,21 +308,21 @@ pub enum Fault {
     NotOpened,
     /// The account's service is suspended.
     Suspended,
-    /// The account is overdue: refreshes and prefetches are denied, queries work.
+    /// The account is overdue: refreshes and prefetches are refused, queries work.
     Overdue,
-    /// The service was never opened, said of itself.
+    /// The service was never opened, in the wording of calls about the service.
     ServiceNotOpened,
     /// The service is open already.
     ServiceOpen,
-    /// An unknown way to pay.
+    /// An unknown payment type.
     ChargeType,
     /// The service is overloaded.
     Overload,
-    /// A task id that is none, or too many of them.
+    /// An invalid task id, or too many ids.
     TaskId,
-    /// One end of a time range.
+    /// Only one end of a time range.
     TimeAlone,
-    /// A filter that needs `ObjectType`.
+    /// A filter that requires `ObjectType`.
     FilterNeedsType,
     /// `StartTime` is not a time.
     StartTime,
@@ -332,7 +332,7 @@ pub enum Fault {
     TimeOrder,
     /// The range begins in the future.
     StartTimeRange,
-    /// The range begins before what is kept.
+    /// The range begins before the stored history.
     TimeTooOld,
     /// An unknown type in a query.
     FilterType,
@@ -342,69 +342,69 @@ pub enum Fault {
     PageNumber,
     /// `PageSize` out of range.
     PageSize,
-    /// Sources that are none, in a call that changes a domain of CDN.
+    /// Invalid sources, in a call that changes a CDN domain.
     ChangedSources,
-    /// A domain name that is none, in a call that makes one, or changes one of VOD.
+    /// An invalid domain name, in a call that creates a domain, or changes one of VOD.
     NewDomainName,
-    /// A domain name that is none, elsewhere.
+    /// An invalid domain name, elsewhere.
     DomainName,
-    /// An unknown kind of business, in a call that makes a domain.
+    /// An unknown business type, in a call that creates a domain.
     CdnType,
-    /// An unknown kind of business, in a query.
+    /// An unknown business type, in a query.
     FilterCdnType,
-    /// Origins that are none.
+    /// Invalid origins.
     Sources,
     /// An unknown type of origin.
     SourceType,
     /// More origins than a domain may have.
     SourcesExceeded,
-    /// An origin that is no address and no host name, or the domain itself, in a call that changes a domain.
+    /// An origin that is neither an address nor a host name, or is the domain itself, in a call that changes a domain.
     SourceContent,
-    /// An unknown type of origin, there.
+    /// An unknown type of origin, in such a call.
     ChangedSourceType,
-    /// An address as origin where the type says a name, or the other way round, there.
+    /// An address as origin where the type requires a name, or the other way round, in such a call.
     SourceMismatch,
-    /// A priority that there is not, there.
+    /// An invalid priority, in such a call.
     SourcePriority,
-    /// A port that there is not, there.
+    /// An invalid port, in such a call.
     SourcePort,
     /// A top-level domain in place of origins.
     TopLevelDomain,
-    /// A resource group that there is not.
+    /// An unknown resource group.
     ResourceGroup,
-    /// No id of a resource group.
+    /// A missing resource group id.
     ResourceGroupId,
     /// An unknown coverage.
     Scope,
     /// The domain exists already.
     DomainExists,
-    /// A wildcard and a name that it covers are with different accounts.
+    /// A wildcard and a name that it covers belong to different accounts.
     DomainConflict,
-    /// The account has as many domains as it may.
+    /// The account has reached its maximum number of domains.
     DomainOverLimit,
-    /// The name was not shown to be the account's.
+    /// Ownership of the name was not proven.
     NotProven,
     /// An unknown domain status in a query.
     FilterDomainStatus,
-    /// An unknown way to compare names.
+    /// An unknown way to match names.
     SearchType,
     /// `SSLProtocol` is neither on nor off.
     SslProtocol,
-    /// TLS is to be on, and there is no certificate.
+    /// TLS is switched on without a certificate.
     CertificateMissing,
-    /// TLS is to be on, and there is no key.
+    /// TLS is switched on without a key.
     KeyMissing,
-    /// A certificate that is none, or not one for this domain and day.
+    /// The certificate is invalid, or not valid for this domain and day.
     Certificate,
-    /// A private key that is none.
+    /// The private key is invalid.
     Key,
-    /// The key is not that of the certificate.
+    /// The key does not belong to the certificate.
     KeyMismatch,
-    /// More of a certificate than is taken.
+    /// The certificate is too long.
     CertificateTooLong,
-    /// Too long a name of a certificate.
+    /// The name of the certificate is too long.
     CertificateName,
-    /// A stored certificate is named, and there is none.
+    /// The named stored certificate does not exist.
     CertificateUnknown,
     /// `Functions` is not an array of functions, or they cannot be set together.
     Functions,
@@ -470,7 +470,7 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
         Fault::Suspended if vod => (403, "OperationDenied.Suspended", "Your VOD service is suspended."),
         Fault::Suspended => (403, "OperationDenied", "Your CDN service is suspended."),
         Fault::Overdue => (400, "InsufficientBalance", "Your account does not have enough balance."),
-        // Without the full stop that all other pages have.
+        // Without the full stop of all other pages.
         Fault::ServiceNotOpened => (403, "OperationDenied", "Your account does not open CDN service yet"),
         Fault::ServiceOpen if current => (400, "CdnService.HasOpened", "Your CDN service has opened."),
         Fault::ServiceOpen => (400, "CdnService.HasOpened", "Your cdn service has opened."),
@@ -508,7 +508,7 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
             (400, "InvalidEndTime.Mismatch", "The specified EndTime is earlier than the StartTime.")
         }
         Fault::TimeOrder => {
-            // Spelt so by the vendor.
+            // The vendor's spelling.
             (400, "InvalidEndTime.Mismatch", "Specified end time does not math the specified start time.")
         }
         Fault::StartTimeRange if current => {
@@ -547,7 +547,7 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
             (400, "InvalidSources.Malformed", "The specific value of parameter Sources is malformed.")
         }
         Fault::SourceType => (400, "InvalidSourceType.Malformed", "Specified SourceType is malformed."),
-        // So worded by the vendor.
+        // The vendor's wording.
         Fault::SourcesExceeded => (400, "SourceIp.Exceed", "The Certificate you provided is malformed!"),
         Fault::SourceContent => (400, "InvalidSource.Content.Malformed", "Specified source content is malformed."),
         Fault::ChangedSourceType => (400, "InvalidSource.Type.Malformed", "Specified source type is malformed."),
@@ -582,7 +582,7 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
             "InvalidDomainSearchType.ValueNotSupported",
             "The specified value of parameter DomainSearchType is not supported.",
         ),
-        // So worded by the vendor.
+        // The vendor's wording.
         Fault::SslProtocol => {
             (400, "InvalidSSLProtocol.ValueNotSupported", "The specified value of parameter Enable is not supported.")
         }
@@ -609,14 +609,14 @@ fn words(fault: Fault, wording: Wording) -> (u16, &'static str, &'static str) {
     }
 }
 
-/// Parameters that are secrets: what is repeated to a client ends in its logs.
+/// Parameters with secret values: what is quoted to a client ends up in its logs.
 const SECRET_PARAMETERS: [&str; 3] = [KEY_PARAMETER, "SecurityToken", "BearerToken"];
 
-/// Header fields that are.
+/// Header fields with secret values.
 const SECRET_HEADERS: [&str; 2] = ["x-acs-security-token:", "x-acs-bearer-token:"];
 
-/// A string to sign, or a canonical request, with the values of secrets left out. A parameter is followed by `=` and `&`, or in
-/// V1 by the same escaped; a header field by the end of its line.
+/// Removes secret values from a string to sign or a canonical request. A parameter's value is between `=` and `&`, or
+/// in V1 between their escaped forms; a header field's value ends with its line.
 fn without_secrets(to_sign: &str) -> Cow<'_, str> {
     let mut out = Cow::Borrowed(to_sign);
     for name in SECRET_PARAMETERS {
@@ -630,7 +630,7 @@ fn without_secrets(to_sign: &str) -> Cow<'_, str> {
     out
 }
 
-/// Leaves out what lies between `before` and `after`, the end of the line or of the text.
+/// Removes the text between `before` and `after`, the end of the line, or the end of the text.
 fn blot(text: &mut Cow<'_, str>, before: &str, after: &str) {
     let Some((front, rest)) = text.split_once(before) else { return };
     let line = rest.find('\n').unwrap_or(rest.len());
@@ -639,7 +639,7 @@ fn blot(text: &mut Cow<'_, str>, before: &str, after: &str) {
     *text = blotted.into();
 }
 
-/// A client's text, short and without control characters, for use in a message.
+/// Client input, shortened and without control characters, to be quoted in a message.
 fn quoted(text: &str) -> String {
     text.chars().take(QUOTED_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

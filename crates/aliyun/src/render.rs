@@ -1,11 +1,12 @@
 //! Bodies: replies and refusals as JSON or XML, with the exact content types that clients compare.
 //!
-//! XML is written from the same fields as JSON: each key is an element, an array repeats the element of its key.
+//! XML is written from the same fields as JSON: each key becomes an element, and an array repeats the element of its
+//! key.
 //!
 //! # What always holds
 //!
-//! - Every value of an error body is a text; some clients crash on others.
-//! - XML holds no character that XML 1.0 forbids: such a one is replaced.
+//! - Every value of an error body is a string; some clients crash on other types.
+//! - XML contains no character that XML 1.0 forbids; such characters are replaced.
 
 use std::borrow::Cow;
 
@@ -15,33 +16,33 @@ use crate::read::{Format, Product, Request};
 use crate::refusal::Refusal;
 use crate::reply::{self, Reply, fields};
 
-/// A whole answer.
+/// A complete response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     /// HTTP status.
     pub status: u16,
-    /// The value of `Content-Type`, to the letter.
+    /// The exact value of `Content-Type`.
     pub content_type: &'static str,
     /// The body.
     pub body: Vec<u8>,
 }
 
-/// What an error body says besides the error.
+/// Facts about the request for an error body.
 #[derive(Clone, Copy, Debug)]
 pub struct Envelope<'a> {
     /// Upper-case UUID of this request.
     pub request_id: &'a str,
-    /// The host that was asked, with or without its port; empty when it is unknown.
+    /// The requested host, with or without its port; empty if unknown.
     pub host: &'a str,
-    /// Whether it was asked by https, as far as is known: links to our own pages begin as the request did.
+    /// Whether the request came by https, as far as is known: links to our own pages use the same scheme.
     pub https: bool,
-    /// The product, as far as it is known.
+    /// The product, as far as is known.
     pub product: Product,
-    /// The form that was asked for.
+    /// The requested format.
     pub format: Format,
 }
 
-/// Writes a successful answer to `request`.
+/// Encodes a successful reply to `request`.
 pub fn render(request: &Request, request_id: &str, reply: &Reply) -> Rendered {
     let body = match request.format {
         Format::Json => reply::json(request, request_id, reply),
@@ -50,7 +51,7 @@ pub fn render(request: &Request, request_id: &str, reply: &Reply) -> Rendered {
     Rendered { status: 200, content_type: content_type(request.format), body }
 }
 
-/// Writes a refusal.
+/// Encodes a refusal.
 pub fn refuse(refusal: &Refusal, envelope: Envelope<'_>) -> Rendered {
     let public_host = match envelope.product {
         Product::Cdn => "cdn.aliyuncs.com",
@@ -79,7 +80,7 @@ pub fn refuse(refusal: &Refusal, envelope: Envelope<'_>) -> Rendered {
             {
                 element(&mut out, name, &Value::String(text.to_owned()));
             }
-            // A code and an id are ours: neither can hold the end of a CDATA section.
+            // A code and an id are our own texts: neither can contain the end of a CDATA section.
             out.extend(["<Recommend><![CDATA[", &recommend, "]]></Recommend></Error>"]);
             out.into_bytes()
         }
@@ -87,7 +88,7 @@ pub fn refuse(refusal: &Refusal, envelope: Envelope<'_>) -> Rendered {
     Rendered { status: refusal.status, content_type: content_type(envelope.format), body }
 }
 
-/// Where the page about a code is: with whoever was asked, under the name he was asked by.
+/// The link to the page about a code: on this server, under the host name of the request.
 fn link(code: &str, envelope: &Envelope<'_>) -> String {
     let named = |host: &str| {
         !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
@@ -95,18 +96,18 @@ fn link(code: &str, envelope: &Envelope<'_>) -> String {
     let origin = match (named(envelope.host), envelope.https) {
         (true, true) => format!("https://{}", envelope.host),
         (true, false) => format!("http://{}", envelope.host),
-        (false, _) => String::new(), // nobody said what we are called
+        (false, _) => String::new(), // the host is unknown
     };
     let product = envelope.product.name();
     format!("{origin}{PAGES}{code}?product={product}&requestId={}", envelope.request_id)
 }
 
-/// The path under which a door serves the pages about codes ([`crate::page`]).
+/// The path under which a server offers the pages about codes ([`crate::page`]).
 pub const PAGES: &str = "/errors/";
 
 const PROLOG: &str = "<?xml version='1.0' encoding='UTF-8'?>\n";
 
-/// Exact: the Tea cores of Python and Node compare these texts to choose a parser.
+/// Must match exactly: the Tea cores of Python and Node compare these texts to choose a parser.
 fn content_type(format: Format) -> &'static str {
     match format {
         Format::Json => "application/json;charset=utf-8",
@@ -124,7 +125,7 @@ fn xml_body(root: &str, fields: &Value) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Writes `value` as an element, or an array as one element for each of its values.
+/// Writes `value` as an element, and an array as one element per value.
 fn element(out: &mut String, name: &str, value: &Value) {
     if let Value::Array(values) = value {
         for value in values {
@@ -146,7 +147,7 @@ fn element(out: &mut String, name: &str, value: &Value) {
     out.extend(["</", name, ">"]);
 }
 
-/// A character of text in XML 1.0 (§2.2, §2.4).
+/// A character escaped for text in XML 1.0 (§2.2, §2.4).
 fn escape(character: char) -> Cow<'static, str> {
     match character {
         '&' => "&amp;".into(),

@@ -1,9 +1,9 @@
-//! Replies: what was done or found, as values, and the fields the vendor's clients expect of it.
+//! Replies: results as values, and the fields that the vendor's clients expect of them.
 //!
 //! # What always holds
 //!
-//! - A successful body never has a field `Code`: clients take it for a failure.
-//! - Fields and their JSON types are those of the official SDK models; counters of quotas are texts.
+//! - The body of a success never has a field `Code`: clients would take it for a failure.
+//! - Fields and their JSON types are those of the official SDK models; quota counters are strings.
 //! - `Process` is `100%` exactly when the task is complete.
 
 use std::time::SystemTime;
@@ -29,37 +29,37 @@ mod domains;
 
 pub use domains::{DomainDetail, DomainTls};
 
-/// What an unlimited quota reads as; clients subtract, and fail on negative numbers and words.
+/// The number shown for an unlimited quota; clients do arithmetic with it, and fail on negative numbers and words.
 pub const UNLIMITED: u64 = 10_000_000;
 
-/// The answer to a call that succeeded.
+/// The reply to a call that succeeded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// What a prefetch would do, URL by URL.
     Explained(Vec<Explained>),
-    /// Accepted as these tasks.
+    /// Accepted as tasks with these ids.
     Submitted(Vec<u64>),
     /// One page of tasks, newest first.
     Tasks {
-        /// The page that was asked for.
+        /// The requested page.
         page: Page,
         /// Rows on all pages.
         total: u64,
         /// Rows on this page.
         rows: Vec<TaskRow>,
     },
-    /// Tasks of the ids that were asked for.
+    /// Tasks by id.
     TasksById {
         /// Their rows.
         rows: Vec<TaskRow>,
-        /// Whom those that are refreshing wait for.
+        /// The nodes that tasks in progress are waiting for.
         waiting: Vec<Waiting>,
     },
-    /// A prefetch, URL by URL; `None` when there is none of that id.
+    /// A prefetch, URL by URL; `None` if there is no such task.
     PrefetchDetail(Option<PrefetchDetail>),
-    /// A prefetch with all there is to know of it.
+    /// A prefetch with all its details.
     PreloadTask(Box<PreloadTask>),
-    /// Prefetches that were steered.
+    /// Prefetches that have been steered.
     Steered(Vec<SteeredTask>),
     /// Quotas as numbers, and how many domains the account may have.
     UserQuota {
@@ -68,32 +68,32 @@ pub enum Reply {
         /// Domains the account may have.
         domains: u64,
     },
-    /// A session that was issued.
+    /// An issued session.
     SessionCreated(Session),
-    /// A bearer token that was issued.
+    /// An issued bearer token.
     BearerCreated(Bearer),
-    /// What was done in the account, the newest first.
+    /// Events of the account's audit log, newest first.
     AuditLog {
-        /// Some of it.
+        /// Some of the events.
         events: Vec<AuditEvent>,
-        /// Where it goes on; `None` when there is no more.
+        /// Where the next page begins; `None` if there are no more events.
         next: Option<(u64, u64)>,
     },
-    /// The service, opened.
+    /// The service, once opened.
     Service(OpenedService),
-    /// How the account stands.
+    /// The state of the account.
     ServiceStatus(ServiceStatus),
-    /// A signed receipt, as its file is written.
+    /// A signed receipt, as the text of its file.
     Receipt(String),
-    /// The public key that receipts are checked with, in base64.
+    /// The public key that verifies receipts, in base64.
     ReceiptKey(String),
-    /// Quotas and what is left of them today.
+    /// Quotas and their remainders of today.
     Quota(Quota),
-    /// Done, nothing to say.
+    /// Done, with nothing to report.
     Done,
     /// One page of domains.
     Domains {
-        /// The page that was asked for.
+        /// The requested page.
         page: Page,
         /// Rows on all pages.
         total: u64,
@@ -106,18 +106,18 @@ pub enum Reply {
     Labels {
         /// One page of them.
         rows: Vec<LabelRow>,
-        /// Whether there are more behind it.
+        /// Whether there are more.
         more: bool,
     },
     /// Domains, each with all its labels.
     LabelsOf(Vec<(String, Vec<Label>)>),
-    /// Every key of an account's labels with its values.
+    /// Every label key of an account, with its values.
     LabelsOfAccount(Vec<(String, Vec<String>)>),
-    /// Every place there is.
+    /// All regions with POPs.
     Places(Vec<Region>),
-    /// What shows that a name is the account's.
+    /// The content that proves ownership of a name.
     ProofContent(String),
-    /// Where nodes of the second tier are that serve a domain.
+    /// The second-tier nodes that serve a domain.
     Addresses {
         /// The domain.
         domain: String,
@@ -130,28 +130,28 @@ pub enum Reply {
     Certificate {
         /// The domain.
         domain: String,
-        /// What its users are shown.
+        /// The certificate shown to users.
         certificate: Option<CertificateShown>,
     },
-    /// Functions that were set, each with its number: on each domain in turn, as they were asked for.
+    /// Functions that have been set, each with its id: domain by domain, in the requested order.
     FunctionsSet(Vec<FunctionSet>),
     /// Functions of a domain.
     Functions {
-        /// Which.
+        /// The functions.
         rows: Vec<FunctionRow>,
         /// Whether every node has them.
         configured: bool,
     },
-    /// What was counted of domains.
+    /// Figures of domains.
     Figures(Box<FiguresShown>),
-    /// The URLs that were asked for most.
+    /// The most requested URLs.
     TopUrls(Box<UrlsShown>),
 }
 
-/// A function that was set.
+/// A function that has been set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionSet {
-    /// On which domain.
+    /// Its domain.
     pub domain: String,
     /// What it is called.
     pub name: String,
@@ -159,7 +159,7 @@ pub struct FunctionSet {
     pub id: u64,
 }
 
-/// A function as it is kept.
+/// A function as stored.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FunctionRow {
     /// Its number.
@@ -168,11 +168,11 @@ pub struct FunctionRow {
     pub name: String,
     /// Its arguments.
     pub args: Vec<(String, String)>,
-    /// The condition it is bound to.
+    /// The id of the condition it is bound to.
     pub parent: Option<u64>,
 }
 
-/// Without arguments, whose values may be secrets.
+/// Omits arguments, whose values may be secrets.
 impl std::fmt::Debug for FunctionRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}#{}", self.name, self.id)
@@ -186,13 +186,13 @@ pub struct TaskRow {
     pub id: u64,
     /// The URL with its scheme.
     pub path: String,
-    /// What was asked for.
+    /// Its type.
     pub kind: TaskType,
-    /// How far it is.
+    /// Its state.
     pub status: TaskStatus,
     /// Steps done, of `total`.
     pub done: u64,
-    /// Steps there are.
+    /// Number of steps.
     pub total: u64,
     /// When it was submitted.
     pub created_at: SystemTime,
@@ -200,7 +200,7 @@ pub struct TaskRow {
     pub description: Description,
 }
 
-/// A prefetch, URL by URL.
+/// The details of a prefetch, URL by URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrefetchDetail {
     /// The task.
@@ -209,13 +209,13 @@ pub struct PrefetchDetail {
     pub domain: String,
     /// When it was submitted.
     pub created_at: SystemTime,
-    /// When it ended; `None` while it has not.
+    /// When it ended; `None` if it is in progress.
     pub ended_at: Option<SystemTime>,
-    /// How far it is: failed as soon as it ended and one URL did.
+    /// Its state: failed if it has ended and any URL failed.
     pub status: TaskStatus,
     /// Steps done, of `total`.
     pub done: u64,
-    /// Steps there are.
+    /// Number of steps.
     pub total: u64,
     /// Its URLs, in the order of submission.
     pub urls: Vec<PrefetchedUrl>,
@@ -226,24 +226,24 @@ pub struct PrefetchDetail {
 pub struct PrefetchedUrl {
     /// The URL with its scheme.
     pub url: String,
-    /// Whether it is resident wherever it was to be; `None` while that is not known.
+    /// Whether it is resident on all its targets; `None` if not yet known.
     pub success: Option<bool>,
-    /// The status that the origin answered with, where that is why it failed.
+    /// The status of the origin's response, if that is why it failed.
     pub origin_status: Option<u16>,
-    /// Exactly why and where it failed; empty otherwise.
+    /// Exactly why and where it failed; otherwise empty.
     pub description: String,
 }
 
-/// Whom a refresh waits for: a field of our own, which the vendor's clients leave out.
+/// The nodes that a refresh is waiting for: our own field, which the vendor does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// The task.
     pub task: u64,
-    /// The highest revision of it that is waited for.
+    /// The highest of its revisions that is not yet complete.
     pub revision: u64,
     /// Some of the nodes.
     pub nodes: Vec<WaitedFor>,
-    /// How many more there are.
+    /// Number of further nodes.
     pub more: usize,
 }
 
@@ -252,31 +252,31 @@ pub struct Waiting {
 pub struct WaitedFor {
     /// Its name.
     pub name: String,
-    /// When it was last heard; `None`: not since the control plane started.
+    /// When it was last heard from; `None` if not since the control plane started.
     pub last_heard: Option<SystemTime>,
-    /// The highest revision it acknowledged.
+    /// The highest revision that it has acknowledged.
     pub acknowledged: u64,
-    /// When it will be waited for no longer, whatever it does; `None`: it is waited for until it acknowledges.
+    /// When waiting for it ends in any case; `None` if only its acknowledgement ends it.
     pub at_most_until: Option<SystemTime>,
 }
 
-/// Why a task failed: the vendor's words where one fits.
+/// Why a task failed, in the vendor's words where they fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Description {
-    /// It did not.
+    /// It did not fail.
     None,
-    /// Something of ours.
+    /// An internal error.
     Internal,
     /// The origin did not answer in time.
     OriginTimeout,
     /// The origin answered with this status.
     OriginStatus(u16),
-    /// Our own words.
+    /// Our own text.
     Text(String),
 }
 
 impl Description {
-    /// The words; lists of CDN tasks leave a space out that all others have (prefetch-refresh §7).
+    /// The text; lists of CDN tasks omit a space that all others have (prefetch-refresh §7).
     fn words(&self, in_cdn_list: bool) -> String {
         match (self, in_cdn_list) {
             (Description::None, _) => String::new(),
@@ -291,17 +291,17 @@ impl Description {
     }
 }
 
-/// One quota of a day.
+/// One daily quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// How much a day; `None` is unlimited.
+    /// The quota per day; `None` is unlimited.
     pub limit: Option<u64>,
     /// How much of it is spent.
     pub used: u64,
 }
 
 impl Bucket {
-    /// Quota and remainder, as clients read them.
+    /// Quota and remainder, as shown to clients.
     fn numbers(self) -> (u64, u64) {
         let limit = self.limit.unwrap_or(UNLIMITED);
         let used = if self.limit.is_some() { self.used } else { 0 };
@@ -328,8 +328,8 @@ pub struct Quota {
     pub block: Bucket,
 }
 
-/// `reply` as JSON, in answer to `request`. Rows by ids may be thousands, and clients that wait ask for them again and again: they
-/// are written as what they are.
+/// Encodes `reply` as JSON, in answer to `request`. Replies by ids may have thousands of rows, and waiting clients
+/// request them repeatedly, so these are serialised directly.
 pub(crate) fn json(request: &Request, request_id: &str, reply: &Reply) -> Vec<u8> {
     match reply {
         Reply::TasksById { rows, waiting } => {
@@ -432,13 +432,13 @@ fn function(product: Product, row: &FunctionRow, status: &str) -> Value {
         "Status": status,
     });
     if product == Product::Cdn {
-        // Empty: bound to no condition.
+        // Empty if bound to no condition.
         fields["ParentId"] = json!(row.parent.map(|id| id.to_string()).unwrap_or_default());
     }
     fields
 }
 
-/// One row. Its fields, like those of [`TasksById`], stand in the order in which others are written.
+/// One row. Its fields, like those of [`TasksById`], are in the same order as in other replies.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct TaskFields<'a> {
@@ -452,7 +452,7 @@ struct TaskFields<'a> {
 }
 
 fn task_fields<'a>(rows: &'a [TaskRow], in_cdn_list: bool) -> Vec<TaskFields<'a>> {
-    // Rows of a task were created together.
+    // Rows of a task have the same creation time, so it is formatted once.
     let mut created = (SystemTime::UNIX_EPOCH, timestamp(SystemTime::UNIX_EPOCH));
     let mut creation_time = |at: SystemTime| {
         if created.0 != at {
@@ -496,7 +496,7 @@ fn waited_for(waiting: &Waiting) -> Value {
     let nodes = waiting.nodes.iter().map(|node| {
         json!({
             "Name": node.name,
-            // Empty: not heard since the control plane started.
+            // Empty if not heard from since the control plane started.
             "LastHeardTime": node.last_heard.map(timestamp).unwrap_or_default(),
             "Acknowledged": node.acknowledged,
             "Until": if node.at_most_until.is_some() { "LeaseOver" } else { "Acknowledgement" },
@@ -511,13 +511,13 @@ fn waited_for(waiting: &Waiting) -> Value {
     })
 }
 
-/// Progress in per cent, with up to two decimals, rounded down.
+/// Progress in percent, with up to two decimals, rounded down.
 pub(crate) fn process(status: TaskStatus, done: u64, total: u64) -> String {
     if status == TaskStatus::Complete {
         return "100%".to_owned();
     }
     let hundredths = u128::from(done) * 10_000 / u128::from(total.max(1));
-    let hundredths = hundredths.min(9_999); // what is not complete never says 100%
+    let hundredths = hundredths.min(9_999); // an incomplete task never shows 100%
     match (hundredths / 100, hundredths % 100) {
         (whole, 0) => format!("{whole}%"),
         (whole, part) => format!("{whole}.{part:02}%"),
@@ -540,11 +540,12 @@ fn quotas(product: Product, request_id: &str, quota: &Quota) -> Value {
         put("IgnoreParams", quota.ignore_params);
         put("PreloadEdge", quota.prefetch_edge);
     }
-    fields["blockRemain"] = fields["BlockRemain"].clone(); // so spelt in old pages and in VOD's model
+    fields["blockRemain"] = fields["BlockRemain"].clone(); // spelt like this in old pages and in VOD's model
     fields
 }
 
-/// Status 200 where all is well, the origin's where one did harm, else that of a gateway; no page says what `RetCode` is.
+/// `RetCode` is not documented; we use 200 on success, the status of the origin's response if that caused the failure,
+/// and otherwise a gateway's.
 fn prefetch_detail(detail: &PrefetchDetail) -> Value {
     let ret_code = match detail.status {
         TaskStatus::Refreshing => String::new(),
@@ -557,7 +558,7 @@ fn prefetch_detail(detail: &PrefetchDetail) -> Value {
     let url = |url: &PrefetchedUrl| {
         json!({
             "Url": url.url,
-            // Empty: not known yet.
+            // Empty if not yet known.
             "Success": url.success.map(|success| success.to_string()).unwrap_or_default(),
             "Description": url.description,
         })
@@ -601,7 +602,7 @@ mod tests {
             (TaskStatus::Refreshing, 0, 3, "0%"),
             (TaskStatus::Refreshing, 1, 3, "33.33%"),
             (TaskStatus::Refreshing, 1, 2, "50%"),
-            (TaskStatus::Refreshing, 3, 3, "99.99%"), // done, and not yet known to be
+            (TaskStatus::Refreshing, 3, 3, "99.99%"), // all steps done, not yet marked complete
             (TaskStatus::Refreshing, 0, 0, "0%"),
             (TaskStatus::Failed, 1, 20, "5%"),
             (TaskStatus::Failed, 101, 20_000, "0.50%"),
@@ -617,7 +618,7 @@ mod tests {
         let cases = [
             (Some(1000), 0, 1000, 1000),
             (Some(1000), 1, 1000, 999),
-            (Some(10), 11, 10, 0), // lowered since
+            (Some(10), 11, 10, 0), // the quota was lowered
             (None, 123, 10_000_000, 10_000_000),
         ];
         for (limit, used, quota, remain) in cases {

@@ -1,18 +1,20 @@
-//! What an operator sets about how calls are read, for all accounts alike.
+//! Operator settings about how calls are read, for all accounts.
 
 use std::time::Duration;
 
-/// How long tasks can be asked for where nobody says otherwise: as long as with the vendor.
+/// Default time for which tasks can be queried: the vendor's.
 pub const TASK_HISTORY_DAYS: u64 = 3;
 
-/// An operator's choices.
+/// The operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// How far back tasks can be asked for, in days.
+    /// How far back tasks can be queried, in days.
     pub task_history_days: u64,
-    /// Whether a line of `ObjectPath` that was escaped twice is unescaped once: one that has `%3F` or `%25` and no `?`.
+    /// Whether a line of `ObjectPath` that was escaped twice is unescaped once: one that contains `%3F` or `%25` and no
+    /// `?`.
     ///
-    /// The vendor's own script escapes what is escaped already. Such a line can also be meant literally, so this is a choice.
+    /// The vendor's own script escapes text that is already escaped. Such a line may also be meant literally, so this
+    /// is a setting.
     pub unescape_paths: bool,
 }
 
@@ -23,7 +25,7 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// How far back tasks can be asked for.
+    /// How far back tasks can be queried.
     pub fn task_history(&self) -> Duration {
         Duration::from_secs(self.task_history_days * 86_400)
     }

@@ -8,7 +8,7 @@ use crate::profile::Profile;
 use crate::read::{Request, timestamp};
 use crate::refusal::{Fault, Refusal};
 
-/// How an account says it will pay. Nobody is billed here; it is shown as it was said.
+/// How an account wants to pay. Nothing is billed here; it is only shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChargeType {
     /// `PayByTraffic`
@@ -27,29 +27,29 @@ impl ChargeType {
     }
 }
 
-/// A service that was opened.
+/// A service that has been opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenedService {
-    /// What it is called.
+    /// Its name.
     pub instance: String,
     /// `PayByTraffic` or `PayByBandwidth`.
     pub charge: String,
     /// When it was opened.
     pub opened_at: SystemTime,
-    /// Why changes are refused, in the vendor's words: `financial`, `security`; `None` when they are not.
+    /// Why changes are refused, in the vendor's words: `financial`, `security`; `None` if they are not.
     pub locked: Option<&'static str>,
 }
 
-/// How an account stands.
+/// The state of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceStatus {
     /// It has opened the service.
     pub enabled: bool,
-    /// It owes.
+    /// It has debts.
     pub in_debt: bool,
-    /// It has owed for longer than it may.
+    /// It has had debts for longer than allowed.
     pub in_debt_overdue: bool,
-    /// The service is there for it.
+    /// It can use the service.
     pub on_service: bool,
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn service_fields(request_id: &str, service: &OpenedService) -> Value
         "InstanceId": service.instance,
         "InternetChargeType": service.charge,
         "OpeningTime": timestamp(service.opened_at),
-        // How one pays does not change here, and dynamic requests are not paid apart.
+        // The payment type cannot change here, and dynamic requests are not billed separately.
         "ChangingChargeType": "",
         "ChangingAffectTime": "",
         "DynamicBillingType": "",

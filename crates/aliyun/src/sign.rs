@@ -1,6 +1,6 @@
-//! The client's side: requests signed by V1 or V3, as the official SDKs do it.
+//! The client's side: signs requests by V1 or V3, as the official SDKs do.
 //!
-//! The command line uses V3; V1 is here for tests and for endpoints that know no other.
+//! The command line uses V3; V1 is for tests and for servers that support nothing else.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use crate::form;
 use crate::proof;
 use crate::read::{FORM_TYPE, timestamp};
 
-/// An access key. Its `Debug` shows no secret.
+/// An access key. `Debug` omits the secret.
 #[derive(Clone, Copy)]
 pub struct AccessKey<'a> {
     /// The id, which is public.
@@ -26,7 +26,7 @@ impl fmt::Debug for AccessKey<'_> {
     }
 }
 
-/// What is asked, and the two things that make each request unlike the last.
+/// The request, and the two values that make each request unique.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     /// GET or POST.
@@ -35,17 +35,17 @@ pub struct Ask<'a> {
     pub action: &'a str,
     /// The version, such as `2018-05-10`.
     pub version: &'a str,
-    /// Wall time; the server takes ±15 minutes.
+    /// Wall time; the server accepts ±15 minutes.
     pub now: SystemTime,
     /// Never used before with this key.
     pub nonce: &'a str,
 }
 
-/// The headers of a V3 request, `authorization` last; all of them must be sent, with names in lower case.
+/// The headers of a V3 request, `authorization` last; all of them must be sent, with lower-case names.
 ///
-/// `host` has the port when it is not the scheme's own. `query` is not encoded yet (send it by
-/// [`encode_pairs`](form::encode_pairs)). `body` is the form as it will be sent, empty for none. `extra` are further headers
-/// to sign, names in lower case, such as `accept` or `x-acs-security-token`.
+/// `host` includes the port unless it is the scheme's default. `query` is not yet encoded (encode it with
+/// [`encode_pairs`](form::encode_pairs)). `body` is the form as it will be sent; empty if there is none. `extra` are
+/// further headers to sign, with lower-case names, such as `accept` or `x-acs-security-token`.
 pub fn sign_v3(
     key: AccessKey<'_>,
     ask: Ask<'_>,
@@ -85,8 +85,8 @@ pub fn sign_v3(
 
 /// All pairs of a V1 request: `params`, the common ones, and `Signature` last.
 ///
-/// Each may travel in the query or in the form. Further common parameters (`Format`, `RegionId`, `SecurityToken`) are given
-/// among `params`.
+/// Each may be sent in the query or in the form. Further common parameters (`Format`, `RegionId`, `SecurityToken`)
+/// belong into `params`.
 pub fn sign_v1(key: AccessKey<'_>, ask: Ask<'_>, params: &[(String, String)]) -> Vec<(String, String)> {
     let date = timestamp(ask.now);
     let own = [

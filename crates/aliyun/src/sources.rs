@@ -1,8 +1,8 @@
-//! Origins of a domain: `Sources` as clients write it.
+//! The origins of a domain: parsing of `Sources`.
 //!
 //! # What always holds
 //!
-//! - What is read can be asked: the content fits the type, the port is one, and none of them is the domain itself.
+//! - Parsed origins are usable: the content fits the type, the port is valid, and none of them is the domain itself.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::refusal::Fault;
 
-/// Most origins of one domain.
+/// Maximum number of origins of one domain.
 const SOURCES_MAX: usize = 20;
 
 /// Longest `Sources`, in bytes.
@@ -26,7 +26,7 @@ pub struct Source {
     pub content: String,
     /// TCP port.
     pub port: u16,
-    /// Ours: http or https whatever the port is; by the port when it is not given, as with the vendor.
+    /// Our own: http or https, whatever the port; if absent, it follows from the port, as with the vendor.
     pub scheme: Option<Scheme>,
     /// 20 primary, 30 backup.
     pub priority: u16,
@@ -43,9 +43,9 @@ pub enum SourceType {
     Domain,
     /// A bucket of the vendor's object store.
     Oss,
-    /// A function's host name.
+    /// The host name of a function service.
     Function,
-    /// A site of the vendor's, by host name.
+    /// A site hosted by the vendor, by host name.
     Common,
 }
 
@@ -65,31 +65,31 @@ impl SourceType {
     }
 }
 
-/// What is wrong with `Sources`.
+/// Why `Sources` is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadSources {
-    /// Not an array of objects, or one without a part that it needs.
+    /// Not an array of objects, or an object without a required field.
     Syntax,
     /// More than [`SOURCES_MAX`].
     TooMany,
-    /// No address and no host name.
+    /// Neither an address nor a host name.
     Content,
-    /// The domain itself, or a name that it serves: a request would go round for ever.
+    /// The domain itself, or a name that it serves: a request would loop.
     Itself,
-    /// A type that there is not, or none.
+    /// An unknown or missing type.
     Type,
-    /// An address where the type says a name, or the other way round.
+    /// An address where the type requires a name, or the other way round.
     Mismatch,
     /// Neither 20 nor 30.
     Priority,
-    /// No TCP port.
+    /// Not a TCP port.
     Port,
     /// Above 100.
     Weight,
 }
 
 impl BadSources {
-    /// In the words of calls that make domains.
+    /// The fault in calls that create domains.
     pub(crate) fn of_new(self) -> Fault {
         match self {
             BadSources::Type => Fault::SourceType,
@@ -98,7 +98,7 @@ impl BadSources {
         }
     }
 
-    /// In the words of calls that change one domain.
+    /// The fault in calls that change one domain.
     pub(crate) fn of_change(self) -> Fault {
         match self {
             BadSources::Syntax | BadSources::TooMany | BadSources::Weight => Fault::Sources,
@@ -111,7 +111,8 @@ impl BadSources {
     }
 }
 
-/// Reads `Sources` for the domains `names`: an array of objects whose keys come in any case and whose numbers may be texts.
+/// Parses `Sources` for the domains `names`: an array of objects whose keys are case-insensitive and whose numbers may
+/// be strings.
 pub(crate) fn read(text: &str, names: &[DomainName]) -> Result<Vec<Source>, BadSources> {
     if text.len() > SOURCES_BYTES_MAX {
         return Err(BadSources::Syntax);
@@ -203,7 +204,7 @@ mod tests {
         let cases = [
             (r#"[{"content":"1.2.3.4","type":"ipaddr"}]"#, Ok(source(SourceType::Address, "1.2.3.4", 80, 20, 10))),
             (
-                // Terraform: capitalised keys, numbers both ways
+                // Terraform: capitalised keys, numbers in both forms
                 r#"[{"Content":"o.example.com","Type":"domain","Priority":"30","Port":443,"Weight":"15"}]"#,
                 Ok(source(SourceType::Domain, "o.example.com", 443, 30, 15)),
             ),
@@ -255,7 +256,7 @@ mod tests {
         let cases = [
             ("a.example.com", "A.Example.com", true),
             ("a.example.com", "b.example.com", false),
-            (".example.com", "o.example.com", true), // the wildcard serves it
+            (".example.com", "o.example.com", true), // served by the wildcard
             (".example.com", "example.com", false),
         ];
         for (domain, origin, itself) in cases {

@@ -1,9 +1,10 @@
-//! Steering of prefetches, actions of our own: PausePreloadTask, ResumePreloadTask, CancelPreloadTask, SetPreloadTaskPriority; all
-//! there is to know of one, DescribePreloadTask; and `Priority` and `NotBefore` of what submits them.
+//! Steering of prefetches, by our own actions: PausePreloadTask, ResumePreloadTask, CancelPreloadTask,
+//! SetPreloadTaskPriority; DescribePreloadTask with all details of one; and the parameters `Priority` and `NotBefore`
+//! of submissions.
 //!
 //! # Not here
 //!
-//! What a pause or a priority means: the control plane knows.
+//! What pausing or a priority does: see the control plane.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,25 +17,25 @@ use crate::refusal::Refusal;
 use crate::reply::{PrefetchDetail, process};
 use crate::tasks::{self, Page, TaskStatus, read_time};
 
-/// Priorities; what has a higher one goes first.
+/// Valid priorities; higher ones go first.
 const PRIORITIES: std::ops::RangeInclusive<u8> = 1..=9;
 
-/// URLs on a page of DescribePreloadTask, each of which may have jobs by the dozen.
+/// URLs per page of DescribePreloadTask, each of which may have dozens of jobs.
 const URLS_PER_PAGE_MAX: u32 = 100;
 
-/// How far ahead `NotBefore` may lie: nobody remembers for longer what was put off.
+/// How far ahead `NotBefore` may be: nobody remembers a postponed prefetch for longer.
 const NOT_BEFORE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
-/// What is to be done to which prefetches.
+/// A request to steer prefetches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SteerTasks {
     /// One to ten tasks, none twice.
     pub tasks: Vec<u64>,
-    /// What is done to all of them.
+    /// The change to all of them.
     pub how: Steer,
 }
 
-/// What is done to a prefetch.
+/// A change to a prefetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steer {
     /// PausePreloadTask
@@ -47,29 +48,29 @@ pub enum Steer {
     Priority(u8),
 }
 
-/// A prefetch that was steered.
+/// A prefetch that has been steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SteeredTask {
     /// The task.
     pub id: u64,
-    /// How many of its URLs had not ended.
+    /// Number of its URLs that had not ended.
     pub urls: u64,
 }
 
-/// A prefetch with all there is to know of it.
+/// A prefetch with all its details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreloadTask {
-    /// What the vendor's detail says of it, without its URLs.
+    /// The vendor's detail of it, without its URLs.
     pub summary: PrefetchDetail,
-    /// Which of its URLs are here.
+    /// The page that `urls` is.
     pub page: Page,
-    /// How many it has.
+    /// Total number of its URLs.
     pub total: u64,
     /// 1 to 9.
     pub priority: u8,
-    /// How it is steered.
+    /// Its state.
     pub state: PreloadState,
-    /// The moment before which it does not begin, where that has not come.
+    /// The moment before which it does not begin, if still to come.
     pub not_before: Option<SystemTime>,
     /// Since when it is paused.
     pub paused_since: Option<SystemTime>,
@@ -77,18 +78,18 @@ pub struct PreloadTask {
     pub urls: Vec<PreloadUrl>,
 }
 
-/// How a prefetch is steered.
+/// The state of a prefetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PreloadState {
-    /// It is worked on as there is room.
+    /// It proceeds as capacity allows.
     Running,
-    /// Its moment has not come.
+    /// Its start time has not come.
     Waiting,
-    /// Nothing of it is begun until it is resumed.
+    /// None of its jobs is started until it is resumed.
     Paused,
     /// It was cancelled.
     Cancelled,
-    /// It has ended by itself.
+    /// It has ended on its own.
     Ended,
 }
 
@@ -109,15 +110,15 @@ impl PreloadState {
 pub struct PreloadUrl {
     /// With its scheme.
     pub url: String,
-    /// How far it is.
+    /// Its state.
     pub status: TaskStatus,
     /// Steps done, of `total`.
     pub done: u64,
-    /// Steps there are.
+    /// Number of steps.
     pub total: u64,
-    /// Where and why it failed first; empty where it did not.
+    /// Where and why it failed first; otherwise empty.
     pub description: String,
-    /// What it is for each target and variant.
+    /// Its jobs, one per target and variant.
     pub jobs: Vec<PreloadJob>,
 }
 
@@ -126,27 +127,27 @@ pub struct PreloadUrl {
 pub struct PreloadJob {
     /// `POP/TIER`.
     pub target: String,
-    /// Which of the variants, from 0.
+    /// Index of the variant, from 0.
     pub variant: usize,
-    /// How far it is.
+    /// Its state.
     pub status: Option<TaskStatus>,
-    /// The node that has it, or that said why it failed.
+    /// The node that stores it, or that reported why it failed.
     pub node: Option<String>,
-    /// Bytes that came.
+    /// Bytes received.
     pub bytes: Option<u64>,
-    /// Bytes there are.
+    /// Bytes announced.
     pub length: Option<u64>,
-    /// How long the fetch took; `None` also where it was there already.
+    /// How long the fetch took; `None` also if the object was there already.
     pub took: Option<Duration>,
-    /// Exactly why it failed; empty where it did not.
+    /// Exactly why it failed; otherwise empty.
     pub cause: String,
-    /// The status that the origin answered with, where that is why.
+    /// The status of the origin's response, if that is why it failed.
     pub origin_status: Option<u16>,
     /// When it failed.
     pub at: Option<SystemTime>,
 }
 
-/// Reads the parameters of DescribePreloadTask: one task, and which of its URLs.
+/// Reads the parameters of DescribePreloadTask: one task, and the page of its URLs.
 pub(crate) fn task(request: &Request, profile: &Profile) -> Result<(u64, Page), Refusal> {
     let page = tasks::page(&request.params, URLS_PER_PAGE_MAX);
     Ok((tasks::one(request, profile)?, page.map_err(|fault| Refusal::of(fault, profile.wording(request)))?))
@@ -164,7 +165,7 @@ pub(crate) fn task_fields(request_id: &str, task: &PreloadTask) -> Value {
             "Variant": job.variant,
             "Status": job.status.map(TaskStatus::name).unwrap_or_default(),
             "Node": job.node.as_deref().unwrap_or_default(),
-            // Null: nobody knows, or it was there already.
+            // Null if unknown, or if the object was there already.
             "Bytes": job.bytes,
             "Length": job.length,
             "Milliseconds": job.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),

@@ -1,9 +1,9 @@
-//! Asking for tasks: the filters of DescribeRefreshTasks and its VOD twin, and tasks by id (prefetch-refresh §7).
+//! Querying tasks: the filters of DescribeRefreshTasks and its VOD counterpart, and tasks by id (prefetch-refresh §7).
 //!
 //! # What always holds
 //!
-//! - A filter that cannot be understood is an error, never ignored: a list must not show more than was asked for.
-//! - A well-formed id that nobody has is not an error; the list is empty.
+//! - An invalid filter is an error, never ignored: a list must not show more than was asked for.
+//! - A well-formed unknown id is not an error; the list is empty.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,33 +17,33 @@ use time::PrimitiveDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-/// Most ids of one query. One call's answer may name as many, and clients feed it back whole.
+/// Maximum number of ids in one query. The answer to one submission may have as many, and clients send it back whole.
 pub const TASK_IDS_MAX: usize = 1000;
 
-/// Most ids of DescribeRefreshTaskById.
+/// Maximum number of ids of DescribeRefreshTaskById.
 const IDS_BY_ID_MAX: usize = 10;
 
-/// How far a client's clock may be from ours when it computes a time range.
+/// Tolerated difference between a client's clock and ours when it computes a time range.
 const SKEW: Duration = Duration::from_secs(15 * 60);
 
 /// The older form of times, without seconds.
 const MINUTES: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]Z");
 
-/// Which page of a list.
+/// A page of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// From 1.
+    /// Page number, from 1.
     pub number: u32,
-    /// Rows a page, at least 1.
+    /// Rows per page, at least 1.
     pub size: u32,
 }
 
-/// Which tasks are asked for. Every filter that is there must hold.
+/// A query for tasks. All given filters must match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskQuery {
     /// One of these ids.
     pub ids: Option<Vec<u64>>,
-    /// Exactly this path, whatever its scheme.
+    /// Exactly this path, with any scheme.
     pub path: Option<ObjectPath>,
     /// Paths on this host, lower case.
     pub domain: Option<String>,
@@ -53,14 +53,14 @@ pub struct TaskQuery {
     pub kind: Option<TaskFilter>,
     /// Submitted at or after the first and before the second.
     pub between: Option<(SystemTime, SystemTime)>,
-    /// Which part of the list.
+    /// The page of the list.
     pub page: Page,
 }
 
 /// The states of a task that users see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskStatus {
-    /// Under way.
+    /// In progress.
     Refreshing,
     /// Done.
     Complete,
@@ -82,7 +82,8 @@ impl TaskStatus {
 /// The types of tasks that exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskType {
-    /// Refresh of an object, of a path whatever its query, or by tag: the vendor has no types of their own for the last two.
+    /// Refresh of an object, of a path with any query, or by tag: the vendor has no types of their own for the last
+    /// two.
     File,
     /// Refresh of a directory.
     Directory,
@@ -104,12 +105,12 @@ impl TaskType {
     }
 }
 
-/// What a query may ask for by type.
+/// The types that a query may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskFilter {
     /// Tasks of this type.
     Type(TaskType),
-    /// Tasks of a type that the vendor has and we have none of: `block`, `unblock`.
+    /// A type that the vendor has and we do not: `block`, `unblock`.
     NoneOfOurs,
 }
 
@@ -142,13 +143,13 @@ pub(crate) fn query(request: &Request, profile: &Profile, rules: Rules, now: Sys
     if kind.is_none() && (domain.is_some() || status.is_some()) {
         return Err(worded(Fault::FilterNeedsType));
     }
-    // VOD has pages of 50, and so had CDN when this version was the newest.
+    // VOD has pages of 50, and so had CDN in this version.
     let largest = match (request.product, request.version.as_str()) {
         (Product::Cdn, VERSION_2014) => Profile::named("cdn-2019").map_or(profile.tasks_page, |old| old.tasks_page),
         _ => profile.per_call(request.product).tasks_page,
     };
     let between = between(params, rules, now).map_err(|fault| match (worded(fault), fault) {
-        // The vendor's text names the three days it keeps.
+        // The vendor's text states its own retention of three days.
         (refusal, Fault::TimeTooOld) => refusal.with_days(rules.task_history_days),
         (refusal, _) => refusal,
     })?;
@@ -167,7 +168,7 @@ pub(crate) fn one(request: &Request, profile: &Profile) -> Result<u64, Refusal> 
     ids.first().copied().ok_or_else(|| Refusal::missing("TaskId"))
 }
 
-/// A comma list of decimal ids, none twice.
+/// A comma-separated list of decimal ids, without duplicates.
 fn ids(text: &str, most: usize) -> Result<Vec<u64>, Fault> {
     let mut ids: Vec<u64> = Vec::new();
     for (count, piece) in text.split(',').map(str::trim).enumerate() {
@@ -182,7 +183,7 @@ fn ids(text: &str, most: usize) -> Result<Vec<u64>, Fault> {
     Ok(ids)
 }
 
-/// `StartTime` and `EndTime`: both or neither, in order, not before what is kept.
+/// Parses `StartTime` and `EndTime`: both or neither, in order, not before the stored history.
 fn between(params: &Params, rules: Rules, now: SystemTime) -> Result<Option<(SystemTime, SystemTime)>, Fault> {
     let (start, end) = match (params.get("StartTime"), params.get("EndTime")) {
         (None, None) => return Ok(None),
@@ -204,13 +205,13 @@ fn between(params: &Params, rules: Rules, now: SystemTime) -> Result<Option<(Sys
     Ok(Some((start, end)))
 }
 
-/// A time in either of the vendor's forms, UTC.
+/// Parses a time in either of the vendor's forms, in UTC.
 pub(crate) fn read_time(text: &str) -> Option<SystemTime> {
     let time = PrimitiveDateTime::parse(text, TIMESTAMP).or_else(|_| PrimitiveDateTime::parse(text, MINUTES)).ok()?;
     Some(time.assume_utc().into())
 }
 
-/// `PageNumber` 1 to 100000 and `PageSize` 1 to `largest`, by default the first 20.
+/// Parses `PageNumber`, 1 to 100000, and `PageSize`, 1 to `largest`; by default the first 20 rows.
 pub(crate) fn page(params: &Params, largest: u32) -> Result<Page, Fault> {
     let number = |name: &str, default: u32, most: u32, fault: Fault| {
         let value = params.get(name).map_or(Ok(default), |text| text.parse().map_err(|_| fault))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use model::{Clock, Coverage, Domain, DomainName, Entry, Knowledge, NodeName, Pop, PopName, Revision, Tier};
+use model::{Clock, Coverage, Domain, DomainName, Entry, Knowledge, LogId, NodeName, Pop, PopName, Revision, Tier};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -253,6 +253,12 @@ impl Operator {
             .map_err(|error| OperatorError::Argument { argument: "NAME", problem: error.to_string() })?;
         let removed = async { Ok(self.state.remove_node(&name).await?) };
         self.recorded("node remove", "", &[("Node", name.as_str())], removed).await
+    }
+
+    /// Gives the log a new identity, which every restore of the database from a backup needs before a control plane
+    /// starts on it: what was logged since the backup is lost, and nodes that applied it must forget what they know.
+    pub async fn renew_log(&self) -> Result<LogId, OperatorError> {
+        self.recorded("log renew", "", &[], async { Ok(self.state.renew_log().await?) }).await
     }
 
     /// Blocks a name, and with a leading dot all names below it: its domain is switched off, and nobody may add or

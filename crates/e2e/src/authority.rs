@@ -1,11 +1,11 @@
-//! Who signs the certificates of a scenario.
+//! The certificate authority of a scenario.
 
 use std::path::PathBuf;
 
-/// An authority that nobody believes but who is told to.
+/// An authority trusted only by those configured to.
 pub struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    /// Where everything it makes lies.
+    /// The folder with all its files.
     pub folder: PathBuf,
 }
 
@@ -16,7 +16,7 @@ pub struct Pair {
     pub cert: String,
     /// The file with its key, in PEM.
     pub key: String,
-    /// The key as it lies in files when it lies there in the clear.
+    /// The key as it appears in files in the clear.
     pub secret: Vec<u8>,
 }
 
@@ -35,7 +35,7 @@ impl Authority {
         self.folder.join("ca.pem")
     }
 
-    /// A certificate called `name` for `host`, as `NAME.crt` and `NAME.key`.
+    /// Makes a certificate called `name` for `host`, as `NAME.crt` and `NAME.key`.
     pub fn make(&self, name: &str, host: &str) -> anyhow::Result<Pair> {
         let key = rcgen::KeyPair::generate()?;
         let mut params = rcgen::CertificateParams::new([host.to_owned()])?;

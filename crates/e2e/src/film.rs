@@ -1,4 +1,4 @@
-//! A large file of which every byte is known, without being held anywhere.
+//! A large file whose every byte is known without being stored.
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,21 +11,21 @@ use crate::http::{self, Answer};
 use crate::nginx::Nginx;
 use crate::stage::DOMAIN;
 
-/// Bytes that nodes fetch at a time of what is large, when a part of it is asked for.
+/// Size of a slice, which nodes fetch at a time of a large body when a part is requested.
 pub const SLICE: u64 = 1 << 20;
 
-/// Bytes of a mark.
+/// Size of a mark, in bytes.
 const MARK: u64 = 16;
 
-/// A file of zeros with a mark over every border of two slices, and at its end, that names version and place: bytes of another
-/// place or version are noticed wherever a slice begins or ends.
+/// A file of zeros with a mark across every slice boundary, and at its end, that identifies version and position: bytes
+/// from another position or version are detected wherever a slice begins or ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Film {
-    /// Where it lies.
+    /// Its path.
     pub path: &'static str,
-    /// Bytes of it.
+    /// Its length in bytes.
     pub length: u64,
-    /// Which of those that have this path and length.
+    /// Distinguishes files with the same path and length.
     pub version: u16,
 }
 
@@ -38,7 +38,7 @@ impl Film {
         marks.map(move |at| (at, format!("{:04x}{at:012x}", self.version)))
     }
 
-    /// These bytes of it.
+    /// The bytes of a range.
     pub fn bytes(self, range: Range<u64>) -> Vec<u8> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         for (at, mark) in self.marks(&range) {
@@ -49,7 +49,7 @@ impl Film {
         bytes
     }
 
-    /// Puts it in the place of what was at the origin under its path, with a time of its own.
+    /// Replaces the origin's file under its path, with a new modification time.
     pub fn put(self, origin: &Nginx) -> anyhow::Result<()> {
         let path = origin.files.join(self.path.trim_start_matches('/'));
         std::fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
@@ -63,17 +63,17 @@ impl Film {
         Ok(std::fs::rename(new, path)?)
     }
 
-    /// Bytes of the slices in which these bytes lie.
+    /// Total size of the slices that contain a range.
     pub fn slices_of(self, range: &Range<u64>) -> u64 {
         ((range.end - 1) / SLICE + 1).saturating_mul(SLICE).min(self.length) - range.start / SLICE * SLICE
     }
 
-    /// Asks the node at `port` for these bytes, and returns `X-Cache` when they are right.
+    /// Requests a range from the node at `port`, checks it, and returns `X-Cache`.
     pub async fn read(self, port: u16, range: Range<u64>) -> anyhow::Result<String> {
         self.read_as(port, &format!("bytes={}-{}", range.start, range.end - 1), range).await
     }
 
-    /// The same, asked for in these words.
+    /// The same, with this text as `Range`.
     pub async fn read_as(self, port: u16, asked: &str, range: Range<u64>) -> anyhow::Result<String> {
         let answer = http::get(port, DOMAIN, self.path, &[("range", asked)]).await?;
         let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.length);
@@ -86,8 +86,8 @@ impl Film {
         Ok(answer.header("x-cache").to_owned())
     }
 
-    /// Asks the node at `port` for it, and compares what comes with these bytes of it, however many there are. The answer has no
-    /// body then.
+    /// Requests it from the node at `port`, and compares the body with this range, as far as it goes. The returned
+    /// answer has no body.
     pub async fn watch(self, port: u16, headers: &[(&str, &str)], range: Range<u64>) -> anyhow::Result<Answer> {
         let request = http::request(DOMAIN, self.path, headers)?;
         let mut at = range.start;

@@ -1,4 +1,4 @@
-//! A small HTTP client for scenarios: one request, one whole answer, `Host` as the caller says.
+//! A small HTTP client for scenarios: one request, one complete response, with a `Host` of the caller's choice.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Answer {
     pub status: StatusCode,
     /// Headers.
     pub headers: HeaderMap,
-    /// Body, whole.
+    /// The complete body.
     pub body: Bytes,
 }
 
@@ -30,7 +30,7 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The parts of an answer in several: `Content-Range` and bytes of each.
+    /// The parts of a multipart answer: `Content-Range` and bytes of each.
     pub fn parts(&self) -> anyhow::Result<Vec<(String, Bytes)>> {
         let boundary = self.header("content-type").strip_prefix("multipart/byteranges; boundary=");
         let boundary = boundary.with_context(|| format!("not in parts: {:?}", self.headers))?.trim_matches('"');
@@ -56,7 +56,7 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON; null when it is not.
+    /// The body as JSON; null if it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
@@ -71,7 +71,7 @@ pub fn request(host: &str, path: &str, headers: &[(&str, &str)]) -> anyhow::Resu
     Ok(request.body(Full::new(Bytes::new()))?)
 }
 
-/// Asks the server at `127.0.0.1:port` for `path` of `host`.
+/// Requests `path` of `host` from the server at `127.0.0.1:port`.
 pub async fn get(port: u16, host: &str, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
     send(port, request(host, path, headers)?).await
 }
@@ -87,8 +87,8 @@ pub async fn send(port: u16, request: Request<Full<Bytes>>) -> anyhow::Result<An
     Ok(Answer { body: whole.freeze(), ..answer })
 }
 
-/// Sends one request over a connection of its own, and hands the body over as it comes; it may take as long as it goes on coming.
-/// The answer has no body then.
+/// Sends one request over its own connection, and passes the body on as it arrives; there is no time limit while it
+/// keeps arriving. The returned answer has no body.
 pub async fn take(
     port: u16,
     request: Request<Full<Bytes>>,

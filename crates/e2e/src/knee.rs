@@ -1,9 +1,10 @@
-//! An origin by a script: it works on so many requests at a time and for so long on each; others wait in line. It writes down every
-//! request, stands still or says when to come back when it is told to. And users who ask for what nobody has.
+//! A scripted origin: it handles a fixed number of requests at a time, each for a fixed time; others wait in line. It
+//! records every request, and stalls or asks to come back later on command. Also users who request objects that no node
+//! has stored.
 //!
 //! # Not here
 //!
-//! Processor time: bodies are small, and what slows this origin is its script.
+//! CPU time: bodies are small, and the delays of this origin are artificial.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,32 +25,32 @@ use tokio::time::Instant;
 use crate::http as client;
 use crate::stage::DOMAIN;
 
-/// Requests that it works on at a time.
+/// Number of requests handled concurrently.
 pub const WORKERS: usize = 32;
 
-/// How long it works on each.
+/// Time to handle each.
 pub const SERVICE: Duration = Duration::from_millis(50);
 
 /// Bytes of a body.
 const BODY: usize = 1024;
 
-/// Requests that it remembers.
+/// Maximum number of requests recorded.
 const REMEMBERED_MAX: usize = 1_000_000;
 
-/// One request, as the origin saw it.
+/// A request received by the origin.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// When it came.
+    /// When it arrived.
     pub at: Instant,
-    /// Whether users asked for it, by its path.
+    /// Whether it is a user's, judging by its path.
     pub by_user: bool,
-    /// `Via`: which root asked.
+    /// `Via`: identifies the root.
     pub via: String,
-    /// How many were there when it came, this one included.
+    /// Requests in progress when it arrived, including this one.
     pub under_way: usize,
-    /// How many of those were prefetches.
+    /// Prefetches among those.
     pub prefetches: usize,
-    /// Whether it was told to come back later.
+    /// Whether it was asked to come back later.
     pub refused: bool,
 }
 
@@ -129,7 +130,7 @@ impl Work {
 }
 
 impl Knee {
-    /// Listens.
+    /// Starts the origin.
     pub async fn start() -> anyhow::Result<Knee> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let (port, now) = (listener.local_addr()?.port(), Instant::now());
@@ -155,22 +156,22 @@ impl Knee {
         Ok(Knee { port, work, accepting })
     }
 
-    /// Nobody is served for so long.
+    /// Serves nobody for this time.
     pub fn stand_still(&self, time: Duration) {
         self.work.script().stands_still_until = Instant::now() + time;
     }
 
-    /// Everybody is told to come back after so long.
+    /// Refuses all requests for this time, asking to come back after it.
     pub fn refuse(&self, time: Duration) {
         self.work.script().refuses_until = Instant::now() + time;
     }
 
-    /// What was asked so far.
+    /// The requests so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.work.asked().clone()
     }
 
-    /// Prefetches that were served in a span.
+    /// Number of prefetches served in a period.
     pub fn prefetches(&self, from: Instant, to: Instant) -> usize {
         let asked = self.work.asked();
         asked.iter().filter(|asked| !asked.by_user && !asked.refused && (from..to).contains(&asked.at)).count()
@@ -183,18 +184,18 @@ impl Drop for Knee {
     }
 }
 
-/// An answer that a user waited for.
+/// A user's request, with its waiting time.
 #[derive(Clone, Copy, Debug)]
 pub struct Waited {
-    /// When he asked.
+    /// When it was sent.
     pub at: Instant,
-    /// How long he waited.
+    /// How long the answer took.
     pub time: Duration,
-    /// Whether he got what he asked for.
+    /// Whether the answer was right.
     pub well: bool,
 }
 
-/// Users who ask a node at a steady rate for what nobody has, until this is dropped.
+/// Users who request objects that no node has, at a steady rate, until dropped.
 #[derive(Debug)]
 pub struct Users {
     over: Arc<AtomicBool>,
@@ -202,7 +203,7 @@ pub struct Users {
 }
 
 impl Users {
-    /// One user every so often, at the edge on this port.
+    /// Starts one user's request per interval `every`, at the edge on this port.
     pub fn begin(edge: u16, every: Duration) -> Users {
         let users = Users { over: Arc::default(), waited: Arc::default() };
         let (over, waited) = (users.over.clone(), users.waited.clone());
@@ -227,13 +228,13 @@ impl Users {
         users
     }
 
-    /// Who asked in a span.
+    /// Requests sent in a period.
     pub fn waited(&self, from: Instant, to: Instant) -> Vec<Waited> {
         let waited = self.waited.lock().expect("no holder of this lock can panic");
         waited.iter().filter(|waited| (from..to).contains(&waited.at)).copied().collect()
     }
 
-    /// How long but one of a hundred of those waited at most.
+    /// The 99th percentile of their waiting times.
     pub fn p99(&self, from: Instant, to: Instant) -> Duration {
         let mut times: Vec<Duration> = self.waited(from, to).iter().map(|waited| waited.time).collect();
         times.sort();
@@ -247,8 +248,8 @@ impl Drop for Users {
     }
 }
 
-/// Prefetches that were served inside the windows in which the origin said not to come, by the root that asked: a root may have some on
-/// the way when it is told first, and hears what another was told within `word`.
+/// Prefetches, by root, that were served inside the windows in which the origin asked to be left alone: a root may have
+/// some in flight when it is told first, and learns what another was told within `word`.
 pub fn inside(asked: &[Asked], window: (Instant, Instant), word: Duration) -> Vec<Asked> {
     let told = asked.iter().filter(|asked| asked.refused && asked.at >= window.0).map(|asked| asked.at).min();
     let Some(told) = told else { return Vec::new() };

@@ -1,11 +1,11 @@
-//! A stage for scenarios over real processes: `warmfront control`, `warmfront node`, nginx as the origin, the vendor's
-//! own SDKs as clients, all on loopback and in one temporary folder.
+//! Test scenarios with real processes: `warmfront control`, `warmfront node`, nginx as the origin, and the vendor's own
+//! SDKs as clients, all on loopback and in one temporary folder.
 //!
 //! # What always holds
 //!
-//! - Everything a scenario starts ends with it, by process id, also when it panics.
-//! - What is missing on the machine is a failure that says how to get it, never a skipped test.
-//! - Nothing sleeps for luck: [`eventually`] asks again until a deadline and then says what it last saw.
+//! - Everything a scenario starts ends with it, by process id, even if it panics.
+//! - A missing program is a failure that says how to install it, never a skipped test.
+//! - Nothing sleeps in hope: [`eventually`] retries until a deadline, and then reports the last error.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -36,7 +36,7 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/e2e lies two folders deep").to_path_buf()
 }
 
-/// The program under test, built in the profile of the tests, once for each test process.
+/// The program under test, built once per test process with the profile of the tests.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -48,7 +48,7 @@ pub fn binary() -> &'static Path {
         }
         assert!(build.status().expect("cargo runs").success(), "the program does not build");
         let own = std::env::current_exe().expect("a program has a path");
-        // Tests lie in target/PROFILE/deps, benchmarks in target/PROFILE.
+        // Tests are in target/PROFILE/deps, benchmarks in target/PROFILE.
         let mut folder = own.parent().expect("a program lies in a folder");
         if folder.ends_with("deps") {
             folder = folder.parent().expect("deps lies in a folder");
@@ -57,13 +57,13 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// Ports that one process of tests takes, the first one to mark them as taken.
+/// Size of the block of ports that a test process reserves, by being the first to mark it.
 const BLOCK: u16 = 400;
 const BLOCKS: u16 = 47;
 const FIRST_PORT: u16 = 12_000;
 
-/// A port that no connection is given as its own, and no other process of tests takes: a process can be started on it again.
-/// All of them lie below the range that the system gives to connections.
+/// A port that is neither an ephemeral port nor used by another test process, so that a process can be restarted on it.
+/// All are below the system's ephemeral range.
 pub fn free_port() -> u16 {
     static TAKEN: OnceLock<(TcpListener, u16)> = OnceLock::new();
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -81,7 +81,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Asks `what` until it answers `Ok`, for at most [`PATIENCE`]; panics with its last error then.
+/// Retries `what` until it returns `Ok`, for at most [`PATIENCE`]; then panics with its last error.
 pub async fn eventually<T, F>(name: &str, mut what: impl FnMut() -> F) -> T
 where
     F: Future<Output = anyhow::Result<T>>,
@@ -96,16 +96,16 @@ where
     }
 }
 
-/// A process that ends with its owner.
+/// A process that ends when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// Everything it wrote.
+    /// The file with its output.
     pub log: PathBuf,
 }
 
 impl Process {
-    /// Starts `command` with both its outputs in the file `log`, which is added to.
+    /// Starts `command` with both outputs appended to the file `log`.
     pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Process> {
         let out = File::options().create(true).append(true).open(log).context("open the log of a process")?;
         let err = out.try_clone()?;
@@ -118,20 +118,20 @@ impl Process {
         Ok(Process { child, log: log.to_path_buf() })
     }
 
-    /// Kills it as a power cut would, and waits until it is gone.
+    /// Kills it, as in a power failure, and waits until it is gone.
     pub fn kill9(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Asks it to end and returns whether it did so well, within [`PATIENCE`].
+    /// Terminates it, and returns whether it ended successfully within [`PATIENCE`].
     pub fn terminate(&mut self) -> anyhow::Result<()> {
         let pid = self.child.id().to_string();
         ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "kill -TERM {pid}");
         self.ended_well()
     }
 
-    /// Waits until it has ended, within [`PATIENCE`], and returns whether it did so well.
+    /// Waits until it has ended, within [`PATIENCE`], and returns whether successfully.
     pub fn ended_well(&mut self) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while tokio::time::Instant::now() < deadline {
@@ -154,7 +154,7 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// The end of what it wrote.
+    /// The end of its output.
     pub fn tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -163,7 +163,7 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Asked to end first, so that it may end what it started.
+    /// Terminated first, so that it can end what it started.
     fn drop(&mut self) {
         if self.runs() {
             let _ = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();

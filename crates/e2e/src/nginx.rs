@@ -1,4 +1,4 @@
-//! nginx as the origin: real files, and a log that is the witness of every GET.
+//! nginx as the origin: real files, and a log of every GET as evidence.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,22 +12,22 @@ use anyhow::{Context, bail};
 use crate::authority::Pair;
 use crate::{Process, free_port};
 
-/// An nginx that serves a folder.
+/// An nginx serving a folder.
 #[derive(Debug)]
 pub struct Nginx {
     process: Option<Process>,
     /// Where it listens on loopback.
     pub port: u16,
-    /// What it serves.
+    /// The folder it serves.
     pub files: PathBuf,
     dir: PathBuf,
 }
 
 impl Nginx {
-    /// Starts nginx in `dir`, serving `dir/files` with validators and `Cache-Control: max-age=3600`; what lies under
-    /// `/tagged/NAME/` has the tags `all` and NAME, what lies under `/slow/` comes at half a megabyte a second, under `/steady/` at
-    /// four; what lies under `/packed/` varies by encoding where there is a file `.gz` beside it, under `/zipped/` it is compressed when
-    /// it is asked for.
+    /// Starts nginx in `dir`, serving `dir/files` with validators and `Cache-Control: max-age=3600`. Files in
+    /// `/tagged/NAME/` have the tags `all` and NAME; those in `/slow/` are sent at half a megabyte per second, in
+    /// `/steady/` at four; those in `/packed/` vary by encoding if there is a `.gz` file beside them, and those in
+    /// `/zipped/` are compressed on request.
     pub fn start(dir: &Path) -> anyhow::Result<Nginx> {
         Nginx::start_with(dir, None)
     }
@@ -40,14 +40,14 @@ impl Nginx {
     fn start_with(dir: &Path, shown: Option<&Pair>) -> anyhow::Result<Nginx> {
         let files = dir.join("files");
         std::fs::create_dir_all(&files)?;
-        // Whoever nginx runs as must get there.
+        // nginx's user must be able to enter these.
         for folder in [dir, &files] {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
         }
         let port = free_port();
         let tls =
             shown.map(|Pair { cert, key, .. }| format!(" ssl; ssl_certificate {cert}; ssl_certificate_key {key}"));
-        // One process, so that what kills it kills all of it.
+        // A single process, so that killing it kills all of nginx.
         std::fs::write(
             dir.join("nginx.conf"),
             format!(
@@ -73,7 +73,7 @@ impl Nginx {
         Ok(nginx)
     }
 
-    /// Starts it where it was; it does not run.
+    /// Starts it again in its folder; it must not be running.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new("nginx");
         command.arg("-c").arg(self.dir.join("nginx.conf")).arg("-e").arg(self.dir.join("error.log"));
@@ -83,21 +83,21 @@ impl Nginx {
         Ok(())
     }
 
-    /// Kills it as a power cut would.
+    /// Kills it, as in a power failure.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill9();
         }
     }
 
-    /// Writes a file of `bytes` that differ by name, and returns them.
+    /// Writes a file of `bytes` bytes that depend on its name, and returns them.
     pub fn write(&self, name: &str, bytes: usize) -> anyhow::Result<Vec<u8>> {
         let body = pattern(name, bytes);
         self.write_bytes(name, &body)?;
         Ok(body)
     }
 
-    /// As [`Nginx::write`], but leaves a file of that length that is there.
+    /// As [`Nginx::write`], but keeps an existing file of that length.
     pub fn write_once(&self, name: &str, bytes: usize) -> anyhow::Result<Vec<u8>> {
         match std::fs::metadata(self.files.join(name.trim_start_matches('/'))) {
             Ok(there) if there.len() == bytes as u64 => Ok(pattern(name, bytes)),
@@ -113,18 +113,18 @@ impl Nginx {
         Ok(())
     }
 
-    /// Writes a file in the place of what is there, of which answers under way go on, with a time of its own.
+    /// Replaces a file, with a new modification time; responses in progress continue with the old file.
     pub fn replace(&self, name: &str, body: &[u8]) -> anyhow::Result<()> {
         let path = self.files.join(name.trim_start_matches('/'));
         let before = std::fs::metadata(&path)?.modified()?;
         let new = path.with_extension("new");
         std::fs::write(&new, body)?;
-        // Its validator is made of seconds and the length.
+        // nginx derives validators from the time in seconds and the length.
         File::options().append(true).open(&new)?.set_modified(before + Duration::from_secs(1))?;
         Ok(std::fs::rename(new, path)?)
     }
 
-    /// Every GET so far: how many times each path was answered with a body.
+    /// All GETs so far: how often each path was answered with a body.
     pub fn gets(&self) -> anyhow::Result<BTreeMap<String, usize>> {
         let mut gets = BTreeMap::new();
         for got in self.log()? {
@@ -133,7 +133,7 @@ impl Nginx {
         Ok(gets)
     }
 
-    /// Every answer with a body to a GET, in the order of their ends.
+    /// All answers with a body to GETs, ordered by their ends.
     pub fn log(&self) -> anyhow::Result<Vec<Got>> {
         let mut log = Vec::new();
         for line in std::fs::read_to_string(self.dir.join("access.log"))?.lines() {
@@ -146,7 +146,7 @@ impl Nginx {
         Ok(log)
     }
 
-    /// Status and bytes of the body of every answer, in the order of their ends.
+    /// Status and body size of all answers, ordered by their ends.
     pub fn answers(&self) -> anyhow::Result<Vec<(u16, u64)>> {
         let log = std::fs::read_to_string(self.dir.join("access.log"))?;
         let answer = |line: &str| {
@@ -170,15 +170,15 @@ impl Nginx {
 pub struct Got {
     /// Path with query.
     pub path: String,
-    /// Bytes of the body that were sent.
+    /// Number of body bytes sent.
     pub bytes: u64,
-    /// The host it was asked for.
+    /// The requested host.
     pub host: String,
-    /// The name it was asked for by TLS; `-` without.
+    /// The server name in the TLS handshake; `-` if none.
     pub sni: String,
 }
 
-/// Bytes that no two names share and no compression helps with.
+/// Bytes that differ between names and do not compress.
 pub fn pattern(name: &str, bytes: usize) -> Vec<u8> {
     let mut state = name
         .bytes()

@@ -1,4 +1,4 @@
-//! The vendor's own SDKs for Python and Node, unmodified, driven by the scripts in `sdk/`: one JSON answer on standard output.
+//! The vendor's own SDKs for Python and Node, unmodified, driven by the scripts in `sdk/`, which print one JSON answer.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -18,13 +18,14 @@ pub async fn run(stage: &Stage, name: &str, args: &[&str]) -> anyhow::Result<Val
 /// One call: product (`cdn`, `vod`, `cdn-2014`), action, parameters.
 pub type Call = (&'static str, &'static str, Value);
 
-/// Makes `calls` in order through the former SDK; what each was answered.
+/// Makes `calls` in order through the older SDK; returns the answers.
 pub async fn calls(stage: &Stage, calls: &[impl Serialize]) -> anyhow::Result<Vec<Value>> {
     answers(calls, run_with(stage, "calls.py", &[], &[], serde_json::to_string(calls)?).await?)
 }
 
-/// Makes `calls` in order through the typed requests of a generation, `tea` or `legacy`; what its models hold of each reply.
-/// `shown` are variables of the environment, such as `SECURITY_TOKEN`, that stand for other credentials than the stage's key.
+/// Makes `calls` in order through the typed requests of a generation, `tea` or `legacy`; returns the fields of each
+/// reply's model. `shown` are environment variables, such as `SECURITY_TOKEN`, with credentials to use instead of the
+/// stage's key.
 pub async fn typed(
     stage: &Stage,
     generation: &str,
@@ -34,7 +35,7 @@ pub async fn typed(
     answers(calls, run_with(stage, "typed.py", &[generation], shown, serde_json::to_string(calls)?).await?)
 }
 
-/// Makes `calls` in order through an SDK for Node: `tea`, the current one of CDN, or `pop`, the former core.
+/// Makes `calls` in order through an SDK for Node: `tea`, the current one of CDN, or `pop`, the older core.
 pub async fn node(stage: &Stage, generation: &str, calls: &[impl Serialize]) -> anyhow::Result<Vec<Value>> {
     let folder = workspace().join("crates/e2e/sdk/node");
     ensure!(folder.join("node_modules").exists(), "node_modules are missing; ./test installs them");

@@ -1,11 +1,11 @@
-//! Prefetches while processes are killed: rounds of tasks, with kill -9 of the control plane, of a node, or of both at a moment of
-//! chance, and an account of every URL afterwards (promise P5).
+//! Prefetches while processes are killed: rounds of tasks, with kill -9 of the control plane, of a node, or of both at
+//! a random moment, and a check of every URL afterwards (promise P5).
 //!
 //! # What always holds
 //!
-//! - A URL whose submission was acknowledged is there, once, and ends.
-//! - What was acknowledged is charged, once. A call that got no answer may or may not have been: it is charged whole or not at all.
-//! - While the control plane lives, whatever the origin is asked beyond once an object and root is counted as a retry.
+//! - A URL whose submission was acknowledged exists exactly once, and ends.
+//! - What was acknowledged is charged exactly once. A call without an answer is charged whole or not at all.
+//! - While the control plane lives, requests to the origin beyond one per object and root are counted as retries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,21 +18,21 @@ use crate::nginx::Nginx;
 use crate::stage::{DOMAIN, Stage};
 use crate::{eventually, http};
 
-/// Calls of a round, and URLs of each.
+/// Calls per round, and URLs per call.
 const CALLS: usize = 6;
 const URLS_PER_CALL: usize = 25;
 
-/// Bytes of an object.
+/// Size of an object, in bytes.
 const BYTES: usize = 40_000;
 
-/// Longest time from the beginning of a round to a kill, and from there to the next start.
+/// Longest time from the beginning of a round to a kill, and from a kill to the restart.
 const KILL_WITHIN_MS: u64 = 1_500;
 const AWAY_MAX_MS: u64 = 1_000;
 
-/// Roots of the topology: each asks the origin for each object.
+/// Roots of the topology: each fetches each object from the origin.
 const ROOTS: usize = 2;
 
-/// What came of a soak.
+/// The result of a soak test.
 #[derive(Debug, Default)]
 pub struct Summary {
     rounds: usize,
@@ -59,7 +59,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// `rounds` of it. An error says which promise was broken, and in which round of which seed.
+/// Runs `rounds` rounds. An error says which promise was broken, in which round of which seed.
 pub async fn prefetch(rounds: usize, seed: u64) -> anyhow::Result<Summary> {
     let mut stage = Stage::set_with("cdn-2024", &["--quota", "preload=1000000,queue=1000000"]).await?;
     let origin = stage.origin().await?;
@@ -91,7 +91,7 @@ async fn one(
     let retried_before = retried(stage).await?;
     let asked_before = origin.gets()?.values().sum::<usize>();
 
-    // Somebody submits, call after call, whoever lives.
+    // Submits call after call, whichever processes are alive.
     let submitting = {
         let stage = stage.client();
         tokio::spawn(async move {
@@ -147,7 +147,7 @@ async fn one(
             }
         }
     }
-    // Everything ends. Tasks of one second have one id, so rows of doubtful calls may be among them.
+    // Everything ends. Tasks within one second share an id, so rows of calls with unknown outcome may be among them.
     let ids: BTreeSet<&String> = acknowledged.values().flatten().collect();
     let mut rows: BTreeMap<String, usize> = BTreeMap::new();
     for id in ids {
@@ -170,7 +170,7 @@ async fn one(
     let twice: Vec<&String> = rows.iter().filter(|(_, times)| **times > 1).map(|(url, _)| url).collect();
     ensure!(twice.is_empty(), "reported twice: {}", twice.len());
 
-    // A doubtful call was taken whole or not at all.
+    // A call with unknown outcome was accepted whole or not at all.
     let spent = left_before - left(stage).await?;
     let doubtful_calls = doubtful.len() / URLS_PER_CALL;
     let possible: Vec<i64> =
@@ -181,7 +181,7 @@ async fn one(
         acknowledged.len()
     );
 
-    // What goes on of doubtful calls would be counted in the next round.
+    // Running jobs of calls with unknown outcome would be counted in the next round.
     let port = stage.api_port;
     eventually("nothing goes on", || async {
         ensure!(metric(port, "prefetch_jobs_loaded").await? == 0, "jobs are loaded");
@@ -200,7 +200,7 @@ async fn one(
     Ok(())
 }
 
-/// What is left of the day's prefetches.
+/// The remainder of today's prefetch quota.
 async fn left(stage: &Stage) -> anyhow::Result<i64> {
     let quota = stage.cli(&["quota"]).await?;
     quota["preload"]["remaining"].as_i64().with_context(|| quota.to_string())
@@ -210,7 +210,7 @@ async fn retried(stage: &Stage) -> anyhow::Result<u64> {
     metric(stage.api_port, "prefetch_jobs_retried_total").await
 }
 
-/// A number that the control plane shows, by its name behind `warmfront_`.
+/// A value from the control plane's metrics, by the name after `warmfront_`.
 async fn metric(port: u16, name: &str) -> anyhow::Result<u64> {
     let page = http::get(port, "localhost", "/metrics", &[]).await?.text();
     let value = page.lines().find_map(|line| line.strip_prefix("warmfront_")?.strip_prefix(name)?.strip_prefix(' '));

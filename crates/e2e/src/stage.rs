@@ -15,9 +15,9 @@ pub const DOMAIN: &str = "www.example.com";
 /// An access key.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// Shown to everybody.
+    /// The public part.
     pub id: String,
-    /// Shown once.
+    /// The secret, shown only once.
     pub secret: String,
 }
 
@@ -26,7 +26,7 @@ pub struct Key {
 pub struct Node {
     /// Its name, `POP-TIER`.
     pub name: String,
-    /// Where users and children reach it on loopback.
+    /// Its loopback port for users and children.
     pub port: u16,
     /// Health and metrics.
     pub admin_port: u16,
@@ -36,12 +36,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the process; it was not running.
+    /// Starts the process, which must not be running.
     pub fn start(&mut self) -> anyhow::Result<()> {
         self.start_by(&[])
     }
 
-    /// As [`Node::start`], by a program with arguments that becomes the node in the end.
+    /// As [`Node::start`], through a launcher program that finally executes the node.
     pub fn start_by(&mut self, launcher: &[&str]) -> anyhow::Result<()> {
         let mut command = match launcher {
             [] => Command::new(binary()),
@@ -56,18 +56,18 @@ impl Node {
         Ok(())
     }
 
-    /// Adds lines to its configuration, which it reads at its next start.
+    /// Adds lines to its configuration, which take effect at its next start.
     pub fn configure(&self, lines: &str) -> anyhow::Result<()> {
-        // Above the tables, or the keys would be of one of them.
+        // At the top: after a table they would belong to it.
         self.reconfigure(|text| format!("{lines}{text}"))
     }
 
-    /// Changes its configuration, which it reads at its next start.
+    /// Changes its configuration, which takes effect at its next start.
     pub fn reconfigure(&self, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
         Ok(std::fs::write(&self.configuration, change(std::fs::read_to_string(&self.configuration)?))?)
     }
 
-    /// Sets bytes of its memory tier and of its disk, which it reads at its next start.
+    /// Sets the sizes of its memory tier and disk in bytes, which take effect at its next start.
     pub fn resize(&self, memory_bytes: u64, disk_bytes: u64) -> anyhow::Result<()> {
         let bytes = |line: &str, table: &str| match line.split_once(" = ") {
             Some(("capacity_bytes", _)) if table == "[memory]" => format!("capacity_bytes = {memory_bytes}"),
@@ -86,7 +86,7 @@ impl Node {
         })
     }
 
-    /// Asks it to end, waits until it has, starts it again and waits until it serves.
+    /// Terminates it, waits until it has ended, starts it again and waits until it serves.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.process.take().context("it runs")?.terminate()?;
         self.start()?;
@@ -94,14 +94,14 @@ impl Node {
         Ok(())
     }
 
-    /// Ends it, changes its configuration, and starts it on one processor, as if the machine had no other.
+    /// Ends it, changes its configuration, and starts it restricted to one processor.
     pub fn restart_on(&mut self, processor: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
         self.process = None;
         self.reconfigure(change)?;
         self.start_by(&["taskset", "-c", processor])
     }
 
-    /// Kills it as a power cut would.
+    /// Kills it, as in a power failure.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill9();
@@ -113,7 +113,7 @@ impl Node {
         self.process.as_mut()
     }
 
-    /// A number that its metrics show, by its name behind `warmfront_node_`.
+    /// A value from its metrics, by the name after `warmfront_node_`.
     pub async fn metric(&self, name: &str) -> anyhow::Result<u64> {
         let page = http::get(self.admin_port, "localhost", "/metrics", &[]).await?.text();
         let value =
@@ -121,7 +121,7 @@ impl Node {
         value.and_then(|value| value.parse().ok()).with_context(|| format!("{name} in {page}"))
     }
 
-    /// Waits until no fetch runs on it.
+    /// Waits until it has no running fetch.
     pub async fn settled(&self) {
         let name = format!("no fetch runs on {}", self.name);
         eventually(&name, || async {
@@ -132,7 +132,7 @@ impl Node {
         .await;
     }
 
-    /// Bytes of memory that its process holds (`VmRSS`).
+    /// Resident memory of its process in bytes (`VmRSS`).
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
         let pid = self.process.as_ref().context("it runs")?.id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -156,22 +156,22 @@ impl Node {
 /// Everything a scenario needs.
 #[derive(Debug)]
 pub struct Stage {
-    /// The control plane's API on loopback.
+    /// The loopback port of the control plane's API.
     pub api_port: u16,
-    /// Where nodes connect, on loopback.
+    /// The loopback port of the link.
     pub link_port: u16,
     /// A key of the account `test`.
     pub key: Key,
-    /// cn-1-l1, cn-1-l2, eu-1-l1, eu-1-l2; of a stage with one root those that [`Stage::with_one_root`] names.
+    /// cn-1-l1, cn-1-l2, eu-1-l1, eu-1-l2; with one root, the nodes that [`Stage::with_one_root`] lists.
     pub nodes: Vec<Node>,
-    /// `sqlite:PATH` of the control plane.
+    /// The control plane's database, `sqlite:PATH`.
     pub state: String,
     control: Option<Process>,
     configuration: PathBuf,
     dir: TempDir,
 }
 
-/// Somebody with the stage's key.
+/// A client with the stage's access key.
 #[derive(Debug, Clone)]
 pub struct Client {
     api_port: u16,
@@ -179,7 +179,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Runs a client verb of the program.
+    /// Runs a client command of the program.
     pub async fn cli(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let endpoint = format!("http://127.0.0.1:{}", self.api_port);
@@ -199,7 +199,7 @@ impl Client {
     }
 }
 
-/// POPs with their regions and the parents of their tiers, and the nodes in them: POP, tier, how many.
+/// POPs with their regions and the parents of their tiers; and the nodes: POP, tier, number.
 type Layout =
     (&'static [(&'static str, &'static str, &'static [&'static str])], &'static [(&'static str, &'static str, usize)]);
 
@@ -209,10 +209,10 @@ const TWO_ROOTS: Layout = (
     &[("cn-1", "L1", 1), ("cn-1", "L2", 1), ("eu-1", "L1", 1), ("eu-1", "L2", 1)],
 );
 
-/// One region with an L1 of one node and an L2 of two: each object has an owner there and another who takes over.
+/// One region with one L1 node and two L2 nodes: each object has an owner and a fallback.
 const TWO_OWNERS: Layout = (&[("cn-1", "domestic", &["L1=cn-1/L2"])], &[("cn-1", "L1", 1), ("cn-1", "L2", 2)]);
 
-/// Two regions, each with an L1 and an L2 of three nodes, below an L3 of three: one root.
+/// Two regions, each with three L1 and three L2 nodes, below an L3 of three: one root.
 const ONE_ROOT: Layout = (
     &[
         ("core", "global", &[]),
@@ -223,22 +223,23 @@ const ONE_ROOT: Layout = (
 );
 
 impl Stage {
-    /// A stage with the account `test` of `profile`; no domain yet.
+    /// A stage with the account `test` with `profile`, and no domain yet.
     pub async fn set(profile: &str) -> anyhow::Result<Stage> {
         Stage::set_with(profile, &[]).await
     }
 
-    /// As [`Stage::set`], of fifteen nodes below one root: core-l3-1 to 3, cn-1-l1-1 to 3, and so on.
+    /// As [`Stage::set`], with fifteen nodes below one root: core-l3-1 to 3, cn-1-l1-1 to 3, and so on.
     pub async fn with_one_root(profile: &str) -> anyhow::Result<Stage> {
         Stage::prepare(profile, &[], ONE_ROOT)?.start().await
     }
 
-    /// As [`Stage::set`], of three nodes in one region: cn-1-l1, and cn-1-l2-1 and cn-1-l2-2, either of which asks the origin.
+    /// As [`Stage::set`], with three nodes in one region: cn-1-l1, and cn-1-l2-1 and cn-1-l2-2, which both fetch from
+    /// the origin.
     pub async fn with_two_owners(profile: &str) -> anyhow::Result<Stage> {
         Stage::prepare(profile, &[], TWO_OWNERS)?.start().await
     }
 
-    /// As [`Stage::set`], of which only cn-1-l1 and cn-1-l2 run, with stores of these sizes.
+    /// As [`Stage::set`], but only cn-1-l1 and cn-1-l2 run, with stores of these sizes.
     pub async fn one_region(profile: &str, memory_bytes: u64, disk_bytes: u64) -> anyhow::Result<Stage> {
         let mut stage = Stage::without_nodes(profile, &[]).await?;
         for name in ["cn-1-l2", "cn-1-l1"] {
@@ -259,7 +260,7 @@ impl Stage {
         stage.start().await
     }
 
-    /// As [`Stage::set`], without a node: what is submitted stays open.
+    /// As [`Stage::set`], without nodes, so that submitted tasks stay open.
     pub async fn without_nodes(profile: &str, account: &[&str]) -> anyhow::Result<Stage> {
         let mut stage = Stage::prepare(profile, account, TWO_ROOTS)?;
         stage.start_control().await?;
@@ -282,7 +283,7 @@ impl Stage {
         Ok(self)
     }
 
-    /// Everything but running processes.
+    /// Prepares everything, without running processes.
     fn prepare(profile: &str, account: &[&str], (pops, places): Layout) -> anyhow::Result<Stage> {
         let dir = TempDir::new()?;
         let root = dir.path();
@@ -322,7 +323,7 @@ impl Stage {
         Ok(Stage { api_port, link_port, key, nodes, state, control: None, configuration, dir })
     }
 
-    /// Starts the control plane and waits until it answers; it was not running.
+    /// Starts the control plane, which must not be running, and waits until it answers.
     pub async fn start_control(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(binary());
         command.arg("control").arg("-c").arg(&self.configuration);
@@ -342,7 +343,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Kills the control plane as a power cut would.
+    /// Kills the control plane, as in a power failure.
     pub fn kill_control(&mut self) {
         if let Some(mut control) = self.control.take() {
             control.kill9();
@@ -363,7 +364,7 @@ impl Stage {
         Ok(folder)
     }
 
-    /// An nginx whose files the domain [`DOMAIN`] serves everywhere.
+    /// Starts an nginx with files that the domain [`DOMAIN`] serves everywhere.
     pub async fn origin(&self) -> anyhow::Result<Nginx> {
         let origin = Nginx::start(&self.folder("origin")?)?;
         self.add_domain(&format!("127.0.0.1:{}", origin.port)).await?;
@@ -387,17 +388,17 @@ impl Stage {
         .await;
     }
 
-    /// Runs a client verb of the program with the stage's key.
+    /// Runs a client command of the program with the stage's access key.
     pub async fn cli(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
         self.client().cli(args).await
     }
 
-    /// A client, for a task of its own.
+    /// A client for use in another task.
     pub fn client(&self) -> Client {
         Client { api_port: self.api_port, key: self.key.clone() }
     }
 
-    /// URLs of these paths of the domain, as an argument of `push`.
+    /// Writes the URLs of these paths of the domain into a file; returns it as an argument of `push`.
     pub fn listed<'a>(&self, paths: impl IntoIterator<Item = &'a str>) -> anyhow::Result<String> {
         let urls: Vec<String> = paths.into_iter().map(|path| format!("http://{DOMAIN}{path}")).collect();
         let list = self.folder("lists")?.join("urls");
@@ -410,7 +411,7 @@ impl Stage {
         self.nodes.iter_mut().find(|node| node.name == name).expect("a node of the stage")
     }
 
-    /// The ports users reach in each region: cn-1's L1, eu-1's L1.
+    /// The ports of each region for users: cn-1's L1, eu-1's L1.
     pub fn edges(&self) -> [u16; 2] {
         [self.nodes[0].port, self.nodes[2].port]
     }

@@ -1,4 +1,5 @@
-//! Requests no SDK would send: a clear error in the vendor's form, nothing half done, no secret anywhere.
+//! Requests that no SDK would send: they get a clear error in the vendor's form, have no partial effect, and reveal no
+//! secret.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ fn now() -> std::time::SystemTime {
     std::time::SystemTime::now()
 }
 
-/// Signs and sends a POST with V3: whatever the body is, it is what was signed.
+/// Signs and sends a POST with V3; the signature covers the body, whatever it is.
 async fn post(stage: &Stage, nonce: &str, body: &[u8], content_type: Option<&str>) -> anyhow::Result<Answer> {
     let key = AccessKey { id: &stage.key.id, secret: &stage.key.secret };
     let ask = Ask { method: &Method::POST, action: "PushObjectCache", version: "2018-05-10", now: now(), nonce };
@@ -34,7 +35,7 @@ async fn post(stage: &Stage, nonce: &str, body: &[u8], content_type: Option<&str
     send(stage.api_port, request.body(Full::new(Bytes::copy_from_slice(body)))?).await
 }
 
-/// The reply must be an error of the vendor's form: five texts, a request id, the exact type.
+/// The reply must be an error in the vendor's form: five strings, a request id, the exact content type.
 fn vendor_error(answer: &Answer) -> anyhow::Result<(u16, String, String)> {
     let body = answer.json();
     for field in ["RequestId", "HostId", "Code", "Message", "Recommend"] {
@@ -63,7 +64,7 @@ async fn what_no_client_sends_is_refused_by_name_and_leaves_nothing() -> anyhow:
     let ten_thousand = (0..10_000).map(|n| format!("{url}/{n}")).collect::<Vec<_>>().join("\n");
     let form = |pairs: &[(&str, &str)]| encode_pairs(pairs).into_bytes();
     let huge = "x".repeat(6 << 20);
-    // Why, the body, the code, and what the message must name.
+    // Reason, body, code, and what the message must name.
     let cases: Vec<(&str, Vec<u8>, &str, &str)> = vec![
         ("a broken escape", b"ObjectPath=%zz".to_vec(), "InvalidParameter", "ObjectPath"),
         ("invalid UTF-8", b"ObjectPath=http%3A%2F%2Fa%2F%ff".to_vec(), "InvalidParameter", "ObjectPath"),
@@ -122,7 +123,7 @@ async fn what_no_client_sends_is_refused_by_name_and_leaves_nothing() -> anyhow:
     Ok(())
 }
 
-/// A body that ends before its length: the connection closes, or an error comes; the server goes on.
+/// A body that ends before its length: the connection closes, or an error is returned; the server continues.
 async fn half_a_body(stage: &Stage) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", stage.api_port)).await?;
     let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\nObjectPath=http";
@@ -163,7 +164,7 @@ async fn chunked_form_is_read_like_any_other(stage: &Stage) -> anyhow::Result<()
     Ok(())
 }
 
-/// V1 without a format is answered in XML, errors too.
+/// V1 without a format is answered in XML, including errors.
 async fn xml_is_answered_in_xml(stage: &Stage) -> anyhow::Result<()> {
     let key = AccessKey { id: &stage.key.id, secret: "not-the-secret" };
     let ask =

@@ -1,4 +1,4 @@
-//! The public tests of HTTP caches (cache-tests.fyi), as users of other caches know them, through both tiers. What fails is known.
+//! The public test suite for HTTP caches (cache-tests.fyi), through both tiers. All failures are known ones.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -8,13 +8,13 @@ use e2e::stage::{DOMAIN, Stage};
 use e2e::{Process, eventually, free_port, workspace};
 use serde_json::Value;
 
-/// Tests that there are, at least: a run of fewer says nothing.
+/// Minimum number of tests: a run with fewer proves nothing.
 const TESTS_LEAST: usize = 200;
 
-/// Tries of what failed and is not known to: tests let origins fail, and one that fails often is left alone for a while.
+/// Retries of unexpected failures: tests make origins fail, and an origin that fails often is left alone for a while.
 const TRIES: usize = 3;
 
-/// What fails, and why that is right or left so.
+/// Known failures, and why each is right or accepted.
 const KNOWN: &[(&str, &[&str])] = &[
     (
         "RFC 9111 §5.1 came after them: of several the first counts, and what is no number is ignored",

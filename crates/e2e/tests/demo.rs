@@ -1,4 +1,4 @@
-//! What a newcomer runs first: `demo` on its fixed ports, `serve` over a folder that is kept, and both told to stop.
+//! What newcomers run first: `demo` on its fixed ports, `serve` on a folder that is kept, and both terminated.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use e2e::{Process, binary, eventually, http, warmfront};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-/// The demo and `serve` have fixed ports: one at a time.
+/// The demo and `serve` use fixed ports: one at a time.
 static PORTS: Mutex<()> = Mutex::const_new(());
 
 fn demo(arguments: &[&str]) -> anyhow::Result<(bool, String)> {
@@ -55,7 +55,7 @@ async fn demo_stands_before_a_real_origin_and_says_what_it_skips() -> anyhow::Re
     let folder = TempDir::new()?;
     let dir = folder.path().join("origin");
     std::fs::create_dir(&dir)?;
-    // Whoever nginx runs its workers as must get there.
+    // nginx's worker user must be able to enter it.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     let origin = Nginx::start(&dir)?;
     origin.write("/x.bin", 50_000)?;
@@ -136,7 +136,7 @@ async fn serve_keeps_its_data_over_a_restart() -> anyhow::Result<()> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let site = folder.path().join("site");
     std::fs::create_dir_all(&site)?;
-    // Whoever nginx runs its workers as must get there.
+    // nginx's worker user must be able to enter it.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     let origin = Nginx::start(&site)?;
     origin.write_bytes("a.bin", b"warm")?;

@@ -1,4 +1,5 @@
-//! Disks that fail and fill up under a node, over real processes: it goes on serving, from memory or from what is left, and comes back.
+//! Disks that fail or fill up under a node, with real processes: it keeps serving, from memory or from what is left,
+//! and recovers.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,10 +11,10 @@ use e2e::nginx::Nginx;
 use e2e::stage::{DOMAIN, Node, Stage};
 use e2e::{eventually, http};
 
-/// Bytes of an object.
+/// Size of an object, in bytes.
 const LENGTH: usize = 900_000;
 
-/// A stage of which only the domestic POP runs; its L1 is started by `launcher`.
+/// A stage where only the domestic POP runs; its L1 is started by `launcher`.
 async fn two_tiers(
     launcher: &[&str],
     change: impl FnOnce(&Node) -> anyhow::Result<()>,
@@ -30,7 +31,7 @@ async fn two_tiers(
     Ok((stage, origin))
 }
 
-/// Asks for objects with these numbers, and returns how many were hits; each must be right.
+/// Requests the objects with these numbers, checks them, and returns the number of hits.
 async fn ask(stage: &Stage, origin: &Nginx, numbers: impl Iterator<Item = usize>) -> anyhow::Result<usize> {
     let mut hits = 0;
     for number in numbers {
@@ -48,7 +49,7 @@ async fn ask(stage: &Stage, origin: &Nginx, numbers: impl Iterator<Item = usize>
     Ok(hits)
 }
 
-/// A change at the origin and a refresh, after which users get the new bytes.
+/// Changes an object at the origin and refreshes it; users must then get the new bytes.
 async fn refreshed(stage: &Stage, origin: &Nginx, version: &str) -> anyhow::Result<()> {
     origin.write_bytes("/news", version.as_bytes())?;
     stage.cli(&["refresh", &format!("http://{DOMAIN}/news"), "--force", "--wait"]).await?;
@@ -59,7 +60,7 @@ async fn refreshed(stage: &Stage, origin: &Nginx, version: &str) -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_whose_disk_fails_serves_on_from_memory_and_comes_back() -> anyhow::Result<()> {
-    // Beyond a limit on the size of files every write fails, once the signal that goes with it is ignored.
+    // Beyond a limit on file sizes every write fails, if the accompanying signal is ignored.
     let launcher = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
     let (mut stage, origin) = two_tiers(&launcher, |_| Ok(())).await?;
     ask(&stage, &origin, 0..10).await?;
@@ -69,7 +70,7 @@ async fn node_whose_disk_fails_serves_on_from_memory_and_comes_back() -> anyhow:
     ensure!(hits == 10, "{hits} hits");
 
     let pid = stage.node("cn-1-l1").process().context("it runs")?.id().to_string();
-    // More than the journal takes, less than the segment that is open has by now.
+    // More than the journal needs, and less than the open segment has by now.
     let limited = Command::new("prlimit").args(["--pid", &pid, "--fsize=8388608:"]).status()?;
     ensure!(limited.success(), "prlimit: {limited}");
     ask(&stage, &origin, 10..60).await?;
@@ -103,7 +104,7 @@ async fn node_whose_disk_fails_serves_on_from_memory_and_comes_back() -> anyhow:
     Ok(())
 }
 
-/// Fills the file system of `folder` to the last byte, and says with how many.
+/// Fills the file system of `folder` completely; returns the number of bytes.
 fn fill(folder: &Path) -> anyhow::Result<u64> {
     let mut file = File::options().create(true).append(true).open(folder.join("others"))?;
     let (zeros, mut filled) = (vec![0; 1 << 20], 0);
@@ -115,7 +116,7 @@ fn fill(folder: &Path) -> anyhow::Result<u64> {
     Ok(filled)
 }
 
-/// Needs to mount: `./test` runs it where that is possible.
+/// Needs permission to mount: `./test` runs it where that is possible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "mounts a file system of 300 MB, in a namespace of its own"]
 async fn node_whose_disk_is_full_keeps_to_what_is_left() -> anyhow::Result<()> {
@@ -136,14 +137,14 @@ async fn node_whose_disk_is_full_keeps_to_what_is_left() -> anyhow::Result<()> {
     place.push(format!("/proc/{pid}/root"));
     place.push(mounted.trim_start_matches('/'));
 
-    // More than there is room for: the oldest makes room.
+    // More than there is room for: the oldest are evicted.
     ask(&stage, &origin, 0..450).await?;
     stage.nodes[0].settled().await;
     let hits = ask(&stage, &origin, (300..450).rev()).await?;
     ensure!(hits > 100, "{hits} hits");
     refreshed(&stage, &origin, "one").await?;
 
-    // Others take what is left, again and again.
+    // Other files take the remaining room, repeatedly.
     for round in 0..4 {
         let filled = fill(&place)?;
         ask(&stage, &origin, 500 + round * 100..600 + round * 100)
@@ -159,7 +160,7 @@ async fn node_whose_disk_is_full_keeps_to_what_is_left() -> anyhow::Result<()> {
     let hits = ask(&stage, &origin, 1050..1100).await?;
     ensure!(hits == 50, "{hits} hits, {out} disks out");
 
-    // Another start, another disk.
+    // Starts again with another disk.
     let node = stage.node("cn-1-l1");
     node.process().context("it runs")?.terminate()?;
     node.start_by(&launcher)?;

@@ -1,4 +1,4 @@
-//! Domains that go: their bytes go with them, from every node, and whoever gets the name next is never served them.
+//! Deleted domains: their bodies are removed from every node, and the next owner of the name never gets them.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const PATHS: [&str; 3] = ["/a.bin", "/dir/b.bin", "/tagged/news/c.bin"];
 
-/// Writes a file as it was at a fixed moment, so that two of one length have the same validators.
+/// Writes a file with a fixed modification time, so that two of equal length have the same validators.
 fn write(origin: &Nginx, path: &str, body: &[u8]) -> anyhow::Result<()> {
     origin.write_bytes(path, body)?;
     let file = std::fs::File::options().write(true).open(origin.files.join(path.trim_start_matches('/')))?;
@@ -30,7 +30,7 @@ async fn warm(stage: &Stage, path: &str) {
     }
 }
 
-/// What the domain's list says of it; `None` when it is not in it.
+/// The domain's status in the list; `None` if it is not listed.
 async fn listed(stage: &Stage) -> anyhow::Result<Option<String>> {
     let list = stage.cli(&["domain", "list"]).await?;
     let rows = list.as_array().with_context(|| list.to_string())?;
@@ -57,7 +57,7 @@ async fn deleting_a_domain_takes_its_bytes_along_and_a_new_owner_never_gets_them
     let at = format!("127.0.0.1:{}", others.port);
     let add = ["domain", "add", DOMAIN, "--origin", &at, "--coverage", "global"];
 
-    // One node is away: its disk still has the bytes, so the deletion waits for it and the name stays taken.
+    // One node is down: its disk still has the bytes, so the deletion waits for it and the name stays taken.
     stage.node("eu-1-l1").kill9();
     stage.cli(&["domain", "delete", DOMAIN]).await?;
     for node in stage.nodes.iter().filter(|node| node.name != "eu-1-l1") {
@@ -68,7 +68,7 @@ async fn deleting_a_domain_takes_its_bytes_along_and_a_new_owner_never_gets_them
         })
         .await;
     }
-    // Its lease and the margin are over, after which a refresh would be complete: what must not happen has its time to.
+    // Its lease and the margin have expired, so a refresh would be complete; the deletion must not be.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(listed(&stage).await?.as_deref(), Some("deleting"));
     let first = std::mem::replace(&mut stage.key, other);
@@ -85,7 +85,7 @@ async fn deleting_a_domain_takes_its_bytes_along_and_a_new_owner_never_gets_them
     .await;
     assert_eq!(stage.node("eu-1-l1").metric("store_objects").await?, 0, "gone means gone");
 
-    // The new owner's files have the same lengths and dates, and so the validators that the old bytes had.
+    // The new owner's files have the same lengths and dates, and so the same validators as the old ones.
     stage.key = second;
     for path in PATHS {
         write(&others, path, format!("the other owner's {path}").as_bytes())?;

@@ -1,5 +1,5 @@
-//! A node that is told to end by SIGTERM: it says so first, serves on for a grace, lets running answers end and ends well. And its
-//! access log goes on in a new file after SIGHUP.
+//! A node terminated by SIGTERM: it first reports that in its health, keeps serving for a grace period, lets running
+//! responses finish, and ends successfully. And its access log is reopened after SIGHUP.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use e2e::{eventually, http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Bytes of an answer that is running when the node is told to end: more than sockets hold.
+/// Size of a response in progress when the node is terminated: more than socket buffers hold.
 const BIG: usize = 24 << 20;
 
 fn signal(name: &str, pid: u32) -> anyhow::Result<()> {
@@ -33,7 +33,7 @@ async fn node_that_is_told_to_end_hurts_nobody() -> anyhow::Result<()> {
     let (port, admin_port) = (node.port, node.admin_port);
     ensure!(http::get(port, DOMAIN, "/big.bin", &[]).await?.body.len() == BIG, "a whole answer");
 
-    // The log, moved away and begun anew.
+    // The log is moved away and reopened.
     let lines = |path: &std::path::Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());
     eventually("the first line", || async {
         ensure!(lines(&log) == 1, "{}", lines(&log));
@@ -50,7 +50,7 @@ async fn node_that_is_told_to_end_hurts_nobody() -> anyhow::Result<()> {
     })
     .await;
 
-    // An answer that is not taken yet.
+    // A response that is not read yet.
     let mut slow = TcpStream::connect(("127.0.0.1", port)).await?;
     slow.write_all(format!("GET /big.bin HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n").as_bytes()).await?;
     let mut got = vec![0; 1024];
@@ -63,7 +63,7 @@ async fn node_that_is_told_to_end_hurts_nobody() -> anyhow::Result<()> {
         Ok(())
     })
     .await;
-    // Those who have not noticed yet are served, and asked to leave.
+    // Clients that have not noticed yet are served, and asked to close.
     let late = http::get(port, DOMAIN, "/big.bin", &[]).await?;
     ensure!(late.body.len() == BIG && late.header("connection") == "close", "{:?}", late.headers);
     eventually("it takes no more connections", || async {
@@ -72,13 +72,13 @@ async fn node_that_is_told_to_end_hurts_nobody() -> anyhow::Result<()> {
     })
     .await;
 
-    // What was running is taken to its end, and then the process is gone.
+    // The running response is read to its end, and then the process is gone.
     let mut rest = Vec::new();
     tokio::time::timeout(Duration::from_secs(30), slow.read_to_end(&mut rest)).await??;
     got.extend_from_slice(&rest);
     let body = got.windows(4).position(|four| four == b"\r\n\r\n").context("a head")? + 4;
     ensure!(got.len() - body == BIG, "{} bytes of {BIG}", got.len() - body);
-    // A second SIGTERM would cut it short; it ends by itself, and well.
+    // A second SIGTERM would cut it short; it ends by itself, successfully.
     let process = stage.node("cn-1-l1").process().context("it was started")?;
     process.ended_well()?;
     ensure!(lines(&moved) == 1 && lines(&log) == 2, "{} and {} lines", lines(&moved), lines(&log));

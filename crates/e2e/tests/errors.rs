@@ -1,6 +1,6 @@
-//! One row a code that the operations of the main job can answer: status, code and message through the vendor's own SDK,
-//! reached by what a user or an operator can do. The texts are `spec/prefetch-refresh.md` §8's, column "current" for CDN
-//! calls and "legacy" for VOD calls.
+//! One row per code that the operations of the main job can return: status, code and message through the vendor's own
+//! SDK, caused by actions of a user or an operator. The texts are those of `spec/prefetch-refresh.md` §8, column
+//! "current" for CDN calls and "legacy" for VOD calls.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-/// A row: why, the call, and what it must be answered: `None` is success.
+/// A row: the reason, the call, and the expected error; `None` is success.
 type Row = (&'static str, Call, Option<(u16, &'static str, &'static str)>);
 
 async fn check(stage: &Stage, rows: &[Row]) -> anyhow::Result<()> {
@@ -172,7 +172,7 @@ async fn bad_input_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn queries_of_tasks_are_answered_in_the_vendors_words() -> anyhow::Result<()> {
-    // More often a second than users may ask.
+    // More calls per second than users may make.
     let stage = Stage::without_nodes("cdn-2024", &["--quota", "action_qps=1000"]).await?;
     let error = |code, message| Some((400, code, message));
     let between = |start: &str, end: &str| json!({ "StartTime": start, "EndTime": end });
@@ -274,7 +274,7 @@ async fn queries_of_tasks_are_answered_in_the_vendors_words() -> anyhow::Result<
     check(&stage, &rows).await
 }
 
-/// `yyyy-MM-ddTHH:mm:ssZ` so many seconds from now.
+/// `yyyy-MM-ddTHH:mm:ssZ`, this many seconds from now.
 fn clock(from_now: i64) -> String {
     let at = Command::new("date").args(["-u", "-d", &format!("{from_now} seconds"), "+%Y-%m-%dT%H:%M:%SZ"]).output();
     String::from_utf8(at.expect("date runs").stdout).expect("date writes text").trim().to_owned()
@@ -283,7 +283,7 @@ fn clock(from_now: i64) -> String {
 #[tokio::test]
 async fn a_domain_on_its_way_to_the_nodes_is_busy() -> anyhow::Result<()> {
     let mut stage = Stage::set("cdn-2024").await?;
-    // A node that is gone has not heard of the domain; the lease must run out before it is configured.
+    // A node that is down has not received the domain; its lease must expire before the domain is configured.
     stage.node("cn-1-l1").kill9();
     stage.cli(&["domain", "add", DOMAIN, "--origin", "127.0.0.1:9", "--coverage", "global"]).await?;
     let busy = Some((403, "ServiceBusy", "The specified Domain is configuring, please retry later."));
@@ -301,7 +301,7 @@ async fn a_domain_on_its_way_to_the_nodes_is_busy() -> anyhow::Result<()> {
 async fn full_refresh_queue_of_a_domain_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
     let mut stage = Stage::with_lease("open", 600).await?;
     with_domain(&stage).await?;
-    // Refreshes wait for a node that does not answer until it does, or its lease is over.
+    // Refreshes wait for a node that does not answer until it does, or its lease expires.
     stage.node("cn-1-l1").kill9();
     let call = |from: usize| ("cdn", "RefreshObjectCaches", path(&lines(from, 1000)));
     let mut rows: Vec<Row> = (0..50).map(|n| ("room for 50,000", call(n * 1000), None)).collect();
@@ -329,7 +329,7 @@ async fn full_refresh_queue_of_a_domain_is_answered_in_the_vendors_words() -> an
 #[tokio::test]
 async fn overload_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
     let stage = Stage::without_nodes("cdn-2024", &[]).await?;
-    // As many bodies as are read of one address at a time, none of which ever comes to its end.
+    // As many bodies as may be read concurrently from one address, none of which ends.
     let mut half = Vec::new();
     for _ in 0..128 {
         let mut stream = TcpStream::connect(("127.0.0.1", stage.api_port)).await?;
@@ -496,7 +496,7 @@ async fn state_of_the_account_is_answered_in_the_vendors_words() -> anyhow::Resu
     ];
     for (status, rows) in steps {
         warmfront(&["account", "set", "test", "--status", status, "--state", &stage.state], &[]).context(status)?;
-        // The control plane believes a key for at most a second after it read it.
+        // The control plane caches a key for at most a second.
         e2e::eventually(status, || async { check(&stage, &rows[..1]).await }).await;
         check(&stage, &rows).await?;
     }

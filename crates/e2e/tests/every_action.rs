@@ -1,5 +1,6 @@
-//! Every action of the vendor's that is here, through both generations of its SDKs for Python and for Node: once with success,
-//! every field in the SDK's model of the reply, once with an error (`sdk/calls.json`); and with temporary credentials.
+//! Every implemented action of the vendor's, through both generations of its SDKs for Python and for Node: once with
+//! success, checking every field of the SDK's reply model, and once with an error (`sdk/calls.json`); and with
+//! temporary credentials.
 
 use anyhow::{Context, ensure};
 use e2e::authority::Authority;
@@ -11,7 +12,8 @@ use serde_json::{Value, json};
 /// Product, action, parameters.
 type Call = (String, String, Value);
 
-/// A row of `sdk/calls.json`: an action, parameters with which it succeeds, and ones with which it is refused with this code.
+/// A row of `sdk/calls.json`: an action, parameters with which it succeeds, and others with which it is refused with
+/// this code.
 #[derive(Deserialize)]
 struct Row {
     product: String,
@@ -21,7 +23,7 @@ struct Row {
     code: Option<String>,
 }
 
-/// The rows, with each `$NAME` in a text replaced by what it stands for.
+/// The rows, with each `$NAME` in a string replaced by its value.
 fn rows(words: &[(&str, &str)]) -> anyhow::Result<Vec<Row>> {
     let quoted = |text: &str| serde_json::to_string(text).map(|quoted| quoted.trim_matches('"').to_owned());
     let mut text = include_str!("../sdk/calls.json").to_owned();
@@ -31,7 +33,7 @@ fn rows(words: &[(&str, &str)]) -> anyhow::Result<Vec<Row>> {
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Fields that may be missing, each with its reason.
+/// Fields that may be missing, with reasons.
 const MISSING: [(&str, &str, &str); 12] = [
     ("DescribeRefreshQuota", "blockRemain", "one generation's model does not know it"),
     ("DescribeVodRefreshQuota", "BlockRemain", "one generation's model does not know it"),
@@ -47,7 +49,7 @@ const MISSING: [(&str, &str, &str); 12] = [
     ("DescribeDomainSrcTopUrlVisit", "UrlList", "the same"),
 ];
 
-/// What a reply of `action` must hold, as the collected facts of the vendor's pages have it.
+/// The fields of a reply to `action`, from the collected facts of the vendor's pages.
 fn declared(action: &str) -> anyhow::Result<Value> {
     let facts: Value = serde_json::from_str(include_str!("../../aliyun/tests/data/actions.json"))?;
     let all = facts["actions"].as_array().context("actions")?;
@@ -103,7 +105,8 @@ async fn every_action_is_called_by_every_sdk() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The account has not opened the service, and the control plane has heard of it: the first row opens it.
+/// Makes the account one that has not opened the service, and waits until the control plane knows; the first row opens
+/// it.
 async fn not_opened(stage: &Stage) -> anyhow::Result<()> {
     e2e::warmfront(&["account", "set", "test", "--status", "not-opened", "--state", &stage.state], &[])?;
     e2e::eventually("the service is not open", || async {
@@ -115,7 +118,7 @@ async fn not_opened(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the calls of `rows` through one generation; what was not answered as it should be.
+/// Makes the calls of `rows` through one generation; returns the unexpected answers.
 async fn run_through(stage: &Stage, generation: &str, rows: Vec<Row>) -> anyhow::Result<Vec<String>> {
     let good: Vec<Call> =
         rows.iter().filter_map(|row| Some((row.product.clone(), row.action.clone(), row.good.clone()?))).collect();
@@ -148,7 +151,7 @@ async fn run_through(stage: &Stage, generation: &str, rows: Vec<Row>) -> anyhow:
     let (calls, codes): (Vec<Call>, Vec<String>) =
         bad.into_iter().filter(|((_, action, _), _)| !absent.contains(&action.as_str())).unzip();
     for ((call, code), answer) in calls.iter().zip(codes).zip(call(&calls).await?) {
-        // One package is of CDN alone.
+        // One package supports only CDN.
         let is_absent = answer["absent"] == true && generation == "node-tea" && call.0 == "vod";
         if answer["code"] != code && !is_absent {
             wrong.push(format!("{}: {answer} and not {code}", call.1));

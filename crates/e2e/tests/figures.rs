@@ -1,5 +1,5 @@
-//! Figures against the access logs of the nodes and the log of the origin, to the byte: a mixed load on both regions, while the
-//! control plane is killed and started again, and at the end nodes that are told to stop with what they have not reported yet.
+//! Figures compared to the byte with the access logs of the nodes and the log of the origin: a mixed load on both
+//! regions, while the control plane is killed and restarted, and at the end nodes terminated with unreported figures.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,26 +18,26 @@ use tokio::net::TcpStream;
 
 const NODES: [&str; 4] = ["cn-1-l1", "cn-1-l2", "eu-1-l1", "eu-1-l2"];
 
-/// What is counted of one bucket of five minutes.
+/// The counts of one five-minute bucket.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Sums {
     requests: u64,
     bytes: u64,
     secure: (u64, u64),
-    /// Requests and bytes of the region overseas.
+    /// Requests and bytes of the overseas region.
     overseas: (u64, u64),
     hits: u64,
     hit_bytes: u64,
     codes: BTreeMap<String, u64>,
 }
 
-/// The begin of the bucket of a time such as `2026-01-02T03:04:05.678Z`.
+/// The start of the bucket that contains a time such as `2026-01-02T03:04:05.678Z`.
 fn bucket(time: &str) -> anyhow::Result<String> {
     let minute: u64 = time.get(14..16).context("minutes")?.parse()?;
     Ok(format!("{}{:02}:00Z", time.get(..14).context("an hour")?, minute / 5 * 5))
 }
 
-/// What the access logs say, by bucket.
+/// The counts in the access logs, by bucket.
 fn logged(logs: &Path) -> anyhow::Result<BTreeMap<String, Sums>> {
     let mut buckets: BTreeMap<String, Sums> = BTreeMap::new();
     for node in NODES {
@@ -45,7 +45,7 @@ fn logged(logs: &Path) -> anyhow::Result<BTreeMap<String, Sums>> {
             let line: Value = serde_json::from_str(line)?;
             let text = |name: &str| line[name].as_str().with_context(|| format!("{name} in {line}"));
             if line["counted"] != true {
-                // Those of other nodes, and nothing else in this test.
+                // Requests from other nodes; there are no others in this test.
                 ensure!(node.ends_with("l2"), "{line}");
                 continue;
             }
@@ -70,7 +70,7 @@ fn logged(logs: &Path) -> anyhow::Result<BTreeMap<String, Sums>> {
     Ok(buckets)
 }
 
-/// A share in per cent as the API writes it.
+/// A percentage as the API writes it.
 fn percent(part: u64, whole: u64) -> String {
     let hundredths = part * 10_000 / whole.max(1);
     let text = format!("{}.{:02}", hundredths / 100, hundredths % 100);
@@ -84,7 +84,7 @@ async fn ask(stage: &Stage, calls: &[(&'static str, &'static str)]) -> anyhow::R
     answers.into_iter().map(|answer| answer.get("ok").cloned().with_context(|| format!("success: {answer}"))).collect()
 }
 
-/// The rows of a list by their time, without those of which `value` is zero.
+/// The rows of a list by time, without those where `value` is zero.
 fn rows<'a>(answer: &'a Value, list: &str, element: &str, value: &str) -> anyhow::Result<BTreeMap<&'a str, &'a Value>> {
     let rows = answer[list][element].as_array().with_context(|| format!("{list} in {answer}"))?;
     let filled = rows.iter().filter(|row| row[value] != "0");
@@ -100,7 +100,7 @@ fn codes(row: &Value) -> anyhow::Result<BTreeMap<String, u64>> {
     codes.iter().map(|code| Ok((code["Code"].as_str().context("a code")?.to_owned(), number(code, "Count")?))).collect()
 }
 
-/// What the API says of users' requests, by bucket; shares are taken from `logged` when they are the same.
+/// The API's figures of users' requests, by bucket; percentages are compared and then copied from `logged`.
 async fn shown(stage: &Stage, logged: &BTreeMap<String, Sums>) -> anyhow::Result<BTreeMap<String, Sums>> {
     let answers = ask(
         stage,
@@ -152,7 +152,7 @@ async fn shown(stage: &Stage, logged: &BTreeMap<String, Sums>) -> anyhow::Result
     Ok(buckets)
 }
 
-/// Requests, bytes and statuses of what origins were asked for, as the API shows them.
+/// The API's figures of requests to origins: requests, bytes and statuses.
 async fn shown_of_origins(stage: &Stage) -> anyhow::Result<(u64, BTreeMap<String, u64>)> {
     let answers =
         ask(stage, &[("cdn", "DescribeDomainSrcTrafficData"), ("cdn", "DescribeDomainSrcHttpCodeData")]).await?;
@@ -175,7 +175,7 @@ fn witnessed(origin: &Nginx) -> anyhow::Result<(u64, BTreeMap<String, u64>)> {
     Ok((bytes, codes))
 }
 
-/// Waits until the figures are what the logs say.
+/// Waits until the figures agree with the logs.
 async fn agree(stage: &Stage, logs: &Path, origin: &Nginx) {
     eventually("the figures are what the logs say", || async {
         let logged = logged(logs)?;
@@ -188,7 +188,7 @@ async fn agree(stage: &Stage, logs: &Path, origin: &Nginx) {
     .await;
 }
 
-/// Hits, misses, parts, missing files and a client that leaves, on both edges.
+/// Hits, misses, ranges, missing files and a client that disconnects, on both edges.
 async fn load(stage: &Stage, round: usize, secure: u16, authority: &Path) -> anyhow::Result<()> {
     for (region, port) in stage.edges().into_iter().enumerate() {
         for n in 0..5 {
@@ -198,8 +198,8 @@ async fn load(stage: &Stage, round: usize, secure: u16, authority: &Path) -> any
                 ensure!(answer.status == 200, "{path}: {}", answer.status);
             }
         }
-        // Of a stored body: what is asked for in parts and is too small for slices is asked for twice, and the node reads only one
-        // of the answers, though the origin has sent both.
+        // A range of a stored body: a range of an unstored body that is too small for slices causes two requests to the
+        // origin, and the node reads only one of the answers, though the origin has sent both.
         let part = http::get(port, DOMAIN, &format!("/{round}/4.bin?again=0"), &[("range", "bytes=10-1009")]).await?;
         ensure!((part.status.as_u16(), part.body.len()) == (206, 1000), "{}", part.status);
         let missing = http::get(port, DOMAIN, &format!("/{round}/missing-{region}"), &[]).await?;
@@ -248,14 +248,14 @@ async fn figures_are_what_the_logs_say_to_the_byte() -> anyhow::Result<()> {
     load(&stage, 0, secure, &authority.file()).await?;
     agree(&stage, &logs, &origin).await;
 
-    // With the control plane away the nodes count on; whatever they had sent is counted once.
+    // Without the control plane the nodes keep counting; reports already sent are counted once.
     load(&stage, 1, secure, &authority.file()).await?;
     stage.kill_control();
     http::get(stage.edges()[0], DOMAIN, "/0/0.bin", &[]).await?;
     stage.start_control().await?;
     agree(&stage, &logs, &origin).await;
 
-    // Nodes that are told to stop report first.
+    // Terminated nodes report first.
     load(&stage, 2, secure, &authority.file()).await?;
     for node in &stage.nodes {
         node.settled().await;

@@ -1,7 +1,9 @@
-//! `Complete` means fresh, over real processes: three tiers, readers on every node all the time, one fault after the other.
+//! `Complete` means fresh, with real processes: three tiers, readers on every node all the time, one fault after
+//! another.
 //!
-//! Every scenario holds all reads to the promise ([`Field::verdict`]) and the tasks to their times: by acknowledgement while all
-//! nodes are there, at lease and margin when one is not, never while one that serves in isolation is away.
+//! Every scenario checks all reads against the promise ([`Field::verdict`]), and the durations of tasks: by
+//! acknowledgement while all nodes are present, after lease and margin when one is not, never while one that serves in
+//! isolation is absent.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,10 +19,10 @@ use e2e::http::Answer;
 use e2e::stage::DOMAIN;
 use e2e::{eventually, http};
 
-/// What a loaded machine may add to a time that the design gives.
+/// Tolerance for a loaded machine, added to times given by the design.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// Longest pause of readers, in milliseconds, and how many of them each node has.
+/// Longest pause of readers, in milliseconds, and readers per node.
 const PAUSE_MS: u64 = 80;
 const READERS: usize = 3;
 
@@ -31,7 +33,7 @@ async fn set(plan: Plan) -> anyhow::Result<(Field, Readers)> {
 }
 
 async fn end(field: &Field, readers: Readers) -> anyhow::Result<()> {
-    // A scenario may be over before the readers of a loaded machine have been everywhere.
+    // On a loaded machine a scenario may end before the readers have reached every node.
     eventually("every node sent what it had", || async { field.read_everywhere() }).await;
     readers.finish()?;
     field.verdict()
@@ -53,7 +55,7 @@ async fn ask(field: &Field, node: usize, path: &str) -> anyhow::Result<Answer> {
     http::get(field.port(node), DOMAIN, path, &[]).await
 }
 
-/// Waits until a node follows the control plane.
+/// Waits until a node is following the control plane.
 async fn follows(field: &Field, node: usize) {
     eventually(&format!("{} follows", PLACES[node].name), || async {
         let connected = field.nodes[node].lock().await.metric("link_connected").await?;
@@ -64,10 +66,10 @@ async fn follows(field: &Field, node: usize) {
     field.nodes[node].lock().await.ready().await;
 }
 
-/// How often a loaded machine is given another chance to be quick.
+/// How often a loaded machine may retry to be quick enough.
 const TRIES: usize = 4;
 
-/// A refresh that all nodes acknowledge: before any lease could be over.
+/// A refresh acknowledged by all nodes, before any lease could expire.
 async fn prompt(field: &Field, scope: &Scope) -> anyhow::Result<()> {
     let mut took = Duration::ZERO;
     for _ in 0..TRIES {
@@ -79,7 +81,7 @@ async fn prompt(field: &Field, scope: &Scope) -> anyhow::Result<()> {
     bail!("{scope:?} took {took:?} with all nodes there")
 }
 
-/// A refresh that has to wait until the lease of a node is over: not shorter, and not much longer.
+/// A refresh that must wait until the lease of a node expires: not less, and not much longer.
 async fn by_lease(field: &Field, scope: &Scope, force: bool) -> anyhow::Result<()> {
     let took = field.refresh(scope, force).await?;
     let due = field.lease_and_margin();
@@ -88,7 +90,7 @@ async fn by_lease(field: &Field, scope: &Scope, force: bool) -> anyhow::Result<(
     Ok(())
 }
 
-/// A refresh stays open for `time`.
+/// Checks that a refresh stays open for `time`.
 async fn stays_open(field: &Field, submitted: &Submitted, time: Duration) -> anyhow::Result<()> {
     let until = field.history.now() + time;
     while field.history.now() < until {
@@ -120,7 +122,7 @@ async fn refresh_is_acknowledged_at_once_whatever_the_wall_clocks_say() -> anyho
         if turn == 10 {
             for (node, ahead_secs) in [(0, 400 * 86_400), (2, -400 * 86_400)] {
                 field.nodes[node].lock().await.set_clock(ahead_secs)?;
-                // Certificates are good on any of these days.
+                // Certificates are valid on any of these days.
                 field.link(node, Mode::CUT).await;
                 field.link(node, Mode::WHOLE).await;
                 follows(&field, node).await;
@@ -146,7 +148,7 @@ async fn killed_node_is_waited_for_until_its_lease_is_over() -> anyhow::Result<(
         field.history.event(format!("kill -9 {name}"));
         node.kill9();
         by_lease(&field, &scope, false).await?;
-        // It comes back with everything that it had stored before.
+        // It returns with everything it had stored before.
         node.start()?;
         node.ready().await;
         drop(node);
@@ -162,7 +164,7 @@ async fn node_that_stood_still_does_not_trust_its_store() -> anyhow::Result<()> 
     for name in ["cn-1-l1", "cn-1-l2b"] {
         let number = Field::number(name);
         let node = field.nodes[number].lock().await;
-        // For less than the lease: it acknowledges when it goes on.
+        // Stopped for less than the lease: it acknowledges when it continues.
         let mut took = due;
         for _ in 0..TRIES {
             let id = field.freeze(number, &node).await?;
@@ -176,7 +178,7 @@ async fn node_that_stood_still_does_not_trust_its_store() -> anyhow::Result<()> 
         }
         ensure!(took < due, "{name} went on after a second, and the refresh took {took:?}");
 
-        // For longer: the refresh is complete before, and what the node is asked afterwards is answered anew.
+        // Stopped for longer: the refresh completes before, and later requests to the node are answered anew.
         let id = field.freeze(number, &node).await?;
         by_lease(&field, &site(), false).await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -206,7 +208,7 @@ async fn node_that_is_cut_off_asks_before_it_serves() -> anyhow::Result<()> {
         field.link(node, Mode::WHOLE).await;
         follows(&field, node).await;
     }
-    // A link that is only slow carries acknowledgements, later.
+    // A link that is only slow delivers acknowledgements, just later.
     let slow = Flow::Slow(Duration::from_millis(250));
     field.link(1, Mode { up: slow, down: slow, cut: false }).await;
     prompt(&field, &folder()).await?;
@@ -226,13 +228,14 @@ async fn children_of_a_parent_that_cannot_be_reached_ask_another() -> anyhow::Re
             ensure!(answer.status.is_success(), "{path} of {}: {}", place.name, answer.status);
         }
     }
-    // With the root away, nobody sends what cannot be confirmed: the origin is asked past it. A refresh needs no data path.
+    // Without the root, nobody sends bodies that cannot be confirmed; users' requests go to the origin directly. A
+    // refresh needs no data path.
     let root = Field::number("core-l3");
     field.front(root, Mode::CUT).await;
     let changed = field.origin.change("/d0/swr");
     prompt(&field, &site()).await?;
     let answer = ask(&field, 0, "/d0/swr").await?;
-    // It may be a HIT: of what a reader has just fetched past the root.
+    // It may be a HIT for an object that a reader has just fetched past the root.
     let version: u64 = answer.header(VERSION.as_str()).parse().context("an object of the origin")?;
     let came = answer.header("x-cache");
     ensure!(answer.status.is_success() && version >= changed, "the old bytes stand in for an error: {came}");
@@ -296,7 +299,7 @@ async fn node_that_serves_in_isolation_is_waited_for_without_limit() -> anyhow::
     field.link(serves, Mode::WHOLE).await;
     submitted.wait(&field.history, SLACK + SLACK).await.context("after it was back")?;
 
-    // Gone for good it is waited for until the operator removes it.
+    // A node that is gone for good is waited for until the operator removes it.
     field.history.event("kill -9 eu-1-l1");
     let mut node = field.nodes[serves].lock().await;
     node.kill9();
@@ -316,7 +319,7 @@ async fn removed_node_stops_serving_and_its_children_are_not_deceived() -> anyho
     let (field, readers) = set(Plan::new(8)).await?;
     let parent = Field::number("cn-1-l2a");
 
-    // It hears of it.
+    // It learns of its removal.
     field.remove(parent).await?;
     eventually("the removed node stops", || async {
         let answer = ask(&field, parent, "/d0/a").await?;
@@ -330,7 +333,7 @@ async fn removed_node_stops_serving_and_its_children_are_not_deceived() -> anyho
     node.ready().await;
     prompt(&field, &site()).await?;
 
-    // It does not, and neither does a child that goes on asking it.
+    // It does not learn of it, and neither does a child that keeps asking it.
     for number in [parent, 0] {
         field.link(number, Mode::STALLED).await;
     }
@@ -354,7 +357,7 @@ async fn node_without_its_disk_joins_anew_and_is_promised_for() -> anyhow::Resul
         let number = Field::number(name);
         let mut node = field.nodes[number].lock().await;
         field.history.event(format!("{name} loses its disk"));
-        // While a refresh is under way: it joins at a head at or above it.
+        // While a refresh is in progress: it joins at a head at or above it.
         let submitted = field.submit(&site(), false).await?;
         field.join_anew(number, &mut node).await?;
         submitted.wait(&field.history, field.lease_and_margin() + SLACK).await?;
@@ -365,7 +368,7 @@ async fn node_without_its_disk_joins_anew_and_is_promised_for() -> anyhow::Resul
     end(&field, readers).await
 }
 
-/// Refreshes the site twice with all nodes there, and waits until the checker has noticed.
+/// Refreshes the site twice with all nodes present, and waits until the checker has noticed.
 async fn is_noticed(field: &Field, liar: &Liar) -> anyhow::Result<()> {
     prompt(field, &site()).await?;
     eventually("the liar has something to tell", || async {
@@ -403,7 +406,7 @@ async fn dishonest_cache_before_a_node_is_noticed() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parent_that_replays_what_it_said_before_is_noticed() -> anyhow::Result<()> {
-    // With the credential, an age and everything: a node that does not judge for its children would look like this.
+    // With credential, age and everything else: a node that does not judge for its children would look like this.
     let plan = Plan { pace: Pace::QUICK, lied_for: Some(Field::number("cn-1-l2b")), ..Plan::new(11) };
     let (field, readers) = set(plan).await?;
     let liar = field.liar.as_ref().context("the plan has a liar")?;

@@ -1,5 +1,5 @@
-//! Functions of a domain through the vendor's own SDK and the command line, over real processes: set, refused, in force on every
-//! node, shown as they were set, deleted.
+//! Functions of a domain through the vendor's own SDK and the command line, with real processes: set, refused, in
+//! effect on every node, shown as set, deleted.
 
 use anyhow::{Context, ensure};
 use e2e::stage::{DOMAIN, Stage};

@@ -1,5 +1,5 @@
-//! A file of 10 GB behind two tiers, over real processes: who seeks gets the right bytes for a few slices of the origin's, what is
-//! there is not asked for again, memory stays flat, and two versions are never put together.
+//! A file of 10 GB behind two tiers, with real processes: clients that seek get the right bytes for a few slices from
+//! the origin, stored slices are not requested again, memory stays flat, and two versions are never mixed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use e2e::{eventually, http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Of the huge file; its last slice is shorter than the others.
+/// Length of the huge file; its last slice is shorter than the others.
 const HUGE: u64 = 10_000_000_000;
 
-/// What all memory of a node may grow by while it streams: its memory tier (64 MiB), what is on its way to the disk (32 MiB), and
-/// what the allocator keeps.
+/// How much a node's memory may grow while it streams: its memory tier (64 MiB), bytes on their way to the disk (32
+/// MiB), and what the allocator retains.
 const GROWTH_MAX: u64 = 200 << 20;
 
 /// An L1 over an L2 over an nginx.
@@ -50,12 +50,12 @@ impl House {
         self.stage.nodes[1].port
     }
 
-    /// Bytes and answers that the origin sent of a file, once nobody asks it for more.
+    /// Bytes and number of answers that the origin sent for a file, once requests have ceased.
     async fn sent(&self, film: Film) -> anyhow::Result<(u64, usize)> {
         for node in &self.stage.nodes[..2] {
             node.settled().await;
         }
-        // nginx does one thing after the other: with this answered, the answers before are in its log.
+        // nginx is sequential: once this is answered, earlier answers are in its log.
         http::get(self.origin.port, "origin", "/", &[]).await?;
         let log = self.origin.log()?;
         let sent = log.iter().filter(|got| got.path == film.path);
@@ -63,7 +63,7 @@ impl House {
     }
 }
 
-/// Numbers that look like chance and are the same each time.
+/// Pseudo-random numbers, the same in each run.
 fn chance(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
@@ -83,7 +83,7 @@ async fn seeking_in_a_huge_file_costs_the_origin_a_few_slices_and_is_paid_once()
     places.extend((0..20).map(|_| chance(&mut state) % (HUGE - SLICE)).map(|at| at..at + 65_536));
     let l1 = house.l1();
 
-    // Of a part counted from the end nobody knows where it begins: the first slice tells.
+    // The start of a suffix range is unknown until the first slice tells the length.
     film.read_as(l1, "bytes=-500", HUGE - 500..HUGE).await?;
     let (mut sent, mut answers) = house.sent(film).await?;
     ensure!((sent, answers) == (SLICE + HUGE % SLICE, 2), "{sent} bytes in {answers} answers");
@@ -98,7 +98,7 @@ async fn seeking_in_a_huge_file_costs_the_origin_a_few_slices_and_is_paid_once()
         (sent, answers) = (now, answers_now);
     }
 
-    // What was read once is read again with nobody else there.
+    // Slices read once are read again with the other tier gone.
     house.stage.node("cn-1-l2").kill9();
     house.origin.kill9();
     places.push(HUGE - 500..HUGE);
@@ -113,7 +113,7 @@ async fn seeking_in_a_huge_file_costs_the_origin_a_few_slices_and_is_paid_once()
         beyond.headers
     );
 
-    // And after a restart, too.
+    // And again after a restart.
     house.origin.start_again()?;
     let node = house.stage.node("cn-1-l1");
     node.process().context("it runs")?.terminate()?;
@@ -136,7 +136,7 @@ async fn slice_is_fetched_to_its_end_and_once_whoever_comes_and_goes() -> anyhow
     film.put(&house.origin)?;
     let (l1, l2) = (house.l1(), house.l2());
 
-    // A client that leaves with the first bytes in hand, when most of the slice is still to come.
+    // A client that disconnects after the first bytes, when most of the slice is still to come.
     let left = 5 * SLICE..6 * SLICE;
     let mut client = TcpStream::connect(("127.0.0.1", l1)).await?;
     let request = format!(
@@ -157,7 +157,7 @@ async fn slice_is_fetched_to_its_end_and_once_whoever_comes_and_goes() -> anyhow
     let cache = film.read(l1, left).await?;
     ensure!(cache == "HIT from cn-1-l1" && house.sent(film).await? == (sent, answers), "{cache}");
 
-    // Many at the same time, on both tiers.
+    // Many concurrent requests, on both tiers.
     let wanted = 20 * SLICE + 100..20 * SLICE + 900_000;
     let many: Vec<_> =
         (0..20).map(|n| tokio::spawn(film.read(if n % 2 == 0 { l1 } else { l2 }, wanted.clone()))).collect();
@@ -215,7 +215,8 @@ async fn change_of_a_file_never_mixes_versions() -> anyhow::Result<()> {
     film(1).put(&house.origin)?;
     let url = format!("http://{DOMAIN}{}", film(1).path);
 
-    // Readers know between which versions an answer may lie by what was there before they asked and after they were answered.
+    // An answer may have any version between the newest confirmed before the request and the newest stored after the
+    // answer.
     let (proved, put) = (AtomicU64::new(1), AtomicU64::new(1));
     let over = AtomicBool::new(false);
     let read = async |seed: u64| {
@@ -258,7 +259,7 @@ async fn change_of_a_file_never_mixes_versions() -> anyhow::Result<()> {
     let (whole, cut) = (a.0 + b.0 + c.0, a.1 + b.1 + c.1);
     ensure!(whole > 20, "{whole} whole answers, {cut} that ended early");
 
-    // Changed without a word: who meets it is cut short, and those who ask after that get the new one.
+    // Changed without a refresh: a response that meets the change is cut short, and later requests get the new version.
     let quiet = |version| Film { path: "/quiet.mp4", ..film(version) };
     quiet(1).put(&house.origin)?;
     quiet(1).read(l1, 0..SLICE).await?;

@@ -1,5 +1,5 @@
-//! `Complete` means warm, over real processes: with the origin stopped, every target answers HIT with equal bytes by itself, whatever is
-//! asked for and whatever happened to the process since.
+//! `Complete` means warm, with real processes: with the origin stopped, every target answers HIT with equal bytes from
+//! its own store, whatever is requested and whatever happened to the process since.
 
 use std::process::Command;
 
@@ -10,13 +10,13 @@ use e2e::stage::{DOMAIN, Node, Stage};
 use e2e::{eventually, http, sdk};
 use serde_json::json;
 
-/// Bytes of the large object.
+/// Length of the large object, in bytes.
 const LARGE: u64 = 1_000_000_007;
 
-/// What was prefetched: a path, `Accept-Encoding` of the variant, and the body.
+/// A prefetched object: path, `Accept-Encoding` of the variant, and body.
 type Warm = (String, Option<&'static str>, Vec<u8>);
 
-/// Asserts that a node has all of it by itself.
+/// Asserts that a node has all objects in its own store.
 async fn has(node: &Node, warm: &[Warm]) -> anyhow::Result<()> {
     for (path, encoding, body) in warm {
         let headers: Vec<(&str, &str)> = encoding.iter().map(|encoding| ("accept-encoding", *encoding)).collect();
@@ -35,7 +35,8 @@ fn hit(node: &Node, answer: &http::Answer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asserts that a node has parts of it by itself: the first bytes, some in the middle, the last ones, and several in one answer.
+/// Asserts that a node serves ranges of an object from its own store: the first bytes, some in the middle, the last
+/// ones, and several in one answer.
 async fn has_parts(node: &Node, path: &str, body: &[u8]) -> anyhow::Result<()> {
     let (length, half) = (body.len(), body.len() / 2);
     let ends = [0..100, half..half + 3_000, length - 500..length, length - 1..length];
@@ -65,7 +66,8 @@ async fn has_parts(node: &Node, path: &str, body: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until a task has ended, every URL of it Complete: at least so many, for what was submitted within a second is one task.
+/// Waits until every URL of a task is Complete. It has at least `urls` URLs, as submissions within one second share a
+/// task.
 async fn complete(stage: &Stage, task: &str, urls: usize) -> anyhow::Result<()> {
     let rows = eventually(&format!("task {task} has ended"), || async {
         let rows = stage.cli(&["tasks", task, "--limit", "1000"]).await?;
@@ -84,7 +86,7 @@ async fn every_target_answers_alone_objects_parts_and_variants_and_after_restart
     let mut stage = Stage::set("open").await?;
     let origin = stage.origin().await?;
     let mut warm: Vec<Warm> = Vec::new();
-    // None, one that is a part of a slice, several, and more than is ever fetched in parts.
+    // Empty, less than a slice, several slices, and larger than anything fetched in parts.
     let sizes = [0, 1, 255, 4_096, 32_000, 70_001, 1 << 20, 3_000_017, (9 << 20) + 1];
     for (number, size) in sizes.iter().cycle().take(30).enumerate() {
         let size = if number >= sizes.len() { size % 100_000 } else { *size };
@@ -94,7 +96,7 @@ async fn every_target_answers_alone_objects_parts_and_variants_and_after_restart
     let list = stage.listed(warm.iter().map(|(path, ..)| path.as_str()))?;
     stage.cli(&["push", &list, "--l2", "--edge", "--wait"]).await?;
 
-    // Variants, each as the origin itself gives it.
+    // Variants, as the origin itself sends them.
     let mut varied = Vec::new();
     for number in 0..6 {
         let text = format!("{} {number}\n", "words that come again and again").repeat(3_000 * (number + 1));
@@ -123,7 +125,7 @@ async fn every_target_answers_alone_objects_parts_and_variants_and_after_restart
     let pushed = sdk::calls(&stage, &[("cdn", "PushObjectCache", wish)]).await?.remove(0);
     let task = pushed["ok"]["PushTaskId"].as_str().with_context(|| pushed.to_string())?;
     complete(&stage, task, urls.len()).await?;
-    // The origin writes down what it sent a moment after it sent it; here two variants were asked for, too.
+    // The origin logs an answer a moment after it was sent; two variants were requested here as well.
     let gets = eventually("the origin has written everything down", || async {
         let gets = origin.gets()?;
         ensure!(varied.iter().all(|path| gets.get(path) >= Some(&(2 + 4))), "{gets:?}");
@@ -218,7 +220,7 @@ async fn every_target_answers_a_gigabyte_alone_whole_and_in_parts_and_after_rest
     Ok(())
 }
 
-/// Bytes of a small store, and of what is pushed through it.
+/// Size of a small store, and of the objects pushed through it, in bytes.
 const SMALL_STORE: u64 = 64 << 20;
 const PIECE: usize = 800_000;
 const PIECES: usize = 40;
@@ -235,7 +237,7 @@ async fn pinned_objects_stay_though_five_times_the_store_was_pushed_through() ->
         let list = stage.listed(warm.iter().map(|(path, ..)| path.as_str()))?;
         stage.cli(&[&["push", &list, "--l2", "--edge", "--wait"], wishes].concat()).await
     };
-    // Many small ones, and one that spans what is fetched and stored in several pieces.
+    // Many small ones, and one that is fetched and stored in several pieces.
     let mut pinned = write("pinned", 40, 50_000)?;
     pinned.extend(write("pinned-long", 1, 9_000_000)?);
     let unpinned = write("unpinned", 40, 50_000)?;
@@ -345,15 +347,16 @@ async fn key_is_the_users_or_the_url_as_submitted_as_the_call_says() -> anyhow::
         let warned = own["Description"].as_str().unwrap_or_default().to_owned();
         anyhow::Ok((warned, origin.answers()?.len()))
     };
-    // Users' key: the query is not in it.
+    // The users' key, which does not include the query.
     let (warned, asked) = push(format!("{}?v=1", url("users")), "true").await?;
     ensure!(warned.is_empty() && asked == 2, "{warned}: {asked}");
-    // As submitted, and users' key is another: it is there, is told to be of no use to them, and is not fetched again.
+    // Stored as submitted while users have another key: it is there, with a warning that users cannot get it, and is
+    // not fetched again.
     let (warned, asked) = push(format!("{}?v=1", url("given")), "false").await?;
     ensure!(warned.contains("users' requests for it have the key") && asked == 4, "{warned}: {asked}");
     let (warned, asked) = push(format!("{}?v=1", url("given")), "").await?;
     ensure!(!warned.is_empty() && asked == 4, "the vendor's default is the URL as submitted: {warned}: {asked}");
-    // As submitted, and it is users' key.
+    // Stored as submitted, which is also the users' key.
     let (warned, asked) = push(url("same"), "false").await?;
     ensure!(warned.is_empty() && asked == 6, "{warned}: {asked}");
 

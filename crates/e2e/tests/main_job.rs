@@ -1,20 +1,22 @@
-//! The main job over real processes: the vendor's own SDKs warm four nodes from nginx, users hit with the origin gone, a
-//! refresh brings the new bytes.
+//! The main job with real processes: the vendor's own SDKs warm four nodes from nginx, users get hits with the origin
+//! stopped, and a refresh brings the new bytes.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 use e2e::stage::{DOMAIN, Stage};
 use e2e::{eventually, http, sdk};
 use serde_json::Value;
 
-/// Every row of a reply to a push or a wait.
+/// All rows of a reply to a push or a wait.
 fn rows(reply: &Value) -> anyhow::Result<&Vec<Value>> {
     reply["tasks"].as_array().with_context(|| format!("tasks in {reply}"))
 }
 
-/// Asserts that every row is complete, and that each URL has one. What was submitted within one second has one id, so there may be
-/// rows of what was submitted before.
+/// Asserts that every row is complete, and that each URL has one. Submissions within one second share an id, so there
+/// may be rows of earlier ones.
 fn assert_complete(reply: &Value, urls: &[String]) -> anyhow::Result<()> {
     let rows = rows(reply)?;
     for url in urls {
@@ -65,7 +67,7 @@ async fn every_sdk_warms_both_regions_and_users_hit_with_the_origin_gone() -> an
         );
     }
 
-    // Two regions without a shared L3 have two roots: the witness saw each object twice, and never again.
+    // Two regions without a shared L3 have two roots: the origin was asked for each object twice, and never again.
     let gets = origin.gets()?;
     for path in bodies.keys() {
         assert_eq!(gets.get(path), Some(&2), "{path}");
@@ -82,7 +84,7 @@ async fn every_sdk_warms_both_regions_and_users_hit_with_the_origin_gone() -> an
                 first = first.status
             );
             ensure!(first.body == body.as_slice(), "{path} differs on {pop}");
-            // What the first answer brought is in the edge's store a moment after its last byte was sent.
+            // The body of the first answer is in the edge's store a moment after its last byte was sent.
             eventually(&format!("{path} is in the store of {pop}-l1"), || async {
                 let second = http::get(edge, DOMAIN, path, &[]).await?;
                 ensure!(second.body == body.as_slice(), "{path} differs on {pop}");
@@ -209,7 +211,7 @@ async fn prefetch_under_way_survives_kill_9_of_a_node_and_of_the_control_plane()
     }
     let reply = sdk::run(&stage, "main_job.py", &["tea-cdn", "wait", &ids.join(",")]).await?;
     assert_complete(&reply, &urls)?;
-    // Work that was handed on may have been fetched again, but not lost.
+    // Jobs handed on may have been fetched again, but none was lost.
     let gets = origin.gets()?;
     ensure!(bodies.keys().all(|path| gets.get(path).is_some_and(|count| *count >= 2)), "{gets:?}");
     origin.stop()?;
@@ -220,5 +222,61 @@ async fn prefetch_under_way_survives_kill_9_of_a_node_and_of_the_control_plane()
             ensure!(answer.body == body.as_slice(), "{path} differs");
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_forget_what_they_know_when_the_database_was_restored_from_a_backup() -> anyhow::Result<()> {
+    let mut stage = Stage::set("open").await?;
+    let origin = stage.origin().await?;
+    let database = stage.folder("")?.join("control.db");
+    let backup = stage.folder("backup")?;
+    let copy = |from: &Path, to: &Path| -> anyhow::Result<()> {
+        for end in ["", "-wal", "-shm"] {
+            let name = format!("control.db{end}");
+            match std::fs::copy(from.join(&name), to.join(&name)) {
+                // Without this file there was nothing in it.
+                Err(error) if error.kind() == ErrorKind::NotFound => _ = std::fs::remove_file(to.join(&name)),
+                done => _ = done?,
+            }
+        }
+        Ok(())
+    };
+    let folder = database.parent().context("a database lies in a folder")?;
+    stage.kill_control();
+    copy(folder, &backup)?;
+    stage.start_control().await?;
+    // These are in the nodes' memory and not in the backup.
+    for n in 0..5 {
+        let path = format!("/lost/{n}.bin");
+        origin.write_bytes(&path, b"the old bytes")?;
+        stage.cli(&["refresh", &url(&path), "--wait"]).await?;
+        for node in &stage.nodes {
+            assert_eq!(http::get(node.port, DOMAIN, &path, &[]).await?.text(), "the old bytes");
+        }
+    }
+
+    stage.kill_control();
+    copy(&backup, folder)?;
+    e2e::warmfront(&["log", "renew", "--state", &stage.state], &[])?;
+    stage.start_control().await?;
+    // The same revisions are given out once more, for other things.
+    for n in 0..5 {
+        let path = format!("/lost/{n}.bin");
+        origin.write_bytes(&path, b"the new bytes, which are longer")?;
+        stage.cli(&["refresh", &url(&path), "--wait"]).await?;
+        for node in &stage.nodes {
+            let answer = http::get(node.port, DOMAIN, &path, &[]).await?;
+            assert_eq!(answer.text(), "the new bytes, which are longer", "{} after the restore", node.name);
+        }
+    }
+    eventually("nodes follow the log of the restored database", || async {
+        let members = e2e::warmfront(&["node", "list", "--state", &stage.state], &[])?;
+        let members = members.as_array().context("a list")?;
+        ensure!(members.len() == stage.nodes.len(), "{members:?}");
+        ensure!(members.iter().all(|member| member["acknowledged"] == member["head"]), "{members:?}");
+        Ok(())
+    })
+    .await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Origins over real processes: one of two is killed under load and comes back, and one is asked by TLS.
+//! Origins with real processes: one of two is killed under load and comes back, and one uses TLS.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,14 +11,14 @@ use e2e::stage::{DOMAIN, Stage};
 use e2e::{eventually, http};
 use tokio::net::UdpSocket;
 
-/// Users at a time.
+/// Concurrent users.
 const USERS: usize = 6;
 
-/// Bytes of an object; the slow one is larger.
+/// Sizes of objects in bytes; the slow one is larger.
 const SMALL: usize = 50_000;
 const SLOW: usize = 2 << 20;
 
-/// A stage of which only the domestic POP runs.
+/// A stage where only the domestic POP runs.
 async fn two_tiers() -> anyhow::Result<Stage> {
     let mut stage = Stage::without_nodes("open", &[]).await?;
     for name in ["cn-1-l2", "cn-1-l1"] {
@@ -32,7 +32,7 @@ async fn two_tiers() -> anyhow::Result<Stage> {
 async fn origin_that_is_killed_under_load_costs_no_user_an_error_and_comes_back() -> anyhow::Result<()> {
     let stage = two_tiers().await?;
     let mut primary = Nginx::start(&stage.folder("primary")?)?;
-    // The same files, so with the same validators.
+    // The same files, and so the same validators.
     let folder = stage.folder("backup")?;
     std::os::unix::fs::symlink(&primary.files, folder.join("files"))?;
     let backup = Nginx::start(&folder)?;
@@ -45,7 +45,7 @@ async fn origin_that_is_killed_under_load_costs_no_user_an_error_and_comes_back(
     let edge = stage.edges()[0];
 
     let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    // Each asks for what nobody has, so that each answer is an origin's.
+    // Each requests an object that no node has, so that each answer is an origin's.
     let user = async || {
         let mut errors = Vec::new();
         while !over.load(Ordering::SeqCst) {
@@ -71,7 +71,7 @@ async fn origin_that_is_killed_under_load_costs_no_user_an_error_and_comes_back(
         answers(100).await;
         let (before, backup_before) = (primary.log()?.len(), backup.log()?.len());
         ensure!(before >= 50 && backup_before == 0, "the backup waits: {before}, {backup_before}");
-        // Under way when the origin dies.
+        // In progress when the origin dies.
         let watching = tokio::spawn(http::get(edge, DOMAIN, "/slow/film.bin", &[]));
         tokio::time::sleep(Duration::from_millis(500)).await;
         primary.kill9();
@@ -107,7 +107,7 @@ async fn origin_that_is_killed_under_load_costs_no_user_an_error_and_comes_back(
     Ok(())
 }
 
-/// A name server for which every name is 127.0.0.1 (RFC 1035 §4.1), until the test ends.
+/// A name server that resolves every name to 127.0.0.1 (RFC 1035 §4.1), until the test ends.
 async fn name_server() -> anyhow::Result<SocketAddr> {
     let socket = UdpSocket::bind("127.0.0.1:0").await?;
     let address = socket.local_addr()?;
@@ -143,7 +143,7 @@ async fn origin_by_tls_is_believed_by_its_name_and_authority_alone() -> anyhow::
     for (domain, origin) in [
         (DOMAIN, format!("https://{NAME}:{}", good.port)),
         ("other.example.com", format!("https://{NAME}:{}", other.port)),
-        // Given by address: it shows the certificate of the site.
+        // An origin given by address: it presents the certificate of the site.
         ("direct.example.com", format!("https://127.0.0.1:{}", direct.port)),
     ] {
         stage.cli(&["domain", "add", domain, "--origin", &origin, "--coverage", "global"]).await?;
@@ -156,7 +156,7 @@ async fn origin_by_tls_is_believed_by_its_name_and_authority_alone() -> anyhow::
     };
     let resolvers = format!("resolvers = [\"{names}\"]");
 
-    // An authority that nobody has heard of.
+    // An authority that is not trusted.
     configure(&mut stage, resolvers.clone())?;
     stage.node("cn-1-l2").ready().await;
     stage.online().await;
@@ -176,7 +176,7 @@ async fn origin_by_tls_is_believed_by_its_name_and_authority_alone() -> anyhow::
     let log = direct.log()?;
     ensure!(log.len() == 1 && log[0].sni == "direct.example.com", "{log:?}");
 
-    // A certificate for somebody else.
+    // A certificate for another name.
     let refused = http::get(edge, "other.example.com", "/a.bin", &[]).await?;
     ensure!(refused.status == 502 && other.log()?.is_empty(), "{}: {}", refused.status, refused.text());
     Ok(())

@@ -1,5 +1,5 @@
-//! A refresh while one node is stopped: the task names it, completes when its lease is over, and leaves a receipt that says
-//! so and can be checked by anybody who kept the key.
+//! A refresh while one node is stopped: the task names the node, completes when its lease expires, and has a receipt
+//! that says so and that anybody who kept the key can verify.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use e2e::stage::{DOMAIN, Stage};
 use e2e::{eventually, http, warmfront};
 use serde_json::Value;
 
-/// The member `name` in the only step of a receipt that was checked.
+/// The member `name` in the only step of a verified receipt.
 fn member<'a>(checked: &'a Value, name: &str) -> anyhow::Result<&'a Value> {
     let members = checked["steps"][0]["members"].as_array().with_context(|| checked.to_string())?;
     members.iter().find(|member| member["node"] == name).with_context(|| format!("{name} in {checked}"))
@@ -82,7 +82,7 @@ async fn stopped_node_is_named_while_it_is_waited_for_and_in_the_receipt() -> an
     std::fs::write(&file, good)?;
     assert!(warmfront(&["receipt", "verify", &file], &[]).is_err(), "no key, no proof");
 
-    // The node wakes up with a store that it does not trust.
+    // The node continues with a store that it does not trust.
     ensure!(Command::new("kill").args(["-CONT", &stopped]).status()?.success(), "kill -CONT {stopped}");
     let answer = http::get(stage.node("eu-1-l1").port, DOMAIN, "/a.bin", &[]).await?;
     assert_eq!(answer.text(), "the new bytes, which are longer");

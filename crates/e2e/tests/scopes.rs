@@ -1,20 +1,20 @@
-//! Refreshes by expression, by path without parameters and by tag over real processes: what they cover is new on every node
-//! once the task is complete, what they do not is left alone, and quotas and lists say what was done.
+//! Refreshes by expression, by path without parameters and by tag with real processes: what they cover is new on every
+//! node once the task is complete, everything else is unaffected, and quotas and lists report them.
 
 use anyhow::{Context, ensure};
 use e2e::stage::{DOMAIN, Stage};
 use e2e::{eventually, http, sdk};
 use serde_json::Value;
 
-/// A refresh, and what it is to do.
+/// A refresh, and its expected effect.
 struct Case {
     /// Arguments of the script.
     by: Vec<String>,
     covered: &'static str,
     other: &'static str,
-    /// Type and path of its line in the list of tasks.
+    /// Type and path of its row in the list of tasks.
     listed: (&'static str, String),
-    /// The counter of today's quota that it takes from.
+    /// The counter of today's quota that it is charged to.
     quota: &'static str,
 }
 
@@ -75,11 +75,11 @@ async fn every_scope_brings_the_new_bytes_to_every_node_and_to_nothing_else() ->
         };
         let before = left(&sdk::run(&stage, "main_job.py", &["tea-cdn", "quota"]).await?)?;
         let by: Vec<&str> = by.iter().map(String::as_str).collect();
-        // Twice: the same refresh again is a refresh.
+        // Twice: repeating a refresh is another refresh.
         for round in 1..=2 {
             let reply = sdk::run(&stage, "main_job.py", &by).await?;
             let rows = reply["tasks"].as_array().with_context(|| format!("tasks in {reply}"))?;
-            // What was submitted within one second has one id.
+            // Submissions within one second share an id.
             assert!((1..=round).contains(&rows.len()), "{reply}");
             for row in rows {
                 let field = |name: &str| row[name].as_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The vendor's own script for refreshes and prefetches, in both its versions, by a file of URLs as its users have one.
+//! The vendor's own script for refreshes and prefetches, in both its versions, with a file of URLs as its users have.
 
 use anyhow::ensure;
 use e2e::stage::{DOMAIN, Stage};
@@ -46,11 +46,12 @@ async fn vendors_script_pushes_and_clears_in_both_versions() -> anyhow::Result<(
         std::fs::write(&file, directories)?;
         let cleared =
             sdk::run(&stage, "refresh_script.py", &[version, "-r", &file, "-t", "clear", "-o", "Directory"]).await?;
-        // Directories have an id each, and the older script cannot ask for a list of them: it says so and goes on.
+        // Each directory has its own id, and the older script cannot query a list of ids: it reports that and
+        // continues.
         let log = cleared["log"].as_array().map(Vec::len);
         ensure!(if version == "2021" { log == Some(1) } else { complete(&cleared) }, "{version}: {cleared}");
     }
-    // And it gives up by itself where the day has too little left.
+    // And it gives up by itself if today's quota is too low.
     let many: String = (0..1_000).map(|n| format!("http://{DOMAIN}/{n}\n")).collect();
     let file = folder.path().join("many.txt");
     std::fs::write(&file, many)?;

@@ -1,4 +1,4 @@
-//! A task of thousands of URLs, two regions, and one origin that bears so much and no more.
+//! A task of thousands of URLs, two regions, and one origin of limited capacity.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use e2e::{eventually, sdk};
 use serde_json::json;
 use tokio::time::Instant;
 
-/// URLs of the task; each is asked for by both roots.
+/// URLs of the task; both roots request each.
 const URLS: usize = 5_000;
 
-/// A user so often.
+/// Interval between users' requests.
 const USER_EVERY: Duration = Duration::from_millis(50);
 
-/// How long the origin says that it is to be left alone.
+/// How long the origin asks to be left alone.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// How soon every root has heard what one was told: within tens of milliseconds, and more on a loaded machine.
+/// How soon every root has learned what one was told: within tens of milliseconds, more on a loaded machine.
 const WORD: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,7 +64,8 @@ async fn origin_of_two_roots_is_asked_for_what_it_bears_and_left_alone_when_it_s
     assert!(inside.is_empty(), "{} asked inside the window, first {:?}", inside.len(), inside.first());
     let by_user = asked.iter().filter(|asked| asked.by_user && asked.at > window.0 && asked.at < window.1).count();
     assert!(by_user > 0, "users go their way");
-    // What prefetches ask at a time adds up over the roots to what is felt, which is a little more than it bears when it is tried.
+    // Concurrent prefetches of all roots together stay within the estimated limit, which slightly exceeds the capacity
+    // while it is probed.
     let most = asked.iter().map(|asked| asked.prefetches).max().unwrap_or_default();
     assert!(most <= WORKERS * 2, "{most} prefetches at a time");
     assert!(most >= WORKERS / 4, "{most} prefetches at a time");
@@ -75,7 +76,7 @@ async fn origin_of_two_roots_is_asked_for_what_it_bears_and_left_alone_when_it_s
     Ok(())
 }
 
-/// Prefetches at a time that a domain allows, and URLs of the task that meets it.
+/// Concurrent prefetches that a domain allows, and URLs of the task that is limited by it.
 const AT_A_TIME: usize = 6;
 const LIMITED: usize = 200;
 

@@ -1,4 +1,5 @@
-//! Users by TLS, over real processes: curl and openssl as clients, certificates set through the CLI and the vendor's SDK.
+//! Users over TLS, with real processes: curl and openssl as clients, certificates set through the CLI and the vendor's
+//! SDK.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +10,7 @@ use e2e::stage::{DOMAIN, Stage};
 use e2e::{eventually, free_port, sdk};
 use serde_json::json;
 
-/// What curl says of `https://HOST/a.bin`: status, version of HTTP, `X-Cache`.
+/// curl's report on `https://HOST/a.bin`: status, HTTP version, `X-Cache`.
 fn curl(authority: &Authority, port: u16, host: &str, more: &[&str]) -> anyhow::Result<String> {
     let output = Command::new("curl")
         .args(["--silent", "--show-error", "--max-time", "20", "--output", "/dev/null"])
@@ -25,7 +26,7 @@ fn curl(authority: &Authority, port: u16, host: &str, more: &[&str]) -> anyhow::
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Everything `openssl s_client` says of a handshake.
+/// The whole output of `openssl s_client` for a handshake.
 fn openssl(port: u16, args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new("timeout")
         .args(["20", "openssl", "s_client", "-connect", &format!("127.0.0.1:{port}")])
@@ -36,7 +37,7 @@ fn openssl(port: u16, args: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }
 
-/// Files below `folder` that hold one of `secrets`, as bytes or in base64.
+/// Files below `folder` that contain one of `secrets`, as bytes or in base64.
 fn holding(folder: &Path, secrets: &[&[u8]], found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -67,13 +68,13 @@ async fn certificates_are_set_shown_replaced_and_taken() -> anyhow::Result<()> {
     let (first, second) = (authority.make("first", DOMAIN)?, authority.make("second", DOMAIN)?);
     let elsewhere = authority.make("elsewhere", "elsewhere.example")?;
 
-    // A domain without certificate, and names that are none of ours.
+    // A domain without a certificate, and unknown names.
     for args in [&["-servername", DOMAIN][..], &["-servername", "unknown.example"], &["-noservername"]] {
         let said = openssl(tls, args)?;
         ensure!(said.contains("unrecognized name") && said.contains("no peer certificate"), "{args:?}: {said}");
     }
 
-    // What cannot be shown is refused in the vendor's words, and changes nothing.
+    // An invalid certificate is refused in the vendor's words, and changes nothing.
     let set = |cert: &str, key: &str| {
         let args = ["domain", "certificate", "set", DOMAIN, "--cert", cert, "--key", key, "--name", "mine"];
         args.map(str::to_owned)
@@ -107,7 +108,7 @@ async fn certificates_are_set_shown_replaced_and_taken() -> anyhow::Result<()> {
         (&["-tls1_2", "-alpn", "http/1.1"], &["TLSv1.2", "ALPN protocol: http/1.1", "subject=CN = first"]),
     ] {
         let said = openssl(tls, &[&["-servername", DOMAIN], args].concat())?;
-        // Newer versions write it without spaces.
+        // Newer versions print it without spaces.
         let said = said.replace("CN=", "CN = ");
         ensure!(expected.iter().all(|part| said.contains(part)), "{args:?}: {said}");
     }
@@ -117,7 +118,7 @@ async fn certificates_are_set_shown_replaced_and_taken() -> anyhow::Result<()> {
         bail!("an unknown name was served: {shown}");
     }
 
-    // Another one, by the vendor's SDK.
+    // Another certificate, set by the vendor's SDK.
     let read = std::fs::read_to_string;
     let parameters = json!({ "DomainName": DOMAIN, "SSLProtocol": "on", "SSLPub": read(&second.cert)?, "SSLPri": read(&second.key)? });
     let answers = sdk::calls(
@@ -138,13 +139,14 @@ async fn certificates_are_set_shown_replaced_and_taken() -> anyhow::Result<()> {
     eventually("the second certificate is shown", || shows("second")).await;
     stage.online().await;
 
-    // Nothing that a node needs for it lies with the control plane alone.
+    // Nothing that a node needs for it is only in the control plane.
     stage.kill_control();
     stage.node("cn-1-l1").kill9();
     stage.node("cn-1-l1").start()?;
     eventually("the restarted node shows it", || shows("second")).await;
 
-    // What both processes wrote, with the write-ahead log of the database: no key lies anywhere but where we put it.
+    // The files of both processes, including the write-ahead log of the database: no key is anywhere but where we put
+    // it.
     let root = authority.folder.parent().context("the stage's folder")?;
     let mut found = Vec::new();
     for pair in [&first, &second] {

@@ -1,5 +1,5 @@
-//! Prefetches of a large body whose transfer breaks, over real processes: continued where it stopped, taken over when its owner died, and
-//! never put together from two versions. nginx is the witness of what was asked for.
+//! Prefetches of a large body whose transfer breaks, with real processes: continued where it stopped, taken over when
+//! its owner died, and never assembled from two versions. nginx's log shows what was requested.
 
 use anyhow::{Context, ensure};
 use e2e::fresh::relay::{Mode, Relay};
@@ -8,24 +8,24 @@ use e2e::stage::{DOMAIN, Node, Stage};
 use e2e::{eventually, http};
 use tokio::task::JoinHandle;
 
-/// An object that takes six seconds to come.
+/// An object whose transfer takes six seconds.
 const PATH: &str = "/steady/film.bin";
 const LENGTH: usize = 24 << 20;
 
-/// Bytes after which a transfer is broken, at least.
+/// Minimum number of bytes after which a transfer is broken.
 const BROKEN_AFTER: u64 = 6 << 20;
 
-/// What may be on its way in buffers when a connection breaks.
+/// Bytes that may be in buffers when a connection breaks.
 const ON_ITS_WAY_MAX: u64 = 4 << 20;
 
-/// Pushes it to every tier.
+/// Prefetches it to every tier.
 fn push(stage: &Stage) -> JoinHandle<anyhow::Result<serde_json::Value>> {
     let client = stage.client();
     let url = format!("http://{DOMAIN}{PATH}");
     tokio::spawn(async move { client.cli(&["push", &url, "--l2", "--edge", "--wait", "--timeout", "120"]).await })
 }
 
-/// Waits until a node has some of it and not all.
+/// Waits until a node has received a part of it, but not all.
 async fn some_has_come(node: &Node) -> anyhow::Result<()> {
     let bytes = eventually("some of it has come", || async {
         let bytes = node.metric("fetched_bytes_total").await?;
@@ -37,7 +37,7 @@ async fn some_has_come(node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Which owner fetches it.
+/// The index of the owner that is fetching it.
 async fn owner(stage: &Stage) -> usize {
     eventually("an owner fetches it", || async {
         for (at, node) in stage.nodes.iter().enumerate().filter(|(_, node)| node.name.contains("-l2")) {
@@ -50,7 +50,7 @@ async fn owner(stage: &Stage) -> usize {
     .await
 }
 
-/// Asserts that a node has this body by itself.
+/// Asserts that a node has this body in its own store.
 async fn has(node: &Node, body: &[u8]) -> anyhow::Result<()> {
     let answer = http::get(node.port, DOMAIN, PATH, &[]).await?;
     let said = answer.header("x-cache");
@@ -64,9 +64,9 @@ async fn has(node: &Node, body: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the origin sent of it: status and bytes of each answer.
+/// The origin's answers for it: status and bytes of each.
 async fn sent(origin: &Nginx) -> anyhow::Result<Vec<(u16, u64)>> {
-    // nginx does one thing after the other: with this answered, the answers before are in its log.
+    // nginx is sequential: once this is answered, earlier answers are in its log.
     http::get(origin.port, "origin", "/", &[]).await?;
     Ok(origin.answers()?.into_iter().filter(|(status, _)| *status < 300).collect())
 }
@@ -79,7 +79,7 @@ async fn next_owner_takes_over_when_one_dies_in_the_middle_of_a_body() -> anyhow
     let pushing = push(&stage);
     let dies = owner(&stage).await;
     some_has_come(&stage.nodes[dies]).await?;
-    stage.nodes[dies].kill9(); // and does not come back
+    stage.nodes[dies].kill9(); // and stays down
     pushing.await?.context("the task is Complete")?;
 
     let next = &stage.nodes[if dies == 1 { 2 } else { 1 }];
@@ -133,7 +133,7 @@ async fn transfer_whose_origin_is_gone_for_a_while_is_continued_when_it_is_back(
     let body = origin.write(PATH, LENGTH)?;
     let pushing = push(&stage);
     some_has_come(&stage.nodes[1]).await?;
-    // A user who reads along waits with it.
+    // A user's request that joined the fetch waits with it.
     let user = tokio::spawn(http::get(stage.nodes[0].port, DOMAIN, PATH, &[]));
     link.set(Mode::CUT);
     eventually("it was tried again in vain", || async {
@@ -167,7 +167,7 @@ async fn object_that_changes_between_a_break_and_its_continuation_is_fetched_ane
     link.break_all();
     pushing.await?.context("the task is Complete")?;
 
-    // What was asked for to continue came whole, for the version was another, and is of no use to anybody.
+    // The request to continue was answered with the whole of another version, which is of no use.
     let sent = sent(&origin).await?;
     ensure!(sent.iter().all(|(status, _)| *status == 200), "no part of a version was taken: {sent:?}");
     let whole = sent.iter().filter(|(_, bytes)| *bytes == LENGTH as u64).count();

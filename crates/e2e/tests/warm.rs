@@ -1,4 +1,5 @@
-//! `Complete` means warm, over real processes that are killed meanwhile: what the origin is asked, and what is there afterwards.
+//! `Complete` means warm, with real processes that are killed meanwhile: the requests to the origin, and the stores
+//! afterwards.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,25 +9,25 @@ use e2e::fresh::Dice;
 use e2e::stage::{DOMAIN, Stage};
 use e2e::{http, soak};
 
-/// Objects that are prefetched, and bytes of each.
+/// Number of prefetched objects, and size of each in bytes.
 const OBJECTS: usize = 6_000;
 const BYTES: usize = 32 << 10;
 
-/// Nodes killed while they are, one after the other: on a quick machine it may be over before the last of them.
+/// Nodes killed meanwhile, one after the other; on a fast machine the task may end before the last kill.
 const KILLS: usize = 6;
 const KILLS_MIN: usize = 4;
 
-/// What the origin sends at most, as a share of the bytes that there are.
+/// Upper bound of the bytes sent by the origin, relative to the total size.
 const SENT_MAX: f64 = 1.02;
 
-/// Rounds of kill -9 that a test has time for.
+/// Rounds of kill -9 that fit into a test.
 const ROUNDS: usize = 5;
 
 fn path(number: usize) -> String {
     format!("/warm/{}/{number}.bin", number % 50)
 }
 
-/// Below a shared L3 each object is fetched once, however many tiers of however many regions it is for, and whoever dies.
+/// Below a shared L3 each object is fetched once, for any number of tiers and regions, and whichever nodes die.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn origin_sends_each_object_once_though_owners_are_killed() -> anyhow::Result<()> {
     let mut stage = Stage::with_one_root("open").await?;
@@ -48,7 +49,7 @@ async fn origin_sends_each_object_once_though_owners_are_killed() -> anyhow::Res
             ensure!(kill >= KILLS_MIN, "it was over after {kill} kills: the machine is too fast for {OBJECTS} objects");
             break;
         }
-        // Every other one asks the origin: these cost most.
+        // Every second one fetches from the origin: killing these costs most.
         let places = if kill % 2 == 0 { 0..3 } else { 3..stage.nodes.len() as u64 };
         let node = dice.within(places) as usize;
         tokio::time::sleep(dice.millis(800..2_000)).await;
@@ -66,7 +67,8 @@ async fn origin_sends_each_object_once_though_owners_are_killed() -> anyhow::Res
     let share = sent as f64 / (OBJECTS * BYTES) as f64;
     ensure!(share <= SENT_MAX, "the origin sent {share:.4} times the bytes that there are");
 
-    // Every target is warm: with the origin gone, one edge of each region has the object by itself, and all of them answer it.
+    // Every target is warm: with the origin stopped, one edge of each region has each object in its own store, and all
+    // edges answer it.
     origin.stop()?;
     for (at, (path, body)) in bodies.iter().enumerate() {
         if at % 10 != 0 {

@@ -1,10 +1,10 @@
-//! How a stored response goes out: whole, parts of it, or only word of it (RFC 9110 §13, §14 and §15).
+//! How a stored response is sent: whole, in parts, or as a bare status (RFC 9110 §13, §14 and §15).
 //!
 //! # What always holds
 //!
-//! - Conditions are looked at in the order of RFC 9110 §13.2.2, and only for a stored 2xx (§13.2.1).
-//! - What cannot be read is as if it were not there (§13.1, §14.2), so the worst case is a whole body.
-//! - What is made here, 412 and 416, cannot be kept by a cache farther down.
+//! - Preconditions are evaluated in the order of RFC 9110 §13.2.2, and only for a stored 2xx (§13.2.1).
+//! - Unreadable fields are ignored (§13.1, §14.2), so the worst case is a whole body.
+//! - The responses generated here, 412 and 416, are not cacheable downstream.
 //!
 //! # Not here
 //!
@@ -30,7 +30,7 @@ pub enum Answer {
     Whole,
     /// 206 with these bytes.
     Part(ByteRange),
-    /// 206 with several parts, as [`crate::Multipart`]; at least two, and shorter together than the whole.
+    /// 206 with several parts, as [`crate::Multipart`]; at least two, and together shorter than the whole.
     Parts(Vec<ByteRange>),
     /// 304 without a body.
     NotModified,
@@ -41,8 +41,9 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Status and headers for it; `status`, `stored` and `length` are what [`answer()`] was asked with. The caller adds what
-    /// it says of itself, `Age`, and for several parts `Content-Type` and `Content-Length` of the [`crate::Multipart`].
+    /// Status and headers of the answer; `status`, `stored` and `length` are the arguments of [`answer()`]. The caller
+    /// adds headers about itself, `Age`, and for several parts `Content-Type` and `Content-Length` of the
+    /// [`crate::Multipart`].
     pub fn head(&self, status: StatusCode, stored: &HeaderMap, length: Option<u64>) -> (StatusCode, HeaderMap) {
         let part = || {
             let mut headers = stored.clone();
@@ -76,7 +77,7 @@ impl Answer {
     }
 }
 
-/// The head of a 412 or 416: what the stored one says of its body and of being kept is not true of it.
+/// The head of a 412 or 416: without the stored fields about the body and its caching, which do not apply to it.
 fn refused(stored: &HeaderMap) -> HeaderMap {
     let mut headers = stored.clone();
     let of_body = [
@@ -99,11 +100,11 @@ fn refused(stored: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// What to send of a stored response to a GET or HEAD.
+/// Decides what to send of a stored response to a GET or HEAD.
 ///
-/// `length` is that of the whole body, `None` while a fill does not know it; then `Range` is ignored.
-/// `If-Match` and `If-Unmodified-Since` are judged by what is stored. A cache may ignore them (RFC 9110 §13.1.1), but
-/// clients use them to resume a download, and mixing two versions is what they want to be kept from.
+/// `length` is that of the whole body, `None` while a fill does not know it; then `Range` is ignored. `If-Match` and
+/// `If-Unmodified-Since` are evaluated against the stored response. A cache may ignore them (RFC 9110 §13.1.1), but
+/// clients use them to resume a download without mixing two versions.
 pub fn answer(
     method: &Method,
     request: &HeaderMap,
@@ -132,7 +133,7 @@ pub fn answer(
             return Answer::NotModified;
         }
     } else if let Some(since) = date::only(request, IF_MODIFIED_SINCE) {
-        // RFC 9111 §4.3.2: where there is no Last-Modified, Date stands in.
+        // RFC 9111 §4.3.2: without Last-Modified, Date is used.
         if modified().or_else(|| date::first(stored, DATE)).is_some_and(|modified| modified <= since) {
             return Answer::NotModified;
         }
@@ -151,8 +152,8 @@ pub fn answer(
     }
 }
 
-/// `If-Range` (RFC 9110 §13.1.5): whether `Range` counts. Only strong validators do: an equal strong tag, or the very
-/// Last-Modified of a response that was at least a second old when it was sent (§8.8.2.2).
+/// `If-Range` (RFC 9110 §13.1.5): whether `Range` applies. Only strong validators count: an equal strong tag, or
+/// exactly the Last-Modified of a response that was at least a second old when it was sent (§8.8.2.2).
 fn if_range(request: &HeaderMap, etag: Option<&[u8]>, stored: &HeaderMap) -> bool {
     let mut lines = request.get_all(IF_RANGE).iter();
     let condition = match (lines.next(), lines.next()) {
@@ -172,7 +173,7 @@ fn if_range(request: &HeaderMap, etag: Option<&[u8]>, stored: &HeaderMap) -> boo
     asked == modified && sent.duration_since(modified).is_ok_and(|apart| apart >= Duration::from_secs(1))
 }
 
-/// Whether a list of entity tags, or `*`, holds the stored one. `*` matches whatever is stored (RFC 9110 §13.1.1).
+/// Whether a list of entity tags, or `*`, matches the stored one. `*` matches any stored response (RFC 9110 §13.1.1).
 fn matches(request: &HeaderMap, field: HeaderName, etag: Option<&[u8]>, same: fn(&[u8], &[u8]) -> bool) -> bool {
     request.get_all(field).iter().any(|line| {
         let line = line.as_bytes().trim_ascii();
@@ -180,8 +181,8 @@ fn matches(request: &HeaderMap, field: HeaderName, etag: Option<&[u8]>, same: fn
     })
 }
 
-/// The entity tags of a list, each with its quotes and `W/`; stops where the grammar is broken. Backslashes do not
-/// escape in entity tags (RFC 9110 §8.8.3), commas may stand in them.
+/// The entity tags of a list, each with its quotes and `W/`; stops at the first syntax error. Backslashes do not escape
+/// in entity tags (RFC 9110 §8.8.3), and commas may occur in them.
 fn entity_tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = line;
     std::iter::from_fn(move || {
@@ -203,7 +204,7 @@ pub(crate) fn strong(one: &[u8], other: &[u8]) -> bool {
     one == other && is_strong(one)
 }
 
-/// Whether an entity tag is strong, and an entity tag at all.
+/// Whether the text is a valid, strong entity tag.
 pub(crate) fn is_strong(tag: &[u8]) -> bool {
     tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"")
 }

@@ -1,10 +1,10 @@
-//! What a node says of itself in a response: `Cache-Status` (RFC 9211) and `Via` (RFC 9110 §7.6.3).
+//! The headers in which a node identifies itself: `Cache-Status` (RFC 9211) and `Via` (RFC 9110 §7.6.3).
 
 use std::fmt;
 
 use http::{HeaderValue, StatusCode, Version};
 
-/// One cache's member of `Cache-Status`. The list grows towards the user: append it behind what upstream sent.
+/// One cache's member of `Cache-Status`. The list grows towards the user: append it after the members from upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus<'a> {
     /// Name of the cache.
@@ -13,13 +13,13 @@ pub struct CacheStatus<'a> {
     pub outcome: Outcome,
     /// Seconds of freshness left, negative when stale; [`crate::Freshness::ttl`].
     pub ttl: Option<i64>,
-    /// Whether what upstream sent was stored.
+    /// Whether the response from upstream was stored.
     pub stored: bool,
-    /// Whether the request joined another one's fetch.
+    /// Whether the request was collapsed into another one's fetch.
     pub collapsed: bool,
 }
 
-/// Whether a cache answered by itself.
+/// Whether the cache answered from its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// From the store, without asking anybody.
@@ -28,7 +28,7 @@ pub enum Outcome {
     Forwarded {
         /// Why.
         why: Forward,
-        /// What upstream answered, where it is not what the user gets (a 304 above all).
+        /// The status of the upstream response if the user gets another one (typically a 304).
         status: Option<StatusCode>,
     },
 }
@@ -38,24 +38,24 @@ pub enum Outcome {
 pub enum Forward {
     /// The cache was told not to handle it.
     Bypass,
-    /// The method is not one that is answered from the store.
+    /// The method cannot be answered from the store.
     Method,
     /// Nothing is stored under the URL.
     UriMiss,
     /// Only variants that do not match are stored.
     VaryMiss,
-    /// Nothing usable is stored, and it was not noted why.
+    /// Nothing usable is stored, for a reason that was not recorded.
     Miss,
-    /// What is stored is fresh, and the request asks for better.
+    /// The stored response is fresh, but the request's directives demand more.
     Request,
-    /// What is stored is stale, or the fence refused it.
+    /// The stored response is stale, or the fence refused it.
     Stale,
-    /// A part was stored and not the whole.
+    /// Only a part was stored.
     Partial,
 }
 
 impl Forward {
-    /// The word on the wire.
+    /// The token on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Forward::Bypass => "bypass",
@@ -71,9 +71,9 @@ impl Forward {
 }
 
 impl CacheStatus<'_> {
-    /// The member as a header value of its own line.
+    /// The member as a field value of its own line.
     pub fn value(&self) -> HeaderValue {
-        // One for every answer: written without the detours of formatting.
+        // Built for every response, so written without the formatting machinery.
         let mut text = String::with_capacity(self.cache.len() + 48);
         self.write(&mut text).expect("a string takes everything");
         HeaderValue::try_from(text).expect("names are escaped, the rest is ASCII words and digits")
@@ -112,7 +112,7 @@ impl CacheStatus<'_> {
     }
 }
 
-/// A name as a structured token where it is one, else as a string; bytes neither can hold become `?` (RFC 9651 §3.3).
+/// A name as a structured token if it is one, else as a string; bytes that neither can hold become `?` (RFC 9651 §3.3).
 fn write_name(f: &mut impl fmt::Write, name: &str) -> fmt::Result {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte);
     if name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*') && name.bytes().all(token) {
@@ -129,7 +129,8 @@ fn write_name(f: &mut impl fmt::Write, name: &str) -> fmt::Result {
     f.write_str("\"")
 }
 
-/// The member a node adds to `Via`: the version it was spoken to with, and its name as the pseudonym.
+/// The member that a node adds to `Via`: the protocol version of the received message, and the node's name as the
+/// pseudonym.
 pub fn via(version: Version, name: &str) -> HeaderValue {
     let version = match version {
         Version::HTTP_09 => "0.9",

@@ -1,12 +1,12 @@
-//! HTTP dates as a cache reads them (RFC 9110 §5.6.7, RFC 9111 §4.2).
+//! HTTP dates as a cache parses them (RFC 9110 §5.6.7, RFC 9111 §4.2).
 //!
-//! A date decides how long something is served, so what is not of one of the three forms to the letter is no date: a missing
-//! digit, another time zone than GMT, a day that the month does not have. Only the case of letters means nothing (RFC 9111
-//! §4.2). The name of the day must be one; whether it is the right one is not looked at, for the rest says it better.
+//! A date decides how long a response is served, so anything but exactly one of the three forms is rejected: a missing
+//! digit, a time zone other than GMT, a day that the month does not have. Only letter case is ignored (RFC 9111 §4.2).
+//! The day name must be a valid one, but need not match the date, which is more reliable.
 //!
 //! # Not here
 //!
-//! Dates that go out: they are written by `httpdate`, which reads more than it should.
+//! Dates that are sent: they are written by `httpdate`, whose parser is too lenient to be used here.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,8 +16,8 @@ use http::{HeaderMap, HeaderName};
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
-/// Two digits from here on are a year of the last century. §5.6.7 asks that nothing seems more than fifty years ahead; no date
-/// read with this bound does before the year 2120.
+/// Two-digit years from here on belong to the last century. §5.6.7 asks that no date appears more than fifty years in
+/// the future; with this bound none does before the year 2120.
 const CENTURY_SPLIT: i64 = 70;
 
 /// The longest form has 33 bytes.
@@ -28,30 +28,30 @@ pub(crate) fn first(headers: &HeaderMap, field: HeaderName) -> Option<SystemTime
     parse(headers.get(field)?.as_bytes())
 }
 
-/// The date of a field that has one line only: conditions with several are ignored (RFC 9110 §13.1.3).
+/// The date of a field with a single line: conditions with several are ignored (RFC 9110 §13.1.3).
 pub(crate) fn only(headers: &HeaderMap, field: HeaderName) -> Option<SystemTime> {
     let mut lines = headers.get_all(field).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     parse(line.as_bytes())
 }
 
-/// How long `Retry-After` asks to wait from `now` on (RFC 9110 §10.2.3); `None` where it is absent or cannot be read, and zero for a date
-/// that is past.
+/// How long `Retry-After` asks to wait from `now` on (RFC 9110 §10.2.3); `None` if it is absent or unreadable, and zero
+/// for a date in the past.
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     delay(headers).or_else(|| Some(first(headers, RETRY_AFTER)?.duration_since(now).unwrap_or_default()))
 }
 
-/// The same where it is said in seconds.
+/// The same if it is given in seconds.
 pub fn delay(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.as_bytes().trim_ascii();
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    // More seconds than fit are more than anybody waits.
+    // More seconds than fit are longer than anybody waits.
     digits
         .then(|| std::str::from_utf8(text).ok()?.parse().ok())
         .map(|seconds| Duration::from_secs(seconds.unwrap_or(u64::MAX)))
 }
 
-/// Reads one date in any of the three forms.
+/// Parses a date in any of the three forms.
 pub(crate) fn parse(text: &[u8]) -> Option<SystemTime> {
     let text = text.trim_ascii();
     if text.len() > LENGTH_MAX {
@@ -99,7 +99,7 @@ fn asctime(text: &str) -> Option<SystemTime> {
     moment(number(year, 4)?, month, day, time)
 }
 
-/// Exactly so many digits.
+/// Exactly this many digits.
 fn number(text: &str, digits: usize) -> Option<i64> {
     (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
 }
@@ -115,7 +115,7 @@ fn moment(year: i64, month: &str, day: i64, time: &str) -> Option<SystemTime> {
     };
     let mut parts = time.split(':');
     let (hour, minute, second) = (number(parts.next()?, 2)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
-    // 60 is a leap second; it reads as the beginning of the next minute.
+    // 60 is a leap second; it is read as the beginning of the next minute.
     if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 || !(1..=days_of_month).contains(&day) {
         return None;
     }
@@ -124,7 +124,7 @@ fn moment(year: i64, month: &str, day: i64, time: &str) -> Option<SystemTime> {
     if seconds < 0 { SystemTime::UNIX_EPOCH.checked_sub(apart) } else { SystemTime::UNIX_EPOCH.checked_add(apart) }
 }
 
-/// Days from 1970-01-01 in the Gregorian calendar; years begin in March, so that the odd day is the last.
+/// Days from 1970-01-01 in the Gregorian calendar; years begin in March, so that the leap day is the last.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
@@ -166,8 +166,8 @@ mod tests {
             ("Sunday, 06-Nov-94 08:49:37 GMT", AT),
             ("Sun Nov  6 08:49:37 1994", AT),
             (" Sun, 06 Nov 1994 08:49:37 GMT ", AT),
-            ("sun, 06 nOV 1994 08:49:37 gmt", AT), // RFC 9111 §4.2: in any case
-            ("Mon, 06 Nov 1994 08:49:37 GMT", AT), // a wrong day of the week, the date says it better
+            ("sun, 06 nOV 1994 08:49:37 gmt", AT), // RFC 9111 §4.2: case-insensitive
+            ("Mon, 06 Nov 1994 08:49:37 GMT", AT), // the day name is wrong, the date counts
             ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
             ("Thursday, 01-Jan-70 00:00:00 GMT", Some(0)),
             ("Wed, 31 Dec 1969 23:59:59 GMT", Some(-1)),

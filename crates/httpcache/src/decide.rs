@@ -9,58 +9,58 @@ use crate::cache_status::Forward;
 use crate::directives::Wishes;
 use crate::freshness::Freshness;
 
-/// A response that arrived or was confirmed less than this ago is as good as a new one, whatever a request asks. So users who
-/// reload cost the origin one validation of an object a second, however many they are.
+/// A response received or validated less than this ago satisfies any request. So users who reload cost the origin one
+/// validation per object and second, however many they are.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
-/// What the fence says of the stored body (the verdict of `model::fence`, in this crate's words).
+/// The fence's verdict on the stored body (`model::fence`), in this crate's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
     /// It may be sent as far as invalidations are concerned.
     Send,
-    /// It may not be sent, but a 304 can make it good again (an invalidation that expires, or a lease that ran out).
+    /// It must be validated first (an invalidation with mode expire, or an expired lease).
     Revalidate,
-    /// It may not be sent and not be confirmed (an invalidation that deletes).
+    /// It must not be sent, and cannot be validated (an invalidation with mode delete).
     Refetch,
 }
 
-/// What to do. The caller's `match` on it is the whole policy.
+/// What to do with a request. The caller's `match` on it is the whole policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Send the stored body; `age` is what `Age` says.
+    /// Send the stored body; `age` is the value of `Age`.
     Serve {
         /// Current age.
         age: Duration,
     },
-    /// Send the stored body although stale, and revalidate it behind (RFC 5861 §3).
+    /// Send the stored body although it is stale, and revalidate it in the background (RFC 5861 §3).
     ServeStaleAndRevalidate {
         /// Current age.
         age: Duration,
     },
-    /// Ask upstream with the stored validators; a 304 makes the stored body good.
+    /// Ask upstream with the stored validators; a 304 makes the stored body usable.
     Revalidate {
         /// Why, for `Cache-Status`: [`Forward::Stale`] or [`Forward::Request`].
         forward: Forward,
         /// Whether the stored body may be sent if upstream fails (RFC 5861 §4) and the fence still allows it then.
         stale_if_error: bool,
     },
-    /// Ask upstream for the whole object and store what comes, if it may be stored.
+    /// Fetch the whole object from upstream, and store it if that is allowed.
     Fetch {
-        /// Why, for `Cache-Status`. [`Forward::UriMiss`] when nothing was stored; a caller that has other variants
-        /// of the object says [`Forward::VaryMiss`].
+        /// Why, for `Cache-Status`. [`Forward::UriMiss`] if nothing was stored; a caller that has other variants of the
+        /// object changes it to [`Forward::VaryMiss`].
         forward: Forward,
         /// As in `Revalidate`.
         stale_if_error: bool,
-        /// Whether what comes may be stored and given to others; not for a request with `no-store` (RFC 9111 §5.2.1.5).
+        /// Whether the response may be stored and shared; not for a request with `no-store` (RFC 9111 §5.2.1.5).
         keep: bool,
     },
-    /// Pass the request on and keep nothing.
+    /// Forward the request and store nothing.
     Bypass(Bypass),
-    /// The user wants only what is stored, and nothing can be sent: answer 504 (RFC 9111 §5.2.1.7).
+    /// The request accepts stored responses only, and none can be sent: answer 504 (RFC 9111 §5.2.1.7).
     OnlyIfCached,
 }
 
-/// Why a request goes past the cache.
+/// Why a request bypasses the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bypass {
     /// Neither GET nor HEAD.
@@ -81,13 +81,13 @@ impl Bypass {
 
 /// Decides what to do with a request at `now` (RFC 9111 §4 and §5.2.1, RFC 5861, RFC 8246).
 ///
-/// `stored` is the response selected for the request (same key, same variant), with what the fence says of it.
-/// HEAD is answered from what a GET stored (RFC 9111 §4).
+/// `stored` is the response selected for the request (same key, same variant), with the fence's verdict on it. HEAD is
+/// answered from a stored GET response (RFC 9111 §4).
 ///
-/// A request that asks for better than what is stored and fresh (`no-cache`, `max-age`, `min-fresh`, `Pragma`) has it validated,
-/// unless that was done in this very second; `immutable` makes up for `max-age` (RFC 8246 §2.1), not for `no-cache`. If
-/// upstream fails then, what is fresh is sent all the same: a reload must not turn into an outage.
-/// A body that the fence refuses is not stale but unusable: neither `stale-*` permissions nor `max-stale` apply to it.
+/// A request that demands more than a fresh stored response (`no-cache`, `max-age`, `min-fresh`, `Pragma`) causes a
+/// validation, unless one happened within the last second; `immutable` overrides `max-age` (RFC 8246 §2.1), but not
+/// `no-cache`. If upstream fails then, the fresh response is sent all the same: a reload must not cause an outage. A
+/// body that the fence refuses is not stale but unusable: neither `stale-*` permissions nor `max-stale` apply to it.
 pub fn decide(
     method: &Method,
     request: &HeaderMap,
@@ -126,7 +126,7 @@ pub fn decide(
 }
 
 fn ask_again(freshness: &Freshness, forward: Forward, stale_if_error: bool, keep: bool) -> Decision {
-    // A 304 would be stored as news of the stored response.
+    // With `no-store`, a 304 would still update the stored response.
     if freshness.validator && keep {
         Decision::Revalidate { forward, stale_if_error }
     } else {
@@ -135,20 +135,20 @@ fn ask_again(freshness: &Freshness, forward: Forward, stale_if_error: bool, keep
 }
 
 impl Wishes {
-    /// Whether a fresh response is as good as the request asks.
+    /// Whether a fresh response satisfies the request's directives.
     fn are_met(&self, freshness: &Freshness, now: SystemTime) -> bool {
         if freshness.resident(now) < JUST_NOW {
             return true;
         }
         let age = freshness.age(now);
-        // Ages are told in whole seconds, so they are compared in them.
+        // Ages are sent in whole seconds, so they are compared in whole seconds.
         let young = self.max_age.is_none_or(|most| age.as_secs() <= most.as_secs()) || freshness.immutable;
         let lasting = self.min_fresh.is_none_or(|least| freshness.lifetime.saturating_sub(age) >= least);
         !self.no_cache && young && lasting
     }
 
-    /// Whether a stale response may be sent at once: the origin allows it and the request does not ask for better, or the
-    /// request accepts it and the origin does not forbid it (RFC 9111 §4.2.4, §5.2.1.2).
+    /// Whether a stale response may be sent at once: if the origin allows it and the request does not demand more, or
+    /// if the request accepts it and the origin does not forbid it (RFC 9111 §4.2.4, §5.2.1.2).
     fn accept_stale(&self, freshness: &Freshness, now: SystemTime) -> bool {
         if self.no_cache || self.min_fresh.is_some() {
             return false;

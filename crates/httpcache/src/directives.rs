@@ -1,15 +1,16 @@
-//! The directives of a response (`Cache-Control`, or a field targeted at us that takes its place) and those of a request.
+//! Cache directives of responses (`Cache-Control`, or a targeted field that takes its place) and of requests.
 //!
-//! `Cache-Control` is read leniently, because a directive that is missed keeps what should not be kept; a targeted
-//! field (RFC 9213) is a structured dictionary (RFC 9651) that is read to the letter, because one that does not
-//! parse is to be treated as absent.
+//! `Cache-Control` is parsed leniently, because a missed directive could store what must not be stored; a targeted
+//! field (RFC 9213) is a structured dictionary (RFC 9651) and parsed strictly, because one that does not parse must be
+//! treated as absent.
 //!
 //! # What always holds
 //!
-//! - Of a directive that is repeated the first value counts, of directives in conflict the most restrictive (RFC 9111 §4.2.1);
-//!   a number that cannot be read counts as 0.
-//! - The qualified forms `no-cache="field"` and `private="field"` withhold these fields from whoever did not fetch them (§5.2.2.4,
-//!   §5.2.2.7). Where the list cannot be read, or names what a cache goes by, they count as the unqualified ones.
+//! - Of a repeated directive the first value counts, of conflicting directives the most restrictive (RFC 9111 §4.2.1);
+//!   an unreadable number counts as 0.
+//! - The qualified forms `no-cache="field"` and `private="field"` withhold these fields from everybody but the client
+//!   that caused the fetch (§5.2.2.4, §5.2.2.7). If the list is unreadable, or names a field that caching needs, they
+//!   count as the unqualified ones.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::freshness::LIFETIME_MAX;
 /// Fields targeted at caches like this one, the narrowest target first (RFC 9213 §2.2).
 const TARGETED: [&str; 1] = ["cdn-cache-control"];
 
-/// Fields that a cache or its clients go by; a response cannot be kept without them.
+/// Fields that a cache or its clients depend on; a response cannot be stored without them.
 const NEEDED: [HeaderName; 13] = [
     AGE,
     CACHE_CONTROL,
@@ -41,10 +42,10 @@ const NEEDED: [HeaderName; 13] = [
     VARY,
 ];
 
-/// What a response says of being cached. Durations are `None` when the directive is absent.
+/// The cache directives of a response. Durations are `None` if the directive is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Directives {
-    /// Whether a targeted field was read, so that `Expires` does not count either (RFC 9213 §2.2).
+    /// Whether a targeted field applies, so that `Expires` is ignored as well (RFC 9213 §2.2).
     pub(crate) targeted: bool,
     pub(crate) no_store: bool,
     pub(crate) no_cache: bool,
@@ -63,7 +64,8 @@ pub(crate) struct Directives {
 }
 
 impl Directives {
-    /// Reads what counts for a CDN: the first targeted field that is valid and not empty, else `Cache-Control`.
+    /// Parses the field that applies to a CDN: the first targeted field that is valid and not empty, else
+    /// `Cache-Control`.
     pub(crate) fn of(response: &HeaderMap) -> Directives {
         TARGETED
             .iter()
@@ -71,7 +73,7 @@ impl Directives {
             .unwrap_or_else(|| Directives::cache_control(response))
     }
 
-    /// Reads every `Cache-Control` line (RFC 9111 §5.2).
+    /// Parses every `Cache-Control` line (RFC 9111 §5.2).
     fn cache_control(response: &HeaderMap) -> Directives {
         let mut directives = Directives::default();
         for line in response.get_all(CACHE_CONTROL) {
@@ -82,7 +84,7 @@ impl Directives {
         directives
     }
 
-    /// Reads one targeted field; `None` when it is absent, empty or not a dictionary.
+    /// Parses one targeted field; `None` if it is absent, empty or not a dictionary.
     fn targeted(response: &HeaderMap, field: &str) -> Option<Directives> {
         let lines: Vec<&[u8]> = response.get_all(field).iter().map(|line| line.as_bytes()).collect();
         let members = dictionary(&lines.join(&b", "[..]))?;
@@ -121,7 +123,7 @@ impl Directives {
         }
     }
 
-    /// Takes the fields of a qualified form; `false` when there are none, or the response is of no use without them.
+    /// Adds the fields of a qualified form; `false` if there are none, or the response is unusable without them.
     fn withholds(&mut self, fields: &[u8]) -> bool {
         let names = fields.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
         let names: Result<Vec<HeaderName>, _> = names.map(HeaderName::from_bytes).collect();
@@ -134,18 +136,19 @@ impl Directives {
         }
     }
 
-    /// Whether the origin says that everybody may have this response (RFC 9111 §5.2.2.9, §5.2.2.10).
+    /// Whether the origin states that the response may be shared (RFC 9111 §5.2.2.9, §5.2.2.10).
     pub(crate) fn is_shared(&self) -> bool {
         self.public || self.s_maxage.is_some()
     }
 }
 
-/// Whether a field targeted at us counts, and `Cache-Control` does not: one that is there, not empty, and a dictionary (RFC 9213 §2.1).
+/// Whether a targeted field applies instead of `Cache-Control`: one that is present, not empty, and a dictionary (RFC
+/// 9213 §2.1).
 pub fn is_targeted(response: &HeaderMap) -> bool {
     Directives::of(response).targeted
 }
 
-/// What a request asks of caches (RFC 9111 §5.2.1). Durations are `None` when the directive is absent.
+/// The cache directives of a request (RFC 9111 §5.2.1). Durations are `None` if the directive is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wishes {
     pub(crate) no_cache: bool,
@@ -153,14 +156,14 @@ pub(crate) struct Wishes {
     pub(crate) only_if_cached: bool,
     pub(crate) max_age: Option<Duration>,
     pub(crate) min_fresh: Option<Duration>,
-    /// [`LIFETIME_MAX`] when it was given without a number.
+    /// [`LIFETIME_MAX`] if given without a number.
     pub(crate) max_stale: Option<Duration>,
     /// RFC 5861 §4.
     pub(crate) stale_if_error: Option<Duration>,
 }
 
 impl Wishes {
-    /// Reads every `Cache-Control` line; `Pragma: no-cache` counts where there is none (RFC 9111 §5.4).
+    /// Parses every `Cache-Control` line; `Pragma: no-cache` counts if there is none (RFC 9111 §5.4).
     pub(crate) fn of(request: &HeaderMap) -> Wishes {
         let mut wishes = Wishes::default();
         for line in request.get_all(CACHE_CONTROL) {
@@ -216,7 +219,7 @@ pub(crate) fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Where `wanted` first stands outside a quoted string.
+/// Position of the first `wanted` outside a quoted string.
 fn unquoted(text: &[u8], wanted: u8) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     text.iter().position(|byte| {
@@ -233,7 +236,7 @@ fn unquoted(text: &[u8], wanted: u8) -> Option<usize> {
     })
 }
 
-/// Delta-seconds (RFC 9111 §1.2.2), also in quotes; what is no number is 0, what is too large the largest.
+/// Delta-seconds (RFC 9111 §1.2.2), possibly quoted; 0 if not a number, saturating if too large.
 fn seconds(value: &[u8]) -> Duration {
     delta_seconds(unquote(value)).unwrap_or_default()
 }
@@ -242,7 +245,7 @@ fn unquote(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// Delta-seconds; `None` when the text is not all digits.
+/// Delta-seconds; `None` if the text is not all digits.
 pub(crate) fn delta_seconds(value: &[u8]) -> Option<Duration> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
@@ -262,11 +265,11 @@ enum Item {
     False,
     Integer(i64),
     String(Vec<u8>),
-    /// A token, decimal, byte sequence, date or inner list: valid, and neither number nor text.
+    /// A token, decimal, byte sequence, date or inner list: valid, but of no use to cache directives.
     Text,
 }
 
-/// Parses a structured dictionary (RFC 9651 §4.2.2); of a repeated key the last counts. `None` when it is not one.
+/// Parses a structured dictionary (RFC 9651 §4.2.2); of a repeated key the last counts. `None` if it is not one.
 fn dictionary(text: &[u8]) -> Option<Vec<(Vec<u8>, Item)>> {
     let mut members: Vec<(Vec<u8>, Item)> = Vec::new();
     let mut parser = Parser(text.trim_ascii());
@@ -291,7 +294,7 @@ fn dictionary(text: &[u8]) -> Option<Vec<(Vec<u8>, Item)>> {
     Some(members)
 }
 
-/// What is left to parse.
+/// The remaining input.
 struct Parser<'a>(&'a [u8]);
 
 impl Parser<'_> {
@@ -468,12 +471,12 @@ mod tests {
             // field            value                                    withheld        no-cache private
             ("cache-control", "no-cache=\"set-cookie\"", &["set-cookie"], false, false),
             ("cache-control", "private=\"X-A, ,x-b\"", &["x-a", "x-b"], false, false),
-            ("cache-control", "private=x-a", &["x-a"], false, false), // the token form is not to be sent, and is read
+            ("cache-control", "private=x-a", &["x-a"], false, false), // the token form must not be sent, but is read
             ("cache-control", "private=\"x-a\", no-cache=\"x-b\"", &["x-a", "x-b"], false, false),
             ("cache-control", "private=\"x-a\", private", &["x-a"], false, true),
             ("cache-control", "no-cache=\"\"", &[], true, false),
             ("cache-control", "private=\"not a name\"", &[], false, true),
-            ("cache-control", "private=\"vary\"", &[], false, true), // nothing can be kept without it
+            ("cache-control", "private=\"vary\"", &[], false, true), // nothing can be stored without it
             ("cache-control", "no-cache=\"ETag\"", &[], true, false),
             ("cdn-cache-control", "private=\"x-a\"", &["x-a"], false, false),
             ("cdn-cache-control", "no-cache=x-a", &[], true, false), // a token is not a string
@@ -522,9 +525,9 @@ mod tests {
             // value                     read    max-age
             ("max-age=60", true, s(60)),
             ("max-age=60;x=1, public", true, s(60)),
-            ("max-age=1, max-age=2", true, s(2)), // §4.2.2: the last of a key counts
+            ("max-age=1, max-age=2", true, s(2)), // §4.2.2: the last value of a key counts
             ("max-age=-1", true, s(0)),
-            ("max-age=\"60\"", true, s(0)), // a string is no number
+            ("max-age=\"60\"", true, s(0)), // a string is not a number
             ("x=@1659578233, y=%\"a%c3%bc\", max-age=5", true, s(5)), // RFC 9651's dates and display strings
             ("x=@1.5, max-age=5", false, None),
             ("x=\"a\\b\", max-age=5", false, None),

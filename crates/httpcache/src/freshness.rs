@@ -1,9 +1,9 @@
-//! How old a stored response is, and how long it is good (RFC 9111 §4.2).
+//! How old a stored response is, and how long it is fresh (RFC 9111 §4.2).
 //!
 //! # What always holds
 //!
-//! - A response is fresh while its age is *below* its lifetime: a lifetime of 60 s is over at 60 s.
-//! - Ages never go below zero, whatever clocks did.
+//! - A response is fresh while its age is *below* its lifetime: one with a lifetime of 60 s is stale at 60 s.
+//! - Ages are never negative, even if clocks were set back.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,29 +13,30 @@ use http::{HeaderMap, StatusCode};
 use crate::date;
 use crate::directives::{Directives, delta_seconds};
 
-/// The longest lifetime or age that is counted: 2^31 s, as RFC 9111 §1.2.2 suggests.
+/// The longest lifetime or age that is represented: 2^31 s, as RFC 9111 §1.2.2 suggests.
 pub const LIFETIME_MAX: Duration = Duration::from_secs(1 << 31);
 
-/// Bounds of the lifetime guessed from `Last-Modified`, as the vendor documents them.
+/// Bounds of the heuristic lifetime from `Last-Modified`, as the vendor documents them.
 const HEURISTIC_MIN: Duration = Duration::from_secs(10);
 const HEURISTIC_MAX: Duration = Duration::from_secs(3600);
-/// The lifetime guessed for a response that has an `ETag` and no `Last-Modified`, as the vendor documents it.
+/// The heuristic lifetime of a response with an `ETag` and no `Last-Modified`, as the vendor documents it.
 const HEURISTIC_ETAG: Duration = Duration::from_secs(10);
 
-/// What a stored response head says of its use, computed once when it arrives (or is read back).
+/// The caching properties of a stored response, computed once when it is received (or read back).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {
-    /// How long it is fresh, counted in age; zero for one that must be revalidated before every use.
+    /// How long it is fresh, compared with its age; zero if it must be revalidated before every use.
     pub lifetime: Duration,
-    /// Its age on arrival: `corrected_initial_age` of RFC 9111 §4.2.3.
+    /// Its age when received: `corrected_initial_age` of RFC 9111 §4.2.3.
     pub initial_age: Duration,
-    /// When it arrived.
+    /// When it was received.
     pub received: SystemTime,
-    /// How long past its lifetime it may be sent while it is revalidated behind (RFC 5861 §3); zero where forbidden.
+    /// How long past its lifetime it may be sent while it is revalidated in the background (RFC 5861 §3); zero if
+    /// forbidden.
     pub stale_while_revalidate: Duration,
-    /// How long past its lifetime it may be sent when the origin fails (RFC 5861 §4); zero where forbidden.
+    /// How long past its lifetime it may be sent if the origin fails (RFC 5861 §4); zero if forbidden.
     pub stale_if_error: Duration,
-    /// Whether a client that accepts stale responses may be given one (RFC 9111 §4.2.4, §5.2.1.2).
+    /// Whether it may be sent stale to a client that accepts stale responses (RFC 9111 §4.2.4, §5.2.1.2).
     pub may_be_stale: bool,
     /// Whether it does not change while it is fresh (RFC 8246 §2).
     pub immutable: bool,
@@ -44,15 +45,15 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Reads a response head that was asked for at `sent` and arrived at `received`.
+    /// Evaluates a response head whose request was sent at `sent`, received at `received`.
     ///
     /// Sources in order (RFC 9111 §4.2.1, RFC 9213 §2.2): the targeted field or `Cache-Control` with `s-maxage`, then
-    /// `max-age`; `Expires`; for a status that allows it, a guess (§4.2.2). None at all is a lifetime of zero.
-    /// `no-cache` is a lifetime of zero too.
+    /// `max-age`; `Expires`; for a status that allows it, a heuristic (§4.2.2). Without any the lifetime is zero, and
+    /// so it is with `no-cache`.
     ///
-    /// `stale-*` beside `s-maxage` count although `s-maxage` alone forbids stale answers (§5.2.2.10): the origin
-    /// allows them in the same breath, and RFC 9111 §5.2.3 lets an extension change a directive.
-    /// Beside `must-revalidate` and `proxy-revalidate` they do not count.
+    /// `stale-*` beside `s-maxage` are honoured although `s-maxage` alone forbids stale responses (§5.2.2.10): the
+    /// origin allows them explicitly, and RFC 9111 §5.2.3 lets an extension modify a directive. Beside
+    /// `must-revalidate` and `proxy-revalidate` they are ignored.
     pub fn of(status: StatusCode, headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> Freshness {
         let directives = Directives::of(headers);
         let lifetime = if directives.no_cache {
@@ -74,24 +75,24 @@ impl Freshness {
         }
     }
 
-    /// `current_age` of RFC 9111 §4.2.3; what goes out as `Age`, rounded down to seconds. [`LIFETIME_MAX`] at most, so that
-    /// every reader can represent it (§1.2.2).
+    /// `current_age` of RFC 9111 §4.2.3, sent as `Age` rounded down to seconds. At most [`LIFETIME_MAX`], so that every
+    /// recipient can represent it (§1.2.2).
     pub fn age(&self, now: SystemTime) -> Duration {
         self.initial_age.saturating_add(self.resident(now)).min(LIFETIME_MAX)
     }
 
-    /// How long it is stored; nothing when clocks went back.
+    /// How long it has been stored; zero if the clock was set back.
     pub(crate) fn resident(&self, now: SystemTime) -> Duration {
         now.duration_since(self.received).unwrap_or_default()
     }
 
-    /// Whether it may be sent without asking anybody (RFC 9111 §4.2). A prefetch that brings a response which is
-    /// not fresh on arrival has warmed nothing.
+    /// Whether it may be sent without validation (RFC 9111 §4.2). A prefetch whose response is not fresh on arrival has
+    /// warmed nothing.
     pub fn is_fresh(&self, now: SystemTime) -> bool {
         self.age(now) < self.lifetime
     }
 
-    /// Whether it may be sent although stale, if it is revalidated behind (RFC 5861 §3).
+    /// Whether it may be sent although stale, if it is revalidated in the background (RFC 5861 §3).
     pub fn may_serve_while_revalidating(&self, now: SystemTime) -> bool {
         self.age(now) < self.lifetime.saturating_add(self.stale_while_revalidate)
     }
@@ -108,7 +109,7 @@ impl Freshness {
     }
 }
 
-/// The lifetime a head gives or lets us guess; `None` when it does neither.
+/// The explicit or heuristic lifetime; `None` if there is neither.
 pub(crate) fn lifetime(
     status: StatusCode,
     headers: &HeaderMap,
@@ -129,7 +130,7 @@ pub(crate) fn lifetime(
     headers.contains_key(ETAG).then_some(HEURISTIC_ETAG)
 }
 
-/// The lifetime that the origin states (RFC 9111 §4.2.1).
+/// The explicit lifetime (RFC 9111 §4.2.1).
 fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, received: SystemTime) -> Option<Duration> {
     if let Some(lifetime) = directives.s_maxage.or(directives.max_age) {
         return Some(lifetime);
@@ -137,18 +138,19 @@ fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, received: Sys
     if directives.targeted || !headers.contains_key(EXPIRES) {
         return None;
     }
-    // §5.3: a date that cannot be read, `0` above all, is in the past.
+    // §5.3: an invalid date, especially `0`, is in the past.
     let date_sent = date::first(headers, DATE).unwrap_or(received);
     let ahead = date::first(headers, EXPIRES).and_then(|expires| expires.duration_since(date_sent).ok());
     Some(ahead.unwrap_or_default().min(LIFETIME_MAX))
 }
 
-/// Whether RFC 9110 §15.1 lets a cache guess a lifetime for the status. 206 is left out: parts are not stored.
+/// Whether RFC 9110 §15.1 allows a heuristic lifetime for the status. 206 is left out: parts are not stored.
 pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// `corrected_initial_age` (RFC 9111 §4.2.3). Of several ages the first counts; one that is no whole number is ignored (§5.1).
+/// `corrected_initial_age` (RFC 9111 §4.2.3). Of several `Age` values the first counts; one that is not a whole number
+/// is ignored (§5.1).
 fn initial_age(headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> Duration {
     let apparent = date::first(headers, DATE).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
     let lines = headers.get_all(AGE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));

@@ -1,4 +1,4 @@
-//! Which header fields go where: stored, sent on, asked upstream, merged from a 304.
+//! Which header fields are stored, forwarded, sent upstream, or merged from a 304.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
@@ -16,7 +16,7 @@ use crate::date;
 use crate::directives::{Directives, Wishes};
 use crate::vary::accept_encoding;
 
-/// Fields that concern one connection only (RFC 9110 §7.6.1), and those a cache must not store (RFC 9111 §3.1).
+/// Hop-by-hop fields (RFC 9110 §7.6.1), and others that a cache must not store (RFC 9111 §3.1).
 const HOP_BY_HOP: [HeaderName; 11] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -31,13 +31,13 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Fields that speak of the content of the very message that has them, not of the whole body (RFC 9110 §8.6 and §14.4, RFC 9530 §2,
-/// RFC 1864): a message with less of it, or without, has others.
+/// Fields that describe the content of the message they are in rather than the whole body (RFC 9110 §8.6 and §14.4, RFC
+/// 9530 §2, RFC 1864): they do not apply to a message with less content, or none.
 pub const OF_CONTENT: [HeaderName; 4] =
     [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5"), CONTENT_LENGTH, CONTENT_RANGE];
 
-/// Fields that `Connection` cannot take away. A sender must not list what is meant for every recipient (RFC 9110
-/// §7.6.1); one that does could make a private response look public, or an answer look like another's.
+/// Fields that `Connection` cannot remove. A sender must not list fields meant for every recipient (RFC 9110 §7.6.1);
+/// one that does could make a private response look public, or one response look like another.
 const KEPT: [HeaderName; 17] = [
     AGE,
     AUTHORIZATION,
@@ -58,7 +58,7 @@ const KEPT: [HeaderName; 17] = [
     HeaderName::from_static("forwarded"),
 ];
 
-/// The fields that are for every recipient: without those of one connection and those `Connection` lists.
+/// The end-to-end fields: all but hop-by-hop ones and those that `Connection` lists.
 pub fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let listed: HashSet<HeaderName> = headers
         .get_all(CONNECTION)
@@ -76,12 +76,13 @@ pub fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// What of a response that arrived at `received` is kept for others: [`end_to_end`] fields, with the `Date` that a recipient
-/// records where there is none (RFC 9110 §6.6.1), and without those that are for the one who fetched it:
+/// The fields stored of a response received at `received`: [`end_to_end`] fields, with the `Date` that a recipient adds
+/// if there is none (RFC 9110 §6.6.1), and without those meant only for the client that caused the fetch:
 ///
 /// - the fields of `no-cache="..."` and `private="..."` (RFC 9111 §5.2.2.4, §5.2.2.7);
-/// - `Set-Cookie`, unless the origin says by `public`, `s-maxage` or a targeted field with a lifetime that the response is for
-///   everybody. RFC 9111 §7.3 leaves it to the origin to forbid its reuse; one that forgot would hand out sessions.
+/// - `Set-Cookie`, unless the origin states by `public`, `s-maxage` or a targeted field with a lifetime that the
+///   response is for everybody. RFC 9111 §7.3 leaves it to the origin to forbid its reuse; an origin that forgot to
+///   would share sessions.
 pub fn kept(response: &HeaderMap, received: SystemTime) -> HeaderMap {
     let mut headers = end_to_end(response);
     let directives = Directives::of(response);
@@ -99,12 +100,12 @@ pub fn kept(response: &HeaderMap, received: SystemTime) -> HeaderMap {
     headers
 }
 
-/// What of a user's request goes upstream when the answer is to be stored: end-to-end fields without conditions and
-/// ranges, for the answer is everybody's; `Accept-Encoding` in the form of [`accept_encoding`], so that what upstream chooses
-/// by it agrees with [`crate::vary_key`]; of cache directives only the wishes for a new, young or
-/// fresh response, and that it is not kept, for caches on the way.
+/// The fields of a user's request that are sent upstream if the response is to be stored: end-to-end fields without
+/// conditions and ranges, as the response is for everybody; `Accept-Encoding` in the form of [`accept_encoding`], so
+/// that the variant upstream chooses agrees with [`crate::vary_key`]; and of the cache directives only those asking
+/// caches on the way for a new, young or fresh response, or not to store it.
 ///
-/// A request that goes past the cache takes [`end_to_end`] instead.
+/// A request that bypasses the cache uses [`end_to_end`] instead.
 pub fn upstream(request: &HeaderMap) -> HeaderMap {
     let mut headers = end_to_end(request);
     for name in [
@@ -137,7 +138,7 @@ pub fn upstream(request: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Adds the conditions that revalidate a stored response (RFC 9111 §4.3.1). Nothing is added when it has no validator.
+/// Adds the conditions to revalidate a stored response (RFC 9111 §4.3.1); none if it has no validator.
 pub fn validators(stored: &HeaderMap, request: &mut HeaderMap) {
     if let Some(etag) = stored.get(ETAG) {
         request.insert(IF_NONE_MATCH, etag.clone());
@@ -147,26 +148,26 @@ pub fn validators(stored: &HeaderMap, request: &mut HeaderMap) {
     }
 }
 
-/// A 304 that speaks of another body than the one that is stored (RFC 9111 §4.3.4).
+/// A 304 that refers to another body than the stored one (RFC 9111 §4.3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the 304 has another validator than the stored response")]
 pub struct WrongBody;
 
-/// The stored head after a 304 confirmed it (RFC 9111 §3.2, §4.3.4): its fields replace those of the same name, except
-/// what describes the stored bytes. `Age` and `Date` are the 304's or nobody's.
+/// The stored head updated by a 304 that validated it (RFC 9111 §3.2, §4.3.4): fields of the 304 replace those of the
+/// same name, except those that describe the stored bytes. `Age` and `Date` come from the 304 only.
 ///
-/// `WrongBody` when the 304 has a strong entity tag and the stored response not that one, or is told apart by another weak tag,
-/// or, without a tag, by another `Last-Modified`.
-/// The result is to be judged anew ([`crate::storable()`], [`kept`]): a 304 may bring `no-store`.
+/// Fails with `WrongBody` if the 304 has a strong entity tag that the stored response does not have, or a different
+/// weak one, or, without a tag, a different `Last-Modified`. The result must be evaluated again ([`crate::storable()`],
+/// [`kept`]): a 304 may add `no-store`.
 pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap, WrongBody> {
     let same = match (stored.get(ETAG), not_modified.get(ETAG)) {
         (Some(had), Some(has)) if is_strong(has.as_bytes()) && is_strong(had.as_bytes()) => had == has,
         (Some(had), Some(has)) => weak(had.as_bytes(), has.as_bytes()),
-        // It could be the tag of other bytes, and the next validation would confirm those.
+        // It could be the tag of other bytes, and the next validation would then confirm those.
         (None, Some(has)) => !is_strong(has.as_bytes()),
         (_, None) => match (date::first(stored, LAST_MODIFIED), date::first(not_modified, LAST_MODIFIED)) {
             (Some(had), Some(has)) => had == has,
-            _ => true, // one body was asked about, so it is the one
+            _ => true, // the request named one body, so that one is meant
         },
     };
     if !same {
@@ -186,14 +187,14 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> Result<HeaderMap
         }
     }
     if let Some(etag) = stored.get(ETAG) {
-        merged.insert(ETAG, etag.clone()); // a weak form of it must not replace a strong one
+        merged.insert(ETAG, etag.clone()); // its weak form must not replace a strong tag
     }
     Ok(merged)
 }
 
-/// The fields of a 304: those of the 200 without what is about its content. RFC 9110 §15.4.5 spares the recipient what it has, but for
-/// what guides the update of a cache (RFC 9111 §3.2): a child that is not told of a new tag, or a browser of a new policy, would go on
-/// with the old one for as long as the body stays the same.
+/// The fields of a 304: those of the 200 without the ones about its content. RFC 9110 §15.4.5 omits fields that the
+/// recipient has, except those that guide a cache update (RFC 9111 §3.2): a child that does not learn a new tag, or a
+/// browser a new policy, would keep using the old one for as long as the body stays the same.
 pub fn not_modified(stored: &HeaderMap) -> HeaderMap {
     let mut headers = stored.clone();
     headers.remove(CONTENT_ENCODING);

@@ -1,27 +1,28 @@
-//! What an answer to an unsafe request makes invalid (RFC 9111 §4.4).
+//! What a response to an unsafe request invalidates (RFC 9111 §4.4).
 //!
 //! # What always holds
 //!
 //! - A method that is not known to be safe is unsafe.
-//! - Only what is of the same origin as the request is named: else a site could empty another's cache.
+//! - Only URLs of the request's own origin are returned: otherwise a site could empty another's cache.
 //!
 //! # Not here
 //!
-//! What becomes of the stored responses; whoever keeps them says so.
+//! Invalidating the stored responses: the caller's task.
 
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 
-/// Whether an answer to a request that went past the cache makes what is stored under its URL invalid: one to an unsafe or
-/// unknown method that did not fail.
+/// Whether the response to a request that bypassed the cache invalidates the response stored under its URL: a non-error
+/// response to an unsafe or unknown method.
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
     !method.is_safe() && (status.is_success() || status.is_redirection())
 }
 
-/// The other URLs of the same origin that such an answer names by `Location` and `Content-Location`, as path and query.
+/// The other URLs of the same origin that such a response names in `Location` and `Content-Location`, as path and
+/// query.
 ///
-/// `authority` and `path` are those of the request. The schemes `http` and `https` count as one origin where both say their own
-/// port or none: a node keeps one object for both.
+/// `authority` and `path` are those of the request. The schemes `http` and `https` count as one origin if both have
+/// their default port or the same explicit one: a node stores one object for both.
 pub fn invalidated_too(authority: &str, path: &str, response: &HeaderMap) -> Vec<String> {
     let named = |field: HeaderName| response.get(field).and_then(|value| value.to_str().ok());
     let mut paths = Vec::new();
@@ -36,7 +37,7 @@ pub fn invalidated_too(authority: &str, path: &str, response: &HeaderMap) -> Vec
     paths
 }
 
-/// The path and query of a reference, if it stays within the origin (RFC 3986 §5.2).
+/// The path and query of a reference, if it is within the same origin (RFC 3986 §5.2).
 fn same_origin(authority: &str, base: &str, reference: &str) -> Option<String> {
     let reference = reference.split('#').next().unwrap_or_default();
     let scheme = reference.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| {
@@ -74,7 +75,7 @@ fn without_default_port(authority: &str) -> &str {
     authority.strip_suffix(":80").or_else(|| authority.strip_suffix(":443")).unwrap_or(authority)
 }
 
-/// A path that begins with `/`, without `.` and `..` segments (RFC 3986 §5.2.4); its query stays as it is.
+/// A path that begins with `/`, without `.` and `..` segments (RFC 3986 §5.2.4); its query is unchanged.
 fn without_dots(path: &str) -> String {
     let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
     let mut segments: Vec<&str> = Vec::new();

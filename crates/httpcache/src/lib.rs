@@ -1,22 +1,22 @@
-//! HTTP caching's words as pure functions, for a shared cache that stands in front of somebody else's origin.
+//! HTTP caching as pure functions, for a shared cache in front of an origin that somebody else runs.
 //!
-//! A node asks, in this order: [`decide()`] what to do with a request and what it has stored; [`answer()`] how to
-//! send the stored body (whole, in parts, 304, 412, 416); [`storable()`] whether a response that arrived may be kept and
-//! for how long, [`kept`] what of its head; [`freshen`] what a 304 makes of the stored head; [`invalidates`] and
-//! [`invalidated_too`] what a write makes invalid. The rest ([`end_to_end`], [`upstream`], [`vary_key`], [`CacheStatus`],
-//! [`via`]) builds the headers around these.
+//! A node calls, in this order: [`decide()`], for what to do with a request and the stored response; [`answer()`], for
+//! how to send the stored body (whole, in parts, 304, 412, 416); [`storable()`], for whether a received response may be
+//! stored and for how long, and [`kept`], for which of its fields; [`freshen`], for the stored head after a 304;
+//! [`invalidates`] and [`invalidated_too`], for what a write invalidates. The rest ([`end_to_end`], [`upstream`],
+//! [`vary_key`], [`CacheStatus`], [`via`]) builds the headers around these.
 //!
 //! # What always holds
 //!
-//! - Nothing here does I/O, reads a clock or keeps state. `now` is handed in; equal arguments give equal answers.
-//! - Headers are bytes from the network: what cannot be read counts as the RFC says (usually as the cautious
-//!   reading), and nothing panics.
+//! - Nothing here does I/O, reads a clock or keeps state. `now` is an argument; equal arguments give equal results.
+//! - Headers are untrusted bytes: unreadable ones are treated as the RFC says (usually the cautious way), and nothing
+//!   panics.
 //! - A body that the fence refuses ([`Allowed`]) is never served, however fresh or however generous its
 //!   `stale-*` directives are.
 //!
 //! # Not here
 //!
-//! What may be sent in view of refreshes (the fence, `model::fence`), what an object's key is, and rules that a
+//! Whether refreshes allow a body to be sent (the fence, `model::fence`), what an object's key is, and rules that a
 //! domain's owner configures. There is no private cache, and no `Warning` header (RFC 9111 made it obsolete).
 
 mod answer;

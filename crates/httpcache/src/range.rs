@@ -1,34 +1,34 @@
-//! Parts of a body: which bytes a `Range` selects, how several go out, and whether a part continues another (RFC 9110 §14,
-//! §15.3.7).
+//! Ranges of a body: which bytes a `Range` selects, how several are sent, and whether a partial response continues a
+//! stored one (RFC 9110 §14, §15.3.7).
 //!
 //! # What always holds
 //!
-//! - A [`ByteRange`] is never empty and lies within the body it was made for.
-//! - An answer in parts is shorter than the whole: ranges that overlap or nearly touch become one, and a request for more
-//!   than [`RANGES_MAX`] is answered whole (§14.2).
+//! - A [`ByteRange`] is never empty and lies within its body.
+//! - A multipart answer is shorter than the whole body: ranges that overlap or nearly touch are merged, and a request
+//!   for more than [`RANGES_MAX`] is answered with the whole body (§14.2).
 
 use http::header::{CONTENT_RANGE, ETAG, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::answer::is_strong;
 
-/// Most ranges in one request that are looked at.
+/// Maximum number of ranges in a request; with more, `Range` is ignored.
 pub const RANGES_MAX: usize = 32;
 
-/// What a part costs beside its bytes, about; a gap between two ranges that is no larger is sent rather than skipped, in bytes.
+/// Approximate overhead of a part in bytes; a gap between two ranges that is no larger is sent rather than skipped.
 const PART_OVERHEAD: u64 = 128;
 
-/// Bytes of a body; never empty.
+/// A range of a body's bytes; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteRange {
     /// Offset of the first byte.
     pub start: u64,
-    /// Offset behind the last byte.
+    /// Offset after the last byte.
     pub end: u64,
 }
 
 impl ByteRange {
-    /// How many bytes.
+    /// Number of bytes.
     pub fn length(&self) -> u64 {
         self.end - self.start
     }
@@ -38,7 +38,7 @@ impl ByteRange {
         ascii(format!("bytes {}-{}/{length}", self.start, self.end - 1))
     }
 
-    /// Both in one, if they overlap or what lies between them is not worth a part of its own.
+    /// Both as one range, if they overlap or the gap between them is not worth a separate part.
     fn merged(self, other: ByteRange) -> Option<ByteRange> {
         let near = self.start <= other.end.saturating_add(PART_OVERHEAD)
             && other.start <= self.end.saturating_add(PART_OVERHEAD);
@@ -57,7 +57,7 @@ fn ascii(text: String) -> HeaderValue {
 
 /// What a `Range` selects.
 pub(crate) enum Selected {
-    /// There is no `Range` that counts.
+    /// The whole body: there is no `Range` that applies.
     Whole,
     Part(ByteRange),
     Parts(Vec<ByteRange>),
@@ -65,7 +65,7 @@ pub(crate) enum Selected {
     Nothing,
 }
 
-/// `Range` against a body of `length` bytes (RFC 9110 §14.1.2, §14.2).
+/// Evaluates `Range` against a body of `length` bytes (RFC 9110 §14.1.2, §14.2).
 pub(crate) fn select(request: &HeaderMap, length: u64) -> Selected {
     let mut lines = request.get_all(RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return Selected::Whole };
@@ -87,20 +87,20 @@ pub(crate) fn select(request: &HeaderMap, length: u64) -> Selected {
     }
     match parts.as_slice() {
         [] if any > 0 && (length > 0 || !any_suffix) => Selected::Nothing,
-        [] => Selected::Whole, // the last n bytes of nothing are all of it
+        [] => Selected::Whole, // the last n bytes of an empty body are all of it
         [part] => Selected::Part(*part),
         parts if cost(parts) >= length => Selected::Whole,
         _ => Selected::Parts(parts),
     }
 }
 
-/// Bytes of an answer in parts, about.
+/// Approximate size of a multipart answer, in bytes.
 fn cost(parts: &[ByteRange]) -> u64 {
     parts.iter().fold(0, |sum, part| sum.saturating_add(part.length()).saturating_add(PART_OVERHEAD))
 }
 
-/// Adds a range to those before it: at its place in the order of the request, or as one with those that it overlaps or nearly
-/// touches, at the place of the first of them (RFC 9110 §15.3.7.2).
+/// Adds a range to the previous ones: in request order, or merged with those that it overlaps or nearly touches, at the
+/// position of the first of them (RFC 9110 §15.3.7.2).
 fn add(parts: &mut Vec<ByteRange>, part: ByteRange) {
     let (mut part, mut place) = (part, parts.len());
     while let Some((at, merged)) =
@@ -113,10 +113,10 @@ fn add(parts: &mut Vec<ByteRange>, part: ByteRange) {
     parts.insert(place.min(parts.len()), part);
 }
 
-/// A range that is not of the grammar; the whole field is then ignored.
+/// A range that violates the grammar; the whole field is then ignored.
 struct Malformed;
 
-/// The bytes one range specifier selects, `None` when there are none.
+/// The bytes that one range specifier selects; `None` if there are none.
 fn resolve(spec: &str, length: u64) -> Result<Option<ByteRange>, Malformed> {
     let (first, last) = spec.split_once('-').ok_or(Malformed)?;
     let (first, last) = (number(first)?, number(last)?);
@@ -130,7 +130,7 @@ fn resolve(spec: &str, length: u64) -> Result<Option<ByteRange>, Malformed> {
     Ok((start < end).then_some(ByteRange { start, end }))
 }
 
-/// Digits as a number, the largest when too large, `None` for no text.
+/// Digits as a number, saturating; `None` for empty text.
 fn number(text: &str) -> Result<Option<u64>, Malformed> {
     let text = text.trim();
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -139,22 +139,22 @@ fn number(text: &str) -> Result<Option<u64>, Malformed> {
     Ok((!text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX)))
 }
 
-/// Several parts as one body of `multipart/byteranges` (RFC 9110 §14.6): each part's head and bytes, then the end.
+/// Several parts as one `multipart/byteranges` body (RFC 9110 §14.6): each part's head and bytes, then the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Multipart {
     /// `Content-Type` of the whole.
     pub content_type: HeaderValue,
-    /// What goes before the bytes of each part, in order.
+    /// The text before the bytes of each part, in order.
     pub parts: Vec<(Vec<u8>, ByteRange)>,
-    /// What goes behind the last.
+    /// The text after the last part.
     pub end: Vec<u8>,
-    /// Bytes of all of it.
+    /// Length of the whole multipart body, in bytes.
     pub length: u64,
 }
 
 impl Multipart {
-    /// Parts of a body of `length` bytes and of type `content_type`. `boundary` is up to 70 letters and digits that nobody who
-    /// writes bodies can guess.
+    /// Parts of a body of `length` bytes and of type `content_type`. `boundary` is up to 70 letters and digits that the
+    /// authors of bodies cannot guess.
     pub fn new(boundary: &str, parts: &[ByteRange], content_type: Option<&HeaderValue>, length: u64) -> Multipart {
         let heads = parts.iter().map(|part| {
             let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
@@ -181,8 +181,8 @@ impl Multipart {
     }
 }
 
-/// Whether a 206 brings the bytes from `from` to the end of a stored response of `length` bytes, of which it has those before
-/// (RFC 9110 §15.3.7.3, RFC 9111 §3.4): only under the same strong entity tag do parts belong together.
+/// Whether a 206 has the bytes from `from` to the end of a stored response of `length` bytes that has all bytes before
+/// (RFC 9110 §15.3.7.3, RFC 9111 §3.4): parts may be combined only under the same strong entity tag.
 pub fn continues(stored: &HeaderMap, from: u64, length: u64, status: StatusCode, partial: &HeaderMap) -> bool {
     let rest = ByteRange { start: from, end: length };
     status == StatusCode::PARTIAL_CONTENT

@@ -1,4 +1,4 @@
-//! Whether a shared cache may keep a response (RFC 9111 §3).
+//! Whether a shared cache may store a response (RFC 9111 §3).
 
 use std::time::{Duration, SystemTime};
 
@@ -9,13 +9,13 @@ use crate::directives::Directives;
 use crate::freshness::{Freshness, is_heuristically_cacheable, lifetime};
 use crate::vary::vary_fields;
 
-/// Why a response is not kept, in words for the person who wonders why a prefetch failed.
+/// Why a response is not stored, worded for users who wonder why a prefetch failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotStorable {
-    /// Only answers to GET are kept.
+    /// Only responses to GET are stored.
     #[error("the request was not a GET")]
     Method,
-    /// Parts, informational answers and answers to conditions are not objects of their own.
+    /// Partial, interim and 304 responses are not objects of their own.
     #[error("status {0} is not an object of its own")]
     Status(u16),
     /// `Cache-Control: no-store`.
@@ -33,20 +33,20 @@ pub enum NotStorable {
     /// `must-understand` with a status whose caching rules we do not know (RFC 9111 §5.2.2.3).
     #[error("must-understand with status {0}")]
     MustUnderstand(u16),
-    /// Neither a lifetime nor anything to guess one from.
+    /// It has no explicit lifetime and allows no heuristic one.
     #[error("no Cache-Control lifetime, Expires, Last-Modified or ETag")]
     NoLifetime,
-    /// Never fresh, no validator to confirm it with, and no permission to serve it stale: of no use to anybody.
+    /// It is never fresh, has no validator, and may not be served stale: it could never be used.
     #[error("never fresh and without a validator")]
     Useless,
 }
 
-/// Whether the response may be kept by a shared cache, and what it says of its use.
+/// Whether a shared cache may store the response, and if so its caching properties.
 ///
-/// `request` is the head as it was sent upstream. `Ok` with a lifetime of zero (`no-cache`, `max-age=0`) is kept to be
-/// revalidated before each use; [`Freshness::is_fresh`] tells a prefetch whether anything was warmed.
-/// `Set-Cookie` does not keep a response out (RFC 9111 §7.3); what is kept of it, [`crate::kept`] says. `Pragma` in responses
-/// means nothing (§5.4).
+/// `request` is the head as it was sent upstream. `Ok` with a lifetime of zero (`no-cache`, `max-age=0`) is stored and
+/// revalidated before each use; [`Freshness::is_fresh`] tells a prefetch whether anything was warmed. `Set-Cookie` does
+/// not prevent storing (RFC 9111 §7.3); [`crate::kept`] decides whether it is stored. `Pragma` in responses has no
+/// meaning (§5.4).
 pub fn storable(
     method: &Method,
     request: &HeaderMap,

@@ -7,23 +7,23 @@ use http::{HeaderMap, HeaderName};
 
 use crate::directives::elements;
 
-/// Content codings that are told apart (RFC 9110 §8.4.1, RFC 8878, RFC 7932), in the order they are written in.
-/// Others are dropped: clients that send only those get the unencoded body.
+/// Content codings that are distinguished (RFC 9110 §8.4.1, RFC 8878, RFC 7932), in the order in which they are
+/// written. Others are dropped: clients that send only those get the unencoded body.
 const CODINGS: [&str; 4] = ["br", "deflate", "gzip", "zstd"];
 
-/// `Vary` is `*`, or holds what is no field name: no other request can be known to match.
+/// `Vary` is `*`, or contains an invalid field name: no other request can be known to match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Vary: *")]
 pub struct VaryStar;
 
-/// The request fields that chose a response: sorted, each once.
+/// The request fields that selected a response: sorted, without duplicates.
 pub fn vary_fields(response: &HeaderMap) -> Result<Vec<HeaderName>, VaryStar> {
     let mut fields = Vec::new();
     for line in response.get_all(VARY) {
         for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             match name {
                 b"" => {}
-                b"*" => return Err(VaryStar), // it is a token too, so it must be asked first
+                b"*" => return Err(VaryStar), // also a valid token, so checked first
                 name => fields.push(HeaderName::from_bytes(name).map_err(|_| VaryStar)?),
             }
         }
@@ -33,12 +33,12 @@ pub fn vary_fields(response: &HeaderMap) -> Result<Vec<HeaderName>, VaryStar> {
     Ok(fields)
 }
 
-/// The values a request has in the fields of [`vary_fields`], as bytes: equal for requests that select the same
-/// variant, different otherwise. Empty when there are no fields. The form is stable, for it is stored.
+/// The values of the [`vary_fields`] in a request, as bytes: equal for requests that select the same variant, different
+/// otherwise. Empty if there are no fields. The encoding is stored, so it must not change.
 pub fn vary_key(fields: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
     let mut key = Vec::new();
     let mut add = |bytes: &[u8]| {
-        // Lengths first: no value can imitate the border between two.
+        // Length-prefixed, so that no value can imitate the boundary between two.
         key.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
         key.extend_from_slice(bytes);
     };
@@ -47,7 +47,8 @@ pub fn vary_key(fields: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
         if field == ACCEPT_ENCODING {
             add(accept_encoding(request).as_bytes());
         } else if request.contains_key(field) {
-            // Lines of one field and spaces around commas mean nothing (RFC 9110 §5.2, §5.6.1), but in quotes.
+            // Separate lines of one field and spaces around commas are insignificant (RFC 9110 §5.2, §5.6.1), except in
+            // quotes.
             let elements: Vec<&[u8]> =
                 request.get_all(field).iter().flat_map(|line| elements(line.as_bytes())).collect();
             add(b"=");
@@ -59,10 +60,10 @@ pub fn vary_key(fields: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
     key
 }
 
-/// A request's `Accept-Encoding` with everything left out that does not tell variants apart: the codings it
-/// accepts, sorted, without weights. Empty for no field and for `identity`: both accept the unencoded body.
+/// A request's `Accept-Encoding` reduced to what distinguishes variants: the accepted codings, sorted, without weights.
+/// Empty for no field and for `identity`: both accept the unencoded body.
 ///
-/// Weights go because any accepted coding is acceptable; keeping them would store an object once per browser.
+/// Weights are dropped because any accepted coding is acceptable; keeping them would store one variant per browser.
 pub fn accept_encoding(request: &HeaderMap) -> String {
     let mut accepted = [None; CODINGS.len()];
     let mut others = None; // `*`
@@ -98,7 +99,8 @@ pub fn accept_encoding(request: &HeaderMap) -> String {
     text
 }
 
-/// Every value [`accept_encoding`] has: what a request may say that tells variants apart by `Accept-Encoding` alone.
+/// Every value that [`accept_encoding`] can return: all that requests can say that distinguishes variants by
+/// `Accept-Encoding` alone.
 pub fn accept_encodings() -> impl Iterator<Item = String> {
     (0_u32..2 << CODINGS.len()).map(|set| {
         let refused = set & 1 == 1;

@@ -1,17 +1,19 @@
-//! A domain's certificate, and its private key as it travels: sealed.
+//! A domain's certificate, with its private key in sealed form.
 //!
-//! The log is read by many: it lies in the control plane's database, goes over the link, lies in every node's journal, and is shown
-//! by debuggers. So an entry never holds a private key in the clear, only one sealed under a secret of its log, the
-//! [`CertificateSecret`]: the control plane keeps that sealed under a file of its own, and tells it to members over the link.
+//! Many parties can read the log: it is stored in the control plane's database, sent over the link, kept in every
+//! node's journal, and printed by debuggers. So an entry never holds a private key in the clear, only one sealed under
+//! the secret of its log, the [`CertificateSecret`]. The control plane stores that secret sealed under a key file of
+//! its own, and sends it to members over the link.
 //!
 //! # What always holds
 //!
-//! - What was sealed for one domain does not open for another.
-//! - Neither a key nor the secret is shown by `Debug`, and both are wiped from memory when they are let go of.
+//! - A key sealed for one domain does not open for another.
+//! - Neither a key nor the secret is shown by `Debug`, and both are wiped from memory when dropped.
 //!
 //! # Not here
 //!
-//! Whether a key fits its certificate, and a certificate its domain: who sets one checks that, and who serves it again.
+//! Whether a key fits its certificate, and a certificate its domain: checked where a certificate is set, and again
+//! where it is served.
 
 use std::fmt;
 
@@ -23,21 +25,21 @@ use zeroize::Zeroizing;
 
 use crate::domain::DomainName;
 
-/// Bytes of a [`CertificateSecret`], and of the nonce of one sealing.
+/// Length in bytes of a [`CertificateSecret`].
 pub const SECRET_BYTES: usize = 32;
-/// See [`SECRET_BYTES`].
+/// Length in bytes of the nonce of a sealed key.
 pub const NONCE_BYTES: usize = 12;
 
-/// What users of a domain are shown by TLS.
+/// The certificate that users of a domain are shown in the TLS handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// Whose it is.
+    /// The domain.
     pub domain: DomainName,
-    /// What its owner calls it; means nothing here.
+    /// The owner's name for it; not interpreted here.
     pub name: String,
     /// The chain in PEM, the domain's own certificate first.
     pub chain: String,
-    /// The private key of the first of the chain.
+    /// The private key of the first certificate of the chain.
     pub key: SealedKey,
     /// When it was set, in milliseconds since 1970.
     pub set_ms: u64,
@@ -47,7 +49,7 @@ pub struct Certificate {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedKey(String);
 
-/// What private keys of one log are sealed with. Known to its control plane and its members.
+/// The secret that private keys of one log are sealed with, known to its control plane and its members.
 #[derive(Clone)]
 pub struct CertificateSecret(Zeroizing<[u8; SECRET_BYTES]>);
 
@@ -78,13 +80,13 @@ impl SealedKey {
     }
 }
 
-/// What a key is sealed for.
+/// The associated data of a sealed key, which binds it to its domain.
 fn purpose(domain: &DomainName) -> Aad<String> {
     Aad::from(format!("certificate of {domain}"))
 }
 
 impl CertificateSecret {
-    /// Of random bytes.
+    /// A secret made of random `bytes`.
     pub fn new(bytes: [u8; SECRET_BYTES]) -> CertificateSecret {
         CertificateSecret(Zeroizing::new(bytes))
     }
@@ -95,7 +97,7 @@ impl CertificateSecret {
         Some(CertificateSecret::new(bytes.as_slice().try_into().ok()?))
     }
 
-    /// In base64, to be kept or told.
+    /// The secret in base64, to be stored or sent.
     pub fn expose(&self) -> Zeroizing<String> {
         Zeroizing::new(STANDARD.encode(self.0.as_slice()))
     }

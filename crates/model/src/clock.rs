@@ -1,13 +1,13 @@
-//! The two times of the product: what the wall says, and how long ago something was.
+//! The two notions of time: wall time, and elapsed time.
 //!
-//! They are kept apart because they fail apart: wall time steps when it is corrected, a [`Moment`] never does
-//! but means nothing outside the process that read it.
+//! They are separate types because they fail differently: wall time jumps when it is corrected; a [`Moment`] never
+//! does, but means nothing outside the process that read it.
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-/// A point on one process's own monotonic clock, which counts the time a machine was suspended
-/// (`CLOCK_BOOTTIME`; assumption 3 of the fence). Only differences mean anything, and none survives a restart.
+/// A point on one process's monotonic clock, which includes time the machine was suspended (`CLOCK_BOOTTIME`;
+/// assumption 3 of the fence). Only differences are meaningful, and moments do not survive a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(Duration);
 
@@ -17,12 +17,12 @@ impl Moment {
         Self(since)
     }
 
-    /// How long before `self` the moment `earlier` was; zero when it was not before.
+    /// How long `earlier` was before `self`; zero if it was not before.
     pub fn since(self, earlier: Moment) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The moment `by` earlier. A moment before the clock's zero does not exist; `None` then.
+    /// The moment `by` earlier; `None` if that is before the clock's zero.
     pub fn earlier(self, by: Duration) -> Option<Moment> {
         self.0.checked_sub(by).map(Moment)
     }
@@ -33,12 +33,12 @@ impl Moment {
     }
 }
 
-/// Where the product reads time. The binary has the one real clock; tests and simulations have a [`ManualClock`].
+/// The source of time. The binary has the only real clock; tests and simulations use a [`ManualClock`].
 pub trait Clock: Send + Sync + 'static {
-    /// Wall time. May step backwards; never used to tell how long something took.
+    /// Wall time. May jump backwards; never used to measure durations.
     fn now(&self) -> SystemTime;
 
-    /// This process's monotonic time, suspension included.
+    /// This process's monotonic time, including time suspended.
     fn moment(&self) -> Moment;
 }
 
@@ -47,20 +47,20 @@ pub trait Clock: Send + Sync + 'static {
 pub struct ManualClock(Mutex<(SystemTime, Duration)>);
 
 impl ManualClock {
-    /// A clock that reads `start` on the wall, and a moment some way after zero.
+    /// A clock whose wall time is `start` and whose moment is well after zero.
     pub fn at(start: SystemTime) -> Self {
-        // Not zero, so that a moment "a lease ago" exists from the start, as on a machine that has been up for a while.
+        // Not zero, so that "a lease ago" exists from the start, as on a machine that has been up for a while.
         Self(Mutex::new((start, Duration::from_secs(1_000_000))))
     }
 
-    /// Moves both times on by `by`.
+    /// Advances both times by `by`.
     pub fn advance(&self, by: Duration) {
         let mut time = self.0.lock().expect("no holder of this lock can panic");
         time.0 += by;
         time.1 += by;
     }
 
-    /// Sets wall time alone, as an administrator does.
+    /// Sets wall time only, as an administrator does.
     pub fn set(&self, now: SystemTime) {
         self.0.lock().expect("no holder of this lock can panic").0 = now;
     }

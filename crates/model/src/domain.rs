@@ -1,4 +1,4 @@
-//! An accelerated domain: whose it is, where its objects come from, where it is served.
+//! An accelerated domain: its owner, its origins, and where it is served.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::functions::Functions;
 use crate::topology::Coverage;
 
-/// Name of an accelerated domain: lower case; with a leading dot it is a wildcard that serves every host below it.
+/// Name of an accelerated domain, lower case; a leading dot makes it a wildcard that serves every host below it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DomainName(String);
@@ -18,7 +18,7 @@ pub struct DomainName(String);
 pub struct BadDomainName(String);
 
 impl DomainName {
-    /// Reads a domain name: two labels at least (RFC 1035 §2.3.1, with the underscore that is in use), folded to lower case.
+    /// Parses a domain name: at least two labels (RFC 1035 §2.3.1, plus the underscore found in practice), lower-cased.
     pub fn parse(text: &str) -> Result<DomainName, BadDomainName> {
         let host = text.strip_prefix('.').unwrap_or(text);
         let label = |label: &str| {
@@ -43,12 +43,12 @@ impl DomainName {
         self.0.starts_with('.')
     }
 
-    /// Whether requests for `host` (lower case, no port) are this domain's.
+    /// Whether requests for `host` (lower case, no port) belong to this domain.
     pub fn serves(&self, host: &str) -> bool {
         if self.is_wildcard() { host.len() > self.0.len() && host.ends_with(&self.0) } else { host == self.0 }
     }
 
-    /// The names under which a domain that serves `host` may be found, the exact one first, then wildcards from
+    /// The names under which a domain that serves `host` may be configured: the exact one first, then wildcards from
     /// the narrowest to the widest.
     pub fn candidates(host: &str) -> impl Iterator<Item = &str> {
         let dots = host.bytes().enumerate().filter(|(_, b)| *b == b'.').map(|(at, _)| &host[at..]);
@@ -93,11 +93,10 @@ pub struct Domain {
     pub sources: Vec<Source>,
     /// Whether users are served at all.
     pub online: bool,
-    /// The response header in which its origins name tags, lower case; `cache-tag` and `surrogate-key` when none is
-    /// named.
+    /// The response header in which its origins send tags, lower case; `cache-tag` and `surrogate-key` if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag_header: Option<String>,
-    /// What its owner configured beside.
+    /// The functions its owner configured.
     #[serde(default, skip_serializing_if = "Functions::is_empty")]
     pub functions: Functions,
 }
@@ -111,7 +110,7 @@ pub struct Source {
     pub content: String,
     /// TCP port.
     pub port: u16,
-    /// How it is asked; by its port when this is not said.
+    /// The scheme to use; if `None`, it follows from the port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<Scheme>,
     /// The lower number is asked first (20 primary, 30 backup).
@@ -121,13 +120,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// Whether it is asked by https: where that is said, or where nothing is said and the port is 443.
+    /// Whether it is fetched from by https: if so configured, or if no scheme is configured and the port is 443.
     pub fn is_secure(&self) -> bool {
         self.scheme.map_or(self.port == 443, |scheme| scheme == Scheme::Https)
     }
 }
 
-/// How an origin is asked.
+/// The scheme for requests to an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
@@ -141,11 +140,11 @@ pub enum Scheme {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
-    /// An IP address; asked with the accelerated domain as Host.
+    /// An IP address; requests carry the accelerated domain as Host.
     Address,
-    /// A host name; asked with the accelerated domain as Host.
+    /// A host name; requests carry the accelerated domain as Host.
     Domain,
-    /// A bucket of an object store; asked with its own name as Host.
+    /// A bucket of an object store; requests carry its own name as Host.
     Bucket,
 }
 

@@ -1,13 +1,13 @@
-//! The fence: who may be sent which body, and when a refresh is complete.
+//! The fence: which body may be sent to whom, and when a refresh is complete.
 //!
 //! A refresh is a log entry with a revision. A body carries a *stamp*, the revision it is known to reflect, and
-//! *vouched*, the moment somebody who knew last said it was good. These functions are the rules of the design's
-//! section 3, by number, taken literally: node, control plane, model checker and simulation call them and
+//! *vouched*, the moment it was last known good by a node that knew. These functions are the rules of section 3 of the
+//! design, by number, taken literally. The node, the control plane, the model checker and the simulation call them, and
 //! nothing else decides. Weaker wordings break in ways that no review finds.
 //!
 //! # What always holds
 //!
-//! - A stamp is taken when a fetch begins ([`Fetch::begin`]) and never rises while it runs, whoever joins.
+//! - A stamp is taken when a fetch begins ([`Fetch::begin`]) and never rises while it runs, whoever joins it.
 //! - Moments are of one node's own clock. Between hosts only ages travel, rounded up ([`ceil_millis`]).
 //! - A body that fails [`judge`] is not *stale*: no permission to serve stale responses applies to it.
 //!
@@ -25,27 +25,27 @@ use crate::topology::Isolation;
 /// What a stored or arriving body carries (rules 1 and 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vouched {
-    /// Every covering invalidation up to here is reflected in the body. Durable, with the body.
+    /// The body reflects every covering invalidation up to this revision. Stored durably with the body.
     pub stamp: Revision,
-    /// When somebody who knew last said the body was good. `None` is never: after a restart of the node, or when
-    /// the answer that brought it carried no age.
+    /// When the body was last known good by a node or origin that knew. `None` if never: after a restart of the node,
+    /// or if the answer that carried it had no age.
     pub at: Option<Moment>,
 }
 
-/// A fetch in flight: what was noted before the question was sent (rule 1).
+/// A fetch in flight: what was recorded before its request was sent (rule 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// The stamp its answer will get.
     pub stamp: Revision,
     /// The moment before the first byte of the request was sent.
     pub sent: Moment,
-    /// What the parent is asked to reflect (rule 2).
+    /// The fence sent to the parent (rule 2).
     pub fence: Revision,
 }
 
 impl Fetch {
-    /// Notes moment, stamp and fence of a fetch that begins now. `asked` is the fence the node was itself asked
-    /// with: zero for a user or a prefetch, the child's fence for a child. Rules 1 and 2.
+    /// Records moment, stamp and fence of a fetch that begins now. `asked` is the fence of the request that this node
+    /// received: zero from a user or a prefetch, the child's fence from a child. Rules 1 and 2.
     pub fn begin(now: Moment, applied: Revision, asked: Revision, need: Revision) -> Fetch {
         if made(Mistake::StampWithoutFence) {
             return Fetch { stamp: applied, sent: now, fence: asked.max(need) };
@@ -56,14 +56,14 @@ impl Fetch {
         Fetch { stamp: applied.max(asked), sent: now, fence: asked.max(need) }
     }
 
-    /// Whether somebody who is asked with `asked`, for a key that needs `need`, may wait for this fetch's answer
-    /// rather than begin one of his own. Joining never raises the stamp.
+    /// Whether a request with the fence `asked`, for a key that needs `need`, may wait for this fetch's answer instead
+    /// of starting another fetch. Joining never raises the stamp.
     pub fn may_join(&self, applied: Revision, asked: Revision, need: Revision) -> bool {
         self.stamp >= need && self.stamp.max(applied) >= asked
     }
 
-    /// What a new body brought by this fetch carries. `age` is what the answer said of itself: `Some(0)` from the
-    /// origin, a parent's answer age, `None` when a parent gave none (then nobody vouched). Rules 1 and 5.
+    /// What a new body brought by this fetch carries. `age` is the age its answer stated: `Some(0)` from the origin,
+    /// the answer's age from a parent, `None` if a parent stated none (then nobody vouched). Rules 1 and 5.
     pub fn vouch(&self, age: Option<Duration>) -> Vouched {
         if made(Mistake::VouchedByOwnRequest) {
             return Vouched { stamp: self.stamp, at: Some(self.sent) };
@@ -71,20 +71,20 @@ impl Fetch {
         Vouched { stamp: self.stamp, at: age.and_then(|age| self.sent.earlier(age)) }
     }
 
-    /// What a stored body carries after a 304 to the validator that was sent for it. Only for that very body:
-    /// a 304 says nothing of one stored meanwhile. Rule 1.
+    /// What a stored body carries after a 304 to the validator that was sent for it. Only for that very body: a 304
+    /// says nothing about a body stored in the meantime. Rule 1.
     pub fn confirm(&self, stored: Vouched, age: Option<Duration>) -> Vouched {
         let fresh = self.vouch(age);
         Vouched { stamp: stored.stamp.max(fresh.stamp), at: stored.at.max(fresh.at) }
     }
 }
 
-/// Who is about to be sent a header (rule 3).
+/// The recipient of a header that is about to be sent (rule 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
     /// A user, or a prefetch that warms for users.
     User,
-    /// A node of a lower tier, with the fence its request carried.
+    /// A node of a lower tier, with the fence of its request.
     Child {
         /// The revision the answer must reflect.
         fence: Revision,
@@ -92,7 +92,7 @@ pub enum Asker {
 }
 
 impl Asker {
-    /// The fence the node is asked with: zero for a user.
+    /// The fence of the request; zero for a user.
     pub fn fence(self) -> Revision {
         match self {
             Asker::User => Revision::ZERO,
@@ -106,26 +106,26 @@ impl Asker {
 pub struct Standing {
     /// Every entry up to here is in the node's index.
     pub applied: Revision,
-    /// When the node last knew that it had applied the head of the log; `None` since its start.
+    /// When the node last knew that it had applied the head of the log; `None` if not since its start.
     pub contact: Option<Moment>,
-    /// How long the node may trust its store from then.
+    /// How long after that the node may trust its store.
     pub lease: Duration,
-    /// What it does when it may not.
+    /// What it does once it may not.
     pub isolation: Isolation,
 }
 
-/// What the guard says of one body, for one asker, at one moment.
+/// The guard's judgement of one body, for one recipient, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It may be sent.
     Send,
-    /// An invalidation covers it, or may: it must be asked for again (validated or replaced), and is not *stale*.
+    /// An invalidation covers it, or may: it must be validated or replaced. It is not *stale*.
     Covered,
-    /// Nobody who knew has vouched for it within the lease: it must be asked for again.
+    /// Nobody who knew has vouched for it within the lease: it must be validated or replaced.
     Unvouched,
 }
 
-/// The larger of the floor and the newest entry in the index that covers the key.
+/// need(key): the larger of the floor and the newest entry in the index that covers the key.
 pub fn need(floor: Revision, newest_covering: Option<Revision>) -> Revision {
     floor.max(newest_covering.unwrap_or(Revision::ZERO))
 }
@@ -148,19 +148,19 @@ pub fn judge(body: Vouched, need: Revision, asker: Asker, node: &Standing, now: 
     if young || waived { Verdict::Send } else { Verdict::Unvouched }
 }
 
-/// How long ago the body was last known good: `now - max(contact, vouched)`. `None` when never. What an answer to
-/// a child carries, through [`ceil_millis`] (rule 5).
+/// How long ago the body was last known good: `now - max(contact, vouched)`; `None` if never. Answers to children carry
+/// it, rounded by [`ceil_millis`] (rule 5).
 pub fn age(body: Vouched, contact: Option<Moment>, now: Moment) -> Option<Duration> {
     body.at.max(contact).map(|at| now.since(at))
 }
 
-/// An age in whole milliseconds, rounded up, as it travels between nodes (rule 5, assumption 4).
+/// An age in whole milliseconds, rounded up, as sent between nodes (rule 5, assumption 4).
 pub fn ceil_millis(age: Duration) -> u64 {
     u64::try_from(age.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// Contact after a heartbeat, sent at `sent`, was answered with `head` (rule 4). Unchanged while the node has not
-/// applied that head: ask again whenever `applied` rises.
+/// The contact after a heartbeat, sent at `sent`, was answered with `head` (rule 4). Unchanged while the node has not
+/// applied that head: call it again whenever `applied` rises.
 pub fn contact(contact: Option<Moment>, sent: Moment, head: Revision, applied: Revision) -> Option<Moment> {
     if applied >= head || made(Mistake::ContactBeforeCaughtUp) { contact.max(Some(sent)) } else { contact }
 }
@@ -174,19 +174,19 @@ pub struct MemberView {
     pub isolation: Isolation,
 }
 
-/// Why a member no longer holds a revision up, or that it does (rule 7).
+/// Whether a member still holds a revision up, and if not, why (rule 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
     /// It acknowledged the revision.
     Acknowledged,
-    /// Whatever it does not know of, its lease has run out since.
+    /// Its lease has expired since, whatever it has not yet applied.
     LeaseOver,
     /// It must be waited for.
     Waiting,
 }
 
 /// Whether one member is past `revision`. `known_for` is how long this very process has known the revision to be
-/// committed, on its monotonic clock; a restarted one counts anew. `margin` covers clock drift over one lease and
+/// committed, on its monotonic clock; a restarted process counts anew. `margin` covers clock drift over one lease and
 /// the longest pause between judging and sending. A refresh is complete when no member is [`Passed::Waiting`].
 pub fn passed(
     revision: Revision,

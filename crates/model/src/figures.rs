@@ -1,12 +1,12 @@
-//! Figures: what was counted of a domain's requests in a span of time, and the URLs that were asked for most.
+//! Figures: what nodes counted of a domain's requests in a span of time, and its most requested URLs.
 //!
-//! Nodes count, the control plane adds up, the API shows; these are the values that go between them. Everything adds: the figures
-//! of two nodes, or of two minutes, are the sums.
+//! Nodes count, the control plane adds up, the API shows; these are the values they exchange. The figures of two nodes, or
+//! of two minutes, add up to those of both.
 //!
 //! # What always holds
 //!
-//! - A number never overflows: what would be more than it can hold is as much as it can hold.
-//! - A [`Sketch`] that never met more than [`SKETCH_URLS_MAX`] URLs of a class is exact.
+//! - Counters saturate instead of overflowing.
+//! - A [`Sketch`] that never saw more than [`SKETCH_URLS_MAX`] URLs of a class is exact.
 
 use std::collections::BTreeMap;
 
@@ -14,23 +14,23 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::topology::Region;
 
-/// URLs that a sketch keeps of each class of statuses.
+/// URLs that a sketch keeps for each class of statuses.
 pub const SKETCH_URLS_MAX: usize = 128;
 
-/// Longest URL that is kept in a sketch, in bytes; a longer one is counted in figures alone.
+/// Longest URL kept in a sketch, in bytes; longer ones are only counted in the figures.
 pub const SKETCH_URL_BYTES_MAX: usize = 1024;
 
-/// What was counted of requests and their answers.
+/// Counts of requests and of their answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "[u64; 4]", into = "[u64; 4]")]
 pub struct Tally {
-    /// Requests that ended.
+    /// Requests that finished.
     pub requests: u64,
     /// Bytes of bodies sent to users, as the access log has them.
     pub bytes: u64,
-    /// Requests answered from a store: those with the word HIT.
+    /// Requests answered from a store: those logged as HIT.
     pub hits: u64,
-    /// Bytes of those.
+    /// Body bytes of those.
     pub hit_bytes: u64,
 }
 
@@ -61,19 +61,19 @@ impl Tally {
     }
 }
 
-/// Numbers of answers by status.
+/// Number of answers by status.
 pub type Codes = BTreeMap<u16, u64>;
 
-/// What was counted of answers, by scheme.
+/// Counts of answers, by scheme.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
-    /// All, whatever their scheme.
+    /// All answers, whatever their scheme.
     #[serde(rename = "a")]
     pub all: Tally,
-    /// Those of them that came by TLS.
+    /// Those of them sent over TLS.
     #[serde(rename = "s", default, skip_serializing_if = "is_nothing")]
     pub secure: Tally,
-    /// All by status; 499 where the client was gone before it was answered.
+    /// All answers by status; 499 if the client disconnected before it was answered.
     #[serde(rename = "c", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub codes: Codes,
 }
@@ -110,13 +110,13 @@ impl Side {
     }
 }
 
-/// What was counted of a domain: towards users, and towards its origins.
+/// Counts for a domain: towards users, and towards its origins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
     /// Requests of users.
     #[serde(rename = "u", default, skip_serializing_if = "Side::is_empty")]
     pub users: Side,
-    /// Requests to origins that were answered; their hits are zero.
+    /// Requests to origins that were answered; their hits are always zero.
     #[serde(rename = "o", default, skip_serializing_if = "Side::is_empty")]
     pub origins: Side,
 }
@@ -168,7 +168,7 @@ impl Regional {
     }
 }
 
-/// Classes of statuses that lists of URLs are told apart by.
+/// Classes of statuses, by which lists of URLs are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Class {
     /// 2xx.
@@ -189,7 +189,7 @@ impl Class {
     /// All of them.
     pub const ALL: [Class; 4] = [Class::Success, Class::Redirect, Class::Client, Class::Server];
 
-    /// The class of a status; none of an interim one.
+    /// The class of a status; `None` for interim (1xx) statuses.
     pub fn of(status: u16) -> Option<Class> {
         usize::from(status / 100).checked_sub(2).and_then(|at| Class::ALL.get(at)).copied()
     }
@@ -205,7 +205,7 @@ impl Class {
     }
 }
 
-/// How often a URL was asked for, and what was sent for it.
+/// How often a URL was requested, and how many bytes were sent for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visits {
     /// Host and path; no scheme, no query.
@@ -219,21 +219,22 @@ pub struct Visits {
     pub bytes: u64,
 }
 
-/// The URLs that were asked for most, by class of status, in bounded memory (space-saving, Metwally et al. 2005).
+/// The most requested URLs, by class of status, in bounded memory (space-saving, Metwally et al. 2005).
 ///
-/// While a class has at most [`SKETCH_URLS_MAX`] URLs all its numbers are exact. When it has more, the URL that was asked for least
-/// makes room for a new one, which takes over its number of requests: no number of requests is too small, and none is too large by
-/// more than the requests of the class divided by [`SKETCH_URLS_MAX`]. So a URL with more than that share of the requests is in it.
-/// Bytes are those sent since the URL came in. What several full sketches add up to may be off by twice that share, either way.
+/// While a class has at most [`SKETCH_URLS_MAX`] URLs, all its numbers are exact. Beyond that, a new URL replaces the
+/// one with the fewest requests and takes over its count: a count of requests is never too small, and too large by at
+/// most the requests of the class divided by [`SKETCH_URLS_MAX`]. So every URL with more than that share of the
+/// requests is in the sketch. Bytes are counted from when the URL entered the sketch. The sum of several full sketches
+/// may be off by twice that share, in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Sketch {
-    /// In the order of their URLs.
+    /// Sorted by URL.
     #[serde(deserialize_with = "in_order")]
     classes: BTreeMap<Class, Vec<Visits>>,
 }
 
-/// An earlier version kept them in the order in which they came.
+/// An earlier version kept them in order of arrival, so they are sorted here.
 fn in_order<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<Class, Vec<Visits>>, D::Error> {
     let mut classes = BTreeMap::<Class, Vec<Visits>>::deserialize(from)?;
     classes.values_mut().for_each(|kept| kept.sort_by(|one, other| one.url.cmp(&other.url)));
@@ -241,12 +242,12 @@ fn in_order<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<Class, Vec<Visi
 }
 
 impl Sketch {
-    /// Counts; whether the sketch has a URL more than before.
+    /// Counts a visit; returns whether the number of URLs in the sketch grew.
     pub fn count(&mut self, class: Class, visits: Visits) -> bool {
         self.count_within(class, visits, SKETCH_URLS_MAX)
     }
 
-    /// The same where no URL may be added; whether it could be counted at all.
+    /// The same without growing the sketch; returns whether the visit could be counted at all.
     pub fn count_in_place(&mut self, class: Class, visits: Visits) -> bool {
         let room = self.classes.get(&class).map_or(0, Vec::len);
         if room > 0 {
@@ -277,7 +278,7 @@ impl Sketch {
         false
     }
 
-    /// Adds what another one has.
+    /// Adds the counts of another sketch.
     pub fn add(&mut self, other: &Sketch) {
         for (class, visits) in other.visits() {
             self.count(class, visits.clone());
@@ -289,7 +290,7 @@ impl Sketch {
         self.classes.iter().flat_map(|(class, kept)| kept.iter().map(|visits| (*class, visits)))
     }
 
-    /// How many URLs it has, those of several classes several times.
+    /// Number of URLs; one that occurs in several classes counts once per class.
     pub fn len(&self) -> usize {
         self.classes.values().map(Vec::len).sum()
     }

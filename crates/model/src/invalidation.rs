@@ -1,4 +1,4 @@
-//! What must be forgotten: a scope, and what becomes of the bodies in it.
+//! Invalidations: a scope, and what happens to the bodies in it.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +7,12 @@ use crate::key::UrlKey;
 use crate::pattern::Pattern;
 use crate::tags::{Tag, Tags};
 
-/// One thing to forget. Several of them can share a log entry, and so a revision.
+/// One invalidation. Several can share a log entry, and so a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invalidation {
     /// Which bodies.
     pub scope: Scope,
-    /// What becomes of them.
+    /// What happens to them.
     pub mode: Mode,
 }
 
@@ -20,7 +20,7 @@ pub struct Invalidation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// One object, by its exact key; http and https are one.
+    /// One object, by its exact key; http and https are the same object.
     File(UrlKey),
     /// Everything below a directory of one host.
     Directory {
@@ -38,30 +38,30 @@ pub enum Scope {
     },
     /// Every object of one host that a regular expression matches.
     Regex(Pattern),
-    /// Every body of a domain that its origin gave a tag.
+    /// Every body of a domain that carries a tag from its origin.
     Tag {
-        /// Whose bodies.
+        /// The domain of the bodies.
         domain: DomainName,
         /// The tag.
         tag: Tag,
     },
-    /// Everything of a domain, whatever the host.
+    /// Every body of a domain, whatever the host.
     Domain(DomainName),
 }
 
-/// What becomes of a body that an invalidation covers.
+/// What happens to a body that an invalidation covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Kept for a validation: the origin is asked before the next use, and a 304 keeps it.
+    /// Kept for validation: the origin is asked before the next use, and the body stays if it answers 304.
     Expire,
-    /// Not kept: the next use fetches it whole.
+    /// Not kept: the next use fetches the whole body.
     Delete,
 }
 
 impl Scope {
-    /// Whether the object `key` with `tags`, served for `domain`, lies in this scope. This is what scopes mean; how it is found
-    /// out fast is the node's business.
+    /// Whether the object `key` with `tags`, served for `domain`, lies in this scope. This defines what scopes mean;
+    /// the node has its own index that finds covering scopes fast.
     pub fn covers(&self, domain: &DomainName, key: &UrlKey, tags: &Tags<'_>) -> bool {
         match self {
             Scope::File(file) => file == key,
@@ -110,7 +110,7 @@ mod tests {
             ("/a", "/a/b", false),
             ("/a", "/b?x=/a", false),
             ("/", "/?x", true),
-            ("/", "/a", false), // a directory it is not
+            ("/", "/a", false), // `/` is a path here, not a directory
         ];
         for (path, requested, covered) in cases {
             let scope = Scope::IgnoreParams { host: "a.com".into(), path: path.into() };
@@ -129,7 +129,7 @@ mod tests {
             (&own, Tags::Named(vec![b"sport", b"news"]), true),
             (&own, Tags::Named(vec![b"sport", b"News"]), false), // tags differ by letter case
             (&own, Tags::Named(Vec::new()), false),
-            (&own, Tags::Any, true), // not known is covered
+            (&own, Tags::Any, true), // unknown tags count as covered
             (&other, Tags::Named(vec![b"news"]), false),
             (&other, Tags::Any, false),
         ];

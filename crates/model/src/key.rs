@@ -1,9 +1,9 @@
-//! What a stored object is known by: the host and the path with its query, scheme folded away.
+//! The key of a stored object: the host and the path with its query; the scheme is dropped.
 //!
-//! A URL reaches us twice, in a user's request and in a task's ObjectPath, and both must come to the same key. The
-//! key is byte-exact but for two things that RFC 3986 §6.2.2.1 calls equal everywhere: hexadecimal digits of
-//! percent-escapes are upper case, and bytes that may not stand in a URL at all (spaces, controls, non-ASCII) are
-//! escaped. Nothing is decoded, no dot segment is removed: two paths that an origin may tell apart stay apart.
+//! A URL reaches us in a user's request and in a task's ObjectPath, and both must yield the same key. Keys are
+//! byte-exact except for two normalisations: hexadecimal digits of percent-escapes are upper case (RFC 3986 §6.2.2.1),
+//! and bytes that are not allowed in a URL (spaces, controls, non-ASCII) are escaped. Nothing is decoded and no dot
+//! segment is removed: two paths that an origin may distinguish stay distinct.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Longest host in bytes (RFC 1035 §2.3.4).
 pub const HOST_BYTES_MAX: usize = 253;
 
-/// Longest path with its query that nodes take of a user, in bytes.
+/// Longest path with its query that nodes accept from a user, in bytes.
 pub const PATH_BYTES_MAX: usize = 8 << 10;
 
 /// Host and path-with-query of an object, normalised.
@@ -24,7 +24,7 @@ pub struct UrlKey {
     path: String,
 }
 
-/// A key as it is written down. What is read is held to the same rules as what is made.
+/// The serialised form of a key. Deserialising enforces the same rules as [`UrlKey::new`].
 #[derive(Deserialize)]
 struct Written {
     host: String,
@@ -68,7 +68,7 @@ impl UrlKey {
         &self.host
     }
 
-    /// The path with its query, as it is sent to an origin.
+    /// The path with its query, as sent to an origin.
     pub fn path_and_query(&self) -> &str {
         &self.path
     }
@@ -78,14 +78,14 @@ impl UrlKey {
         self.path.split_once('?').map_or(&self.path, |(path, _)| path)
     }
 
-    /// Every directory the object lies in, the deepest first, each ending in `/`; the last one is `/`.
+    /// Every directory that contains the object, deepest first, each ending in `/`; the last one is `/`.
     pub fn directories(&self) -> impl Iterator<Item = &str> {
         let path = self.path();
         path.bytes().enumerate().rev().filter(|(_, byte)| *byte == b'/').map(|(at, _)| &path[..=at])
     }
 
-    /// 128 bits that stand for the key in indexes. Whoever stores a body under it keeps the whole key beside and
-    /// compares: the hash is fast, not collision-proof against somebody who tries.
+    /// A 128-bit hash of the key, for indexes. Code that stores a body under the hash must store the whole key beside
+    /// it and compare: the hash is fast, but not collision-resistant against an attacker.
     pub fn hash(&self) -> u128 {
         let mut state = xxhash_rust::xxh3::Xxh3::new();
         state.update(self.host.as_bytes());
@@ -100,7 +100,7 @@ impl fmt::Display for UrlKey {
     }
 }
 
-/// A path with its query: fragment dropped, escapes upper case, bytes that cannot stand in a URL escaped.
+/// Normalises a path with its query: drops the fragment, upper-cases escapes, escapes bytes not allowed in a URL.
 fn normalise(path: &str) -> String {
     let stands = |byte: u8| matches!(byte, 0x21..=0x7E) && !matches!(byte, b'"' | b'<' | b'>' | b'`' | b'#' | b'%');
     if path.bytes().all(stands) {
@@ -144,9 +144,9 @@ mod tests {
             ("/%e4%b8%ad.png", "/%E4%B8%AD.png", true),
             ("/a.png#top", "/a.png", true),
             ("/a%2fb", "/a/b", false), // an escaped slash is not a slash
-            ("/a/../b", "/b", false),  // origins may tell them apart
+            ("/a/../b", "/b", false),  // origins may distinguish them
             ("/a?x=1", "/a?x=2", false),
-            ("/a%zz", "/a%zz", true), // kept, if odd
+            ("/a%zz", "/a%zz", true), // not a valid escape, kept as it is
             ("/", "/index.html", false),
         ];
         for (submitted, requested, same) in cases {
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// What a path comes to, step by step over the whole of it.
+    /// Reference implementation of the normalisation, one step at a time over the whole path.
     fn naive(path: &str) -> String {
         let before = path.split('#').next().unwrap_or_default();
         let stands = |byte: u8| byte.is_ascii_graphic() && !b"\"<>`".contains(&byte);

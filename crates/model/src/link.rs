@@ -1,7 +1,7 @@
-//! The messages of the link between a node and the control plane, as generated from `proto/link.proto`, and
-//! their way to and from the product's own values.
+//! The messages of the link between a node and the control plane, generated from `proto/link.proto`, and their
+//! conversion to and from the types of this crate.
 //!
-//! The services around them are generated where they are used: the server in `control`, the client in `node`.
+//! The services are generated where they are used: the server in `control`, the client in `node`.
 
 #![allow(missing_docs, reason = "generated; the proto file documents each message")]
 
@@ -19,25 +19,26 @@ mod wire {
     include!(concat!(env!("OUT_DIR"), "/warmfront.link.v1.rs"));
 }
 
-/// Largest message either side sends, in bytes; batches of entries and jobs are cut to fit.
+/// Largest message either side sends, in bytes; batches of entries and jobs are split to fit.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// Entries in one message of what was swept.
+/// Maximum number of entries in one sweep report.
 pub const SWEPT_ENTRIES_MAX: usize = 4096;
 
-/// Minutes of domains, and lists of URLs, in one report of figures: it is one transaction, which others wait for.
+/// Maximum number of rows (minutes of domains and lists of URLs) in one report of figures: it is stored in one
+/// transaction, which others wait for.
 pub const FIGURES_ROWS_MAX: usize = 64;
 
-/// URLs in all lists of one report.
+/// Maximum number of URLs in all lists of one report.
 pub const FIGURES_URLS_MAX: usize = 1_024;
 
-/// Things that several nodes share, in one message of what a node wants of them: they are one transaction.
+/// Maximum number of shared limits in one message of what a node wants: they are stored in one transaction.
 pub const SHARES_MAX: usize = 256;
 
-/// Longest name of a thing that is shared, in bytes.
+/// Longest name of a shared limit, in bytes.
 pub const SHARE_NAME_BYTES_MAX: usize = 600;
 
-/// How long a share may be used, from the moment that the node sent what it wants.
+/// How long a share may be used, counted from when the node sent its request for it.
 pub const SHARE_LEASE: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl fmt::Debug for Hello {
@@ -52,11 +53,11 @@ impl fmt::Debug for Welcome {
     }
 }
 
-/// Why a message does not make sense.
+/// A message that is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("message of the link has a field that does not make sense: {field}")]
 pub struct BadMessage {
-    /// The field.
+    /// The invalid field.
     pub field: &'static str,
 }
 
@@ -187,7 +188,7 @@ impl TryFrom<Side> for figures::Side {
 }
 
 impl MinuteFigures {
-    /// What was counted.
+    /// The counts.
     pub fn figures(&self) -> Result<figures::Figures, BadMessage> {
         let side = |side: &Option<Side>| side.clone().unwrap_or_default().try_into();
         Ok(figures::Figures { users: side(&self.users)?, origins: side(&self.origins)? })

@@ -1,13 +1,13 @@
-//! The log: entries, what they add up to, and how they are written down.
+//! The log: its entries, the knowledge they add up to, and their encoding.
 //!
-//! Everything a node must learn is an entry of one ordered log. What all entries up to a revision add up to, but
-//! for the invalidations, is [`Knowledge`]; a joining node gets it as a [`Snapshot`] and reads on from there.
+//! Everything a node must learn is an entry of one ordered log. The result of all entries up to a revision, except for
+//! invalidations, is [`Knowledge`]; a joining node gets it as a [`Snapshot`] and reads on from there.
 //!
 //! # What always holds
 //!
 //! - An entry never changes once appended; its encoded form is what is stored, sent and journalled.
-//! - An entry of a kind or version that is not known is an error, never skipped: a node that cannot apply
-//!   an entry must not say that it is past it.
+//! - An entry of an unknown kind or version is an error and never skipped: a node that cannot apply an entry must not
+//!   acknowledge it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,21 +28,21 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
-    /// Bodies to forget; all of them share the entry's revision.
+    /// Bodies to invalidate; all of them share the entry's revision.
     Invalidate(Vec<Invalidation>),
-    /// A domain as it is from now on.
+    /// A domain was added or changed: its state from now on.
     Domain(Domain),
-    /// A domain that is served no more; its bodies are forgotten.
+    /// A domain is no longer served; its bodies are invalidated.
     DomainRemoved(DomainName),
-    /// What users of a domain are shown by TLS from now on. It leaves bodies as they are.
+    /// The certificate shown to users of a domain from now on. Bodies are not affected.
     Certificate(Certificate),
-    /// A domain that is not served by TLS any more.
+    /// A domain is no longer served over TLS.
     CertificateRemoved(DomainName),
-    /// A POP as it is from now on.
+    /// A POP was added or changed.
     Pop(Pop),
-    /// A member as it is from now on.
+    /// A member was added or changed.
     Member(Member),
-    /// A node that is no member any more.
+    /// A node is no longer a member.
     MemberRemoved(NodeName),
     /// The settings from now on.
     Settings(Settings),
@@ -68,7 +68,7 @@ impl Default for Settings {
     }
 }
 
-/// What all entries up to some revision add up to, but for the invalidations.
+/// The result of all entries up to some revision, except for invalidations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Knowledge {
     /// Every domain, by name.
@@ -84,7 +84,7 @@ pub struct Knowledge {
 }
 
 impl Knowledge {
-    /// Takes one entry. Invalidations change nothing here: they are judged by, not known.
+    /// Applies one entry. Invalidations change nothing here: bodies are judged against them.
     pub fn apply(&mut self, entry: &Entry) {
         match entry {
             Entry::Invalidate(_) => {}
@@ -124,7 +124,7 @@ impl Knowledge {
         self.shared_domain_for(host).map(|domain| &**domain)
     }
 
-    /// The same, to be kept.
+    /// The same, as a shared pointer to keep.
     pub fn shared_domain_for(&self, host: &str) -> Option<&Arc<Domain>> {
         DomainName::candidates(host).find_map(|name| {
             let domain = self.domains.get(name)?;
@@ -133,8 +133,8 @@ impl Knowledge {
     }
 }
 
-/// Domains and certificates are large and knowledge is copied at every change of it, so copies share them; written down they are
-/// as if they did not.
+/// Domains and certificates are large, and every change copies the knowledge, so copies share them. The encoding is
+/// that of plain maps.
 mod shared {
     use std::collections::BTreeMap;
     use std::sync::Arc;
@@ -155,7 +155,7 @@ mod shared {
     }
 }
 
-/// Knowledge at a revision: where a joining node starts.
+/// Knowledge at a revision: the starting point of a joining node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The log it belongs to.
@@ -170,10 +170,10 @@ pub struct Snapshot {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// Written by a later version of the product.
+    /// Written by a later version of Warmfront.
     #[error("written in version {found} of the format, this program reads {VERSION}")]
     Version {
-        /// What the bytes say.
+        /// The version in the bytes.
         found: u32,
     },
     /// Damaged, or of a kind that this version does not know.
@@ -197,15 +197,15 @@ struct Versioned {
     v: u32,
 }
 
-/// Writes an entry or a snapshot down: JSON with the version of the format in front.
+/// Encodes an entry or a snapshot: JSON with the version of the format first.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(&Writing { v: VERSION, is: value })
         .expect("our own types have string keys and no failing serialiser")
 }
 
-/// Reads what [`encode`] wrote.
+/// Decodes what [`encode`] wrote.
 pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {
-    // The version is read alone first: a later format need not look like this one otherwise.
+    // The version is read alone first: nothing else of a later format need be readable here.
     let version: Versioned = serde_json::from_slice(bytes).map_err(DecodeError::Unknown)?;
     if version.v != VERSION {
         return Err(DecodeError::Version { found: version.v });
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn entries_of_the_first_version_are_still_read() {
-        // What version 1 wrote to disks and databases; never edit these lines, add to them.
+        // As version 1 wrote it to disks and databases; never edit.
         let samples = [
             r#"{"v":1,"is":{"invalidate":[{"scope":{"file":{"host":"a.com","path":"/x?y"}},"mode":"delete"}]}}"#,
             r#"{"v":1,"is":{"invalidate":[{"scope":{"directory":{"host":"a.com","path":"/d/"}},"mode":"expire"}]}}"#,

@@ -1,43 +1,43 @@
-//! The lines of the fence, each as the mistake that is made without it, for checkers that must show that they notice.
+//! The clauses of the fence, each as the mistake made without it, for checkers that must prove that they notice.
 //!
-//! The model checker (`tests/fence`) makes every one of them in its own small worlds. The real code can be made to make most,
-//! where it asks [`made`]; the simulation says which it cannot, and why. Without the feature `mistakes`, which nothing that ships
-//! has, [`made`] is the constant `false` and what follows from it is not compiled.
+//! The model checker (`tests/fence`) makes each of them in its own small worlds. The real code can make most of them,
+//! wherever it asks [`made`]; the simulation says which ones it cannot make, and why. Without the feature `mistakes`,
+//! which no released build enables, [`made`] is the constant `false` and the code that depends on it is not compiled.
 
-/// A line of the protocol, named after the mistake that is made without it. The digit in each comment is the part of
-/// the protocol: 1 stamp, 2 fence, 3 guard, 4 the 304 part of rule 1, 5 contact, 6 vouching, 7 acknowledge,
-/// 8 complete and members, 9 retire.
+/// A clause of the protocol, named after the mistake made without it. The digit in each comment is the part of the
+/// protocol: 1 stamp, 2 fence, 3 guard, 4 the 304 part of rule 1, 5 contact, 6 vouching, 7 acknowledge, 8 complete and
+/// members, 9 retire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
     /// 1: the stamp is taken when the answer arrives.
     StampOnArrival,
-    /// 1: the stamp does not count the fence that was asked for.
+    /// 1: the stamp ignores the fence of the request.
     StampWithoutFence,
     /// 1: a joining child's fence raises the stamp of the running fetch.
     JoiningRaisesStamp,
     /// 2: a child's request carries no fence.
     NoFence,
-    /// 2: the parent does as if it carried none.
+    /// 2: the parent ignores the fence it was sent.
     ParentIgnoresFence,
     /// 2: the parent does not judge for a child.
     ParentDoesNotJudge,
     /// 3: no judgement at lookup.
     NoJudgementAtLookup,
-    /// 3: a fetch's answer goes unjudged to those who waited for it.
+    /// 3: a fetch's answer is sent unjudged to the requests that waited for it.
     OwnAnswerNotJudged,
     /// 3: a fetch's answer is exempt from the time check.
     OwnAnswerExemptFromTime,
     /// 3: vouched bodies are not judged.
     VouchedNotJudged,
-    /// 4: a 304 lifts to what is applied when it arrives.
+    /// 4: a 304 lifts the stamp to what is applied when it arrives.
     LiftToApplied,
-    /// 4: a 304 lifts whatever is stored by then.
+    /// 4: a 304 lifts the stamp of whatever body is stored by then.
     LiftAnyBody,
     /// 5: there is no lease.
     NoLease,
-    /// 5: contact is when the answer to a heartbeat came.
+    /// 5: contact is when the answer to a heartbeat arrived.
     ContactOnReceipt,
-    /// 5: contact counts before the head that was told is applied.
+    /// 5: contact counts before the head in the answer is applied.
     ContactBeforeCaughtUp,
     /// 5: the head in the answer is older than the heartbeat.
     OldHead,
@@ -45,15 +45,15 @@ pub enum Mistake {
     ContactSurvivesRestart,
     /// 5: the margin is below the drift of the clocks.
     MarginBelowDrift,
-    /// 6: vouching counts from the child's own request whatever the answer's age.
+    /// 6: vouching counts from the child's own request, whatever the answer's age.
     VouchedByOwnRequest,
     /// 6: vouching survives a restart as if it were new.
     VouchingSurvivesRestart,
     /// 6: the age of an answer counts from its arrival.
     AgeFromArrival,
-    /// 7: acknowledged while answers that were judged are unsent.
+    /// 7: acknowledged while judged answers are still unsent.
     AckWhileUnsent,
-    /// 7: the margin covers the drift and not the pause before sending.
+    /// 7: the margin covers the drift, but not the pause before sending.
     MarginWithoutPause,
     /// 7: acknowledged before it is durable.
     AckBeforePersisted,
@@ -129,19 +129,19 @@ thread_local! {
     static MADE: std::cell::Cell<Option<Mistake>> = const { std::cell::Cell::new(None) };
 }
 
-/// Makes a mistake on this thread from now on, or none.
+/// Makes this mistake on this thread from now on, or none.
 #[cfg(feature = "mistakes")]
 pub fn make(mistake: Option<Mistake>) {
     MADE.set(mistake);
 }
 
-/// Whether a mistake is made.
+/// Whether this mistake is to be made.
 #[cfg(feature = "mistakes")]
 pub fn made(mistake: Mistake) -> bool {
     MADE.get() == Some(mistake)
 }
 
-/// Whether a mistake is made: never.
+/// Whether this mistake is to be made: never.
 #[cfg(not(feature = "mistakes"))]
 pub const fn made(_: Mistake) -> bool {
     false

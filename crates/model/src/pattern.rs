@@ -1,17 +1,18 @@
-//! A regular expression over URLs, in the four forms the vendor's users know: `[0-9]`, `[a-z]`, `[^/]*` and `.*`.
+//! A regular expression over URLs, limited to the four forms the vendor's users know: `[0-9]`, `[a-z]`, `[^/]*` and
+//! `.*`.
 //!
-//! The host is literal, so one pattern speaks of one host. It is matched over the whole path with its query, from the first
-//! byte to the last, whether it was written with anchors or without: `/img/.*.png` does not cover `/img/a.png?v=2`, and
-//! `/img/.*.png.*` does.
+//! The host is literal, so a pattern covers a single host. It is matched against the whole path with its query, from
+//! the first byte to the last, whether or not it was written with anchors: `/img/.*.png` does not cover
+//! `/img/a.png?v=2`, and `/img/.*.png.*` does.
 //!
-//! Every byte outside the four forms stands for itself, `.` and `?` too, for both are ordinary in URLs. What looks like more
-//! of a regular expression than there is (`\`, `|`, `{`, `(?`, a repeated class) is refused rather than taken literally: it
-//! would cover nothing, and the task would say that it is complete.
+//! Every byte outside the four forms stands for itself, including `.` and `?`, which are common in URLs. Any other
+//! regular expression syntax (`\`, `|`, `{`, `(?`, a repeated class) is refused rather than taken literally: it would
+//! match nothing, and the task would still be reported complete.
 //!
 //! # What always holds
 //!
-//! - Matching takes time linear in the path: there is nothing to go back for, and the compiled form has a bound.
-//! - A pattern is normalised as keys are ([`UrlKey`]), so that both speak of the same bytes.
+//! - Matching takes time linear in the path: there is no backtracking, and the size of the compiled form is bounded.
+//! - A pattern is normalised as keys are ([`UrlKey`]), so that both compare the same bytes.
 
 use std::fmt;
 
@@ -20,13 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::UrlKey;
 
-/// Longest path of a pattern, in bytes as escaped: a line of a task has as many characters.
+/// Longest path of a pattern, in bytes after escaping: a line of a task has as many characters.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
-/// Most of the four forms in one pattern.
+/// Maximum number of forms in one pattern.
 pub const FORMS_MAX: usize = 64;
 
-/// Largest compiled form, in bytes; what the other bounds allow stays far below.
+/// Largest compiled form, in bytes; patterns within the other bounds stay far below.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
 
 /// The four forms.
@@ -50,14 +51,14 @@ pub enum BadPattern {
     /// It has more than [`FORMS_MAX`] forms.
     #[error("a regex may have {FORMS_MAX} of [0-9], [a-z], [^/]* and .* together")]
     TooManyForms,
-    /// It holds what belongs to richer regular expressions.
+    /// It uses regular expression syntax beyond the four forms.
     #[error("`{0}` is not understood in a regex: only [0-9], [a-z], [^/]* and .* are, everything else is literal")]
     Form(String),
 }
 
 impl Pattern {
-    /// Reads a pattern from the key that its text has as a URL. A `$` at the end is an anchor, and so is every one before it: a
-    /// pattern that is written down and read again, as it is on its way through the log, is the same pattern.
+    /// Parses a pattern from its text, given as a URL key. Every trailing `$` is an anchor and is dropped, so a pattern
+    /// that is encoded into the log and decoded again is the same pattern.
     pub fn parse(text: UrlKey) -> Result<Pattern, BadPattern> {
         let path = text.path_and_query().trim_end_matches('$').to_owned();
         let text = UrlKey::new(text.host(), &path).map_err(|_| BadPattern::Form(text.to_string()))?;
@@ -69,7 +70,7 @@ impl Pattern {
         while let Some(first) = rest.chars().next() {
             if let Some(form) = FORMS.into_iter().find(|form| rest.starts_with(form)) {
                 let after = &rest[form.len()..];
-                // A class that is repeated is none of the four, and neither is what repeats one of them once more.
+                // A repeated class is not one of the four forms, nor is a form that is repeated again.
                 if after.starts_with(['*', '+', '{']) {
                     return Err(BadPattern::Form(rest.chars().take(form.len() + 1).collect()));
                 }
@@ -102,13 +103,13 @@ impl Pattern {
         Ok(Pattern { text, compiled })
     }
 
-    /// The same of another host, which is a name as keys have it.
+    /// The same pattern for another host, which must be a valid host of a key.
     pub fn at(&self, host: &str) -> Pattern {
         let text = UrlKey::new(host, self.text.path_and_query()).unwrap_or_else(|_| self.text.clone());
         Pattern { text, compiled: self.compiled.clone() }
     }
 
-    /// The host it speaks of.
+    /// The host it applies to.
     pub fn host(&self) -> &str {
         self.text.host()
     }
@@ -118,8 +119,8 @@ impl Pattern {
         self.text.path_and_query()
     }
 
-    /// Whether it may match a URL of the host with this path and a query that is not known: all below what stands before the
-    /// first form count, for a form may swallow a `?`.
+    /// Whether it may match a URL of the host with the path of `key` and an unknown query. Every path that starts with
+    /// the literal text before the first form counts, for a form may match a `?`.
     pub fn may_match(&self, key: &UrlKey) -> bool {
         let text = self.path();
         let form = FORMS.iter().filter_map(|form| text.find(form)).min().unwrap_or(text.len());
@@ -256,7 +257,7 @@ mod tests {
         assert_eq!(pattern("/$$").unwrap().to_string(), "a.com/");
     }
 
-    /// The slowest correct way to match, for comparison.
+    /// A naive reference matcher, for comparison.
     fn naive(pattern: &[u8], path: &[u8]) -> bool {
         let any = |rest: &[u8], stop: fn(u8) -> bool| {
             let end = path.iter().position(|byte| stop(*byte)).unwrap_or(path.len());

@@ -1,24 +1,25 @@
-//! A prefetch job, as it is handed to a node, and what the node reports of it.
+//! A prefetch job as handed to a node, and what the node reports about it.
 //!
-//! Jobs are work, not knowledge: they travel beside the log. A job carries the head of the log at its submission
-//! and a node begins it only once that is applied, or it would warm what a refresh before it has already taken.
+//! Jobs are work, not knowledge: they travel beside the log. A job carries the head of the log at its submission, and a
+//! node begins it only once that revision is applied; otherwise it would warm objects that an earlier refresh has
+//! already covered.
 
 use serde::{Deserialize, Serialize};
 
 use crate::revision::Revision;
 
-/// Jobs that one node may hold unreported at any time; control leases no more, a node refuses more.
+/// Jobs that one node may hold unreported at any time; the control plane leases no more, and a node refuses more.
 pub const JOBS_PER_NODE_MAX: usize = 1024;
 
-/// Jobs in one message of how far they are.
+/// Maximum number of jobs in one progress message.
 pub const UNDER_WAY_MAX: usize = 256;
 
 /// One object to be made resident on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// The stored batch it belongs to; with `index` it names the job to the control plane.
+    /// The chunk it belongs to; with `index` it identifies the job to the control plane.
     pub chunk: u64,
-    /// Which URL and variant of the batch.
+    /// Index of the URL and variant in the chunk.
     pub index: u32,
     /// `http://HOST/PATH`, host lower case.
     pub url: String,
@@ -26,14 +27,14 @@ pub struct Job {
     pub headers: Vec<(String, String)>,
     /// The log's head at submission: begin only once this is applied.
     pub begin_after: Revision,
-    /// Whether it is kept under the URL as it stands, though users' requests for it may have another key.
+    /// Whether the object is stored under the URL as written, even if users' requests for it map to another key.
     #[serde(default)]
     pub verbatim: bool,
-    /// Whether a copy will not do that was fetched for no refetch, or for one of an earlier chunk: chunks are numbered in the order
-    /// of their submission.
+    /// Whether to ignore stored copies unless they were fetched for a refetch of this or a later chunk. Chunks are
+    /// numbered in the order of their submission.
     #[serde(default)]
     pub refetch: bool,
-    /// That it is to stay in the store, and until when.
+    /// Whether the object is to be pinned in the store, and until when.
     #[serde(default)]
     pub pin: Option<Pin>,
     /// Whether the node reported the object resident before. It says whether that is still so: *resident*, or [`Cause::Evicted`]. It
@@ -43,25 +44,25 @@ pub struct Job {
 }
 
 impl Job {
-    /// What is told of it after so many milliseconds.
+    /// The report for it, after `took_ms` milliseconds.
     pub fn report(&self, took_ms: u64, outcome: Outcome) -> Report {
         Report { chunk: self.chunk, index: self.index, begin_after: self.begin_after, took_ms, outcome }
     }
 }
 
-/// A wish that an object stays in the stores where it is made resident, whatever else comes there.
+/// A wish that an object stays in the stores where it is made resident, even under eviction pressure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     /// Until when, in seconds since 1970.
     pub until: u64,
-    /// What stands for the account whose wish it is.
+    /// Stands for the account that pins it; see [`Pin::owner_of`].
     pub owner: u64,
     /// Bytes of bodies that the account may have pinned on one node at a time.
     pub bytes_max: u64,
 }
 
 impl Pin {
-    /// What stands for an account. Nodes write it down, so its making is stable.
+    /// The number that stands for an account. Nodes persist it, so its derivation must not change.
     pub fn owner_of(account: &str) -> u64 {
         xxhash_rust::xxh3::xxh3_64(account.as_bytes())
     }
@@ -74,30 +75,30 @@ pub struct Report {
     pub chunk: u64,
     /// As in the job.
     pub index: u32,
-    /// As in the job: one that is given out once more, because what is kept is kept otherwise by now, has another. Zero: by a node of an
-    /// earlier version, which does not say.
+    /// As in the job; a job issued again because the way its object is stored has changed has a new value. Zero if
+    /// reported by a node of an earlier version, which does not send it.
     #[serde(default)]
     pub begin_after: Revision,
-    /// How long it was under way on the node, in milliseconds.
+    /// How long the job ran on the node, in milliseconds.
     pub took_ms: u64,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-/// How far the fetch of a job is.
+/// Progress of a job's fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnderWay {
     /// As in the job.
     pub chunk: u64,
     /// As in the job.
     pub index: u32,
-    /// Bytes that came.
+    /// Bytes received.
     pub bytes: u64,
-    /// Bytes that were announced.
+    /// Bytes announced.
     pub length: u64,
 }
 
-/// What became of a job.
+/// The outcome of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -109,10 +110,10 @@ pub enum Outcome {
         checksum: u32,
         /// ETag or Last-Modified of the stored response.
         validator: Option<String>,
-        /// Whether the node had to ask its parent or the origin; false when a good copy was there.
+        /// Whether the node had to ask its parent or the origin; false if a good copy was already stored.
         fetched: bool,
     },
-    /// It will not become resident by this job.
+    /// The object will not become resident by this job.
     Failed(Cause),
 }
 
@@ -129,54 +130,55 @@ pub enum Cause {
     /// No connection to the origin, or it broke.
     #[error("origin could not be reached: {0}")]
     OriginUnreachable(String),
-    /// The origin has enough to do, or said when to come back; it was not asked.
+    /// The origin is at its limit, or said when to come back; it was not asked.
     #[error("origin is to be asked again in {seconds} seconds")]
     OriginBusy {
         /// After how long, in seconds.
         seconds: u64,
     },
-    /// The answer may not be stored, in words for a person.
+    /// The answer may not be stored; the reason is for humans.
     #[error("answer may not be stored: {0}")]
     NotStorable(String),
-    /// The body ended before its length.
+    /// The body ended short of its announced length.
     #[error("body ended after {got} of {expected} bytes")]
     Truncated {
-        /// Bytes that came.
+        /// Bytes received.
         got: u64,
-        /// Bytes that were announced.
+        /// Bytes announced.
         expected: u64,
     },
     /// No store of the node can hold it.
     #[error("larger than the store of the node")]
     TooLarge,
-    /// The store failed, in words for a person.
+    /// The store failed; the description is for humans.
     #[error("store of the node failed: {0}")]
     Store(String),
-    /// It is resident, but was to be pinned and cannot be, in words for a person.
+    /// It is resident, but could not be pinned as requested; the reason is for humans.
     #[error("resident, but not pinned: {0}")]
     NotPinned(String),
-    /// It was gone or stale again before it could be checked, or before the prefetch ended.
+    /// It was evicted, or became stale, before it could be checked or before the prefetch ended.
     #[error("evicted, refreshed or stale again before the prefetch ended")]
     Evicted,
-    /// The node does not serve the domain (any more).
+    /// The node does not serve the domain (any longer).
     #[error("domain is not served")]
     UnknownDomain,
     /// No live node took the job before the deadline.
     #[error("no live node took it in time")]
     NoTarget,
-    /// The deadline of the task passed while it was under way.
+    /// The deadline of the task passed while the job was running.
     #[error("not done before the deadline of the task")]
     Deadline,
     /// The account cancelled the task before it was done.
     #[error("cancelled before it was done")]
     Cancelled,
-    /// What was kept of an ended task is damaged, or a later version's. Nobody keeps this: it is found at each look.
+    /// The stored results of an ended task are damaged, or written by a later version. Never stored: found each time
+    /// they are read.
     #[error("what came of it cannot be read any more")]
     Unreadable,
 }
 
 impl Cause {
-    /// Whether the same job may end otherwise a little later.
+    /// Whether the same job may succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {
             Cause::OriginStatus(status) => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),

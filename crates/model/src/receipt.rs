@@ -1,18 +1,17 @@
-//! The receipt of a refresh: by which right it was called complete.
+//! The receipt of a refresh: on what grounds it was called complete.
 //!
-//! A value that stands for itself: whoever reads it needs no database to see that every member was past every revision,
-//! by the same rule ([`fence::passed`]) that completed the task.
+//! It is self-contained: checking that every member was past every revision takes no database, only the rule
+//! ([`fence::passed`]) that completed the task.
 //!
 //! # What always holds
 //!
-//! - The encoded form begins with a line that names the format and its version. It is signed as these very bytes, so that
-//!   nobody has to write JSON the same way twice.
-//! - Times are of the wall clock of the control plane, in milliseconds since 1970; how long something was known is of its
-//!   monotonic clock.
+//! - The encoded form begins with a line that names the format and its version. These very bytes are signed, so no
+//!   canonical JSON is needed.
+//! - Times are wall-clock times of the control plane, in milliseconds since 1970; durations are of its monotonic clock.
 //!
 //! # Not here
 //!
-//! Signing (the control plane), and what is outside the promise (`docs/guide/complete.md`).
+//! Signing (the control plane), and what the promise excludes (`docs/guide/complete.md`).
 
 use std::time::Duration;
 
@@ -22,30 +21,30 @@ use crate::fence::{self, MemberView, Passed};
 use crate::revision::{LogId, Revision};
 use crate::topology::{Isolation, NodeName};
 
-/// The first line of what is signed.
+/// The first line of the signed bytes.
 const FIRST_LINE: &[u8] = b"warmfront receipt 1\n";
 
-/// What is known of a completed refresh.
+/// The record of a completed refresh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
     /// The task's id, as users know it.
     pub task: String,
-    /// Whose it is.
+    /// The account it belongs to.
     pub account: String,
-    /// What it did: `file`, `directory`, ...
+    /// Its kind: `file`, `directory`, ...
     pub kind: String,
-    /// The log its revisions are of.
+    /// The log that its revisions belong to.
     pub log: LogId,
     /// When it was accepted.
     pub accepted_ms: u64,
-    /// When the last of it was complete.
+    /// When its last part was complete.
     pub completed_ms: u64,
-    /// When this receipt was signed; what was swept is told as of then.
+    /// When this receipt was signed; figures of the sweep are as of then.
     pub issued_ms: u64,
-    /// What was refreshed.
+    /// The objects that were refreshed.
     pub objects: Objects,
-    /// What was completed together, in the order of the log.
+    /// Its steps: revisions that were found complete together, in log order.
     pub steps: Vec<Step>,
 }
 
@@ -55,9 +54,10 @@ pub struct Receipt {
 pub struct Objects {
     /// How many there are.
     pub count: u64,
-    /// SHA-256, in hex, of all of them as submitted, one a line in the order of submission, each line ended by `\n`.
+    /// SHA-256, in hex, of all objects as submitted: one per line in the order of submission, each line ending in `
+    /// `.
     pub sha256: String,
-    /// The objects themselves, where they are few; else empty.
+    /// The objects themselves if they are few; otherwise empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listed: Vec<String>,
 }
@@ -66,47 +66,47 @@ pub struct Objects {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// The task's revisions in it, rising.
+    /// The task's revisions in this step, in rising order.
     pub revisions: Vec<Revision>,
     /// When they were marked complete.
     pub completed_ms: u64,
-    /// How long the process that marked them had known all of them to be committed.
+    /// How long the process that marked them complete had known all of them to be committed.
     pub known_for_ms: u64,
-    /// The longest lease a member could still go by.
+    /// The longest lease that a member could still be using.
     pub lease_ms: u64,
-    /// What was added to it.
+    /// The margin added to the lease.
     pub margin_ms: u64,
     /// The members at that time.
     pub members: Vec<MemberThen>,
-    /// Set where so much was swept at once that amounts are told for all revisions from the first to the second
-    /// together, other tasks' among them.
+    /// Set if so much was swept at once that the amounts are totals for all revisions from the first to the second,
+    /// including those of other tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swept_together: Option<(Revision, Revision)>,
 }
 
-/// A member when a step was complete.
+/// A member at the time a step was complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemberThen {
     /// Its name.
     pub node: NodeName,
-    /// What it does when its lease is over.
+    /// What it does once its lease has expired.
     pub isolation: Isolation,
-    /// The highest revision it had acknowledged; zero when none.
+    /// The highest revision it had acknowledged; zero if none.
     pub acknowledged: Revision,
-    /// When that acknowledgement was in the database; zero when there is none.
+    /// When that acknowledgement was in the database; zero if there is none.
     pub acknowledged_ms: u64,
-    /// Objects its background sweep has taken from its store since, at least.
+    /// A lower bound of the objects its background sweep has removed from its store since.
     pub swept_objects: u64,
     /// Bytes of their bodies.
     pub swept_bytes: u64,
-    /// Up to where its sweep has come; absent when it has not said so since the control plane started.
+    /// The revision its sweep has reached; absent if it has not reported one since the control plane started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swept_upto: Option<Revision>,
 }
 
 impl Step {
-    /// By which right `member` was past every revision of this step.
+    /// On what grounds `member` was past every revision of this step.
     pub fn passed(&self, member: &MemberThen) -> Passed {
         let last = self.revisions.iter().copied().max().unwrap_or(Revision::ZERO);
         let view = MemberView { acked: member.acknowledged, isolation: member.isolation };
@@ -119,7 +119,7 @@ impl Step {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Inconsistent {
-    /// It says nothing of any revision.
+    /// It names no revision.
     #[error("it names no revision")]
     Empty,
     /// A member was not past a revision.
@@ -130,7 +130,7 @@ pub enum Inconsistent {
         /// The highest revision of the step.
         revision: Revision,
     },
-    /// A member is named twice in one step.
+    /// A member occurs twice in one step.
     #[error("node {0} is named twice")]
     Twice(NodeName),
     /// Two of its own numbers contradict each other.
@@ -139,7 +139,7 @@ pub enum Inconsistent {
 }
 
 impl Receipt {
-    /// Whether every member was past every revision, and its parts agree.
+    /// Whether every member was past every revision, and the parts are consistent.
     pub fn check(&self) -> Result<(), Inconsistent> {
         let revisions: Vec<Revision> = self.steps.iter().flat_map(|step| step.revisions.iter().copied()).collect();
         if revisions.is_empty() || self.steps.iter().any(|step| step.revisions.is_empty()) {
@@ -176,7 +176,7 @@ impl Receipt {
         bytes
     }
 
-    /// Reads what [`Receipt::encode`] wrote; `None` for anything else, another version of it too.
+    /// Decodes what [`Receipt::encode`] wrote; `None` for anything else, including other versions.
     pub fn decode(bytes: &[u8]) -> Option<Receipt> {
         serde_json::from_slice(bytes.strip_prefix(FIRST_LINE)?).ok()
     }

@@ -1,20 +1,23 @@
-//! Who may use how much of what several nodes share: one row each, and what a node that asks is answered.
+//! Shared limits: how much of a limit that several nodes share each of them may use. One row per limit, and the answer
+//! to each node that asks.
 //!
-//! What is shared has a total. Of a domain's caps it is what its owner set. Of an origin nobody set it: one of the nodes that ask it
-//! *feels* it for all, by how soon it is answered. That node may use what it feels less what others may; it hears of more for the
-//! others first, and they get it once it has confirmed that it leaves it to them.
+//! A limit has a total. For a domain's caps, its owner set the total. For an origin nobody set it: one of the nodes
+//! that fetch from it *feels* it for all of them, by how soon the origin answers. That node may use what it feels less
+//! what the others may use. When the others are to get more, the node that feels hears of it first, and they get it
+//! once it has confirmed that it leaves it to them.
 //!
 //! # What always holds
 //!
-//! - What nodes may use, by any grant that may be in force with one of them, adds up to the total at most; of an origin, what others
-//!   may use adds up to what the one who feels leaves to them. A grant that was sent counts until the node has confirmed a later one,
-//!   or its lease is over; what it has under way counts too.
-//! - Users' requests come first, then everybody gets the same, and nobody more than he wants.
-//! - At most [`NODES_MAX`] nodes share one thing; one more gets nothing.
+//! - The amounts nodes may use, by any grant that may be in force at one of them, add up to at most the total; for an
+//!   origin, the amounts of the others add up to at most what the node that feels leaves to them. A grant that was sent
+//!   counts until its node has confirmed a later one or its lease has expired; requests the node has under way count as
+//!   well.
+//! - Users' requests come first; what remains is divided equally, and no node gets more than it wants.
+//! - At most [`NODES_MAX`] nodes share one limit; a further one gets nothing.
 //!
 //! # Not here
 //!
-//! Clocks: whoever calls says whose lease is over. Where rows lie, and who speaks with whom: `control` and `node`.
+//! Clocks: the caller says whose lease has expired. Storing rows and talking to nodes: `control` and `node`.
 
 use std::collections::BTreeMap;
 
@@ -22,122 +25,124 @@ use serde::{Deserialize, Serialize};
 
 use crate::topology::NodeName;
 
-/// Nodes that share one thing.
+/// Maximum number of nodes that share one limit.
 pub const NODES_MAX: usize = 256;
 
-/// How long an origin is left alone at most, whatever the row says: it is a time of a wall clock, which may have been set back since.
+/// How long an origin is left alone at most, whatever the row says: the row holds a wall-clock time, and that clock may
+/// have been set back since.
 const CLOSED_MAX_MS: u64 = 600_000;
 
-/// Reports in a row in which the one who feels wants no more than it has or has no users, while another does, until another is to feel.
+/// Number of consecutive reports in which the node that feels wants no more than it has, or has no users, while another
+/// node does, before another node is to feel.
 const EASY_MAX: u8 = 8;
 
-/// One thing that is shared.
+/// One shared limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Numbers grants: it rises.
+    /// Number of the newest grant; rises by one with each.
     number: u64,
-    /// Of an origin: what was felt last, requests at a time.
+    /// For an origin: the limit felt last, in concurrent requests.
     limit: f64,
-    /// Who feels.
+    /// The node that feels.
     feels: Option<NodeName>,
-    /// Who felt and does not know yet that it no longer does: until then nobody else is to.
+    /// The node that felt before and has not yet confirmed that it no longer does; until then no other node may feel.
     leaving: Option<NodeName>,
-    /// Until when no prefetch asks it, in milliseconds since 1970.
+    /// Until when no prefetch may ask the origin, in milliseconds since 1970.
     closed_until_ms: u64,
-    /// Somebody else than the one who feels was failed, and that one was not told yet.
+    /// A request of a node other than the one that feels failed, and the latter was not told yet.
     failed: bool,
     nodes: BTreeMap<NodeName, Held>,
 }
 
-/// What one node may use.
+/// One node's part.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Held {
-    /// Rises with each report: by this, others see that it lives.
+    /// Rises with each report: shows other control planes that the node is alive.
     renewed: u64,
     /// The number of the newest grant.
     number: u64,
-    /// The newest grant: what it may use, or what others may where it feels.
+    /// The newest grant: what it may use, or, if it feels, what the others may.
     granted: u64,
-    /// The most that it may use by any grant that may be in force, or has under way.
+    /// The most it may use by any grant that may be in force, or has under way.
     may: u64,
-    /// The least that it leaves to others by any grant to feel that may be in force.
+    /// The least it leaves to others by any grant to feel that may be in force.
     leaves: Option<u64>,
     users: u64,
     wanted: u64,
-    /// Reports in a row in which it felt, and wanted no more than it had or had no users.
+    /// Consecutive reports in which it felt, and wanted no more than it had or had no users.
     easy: u8,
 }
 
 impl Held {
-    /// The most that it may use.
+    /// The most it may use.
     fn most(&self, total: u64) -> u64 {
         self.may.max(self.leaves.map_or(0, |leaves| total.saturating_sub(leaves)))
     }
 }
 
-/// What a node says of one thing.
+/// A node's report on one limit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Want {
-    /// As much as it could use, users included; zero gives back what it has.
+    /// As much as it could use, users included; zero returns what it has.
     pub wanted: u64,
-    /// What of it users take, who are not held back.
+    /// The part of it that users take; users are not held back.
     pub users: u64,
     /// What it has under way.
     pub used: u64,
-    /// The number of the newest grant it has heard, whether that is over or not.
+    /// The number of the newest grant it has received, expired or not.
     pub heard: u64,
-    /// What it may use now, by a lease that is not over; where it feels, what it leaves to others.
+    /// What it may use now, by an unexpired lease; if it feels, what it leaves to others.
     pub granted: u64,
-    /// It feels, by a lease that is not over.
+    /// It feels, by an unexpired lease.
     pub feels: bool,
-    /// What it feels or would begin with; of a cap what it knows to be set.
+    /// What it feels or would begin with; for a cap, the value it knows to be set.
     pub limit: f64,
-    /// It was failed since it last reported.
+    /// A request of it failed since its last report.
     pub failed: bool,
-    /// How long the origin is to be left alone, in milliseconds; it said so to this node.
+    /// How long the origin is to be left alone, in milliseconds, as the origin told this node.
     pub closed_ms: u64,
 }
 
 /// What a node may use from now on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grant {
-    /// Its number, to be said again.
+    /// Its number, to be repeated in the next report.
     pub number: u64,
-    /// What it may use, or what others may where it feels.
+    /// What it may use, or, if it feels, what the others may.
     pub granted: u64,
-    /// It is to feel.
+    /// The node is to feel.
     pub feels: bool,
-    /// Of one who feels: what of it others have already; the rest they are yet to hear of.
+    /// If it feels: what the others have already; the rest they have yet to hear of.
     pub taken: u64,
-    /// Of an origin: where to begin to feel.
+    /// For an origin: the limit to begin feeling at.
     pub limit: f64,
-    /// Of one who feels: another was failed.
+    /// If it feels: a request of another node failed.
     pub failed: bool,
-    /// How long no prefetch is to ask, in milliseconds.
+    /// How long no prefetch may ask the origin, in milliseconds.
     pub closed_ms: u64,
 }
 
-/// What is shared, as far as it is not in the row.
+/// The kind of total, and its value if the row does not hold it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Total {
-    /// It is felt.
+    /// It is felt by a node.
     Felt,
-    /// It is set.
+    /// It is set by the owner.
     Set(u64),
 }
 
 impl Row {
-    /// Who is in it, and how often each has renewed.
+    /// The nodes in it, and how often each has reported.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, u64)> {
         self.nodes.iter().map(|(node, held)| (node, held.renewed))
     }
 
-    /// Whether there is anything to remember.
+    /// Whether there is nothing to remember.
     pub fn is_empty(&self, now_ms: u64) -> bool {
         self.nodes.is_empty() && self.closed_until_ms <= now_ms
     }
 
-    /// Takes out a node whose lease is over.
+    /// Removes a node whose lease has expired.
     pub fn remove(&mut self, node: &NodeName) {
         self.nodes.remove(node);
         for one in [&mut self.feels, &mut self.leaving] {
@@ -152,13 +157,14 @@ impl Row {
         }
     }
 
-    /// What all but one may use.
+    /// What all nodes but one may use.
     fn most_of_others(&self, node: &NodeName, total: u64) -> u64 {
         let others = self.nodes.iter().filter(|(other, _)| *other != node);
         others.map(|(_, held)| held.most(total)).sum()
     }
 
-    /// Takes what a node says, and answers it. `turn` rises now and then: who is first where there is not enough for all.
+    /// Takes a node's report and answers it. `turn` rises now and then: it decides which nodes get what cannot be
+    /// divided equally.
     pub fn step(&mut self, node: &NodeName, want: &Want, total: Total, turn: u64, now_ms: u64) -> Grant {
         let closed_until_ms = self.closed_until_ms.max(now_ms.saturating_add(want.closed_ms));
         self.closed_until_ms = closed_until_ms.min(now_ms.saturating_add(CLOSED_MAX_MS));
@@ -189,7 +195,7 @@ impl Row {
         let target = targets.get(node).copied().unwrap_or_default();
         let feels = self.feels.as_ref() == Some(node);
         let granted = if feels {
-            // What they may have now counts as well as what they are to get.
+            // Counts what the others may use now as well as what they are to get.
             let others = self.nodes.iter().filter(|(other, _)| *other != node);
             others.map(|(other, held)| held.most(all).max(targets[other])).sum()
         } else {
@@ -213,7 +219,7 @@ impl Row {
         Grant { number: self.number, granted, feels, taken: 0, limit: self.limit, failed: false, closed_ms }
     }
 
-    /// Writes down what a node says that it has.
+    /// Records what a node says it has.
     fn hear(&mut self, node: &NodeName, want: &Want) {
         let held = self.nodes.entry(node.clone()).or_default();
         let (may, leaves) = if want.feels { (0, Some(want.granted)) } else { (want.granted, None) };
@@ -224,7 +230,7 @@ impl Row {
                 self.leaving.take_if(|leaving| leaving == node);
             }
         } else {
-            // What was granted and not confirmed may come into force yet.
+            // A grant that was sent and not confirmed may still come into force.
             held.may = held.may.max(may);
             held.leaves = [held.leaves, leaves].into_iter().flatten().min();
         }
@@ -232,7 +238,8 @@ impl Row {
         held.renewed += 1;
     }
 
-    /// One who needs no more never finds out how much there is, and one without users not what they notice: somebody else is to feel.
+    /// A node that needs no more than it has never finds out how much there is, and one without users does not see what
+    /// users see: another node is to feel.
     fn pass_on_when_easy(&mut self, node: &NodeName, total: u64) {
         let missing = || self.nodes.iter().filter(|(other, held)| *other != node && held.wanted > held.granted);
         let (missed, has_users) = (missing().next().is_some(), missing().any(|(_, held)| held.users > 0));
@@ -245,14 +252,15 @@ impl Row {
         }
     }
 
-    /// Whether a node is to feel when nobody does: one who wants more than he has, if there is one, and of these one with users.
+    /// Whether this node is to feel when none does: preferably one that wants more than it has, and of those one with
+    /// users.
     fn is_next(&self, node: &NodeName) -> bool {
         let fitness = |held: &Held| (held.wanted > held.may, held.users > 0);
         let best = self.nodes.values().map(fitness).max();
         self.nodes.get(node).map(fitness) >= best
     }
 
-    /// What each is to have in the end. Whoever feels has something, or nobody ever would.
+    /// What each node is to have in the end. The node that feels always gets something, or nobody would ever feel.
     fn targets(&self, total: u64, turn: u64) -> BTreeMap<NodeName, u64> {
         let users: Vec<u64> = self.nodes.values().map(|held| held.users).collect();
         let first = fair(total, &users, turn);
@@ -271,15 +279,16 @@ impl Row {
     }
 }
 
-/// Divides so that nobody gets more than he claims, and whoever gets less than that gets as much as anybody, but for one: what
-/// cannot be divided goes to those whose turn it is.
+/// Divides `total` so that nobody gets more than its claim, and those who get less than their claim get equal parts;
+/// the indivisible remainder goes one each to those whose turn it is.
 fn fair(total: u64, claims: &[u64], turn: u64) -> Vec<u64> {
     let mut order: Vec<usize> = (0..claims.len()).collect();
     order.sort_by_key(|at| claims[*at]);
     let mut given = vec![0; claims.len()];
     let mut left = total;
     for (place, at) in order.iter().enumerate() {
-        // Who claims no more than his part gets it, and the rest is divided among the others; whoever follows claims more.
+        // A claim no larger than an equal part is met in full, and the rest is divided among the others; all later
+        // claims are larger.
         let (rest, part) = (&order[place..], left / (claims.len() - place) as u64);
         if claims[*at] > part {
             rest.iter().for_each(|at| given[*at] = part);

@@ -1,19 +1,20 @@
-//! Tags: names that an origin gives a body in a response header, by which a refresh may cover it.
+//! Tags: names that an origin gives a body in a response header, so that a refresh can cover it by name.
 //!
-//! Fastly calls the header `Surrogate-Key` and separates by spaces, others call it `Cache-Tag` and separate by commas; both
-//! are read, in both ways, unless a domain names a header of its own. Tags differ by letter case.
+//! Fastly calls the header `Surrogate-Key` and separates tags by spaces; others call it `Cache-Tag` and separate them
+//! by commas. Both headers are read with either separator, unless a domain configures a header of its own. Tags are
+//! case-sensitive.
 //!
 //! # What always holds
 //!
-//! - A body whose tags are not known, or are more or longer than the bounds, counts as having every tag: a refresh by tag may
-//!   then ask for it again without need, and never passes it by.
+//! - A body whose tags are unknown, too many or too long counts as having every tag: a refresh by tag may then
+//!   revalidate it needlessly, but never misses it.
 
 use std::fmt;
 
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-/// Tags of one body that are told apart.
+/// Maximum number of tags per body; a body with more counts as having every tag.
 pub const TAGS_PER_OBJECT_MAX: usize = 128;
 
 /// Longest tag, in bytes.
@@ -63,21 +64,22 @@ impl From<Tag> for String {
     }
 }
 
-/// What is known of a body's tags.
+/// What is known about a body's tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tags<'a> {
-    /// These, in the order of the header; at most [`TAGS_PER_OBJECT_MAX`]. A header may hold bytes that no [`Tag`] has.
+    /// These, in header order; at most [`TAGS_PER_OBJECT_MAX`]. A header may contain bytes that are not valid in a
+    /// [`Tag`].
     Named(Vec<&'a [u8]>),
-    /// Not known, or beyond the bounds: it counts as having every tag.
+    /// Unknown, or beyond the bounds: the body counts as having every tag.
     Any,
 }
 
 impl<'a> Tags<'a> {
-    /// The tags in a response's `headers`: of the header called `name` (lower case), or of the two that are usual where a domain
-    /// names none.
+    /// The tags in a response's `headers`: from the header called `name` (lower case), or from the two usual ones if
+    /// the domain configures none.
     pub fn of(headers: &'a HeaderMap, name: Option<&str>) -> Tags<'a> {
         let mut named = Vec::new();
-        // Every hit on a body that is older than some refresh by tag comes here. Responses have few headers, and looking at each
+        // Every hit on a body older than some refresh by tag runs this. Responses have few headers, and looking at each
         // costs less than hashing two names.
         for (_, value) in headers.iter().filter(|(header, _)| carries(header.as_str(), name)) {
             let pieces = value.as_bytes().split(|byte| matches!(byte, b',' | b' ' | b'\t'));
@@ -91,8 +93,8 @@ impl<'a> Tags<'a> {
         Tags::Named(named)
     }
 
-    /// Adds to a response's `headers` the tags of another that brought a part of the same body; those it has stay. Says whether there
-    /// were any that it had not.
+    /// Adds to `headers` the tags of another response that carried a part of the same body, and keeps those already
+    /// there. Returns whether any of them were new.
     pub fn join(headers: &mut HeaderMap, other: &HeaderMap, name: Option<&str>) -> bool {
         let new = !Tags::of(headers, name).has_all(&Tags::of(other, name));
         for (header, value) in other.iter().filter(|(header, _)| new && carries(header.as_str(), name)) {
@@ -101,7 +103,7 @@ impl<'a> Tags<'a> {
         new
     }
 
-    /// Whether every refresh that covers a body with the `others` covers this one, too.
+    /// Whether every refresh that covers a body with the tags `others` also covers this one.
     pub fn has_all(&self, others: &Tags<'_>) -> bool {
         match (self, others) {
             (Tags::Any, _) => true,
@@ -119,7 +121,7 @@ impl<'a> Tags<'a> {
     }
 }
 
-/// Whether tags are named in this header, where a domain names `name`.
+/// Whether this header carries tags; `name` is the one the domain configured, if any.
 fn carries(header: &str, name: Option<&str>) -> bool {
     match name {
         Some(name) => name == header,
@@ -158,7 +160,7 @@ mod tests {
             let all = all.split(' ').map(str::as_bytes).collect();
             assert_eq!(Tags::of(&joined, name), Tags::Named(all), "{had:?} {name:?}");
         }
-        // Beyond the bounds a body has every tag, and nothing more is written down.
+        // Beyond the bounds a body counts as having every tag, and no more tags are kept.
         let many: Vec<String> = (0..=TAGS_PER_OBJECT_MAX).map(|number| number.to_string()).collect();
         let mut joined = headers(&[("cache-tag", "a")]);
         assert!(Tags::join(&mut joined, &headers(&[("cache-tag", &many.join(","))]), None));

@@ -1,7 +1,7 @@
-//! Regions, POPs, tiers and nodes, and who asks whom for what.
+//! Regions, POPs, tiers and nodes, and which nodes each node fetches from.
 //!
-//! Owners inside a tier of a POP are chosen by weighted rendezvous over names and key, so every node and the
-//! control plane come to the same owner without talking, and a node that leaves moves only its own share.
+//! Owners within a tier of a POP are chosen by rendezvous hashing over node names and key, so every node and the
+//! control plane agree on the owner without communicating, and a node that leaves moves only its own share of the keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +21,7 @@ pub enum Region {
     Overseas,
 }
 
-/// Which regions a domain is served in, a task is aimed at, a POP serves.
+/// The regions that a domain is served in, that a task targets, or that a POP serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Coverage {
@@ -43,12 +43,12 @@ impl Coverage {
         }
     }
 
-    /// Whether some region is in both.
+    /// Whether the two have a region in common.
     pub fn meets(self, other: Coverage) -> bool {
         [Region::Domestic, Region::Overseas].into_iter().any(|region| self.includes(region) && other.includes(region))
     }
 
-    /// The regions in both, or `None` when there are none.
+    /// The regions in both, or `None` if there are none.
     pub fn narrowed_to(self, other: Coverage) -> Option<Coverage> {
         match (self, other) {
             (Coverage::Global, narrower) | (narrower, Coverage::Global) => Some(narrower),
@@ -64,7 +64,7 @@ pub enum Tier {
     L1,
     /// Between L1 and L3 or the origin.
     L2,
-    /// Before the origin, where there is one.
+    /// Before the origin, where there is an L3.
     L3,
 }
 
@@ -159,13 +159,13 @@ name!(
 pub struct Pop {
     /// Its name.
     pub name: PopName,
-    /// The regions it serves: one, or both where one place serves everybody.
+    /// The regions it serves: one, or both if it serves all users.
     pub region: Coverage,
-    /// Whom each of its tiers asks; a tier without an entry asks the origin.
+    /// The parent of each of its tiers; a tier without an entry fetches from the origin.
     pub parents: BTreeMap<Tier, Parent>,
 }
 
-/// A tier of a POP that is asked by another.
+/// A tier of a POP that another tier fetches from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Parent {
     /// The POP.
@@ -174,29 +174,29 @@ pub struct Parent {
     pub tier: Tier,
 }
 
-/// What a node does with its store for users when its lease is over (rule 3, guard (c)).
+/// What a node does with its store for users once its lease has expired (rule 3, guard (c)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
-    /// Asks parent or origin again before it serves.
+    /// Asks its parent or the origin again before it serves.
     #[default]
     Revalidate,
-    /// Serves what it has; a refresh waits for such a node without limit.
+    /// Serves what it has stored; a refresh waits for such a node without limit.
     Serve,
 }
 
-/// A node that the promises are made for (rule 8).
+/// A node that the fence's promises cover (rule 8).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Its name.
     pub name: NodeName,
-    /// Where it stands.
+    /// The POP it belongs to.
     pub pop: PopName,
     /// Its tier.
     pub tier: Tier,
     /// Where children reach it: `http://HOST:PORT`.
     pub advertise_url: String,
-    /// What it does when its lease is over.
+    /// What it does once its lease has expired.
     #[serde(default)]
     pub isolation: Isolation,
 }
@@ -215,16 +215,16 @@ pub struct Topology {
 pub struct WarmTiers {
     /// The L2s as well as the roots (the vendor's `L2Preload`).
     pub l2: bool,
-    /// The L1s as well, and with them the L2s they ask.
+    /// The L1s as well, and with them the L2s they fetch from.
     pub edge: bool,
 }
 
 impl Topology {
-    /// The tiers a request passes in `pop`, from the one users reach to the root. Ends early at a parent that
-    /// does not exist or would lead in a circle, so that a mistake in the topology costs a tier, not a hang.
+    /// The tiers a request passes through in `pop`, from the one that users reach to the root. Stops at a parent that
+    /// does not exist or would close a loop, so that a mistake in the topology costs a tier, not a hang.
     fn chain(&self, pop: &PopName) -> Vec<Parent> {
         let mut chain: Vec<Parent> = Vec::new();
-        // Users come in at the lowest tier that the POP has members in.
+        // Users reach the lowest tier that has members in the POP.
         let lowest = self.members.values().filter(|member| &member.pop == pop).map(|member| member.tier).min();
         let mut next = lowest.map(|tier| Parent { pop: pop.clone(), tier });
         while let Some(group) = next.filter(|group| !chain.contains(group)) {
@@ -240,23 +240,23 @@ impl Topology {
         self.members.values().filter(move |member| member.pop == group.pop && member.tier == group.tier)
     }
 
-    /// The members of a tier of a POP in the order in which they own `key`: the first is the owner, the next takes
-    /// over when it is lost.
+    /// The members of a tier of a POP in the order in which they own `key`: the first is the owner, the next takes over
+    /// if it fails.
     pub fn owners<'a>(&'a self, group: &'a Parent, key: u128) -> Vec<&'a Member> {
         let mut owners: Vec<&Member> = self.group(group).collect();
         owners.sort_by_key(|member| std::cmp::Reverse(score(&member.name, key)));
         owners
     }
 
-    /// Whom the node `name` asks for `key`, in order; empty when it asks the origin.
+    /// The nodes that node `name` asks for `key`, in order; empty if it asks the origin.
     pub fn parents(&self, name: &NodeName, key: u128) -> Vec<&Member> {
         let Some(member) = self.members.get(name) else { return Vec::new() };
         let parent = self.pops.get(&member.pop).and_then(|pop| pop.parents.get(&member.tier));
         parent.map(|parent| self.owners(parent, key)).unwrap_or_default()
     }
 
-    /// The tiers of POPs that a prefetch of something served in `area` warms, each with one owner for each key:
-    /// the roots always, L2s and L1s as asked. Two POPs with a common root name it once.
+    /// The tiers of POPs that a prefetch of something served in `area` warms, each with one owner per key: always the
+    /// roots, L2s and L1s if requested. A root shared by two POPs is listed once.
     pub fn targets(&self, area: Coverage, warm: WarmTiers) -> Vec<Parent> {
         let mut targets: Vec<Parent> = Vec::new();
         for pop in self.pops.values().filter(|pop| pop.region.meets(area)) {
@@ -273,13 +273,13 @@ impl Topology {
         targets
     }
 
-    /// The roots a domain served in `area` has.
+    /// The roots of a domain served in `area`.
     pub fn roots(&self, area: Coverage) -> Vec<Parent> {
         self.targets(area, WarmTiers::default())
     }
 }
 
-/// Weight of a node for a key in rendezvous hashing.
+/// Score of a node for a key in rendezvous hashing; the highest score owns the key.
 fn score(name: &NodeName, key: u128) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(name.as_str().as_bytes(), (key as u64) ^ (key >> 64) as u64)
 }

@@ -17,13 +17,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use httpcache::Freshness;
-use model::{Revision, UrlKey};
+use model::UrlKey;
 use sha2::{Digest, Sha256};
-use store::{Sweep, Swept, SweptObject};
 
 use crate::functions::keep;
-use crate::index::{About, Need};
-use crate::knowing::{Knowing, Known, LogTag};
+use crate::knowing::LogTag;
 use crate::peer;
 
 /// Version of the format.
@@ -169,7 +167,7 @@ impl ObjectKey {
 }
 
 /// The URL of a full key.
-fn url_of(full_key: &[u8]) -> Option<UrlKey> {
+pub(crate) fn url_of(full_key: &[u8]) -> Option<UrlKey> {
     let url = full_key.split(|byte| *byte == SEPARATOR).next().unwrap_or_default();
     let url = std::str::from_utf8(url).ok()?;
     let (host, path) = url.split_at(url.find('/')?);
@@ -328,44 +326,6 @@ fn take(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
 
 fn millis(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Restamps with `upto` every stored body that reflects all of it, and drops the others, so that index entries up to
-/// there can be forgotten (rule 9). Bodies of domains that are no longer served are dropped, too.
-pub(crate) async fn sweep(
-    store: &store::Store,
-    knowing: &Knowing,
-    known: &Known,
-    upto: Revision,
-) -> Result<Swept, store::WriteError> {
-    store
-        .sweep(
-            |object| match measure(knowing, known, object) {
-                None => Sweep::Drop,
-                Some((Stored::Marker(_), _)) => Sweep::Keep,
-                // Guard (a) alone: the lease plays no part.
-                Some((Stored::Object(_) | Stored::Slice, need)) if Revision(object.stamp) >= need.revision => {
-                    Sweep::Restamp(upto.0)
-                }
-                Some((Stored::Object(_) | Stored::Slice, _)) => Sweep::Drop,
-            },
-            |_| {},
-        )
-        .await
-}
-
-/// The record under a key, and the revision it must reflect; `None` for a body that can no longer be sent to anybody:
-/// its head cannot be read, or it is of another log or of a domain that is not served.
-pub(crate) fn measure(knowing: &Knowing, known: &Known, object: &SweptObject<'_>) -> Option<(Stored, Need)> {
-    let (_, stored) = decode(object.head).filter(|(log, _)| *log == known.tag)?;
-    let url = url_of(object.full_key)?;
-    let domain = known.knowledge.domain_for(url.host())?;
-    let headers = match &stored {
-        Stored::Object(head) => Some(&head.headers),
-        Stored::Marker(_) | Stored::Slice => None,
-    };
-    let need = knowing.index().need(Some(domain), &url, About::Body { stamp: Revision(object.stamp), headers });
-    Some((stored, need))
 }
 
 #[cfg(test)]

@@ -467,7 +467,7 @@ impl Link {
         let sweeper = self.sweeper.clone();
         self.retiring = Some(tokio::spawn(async move {
             let turn = sweeper.turn().await;
-            let swept = match crate::head::sweep(&store, &knowing, &known, applied).await {
+            let swept = match crate::sweep::retire(&store, &knowing, &known, applied).await {
                 Ok(swept) => swept,
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "old entries are not retired");

@@ -15,7 +15,7 @@
 //!
 //! # Not here
 //!
-//! Who may be sent which body ([`model::fence`]); the sweep for retiring ([`crate::head::sweep`]).
+//! Who may be sent which body ([`model::fence`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,9 +31,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::head::{ObjectKey, Stored, measure};
+use crate::head::{self, ObjectKey, Stored};
+use crate::index::{About, Need};
 use crate::journal::Journal;
-use crate::knowing::Knowing;
+use crate::knowing::{Knowing, Known};
 use crate::metrics::Counter;
 
 /// Files remembered until they are swept; beyond that, one pass over the store's index handles the rest.
@@ -471,4 +472,42 @@ fn by_encoding<'a>(
         request.insert(ACCEPT_ENCODING, HeaderValue::from_str(&value).ok()?);
         Some(ObjectKey::variant(url, marker, &httpcache::vary_key(std::slice::from_ref(field), &request)))
     })
+}
+
+/// Restamps with `upto` every stored body that reflects all of it, and drops the others, so that index entries up to
+/// there can be forgotten (rule 9). Bodies of domains that are no longer served are dropped, too.
+pub(crate) async fn retire(
+    store: &store::Store,
+    knowing: &Knowing,
+    known: &Known,
+    upto: Revision,
+) -> Result<Swept, store::WriteError> {
+    store
+        .sweep(
+            |object| match measure(knowing, known, object) {
+                None => Sweep::Drop,
+                Some((Stored::Marker(_), _)) => Sweep::Keep,
+                // Guard (a) alone: the lease plays no part.
+                Some((Stored::Object(_) | Stored::Slice, need)) if Revision(object.stamp) >= need.revision => {
+                    Sweep::Restamp(upto.0)
+                }
+                Some((Stored::Object(_) | Stored::Slice, _)) => Sweep::Drop,
+            },
+            |_| {},
+        )
+        .await
+}
+
+/// The record under a key, and the revision it must reflect; `None` for a body that can no longer be sent to anybody:
+/// its head cannot be read, or it is of another log or of a domain that is not served.
+fn measure(knowing: &Knowing, known: &Known, object: &SweptObject<'_>) -> Option<(Stored, Need)> {
+    let (_, stored) = head::decode(object.head).filter(|(log, _)| *log == known.tag)?;
+    let url = head::url_of(object.full_key)?;
+    let domain = known.knowledge.domain_for(url.host())?;
+    let headers = match &stored {
+        Stored::Object(head) => Some(&head.headers),
+        Stored::Marker(_) | Stored::Slice => None,
+    };
+    let need = knowing.index().need(Some(domain), &url, About::Body { stamp: Revision(object.stamp), headers });
+    Some((stored, need))
 }

@@ -1,23 +1,23 @@
-//! The clock of a simulated host: the run's paused time, seen through a clock that drifts and a wall that is wrong.
+//! The clock of a simulated host: the run's paused time, with drift, and with a wrong wall clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{Clock, Moment};
 use tokio::time::Instant;
 
-/// What the wall of a host that is right reads when a run begins.
+/// The correct wall time at the begin of a run, in seconds since 1970.
 const BEGAN_SECS: u64 = 1_900_000_000;
 
-/// Where monotonic clocks stand when a run begins: machines have been up for a while.
+/// Monotonic clocks at the begin of a run: machines have been up for a while.
 const UP_SECS: u64 = 1_000_000;
 
 /// The clock of one host.
 #[derive(Clone, Copy, Debug)]
 pub struct HostClock {
     began: Instant,
-    /// Parts in ten thousand by which it runs too fast.
+    /// By how much it runs too fast, in parts per ten thousand.
     drift: i64,
-    /// Seconds by which its wall is ahead.
+    /// Seconds by which its wall clock is ahead.
     ahead: i64,
 }
 

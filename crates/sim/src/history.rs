@@ -1,8 +1,9 @@
-//! What happened in a run, and what of it breaks a promise.
+//! The history of a run, and the promises it breaks.
 //!
-//! The checker knows nothing of the fence. It knows versions: which one the origin had when a refresh was accepted, when the task
-//! read `Complete`, and which one a node sent to whom. *Fresh* (design §2, P1): once a refresh of a path reads `Complete`, no
-//! node sends a version older than the origin's at its acceptance, in answer to a request begun after the acceptance.
+//! The checker does not know the fence. It knows versions: the origin's at the acceptance of a refresh, and those that
+//! nodes sent, and when a task was first shown as `Complete`. *Fresh* (design §2, P1): once a refresh of a path reads
+//! `Complete`, no node sends a version older than the origin's at its acceptance, in answer to a request begun after
+//! the acceptance.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,30 +11,30 @@ use std::fmt::Write;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Events that are kept to be shown; all of them are in the hash.
+/// Maximum number of events kept to be shown; the hash covers all of them.
 const EVENTS_MAX: usize = 100_000;
 
 /// A refresh that was accepted.
 #[derive(Clone, Debug)]
 pub struct Refreshed {
-    /// When the answer that accepted it was there.
+    /// When the response that accepted it had arrived.
     pub accepted: Instant,
-    /// When an answer first read `Complete`.
+    /// When a response first showed it as `Complete`.
     pub complete: Option<Instant>,
-    /// Each path it covers, with the origin's version before it was asked for.
+    /// Each path that it covers, with the origin's version before the request.
     pub versions: BTreeMap<String, u64>,
 }
 
-/// What somebody was sent.
+/// A response that a client received.
 #[derive(Clone, Debug)]
 pub struct Read {
-    /// By which node.
+    /// The node that sent it.
     pub node: String,
-    /// Of what.
+    /// The path.
     pub path: String,
-    /// Which version.
+    /// The version in it.
     pub version: u64,
-    /// When the request was begun.
+    /// When the request began.
     pub begun: Instant,
     /// When the header had left the node.
     pub sent: Instant,
@@ -44,17 +45,17 @@ pub struct History {
     began: Instant,
     hash: Xxh3,
     refreshes: BTreeMap<String, Refreshed>,
-    /// What happened, for people.
+    /// The events, for humans.
     pub events: Vec<String>,
-    /// What broke a promise.
+    /// The broken promises.
     pub violations: Vec<String>,
-    /// Answers that were checked.
+    /// Number of responses checked.
     pub reads: u64,
     keeps: bool,
 }
 
 impl History {
-    /// An empty one; `keeps` events to be shown.
+    /// An empty history; with `keeps`, events are kept to be shown.
     pub fn new(keeps: bool) -> History {
         History {
             began: Instant::now(),
@@ -67,7 +68,7 @@ impl History {
         }
     }
 
-    /// Takes down that something happened.
+    /// Records an event.
     pub fn note(&mut self, what: &str) {
         let at = self.began.elapsed();
         self.hash.update(&at.as_nanos().to_le_bytes());
@@ -77,13 +78,13 @@ impl History {
         }
     }
 
-    /// A promise is broken.
+    /// Records a broken promise.
     pub fn violation(&mut self, what: String) {
         self.note(&what);
         self.violations.push(format!("{:.4} s: {what}", self.began.elapsed().as_secs_f64()));
     }
 
-    /// A refresh was accepted as `task`.
+    /// Records that a refresh was accepted as `task`.
     pub fn accepted(&mut self, task: &str, versions: BTreeMap<String, u64>) {
         let refreshed = Refreshed { accepted: Instant::now(), complete: None, versions };
         let mut text = format!("task {task} accepted");
@@ -91,14 +92,14 @@ impl History {
             let _ = write!(text, " {path}={version}");
         }
         self.note(&text);
-        // Several within a second may share an id; then it is complete when the last of them is.
+        // Several within a second may share an id, which is complete once the last of them is.
         let kept = self.refreshes.entry(task.to_owned()).or_insert_with(|| refreshed.clone());
         kept.accepted = kept.accepted.max(refreshed.accepted);
         kept.complete = None;
         kept.versions.extend(refreshed.versions);
     }
 
-    /// An answer said that `task` is complete. Whether that is news.
+    /// Records that a response showed `task` as complete; returns whether that is new.
     pub fn complete(&mut self, task: &str) -> bool {
         let Some(refreshed) = self.refreshes.get_mut(task).filter(|refreshed| refreshed.complete.is_none()) else {
             return false;
@@ -108,23 +109,23 @@ impl History {
         true
     }
 
-    /// Tasks that no answer has called complete.
+    /// Tasks that no response has shown as complete.
     pub fn open(&self) -> Vec<String> {
         let open = self.refreshes.iter().filter(|(_, refreshed)| refreshed.complete.is_none());
         open.map(|(task, _)| task.clone()).collect()
     }
 
-    /// What a task was about; never empty for one that was accepted.
+    /// The paths of a task; never empty for an accepted one.
     pub fn paths(&self, task: &str) -> Vec<String> {
         self.refreshes.get(task).map(|refreshed| refreshed.versions.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// How many refreshes were accepted.
+    /// Number of refreshes accepted.
     pub fn refreshes(&self) -> u64 {
         self.refreshes.len() as u64
     }
 
-    /// Checks what somebody was sent.
+    /// Checks a response.
     pub fn read(&mut self, read: &Read) {
         self.reads += 1;
         self.note(&format!("{} sent {} v{}", read.node, read.path, read.version));
@@ -150,7 +151,7 @@ impl History {
         }
     }
 
-    /// A number that tells runs apart.
+    /// A number that distinguishes histories.
     pub fn digest(&self) -> u64 {
         self.hash.digest()
     }

@@ -1,5 +1,5 @@
-//! The little of HTTP/1.1 that users, origin and API client of a run need: one request, one answer, and the moment at which
-//! the answer's header was handed over.
+//! The part of HTTP/1.1 that users, origin and API client of a run need: one request, one response, and the moment when
+//! the response's header was handed over.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,25 +9,25 @@ use tokio::time::Instant;
 
 use crate::net::End;
 
-/// Largest head or body of a run.
+/// Largest head or body in a run.
 const BYTES_MAX: usize = 1 << 20;
 
-/// An answer.
+/// A response.
 pub(crate) struct Answer {
     /// Its status.
     pub(crate) status: u16,
-    /// Its header fields, lower case; of one that is repeated the last.
+    /// Its header fields, lower case; the last one if repeated.
     pub(crate) headers: BTreeMap<String, String>,
-    /// When the header had been handed over by whoever answered.
+    /// When the sender handed the header over.
     pub(crate) written: Instant,
-    /// The body; an error where it was cut off.
+    /// The body; an error if it was cut off.
     pub(crate) body: io::Result<Vec<u8>>,
 }
 
 /// Status line and fields, or request line and fields.
 pub(crate) type Head = (String, BTreeMap<String, String>);
 
-/// Reads up to the end of a head; what came behind it stays in `buffer`. `None` at the end of the connection.
+/// Reads up to the end of a head; bytes after it stay in `buffer`. `None` at the end of the connection.
 pub(crate) async fn read_head<R: AsyncReadExt + Unpin>(from: &mut R, buffer: &mut Vec<u8>) -> io::Result<Option<Head>> {
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -45,7 +45,7 @@ pub(crate) async fn read_head<R: AsyncReadExt + Unpin>(from: &mut R, buffer: &mu
     }
 }
 
-/// Sends `request`, and reads the answer. `pause` is made before anything is read.
+/// Sends `request`, waits for `pause`, and reads the response.
 pub(crate) async fn exchange(mut end: End, request: &[u8], pause: std::time::Duration) -> io::Result<Answer> {
     end.write_all(request).await?;
     if !pause.is_zero() {

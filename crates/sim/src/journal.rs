@@ -1,4 +1,4 @@
-//! Where a simulated node's journal lies: bytes of which a crash takes whatever no finished sync covers.
+//! The file of a simulated node's journal, in memory; a crash may lose whatever no finished sync covers.
 
 use std::fmt;
 use std::io;
@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::random::Random;
 
-/// What a crash keeps or loses as one, in bytes.
+/// The unit that a crash keeps or loses as a whole, in bytes.
 const SECTOR: usize = 512;
 
-/// A file that redb writes to. Clones are the same file; a handle of the time before a crash fails.
+/// A file that redb writes to. Clones are the same file; a handle from before a crash fails.
 #[derive(Clone)]
 pub struct JournalFile {
     file: Arc<Mutex<File>>,
@@ -23,14 +23,14 @@ struct File {
     stable: Vec<u8>,
     /// Writes since the last sync, in order.
     unsynced: Vec<(usize, Vec<u8>)>,
-    /// What it had at the sync before the last, when that is what a crash leaves.
+    /// The contents as of the sync before the last, if that is what a crash leaves.
     lies: Option<Vec<u8>>,
     /// Whether writes fail.
     fails: bool,
 }
 
 impl JournalFile {
-    /// An empty file. One that `lies` is always a sync behind what it says.
+    /// An empty file. With `lies`, a sync makes durable only the contents as of the sync before it.
     pub fn new(random: Random, lies: bool) -> JournalFile {
         let lies = lies.then(Vec::new);
         let file =
@@ -38,7 +38,7 @@ impl JournalFile {
         JournalFile { file: Arc::new(Mutex::new(file)), boot: 0 }
     }
 
-    /// Pulls the plug: what no sync covers is kept, lost or torn. The handle for the time after.
+    /// Cuts the power: whatever no sync covers is kept, lost or torn. Returns the handle for the time after.
     pub fn crash(&self) -> JournalFile {
         let mut file = self.lock();
         file.boot += 1;
@@ -64,7 +64,7 @@ impl JournalFile {
         JournalFile { file: self.file.clone(), boot: file.boot }
     }
 
-    /// An empty file in the place of this one.
+    /// An empty file in place of this one.
     pub fn anew(&self) -> JournalFile {
         let file = self.lock();
         JournalFile::new(file.random.clone(), file.lies.is_some())
@@ -75,7 +75,7 @@ impl JournalFile {
         self.lock().fails
     }
 
-    /// Lets every write fail until the next crash.
+    /// Makes every write fail until the next crash.
     pub fn fail(&self) {
         self.lock().fails = true;
     }
@@ -91,7 +91,7 @@ impl JournalFile {
 }
 
 fn put(bytes: &mut [u8], offset: usize, new: &[u8]) {
-    // What lies behind the end was cut off later.
+    // Bytes past the end were truncated later.
     if let Some(rest) = bytes.get_mut(offset..) {
         let length = rest.len().min(new.len());
         rest[..length].copy_from_slice(&new[..length]);
@@ -121,7 +121,7 @@ impl redb::StorageBackend for JournalFile {
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let mut file = self.alive()?;
         file.now.resize(length, 0);
-        // As of file systems that keep the length in their own journal.
+        // Like file systems that keep the length in their own journal.
         file.stable.resize(length, 0);
         Ok(())
     }

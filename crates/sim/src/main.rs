@@ -1,4 +1,4 @@
-//! Runs seeds, many of them, on every core; the last line says what came of it.
+//! Runs many seeds on every core; the last line of output is the result.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
                     if !outcome.violations.is_empty() {
                         violations.fetch_add(1, Ordering::Relaxed);
                     }
-                    // What is broken everywhere need not be shown a thousand times.
+                    // A violation in every run need not be shown a thousand times.
                     stop.fetch_or(violations.load(Ordering::Relaxed) >= args.broken_max, Ordering::Relaxed);
                 }
             });

@@ -1,4 +1,4 @@
-//! What goes wrong.
+//! Fault injection.
 
 use control::state::memory::{Fault, Faults};
 use store::disk::WriteFault;
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::random::Random;
 use crate::world::{World, lock};
 
-/// Makes things go wrong until `end`; how many did.
+/// Injects faults until `end`; returns how many.
 pub(crate) async fn disturb(world: World, mut random: Random, end: Instant) -> u64 {
     let mut faults = 0;
     let mut repairs = tokio::task::JoinSet::new();
@@ -21,7 +21,7 @@ pub(crate) async fn disturb(world: World, mut random: Random, end: Instant) -> u
     faults
 }
 
-/// One thing that goes wrong, and is put right again.
+/// Injects one fault, and repairs it afterwards.
 async fn fault(world: World, at: usize, mut random: Random) {
     let name = lock(&world.hosts)[at].name.clone();
     match random.draw() % 17 {
@@ -42,7 +42,7 @@ async fn fault(world: World, at: usize, mut random: Random) {
         }
         4 | 5 => link(&world, "control", &name, &mut random).await,
         6..=8 => {
-            // Somebody above it, or the origin.
+            // A node of a higher tier, or the origin.
             let tier = lock(&world.hosts)[at].tier;
             let above: Vec<String> =
                 lock(&world.hosts).iter().filter(|host| host.tier > tier).map(|host| host.name.clone()).collect();
@@ -62,7 +62,7 @@ async fn fault(world: World, at: usize, mut random: Random) {
             faults.cut_off(true);
             world.history().note(&format!("the database is out of reach of control plane {plane}"));
             tokio::time::sleep(random.millis(1..6_000)).await;
-            // Of a process that was killed meanwhile it stays so.
+            // If the process was killed meanwhile, it stays so.
             let planes = lock(&world.planes);
             if planes[plane].running.is_some() {
                 planes[plane].faults.cut_off(false);
@@ -106,7 +106,7 @@ async fn fault(world: World, at: usize, mut random: Random) {
     }
 }
 
-/// A link that is cut, stalled or slow for a while; or slow at first, and then gone with what is on its way.
+/// Cuts, stalls or slows down a link for a while; or slows it first, and then cuts it with the bytes in flight.
 async fn link(world: &World, a: &str, b: &str, random: &mut Random) {
     let how = random.draw() % 4;
     if how >= 2 {
@@ -128,7 +128,7 @@ async fn link(world: &World, a: &str, b: &str, random: &mut Random) {
     world.history().note(&format!("{a} to {b} is healed"));
 }
 
-/// Nodes that the control plane does not reach for a while: one, some or all.
+/// Isolates one, some or all nodes from the control plane for a while.
 pub(crate) fn isolate(world: &World, random: &mut Random, end: Instant) {
     let all = random.one_in(3);
     let mut names: Vec<String> = lock(&world.hosts).iter().map(|host| host.name.clone()).collect();
@@ -148,9 +148,9 @@ pub(crate) fn isolate(world: &World, random: &mut Random, end: Instant) {
     });
 }
 
-/// A node is removed while it runs on, and after a while invited again with the disk it has.
+/// Removes a node while it keeps running, and after a while invites it again with the disk it has.
 async fn remove(world: &World, at: usize, name: &str, random: &mut Random) {
-    // Sometimes it does not hear of it.
+    // Sometimes it does not learn of its removal.
     if random.one_in(2) {
         world.net.stall("control", name);
     }
@@ -166,7 +166,7 @@ async fn remove(world: &World, at: usize, name: &str, random: &mut Random) {
     world.net.heal("control", name);
     world.invite_host(at).await;
     world.stop_host(at).await;
-    // What a process says from here on is a member's word, or nothing.
+    // From here on, whatever a process sends it sends as a member.
     world.take_inside(name);
     world.start_host(at).await;
 }

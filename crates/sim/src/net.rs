@@ -1,8 +1,8 @@
-//! The simulated network: hosts by name, connections between them, and what befalls these.
+//! The simulated network: named hosts, connections between them, and faults.
 //!
-//! A connection is two pipes. What is written to one arrives at the other end after a delay of its own, in order. Between two
-//! hosts connections can be *cut* (those that are there break, new ones are refused) or *stalled* (nothing arrives, nothing
-//! breaks, until it is over). A host that is killed loses all of its connections at once.
+//! A connection is two pipes. Each write arrives at the other end after its own delay, in order. Links between two
+//! hosts can be *cut* (existing connections break, new ones are refused) or *stalled* (nothing arrives and nothing
+//! breaks until the stall ends). A host that is killed loses all its connections at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -22,32 +22,32 @@ use tonic::transport::server::Connected;
 
 use crate::random::Random;
 
-/// Bytes that a pipe takes before its writer has to wait.
+/// Capacity of a pipe in bytes before its writer has to wait.
 pub const WIDE: usize = 64 << 10;
 
-/// Connections that wait to be taken.
+/// Maximum number of connections waiting to be accepted.
 const BACKLOG: usize = 1024;
 
-/// How long somebody waits for a connection over a stalled link.
+/// How long connecting over a stalled link waits.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 
-/// The network of one run. Clones are the same one.
+/// The network of one run. Clones share it.
 #[derive(Clone)]
 pub struct Net(Arc<Mutex<Inner>>);
 
 struct Inner {
     random: Random,
-    /// Processes that listen under a name; replicas share one.
+    /// Processes that listen under a name; replicas share a name.
     listening: BTreeMap<String, Vec<Listener>>,
     cut: BTreeSet<(String, String)>,
     stalled: BTreeSet<(String, String)>,
-    /// Milliseconds that a write takes to arrive, where it is not [`Inner::usual`].
+    /// Delay of a write in milliseconds, if not [`Inner::usual`].
     slow: BTreeMap<(String, String), Range<u64>>,
     usual: Range<u64>,
     connections: Vec<(String, String, Weak<Mutex<Wire>>)>,
 }
 
-/// A process as the network sees it: its connections die with it.
+/// A process as seen by the network: its connections die with it.
 #[derive(Clone)]
 pub struct Port {
     net: Net,
@@ -78,11 +78,11 @@ struct Pipe {
     chunks: VecDeque<Chunk>,
     waiting_bytes: usize,
     capacity: usize,
-    /// The newest arrival, which no later one may precede.
+    /// The latest arrival, which no later write may precede.
     last: Option<Instant>,
-    /// No more is written.
+    /// The writer has closed it.
     closed: bool,
-    /// Nobody reads.
+    /// The reader is gone.
     abandoned: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -98,11 +98,11 @@ struct Chunk {
 pub struct End {
     net: Net,
     wire: Arc<Mutex<Wire>>,
-    /// Which pipe it writes to.
+    /// Index of the pipe it writes to.
     out: usize,
     pair: (String, String),
     waiting: Option<Pin<Box<Sleep>>>,
-    /// When what was read last had been written.
+    /// When the bytes read last were written.
     written: Instant,
 }
 
@@ -111,7 +111,7 @@ fn pair(a: &str, b: &str) -> (String, String) {
 }
 
 impl Net {
-    /// A network whose writes usually take `usual` milliseconds to arrive.
+    /// A network where writes usually take `usual` milliseconds to arrive.
     pub fn new(random: Random, usual: Range<u64>) -> Net {
         Net(Arc::new(Mutex::new(Inner {
             random,
@@ -128,7 +128,7 @@ impl Net {
         self.0.lock().expect("no holder of this lock can panic")
     }
 
-    /// A process on `host` that begins now.
+    /// A new process on `host`.
     pub fn port(&self, host: &str) -> Port {
         let alive = Arc::new(Mutex::new(Alive { dead: false, connections: Vec::new() }));
         Port { net: self.clone(), host: host.to_owned(), alive }
@@ -143,7 +143,7 @@ impl Net {
         }
     }
 
-    /// Lets nothing arrive between two hosts for now.
+    /// Stalls the link between two hosts.
     pub fn stall(&self, a: &str, b: &str) {
         let mut inner = self.lock();
         inner.stalled.insert(pair(a, b));
@@ -152,12 +152,12 @@ impl Net {
         }
     }
 
-    /// Makes writes between two hosts take so many milliseconds.
+    /// Makes writes between two hosts take `takes` milliseconds.
     pub fn slow(&self, a: &str, b: &str, takes: Range<u64>) {
         self.lock().slow.insert(pair(a, b), takes);
     }
 
-    /// Makes the link between two hosts as good as any.
+    /// Removes all faults from the link between two hosts.
     pub fn heal(&self, a: &str, b: &str) {
         let mut inner = self.lock();
         let link = pair(a, b);
@@ -172,7 +172,7 @@ impl Net {
         }
     }
 
-    /// Makes every link as good as any.
+    /// Removes all faults from all links.
     pub fn heal_all(&self) {
         let inner = self.lock();
         let links: BTreeSet<(String, String)> =
@@ -211,7 +211,7 @@ impl Wire {
 }
 
 impl Port {
-    /// Takes connections to `name`, from whomever.
+    /// Accepts connections to `name` from any host.
     pub fn listen(&self, name: &str) -> mpsc::Receiver<End> {
         let (to, from) = mpsc::channel(BACKLOG);
         let listener = Listener { to, process: self.alive.clone() };
@@ -219,7 +219,7 @@ impl Port {
         from
     }
 
-    /// Ends the process as the network sees it.
+    /// Kills the process for the network.
     pub fn kill(&self) {
         let mut alive = self.alive.lock().expect("no holder of this lock can panic");
         alive.dead = true;
@@ -227,7 +227,7 @@ impl Port {
             lock(&wire).break_off();
         }
         drop(alive);
-        // Whoever connects from now on finds nobody.
+        // New connections find nobody.
         for listeners in self.net.lock().listening.values_mut() {
             listeners.retain(|listener| !Arc::ptr_eq(&listener.process, &self.alive));
         }
@@ -291,7 +291,7 @@ impl Inner {
     }
 
     fn delay(&mut self, link: &(String, String)) -> Duration {
-        // Users are where the node is: what they see is what it did.
+        // Users are next to their node, so what they receive is what it sent.
         if link.0 == "user" || link.1 == "user" {
             return Duration::ZERO;
         }
@@ -312,7 +312,7 @@ impl node::Network for Port {
 }
 
 impl End {
-    /// When what was read last had been written.
+    /// When the bytes read last were written.
     pub fn written(&self) -> Instant {
         self.written
     }
@@ -359,7 +359,7 @@ impl AsyncRead for End {
         };
         drop(wire);
         let mut sleep = Box::pin(tokio::time::sleep_until(arrives));
-        // Paused time stands still while somebody runs, so this is never ready at once.
+        // Paused time stands still while any task runs, so this is never ready at once.
         if sleep.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -412,7 +412,7 @@ impl Drop for End {
     fn drop(&mut self) {
         let mut wire = lock(&self.wire);
         wire.pipes[self.out].closed = true;
-        // Nobody reads any more: whoever writes is told.
+        // The reader is gone, and the writer is told.
         wire.pipes[1 - self.out].abandoned = true;
         wire.wake();
     }

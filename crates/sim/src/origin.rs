@@ -1,8 +1,9 @@
-//! The origin: one register for each path, whose version rises when a writer says so.
+//! The origin: one register per path, whose version rises at each write.
 //!
-//! A version is in the header, in the ETag and in every line of the body, so that what was put together from two of them is
-//! found out. What a path is like is in its name, for a checker must not have to guess: `weak` has no strong validator, `bare` has
-//! none at all, `vary` differs by Accept-Encoding, `slow` takes a while, `open` does not say its length, `long` is long.
+//! A version is in the header, in the ETag and in every line of the body, so that a mix of two versions is detected.
+//! The name of a path states its properties, so that the checker need not guess: `weak` has no strong validator, `bare`
+//! has none at all, `vary` differs by Accept-Encoding, `slow` takes a while, `open` does not state its length, `long`
+//! is long.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,20 +17,20 @@ use crate::http1;
 use crate::net::End;
 use crate::random::Random;
 
-/// What every path of a run's origin has.
+/// The paths of the origin.
 pub const PATHS: [&str; 8] =
     ["/a/1", "/a/vary-2", "/a/b/slow-3", "/a/b/weak-4", "/c/bare-5", "/c/long-6", "/c/open-7", "/c/8.png?q=1"];
 
-/// Lines of a body, and of a long one.
+/// Number of lines of a normal and of a long body.
 const LINES: usize = 4;
 const LINES_LONG: usize = 3_000;
 
-/// The tag of a path: some share one.
+/// The tag of a path; some paths share one.
 pub fn tag(path: &str) -> String {
     format!("t{}", path.len() % 3)
 }
 
-/// First and last byte of a range, where a body has it.
+/// First and last byte of a range, if it is within the body.
 fn part(range: &str, length: usize) -> Option<(usize, usize)> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().unwrap_or(length).min(length - 1));
@@ -43,12 +44,12 @@ pub struct Origin(Arc<Mutex<Inner>>);
 struct Inner {
     versions: BTreeMap<String, u64>,
     random: Random,
-    /// Whether it answers at once and does not break connections.
+    /// Whether it responds at once and does not break connections.
     well: bool,
 }
 
 impl Origin {
-    /// Every path at version one.
+    /// An origin with every path at version one.
     pub fn new(random: Random) -> Origin {
         let versions = PATHS.iter().map(|path| ((*path).to_owned(), 1)).collect();
         Origin(Arc::new(Mutex::new(Inner { versions, random, well: false })))
@@ -58,7 +59,7 @@ impl Origin {
         self.0.lock().expect("no holder of this lock can panic")
     }
 
-    /// Changes a path; its version from now on.
+    /// Changes a path; returns its new version.
     pub fn change(&self, path: &str) -> u64 {
         let mut inner = self.lock();
         let version = inner.versions.entry(path.to_owned()).or_insert(0);
@@ -66,7 +67,7 @@ impl Origin {
         *version
     }
 
-    /// From now on it answers at once.
+    /// From now on it responds at once.
     pub fn get_well(&self) {
         self.lock().well = true;
     }
@@ -76,7 +77,7 @@ impl Origin {
         self.lock().versions.get(path).copied().unwrap_or(0)
     }
 
-    /// Answers whoever comes.
+    /// Serves all connections.
     pub async fn serve(self, mut incoming: mpsc::Receiver<End>) {
         while let Some(stream) = incoming.recv().await {
             let origin = self.clone();
@@ -100,7 +101,7 @@ impl Origin {
                 };
                 (pause(random), pause(random), random.one_in(40))
             };
-            // The version is read at some moment between the question and the answer.
+            // The version is read at some moment between request and response.
             tokio::time::sleep(before).await;
             let version = self.version(&path);
             tokio::time::sleep(after).await;

@@ -1,4 +1,4 @@
-//! Who reads, who refreshes, and what both find.
+//! Users who read, customers who refresh, and checks of the responses.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,13 +18,13 @@ use crate::origin::{self, PATHS};
 use crate::random::Random;
 use crate::world::{DOMAIN, KEY, World, lock};
 
-/// How long a refresh may take once all is well: the longest lease, the margin, and looking at it.
+/// How long a refresh may take once all is repaired: the longest lease, the margin, and polling.
 const HEALED_MAX: Duration = Duration::from_secs(9);
 
-/// Tasks of refreshes that are watched at a time.
+/// Maximum number of refresh tasks watched at a time.
 const OPEN_MAX: usize = 12;
 
-/// Tasks that one call asks for.
+/// Maximum number of tasks in one query.
 const IDS_AT_ONCE: usize = 10;
 
 impl World {
@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// One user's request of whatever kind; its status.
+    /// One user's request of random kind; returns the status.
     pub(crate) async fn read(&self, at: usize, path: &str, random: &mut Random) -> Option<u16> {
         let more = match random.draw() % 16 {
             0 => "cache-control: max-stale\r\n".to_owned(),
@@ -70,13 +70,13 @@ impl World {
             3 => format!("if-none-match: \"{}\"\r\n", self.origin.version(path).saturating_sub(1)),
             _ => String::new(),
         };
-        // Some users read slowly, over connections that hold little.
+        // Some users read slowly, over connections with small buffers.
         let slow = random.one_in(12);
         let (capacity, pause) = if slow { (64, random.millis(1..4_000)) } else { (WIDE, Duration::ZERO) };
         self.ask(at, path, &more, capacity, pause).await
     }
 
-    /// One user's request; its status.
+    /// One user's request; returns the status.
     pub(crate) async fn ask(&self, at: usize, path: &str, more: &str, capacity: usize, pause: Duration) -> Option<u16> {
         let name = lock(&self.hosts)[at].name.clone();
         let request = format!("GET {path} HTTP/1.1\r\nhost: {DOMAIN}\r\nconnection: close\r\n{more}\r\n");
@@ -109,7 +109,7 @@ impl World {
             let text = format!("TORN: {name} sent a body of {path} v{version} that is not of it");
             self.history().violation(text);
         }
-        // Every line of a body is the same, so what is at which place of a part is known.
+        // Every line of a body is the same, so the expected bytes of any part are known.
         if answer.status == 206
             && let Ok(body) = &answer.body
         {
@@ -145,14 +145,14 @@ impl World {
         }
     }
 
-    /// A customer who changes things and refreshes them, until `end`.
+    /// A customer who changes objects and refreshes them, until `end`.
     pub(crate) async fn refreshes(self, mut random: Random, end: Instant) {
         while Instant::now() < end {
             tokio::time::sleep(random.millis(50..1_200)).await;
             if self.history().open().len() >= OPEN_MAX {
                 continue;
             }
-            // Now and then just while nodes cannot hear of it, and then a few of them at once.
+            // Sometimes just while nodes are isolated, and then a few at once.
             let mut many = 1;
             if random.one_in(if self.focused { 1 } else { 3 }) {
                 nemesis::isolate(&self, &mut random, end);
@@ -165,8 +165,7 @@ impl World {
         }
     }
 
-    /// Asks for the tasks that are open, and looks at once whether those that are complete are true, until `end` or until there are
-    /// none.
+    /// Polls the open tasks, and at once verifies those that are complete, until `end` or until none are left.
     pub(crate) async fn watch(self, mut random: Random, end: Instant, all: bool) {
         let every = *random.pick(&[40, 300, 300]);
         let mut looking = tokio::task::JoinSet::new();
@@ -181,7 +180,7 @@ impl World {
         while looking.join_next().await.is_some() {}
     }
 
-    /// Changes what a refresh will cover, and submits it; the task's id, when it is known to be accepted.
+    /// Changes the paths that a refresh will cover, and submits it; returns the task's id if acceptance is known.
     pub(crate) async fn refresh(&self, random: &mut Random) -> Option<String> {
         let path = *random.pick(&PATHS);
         let bare = path.split('?').next().unwrap_or(path);
@@ -206,7 +205,7 @@ impl World {
         };
         let mut versions = BTreeMap::new();
         for path in covered {
-            // Not everything that is refreshed has changed: then a 304 keeps it.
+            // Not every refreshed object has changed: then a 304 keeps it.
             let version = if random.one_in(4) { self.origin.version(path) } else { self.origin.change(path) };
             versions.insert(path.to_owned(), version);
         }
@@ -249,7 +248,7 @@ impl World {
         complete
     }
 
-    /// Reads what a task was about from every node, all at once.
+    /// Reads the paths of a task from every node at once.
     pub(crate) async fn look_around(&self, task: &str, random: &mut Random) {
         let paths = self.history().paths(task);
         let mut reading = tokio::task::JoinSet::new();
@@ -261,7 +260,7 @@ impl World {
         while reading.join_next().await.is_some() {}
     }
 
-    /// All is made well; then every task must complete, and every node serve what the origin has.
+    /// Repairs everything; then every task must complete, and every node must serve the origin's current versions.
     pub(crate) async fn healed(&self) {
         self.net.heal_all();
         self.origin.get_well();
@@ -279,7 +278,7 @@ impl World {
             let text = format!("tasks {open:?} are not complete {} s after all was healed", HEALED_MAX.as_secs());
             self.history().violation(text);
         }
-        // Whoever waited for a slow link is back by now.
+        // Requests that waited for a slow link have ended by now.
         for at in 0..self.nodes() {
             for path in PATHS {
                 self.must_serve(at, path, "though all is healed").await;
@@ -288,8 +287,8 @@ impl World {
         self.lagging().await;
     }
 
-    /// A parent that does not hear of a refresh must not keep its children from serving what was refreshed: its answers reflect
-    /// what it was asked to reflect.
+    /// A parent that has not applied a refresh must not keep its children from serving the refreshed object: its
+    /// responses reflect the fence it was asked with.
     pub(crate) async fn lagging(&self) {
         let parent = lock(&self.hosts).iter().find(|host| host.tier > Tier::L1).map(|host| host.name.clone());
         let Some(parent) = parent else { return };
@@ -309,7 +308,7 @@ impl World {
         self.net.heal("control", &parent);
     }
 
-    /// A node must serve a path, if not at once.
+    /// A node must serve a path, though maybe not at once.
     pub(crate) async fn must_serve(&self, at: usize, path: &str, why: &str) {
         let deadline = Instant::now() + HEALED_MAX;
         while self.ask(at, path, "", WIDE, Duration::ZERO).await.is_none_or(|status| status >= 400) {

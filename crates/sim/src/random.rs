@@ -1,4 +1,4 @@
-//! Numbers drawn from a seed: every choice of a run comes from here, so a run can be repeated.
+//! Random numbers from a seed: the source of every choice in a run, so that runs can be repeated.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,7 +13,7 @@ impl Random {
         Random(seed)
     }
 
-    /// Another stream, that goes its own way.
+    /// A new, independent stream.
     pub fn fork(&mut self) -> Random {
         Random(self.draw())
     }
@@ -32,7 +32,7 @@ impl Random {
         range.start + self.draw() % (range.end - range.start)
     }
 
-    /// Whether something that happens once in `many` times happens now.
+    /// True once in `many` times.
     pub fn one_in(&mut self, many: u64) -> bool {
         self.draw().is_multiple_of(many)
     }
@@ -42,7 +42,7 @@ impl Random {
         &all[(self.draw() % all.len() as u64) as usize]
     }
 
-    /// Milliseconds of the range, and a part of one.
+    /// A duration within a range of milliseconds, with a fractional part.
     pub fn millis(&mut self, range: Range<u64>) -> Duration {
         Duration::from_micros(self.within(range.start * 1000..range.end * 1000))
     }

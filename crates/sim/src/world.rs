@@ -1,4 +1,4 @@
-//! One run: who is there, and what they do.
+//! One run: its hosts and what they do.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,51 +22,51 @@ use crate::net::{Net, Port, WIDE};
 use crate::origin::{Origin, PATHS};
 use crate::random::Random;
 
-/// The host that users ask for.
+/// The host that users request.
 pub const DOMAIN: &str = "sim.test";
 
 pub(crate) const KEY: AccessKey<'static> = AccessKey { id: "sim-key", secret: "sim-secret" };
 
-/// What is waited for beyond a lease. Clocks of a run are wrong by a tenth at most, leases are 3 s at most, and a header that waits is
-/// looked at again every quarter of a second: 2 × 0.1 × 3 s ÷ 0.9 + 0.25 s.
+/// The margin added to a lease. Clocks of a run are wrong by at most a tenth, leases are at most 3 s, and a waiting
+/// header is checked again every quarter of a second: 2 × 0.1 × 3 s ÷ 0.9 + 0.25 s.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// How nodes cut the long path's body: it has two or three slices.
+/// Slice sizes of the nodes: the body of the long path has two or three slices.
 const SLICES: SliceSizes = SliceSizes { slice: 16 << 10, least: 20 << 10 };
 
-/// How long things go wrong.
+/// How long faults are injected.
 const CHAOS: Duration = Duration::from_secs(9);
 
-/// Longest wait for anything that must come while nothing goes wrong.
+/// Longest wait for something that must happen in the absence of faults.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is to be run.
+/// The parameters of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Where every choice comes from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// A line of the fence that is switched off.
+    /// The clause of the fence to switch off.
     pub mistake: Option<model::Mistake>,
-    /// Whether events are kept to be shown.
+    /// Whether to keep events to be shown.
     pub trace: bool,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// Its seed.
     pub seed: u64,
     /// Equal for equal histories.
     pub digest: u64,
-    /// What broke a promise; empty when all is well.
+    /// Broken promises; empty if all is well.
     pub violations: Vec<String>,
-    /// What happened, when that was asked for.
+    /// The events, if they were to be kept.
     pub events: Vec<String>,
-    /// Answers of nodes that were checked.
+    /// Responses of nodes that were checked.
     pub reads: u64,
     /// Refreshes that were accepted.
     pub refreshes: u64,
-    /// Things that were made to go wrong.
+    /// Faults that were injected.
     pub faults: u64,
 }
 
@@ -83,7 +83,7 @@ pub fn run(plan: Plan) -> Outcome {
     outcome
 }
 
-/// One cache node of a run, whether it runs just now or not.
+/// One cache node of a run, whether or not it is running.
 pub struct Host {
     /// Its name.
     pub name: String,
@@ -92,11 +92,12 @@ pub struct Host {
     clock: HostClock,
     pub(crate) disk: FaultyDisk,
     pub(crate) journal: JournalFile,
-    /// The invitation it starts with.
+    /// The join token it starts with.
     token: String,
     retire_above: usize,
     starting: bool,
-    /// The journal was whole once: a start that is cut short before leaves a file that the next one makes anew.
+    /// Whether the journal was ever complete: a start that is cut short before that leaves a file that the next start
+    /// creates anew.
     pub(crate) opened: bool,
     pub(crate) running: Option<(Node, Port)>,
 }
@@ -109,19 +110,19 @@ pub struct Plane {
     pub(crate) running: Option<(Control, Port)>,
 }
 
-/// A time in which a node was no member, so that nothing was promised for it.
+/// A period in which a node was not a member, so that nothing was promised for it.
 pub(crate) struct Outside {
     pub(crate) node: String,
     pub(crate) from: Instant,
     pub(crate) until: Option<Instant>,
 }
 
-/// Everything of a run. Clones are the same one.
+/// The state of a run. Clones share it.
 #[derive(Clone)]
 pub struct World {
     pub(crate) net: Net,
     pub(crate) origin: Origin,
-    /// What all replicas keep.
+    /// The state store shared by all replicas.
     pub(crate) memory: Memory,
     pub(crate) hosts: Arc<Mutex<Vec<Host>>>,
     pub(crate) planes: Arc<Mutex<Vec<Plane>>>,
@@ -129,7 +130,7 @@ pub struct World {
     pub(crate) user: Port,
     pub(crate) nonces: Arc<Mutex<Random>>,
     operator_faults: Faults,
-    /// More of what makes a mistake show: nodes that hear of nothing while things are refreshed.
+    /// Isolates nodes more often while refreshes run, to make mistakes show.
     pub(crate) focused: bool,
     pub(crate) outside: Arc<Mutex<Vec<Outside>>>,
 }
@@ -179,24 +180,24 @@ impl World {
         }
     }
 
-    /// From now on nothing is promised for a node.
+    /// From now on nothing is promised for this node.
     pub(crate) fn put_outside(&self, name: &str) {
         lock(&self.outside).push(Outside { node: name.to_owned(), from: Instant::now(), until: None });
     }
 
-    /// From now on a node is a member, or sends nothing.
+    /// From now on this node is a member, or sends nothing.
     pub(crate) fn take_inside(&self, name: &str) {
         let mut outside = lock(&self.outside);
         let open = outside.iter_mut().filter(|time| time.node == name && time.until.is_none());
         open.for_each(|time| time.until = Some(Instant::now()));
     }
 
-    /// How many nodes there are.
+    /// The number of nodes.
     pub(crate) fn nodes(&self) -> usize {
         lock(&self.hosts).len()
     }
 
-    /// How many control planes there are, on one state.
+    /// The number of control plane replicas, which share one state store.
     pub(crate) fn replicas(&self) -> usize {
         lock(&self.planes).len()
     }
@@ -220,7 +221,7 @@ impl World {
             running: None,
         });
         let planes = planes.collect();
-        // How many nodes stand in each tier.
+        // The number of nodes in each tier.
         let shape: &[[u64; 3]] =
             &[[1, 0, 0], [2, 0, 0], [1, 1, 0], [2, 1, 0], [1, 2, 0], [1, 1, 1], [2, 1, 1], [2, 2, 1]];
         let shape = random.pick(shape);
@@ -281,13 +282,13 @@ impl World {
         world
     }
 
-    /// An operator beside the control plane.
+    /// An operator, beside the control plane.
     pub(crate) async fn operator(&self) -> Operator {
         let (state, clock) = (self.memory.open(&self.operator_faults), lock(&self.planes)[0].clock);
         Operator::over(state, seal(), Arc::new(clock)).await.expect("nothing befalls the operator's state")
     }
 
-    /// Starts a replica of the control plane, unless it runs.
+    /// Starts a replica of the control plane, unless it is running.
     pub(crate) async fn start_plane(&self, at: usize) {
         let (state, clock, lease_secs, port) = {
             let mut planes = lock(&self.planes);
@@ -319,13 +320,13 @@ impl World {
         if let Some((control, port)) = plane.running.take() {
             port.kill();
             plane.faults.cut_off(true);
-            // What is left of it can reach nobody any more; it is told to end.
+            // It can reach nobody any more; it is stopped.
             tokio::spawn(control.stop());
             self.history().note(&format!("control plane {at} is killed"));
         }
     }
 
-    /// Starts a node, unless it runs; `false` when its disk failed.
+    /// Starts a node, unless it is running; `false` if its disk failed.
     async fn try_start(&self, at: usize) -> bool {
         let (machine, config, token, port, incoming, journal, opened) = {
             let mut hosts = lock(&self.hosts);
@@ -395,14 +396,14 @@ impl World {
         }
     }
 
-    /// Starts a node, unless it runs; again when its disk fails just then.
+    /// Starts a node, unless it is running; retries if its disk fails during the start.
     pub(crate) async fn start_host(&self, at: usize) {
         while !self.try_start(at).await {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
-    /// Kills a node; of its disk remains what was synced, and some more.
+    /// Kills a node; its disk keeps what was synced, and possibly more.
     pub(crate) fn kill_host(&self, at: usize) -> bool {
         let mut hosts = lock(&self.hosts);
         let host = &mut hosts[at];
@@ -415,7 +416,7 @@ impl World {
         true
     }
 
-    /// Kills a node, also one that just starts.
+    /// Kills a node, even while it is starting.
     pub(crate) async fn stop_host(&self, at: usize) {
         while lock(&self.hosts)[at].starting {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -423,7 +424,7 @@ impl World {
         self.kill_host(at);
     }
 
-    /// Gives a node that does not run empty disks.
+    /// Gives empty disks to a node that is not running.
     pub(crate) fn wipe_host(&self, at: usize, random: &mut Random) {
         let mut hosts = lock(&self.hosts);
         let host = &mut hosts[at];
@@ -433,7 +434,7 @@ impl World {
         self.history().note(&format!("{} lost its disk", host.name));
     }
 
-    /// Invites a node anew.
+    /// Makes a new invitation for a node.
     pub(crate) async fn invite_host(&self, at: usize) {
         let operator = self.operator().await;
         let token = operator.create_join_token().await.expect("nothing befalls the operator's state");

@@ -1,35 +1,36 @@
-//! Every line of the fence that can be switched off in the real code, switched off: the checker must notice.
+//! Every clause of the fence that can be switched off in the real code, switched off: the checker must notice.
 //!
-//! One is noticed by less than a stale answer: where the head is read before the membership is committed, the snapshot does not have the
-//! node in it, which then serves nobody. Stamps without the fence that was asked for break progress alone, as the model checker has it:
-//! a child of a parent that lags is never answered.
+//! Two are noticed by less than a stale response. If the head is read before the membership is committed, the snapshot
+//! lacks the node, which then serves nobody. Stamps without the request's fence only break progress, as in the model
+//! checker: a child of a lagging parent is never answered.
 
 #![cfg(feature = "mistakes")]
 
 use model::Mistake;
 use sim::{Plan, run};
 
-/// What the model checker makes and the real code cannot be made to do, because there is nothing to switch.
+/// Mistakes of the model checker that the real code cannot make, because there is nothing to switch off.
 const NOTHING_TO_SWITCH: [Mistake; 6] = [
-    // Who joins has no hand on the running fetch, which is a value inside its task.
+    // A joining request has no access to the running fetch, which is a value inside its task.
     Mistake::JoiningRaisesStamp,
-    // The moments are in memory alone.
+    // The moments are in memory only.
     Mistake::VouchingSurvivesRestart,
-    // Processes of a simulation do not pause; real ones are stopped in `e2e`.
+    // Simulated processes do not pause; real ones are stopped in `e2e`.
     Mistake::MarginWithoutPause,
-    // One that joins knows no domain to serve.
+    // A joining node knows no domain to serve.
     Mistake::ServesBeforeMember,
-    // To the code that is a node that joins, which is here.
+    // For the code this is a joining node, which is tested here.
     Mistake::LostDiskWithoutFloor,
-    // No code resets one.
+    // No code resets acknowledgements.
     Mistake::AckResetInsteadOfFloor,
 ];
 
 /// Seeds that are tried before a mistake counts as unnoticed.
 const SEEDS_MAX: u64 = 12_000;
 
-/// Mistakes that one seed in thousands notices, for they open a window of less than a second: the seed that did so last, which is
-/// tried first. It does no more once the code makes other histories of it; then one is looked for from the beginning.
+/// Mistakes that only one seed in thousands notices, because they open a window of less than a second: with the seed
+/// that noticed last, which is tried first. A change of the code may change its history; then the search starts from
+/// the beginning.
 const RARELY: [(Mistake, u64); 2] = [(Mistake::ContactOnReceipt, 6_319), (Mistake::OldHead, 7_186)];
 
 #[test]

@@ -1,11 +1,11 @@
-//! Seeds, and what they say of the real code.
+//! Runs seeds against the real code.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sim::{Outcome, Plan, run};
 
-/// Seeds that every change must pass; `cargo xtask sim --seeds N` runs as many as one likes.
+/// Seeds that every change must pass; `cargo xtask sim --seeds N` runs any number.
 const SEEDS: u64 = 3_000;
 
 /// Runs seeds on every core.
@@ -39,7 +39,7 @@ fn no_seed_breaks_a_promise() {
         .map(|outcome| format!("seed {}: {}", outcome.seed, outcome.violations.join("; ")))
         .collect();
     assert!(broken.is_empty(), "replay with `cargo xtask sim --replay SEED`:\n{}", broken.join("\n"));
-    // Runs in which nothing happens would prove nothing.
+    // Runs without any reads would prove nothing.
     let reads: u64 = outcomes.iter().map(|outcome| outcome.reads).sum();
     let refreshes: u64 = outcomes.iter().map(|outcome| outcome.refreshes).sum();
     let faults: u64 = outcomes.iter().map(|outcome| outcome.faults).sum();

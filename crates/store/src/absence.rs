@@ -1,7 +1,7 @@
-//! Disks that are left out at one start and are back at the next: what was removed in between must not come back with them.
+//! Disks that are missing at one start and back at the next: objects removed in between must not come back with them.
 //!
-//! Nothing can be written to a disk that is left out, so the others are marked. Where one that they name is there again, what it holds
-//! is made void before it is read.
+//! Nothing can be written to a missing disk, so the other disks are marked. When a disk that they name is back, its
+//! contents are made void before they are read.
 
 use std::io;
 use std::path::Path;
@@ -13,13 +13,14 @@ use crate::format::{VOID_NAME, left_out_name};
 /// A disk that could be opened, and the hash of its path.
 pub(crate) type Present = (u64, Arc<dyn Disk>);
 
-/// Makes void what lies on a disk that the others say was left out. An error says that this could not be done, so it has to be again.
+/// Makes the contents of a disk void if the other disks say that it was missing. On an error that was not done, and the
+/// disk has to be left out again.
 pub(crate) async fn make_void_if_it_was_left_out(seed: u64, path: &Path, present: &[Present]) -> io::Result<()> {
     let mark = left_out_name(seed);
     let Some((_, disk)) = present.iter().find(|(its, _)| *its == seed) else { return Ok(()) };
     let mut marked = Vec::new();
     for (_, other) in present {
-        // One that cannot be read is left out itself, and keeps its mark.
+        // A disk that cannot be listed is left out itself, and keeps its mark.
         if other.list().await.is_ok_and(|names| names.contains(&mark)) {
             marked.push(other);
         }
@@ -37,7 +38,7 @@ pub(crate) async fn make_void_if_it_was_left_out(seed: u64, path: &Path, present
     Ok(())
 }
 
-/// Marks the disks that are there; false if none of them could be.
+/// Marks the disks that are present; `false` if none could be marked.
 pub(crate) async fn mark_left_out(seed: u64, path: &Path, present: &[Present]) -> bool {
     let mut marked = false;
     for (_, other) in present {
@@ -49,7 +50,7 @@ pub(crate) async fn mark_left_out(seed: u64, path: &Path, present: &[Present]) -
     marked
 }
 
-/// Creates a file that may be there already.
+/// Creates a file that may already exist.
 async fn create(disk: &dyn Disk, name: &str) -> io::Result<()> {
     match disk.create(name, 1).await {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

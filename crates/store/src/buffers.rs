@@ -1,17 +1,18 @@
-//! The bytes of bodies that are in memory, whoever holds them: the memory tier, the writer, a reader, or a connection whose client
-//! does not take what it was given.
+//! Accounting of body bytes in memory, whoever holds them: the memory tier, the writer, a reader, or a connection whose
+//! client does not read.
 //!
-//! The last are the ones that nothing else bounds: each may hold a slice that left the memory tier long ago. So every buffer of
-//! some size counts from when it is made until its last holder lets go of it. Beyond what the tier and the writers may hold there is
-//! some room to be generous in. When half of that is gone the store is *short*: readers give pieces that they copy, and let go of the
-//! slices. When all is gone it is *exhausted*, and whoever serves from it has to turn somebody away.
+//! Nothing else bounds the last: each such connection may hold a slice that left the memory tier long ago. So every
+//! buffer above a minimum size is counted from its creation until its last holder drops it. Beyond what the tier and
+//! the writers may hold there is some slack. When half of it is used, the store is *short*: readers copy out small
+//! pieces and drop the slices. When all of it is used, the store is *exhausted*, and the node has to turn requests
+//! away.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-/// Smaller buffers do not count: there may be many of them, and counting takes memory, too.
+/// Smaller buffers do not count: there may be many of them, and counting takes memory as well.
 const COUNTED_BYTES_MIN: usize = 16 << 10;
 
 pub(crate) struct Buffers {
@@ -21,13 +22,13 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// Of a store whose memory tier and writers may hold `owned` bytes together, with `room` for others.
+    /// For a store whose memory tier and writers may hold `owned` bytes together, with `room` bytes for other holders.
     pub(crate) fn new(owned: u64, room: u64) -> Buffers {
         let short_at = owned.saturating_add(room / 2);
         Buffers { bytes: AtomicU64::new(0), short_at, most: owned.saturating_add(room) }
     }
 
-    /// The same bytes, which count until nobody has them any more.
+    /// The same bytes, counted until the last holder drops them.
     pub(crate) fn count(self: &Arc<Buffers>, bytes: Bytes) -> Bytes {
         if bytes.len() < COUNTED_BYTES_MIN {
             return bytes;
@@ -36,12 +37,12 @@ impl Buffers {
         Bytes::from_owner(Counted { bytes, buffers: self.clone() })
     }
 
-    /// Whether readers are to hold no more than they need.
+    /// Whether readers should hold no more than they need.
     pub(crate) fn is_short(&self) -> bool {
         self.bytes() >= self.short_at
     }
 
-    /// Whether there is room for no more.
+    /// Whether all room is used.
     pub(crate) fn is_exhausted(&self) -> bool {
         self.bytes() >= self.most
     }
@@ -55,7 +56,7 @@ impl Buffers {
     }
 }
 
-/// A buffer that counts.
+/// A counted buffer.
 struct Counted {
     bytes: Bytes,
     buffers: Arc<Buffers>,

@@ -1,17 +1,19 @@
 //! The seam between the store and a disk: a directory of files that are written at given offsets.
 //!
-//! Two implementations: [`FileDisk`] for real directories, and [`FaultyDisk`], in memory, which loses or tears whatever a
-//! finished sync does not cover. The store relies on what is written here and on nothing else.
+//! Two implementations: [`FileDisk`] for real directories, and [`FaultyDisk`], in memory, which loses or tears whatever
+//! no finished sync covers. The store relies only on the guarantees stated here.
 //!
 //! # What always holds
 //!
-//! - Nobody waits for ever: what a disk holds on to for [`CALL_MAX`] ends with [`io::ErrorKind::TimedOut`]. A disk that only has too
-//!   much to do keeps its callers waiting for longer; those that must not wait give up by themselves.
-//! - What was given up, by a bound or because its future was dropped, may still be done at any later time, as one that failed may
-//!   have been done in part. So a file is given up with the first change of it that fails.
+//! - No call waits for ever: one that a disk does not answer for [`CALL_MAX`] ends with [`io::ErrorKind::TimedOut`]. A
+//!   disk that is merely overloaded may keep its callers waiting for longer; callers that must not wait set their own
+//!   limit.
+//! - A call that was abandoned, because it timed out or its future was dropped, may still take effect at any later
+//!   time, just as a failed one may have taken effect in part. So a file is abandoned at the first change of it that
+//!   fails.
 //!
-//! Futures are boxed so that a [`crate::Store`] has no type parameter: a disk operation costs far more than a box, and what
-//! is in memory never comes here.
+//! Futures are boxed so that a [`crate::Store`] has no type parameter: a disk operation costs far more than a box, and
+//! hits in memory never come here.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +28,8 @@ pub use file::FileDisk;
 mod faulty;
 mod file;
 
-/// Longest time that a disk may take for one call: as long as the system itself waits for a command before it sets the device back.
+/// Longest time that a call to a disk may take: as long as the system itself waits for a command before it resets the
+/// device.
 pub const CALL_MAX: Duration = Duration::from_secs(30);
 
 /// The error of a call that took longer.
@@ -35,19 +38,19 @@ fn hangs() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, words)
 }
 
-/// A directory that one store has to itself.
+/// A directory used by one store exclusively.
 pub trait Disk: Send + Sync + 'static {
     /// Names of all files in it.
     fn list(&self) -> BoxFuture<'_, io::Result<Vec<String>>>;
 
-    /// Creates a file of `length` zero bytes with room reserved for them. On return the file, but nothing written to it
-    /// later, survives a crash.
+    /// Creates a file of `length` zero bytes and reserves their room. On return the file itself survives a crash, but
+    /// nothing written to it later does.
     fn create<'a>(&'a self, name: &'a str, length: u64) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>>;
 
     /// Opens a file that exists.
     fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn DiskFile>>>;
 
-    /// Removes a file; on return it stays away after a crash. Who has it open may go on reading it.
+    /// Removes a file; on return it stays removed after a crash. Holders of an open handle may go on reading it.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<()>>;
 }
 
@@ -56,19 +59,19 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Its length in bytes.
     fn length(&self) -> BoxFuture<'_, io::Result<u64>>;
 
-    /// Reads `length` bytes at `offset`, fewer only where the file ends.
+    /// Reads `length` bytes at `offset`; fewer only at the end of the file.
     fn read(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>>;
 
-    /// As [`DiskFile::read`], but from the medium itself, past what the operating system keeps in memory: a proof. Where a file system
-    /// can't do that (one that lies in memory), it is a plain read.
+    /// As [`DiskFile::read`], but from the medium itself, bypassing the operating system's cache, to prove that the
+    /// bytes are there. A plain read if the file system does not support that (such as one in memory).
     fn read_medium(&self, offset: u64, length: usize) -> BoxFuture<'_, io::Result<Bytes>>;
 
-    /// Writes `pieces` one behind the other from `offset` on. After an error any part of them may have been written.
+    /// Writes `pieces` consecutively from `offset` on. After an error any part of them may have been written.
     fn write(&self, offset: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>>;
 
-    /// Cuts or extends the file.
+    /// Truncates or extends the file.
     fn set_length(&self, length: u64) -> BoxFuture<'_, io::Result<()>>;
 
-    /// On return everything whose write had returned before this call began survives a crash.
+    /// On return, every write that returned before this call began survives a crash.
     fn sync(&self) -> BoxFuture<'_, io::Result<()>>;
 }

@@ -1,7 +1,7 @@
-//! What can go wrong at each boundary of the store, in the store's words.
+//! Errors at each boundary of the store, in its own terms.
 //!
-//! Bytes from a disk never panic: what cannot be read is a [`ReadError`], what was cut short by a crash is simply
-//! not there. All errors are cheap to clone, for one failed write may be the answer to many waiters.
+//! Bytes from a disk never cause a panic: unreadable ones are a [`ReadError`], and those cut short by a crash are
+//! simply absent. All errors are cheap to clone, as one failed write may answer many waiters.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,19 +11,19 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another process (or another store of this one) holds the directory.
+    /// Another process, or another store of this one, holds the directory.
     #[error("disk `{path}` is in use by another process")]
     InUse {
         /// The directory.
         path: PathBuf,
     },
 
-    /// The capacity cannot hold the fewest segments that eviction needs.
+    /// The capacity is too small for the minimum number of segments that eviction needs.
     #[error("disk `{path}`: capacity_bytes is {capacity_bytes}, expected at least {least_bytes}")]
     CapacityTooSmall {
         /// The directory.
         path: PathBuf,
-        /// What the configuration says.
+        /// The configured capacity.
         capacity_bytes: u64,
         /// The smallest capacity that works.
         least_bytes: u64,
@@ -34,7 +34,7 @@ pub enum OpenError {
     UnknownFormat {
         /// The directory.
         path: PathBuf,
-        /// The segment that says so.
+        /// The segment with that format.
         segment: u32,
         /// Its version.
         found: u32,
@@ -47,9 +47,9 @@ pub enum OpenError {
     Io {
         /// The directory.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -77,12 +77,12 @@ pub enum ReadError {
     Io {
         /// Segment id.
         segment: u32,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: Arc<io::Error>,
     },
 
-    /// The fill that was followed did not finish: it was dropped, or could not be written.
+    /// The fill being followed did not finish: it was dropped, or could not be written.
     #[error("the fill did not finish")]
     FillFailed,
 }
@@ -91,16 +91,16 @@ pub enum ReadError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The body cannot be stored, now or later.
+    /// The body can never be stored.
     #[error("a body of {length} bytes; this store holds bodies up to {most} bytes")]
     TooLarge {
         /// Bytes announced, or appended so far.
         length: u64,
-        /// The largest body this store takes.
+        /// The largest body this store accepts.
         most: u64,
     },
 
-    /// The full key or the head is longer than a record may hold.
+    /// The full key or the head exceeds the bound of a record.
     #[error("{what} is {length} bytes, expected at most {most}")]
     HeadTooLarge {
         /// `full key` or `head`.
@@ -111,7 +111,7 @@ pub enum WriteError {
         most: usize,
     },
 
-    /// The body that was appended is not as long as was announced.
+    /// The appended body does not have the announced length.
     #[error("the body has {appended} bytes, {announced} were announced")]
     LengthMismatch {
         /// Bytes announced in `begin_fill`.
@@ -120,7 +120,7 @@ pub enum WriteError {
         appended: u64,
     },
 
-    /// The disk refused a write or a sync; `NoSpace` of the system arrives here too.
+    /// The disk refused a write or a sync; the system's `NoSpace` is reported as this, too.
     #[error("write to disk")]
     Io(#[source] Arc<io::Error>),
 
@@ -128,11 +128,11 @@ pub enum WriteError {
     #[error("parts of the body were evicted before the fill finished")]
     Evicted,
 
-    /// The stored head could not be read, so it was not replaced.
+    /// The stored head could not be read and was therefore not replaced.
     #[error("read the stored head")]
     Read(#[source] ReadError),
 
-    /// Running fills hold as many bytes as they may.
+    /// Running fills hold as many bytes as allowed.
     #[error("running fills hold {most} bytes, as many as they may")]
     Busy {
         /// The bound.
@@ -144,7 +144,7 @@ pub enum WriteError {
     OutOfService {
         /// The directory.
         path: PathBuf,
-        /// What the system said last.
+        /// The system's last error.
         cause: String,
     },
 
@@ -153,7 +153,7 @@ pub enum WriteError {
     Closed,
 }
 
-/// Why an object is not pinned.
+/// Why an object could not be pinned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PinError {
@@ -161,11 +161,11 @@ pub enum PinError {
     #[error("the object is not stored")]
     Absent,
 
-    /// Memory alone keeps nothing.
+    /// There is no disk: objects in memory cannot be pinned.
     #[error("there is no disk in service")]
     NoDisk,
 
-    /// Pinned objects take as much of the disk as they may.
+    /// Pinned objects take as much of the disk as allowed.
     #[error("pinned objects may take {most} bytes of the disk, and do")]
     NoRoom {
         /// The bound, in bytes.
@@ -173,7 +173,7 @@ pub enum PinError {
     },
 }
 
-/// Why an object is not proved resident.
+/// Why an object could not be proved resident.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
@@ -181,12 +181,12 @@ pub enum VerifyError {
     #[error("the object is not stored")]
     Absent,
 
-    /// The disk that it would be resident on is out of service, and memory is not stable storage.
+    /// The disk that would hold it is out of service, and memory is not stable storage.
     #[error("disk `{path}` is out of service: {cause}")]
     OutOfService {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         cause: String,
     },
 
@@ -194,7 +194,7 @@ pub enum VerifyError {
     #[error("read back")]
     Read(#[source] ReadError),
 
-    /// It could not be brought to stable storage.
+    /// It could not be made durable.
     #[error("make durable")]
     Write(#[source] WriteError),
 }

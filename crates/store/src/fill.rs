@@ -1,4 +1,4 @@
-//! Fills: bodies on their way into the store, and the handles of those who follow them.
+//! Fills: bodies on their way into the store, and handles to follow them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,39 +22,40 @@ use crate::store::check_head;
 use crate::writer::{Command, Queue};
 use crate::{Object, Reader, WriteError};
 
-/// A body on its way into the store. Dropped without [`Fill::finish`] it is aborted: nothing becomes visible, and followers
-/// get [`crate::ReadError::FillFailed`].
+/// A body on its way into the store. Dropping it without [`Fill::finish`] aborts it: nothing becomes visible, and
+/// followers get [`crate::ReadError::FillFailed`].
 pub struct Fill {
     pub(crate) growing: Arc<Growing>,
-    /// One more of it is held by each follower.
+    /// Cloned by each follower, so its reference count is the number of followers.
     pub(crate) followed: Arc<()>,
     /// The disk's writer, if there is a disk.
     pub(crate) queue: Option<Queue>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) slice_bytes: usize,
-    /// Bytes that were announced.
+    /// The announced length in bytes, if any.
     pub(crate) announced: Option<u64>,
     /// The largest body that can be stored, in bytes.
     pub(crate) most: u64,
-    /// Slices that are with the writer.
+    /// Number of slices handed to the writer.
     pub(crate) sent: u32,
-    /// Bytes that are not with the writer.
+    /// Bytes not yet handed to the writer.
     pub(crate) gathered: u64,
-    /// Bytes set aside for those.
+    /// Bytes reserved for those.
     pub(crate) reserved: u64,
-    /// Whether the outcome is with the writer.
+    /// Whether the writer has been told the outcome.
     pub(crate) committed: bool,
 }
 
 impl Fill {
-    /// How many followers and readers of them there are.
+    /// The number of followers, and of readers of them.
     pub fn followers(&self) -> usize {
         Arc::strong_count(&self.followed) - 1
     }
 
     /// Appends bytes to the body. Waits while the bytes in flight to the disk are at their bound, never for a follower.
-    /// After an error the fill is dead: every later call fails too. If the future is dropped, the bytes are appended all the same.
+    /// After an error the fill is dead: every later call fails too. Dropping the future does not undo it: the bytes are
+    /// appended all the same.
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), WriteError> {
         if let Some(error) = self.growing.failure() {
             return Err(error);
@@ -80,7 +81,7 @@ impl Fill {
         Ok(())
     }
 
-    /// Sets aside what a body takes that nobody had said the length of, where all of it stays in memory.
+    /// Reserves memory for a body of unannounced length that stays in memory as a whole.
     fn reserve(&mut self, length: u64) -> Result<(), WriteError> {
         let Some(more) = length.checked_sub(self.reserved).filter(|more| *more > 0) else { return Ok(()) };
         let (more, most) = (more.max(self.slice_bytes as u64), room_of_fills(self.memory.capacity()));
@@ -91,8 +92,8 @@ impl Fill {
         Ok(())
     }
 
-    /// Puts another head in the place of the one that `begin_fill` was given: it is kept from the first moment that the object is found.
-    /// Fails with [`WriteError::HeadTooLarge`], and then changes nothing.
+    /// Replaces the head given to `begin_fill`: the object has the new one from the moment it becomes visible. Fails
+    /// with [`WriteError::HeadTooLarge`], and then changes nothing.
     pub fn set_head(&mut self, head: &[u8]) -> Result<(), WriteError> {
         check_head(&self.growing.full_key, head)?;
         self.growing.set_head(head);
@@ -130,7 +131,7 @@ impl Fill {
         let slices = self.growing.slices();
         let Some(queue) = self.queue.clone() else { return Ok(self.commit_to_memory()) };
 
-        // The last slice goes with the head, so that a small body and its head are one write and one read.
+        // The last slice goes with the head, so that a small body and its head take one write and one read.
         self.send_slices(slices.saturating_sub(1)).await?;
         let tail = slices.checked_sub(1).and_then(|last| self.growing.held(last));
         let bytes = tail.map_or(0, |(_, bytes)| bytes.len()) + self.growing.head().len() + self.growing.full_key.len();
@@ -145,7 +146,7 @@ impl Fill {
         Ok((Object { entry, tier: self.growing.tier.clone() }, Durable(durable.boxed())))
     }
 
-    /// Ends the body without making it visible: whoever follows it reads to its end, and no lookup finds it. Fails as
+    /// Ends the body without making it visible: followers read to its end, and no lookup finds it. Fails as
     /// [`Fill::finish_visible`] does.
     pub fn finish_unseen(mut self) -> Result<(), WriteError> {
         if let Some(error) = self.growing.failure() {
@@ -160,7 +161,7 @@ impl Fill {
         Ok(())
     }
 
-    /// Sends slices to the writer until `until` of them are there.
+    /// Hands slices to the writer until it has the first `until` of them.
     async fn send_slices(&mut self, until: u32) -> Result<(), WriteError> {
         let Some(queue) = self.queue.clone() else { return Ok(()) };
         while self.sent < until {
@@ -226,7 +227,7 @@ impl Drop for Fill {
         self.counters.reserved_bytes.fetch_sub(self.reserved, Ordering::Relaxed);
         self.counters.fills.fetch_sub(1, Ordering::Relaxed);
         if !self.committed {
-            // Nobody asks this fill for its error any more; followers only learn that it failed.
+            // The fill's own error is no longer asked for; followers only learn that it failed.
             self.growing.fail(&WriteError::Closed);
         }
     }
@@ -243,7 +244,7 @@ impl Future for Durable {
     }
 }
 
-/// Access to the body of a fill while it grows, and after it ended. Cheap to clone; outlives the fill.
+/// Access to the body of a fill while it grows and after it has ended. Cheap to clone; outlives the fill.
 #[derive(Clone)]
 pub struct Follower {
     pub(crate) growing: Arc<Growing>,
@@ -251,8 +252,9 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Reads from `start` up to `end` (exclusive), or to the end of the body if `None`, waiting for bytes that are not
-    /// appended yet. A body that ends before `end` ends the stream. A slow reader reads back from disk what has left memory.
+    /// Reads from `start` up to `end` (exclusive), or to the end of the body if `None`, and waits for bytes not yet
+    /// appended. A body that ends before `end` ends the stream. A slow reader reads bytes that have left memory back
+    /// from disk.
     pub fn read(&self, start: u64, end: Option<u64>) -> Reader {
         Reader::of_fill(self.clone(), start, end)
     }

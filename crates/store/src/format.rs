@@ -1,7 +1,7 @@
 //! The format of a segment on disk, version 1: bytes to values and back.
 //!
-//! A segment is a header, records one behind the other, and, once sealed, a summary at its very end. All numbers are little
-//! endian. Whatever is decoded here may be garbage: every decoder checks a CRC-32 and every length before it believes one.
+//! A segment is a header, consecutive records, and, once sealed, a summary at its very end. All numbers are little
+//! endian. The input of a decoder may be garbage: each checks a CRC-32 and every length before it trusts a value.
 //!
 //! ```text
 //! header   magic "WARMSEGM" | version u32 | segment u32 | next fill u64 | void segment u32 | void offset u32 | zeros to 60
@@ -17,17 +17,18 @@
 //!          | crc u32 over the segment id and the 36 bytes; the last 40 bytes of the file
 //! ```
 //!
-//! Beside the segments a file `void` may lie, whose content does not matter: the disk was taken out of service, and none of
-//! them counts any more; and files `without-` and the hash of a path, as empty: the disk of that path was left out ([`crate::absence`]).
+//! Beside the segments there may be a file `void`, whose content does not matter: the disk was taken out of service,
+//! and none of its segments counts any more. There may also be empty files named `without-` and the hash of a path: the
+//! disk with that path was left out ([`crate::absence`]).
 //!
-//! The segment's id goes into the checksums so that bytes of one segment are never taken for those of another.
+//! The segment's id is part of the checksums, so that bytes of one segment are never taken for those of another.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::Key;
 
-/// The version that is written, and the newest that is read.
+/// The version written, and the newest that can be read.
 pub(crate) const VERSION: u32 = 1;
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 pub(crate) const RECORD_HEADER_BYTES: usize = 48;
@@ -40,9 +41,9 @@ pub(crate) const SLICE_BYTES_MAX: usize = 1 << 20;
 pub(crate) const HEAD_BYTES_MAX: usize = 256 << 10;
 /// Longest full key, in bytes.
 pub(crate) const FULL_KEY_BYTES_MAX: usize = 64 << 10;
-/// Most slices of a body: with slices of full length, a terabyte.
+/// Maximum number of slices of a body: a terabyte, with slices of full length.
 pub(crate) const SLICES_MAX: u64 = 1 << 20;
-/// Longest payload that is believed, in bytes: a head that lists the most slices, twice over.
+/// Longest payload accepted, in bytes: twice the size of a head with the maximum number of slices.
 const PAYLOAD_BYTES_MAX: usize = 32 << 20;
 /// Longest record, in bytes.
 pub(crate) const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + PAYLOAD_BYTES_MAX;
@@ -71,7 +72,7 @@ impl Kind {
     }
 }
 
-/// What stands before a record's payload.
+/// The header of a record, before its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHeader {
     pub(crate) kind: Kind,
@@ -84,27 +85,27 @@ pub(crate) struct RecordHeader {
 }
 
 impl RecordHeader {
-    /// What stands before the payload of a head or a tombstone.
+    /// The header of a head or a tombstone record.
     pub(crate) fn of(kind: Kind, key: Key, fill: u64, payload: &[u8]) -> RecordHeader {
         let (payload_length, payload_crc) = (payload.len() as u32, crc32fast::hash(payload));
         RecordHeader { kind, payload_length, payload_crc, key, fill, number: 0 }
     }
 
-    /// What stands before slice `number` of the body of a fill.
+    /// The header of the record of slice `number` of a fill's body.
     pub(crate) fn of_slice(key: Key, fill: u64, number: u32, at: &SliceAt) -> RecordHeader {
         RecordHeader { kind: Kind::Slice, payload_length: at.length, payload_crc: at.crc, key, fill, number }
     }
 }
 
-/// Where a slice of a body lies.
+/// Where a slice of a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SliceAt {
     /// Position of its first byte in the body.
     pub(crate) start: u64,
     pub(crate) segment: u32,
-    /// Of the record, header included.
+    /// Offset of the record, header included.
     pub(crate) offset: u32,
-    /// Of the payload.
+    /// Length of the payload.
     pub(crate) length: u32,
     pub(crate) crc: u32,
 }
@@ -127,59 +128,59 @@ pub(crate) struct HeadRecord {
     pub(crate) slices: SmallVec<[SliceAt; 1]>,
 }
 
-/// One line of a segment's summary: a head or a tombstone.
+/// An entry of a segment's summary: a head or a tombstone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SummaryEntry {
     pub(crate) key: Key,
     pub(crate) kind: Kind,
     pub(crate) offset: u32,
-    /// Of the whole record.
+    /// Length of the whole record.
     pub(crate) length: u32,
-    /// Bytes directly before the head that are the record of the body's only slice; else 0.
+    /// Bytes directly before the head that are the record of the body's only slice; otherwise 0.
     pub(crate) lead: u32,
-    /// Oldest segment that holds a slice of the body; the entry's own if there is none.
+    /// The oldest segment that holds a slice of the body; the entry's own if there is none.
     pub(crate) first_segment: u32,
 }
 
 impl SummaryEntry {
-    /// The line of a tombstone.
+    /// The entry of a tombstone.
     pub(crate) fn tombstone(key: Key, segment: u32, offset: u32) -> SummaryEntry {
         let length = RECORD_HEADER_BYTES as u32;
         SummaryEntry { key, kind: Kind::Tombstone, offset, length, lead: 0, first_segment: segment }
     }
 }
 
-/// What a valid trailer says.
+/// The contents of a valid trailer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trailer {
     pub(crate) summary_offset: u64,
     pub(crate) entries: u32,
     pub(crate) entries_crc: u32,
-    /// Fills with a slice in this segment have lower ids.
+    /// Greater than the ids of all fills with a slice in this segment.
     pub(crate) next_fill: u64,
 }
 
-/// A position in the log. What lies between it and the segment whose header names it was given up after a failed write, and
-/// does not count, whether or not it can be read.
+/// A position in the log. Everything between it and the segment whose header names it was abandoned after a failed
+/// write, and does not count, whether or not it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Void {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
 }
 
-/// What a segment's first bytes say.
+/// The result of decoding a segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentHeader {
-    /// Written by a version that can be read.
+    /// Written by a version that this program can read.
     Known { next_fill: u64, void: Option<Void> },
-    /// Whole, but of another version.
+    /// Complete, but of another version.
     Other { version: u32 },
-    /// Not whole: the segment was created just before a crash, or rots.
+    /// Incomplete: the segment was created just before a crash, or its disk fails.
     Broken,
 }
 
 impl HeadRecord {
-    /// The checksum of a body from those of its slices.
+    /// The checksum of a body, from those of its slices.
     pub(crate) fn checksum_of(slices: &[SliceAt]) -> u32 {
         let mut whole = crc32fast::Hasher::new();
         for slice in slices {
@@ -201,7 +202,7 @@ pub(crate) fn encode_segment_header(segment: u32, next_fill: u64, void: Option<V
     out.put_u32_le(VERSION);
     out.put_u32_le(segment);
     out.put_u64_le(next_fill);
-    // Ids begin with 1, so 0 says that nothing is void.
+    // Ids begin with 1, so 0 means that nothing is void.
     out.put_u32_le(void.map_or(0, |void| void.segment));
     out.put_u32_le(void.map_or(0, |void| void.offset));
     out.resize(SEGMENT_HEADER_BYTES - 4, 0);
@@ -283,7 +284,7 @@ pub(crate) fn head_length(full_key: &[u8], head: &[u8], slices: usize) -> usize 
     HEAD_FIXED_BYTES + slices * SLICE_ENTRY_BYTES + full_key.len() + head.len()
 }
 
-/// Decodes a payload whose checksum has been found right. `None` if its lengths do not fit together.
+/// Decodes a payload whose checksum has been verified. `None` if its lengths are inconsistent.
 pub(crate) fn decode_head(payload: &Bytes) -> Option<HeadRecord> {
     let mut rest = payload.clone();
     if rest.len() < HEAD_FIXED_BYTES {
@@ -315,7 +316,7 @@ pub(crate) fn summary_length(entries: usize) -> usize {
     entries * SUMMARY_ENTRY_BYTES + TRAILER_BYTES
 }
 
-/// The summary and its trailer, to stand at `offset` and to be the end of the file.
+/// Encodes a summary and its trailer, to be written at `offset` as the end of the file.
 pub(crate) fn encode_summary(segment: u32, offset: u64, entries: &[SummaryEntry], next_fill: u64) -> Bytes {
     let mut out = BytesMut::with_capacity(summary_length(entries.len()));
     for entry in entries {
@@ -365,10 +366,11 @@ pub(crate) fn decode_summary(segment: u32, trailer: &Trailer, bytes: &[u8]) -> O
     Some(entries)
 }
 
-/// Name of the file that says that no segment beside it counts any more: the disk was out of service when it was written.
+/// Name of the file that voids all segments beside it: the disk was out of service when it was written.
 pub(crate) const VOID_NAME: &str = "void";
 
-/// Name of the file that says that a disk was left out when this one was opened; `seed` is the hash of the other's path.
+/// Name of the file that records that a disk was left out when this one was opened; `seed` is the hash of the other's
+/// path.
 pub(crate) fn left_out_name(seed: u64) -> String {
     format!("without-{seed:016x}")
 }
@@ -378,7 +380,7 @@ pub(crate) fn segment_name(id: u32) -> String {
     format!("{id:08}.seg")
 }
 
-/// The id in a file's name, if it is a segment's.
+/// The id in a file's name, if it is that of a segment.
 pub(crate) fn segment_id(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".seg")?;
     let id = digits.parse().ok()?;

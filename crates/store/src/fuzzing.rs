@@ -1,7 +1,7 @@
-//! What fuzz targets reach of the format on disk: every decoder, with what must hold of what it read, and the checksums that let
-//! arbitrary bytes get past the first look.
+//! Entry points of fuzz targets to the on-disk format: every decoder, with checks of what it decoded, and repair of
+//! checksums so that arbitrary bytes pass the first check.
 //!
-//! Only there in tests and with the feature `fuzzing`, which the fuzz targets alone turn on.
+//! Only compiled in tests and with the feature `fuzzing`, which only the fuzz targets enable.
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use crate::format::{
     self, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SUMMARY_ENTRY_BYTES, SegmentHeader, TRAILER_BYTES,
 };
 
-/// Any bytes, taken for each thing that lies in a segment: what can be read is written again as the same.
+/// Decodes arbitrary bytes as each kind of structure in a segment; whatever decodes must encode to the same bytes.
 pub fn decode(segment: u32, bytes: &[u8]) {
     if let SegmentHeader::Known { next_fill, void } = format::decode_segment_header(segment, bytes) {
         let again = format::encode_segment_header(segment, next_fill, void);
@@ -36,7 +36,7 @@ pub fn decode(segment: u32, bytes: &[u8]) {
     }
 }
 
-/// Sets every checksum of a segment right, as an enemy would who can write the disk.
+/// Repairs every checksum of a segment, as an attacker with write access to the disk would.
 pub fn mend(segment: u32, image: &mut [u8]) {
     mend_header(segment, image);
     let mut at = SEGMENT_HEADER_BYTES;
@@ -47,14 +47,14 @@ pub fn mend(segment: u32, image: &mut [u8]) {
     mend_summary(segment, image);
 }
 
-/// Sets the checksum of a segment's header right.
+/// Repairs the checksum of a segment's header.
 pub fn mend_header(segment: u32, image: &mut [u8]) {
     if let Some(header) = image.get_mut(..SEGMENT_HEADER_BYTES) {
         seal(segment, header);
     }
 }
 
-/// Sets the checksums of a record right, and says how long it is; `None` where it does not end.
+/// Repairs the checksums of a record, and returns its length; `None` if it is incomplete.
 pub fn mend_record(segment: u32, bytes: &mut [u8]) -> Option<usize> {
     let (header, rest) = bytes.split_at_mut_checked(RECORD_HEADER_BYTES)?;
     let length = u32::from_le_bytes(header[8..12].try_into().ok()?) as usize;
@@ -64,7 +64,7 @@ pub fn mend_record(segment: u32, bytes: &mut [u8]) -> Option<usize> {
     payload.map(|_| RECORD_HEADER_BYTES + length)
 }
 
-/// Sets the checksums of the summary at the end right.
+/// Repairs the checksums of the summary at the end.
 pub fn mend_summary(segment: u32, image: &mut [u8]) {
     let Some(at) = image.len().checked_sub(TRAILER_BYTES) else { return };
     let (before, trailer) = image.split_at_mut(at);
@@ -75,7 +75,7 @@ pub fn mend_summary(segment: u32, image: &mut [u8]) {
     seal(segment, trailer);
 }
 
-/// Writes the checksum of all but the last four bytes into these.
+/// Writes the checksum of all but the last four bytes into the last four bytes.
 fn seal(segment: u32, bytes: &mut [u8]) {
     if let Some((fixed, sum)) = bytes.split_last_chunk_mut::<4>() {
         *sum = format::crc(segment, fixed).to_le_bytes();

@@ -1,7 +1,8 @@
-//! A body while it grows: shared by the fill that appends, the writer that puts slices on disk, and any number of followers.
+//! A body while it grows: shared by the fill that appends to it, the writer that puts slices on disk, and any number of
+//! followers.
 //!
-//! A slice is held in memory from the moment it is cut until it is written; from then on it is read back, from the memory tier or
-//! from disk. So a slow follower holds nothing back, and what is held is bounded by the bytes in flight.
+//! A slice is held in memory from the moment it is cut until it is written; from then on it is read from the memory
+//! tier or from disk. So a slow follower delays nothing, and the memory held is bounded by the bytes in flight.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,7 +15,7 @@ use crate::format::SliceAt;
 use crate::tier::{Segment, Tier};
 use crate::{Key, WriteError};
 
-/// Chunks smaller than this are merged, in bytes: an origin that sends byte by byte must not cost a buffer a byte.
+/// Smaller chunks are merged, in bytes: an origin that sends byte by byte must not cost a buffer per byte.
 const CHUNK_BYTES_MIN: usize = 16 << 10;
 
 pub(crate) struct Growing {
@@ -33,30 +34,30 @@ pub(crate) struct Growing {
 struct State {
     head: Bytes,
     slices: Vec<Slice>,
-    /// What follows the last slice, in chunks as they came.
+    /// The bytes after the last slice, in chunks as they arrived.
     tail: Vec<Bytes>,
     tail_length: usize,
     length: u64,
-    /// Everything is appended.
+    /// The whole body has been appended.
     complete: bool,
     failed: Option<WriteError>,
-    /// Where slices were written: whoever follows may read there, even when they are evicted.
+    /// The segments that slices were written to: followers may read there even after eviction.
     segments: Vec<Arc<Segment>>,
 }
 
 struct Slice {
     at: SliceAt,
-    /// Present until `at` names where it was written; kept where nothing else does.
+    /// The bytes, until `at` names where they were written; kept if there is no other copy.
     held: Option<Bytes>,
 }
 
-/// What a reader at some position finds.
+/// What a reader finds at its position.
 pub(crate) enum Step {
     /// Bytes that begin at this position of the body.
     Slice(u64, Bytes),
-    /// They are in this slice, on disk.
+    /// The bytes are in this slice, on disk.
     Load(u32, SliceAt),
-    /// They are not there yet.
+    /// The bytes have not arrived yet.
     Wait,
     End,
     Failed,
@@ -75,7 +76,7 @@ impl Growing {
         Growing {
             key,
             id,
-            // Copied, for they may be small parts of large buffers.
+            // Copied, as they may be small parts of large buffers.
             full_key: Bytes::copy_from_slice(full_key),
             stamp,
             tier,
@@ -109,7 +110,8 @@ impl Growing {
         self.state().failed.clone()
     }
 
-    /// Adds bytes to the tail, of which at most `slice_bytes` may lie there: a full tail is cut before more is added to it.
+    /// Appends bytes to the tail, which may hold at most `slice_bytes`: a full tail is cut into a slice before more is
+    /// added.
     pub(crate) fn push(&self, mut bytes: Bytes, slice_bytes: usize) {
         let mut state = self.state();
         while !bytes.is_empty() && state.failed.is_none() {
@@ -126,7 +128,7 @@ impl Growing {
         self.changes.send_replace(());
     }
 
-    /// Cuts the last slice: nothing is appended any more. Followers end at its end, whatever becomes of the commit.
+    /// Cuts the last slice: no more is appended. Followers end there, whether or not the commit succeeds.
     pub(crate) fn complete(&self) {
         let mut state = self.state();
         if state.tail_length > 0 {
@@ -137,8 +139,8 @@ impl Growing {
         self.changes.send_replace(());
     }
 
-    /// Nothing of it will be stored; what is held is let go. But a body that had come whole and is still held whole is given to
-    /// those who follow it: that a disk failed is no reason to cut them short.
+    /// Ends the fill without storing it, and drops the bytes it holds. But a body that had arrived completely and is
+    /// still held completely is delivered to its followers: a failed disk is no reason to cut them short.
     pub(crate) fn fail(&self, error: &WriteError) {
         let mut state = self.state();
         if state.failed.is_none() {
@@ -156,26 +158,26 @@ impl Growing {
         self.changes.send_replace(());
     }
 
-    /// How many slices are cut.
+    /// Number of slices cut.
     pub(crate) fn slices(&self) -> u32 {
         self.state().slices.len() as u32
     }
 
-    /// A slice that is not written yet; `None` if the fill has failed meanwhile.
+    /// A slice that is not written yet; `None` if the fill has failed.
     pub(crate) fn held(&self, number: u32) -> Option<(SliceAt, Bytes)> {
         let state = self.state();
         let slice = state.slices.get(number as usize)?;
         Some((slice.at, slice.held.clone()?))
     }
 
-    /// All slices, and the bytes of those still held.
+    /// All slices, and the bytes of those still in memory.
     pub(crate) fn all(&self) -> (SmallVec<[SliceAt; 1]>, SmallVec<[Bytes; 1]>) {
         let state = self.state();
         let held = state.slices.iter().filter_map(|slice| slice.held.clone()).collect();
         (state.slices.iter().map(|slice| slice.at).collect(), held)
     }
 
-    /// A slice was written to `segment` and is in the memory tier, or not worth a place there.
+    /// Records that a slice was written to `segment`, and put into the memory tier or not worth a place there.
     pub(crate) fn written(&self, number: u32, at: SliceAt, segment: &Arc<Segment>) {
         let mut state = self.state();
         if let Some(slice) = state.slices.get_mut(number as usize) {
@@ -228,7 +230,7 @@ impl Growing {
 }
 
 impl State {
-    /// Makes the tail a slice, in a buffer of just its size: the chunks may be parts of larger ones.
+    /// Turns the tail into a slice, in a buffer of exactly its size, as the chunks may be parts of larger buffers.
     fn cut(&mut self, buffers: &Arc<Buffers>) {
         let mut bytes = BytesMut::with_capacity(self.tail_length);
         for chunk in self.tail.drain(..) {

@@ -1,13 +1,13 @@
-//! Segments that are gone but for those who still read there.
+//! Segments that only readers still hold.
 //!
-//! A reader keeps the segments that it needs when they are evicted or sifted: their files have no names any more, but take their room until
-//! the last reader is done. Readers are as slow as clients like.
+//! A reader keeps the segments it needs open when they are evicted or sifted: their files have no name any more, but
+//! take up room until the last reader is done. Readers are as slow as their clients.
 //!
 //! # What always holds
 //!
-//! - What is held so counts as taken, so that a disk's segments never take more than its capacity: less of it is for what can be found.
-//! - It is one part in [`HELD_PART`] of the disk at most. Beyond that the room is taken back, from those who read what has been gone for
-//!   longest; they end with [`crate::ReadError::Evicted`].
+//! - Held segments count as used, so a disk's segments never exceed its capacity; they reduce the room for live ones.
+//! - They take at most one part in [`HELD_PART`] of the disk. Beyond that the room is taken back, starting with the
+//!   segments gone for longest; their readers end with [`crate::ReadError::Evicted`].
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -15,19 +15,19 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::tier::{Segment, Tier};
 
-/// Of a disk, one part in this many may be taken by what only readers still have.
+/// At most one part in this many of a disk may be taken by segments that only readers hold.
 const HELD_PART: u64 = 8;
 
-/// Such segments of one disk.
+/// The held segments of one disk.
 pub(crate) struct Held {
-    /// The one that has been gone for longest first; some may be let go by now.
+    /// The one gone for longest first; some may have been dropped by now.
     gone: Mutex<Vec<Weak<Segment>>>,
     /// Bytes they may take.
     pub(crate) most: u64,
 }
 
 impl Held {
-    /// Those of a disk of this capacity.
+    /// For a disk of this capacity.
     pub(crate) fn new(capacity_bytes: u64) -> Held {
         Held { gone: Mutex::default(), most: capacity_bytes / HELD_PART }
     }
@@ -36,14 +36,14 @@ impl Held {
         self.gone.lock().expect("no code panics while it holds these segments")
     }
 
-    /// Notes a segment whose file has lost its name.
+    /// Adds a segment whose file has lost its name.
     pub(crate) fn note(&self, segment: &Arc<Segment>) {
         let mut gone = self.gone();
         gone.retain(|segment| segment.strong_count() > 0);
         gone.push(Arc::downgrade(segment));
     }
 
-    /// Those that take room, but for some that only wait to be let go.
+    /// Those that still take room, except for `left`, which are about to be dropped.
     fn all(&self, left: &[Arc<Segment>]) -> Vec<Arc<Segment>> {
         let held = |segment: &Arc<Segment>| !left.iter().any(|left| left.id == segment.id);
         self.gone().iter().filter_map(Weak::upgrade).filter(held).collect()
@@ -51,7 +51,7 @@ impl Held {
 }
 
 impl Tier {
-    /// Takes the room back of what readers hold beyond what they may.
+    /// Takes back the room that readers hold beyond the bound.
     pub(crate) async fn take_back(&self) -> io::Result<()> {
         let held = self.held_segments();
         let mut bytes = bytes(&held);
@@ -59,7 +59,7 @@ impl Tier {
             if bytes <= self.held.most {
                 break;
             }
-            // First, so that whoever finds it empty knows why.
+            // Set first, so that a reader that finds the file empty knows why.
             segment.taken_back.store(true, Ordering::Release);
             segment.file.set_length(0).await?;
             bytes -= segment.allocated.swap(0, Ordering::Relaxed);
@@ -73,7 +73,7 @@ impl Tier {
         self.held.all(&left)
     }
 
-    /// Bytes that only readers still have.
+    /// Bytes of segments that only readers still hold.
     pub(crate) fn held_bytes(&self) -> u64 {
         bytes(&self.held_segments())
     }

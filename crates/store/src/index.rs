@@ -1,12 +1,13 @@
-//! The packed index of one disk: where each object's newest head lies.
+//! The packed index of one disk: where each object's newest head is.
 //!
-//! An entry is 24 bytes and a control byte in the table: the object's *name* (the upper 64 bits of its key), the place of
-//! the head, and in bits that no length needs what is noted of it. Tables are between 7/16 and 7/8 full, at any time some
-//! of them here and some there, which makes 41 bytes an object at every count; `bench --bin store` measures it. What else is known of an object lies in its head record, the full key too: objects that share a name
-//! displace each other, and are told apart by it.
+//! An entry is 24 bytes and a control byte in the table: the object's *name* (the upper 64 bits of its key), the place
+//! of the head, and, in unused bits of its length, notes about the object. Tables are between 7/16 and 7/8 full, at any
+//! time some less and some more, which makes 41 bytes per object at every count; `bench --bin store` measures it.
+//! Everything else is in the head record, including the full key: objects that share a name displace each other, and
+//! the full key tells them apart.
 //!
-//! **Invariant:** the memory tier holds a head only while the index names that very place, because both are changed under
-//! the lock of the name's shard. So a lookup that finds a head in memory need not come here.
+//! **Invariant:** the memory tier holds a head only while the index names that very place, because both are changed
+//! under the lock of the name's shard. So a lookup that finds a head in memory need not consult the index.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,17 +15,17 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::Key;
 
-/// How many locks the index has, at most 256; also the step in which a sweep walks it.
+/// Number of shards, each with a lock, at most 256; also the number of steps in which a sweep walks the index.
 pub(crate) const SHARDS: usize = 256;
 
-/// Where a head lies.
+/// Where a head is on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
-    /// Of the whole record.
+    /// Length of the whole record.
     pub(crate) length: u32,
-    /// Bytes directly before the head that are the record of the body's only slice; else 0.
+    /// Bytes directly before the head that are the record of the body's only slice; otherwise 0.
     pub(crate) lead: u32,
 }
 
@@ -34,10 +35,10 @@ impl Place {
     }
 }
 
-/// How often an entry is known to have been asked for, at most; two bits hold it.
+/// Highest number of requests counted per entry; two bits hold it.
 pub(crate) const ASKED_MAX: u32 = 3;
 
-/// A place, and in the upper bits of its length, which is at most 32 MiB and a header, what is noted of the object.
+/// A place. The upper bits of its length, which is at most 32 MiB and a header, hold notes about the object.
 #[derive(Clone, Copy)]
 struct Slot {
     segment: u32,
@@ -47,15 +48,15 @@ struct Slot {
 }
 
 const LENGTH_BITS: u32 = 26;
-/// Another head of the name lies in the log before this one, or may.
+/// An older head of the name is, or may be, in the log before this one.
 const OLDER: u32 = 1 << 27;
 /// It was sifted, or need not be.
 const SETTLED: u32 = 1 << 28;
-/// What lies there cannot be read.
+/// The record there cannot be read.
 const UNREADABLE: u32 = 1 << 29;
 const ASKED_SHIFT: u32 = 30;
 
-// A record's header and its longest payload.
+// A record's header and its longest payload must fit.
 const _: () = assert!(crate::format::RECORD_BYTES_MAX < 1 << LENGTH_BITS);
 
 impl Slot {
@@ -70,7 +71,7 @@ impl Slot {
     }
 }
 
-/// A part of the index: places by name, and what is noted of them. A note goes with the place it was made for.
+/// A part of the index: places by name, with notes. A note belongs to the place it was made for.
 #[derive(Default)]
 pub(crate) struct Shard(HashMap<u64, Slot, BuildHasherDefault<Uniform>>);
 
@@ -79,7 +80,8 @@ impl Shard {
         self.0.get(&name).map(|slot| slot.place())
     }
 
-    /// Names a place. How often the object was asked for and whether it is settled stays known: that is the URL's, not the body's.
+    /// Sets the place of a name. The request count and the settled note are kept, as they belong to the URL rather than
+    /// the body.
     pub(crate) fn insert(&mut self, name: u64, place: Place) {
         let mut slot = Slot::new(place);
         if let Some(before) = self.0.get(&name) {
@@ -88,8 +90,8 @@ impl Shard {
         self.0.insert(name, slot);
     }
 
-    /// Names the place to which what was kept has been moved: it is settled, and counts as asked for only if it was so since it was
-    /// settled.
+    /// Sets the new place of a kept object that was moved: it is settled, and counts as requested only if it was
+    /// requested since it was settled.
     pub(crate) fn insert_moved(&mut self, name: u64, place: Place) {
         let before = self.0.get(&name).map_or(0, |slot| slot.length_and_notes);
         let asked = if before & SETTLED != 0 { before & (ASKED_MAX << ASKED_SHIFT) } else { 0 };
@@ -98,14 +100,14 @@ impl Shard {
         self.0.insert(name, slot);
     }
 
-    /// Notes that what is known under `name` must be asked for again to be kept once more.
+    /// Notes that the object under `name` must be requested again to be kept once more.
     pub(crate) fn spend_asked(&mut self, name: u64) {
         if let Some(slot) = self.0.get_mut(&name) {
             slot.length_and_notes &= !(ASKED_MAX << ASKED_SHIFT);
         }
     }
 
-    /// Names a place that was found at the start: nobody knows whether it was asked for, so it is settled.
+    /// Sets a place found at recovery: it is unknown whether the object was requested, so it is settled.
     pub(crate) fn insert_found(&mut self, name: u64, place: Place) {
         self.insert(name, place);
         self.note_settled(name);
@@ -117,22 +119,22 @@ impl Shard {
         }
     }
 
-    /// Notes that a head of this name lies in the log before the one that is known.
+    /// Notes that an older head of this name is in the log before the known one.
     pub(crate) fn note_older(&mut self, name: u64) {
         self.note(name, OLDER);
     }
 
-    /// Whether one may lie there.
+    /// Whether there may be an older head in the log.
     pub(crate) fn has_older(&self, name: u64) -> bool {
         self.0.get(&name).is_some_and(|slot| slot.length_and_notes & OLDER != 0)
     }
 
-    /// Notes that what is known under `name` need not be sifted.
+    /// Notes that the object under `name` need not be sifted.
     pub(crate) fn note_settled(&mut self, name: u64) {
         self.note(name, SETTLED);
     }
 
-    /// Whether what the index knows under `name` was sifted, or need not be.
+    /// Whether the object under `name` was sifted, or need not be.
     pub(crate) fn is_settled(&self, name: u64) -> bool {
         self.0.get(&name).is_some_and(|slot| slot.length_and_notes & SETTLED != 0)
     }
@@ -155,12 +157,12 @@ impl Shard {
         places.filter(|(_, place)| place.segment == segment).collect()
     }
 
-    /// Forgets everything, and gives the room back.
+    /// Forgets everything, and frees the memory.
     pub(crate) fn clear(&mut self) {
         self.0 = HashMap::default();
     }
 
-    /// Notes that the head at `place` was asked for.
+    /// Notes that the object whose head is at `place` was requested.
     pub(crate) fn note_asked(&mut self, name: u64, place: Place) {
         if let Some(slot) = self.0.get_mut(&name).filter(|slot| slot.place() == place)
             && slot.length_and_notes >> ASKED_SHIFT < ASKED_MAX
@@ -169,19 +171,19 @@ impl Shard {
         }
     }
 
-    /// How often the head at `place` was asked for, as far as that is counted.
+    /// How often the object whose head is at `place` was requested, up to [`ASKED_MAX`].
     pub(crate) fn asked(&self, name: u64, place: Place) -> u32 {
         self.0.get(&name).filter(|slot| slot.place() == place).map_or(0, |slot| slot.length_and_notes >> ASKED_SHIFT)
     }
 
-    /// Notes that what lies at `place` cannot be read.
+    /// Notes that the record at `place` cannot be read.
     pub(crate) fn note_unreadable(&mut self, name: u64, place: Place) {
         if let Some(slot) = self.0.get_mut(&name).filter(|slot| slot.place() == place) {
             slot.length_and_notes |= UNREADABLE;
         }
     }
 
-    /// Whether what the index knows under `name` is known to be unreadable.
+    /// Whether the object under `name` is known to be unreadable.
     pub(crate) fn is_unreadable(&self, name: u64) -> bool {
         self.0.get(&name).is_some_and(|slot| slot.length_and_notes & UNREADABLE != 0)
     }
@@ -189,15 +191,16 @@ impl Shard {
 
 pub(crate) struct Index {
     shards: Box<[Mutex<Shard>]>,
-    /// By some bits of a name, its shard. A table doubles when it is full, so shards of one size would all be half empty at
-    /// once; these get from one to two parts of the names each, evenly spread over the powers, and so double one after another.
+    /// The shard for each value of some bits of a name. A table doubles when full, so shards of equal size would all be
+    /// half empty at the same time. These get between one and two parts of the names each, evenly spread over the
+    /// powers, and so double one after another.
     shard_of: Box<[u8]>,
 }
 
-/// Values of the bits of a name that choose its shard.
+/// Number of values of the bits that choose a name's shard.
 const CHOICES: usize = 1 << 14;
 
-/// Keys are hashes already.
+/// The identity hash: keys are hashes already.
 #[derive(Default)]
 pub(crate) struct Uniform(u64);
 
@@ -231,7 +234,7 @@ impl Index {
 
     /// Locks the shard of a name.
     pub(crate) fn lock(&self, name: u64) -> MutexGuard<'_, Shard> {
-        // Neither the lowest bits nor the highest: the table makes its own use of those.
+        // Neither the lowest bits nor the highest: the table uses those itself.
         self.shard(usize::from(self.shard_of[(name >> 40) as usize % CHOICES]))
     }
 
@@ -248,7 +251,7 @@ impl Index {
     }
 }
 
-/// The part of a key that the index and the memory tier know an object by.
+/// The part of a key under which the index and the memory tier know an object.
 pub(crate) fn name(key: Key) -> u64 {
     (key.0 >> 64) as u64
 }

@@ -1,9 +1,9 @@
 //! The memory and disk tiers of one machine: bytes at rest.
 //!
-//! A disk is a log of append-only *segments*. A body lies there as *slices* of at most 1 MiB, what is known about it as a
-//! *head* record that lists them, a removal as a *tombstone*. An object exists once its head is written; it is durable once a
-//! sync that began after that has finished, and many commits share one sync. What a crash cuts short was never acknowledged, and
-//! is not there afterwards.
+//! A disk is a log of append-only *segments*. A body is stored as *slices* of at most 1 MiB, its metadata as a *head*
+//! record that lists them, a removal as a *tombstone*. An object exists once its head is written, and is durable once a
+//! sync that began after that has finished; many commits share one sync. Whatever a crash cuts short was never
+//! acknowledged, and is absent afterwards.
 //!
 //! The crate knows nothing of HTTP: a [`Key`] is a hash, the full key and the head are bytes, a stamp is a number.
 //!
@@ -11,14 +11,14 @@
 //!
 //! - Bytes are handed out only under the full key they were stored with; a collision of hashes is a miss.
 //! - Every slice and head that is read from disk passes its checksum first.
-//! - A segment id is never used twice, so a location that outlived its segment reads as a miss, never as other bytes.
-//! - The order of records in the log is the order in which changes take effect; recovery replays it and stops a segment at
-//!   the first record that is not whole.
-//! - Every queue and buffer has a bound that [`Stats`] shows beside its fill.
+//! - A segment id is never reused, so a location that outlived its segment reads as a miss, never as other bytes.
+//! - The order of records in the log is the order in which changes take effect; recovery replays it and stops reading a
+//!   segment at the first incomplete record.
+//! - Every queue and buffer is bounded, and [`Stats`] shows both its fill level and its bound.
 //!
 //! # Not here
 //!
-//! What may be served is judged by the node (`model::fence`); the store keeps the stamp and asks no questions about it.
+//! What may be served is judged by the node (`model::fence`); the store keeps the stamp without interpreting it.
 
 pub use config::{Config, DISK_BYTES_LEAST, DiskConfig, SEGMENT_BYTES_DEFAULT};
 pub use error::{OpenError, PinError, ReadError, VerifyError, WriteError};
@@ -53,7 +53,7 @@ mod store;
 mod tier;
 mod writer;
 
-/// Hash of a full key: what the index is keyed by. Must be uniform (xxh3-128 of the full key, say).
+/// Hash of a full key: the key of the index. Must be uniformly distributed (e.g. xxh3-128 of the full key).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub u128);
 

@@ -1,7 +1,8 @@
-//! The memory tier: heads and slices that were read or written recently, within a bound of bytes.
+//! The memory tier: heads and slices recently read or written, within a bound of bytes.
 //!
-//! quick_cache decides what stays (S3-FIFO: a scan or a large prefetch does not push out what is asked for often). A body of one
-//! slice lies in the cache with its head, so a hot hit is one look. Without a disk whole bodies lie there and nowhere else.
+//! quick_cache decides what stays (S3-FIFO: a scan or a large prefetch does not displace frequently requested objects).
+//! A body of one slice is cached together with its head, so a hot hit takes one lookup. Without a disk, whole bodies
+//! are stored here and nowhere else.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,14 +16,14 @@ use crate::config::room_of_readers;
 use crate::index::name;
 use crate::object::Entry;
 
-/// Heavier shards keep large bodies admissible: an item must fit its shard.
+/// Larger shards keep large bodies admissible: an item must fit into its shard.
 const SHARD_BYTES_MIN: u64 = 64 << 20;
 const SHARDS_MAX: u64 = 64;
 
-/// Guess of a cached item's size, in bytes; sizes the cache's table of recently evicted keys.
+/// Estimated size of a cached item, in bytes; determines the size of the cache's table of recently evicted keys.
 const ITEM_BYTES_GUESS: u64 = 16 << 10;
 
-/// What an item costs beside its bytes, and what a head does in addition once it was asked for: it is kept decoded then.
+/// Overhead of an item beside its bytes, and the additional overhead of a requested head, which is kept decoded.
 const ITEM_OVERHEAD_BYTES: u64 = 256;
 const HEAD_OVERHEAD_BYTES: u64 = 1024;
 
@@ -99,16 +100,17 @@ impl Hasher for Fold {
 }
 
 pub(crate) struct Memory {
-    /// Held while a head is compared and then changed, in a store without a disk; else the index has the locks for that.
+    /// Held while a head is compared and then changed, in a store without a disk; with a disk, the index has locks for
+    /// that.
     pub(crate) changes: Mutex<()>,
-    /// All bytes of bodies in memory, those here among them.
+    /// Accounting of all body bytes in memory, including those here.
     pub(crate) buffers: Arc<Buffers>,
     cache: Cache<Slot, Item, Bytewise, Fold, Counting>,
     counting: Counting,
 }
 
 impl Memory {
-    /// Of `capacity_bytes`, in a store whose writers hold `in_flight_bytes` at most.
+    /// A tier of `capacity_bytes`, in a store whose writers hold at most `in_flight_bytes`.
     pub(crate) fn new(capacity_bytes: u64, in_flight_bytes: u64) -> Memory {
         let shards = 1_u64 << (capacity_bytes / SHARD_BYTES_MIN).clamp(1, SHARDS_MAX).ilog2();
         let options = OptionsBuilder::new()
@@ -136,7 +138,7 @@ impl Memory {
         }
     }
 
-    /// The head, without taking note that it was asked for.
+    /// The head, without recording a request for it.
     pub(crate) fn peek_head(&self, name: u64) -> Option<Arc<Entry>> {
         match self.cache.peek(&Slot::Head(name)) {
             Some(Item::Head(entry)) => Some(entry),
@@ -148,13 +150,13 @@ impl Memory {
         self.cache.insert(Slot::Head(name(entry.key)), Item::Head(entry));
     }
 
-    /// Puts a head in the place of one that is there, which keeps its rank; nothing if there is none.
+    /// Replaces a head that is present, keeping its rank; does nothing if there is none.
     pub(crate) fn replace_head(&self, entry: Arc<Entry>) {
-        // Gone in between: then it need not be there.
+        // If it was evicted in between, nothing needs to be done.
         let _ = self.cache.replace(Slot::Head(name(entry.key)), Item::Head(entry), true);
     }
 
-    /// Says whether there was one.
+    /// Removes a head; returns whether there was one.
     pub(crate) fn remove_head(&self, name: u64) -> bool {
         self.cache.remove(&Slot::Head(name)).is_some()
     }
@@ -179,7 +181,7 @@ impl Memory {
         self.cache.iter().filter_map(|(slot, _)| name(slot)).collect()
     }
 
-    /// Items held; without a disk every one is an object.
+    /// Number of items; without a disk each is an object.
     pub(crate) fn items(&self) -> u64 {
         self.cache.len() as u64
     }
@@ -197,7 +199,7 @@ impl Memory {
         self.cache.capacity()
     }
 
-    /// The largest body that may lie here whole, leaving room for others.
+    /// The largest body that may be stored here whole, leaving room for others.
     pub(crate) fn body_bytes_max(&self) -> u64 {
         self.cache.shard_capacity() / 2
     }

@@ -1,7 +1,7 @@
 //! A stored object as its readers hold it.
 //!
-//! Immutable: an update of the head makes another object over the same body. What may still happen to the body is that a
-//! disk rots or a segment is reclaimed; readers then end with an error, never with other bytes.
+//! Immutable: an update of the head makes another object over the same body. The body may still be lost to a failing
+//! disk or to eviction of its segments; readers then end with an error, never with other bytes.
 
 use std::any::Any;
 use std::ops::Range;
@@ -17,21 +17,21 @@ use crate::pins::Extent;
 use crate::tier::{Segment, Tier};
 use crate::{Generation, Key, Reader};
 
-/// What a head and what readers make of it take in memory together, as a multiple of the head's bytes.
+/// Memory for a head together with what readers derive from it, as a multiple of the head's bytes.
 const HEAD_MADE_FACTOR: usize = 5;
 
-/// What is known of an object: its head record, where that lies, and what of the body is at hand.
+/// What is known of an object: its head record, its place on disk, and the part of its body in memory.
 pub(crate) struct Entry {
     pub(crate) key: Key,
     pub(crate) generation: u64,
-    /// Where the head lies; nowhere without a disk.
+    /// Where the head is on disk; unused without a disk.
     pub(crate) place: Place,
     pub(crate) record: HeadRecord,
-    /// The slices, if the body is one slice that is in memory, or if there is no disk; else empty.
+    /// The slices, if the body is a single slice in memory, or if there is no disk; otherwise empty.
     pub(crate) held: SmallVec<[Bytes; 1]>,
-    /// Whether the index knows that it was asked for while it was in memory.
+    /// Whether the index has been told that it was requested since it came into memory.
     pub(crate) asked: AtomicBool,
-    /// What a reader made of the head, once one did.
+    /// The value that a reader derived from the head, if any; see [`Object::made`].
     pub(crate) made: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
@@ -47,20 +47,20 @@ impl Entry {
         Entry { key, generation, place, record, held, asked, made }
     }
 
-    /// The same object, to be put somewhere else.
+    /// A copy of the object, to be placed elsewhere.
     pub(crate) fn copied(&self) -> Entry {
         let Entry { key, generation, place, ref record, ref held, .. } = *self;
         Entry::new(key, generation, place, record.clone(), held.clone())
     }
 
-    /// Holds the body no more, nor the buffer that it was read into with the head.
+    /// Drops the body from memory, and the buffer that it was read into together with the head.
     pub(crate) fn let_body_go(&mut self) {
         self.held.clear();
         self.record.head = Bytes::copy_from_slice(&self.record.head);
         self.record.full_key = Bytes::copy_from_slice(&self.record.full_key);
     }
 
-    /// The same without head and body: what it takes to read the body from its disk.
+    /// A copy without head and body bytes: enough to read the body from its disk.
     fn without_bytes(&self) -> Entry {
         let HeadRecord { stamp, length, checksum, ref slices, .. } = self.record;
         let (full_key, head) = (Bytes::new(), Bytes::new());
@@ -68,27 +68,27 @@ impl Entry {
         Entry::new(self.key, self.generation, self.place, record, SmallVec::new())
     }
 
-    /// The oldest segment that holds a part of the body, if there is a body: without it the object is gone.
+    /// The oldest segment that holds a part of the body, if there is a body; without that segment the object is gone.
     pub(crate) fn oldest_segment(&self) -> Option<u32> {
-        // They are written in order, but parts of a pinned body are moved.
+        // Slices are written in order, but parts of a pinned body are moved, so all have to be looked at.
         self.record.slices.iter().map(|slice| slice.segment).min()
     }
 
-    /// The line of its head in the summary of the segment where that lies.
+    /// The entry for its head in the summary of the head's segment.
     pub(crate) fn summary(&self) -> SummaryEntry {
         let Place { segment, offset, length, lead } = self.place;
         let first_segment = self.oldest_segment().unwrap_or(segment);
         SummaryEntry { key: self.key, kind: Kind::Head, offset, length, lead, first_segment }
     }
 
-    /// What it takes of its disk, and where that begins.
+    /// The bytes it takes on its disk, and the oldest segment that holds a part of it.
     pub(crate) fn extent(&self) -> Extent {
         let headers = self.record.slices.len() * RECORD_HEADER_BYTES;
         let oldest = self.oldest_segment().map_or(self.place.segment, |slice| slice.min(self.place.segment));
         Extent { oldest, bytes: self.record.length + headers as u64 + u64::from(self.place.length) }
     }
 
-    /// Bytes that it keeps in memory.
+    /// Bytes that it takes in memory.
     pub(crate) fn bytes_in_memory(&self) -> u64 {
         let held: usize = self.held.iter().map(Bytes::len).sum();
         let slices = self.record.slices.len() * size_of::<SliceAt>();
@@ -96,12 +96,12 @@ impl Entry {
     }
 }
 
-/// A stored object: its head, and access to its body. Cheap to clone. Keeps reading the bytes it was looked up with when
-/// the object is replaced or removed meanwhile.
+/// A stored object: its head, and access to its body. Cheap to clone. Goes on reading the body it was looked up with,
+/// even if the object is replaced or removed meanwhile.
 #[derive(Clone)]
 pub struct Object {
     pub(crate) entry: Arc<Entry>,
-    /// The disk it lies on, if it lies on one.
+    /// The disk that holds it, if any.
     pub(crate) tier: Option<Arc<Tier>>,
 }
 
@@ -121,7 +121,8 @@ impl Object {
         &self.entry.record.head
     }
 
-    /// What `make` makes of the head: made once as long as the head stays in memory, for everybody. All callers make the same of it.
+    /// The value that `make` derives from the head: computed once and shared by all callers for as long as the head
+    /// stays in memory. All callers must derive the same value.
     pub fn made<T: Send + Sync + 'static>(&self, make: impl Fn(&Bytes) -> T) -> &T {
         let made = self.entry.made.get_or_init(|| Box::new(make(self.head())));
         made.downcast_ref().expect("all callers make the same of it")
@@ -142,13 +143,13 @@ impl Object {
         self.entry.record.checksum
     }
 
-    /// Which body this is: new with every fill, kept by `update_head`.
+    /// Identifies the body: new with every fill, kept by `update_head`.
     pub fn generation(&self) -> Generation {
         Generation(self.entry.generation)
     }
 
-    /// The whole body if it is small and in memory: the path of a hot hit, without waiting or copying. While the store is short of memory
-    /// ([`crate::Store::is_short`]) a reader holds less of it.
+    /// The whole body if it is small and in memory: the path of a hot hit, without waiting or copying. While the store
+    /// is short of memory ([`crate::Store::is_short`]), a [`Reader`] holds less of it.
     pub fn body(&self) -> Option<&Bytes> {
         static EMPTY: Bytes = Bytes::new();
         match (&*self.entry.held, self.length()) {
@@ -163,8 +164,8 @@ impl Object {
         self.entry.held.len() == self.entry.record.slices.len()
     }
 
-    /// The same object for a reader of `part` that is to hold nothing of it in memory, and the segments it needs. Nothing when it
-    /// lies nowhere else.
+    /// The same object for a reader of `part` that holds no bytes in memory, and the segments that reader needs. `None`
+    /// if the object is not on disk.
     pub(crate) fn on_disk(&self, part: Range<u64>) -> Option<(Object, Vec<Needed>)> {
         let tier = self.tier.clone()?;
         let segments = self.segments(part.clone());
@@ -173,13 +174,13 @@ impl Object {
         all.then(|| (Object { entry: Arc::new(self.entry.without_bytes()), tier: Some(tier) }, segments))
     }
 
-    /// The slices in which a part of the body lies.
+    /// The slices that contain a part of the body.
     fn slices(&self, part: Range<u64>) -> impl Iterator<Item = &SliceAt> {
         let end = |slice: &SliceAt| slice.start + u64::from(slice.length);
         self.entry.record.slices.iter().filter(move |slice| slice.start < part.end && end(slice) > part.start)
     }
 
-    /// The segments that a reader of a part of the body needs, without those that are gone.
+    /// The segments that a reader of a part of the body needs and that still exist.
     pub(crate) fn segments(&self, part: Range<u64>) -> Vec<Needed> {
         let mut all: Vec<Needed> = Vec::new();
         let Some(tier) = &self.tier else { return all };
@@ -193,15 +194,15 @@ impl Object {
         all
     }
 
-    /// Reads a range of the body, a slice at a time; what lies past the end of the body is left out.
-    /// Slices in memory are ready at once. A reader keeps the segments that it still needs: eviction does not end it, unless readers
-    /// hold too much of the disk ([`crate::Stats::held_bytes_max`]).
+    /// Reads a range of the body, slice by slice; the range is cut at the end of the body. Slices in memory are ready
+    /// at once. A reader keeps the segments it still needs open, so eviction does not end it unless readers hold too
+    /// much of the disk ([`crate::Stats::held_bytes_max`]).
     pub fn read(&self, range: Range<u64>) -> Reader {
         Reader::of_object(self.clone(), range.start, range.end.min(self.length()))
     }
 }
 
-/// A segment that a reader needs, until it is past a position in the body.
+/// A segment that a reader needs until it has passed a position in the body.
 pub(crate) struct Needed {
     pub(crate) segment: Arc<Segment>,
     pub(crate) until: u64,

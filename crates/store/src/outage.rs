@@ -1,17 +1,18 @@
-//! When a disk is taken out of service, and what is known about it from then on.
+//! When a disk is taken out of service, and the record of it.
 //!
-//! A failing disk must not fail requests for ever: after a few failures in a row, with nothing that worked between them, it is
-//! *out* until the store is opened again. From that moment its objects are misses, what would have gone to it goes to the next
-//! disk or to memory, and readers that run end with an error.
+//! A failing disk must not fail requests for ever: after a few consecutive failures, with no success in between, it is
+//! *out* until the store is opened again. From then on its objects are misses, new ones go to the next disk or to
+//! memory, and running readers end with an error.
 //!
 //! # What always holds
 //!
-//! - It is out once and for all; a disk that works now and then does not flap.
-//! - A single object that cannot be read takes no disk out: one read that works between failures forgives them.
-//! - A disk that hangs is out after [`HANGS_MAX`] changes in a row that took too long. Reads do not say that as soon: what the page cache
-//!   has can be read from a disk that is gone.
-//! - That this process, or the system, is out of descriptors or memory is no failure of a disk.
-//! - While it is not *settled*, what the disk holds may be back after a restart, so removals of it are not acknowledged.
+//! - A disk that is out stays out; one that works intermittently does not flap.
+//! - A single unreadable object takes no disk out: a successful read between failures resets the count.
+//! - A disk that hangs is out after [`HANGS_MAX`] consecutive changes that timed out. Reads detect that later: pages in
+//!   the page cache can be read from a disk that is gone.
+//! - Running out of descriptors or memory, in this process or the system, is not a failure of the disk.
+//! - While an outage is not *settled*, the disk's contents may return after a restart, so removals of them are not
+//!   acknowledged.
 
 use std::io;
 use std::sync::OnceLock;
@@ -20,13 +21,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-/// Reads that fail in a row before a disk is out.
+/// Consecutive failed reads before a disk is out.
 const READ_FAILURES_MAX: u32 = 16;
 
-/// Writes, syncs and creations of segments that fail in a row before a disk is out.
+/// Consecutive failed writes, syncs and creations of segments before a disk is out.
 const WRITE_FAILURES_MAX: u32 = 8;
 
-/// The same for those that took too long ([`crate::disk::CALL_MAX`]): everybody who stores something has waited for each.
+/// The same for those that timed out ([`crate::disk::CALL_MAX`]): every caller that stores something has waited for
+/// each.
 const HANGS_MAX: u32 = 2;
 
 /// The failures of one disk.
@@ -36,7 +38,7 @@ pub(crate) struct Outage {
     write_failures: AtomicU32,
     cause: OnceLock<String>,
     settled: AtomicBool,
-    /// Wakes the writer, which has to settle it.
+    /// Wakes the writer, which has to settle the outage.
     pub(crate) begun: Notify,
 }
 
@@ -45,12 +47,12 @@ impl Outage {
         self.cause.get().is_some()
     }
 
-    /// Why it is out, in the words of the system.
+    /// Why it is out, as reported by the system.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.get().map(String::as_str)
     }
 
-    /// Whether what the disk holds stays away after a restart too.
+    /// Whether the disk's contents stay away after a restart, too.
     pub(crate) fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Acquire)
     }
@@ -60,25 +62,25 @@ impl Outage {
     }
 
     pub(crate) fn read_went_well(&self) {
-        // Almost always true, and then nothing is written to memory that all cores share.
+        // Almost always zero, so that nothing is written to memory that all cores share.
         if self.read_failures.load(Ordering::Relaxed) != 0 {
             self.read_failures.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Says whether that was the one too many.
+    /// Counts a failed read; returns whether it was the one that takes the disk out.
     pub(crate) fn read_failed(&self, error: &io::Error) -> bool {
         is_of_disk(error)
             && self.read_failures.fetch_add(1, Ordering::Relaxed) + 1 >= READ_FAILURES_MAX
             && self.begin(error)
     }
 
-    /// Something written was synced.
+    /// Records that a write was synced.
     pub(crate) fn write_went_well(&self) {
         self.write_failures.store(0, Ordering::Relaxed);
     }
 
-    /// Says whether that was the one too many.
+    /// Counts a failed change; returns whether it was the one that takes the disk out.
     pub(crate) fn write_failed(&self, error: &io::Error) -> bool {
         let hangs = error.kind() == io::ErrorKind::TimedOut;
         let counts = if hangs { WRITE_FAILURES_MAX / HANGS_MAX } else { 1 };
@@ -96,7 +98,7 @@ impl Outage {
     }
 }
 
-/// Whether it is the disk that failed, and not the process that has no descriptors or no memory left.
+/// Whether the disk failed, rather than the process running out of descriptors or memory.
 fn is_of_disk(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     !matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))

@@ -1,17 +1,18 @@
-//! Pinned objects of one disk: what is kept when its segment is reclaimed, whoever asked for it or not.
+//! Pinned objects of one disk: kept when their segment is reclaimed, whether or not anybody requested them.
 //!
-//! An object is pinned by the name that the index knows it by. A body that takes its place is pinned in its stead, while there is
-//! room; what removes the object removes the pin. Nothing of this is on the disk: whoever pins writes it down, and pins again after a
-//! restart, before anything is stored.
+//! An object is pinned by the name under which the index knows it. A body that replaces it is pinned in its place, if
+//! there is room; removing the object removes the pin. Pins are not stored on disk: the caller persists them, and pins
+//! again after a restart, before anything is stored.
 //!
 //! # What always holds
 //!
-//! - Pinned objects take a quarter of the disk at most ([`PINNED_PART`]), so that reclaiming always comes to something that goes.
+//! - Pinned objects take at most a quarter of the disk ([`PINNED_PART`]), so that reclaiming always finds something to
+//!   evict.
 //! - Each pinned object is listed under the oldest segment that holds a part of it.
 //!
 //! # Not here
 //!
-//! Copying pinned objects out of segments that go: `writer/reclaim`.
+//! Copying pinned objects out of segments about to be reclaimed: `writer/reclaim`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
@@ -21,19 +22,19 @@ use std::sync::{Mutex, MutexGuard};
 use crate::index::{Uniform, name};
 use crate::{Generation, Key, PinError, Store};
 
-/// Of a disk, one part in this many may be pinned.
+/// At most one part in this many of a disk may be pinned.
 pub(crate) const PINNED_PART: u64 = 4;
 
-/// The pinned objects of a disk. Locked behind a shard of the index, never before one.
+/// The pinned objects of a disk. Its lock is taken after that of an index shard, never before.
 pub(crate) struct Pins {
     all: Mutex<All>,
-    /// How many there are; read without the lock, for most disks have none.
+    /// Their number; read without the lock, as most disks have none.
     count: AtomicU64,
-    /// Pins that went though nobody took the object away.
+    /// Pins lost although nobody removed the object.
     pub(crate) lost: AtomicU64,
 }
 
-/// What an object takes, and where.
+/// The space that an object takes, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     /// The oldest segment that holds a part of it.
@@ -45,7 +46,7 @@ pub(crate) struct Extent {
 #[derive(Default)]
 struct All {
     by_name: HashMap<u64, Extent, BuildHasherDefault<Uniform>>,
-    /// By the oldest segment: bytes and names.
+    /// By oldest segment: bytes and names.
     by_segment: BTreeMap<u32, (u64, HashSet<u64, BuildHasherDefault<Uniform>>)>,
     bytes: u64,
     most: u64,
@@ -92,7 +93,7 @@ impl Pins {
         self.count.store(all.by_name.len() as u64, Ordering::SeqCst);
     }
 
-    /// How many there are, the bytes they take, and the bound of those.
+    /// Their number, the bytes they take, and the bound of those.
     pub(crate) fn usage(&self) -> (u64, u64, u64) {
         let all = self.all();
         (all.by_name.len() as u64, all.bytes, all.most)
@@ -102,7 +103,7 @@ impl Pins {
         !self.is_empty() && self.all().by_name.contains_key(&name)
     }
 
-    /// Pins; `false` if there is no room for it.
+    /// Pins an object; `false` if there is no room for it.
     pub(crate) fn pin(&self, name: u64, extent: Extent) -> bool {
         let mut all = self.all();
         let before = all.take(name);
@@ -116,7 +117,7 @@ impl Pins {
         fits
     }
 
-    /// What is pinned lies elsewhere now, or is another body.
+    /// Records that a pinned object has moved, or has a new body.
     pub(crate) fn placed(&self, name: u64, extent: impl FnOnce() -> Extent) {
         if self.is_empty() {
             return;
@@ -138,7 +139,7 @@ impl Pins {
         }
     }
 
-    /// Pinned no more; whether it was.
+    /// Unpins an object; returns whether it was pinned.
     pub(crate) fn unpin(&self, name: u64) -> bool {
         if self.is_empty() {
             return false;
@@ -149,7 +150,7 @@ impl Pins {
         was
     }
 
-    /// The same for an object that goes although nobody took it away.
+    /// Unpins an object that was lost without having been removed.
     pub(crate) fn lose(&self, name: u64) {
         if self.unpin(name) {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -157,14 +158,14 @@ impl Pins {
         }
     }
 
-    /// Everything goes, with the disk.
+    /// Unpins everything, when the disk goes out of service.
     pub(crate) fn clear(&self) {
         let mut all = self.all();
         *all = All { most: all.most, ..All::default() };
         self.counted(&all);
     }
 
-    /// Names of what has its oldest part in a segment.
+    /// Names of the pinned objects whose oldest part is in a segment.
     pub(crate) fn of_segment(&self, segment: u32) -> Vec<u64> {
         if self.is_empty() {
             return Vec::new();
@@ -172,9 +173,9 @@ impl Pins {
         self.all().by_segment.get(&segment).map(|(_, names)| names.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// What is to be copied ahead of its time, each with its oldest segment, so that no segment that is reclaimed later brings more
-    /// than `each` bytes at once; `turns` says how many new segments there are at least until one is reclaimed. Of a long run of pinned
-    /// objects some are moved with every new segment: as late as will do.
+    /// Objects to copy ahead of time, each with its oldest segment, so that no segment reclaimed later brings more than
+    /// `each` bytes of pinned objects at once. `turns` returns the least number of new segments until a given one is
+    /// reclaimed. Of a long run of pinned objects, some are moved with every new segment, as late as possible.
     pub(crate) fn due(&self, turns: impl Fn(u32) -> u64, each: u64) -> Vec<(u32, u64)> {
         if self.is_empty() {
             return Vec::new();
@@ -201,11 +202,12 @@ impl Pins {
 }
 
 impl Store {
-    /// Keeps an object in the store until it is unpinned, removed, or the store is opened anew: segments that hold it are reclaimed, it
-    /// is not. What takes its place is kept in its stead. `generation`: only if it is this body. Says how long the body is, in bytes.
+    /// Keeps an object in the store until it is unpinned, removed, or the store is reopened: when segments that hold it
+    /// are reclaimed, it is moved. A body that replaces it is kept in its place. With `generation`, pins only that very
+    /// body. Returns the length of the body in bytes.
     pub async fn pin(&self, key: Key, full_key: &[u8], generation: Option<Generation>) -> Result<u64, PinError> {
         let volume = self.volume(key).ok_or(PinError::NoDisk)?;
-        // Once more only if it was moved or its head was changed meanwhile.
+        // Retries only if the object was moved or its head changed meanwhile.
         loop {
             let found = self.find(Some(volume), key, full_key).await.ok().flatten();
             let found = found.filter(|found| generation.is_none_or(|generation| found.generation() == generation));
@@ -218,12 +220,12 @@ impl Store {
         }
     }
 
-    /// Keeps an object no longer than any other. Says whether it was pinned.
+    /// Ends the pin of an object. Returns whether it was pinned.
     pub fn unpin(&self, key: Key) -> bool {
         self.volume(key).is_some_and(|volume| volume.tier.pins.unpin(name(key)))
     }
 
-    /// Whether what is stored under a key is pinned.
+    /// Whether the object stored under a key is pinned.
     pub fn is_pinned(&self, key: Key) -> bool {
         self.volume(key).is_some_and(|volume| volume.tier.pins.holds(name(key)))
     }
@@ -258,7 +260,7 @@ mod tests {
         for segment in 10..20 {
             assert!(pins.pin(u64::from(segment), at(segment, 90)));
         }
-        // Thirty with each new segment: all of the run takes thirty turns.
+        // Thirty with each new segment, so the whole run takes thirty turns.
         let turns = |tail: u32| move |segment: u32| u64::from(segment - tail) + 1;
         let moved = |tail| pins.due(turns(tail), 30).len();
         assert_eq!(moved(0), 1, "20 turns to go for 900 bytes, of which 600 can be moved in them");

@@ -1,12 +1,13 @@
-//! Proofs of residency, and the reads they take: heads, with the body's only slice where it lies beside them, from the medium of one disk.
+//! Proofs of residency, and the reads they take: heads, with the body's only slice if it is adjacent, from the medium
+//! of one disk.
 //!
-//! Objects that became durable together lie together and are proved together: a read of its own for each of many small ones
-//! would cost more than fetching it did. While some are read, the next gather.
+//! Objects that became durable together are adjacent and are proved together: a separate read for each of many small
+//! ones would cost more than fetching them did. While some are read, the next ones gather.
 //!
 //! # What always holds
 //!
-//! - At most [`WAITING_MAX`] wait; further ones wait for room.
-//! - Only what was asked for is looked at: what lies between is read along and dropped.
+//! - At most [`WAITING_MAX`] proofs wait; further callers wait for room.
+//! - Only what was asked for is examined: bytes in between are read and dropped.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -23,19 +24,19 @@ use crate::tier::{Segment, Source, Tier};
 use crate::writer::Command;
 use crate::{Generation, Key, Object, ReadError, Store, VerifyError};
 
-/// Proofs that wait.
+/// Maximum number of waiting proofs.
 const WAITING_MAX: usize = 1024;
 
-/// Proofs read at a time.
+/// Maximum number of proofs per batch.
 const BATCH_MAX: usize = 256;
 
-/// The longest read, in bytes, but for a head that is longer by itself.
+/// The longest read, in bytes, except for a single head that is longer.
 const READ_BYTES_MAX: u32 = 256 << 10;
 
-/// What is read along between two of them at most, in bytes.
+/// Largest gap between two records that is read along, in bytes.
 const GAP_MAX: u32 = 64 << 10;
 
-/// Reads under way at a time.
+/// Maximum number of concurrent reads.
 const READS_MAX: usize = 8;
 
 struct Wanted {
@@ -45,7 +46,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Where it begins in its segment; `None` for a place that cannot be.
+    /// Where it begins in its segment; `None` for an impossible place.
     fn start(&self) -> Option<u32> {
         self.place.offset.checked_sub(self.place.lead)
     }
@@ -55,7 +56,7 @@ impl Wanted {
     }
 }
 
-/// The way to the prover of a disk; it ends with the last of them.
+/// The handle to the prover of a disk, which ends when the last handle is dropped.
 #[derive(Clone)]
 pub(crate) struct Prover(mpsc::Sender<Wanted>);
 
@@ -63,7 +64,7 @@ impl Prover {
     /// Starts the prover of `tier`.
     pub(crate) fn spawn(tier: &Arc<Tier>) -> Prover {
         let (sender, wanted) = mpsc::channel(WAITING_MAX);
-        // It must not keep the disk in use that nobody else uses.
+        // A weak reference, so that it does not keep an otherwise unused disk open.
         tokio::spawn(prove(Arc::downgrade(tier), wanted));
         Prover(sender)
     }
@@ -88,7 +89,7 @@ async fn prove(tier: Weak<Tier>, mut incoming: mpsc::Receiver<Wanted>) {
     }
 }
 
-/// Those that one read brings, in the order in which they lie.
+/// Groups the sorted proofs into runs that one read covers.
 fn runs(sorted: impl Iterator<Item = Wanted>) -> Vec<Vec<Wanted>> {
     let mut runs: Vec<Vec<Wanted>> = Vec::new();
     let mut reach = 0_u32;
@@ -123,14 +124,14 @@ async fn read(tier: &Tier, run: Vec<Wanted>) {
                 let length = place.lead as usize + place.length as usize;
                 tier.entry(segment, name, place, bytes.slice(at..at + length))
             }
-            // Alone, or to find out whose bytes cannot be read.
+            // A run of one, or a retry one by one to find out which bytes cannot be read.
             None => tier.load_from(Source::Medium, name, place).await,
         };
         let _ = reply.send(entry);
     }
 }
 
-/// All that lies between the first and the last of a run, and where it begins.
+/// Everything from the first to the last record of a run: segment, offset and bytes.
 async fn read_together(tier: &Tier, run: &[Wanted]) -> Option<(Arc<Segment>, u32, Bytes)> {
     let first = run.first()?;
     let from = first.start()?;
@@ -140,7 +141,7 @@ async fn read_together(tier: &Tier, run: &[Wanted]) -> Option<(Arc<Segment>, u32
     Some((segment, from, bytes))
 }
 
-/// The proof that an object is resident: what was read back from stable storage, past the memory tier.
+/// The proof that an object is resident: what was read back from stable storage, bypassing the memory tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// Bytes of the whole body.
@@ -151,13 +152,13 @@ pub struct Verified {
     pub stamp: u64,
     /// The opaque head.
     pub head: Bytes,
-    /// Which body it is.
+    /// Identifies the body.
     pub generation: Generation,
 }
 
 impl Store {
-    /// Reads the head and every slice back from the disk's medium, past the memory tier and the operating system's cache, after making
-    /// sure that they are covered by a finished sync, and checks every checksum.
+    /// Reads the head and every slice back from the disk's medium, bypassing the memory tier and the operating system's
+    /// cache, after making sure that a finished sync covers them, and checks every checksum.
     pub async fn verify(&self, key: Key, full_key: &[u8]) -> Result<Verified, VerifyError> {
         let Some(volume) = self.volume(key) else {
             if let Some((path, cause)) = self.outage() {
@@ -166,7 +167,7 @@ impl Store {
             return verify_in_memory(self.in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
         };
         let tier = &volume.tier;
-        // Once more only if it was moved meanwhile.
+        // Retries only if the object was moved meanwhile.
         loop {
             let place = tier.index.get(name(key)).ok_or(VerifyError::Absent)?;
             match volume.verify_at(key, full_key, place).await {
@@ -218,7 +219,7 @@ impl Volume {
         };
         let segment = tier.segment(place.segment).ok_or(VerifyError::Absent)?;
         if !segment.is_durable(place.end()) {
-            // Slices come before their head in the log, so that a sync that covers it covers them.
+            // Slices come before their head in the log, so a sync that covers the head covers them.
             let end = place.end();
             let settle = |reply| Command::Settle { segment: segment.clone(), end, reply };
             volume.queue.ask(settle).await.map_err(VerifyError::Write)?;
@@ -243,7 +244,7 @@ impl Volume {
         if whole.finalize() != entry.record.checksum {
             return Err(failed(tier.corrupt(place.segment, place.offset)));
         }
-        // Whoever wants a proof of it wants it: it counts as asked for.
+        // Whoever proves an object wants it, so it counts as requested.
         tier.index.lock(name(key)).note_asked(name(key), place);
         Ok(verified(&entry))
     }
@@ -254,7 +255,7 @@ fn verified(entry: &Entry) -> Verified {
     Verified { length, checksum, stamp, head: head.clone(), generation: Generation(entry.generation) }
 }
 
-/// Without a disk residency is the memory's, and the checksum shows that it is whole.
+/// Without a disk the object is resident in memory, and the checksum shows that it is complete.
 fn verify_in_memory(object: Object) -> Result<Verified, VerifyError> {
     let mut whole = crc32fast::Hasher::new();
     object.entry.held.iter().for_each(|slice| whole.update(slice));

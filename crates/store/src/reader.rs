@@ -1,7 +1,7 @@
-//! Bodies as streams: of a stored object, or of a fill that still grows.
+//! Bodies as streams: of a stored object, or of a fill that is still growing.
 //!
-//! What is in memory is handed out without waiting; what is not is read a slice at a time, checked, and left in the memory tier
-//! for the next reader.
+//! Bytes in memory are delivered without waiting; others are read a slice at a time, checked, and put into the memory
+//! tier for the next reader.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -21,22 +21,23 @@ use crate::index::name;
 use crate::object::Needed;
 use crate::{Object, ReadError};
 
-/// Longest chunk that a reader gives while the store is short of memory, in bytes: about what a connection takes at once.
+/// Longest chunk that a reader delivers while the store is short of memory, in bytes: about what a connection accepts
+/// at once.
 const PIECE_BYTES: usize = 32 << 10;
 
-/// A body, or a part of it, as a stream of chunks in order. Holds one slice in memory at most, and none while the store is short of
-/// memory. Ends after the first error.
+/// A body, or a part of it, as a stream of chunks in order. Holds at most one slice in memory, and none while the store
+/// is short of memory. Ends after the first error.
 pub struct Reader {
     source: Source,
-    /// Of the next byte in the body.
+    /// Position of the next byte in the body.
     position: u64,
     end: u64,
     waiting: Option<BoxFuture<'static, Woken>>,
     pieces: Option<Pieces>,
 }
 
-/// Bytes of the body that are given in pieces: where they begin, how many they are, and the checksum of each piece, so that it can
-/// be read alone.
+/// Bytes of the body that are delivered in pieces: where they begin, how many there are, and a checksum for each piece,
+/// so that each can be read alone.
 struct Pieces {
     start: u64,
     length: usize,
@@ -49,9 +50,9 @@ enum Source {
     Ended,
 }
 
-/// Why a reader that waited goes on.
+/// Why a waiting reader continues.
 enum Woken {
-    /// The slice, or the piece of one, that begins at this position of the body is here.
+    /// The slice or piece that begins at this position of the body has arrived.
     Loaded(u64, Result<Bytes, ReadError>),
     /// The fill has grown or ended.
     Changed,
@@ -73,7 +74,7 @@ impl Reader {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// What can be said without waiting, or else begins to wait.
+    /// Returns what is available without waiting, or else begins to wait.
     fn step(&mut self) -> Step {
         if self.position >= self.end {
             return Step::End;
@@ -84,7 +85,7 @@ impl Reader {
                 let step = growing.step(self.position);
                 let Step::Wait = step else { return step };
                 let mut changes = growing.changes();
-                // Asked again, for it may have changed before the changes were listened to.
+                // Checked again, as it may have changed before the subscription.
                 let step = growing.step(self.position);
                 if let Step::Wait = step {
                     let changed = async move {
@@ -108,8 +109,8 @@ impl Reader {
         }
     }
 
-    /// Cuts what is asked for out of a slice, or out of a piece of one. While the store is short of memory that is a copy, so that
-    /// whoever is given it, and does not get on with it, holds no more than that.
+    /// Cuts the requested part out of a slice or piece. While the store is short of memory the result is a copy, so
+    /// that a consumer that is slow to use it holds no more than that.
     fn deliver(&mut self, start: u64, slice: Bytes) -> Option<Bytes> {
         let from = usize::try_from(self.position.checked_sub(start)?).ok()?;
         let to = slice.len().min(usize::try_from(self.end - start).unwrap_or(usize::MAX));
@@ -125,13 +126,13 @@ impl Reader {
         };
         self.position += chunk.len() as u64;
         if let Source::Object { segments, .. } = &mut self.source {
-            // What is behind may be evicted, however long the rest takes.
+            // The part already read may be evicted, however long the rest takes.
             segments.retain(|needed| needed.until > self.position);
         }
         Some(chunk)
     }
 
-    /// What counts the buffers of what is read; nothing where that has no disk, and lies in memory whoever reads it.
+    /// The accounting for buffers of this body; `None` without a disk, where it is in memory whether or not it is read.
     fn buffers(&self) -> Option<Arc<Buffers>> {
         match &self.source {
             Source::Object { object, .. } => object.tier.as_ref().map(|tier| tier.memory.buffers.clone()),
@@ -140,7 +141,7 @@ impl Reader {
         }
     }
 
-    /// Keeps what it takes to read on from this slice without holding it.
+    /// Remembers what is needed to read on from this slice without holding it.
     fn let_go(&mut self, start: u64, slice: &Bytes) {
         let length = slice.len();
         if self.pieces.as_ref().is_none_or(|pieces| (pieces.start, pieces.length) != (start, length)) {
@@ -155,8 +156,8 @@ impl Reader {
         }
     }
 
-    /// The piece in which the next byte lies, by its place in the slice, and its checksum: while the store is short of memory,
-    /// when this very slice was given in pieces before.
+    /// The piece with the next byte, as a range of the slice, and its checksum, if the store is short of memory and
+    /// this slice was delivered in pieces before.
     fn piece(&self, slice: &SliceAt) -> Option<(Range<usize>, u32)> {
         let of = (slice.start, slice.length as usize);
         let pieces = self.pieces.as_ref().filter(|pieces| (pieces.start, pieces.length) == of)?;
@@ -171,7 +172,7 @@ impl Reader {
         if let Source::Object { object, .. } = &self.source
             && let Some(tier) = &object.tier
         {
-            // The next one who asks is to find nothing, and to fetch it.
+            // The next lookup must miss, so that the object is fetched again.
             tier.drop_unreadable(name(object.key()), object.entry.place, &error);
         }
         self.source = Source::Ended;

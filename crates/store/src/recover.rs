@@ -1,10 +1,10 @@
-//! Recovery: from the segments of a disk to its index.
+//! Recovery: rebuilds the index of a disk from its segments.
 //!
-//! A sealed segment says in its summary which heads and tombstones it holds. Any other is read record by record up to the
-//! first that is not whole, and sealed there. That sync is not for speed alone: what a killed process had written but not
-//! synced is still readable, and must not be acknowledged before it is durable.
+//! The summary of a sealed segment lists its heads and tombstones. Any other segment is read record by record up to the
+//! first incomplete one, and sealed there. The sync in sealing is not for speed alone: what a killed process had
+//! written but not synced is still readable, and must not be acknowledged before it is durable.
 //!
-//! What it finds it does not judge: heads are checked when they are first read.
+//! Heads are not examined here; they are checked when they are first read.
 
 use std::cmp::Ordering;
 use std::io;
@@ -20,7 +20,7 @@ use crate::index::name;
 use crate::store::fill_count;
 use crate::tier::{self, Segment, Tier, place_of};
 
-/// How much is read at once while records are looked for, in bytes.
+/// Bytes read at a time while scanning for records.
 const WINDOW_BYTES: usize = 4 << 20;
 
 /// Fills the index of `tier` from its disk and returns the id of the segment to write next.
@@ -58,7 +58,7 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
             tier.disk.remove(&format::segment_name(id)).await.map_err(failed("remove a void segment"))?;
         }
         tier.disk.remove(format::VOID_NAME).await.map_err(failed("remove the mark of a void disk"))?;
-        // The last segment may hold later fills than its header says, but not that many.
+        // The last segment may hold later fills than its header says, but fewer than that.
         next_fill = next_fill.saturating_add(u64::from(u32::MAX));
         segments.clear();
     }
@@ -76,7 +76,7 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
             next_fill = next_fill.max(found.next_fill);
             tracing::info!(disk = %tier.path.display(), segment = id, records = found.records, end = found.end, "segment scanned");
             if found.records == 0 {
-                // It was created just before a crash, or given up at once.
+                // Created just before a crash, or abandoned at once.
                 tier.disk.remove(&format::segment_name(id)).await.map_err(failed("remove an empty segment"))?;
                 continue;
             }
@@ -94,7 +94,7 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
     Ok(ids.last().map_or(1, |last| last.saturating_add(1)))
 }
 
-/// How far a segment counts, in bytes, by what newer ones say.
+/// How many bytes of a segment count, according to newer ones.
 fn limit(voids: &[(Void, u32)], id: u32) -> u64 {
     let said = voids.iter().filter_map(|&(void, newer)| match id.cmp(&void.segment) {
         Ordering::Equal => Some(u64::from(void.offset)),
@@ -104,9 +104,9 @@ fn limit(voids: &[(Void, u32)], id: u32) -> u64 {
     said.min().unwrap_or(u64::MAX)
 }
 
-/// Lets the changes of a segment take effect, as they did when they were written.
+/// Applies the changes of a segment, as when they were written.
 fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
-    // Segments are replayed oldest first, so the oldest of all is known, or is this one.
+    // Segments are replayed oldest first, so the oldest segment is known, or is this one.
     let oldest = tier.oldest_segment().map_or(id, |segment| segment.id);
     for entry in entries {
         let name = name(entry.key);
@@ -115,7 +115,8 @@ fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
             let new = shard.get(name).is_none();
             shard.insert_found(name, place_of(id, entry));
             drop(shard);
-            // A head over a body that is known already is no second body, but sifting moves parts of bodies, to segments with even ids.
+            // A head over a body that is already known adds no second body; but sifting moves parts of bodies, to
+            // segments with even ids.
             if entry.first_segment != id && (new || entry.first_segment % 2 == 0) {
                 tier.note_spanning(entry.first_segment, name);
             }
@@ -125,13 +126,13 @@ fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
     }
 }
 
-/// What a scan found up to the first record that is not whole or does not count.
+/// The result of a scan up to the first record that is incomplete or does not count.
 struct Scanned {
     entries: Vec<SummaryEntry>,
     records: u64,
     /// Where the last whole record ends.
     end: u64,
-    /// Fills of the records found have lower counts.
+    /// Greater than the counters of all fills found.
     next_fill: u64,
 }
 
@@ -179,7 +180,7 @@ async fn scan(id: u32, file: &Arc<dyn DiskFile>, limit: u64) -> io::Result<Scann
     Ok(found)
 }
 
-/// A part of a file, read ahead.
+/// A read-ahead window of a file.
 struct Window<'a> {
     file: &'a Arc<dyn DiskFile>,
     start: u64,
@@ -187,7 +188,7 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// `length` bytes at `offset`, fewer only where the file ends. Offsets never go back.
+    /// Reads `length` bytes at `offset`; fewer only at the end of the file. Offsets must not decrease.
     async fn get(&mut self, offset: u64, length: usize) -> io::Result<Bytes> {
         let mut from = (offset - self.start) as usize;
         if from + length > self.bytes.len() {

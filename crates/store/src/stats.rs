@@ -1,4 +1,4 @@
-//! Counters of a store: kept as atomics, handed out as values.
+//! Counters of a store: kept as atomics, returned as values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,37 +6,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Objects that can be found: on disk, or in memory where there is no disk. May count large objects that have
-    /// lost a slice to eviction and were not asked for since.
+    /// Objects that lookups can find: on disk, or in memory if there is no disk. May include large objects that have
+    /// lost a slice to eviction and were not requested since.
     pub objects: u64,
-    /// Bytes the segments take on all disks, unused room of the open ones and what readers hold included.
+    /// Bytes of the segments on all disks, including unused room in open ones and what only readers hold.
     pub disk_bytes: u64,
     /// Bytes the segments may take.
     pub disk_capacity_bytes: u64,
     /// Segments on all disks.
     pub segments: u64,
-    /// Bytes of segments that are evicted or sifted but for those who still read there.
+    /// Bytes of evicted or sifted segments that readers still hold.
     pub held_bytes: u64,
-    /// Bound of `held_bytes`: from whoever holds more the disk is taken back.
+    /// Bound of `held_bytes`: beyond it, the room is taken back and the readers end.
     pub held_bytes_max: u64,
-    /// Segments that were taken back.
+    /// Segments taken back from readers.
     pub taken_back_segments: u64,
     /// Bytes of heads and bodies in memory.
     pub memory_bytes: u64,
     /// Bound of `memory_bytes`.
     pub memory_capacity_bytes: u64,
-    /// Bytes of bodies in memory, whoever holds them: the memory tier, the disk writers, readers and those they read for. Buffers of a
-    /// few KiB do not count.
+    /// Body bytes in memory, whoever holds them: the memory tier, the disk writers, readers and their callers. Buffers
+    /// of a few KiB do not count.
     pub buffered_bytes: u64,
-    /// What `buffered_bytes` is held to: readers are frugal before, and [`crate::Store::is_exhausted`] says when it is reached.
+    /// Bound of `buffered_bytes`: readers start to save memory before it, and [`crate::Store::is_exhausted`] is true
+    /// once it is reached.
     pub buffered_bytes_max: u64,
     /// Bytes handed to the disk writers and not yet written; at most `in_flight_bytes_max`.
     pub in_flight_bytes: u64,
     /// Bound of `in_flight_bytes`.
     pub in_flight_bytes_max: u64,
-    /// Bytes of running fills that do not make a slice yet.
+    /// Bytes of running fills that do not yet fill a slice.
     pub gathering_bytes: u64,
-    /// What running fills may come to hold of such bytes, by what was announced of them.
+    /// Bytes that running fills may need for that, judged by their announced lengths.
     pub reserved_bytes: u64,
     /// Bound of `reserved_bytes`.
     pub reserved_bytes_max: u64,
@@ -50,7 +51,7 @@ pub struct Stats {
     pub misses: u64,
     /// Objects committed.
     pub commits: u64,
-    /// Syncs that finished; `commits / syncs` is the size of a group.
+    /// Syncs that finished; `commits / syncs` is the average group size.
     pub syncs: u64,
     /// Bytes of records written to segments.
     pub written_bytes: u64,
@@ -58,23 +59,23 @@ pub struct Stats {
     pub read_bytes: u64,
     /// Segments reclaimed to make room.
     pub evicted_segments: u64,
-    /// Heads that left the index with those, or were sifted out.
+    /// Heads that left the index with those segments, or by sifting.
     pub evicted_objects: u64,
-    /// Segments that were sifted: what nobody had asked for since it was written left them.
+    /// Segments that were sifted: objects not requested since they were written were removed.
     pub sifted_segments: u64,
-    /// Objects that were asked for and therefore kept when their segment was sifted or reclaimed.
+    /// Objects that were kept when their segment was sifted or reclaimed, because they had been requested.
     pub kept_objects: u64,
-    /// Objects that are pinned.
+    /// Pinned objects.
     pub pinned_objects: u64,
-    /// Bytes they take of the disks.
+    /// Bytes they take on the disks.
     pub pinned_bytes: u64,
     /// Bound of `pinned_bytes`.
     pub pinned_bytes_max: u64,
-    /// Pins that went although nobody removed the object: what took its place was too large, or its disk rots.
+    /// Pins lost although nobody removed the object: its replacement was too large, or its disk fails.
     pub pins_lost: u64,
-    /// Disks of the configuration that are out of service.
+    /// Configured disks that are out of service.
     pub disks_out: u64,
-    /// Reads that failed or found a wrong checksum.
+    /// Reads that failed or returned bytes with a wrong checksum.
     pub read_errors: u64,
     /// Writes and syncs that failed.
     pub write_errors: u64,
@@ -82,7 +83,7 @@ pub struct Stats {
     pub recovery_ms: u64,
 }
 
-/// What the parts of a store count, all disks together.
+/// The counters, over all disks.
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) gathering_bytes: AtomicU64,
@@ -106,7 +107,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Sets bytes aside for a fill, unless all of them would be more than `most` then.
+    /// Reserves bytes for a fill; `false` if that would bring the total above `most`.
     pub(crate) fn reserve(&self, bytes: u64, most: u64) -> bool {
         let fits = |reserved: u64| reserved.checked_add(bytes).filter(|sum| *sum <= most);
         self.reserved_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()

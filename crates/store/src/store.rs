@@ -1,8 +1,8 @@
-//! The store: which part answers what.
+//! The store: dispatches each operation to the part that answers it.
 //!
-//! A key belongs to one disk for good, so each disk is a log of its own; without a disk objects lie in the memory tier alone,
-//! under the same face. Changes that depend on what is stored are decided by the disk's writer, which does one thing after
-//! another; whoever lost a race looks again.
+//! A key belongs to one disk for good, so each disk is a log of its own; without a disk, objects are in the memory tier
+//! alone, behind the same interface. Changes that depend on what is stored are decided by the disk's writer, one after
+//! another; a caller that lost a race looks again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,9 +30,9 @@ use crate::tier::Tier;
 use crate::writer::{self, Command, IN_FLIGHT_BYTES_MAX, Queue};
 use crate::{Config, DiskConfig, Key, Object, OpenError, ReadError, Stats, WriteError};
 
-/// The store of one machine. Cheap to clone; may be used from several runtimes at once.
+/// The store of one machine. Cheap to clone; can be used from several runtimes at once.
 ///
-/// Its writers are tasks of the runtime that opened it; when that ends, writes fail with [`WriteError::Closed`].
+/// Its writers are tasks of the runtime that opened it; once that has ended, writes fail with [`WriteError::Closed`].
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
@@ -42,58 +42,58 @@ pub(crate) struct Inner {
     pub(crate) memory: Arc<Memory>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) disks: Vec<Volume>,
-    /// Disks of the configuration that could not be read when the store was opened.
+    /// Configured disks that could not be read when the store was opened.
     missing: Vec<Missing>,
-    /// Next fill that goes to memory alone.
+    /// Number of the next fill that goes to memory alone.
     next_fill: AtomicU64,
 }
 
 struct Missing {
     path: PathBuf,
     cause: String,
-    /// What it holds will not count when it is back.
+    /// Whether its contents will be void when it is back.
     settled: bool,
 }
 
-/// A disk and the way to its writer.
+/// A disk and the queue to its writer.
 pub(crate) struct Volume {
     pub(crate) tier: Arc<Tier>,
     pub(crate) queue: Queue,
     pub(crate) prover: Prover,
-    /// Hash of the path: decides, with the key, which disk holds an object.
+    /// Hash of the path: together with the key it decides which disk holds an object.
     seed: u64,
 }
 
-/// Which body an object has: new with every fill, kept by `update_head`. Unique within a disk, restarts included; what a
-/// crash took with it does not count.
+/// Identifies the body of an object: new with every fill, kept by `update_head`. Unique within a disk, across restarts,
+/// except for bodies lost in a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
 
-/// What `remove` may remove.
+/// Which body `remove` may remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Whatever is stored under the key.
+    /// Any body stored under the key.
     Any,
     /// Only this body.
     Only(Generation),
 }
 
-/// The upper byte of a fill's number is that of its disk, so that a body which moves from a disk that fails to another, or to
-/// memory, does not meet its old generations there; the others count.
+/// The upper byte of a fill's number is that of its disk, so that a body that moves from a failing disk to another, or
+/// to memory, does not collide with old generations there; the other bytes are a counter.
 const FILL_COUNT_BITS: u32 = 56;
 
-/// The part of a fill's number that counts. A disk may have had another number when it was written to.
+/// The counter of a fill's number. The disk may have had another number when the fill was written.
 pub(crate) fn fill_count(number: u64) -> u64 {
     number & ((1 << FILL_COUNT_BITS) - 1)
 }
 
-/// How often a disk that fails is opened before it is left out of service.
+/// How often opening a failing disk is tried before it is left out of service.
 const OPEN_TRIES: u32 = 3;
 
-/// Objects a sweep looks at before it lets others have their turn.
+/// Objects that a sweep handles before it yields to other tasks.
 const SWEEP_BATCH: u64 = 64;
 
-/// What becomes of an object in a sweep.
+/// What a sweep does with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sweep {
     /// Stays as it is.
@@ -104,7 +104,7 @@ pub enum Sweep {
     Drop,
 }
 
-/// What a sweep shows of an object.
+/// An object as shown by a sweep.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SweptObject<'a> {
@@ -118,7 +118,7 @@ pub struct SweptObject<'a> {
     pub length: u64,
 }
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Swept {
@@ -128,16 +128,16 @@ pub struct Swept {
     pub restamped: u64,
     /// Objects removed.
     pub dropped: u64,
-    /// Bytes of their bodies.
+    /// Body bytes of those.
     pub dropped_bytes: u64,
-    /// Objects whose head could not be read, or which changed under the sweep; left as they were.
+    /// Objects whose head could not be read, or that changed during the sweep; left as they were.
     pub skipped: u64,
 }
 
 impl Store {
-    /// Opens the directories of `config`, locks them, and recovers what they hold. Must be called on a tokio runtime, which
-    /// must live as long as the store is written to. A disk that fails is left out of service, and [`Stats`] says so; a
-    /// directory that is wrong is an error.
+    /// Opens the directories of `config`, locks them, and recovers their contents. Must be called on a tokio runtime
+    /// that lives for as long as the store is written to. A failing disk is left out of service, and [`Stats`] reports
+    /// it; a wrong directory is an error.
     pub async fn open(config: Config) -> Result<Store, OpenError> {
         let mut disks: Vec<io::Result<Arc<dyn Disk>>> = Vec::new();
         for disk in &config.disks {
@@ -154,7 +154,7 @@ impl Store {
         Store::open_those(config, disks).await
     }
 
-    /// Opens a store on the given disks, one for each entry of `config.disks`, whose paths then only name them.
+    /// Opens a store on the given disks, one for each entry of `config.disks`, whose paths then serve as names only.
     pub async fn open_on(config: Config, disks: Vec<Arc<dyn Disk>>) -> Result<Store, OpenError> {
         assert_eq!(config.disks.len(), disks.len(), "one disk for each entry of the configuration");
         Store::open_those(config, disks.into_iter().map(Ok).collect()).await
@@ -234,14 +234,14 @@ impl Store {
         Ok(Store { inner: Arc::new(Inner { memory, counters, disks, missing, next_fill }) })
     }
 
-    /// The disk that holds a key, if there is one: the highest of all hashes of path and name (rendezvous), so that a disk that
-    /// is added or lost moves no key between the others.
+    /// The disk that holds a key, if any: the one with the highest hash of path and name (rendezvous hashing), so
+    /// adding or losing a disk moves no key between the others.
     pub(crate) fn volume(&self, key: Key) -> Option<&Volume> {
         let in_service = self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out());
         in_service.max_by_key(|volume| xxh3_64_with_seed(&name(key).to_le_bytes(), volume.seed))
     }
 
-    /// A disk whose objects may be back after a restart although it is out of service.
+    /// The error for a disk out of service whose objects may be back after a restart.
     fn unsettled_outage(&self) -> Option<WriteError> {
         let mut out = self.inner.disks.iter().filter(|volume| volume.tier.outage.is_out());
         if let Some(volume) = out.find(|volume| !volume.tier.outage.is_settled()) {
@@ -251,8 +251,8 @@ impl Store {
         Some(WriteError::OutOfService { path: path.clone(), cause: cause.clone() })
     }
 
-    /// Finds an object by its hash and full key. An object in memory is found without waiting. An error is to be treated as a
-    /// miss: the fill that follows replaces what could not be read.
+    /// Finds an object by its hash and full key. An object in memory is found without waiting. Treat an error as a
+    /// miss: the fill that follows replaces the unreadable object.
     pub async fn lookup(&self, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
         let volume = self.volume(key);
         let counters = &self.inner.counters;
@@ -267,12 +267,12 @@ impl Store {
         Ok(found)
     }
 
-    /// A lookup of what is in memory, which does not wait. It does not count as long as [`Store::note_hit`] does not say so.
+    /// Looks in memory only, without waiting. It is not counted until [`Store::note_hit`] is called.
     pub fn lookup_in_memory(&self, key: Key, full_key: &[u8]) -> Option<Object> {
         self.in_memory(self.volume(key), key, full_key)
     }
 
-    /// What [`Store::lookup_in_memory`] found was used.
+    /// Counts an object found by [`Store::lookup_in_memory`] as a hit.
     pub fn note_hit(&self, object: &Object) {
         self.inner.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
         self.note_asked(object);
@@ -291,7 +291,7 @@ impl Store {
         }
     }
 
-    /// A lookup that does not count.
+    /// A lookup that is not counted.
     pub(crate) async fn find(
         &self,
         volume: Option<&Volume>,
@@ -306,9 +306,9 @@ impl Store {
         Ok(entry.map(|entry| Object { entry, tier: Some(volume.tier.clone()) }))
     }
 
-    /// Begins to store a body. `head` and `stamp` are kept with it; `length` is its length if known, so that a body that cannot
-    /// be stored is refused at once with [`WriteError::TooLarge`]. Nothing is visible until the fill finishes. When the fills that
-    /// run may come to hold more memory than they are allowed, another is refused with [`WriteError::Busy`].
+    /// Begins to store a body. `head` and `stamp` are stored with it; `length` is its length if known, so that a body
+    /// that is too large is refused at once with [`WriteError::TooLarge`]. Nothing is visible until the fill finishes.
+    /// If running fills could then need more memory than allowed, the fill is refused with [`WriteError::Busy`].
     pub fn begin_fill(
         &self,
         key: Key,
@@ -330,7 +330,7 @@ impl Store {
         let id = next_fill.fetch_add(1, Ordering::Relaxed);
         let tier = volume.map(|volume| volume.tier.clone());
         let slice_bytes = tier.as_ref().map_or(SLICE_BYTES_MAX, |tier| tier.slice_bytes);
-        // What makes a slice goes to the disk; without one, all stays.
+        // A complete slice goes to the disk; without a disk everything stays in memory.
         let held = if tier.is_some() { slice_bytes as u64 } else { most };
         let reserved = length.map_or(slice_bytes as u64, |length| length.min(held));
         let allowed = room_of_fills(self.inner.memory.capacity());
@@ -354,12 +354,12 @@ impl Store {
         })
     }
 
-    /// Puts another head over the body of `object`, if that very body is still the one stored under its key; `None` if not.
-    /// The stored stamp becomes the larger of its own and `stamp`. Visible on return, durable with the next sync.
+    /// Replaces the head of `object`, if its body is still the one stored under its key; `None` if not. The stored
+    /// stamp becomes the larger of its own and `stamp`. Visible on return, durable with the next sync.
     pub async fn update_head(&self, object: &Object, head: Bytes, stamp: u64) -> Result<Option<Object>, WriteError> {
         check_head(object.full_key(), &head)?;
         let volume = self.volume(object.key());
-        // Once more only if another change of this object came first.
+        // Retries only if another change of this object came first.
         loop {
             let found = self.find(volume, object.key(), object.full_key()).await.map_err(WriteError::Read)?;
             let Some(now) = found.filter(|found| found.generation() == object.generation()) else { return Ok(None) };
@@ -382,7 +382,8 @@ impl Store {
         }
     }
 
-    /// Replaces or removes a head of a store without a disk, if it is still `expected`; returns the one that now matters.
+    /// Replaces or removes a head in a store without a disk, if it is still `expected`; returns the head that is
+    /// current afterwards.
     fn change_in_memory(&self, expected: &Arc<Entry>, new: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
         let memory = &self.inner.memory;
         let name = name(expected.key);
@@ -400,15 +401,15 @@ impl Store {
         }
     }
 
-    /// Removes what is stored under `key`, durably: on return it stays away after a crash. Says whether something was there.
-    /// On an error it is gone from this process, and may be back after a restart.
+    /// Removes the object stored under `key`, durably: on return it stays removed after a crash. Returns whether there
+    /// was one. On an error it is gone from this process, but may be back after a restart.
     pub async fn remove(&self, key: Key, full_key: &[u8], which: Which) -> Result<bool, WriteError> {
         let volume = self.volume(key);
-        // Once more only if another change of this object came first.
+        // Retries only if another change of this object came first.
         loop {
             let found = match self.find(volume, key, full_key).await {
                 Ok(found) => found,
-                // It stays known where it lies, and is removed below without having been looked at.
+                // Its place is still known, and it is removed below without being read.
                 Err(ReadError::Io { .. } | ReadError::Corrupt { .. }) => None,
                 Err(error) => return Err(WriteError::Read(error)),
             };
@@ -425,7 +426,7 @@ impl Store {
             };
             let Some(Object { entry, .. }) = found.filter(wanted) else {
                 if let Some(volume) = volume.filter(|volume| volume.tier.unsettled.load(Ordering::SeqCst)) {
-                    // It may have left a moment ago, and must not be back after a crash.
+                    // It may have been removed a moment ago, and must not be back after a crash.
                     volume.queue.ask(|reply| Command::Sync { reply }).await?;
                 }
                 return self.unsettled_outage().map_or(Ok(false), Err);
@@ -443,7 +444,7 @@ impl Store {
         }
     }
 
-    /// A disk that is out of service, and why.
+    /// A disk that is out of service, and the reason.
     pub(crate) fn outage(&self) -> Option<(PathBuf, String)> {
         let cause = |volume: &Volume| Some((volume.tier.path.clone(), volume.tier.outage.cause()?.to_owned()));
         self.inner.disks.iter().find_map(cause).or_else(|| {
@@ -456,10 +457,11 @@ impl Store {
         self.inner.disks.iter().any(|volume| !volume.tier.outage.is_out())
     }
 
-    /// Shows every object's full key, stamp and head to `judge`, one after another, and does as it says; what was removed is
-    /// shown to `dropped`. Objects stored while it runs may be left out, and one that changes between judgement and deed is left
-    /// as it is. Reads heads alone, and lets others have their turn after every few objects. On return all of it is durable, and
-    /// the oldest segments that hold nothing of what was left are gone from the disk.
+    /// Shows every object's full key, stamp and head to `judge`, one after another, and acts on its verdict; removed
+    /// objects are passed to `dropped`. Objects stored during the sweep may be missed, and one that changes between
+    /// verdict and action is left as it is. Reads only heads, and yields to other tasks after every few objects. On
+    /// return everything is durable, and the oldest segments that hold nothing of the remaining objects are gone from
+    /// the disk.
     pub async fn sweep(
         &self,
         mut judge: impl FnMut(&SweptObject<'_>) -> Sweep + Send,
@@ -474,7 +476,7 @@ impl Store {
         }
         for volume in self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out()) {
             let tier = &volume.tier;
-            // No object that is left needs a segment below this one; those stored meanwhile lie in newer ones.
+            // No remaining object needs a segment below this one; those stored meanwhile are in newer ones.
             let mut needed = tier.newest_segment_id().unwrap_or(0);
             let dropped_before = swept.dropped;
             for shard in 0..crate::index::SHARDS {
@@ -488,7 +490,7 @@ impl Store {
                             Ok(entry) => Arc::new(Entry { place, ..entry }),
                             Err(_) => {
                                 swept.skipped += 1;
-                                needed = 0; // nobody knows where its body lies
+                                needed = 0; // its body may be anywhere
                                 continue;
                             }
                         },
@@ -513,7 +515,7 @@ impl Store {
         Ok(swept)
     }
 
-    /// The same for what is stored under these keys alone. Durable with the next sync, or [`Store::sync_removals`].
+    /// The same for the objects stored under these keys. Durable with the next sync, or [`Store::sync_removals`].
     pub async fn sweep_keys(
         &self,
         keys: &[(Key, Vec<u8>)],
@@ -531,7 +533,7 @@ impl Store {
         Ok(swept)
     }
 
-    /// Makes removals durable that a sweep made.
+    /// Makes the removals of a sweep durable.
     pub async fn sync_removals(&self) -> Result<(), WriteError> {
         let unsettled = |volume: &&Volume| !volume.tier.outage.is_out() && volume.tier.unsettled.load(Ordering::SeqCst);
         for volume in self.inner.disks.iter().filter(unsettled) {
@@ -578,7 +580,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes an object, unless its head or body changed since: what was judged is what goes.
+    /// Removes an object, unless its head or body has changed since: only what was judged is removed.
     async fn remove_unchanged(&self, object: &Object) -> Result<bool, WriteError> {
         let entry = object.entry.clone();
         match self.volume(object.key()) {
@@ -590,12 +592,12 @@ impl Store {
         }
     }
 
-    /// Whether so many bytes of bodies are in memory that whoever serves them slowly is to hold as few as he can.
+    /// Whether so many body bytes are in memory that slow readers should hold as few as they can.
     pub fn is_short(&self) -> bool {
         self.inner.memory.buffers.is_short()
     }
 
-    /// Whether so many bytes of bodies are in memory that no more are to be taken there: more than [`Stats::buffered_bytes_max`].
+    /// Whether so many body bytes are in memory that no more should be loaded: more than [`Stats::buffered_bytes_max`].
     pub fn is_exhausted(&self) -> bool {
         self.inner.memory.buffers.is_exhausted()
     }
@@ -636,7 +638,8 @@ impl Store {
         stats
     }
 
-    /// Makes everything durable, seals the open segments so that the next start is quick, and refuses writes from then on.
+    /// Makes everything durable, seals the open segments so that the next start is fast, and refuses writes from then
+    /// on.
     pub async fn close(&self) -> Result<(), WriteError> {
         for volume in &self.inner.disks {
             match volume.queue.ask(|reply| Command::Close { reply }).await {
@@ -669,7 +672,7 @@ async fn open_volume(
     Ok(Volume { prover: Prover::spawn(&tier), tier, queue, seed })
 }
 
-/// Whether an error says that a disk fails or is full, and not that the configuration names the wrong place.
+/// Whether an error means that a disk fails or is full, rather than that the configuration names the wrong place.
 fn is_failing(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied};
     !matches!(

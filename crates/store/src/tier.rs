@@ -1,6 +1,6 @@
-//! One disk as its readers see it: segments, the index over them, and reads that check what they read.
+//! One disk as its readers see it: segments, the index over them, and checked reads.
 //!
-//! The writer (`writer`) is the only one who adds to it; readers only drop what they found dead or rotten.
+//! Only the writer (`writer`) adds to it; readers only remove entries that turn out to be dead or corrupt.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,30 +23,30 @@ use crate::pins::Pins;
 use crate::stats::Counters;
 use crate::{ReadError, WriteError};
 
-/// Where bytes are read from.
+/// Where to read bytes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// Wherever the operating system has them.
+    /// Wherever the operating system has them, cached or not.
     Anywhere,
-    /// The medium itself, which proves that they are there.
+    /// The medium itself, to prove that they are there.
     Medium,
 }
 
-/// A segment's file and what is known of it. Readers keep it alive: after eviction the file is gone by name only.
+/// A segment's file and its state. Readers keep it open: after eviction only the file's name is gone.
 pub(crate) struct Segment {
     pub(crate) id: u32,
     pub(crate) file: Arc<dyn DiskFile>,
-    /// What its header says does not count before it.
+    /// The part of the log before it that does not count, according to its header.
     pub(crate) void: Option<Void>,
     /// Bytes it takes of the disk's capacity.
     pub(crate) allocated: AtomicU64,
     /// Bytes from its start that a finished sync covers; `u64::MAX` once sealed.
     synced_to: AtomicU64,
-    /// A write or sync failed: nothing is added any more, and what lies past `synced_to` may be lost.
+    /// A write or sync failed: nothing is appended any more, and bytes past `synced_to` may be lost.
     broken: AtomicBool,
-    /// It was held by readers alone, who held too much: there is nothing in it any more.
+    /// Its room was taken back from the readers that held it: it is empty.
     pub(crate) taken_back: AtomicBool,
-    /// Heads and tombstones in it, as long as no summary on disk lists them.
+    /// Its heads and tombstones, until a summary on disk lists them.
     unsealed: Mutex<Option<Vec<SummaryEntry>>>,
 }
 
@@ -84,8 +84,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Puts the summary behind the `end` of the records. They must be durable by then: a summary that survives a crash is
-    /// believed.
+    /// Writes the summary after the `end` of the records. They must be durable by then: a summary that survives a crash
+    /// is trusted.
     pub(crate) async fn seal(&self, end: u64, next_fill: u64) -> io::Result<()> {
         assert!(self.is_durable(end), "segment {} sealed at {end}, synced to {}", self.id, self.synced_to());
         let entries = self.entries().clone().unwrap_or_default();
@@ -98,7 +98,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Its summary, at the end of its `length` bytes, is durable, and so is all before it.
+    /// Records that its summary, at the end of its `length` bytes, is durable, and so is everything before it.
     pub(crate) fn sealed(&self, length: u64) {
         self.allocated.store(length, Ordering::Relaxed);
         *self.entries() = None;
@@ -127,21 +127,21 @@ pub(crate) struct Tier {
     pub(crate) memory: Arc<Memory>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) next_fill: AtomicU64,
-    /// Something left the index and the log does not say so durably yet: it may be back after a crash.
+    /// Something left the index, and the log does not durably record that yet: it may be back after a crash.
     pub(crate) unsettled: AtomicBool,
-    /// Why the disk was taken out of service, if it was, and what came of it.
+    /// Whether and why the disk was taken out of service, and whether that is settled.
     pub(crate) outage: Outage,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// No segment has a lower id.
     oldest: AtomicU32,
-    /// The segments that were sifted last: who looked up a place there a moment ago may still read it.
+    /// The segments sifted last: a lookup that found a place there a moment ago may still read it.
     left: Mutex<Vec<Arc<Segment>>>,
-    /// What is gone but for those who read there.
+    /// Segments that only readers still hold.
     pub(crate) held: Held,
-    /// Objects a part of whose body is in another segment than their head: by that segment, their names. Of those found at the start
-    /// the oldest part alone is listed. What was replaced since may be among them.
+    /// By segment, the names of objects that have a part of their body there and their head elsewhere. For objects
+    /// found at recovery only the oldest part is listed. May include objects replaced since.
     spanning: Mutex<BTreeMap<u32, Vec<u64>>>,
-    /// What is kept whatever else comes.
+    /// Objects that are kept whatever else is stored.
     pub(crate) pins: Pins,
 }
 
@@ -155,7 +155,7 @@ impl Tier {
         memory: Arc<Memory>,
         counters: Arc<Counters>,
     ) -> Tier {
-        // At least four slices to a segment, or most of it would be the gap at its end.
+        // At least four slices per segment, or the gap at its end would take much of it.
         let slice_bytes = format::SLICE_BYTES_MAX.min(segment_bytes as usize / 4);
         Tier {
             number,
@@ -179,12 +179,12 @@ impl Tier {
         }
     }
 
-    /// The largest body this disk takes: its own slices must not push each other out, and its head must list them all.
+    /// The largest body this disk accepts: its slices must not push each other out, and its head must list them all.
     pub(crate) fn body_bytes_max(&self) -> u64 {
         (self.capacity_bytes / 2).min(self.slice_bytes as u64 * format::SLICES_MAX)
     }
 
-    /// The answer to what this disk is asked for once it is out of service.
+    /// The error of every operation once the disk is out of service.
     pub(crate) fn out_of_service(&self) -> WriteError {
         let cause = self.outage.cause().unwrap_or_default().to_owned();
         WriteError::OutOfService { path: self.path.clone(), cause }
@@ -201,12 +201,12 @@ impl Tier {
         self.left.lock().expect("no code panics while it holds these segments")
     }
 
-    /// Says which segments were sifted last; those before give back their room, unless somebody reads there.
+    /// Sets the segments sifted last; the previous ones are released, and remain only while readers hold them.
     pub(crate) fn leave_segments(&self, sifted: Vec<Arc<Segment>>) {
         *self.left() = sifted;
     }
 
-    /// What lies behind segment `after` and before `open`: its bytes, and the oldest of it.
+    /// The total bytes of the segments after `after` and before `open`, and the oldest of them.
     pub(crate) fn segments_between(&self, after: u32, open: u32) -> (u64, Option<Arc<Segment>>) {
         let segments = self.segments.read().expect("no code panics while it holds the segments");
         let mut between = segments.range(after.saturating_add(1)..open.max(after.saturating_add(1))).map(|(_, it)| it);
@@ -215,7 +215,7 @@ impl Tier {
         (bytes, oldest.cloned())
     }
 
-    /// By segment, the bytes of those before it.
+    /// For each segment, the total bytes of those before it.
     pub(crate) fn bytes_before(&self) -> BTreeMap<u32, u64> {
         let segments = self.segments.read().expect("no code panics while it holds the segments");
         let sum = |before: &mut u64, (id, segment): (&u32, &Arc<Segment>)| {
@@ -231,7 +231,7 @@ impl Tier {
         segments.first_key_value().map(|(_, segment)| segment.clone())
     }
 
-    /// The id of the segment that is written to, or was last.
+    /// The id of the segment being written, or written last.
     pub(crate) fn newest_segment_id(&self) -> Option<u32> {
         let segments = self.segments.read().expect("no code panics while it holds the segments");
         segments.last_key_value().map(|(id, _)| *id)
@@ -243,7 +243,7 @@ impl Tier {
         self.note_oldest(&segments);
     }
 
-    /// Forgets a segment; whoever holds it may go on reading.
+    /// Forgets a segment; readers that hold it may go on reading.
     pub(crate) fn forget_segment(&self, id: u32) {
         let mut segments = self.segments.write().expect("no code panics while it holds the segments");
         let forgotten = segments.remove(&id);
@@ -257,7 +257,7 @@ impl Tier {
         }
     }
 
-    /// Number of segments, and the bytes they take together with those that readers hold.
+    /// Number of segments, and the bytes they take including segments that readers hold.
     pub(crate) fn usage(&self) -> (u64, u64) {
         let held = self.held_bytes();
         let segments = self.segments.read().expect("no code panics while it holds the segments");
@@ -278,7 +278,7 @@ impl Tier {
         }
     }
 
-    /// Notes that a part of an object's body is in `segment`, and its head is not.
+    /// Notes that an object has a part of its body, but not its head, in `segment`.
     pub(crate) fn note_spanning(&self, segment: u32, name: u64) {
         let mut spanning = self.spanning.lock().expect("no code panics while it holds the names");
         let names = spanning.entry(segment).or_default();
@@ -287,7 +287,7 @@ impl Tier {
         }
     }
 
-    /// Notes every segment where there is a part of the body but not the head.
+    /// Notes every segment that holds a part of the body but not the head.
     pub(crate) fn note_parts(&self, entry: &Entry) {
         let mut last = entry.place.segment;
         for slice in &entry.record.slices {
@@ -298,7 +298,7 @@ impl Tier {
         }
     }
 
-    /// The names noted for a segment.
+    /// The names noted for a segment by [`Tier::note_spanning`].
     pub(crate) fn spanning(&self, segment: u32) -> Vec<u64> {
         let spanning = self.spanning.lock().expect("no code panics while it holds the names");
         spanning.get(&segment).cloned().unwrap_or_default()
@@ -317,16 +317,16 @@ impl Tier {
         entry.oldest_segment().is_none_or(|first| first >= self.oldest.load(Ordering::Acquire))
     }
 
-    /// Notes that an object was asked for, which decides whether it is kept when its segment is reclaimed.
+    /// Notes a request for an object, which decides whether the object is kept when its segment is reclaimed.
     pub(crate) fn note_asked(&self, entry: &Entry) {
-        // The index is asked for its lock once for each time that the object comes into memory, not once a hit.
+        // The lock of the index is taken once for each time the object comes into memory, not at every hit.
         if !entry.asked.load(Ordering::Relaxed) && !entry.asked.swap(true, Ordering::Relaxed) {
             let name = name(entry.key);
             self.index.lock(name).note_asked(name, entry.place);
         }
     }
 
-    /// Finds the head of an object on disk, and takes it into memory. The full key is not compared here.
+    /// Finds the head of an object on disk, and loads it into memory. The full key is not compared here.
     pub(crate) async fn find(&self, name: u64) -> Result<Option<Arc<Entry>>, ReadError> {
         let place = {
             let shard = self.index.lock(name);
@@ -355,7 +355,7 @@ impl Tier {
         Ok(Some(entry))
     }
 
-    /// Makes `entry` what lookups find; `false` if the disk has been taken out of service.
+    /// Makes `entry` visible to lookups; `false` if the disk has been taken out of service.
     pub(crate) fn publish(&self, entry: &Arc<Entry>) -> bool {
         let name = name(entry.key);
         let mut shard = self.index.lock(name);
@@ -368,14 +368,14 @@ impl Tier {
         true
     }
 
-    /// Pins the object that `entry` is, if it is still the one; `None` if not, else whether there was room.
+    /// Pins the object `entry`, if it is still current; `None` if not, else whether there was room.
     pub(crate) fn pin(&self, entry: &Entry) -> Option<bool> {
         let name = name(entry.key);
         let shard = self.index.lock(name);
         (shard.get(name) == Some(entry.place)).then(|| self.pins.pin(name, entry.extent()))
     }
 
-    /// Lets lookups find `entry` instead of the same object at `old`, where it was until it was copied.
+    /// Makes `entry`, the copy of an object, visible in place of the original at `old`.
     pub(crate) fn publish_moved(&self, old: Place, entry: Entry) {
         let name = name(entry.key);
         let mut shard = self.index.lock(name);
@@ -384,13 +384,13 @@ impl Tier {
         }
         shard.insert_moved(name, entry.place);
         self.pins.placed(name, || entry.extent());
-        // What is hot stays in memory with what it has there; what is not does not come there by being moved.
+        // An object in memory stays there with the bytes it has; moving an object does not load it.
         if let Some(before) = self.memory.peek_head(name) {
             self.memory.replace_head(Arc::new(Entry { held: before.held.clone(), ..entry }));
         }
     }
 
-    /// Removes the head at `place` from the index and memory, if it is still the one.
+    /// Removes the head at `place` from the index and memory, if it is still current.
     pub(crate) fn drop_if(&self, name: u64, place: Place) -> bool {
         let mut shard = self.index.lock(name);
         let current = shard.get(name) == Some(place);
@@ -402,8 +402,9 @@ impl Tier {
         current
     }
 
-    /// Lets an object go whose bytes are gone. One whose bytes are wrong or cannot be read is not found any more, so that it is
-    /// fetched again, but stays in the index: its head may be back after a restart, so that its removal has to be written down.
+    /// Drops an object whose bytes are gone. One whose bytes are corrupt or unreadable is no longer found, so that it
+    /// is fetched again, but stays in the index: its head may be back after a restart, so its removal must be written
+    /// to the log.
     pub(crate) fn drop_unreadable(&self, name: u64, place: Place, error: &ReadError) {
         match error {
             ReadError::Evicted => drop(self.drop_if(name, place)),
@@ -419,13 +420,13 @@ impl Tier {
         }
     }
 
-    /// Where the object lies that was found unreadable, if what the index knows under `name` was.
+    /// The place of the object under `name`, if it was found unreadable.
     pub(crate) fn unreadable(&self, name: u64) -> Option<Place> {
         let shard = self.index.lock(name);
         shard.get(name).filter(|_| shard.is_unreadable(name))
     }
 
-    /// Lets go of every object, because the disk is out of service: from now on nothing is found on it.
+    /// Drops all objects, because the disk is out of service: from now on nothing is found on it.
     pub(crate) fn forget_all(&self) {
         for number in 0..crate::index::SHARDS {
             let mut shard = self.index.shard(number);
@@ -437,7 +438,7 @@ impl Tier {
         self.pins.clear();
     }
 
-    /// The heads that a segment had when it was written; some may be replaced since.
+    /// The heads that a segment had when it was written; some may have been replaced since.
     pub(crate) async fn heads_of(&self, segment: &Segment) -> Vec<(u64, Place)> {
         match self.entries(segment).await {
             Ok(entries) => {
@@ -451,9 +452,9 @@ impl Tier {
         }
     }
 
-    /// Drops the heads of a segment that is gone; says how many were still found.
+    /// Drops the heads of a segment that is gone; returns how many were still current.
     pub(crate) fn drop_heads(&self, segment: u32, heads: Vec<(u64, Place)>) -> u64 {
-        // What was to be kept of it was moved before.
+        // Pinned objects that could be moved have been moved before.
         for name in self.pins.of_segment(segment) {
             self.pins.lose(name);
         }
@@ -462,7 +463,7 @@ impl Tier {
 
     // Reads
 
-    /// Reads the head at `place`, and the body's only slice where it lies beside it.
+    /// Reads the head at `place`, and the body's only slice if it is adjacent.
     pub(crate) async fn load(&self, wanted: u64, place: Place) -> Result<Entry, ReadError> {
         self.load_from(Source::Anywhere, wanted, place).await
     }
@@ -477,7 +478,7 @@ impl Tier {
         self.entry(&segment, wanted, place, bytes)
     }
 
-    /// What the bytes at `place` are, from where the slice beside the head begins to the head's end.
+    /// Decodes the bytes of `place`, from the start of the slice beside the head to the end of the head.
     pub(crate) fn entry(&self, segment: &Segment, wanted: u64, place: Place, bytes: Bytes) -> Result<Entry, ReadError> {
         let (offset, lead) = (place.offset, place.lead);
         let start = offset.saturating_sub(lead);
@@ -500,7 +501,7 @@ impl Tier {
         Ok(Entry::new(key, generation, place, record, held))
     }
 
-    /// A slice, from memory or from disk; `segment` is the one it lies in, if the caller kept it.
+    /// A slice, from memory or from disk; `segment` is the one that holds it, if the caller kept it.
     pub(crate) async fn slice(
         &self,
         segment: Option<Arc<Segment>>,
@@ -517,7 +518,7 @@ impl Tier {
         Ok(bytes)
     }
 
-    /// Reads `part` of a slice that was read whole before; `crc` is what its checksum was then.
+    /// Reads `part` of a slice that was read whole before; `crc` is the checksum that part had then.
     pub(crate) async fn piece(
         &self,
         segment: Option<Arc<Segment>>,
@@ -531,7 +532,7 @@ impl Tier {
         if crc32fast::hash(&bytes) == crc { Ok(bytes) } else { Err(self.corrupt(segment.id, slice.offset)) }
     }
 
-    /// Reads a slice from disk and checks that it is the one that was meant.
+    /// Reads a slice from disk and checks that it is the expected one.
     pub(crate) async fn read_slice(
         &self,
         source: Source,
@@ -616,7 +617,7 @@ pub(crate) fn place_of(segment: u32, entry: &SummaryEntry) -> Place {
     Place { segment, offset: entry.offset, length: entry.length, lead: entry.lead }
 }
 
-/// The trailer and the entries of a sealed segment of `length` bytes; `None` if it has no whole summary.
+/// The trailer and the entries of a sealed segment of `length` bytes; `None` if it has no complete summary.
 pub(crate) async fn read_summary(
     id: u32,
     file: &dyn DiskFile,

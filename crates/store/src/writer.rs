@@ -1,21 +1,23 @@
-//! The writer of one disk: the one task that adds to its log.
+//! The writer of one disk: the only task that appends to its log.
 //!
-//! It takes whatever waits, writes it in one piece, makes it visible in the order of the log, and then, if somebody
-//! waits for durability, syncs once for all of them. While it syncs the next batch gathers: the slower the disk, the larger the
-//! group; on a quick one, while several commit at a time, it waits a moment for more. Being alone it needs no lock to decide what
-//! a conditional change meets.
+//! It takes all waiting commands, writes them in one piece, makes them visible in log order, and then, if anybody waits
+//! for durability, syncs once for all of them. The next batch gathers during the sync: the slower the disk, the larger
+//! the group. On a fast disk, while several commits arrive at a time, it waits a moment for more. As the only writer it
+//! needs no lock to decide conditional changes.
 //!
 //! # What always holds
 //!
-//! - At most one segment is open; every older one is covered by a finished sync, or broken.
-//! - A segment whose write or sync failed is broken: nothing is added to it, and what no finished sync covers leaves the
-//!   index at once; the next segment says so durably, before anything is acknowledged. After a failed sync a second one proves nothing, so it is never tried.
-//! - What a disk that hung does late (`disk`) changes nothing. A write or sync that was given up was of a segment that is broken since, to
-//!   which nothing is added, and what it brings lies past what the next segment says counts there. A summary is written behind records
-//!   that are durable, when nothing more comes. Names are never used twice: a file that comes late is empty and of no use to anybody, and
-//!   one that goes late was to be reclaimed next in any case; what lies in it is found until its removal is known to be durable.
-//! - Segments are reclaimed oldest first and one by one, and one that is sifted keeps its place in the order, so a tombstone never goes
-//!   before what it removed (`reclaim`, `sift`).
+//! - At most one segment is open; every older one is covered by a finished sync, or is broken.
+//! - A segment whose write or sync failed is broken: nothing is appended to it, and whatever no finished sync covers
+//!   leaves the index at once; the next segment records that durably before anything is acknowledged. After a failed
+//!   sync a second one proves nothing, so none is tried.
+//! - Late effects of calls to a hung disk (`disk`) do no harm. A write or sync that was abandoned belongs to a broken
+//!   segment, to which nothing is appended, and its bytes are past the point up to which, as the next segment records,
+//!   that segment counts. A summary is written behind records that are already durable, once nothing more is appended.
+//!   File names are never reused: a file created late is empty and unused, and one removed late was next to be
+//!   reclaimed anyway; its contents are found until its removal is known to be durable.
+//! - Segments are reclaimed oldest first and one by one, and a sifted one keeps its place in the order, so a tombstone
+//!   never goes before what it removed (`reclaim`, `sift`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -44,16 +46,16 @@ mod queue;
 mod reclaim;
 mod sift;
 
-/// Bytes after which a batch is written though more commands wait.
+/// Size at which a batch is written even if more commands wait.
 const BATCH_BYTES: u64 = 8 << 20;
 
-/// While several commit at a time: how long further ones are waited for, so that a sync, which costs more than many of them, is for
-/// many, and how many commits, or bytes, are enough.
+/// While several commits arrive at a time: how long to wait for further ones, so that many share a sync, which costs
+/// more than they do; and the number of commits, or bytes, that is enough.
 const GATHER: Duration = Duration::from_millis(4);
 const GATHERED_COMMITS: usize = 48;
 const GATHERED_BYTES: u64 = 1 << 20;
 
-/// Starts the writer of a disk whose next segment has the id `next_segment`.
+/// Starts the writer of a disk; its next segment has the id `next_segment`.
 pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
     let (queue, commands) = Queue::new(tier.clone());
     let writer = Writer {
@@ -66,7 +68,7 @@ pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
         waiting: Vec::new(),
         moved: Vec::new(),
         broken: None,
-        // Nobody knows what was asked for before.
+        // It is unknown which older objects were requested, so they are not sifted.
         sifted_to: next_segment.saturating_sub(1),
         sifted_last: None,
         running: HashMap::new(),
@@ -80,24 +82,24 @@ struct Writer {
     tier: Arc<Tier>,
     next_segment: u32,
     open: Option<Open>,
-    /// From where on the log was given up, until a newer segment says so durably.
+    /// The position from which the log was abandoned, until a newer segment records it durably.
     void: Option<Void>,
-    /// The segment that was given up last, when nothing in it was durable.
+    /// The segment abandoned last, if nothing in it was durable.
     broken: Option<Arc<Segment>>,
-    /// What left the index with that, or by a removal that failed; the next segment begins with saying so.
+    /// Keys that left the index with it, or by a removal that failed; the next segment begins with their tombstones.
     gone: BTreeSet<Key>,
     batch: Batch,
-    /// Who waits for the next sync.
+    /// Callers waiting for the next sync.
     waiting: Vec<Reply<bool>>,
-    /// Objects that were copied, and where they are found until the next sync: a copy that is lost takes nothing along.
+    /// Objects that were copied, and their old places, valid until the next sync: a lost copy must not lose the object.
     moved: Vec<(Place, Box<Entry>)>,
     /// Segments up to this one are sifted, or need not be.
     sifted_to: u32,
-    /// What was left of the one that was sifted last.
+    /// The segment that replaced the one sifted last.
     sifted_last: Option<u32>,
     /// Fills that have written slices and not ended.
     running: HashMap<u64, Weak<Growing>>,
-    /// What was sifted out lately.
+    /// Objects recently sifted out.
     ghosts: Ghosts,
 }
 
@@ -105,11 +107,11 @@ struct Open {
     segment: Arc<Segment>,
     /// Bytes written.
     end: u64,
-    /// Heads and tombstones in it, those of the batch included.
+    /// Heads and tombstones in it, including those of the batch.
     entries: usize,
 }
 
-/// Records that have their place but are not written yet.
+/// Records that have been assigned their places but are not yet written.
 #[derive(Default)]
 struct Batch {
     pieces: Vec<Bytes>,
@@ -118,7 +120,7 @@ struct Batch {
     effects: Vec<Effect>,
 }
 
-/// What follows from a record once it is written.
+/// The effect of a record once it is written.
 enum Effect {
     Slice {
         growing: Arc<Growing>,
@@ -142,7 +144,7 @@ enum Effect {
         durable: bool,
         reply: Reply<bool>,
     },
-    /// An object was copied away from a segment that goes; `old` is where its head was.
+    /// An object was copied away from a segment about to be reclaimed; `old` is the former place of its head.
     Moved {
         old: Place,
         entry: Box<Entry>,
@@ -151,7 +153,7 @@ enum Effect {
 
 impl Effect {
     fn fail(self, error: &WriteError) {
-        // Who no longer waits for an answer does not get one, here and below.
+        // Here and below: a caller that no longer waits gets no answer.
         match self {
             Effect::Slice { growing, .. } => growing.fail(error),
             Effect::Commit { growing, visible, .. } => {
@@ -169,7 +171,7 @@ impl Writer {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut closing = None;
         let tier = self.tier.clone();
-        // Who commits alone is not kept waiting.
+        // A lone commit is not delayed.
         let mut several = false;
         while closing.is_none() && !tier.outage.is_out() {
             let mut next = tokio::select! {
@@ -182,7 +184,7 @@ impl Writer {
             }
             let (mut commits, mut gathers) = (0, several);
             let until = Instant::now() + GATHER;
-            // Bounded in number too: changes that are written at once must not keep a sync waiting.
+            // Bounded in number as well: changes that are written at once must not delay a sync.
             for taken in 1.. {
                 match next {
                     None => break,
@@ -192,7 +194,7 @@ impl Writer {
                     }
                     Some(command) => {
                         commits += usize::from(matches!(command, Command::Commit { .. }));
-                        // Whoever waits for a sync of everything waits no longer than it takes.
+                        // A caller that waits for a sync of everything should not wait any longer than that takes.
                         gathers &= !matches!(command, Command::Sync { .. } | Command::Remove { durable: true, .. });
                         self.take(command).await;
                     }
@@ -209,7 +211,7 @@ impl Writer {
             }
             self.flush().await;
             if !self.waiting.is_empty() {
-                // Whoever waited has been told if it failed.
+                // On failure, the waiting callers have been told.
                 let _ = self.sync().await;
             }
         }
@@ -229,7 +231,7 @@ impl Writer {
         match command {
             Command::Slice { growing, number, permit } => self.take_slice(growing, number, permit).await,
             Command::Commit { growing, visible, durable, permit } => {
-                // Who dropped the fill meanwhile wants nothing to become visible.
+                // If the fill was dropped meanwhile, nothing must become visible.
                 let taken =
                     if visible.is_closed() { Err(WriteError::Closed) } else { self.take_commit(&growing).await };
                 match taken {
@@ -244,8 +246,8 @@ impl Writer {
                 }
             }
             Command::Head { entry, expected, reply } => {
-                // Room first, for making it may move the very object. What the batch holds comes first in the log, so it must
-                // take effect before this looks.
+                // Make room first, as that may move this very object. The batch comes first in the log, so it must take
+                // effect before the check below.
                 let record = &entry.record;
                 let length = format::head_length(&record.full_key, &record.head, record.slices.len());
                 if let Err(error) = self.make_room(RECORD_HEADER_BYTES + length, 1).await {
@@ -263,7 +265,7 @@ impl Writer {
                 }
             }
             Command::Remove { key, expected, durable, reply } => {
-                // Room first: to make it may take a sync, after which everything counts as settled.
+                // Make room first: that may take a sync, after which everything counts as settled.
                 let room = self.make_room(RECORD_HEADER_BYTES, 1).await;
                 self.flush().await;
                 self.tier.unsettled.store(true, Ordering::SeqCst);
@@ -272,7 +274,7 @@ impl Writer {
                     return;
                 }
                 let room = match room {
-                    // There is still, unless that segment broke.
+                    // There still is, unless that segment broke.
                     Ok(_) => self.make_room(RECORD_HEADER_BYTES, 1).await,
                     Err(error) => Err(error),
                 };
@@ -293,7 +295,7 @@ impl Writer {
             }
             Command::Sync { reply } => self.waiting.push(reply),
             Command::Settle { segment, end, reply } => {
-                // Most ask while the sync that covers them runs.
+                // Most callers ask while the sync that covers them runs.
                 if segment.is_durable(end) || segment.is_lost(end) {
                     let _ = reply.send(Ok(true));
                 } else {
@@ -305,7 +307,7 @@ impl Writer {
     }
 
     async fn take_slice(&mut self, growing: Arc<Growing>, number: u32, permit: OwnedSemaphorePermit) {
-        // The fill may have been dropped since.
+        // The fill may have been dropped meanwhile.
         let Some((mut at, payload)) = growing.held(number) else { return };
         let length = RECORD_HEADER_BYTES + payload.len();
         match self.make_room(length, 0).await {
@@ -319,7 +321,7 @@ impl Writer {
     }
 
     async fn take_commit(&mut self, growing: &Growing) -> Result<Arc<Entry>, WriteError> {
-        // Slices of this fill that wait in the batch get their places when it is written.
+        // Slices of this fill in the batch get their places when it is written.
         if growing.slices() > 1 {
             self.flush().await;
         }
@@ -340,7 +342,7 @@ impl Writer {
         self.take_head(Entry::new(growing.key, growing.id, Place::default(), record, held), tail).await
     }
 
-    /// Places a head, directly behind the last slice of its body if that is given.
+    /// Adds a head to the batch, directly behind the last slice of its body if that is given.
     async fn take_head(&mut self, mut entry: Entry, tail: Option<Bytes>) -> Result<Arc<Entry>, WriteError> {
         let payload_length = format::head_length(&entry.record.full_key, &entry.record.head, entry.record.slices.len());
         let lead = tail.as_ref().map_or(0, |bytes| RECORD_HEADER_BYTES + bytes.len());
@@ -356,7 +358,7 @@ impl Writer {
         Ok(Arc::new(entry))
     }
 
-    /// Adds the head of `entry`; the `lead` bytes before it are the last slice of its body.
+    /// Adds the head of `entry`; the `lead` bytes before it are the record of the last slice of its body.
     fn add_head(&mut self, segment: &Segment, entry: &mut Entry, lead: usize) {
         let payload = format::encode_head(&entry.record);
         let length = (RECORD_HEADER_BYTES + payload.len()) as u32;
@@ -371,7 +373,8 @@ impl Writer {
         self.note(SummaryEntry::tombstone(key, segment.id, offset));
     }
 
-    /// Whether every slice is where it was put: a head must not name what is reclaimed or may be lost.
+    /// Checks that every slice still is where it was put: a head must not name slices that were reclaimed or may be
+    /// lost.
     fn check_slices(&self, slices: &[SliceAt]) -> Result<(), WriteError> {
         let mut known: Option<Arc<Segment>> = None;
         for slice in slices {
@@ -388,7 +391,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a slice of the body that has this key and fill; says in which segment and at which offset it will lie.
+    /// Adds a slice of the body with this key and fill; returns its segment and offset.
     fn add_slice(
         &mut self,
         segment: &Segment,
@@ -406,7 +409,7 @@ impl Writer {
         self.add(format::encode_record_header(segment.id, &header), payload)
     }
 
-    /// Appends a record to the batch and says at which offset it will lie.
+    /// Appends a record to the batch and returns its offset.
     fn add(&mut self, header: Bytes, payload: Bytes) -> u32 {
         let offset = self.open.as_ref().map_or(0, |open| open.end) + self.batch.bytes;
         self.batch.bytes += (header.len() + payload.len()) as u64;
@@ -426,21 +429,21 @@ impl Writer {
 
     // Segments
 
-    /// Makes sure that a segment is open with room for records of `bytes` and for `entries` more lines in its summary. A
-    /// record that is larger than a segment overruns one that it has to itself.
+    /// Ensures that a segment is open with room for records of `bytes` and for `entries` more entries in its summary. A
+    /// record larger than a segment gets a segment to itself and overruns it.
     async fn make_room(&mut self, bytes: usize, entries: usize) -> Result<Arc<Segment>, WriteError> {
         if let Some(open) = &self.open {
             if self.fits(bytes, entries) {
                 return Ok(open.segment.clone());
             }
             self.flush().await;
-            // A segment that could not be sealed is broken; what depends on it has been told.
+            // A segment that could not be sealed is broken; whoever depends on it has been told.
             let _ = self.seal().await;
         }
         self.create(bytes).await
     }
 
-    /// Whether the open segment has room for this.
+    /// Whether the open segment has room for that.
     fn fits(&self, bytes: usize, entries: usize) -> bool {
         self.open.as_ref().is_some_and(|open| {
             let used = open.end + self.batch.bytes;
@@ -457,7 +460,7 @@ impl Writer {
             return;
         }
         if let Err(error) = open.segment.file.write(open.end, batch.pieces).await {
-            // Its heads were never visible, but what its tombstones name has left the index.
+            // Its heads were never visible, but the objects of its tombstones have left the index.
             let removed = batch.entries.iter().filter(|entry| entry.kind == Kind::Tombstone);
             self.gone.extend(removed.map(|entry| entry.key));
             self.break_open(error, batch.effects);
@@ -477,7 +480,7 @@ impl Writer {
         }
     }
 
-    /// Lets take effect what was written to `segment`.
+    /// Applies the effect of a record written to `segment`.
     fn apply(&mut self, effect: Effect, segment: &Arc<Segment>) {
         let tier = &*self.tier;
         match effect {
@@ -498,7 +501,7 @@ impl Writer {
                 }
                 tier.note_parts(&entry);
                 tier.counters.commits.fetch_add(1, Ordering::Relaxed);
-                // A body of one slice is in memory with its head. Followers that lag keep that slice.
+                // A body of one slice is already in memory with its head; lagging followers keep that slice.
                 if let (Some(last), true) = (entry.record.slices.last(), entry.held.is_empty()) {
                     let number = entry.record.slices.len() as u32 - 1;
                     if let Some((_, payload)) = growing.held(number) {
@@ -519,10 +522,10 @@ impl Writer {
         }
     }
 
-    /// Makes everything written durable and tells who waits for it.
+    /// Makes everything written durable and answers those who wait for it.
     async fn sync(&mut self) -> Result<(), WriteError> {
         if self.open.is_none() && (self.void.is_some() || !self.gone.is_empty()) {
-            // What was given up is settled once a newer segment says so.
+            // An abandoned position is settled once a newer segment records it.
             if let Err(error) = self.create(0).await {
                 return Err(self.tell_waiting(error));
             }
@@ -538,7 +541,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes what is written to the open segment durable.
+    /// Makes everything written to the open segment durable.
     async fn sync_open(&mut self) -> Result<(), WriteError> {
         let Some(open) = &self.open else { return Ok(()) };
         if let Err(error) = open.segment.sync(open.end).await {
@@ -555,7 +558,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the open segment with its summary. Without one it is as good, but the next start has to scan it.
+    /// Seals the open segment with its summary. Without one it is just as valid, but the next start has to scan it.
     async fn seal(&mut self) -> Result<(), WriteError> {
         debug_assert!(self.batch.pieces.is_empty(), "a batch is written before its segment is sealed");
         self.sync().await?;
@@ -563,7 +566,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The same for a segment that is synced.
+    /// The same for a segment that is already synced.
     async fn seal_open(&mut self) {
         let Some(open) = self.open.take() else { return };
         if let Err(error) = open.segment.seal(open.end, self.tier.next_fill.load(Ordering::Relaxed)).await {
@@ -572,7 +575,7 @@ impl Writer {
         }
     }
 
-    /// Gives the open segment up after a failed write or sync, and tells everybody whose bytes may be lost.
+    /// Abandons the open segment after a failed write or sync, and tells everybody whose bytes may be lost.
     fn break_open(&mut self, error: io::Error, effects: Vec<Effect>) -> WriteError {
         let error = self.failed(error);
         if let Some(open) = self.open.take() {
@@ -590,7 +593,7 @@ impl Writer {
                 entries.retain(|entry| {
                     let place = place_of(segment.id, entry);
                     let kept = segment.is_durable(place.end());
-                    // What was never found there is where it was before, which must not be said to be gone.
+                    // A head that was never visible here is still at its former place, and must not get a tombstone.
                     if !kept && (self.tier.drop_if(name(entry.key), place) || entry.kind == Kind::Tombstone) {
                         self.gone.insert(entry.key);
                     }
@@ -611,7 +614,7 @@ impl Writer {
         error
     }
 
-    /// Counts a failure of the disk; the one too many takes it out of service.
+    /// Counts a failure of the disk, which may take it out of service.
     fn failed(&self, error: io::Error) -> WriteError {
         let tier = &self.tier;
         tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! The one real clock.
+//! The only real clock.
 
 use std::time::{Duration, SystemTime};
 
 use model::{Clock, Moment};
 
-/// Wall time, and the monotonic time of the machine with suspension counted (`CLOCK_BOOTTIME`).
+/// Wall time, and the machine's monotonic time including suspension (`CLOCK_BOOTTIME`).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SystemClock;
 

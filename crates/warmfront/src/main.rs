@@ -1,4 +1,4 @@
-//! Warmfront: a CDN you run yourself. One binary: the roles, the client's and the operator's verbs, the demo.
+//! Warmfront: a CDN you run yourself. One binary with the roles, the commands of clients and operators, and the demo.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -77,6 +77,9 @@ enum Command {
     /// Names of domains that are blocked (operator)
     #[command(subcommand)]
     Name(operate::NameCommand),
+    /// The log that nodes follow (operator)
+    #[command(subcommand)]
+    Log(operate::LogCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,12 +92,12 @@ enum ConfigCommand {
 const THREADS_END_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    // Bodies and tasks come and go in pieces of a few KiB. Where each first touch of an allocator's page makes the kernel clear
-    // 2 MiB, a node that fetches takes twice the memory, and a third of its processor time goes there. Where this cannot be said,
-    // it is only slower.
+    // Bodies and tasks are allocated in pieces of a few KiB. If the kernel clears 2 MiB at the first touch of an
+    // allocator's page, a fetching node takes twice the memory and spends a third of its CPU time there. If this call
+    // fails, the node is only slower.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    // A node has a file open for each segment of its disks, and a socket for each client. What the system allows is taken; where
-    // nothing more is allowed, the rest works as well.
+    // A node has a file open for each segment of its disks, and a socket for each client, so the limit is raised as far
+    // as the system allows; if it cannot be raised, everything still works.
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: allowed.maximum, ..allowed };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
@@ -102,7 +105,7 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
         .with_env_var("WARMFRONT_LOG");
-    // A demo and a client's verb talk to a person: only what went wrong is worth a line of the log.
+    // The demo and client commands talk to a person: only problems are worth a log line.
     let quiet = !matches!(arguments.command, Command::Serve { .. } | Command::Control { .. } | Command::Node { .. });
     let filter =
         if quiet { filter.with_default_directive(tracing::level_filters::LevelFilter::WARN.into()) } else { filter };
@@ -115,8 +118,8 @@ fn main() -> ExitCode {
 
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Command::Node { config: Some(_), command: None } = &arguments.command {
-        // A node answers users on threads of its own, one for each core. What fetches for them wakes others far more often than it
-        // has work for all of them, and each of those wakes costs more than most of that work.
+        // A node serves users on its own threads, one per core. The tasks that fetch for them wake other threads far
+        // more often than there is work for all of them, and each wake-up costs more than most of that work.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         runtime.worker_threads((cores / 2).max(1));
     }
@@ -157,6 +160,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Audit(args) => operate::audit(args, &mut std::io::stdout()).await,
         Command::Pop(command) => operate::pop(command, output).await,
         Command::Name(command) => operate::name(command, output).await,
+        Command::Log(command) => operate::log(command, output).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,5 @@
-//! The operator's verbs: `account`, `user`, `policy`, `key`, `audit`, `pop`, `node`, `name`, each on the state database itself
-//! (`--state URL`).
+//! The operator's commands: `account`, `user`, `policy`, `key`, `audit`, `pop`, `node`, `name`, `log`, each on the
+//! state database itself (`--state URL`).
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -102,6 +102,15 @@ pub(crate) enum NameCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Give the log a new identity after the database was restored from a backup, before a control plane runs on it again
+    Renew {
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Region {
     Domestic,
@@ -180,7 +189,7 @@ pub(crate) async fn account(command: &AccountCommand, output: Output) -> anyhow:
                 .iter()
                 .map(|account| {
                     let (profile, status, quota) = (&account.profile, account.status, &account.quota);
-                    // A table has a word for what is no bound.
+                    // A table needs a word for an absent limit.
                     let qps =
                         if output == Output::Table && account.qps == 0 { json!("any") } else { json!(account.qps) };
                     json!({ "account": account.name, "profile": profile, "status": status, "quota": quota, "qps": qps })
@@ -220,7 +229,7 @@ pub(crate) async fn node(command: &NodeCommand, output: Output) -> anyhow::Resul
             let token = operator.create_join_token().await?;
             operator.close().await;
             if output == Output::Table {
-                // Alone on its line, so that it can be sent into a file.
+                // Alone on its line, so that it can be redirected into a file.
                 return Ok(writeln!(std::io::stdout(), "{}", token.as_str())?);
             }
             output.object(&json!({ "token": token.as_str() }))
@@ -269,4 +278,12 @@ pub(crate) async fn name(command: &NameCommand, output: Output) -> anyhow::Resul
             output.rows(&["name", "blocked"], &rows)
         }
     }
+}
+
+pub(crate) async fn log(command: &LogCommand, output: Output) -> anyhow::Result<()> {
+    let LogCommand::Renew { state } = command;
+    let operator = state.open().await?;
+    let log = operator.renew_log().await?;
+    operator.close().await;
+    output.object(&json!({ "log": log.0 }))
 }

@@ -1,4 +1,4 @@
-//! How data is shown: a table for people, JSON for scripts. Data goes to standard output, talk to standard error.
+//! Output formats: a table for people, JSON for scripts. Data goes to standard output, messages to standard error.
 
 use std::io::Write;
 
@@ -16,7 +16,7 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Shows one thing with named properties.
+    /// Shows one object with named properties.
     pub(crate) fn object(self, value: &Value) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         match (self, value) {
@@ -31,7 +31,7 @@ impl Output {
         Ok(())
     }
 
-    /// Shows things that all have the properties `columns`.
+    /// Shows objects that all have the properties `columns`.
     pub(crate) fn rows(self, columns: &[&str], rows: &[Value]) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         match self {
@@ -48,7 +48,7 @@ impl Output {
     }
 }
 
-/// A table without frames, as people pipe it into other programs.
+/// A table without borders, as people pipe it into other programs.
 pub(crate) fn table(columns: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(columns.iter().map(|column| column.to_uppercase()));

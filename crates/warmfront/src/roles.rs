@@ -1,4 +1,4 @@
-//! The roles as processes: `control`, `node`, `serve`, and `config check`.
+//! The roles as processes: `control`, `node`, `serve`; and `config check`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use node::{Node, NodeConfig};
 
 use crate::clock::SystemClock;
 
-/// Bytes of memory and disk that each node of `serve` and of the demo has.
+/// Memory and disk sizes in bytes of each node of `serve` and of the demo.
 const MEMORY_BYTES: u64 = 64 << 20;
 const DISK_BYTES: u64 = 4 << 30;
 
-/// Where `serve` has its nodes: L1 and L2; the admin port is 20 above.
+/// Ports of the nodes of `serve`, L1 and L2; the admin port is 20 higher.
 const SERVE_PORTS: [(model::Tier, u16); 2] = [(model::Tier::L1, 9701), (model::Tier::L2, 9702)];
 
 /// Runs a control plane until it is told to stop.
@@ -36,7 +36,7 @@ pub(crate) async fn node(file: &Path) -> anyhow::Result<()> {
     tracing::info!(%name, "node started");
     match told(&node).await {
         Told::Stop => node.stop().await,
-        // Who cannot wait says so once more.
+        // A second signal ends the drain.
         Told::Drain => tokio::select! {
             () = node.drain() => {}
             () = stopped() => {}
@@ -45,15 +45,15 @@ pub(crate) async fn node(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a node's process was told.
+/// The signal that a node's process received.
 enum Told {
     /// By Ctrl-C: end now.
     Stop,
-    /// By SIGTERM: end without hurting anybody.
+    /// By SIGTERM: drain connections, then end.
     Drain,
 }
 
-/// Returns when a node's process is told to end; SIGHUP makes it go on in a new access log.
+/// Waits until a node's process is told to end; SIGHUP makes it reopen its access log.
 async fn told(node: &Node) -> Told {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = signal(SignalKind::terminate()).and_then(|terminate| Ok((terminate, signal(SignalKind::hangup())?)));
@@ -73,13 +73,13 @@ async fn told(node: &Node) -> Told {
     }
 }
 
-/// Says whether a file is a good `control.toml` or `node.toml`.
+/// Checks whether a file is a valid `control.toml` or `node.toml`.
 pub(crate) fn check(file: &Path) -> anyhow::Result<&'static str> {
     let text = read(file)?;
     let table: toml::Table = text
         .parse()
         .map_err(|error| anyhow!("{}: {}", file.display(), control::config::without_values(&text, &error)))?;
-    // Each kind has keys that the other cannot have.
+    // Each kind has keys that the other does not have.
     if table.contains_key("state") || table.contains_key("link_listen") {
         ControlConfig::parse(&text).with_context(|| file.display().to_string())?;
         Ok("control plane")
@@ -95,7 +95,7 @@ fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
 }
 
-/// Runs everything in one process over `data`, which is kept.
+/// Runs everything in one process on `data`, which is kept.
 pub(crate) async fn serve(data: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
     let config = ControlConfig::over_sqlite(&data.join("control.db"));
@@ -105,7 +105,7 @@ pub(crate) async fn serve(data: &Path) -> anyhow::Result<()> {
     if first {
         operator.create_account("main", "open", std::collections::BTreeMap::new(), 0).await?;
         let key = operator.create_key("main", None).await?;
-        // Shown once, to whoever started it: not through the log, which may be kept elsewhere.
+        // Shown once, to the person who started it, and not through the log, which may be kept elsewhere.
         let note = format!(
             "access key of the account `main`, shown this once:\n  ALIBABA_CLOUD_ACCESS_KEY_ID={}\n  ALIBABA_CLOUD_ACCESS_KEY_SECRET={}\n",
             key.id,
@@ -118,7 +118,7 @@ pub(crate) async fn serve(data: &Path) -> anyhow::Result<()> {
     let known = operator.nodes().await?;
     let has_joined =
         |name: &String| known.iter().any(|node| node.name == *name) && data.join(name).join("journal.redb").exists();
-    // Another invitation would make nodes join anew, without what they have stored.
+    // With a new join token the nodes would join anew, without their stored objects.
     let token = match data.join("join.token") {
         kept if kept.exists() && names.iter().all(has_joined) => kept,
         _ => write_join_token(&operator, data).await?,
@@ -139,7 +139,7 @@ pub(crate) async fn serve(data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes an invitation into a file that only its owner reads.
+/// Writes a new join token into a file that only its owner can read.
 pub(crate) async fn write_join_token(operator: &Operator, folder: &Path) -> anyhow::Result<PathBuf> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -150,7 +150,8 @@ pub(crate) async fn write_join_token(operator: &Operator, folder: &Path) -> anyh
     Ok(path)
 }
 
-/// The configuration of a node on this machine. It is written and read as a file would be, so that there is one reader.
+/// The configuration of a node on this machine. It is written as TOML and parsed like a file, so that there is only one
+/// parser.
 pub(crate) fn node_config(
     name: &str,
     pop: &str,
@@ -169,7 +170,7 @@ pub(crate) fn node_config(
     Ok(NodeConfig::parse(&text)?)
 }
 
-/// Returns when the process is told to stop: Ctrl-C or SIGTERM.
+/// Waits until the process is told to stop, by Ctrl-C or SIGTERM.
 pub(crate) async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = match signal(SignalKind::terminate()) {

@@ -1,8 +1,8 @@
-//! What stays in a cache: request and byte hit ratio of the store's tiers over generated CDN-like traces, beside LRU, FIFO,
-//! S3-FIFO and SIEVE.
+//! Eviction quality: request and byte hit ratios of the store's tiers on synthetic CDN-like traces, compared with LRU,
+//! FIFO, S3-FIFO and SIEVE.
 //!
-//! The memory tier and the disk tier are the store itself, without a disk and over one in memory; the others decide by the
-//! same sizes. Seeded: two runs print the same. `cargo run --release -p bench --bin eviction [SEED]`
+//! The memory tier and the disk tier are the store itself, without a disk and on one in memory; the others use the same
+//! sizes. Seeded: two runs print the same. `cargo run --release -p bench --bin eviction [SEED]`
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -18,16 +18,16 @@ use ramdisk::RamDisk;
 use store::{Config, DiskConfig, Key, Store};
 use traces::{Request, Trace};
 
-/// Cache sizes, in thousandths of all the bytes that a trace asks for.
+/// Cache sizes, in thousandths of the total size of the objects in a trace.
 const SIZES: [u64; 3] = [10, 50, 200];
 
-/// Requests at the front of a trace that fill the cache and do not count, as a part of all.
+/// One part in this many of a trace fills the cache first and is not counted.
 const WARM_PART: usize = 5;
 
-/// Body bytes; every body is the front of these.
+/// The bytes of all bodies; each is a prefix of these.
 static ZEROS: [u8; traces::BYTES_MAX] = [0; traces::BYTES_MAX];
 
-/// Hits and what was asked for, in requests and bytes.
+/// Hits and totals, in requests and bytes.
 #[derive(Default)]
 struct Tally {
     requests: u64,
@@ -94,13 +94,14 @@ fn memory_tier(capacity: u64) -> Config {
     Config::memory_only(capacity)
 }
 
-/// Little memory over the disk, so that the disk decides; segments as small in proportion as on a disk of some gigabytes.
+/// Little memory beside the disk, so that the disk tier decides; segments in the same proportion as on a disk of some
+/// gigabytes.
 fn disk_tier(capacity: u64) -> Config {
     let disks = vec![DiskConfig { path: "disk".into(), capacity_bytes: capacity }];
     Config { memory_bytes: capacity / 50, disks, segment_bytes: capacity / 64 }
 }
 
-/// The same requests to the store itself.
+/// Sends the same requests to the store itself.
 async fn ours(trace: &Trace, warm: usize, config: Config) -> anyhow::Result<String> {
     let disks = config.disks.iter().map(|_| Arc::new(RamDisk::default()) as _).collect();
     let store = Store::open_on(config, disks).await?;

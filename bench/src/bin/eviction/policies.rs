@@ -1,22 +1,22 @@
-//! Policies to compare with, each over a bound of bytes: LRU, FIFO, S3-FIFO (Yang et al., SOSP 2023) and SIEVE (Zhang et al.,
-//! NSDI 2024).
+//! Eviction policies for comparison, each within a bound of bytes: LRU, FIFO, S3-FIFO (Yang et al., SOSP 2023) and
+//! SIEVE (Zhang et al., NSDI 2024).
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-/// A cache that is only asked whether it holds something.
+/// A cache that only tells hits from misses.
 pub(crate) trait Cache {
-    /// Whether `object` is held; from now on it is, if the policy says so.
+    /// Whether `object` is held; on a miss it is inserted, if the policy admits it.
     fn ask(&mut self, object: u64, bytes: u64) -> bool;
 }
 
-/// The finalizer of splitmix64: spreads numbers.
+/// The finaliser of splitmix64, a hash of integers.
 pub(crate) fn mix(number: u64) -> u64 {
     let z = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
-/// The one that was asked for longest ago leaves.
+/// Evicts the object requested longest ago.
 pub(crate) struct Lru {
     capacity: u64,
     held: u64,
@@ -52,7 +52,7 @@ impl Cache for Lru {
     }
 }
 
-/// The one that came first leaves.
+/// Evicts the object inserted first.
 pub(crate) struct Fifo {
     capacity: u64,
     held: u64,
@@ -83,7 +83,7 @@ impl Cache for Fifo {
     }
 }
 
-/// A small queue on probation, a main queue with second chances, and the names of those that left probation unasked.
+/// A small probation queue, a main queue with second chances, and a ghost list of names evicted from probation.
 pub(crate) struct S3Fifo {
     capacity: u64,
     small_bytes: u64,
@@ -170,11 +170,12 @@ impl Cache for S3Fifo {
     }
 }
 
-/// One queue; a hand goes from the oldest to the newest and takes the first that was not asked for since it last came by.
+/// One queue; a hand moves from the oldest to the newest and evicts the first object not requested since the hand last
+/// passed it.
 pub(crate) struct Sieve {
     capacity: u64,
     held: u64,
-    /// By age, oldest first: object, bytes, asked for.
+    /// By age, oldest first: object, bytes, requested.
     queue: BTreeMap<u64, (u64, u64, bool)>,
     ages: HashMap<u64, u64>,
     next: u64,

@@ -1,4 +1,4 @@
-//! A disk in memory that does as it is told: what it costs is not to be measured here.
+//! An ideal disk in memory, as the cost of a disk is not measured here.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,4 +1,5 @@
-//! Traces like those of a CDN node: popularity by Zipf with churn, one-hit wonders, sizes of a mix, and scans.
+//! Synthetic traces similar to those of a CDN node: Zipf popularity with churn, one-hit wonders, a mix of sizes, and
+//! scans.
 
 use std::collections::HashMap;
 
@@ -11,31 +12,31 @@ pub(crate) struct Request {
     pub bytes: u64,
 }
 
-/// Requests in order.
+/// A sequence of requests.
 pub(crate) struct Trace {
     pub name: &'static str,
     pub requests: Vec<Request>,
-    /// Bytes of all objects that are asked for.
+    /// Total size of all requested objects, in bytes.
     pub bytes: u64,
 }
 
-/// What a trace is made of.
+/// The parameters of a trace.
 struct Shape {
     name: &'static str,
     requests: usize,
-    /// Objects that are popular at any one time.
+    /// Number of objects that are popular at a time.
     objects: usize,
-    /// Exponent of Zipf's law.
+    /// Exponent of the Zipf distribution.
     skew: f64,
-    /// Requests in a hundred for something that is asked for once and never again.
+    /// Percentage of requests for objects that are requested only once.
     wonders: u64,
-    /// Popular objects in a hundred that lose their place to a new one over the whole trace.
+    /// Percentage of popular objects that are replaced by new ones over the whole trace.
     churn: u64,
-    /// Times that somebody asks for a run of cold objects, one after another.
+    /// Number of scans: runs of requests for cold objects, one after another.
     scans: usize,
-    /// Objects of such a run.
+    /// Objects per scan.
     scan: u64,
-    /// Size classes: how many in a hundred, least and most bytes.
+    /// Size classes: percentage, smallest and largest size in bytes.
     sizes: &'static [(u64, u64, u64)],
 }
 
@@ -97,7 +98,7 @@ const SHAPES: [Shape; 5] = [
     },
 ];
 
-/// All traces of a seed.
+/// All traces for a seed.
 pub(crate) fn all(seed: u64) -> impl Iterator<Item = Trace> {
     SHAPES.iter().map(move |shape| generate(shape, seed))
 }
@@ -115,7 +116,7 @@ impl Random {
         self.draw() % bound.max(1)
     }
 
-    /// From 0 up to 1.
+    /// A number from 0 to below 1.
     fn part(&mut self) -> f64 {
         (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
@@ -137,14 +138,14 @@ fn generate(shape: &Shape, seed: u64) -> Trace {
     };
     let (mut churned, churns) = (0, shape.objects as u64 * shape.churn / 100);
     let mut scanned = 0;
-    // Scans go over the same cold objects again and again, as crawlers do.
+    // Scans visit the same cold objects repeatedly, as crawlers do.
     let cold: Vec<u64> = (0..shape.scan).map(|number| 1 << 40 | number).collect();
     let mut objects = Vec::with_capacity(shape.requests);
     let mut own = 0;
     while own < shape.requests {
         own += 1;
         while churned * (shape.requests as u64) < churns * own as u64 {
-            // A new object is as likely to become popular as to stay at the end.
+            // A new object gets a random rank, popular or not.
             let rank = random.below(shape.objects as u64) as usize;
             by_rank[rank] = fresh();
             churned += 1;
@@ -172,13 +173,13 @@ fn generate(shape: &Shape, seed: u64) -> Trace {
     Trace { name: shape.name, requests, bytes: sizes.values().sum() }
 }
 
-/// The size of an object: always the same.
+/// The size of an object, the same at each request.
 fn size(shape: &Shape, object: u64) -> u64 {
     let mut random = Random(object ^ 0x5ce9);
     let mut at = random.below(100);
     for (part, least, most) in shape.sizes {
         if at < *part {
-            // As many between 1 and 2 kB as between 10 and 20.
+            // Log-uniform: as many between 1 and 2 kB as between 10 and 20.
             let bytes = *least as f64 * (*most as f64 / *least as f64).powf(random.part());
             return (bytes as u64).min(BYTES_MAX as u64);
         }

@@ -1,4 +1,4 @@
-//! The clients, wrk and h2load, and what they say.
+//! The load generators, wrk and h2load, and their results.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -11,23 +11,23 @@ use crate::peers::{Target, path};
 /// How long each run takes, in seconds.
 const SECONDS: u64 = 3;
 
-/// The part of requests that a peer may lose.
+/// The share of requests that may fail with a peer.
 const FAILED_MAX: f64 = 0.01;
 
-/// What one run came to.
+/// The result of one run.
 pub(crate) struct Run {
-    /// Requests a second.
+    /// Requests per second.
     pub(crate) rate: f64,
-    /// Microseconds of the server's processor for each.
+    /// Microseconds of the server's CPU time per request.
     pub(crate) cost: f64,
-    /// Latencies in microseconds, as the client saw them with all its connections busy.
+    /// Latencies in microseconds, as seen by the client with all its connections busy.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// Share of its processor that the client was busy.
+    /// The share of its processor that the client used.
     pub(crate) client: f64,
 }
 
-/// Runs `command` on processor 1 while the server's time is taken.
+/// Runs `command` on processor 1 while measuring the server's CPU time.
 async fn run(target: &Target, mut command: Command) -> anyhow::Result<(Output, f64, f64)> {
     let before = target.processor_time()?;
     let (output, used) = tokio::task::spawn_blocking(move || {
@@ -67,7 +67,7 @@ pub(crate) async fn wrk(
         Ok(value.with_context(|| format!("{name} in {line}"))?.parse()?)
     };
     let (requests, failed) = (figure("requests")?, figure("failed")?);
-    // A peer may lose a few; ours may not.
+    // A peer may lose a few requests; ours may not.
     let most = if target.is_ours() { 0.0 } else { requests * FAILED_MAX };
     ensure!(failed <= most, "{line}");
     Ok(Run {
@@ -79,7 +79,7 @@ pub(crate) async fn wrk(
     })
 }
 
-/// HTTP/2 with prior knowledge, ten streams a connection.
+/// HTTP/2 with prior knowledge, ten streams per connection.
 pub(crate) async fn h2load(target: &Target, bytes: usize, connections: usize) -> anyhow::Result<Run> {
     let mut command = Command::new("taskset");
     command
@@ -100,7 +100,7 @@ pub(crate) async fn h2load(target: &Target, bytes: usize, connections: usize) ->
     ensure!(counted("failed")? == 0.0 && counted("errored")? == 0.0, "{requests}");
     let done = counted("succeeded")?;
     ensure!(done > 0.0, "{text}");
-    // time for request:      132us     12.50ms      1.21ms ...: least, most, mean.
+    // time for request:      132us     12.50ms      1.21ms ...: min, max, mean.
     let times: Vec<&str> = line("time for request:")?.split_whitespace().skip(3).collect();
     Ok(Run {
         rate: done / SECONDS as f64,
@@ -111,7 +111,7 @@ pub(crate) async fn h2load(target: &Target, bytes: usize, connections: usize) ->
     })
 }
 
-/// Reads h2load's times.
+/// Parses h2load's times.
 fn micros(text: &str) -> anyhow::Result<f64> {
     let at = text.find(|c: char| c.is_ascii_alphabetic()).with_context(|| text.to_owned())?;
     let (number, unit) = text.split_at(at);

@@ -1,4 +1,4 @@
-//! Resident bytes: per small object that is cached, and per connection on which nothing happens.
+//! Resident bytes: per small cached object, and per idle connection.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio::net::TcpStream;
 use crate::field;
 use crate::peers::{self, Speaks, Target};
 
-/// Objects that are put into each cache, and their bytes.
+/// Objects stored in each cache, and their size in bytes.
 const OBJECTS: usize = 50_000;
 const BYTES: usize = 1 << 10;
 
-/// Connections, each of which has had one answer.
+/// Number of connections, each of which has had one response.
 const IDLE: usize = 2_000;
 
 pub(crate) async fn run(memory: u64) -> anyhow::Result<()> {
@@ -42,7 +42,7 @@ pub(crate) async fn run(memory: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Resident bytes once they stand still, or after a while.
+/// Resident bytes once they are stable, or after a while.
 async fn settled(target: &Target) -> anyhow::Result<u64> {
     let mut last = target.resident()?;
     for _ in 0..20 {
@@ -56,7 +56,7 @@ async fn settled(target: &Target) -> anyhow::Result<u64> {
     Ok(last)
 }
 
-/// A connection that was used once.
+/// A connection that has been used once.
 async fn ask(port: u16) -> anyhow::Result<TcpStream> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;

@@ -1,19 +1,20 @@
-//! What a hit costs: one of our nodes beside nginx, Varnish, HAProxy and Traffic Server, in turns in one run.
+//! The cost of a hit: one of our nodes compared with nginx, Varnish, HAProxy and Traffic Server, alternating in one
+//! run.
 //!
-//! Sections, each alone with `--section NAME`, all of them in this order without:
+//! Sections; `--section NAME` runs one, by default all run in this order:
 //!
 //! - `sizes`: one hot object of 1 KiB to 10 MiB, 64 connections.
 //! - `objects`: 10,000 objects of 1 to 100 KiB, 64 connections.
 //! - `connections`: one hot object, 1,000 connections.
 //! - `disk`: 10,000 objects of 100 KiB with 64 MB of memory for them, beside nginx.
-//! - `http2`: one hot object over HTTP/2, by h2load (needs nghttp2-client), beside those peers that speak it in the clear.
+//! - `http2`: one hot object over HTTP/2, by h2load (needs nghttp2-client), compared with the peers that support it
+//!   without TLS.
 //! - `memory`: resident bytes per small object, and per idle connection.
 //!
-//! The server that is measured has processor 0, the client processor 1, and the figure to go by is the server's processor time
-//! a request: requests a second are often the client's limit. Over HTTP/1.1 every server's answer is checked first to be a hit of
-//! the right length. Ours is the program as it ships, judgement, metrics and access log on; the
-//! peers write no log. Needs wrk, nginx, varnish, haproxy and
-//! trafficserver, and a machine that does nothing else.
+//! The measured server has processor 0, the client processor 1. The decisive figure is the server's CPU time per
+//! request, as requests per second are often limited by the client. Over HTTP/1.1, each server's response is first
+//! checked to be a hit of the right length. Ours is the program as released, with judgement, metrics and access log;
+//! the peers write no log. Needs wrk, nginx, varnish, haproxy and trafficserver, and an otherwise idle machine.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -30,25 +31,25 @@ mod client;
 mod footprint;
 mod peers;
 
-/// In the order they are run.
+/// In the order in which they run.
 const SECTIONS: [&str; 6] = ["sizes", "objects", "connections", "disk", "http2", "memory"];
 
-/// Rounds of a case, each with every target in turn.
+/// Rounds per case, each with every target in turn.
 const ROUNDS: usize = 3;
 
 /// Objects of the cases with many.
 const MANY: usize = 10_000;
 
-/// Memory tier of our node, in bytes, where hits come from memory, and where they come from disk.
+/// Memory tier of our node, in bytes, for hits from memory and for hits from disk.
 const MEMORY: u64 = 4 << 30;
 const MEMORY_SMALL: u64 = 64 << 20;
 
-/// One row of servers under one load.
+/// One comparison of servers under the same load.
 struct Case {
     bytes: usize,
     objects: usize,
     connections: usize,
-    /// The most of a peer's processor time that ours may take; the peer `best` is whichever is best.
+    /// The highest allowed ratio of our CPU time to a peer's; the peer `best` is whichever is best.
     aims: &'static [(&'static str, f64)],
 }
 
@@ -99,7 +100,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Our node and its peers before one origin.
+/// Our node and its peers in front of one origin.
 pub(crate) struct Field {
     pub(crate) targets: Vec<Target>,
     _origin: Origin,

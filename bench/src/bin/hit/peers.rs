@@ -1,4 +1,5 @@
-//! The servers that are measured, and the origin behind them: each on processor 0 with one worker, its cache in memory where it can.
+//! The measured servers, and the origin behind them: each on processor 0 with one worker, with its cache in memory if
+//! possible.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,26 +16,27 @@ use futures_util::StreamExt;
 pub(crate) const ALL: [&str; 4] = ["nginx", "varnish", "haproxy", "trafficserver"];
 pub(crate) const HTTP2: [&str; 3] = ["nginx", "varnish", "haproxy"];
 
-/// Requests that every server answers on one connection, and connections at once while a cache is warmed.
+/// Maximum number of requests per connection that every server answers, and concurrent connections while a cache is
+/// warmed.
 const REQUESTS_A_CONNECTION: usize = 500;
 const CONNECTIONS_AT_ONCE: usize = 20;
 
-/// Sizes the origin has.
+/// Object sizes of the origin.
 const SIZES: [usize; 5] = [1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20];
 
-/// What clients speak with the servers.
+/// The protocol between clients and servers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speaks {
     Http1,
     Http2,
 }
 
-/// Where objects of a size lie; a number follows.
+/// The path prefix of objects of a size; a number follows.
 pub(crate) fn path(bytes: usize) -> String {
     format!("/o/{bytes}/")
 }
 
-/// A server that is measured.
+/// A measured server.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
     pub(crate) port: u16,
@@ -43,7 +45,7 @@ pub(crate) struct Target {
     speaks: Speaks,
 }
 
-/// nginx with files, on the client's processor.
+/// nginx serving files, on the client's processor.
 pub(crate) struct Origin {
     pub(crate) port: u16,
     _process: Process,
@@ -55,7 +57,7 @@ impl Origin {
         let files = folder.join("files");
         std::fs::create_dir_all(&files)?;
         for bytes in SIZES {
-            // Not all alike, and no compression is asked for anywhere.
+            // Not all the same, and compression is never requested.
             let body: Vec<u8> = (0..bytes).map(|at| (at * 31 % 251) as u8).collect();
             std::fs::write(files.join(format!("{bytes}.bin")), body)?;
         }
@@ -69,13 +71,13 @@ impl Origin {
 }
 
 impl Target {
-    /// Our node, which runs.
+    /// Our node, which is already running.
     pub(crate) fn ours(port: u16, pid: u32) -> Target {
-        // It tells the two protocols apart by the first bytes, so nothing has to be said.
+        // It detects the protocol from the first bytes, so none has to be given.
         Target { name: "warmfront", port, pid, process: None, speaks: Speaks::Http1 }
     }
 
-    /// Whether it is this product's.
+    /// Whether it is our node.
     pub(crate) fn is_ours(&self) -> bool {
         self.process.is_none()
     }
@@ -129,12 +131,12 @@ impl Target {
         Ok(Target { name, port, pid: process.id(), process: Some(process), speaks })
     }
 
-    /// Processor time of the server and all its children.
+    /// CPU time of the server and all its children.
     pub(crate) fn processor_time(&self) -> anyhow::Result<Duration> {
         family(self.pid).into_iter().map(bench::processor_time).sum()
     }
 
-    /// Memory of the server and all its children, in bytes; what they share counts once.
+    /// Memory of the server and all its children, in bytes; shared memory is counted once.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
         for pid in family(self.pid) {
@@ -146,10 +148,10 @@ impl Target {
         Ok(sum)
     }
 
-    /// Puts objects into its cache, and sees that they are there.
+    /// Brings objects into its cache, and checks that they are there.
     pub(crate) async fn warm(&self, bytes: usize, objects: usize) -> anyhow::Result<()> {
         if self.speaks == Speaks::Http2 && self.name != "varnish" {
-            // These listen for HTTP/2 alone; the first of its answers is the miss.
+            // These accept HTTP/2 only; the first request is the miss.
             return Ok(());
         }
         let path = path(bytes);
@@ -159,7 +161,7 @@ impl Target {
                 let mut http = Http::connect(self.port).await?;
                 for number in first..objects.min(first + REQUESTS_A_CONNECTION) {
                     let path = format!("{path}{number}");
-                    // Some close connections in the middle of a miss now and then.
+                    // Some occasionally close a connection in the middle of a miss.
                     if http.get(DOMAIN, &path).await.is_err() {
                         http = Http::connect(self.port).await?;
                         http.get(DOMAIN, &path).await?;
@@ -168,7 +170,7 @@ impl Target {
                 anyhow::Ok(())
             }
         });
-        // Several at once, for some need long for each.
+        // Several at once, as some servers are slow with each.
         let mut warmed = futures_util::stream::iter(warmed).buffer_unordered(CONNECTIONS_AT_ONCE);
         while let Some(ended) = warmed.next().await {
             ended?;
@@ -207,7 +209,7 @@ fn configured(
         .replace("@HTTP2@", http2);
     let configuration = folder.join(template);
     std::fs::write(&configuration, text)?;
-    // Workers of some run as another user.
+    // Some run their workers as another user.
     ensure!(
         Command::new("chmod").args(["-R", "a+rwX"]).arg(folder).status()?.success(),
         "chmod of {}",
@@ -219,7 +221,7 @@ fn configured(
     Process::start(&mut command, &folder.join(format!("{template}.log")))
 }
 
-/// Traffic Server wants a tree of its own, and its threads pinned after the start.
+/// Traffic Server needs a directory tree of its own, and its threads pinned after the start.
 fn traffic_server(folder: &Path, port: u16, origin: u16) -> anyhow::Result<Process> {
     let listed = Command::new("dpkg").args(["-L", "trafficserver"]).output()?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
@@ -263,7 +265,7 @@ async fn answers(name: &str, port: u16) {
     .await;
 }
 
-/// Keeps a process with all its threads on a processor.
+/// Pins a process with all its threads to a processor.
 pub(crate) fn pin(pid: u32, processor: &str) -> anyhow::Result<()> {
     let done = Command::new("taskset").args(["-acp", processor, &pid.to_string()]).stdout(Stdio::null()).status()?;
     ensure!(done.success(), "taskset of {pid}");

@@ -1,7 +1,7 @@
-//! A directory of a million objects, out of ten million in one node's store: how long an entry takes to be in effect.
+//! A directory of a million objects, out of ten million in one node's store: how long until an entry takes effect.
 //!
-//! The objects lie on disk with a small memory tier, as in a node that holds far more than its memory; they are put there
-//! through the store itself, as filling them over HTTP would measure HTTP.
+//! The objects are on disk with a small memory tier, as in a node that stores far more than fits its memory. They are
+//! written through the store itself, as filling them over HTTP would measure HTTP.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use tokio::time::Instant;
 
 use crate::inside::{self, HOST};
 
-/// Directories, and objects in each, when there is time to store all.
+/// Directories, and objects in each, if there is time to store all.
 const DIRECTORIES: usize = 10;
 const OBJECTS: usize = 1_000_000;
 
-/// How long storing them may take; what is there by then is measured, and said.
+/// How long storing them may take; the measurement uses what is stored by then, and states it.
 const FILLING_MAX: Duration = Duration::from_secs(360);
 
-/// Objects stored at a time.
+/// Objects stored concurrently.
 const FILLS: usize = 256;
 
-/// Entries measured.
+/// Number of entries measured.
 const ENTRIES: usize = 200;
 
-/// Objects that are looked up after an entry, in and beside its directory.
+/// Objects looked up after an entry, in its directory and beside it.
 const SAMPLES: usize = 20;
 
 pub(crate) async fn run() -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     for fill in 0..FILLS {
         let inside = inside.clone();
         filling.spawn(async move {
-            // Numbers in turn over the directories, so that all of them grow alike.
+            // Round-robin over the directories, so that all grow alike.
             for number in (fill..DIRECTORIES * OBJECTS).step_by(FILLS) {
                 if begun.elapsed() > FILLING_MAX {
                     break;

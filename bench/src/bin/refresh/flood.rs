@@ -1,4 +1,4 @@
-//! Thousands of URLs a second, sustained: what is accepted, how far nodes lag, what the control plane uses.
+//! Thousands of URLs per second, sustained: how many are accepted, how far nodes lag, what the control plane uses.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bench::{Spread, processor_time};
 use e2e::stage::{DOMAIN, Stage};
 use tokio::time::Instant;
 
-/// URLs of one call, calls a second, and for how long.
+/// URLs per call, calls per second, and the duration.
 const URLS: usize = 1000;
 const CALLS_PER_SECOND: u32 = 3;
 const SECONDS: u32 = 30;
@@ -17,7 +17,7 @@ const SECONDS: u32 = 30;
 /// Connections that make the calls in turn.
 const CONNECTIONS: usize = 3;
 
-/// Pause between two looks at what nodes have applied, and at a task.
+/// Pause between two polls of what nodes have applied, and of a task.
 const LOOK_STEP: Duration = Duration::from_millis(5);
 const TASK_STEP: Duration = Duration::from_millis(20);
 
@@ -67,7 +67,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes every third call, at its time, and waits for each to be Complete; how long both took.
+/// Makes every third call, on schedule, and waits until each is Complete; returns the durations of both.
 async fn call(mut api: Api, connection: usize, begun: Instant) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
     let (mut calls, mut completes) = (Vec::new(), Vec::new());
     for number in (connection as u32..CALLS_PER_SECOND * SECONDS).step_by(CONNECTIONS) {
@@ -85,7 +85,8 @@ async fn call(mut api: Api, connection: usize, begun: Instant) -> anyhow::Result
     Ok((calls, completes))
 }
 
-/// How long each node took from the first sight of a head of the log until it had applied it, and how often was looked.
+/// Measures how long each node took from the first sight of a log head until it had applied it, and how often this was
+/// polled.
 async fn watch(
     api_port: u16,
     ports: Vec<u16>,

@@ -1,4 +1,4 @@
-//! A node's inside without sockets, for the sections that measure one step of it.
+//! The inner parts of a node without sockets, for sections that measure one step.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Clock for Running {
     }
 }
 
-/// A member in contact over `store`, its journal in `directory`.
+/// A member in contact over `store`, with its journal in `directory`.
 pub(crate) fn open(directory: &Path, store: Store) -> anyhow::Result<Inside> {
     let member = Member {
         name: NodeName::parse("n")?,

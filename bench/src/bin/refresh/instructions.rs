@@ -1,8 +1,8 @@
-//! Instructions of one lookup-and-judge, by callgrind, with nothing, a thousand and a hundred thousand scopes to forget.
+//! Instructions of one lookup-and-judge, by callgrind, with none, a thousand and a hundred thousand live scopes.
 //!
-//! This program runs itself under callgrind as `--loop LIVE OPERATIONS`, twice for each size with different numbers of
-//! operations: the difference is the operations' alone, without start and filling. What is looked up is stored, and covered
-//! by none of the live scopes: a hit, the case that must not pay for refreshes.
+//! This program runs itself under callgrind as `--loop LIVE OPERATIONS`, twice per size with different numbers of
+//! operations: the difference is due to the operations alone, without start and filling. The looked-up objects are
+//! stored, and covered by none of the live scopes: a hit, the case that must not pay for refreshes.
 
 use std::process::Command;
 
@@ -14,10 +14,10 @@ use store::{Config, Store};
 
 use crate::inside::{self, HOST};
 
-/// Live scopes.
+/// Numbers of live scopes.
 const LIVE: [usize; 3] = [0, 1_000, 100_000];
 
-/// Operations of the two runs.
+/// Numbers of operations in the two runs.
 const OPERATIONS: [usize; 2] = [20_000, 60_000];
 
 /// Objects that are looked up in turn.
@@ -55,14 +55,14 @@ fn callgrind(live: usize, operations: usize) -> anyhow::Result<u64> {
     Ok(collected.1.trim().parse()?)
 }
 
-/// What is measured.
+/// The measured loop.
 pub(crate) fn operate(live: usize, operations: usize) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let folder = tempfile::tempdir()?;
         let store = Store::open(Config::memory_only(64 << 20)).await?;
         let inside = inside::open(folder.path(), store)?;
-        // Stored first, so that every one of the scopes is newer than what is looked up.
+        // Stored first, so that every scope is newer than the looked-up objects.
         let urls: Vec<UrlKey> = (0..OBJECTS).map(|number| url(&format!("/images/2026/{number}.jpg"))).collect();
         for url in &urls {
             inside.store(url, Bytes::from_static(b"x")).await?;
@@ -82,8 +82,8 @@ pub(crate) fn operate(live: usize, operations: usize) -> anyhow::Result<()> {
     })
 }
 
-/// Every kind in turn, none of them over an object that is looked up. Of expressions there are as many as a host may have before they
-/// are folded into one.
+/// A scope of each kind in turn, none of which covers a looked-up object. There are as many expressions as a host may
+/// have before they are folded into one.
 fn scope(number: usize) -> Scope {
     let host = HOST.to_owned();
     match number % 5 {

@@ -1,15 +1,18 @@
-//! What a refresh costs: how long until it is in effect and Complete, how many a second, and what it does to hits.
+//! The cost of a refresh: how long until it takes effect and is Complete, how many per second, and their influence on
+//! hits.
 //!
-//! Sections, each alone with `--section NAME`, all of them in this order without:
+//! Sections; `--section NAME` runs one, by default all run in this order:
 //!
-//! - `nodes`: four real nodes, from the acknowledgement to *in effect on all* and to *Complete*.
-//! - `sessions`: the same with 1,000 simulated members; and how long until all are back after the control plane was killed.
-//! - `flood`: 3,000 URLs a second for half a minute, four real nodes keeping up.
+//! - `nodes`: four real nodes, from the acknowledgement to *effect on all* and to *Complete*.
+//! - `sessions`: the same with 1,000 simulated members; and how long until all are back after the control plane was
+//!   killed.
+//! - `flood`: 3,000 URLs per second for half a minute, with four real nodes keeping up.
 //! - `directory`: one entry that covers a million of ten million objects in one node's store.
-//! - `instructions`: of a lookup-and-judge with 0, 1,000 and 100,000 live scopes, by callgrind (needs valgrind).
-//! - `peer`: hits a second while invalidations arrive, beside Varnish with bans (needs varnish and wrk).
+//! - `instructions`: instructions of a lookup-and-judge with 0, 1,000 and 100,000 live scopes, by callgrind (needs
+//!   valgrind).
+//! - `peer`: hits per second while invalidations arrive, compared with Varnish's bans (needs varnish and wrk).
 //!
-//! Servers, clients and load share this machine: what is measured includes its client. `--release`, or the figures mean little.
+//! Servers, clients and load share this machine, so results include the client. Without `--release` they mean little.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark prints is what it is for")]
 
@@ -24,14 +27,14 @@ mod origin;
 mod peer;
 mod sessions;
 
-/// The product's.
+/// The product's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What the control plane and nodes promise before they answer, in the words of every section.
+/// What the control plane and nodes guarantee before they answer, as printed by every section.
 const DURABLE: &str = "durable = acknowledged after SQLite's commit (WAL, synchronous=FULL), applied after the node's journal (redb) was synced";
 
-/// In the order they are run.
+/// In the order in which they run.
 const SECTIONS: [&str; 6] = ["nodes", "sessions", "flood", "directory", "instructions", "peer"];
 
 fn main() -> anyhow::Result<()> {

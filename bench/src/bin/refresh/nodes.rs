@@ -1,7 +1,7 @@
-//! Four real nodes: from the acknowledgement of a refresh to its effect on all of them, and to Complete.
+//! Four real nodes: the time from the acknowledgement of a refresh to its effect on all of them, and to Complete.
 //!
-//! *Effect* is seen as a user sees it: each node is asked for the object over and over, and the moment counts at which the
-//! last node's first answer with the new bytes has arrived whole, the way to parent and origin included.
+//! *Effect* is measured as users see it: each node is requested repeatedly, and what counts is when the last node's
+//! first response with the new bytes has arrived completely, including the time to fetch it from parent and origin.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use crate::origin::Origin;
 
-/// Refreshes measured.
+/// Number of refreshes measured.
 const REFRESHES: usize = 300;
 
-/// Pause between two questions to a node, and between two looks at a task.
+/// Pause between two requests to a node, and between two polls of a task.
 const GET_STEP: Duration = Duration::from_millis(1);
 const TASK_STEP: Duration = Duration::from_millis(2);
 

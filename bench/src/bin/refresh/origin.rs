@@ -1,4 +1,5 @@
-//! An origin whose every object is its version: the body says which one was current when the origin read it.
+//! An origin where every object is the current version: the body states which version was current when the origin read
+//! it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,15 +12,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// The origin; it answers as long as the runtime lives.
+/// The origin; it runs as long as the runtime lives.
 pub(crate) struct Origin {
-    /// Where.
+    /// Its port.
     pub(crate) port: u16,
     version: Arc<AtomicU64>,
 }
 
 impl Origin {
-    /// Bodies are `bytes` long, or as short as the version is.
+    /// Bodies are the version, padded to `bytes` bytes.
     pub(crate) async fn start(bytes: usize) -> anyhow::Result<Origin> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
@@ -44,7 +45,7 @@ impl Origin {
         Ok(Origin { port, version })
     }
 
-    /// From now on every object is another.
+    /// Gives every object a new version.
     pub(crate) fn change(&self) {
         self.version.fetch_add(1, Ordering::SeqCst);
     }

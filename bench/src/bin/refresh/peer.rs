@@ -1,8 +1,9 @@
-//! Hits a second while invalidations arrive: one of our nodes beside Varnish with bans, in turns in one run.
+//! Hits per second while invalidations arrive: one of our nodes compared with Varnish and its bans, alternating in one
+//! run.
 //!
-//! The server that is measured has processor 0 to itself; wrk, the origin, the control plane, the other nodes and whoever
-//! invalidates share the rest. What is invalidated covers none of the objects that are asked for, and is as cheap as the peer
-//! allows: bans on what objects hold, which its lurker tests in the background.
+//! The measured server has processor 0 to itself; wrk, the origin, the control plane, the other nodes and the sender of
+//! invalidations share the rest. The invalidations cover none of the requested objects, and are as cheap as the peer
+//! allows: bans on object properties, which its lurker tests in the background.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,17 +20,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::origin::Origin;
 
-/// Objects that are asked for, and their bytes.
+/// Requested objects, and their size in bytes.
 const OBJECTS: usize = 1000;
 const BYTES: usize = 1024;
 
-/// Invalidations a second.
+/// Invalidations per second.
 const RATES: [usize; 3] = [0, 100, 1000];
 
-/// How often in a second some of them are sent: ours in one call each, bans one by one, for Varnish takes them so.
+/// How often per second invalidations are sent: ours in one call each time, bans one by one, as Varnish accepts them.
 const TURNS: usize = 10;
 
-/// Rounds, and how long each measurement takes.
+/// Rounds, and the duration of each measurement.
 const ROUNDS: usize = 3;
 const SECONDS: u64 = 5;
 
@@ -94,7 +95,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Requests a second and microseconds of the server's processor for each.
+/// Requests per second, and microseconds of the server's CPU time per request.
 #[derive(Default)]
 struct Figures {
     rates: Vec<f64>,
@@ -118,7 +119,7 @@ fn pin(pid: u32, processor: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks for a while.
+/// Measures hits for a while.
 async fn hits(port: u16, pids: &[u32]) -> anyhow::Result<(f64, f64)> {
     let script = e2e::workspace().join("bench/peers/hits.lua");
     let used = || pids.iter().map(|pid| processor_time(*pid)).sum::<anyhow::Result<Duration>>();
@@ -143,7 +144,7 @@ async fn hits(port: u16, pids: &[u32]) -> anyhow::Result<(f64, f64)> {
     Ok((figure("Requests/sec")?, used.as_secs_f64() * 1e6 / requests))
 }
 
-/// Refreshes other URLs through the API until it is dropped.
+/// Refreshes other URLs through the API until dropped.
 async fn refresh(stage: &Stage, prefix: usize, rate: usize) -> anyhow::Result<AbortOnDropHandle<anyhow::Result<()>>> {
     let mut api = Api::connect(stage, &format!("peer-{prefix}")).await?;
     Ok(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -158,7 +159,7 @@ async fn refresh(stage: &Stage, prefix: usize, rate: usize) -> anyhow::Result<Ab
     })))
 }
 
-/// Varnish before the origin.
+/// Varnish in front of the origin.
 struct Varnish {
     process: Process,
     port: u16,
@@ -183,13 +184,13 @@ impl Varnish {
         Ok(Varnish { process, port })
     }
 
-    /// The process that serves; the other one watches over it.
+    /// The process that serves; the other one supervises it.
     fn child(&self) -> anyhow::Result<u32> {
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.process.id()))?;
         Ok(children.split_whitespace().next().context("Varnish has a child")?.parse()?)
     }
 
-    /// Bans other URLs until it is dropped.
+    /// Bans other URLs until dropped.
     fn ban(&self, folder: &Path, prefix: usize, rate: usize) -> anyhow::Result<Banning> {
         let mut command = Command::new("taskset");
         command.args(["-c", "1", "varnishadm", "-n"]).arg(folder.join("run"));
@@ -210,7 +211,7 @@ impl Varnish {
     }
 }
 
-/// A stream of bans.
+/// A running stream of bans.
 struct Banning {
     child: Child,
     _writing: AbortOnDropHandle<anyhow::Result<()>>,

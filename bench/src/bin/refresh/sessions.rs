@@ -1,4 +1,4 @@
-//! 1,000 simulated members on one real control plane: fan-out, Complete, and the way back after its death.
+//! 1,000 simulated members on one real control plane: fan-out, Complete, and recovery after it is killed.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 /// Members.
 const MEMBERS: usize = 1000;
 
-/// Refreshes measured, and the pause between them.
+/// Number of refreshes measured, and the pause between them.
 const REFRESHES: usize = 300;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Pause between two looks at a task.
+/// Pause between two polls of a task.
 const TASK_STEP: Duration = Duration::from_millis(10);
 
-/// Times the control plane is killed.
+/// How often the control plane is killed.
 const KILLS: usize = 3;
 
 pub(crate) async fn run() -> anyhow::Result<()> {

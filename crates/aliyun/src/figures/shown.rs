@@ -1,10 +1,10 @@
-//! Figures as fields of replies: texts, as the official SDKs' models have them.
+//! Figures as fields of replies: strings, as in the official SDKs' models.
 //!
 //! # What always holds
 //!
-//! - Arithmetic is of integers and rounds down: bits a second to a whole number, requests a second and shares in per cent to
-//!   hundredths. A share of nothing is 0.
-//! - Every bucket of the window is there, those without requests with zeros.
+//! - Arithmetic is in integers and rounds down: bits per second to a whole number, requests per second and percentages
+//!   to hundredths. A share of zero requests is 0.
+//! - Every bucket of the window is present; those without requests contain zeros.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,24 +14,24 @@ use serde_json::{Map, Value, json};
 use super::{Figure, FigureQuery, Place, SortBy, UrlQuery};
 use crate::read::{Product, timestamp};
 
-/// URLs in one list.
+/// Maximum number of URLs in one list.
 const URLS_SHOWN: usize = 100;
 
-/// Figures that were asked for.
+/// The answer to a query for figures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FiguresShown {
-    /// By what.
+    /// The query.
     pub query: FigureQuery,
-    /// What was counted in each bucket, by its begin in seconds since 1970.
+    /// The figures of each bucket, by its start in seconds since 1970.
     pub buckets: Vec<(u64, Regional)>,
 }
 
-/// The URLs that were asked for most.
+/// The answer to a query for the most requested URLs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UrlsShown {
-    /// By what.
+    /// The query.
     pub query: UrlQuery,
-    /// What was counted of each URL, in no order, each once in a class.
+    /// The counts of each URL, unordered, each URL once per class.
     pub urls: Vec<(Class, model::figures::Visits)>,
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn fields(product: Product, request_id: &str, shown: &FiguresShown) -
     fields
 }
 
-/// What is shown of each bucket, regions together.
+/// The figures of each bucket, with the regions added up.
 fn rows_of(shown: &FiguresShown) -> Vec<Figures> {
     let of = |(_, counted): &(u64, Regional)| match shown.query.place {
         Place::Anywhere => counted.sum(),
@@ -145,7 +145,7 @@ fn put(row: &mut Map<String, Value>, name: &str, value: String) {
     row.insert(name.to_owned(), Value::String(value));
 }
 
-/// What users were sent, by region and scheme: six fields, each name with `lead` before what it says of the region.
+/// Figures of users' responses by region and scheme: six fields, whose names consist of `lead` and the region.
 fn by_region(
     row: &mut Map<String, Value>,
     lead: &str,
@@ -205,7 +205,7 @@ pub(crate) fn urls_fields(request_id: &str, shown: &UrlsShown) -> Value {
     fields
 }
 
-/// Bits a second of so many bytes in so many seconds.
+/// Bits per second for `bytes` in `secs` seconds.
 fn bits(bytes: u64, secs: u64) -> String {
     (u128::from(bytes) * 8 / u128::from(secs.max(1))).to_string()
 }
@@ -214,7 +214,7 @@ fn percent(part: u64, whole: u64) -> String {
     decimal(u128::from(part) * 10_000 / u128::from(whole.max(1)))
 }
 
-/// The same as a number.
+/// The share as a number.
 fn share(part: u64, whole: u64) -> f64 {
     (u128::from(part) * 10_000 / u128::from(whole.max(1))) as f64 / 100.0
 }

@@ -1,4 +1,4 @@
-//! Domains as replies tell them, in lists and alone.
+//! Domains in replies, in lists and individually.
 
 use std::time::SystemTime;
 
@@ -16,38 +16,38 @@ pub struct DomainDetail {
     pub name: String,
     /// The name that its users' DNS should point at.
     pub cname: String,
-    /// What it is for; `None` for VOD.
+    /// Its business type; `None` for VOD.
     pub kind: Option<CdnType>,
     /// Where it is served.
     pub coverage: Coverage,
     /// Its state.
     pub status: DomainStatus,
-    /// Why the state is a bad one, else empty.
+    /// Why the state is a failed one; otherwise empty.
     pub description: String,
     /// Its origins.
     pub sources: Vec<Source>,
-    /// The response header in which its origins name tags, where it is not one of those that are usual.
+    /// The response header in which its origins send tags, if not a usual one.
     pub tag_header: Option<String>,
-    /// What its users are shown by TLS; `None` where it is served without.
+    /// Its certificate; `None` if it is served without TLS.
     pub tls: Option<DomainTls>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: SystemTime,
     /// When it was last changed.
     pub modified_at: SystemTime,
 }
 
 impl DomainDetail {
-    /// A number that stands for the name wherever and whenever it is made (FNV-1a), within what JSON numbers hold exactly.
+    /// A stable number that stands for the name (FNV-1a), small enough for JSON to hold exactly.
     fn number(&self) -> u64 {
         let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         self.name.bytes().fold(0xcbf2_9ce4_8422_2325, mix) >> 11
     }
 }
 
-/// What users of a domain are shown by TLS, in short.
+/// Summary of a domain's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainTls {
-    /// What its owner calls the certificate.
+    /// The owner's name for the certificate.
     pub name: String,
     /// The chain in PEM; empty in lists, which do not show it.
     pub chain: String,
@@ -94,7 +94,7 @@ pub(super) fn detail(product: Product, request_id: &str, domain: &DomainDetail) 
             detail["HttpsCname"] = json!("");
             detail["ResourceGroupId"] = json!(RESOURCE_GROUP);
             detail["ServerCertificateStatus"] = json!(ssl_protocol(domain));
-            // Our own; clients pass over fields that they do not know.
+            // Our own; clients ignore unknown fields.
             if let Some(header) = &domain.tag_header {
                 detail["TagHeader"] = json!(header);
             }
@@ -125,7 +125,7 @@ fn sources(product: Product, domain: &DomainDetail, in_detail: bool) -> Vec<Valu
             "Priority": source.priority.to_string(),
             "Type": source.kind.name(),
         });
-        // Only where it is set, which no client written for the vendor does.
+        // Only if set, which clients written for the vendor never do.
         if let Some(scheme) = source.scheme {
             fields["Scheme"] = json!(scheme);
         }

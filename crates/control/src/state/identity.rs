@@ -111,6 +111,25 @@ impl State {
         })
     }
 
+    /// Gives the log a new identity, because entries of it may have been lost. Nodes that know the old one forget
+    /// everything and join anew (fence rule 8).
+    pub async fn renew_log(&self) -> Result<LogId, StateError> {
+        let log = LogId(uuid::Uuid::new_v4().to_string());
+        let mut writing = self.write().await?;
+        match writing.on() {
+            On::Sql(connection) => {
+                sqlx::query("UPDATE meta SET value = $2 WHERE name = $1")
+                    .bind("log")
+                    .bind(&log.0)
+                    .execute(connection)
+                    .await?;
+            }
+            On::Memory(tables) => tables.change_meta("log", log.0.clone()),
+        }
+        writing.commit().await?;
+        Ok(log)
+    }
+
     async fn make_identity(&self, seal: &Seal) -> Result<(), IdentityError> {
         let key = rcgen::KeyPair::generate()?;
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new())?;

@@ -298,6 +298,12 @@ impl Tables {
     pub(super) fn add_meta(&mut self, name: &'static str, value: String) {
         insert_new(&mut self.meta, name, value);
     }
+
+    pub(super) fn change_meta(&mut self, name: &str, value: String) {
+        if let Some(kept) = Arc::make_mut(&mut self.meta).get_mut(name) {
+            *kept = value;
+        }
+    }
 }
 
 /// The log.

@@ -1,4 +1,5 @@
-//! `cargo xtask chaos --secs N --seed S`: real processes under random faults, for as long as wanted. The last line sums up.
+//! `cargo xtask chaos --secs N --seed S`: real processes under random faults, for any length of time. The last line
+//! sums up.
 
 use std::io::Write;
 use std::process::ExitCode;

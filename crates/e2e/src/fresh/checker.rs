@@ -1,62 +1,63 @@
-//! Whether anybody read what a refresh had made an end of: the promise, over what was seen.
+//! Detects reads of versions that a completed refresh should have replaced: the promise, checked against observations.
 //!
-//! Values in, values out; it is told what happens in the order in which it happens, so it needs no clock of its own: the
-//! moments it is given are for its reports alone.
+//! Values in, values out. Events are reported in the order in which they happen, so it needs no clock: the given
+//! moments are only used in reports.
 //!
-//! # What it holds a history to
+//! # What it checks
 //!
-//! - **Begun**: a read that begins after the answer `Complete` came for a refresh carries no version older than the one that the
-//!   origin had before the refresh was submitted.
-//! - **Sent**: nor does a read under way of which nothing had arrived when that answer had come and everything sent before was
-//!   delivered. Its header left after `Complete`, so the guard at that header saw the refresh or a lease that was over. This is more than the promise, which speaks of
-//!   requests that begin after the refresh was accepted; the rules give it for every request.
+//! - **Begun**: a read that begins after the answer `Complete` to a refresh arrived has no version older than the
+//!   origin's before the refresh was submitted.
+//! - **Sent**: nor has a read in progress of which nothing had arrived once that answer was here and everything sent
+//!   before was delivered. Its header left after `Complete`, so the guard at that header saw the refresh or an expired
+//!   lease. This is more than the promise, which covers requests that begin after the refresh was accepted; the rules
+//!   ensure it for every request.
 //!
-//! # What it lets pass, and counts
+//! # What it tolerates, and counts
 //!
-//! - A *Sent* read of a process that was stopped while it had the request: it may have been stopped between judging and sending,
-//!   for longer than the margin, which assumption 3 of the fence leaves outside.
-//! - A read from a node since it was removed: the promise is made for members.
+//! - A *Sent* read from a process that was stopped while it had the request: it may have been stopped between judging
+//!   and sending, for longer than the margin, which assumption 3 of the fence excludes.
+//! - A read from a node after its removal: the promise covers members only.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Events kept for reports.
+/// Maximum number of events kept for reports.
 const EVENTS_MAX: usize = 60;
 
-/// Violations kept whole; more are only counted.
+/// Maximum number of violations kept in full; further ones are only counted.
 const VIOLATIONS_MAX: usize = 20;
 
 /// A refresh that was reported complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refresh {
-    /// The API's id of it.
+    /// Its task id.
     pub task: String,
-    /// What was asked for.
+    /// Its scope.
     pub what: String,
-    /// The version of every object that it covers, as the origin had it before the submission.
+    /// The origin's version of every object that it covers, before the submission.
     pub set: Vec<(String, u64)>,
     /// When the submission was sent.
     pub submitted: Duration,
-    /// When its answer was there.
+    /// When the answer to it had arrived.
     pub accepted: Duration,
 }
 
-/// A read under way.
+/// A read in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// What a node answered a read with.
+/// A node's response to a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// The version its header names.
+    /// The version in its header.
     pub version: u64,
-    /// What else it says, for reports.
+    /// Other details, for reports.
     pub said: String,
 }
 
-/// Which part of the promise was broken.
+/// The clause of the promise that was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// The read began after `Complete`.
@@ -68,41 +69,41 @@ pub enum Broken {
 /// A stale read.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// How.
+    /// The broken clause.
     pub broken: Broken,
-    /// Everything that is known of it.
+    /// All known details.
     pub report: String,
 }
 
-/// What was seen so far.
+/// The counts so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Reads that were answered with an object.
+    /// Reads that received an object.
     pub reads: u64,
-    /// Of those, the ones some refresh had been completed for before they began: where a lie could have been told.
+    /// Reads among them for which a refresh had completed before they began: those that could have been stale.
     pub held_to: u64,
-    /// Of those, reads under way at a `Complete` of which nothing had arrived then.
+    /// Reads among them that were in progress at a `Complete`, with nothing arrived by then.
     pub under_way: u64,
-    /// Reads that were answered otherwise, or not in time.
+    /// Reads with another response, or none in time.
     pub unanswered: u64,
-    /// Refreshes that were complete.
+    /// Refreshes that completed.
     pub refreshes: u64,
     /// Stale reads.
     pub stale: u64,
-    /// Stale reads of processes that were stopped in the middle.
+    /// Stale reads from processes that were stopped during the read.
     pub stopped: u64,
-    /// Stale reads from nodes that are no members.
+    /// Stale reads from nodes that were not members.
     pub removed: u64,
 }
 
-/// What an object may not be older than, and because of which refresh.
+/// The oldest version an object may have, and the refresh that requires it.
 #[derive(Clone, Debug)]
 struct Floor {
     version: u64,
     because: Arc<Why>,
 }
 
-/// A refresh and when the answer `Complete` came.
+/// A refresh, and when the answer `Complete` arrived.
 #[derive(Clone, Debug)]
 pub struct Completed(Arc<Why>);
 
@@ -117,13 +118,13 @@ struct Read {
     node: usize,
     path: String,
     begun: Duration,
-    /// What it must carry because it began after.
+    /// The oldest version allowed because the read began after a refresh.
     floor: Option<Floor>,
-    /// What it must carry because it is answered after.
+    /// The oldest version allowed because the read is answered after a refresh.
     late: Option<Floor>,
-    /// Its node was stopped since it began.
+    /// Its node was stopped after it began.
     stopped: bool,
-    /// Its node was no member at some time since it began.
+    /// Its node was not a member at some time after it began.
     removed: bool,
 }
 
@@ -133,7 +134,7 @@ struct Node {
     removed: bool,
 }
 
-/// Everything that must be known to judge reads; grows with objects and reads under way, not with time.
+/// The state needed to judge reads; grows with objects and reads in progress, not with time.
 #[derive(Debug, Default)]
 pub struct Checker {
     names: Vec<String>,
@@ -147,13 +148,13 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// A checker over nodes of these names.
+    /// A checker for nodes with these names.
     pub fn new(names: Vec<String>) -> Checker {
         let nodes = vec![Node::default(); names.len()];
         Checker { names, nodes, ..Checker::default() }
     }
 
-    /// A read begins: nothing of its request was sent before.
+    /// A read begins; none of its request was sent before.
     pub fn begun(&mut self, now: Duration, node: usize, path: &str) -> Ticket {
         self.last += 1;
         let ticket = Ticket(self.last);
@@ -164,7 +165,7 @@ impl Checker {
         ticket
     }
 
-    /// The answer `Complete` came: what begins from now on is held to it.
+    /// The answer `Complete` arrived: reads that begin from now on are checked against it.
     pub fn completed(&mut self, now: Duration, refresh: Refresh) -> Completed {
         self.counts.refreshes += 1;
         let because = Arc::new(Why { refresh, completed: now });
@@ -178,8 +179,8 @@ impl Checker {
         Completed(because)
     }
 
-    /// Everything that was handed to the kernel before `Complete` has been delivered: reads of which nothing has arrived by now
-    /// are held to it as well. `waiting` says of a read under way whether it is one.
+    /// Everything sent before `Complete` has been delivered: reads in progress with nothing arrived by now are checked
+    /// against it as well; `waiting` tells which.
     pub fn delivered(&mut self, completed: &Completed, waiting: impl Fn(Ticket) -> bool) {
         let Completed(because) = completed;
         for (path, version) in &because.refresh.set {
@@ -191,7 +192,7 @@ impl Checker {
         }
     }
 
-    /// The header of an answer is there; says whether the read is stale.
+    /// The header of a response arrived; returns whether the read is stale.
     pub fn answered(&mut self, now: Duration, ticket: Ticket, answered: &Answered) -> Option<Broken> {
         let read = self.reads.remove(&ticket)?;
         self.counts.reads += 1;
@@ -219,20 +220,20 @@ impl Checker {
         Some(broken)
     }
 
-    /// A read had another answer than the object, or none.
+    /// A read got another response than the object, or none.
     pub fn unanswered(&mut self, ticket: Ticket) {
         if self.reads.remove(&ticket).is_some() {
             self.counts.unanswered += 1;
         }
     }
 
-    /// A node is about to be stopped: what it has under way may be answered by a process that was.
+    /// A node is about to be stopped: its reads in progress may be answered by a process that was stopped.
     pub fn stopping(&mut self, node: usize) {
         self.nodes[node].stopping = true;
         self.reads.values_mut().filter(|read| read.node == node).for_each(|read| read.stopped = true);
     }
 
-    /// A node stands still: what begins now is judged after it goes on.
+    /// A node has been stopped: reads that begin now are judged after it continues.
     pub fn stopped(&mut self, node: usize) {
         self.nodes[node].stopping = false;
     }
@@ -243,12 +244,12 @@ impl Checker {
         self.reads.values_mut().filter(|read| read.node == node).for_each(|read| read.removed = true);
     }
 
-    /// The process that was removed is gone; the next one under its name is a member before it serves.
+    /// The removed process is gone; the next one with its name is a member before it serves.
     pub fn replaced(&mut self, node: usize) {
         self.nodes[node].removed = false;
     }
 
-    /// Something happened that a report should mention.
+    /// An event for reports.
     pub fn event(&mut self, now: Duration, what: String) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
@@ -256,12 +257,12 @@ impl Checker {
         self.events.push_back((now, what));
     }
 
-    /// What was seen so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// The stale reads, the first ones whole.
+    /// The stale reads, the first ones in full.
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
@@ -295,13 +296,13 @@ impl Checker {
 mod tests {
     use super::*;
 
-    /// What happens, one letter a node (0 and 1), to the one object `/a`.
+    /// Events on nodes 0 and 1, for the single object `/a`.
     enum Happens {
         /// Read number, node.
         Begins(u64, usize),
         /// Version completed; reads of which something has arrived.
         Completes(u64, &'static [u64]),
-        /// Read number, version; what the checker must say.
+        /// Read number, version, expected verdict.
         Answers(u64, u64, Option<Broken>),
         Stopping(usize),
         Stopped(usize),

@@ -1,4 +1,4 @@
-//! The field: one control plane and five nodes in three tiers, with everything between them that can break.
+//! The field: one control plane and five nodes in three tiers, with links between them that can break.
 //!
 //! ```text
 //! cn-1-l1 --.      .-- cn-1-l2a --.
@@ -39,27 +39,27 @@ pub const PLACES: [Place; 5] = [
     Place { name: "core-l3", pop: "core", tier: "L3", ahead_secs: -40 * 60 },
 ];
 
-/// How long the control plane waits beyond the lease.
+/// The control plane's margin beyond the lease.
 pub const MARGIN: Duration = Duration::from_secs(1);
 
-/// How far the control plane's wall clock is ahead, in seconds: a signature is good for a quarter of an hour.
+/// How far the control plane's wall clock is ahead, in seconds: signatures are valid for a quarter of an hour.
 const CONTROL_AHEAD_SECS: i64 = 7 * 60;
 
-/// How long a refresh is waited for at most while things break.
+/// Longest wait for a refresh while faults are injected.
 pub const COMPLETE_MAX: Duration = Duration::from_secs(90);
 
-/// What differs between fields.
+/// The parameters of a field.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The lease, in seconds.
     pub lease_secs: u64,
-    /// The node that serves while it is cut off.
+    /// The node that keeps serving while isolated.
     pub serves: Option<usize>,
-    /// The node before which a liar stands.
+    /// The node that has a liar in front.
     pub lied_for: Option<usize>,
     /// The origin's pace.
     pub pace: Pace,
-    /// What everything random comes from.
+    /// The seed of everything random.
     pub seed: u64,
 }
 
@@ -88,12 +88,12 @@ impl Drop for Control {
     }
 }
 
-/// Everything.
+/// All parts of a field.
 #[derive(Debug)]
 pub struct Field {
-    /// The plan it was made by.
+    /// The plan it was made from.
     pub plan: Plan,
-    /// What happened.
+    /// The history.
     pub history: History,
     /// The origin.
     pub origin: Origin,
@@ -101,16 +101,16 @@ pub struct Field {
     pub api: Api,
     /// The nodes, by number.
     pub nodes: Vec<Mutex<Member>>,
-    /// Between each node and the control plane.
+    /// The relays between each node and the control plane.
     pub links: Vec<Mutex<Relay>>,
-    /// Between each node and its children.
+    /// The relays between each node and its children.
     pub fronts: Vec<Mutex<Relay>>,
-    /// Before the front of the node of the plan.
+    /// The liar in front of the plan's node.
     pub liar: Option<Liar>,
     ports: Vec<u16>,
     seen: Vec<Arc<Seen>>,
     control: Mutex<Control>,
-    /// Held by whoever breaks the control plane.
+    /// Held while somebody breaks the control plane.
     breaking_control: Mutex<()>,
     state: String,
     _dir: TempDir,
@@ -199,7 +199,7 @@ impl Field {
             })
             .await;
         }
-        // Served is not acknowledged: until then refreshes are told to come back later.
+        // Served does not mean acknowledged; before that, refreshes are refused with a retry.
         eventually("the domain is configured", || async {
             let shown = field.api.call("DescribeCdnDomainDetail", &[("DomainName", DOMAIN)]).await?;
             ensure!(shown["GetDomainDetailModel"]["DomainStatus"] == "online", "{shown}");
@@ -209,7 +209,7 @@ impl Field {
         Ok(field)
     }
 
-    /// The lease and the margin: how long a node that is away keeps a refresh waiting.
+    /// The lease plus the margin: how long an absent node delays a refresh.
     pub fn lease_and_margin(&self) -> Duration {
         Duration::from_secs(self.plan.lease_secs) + MARGIN
     }
@@ -219,18 +219,18 @@ impl Field {
         PLACES.iter().position(|place| place.name == name).expect("a name of the field")
     }
 
-    /// Where a node listens.
+    /// The port of a node.
     pub fn port(&self, node: usize) -> u16 {
         self.ports[node]
     }
 
-    /// A new invitation.
+    /// A new join token.
     pub async fn token(&self) -> anyhow::Result<String> {
         let token = operate(&self.state, &["node", "token", "create"]).await?;
         Ok(token["token"].as_str().with_context(|| format!("token in {token}"))?.to_owned())
     }
 
-    /// Takes the membership from a node.
+    /// Removes a node from the members.
     pub async fn remove(&self, node: usize) -> anyhow::Result<()> {
         self.history.tell(|checker| checker.removed(node));
         let done = operate(&self.state, &["node", "remove", PLACES[node].name]).await;
@@ -240,7 +240,7 @@ impl Field {
         done.map(drop)
     }
 
-    /// Starts the control plane and waits until it answers; it was not running.
+    /// Starts the control plane, which must not be running, and waits until it answers.
     pub async fn start_control(&self) -> anyhow::Result<()> {
         let mut control = self.control.lock().await;
         let mut command = Command::new(binary());
@@ -256,12 +256,12 @@ impl Field {
         Ok(())
     }
 
-    /// The right to break the control plane, when nobody does.
+    /// The exclusive right to break the control plane, if free.
     pub fn control_alone(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.breaking_control.try_lock().ok()
     }
 
-    /// Kills the control plane as a power cut would.
+    /// Kills the control plane, as in a power failure.
     pub async fn kill_control(&self) {
         if let Some(mut process) = self.control.lock().await.process.take() {
             process.kill9();
@@ -277,7 +277,7 @@ impl Field {
         go_on(id)
     }
 
-    /// Stops a node, as the history must know, until [`go_on`] is called for the id that is returned. The caller holds its lock.
+    /// Stops a node and records that, until [`go_on`] is called with the returned id. The caller holds the node's lock.
     pub async fn freeze(&self, node: usize, member: &Member) -> anyhow::Result<u32> {
         let id = member.id().context("a process to stop")?;
         self.history.event(format!("{} is stopped", member.place.name));
@@ -287,7 +287,7 @@ impl Field {
         still.map(|()| id)
     }
 
-    /// Lets a node whose disk is lost, or that was removed, join anew under its name. The caller holds its lock.
+    /// Lets a node that lost its disk, or was removed, join again under its name. The caller holds its lock.
     pub async fn join_anew(&self, node: usize, member: &mut Member) -> anyhow::Result<()> {
         member.kill9();
         member.wipe()?;
@@ -305,24 +305,24 @@ impl Field {
         }
     }
 
-    /// Sets a link to the control plane.
+    /// Sets the mode of a node's link to the control plane.
     pub async fn link(&self, node: usize, mode: Mode) {
         self.history.event(format!("link of {}: {mode:?}", PLACES[node].name));
         self.links[node].lock().await.set(mode);
     }
 
-    /// Sets the link between a node and its children.
+    /// Sets the mode of the link between a node and its children.
     pub async fn front(&self, node: usize, mode: Mode) {
         self.history.event(format!("front of {}: {mode:?}", PLACES[node].name));
         self.fronts[node].lock().await.set(mode);
     }
 
-    /// Changes and refreshes.
+    /// Changes the objects of a scope and submits a refresh.
     pub async fn submit(&self, scope: &Scope, force: bool) -> anyhow::Result<Submitted> {
         submit(&self.api, &self.origin, &self.history, scope, force).await
     }
 
-    /// Changes, refreshes, waits; how long it took.
+    /// Changes, refreshes and waits; returns how long it took.
     pub async fn refresh(&self, scope: &Scope, force: bool) -> anyhow::Result<Duration> {
         self.submit(scope, force).await?.wait(&self.history, COMPLETE_MAX).await
     }
@@ -345,13 +345,13 @@ impl Field {
         Reader { node, port: self.ports[node], history, seen, pause_ms }
     }
 
-    /// Objects read from each node, and how many of those were hits.
+    /// Objects read from each node, and the number of hits among them.
     pub fn seen(&self) -> Vec<(u64, u64)> {
         let load = |seen: &Arc<Seen>| (seen.objects.load(Ordering::Relaxed), seen.hits.load(Ordering::Relaxed));
         self.seen.iter().map(load).collect()
     }
 
-    /// Fails with everything that is known when there was a stale read, or when too few reads could have been one.
+    /// Fails with all details if there was a stale read, or if too few reads could have been stale.
     pub fn verdict(&self) -> anyhow::Result<()> {
         let counts = self.history.counts();
         ensure!(counts.stale == 0, "{} stale reads\n{}", counts.stale, self.history.violations());
@@ -359,7 +359,7 @@ impl Field {
         self.read_everywhere()
     }
 
-    /// Fails unless every node was read, and sent what it had: else no read could have been stale.
+    /// Fails unless every node was read from, with some hits: otherwise no read could have been stale.
     pub fn read_everywhere(&self) -> anyhow::Result<()> {
         for (place, (objects, hits)) in PLACES.iter().zip(self.seen()) {
             ensure!(objects > 0 && hits > 0, "{}: {objects} reads, {hits} hits", place.name);
@@ -368,7 +368,7 @@ impl Field {
     }
 }
 
-/// Readers that run until this is dropped.
+/// Readers that run until dropped.
 #[derive(Debug)]
 pub struct Readers {
     tasks: JoinSet<anyhow::Result<()>>,
@@ -380,7 +380,7 @@ impl Readers {
         self.tasks.spawn(reader.run(dice));
     }
 
-    /// Ends them; an error when one was sent what is no version of an object.
+    /// Ends them; fails if one received something that is no version of an object.
     pub fn finish(mut self) -> anyhow::Result<()> {
         while let Some(ended) = self.tasks.try_join_next() {
             ended??;
@@ -389,7 +389,7 @@ impl Readers {
     }
 }
 
-/// An operator's verb on the state database.
+/// Runs an operator's command on the state database.
 async fn operate(state: &str, args: &[&str]) -> anyhow::Result<Value> {
     let args: Vec<String> = args.iter().chain(&["--state", state]).map(|arg| (*arg).to_owned()).collect();
     tokio::task::spawn_blocking(move || {

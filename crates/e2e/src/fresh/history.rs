@@ -1,4 +1,4 @@
-//! The one history of a run: a checker under one lock, the clock beside it, and a witness for every read under way.
+//! The history of a run: a checker under one lock, the clock, and a witness for every read in progress.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::checker::{Answered, Broken, Checker, Counts, Refresh, Ticket};
 
-/// What happened, in the order of one lock. Cheap to clone.
+/// Everything that happened, ordered by one lock. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct History {
     start: Instant,
@@ -30,13 +30,13 @@ struct Inner {
 }
 
 impl History {
-    /// A history over nodes of these names, which begins now.
+    /// A history of nodes with these names, which begins now.
     pub fn new(names: Vec<String>) -> History {
         let inner = Inner { checker: Checker::new(names), witnesses: HashMap::new() };
         History { start: Instant::now(), inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// Since the beginning.
+    /// Time since the beginning.
     pub fn now(&self) -> Duration {
         self.start.elapsed()
     }
@@ -45,7 +45,7 @@ impl History {
         self.inner.lock().expect("no holder of this lock can panic")
     }
 
-    /// A read begins over a connection; nothing of its request was sent yet.
+    /// Records that a read begins over a connection, before any of its request is sent.
     pub fn begun(&self, node: usize, path: &str, witness: &Arc<Witness>) -> Ticket {
         let mut inner = self.lock();
         witness.expect_another();
@@ -54,21 +54,22 @@ impl History {
         ticket
     }
 
-    /// The header of an answer is there.
+    /// Records that the header of a response has arrived.
     pub fn answered(&self, ticket: Ticket, answered: &Answered) -> Option<Broken> {
         let mut inner = self.lock();
         inner.witnesses.remove(&ticket);
         inner.checker.answered(self.now(), ticket, answered)
     }
 
-    /// A read had another answer, or none.
+    /// Records that a read got another response, or none.
     pub fn unanswered(&self, ticket: Ticket) {
         let mut inner = self.lock();
         inner.witnesses.remove(&ticket);
         inner.checker.unanswered(ticket);
     }
 
-    /// The answer `Complete` came. Returns when, after what was sent before it was delivered, and those who still wait were found.
+    /// Records that the answer `Complete` arrived. Returns that moment, once everything sent before it was delivered
+    /// and the reads that still wait were determined.
     pub async fn completed(&self, refresh: Refresh) -> anyhow::Result<Duration> {
         let (now, completed) = {
             let mut inner = self.lock();
@@ -82,23 +83,23 @@ impl History {
         Ok(now)
     }
 
-    /// Tells the checker what is done to the nodes.
+    /// Informs the checker about faults of the nodes.
     pub fn tell(&self, what: impl FnOnce(&mut Checker)) {
         what(&mut self.lock().checker);
     }
 
-    /// Something happened that a report should mention.
+    /// Records an event for reports.
     pub fn event(&self, what: impl Into<String>) {
         let now = self.now();
         self.lock().checker.event(now, what.into());
     }
 
-    /// What was seen so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         self.lock().checker.counts()
     }
 
-    /// The reports of all stale reads, joined; empty when there was none.
+    /// The reports of all stale reads, joined; empty if there were none.
     pub fn violations(&self) -> String {
         let reports: Vec<String> =
             self.lock().checker.violations().iter().map(|violation| violation.report.clone()).collect();
@@ -106,10 +107,10 @@ impl History {
     }
 }
 
-/// Returns when everything that was sent over loopback before has reached its socket.
+/// Returns once everything sent over loopback before has reached its socket.
 ///
-/// What a process sends waits in the queue of its processor, and on a loaded machine may wait there while others run. The queue
-/// keeps its order, so a datagram that was sent on every processor and has come back has everything before it delivered.
+/// Packets are queued on the sending processor, and on a loaded machine may stay queued while other tasks run. The
+/// queue is in order, so once a datagram sent on every processor has come back, everything before it is delivered.
 fn loopback_delivers() -> anyhow::Result<()> {
     let socket = UdpSocket::bind(("127.0.0.1", 0))?;
     socket.connect(socket.local_addr()?)?;
@@ -126,14 +127,14 @@ fn loopback_delivers() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sees whether anything of an answer has reached this machine's kernel: then its header may have left its node before now.
+/// Observes whether any of a response has reached this machine's kernel: then its header may have left its node by now.
 #[derive(Debug)]
 pub struct Witness {
     /// The same socket.
     socket: std::net::TcpStream,
-    /// Something was read since the last request began, or cannot be told.
+    /// Something was read since the last request began, or that is unknown.
     arrived: Mutex<bool>,
-    /// The connection speaks HTTP/2, whose frames come whenever they like.
+    /// The connection uses HTTP/2, whose frames may arrive at any time.
     chatters: bool,
 }
 
@@ -146,7 +147,7 @@ impl Witness {
         *self.arrived() = false;
     }
 
-    /// Whether nothing has arrived, neither with the reader nor in the kernel.
+    /// Whether nothing has arrived, neither at the reader nor in the kernel.
     fn waits(&self) -> bool {
         let arrived = self.arrived();
         let nothing = || matches!(self.socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
@@ -154,7 +155,7 @@ impl Witness {
     }
 }
 
-/// A connection that its witness watches.
+/// A connection observed by its witness.
 #[derive(Debug)]
 pub struct Watched {
     stream: TcpStream,
@@ -162,7 +163,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Connects to a port of loopback; `chatters` when HTTP/2 will be spoken.
+    /// Connects to a loopback port; `chatters` if HTTP/2 will be used.
     pub async fn connect(port: u16, chatters: bool) -> io::Result<(Watched, Arc<Witness>)> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
@@ -176,7 +177,8 @@ impl Watched {
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Watched { stream, witness } = &mut *self;
-        // Held while bytes go from the kernel to here, so that a witness never sees them in neither place.
+        // Held while bytes move from the kernel to the reader, so that a witness always sees them in one of the two
+        // places.
         let mut arrived = witness.arrived();
         let before = buffer.filled().len();
         let poll = Pin::new(stream).poll_read(cx, buffer);

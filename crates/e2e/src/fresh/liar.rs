@@ -1,5 +1,5 @@
-//! A dishonest cache, for showing that the checker sees one: it stands before a node, hands everything on, and from one moment
-//! on answers with what it handed on before.
+//! A dishonest cache, to show that the checker detects one: it is in front of a node, forwards everything, and from
+//! some moment on answers with what it forwarded before.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -18,10 +18,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// A running liar; it ends with its owner.
+/// A running liar; it ends when dropped.
 #[derive(Debug)]
 pub struct Liar {
-    /// Where it listens on loopback.
+    /// Its loopback port.
     pub port: u16,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
@@ -39,7 +39,7 @@ struct Shared {
 }
 
 impl Liar {
-    /// An honest one, before a port of loopback.
+    /// Starts an honest one in front of a loopback port.
     pub async fn start(target: u16) -> io::Result<Liar> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
@@ -54,7 +54,7 @@ impl Liar {
         self.shared.lies.store(true, Ordering::SeqCst);
     }
 
-    /// How often it lied.
+    /// How often it has lied.
     pub fn told(&self) -> u64 {
         self.shared.told.load(Ordering::SeqCst)
     }
@@ -99,7 +99,7 @@ impl Shared {
                 return Ok(old);
             }
         }
-        // A 304 would teach it nothing.
+        // A 304 would give it nothing to store.
         request.headers_mut().remove(IF_NONE_MATCH);
         let stream = TcpStream::connect(("127.0.0.1", self.target)).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

@@ -1,4 +1,4 @@
-//! A node process whose wall clock is its own, which can be killed, stopped and robbed of its disk.
+//! A node process with its own wall clock, which can be killed, stopped, and deprived of its disk.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use super::wall::{self, Wall};
 use crate::{Process, binary, eventually, http};
 
-/// Where a node stands, and how far its wall clock is off.
+/// A node's position in the topology, and the error of its wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// Its name.
@@ -22,25 +22,25 @@ pub struct Place {
     pub ahead_secs: i64,
 }
 
-/// The ports around a node, all on loopback.
+/// The ports of a node, all on loopback.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
-    /// Where it listens.
+    /// Its own listener.
     pub own: u16,
     /// Health and metrics.
     pub admin: u16,
-    /// Where children are told to find it: a relay.
+    /// The address given to children: a relay.
     pub front: u16,
-    /// Where it finds the control plane: a relay.
+    /// The address of the control plane for it: a relay.
     pub link: u16,
 }
 
 /// A node.
 #[derive(Debug)]
 pub struct Member {
-    /// Where it stands.
+    /// Its position.
     pub place: Place,
-    /// How it is reached.
+    /// Its ports.
     pub ports: Ports,
     configuration: PathBuf,
     token_file: PathBuf,
@@ -51,7 +51,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// A node whose files lie in `root`; it does not run yet. `more` is added to its configuration.
+    /// A node with its files in `root`, not yet running. `more` is added to its configuration.
     pub fn new(root: &Path, place: Place, ports: Ports, more: &str) -> anyhow::Result<Member> {
         let Place { name, pop, tier, ahead_secs } = place;
         let Ports { own, admin, front, link } = ports;
@@ -70,12 +70,12 @@ impl Member {
         Ok(Member { place, ports, configuration, token_file, wall, disk, log, process: None })
     }
 
-    /// Gives it an invitation, for when it joins next.
+    /// Gives it a join token for its next join.
     pub fn invite(&self, token: &str) -> anyhow::Result<()> {
         Ok(std::fs::write(&self.token_file, token)?)
     }
 
-    /// Starts the process; it was not running.
+    /// Starts the process, which must not be running.
     pub fn start(&mut self) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.disk)?;
         let mut command = Command::new(binary());
@@ -93,7 +93,7 @@ impl Member {
         Ok(())
     }
 
-    /// Kills it as a power cut would.
+    /// Kills it, as in a power failure.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill9();
@@ -101,7 +101,7 @@ impl Member {
         }
     }
 
-    /// Loses everything it has on disk; it does not run.
+    /// Deletes everything on its disk; it must not be running.
     pub fn wipe(&mut self) -> anyhow::Result<()> {
         Ok(std::fs::remove_dir_all(&self.disk)?)
     }
@@ -132,7 +132,7 @@ impl Member {
         .await;
     }
 
-    /// What a gauge or counter of its metrics says.
+    /// A gauge or counter from its metrics.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let page = http::get(self.ports.admin, "localhost", "/metrics", &[]).await?.text();
         let line = page.lines().find(|line| line.split([' ', '{']).next().is_some_and(|word| word.ends_with(name)));
@@ -147,7 +147,7 @@ impl Drop for Member {
     }
 }
 
-/// Stops a process (SIGSTOP), and returns when all its threads stand still.
+/// Stops a process (SIGSTOP), and returns once all its threads stand still.
 pub async fn stand_still(id: u32) -> anyhow::Result<()> {
     signal(id, "STOP")?;
     for _ in 0..2_000 {
@@ -159,7 +159,7 @@ pub async fn stand_still(id: u32) -> anyhow::Result<()> {
     anyhow::bail!("process {id} goes on after SIGSTOP")
 }
 
-/// Lets a stopped process go on.
+/// Lets a stopped process continue.
 pub fn go_on(id: u32) -> anyhow::Result<()> {
     signal(id, "CONT")
 }
@@ -173,7 +173,7 @@ fn signal(id: u32, name: &str) -> anyhow::Result<()> {
 fn stands_still(id: u32) -> anyhow::Result<bool> {
     for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
         let stat = std::fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
-        // The state stands behind the name, which is in parentheses and may hold anything.
+        // The state follows the name, which is in parentheses and may contain anything.
         let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
         if !matches!(state, Some('T') | None) {
             return Ok(false);

@@ -1,18 +1,18 @@
-//! The promise of a refresh over real processes under faults: `Complete` means fresh.
+//! The promise of a refresh, tested on real processes under faults: `Complete` means fresh.
 //!
-//! A [`field::Field`] is a control plane and five nodes in three tiers on loopback, each process on a wall clock of its own, with a
-//! [`relay::Relay`] before the link of every node and before every parent, so that any of these links can be cut, stalled or
-//! slowed. [`reader`]s ask every node all the time, [`writer`]s change objects at the [`origin`] and refresh them, [`storm`]
-//! breaks things, and the one [`checker::Checker`] says whether anybody read what a refresh had made an end of.
+//! A [`field::Field`] is a control plane and five nodes in three tiers on loopback, each process with its own wall
+//! clock, and with a [`relay::Relay`] in front of every node's link and every parent, so that each of these links can
+//! be cut, stalled or slowed down. [`reader`]s request from every node continuously, [`writer`]s change objects at the
+//! [`origin`] and refresh them, [`storm`] injects faults, and a single [`checker::Checker`] detects stale reads.
 //!
 //! # What always holds
 //!
-//! - Every moment is of one monotonic clock, this process's; what was first and what later is decided under one lock.
-//! - A reader records what it was sent, not what it believes: version, bytes and key are checked against the origin's.
+//! - All moments are of this process's monotonic clock; the order of events is decided under one lock.
+//! - A reader records what it received: version, bytes and key are checked against the origin's.
 //!
 //! # Not here
 //!
-//! nginx: the version of an object must change in one moment, and its reads must be slow where a test wants them slow.
+//! nginx: versions of an object must change at one moment, and reads must be slow where a test needs that.
 
 pub mod checker;
 pub mod field;
@@ -26,17 +26,17 @@ pub mod storm;
 pub mod wall;
 pub mod writer;
 
-/// Random choices that a seed repeats. How the processes are scheduled around them it does not.
+/// Random choices, repeatable by seed. The scheduling of processes is not repeatable.
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 
 impl Dice {
-    /// Dice that fall the same way for the same seed.
+    /// Equal seeds give equal choices.
     pub fn new(seed: u64) -> Dice {
         Dice(seed)
     }
 
-    /// Other dice, as good as independent of these.
+    /// Independent dice.
     pub fn split(&mut self) -> Dice {
         Dice(self.roll())
     }
@@ -50,7 +50,7 @@ impl Dice {
         word ^ (word >> 31)
     }
 
-    /// A number below `end`, which is not zero.
+    /// A number below `end`, which must not be zero.
     pub fn below(&mut self, end: u64) -> u64 {
         self.roll() % end
     }
@@ -65,7 +65,7 @@ impl Dice {
         std::time::Duration::from_millis(self.within(range))
     }
 
-    /// True in `percent` of a hundred.
+    /// True in `percent` out of a hundred cases.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }

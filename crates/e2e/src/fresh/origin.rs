@@ -1,12 +1,12 @@
-//! An origin whose objects have versions that rise: one register for each path, read in the moment a request arrives.
+//! An origin with versioned objects: one register per path, read at the moment a request arrives.
 //!
-//! It answers at once, slowly, or in trickles, as dice fall, so that fills straddle refreshes; a slow answer is of the version
-//! that was there when its request arrived. The name of an object says how it is served ([`Kind`]).
+//! It answers at once, slowly, or in trickles, by chance, so that fills overlap refreshes; a slow answer has the
+//! version that was current when its request arrived. The name of an object determines how it is served ([`Kind`]).
 //!
 //! # What always holds
 //!
-//! - A version that was set before a request arrived is the least that the request is answered with.
-//! - Equal validators mean equal bytes; every other object differs in all its bytes.
+//! - A version set before a request arrived is the oldest that the request is answered with.
+//! - Equal validators mean equal bytes; different versions differ in all bytes.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 use super::Dice;
 
-/// The header that names the version of a body.
+/// The header with the version of a body.
 pub const VERSION: HeaderName = HeaderName::from_static("x-version");
 
 /// The directories.
@@ -45,17 +45,17 @@ const OBJECTS: [(&str, Kind); 8] = [
     ("chunked", Kind::Chunked),
 ];
 
-/// The languages of objects that vary.
+/// The languages of objects that vary by language.
 pub const LANGUAGES: [&str; 2] = ["de", "zh"];
 
 /// Bytes of a body.
 const BYTES: usize = 3_000;
 const LARGE_BYTES: usize = 200_000;
 
-/// How an object is served; all but two with `max-age=3600` and an ETag.
+/// How an object is served; all but two kinds have `max-age=3600` and an ETag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// With nothing special.
+    /// Nothing special.
     Plain,
     /// In two languages.
     Vary,
@@ -63,7 +63,7 @@ pub enum Kind {
     Bare,
     /// In many pieces.
     Large,
-    /// Fresh for a second, then to be served stale while it is revalidated or cannot be.
+    /// Fresh for a second, then stale-while-revalidate and stale-if-error apply.
     Swr,
     /// Not to be stored.
     NoStore,
@@ -88,7 +88,7 @@ pub fn body(path: &str, version: u64, language: &str) -> Bytes {
     Bytes::from(crate::nginx::pattern(&format!("{path} {version} {language}"), bytes))
 }
 
-/// How slow the origin is, in percent of its answers.
+/// How often the origin is slow, in percent of its answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Answers that begin up to 200 ms late.
@@ -102,7 +102,7 @@ pub struct Pace {
 impl Pace {
     /// Everything at once.
     pub const QUICK: Pace = Pace { late: 0, very_late: 0, trickle: 0 };
-    /// As origins are.
+    /// A realistic mix.
     pub const MIXED: Pace = Pace { late: 15, very_late: 5, trickle: 30 };
 }
 
@@ -114,10 +114,10 @@ struct Shared {
     confirmed: AtomicU64,
 }
 
-/// A running origin; it ends with its owner.
+/// A running origin; it ends when dropped.
 #[derive(Debug)]
 pub struct Origin {
-    /// Where it listens on loopback.
+    /// Its loopback port.
     pub port: u16,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
@@ -138,7 +138,7 @@ impl Origin {
         Ok(Origin { port, shared, accepting })
     }
 
-    /// Changes an object; the version it has now, or a later one.
+    /// Changes an object; returns its new version, or a later one.
     pub fn change(&self, path: &str) -> u64 {
         self.shared.versions.get(path).map_or(0, |version| version.fetch_add(1, Ordering::SeqCst) + 1)
     }
@@ -148,12 +148,12 @@ impl Origin {
         self.shared.versions.get(path).map_or(0, |version| version.load(Ordering::SeqCst))
     }
 
-    /// How it answers from now on.
+    /// Sets the pace from now on.
     pub fn set_pace(&self, pace: Pace) {
         self.shared.pace.lock().expect("no holder of this lock can panic").0 = pace;
     }
 
-    /// Answers so far: with a body, and with a 304.
+    /// Answers so far: with a body, and with 304.
     pub fn answers(&self) -> (u64, u64) {
         (self.shared.gets.load(Ordering::Relaxed), self.shared.confirmed.load(Ordering::Relaxed))
     }
@@ -170,7 +170,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
-        // With and without a Date: a node whose wall clock is ahead finds dated answers old, and asks all the time.
+        // With and without a Date: a node whose wall clock is ahead considers dated answers old, and asks again all the
+        // time.
         dated = !dated;
         let shared = shared.clone();
         let service = service_fn(move |request| {
@@ -186,7 +187,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 impl Shared {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Channel<Bytes>> {
         let path = request.uri().path();
-        // The register is read here; everything after may take its time.
+        // The register is read here; everything after may be slow.
         let Some(version) = self.versions.get(path).map(|version| version.load(Ordering::SeqCst)) else {
             return respond(StatusCode::NOT_FOUND, HeaderMap::new(), Channel::new(1).1);
         };
@@ -240,7 +241,7 @@ impl Shared {
         respond(StatusCode::OK, headers, body)
     }
 
-    /// How late an answer begins, and how long its bytes take.
+    /// The delay of an answer, and the duration of its body.
     fn falls(&self) -> (Duration, Duration) {
         let mut pace = self.pace.lock().expect("no holder of this lock can panic");
         let (pace, dice) = &mut *pace;

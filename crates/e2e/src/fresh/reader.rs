@@ -1,7 +1,7 @@
-//! Readers: they ask one node for one object after the other, all the time, and write down what they are sent.
+//! Readers: each requests one object after another from one node, continuously, and records the responses.
 //!
-//! A reader does not wait for ever: one that asked a process that stands still gives up after a while, so that there are always
-//! reads that begin now. Most speak HTTP/1.1 over connections that they keep for a while, some HTTP/2.
+//! A reader does not wait for ever: if its node stands still it gives up after a while, so that there are always reads
+//! that begin now. Most use HTTP/1.1 over connections that they keep for a while, some HTTP/2.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,33 +23,33 @@ use super::history::{History, Watched, Witness};
 use super::origin::{self, LANGUAGES, VERSION};
 use crate::stage::DOMAIN;
 
-/// How long readers wait for an answer: some shorter than a lease, some longer.
+/// How long readers wait for a response: some shorter than a lease, some longer.
 const PATIENCE: [Duration; 3] = [Duration::from_millis(700), Duration::from_secs(3), Duration::from_secs(12)];
 
-/// The part that a read of a range asks for.
+/// Bytes that a range read requests.
 const PART: usize = 100;
 
-/// What the readers of one node saw.
+/// Counts of the readers of one node.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Objects.
+    /// Objects received.
     pub objects: AtomicU64,
-    /// Of those, the ones that some node's store answered.
+    /// Objects among them that some node's store answered.
     pub hits: AtomicU64,
 }
 
-/// What a reader reads.
+/// The parameters of a reader.
 #[derive(Clone, Debug)]
 pub struct Reader {
     /// The node's number in the history.
     pub node: usize,
-    /// Its port on loopback, or that of a relay before it.
+    /// The loopback port of the node, or of a relay in front of it.
     pub port: u16,
-    /// Where everything is written down.
+    /// Where reads are recorded.
     pub history: History,
-    /// What was seen there.
+    /// The counts for its node.
     pub seen: Arc<Seen>,
-    /// The pause between reads, in milliseconds: up to this.
+    /// The longest pause between reads, in milliseconds.
     pub pause_ms: u64,
 }
 
@@ -58,7 +58,7 @@ enum Sending {
     Two(http2::SendRequest<Empty<Bytes>>),
 }
 
-/// A connection that was made; it ends with its owner.
+/// An open connection; it closes when dropped.
 struct Connection {
     sending: Sending,
     witness: Arc<Witness>,
@@ -107,7 +107,7 @@ impl Connection {
 }
 
 impl Reader {
-    /// Reads until it is dropped. Fails only when what was sent is no version of the object at all.
+    /// Reads until dropped. Fails only if a response is no version of the object at all.
     pub async fn run(self, mut dice: Dice) -> anyhow::Result<()> {
         let paths = origin::paths();
         loop {
@@ -115,7 +115,7 @@ impl Reader {
             let two = dice.chance(15);
             let connection = tokio::time::timeout(patience, Connection::open(self.port, two)).await;
             let Ok(Ok(mut connection)) = connection else {
-                tokio::time::sleep(Duration::from_millis(50)).await; // the process is away
+                tokio::time::sleep(Duration::from_millis(50)).await; // the process is down
                 continue;
             };
             for _ in 0..dice.within(1..12) {
@@ -129,7 +129,7 @@ impl Reader {
         }
     }
 
-    /// One read; whether the connection is good for another.
+    /// One read; returns whether the connection can be reused.
     async fn read(
         &self,
         connection: &mut Connection,
@@ -168,7 +168,7 @@ impl Reader {
         self.seen.objects.fetch_add(1, Ordering::Relaxed);
         self.seen.hits.fetch_add(u64::from(x_cache.starts_with("HIT")), Ordering::Relaxed);
 
-        // A body may be cut off by a fault; one that is whole is what the header said it is.
+        // A fault may cut a body off; a complete one must match its header.
         let Ok(Ok(body)) = tokio::time::timeout(patience, response.into_body().collect()).await else {
             return Ok(false);
         };

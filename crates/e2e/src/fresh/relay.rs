@@ -1,7 +1,7 @@
-//! A TCP relay on loopback: a link that a test can cut, stall or slow, each direction on its own.
+//! A TCP relay on loopback: a link that a test can cut, stall or slow down, each direction on its own.
 //!
-//! A cut link closes what is there and closes at once what comes. A stalled direction takes nothing more from its sender and
-//! gives nothing more, as when packets are lost: connections stay, and what was on its way arrives when the link is whole again.
+//! A cut link closes existing connections, and new ones at once. A stalled direction neither accepts nor delivers any
+//! bytes, as if packets were lost: connections stay open, and what was in flight arrives when the link is restored.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,10 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Bytes taken at once.
+/// Bytes relayed at once.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// What one direction does.
+/// The state of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Flow {
     /// Bytes pass.
@@ -25,34 +25,34 @@ pub enum Flow {
     Open,
     /// Bytes wait.
     Stalled,
-    /// Bytes pass that much later.
+    /// Bytes pass with this delay.
     Slow(Duration),
 }
 
-/// What a link does.
+/// The state of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mode {
-    /// No connection lives.
+    /// All connections are closed.
     pub cut: bool,
-    /// From who connects to who listens.
+    /// From the connecting side to the listening side.
     pub up: Flow,
-    /// And back.
+    /// The opposite direction.
     pub down: Flow,
 }
 
 impl Mode {
     /// Everything passes.
     pub const WHOLE: Mode = Mode { cut: false, up: Flow::Open, down: Flow::Open };
-    /// Nothing lives.
+    /// All connections are closed.
     pub const CUT: Mode = Mode { cut: true, up: Flow::Open, down: Flow::Open };
-    /// Nothing passes, and nobody is told.
+    /// Nothing passes, and neither side notices.
     pub const STALLED: Mode = Mode { cut: false, up: Flow::Stalled, down: Flow::Stalled };
 }
 
-/// A running relay; it ends with its owner.
+/// A running relay; it ends when dropped.
 #[derive(Debug)]
 pub struct Relay {
-    /// Where it listens on loopback.
+    /// Its loopback port.
     pub port: u16,
     mode: Arc<watch::Sender<Mode>>,
     /// How many times all connections were broken.
@@ -61,7 +61,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay to another port of loopback, whole.
+    /// A relay to another loopback port, without faults.
     pub async fn start(target: u16) -> io::Result<Relay> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -71,12 +71,12 @@ impl Relay {
         Ok(Relay { port, mode, breaks, accepting })
     }
 
-    /// Breaks the connections that are there; those that are made afterwards live.
+    /// Breaks all existing connections; later ones live.
     pub fn break_all(&self) {
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
-    /// Sets what the link does from now on.
+    /// Sets the state of the link.
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }

@@ -1,4 +1,4 @@
-//! Faults at random, from a seed, while readers read and writers refresh.
+//! Random faults, from a seed, while readers read and writers refresh.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use super::writer::Scope;
 use crate::http;
 use crate::stage::DOMAIN;
 
-/// Writers at a time, readers of each node, and the longest pause of a reader in milliseconds.
+/// Concurrent writers, readers per node, and the longest pause of a reader in milliseconds.
 const WRITERS: usize = 3;
 const READERS: usize = 5;
 const PAUSE_MS: u64 = 60;
 
-/// The node that serves while it is cut off, where one does: an L1.
+/// The node that keeps serving while isolated, in runs that have one: an L1.
 const SERVES: usize = 1;
 
-/// Faults at a time.
+/// Concurrent faults.
 const STORMS: usize = 2;
 
-/// What can be broken.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     KillNode,
@@ -43,7 +43,7 @@ enum Fault {
     StepClock,
 }
 
-/// How often each is chosen, of the sum.
+/// The weight of each in random choice.
 const FAULTS: [(Fault, u64); 9] = [
     (Fault::KillNode, 4),
     (Fault::KillControl, 2),
@@ -56,18 +56,18 @@ const FAULTS: [(Fault, u64); 9] = [
     (Fault::StepClock, 2),
 ];
 
-/// What a storm came to.
+/// The result of a storm.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// What was seen.
+    /// The checker's counts.
     pub counts: Counts,
-    /// Faults.
+    /// Number of faults.
     pub faults: u64,
-    /// Objects and hits of each node.
+    /// Objects and hits per node.
     pub seen: Vec<(u64, u64)>,
-    /// What the origin answered with a body and with a 304.
+    /// The origin's answers with a body and with 304.
     pub origin: (u64, u64),
-    /// How long refreshes took: the median, and the longest.
+    /// Durations of refreshes: the median, and the longest.
     pub took: (Duration, Duration),
 }
 
@@ -89,12 +89,12 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Breaks things at random for `time`, then heals everything and looks at every object on every node.
+/// Injects random faults for `time`, then repairs everything and checks every object on every node.
 ///
-/// Fails with a report when somebody read what was stale.
+/// Fails with a report if there was a stale read.
 pub async fn run(time: Duration, seed: u64) -> anyhow::Result<Summary> {
     let mut dice = Dice::new(seed);
-    // In every third run one node serves its users while it is cut off, and is waited for instead.
+    // In every third run one node keeps serving its users while isolated, and refreshes wait for it.
     let plan = Plan { lease_secs: 2 + seed % 2, serves: seed.is_multiple_of(3).then_some(SERVES), ..Plan::new(seed) };
     let field = Arc::new(Field::set(plan).await?);
     let readers = field.read(READERS, PAUSE_MS);
@@ -133,7 +133,7 @@ pub async fn run(time: Duration, seed: u64) -> anyhow::Result<Summary> {
     Ok(summary(&took))
 }
 
-/// With everything whole again a refresh is quick, and every node has the newest of everything.
+/// Without faults a refresh is quick, and every node has the newest version of everything.
 async fn calm(field: &Arc<Field>) -> anyhow::Result<()> {
     field.origin.set_pace(Pace::QUICK);
     let took = field.refresh(&Scope::Directory("/".to_owned()), false).await?;
@@ -163,13 +163,13 @@ async fn has_the_newest(field: Arc<Field>, node: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refreshes one thing after the other; how long each took.
+/// Refreshes one scope after the other; returns how long each took.
 async fn write(field: Arc<Field>, mut dice: Dice, until: Instant) -> anyhow::Result<Vec<Duration>> {
     let mut took = Vec::new();
     while Instant::now() < until {
         let scope = Scope::any(&mut dice);
         let submitting = field.submit(&scope, dice.chance(40));
-        // When the control plane is away nobody knows whether it was accepted, so nothing is promised.
+        // If the control plane is down, acceptance is unknown, so nothing is promised.
         if let Ok(Ok(submitted)) = tokio::time::timeout(Duration::from_secs(5), submitting).await {
             took.push(submitted.wait(&field.history, COMPLETE_MAX).await?);
         }
@@ -178,7 +178,8 @@ async fn write(field: Arc<Field>, mut dice: Dice, until: Instant) -> anyhow::Res
     Ok(took)
 }
 
-/// One fault after the other. Each is healed before the next, so when this returns, nothing of its making is broken.
+/// Injects one fault after the other. Each is repaired before the next, so on return nothing that it broke is still
+/// broken.
 async fn storm(field: Arc<Field>, mut dice: Dice, until: Instant, faults: Arc<AtomicU64>) -> anyhow::Result<()> {
     while Instant::now() < until {
         if breaks(&field, &mut dice).await? {
@@ -189,7 +190,7 @@ async fn storm(field: Arc<Field>, mut dice: Dice, until: Instant, faults: Arc<At
     Ok(())
 }
 
-/// One fault from beginning to end; false when what it was meant for is broken already.
+/// Injects and repairs one fault; false if its target is already broken.
 async fn breaks(field: &Field, dice: &mut Dice) -> anyhow::Result<bool> {
     let fault = chosen(dice);
     let node = dice.below(PLACES.len() as u64) as usize;
@@ -242,7 +243,7 @@ async fn breaks(field: &Field, dice: &mut Dice) -> anyhow::Result<bool> {
         }
         Fault::Remove => {
             let Ok(mut member) = field.nodes[node].try_lock() else { return Ok(false) };
-            // Half of them do not hear of it.
+            // Half of the nodes do not learn of it.
             let deaf = if dice.chance(50) { field.links[node].try_lock().ok() } else { None };
             field.history.event(format!("{name} is removed, runs on for {time:?}, deaf: {}", deaf.is_some()));
             if let Some(link) = &deaf {
@@ -256,7 +257,7 @@ async fn breaks(field: &Field, dice: &mut Dice) -> anyhow::Result<bool> {
                 link.set(Mode::WHOLE);
             }
             if !removed {
-                return Ok(false); // it has not joined yet since the last time
+                return Ok(false); // it has not yet joined again since the last time
             }
             field.join_anew(node, &mut member).await?;
         }
@@ -282,7 +283,7 @@ fn chosen(dice: &mut Dice) -> Fault {
     Fault::KillNode
 }
 
-/// Some way in which a link can be broken.
+/// A random fault of a link.
 fn broken(dice: &mut Dice) -> Mode {
     let slow = Flow::Slow(dice.millis(50..900));
     *dice.pick(&[

@@ -1,5 +1,5 @@
-//! A wall clock of its own for a process, by libfaketime, which reads how far it is off from a file: a test can step it while
-//! the process runs. The monotonic clocks are left alone; leases are counted on them.
+//! A separate wall clock for a process, by libfaketime, which reads its offset from a file: a test can step the clock
+//! while the process runs. The monotonic clocks, by which leases are counted, are unchanged.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,22 +13,22 @@ pub struct Wall {
 }
 
 impl Wall {
-    /// A clock that is `ahead_secs` ahead of the machine's; what it shows is kept in `file`.
+    /// A clock that is `ahead_secs` ahead of the machine's; its offset is stored in `file`.
     pub fn new(file: PathBuf, ahead_secs: i64) -> anyhow::Result<Wall> {
         let wall = Wall { file };
         wall.set(ahead_secs)?;
         Ok(wall)
     }
 
-    /// Steps it to that many seconds ahead; whoever goes by it follows within a second.
+    /// Steps it to that many seconds ahead; processes follow within a second.
     pub fn set(&self, ahead_secs: i64) -> anyhow::Result<()> {
-        // Another file in its place: nobody reads half of one.
+        // Replaces the file, so that nobody reads a partial one.
         let new = self.file.with_extension("new");
         std::fs::write(&new, format!("{ahead_secs:+}"))?;
         Ok(std::fs::rename(new, &self.file)?)
     }
 
-    /// Makes the process that `command` will start go by this clock.
+    /// Makes the process that `command` will start use this clock.
     pub fn hang_in(&self, command: &mut Command) -> anyhow::Result<()> {
         command
             .env("LD_PRELOAD", library()?)
@@ -39,7 +39,7 @@ impl Wall {
     }
 }
 
-/// Removes what libfaketime leaves behind of a process that was not asked to end.
+/// Removes what libfaketime leaves behind when a process is killed.
 pub fn take_down(id: u32) {
     for name in [format!("sem.faketime_sem_{id}"), format!("faketime_shm_{id}")] {
         let _ = std::fs::remove_file(Path::new("/dev/shm").join(name));

@@ -17,15 +17,15 @@ use super::origin::{self, DIRECTORIES, Origin};
 use crate::http;
 use crate::stage::{DOMAIN, Key};
 
-/// The pause between looks at a task.
+/// The pause between polls of a task.
 const LOOK: Duration = Duration::from_millis(40);
 
-/// The API of a control plane, as one key sees it.
+/// The API of a control plane, used with one access key.
 #[derive(Clone, Debug)]
 pub struct Api {
     /// Its port on loopback.
     pub port: u16,
-    /// Who calls.
+    /// The access key.
     pub key: Key,
 }
 
@@ -51,17 +51,17 @@ impl Api {
     }
 }
 
-/// What is refreshed.
+/// The scope of a refresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// One object, all its variants.
+    /// One object with all its variants.
     File(String),
-    /// Everything beneath.
+    /// Everything below a directory.
     Directory(String),
 }
 
 impl Scope {
-    /// Some scope.
+    /// A random scope.
     pub fn any(dice: &mut Dice) -> Scope {
         match dice.below(10) {
             0..=5 => Scope::File(dice.pick(&origin::paths()).clone()),
@@ -82,12 +82,12 @@ impl Scope {
 /// A refresh that was accepted.
 #[derive(Clone, Debug)]
 pub struct Submitted {
-    /// What the checker will hold reads to once it is complete.
+    /// The refresh that the checker will hold reads to once it is complete.
     pub refresh: Refresh,
     api: Api,
 }
 
-/// Changes everything that `scope` covers, and refreshes it.
+/// Changes all objects that `scope` covers, and refreshes it.
 pub async fn submit(
     api: &Api,
     origin: &Origin,
@@ -114,7 +114,7 @@ pub async fn submit(
 }
 
 impl Submitted {
-    /// Whether every row of the task is `Complete`; an error when the control plane does not say.
+    /// Whether every row of the task is `Complete`; an error if the control plane does not answer.
     pub async fn is_complete(&self) -> anyhow::Result<bool> {
         let reply = self.api.call("DescribeRefreshTaskById", &[("TaskId", &self.refresh.task)]).await?;
         let rows = reply["Tasks"].as_array().with_context(|| format!("rows in {reply}"))?;
@@ -122,8 +122,8 @@ impl Submitted {
         Ok(!rows.is_empty() && rows.iter().all(|row| row["Status"] == "Complete"))
     }
 
-    /// Looks until the task is complete and tells the history; how long after the submission that was. A control plane that
-    /// is away is waited for.
+    /// Polls until the task is complete, and tells the history; returns the time since the submission. Keeps polling
+    /// while the control plane is unavailable.
     pub async fn wait(self, history: &History, at_most: Duration) -> anyhow::Result<Duration> {
         let deadline = tokio::time::Instant::now() + at_most;
         loop {

@@ -1,4 +1,4 @@
-//! Who may ask: by the page that links here, by address, by a signature in the URL.
+//! Who may request objects: by referring page, by address, by a signature in the URL.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,83 +6,83 @@ use std::time::Duration;
 
 use super::args::{Args, BadArgument};
 
-/// Names or addresses in one list.
+/// Maximum number of names or addresses in one list.
 const LIST_MAX: usize = 1000;
 
-/// How long a signature is good after its time, unless told otherwise.
+/// Default time for which a signature is valid after its timestamp.
 const DELTA_DEFAULT_SECS: u64 = 1800;
 
-/// The longest that can be told: a year.
+/// Longest such time that can be configured: a year.
 const DELTA_MAX_SECS: u64 = 31_536_000;
 
 /// Length of a secret, in bytes.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 6..=128;
 
-/// Every rule about who may ask.
+/// All rules about who may request objects.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Pages that may link here, or may not.
+    /// Referring pages that are allowed or denied.
     pub referers: Option<Referers>,
-    /// Addresses that may ask, or may not.
+    /// Addresses that are allowed or denied.
     pub addresses: Option<Addresses>,
-    /// Signatures.
+    /// Signatures in URLs.
     pub auth: Option<Auth>,
 }
 
 impl Access {
-    /// Whether everybody may ask.
+    /// Whether everybody is allowed.
     pub fn is_open(&self) -> bool {
         self.referers.is_none() && self.addresses.is_none() && self.auth.is_none()
     }
 }
 
-/// Hosts of pages that may link here, or may not.
+/// Hosts of referring pages that are allowed or denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Referers {
-    /// Whether those of the list may; else all others may.
+    /// Whether the listed hosts are the allowed ones; otherwise they are the denied ones.
     pub allow: bool,
-    /// Lower case; one that begins with `*.` stands for all hosts below.
+    /// Lower case; `*.` at the beginning stands for all hosts below.
     pub hosts: Vec<String>,
-    /// Whether requests without `Referer` may.
+    /// Whether requests without `Referer` are allowed.
     pub allow_empty: bool,
-    /// Whether a `Referer` without a scheme is read too.
+    /// Whether a `Referer` without a scheme is accepted as well.
     pub ignore_scheme: bool,
-    /// Where those are sent who may not; none are refused.
+    /// Where denied requests are redirected; if `None`, they are refused.
     pub redirect: Option<String>,
 }
 
-/// Addresses that may ask, or may not.
+/// Addresses that are allowed or denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// Whether those of the list may; else all others may.
+    /// Whether the listed addresses are the allowed ones; otherwise they are the denied ones.
     pub allow: bool,
     /// The list.
     pub ranges: Vec<IpRange>,
-    /// Which address is looked at.
+    /// Which address of a request is checked.
     pub of: ClientAddress,
 }
 
-/// Which address of a request is looked at.
+/// Which address of a request is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAddress {
-    /// The first of `X-Forwarded-For`, or the connection's where there is none.
+    /// The first of `X-Forwarded-For`; without that header, the address of the connection.
     Forwarded,
-    /// The connection's.
+    /// The address of the connection.
     Connection,
-    /// Both: a list that allows must have both, one that denies either.
+    /// Both: an allow list must contain both, a deny list either.
     Both,
 }
 
-/// An address, or all that begin alike.
+/// An address, or a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpRange {
     address: IpAddr,
-    /// How many bits must be alike.
+    /// Length of the prefix, in bits.
     bits: u32,
 }
 
 impl IpRange {
-    /// Reads `1.2.3.4`, `1.2.3.0/24` and the same of IPv6.
+    /// Parses `1.2.3.4`, `1.2.3.0/24`, and the same for IPv6.
     pub fn parse(text: &str) -> Option<IpRange> {
         let digits = |bits: &str| bits.bytes().all(|byte| byte.is_ascii_digit()).then(|| bits.parse::<u32>().ok())?;
         let (address, bits) = match text.split_once('/') {
@@ -92,13 +92,13 @@ impl IpRange {
         let written: IpAddr = address.parse().ok()?;
         let most = if written.is_ipv4() { 32 } else { 128 };
         let bits = bits.unwrap_or(most);
-        // One that is IPv4 written as IPv6 is compared as what it is, as far as it is one.
+        // An IPv4-mapped IPv6 network is compared as IPv4, as far as its prefix allows.
         let address = if bits >= 96 || written.is_ipv4() { written.to_canonical() } else { written };
         let bits = if written.is_ipv6() && address.is_ipv4() { bits - 96 } else { bits };
         (bits <= most).then_some(IpRange { address, bits })
     }
 
-    /// Whether `address` is in it. An IPv4 address that is written as IPv6 is the IPv4 address.
+    /// Whether `address` is in the range. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub fn has(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
@@ -126,13 +126,14 @@ pub enum AuthType {
 }
 
 impl AuthType {
-    /// The signature of a path with its query, as its parts stand there, and the rest; `None` when there is none.
+    /// Splits a path with its query into its signature, whose parts borrow from it, and the rest; `None` if it has no
+    /// signature.
     pub fn split(self, path: &str) -> Option<(Signature<'_>, String)> {
         match self {
             AuthType::A => {
                 let (value, rest) = without(path, "auth_key")?;
                 let (time, hash) = (value.split('-').next()?, value.rsplit('-').next()?);
-                // Exactly four parts: where what is signed begins must not be the sender's to say.
+                // Exactly four parts: the sender must not choose where the signed text begins.
                 let is_one = value.bytes().filter(|byte| *byte == b'-').count() == 3;
                 (is_one && is_hash(hash)).then_some((Signature { time, hash, signed: value.rsplit_once('-')?.0 }, rest))
             }
@@ -156,8 +157,8 @@ impl AuthType {
         }
     }
 
-    /// A path with its query, without what stands there as a signature, good or not, and without those below it: the parents of a
-    /// node take it off again, and must come to the same.
+    /// A path with its query, without anything that has the form of a signature, valid or not, repeatedly. The node's
+    /// parents strip it again and must arrive at the same path.
     pub(super) fn without_signature(self, path: &str) -> String {
         let mut path = path.to_owned();
         while let Some((_, rest)) = self.split(&path) {
@@ -167,14 +168,14 @@ impl AuthType {
     }
 }
 
-/// The parts of a signature, as they stand in a URL.
+/// The parts of a signature, as they occur in a URL.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature<'a> {
-    /// Its time, in the form of its type.
+    /// The timestamp, in the format of the type.
     pub time: &'a str,
     /// The hash, in hexadecimal digits.
     pub hash: &'a str,
-    /// Of type A: what stands before the hash.
+    /// For type A: the text before the hash.
     pub signed: &'a str,
 }
 
@@ -182,8 +183,8 @@ fn is_hash(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Of as many digits as a time has in this century: where a path ends and its time begins must not be the sender's to say, for they
-/// are hashed without anything between them.
+/// Eight digits, the length of a timestamp in this century. The sender must not choose where the path ends and the
+/// timestamp begins, as the two are hashed without a separator.
 fn is_hex_time(text: &str) -> bool {
     text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -196,7 +197,7 @@ fn segments(path: &str) -> Option<(&str, &str, &str)> {
     (!first.contains('?') && !second.contains('?')).then_some((first, second, rest))
 }
 
-/// The value of the first argument `name`, and the path with its query without any argument of that name.
+/// The value of the first argument `name`, and the path with its query without all arguments of that name.
 fn without<'a>(path: &'a str, name: &str) -> Option<(&'a str, String)> {
     let (bare, query) = path.split_once('?')?;
     let is_it = |argument: &&str| argument.split('=').next() == Some(name);
@@ -206,18 +207,18 @@ fn without<'a>(path: &'a str, name: &str) -> Option<(&'a str, String)> {
     Some((value, if rest.is_empty() { bare.to_owned() } else { format!("{bare}?{rest}") }))
 }
 
-/// Which signatures are good.
+/// Which signatures are valid.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Auth {
-    /// Where they stand.
+    /// Where they are found.
     pub kind: AuthType,
-    /// The secrets they may be made with.
+    /// The secrets that they may be made with.
     pub secrets: Vec<String>,
-    /// How long one is good after its time.
+    /// How long a signature is valid after its timestamp.
     pub delta: Duration,
 }
 
-/// Without secrets.
+/// Omits the secrets.
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Auth").field("kind", &self.kind).field("delta", &self.delta).finish_non_exhaustive()
@@ -283,7 +284,7 @@ pub(super) fn addresses(args: &Args<'_>, allow: bool) -> Result<Addresses, BadAr
     let ranges: Option<Vec<IpRange>> = words.iter().map(|text| IpRange::parse(text)).collect();
     let ranges = ranges.filter(|ranges| (1..=LIST_MAX).contains(&ranges.len()));
     let of = match args.get("ip_acl_xfwd") {
-        // What a client says of itself is believed only when the owner says so.
+        // `X-Forwarded-For` is set by clients, and trusted only if the owner says so.
         None => ClientAddress::Connection,
         Some(_) => match args.one_of("ip_acl_xfwd", &["on", "off", "all"])? {
             "on" => ClientAddress::Forwarded,

@@ -1,4 +1,4 @@
-//! Arguments of a function, read by name. What is wrong is said by name, and never by value: a value may be a secret.
+//! Arguments of a function, read by name. Errors name the argument but never its value, which may be a secret.
 
 use super::Function;
 
@@ -8,7 +8,7 @@ pub enum BadArgument {
     /// The function has no such argument.
     #[error("has no argument {0}")]
     Unknown(String),
-    /// Its value is not what it should be; one that is not there has an empty value.
+    /// Its value is not valid; an absent argument counts as an empty value.
     #[error("{name}: expected {expected}")]
     Value {
         /// Which argument.
@@ -26,7 +26,7 @@ impl<'a> Args<'a> {
         Args(function)
     }
 
-    /// Refuses arguments of any other name.
+    /// Refuses all arguments that are not among `names`.
     pub(super) fn only(&self, names: &[&str]) -> Result<&Self, BadArgument> {
         match self.0.args.iter().find(|(name, _)| !names.contains(&name.as_str())) {
             Some((name, _)) => Err(BadArgument::Unknown(name.clone())),
@@ -34,18 +34,18 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// A value without the blanks around it; `None` when it is absent or empty.
+    /// A value without surrounding blanks; `None` if absent or empty.
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
         let (_, value) = self.0.args.iter().find(|(known, _)| known == name)?;
         Some(value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// A value that must be there.
+    /// A required value.
     pub(super) fn required(&self, name: &'static str, expected: &'static str) -> Result<&'a str, BadArgument> {
         self.get(name).ok_or(BadArgument::Value { name, expected })
     }
 
-    /// One of some words, which must be there.
+    /// A required value that is one of `words`.
     pub(super) fn one_of(
         &self,
         name: &'static str,
@@ -63,17 +63,17 @@ impl<'a> Args<'a> {
         found.ok_or(BadArgument::Value { name, expected })
     }
 
-    /// `on` or `off`, which must be there.
+    /// A required `on` or `off`.
     pub(super) fn on(&self, name: &'static str) -> Result<bool, BadArgument> {
         Ok(self.one_of(name, &["on", "off"])? == "on")
     }
 
-    /// `on` or `off`, off when absent.
+    /// `on` or `off`; off if absent.
     pub(super) fn switch(&self, name: &'static str) -> Result<bool, BadArgument> {
         if self.get(name).is_none() { Ok(false) } else { self.on(name) }
     }
 
-    /// A number inside bounds, if it is there.
+    /// A number within bounds, if present.
     pub(super) fn number(
         &self,
         name: &'static str,

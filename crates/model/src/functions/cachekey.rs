@@ -1,8 +1,8 @@
-//! Keys that a domain's owner makes up: paths that share one, arguments that count, request headers that tell bodies apart.
+//! Custom cache keys: paths that share a key, arguments that count, request headers that distinguish variants.
 //!
 //! # Not here
 //!
-//! `variable`: its parts have no documented names, so a list that is not empty is refused rather than guessed at.
+//! `variable`: the names of its parts are not documented, so a non-empty list is refused.
 
 use http::HeaderName;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use super::args::{Args, BadArgument};
 use super::fetch::ArgumentRewrite;
 use super::rewrite::Rewrite;
 
-/// Rules for paths, operations on arguments, and headers in one function.
+/// Maximum number of path rules, of argument operations, and of headers in one function.
 const RULES_MAX: usize = 50;
 const OPERATIONS_MAX: usize = 50;
 const HEADERS_MAX: usize = 10;
@@ -19,7 +19,7 @@ const HEADERS_MAX: usize = 10;
 /// Longest target, in bytes.
 const TARGET_BYTES_MAX: usize = 1024;
 
-/// Headers that are not what a user says of what he wants, or that nodes do not hand on as he says them.
+/// Headers that express no preference of a user, or that nodes do not forward unchanged.
 const NOT_KEYS: [&str; 24] = [
     "cache-control",
     "connection",
@@ -47,7 +47,7 @@ const NOT_KEYS: [&str; 24] = [
     "x-forwarded-for",
 ];
 
-/// What one self_defined_cachekey says.
+/// The settings of one self_defined_cachekey.
 pub(super) struct CacheKey {
     pub(super) paths: Vec<Rewrite>,
     pub(super) arguments: ArgumentRewrite,
@@ -63,13 +63,13 @@ pub(super) fn cache_key(args: &Args<'_>) -> Result<CacheKey, BadArgument> {
     Ok(CacheKey { paths: paths(args)?, arguments: arguments(args)?, headers: headers(args)? })
 }
 
-/// A list in JSON; nothing is an empty one.
+/// A list in JSON; absent counts as empty.
 fn list(args: &Args<'_>, name: &'static str, expected: &'static str) -> Result<Vec<Value>, BadArgument> {
     let Some(text) = args.get(name) else { return Ok(Vec::new()) };
     serde_json::from_str(text).map_err(|_| BadArgument::Value { name, expected })
 }
 
-/// The values of two fields of an object that has no others.
+/// The values of two fields of an object that has no other fields.
 fn pair<'a>(value: &'a Value, one: &str, other: &str) -> Option<(&'a str, &'a str)> {
     let object = value.as_object().filter(|object| object.len() == 2)?;
     Some((object.get(one)?.as_str()?.trim(), object.get(other)?.as_str()?.trim()))
@@ -123,7 +123,7 @@ fn arguments(args: &Args<'_>) -> Result<ArgumentRewrite, BadArgument> {
             return Err(bad());
         }
     }
-    // Of several operations on one argument, to keep it counts before to modify it.
+    // If an argument is both kept and modified, keeping wins.
     all.modify.retain(|(name, _)| !all.save.contains(name));
     Ok(all)
 }

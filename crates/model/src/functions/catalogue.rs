@@ -1,15 +1,16 @@
-//! The functions that clients know, each with its number, whether a domain may have it several times, and whether it is built.
+//! The functions that clients know: number, whether a domain may have several of them, and whether they are
+//! implemented.
 
-/// What is known of a function by its name.
+/// The properties of a function name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// What it is called.
     pub name: &'static str,
     /// Its number.
     pub number: u32,
-    /// Setting it once more adds another, instead of taking the place of the one that is there.
+    /// Setting it again adds another one instead of replacing the existing one.
     pub many: bool,
-    /// Its arguments are understood here. What is not built is kept and does nothing.
+    /// Its arguments are interpreted here. A function that is not implemented is kept and has no effect.
     pub built: bool,
 }
 
@@ -72,16 +73,16 @@ const KINDS: [Kind; 55] = [
     kind("ali_origin_port_scheme", 276, true, false),
     kind("cos_auth", 288, false, false),
     kind("source_group", 294, true, false),
-    // Our own: numbers of the vendor's stay far below.
+    // Our own, far above the vendor's numbers.
     kind("prefetch_limit", 100_001, false, true),
 ];
 
-/// The function of this name, if it is known.
+/// The function with this name, if known.
 pub fn named(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)
 }
 
-/// The function of this number, if it is known.
+/// The function with this number, if known.
 pub fn numbered(number: u32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.number == number)
 }

@@ -1,4 +1,4 @@
-//! How origins are asked: as which host, by which scheme, how long, with which headers, path and arguments.
+//! How requests to origins are made: Host, scheme, timeout, headers, path and arguments.
 
 use std::time::Duration;
 
@@ -7,91 +7,91 @@ use super::headers::HeaderRule;
 use super::key::name_of;
 use super::rewrite::{Rewrite, rewritten};
 
-/// Longest wait for an origin that can be configured, in seconds.
+/// Largest timeout that can be configured, in seconds.
 const TIMEOUT_MAX_SECS: u64 = 900;
 
-/// Redirects followed for one request, and how many unless told otherwise.
+/// Largest and default number of redirects followed for one request.
 const FOLLOW_MAX: u64 = 5;
 const FOLLOW_DEFAULT: u64 = 2;
 
-/// Arguments that one function may name.
+/// Maximum number of arguments that one function may name.
 const ARGUMENTS_MAX: usize = 50;
 
-/// How origins are asked.
+/// How requests to origins are made.
 #[derive(Clone, Debug, Default)]
 pub struct Fetch {
-    /// Whether bodies are fetched by parts, where that is said.
+    /// When bodies are fetched in parts, if configured.
     pub range: Option<Ranges>,
-    /// The Host that every origin is told.
+    /// The Host sent to every origin.
     pub host: Option<String>,
-    /// The Host that one origin is told, by its content.
+    /// The Host sent to one origin, by the `content` of its source.
     pub hosts: Vec<(String, String)>,
-    /// By which scheme.
+    /// The scheme.
     pub scheme: Option<Scheme>,
-    /// The name that a TLS origin is asked for.
+    /// The server name (SNI) in TLS handshakes with origins.
     pub sni: Option<String>,
-    /// How long the first byte is waited for.
+    /// How long to wait for the first byte.
     pub timeout: Option<Duration>,
     /// Whether redirects are followed.
     pub follow: Option<Follow>,
-    /// What is done to the headers of a request.
+    /// Changes to the request headers.
     pub headers: Vec<HeaderRule>,
-    /// What is done to its path.
+    /// Rewrites of the path.
     pub rewrites: Vec<Rewrite>,
-    /// What is done to its arguments.
+    /// Changes to the arguments.
     pub arguments: ArgumentRewrite,
-    /// Only arguments that the key has are sent.
+    /// Only arguments that are part of the key are sent.
     pub by_key: bool,
 }
 
-/// Whether bodies are fetched by parts. Where nothing is said, large ones are when a part is asked for.
+/// When bodies are fetched in parts. If not configured: large ones, when a part is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ranges {
     /// Never.
     Off,
-    /// Large ones always.
+    /// Always, for large bodies.
     Force,
 }
 
-/// By which scheme origins are asked.
+/// The scheme of requests to origins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheme {
-    /// `None` follows the user's.
+    /// Whether https is used; `None` for the scheme of the user's request.
     pub https: Option<bool>,
-    /// Ports for http and https; without, a source's own.
+    /// Ports for http and https; `None` for a source's own.
     pub ports: Option<(u16, u16)>,
 }
 
 /// How redirects are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Follow {
-    /// How many, one behind the other.
+    /// Maximum number of redirects in a row.
     pub most: u32,
-    /// The arguments of the first URL are sent to the others as well.
+    /// Later requests carry the arguments of the first.
     pub retain_args: bool,
-    /// So is its Host.
+    /// Later requests carry the Host of the first.
     pub retain_host: bool,
-    /// So are headers that let somebody in, and those of the owner, also where another server is sent to.
+    /// Later requests carry credentials and the owner's headers, even to another server.
     pub retain_header: bool,
 }
 
-/// What is done to arguments, in the order of the fields.
+/// Changes to arguments, applied in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ArgumentRewrite {
-    /// None is sent.
+    /// Removes all.
     pub ignore_all: bool,
-    /// These are not sent.
+    /// Removes these.
     pub delete: Vec<String>,
-    /// Only these are sent, when there are any.
+    /// Keeps only these, unless empty.
     pub save: Vec<String>,
-    /// These get another value where they are there.
+    /// Changes the values of these, where present.
     pub modify: Vec<(String, String)>,
-    /// These are sent, too.
+    /// Adds these.
     pub add: Vec<(String, String)>,
 }
 
 impl Fetch {
-    /// Reads one function; of a name that is not built, nothing.
+    /// Reads one function; one that is not implemented has no effect.
     pub(super) fn take(&mut self, name: &str, args: &Args<'_>) -> Result<(), BadArgument> {
         match name {
             "set_req_host_header" => self.host = Some(host(args.only(&["domain_name"])?, "domain_name")?),
@@ -119,14 +119,14 @@ impl Fetch {
         Ok(())
     }
 
-    /// The path with its query that an origin is asked for, in place of `path`.
+    /// The path with its query that is requested from an origin in place of `path`.
     pub fn path(&self, path: &str) -> String {
         self.arguments.of(rewritten(&self.rewrites, path))
     }
 }
 
 impl ArgumentRewrite {
-    /// A path with its query, its arguments changed so.
+    /// Applies the changes to a path with its query.
     pub(super) fn of(&self, path: String) -> String {
         if *self == ArgumentRewrite::default() {
             return path;
@@ -160,7 +160,7 @@ fn host(args: &Args<'_>, name: &'static str) -> Result<String, BadArgument> {
     if good { Ok(text.to_ascii_lowercase()) } else { Err(BadArgument::Value { name, expected }) }
 }
 
-/// A name of labels that are not empty, or an address that looks like one.
+/// Whether `text` consists of non-empty labels: a host name, or an IPv4 address.
 fn is_name(text: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -168,7 +168,7 @@ fn is_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
-/// The name that TLS asks for: no address, no port.
+/// A server name for TLS: neither an address nor with a port.
 fn server_name(args: &Args<'_>, name: &'static str) -> Result<String, BadArgument> {
     let expected = "a host name";
     let text = args.required(name, expected)?;

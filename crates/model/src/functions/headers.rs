@@ -1,6 +1,6 @@
-//! Rules about one header each: on the way to the origin, on the way from it, on the way to users.
+//! Rules that each change one header: in requests to the origin, in its responses, or in responses to users.
 //!
-//! Headers that frame a message, that caching is done by, or that nodes speak to each other with are nobody's to set.
+//! Headers for message framing, for caching, or for communication between nodes cannot be changed.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use regex::bytes::{Captures, Regex, RegexBuilder};
@@ -13,31 +13,31 @@ pub(super) const COMPILED_BYTES_MAX: usize = 1 << 18;
 /// Longest expression, in bytes.
 pub(super) const EXPRESSION_BYTES_MAX: usize = 512;
 
-/// What is done to one header. Doing it twice is doing it once.
+/// A change to one header. Applying it again changes nothing more, except for [`Operation::Replace`].
 #[derive(Clone, Debug)]
 pub struct HeaderRule {
     /// Which header.
     pub name: HeaderName,
-    /// What is done.
+    /// The change.
     pub operation: Operation,
 }
 
-/// What is done to a header.
+/// A change to a header.
 #[derive(Clone, Debug)]
 pub enum Operation {
-    /// It has this value and no other.
+    /// Sets it to this value alone.
     Set(HeaderValue),
-    /// It has this value too.
+    /// Adds this value, unless it is there.
     Add(HeaderValue),
-    /// It is not there.
+    /// Removes it.
     Delete,
-    /// Where it is there, what `from` matches becomes `to`.
+    /// In every value, replaces what `from` matches by `to`.
     Replace {
-        /// What is looked for.
+        /// The expression to find.
         from: Regex,
-        /// What it becomes.
+        /// The replacement.
         to: String,
-        /// Everywhere, not only at the first match.
+        /// Replaces every match, not only the first.
         all: bool,
     },
 }
@@ -49,7 +49,7 @@ impl PartialEq for HeaderRule {
 }
 
 impl HeaderRule {
-    /// Does it.
+    /// Applies the rule.
     pub fn apply(&self, headers: &mut HeaderMap) {
         match &self.operation {
             Operation::Set(value) => _ = headers.insert(self.name.clone(), value.clone()),
@@ -72,11 +72,11 @@ impl HeaderRule {
     }
 }
 
-/// Longest text that rules with expressions make of a path or of the value of a header, in bytes: what they make of each other's
-/// would grow without end.
+/// Longest path or header value that a rule with an expression may produce, in bytes: rules that rewrite each other's
+/// results could otherwise grow them without end.
 pub(super) const MADE_BYTES_MAX: usize = crate::key::PATH_BYTES_MAX;
 
-/// A text with what `from` finds in it, first or everywhere, replaced; `None` where that is longer than may be.
+/// `old` with the first match of `from`, or all matches, replaced; `None` if the result is too long.
 pub(super) fn replaced(from: &Regex, to: &str, all: bool, old: &[u8]) -> Option<Vec<u8>> {
     let most = MADE_BYTES_MAX.max(old.len());
     let (mut new, mut rest) = (Vec::new(), 0);
@@ -90,14 +90,14 @@ pub(super) fn replaced(from: &Regex, to: &str, all: bool, old: &[u8]) -> Option<
     (new.len() <= most).then_some(new)
 }
 
-/// Adds `to` with its groups; `None` where the whole would be longer than `most` bytes.
+/// Appends `to` with its groups expanded; `None` if the result would exceed `most` bytes.
 pub(super) fn expand(found: &Captures<'_>, to: &str, made: &mut Vec<u8>, most: usize) -> Option<()> {
     let group = |reference: &str| Some(found.get(reference.split_once('}')?.0.parse().ok()?)?.len());
     let groups: usize = to.split("${").skip(1).filter_map(group).sum();
     (made.len() + to.len() + groups <= most).then(|| found.expand(to.as_bytes(), made))
 }
 
-/// Which way a header goes.
+/// The direction of a message.
 #[derive(Clone, Copy)]
 enum Way {
     ToOrigin,
@@ -105,7 +105,7 @@ enum Way {
     ToUser,
 }
 
-/// Headers that are nobody's to set on any way.
+/// Headers that cannot be changed in any direction.
 const OURS: [&str; 17] = [
     "age",
     "cache-status",
@@ -126,11 +126,11 @@ const OURS: [&str; 17] = [
     "x-cache",
 ];
 
-/// Headers by which a node asks: variants, parts and conditions.
+/// Request headers that nodes use themselves: for variants, ranges and conditions.
 const ASKED_BY: [&str; 7] =
     ["accept-encoding", "if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"];
 
-/// Headers that say what a body is and what it is kept under; tags among them, so that a refresh by tag finds it.
+/// Headers that describe a stored body; tags among them, so that a refresh by tag finds it.
 const KEPT_BY: [&str; 7] = ["cache-tag", "content-encoding", "date", "etag", "last-modified", "surrogate-key", "vary"];
 
 fn header(args: &Args<'_>, argument: &'static str, way: Way) -> Result<HeaderName, BadArgument> {
@@ -153,7 +153,7 @@ fn value(args: &Args<'_>, argument: &'static str) -> Result<HeaderValue, BadArgu
     HeaderValue::from_str(text).ok().filter(|_| text.len() <= 1000).ok_or(bad)
 }
 
-/// An expression with bounds.
+/// Compiles an expression within bounds.
 pub(super) fn expression(text: &str, name: &'static str) -> Result<Regex, BadArgument> {
     let bad = BadArgument::Value { name, expected: "a regular expression of at most 512 bytes, without look-around" };
     if text.len() > EXPRESSION_BYTES_MAX {
@@ -162,7 +162,7 @@ pub(super) fn expression(text: &str, name: &'static str) -> Result<Regex, BadArg
     RegexBuilder::new(text).unicode(false).size_limit(COMPILED_BYTES_MAX).build().map_err(|_| bad)
 }
 
-/// What stands for a group, `$1`, in the form that names end in.
+/// The replacement with group references such as `$1` delimited, as in `${1}`.
 pub(super) fn replacement(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let mut rest = text;
@@ -182,7 +182,7 @@ pub(super) fn replacement(text: &str) -> String {
     out
 }
 
-/// Reads set_req_header: a key and its value, which `null` takes away.
+/// Reads set_req_header: a key and its value; the value `null` removes the header.
 pub(super) fn set_request(args: &Args<'_>) -> Result<HeaderRule, BadArgument> {
     args.only(&["key", "value"])?;
     plain(args, Way::ToOrigin)
@@ -197,7 +197,7 @@ fn plain(args: &Args<'_>, way: Way) -> Result<HeaderRule, BadArgument> {
     Ok(HeaderRule { name, operation })
 }
 
-/// Reads set_resp_header, in its old form and its new.
+/// Reads set_resp_header, in its old and its new form.
 pub(super) fn set_response(args: &Args<'_>) -> Result<HeaderRule, BadArgument> {
     args.only(&[
         "key",

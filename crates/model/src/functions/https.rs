@@ -1,24 +1,24 @@
-//! How users come: by TLS or without it, by which versions of it, and what is spoken inside.
+//! How users connect: with or without TLS, which TLS versions, and which HTTP versions.
 
 use super::args::{Args, BadArgument};
 
-/// How users come.
+/// How users connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Https {
-    /// Whether HTTP/2 is spoken inside TLS.
+    /// Whether HTTP/2 is offered over TLS.
     pub http2: bool,
-    /// Whether TLS 1.2 is.
+    /// Whether TLS 1.2 is offered.
     pub tls12: bool,
-    /// Whether TLS 1.3 is.
+    /// Whether TLS 1.3 is offered.
     pub tls13: bool,
-    /// Where users are sent who come otherwise.
+    /// The redirect for users that connect by the other scheme.
     pub forced: Option<Forced>,
 }
 
-/// A scheme by which all users are to come.
+/// A scheme that all users must use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forced {
-    /// By TLS.
+    /// Whether that is https.
     pub https: bool,
     /// The status of the redirect: 301 or 308.
     pub status: u16,
@@ -31,7 +31,7 @@ impl Default for Https {
 }
 
 impl Https {
-    /// Reads one of the functions about it.
+    /// Reads one of the functions that configure it.
     pub(super) fn take(&mut self, name: &str, args: &Args<'_>) -> Result<(), BadArgument> {
         let on = |name: &'static str| if args.get(name).is_none() { Ok(true) } else { args.on(name) };
         match name {

@@ -1,13 +1,15 @@
-//! Under what an object is kept: which arguments of a query count, what of a URL is only a signature, which URLs are another's.
+//! How cache keys are made: which query arguments count, which part of a URL is a signature, which URLs share a key.
 //!
-//! A key that is derived is an ordinary [`UrlKey`]. Bodies are judged by their keys alone, and a stamp is a promise about a key: so
-//! what an invalidation says of URLs is said in the words of keys before it counts ([`KeyRule::in_keys`]), once, and no question
-//! about a body needs the URL that was asked for. To ask for that URL too would not do: a fetch for one URL of a key asks a parent
-//! that lags by what that URL needs, and would vouch for the others.
+//! A derived key is an ordinary [`UrlKey`]. Bodies are judged by their keys alone, and a stamp is a promise about a
+//! key. So the scope of an invalidation is translated from URLs to keys once, before it takes effect
+//! ([`KeyRule::in_keys`]), and judging a body never needs the URL of the request. Judging by that URL as well would be
+//! wrong: a fetch for one URL of a key asks a lagging parent only for what that URL needs, and would vouch for the
+//! others.
 //!
 //! # What always holds
 //!
-//! - What [`KeyRule::in_keys`] makes of a scope covers the key of every URL that the scope covers. It may cover more.
+//! - The scopes that [`KeyRule::in_keys`] returns cover the key of every URL that the given scope covers. They may
+//!   cover more.
 
 use http::HeaderName;
 
@@ -19,18 +21,18 @@ use crate::domain::DomainName;
 use crate::invalidation::Scope;
 use crate::key::UrlKey;
 
-/// Arguments that one function may name.
+/// Maximum number of arguments that one function may name.
 const ARGUMENTS_MAX: usize = 10;
 
-/// Which arguments count.
+/// Which query arguments count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Query {
-    /// All, as they were sent.
+    /// All, as requested.
     #[default]
     All,
     /// None.
     None,
-    /// These, in the order they were sent.
+    /// These, in the order of the request.
     Only(Vec<String>),
     /// All but these.
     Without(Vec<String>),
@@ -39,39 +41,41 @@ pub enum Query {
 /// How keys are made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRule {
-    /// Which arguments count.
+    /// Which query arguments count.
     pub query: Query,
-    /// What of a URL is a signature.
+    /// Which part of a URL is a signature.
     pub signed: Option<AuthType>,
-    /// What becomes of its path first; origins are asked for that, too.
+    /// Rewrites applied to the path first; requests to origins use the result, too.
     pub rewrites: Vec<Rewrite>,
-    /// What becomes of its path then, in the key alone.
+    /// Rewrites applied to the path next, for the key only.
     pub paths: Vec<Rewrite>,
-    /// What becomes of its arguments, in the key alone.
+    /// Changes to the arguments, for the key only.
     pub arguments: ArgumentRewrite,
-    /// Request headers that tell bodies of one key apart, as if every answer named them in `Vary`; sorted, each once.
+    /// Request headers that distinguish variants under one key, as if every response named them in `Vary`; sorted,
+    /// without duplicates.
     pub headers: Vec<HeaderName>,
-    /// The site under whose keys it is kept, where that is another: the name of a domain that is no wildcard.
+    /// The domain under whose keys objects are stored, if it is another one; not a wildcard.
     pub share: Option<DomainName>,
-    /// Keys are URLs as they were asked for, whatever the above says of them: what a prefetch is kept under that says so.
+    /// Keys are URLs as requested, whatever the fields above say: used for prefetches that ask for it.
     pub verbatim: bool,
 }
 
-/// The shape of keys that are URLs as they were asked for although the functions of their domain make others.
+/// The shape of keys that are URLs as requested although the functions of their domain derive other keys.
 const VERBATIM: u64 = u64::MAX;
 
 impl KeyRule {
-    /// Whether URLs that differ in their query may have one key.
+    /// Whether URLs that differ in their query may share a key.
     pub fn joins_queries(&self) -> bool {
         self.query != Query::All || self.signed.is_some() || self.arguments != ArgumentRewrite::default()
     }
 
-    /// A number that stands for the rule; zero for the rule that changes nothing. Stored beside bodies, so its making is stable.
+    /// A number that identifies the rule; zero for the rule that changes nothing. Stored beside bodies, so its
+    /// derivation must not change.
     pub(super) fn shape(&self) -> u64 {
         if self.verbatim {
             return VERBATIM;
         }
-        // Not of `share`: what two domains share is kept by the rules of both.
+        // `share` is left out: bodies that two domains share are stored under the rules of both.
         if self.is_plain() {
             return 0;
         }
@@ -99,17 +103,17 @@ impl KeyRule {
         xxhash_rust::xxh3::xxh3_64(name.as_bytes()).max(1)
     }
 
-    /// Whether keys are URLs as they were sent.
+    /// Whether keys are URLs as requested.
     fn is_plain(&self) -> bool {
         !self.joins_queries() && !self.moves_paths() && self.headers.is_empty()
     }
 
-    /// Whether a key may have another path than its URL.
+    /// Whether the path of a key may differ from that of its URL.
     fn moves_paths(&self) -> bool {
         !self.rewrites.is_empty() || !self.paths.is_empty()
     }
 
-    /// The host of keys of `host`.
+    /// The host of the keys of URLs on `host`.
     fn host<'a>(&'a self, host: &'a str) -> &'a str {
         self.share.as_ref().map_or(host, DomainName::as_str)
     }
@@ -133,11 +137,12 @@ impl KeyRule {
             Some(query) => format!("{path}?{query}"),
             None => path.to_owned(),
         };
-        // Parts of a key that was normalised are a key.
+        // The parts come from a normalised key, so they form a key.
         UrlKey::new(self.host(url.host()), &path).unwrap_or_else(|_| self.shared(url))
     }
 
-    /// What makes the key of a URL, step by step: which functions may have changed it, and what it is then. Only steps that change it.
+    /// The derivation of a URL's key, step by step: the functions that may have made the change, and the result. Only
+    /// steps that change something.
     pub fn steps(&self, url: &UrlKey) -> Vec<(&'static [&'static str], UrlKey)> {
         let host = url.host();
         let unsigned = self.unsigned(url.path_and_query());
@@ -164,7 +169,7 @@ impl KeyRule {
         steps
     }
 
-    /// The same URL where its keys lie.
+    /// The same URL on the host that its keys have.
     fn shared(&self, url: &UrlKey) -> UrlKey {
         match &self.share {
             None => url.clone(),
@@ -172,8 +177,8 @@ impl KeyRule {
         }
     }
 
-    /// Scopes that cover the key of every URL that `scope` covers, and the URL itself, under which a prefetch may have kept it;
-    /// `None` where it does so as it is.
+    /// Scopes that cover the key of every URL that `scope` covers, and the URL itself, under which a prefetch may have
+    /// stored it; `None` if `scope` already does so.
     pub fn in_keys(&self, scope: &Scope) -> Option<Vec<Scope>> {
         if self.is_plain() && self.share.is_none() {
             return None;
@@ -181,7 +186,7 @@ impl KeyRule {
         if let Scope::File(url) = scope {
             let (key, as_it_is) = (self.of(url), self.shared(url));
             let mut covered = vec![key];
-            // A URL that is asked for by nobody under this name may be the key of others.
+            // Even a URL that nobody requests as such may be the key of other URLs.
             covered.extend(Some(as_it_is).filter(|_| self.moves_paths()));
             covered.push(url.clone());
             covered.dedup();
@@ -212,7 +217,7 @@ impl KeyRule {
         let as_it_is = match scope {
             Scope::Directory { path, .. } => Scope::Directory { host: host.to_owned(), path: path.clone() },
             Scope::IgnoreParams { path, .. } => Scope::IgnoreParams { host: host.to_owned(), path: path.clone() },
-            // What it says of URLs with other queries nobody would ask it for: the domain whose keys these are has other rules.
+            // A pattern with a query could miss keys here: the domain that these keys belong to has other query rules.
             Scope::Regex(_) if self.share.is_some() && self.joins_queries() => match &below {
                 Area::Below(path) => Scope::Directory { host: host.to_owned(), path: path.clone() },
                 Area::Path(path) => Scope::IgnoreParams { host: host.to_owned(), path: path.clone() },
@@ -224,12 +229,12 @@ impl KeyRule {
         Some(std::iter::once(as_it_is).chain(reached).chain(own).collect())
     }
 
-    /// What users who ask for `path`, which is unsigned, are given.
+    /// The path that is served for `path`, which has no signature.
     pub fn visited(&self, path: &str) -> String {
         rewritten(&self.rewrites, path)
     }
 
-    /// A path with its query as the origin knows it: without a signature.
+    /// A path with its query as the origin knows it, without the signature.
     pub fn unsigned(&self, path: &str) -> String {
         match self.signed {
             None => path.to_owned(),
@@ -238,8 +243,8 @@ impl KeyRule {
     }
 }
 
-/// The name of an argument as origins read it: what need not be escaped stands for itself (RFC 3986 §2.3), or an argument that counts
-/// could be hidden from the key.
+/// The name of an argument as origins read it: escapes of unreserved characters are decoded (RFC 3986 §2.3). Otherwise
+/// an argument that counts could be hidden from the key.
 pub(super) fn name_of(argument: &str) -> String {
     let name = argument.split('=').next().unwrap_or_default();
     let mut parts = name.split('%');
@@ -275,7 +280,8 @@ impl Query {
     }
 }
 
-/// Reads set_hashkey_args: the arguments named are all that count; when none is, `disable` says whether any does.
+/// Reads set_hashkey_args: only the named arguments count; if none is named, `disable` decides whether all or none
+/// count.
 pub(super) fn kept(args: &Args<'_>) -> Result<Query, BadArgument> {
     args.only(&["hashkey_args", "disable", "keep_oss_args"])?;
     args.switch("keep_oss_args")?;
@@ -306,7 +312,7 @@ fn named(args: &Args<'_>, name: &'static str, expected: &'static str) -> Result<
     if names.len() > ARGUMENTS_MAX || !names.iter().all(good) {
         return Err(BadArgument::Value { name, expected });
     }
-    // As keys are written, which they are compared with.
+    // Normalised as in keys, which the names are compared with.
     let written = |name: String| match UrlKey::new("a", &format!("/?{name}")) {
         Ok(key) => key.path_and_query().strip_prefix("/?").unwrap_or_default().to_owned(),
         Err(_) => name,

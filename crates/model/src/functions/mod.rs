@@ -1,20 +1,21 @@
-//! The functions of a domain: what its owner configured beyond origins and coverage, as it was stored and what it comes to.
+//! The functions of a domain: what its owner configured besides origins and coverage, as it was set and as compiled
+//! rules.
 //!
-//! A function has a name, arguments and a number of its own. They are kept in the log to the letter, those that this version does
-//! not know among them: a node of a newer version may, and whoever asks gets back what was set. [`Rules`] is what those that are
-//! known come to; it is made once, when a domain is read or changed, and shared.
+//! A function has a name, arguments and an id. Functions are kept in the log verbatim, including those that this
+//! version does not know: a node of a newer version may know them, and API clients read back what they set. [`Rules`]
+//! is the compiled form of the known ones; it is built once, when a domain is decoded or changed, and shared.
 //!
 //! # What always holds
 //!
-//! - What [`check`] has passed compiles. A stored function that does not compile, for it was written by another version, does
-//!   nothing; it is never an error on a node.
-//! - Values of arguments may be secrets: neither `Debug` nor an error shows them.
-//! - Names, arguments and counts are bounded, and so is the bulk of all functions of a domain.
+//! - Functions that [`check`] has passed compile. A stored function that does not compile, because another version
+//!   wrote it, has no effect; it is never an error on a node.
+//! - Argument values may be secrets: neither `Debug` nor an error shows them.
+//! - Names, arguments and counts are bounded, and so is the total size of a domain's functions.
 //!
 //! # Not here
 //!
-//! What rules do to requests and answers, but for the cache key ([`Functions::key`]), which both planes must agree on. Conditions:
-//! a function that is bound to one is refused, for without it it would be in force always.
+//! Applying rules to requests and responses, except for the cache key ([`Functions::key`]), on which both planes must
+//! agree. Conditions: a function bound to one is refused, because without its condition it would always apply.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -52,41 +53,41 @@ pub use ttl::{Applies, CodeTtl, Codes, Reach, TtlRule, Ttls};
 
 use args::Args;
 
-/// Functions of one domain.
+/// Maximum number of functions of one domain.
 pub const FUNCTIONS_MAX: usize = 200;
 
-/// Arguments of one function.
+/// Maximum number of arguments of one function.
 pub const ARGUMENTS_MAX: usize = 64;
 
 /// Longest name of a function or an argument, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 
-/// All names and values of one domain, in bytes: its log entry must fit into what nodes are sent at once.
+/// Total size of all names and values of one domain, in bytes: its log entry must fit into one message to nodes.
 pub const BYTES_MAX: usize = 64 << 10;
 
-/// One function as it was set.
+/// One function, as it was set.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Function {
-    /// Its number, unique in the domain; the older of two has the lower one.
+    /// Its id, unique in the domain; older functions have lower ids.
     pub id: u64,
     /// What it is called.
     pub name: String,
     /// Its arguments, in the order they were set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<(String, String)>,
-    /// The number of the condition it is bound to.
+    /// The id of the condition it is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<u64>,
 }
 
 impl Function {
-    /// Bytes of its names and values.
+    /// Size of its names and values, in bytes.
     fn bytes(&self) -> usize {
         self.name.len() + self.args.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
     }
 }
 
-/// Without values, which may be secrets.
+/// Omits values, which may be secrets.
 impl fmt::Debug for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let args: Vec<&str> = self.args.iter().map(|(name, _)| name.as_str()).collect();
@@ -97,7 +98,7 @@ impl fmt::Debug for Function {
 /// Why a set of functions is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadFunctions {
-    /// One of them has an argument that is not understood.
+    /// One of them has an invalid argument.
     #[error("{function}: {problem}")]
     Argument {
         /// Which function.
@@ -105,23 +106,23 @@ pub enum BadFunctions {
         /// Which argument, and what was expected.
         problem: BadArgument,
     },
-    /// Two that cannot both be in force.
+    /// Two of them exclude each other.
     #[error("{0} and {1} exclude each other")]
     Exclusive(&'static str, &'static str),
-    /// It is bound to a condition, and conditions are not built.
+    /// It is bound to a condition, and conditions are not implemented.
     #[error("{0} is bound to a condition, which is not supported")]
     Conditional(String),
-    /// A name that is none.
+    /// A name is not well-formed.
     #[error("a name of a function or an argument has 1 to {NAME_BYTES_MAX} letters, digits, `_` and `-`")]
     Name,
-    /// More than one domain may have.
+    /// They exceed what one domain may have.
     #[error(
         "a domain may have {FUNCTIONS_MAX} functions, each with {ARGUMENTS_MAX} arguments, of {BYTES_MAX} bytes in all"
     )]
     TooMany,
 }
 
-/// Functions of which only one may be there.
+/// Pairs of functions that exclude each other.
 const EXCLUSIVE: [(&str, &str); 6] = [
     ("set_hashkey_args", "ali_remove_args"),
     ("set_hashkey_args", "self_defined_cachekey"),
@@ -131,7 +132,7 @@ const EXCLUSIVE: [(&str, &str); 6] = [
     ("ip_allow_list_set", "ip_black_list_set"),
 ];
 
-/// Looks whether all of `functions` may be set together.
+/// Checks that all of `functions` may be set together.
 pub fn check(functions: &[Function]) -> Result<(), BadFunctions> {
     let name_is_good = |name: &str| {
         (1..=NAME_BYTES_MAX).contains(&name.len())
@@ -160,35 +161,35 @@ pub fn check(functions: &[Function]) -> Result<(), BadFunctions> {
     }
 }
 
-/// What functions come to.
+/// The compiled functions of a domain.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// How long what is kept.
+    /// How long responses are kept.
     pub ttls: Ttls,
-    /// When it stands in for an answer that failed.
+    /// When a stored response may be used in place of a failed one.
     pub stale: Option<Stale>,
-    /// Under what it is kept.
+    /// How cache keys are made.
     pub key: KeyRule,
-    /// How origins are asked.
+    /// How requests to origins are made.
     pub fetch: Fetch,
-    /// What becomes of headers that an origin sent, before they are kept.
+    /// Changes to response headers from an origin, before they are stored.
     pub origin_response: Vec<HeaderRule>,
-    /// What becomes of headers on their way to a user.
+    /// Changes to response headers on their way to a user.
     pub response: Vec<HeaderRule>,
-    /// Whether texts go out compressed to users who can read it.
+    /// Whether text is sent compressed to users that accept it.
     pub gzip: bool,
-    /// Who may ask.
+    /// Who may request objects.
     pub access: Access,
-    /// How users come.
+    /// How users connect.
     pub https: Https,
-    /// What becomes of the URLs they ask for, in its order; those that send nobody elsewhere are in `key`, too.
+    /// Rewrites and redirects of requested URLs, in order; the rewrites are in `key`, too.
     pub urls: Vec<UrlRule>,
-    /// How much of origins prefetches may take.
+    /// How much of the origins' capacity prefetches may use.
     pub prefetch: PrefetchLimit,
 }
 
 impl Rules {
-    /// Adds one function; one that is not built adds nothing.
+    /// Adds one function; one that is not implemented adds nothing.
     fn take(&mut self, function: &Function) -> Result<(), BadArgument> {
         let args = Args::of(function);
         match function.name.as_str() {
@@ -257,12 +258,12 @@ struct Compiled {
     shape: u64,
 }
 
-/// Those of a domain that has none.
+/// The functions of a domain without any.
 static NONE: LazyLock<Functions> =
     LazyLock::new(|| Functions(Arc::new(Compiled { list: Vec::new(), rules: Rules::default(), shape: 0 })));
 
 impl Functions {
-    /// What `list` comes to. A function that cannot be in force does nothing.
+    /// Compiles `list`. A function that is invalid or bound to a condition has no effect.
     pub fn new(mut list: Vec<Function>) -> Functions {
         if list.is_empty() {
             return NONE.clone();
@@ -276,7 +277,7 @@ impl Functions {
         Functions(Arc::new(Compiled { list, rules, shape }))
     }
 
-    /// As they were set, the oldest first.
+    /// The functions as they were set, oldest first.
     pub fn list(&self) -> &[Function] {
         &self.0.list
     }
@@ -286,35 +287,35 @@ impl Functions {
         self.0.list.is_empty()
     }
 
-    /// What they come to.
+    /// The compiled form.
     pub fn rules(&self) -> &Rules {
         &self.0.rules
     }
 
-    /// Under what the answer to a request for `url` is kept, looked up, joined and judged.
+    /// The key under which the response to a request for `url` is stored, looked up, joined and judged.
     pub fn key(&self, url: &UrlKey) -> UrlKey {
         self.0.rules.key.of(url)
     }
 
-    /// A number that stands for how keys are made; zero where they are URLs as they were sent. What was kept under another
-    /// number was kept for other URLs.
+    /// A number that identifies how keys are made; zero if keys are URLs as requested. A body stored under another
+    /// number was stored for other URLs.
     pub fn shape(&self) -> u64 {
         self.0.shape
     }
 
-    /// The same functions, but that keys are URLs as they were asked for.
+    /// The same functions, except that keys are URLs as requested.
     pub fn verbatim(&self) -> Functions {
         let Compiled { list, rules, .. } = &*self.0;
         let mut rules = rules.clone();
         rules.key.verbatim = true;
-        // The key says no more what the origin is asked for.
+        // The key no longer determines which arguments the origin is sent.
         rules.fetch.by_key = false;
         let shape = rules.key.shape();
         Functions(Arc::new(Compiled { list: list.clone(), rules, shape }))
     }
 
-    /// Whether what is kept under these functions was kept otherwise under `before`: under another key, for another time, or
-    /// with other headers. A body that was kept so is confirmed before it is used again.
+    /// Whether bodies are stored differently under these functions than under `before`: under another key, for another
+    /// time, or with other headers. Bodies stored under `before` must then be validated before they are used again.
     pub fn keep_otherwise(&self, before: &Functions) -> bool {
         let (now, before) = (self.rules(), before.rules());
         let times = now.ttls != before.ttls || now.stale != before.stale;

@@ -1,28 +1,30 @@
-//! How much of an origin the prefetches of a domain may take: a function of our own.
+//! How much of an origin's capacity the prefetches of a domain may use: a function of our own.
 
 use super::args::{Args, BadArgument};
 
-/// What a rate is counted and shared in, in bytes a second.
+/// Granularity in which a rate is counted and shared, in bytes per second.
 pub const RATE_UNIT: u64 = 16 << 10;
 
-/// The least rate that may be set, in bytes a second: below it a body would stand still for longer than its readers wait.
+/// Smallest configurable rate, in bytes per second: below it, a body would stall for longer than its readers wait.
 pub const RATE_MIN: u64 = 4 * RATE_UNIT;
 
-/// The most of either, so that sums stay numbers.
+/// Upper bounds, so that sums do not overflow.
 const CONCURRENCY_MAX: u64 = 10_000;
 const RATE_MAX: u64 = 1 << 40;
 
-/// What `share` is when nobody set it, in percent: all that users leave, of a limit that already stays below what slows an origin.
+/// Default `share`, in percent: everything that users leave of the limit, which itself stays below what slows an origin
+/// down.
 pub const SHARE_DEFAULT: u64 = 100;
 
-/// How much of an origin the prefetches of a domain may take, over all nodes together. Users' requests are held back by none of it.
+/// How much of an origin's capacity the prefetches of a domain may use, over all nodes together. It never delays users'
+/// requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefetchLimit {
-    /// Requests at a time.
+    /// Concurrent requests.
     pub concurrency: Option<u64>,
-    /// Bytes of bodies a second.
+    /// Body bytes per second.
     pub bytes_per_second: Option<u64>,
-    /// Percent of what the origin is felt to bear.
+    /// Percent of the estimated limit of the origin.
     pub share: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of the URLs that users ask for: another of the same site is given in its place, or they are sent there.
+//! Rewrites and redirects of requested URLs: another URL of the same site is served instead, or the user is redirected.
 
 use super::args::{Args, BadArgument};
 use super::rewrite::Rewrite;
@@ -9,14 +9,14 @@ const TARGET_BYTES_MAX: usize = 1024;
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlRule {
-    /// Which URLs, and what they become.
+    /// The URLs it matches, and what they become.
     pub rewrite: Rewrite,
-    /// The status that users are sent elsewhere with; without, they are given what is there.
+    /// The status of the redirect; `None` for a rewrite, which serves the target itself.
     pub status: Option<u16>,
 }
 
-/// Where who asks for `path`, with its query and without a signature, is sent, and with which status: a path, or a URL of another
-/// site. To be sent to where one asks already would not end.
+/// The redirect for a request for `path`, which has a query and no signature: its status and location, a path or a URL
+/// of another site. A redirect to `path` itself is skipped, as it would loop.
 pub fn sent_to(rules: &[UrlRule], path: &str) -> Option<(u16, String)> {
     let mut visited = path.to_owned();
     for rule in rules {

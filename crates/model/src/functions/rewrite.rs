@@ -1,8 +1,8 @@
-//! Rules that make one path of another, and which paths they can make of those of a directory.
+//! Rules that rewrite paths, and the paths that they can produce from those of a directory.
 //!
 //! # What always holds
 //!
-//! - What [`reached`] names holds every path that the rules make of the paths it is asked about; it may name more.
+//! - What [`reached`] returns covers every path that the rules make of the paths in question; it may cover more.
 
 use regex::bytes::Regex;
 
@@ -10,18 +10,18 @@ use super::args::BadArgument;
 use super::headers::{MADE_BYTES_MAX, expand, expression, replaced, replacement};
 use crate::key::UrlKey;
 
-/// One rule that changes a path.
+/// One rule that rewrites a path.
 #[derive(Clone, Debug)]
 pub struct Rewrite {
-    /// What is looked for.
+    /// The expression to find.
     source: Regex,
-    /// What it becomes, with groups as names end: `${1}`.
+    /// The replacement; groups are written with delimiters, `${1}`.
     target: String,
-    /// The query is looked at as well.
+    /// The query is matched as well.
     with_query: bool,
-    /// Rules behind it are not looked at when it matches.
+    /// Later rules are not tried if it matches.
     last: bool,
-    /// The target takes the place of the whole path, not only of what was found.
+    /// The target replaces the whole path, not only the match.
     whole: bool,
 }
 
@@ -33,17 +33,17 @@ impl PartialEq for Rewrite {
 
 impl Eq for Rewrite {}
 
-/// Paths.
+/// A set of paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Area {
-    /// All that begin so; ends in `/`.
+    /// All paths with this prefix, which ends in `/`.
     Below(String),
-    /// This one, whatever the query.
+    /// This path, with any query.
     Path(String),
 }
 
 impl Area {
-    /// The directory that everything lies in that begins with `text`.
+    /// The deepest directory that contains every path starting with `text`.
     pub(super) fn holding(text: &str) -> Area {
         let directory = text.rfind('/').and_then(|at| text.get(..=at)).unwrap_or("/");
         Area::Below(directory.to_owned())
@@ -51,7 +51,7 @@ impl Area {
 }
 
 impl Rewrite {
-    /// A rule with `source` as `argument` and `target` as they were written.
+    /// A rule with `source`, the value of `argument`, and `target`, both as configured.
     pub(super) fn new(
         argument: &'static str,
         source: &str,
@@ -64,13 +64,13 @@ impl Rewrite {
         Ok(Rewrite { source, target: replacement(target), with_query, last, whole })
     }
 
-    /// What stands for the rule in a text; its making is stable.
+    /// A textual identity of the rule, which must not change between versions.
     pub(super) fn name(&self) -> String {
         let flags = (self.with_query, self.last, self.whole);
         format!("{:?} {:?} {flags:?}", self.source.as_str(), self.target)
     }
 
-    /// What becomes of a path with its query; `None` when the rule does not speak of it, or would make too much of it.
+    /// Rewrites a path with its query; `None` if the rule does not match, or the result would be too long.
     pub fn of(&self, path: &str) -> Option<String> {
         let (looked_at, query) = match path.split_once('?') {
             Some((bare, query)) if !self.with_query => (bare, Some(query)),
@@ -83,7 +83,7 @@ impl Rewrite {
         } else {
             made = replaced(&self.source, &self.target, false, looked_at.as_bytes())?;
         }
-        // A path of a key is ASCII, and so is a target.
+        // The path of a key is ASCII, and so is a target.
         let made = String::from_utf8_lossy(&made);
         let made = match query {
             Some(query) => format!("{made}{}{query}", if made.contains('?') { '&' } else { '?' }),
@@ -92,30 +92,30 @@ impl Rewrite {
         (made.len() <= MADE_BYTES_MAX.max(path.len())).then_some(made)
     }
 
-    /// Whether rules behind it are not looked at when it matches.
+    /// Whether later rules are skipped if it matches.
     pub(super) fn is_last(&self) -> bool {
         self.last
     }
 
-    /// Whether it is plain to see that the rule finds something at the first byte or nowhere.
+    /// Whether the rule obviously matches at the first byte or not at all.
     fn is_anchored(&self) -> bool {
         let rest = self.source.as_str().strip_prefix('^');
         rest.is_some_and(|rest| !rest.contains('|') && !rest.starts_with(['*', '?', '{']))
     }
 
-    /// What every path begins with that the rule speaks of, as far as that is plain to see; nothing where it is not.
+    /// A prefix of every path that the rule can match, as far as it is obvious; empty if none is.
     fn lead(&self) -> &str {
         let Some(source) = self.source.as_str().strip_prefix('^').filter(|_| self.is_anchored()) else { return "" };
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'~' | b'%');
         let mut end = source.bytes().take_while(plain).count();
-        // Whether the last one has to be there, what stands behind it may say.
+        // A quantifier after the last character may make that character optional.
         if source.as_bytes().get(end).is_some_and(|byte| matches!(byte, b'*' | b'?' | b'{')) {
             end = end.saturating_sub(1);
         }
         source.get(..end).unwrap_or("")
     }
 
-    /// Whether the rule may speak of a path in `area`.
+    /// Whether the rule may match a path in `area`.
     fn may_speak_of(&self, area: &Area) -> bool {
         let lead = self.lead();
         match area {
@@ -124,7 +124,7 @@ impl Rewrite {
         }
     }
 
-    /// Every path that the rule can make.
+    /// A set that contains every path the rule can produce.
     fn makes(&self) -> Area {
         let source = self.source.as_str();
         if !self.whole && !self.is_anchored() {
@@ -155,7 +155,7 @@ impl Rewrite {
     }
 }
 
-/// What `rules` make of a path with its query, one behind the other.
+/// Applies `rules` one after another to a path with its query.
 pub(super) fn rewritten(rules: &[Rewrite], path: &str) -> String {
     let mut path = path.to_owned();
     for rule in rules {
@@ -171,7 +171,7 @@ pub(super) fn rewritten(rules: &[Rewrite], path: &str) -> String {
     path
 }
 
-/// Where `rules` may bring the paths of `from`; where they bring none is not said.
+/// The areas that `rules` may move paths of `from` to; paths that stay in place are not included.
 pub(super) fn reached<'a>(rules: impl Iterator<Item = &'a Rewrite>, from: &Area) -> Vec<Area> {
     let mut areas = Vec::new();
     for rule in rules {
@@ -185,7 +185,7 @@ pub(super) fn reached<'a>(rules: impl Iterator<Item = &'a Rewrite>, from: &Area)
     areas
 }
 
-/// As keys are written.
+/// Normalised as in keys.
 fn normalised(area: Area) -> Area {
     let path =
         |path: &str| UrlKey::new("a", path).map_or_else(|_| path.to_owned(), |key| key.path_and_query().to_owned());

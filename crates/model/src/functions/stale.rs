@@ -1,26 +1,27 @@
-//! When what is kept may stand in for an answer that failed, though its time is over (RFC 5861 §4, told by the domain's owner).
+//! When a stale stored response may replace a failed one (stale-if-error, RFC 5861 §4, configured by the domain's
+//! owner).
 
 use std::time::Duration;
 
 use super::args::{Args, BadArgument};
 use super::ttl::{self, Codes, SECONDS_MAX};
 
-/// How long past its time, unless told otherwise.
+/// Default time past the freshness lifetime.
 const EXTENSION_DEFAULT: Duration = Duration::from_secs(3600);
 
-/// When what is kept stands in.
+/// When a stale stored response may be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stale {
-    /// Statuses that are failures, beside no answer at all.
+    /// Statuses that count as failures; no answer at all always does.
     pub failures: Vec<Codes>,
-    /// How long past its time.
+    /// How long past the freshness lifetime.
     pub extension: Duration,
-    /// A time that the origin gives (`stale-if-error`) counts before this one.
+    /// The origin's `stale-if-error` takes precedence over `extension`.
     pub origin_first: bool,
 }
 
 impl Stale {
-    /// Whether an answer of this status failed.
+    /// Whether this status counts as a failure.
     pub fn is_failure(&self, status: u16) -> bool {
         self.failures
             .iter()

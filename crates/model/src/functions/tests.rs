@@ -1,4 +1,4 @@
-//! Reading functions: what is refused, what is kept to the letter, and what sets of them come to.
+//! Functions: which are refused, which are kept verbatim, and what sets of them compile to.
 
 use super::*;
 use http::{HeaderMap, HeaderValue};
@@ -184,7 +184,7 @@ fn keys_hold_the_arguments_that_count() {
         (&[("uri", of_path), ("args", "[]"), ("headers", ""), ("variable", "[]")], "/v1/a", "/v/v1-a"),
         (&[("args", of_args)], "/a?delete_par=1&modify_par=1", "/a?modify_par=2&add_par=1"),
         (&[("args", keeping)], "/a?a=1&b=1&c=1", "/a?a=1&b=1"),
-        (&[("headers", "User-Agent")], "/a?b", "/a?b"), // tells bodies apart, not keys
+        (&[("headers", "User-Agent")], "/a?b", "/a?b"), // distinguishes variants, not keys
     ];
     for (args, asked, expected) in own {
         let functions = one("self_defined_cachekey", args);
@@ -219,10 +219,10 @@ fn the_heaviest_rule_counts_and_of_two_as_heavy_the_older() {
     let cases = [
         ("/a.jpg", Some(1)),
         ("/a.JPG", Some(1)),
-        ("/img/a.jpg", Some(1)), // as heavy, and older
+        ("/img/a.jpg", Some(1)), // equal weight, and older
         ("/img/a.gif", Some(3)),
-        ("/img/big/a.jpg", Some(2)), // heavier
-        ("/img/bigger", Some(3)),    // a segment is not half of one
+        ("/img/big/a.jpg", Some(2)), // larger weight
+        ("/img/bigger", Some(3)),    // not at a segment boundary
         ("/img", None),
         ("/jpg", None),
     ];
@@ -263,7 +263,7 @@ fn origins_are_asked_for_rewritten_paths() {
     }
 }
 
-/// Rules for URLs: an expression, a target, a flag.
+/// URL rules: expression, target, flag.
 type Rules<'a> = &'a [(&'a str, &'a str, &'a str)];
 
 fn url_rules(rules: Rules<'_>) -> Functions {
@@ -282,7 +282,7 @@ fn users_are_given_another_url_or_sent_there() {
     let cases: &[(Rules<'_>, &str, Visit)] = &[
         (&[("^/hello$", "/index.html", "break")], "/hello?a=1", give("/index.html?a=1")),
         (&[("^/hello$", "/index.html", "break")], "/hello/x", give("/hello/x")),
-        (&[("/hello", "/hello/index.html", "")], "/say/hello/x", give("/hello/index.html")), // the whole of it
+        (&[("/hello", "/hello/index.html", "")], "/say/hello/x", give("/hello/index.html")), // the whole path
         (&[("^/a/(.*)", "/b/$1", ""), ("^/b/", "/c", "")], "/a/x", give("/c")),
         (&[("^/a/(.*)", "/b/$1", "break"), ("^/b/", "/c", "")], "/a/x", give("/b/x")),
         (&[(r"^/a\?v=(\d)$", "/v$1/a", "enhance_break")], "/a?v=7", give("/v7/a")),
@@ -292,7 +292,7 @@ fn users_are_given_another_url_or_sent_there() {
         (&[("^/a", "/b#top", "enhance_redirect")], "/a?x=1", send("/b#top")),
         (&[("^/a/(.*)", "/b/$1", ""), ("^/b/(.*)", "/c/$1", "redirect")], "/a/x", send("/c/x")),
         (&[("^/a/(.*)", "/b/$1", "break"), ("^/b/(.*)", "/c/$1", "redirect")], "/a/x", give("/b/x")),
-        (&[("^/", "/x", "redirect")], "/x", give("/x")), // it would not end
+        (&[("^/", "/x", "redirect")], "/x", give("/x")), // would loop
     ];
     for (rules, asked, (status, expected)) in cases {
         let functions = url_rules(rules);
@@ -315,7 +315,7 @@ fn scopes_are_said_in_keys_no_wider_than_rules_reach() {
     let cases: &[(Rules<'_>, Scope, &[Scope])] = &[
         (&[("^/v1/(.*)", "/v2/$1", "break")], directory("/v1/x/"), &[directory("/v2/")]),
         (&[("^/v1/(.*)", "/v2/$1", "break")], directory("/"), &[directory("/v2/")]),
-        (&[("^/v1/(.*)", "/v2/$1", "break")], directory("/img/"), &[]), // the rule does not speak of it
+        (&[("^/v1/(.*)", "/v2/$1", "break")], directory("/img/"), &[]), // the rule cannot match there
         (&[("/v1/(.*)", "/v2/$1", "break")], directory("/img/"), &[directory("/v2/")]), // it may
         (&[("^/a.*", "/one.html", "break")], path("/ab"), &[path("/one.html")]),
         (&[("^/a.*", "/one.html", "break")], pattern("/a[0-9]"), &[path("/one.html")]),
@@ -347,7 +347,7 @@ fn keys_of_a_domain_that_shares_lie_with_the_other() {
     assert!(plain.keep_otherwise(&Functions::default()));
     let pattern = |host: &str, path: &str| Scope::Regex(crate::Pattern::parse(url(host, path)).unwrap());
     let said = |functions: &Functions, scope: &Scope| functions.rules().key.in_keys(scope).unwrap();
-    // And as they were given, for what a prefetch kept under URLs themselves.
+    // And the URLs as given, under which prefetches with verbatim keys are stored.
     assert_eq!(
         said(&plain, &pattern("a.com", "/d/[0-9]")),
         [pattern("b.com", "/d/[0-9]"), pattern("a.com", "/d/[0-9]")]
@@ -406,7 +406,7 @@ fn what_changes_what_is_kept_is_told_from_what_does_not() {
         ("default_ttl_code", &[("default_ttl_code", "404=3")], true),
         ("serving_stale_content", &[], true),
         ("set_hashkey_args", &[("disable", "on")], true),
-        ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "secret1")], true), // the signature leaves the key
+        ("aliauth", &[("auth_type", "type_a"), ("auth_key1", "secret1")], true), // the signature is not part of the key
         ("origin_response_header", &[("header_operation_type", "delete"), ("header_name", "x-a")], true),
         ("self_defined_cachekey", &[("headers", "X-A")], true),
         ("rewrite_host", &[("share_host", "b.com")], true),
@@ -438,7 +438,7 @@ proptest::proptest! {
         proptest::prop_assert!(functions.rules().fetch.path(key.path_and_query()).starts_with('/'));
     }
 
-    /// What a refresh covers it covers by its key, too, and by itself where that is the key.
+    /// If a refresh covers a URL, its translation covers the URL's key, and the URL itself as a verbatim key.
     #[test]
     fn scope_in_keys_covers_the_key_of_every_url_that_it_covers(
         rules in proptest::collection::vec((
@@ -483,7 +483,7 @@ proptest::proptest! {
         }
     }
 
-    /// Two URLs have one key exactly if their paths are the same, and the arguments that count, in their order.
+    /// Two URLs share a key exactly if their paths and their counted arguments, in order, are the same.
     #[test]
     fn keys_join_what_the_arguments_that_count_join(
         rule in 0..4_usize,
@@ -511,7 +511,7 @@ proptest::proptest! {
             }
             let (path, query) = url.split_once('?').unwrap_or((url, ""));
             let kept: Vec<&str> = query.split('&').filter(|argument| counts(argument)).collect();
-            format!("{path} {}", kept.join("&")) // a `?` with nothing behind it is none
+            format!("{path} {}", kept.join("&")) // an empty query equals no query
         };
         let key = |url: &str| functions.key(&UrlKey::new("a.com", url).unwrap());
         let [first, second] = &urls;

@@ -1,4 +1,4 @@
-//! How long what is kept: rules by type of file and by path, rules by status, and what holds when nothing else does.
+//! How long responses are stored: rules by file type and by path, rules by status, and defaults.
 
 use std::time::Duration;
 
@@ -8,70 +8,70 @@ use crate::key::UrlKey;
 /// Longest time, in seconds.
 pub(super) const SECONDS_MAX: u64 = 99_999_999;
 
-/// Types in one rule, and codes in one text.
+/// Maximum number of types in one rule, and of codes in one list.
 const TYPES_MAX: usize = 128;
 pub(super) const CODES_MAX: usize = 64;
 
-/// Every rule about time.
+/// All rules about freshness lifetimes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ttls {
-    /// By type of file and path, the oldest first.
+    /// By file type and path, oldest first.
     pub rules: Vec<TtlRule>,
-    /// By status, the oldest first.
+    /// By status, oldest first.
     pub codes: Vec<CodeTtl>,
-    /// By status, where neither a rule nor the origin says anything.
+    /// By status, if neither a rule nor the origin decides.
     pub default: Vec<(Codes, Duration)>,
 }
 
-/// What a rule speaks of.
+/// The URLs that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Names that end so, lower case, without the dot.
+    /// File names with one of these extensions, lower case, without the dot.
     Types(Vec<String>),
-    /// A path and all that lies below it.
+    /// A path and everything below it.
     Path(String),
 }
 
-/// How a rule stands to what the origin says.
+/// Precedence of a rule among other rules and against the origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applies {
-    /// Of two rules the heavier counts, of two as heavy the older.
+    /// The rule with the larger weight wins; of equal ones, the older.
     pub weight: u64,
-    /// The rule's number, by which age is told.
+    /// The id of the rule's function; older functions have lower ids.
     pub id: u64,
-    /// What the origin says of time counts before the rule.
+    /// Freshness information from the origin takes precedence over the rule.
     pub origin_first: bool,
-    /// `no-store`, `no-cache` and `max-age=0` of the origin do not count.
+    /// `no-store`, `no-cache` and `max-age=0` from the origin are ignored.
     pub no_cache_too: bool,
-    /// Users are told the same time.
+    /// Users are sent the same lifetime.
     pub told: bool,
     /// The origin is asked before every use.
     pub revalidate: bool,
 }
 
-/// How long answers are kept, by what was asked for.
+/// How long responses to some URLs are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TtlRule {
-    /// What it speaks of.
+    /// The URLs it applies to.
     pub reach: Reach,
-    /// How long.
+    /// The freshness lifetime.
     pub ttl: Duration,
-    /// How it stands to others.
+    /// Its precedence.
     pub applies: Applies,
 }
 
-/// How long answers of some statuses are kept, by what was asked for. Zero is not at all.
+/// How long responses with some statuses to some URLs are stored. Zero means not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodeTtl {
-    /// What it speaks of.
+    /// The URLs it applies to.
     pub reach: Reach,
-    /// How long each, as they were written.
+    /// Lifetime by status, in the configured order.
     pub codes: Vec<(Codes, Duration)>,
-    /// How it stands to others.
+    /// Its precedence.
     pub applies: Applies,
 }
 
-/// One status, or a hundred of them.
+/// One status, or a class of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codes {
     /// This one.
@@ -81,7 +81,7 @@ pub enum Codes {
 }
 
 impl Reach {
-    /// Whether it speaks of `path`, which has no query.
+    /// Whether the rule applies to `path`, which has no query.
     pub fn covers(&self, path: &str) -> bool {
         match self {
             Reach::Types(types) => {
@@ -96,31 +96,32 @@ impl Reach {
     }
 }
 
-/// The time for `status`: of itself before that of its class.
+/// The lifetime for `status`: an entry for the status itself wins over one for its class.
 pub(super) fn of_status(codes: &[(Codes, Duration)], status: u16) -> Option<Duration> {
     let found = |wanted: Codes| codes.iter().find(|(code, _)| *code == wanted).map(|(_, ttl)| *ttl);
     found(Codes::One(status)).or_else(|| found(Codes::Class(status / 100)))
 }
 
 impl Ttls {
-    /// The rule for answers of any status to `path`: the heaviest, of those the oldest.
+    /// The rule for responses to `path`, whatever their status: the one with the largest weight, of equal ones the
+    /// oldest.
     pub fn rule(&self, path: &str) -> Option<&TtlRule> {
         first(self.rules.iter().filter(|rule| rule.reach.covers(path)), |rule| &rule.applies)
     }
 
-    /// The rule and time for answers of `status` to `path`.
+    /// The rule and lifetime for responses to `path` with `status`.
     pub fn code(&self, path: &str, status: u16) -> Option<(&CodeTtl, Duration)> {
         let rules = self.codes.iter().filter(|rule| rule.reach.covers(path));
         let speaking = rules.filter_map(|rule| Some((rule, of_status(&rule.codes, status)?)));
         first(speaking, |(rule, _)| &rule.applies)
     }
 
-    /// The time where nothing else is said.
+    /// The default lifetime for `status`.
     pub fn otherwise(&self, status: u16) -> Option<Duration> {
         of_status(&self.default, status)
     }
 
-    /// Whether there are none.
+    /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.codes.is_empty() && self.default.is_empty()
     }
@@ -198,7 +199,7 @@ fn reach(args: &Args<'_>) -> Result<Reach, BadArgument> {
         let good = path.starts_with('/') && !path.contains(['?', '#', '*']);
         let expected = "a path that begins with / and has no query";
         return if good {
-            // As keys are written, which it is compared with.
+            // Normalised as in keys, which it is compared with.
             Ok(Reach::Path(UrlKey::new("a", path).map_or_else(|_| path.to_owned(), |key| key.path().to_owned())))
         } else {
             Err(BadArgument::Value { name: "path", expected })

@@ -1,4 +1,5 @@
-//! Nodes that ask, hear late or never, die and come back; and what they may use together at every moment.
+//! Simulated nodes that ask, receive answers late or never, die and return; checks what they may use together at every
+//! moment.
 
 use std::collections::VecDeque;
 
@@ -28,13 +29,13 @@ fn nobody_gets_more_than_he_claims_and_the_rest_is_divided_evenly() {
     }
 }
 
-/// A node as far as shares go.
+/// A node's view of a share.
 #[derive(Clone, Debug, Default)]
 struct Node {
     heard: u64,
-    /// What it may use, or leaves to others, and whether it feels; none when its lease is over.
+    /// What it may use, or leaves to others, and whether it feels; `None` once its lease has expired.
     lease: Option<(u64, bool)>,
-    /// Answers on their way; the lease of a node that is cut off ends without them.
+    /// Answers in flight; the lease of a node that is cut off expires without them.
     coming: VecDeque<Grant>,
     limit: f64,
     wanted: u64,
@@ -66,7 +67,7 @@ impl Random {
     }
 }
 
-/// What is granted adds up at every moment, whatever is delayed, lost, begun anew, or changes.
+/// The grants in force add up at every moment, whatever is delayed, lost, restarted or changed.
 #[test]
 fn live_leases_never_add_up_to_more_than_there_is() {
     for seed in 0..2_000 {
@@ -82,9 +83,9 @@ fn live_leases_never_add_up_to_more_than_there_is() {
             match random.below(12) {
                 0..6 => {
                     let grant = row.step(&node(at), &nodes[at].want(total), total, step / 50, 0);
-                    // Answers come in order; one that is lost is lost with the connection, and so are those before it.
+                    // Answers arrive in order; a lost one is lost with its connection, and so are those before it.
                     nodes[at].coming.push_back(grant);
-                    // What control was asked for after a lease ended does not revive what came before.
+                    // A node that returns its share ignores grants still in flight.
                     if nodes[at].wanted == 0 {
                         let coming = nodes[at].coming.len();
                         nodes[at].coming.drain(..coming);
@@ -106,15 +107,15 @@ fn live_leases_never_add_up_to_more_than_there_is() {
                     }
                 }
                 _ => match random.below(4) {
-                    0 => nodes[at] = Node { limit: 4.0, ..Node::default() }, // it was killed, and is there again
+                    0 => nodes[at] = Node { limit: 4.0, ..Node::default() }, // killed and restarted
                     1 if !set => {
-                        // Its lease is over: first there, then here.
+                        // Its lease expires: first at the node, then at the control plane.
                         nodes[at].lease = None;
                         nodes[at].coming.clear();
                         row.remove(&node(at));
                     }
-                    2 => nodes[at].lease = None, // a lease ends there, and nobody here knows
-                    _ if set => cap = cap.max(1 + random.below(40)), // an owner allows more
+                    2 => nodes[at].lease = None, // the lease expires at the node only
+                    _ if set => cap = cap.max(1 + random.below(40)), // the owner raises the cap
                     _ => {}
                 },
             }
@@ -133,7 +134,7 @@ fn live_leases_never_add_up_to_more_than_there_is() {
     }
 }
 
-/// Everybody reports and hears in turns until nothing changes.
+/// All nodes report and receive answers in turns until nothing changes.
 fn settle(row: &mut Row, nodes: &mut [Node], total: Total) -> Vec<u64> {
     for _ in 0..40 {
         for (at, there) in nodes.iter_mut().enumerate() {
@@ -159,7 +160,7 @@ fn shares_follow_what_is_wanted_and_users_come_first() {
         (Total::Set(12), &[(0, 0), (50, 0)], &[0, 12]),
         (Total::Felt, &[(50, 0), (50, 0)], &[16, 16]),
         (Total::Felt, &[(50, 20), (50, 0)], &[26, 6]),
-        (Total::Felt, &[(50, 0), (3, 0), (50, 0)], &[15, 3, 14]), // what cannot be divided is for the one who feels
+        (Total::Felt, &[(50, 0), (3, 0), (50, 0)], &[15, 3, 14]), // the remainder goes to the one that feels
         (Total::Felt, &[(50, 0)], &[32]),
     ];
     for (total, wants, shares) in cases {
@@ -178,11 +179,11 @@ fn who_wants_more_comes_to_feel_and_what_was_felt_is_not_lost() {
         vec![Node { wanted: 50, limit: 32.0, ..Node::default() }, Node { wanted: 50, limit: 4.0, ..Node::default() }];
     settle(&mut row, &mut nodes, Total::Felt);
     assert_eq!((nodes[0].lease.unwrap().1, nodes[1].lease.unwrap().1), (true, false));
-    // It has enough, and nobody would find out that there is more.
+    // It has enough, so without a change nobody would find out that there is more.
     nodes[0].wanted = 5;
     assert_eq!(settle(&mut row, &mut nodes, Total::Felt), [5, 27]);
     assert_eq!((nodes[0].lease.unwrap().1, nodes[1].lease.unwrap().1), (false, true));
-    // It goes, and the other takes over what it felt.
+    // It leaves, and the other takes over the limit it felt.
     nodes[1].limit = 40.0;
     settle(&mut row, &mut nodes, Total::Felt);
     nodes[1].wanted = 0;
@@ -202,7 +203,7 @@ fn who_has_users_comes_to_feel_what_they_notice() {
     nodes[1].users = 1;
     assert_eq!(settle(&mut row, &mut nodes, Total::Felt), [16, 16]);
     assert_eq!((nodes[0].lease.unwrap().1, nodes[1].lease.unwrap().1), (false, true));
-    // Who has fewer, and not none, goes on.
+    // A node with fewer users, but some, goes on feeling.
     nodes[0].users = 9;
     settle(&mut row, &mut nodes, Total::Felt);
     assert!(nodes[1].lease.unwrap().1);

@@ -255,7 +255,7 @@ async fn sweep_drops_what_expressions_and_tags_cover_and_keeps_the_rest() {
     }
     let known = node.knowing.known().clone();
     let applied = node.knowing.applied();
-    crate::head::sweep(node.pipeline.store(), &node.knowing, &known, applied).await.unwrap();
+    crate::sweep::retire(node.pipeline.store(), &node.knowing, &known, applied).await.unwrap();
     node.knowing.index().forget(applied);
     assert_eq!(node.knowing.index().len(), 0);
     for (path, hit) in [("/t", false), ("/other", true), ("/r1", false), ("/rx", true), ("/p?1", false), ("/p/1", true)]

@@ -1,8 +1,8 @@
-//! A disk in memory that keeps its promises to the letter and not one byte further.
+//! An in-memory disk that keeps the guarantees of [`Disk`] exactly, and nothing beyond them.
 //!
-//! Until a sync that began after a write has finished, a crash may keep the write, lose it, or keep some of its sectors: which
-//! one is drawn from a seed, so a run can be repeated. Writes and syncs can be told to fail. Every call yields to the
-//! runtime a few times, also by the seed, so that tasks interleave differently under each.
+//! Until a sync that began after a write has finished, a crash may keep the write, lose it, or keep some of its
+//! sectors; a seed decides which, so runs are repeatable. Writes and syncs can be made to fail. Every call yields to
+//! the runtime a few times, also by the seed, so that each seed interleaves tasks differently.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,38 +14,38 @@ use futures_util::future::BoxFuture;
 
 use super::{CALL_MAX, Disk, DiskFile, hangs};
 
-/// What a crash keeps or loses as one, in bytes.
+/// The unit that a crash keeps or loses as a whole, in bytes.
 const SECTOR: usize = 512;
 
 /// A disk in memory, for tests and simulation. Clones are the same disk.
 #[derive(Clone)]
 pub struct FaultyDisk {
     machine: Arc<Mutex<Machine>>,
-    /// Handles of the time before a crash fail.
+    /// Handles from before a crash fail.
     boot: u64,
 }
 
 /// How writes fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteFault {
-    /// The system reports an error and nothing was written.
+    /// The system reports an error, and nothing is written.
     Refused,
-    /// The disk is full: part of the bytes is written before the error. Creating a file fails too.
+    /// The disk is full: some of the bytes are written before the error. Creating a file fails as well.
     NoSpace,
 }
 
-/// What goes wrong for good, from some change on.
+/// A permanent failure that starts with some change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The power goes in the midst of the change; see [`FaultyDisk::crash`] for what is left.
+    /// The power fails in the middle of the change; see [`FaultyDisk::crash`] for what remains.
     Power,
     /// Every write, sync, creation and removal fails; reads still work.
     Writes,
-    /// Whatever would take more room fails, as on a full disk.
+    /// Everything that takes more room fails, as on a full disk.
     Room,
-    /// Nothing works any more.
+    /// Every call fails.
     Everything,
-    /// Nothing is answered in time. What would have changed the disk comes late: see [`FaultyDisk::let_through`].
+    /// No call is answered in time. Changes take effect late: see [`FaultyDisk::let_through`].
     Hangs,
 }
 
@@ -55,19 +55,19 @@ struct Machine {
     files: BTreeMap<String, Arc<Mutex<Content>>>,
     write_faults: Vec<WriteFault>,
     sync_faults: u32,
-    /// Reads that fail before one works again.
+    /// Number of reads that are still to fail.
     read_faults: u32,
     /// Changes since the disk was made: writes, syncs, cuts, creations and removals.
     changes: u64,
-    /// From which change on what fails.
+    /// The change at which a failure begins, and its kind.
     failure: Option<(u64, Failure)>,
     /// Changes that hang.
     late: Vec<Late>,
-    /// Calls that hung.
+    /// Number of calls that hung.
     hung: u64,
 }
 
-/// A change that nobody waits for any more.
+/// A change whose caller has given up.
 enum Late {
     Create(String),
     Remove(String),
@@ -75,15 +75,15 @@ enum Late {
     Sync(Arc<Mutex<Content>>),
 }
 
-/// Whether a change may be made.
+/// Whether and how a change is made.
 enum Turn {
     Goes,
-    /// The power goes while it is made.
+    /// The power fails during it.
     LosesPower,
     Hangs,
 }
 
-/// A file: what is seen now, what a crash cannot take, and the way from there to here.
+/// A file: its visible contents, the contents a crash cannot lose, and the changes in between.
 #[derive(Clone, Default)]
 struct Content {
     now: Vec<u8>,
@@ -114,7 +114,7 @@ impl Machine {
         while !self.late.is_empty() {
             let next = self.draw() as usize % self.late.len();
             match self.late.swap_remove(next) {
-                // Nobody took it, so it has given its room back.
+                // Its caller has given up, so its room is freed.
                 Late::Create(name) => _ = self.files.entry(name).or_default(),
                 Late::Remove(name) => _ = self.files.remove(&name),
                 Late::Of(content, change) => lock(&content).change(change),
@@ -143,7 +143,7 @@ impl Content {
         self.unsynced.push(change);
     }
 
-    /// Makes the first of the changes durable.
+    /// Makes the first `covered` changes durable.
     fn sync(&mut self, covered: usize) {
         let covered = covered.min(self.unsynced.len());
         let changes: Vec<Change> = self.unsynced.drain(..covered).collect();
@@ -166,7 +166,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no code panics while it holds this lock")
 }
 
-/// Writes into a file whose tail of zeros is not kept.
+/// Writes into a file whose trailing zeros are not stored.
 fn put(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
     if bytes.len() < offset + new.len() {
         bytes.resize(offset + new.len(), 0);
@@ -192,8 +192,8 @@ impl FaultyDisk {
         FaultyDisk { machine: Arc::new(Mutex::new(machine)), boot: 0 }
     }
 
-    /// Pulls the plug: what no finished sync covers is kept, lost or torn. This handle and all files opened through it fail
-    /// from now on; the disk is the one returned. What hangs is lost.
+    /// Cuts the power: whatever no finished sync covers is kept, lost or torn. This handle and all files opened through
+    /// it fail from now on; the returned handle is the disk after the restart. Hanging changes are lost.
     pub fn crash(&self) -> FaultyDisk {
         let mut machine = lock(&self.machine);
         machine.boot += 1;
@@ -234,43 +234,43 @@ impl FaultyDisk {
         FaultyDisk { machine: self.machine.clone(), boot: machine.boot }
     }
 
-    /// Lets the next writes fail, one for each entry, in this order.
+    /// Makes the next writes fail, one for each entry, in this order.
     pub fn fail_writes(&self, faults: &[WriteFault]) {
         lock(&self.machine).write_faults = faults.iter().rev().copied().collect();
     }
 
-    /// Lets the next `count` syncs fail.
+    /// Makes the next `count` syncs fail.
     pub fn fail_syncs(&self, count: u32) {
         lock(&self.machine).sync_faults = count;
     }
 
-    /// Lets the next `count` reads fail.
+    /// Makes the next `count` reads fail.
     pub fn fail_reads(&self, count: u32) {
         lock(&self.machine).read_faults = count;
     }
 
-    /// Writes, syncs, cuts, creations and removals so far, those that failed included.
+    /// Number of writes, syncs, cuts, creations and removals so far, including failed ones.
     pub fn changes(&self) -> u64 {
         lock(&self.machine).changes
     }
 
-    /// Lets `failure` happen at the change that follows `after` further ones; `None` mends the disk.
+    /// Makes `failure` begin at the change after `after` further ones; `None` repairs the disk.
     pub fn fail_after(&self, after: u64, failure: Option<Failure>) {
         let mut machine = lock(&self.machine);
         machine.failure = failure.map(|failure| (machine.changes + after, failure));
     }
 
-    /// Calls that hung so far.
+    /// Number of calls that hung so far.
     pub fn hung(&self) -> u64 {
         lock(&self.machine).hung
     }
 
-    /// Lets the changes that hang be made now, in any order, long after they were given up.
+    /// Applies the hanging changes now, in any order, long after their callers gave up.
     pub fn let_through(&self) {
         lock(&self.machine).let_through();
     }
 
-    /// Puts a file of these bytes on the disk, as whoever wrote it may have left it.
+    /// Puts a file with these bytes on the disk, as its writer may have left it.
     pub fn place(&self, name: &str, bytes: &[u8]) {
         let length = bytes.len() as u64;
         let (now, stable) = (bytes.to_vec(), bytes.to_vec());
@@ -278,7 +278,7 @@ impl FaultyDisk {
         lock(&self.machine).files.insert(name.to_owned(), Arc::new(Mutex::new(content)));
     }
 
-    /// What a file holds now.
+    /// The current contents of a file.
     pub fn content(&self, name: &str) -> Option<Vec<u8>> {
         let file = lock(&self.machine).files.get(name).cloned()?;
         let content = lock(&file);
@@ -287,7 +287,7 @@ impl FaultyDisk {
         Some(bytes)
     }
 
-    /// Changes the byte at `offset` of a file, as a rotting disk would; says whether there is such a byte.
+    /// Changes the byte at `offset` of a file, as a failing disk would; returns whether there is such a byte.
     pub fn corrupt(&self, name: &str, offset: usize) -> bool {
         self.corrupt_medium(name, offset);
         let machine = lock(&self.machine);
@@ -300,7 +300,7 @@ impl FaultyDisk {
         true
     }
 
-    /// As [`FaultyDisk::corrupt`], but the operating system still has the byte in memory as it was written.
+    /// As [`FaultyDisk::corrupt`], but the byte in the operating system's cache stays as written.
     pub fn corrupt_medium(&self, name: &str, offset: usize) -> bool {
         let machine = lock(&self.machine);
         let Some(file) = machine.files.get(name) else { return false };
@@ -312,7 +312,7 @@ impl FaultyDisk {
         true
     }
 
-    /// Yields some times, then fails if the machine has crashed since this handle was made.
+    /// Yields a few times, then fails if the machine has crashed since this handle was made.
     async fn woken(&self) -> io::Result<()> {
         let yields = lock(&self.machine).draw() % 3;
         for _ in 0..yields {
@@ -321,7 +321,7 @@ impl FaultyDisk {
         self.alive()
     }
 
-    /// A turn of something that changes nothing.
+    /// Begins a call that changes nothing.
     async fn turn(&self) -> io::Result<()> {
         self.woken().await?;
         if self.hangs() { self.hang().await } else { Ok(()) }
@@ -338,7 +338,7 @@ impl FaultyDisk {
         Err(hangs())
     }
 
-    /// The end of a change that hangs.
+    /// Ends a call whose change hangs.
     async fn late<T>(&self, change: Late) -> io::Result<T> {
         lock(&self.machine).late.push(change);
         self.hang().await
@@ -355,7 +355,7 @@ impl FaultyDisk {
         }
     }
 
-    /// A turn of something that changes the disk; `grows` if it takes room.
+    /// Begins a call that changes the disk; `grows` if it takes room.
     async fn change(&self, grows: bool) -> io::Result<Turn> {
         self.woken().await?;
         let mut machine = lock(&self.machine);
@@ -376,7 +376,7 @@ impl FaultyDisk {
         }
     }
 
-    /// The error of the change in which the power went.
+    /// The error of the change during which the power failed.
     fn after(&self, turn: &Turn) -> io::Result<()> {
         match turn {
             Turn::Goes | Turn::Hangs => Ok(()),
@@ -384,7 +384,7 @@ impl FaultyDisk {
         }
     }
 
-    /// Whether a change that is made or not made, but never in part, was made before the power went.
+    /// Whether an atomic change took effect before the power failed.
     fn made(&self, turn: &Turn) -> bool {
         match turn {
             Turn::Goes => true,
@@ -464,7 +464,7 @@ struct Open {
 }
 
 impl Open {
-    /// Reads of what `of` says: the bytes without their tail of zeros, and the length with it.
+    /// Reads from the contents that `of` selects: the bytes without trailing zeros, and the full length.
     async fn read_of(
         &self,
         offset: u64,

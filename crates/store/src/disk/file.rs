@@ -1,14 +1,14 @@
-//! A directory of the machine.
+//! A [`Disk`] on a directory of the machine.
 //!
-//! Calls that may block run on tokio's blocking threads; how many at once is bounded, for the runtime's own queue is not. A read of what
-//! the page cache has does not block.
-//! The directory is locked by a file `lock` for as long as the disk or one of its files is in use.
+//! Calls that may block run on tokio's blocking threads, a bounded number at a time, because the runtime's own queue is
+//! unbounded. A read that the page cache can answer does not block. The directory is locked by a file `lock` for as
+//! long as the disk or one of its files is in use.
 //!
 //! # What always holds
 //!
-//! - A thread that hangs in a call has what it works on to itself (its buffers, its file, the lock of the directory) and keeps its place
-//!   among [`CALLS_MAX`] until it is back, whether or not anybody still waits for it. So no more hang than those, nor more memory, and no
-//!   other process opens the directory before the last of them is through.
+//! - A thread that hangs in a call owns everything it works on (its buffers, its file, the lock of the directory) and
+//!   keeps its slot among [`CALLS_MAX`] until it returns, whether or not anybody still waits for it. So hanging threads
+//!   and their memory are bounded, and no other process opens the directory before the last of them has returned.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSliceMut};
@@ -29,20 +29,20 @@ use tokio::time::timeout;
 
 use super::{CALL_MAX, Disk, DiskFile, hangs};
 
-/// Blocking calls that one disk has running at once; further ones wait.
+/// Maximum number of concurrent blocking calls to one disk; further ones wait.
 const CALLS_MAX: usize = 64;
 
-/// Pieces of a write are gathered into buffers of this size, in bytes; larger pieces are written from where they lie.
+/// Pieces of a write are gathered into buffers of this size, in bytes; larger pieces are written without copying.
 const GATHER_BYTES: usize = 256 << 10;
 
-/// The longest read, in bytes, that is tried without a thread of its own: what lies in the page cache is copied sooner than a thread
-/// is woken. A longer one would hold up others.
+/// The longest read, in bytes, tried without a thread of its own: copying from the page cache is faster than waking a
+/// thread. A longer one would delay other tasks.
 const AT_ONCE_BYTES_MAX: usize = 256 << 10;
 
-/// What the page cache is kept and let go of by, in bytes.
+/// Page size of the page cache, in bytes.
 const PAGE_BYTES: u64 = 4096;
 
-/// What direct reads are aligned to, in bytes: no disk that file systems of today are made on has larger blocks.
+/// Alignment of direct reads, in bytes: no disk under today's file systems has larger blocks.
 const DIRECT_BLOCK: usize = 4096;
 
 /// A directory of the machine, locked.
@@ -53,14 +53,14 @@ pub struct FileDisk {
 struct Shared {
     path: PathBuf,
     calls: Arc<Semaphore>,
-    /// Calls that came back.
+    /// Number of calls that have returned.
     back: AtomicU64,
-    /// Held for its lock.
+    /// Keeps the directory locked.
     _lock: File,
 }
 
 impl Shared {
-    /// Does on a thread what may block, and waits for it as long as may be.
+    /// Runs a call that may block on a thread, and waits for it up to the time limit.
     async fn call<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -76,7 +76,7 @@ impl Shared {
         timeout(CALL_MAX, working).await.map_err(|_| hangs())?.map_err(io::Error::other)?
     }
 
-    /// Waits until one call more may run. Where none comes back for as long as one may take, all of them hang.
+    /// Waits for a free call slot. If no call returns for as long as one may take, all of them hang.
     async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
         let mut permit = pin!(self.calls.clone().acquire_owned());
         loop {
@@ -84,14 +84,15 @@ impl Shared {
             match timeout(CALL_MAX, &mut permit).await {
                 Ok(permit) => return permit.map_err(io::Error::other),
                 Err(_) if self.back.load(Ordering::Relaxed) == before => return Err(hangs()),
-                Err(_) => {} // the disk works, but has too much to do
+                Err(_) => {} // the disk works, but is overloaded
             }
         }
     }
 }
 
 impl FileDisk {
-    /// Locks the directory `path`, creating it if missing. [`io::ErrorKind::WouldBlock`] if another process holds it.
+    /// Locks the directory `path`, creating it if missing. Fails with [`io::ErrorKind::WouldBlock`] if another process
+    /// holds it.
     pub async fn open(path: &Path) -> io::Result<FileDisk> {
         let path = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || {
@@ -136,7 +137,7 @@ impl Disk for FileDisk {
             let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
             let prepared = preallocate(&file, length).and_then(|()| file.sync_all());
             if let Err(error) = prepared {
-                // A file without its room is of no use; the directory must not fill with them.
+                // A file without reserved room is useless, and the directory must not fill up with them.
                 let _ = std::fs::remove_file(&path);
                 return Err(error);
             }
@@ -167,8 +168,8 @@ impl Disk for FileDisk {
     }
 }
 
-/// Reserves the room where the file system can, so that a full disk shows when a segment is created and not in the middle
-/// of a body; elsewhere the file is only made that long.
+/// Reserves room where the file system supports it, so that a full disk shows when a segment is created and not in the
+/// middle of a body. Elsewhere it only sets the length.
 fn preallocate(file: &File, length: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
@@ -179,8 +180,8 @@ fn preallocate(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
-/// A file that was created, until it is taken. Nobody may be there any more to take it: then it gives its room back. Its name stays, for
-/// somebody else may have found it there meanwhile.
+/// A newly created file until the caller takes it. If the caller is gone, dropping it frees its room. Its name stays,
+/// as somebody else may have found it meanwhile.
 struct Created(Option<File>);
 
 impl Created {
@@ -204,9 +205,9 @@ struct Open {
 
 struct Handles {
     file: File,
-    /// For reads past the page cache, from the first of them on; `None` where the file system has no such reads.
+    /// The descriptor for direct reads, opened at the first of them; `None` if the file system does not support them.
     direct: OnceLock<Option<File>>,
-    /// The first byte written since the last sync.
+    /// Offset of the first byte written since the last sync.
     unsynced: AtomicU64,
 }
 
@@ -221,7 +222,8 @@ impl Open {
 }
 
 impl Handles {
-    /// The same file past the page cache. It is opened by its descriptor: it may have been removed from its directory.
+    /// The same file opened for direct reads. It is opened through its descriptor, as it may have been removed from its
+    /// directory.
     fn direct(&self) -> Option<&File> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let flags = OFlags::DIRECT.bits() as i32;
@@ -230,7 +232,7 @@ impl Handles {
     }
 }
 
-/// Fills `buffer` from `offset` on; how much of it, less only where the file ends.
+/// Fills `buffer` from `offset` on; returns the number of bytes read, fewer only at the end of the file.
 fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -244,7 +246,7 @@ fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Reads `length` bytes, fewer only where the file ends, into `buffer`, whatever is in it.
+/// Reads `length` bytes, fewer only at the end of the file, into `buffer`, whose contents are discarded.
 fn read(file: &File, mut buffer: BytesMut, offset: u64, length: usize) -> io::Result<Bytes> {
     buffer.resize(length, 0);
     let filled = fill(file, &mut buffer, offset)?;
@@ -252,13 +254,13 @@ fn read(file: &File, mut buffer: BytesMut, offset: u64, length: usize) -> io::Re
     Ok(buffer.freeze())
 }
 
-/// Fills `buffer` with what lies in the page cache, without waiting for the disk; says whether that was all of it.
+/// Fills `buffer` from the page cache without waiting for the disk; returns whether it could be filled completely.
 fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
     let length = buffer.len();
     preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT).is_ok_and(|read| read == length)
 }
 
-/// Reads through a descriptor whose offsets, lengths and memory have to be aligned.
+/// Reads through a descriptor that requires aligned offsets, lengths and memory.
 fn read_direct(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
     let lead = (offset % DIRECT_BLOCK as u64) as usize;
     let aligned = (lead + length).next_multiple_of(DIRECT_BLOCK);
@@ -323,7 +325,8 @@ impl DiskFile for Open {
         self.call(|handles| {
             let unsynced = handles.unsynced.swap(u64::MAX, Ordering::Relaxed);
             handles.file.sync_data()?;
-            // What was just written is in the store's own memory, if anywhere: the page cache is for what is read. It is advice.
+            // Bytes just written are in the store's own memory tier, if anywhere: the page cache is for reads. The call
+            // is only advice.
             if unsynced < u64::MAX {
                 let _ = fadvise(&handles.file, unsynced - unsynced % PAGE_BYTES, None, Advice::DontNeed);
             }
@@ -338,7 +341,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk, and work that hangs until it is let go.
+    /// A disk, and a task that hangs until it is released.
     async fn disk_and_work() -> (tempfile::TempDir, FileDisk, mpsc::Sender<()>, impl FnOnce() -> io::Result<()>) {
         let directory = tempfile::tempdir().expect("a directory");
         let disk = FileDisk::open(directory.path()).await.expect("open");
@@ -346,7 +349,7 @@ mod tests {
         (directory, disk, let_go, move || hangs.recv().map_err(io::Error::other))
     }
 
-    /// Lets so much time go by; threads that hang would keep it from going by itself.
+    /// Advances time; hanging threads would keep paused time from advancing by itself.
     async fn pass(time: std::time::Duration) {
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -403,7 +406,7 @@ mod tests {
 
         let waiting = waits(disk.shared.clone());
         pass(CALL_MAX / 2).await;
-        disk.shared.back.fetch_add(1, Ordering::Relaxed); // another came back, and its place was another's turn
+        disk.shared.back.fetch_add(1, Ordering::Relaxed); // another call returned, and its slot went to another caller
         pass(CALL_MAX / 2 + std::time::Duration::from_secs(1)).await;
         pass(CALL_MAX / 2).await;
         assert!(!waiting.is_finished(), "the disk works");

@@ -1,4 +1,4 @@
-//! What a disk's writer is asked to do, and the bounded way to it.
+//! The commands to a disk's writer, and the bounded queue that carries them.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use crate::object::Entry;
 use crate::tier::{Segment, Tier};
 use crate::{Key, WriteError};
 
-/// Bytes of bodies and heads that one disk's queue and writer hold; further fills wait.
+/// Bytes of bodies and heads that one disk's queue and writer may hold; further fills wait.
 pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 
-/// Commands that wait for a writer; most are small, and those that are not are bounded in bytes too.
+/// Maximum number of queued commands; most are small, and the others are also bounded in bytes.
 pub(super) const COMMANDS_MAX: usize = 1024;
 
-/// Where the answer to a command goes.
+/// Receives the answer to a command.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, WriteError>>;
 
-/// What a writer is asked to do.
+/// A command to the writer.
 pub(crate) enum Command {
     /// Write a slice that was cut.
     Slice { growing: Arc<Growing>, number: u32, permit: OwnedSemaphorePermit },
@@ -27,7 +27,8 @@ pub(crate) enum Command {
     Commit { growing: Arc<Growing>, visible: Reply<Arc<Entry>>, durable: Reply<bool>, permit: OwnedSemaphorePermit },
     /// Put `entry`'s head over its body if the head now lies at `expected`; else the answer is `None`.
     Head { entry: Box<Entry>, expected: Place, reply: Reply<Option<Arc<Entry>>> },
-    /// Remove the object whose head lies at `expected`; `false` if it is another one now. If `durable`, the answer waits for a sync.
+    /// Remove the object whose head is at `expected`; the answer is `false` if it has moved or been replaced. If
+    /// `durable`, the answer waits for a sync.
     Remove { key: Key, expected: Place, durable: bool, reply: Reply<bool> },
     /// Remove the oldest segments, those below `before`: nothing in them is needed any more.
     Reclaim { before: u32, reply: Reply<bool> },
@@ -41,7 +42,7 @@ pub(crate) enum Command {
 
 impl Command {
     pub(super) fn fail(self, error: &WriteError) {
-        // Who no longer waits for an answer does not get one.
+        // A caller that no longer waits gets no answer.
         match self {
             Command::Slice { growing, .. } => growing.fail(error),
             Command::Commit { growing, visible, .. } => {
@@ -58,7 +59,7 @@ impl Command {
     }
 }
 
-/// The way to a writer. Once its disk is out of service every use fails with that.
+/// The handle to a writer. Once its disk is out of service, every use fails with that error.
 #[derive(Clone)]
 pub(crate) struct Queue {
     tier: Arc<Tier>,
@@ -67,21 +68,22 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// A queue, and where its commands come out.
+    /// A queue, and the receiver of its commands.
     pub(super) fn new(tier: Arc<Tier>) -> (Queue, mpsc::Receiver<Command>) {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
         (Queue { tier, commands: sender, in_flight }, commands)
     }
 
-    /// Waits until `bytes` more may be in flight. The permit goes with the command.
+    /// Waits until `bytes` more may be in flight. The permit travels with the command.
     pub(crate) async fn admit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, WriteError> {
         let bytes = bytes.min(IN_FLIGHT_BYTES_MAX) as u32;
         self.in_flight.clone().acquire_many_owned(bytes).await.map_err(|_| self.ended())
     }
 
-    /// Waits until those who waited for room before have got theirs and some is left: what gathers here for a slice must not outrun
-    /// the disk. Nothing is taken, so slices that are not full hold nobody up. When the writer has ended, whoever commits is told.
+    /// Waits for its turn among those waiting for room, until some is left: bytes gathered for a slice must not outrun
+    /// the disk. It takes none of the room, so partial slices delay nobody. If the writer has ended, the commit reports
+    /// it.
     pub(crate) async fn turn(&self) {
         let _ = self.in_flight.acquire().await;
     }
@@ -97,7 +99,7 @@ impl Queue {
         answer.await.map_err(|_| self.ended())?
     }
 
-    /// Why the writer does not answer.
+    /// The error if the writer does not answer.
     pub(crate) fn ended(&self) -> WriteError {
         if self.tier.outage.is_out() { self.tier.out_of_service() } else { WriteError::Closed }
     }

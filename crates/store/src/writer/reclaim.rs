@@ -1,16 +1,18 @@
-//! Room: new segments, what is kept of old ones, and the end of a disk.
+//! Making room: opening new segments, keeping objects of old ones, and the end of a disk.
 //!
-//! Segments are sifted while they are young (`sift`) and reclaimed oldest first. What was asked for since it was written or sifted is
-//! copied to the open segment before its own goes, within a bound; the rest is evicted. That is a queue with a second chance (CLOCK),
-//! taken a segment at a time. `bench --bin eviction` shows it beside other policies.
+//! Segments are sifted while they are young (`sift`) and reclaimed oldest first. Objects requested since they were
+//! written or sifted are copied to the open segment before their own is reclaimed, within a bound; the others are
+//! evicted. This is a queue with a second chance (CLOCK), a segment at a time. `bench --bin eviction` compares it with
+//! other policies.
 //!
 //! # What always holds
 //!
-//! - A segment goes only after what was kept of it is durable elsewhere, so a crash in between loses nothing.
-//! - A kept object is the newest of its key: whatever replaced or removed it had taken effect before it was copied.
-//! - At least two thirds of every segment are for what is new, so that the largest body does not push itself out; but for what is
-//!   pinned, which is moved whatever it takes, by parts of bodies where those are large, and ahead of its time where much of it
-//!   lies together (`pins`).
+//! - A segment is removed only after the objects kept from it are durable elsewhere, so a crash in between loses
+//!   nothing.
+//! - A kept object is the newest of its key: whatever replaced or removed it took effect before it was copied.
+//! - At least two thirds of every segment are for new objects, so that the largest body does not push itself out.
+//!   Pinned objects are an exception: they are moved whatever they take, large bodies in parts, and ahead of time if
+//!   many of them are adjacent (`pins`).
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -27,19 +29,19 @@ use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt};
 use crate::index::{Place, name};
 use crate::tier::{Segment, Source};
 
-/// Of a segment, one part in this many may be taken by what is kept of older ones.
+/// At most one part in this many of a segment may be taken by objects kept from older ones.
 const KEPT_PART: u64 = 3;
 
-/// Segments that are given up for one new one when others fill the disk.
+/// Maximum number of segments given up for one new one when other files fill the disk.
 const GIVEN_UP_MAX: u32 = 4;
 
 impl Writer {
-    /// Opens a new segment, in which `room` bytes are needed at once.
+    /// Opens a new segment; `room` bytes are needed in it at once.
     pub(super) async fn create(&mut self, room: usize) -> Result<Arc<Segment>, WriteError> {
         loop {
             let mut segment = self.begin_next().await?;
             self.make_room_for_next(&mut segment, room as u64).await?;
-            // What is pinned may have filled it. There is less of that than the disk holds.
+            // Pinned objects may have filled it. There are fewer of them than the disk holds, so this ends.
             if self.fits(room, 1) {
                 return Ok(segment);
             }
@@ -65,12 +67,12 @@ impl Writer {
     async fn create_empty(&mut self) -> io::Result<Arc<Segment>> {
         self.tier.leave_segments(Vec::new());
         if let Some(broken) = self.broken.take() {
-            // It holds nothing, and would take the room of what is kept.
+            // It is empty, and would take room from objects worth keeping.
             self.tier.disk.remove(&format::segment_name(broken.id)).await?;
             self.tier.forget_segment(broken.id);
         }
         self.tier.take_back().await?;
-        // Only if the capacity was lowered, a segment was left that could not be removed, or readers hold some that are gone.
+        // Only if the capacity was lowered, a segment could not be removed, or readers hold segments that are gone.
         while self.tier.usage().1 + self.tier.segment_bytes > self.tier.capacity_bytes {
             if !self.evict_oldest().await? {
                 break;
@@ -79,7 +81,7 @@ impl Writer {
         let mut given_up = 0;
         let (id, file) = loop {
             match self.create_file().await {
-                // Others fill the disk: what the cache may take is less than it was told.
+                // Other files fill the disk: the cache gets less room than configured.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && given_up < GIVEN_UP_MAX => {
                     if !self.evict_oldest().await? {
                         return Err(error);
@@ -100,24 +102,24 @@ impl Writer {
         Ok(segment)
     }
 
-    /// Takes back what readers hold of segments that are gone, beyond what they may.
+    /// Takes back the room of gone segments that readers hold beyond the bound.
     pub(super) async fn take_back(&self) -> Result<(), WriteError> {
         self.tier.take_back().await.map_err(|error| self.failed(error))
     }
 
     async fn create_file(&mut self) -> io::Result<(u32, Arc<dyn DiskFile>)> {
-        // Odd: the next one is for what is left of it when it is sifted.
+        // Odd ids; the even one after it is for the segment that replaces it when it is sifted.
         let id = self.next_segment | 1;
         self.next_segment = id.checked_add(2).ok_or_else(|| io::Error::other("segment ids are used up"))?;
         let file = self.tier.disk.create(&format::segment_name(id), self.tier.segment_bytes).await?;
         Ok((id, file))
     }
 
-    /// Reclaims segments until there is room for one more, and keeps what is worth it of them in `open`.
+    /// Reclaims segments until there is room for one more, and copies the objects worth keeping to `open`.
     async fn make_room_for_next(&mut self, open: &mut Arc<Segment>, room: u64) -> Result<(), WriteError> {
         let segment_bytes = self.tier.segment_bytes;
         let (first, mut budget) = (open.id, (segment_bytes / KEPT_PART).min(segment_bytes.saturating_sub(room)));
-        // What is pinned in a segment may need a little more than one when it is moved, and so may what is left of one that is sifted.
+        // Moving the pinned objects of a segment may take a little more than one segment, and so may sifting one.
         let spare = if self.tier.pins.is_empty() && self.young(open).1.is_none() { 1 } else { 2 };
         self.sift_young(open, spare).await?;
         while self.tier.usage().1 + spare * segment_bytes > self.tier.capacity_bytes {
@@ -128,7 +130,7 @@ impl Writer {
                 self.keep_of(&oldest, open, &mut budget).await?;
             }
             if let Err(error) = self.evict_oldest().await {
-                // It is tried again with the next segment.
+                // Tried again with the next segment.
                 tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
                 break;
             }
@@ -138,7 +140,7 @@ impl Writer {
         self.move_ahead(open, budget).await
     }
 
-    /// Copies some of what is pinned in segments that go later, where that is due.
+    /// Copies pinned objects ahead of time out of segments that will be reclaimed later, as far as that is due.
     async fn move_ahead(&mut self, open: &mut Arc<Segment>, budget: u64) -> Result<(), WriteError> {
         if self.tier.pins.is_empty() {
             return Ok(());
@@ -156,14 +158,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Copies what of these pinned objects lies in `segment` or before it, and makes the copies durable; how many bytes that took.
-    /// When the open segment is full it goes on in the next one, for which there is room.
+    /// Copies the parts of these pinned objects in `segment` or before it, and makes the copies durable; returns the
+    /// bytes copied. Continues in the next segment when the open one is full; there is room for that.
     async fn move_pinned(&mut self, segment: u32, names: Vec<u64>, open: &mut Arc<Segment>) -> Result<u64, WriteError> {
         let tier = self.tier.clone();
         let mut bytes = 0;
         for name in names {
             let Some(place) = tier.index.get(name) else { continue };
-            let Ok(mut entry) = tier.load(name, place).await else { continue }; // which is counted when its segment goes
+            let Ok(mut entry) = tier.load(name, place).await else { continue }; // counted when its segment is removed
             let head = RECORD_HEADER_BYTES
                 + format::head_length(&entry.record.full_key, &entry.record.head, entry.record.slices.len());
             let (only, mut lead, mut whole) = (entry.record.slices.len() == 1, 0, true);
@@ -182,7 +184,7 @@ impl Writer {
                     whole = false;
                     break;
                 };
-                // The head of a body of one slice stands right behind it.
+                // The head of a body of one slice is directly behind the slice.
                 let length = RECORD_HEADER_BYTES + payload.len();
                 self.go_on(open, length + if only { head } else { 0 }).await?;
                 let (to, offset) = self.add_slice(open, (entry.key, entry.generation), number as u32, &at, &payload);
@@ -209,7 +211,7 @@ impl Writer {
         Ok(bytes)
     }
 
-    /// Makes sure that the open segment has room for a record of what is moved, or begins the next one.
+    /// Ensures that the open segment has room for a moved record, or opens the next one.
     pub(super) async fn go_on(&mut self, open: &mut Arc<Segment>, bytes: usize) -> Result<(), WriteError> {
         if self.fits(bytes, 1) {
             return Ok(());
@@ -219,12 +221,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Copies what was asked for out of a segment, as far as the budget of bytes goes, and makes the copies durable.
+    /// Copies requested objects out of a segment, as far as the budget of bytes allows, and makes the copies durable.
     async fn keep_of(&mut self, oldest: &Segment, open: &Arc<Segment>, budget: &mut u64) -> Result<(), WriteError> {
         let Ok(entries) = self.tier.entries(oldest).await else { return Ok(()) };
         let tier = self.tier.clone();
-        // Every body in it has its first head in it, too, though the newest may lie elsewhere; but for those that only begin
-        // here.
+        // Every body here has its first head here as well, though the newest may be elsewhere; except for those that
+        // only begin here, which `spanning` lists.
         let heads = entries.iter().filter(|entry| entry.kind == Kind::Head).map(|entry| name(entry.key));
         let mut names: Vec<u64> = heads.chain(tier.spanning(oldest.id)).collect();
         names.sort_unstable();
@@ -253,7 +255,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Copies one object to the open segment, if it goes with the oldest and fits the budget; says whether it did.
+    /// Copies one object to the open segment, if its oldest part is in the oldest segment and it fits the budget;
+    /// returns whether it was copied.
     async fn keep(
         &mut self,
         oldest: u32,
@@ -269,7 +272,7 @@ impl Writer {
         let at_hand = tier.memory.peek_head(name).filter(|entry| entry.place == place && !entry.held.is_empty());
         let mut entry = match at_hand {
             Some(entry) => entry.copied(),
-            // What cannot be read is not kept.
+            // An unreadable object is not kept.
             None => match tier.load(name, place).await {
                 Ok(entry) => entry,
                 Err(_) => return Ok(false),
@@ -304,14 +307,14 @@ impl Writer {
                 self.flush_open(open).await?;
             }
         }
-        // Bytes that were read for this are not to stay in memory for it.
+        // Bytes read only for the copy need not stay in memory.
         entry.let_body_go();
         self.add_head(open, &mut entry, lead);
         self.batch.effects.push(Effect::Moved { old: place, entry: Box::new(entry) });
         Ok(true)
     }
 
-    /// Writes the batch; an error if the segment was given up over it.
+    /// Writes the batch; fails if that broke the segment.
     pub(super) async fn flush_open(&mut self, open: &Segment) -> Result<(), WriteError> {
         self.flush().await;
         match self.open {
@@ -323,13 +326,13 @@ impl Writer {
         }
     }
 
-    /// Removes the oldest segment; `false` if there is none. Its file goes before a newer one is touched, or a restart could
-    /// bring back what a newer one had removed.
+    /// Removes the oldest segment; `false` if there is none. Its file is removed before a newer one is touched, or a
+    /// restart could bring back objects that a newer segment had removed.
     async fn evict_oldest(&mut self) -> io::Result<bool> {
         let Some(segment) = self.tier.oldest_segment() else { return Ok(false) };
         let heads = self.tier.heads_of(&segment).await;
         self.tier.disk.remove(&format::segment_name(segment.id)).await?;
-        // Not before: as long as it may be back after a crash, it is found, and who removes it leaves word of that.
+        // Not before: as long as the object may be back after a crash, it must be found, so that its removal is logged.
         let dropped = self.tier.drop_heads(segment.id, heads);
         self.tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
         self.tier.forget_segment(segment.id);
@@ -338,11 +341,11 @@ impl Writer {
         Ok(true)
     }
 
-    /// Removes the oldest segments below `before`, but never one that is open or that a running fill has slices in; says whether all of
-    /// them went.
+    /// Removes the oldest segments below `before`, but never an open one or one with slices of a running fill; returns
+    /// whether all were removed.
     pub(super) async fn reclaim_before(&mut self, before: u32) -> bool {
         let open = self.open.as_ref().map_or(u32::MAX, |open| open.segment.id);
-        // Who asks for it knows of no fill that has not ended.
+        // The caller knows of no fill that has not ended.
         let fills = self.running.values().filter_map(Weak::upgrade).filter(|fill| fill.failure().is_none());
         let filled = fills.filter_map(|fill| fill.oldest_segment()).min().unwrap_or(u32::MAX);
         let before = before.min(open).min(filled);
@@ -355,8 +358,8 @@ impl Writer {
         true
     }
 
-    /// The end of a disk that is out of service: everybody who waits is told, and what it holds is made void for the next
-    /// start, if it can still be written to at all.
+    /// Ends a disk that is out of service: answers all who wait, and voids its contents for the next start, if it can
+    /// still be written to at all.
     pub(super) async fn end_out_of_service(
         mut self,
         commands: &mut mpsc::Receiver<Command>,
@@ -372,7 +375,7 @@ impl Writer {
             command.fail(&error);
         }
         if let Some(reply) = closing {
-            // There is nothing that could be lost by closing it.
+            // Closing it can lose nothing.
             let _ = reply.send(Ok(true));
         }
         match self.make_void().await {
@@ -383,7 +386,7 @@ impl Writer {
         }
     }
 
-    /// Leaves word that nothing on the disk counts any more; on a full disk the oldest segments make room for that.
+    /// Records that nothing on the disk counts any more; on a full disk the oldest segments make room for that.
     async fn make_void(&mut self) -> io::Result<()> {
         loop {
             match self.tier.disk.create(format::VOID_NAME, 1).await {

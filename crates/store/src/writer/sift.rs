@@ -1,20 +1,22 @@
-//! Sifting: what nobody asked for again leaves a segment while it is young.
+//! Sifting: objects that were not requested again leave a segment while it is young.
 //!
-//! Of what a cache stores, most is never asked for again. It must not have the disk for one pass through the log, so a segment that
-//! is no longer among the newest tenth of the disk is sifted once: what was asked for since it was written is copied to a smaller
-//! segment, the rest goes. With the second chance at the log's end (`reclaim`) that is S3-FIFO (Yang et al., SOSP 2023), with
-//! segments for queues.
+//! Most of what a cache stores is never requested again, and must not take up disk for a whole pass through the log. So
+//! a segment that is no longer among the newest tenth of the disk is sifted once: objects requested since they were
+//! written are copied to a smaller segment, and the rest is dropped. Together with the second chance at the log's end
+//! (`reclaim`) this is S3-FIFO (Yang et al., SOSP 2023), with segments for queues.
 //!
-//! The smaller segment has the next id, which nothing else gets, and so it takes the very place of the other in the order of the log:
-//! what lies between a head and what replaced or removed it is the same as before.
+//! The smaller segment has the next id, which is reserved for it, and so takes the very place of the sifted one in the
+//! order of the log: what lies between a head and the record that replaced or removed it stays the same.
 //!
 //! # What always holds
 //!
-//! - A segment goes only after what was kept of it is durable, and whatever names that: a crash in between loses nothing.
-//! - A head that goes without being replaced leaves a tombstone in its place, if an older one of its key may lie before it.
-//! - A segment with slices of a fill that has not ended stays as it is, and so does one of which little would go.
-//! - What was found at the start is not sifted: nobody knows what of it was asked for. Nor is what comes back soon after it was sifted
-//!   out.
+//! - A segment is removed only after the objects kept from it, and all heads that name them, are durable: a crash in
+//!   between loses nothing.
+//! - A head that is dropped without being replaced leaves a tombstone in its place, if an older head of its key may be
+//!   before it.
+//! - A segment with slices of a running fill stays as it is, and so does one of which little would be dropped.
+//! - Objects found at recovery are not sifted, as it is unknown which of them were requested. Nor are objects that
+//!   return soon after they were sifted out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,33 +32,33 @@ use crate::object::Entry;
 use crate::tier::{Segment, Source, Tier};
 use crate::{Key, ReadError, WriteError};
 
-/// One part in this many of a disk is for what was not sifted yet.
+/// One part in this many of a disk is for segments not yet sifted.
 const YOUNG_PART: u64 = 10;
 
-/// As many segments at least.
+/// Minimum number of segments not yet sifted.
 const YOUNG_SEGMENTS_MIN: u64 = 2;
 
-/// A disk of fewer segments is not sifted: their own number would be too coarse.
+/// A disk with fewer segments is not sifted: the granularity would be too coarse.
 const SEGMENTS_LEAST: u64 = 16;
 
-/// A segment of which more than so many tenths would be kept is left as it is.
+/// A segment of which more than this many tenths would be kept is left as it is.
 const KEPT_TENTHS_MAX: u64 = 9;
 
-/// What is left of segments that lie one behind the other becomes one segment as long as it takes no more than one part in this many of
-/// a whole one: files are few, and little is copied again.
+/// The remainders of consecutive segments are joined into one segment, as long as it takes at most one part in this
+/// many of a whole one: this keeps files few, and copies little twice.
 const JOINED_PART: u64 = 2;
 
-/// What becomes of a segment.
+/// What sifting does with a segment.
 #[derive(Default)]
 struct Plan {
     kept: Vec<Kept>,
-    /// Objects that go, by their keys and where their heads lie.
+    /// Objects to drop: keys and places of their heads.
     dropped: Vec<(Key, Place)>,
     /// Keys whose older heads must not come back.
     tombstones: Vec<Key>,
-    /// Bytes of all records that are kept.
+    /// Bytes of all kept records.
     bytes: u64,
-    /// What is said not to count before it.
+    /// The part of the log before it that does not count.
     void: Option<Void>,
 }
 
@@ -66,11 +68,11 @@ impl Plan {
     }
 }
 
-/// An object that has its head or slices in a segment that is sifted.
+/// An object with its head or slices in a segment being sifted.
 struct Kept {
     key: Key,
     place: Place,
-    /// Segment and offset where the first of it lies.
+    /// Segment and offset of its first record.
     first: (u32, u32),
 }
 
@@ -83,7 +85,7 @@ impl Writer {
         self.tier.segments_between(self.sifted_to, open.id)
     }
 
-    /// Sifts segments, while there is no room for `spare` more and those that are young are more than their part.
+    /// Sifts segments, as long as there is no room for `spare` more and the young ones take more than their part.
     pub(super) async fn sift_young(&mut self, open: &mut Arc<Segment>, spare: u64) -> Result<(), WriteError> {
         let (segment_bytes, capacity) = (self.tier.segment_bytes, self.tier.capacity_bytes);
         let young_max = (capacity / YOUNG_PART).max(YOUNG_SEGMENTS_MIN * segment_bytes);
@@ -103,7 +105,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Sifts a segment; what is left of it and what was left of the `last` one become one segment where both are small.
+    /// Sifts a segment; what remains of it is joined with what remained of `last`, if both are small.
     async fn sift(
         &mut self,
         young: Arc<Segment>,
@@ -124,7 +126,7 @@ impl Writer {
             let Some(both) = self.plan(&from).await else { return Ok(()) };
             plan = both;
         }
-        // What one of them says of a segment that is still there has to be said as long as that is.
+        // A void that one of them records must be recorded for as long as the segment it names exists.
         let there = |void: &Void| holder(&from, void.segment).is_none() && tier.segment(void.segment).is_some();
         plan.void =
             from.iter().filter_map(|segment| segment.void).filter(there).min_by_key(|void| (void.segment, void.offset));
@@ -136,7 +138,7 @@ impl Writer {
             moved
         };
 
-        // What has its head in a newer segment gets a newer one, or a tombstone.
+        // An object with its head in a newer segment gets a newer head, or a tombstone.
         let mut here = Vec::new();
         let kept = moved.len() as u64;
         for (old, mut entry) in moved {
@@ -174,15 +176,16 @@ impl Writer {
         }
         tier.counters.kept_objects.fetch_add(kept, Ordering::Relaxed);
         tier.counters.sifted_segments.fetch_add(1, Ordering::Relaxed);
-        // Oldest first, or a crash in between could bring back what a newer one had removed.
+        // Oldest first, or a crash in between could bring back objects that a newer segment had removed.
         tier.leave_segments(from.clone());
         for segment in from {
             if let Err(error) = tier.disk.remove(&format::segment_name(segment.id)).await {
-                // It goes when it is the oldest.
+                // It is removed when it is the oldest.
                 tracing::warn!(disk = %tier.path.display(), segment = segment.id, %error, "sifted segment not removed");
                 break;
             }
-            // Not before: as long as it may be back after a crash, it is found, and who removes it leaves word of that.
+            // Not before: as long as the object may be back after a crash, it must be found, so that its removal is
+            // logged.
             for (key, place) in with_segment.iter().filter(|(_, place)| place.segment == segment.id) {
                 self.drop_sifted(*key, *place);
             }
@@ -192,7 +195,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Lets go of an object that was sifted out; false if there is another one by now.
+    /// Drops an object that was sifted out; false if it has been replaced by now.
     fn drop_sifted(&mut self, key: Key, place: Place) -> bool {
         let dropped = self.tier.drop_if(name(key), place);
         if dropped {
@@ -202,7 +205,7 @@ impl Writer {
         dropped
     }
 
-    /// Decides what is kept of segments that lie one behind the other; `None` if that cannot be said.
+    /// Decides which objects of consecutive segments are kept; `None` if that cannot be determined.
     async fn plan(&self, from: &[Arc<Segment>]) -> Option<Plan> {
         let tier = &*self.tier;
         let here = |id| holder(from, id).is_some();
@@ -225,7 +228,7 @@ impl Writer {
                     plan.tombstones.extend(key);
                     continue;
                 };
-                // What is newer than a head or a tombstone that goes has to stand for it.
+                // The newest record must stand in for those dropped here: once it goes, it leaves a tombstone.
                 if removed.contains(&name) || key.is_some() && !here(place.segment) {
                     shard.note_older(name);
                 }
@@ -239,7 +242,7 @@ impl Writer {
                 continue;
             }
             if place.lead > 0 {
-                // Body and head lie together, here or not.
+                // Body and head are adjacent, both here or both elsewhere.
                 if here(place.segment) {
                     plan.bytes += u64::from(place.lead) + u64::from(place.length);
                     let first = (place.segment, place.offset.checked_sub(place.lead)?);
@@ -267,14 +270,14 @@ impl Writer {
         Some(plan)
     }
 
-    /// Writes what is kept of segments to the one that takes their place, and makes it durable. Says where the heads lay and what
-    /// they are from now on; those that lie elsewhere are still to be written. What could not be read is dropped by the plan.
-    /// `None` if the disk did not do it: then all is as it was.
+    /// Writes the kept objects to the segment that replaces the sifted ones, and makes it durable. Returns the former
+    /// places of the heads and the new entries; heads that are elsewhere are still to be written. Objects that could
+    /// not be read are moved to the dropped ones in the plan. `None` if the disk failed: then nothing has changed.
     async fn write_kept(&self, id: u32, from: &[Arc<Segment>], plan: &mut Plan) -> Option<Vec<(Place, Entry)>> {
         let tier = &*self.tier;
         let failed = |error: io::Error| {
             tracing::warn!(disk = %tier.path.display(), segment = id, %error, "segment not sifted");
-            // Others that fill the disk are no failure of it.
+            // A disk filled by other files has not failed.
             if error.kind() != io::ErrorKind::StorageFull {
                 self.failed(error);
             }
@@ -291,7 +294,7 @@ impl Writer {
             }
             Err(error) => {
                 failed(error);
-                // What it holds does no harm as long as it goes in the order of the log.
+                // Its contents do no harm as long as it is removed in log order.
                 if tier.disk.remove(&format::segment_name(segment.id)).await.is_err() {
                     tier.add_segment(segment);
                 }
@@ -301,17 +304,17 @@ impl Writer {
     }
 }
 
-/// Names of objects that were sifted out: which of them come back soon was a matter of the disk's size, so they need not be sifted again.
-/// A table of half as many as the disk has objects, or up to as many, in which a new one takes the place of an old one; half of a name
-/// says where, the other half is written there.
+/// Names of objects recently sifted out. One that returns soon would have been a hit on a larger disk, and need not be
+/// sifted again. A table with at least half as many and at most as many slots as the disk has objects, where new names
+/// overwrite old ones: one half of a name selects the slot, the other half is stored in it.
 #[derive(Default)]
 pub(super) struct Ghosts(Vec<u32>);
 
-/// Ghosts of a disk with fewer objects.
+/// Minimum number of slots.
 const GHOSTS_MIN: u64 = 1024;
 
 impl Ghosts {
-    /// Makes room for those of a disk of so many objects; forgets all where there is too little.
+    /// Makes room for a disk with this many objects; forgets all names if the table has to grow.
     fn grow_to(&mut self, objects: u64) {
         let wanted = 1 << objects.max(GHOSTS_MIN).ilog2();
         if self.0.len() < wanted {
@@ -325,7 +328,7 @@ impl Ghosts {
         }
     }
 
-    /// Whether it is one; from now on it is not.
+    /// Removes a name; returns whether it was present.
     pub(super) fn take(&mut self, name: u64) -> bool {
         self.slot(name).is_some_and(|slot| {
             let found = *slot == name as u32 && *slot != 0;
@@ -340,26 +343,26 @@ impl Ghosts {
     }
 }
 
-/// The one of these segments that has this id.
+/// The segment with this id.
 fn holder(from: &[Arc<Segment>], id: u32) -> Option<&Arc<Segment>> {
     from.iter().find(|segment| segment.id == id)
 }
 
-/// The segment that takes the place of others.
+/// The segment that replaces others.
 struct Sifted {
     segment: Arc<Segment>,
-    /// Bytes that have their place, those that are not written yet included.
+    /// Bytes assigned, including those not yet written.
     end: u64,
     pieces: Vec<Bytes>,
-    /// Bytes of the pieces.
+    /// Bytes of the pieces waiting to be written.
     waiting: u64,
     window: Window,
 }
 
-/// How much of a segment is read at once, in bytes: what is kept may be thousands of small objects.
+/// Bytes read from a segment at a time: the kept objects may be thousands of small ones.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// A part of a segment in memory.
+/// A part of a segment, read into memory.
 #[derive(Default)]
 struct Window {
     segment: u32,
@@ -368,7 +371,7 @@ struct Window {
 }
 
 impl Window {
-    /// Bytes of a segment, copied, so that they do not keep the window in memory; `None` if they cannot be read like this.
+    /// Bytes of a segment, copied so that they do not keep the window in memory; `None` if they cannot be read.
     async fn get(&mut self, tier: &Tier, from: &Segment, start: u64, length: usize) -> Option<Bytes> {
         let end = start + length as u64;
         if self.segment != from.id || self.start > start || self.start + (self.bytes.len() as u64) < end {
@@ -387,7 +390,7 @@ impl Sifted {
         Sifted { segment, end: 0, pieces: Vec::new(), waiting: 0, window: Window::default() }
     }
 
-    /// Writes all that is to be in it.
+    /// Writes all kept objects.
     async fn fill(&mut self, tier: &Tier, from: &[Arc<Segment>], plan: &mut Plan) -> io::Result<Vec<(Place, Entry)>> {
         let next_fill = tier.next_fill.load(Ordering::Relaxed);
         self.push(format::encode_segment_header(self.segment.id, next_fill, self.segment.void));
@@ -423,7 +426,8 @@ impl Sifted {
         self.segment.file.write(at, pieces).await
     }
 
-    /// Copies what an object has in `from`: its slices, and its head if that lies there, too. `None` if it cannot be read.
+    /// Copies the part of an object that is in `from`: its slices, and its head if that is there as well. `None` if it
+    /// cannot be read.
     async fn keep(&mut self, tier: &Tier, from: &[Arc<Segment>], key: Key, place: Place) -> io::Result<Option<Entry>> {
         let at_hand = tier.memory.peek_head(name(key)).filter(|entry| entry.place == place && !entry.held.is_empty());
         let mut entry = match at_hand {
@@ -452,7 +456,7 @@ impl Sifted {
                 self.write().await?;
             }
         }
-        // Bytes that were read for this are not to stay in memory for it.
+        // Bytes read only for the copy need not stay in memory.
         entry.let_body_go();
         if holder(from, place.segment).is_some() {
             let lead = if entry.record.slices.len() == 1 { lead } else { 0 };

@@ -1,4 +1,4 @@
-//! One call of the API: signed, bounded in time and size, sent again where that is safe.
+//! One call of the API: signed, bounded in time and size, and retried where that is safe.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,17 +20,17 @@ use serde_json::Value;
 
 use super::{ApiArgs, Stop};
 
-/// The API version that is spoken.
+/// The API version used.
 const VERSION: &str = "2018-05-10";
 /// How long one answer may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer that is read: a page of tasks is far below it.
+/// The largest answer accepted, in bytes: a page of tasks is far smaller.
 const REPLY_BYTES_MAX: usize = 64 << 20;
-/// How often a call is sent before its refusal counts.
+/// How often a call is sent before a refusal is final.
 const ATTEMPTS_MAX: u32 = 6;
-/// The first pause before a call is sent again when the service names none; it doubles each time.
+/// The first pause before a retry if the service names none; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause, also when the service asks for a longer one.
+/// The longest pause, even if the service asks for a longer one.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// The API, as one access key sees it.
@@ -40,7 +40,7 @@ pub(crate) struct Api {
     endpoint: Uri,
     key_id: String,
     secret: Secret,
-    /// Of a session.
+    /// The token of a session.
     token: Option<Secret>,
     clock: Arc<dyn Clock>,
 }
@@ -54,33 +54,33 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Why a call gave nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// The service answered that it will not.
+    /// The service refused.
     #[error("{code}: {message} (status {status}, request {request_id})")]
     Refused {
         /// HTTP status.
         status: u16,
         /// The API's error code.
         code: String,
-        /// The API's words.
+        /// The API's message.
         message: String,
-        /// For the service's log.
+        /// Identifies the request in the service's log.
         request_id: String,
     },
-    /// No connection came about: nothing was sent.
+    /// No connection could be made: nothing was sent.
     #[error("cannot reach {endpoint}: {problem}")]
     Unreachable {
-        /// Where.
+        /// The endpoint.
         endpoint: String,
-        /// What the network said.
+        /// The network error.
         problem: String,
     },
-    /// The request was sent and no usable answer came: whether it was accepted is unknown.
+    /// The request was sent and no usable answer arrived: whether it was accepted is unknown.
     #[error("no usable answer from {endpoint}: {problem}")]
     Unclear {
-        /// Where.
+        /// The endpoint.
         endpoint: String,
         /// What is wrong with the answer.
         problem: String,
@@ -88,7 +88,7 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
-    /// Whether the very same call may succeed later: the service is busy or away.
+    /// Whether the same call may succeed later: the service is busy or unavailable.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             ApiError::Refused { status, .. } => self.is_busy() || matches!(status, 500 | 502 | 504),
@@ -96,8 +96,8 @@ impl ApiError {
         }
     }
 
-    /// Whether the service said that it did nothing because it is busy, or a domain is on its way to the nodes, so that even a
-    /// submission may be sent again.
+    /// Whether the service states that it did nothing because it is busy, or because a domain is being configured, so
+    /// that even a submission may be retried.
     fn is_busy(&self) -> bool {
         match self {
             ApiError::Refused { status, code, .. } => {
@@ -122,7 +122,7 @@ impl Api {
         Ok(Api { client, endpoint, key_id, secret, token: token(), clock })
     }
 
-    /// The API at an address of this process's own making, for a key that is no secret.
+    /// The API of this process at `address`, for a key that is not secret.
     pub(crate) fn at(address: SocketAddr, key_id: &str, secret: &str, clock: Arc<dyn Clock>) -> anyhow::Result<Api> {
         let endpoint = format!("http://{address}/").parse()?;
         let connector = connector().map_err(|_| anyhow::anyhow!("set up TLS"))?;
@@ -130,13 +130,13 @@ impl Api {
         Ok(Api { client, endpoint, key_id: key_id.to_owned(), secret: Secret(secret.to_owned()), token: None, clock })
     }
 
-    /// Makes one call. It is sent again only while the service says that it is too busy and did nothing, so that a
+    /// Makes one call. It is retried only while the service states that it is too busy and did nothing, so that a
     /// submission never happens twice.
     pub(crate) async fn call(&self, action: &str, parameters: &[(&str, &str)]) -> Result<Value, ApiError> {
         self.read(action, parameters).await.map(Value::Object)
     }
 
-    /// As [`Api::call`], its reply read as what it is.
+    /// As [`Api::call`], but deserialises the reply directly.
     pub(super) async fn read<T: DeserializeOwned>(
         &self,
         action: &str,
@@ -159,7 +159,7 @@ impl Api {
         self.once(action, parameters).await.map_err(|(error, _)| error)
     }
 
-    /// Sends the call once. An error comes with the pause that the service asked for.
+    /// Sends the call once. An error comes with the pause that the service asked for, if any.
     async fn once<T: DeserializeOwned>(
         &self,
         action: &str,
@@ -195,7 +195,7 @@ impl Api {
         }
     }
 
-    /// Parameters go into the form: a query would be too long for a hundred URLs.
+    /// Parameters go into the form: a query string would be too long for a hundred URLs.
     fn request(&self, action: &str, parameters: &[(&str, &str)]) -> Result<Request<Full<Bytes>>, String> {
         let form = encode_pairs(parameters);
         let host = self.endpoint.authority().map_or("", |authority| authority.as_str());
@@ -213,19 +213,19 @@ impl Api {
     }
 }
 
-/// 128 random bits, for each request its own.
+/// 128 random bits, unique to each request.
 fn nonce() -> Result<String, String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| format!("no random numbers: {error}"))?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
-/// Reads a refusal; `None` when it is not of the API's form.
+/// Parses a refusal; `None` if it is not in the API's form.
 fn refusal(status: StatusCode, body: &[u8]) -> Option<ApiError> {
     let reply = serde_json::from_slice::<Value>(body).ok().filter(Value::is_object);
     let busy = matches!(status.as_u16(), 429 | 502 | 503 | 504);
     let text = |name: &str| reply.as_ref().and_then(|reply| reply[name].as_str()).map(str::to_owned);
-    // The service's own text repeats the whole request, for people who write signers.
+    // The service's own text quotes the whole request, for people who implement signing.
     let message = match text("Code").as_deref() {
         Some("SignatureDoesNotMatch") => {
             Some("most likely the secret of the access key is wrong, or a proxy changes the request".to_owned())
@@ -233,7 +233,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Option<ApiError> {
         _ => text("Message"),
     };
     match text("Code") {
-        None if !busy => None, // not the service; a proxy's 503 is a refusal, whatever its form
+        None if !busy => None, // not the service; but a proxy's 503 is a refusal in any form
         code => Some(ApiError::Refused {
             status: status.as_u16(),
             code: code.unwrap_or_else(|| status.to_string()),
@@ -243,13 +243,13 @@ fn refusal(status: StatusCode, body: &[u8]) -> Option<ApiError> {
     }
 }
 
-/// The pause a refusal asks for: `x-acs-retry-after` in milliseconds, else `Retry-After` in seconds.
+/// The pause that a refusal asks for: `x-acs-retry-after` in milliseconds, else `Retry-After` in seconds.
 fn asked_pause(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     number("x-acs-retry-after").map(Duration::from_millis).or_else(|| number("retry-after").map(Duration::from_secs))
 }
 
-/// Reads `--endpoint`: a scheme, a host and perhaps a port.
+/// Parses `--endpoint`: a scheme, a host and optionally a port.
 fn endpoint(text: &str) -> Result<Uri, String> {
     let wrong =
         |problem: &str| format!("--endpoint `{text}`: {problem}; expected something like http://127.0.0.1:9680");
@@ -273,7 +273,7 @@ fn endpoint(text: &str) -> Result<Uri, String> {
     format!("{scheme}://{authority}/").parse().map_err(|_| wrong("not a URL"))
 }
 
-/// The secret from the file, else from the environment.
+/// The secret from the file, otherwise from the environment.
 fn secret(file: Option<&Path>) -> Result<Secret, Stop> {
     let text = match file {
         Some(path) => std::fs::read_to_string(path)
@@ -296,7 +296,7 @@ fn token() -> Option<Secret> {
     Some(token.trim()).filter(|token| !token.is_empty()).map(|token| Secret(token.to_owned()))
 }
 
-/// Plain and TLS connections; roots of trust are the machine's, or Mozilla's where the machine has none.
+/// Plain and TLS connections; root certificates are the machine's, or Mozilla's if the machine has none.
 fn connector() -> Result<HttpsConnector<HttpConnector>, Stop> {
     let provider = || rustls::crypto::aws_lc_rs::default_provider();
     let no_tls = |error: rustls::Error| Stop::Failed(format!("set up TLS: {error}"));
@@ -307,7 +307,7 @@ fn connector() -> Result<HttpsConnector<HttpConnector>, Stop> {
     Ok(builder.https_or_http().enable_http1().build())
 }
 
-/// An error with what is behind it, for hyper's own text says only where it happened.
+/// An error with its causes, as hyper's own text only says where it happened.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -332,7 +332,7 @@ mod tests {
             ("localhost:9680", Ok("http://localhost:9680/")), // this machine
             ("127.0.0.1:9680", Ok("http://127.0.0.1:9680/")),
             ("[::1]:9680", Ok("http://[::1]:9680/")),
-            ("https://127.0.0.1", Ok("https://127.0.0.1/")), // what is said counts
+            ("https://127.0.0.1", Ok("https://127.0.0.1/")), // the explicit scheme counts
             ("ftp://cdn.test", Err("only http and https")),
             ("http://cdn.test/api", Err("root of the host")),
             ("http://cdn.test/?a", Err("root of the host")),
@@ -354,7 +354,7 @@ mod tests {
         let cases = [
             (vec![("x-acs-retry-after", "1500"), ("retry-after", "9")], Some(Duration::from_millis(1500))),
             (vec![("retry-after", "2")], Some(Duration::from_secs(2))),
-            (vec![("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")], None), // ours to choose
+            (vec![("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")], None), // left to us
             (vec![], None),
         ];
         for (lines, expected) in cases {

@@ -1,4 +1,4 @@
-//! `domain certificate`: what a domain's users are shown by TLS.
+//! `domain certificate`: the certificate that users of a domain are shown.
 //!
 //! # What always holds
 //!

@@ -36,7 +36,7 @@ fn each(list: &Value, one: impl Fn(&Value) -> Value) -> Vec<Value> {
     list.as_array().into_iter().flatten().map(one).collect()
 }
 
-/// The fields of the reply in our own spelling.
+/// The fields of the reply, with our own spelling.
 fn row(url: &Value) -> Value {
     let step = |step: &Value| json!({ "functions": step["Functions"], "key": step["Key"] });
     let owner = |owner: &Value| json!({ "node": owner["Node"], "connected": owner["Connected"] });
@@ -55,7 +55,7 @@ fn row(url: &Value) -> Value {
     })
 }
 
-/// One URL for a person.
+/// Shows one URL to a person.
 fn show(row: &Value, out: &mut (dyn Write + Send)) -> Result<(), Stop> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let texts = |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");

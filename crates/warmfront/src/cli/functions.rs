@@ -1,6 +1,6 @@
 //! `domain config`: the functions of a domain.
 //!
-//! A value of an argument may be a secret, so it can come from a file: `auth_key1=@FILE`.
+//! The value of an argument may be a secret, so it can be read from a file: `auth_key1=@FILE`.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ use super::api::Api;
 use super::submit::show;
 use crate::output::Output;
 
-/// Longest value that is read from a file, in bytes; the API takes less.
+/// Longest value read from a file, in bytes; the API accepts less.
 const VALUE_BYTES_MAX: u64 = 64 << 10;
 
 #[derive(Debug, Subcommand)]

@@ -1,21 +1,21 @@
-//! The client's verbs: `push`, `refresh`, `tasks`, `receipt`, `quota`, `session`, `domain`.
+//! The client's commands: `push`, `refresh`, `tasks`, `receipt`, `quota`, `session`, `domain`.
 //!
-//! They speak the vendor's API like any other client, signed with V3, so they work against the vendor's own endpoint
-//! just as against ours. Each verb is a function from arguments to data; data goes to the writer it is given
-//! (standard output), talk and progress bars go to standard error.
+//! They use the vendor's API like any other client, signed with V3, so they work with the vendor's own endpoint as well
+//! as ours. Each command is a function from arguments to data; data goes to the given writer (standard output),
+//! messages and progress bars go to standard error.
 //!
 //! # What always holds
 //!
-//! - Exit status: 0 when everything that was asked for is done (with `--wait`: every URL is complete), 1 when
-//!   something failed, was refused or timed out, 2 when the command itself was wrong and nothing was sent.
+//! - Exit status: 0 if everything requested is done (with `--wait`: every URL is complete), 1 if something failed, was
+//!   refused or timed out, 2 if the command itself was wrong and nothing was sent.
 //! - A secret is never an argument; it comes from the environment or from a file.
-//! - A submission is sent again only when it is certain that it was not accepted.
+//! - A submission is retried only if it is certain that it was not accepted.
 //!
-//! - With `--output json` a verb writes one value on one line; `--help` shows its shape. Fields are only ever added.
+//! - With `--output json` a command writes one value on one line; `--help` shows its shape. Fields are only ever added.
 //!
 //! # Not here
 //!
-//! The operator's verbs, which work on the state database itself, and VOD's actions.
+//! The operator's commands, which work on the state database itself, and VOD's actions.
 
 pub(crate) mod api;
 mod certificate;
@@ -145,12 +145,12 @@ JSON of certificate set and show: {\"domain\", \"tls\", \"name\", \"subject\", \
 JSON of config show and set: [{\"id\", \"function\", \"args\": {KEY: VALUE}, \"status\"}]
 JSON of config delete: {\"deleted\": [ID]}";
 
-/// Why a verb ended without doing all that was asked.
+/// Why a command ended without doing all that was requested.
 #[derive(Debug)]
 enum Stop {
-    /// The command was wrong; nothing was sent.
+    /// The command line was wrong; nothing was sent.
     Usage(String),
-    /// Something failed; what is known was shown.
+    /// Something failed; the known results were shown.
     Failed(String),
 }
 
@@ -172,12 +172,12 @@ impl From<std::io::Error> for Stop {
     }
 }
 
-/// An origin, as `http://HOST[:PORT]` or `https://HOST[:PORT]`, in the API's words.
+/// Parses an origin, `http://HOST[:PORT]` or `https://HOST[:PORT]`, into the API's format.
 pub(crate) fn origin(text: &str) -> Option<serde_json::Value> {
     query::source(text, "20").ok().filter(|source| source["scheme"].is_string())
 }
 
-/// Runs one verb: data to `out`, everything else to standard error.
+/// Runs one command: data goes to `out`, everything else to standard error.
 pub(crate) async fn run(
     command: &ClientCommand,
     output: Output,
@@ -208,8 +208,8 @@ pub(crate) async fn run(
     ExitCode::from(status)
 }
 
-/// Says something to the person at the terminal.
+/// Writes a message to the person at the terminal.
 fn note(text: impl Display) {
-    // Nobody is left to be told when standard error is closed.
+    // If standard error is closed, nobody is left to be told.
     let _ = writeln!(std::io::stderr(), "{text}");
 }

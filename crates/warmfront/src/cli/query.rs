@@ -1,4 +1,4 @@
-//! `tasks`, `quota` and `domain`: one question, or one change, and its answer.
+//! `tasks`, `quota` and `domain`: one query, or one change, and its answer.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -15,10 +15,10 @@ use super::submit::show;
 use super::wait::Row;
 use crate::output::Output;
 
-/// Rows of one page, a limit of the API.
+/// Maximum number of rows on one page, a limit of the API.
 const TASKS_PER_PAGE: usize = 100;
 const DOMAINS_PER_PAGE: usize = 100;
-/// Domains that are listed at most; an account has far fewer.
+/// Maximum number of domains listed; an account has far fewer.
 const DOMAINS_MAX: usize = 100_000;
 
 #[derive(Debug, Args)]
@@ -131,7 +131,7 @@ async fn pages(
 
 pub(super) async fn quota(api: &Api, output: Output, out: &mut (dyn Write + Send)) -> Result<(), Stop> {
     let reply = api.call("DescribeRefreshQuota", &[]).await?;
-    // The API writes numbers as text.
+    // The API sends numbers as strings.
     let number = |name: String| match &reply[&name] {
         Value::String(text) => text.parse::<i64>().map_or(Value::Null, Value::from),
         Value::Number(number) => Value::Number(number.clone()),
@@ -331,7 +331,7 @@ async fn detail(domain: &str, api: &Api, output: Output, out: &mut (dyn Write + 
     ];
     let description = model.get("Description").filter(|text| text.as_str().is_some_and(|text| !text.is_empty()));
     fields.extend(description.map(|text| ("description", text)));
-    // Only where it is set, and only of our own service.
+    // Only if set, and only by our own service.
     fields.extend(model.get("TagHeader").map(|header| ("tag_header", header)));
     match output {
         Output::Json => {
@@ -350,8 +350,8 @@ async fn detail(domain: &str, api: &Api, output: Output, out: &mut (dyn Write + 
     }
 }
 
-/// An origin as the API wants it: `[http://|https://]HOST[:PORT]`, IPv6 in brackets; without a scheme it goes by the port, which
-/// is 80 where none is given.
+/// Parses an origin into the API's format: `[http://|https://]HOST[:PORT]`, IPv6 in brackets. Without a scheme it
+/// follows from the port, which is 80 by default.
 pub(super) fn source(text: &str, priority: &str) -> Result<Value, Stop> {
     let wrong = || {
         Stop::usage(format_args!(

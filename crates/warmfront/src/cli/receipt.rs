@@ -1,6 +1,6 @@
-//! `tasks show`, `tasks receipt` and `receipt`: whom a refresh waits for, and the proof that it was complete.
+//! `tasks show`, `tasks receipt` and `receipt`: the nodes that a refresh waits for, and the proof that it was complete.
 //!
-//! Checking a receipt asks nobody: the file, and the key that was kept from before, say everything.
+//! Checking a receipt takes no service, only the file and the trusted key.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use super::wait::Row;
 use super::{Stop, note};
 use crate::output::Output;
 
-/// The largest receipt that is read; ten thousand nodes need a few megabytes.
+/// The largest receipt accepted, in bytes; ten thousand nodes need a few megabytes.
 const RECEIPT_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Subcommand)]
@@ -118,7 +118,7 @@ async fn show_task(id: &str, api: &Api, output: Output, out: &mut (dyn Write + S
         return Err(Stop::Failed(format!("no task {id}")));
     }
     let rows: Vec<Value> = tasks.iter().map(|task| Row::read(task).shown()).collect();
-    // A service without this action of ours is shown as it answers.
+    // If the service does not have this action of ours, its own answer is shown.
     let is_prefetch = tasks.iter().any(|task| task["ObjectType"] == "preload");
     let whole = if is_prefetch {
         api.call("DescribePreloadTask", &[("TaskId", id), ("PageSize", "100")]).await.ok()
@@ -184,14 +184,14 @@ pub(super) async fn key(api: &Api, output: Output, out: &mut (dyn Write + Send))
     match output {
         Output::Json => Ok(writeln!(out, "{}", json!({ "key": key.to_string(), "fingerprint": key.fingerprint() }))?),
         Output::Table => {
-            // Alone on its line, so that it can be sent into a file.
+            // Alone on its line, so that it can be redirected into a file.
             note(format_args!("Ed25519, fingerprint {}", key.fingerprint()));
             Ok(writeln!(out, "{key}")?)
         }
     }
 }
 
-/// Checks a receipt. Everything that is shown was signed by the trusted key.
+/// Checks a receipt. Everything shown was signed by the trusted key.
 pub(super) fn check(args: &VerifyArgs, output: Output, out: &mut (dyn Write + Send)) -> Result<(), Stop> {
     let file = read(&args.file)?;
     let Some(trusted) = &args.key else {
@@ -286,13 +286,13 @@ fn one(step: &Step, member: &model::receipt::MemberThen) -> Value {
             "swept_upto": member.swept_upto, "isolation": member.isolation })
 }
 
-/// A time of the wall, as people and programs read it.
+/// A wall-clock time, as people and programs read it.
 fn moment(millis: u64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000);
     time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{millis} ms after 1970"))
 }
 
-/// A text file of a bounded size.
+/// Reads a text file of bounded size.
 fn read(path: &Path) -> Result<String, Stop> {
     let wrong = |problem: String| Stop::Usage(format!("{}: {problem}", path.display()));
     let length = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();

@@ -1,8 +1,8 @@
-//! `session create`: temporary credentials of the access key, for a job that should not hold the key itself.
+//! `session create`: temporary credentials of the access key, for a job that should not have the key itself.
 //!
 //! # What always holds
 //!
-//! - What was issued goes to standard output, where it was asked for, and nowhere else.
+//! - Issued credentials go to standard output, where they were requested, and nowhere else.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ pub(super) async fn session(
                                 "expires": text("Expiration") });
             Ok(writeln!(out, "{value}")?)
         }
-        // All three are letters, digits and `+/=.`: a shell takes them as they are.
+        // All three consist of letters, digits and `+/=.`, so a shell needs no quotes.
         Output::Table => Ok(writeln!(
             out,
             "export ALIBABA_CLOUD_ACCESS_KEY_ID={id}\nexport ALIBABA_CLOUD_ACCESS_KEY_SECRET={secret}\n\

@@ -1,4 +1,4 @@
-//! `tasks pause`, `resume`, `cancel` and `priority`: steering of prefetches; and what `tasks show` says of one.
+//! `tasks pause`, `resume`, `cancel` and `priority`: steering of prefetches; and the details of one in `tasks show`.
 
 use std::io::Write;
 
@@ -9,10 +9,11 @@ use super::api::Api;
 use super::submit::show;
 use crate::output::Output;
 
-/// Ids in one call, a limit of the API.
+/// Maximum number of ids in one call, a limit of the API.
 const IDS_PER_CALL: usize = 10;
 
-/// Steers tasks by `action`, some of them at a time. What was done before one is refused stays done, and is shown.
+/// Steers tasks by `action`, a few per call. Calls that succeeded before one is refused remain in effect, and are
+/// shown.
 pub(super) async fn steer(
     action: &str,
     ids: &[String],
@@ -46,7 +47,7 @@ pub(super) async fn steer(
     problem.map_or(Ok(()), Err)
 }
 
-/// A prefetch as DescribePreloadTask shows it: how it is steered, and each job of its first URLs.
+/// A prefetch as DescribePreloadTask shows it: its state, and each job of its first URLs.
 pub(super) struct Whole {
     head: Value,
     jobs: Vec<Value>,

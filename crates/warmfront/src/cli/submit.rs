@@ -1,4 +1,4 @@
-//! `push` and `refresh`: submit in calls the API takes, then perhaps wait.
+//! `push` and `refresh`: submit in calls that the API accepts, then optionally wait.
 
 use std::io::Write;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub(crate) struct PushArgs {
     pub(super) explain: bool,
 }
 
-/// Reads a time: a number with `s`, `m`, `h` or `d`.
+/// Parses a duration: a number with `s`, `m`, `h` or `d`.
 fn seconds(text: &str) -> Result<u64, String> {
     let unit = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)].into_iter().find(|(unit, _)| text.ends_with(*unit));
     let number = unit.and_then(|(_, secs)| text[..text.len() - 1].parse::<u64>().ok()?.checked_mul(secs));
@@ -110,7 +110,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The API's word.
+    /// The API's name for it.
     fn as_str(self) -> &'static str {
         match self {
             Kind::File => "File",
@@ -120,7 +120,7 @@ impl Kind {
         }
     }
 
-    /// How many of a kind the API takes in one call, whatever `--per-call` allows.
+    /// How many of a kind the API accepts in one call, whatever `--per-call` allows.
     fn per_call_max(self) -> usize {
         match self {
             Kind::File | Kind::IgnoreParams => usize::MAX,
@@ -142,7 +142,7 @@ struct Group<'a> {
     per_call: usize,
 }
 
-/// What is listed in a call.
+/// What a call lists.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
     Urls,
@@ -150,7 +150,7 @@ enum What {
 }
 
 impl What {
-    /// The parameter that has the list, and what stands between two of it.
+    /// The parameter for the list, and its separator.
     fn parameter(self) -> (&'static str, &'static str) {
         match self {
             What::Urls => ("ObjectPath", "\n"),
@@ -160,7 +160,7 @@ impl What {
 }
 
 impl Group<'_> {
-    /// The list, cut into calls.
+    /// The list, split into calls.
     fn calls(&self) -> Vec<&[String]> {
         match self.what {
             What::Urls => urls::calls(&self.list, self.per_call),
@@ -168,7 +168,7 @@ impl Group<'_> {
         }
     }
 
-    /// So many of the list, in words.
+    /// `many` of the list, in words.
     fn count(&self, many: usize) -> String {
         match self.what {
             What::Urls => count(many),
@@ -194,7 +194,7 @@ pub(super) async fn push(args: &PushArgs, api: &Api, output: Output, out: &mut (
     let priority = args.priority.map(|priority| priority.to_string());
     parameters.extend(priority.as_deref().map(|priority| ("Priority", priority)));
     parameters.extend(args.not_before.as_deref().map(|time| ("NotBefore", time)));
-    // Who pushes wants users to be answered.
+    // A push is meant to warm what users request.
     parameters.push(("QueryHashkey", if args.key_as_given { "false" } else { "true" }));
     if args.refetch {
         parameters.push(("Refetch", "true"));
@@ -241,18 +241,18 @@ pub(super) async fn refresh(
     submit(&groups, &args.batch, api, output, out).await
 }
 
-/// What became of the calls.
+/// The results of the calls.
 #[derive(Default)]
 struct Submitted {
     ids: Vec<String>,
-    /// URLs that were accepted, with the ids of their call.
+    /// Accepted URLs, with the task ids of their call.
     accepted: Vec<(String, String)>,
-    /// URLs that were not, with state and cause.
+    /// URLs not accepted, with state and cause.
     others: Vec<(String, &'static str, String)>,
     problem: Option<String>,
 }
 
-/// Submits call after call. The first refusal ends it: what follows would most likely be refused as well, and the
+/// Submits call after call. The first refusal ends it: further calls would most likely be refused as well, and the
 /// quota is better kept for a corrected command.
 async fn submit_all(groups: &[Group<'_>], api: &Api) -> Submitted {
     let mut submitted = Submitted::default();
@@ -338,7 +338,7 @@ async fn submit(
                 lines.iter().map(|line| json!({ "url": line.url, "state": line.state, "cause": line.cause })).collect();
             show(&["url", "state", "cause"], &rows, out)?;
         }
-        // The ids alone, ready for a pipe.
+        // Only the ids, ready for a pipe.
         Output::Table => submitted.ids.iter().try_for_each(|id| writeln!(out, "{id}"))?,
     }
     problem.map_or(Ok(()), |problem| Err(Stop::Failed(problem)))
@@ -349,14 +349,14 @@ fn count(urls: usize) -> String {
     if urls == 1 { "1 URL".to_owned() } else { format!("{urls} URLs") }
 }
 
-/// What is shown in the end. There may be a million lines, so they are written as what they are.
+/// The final output. There may be a million lines, so they are serialised directly.
 #[derive(Serialize)]
 struct Shown<'a> {
     task_ids: &'a [String],
     urls: &'a [Line<'a>],
 }
 
-/// What became of one URL.
+/// The result of one URL.
 #[derive(Serialize)]
 struct Line<'a> {
     url: &'a str,

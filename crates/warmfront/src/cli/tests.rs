@@ -1,4 +1,5 @@
-//! The verbs against a small API in this process: it verifies every signature, answers by a script and remembers.
+//! The commands against a small API in this process, which verifies every signature, answers from a script, and records
+//! the calls.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ mod steering;
 
 const SECRET: &str = "demo-key-secret";
 
-/// One call that arrived.
+/// One received call.
 struct Call {
     action: String,
     parameters: Vec<(String, String)>,
@@ -40,7 +41,7 @@ impl Call {
     }
 }
 
-/// Status, pause asked for in milliseconds, body.
+/// Status, requested pause in milliseconds, body.
 type Reply = (u16, Option<u64>, Value);
 type Script = Box<dyn Fn(&Call, &[Call]) -> Reply + Send + Sync>;
 
@@ -75,7 +76,7 @@ async fn serve(State(service): State<Arc<Service>>, request: Request) -> Respons
     (StatusCode::from_u16(status).unwrap(), pause.into_iter().collect::<HeaderList>(), axum::Json(body)).into_response()
 }
 
-/// Headers that may be none.
+/// Response headers, possibly none.
 #[derive(Default)]
 struct HeaderList(Vec<(&'static str, String)>);
 
@@ -99,7 +100,7 @@ impl axum::response::IntoResponseParts for HeaderList {
     }
 }
 
-/// Time that stands still; the service of these tests does not look at it.
+/// A clock that stands still; the service of these tests does not check time stamps.
 struct StillClock;
 
 impl Clock for StillClock {
@@ -136,7 +137,7 @@ impl Ran {
     }
 }
 
-/// Parses a command line and runs it.
+/// Parses and runs a command line.
 async fn command(endpoint: &str, line: &[&str]) -> (ExitCode, String) {
     let secret: PathBuf = secret_file();
     let secret_path = secret.display().to_string();
@@ -154,11 +155,11 @@ fn secret_file() -> PathBuf {
     path
 }
 
-/// Runs a command line against a service that answers by `script`, which sees the call and those before it.
+/// Runs a command line against a service that answers from `script`, which is given the call and the previous ones.
 async fn against(line: &[&str], script: impl Fn(&Call, &[Call]) -> Reply + Send + Sync + 'static) -> Ran {
     let service = Arc::new(Service { script: Box::new(script), calls: Mutex::default() });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = listener.local_addr().unwrap().to_string(); // no scheme: this machine is asked by http
+    let endpoint = listener.local_addr().unwrap().to_string(); // no scheme: http, as it is this machine
     let app = Router::new().fallback(serve).with_state(Arc::clone(&service));
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
     let (status, out) = command(&endpoint, line).await;
@@ -178,7 +179,7 @@ fn rows(id: &str, urls: &str, state: &str, cause: &str) -> Vec<Value> {
         .collect()
 }
 
-/// A service that takes submissions as tasks 1, 2, ... and says `state` of each once it was asked `rounds` times.
+/// A service that accepts submissions as tasks 1, 2, ... and reports `state` for each after `rounds` queries.
 fn honest(rounds: usize, state: &'static str, cause: &'static str) -> impl Fn(&Call, &[Call]) -> Reply + Send + Sync {
     move |call, before| {
         let submissions: Vec<&Call> = before.iter().filter(|call| call.action == "PushObjectCache").collect();
@@ -296,7 +297,7 @@ async fn urls_of_others_in_a_shared_task_are_not_waited_for() {
         ),
         ("http://demo.test/a", [("http://demo.test/a", "Failed"), ("http://demo.test/b", "Complete")], 1, 1),
         ("http://demo.test/a", [("http://demo.test/a", "Complete"), ("http://demo.test/a", "Complete")], 0, 2),
-        // Whose a row is cannot be known: all are waited for.
+        // It cannot be known whose the rows are, so all are waited for.
         ("http://demo.test/a", [("http://demo.test/b", "Complete"), ("http://demo.test/c", "Failed")], 1, 2),
     ];
     for (url, there, status, shown) in cases {
@@ -512,7 +513,7 @@ async fn session_is_shown_as_lines_for_a_shell() {
     );
     let ran = against(&["session", "create", "--secs", "900", "--output", "json"], script).await;
     assert_eq!(ran.json()["security_token"], "a+b/c==");
-    // Half of what is needed is a failure.
+    // An incomplete answer is a failure.
     let ran = against(&["session", "create"], |_, _| ok(json!({ "Credentials": { "AccessKeyId": "STS.x" } }))).await;
     ran.check(1);
 }
@@ -615,7 +616,7 @@ async fn one_task_is_shown_with_the_nodes_it_waits_for() {
     let script = |call: &Call, _: &[Call]| {
         assert_eq!(call.get("TaskId"), "7");
         if call.action != "DescribeRefreshTaskById" {
-            // A service of an earlier version shows no jobs.
+            // A service of an earlier version does not have job details.
             assert_eq!(call.action, "DescribePreloadTask");
             return refused(404, "InvalidAction.NotFound");
         }

@@ -1,18 +1,18 @@
-//! From arguments to calls: which URLs are meant, and how many go into one call.
+//! From arguments to calls: resolving URLs, and splitting them into calls.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
 
 use super::Stop;
 
-/// The most URLs one command takes; more is a mistake, or wants a program of its own.
+/// Maximum number of URLs in one command; more is a mistake, or needs a program of its own.
 const URLS_MAX: usize = 1_000_000;
 
-/// The most hosts in one call, a limit of the API.
+/// Maximum number of hosts in one call, a limit of the API.
 const HOSTS_PER_CALL: usize = 10;
 
-/// Resolves arguments in the order they stand: `@FILE` and `-` (`stdin`) hold a URL a line, everything else is one.
-/// Blank lines and lines that begin with `#` are skipped, a URL that comes twice is taken once.
+/// Resolves arguments in order: `@FILE` and `-` (`stdin`) contain one URL per line, anything else is a URL itself.
+/// Blank lines and lines beginning with `#` are skipped, and duplicate URLs are dropped.
 pub(super) fn read(arguments: &[String], mut stdin: impl Read) -> Result<Vec<String>, Stop> {
     let mut urls = Urls::default();
     for argument in arguments {
@@ -63,7 +63,7 @@ impl Urls {
     }
 }
 
-/// Cuts URLs into calls of at most `per_call` URLs and [`HOSTS_PER_CALL`] hosts, in order.
+/// Splits URLs into calls of at most `per_call` URLs and [`HOSTS_PER_CALL`] hosts, in order.
 pub(super) fn calls(urls: &[String], per_call: usize) -> Vec<&[String]> {
     let mut calls = Vec::new();
     let (mut begin, mut hosts) = (0, HashSet::new());
@@ -82,7 +82,7 @@ pub(super) fn calls(urls: &[String], per_call: usize) -> Vec<&[String]> {
     calls
 }
 
-/// The host of a URL, with or without scheme; only compared, never trusted.
+/// The host of a URL, with or without a scheme; only compared, never trusted.
 fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split(['/', '?', ':']).next().unwrap_or_default()

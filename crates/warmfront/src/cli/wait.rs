@@ -1,4 +1,4 @@
-//! Waiting for tasks: asks after those that are not done, shows a bar for each, ends with all rows.
+//! Waiting for tasks: polls those that are not done, shows a progress bar for each, and returns all rows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -12,17 +12,17 @@ use tokio::time::Instant;
 use super::api::{Api, ApiError};
 use super::note;
 
-/// Ids in one query, a limit of the API.
+/// Maximum number of ids in one query, a limit of the API.
 const IDS_PER_CALL: usize = 10;
-/// The pause between rounds: short first, for small tasks take less than a second, then within the API's rates.
+/// The pause between rounds: short at first, as small tasks take less than a second, then within the API's rates.
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// The pause between the calls of one round: 20 a second, where the API allows 30.
+/// The pause between calls of one round: 20 calls a second, where the API allows 30.
 const PAUSE_BETWEEN: Duration = Duration::from_millis(50);
-/// Bars shown at once: what fits a small terminal. Tasks beyond it are waited for all the same.
+/// Maximum number of bars shown, to fit a small terminal. Further tasks are waited for all the same.
 const BARS_MAX: usize = 20;
 
-/// What the API says of one URL of a task.
+/// One URL of a task, as the API reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Row {
     #[serde(rename = "TaskId", default)]
@@ -32,7 +32,7 @@ pub(super) struct Row {
     /// `file`, `directory`, `regex`, `preload`.
     #[serde(rename = "ObjectType", default)]
     pub(super) kind: String,
-    /// `Refreshing`, `Complete`, `Failed`; other words count as running.
+    /// `Refreshing`, `Complete`, `Failed`; any other word counts as running.
     #[serde(rename = "Status", default)]
     pub(super) state: String,
     /// `0%` to `100%`.
@@ -41,12 +41,12 @@ pub(super) struct Row {
     /// When it was submitted.
     #[serde(rename = "CreationTime", default)]
     pub(super) created: String,
-    /// Why it failed, else empty.
+    /// Why it failed; otherwise empty.
     #[serde(rename = "Description", default)]
     pub(super) cause: String,
 }
 
-/// A reply of rows. There may be thousands of them, so they are read as what they are.
+/// A reply with rows. There may be thousands of them, so they are deserialised directly.
 #[derive(Deserialize)]
 struct Listed {
     #[serde(rename = "Tasks", default)]
@@ -57,7 +57,7 @@ impl Row {
     /// The columns of a table of rows, as [`Row::shown`] names them.
     pub(super) const COLUMNS: [&str; 7] = ["task_id", "url", "type", "state", "process", "created", "cause"];
 
-    /// As it is shown.
+    /// The row as shown.
     pub(super) fn shown(&self) -> Value {
         serde_json::json!({ "task_id": self.task_id, "url": self.url, "type": self.kind, "state": self.state,
                             "process": self.process, "created": self.created, "cause": self.cause })
@@ -90,12 +90,12 @@ impl Row {
     }
 }
 
-/// What was submitted, by the ids it was given; none of it where a line is no URL, as a tag is none. Who submits for a domain in the
-/// same second shares the task: rows of others are nothing to wait for.
+/// The submitted URLs by task id; `None` for a task if one of its lines is not a URL, such as a tag. Submissions for
+/// the same domain in the same second share a task, and the rows of others need not be waited for.
 pub(super) struct Submission<'a>(HashMap<&'a str, Option<HashSet<UrlKey>>>);
 
 impl<'a> Submission<'a> {
-    /// Of URLs or tags, each with the ids of its call.
+    /// From submitted URLs or tags, each with the task ids of its call.
     pub(super) fn of(accepted: &'a [(String, String)]) -> Submission<'a> {
         let mut urls: HashMap<&str, Option<HashSet<UrlKey>>> = HashMap::new();
         for (line, ids) in accepted {
@@ -110,13 +110,13 @@ impl<'a> Submission<'a> {
         Submission(urls)
     }
 
-    /// Of the rows of a task, those of what was submitted here. All of them when some URL of it is not among them: the service shows
-    /// that one otherwise than it was given, so it may be any.
+    /// Selects the rows of a task that were submitted here. Keeps all of them if a submitted URL is missing: the
+    /// service shows that URL in another form, so it may be any row.
     fn own(&self, id: &str, mut rows: Vec<Row>) -> Vec<Row> {
         let Some(Some(urls)) = self.0.get(id) else { return rows };
         let keys: Vec<Option<UrlKey>> = rows.iter().map(|row| key(&row.url)).collect();
         let there: HashSet<&UrlKey> = keys.iter().flatten().collect();
-        // URLs of one call go to several tasks by their hosts.
+        // The URLs of one call are split into tasks by host.
         let hosts: HashSet<&str> = there.iter().map(|key| key.host()).collect();
         let mut submitted = urls.iter().filter(|key| hosts.contains(key.host())).peekable();
         if submitted.peek().is_some() && submitted.all(|key| there.contains(key)) {
@@ -127,7 +127,7 @@ impl<'a> Submission<'a> {
     }
 }
 
-/// What a URL and the row that shows it have in common: the service writes some URLs otherwise than they were given.
+/// What a URL and its row have in common, as the service shows some URLs in another form than submitted.
 fn key(url: &str) -> Option<UrlKey> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -135,16 +135,17 @@ fn key(url: &str) -> Option<UrlKey> {
     UrlKey::new(host, path).ok()
 }
 
-/// How the waiting ended.
+/// The result of waiting.
 #[derive(Debug)]
 pub(super) struct Waited {
-    /// All rows of what was submitted, in the order of the ids.
+    /// All rows of the submission, in the order of the ids.
     pub(super) rows: Vec<Row>,
-    /// Tasks that were not done when the time was over.
+    /// Tasks that were not done by the deadline.
     pub(super) late: Vec<String>,
 }
 
-/// Waits until everything of a submission is done, at most `timeout`. A service that is away for a while is waited for as well.
+/// Waits until everything of a submission is done, for at most `timeout`, even while the service is unavailable for a
+/// time.
 pub(super) async fn wait(
     api: &Api,
     ids: &[String],
@@ -159,7 +160,8 @@ pub(super) async fn wait(
     while !open.is_empty() {
         let last = Instant::now() >= deadline;
         let mut asked = 0;
-        // Each answer has every URL of its tasks: what no bar shows is asked for once the task before it is done.
+        // Each answer contains every URL of its tasks, so a task without a visible bar is only queried once the one
+        // before it is done.
         let mut most = if bars.are_seen() || last { IDS_PER_CALL } else { 1 };
         while asked < open.len() {
             let ids = &open[asked..open.len().min(asked + most)];
@@ -185,7 +187,7 @@ pub(super) async fn wait(
                 Err(error) if error.is_passing() => bars.note(&format!("{error}; still waiting")),
                 Err(error) => return Err(error),
             }
-            // Tasks are done about in order: behind those of which none is, further ones would be asked for in vain.
+            // Tasks end roughly in order: if none of these has, querying later ones would be in vain.
             let in_vain = done == 0 && !(bars.are_seen() && asked + ids.len() < BARS_MAX);
             asked += ids.len();
             if in_vain && !last {
@@ -193,7 +195,7 @@ pub(super) async fn wait(
             }
             most = IDS_PER_CALL.min(most * 2);
         }
-        // A task without rows is not visible yet, not done.
+        // A task without rows is not yet visible, rather than done.
         open.retain(|id| rows.get(id).is_none_or(|rows| rows.is_empty() || !rows.iter().all(Row::is_done)));
         let left = deadline.saturating_duration_since(Instant::now());
         if open.is_empty() || last {
@@ -206,10 +208,10 @@ pub(super) async fn wait(
     Ok(Waited { rows: ids.iter().filter_map(|id| rows.remove(id.as_str())).flatten().collect(), late })
 }
 
-/// A bar for each task on standard error; nothing where that is no terminal.
+/// A progress bar for each task on standard error; hidden if that is not a terminal.
 struct Bars {
     bars: BTreeMap<String, ProgressBar>,
-    /// Keeps the lines of the bars apart.
+    /// Arranges the bars on separate lines.
     lines: MultiProgress,
 }
 
@@ -226,12 +228,12 @@ impl Bars {
         Bars { bars: bars.collect(), lines }
     }
 
-    /// Whether there is somebody who sees them.
+    /// Whether the bars are visible.
     fn are_seen(&self) -> bool {
         !self.lines.is_hidden()
     }
 
-    /// Says something above the bars.
+    /// Writes a message above the bars.
     fn note(&self, text: &str) {
         self.lines.suspend(|| note(text));
     }

@@ -1,7 +1,7 @@
-//! `warmfront demo`: the whole product on one machine, on temporary storage, told as it happens.
+//! `warmfront demo`: the whole product on one machine, on temporary storage, explained as it runs.
 //!
-//! Two regions with an L1 and an L2 each stand before an origin. Everything a user would do goes through the public API;
-//! everything that is claimed is checked, and `--once` ends with an error if a check did not hold.
+//! Two regions, each with an L1 and an L2, in front of an origin. Everything a user would do goes through the public
+//! API; every claim is checked, and `--once` ends with an error if a check failed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -37,7 +37,7 @@ const API_PORT: u16 = 9680;
 const LINK_PORT: u16 = 9681;
 const ORIGIN_PORT: u16 = 9790;
 
-/// Name, POP, tier and port of each node; its admin port is 20 above.
+/// Name, POP, tier and port of each node; its admin port is 20 higher.
 const NODES: [(&str, &str, Tier, u16); 4] = [
     ("cn-1-l1", "cn-1", Tier::L1, 9701),
     ("cn-1-l2", "cn-1", Tier::L2, 9702),
@@ -45,19 +45,20 @@ const NODES: [(&str, &str, Tier, u16); 4] = [
     ("eu-1-l2", "eu-1", Tier::L2, 9712),
 ];
 
-/// URLs of one call.
+/// Maximum number of URLs per call.
 const URLS_PER_CALL: usize = 100;
 
-/// Paths that `--paths` may have.
+/// Maximum number of paths in the file of `--paths`.
 const PATHS_MAX: usize = 10_000;
 
-/// How long a step may take before the demo gives up: longer than an origin that refuses is tried, so that the cause is told.
+/// How long a step may take before the demo gives up: longer than a refusing origin is retried, so that the cause is
+/// reported.
 const STEP_MAX: Duration = Duration::from_secs(240);
 
-/// How often the second answer of an edge is asked for before it counts.
+/// How often an edge is asked for its second answer before the check fails.
 const SECOND_TRIES: u32 = 50;
 
-/// How often a step is looked at.
+/// Interval of polling during a step.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
@@ -101,13 +102,13 @@ pub(crate) async fn run(arguments: &DemoArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything that runs.
+/// All running parts.
 struct Stage {
     domain: String,
     api: Api,
-    /// The demo's own origin; none before a real one.
+    /// The demo's own origin; `None` with a real one.
     origin: Option<Origin>,
-    /// The origin as a source of a domain, in the API's words.
+    /// The origin as a source of a domain, in the API's format.
     source: Value,
     nodes: Vec<Node>,
     control: Control,
@@ -199,7 +200,7 @@ fn parse_origin(text: &str) -> anyhow::Result<Value> {
     })
 }
 
-/// Account, key, POPs and an invitation, as an operator would make them; the file of the invitation.
+/// Creates account, key, POPs and a join token, as an operator would; returns the file of the token.
 async fn prepare(config: &ControlConfig, folder: &Path) -> anyhow::Result<PathBuf> {
     let operator = Operator::open(&config.state, None, Arc::new(SystemClock)).await?;
     operator.create_account("demo", "open", BTreeMap::new(), 0).await?;
@@ -212,7 +213,7 @@ async fn prepare(config: &ControlConfig, folder: &Path) -> anyhow::Result<PathBu
     Ok(token)
 }
 
-/// Shows everything; whether every check held.
+/// Shows everything; returns whether every check held.
 async fn show(stage: &Stage, arguments: &DemoArgs) -> anyhow::Result<bool> {
     eventually("all nodes are ready", || async {
         for (name, _, _, port) in NODES {
@@ -278,7 +279,7 @@ fn paths(stage: &Stage, arguments: &DemoArgs) -> anyhow::Result<Vec<String>> {
     }
 }
 
-/// Submits all paths and waits until each has ended, with a bar.
+/// Submits all paths and waits until each has ended, showing a progress bar.
 async fn prefetch(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
     let urls: Vec<String> = paths.iter().map(|path| stage.url(path)).collect();
     let mut ids = Vec::new();
@@ -294,7 +295,7 @@ async fn prefetch(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
     Ok(failed.is_empty())
 }
 
-/// Waits until every row of the tasks has ended; those that failed.
+/// Waits until every row of the tasks has ended; returns the failed ones.
 async fn wait(stage: &Stage, ids: &[String], rows: usize) -> anyhow::Result<Vec<Value>> {
     let bar = ProgressBar::with_draw_target(Some(rows as u64), ProgressDrawTarget::stdout());
     bar.set_style(ProgressStyle::with_template("  [{bar:40}] {pos}/{len} {elapsed}")?.progress_chars("=> "));
@@ -325,7 +326,7 @@ async fn wait(stage: &Stage, ids: &[String], rows: usize) -> anyhow::Result<Vec<
     }
 }
 
-/// Each edge's first and second answer for three of the objects; nothing may come from the origin.
+/// Shows each edge's first and second answer for three of the objects; neither may come from the origin.
 async fn edges(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
     let before = stage.origin.as_ref().map(Origin::gets);
     let mut good = true;
@@ -361,7 +362,7 @@ async fn edges(stage: &Stage, paths: &[String]) -> anyhow::Result<bool> {
     Ok(good)
 }
 
-/// The answer of the edge's own store. What the first answer brought is there a moment after its last byte was sent.
+/// Waits for an answer from the edge's own store: an object is there a moment after the last byte of the first answer.
 async fn second(stage: &Stage, port: u16, path: &str, edge: &str) -> anyhow::Result<Answer> {
     let own = format!("HIT from {edge}");
     for _ in 0..SECOND_TRIES {
@@ -378,7 +379,7 @@ fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
-/// The origin was asked for each object once for each of the two roots.
+/// Checks that the origin was asked for each object once per root, of which there are two.
 fn asked_once(origin: &Origin) -> anyhow::Result<bool> {
     let gets = origin.gets();
     let total: u64 = gets.values().sum();
@@ -393,7 +394,7 @@ fn asked_once(origin: &Origin) -> anyhow::Result<bool> {
     Ok(odd.is_empty())
 }
 
-/// Changes the origin, refreshes everything, and proves the new bytes on every node.
+/// Changes the origin, refreshes everything, and verifies the new bytes on every node.
 async fn refresh(stage: &Stage, origin: &Origin, paths: &[String]) -> anyhow::Result<bool> {
     origin.change();
     say("\nThe origin's files have changed. Refreshing the whole site (RefreshObjectCaches, Directory):")?;

@@ -1,7 +1,7 @@
-//! The demo's origin: an ordinary HTTP server that says what it was asked for.
+//! The demo's origin: an ordinary HTTP server that counts its requests.
 //!
-//! Its files are made up, or a folder of the user's that is only ever read: a change is an overlay in memory, so that new
-//! bytes can be proved without touching a file.
+//! Its files are generated, or those of a user's folder, which is never written to: a change is an overlay in memory,
+//! so that new bytes can be shown without touching a file.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -19,24 +19,24 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of the made-up video.
+/// Size of the generated video, in bytes.
 const VIDEO_BYTES: u64 = 64 << 20;
 
-/// Made-up images, and bytes of each.
+/// Number of generated images, and the size of each in bytes.
 const IMAGES: u64 = 100;
 const IMAGE_BYTES: u64 = 24 << 10;
 
-/// Bytes made or read at a time.
+/// Bytes generated or read at a time.
 const PIECE_BYTES: u64 = 64 << 10;
 
-/// Files of a user's folder that are served.
+/// Maximum number of files of a user's folder that are served.
 const FILES_MAX: usize = 10_000;
 
-/// Where an object's bytes come from.
+/// The source of an object's bytes.
 enum Source {
-    /// Made up, from this seed.
+    /// Generated from this seed.
     Made(u64),
-    /// A file, only read.
+    /// A file, which is only read.
     File(PathBuf),
 }
 
@@ -48,7 +48,7 @@ struct Object {
     bytes: AtomicU64,
 }
 
-/// The origin's objects and what was asked of them. Cheap to clone.
+/// The origin's objects and request counts. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Origin {
     objects: Arc<BTreeMap<String, Object>>,
@@ -116,7 +116,7 @@ impl Origin {
         self.objects.keys().cloned().collect()
     }
 
-    /// How often each path was asked for.
+    /// Number of requests for each path.
     pub(crate) fn gets(&self) -> BTreeMap<String, u64> {
         self.objects.iter().map(|(path, object)| (path.clone(), object.gets.load(Ordering::Relaxed))).collect()
     }
@@ -126,7 +126,7 @@ impl Origin {
         self.version.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Length and SHA-256 of an object as it is now.
+    /// Length and SHA-256 of an object's current bytes.
     pub(crate) fn digest(&self, path: &str) -> anyhow::Result<(u64, String)> {
         let object = self.objects.get(path).with_context(|| format!("no object {path}"))?;
         let version = self.version.load(Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl Origin {
     }
 }
 
-/// What must be escaped in a path made of a file's name.
+/// The characters to escape in a path made from a file's name.
 const PATH: &percent_encoding::AsciiSet =
     &percent_encoding::CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'%');
 
@@ -150,7 +150,7 @@ impl Object {
         Object { source, length, content_type, gets: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
-    /// The bytes from `at` on, up to the next border of pieces.
+    /// The bytes from `at` up to the next piece boundary.
     fn piece(&self, version: u64, at: u64) -> std::io::Result<Bytes> {
         let number = at / PIECE_BYTES;
         let skip = (at % PIECE_BYTES) as usize;
@@ -158,7 +158,7 @@ impl Object {
         let mut piece = vec![0; length];
         match &self.source {
             Source::Made(seed) => {
-                // xorshift: quick, and no two pieces or versions alike.
+                // xorshift: fast, and pieces and versions all differ.
                 let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (number << 20) ^ (version << 52) ^ 1;
                 for eight in piece.chunks_mut(8) {
                     state ^= state << 13;
@@ -171,7 +171,7 @@ impl Object {
                 let mut file = std::fs::File::open(path)?;
                 file.seek(SeekFrom::Start(number * PIECE_BYTES))?;
                 file.read_exact(&mut piece)?;
-                // The changed file exists nowhere but here.
+                // The changed bytes exist nowhere but here.
                 let mask = version.wrapping_mul(0x5B) as u8;
                 piece.iter_mut().for_each(|byte| *byte ^= mask);
             }
@@ -196,7 +196,7 @@ async fn object(State(origin): State<Origin>, method: Method, uri: Uri, headers:
     if headers.get(header::IF_NONE_MATCH).is_some_and(|wanted| wanted.as_bytes() == etag.as_bytes()) {
         return response.status(StatusCode::NOT_MODIFIED).body(Body::empty()).unwrap_or_default();
     }
-    // A fetch that broke off goes on from where it was; other ranges are answered with the whole.
+    // A broken fetch continues where it ended; other ranges are answered with the whole body.
     let from = headers
         .get(header::RANGE)
         .and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<u64>().ok())

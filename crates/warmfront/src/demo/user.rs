@@ -1,4 +1,4 @@
-//! One user: a plain GET of a node, measured and hashed.
+//! A user: a plain GET from a node, timed and hashed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// What came back.
+/// The answer.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) x_cache: String,
@@ -24,7 +24,7 @@ pub(super) struct Answer {
     pub(super) first_byte: Duration,
 }
 
-/// Asks `address` for `path` on `host`, on a connection of its own.
+/// Requests `path` of `host` from `address`, on a connection of its own.
 pub(super) async fn get(address: SocketAddr, host: &str, path: &str) -> anyhow::Result<Answer> {
     tokio::time::timeout(ANSWER_MAX, ask(address, host, path)).await.context("no answer in time")?
 }

@@ -1,4 +1,4 @@
-//! `user`, `policy` and `key`: who of an account may do what.
+//! `user`, `policy` and `key`: permissions within an account.
 
 use std::path::{Path, PathBuf};
 
@@ -201,7 +201,7 @@ pub(crate) async fn policy(command: &PolicyCommand, output: Output) -> anyhow::R
                     found.with_context(|| format!("no policy `{name}`"))?.policy.document()
                 }
             };
-            // The document itself, whatever the form of other data: it can be sent into a file.
+            // The document itself, whatever the output format, so that it can be redirected into a file.
             Output::Json.object(&serde_json::from_str(&document)?)
         }
         PolicyCommand::Delete { account, name, state } => {

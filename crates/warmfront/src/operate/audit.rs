@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::StateArgs;
 
-/// Records shown where nobody says how many.
+/// Default number of records shown.
 const LIMIT_USUAL: usize = 100;
 
 #[derive(Debug, Args)]
@@ -91,7 +91,7 @@ fn line(Recorded { record, ended_ms, .. }: &Recorded) -> Value {
     })
 }
 
-/// A moment, as it is shown.
+/// A time as shown to operators.
 pub(super) fn wall(millis: u64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000);
     time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()

@@ -1,9 +1,9 @@
-//! Checking receipts: files as a user has them, good ones and others.
+//! Checking receipt files, valid and invalid.
 
 use super::*;
 use crate::output::Output;
 
-/// Signed by the control plane's own code, with the key below; no secret of anybody's.
+/// Signed by the control plane's own code with the key below, which is nobody's secret.
 const GOOD: &str = include_str!("../../../../control/src/receipt/v1.json");
 const KEY: &str = "6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
 const OTHER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";

@@ -1,4 +1,4 @@
-//! Steering on the command line, against a service that the tests play.
+//! Steering on the command line, against a simulated service.
 
 use super::*;
 
@@ -66,7 +66,7 @@ async fn prefetch_is_shown_job_by_job() {
     ] {
         assert!(ran.out.contains(said), "{said}: {}", ran.out);
     }
-    // The vendor's own service has no such action.
+    // The vendor's own service does not have this action.
     let ran = against(&["tasks", "show", "7", "--output", "json"], move |call, before| match call.action.as_str() {
         "DescribeRefreshTaskById" => script(call, before),
         _ => refused(404, "InvalidAction.NotFound"),
