@@ -225,6 +225,7 @@ impl Member {
             applied: self.applied.load(Ordering::SeqCst),
             isolation: "revalidate".to_owned(),
             program: "simulated".to_owned(),
+            lost: 0,
         }
     }
 }
