@@ -347,6 +347,7 @@ async fn job_that_only_looks_says_what_is_still_there_and_fetches_nothing() {
     }
     assert_eq!(look(&node, &variant(2, "/varies", "br")).await, gone);
     clock.advance(Duration::from_secs(61));
+    node.in_contact();
     assert_eq!(look(&node, &soon).await, gone, "users' requests for it would ask the origin");
     node.refresh("/varies", Mode::Expire);
     assert_eq!(look(&node, &varies).await, gone);
