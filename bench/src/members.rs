@@ -199,7 +199,7 @@ impl Member {
                 },
                 () = tokio::time::sleep_until(next_beat) => {
                     sequence += 1;
-                    say(&out, from_node::Is::Heartbeat(Heartbeat { sequence })).await?;
+                    say(&out, from_node::Is::Heartbeat(Heartbeat { sequence, lost: 0 })).await?;
                     next_beat = Instant::now() + lease / 5;
                 }
             }
@@ -225,6 +225,7 @@ impl Member {
             applied: self.applied.load(Ordering::SeqCst),
             isolation: "revalidate".to_owned(),
             program: "simulated".to_owned(),
+            lost: 0,
         }
     }
 }

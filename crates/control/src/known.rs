@@ -7,12 +7,12 @@
 //! The newest entries are kept too, since every session sends them on: the database is asked for them once, not once
 //! per node.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use model::{Clock, DomainName, Entry, Knowledge, Moment, NodeName, Revision};
+use model::{Clock, DomainName, Entry, Invalidation, Knowledge, Moment, NodeName, Revision, Scope};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,10 @@ const ENTRIES_AT_ONCE: u32 = 1000;
 /// Entries kept in memory, and their bytes; a session that is further behind reads the database.
 pub(crate) const TAIL_ENTRIES_MAX: usize = 4096;
 const TAIL_BYTES_MAX: usize = 16 << 20;
+
+/// Domains whose newest invalidation is remembered. When there are more, all are forgotten, and every domain counts as
+/// refreshed at that moment.
+const REFRESHED_MAX: usize = 4096;
 
 /// Everything known at a head of the log.
 #[derive(Clone, Debug)]
@@ -59,6 +63,50 @@ pub(crate) struct Following {
     /// Whether domain rows must be read again although the log has nothing new about them.
     stale: Arc<AtomicBool>,
     tail: Arc<Mutex<Tail>>,
+    refreshed: Arc<Mutex<Refreshed>>,
+}
+
+/// The newest invalidation of each domain since the process began to follow the log.
+#[derive(Default)]
+struct Refreshed {
+    of: HashMap<DomainName, Revision>,
+    /// Up to here every domain may have been refreshed.
+    all: Revision,
+}
+
+impl Refreshed {
+    fn note(&mut self, entry: &[Invalidation], at: Revision, knowledge: &Knowledge) {
+        for invalidation in entry {
+            let domain = match &invalidation.scope {
+                Scope::Tag { domain, .. } | Scope::Domain(domain) => Some(domain),
+                Scope::File(key) => knowledge.domain_for(key.host()).map(|domain| &domain.name),
+                Scope::Directory { host, .. } | Scope::IgnoreParams { host, .. } => {
+                    knowledge.domain_for(host).map(|domain| &domain.name)
+                }
+                Scope::Regex(pattern) => knowledge.domain_for(pattern.host()).map(|domain| &domain.name),
+            };
+            let Some(domain) = domain else { continue };
+            match self.of.get_mut(domain) {
+                Some(last) => *last = at,
+                None => {
+                    if self.of.len() >= REFRESHED_MAX {
+                        self.all_at(at);
+                    }
+                    self.of.insert(domain.clone(), at);
+                }
+            }
+        }
+    }
+
+    /// Entries up to here are not known: every domain may have been refreshed.
+    fn all_at(&mut self, at: Revision) {
+        self.of.clear();
+        self.all = self.all.max(at);
+    }
+
+    fn last(&self, domain: &DomainName) -> Revision {
+        self.of.get(domain).copied().unwrap_or_default().max(self.all)
+    }
 }
 
 /// The newest entries of the log, consecutive without a gap.
@@ -107,7 +155,9 @@ impl Following {
         let nudged = nudge.clone();
         let tail = Arc::new(Mutex::new(Tail::default()));
         let stale = Arc::new(AtomicBool::new(false));
-        let following = Following { known, nudge, stale: stale.clone(), tail: tail.clone() };
+        let refreshed = Arc::new(Mutex::new(Refreshed::default()));
+        let (of_tail, of_refreshed) = (tail.clone(), refreshed.clone());
+        let following = Following { known, nudge, stale: stale.clone(), tail: of_tail, refreshed: of_refreshed };
         tokio::spawn(async move {
             let mut deleting_since = Instant::now();
             loop {
@@ -125,7 +175,7 @@ impl Following {
                     deleting_since = Instant::now();
                     reread = true;
                 }
-                match look(&state, &before, reread, &*clock, &tail).await {
+                match look(&state, &before, reread, &*clock, &tail, &refreshed).await {
                     Ok(Some(known)) => {
                         publish.send_replace(Arc::new(known));
                     }
@@ -142,6 +192,12 @@ impl Following {
     /// What is known now.
     pub(crate) fn now(&self) -> Arc<Known> {
         self.known.borrow().clone()
+    }
+
+    /// The newest invalidation of anything of a domain that is known by now; zero if there was none since the process
+    /// started.
+    pub(crate) fn refreshed(&self, domain: &DomainName) -> Revision {
+        self.refreshed.lock().expect("no holder of this lock can panic").last(domain)
     }
 
     /// Signals whenever more is known.
@@ -180,6 +236,7 @@ async fn look(
     reread: bool,
     clock: &dyn Clock,
     tail: &Mutex<Tail>,
+    refreshed: &Mutex<Refreshed>,
 ) -> Result<Option<Known>, StateError> {
     let head = state.head().await?;
     let unconfigured = reread || before.domains.values().any(|row| !row.configured);
@@ -192,6 +249,9 @@ async fn look(
     while known.head < head {
         let entries = state.entries_after(known.head, ENTRIES_AT_ONCE).await?;
         let Some(last) = entries.last() else { break };
+        if last.revision.0 - known.head.0 > entries.len() as u64 {
+            refreshed.lock().expect("no holder of this lock can panic").all_at(last.revision);
+        }
         known.head = last.revision;
         for logged in &entries {
             let entry = model::log::decode(&logged.bytes)
@@ -209,7 +269,10 @@ async fn look(
                 }
                 _ => {}
             }
-            if !matches!(entry, Entry::Invalidate(_)) {
+            if let Entry::Invalidate(invalidations) = &entry {
+                let mut refreshed = refreshed.lock().expect("no holder of this lock can panic");
+                refreshed.note(invalidations, logged.revision, &known.knowledge);
+            } else {
                 Arc::make_mut(&mut known.knowledge).apply(&entry);
             }
         }
@@ -219,7 +282,10 @@ async fn look(
     }
     // Entries become visible in commit order, so entries up to the head that are missing are not late: they were
     // compacted.
-    known.head = known.head.max(head);
+    if known.head < head {
+        refreshed.lock().expect("no holder of this lock can panic").all_at(head);
+        known.head = head;
+    }
     if of_domains {
         let domains = domains(state).await?;
         if head == before.head && domains == *before.domains {
@@ -254,10 +320,31 @@ mod tests {
         let (head, knowledge) = state.knowledge().await.unwrap();
         let (seen, knowledge) = (clock.moment(), Arc::new(knowledge));
         let before = Known { head, seen, knowledge, domains: Arc::default(), joined: Arc::default() };
-        let last = state.append(&[Entry::Invalidate(Vec::new())]).await.unwrap();
+        let (last, refreshed) = (state.append(&[Entry::Invalidate(Vec::new())]).await.unwrap(), Mutex::default());
         state.compact(0).await.unwrap();
-        let known = look(&state, &before, false, &*clock, &Mutex::default()).await.unwrap().unwrap();
+        let known = look(&state, &before, false, &*clock, &Mutex::default(), &refreshed).await.unwrap().unwrap();
         assert_eq!(known.head, last);
+        let name = DomainName::parse("a.com").unwrap();
+        let refreshed = refreshed.into_inner().unwrap();
+        assert_eq!(refreshed.last(&name), last, "what was compacted may have been of any domain");
+    }
+
+    #[test]
+    fn newest_invalidation_of_a_domain_is_known_in_bounded_memory() {
+        let mut refreshed = Refreshed::default();
+        let name = |n: usize| DomainName::parse(&format!("d{n}.com")).unwrap();
+        let note = |refreshed: &mut Refreshed, n, at| {
+            let invalidation = Invalidation { scope: Scope::Domain(name(n)), mode: model::Mode::Delete };
+            refreshed.note(&[invalidation], Revision(at), &Knowledge::default());
+        };
+        note(&mut refreshed, 0, 5);
+        note(&mut refreshed, 0, 7);
+        assert_eq!((refreshed.last(&name(0)).0, refreshed.last(&name(1)).0), (7, 0));
+        (0..REFRESHED_MAX).for_each(|n| note(&mut refreshed, n, 8));
+        assert_eq!(refreshed.last(&name(REFRESHED_MAX)).0, 0);
+        note(&mut refreshed, REFRESHED_MAX, 9);
+        assert_eq!(refreshed.of.len(), 1);
+        assert_eq!(refreshed.last(&name(REFRESHED_MAX + 1)).0, 9, "what is not known counts as refreshed");
     }
 
     #[test]

@@ -292,7 +292,7 @@ impl Shared {
         incoming: Streaming<FromNode>,
         out: &Sending,
     ) -> Result<(), End> {
-        let member = member(&hello)?;
+        let (member, lost) = (member(&hello)?, hello.lost);
         let program: String = hello.program.chars().take(100).collect();
         let (welcome, start) = self.welcome(&hello, &member, &program).await?;
         is_admitted();
@@ -307,7 +307,7 @@ impl Shared {
             *latest = session.max(*latest);
         }
         tracing::info!(node = %member.name, session, applied = start.0, "node connected");
-        let (leases, orders) = self.scheduler.connected(&member.name, session, joins);
+        let (leases, orders) = self.scheduler.connected(&member.name, session, joins, lost);
         let result = tokio::select! {
             biased;
             heard = self.hear(&member.name, incoming, out, &leases) => heard,
@@ -407,6 +407,7 @@ impl Shared {
                 }
                 from_node::Is::Heartbeat(heartbeat) => {
                     self.acknowledged.heard(node, millis(self.clock.now()));
+                    leases.lost(heartbeat.lost);
                     let head = match made(Mistake::OldHead) {
                         true => self.following.now().head,
                         false => self.heads.now().await.ok_or(End::Gone)?,
@@ -465,6 +466,8 @@ impl Shared {
                     }
                 }
                 from_node::Is::Reports(reports) => {
+                    // Before the reports, so that no chunk ends with them whose objects the node lost meanwhile.
+                    leases.lost(reports.lost);
                     let reports: Result<Vec<model::Report>, _> =
                         reports.reports.into_iter().map(model::Report::try_from).collect();
                     match reports {

@@ -73,6 +73,7 @@ impl From<prefetch::Job> for Job {
             refetch: job.refetch,
             pin: job.pin.map(|pin| Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
             again: job.again,
+            look: job.look,
         }
     }
 }
@@ -89,6 +90,7 @@ impl From<Job> for prefetch::Job {
             refetch: job.refetch,
             pin: job.pin.map(|pin| prefetch::Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
             again: job.again,
+            look: job.look,
         }
     }
 }

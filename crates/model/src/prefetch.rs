@@ -40,6 +40,10 @@ pub struct Job {
     /// Whether an earlier try failed, so that a request to the origin for it is a retry.
     #[serde(default)]
     pub again: bool,
+    /// Whether the node reported the object resident before. It says whether that is still so: *resident*, or [`Cause::Evicted`]. It
+    /// fetches nothing.
+    #[serde(default)]
+    pub look: bool,
 }
 
 impl Job {
@@ -155,8 +159,8 @@ pub enum Cause {
     /// It is resident, but could not be pinned as requested; the reason is for humans.
     #[error("resident, but not pinned: {0}")]
     NotPinned(String),
-    /// It was evicted or became stale before it could be checked.
-    #[error("evicted before it was checked")]
+    /// It was evicted, or became stale, before it could be checked or before the prefetch ended.
+    #[error("evicted, refreshed or stale again before the prefetch ended")]
     Evicted,
     /// The node does not serve the domain (any longer).
     #[error("domain is not served")]

@@ -251,6 +251,7 @@ impl Link {
             applied: self.knowing.applied().0,
             isolation: isolation.to_owned(),
             program: concat!("warmfront ", env!("CARGO_PKG_VERSION")).to_owned(),
+            lost: self.store.losses(),
         }
     }
 
@@ -355,13 +356,15 @@ impl Link {
                         sequence += 1;
                         // Read before the heartbeat can be sent.
                         beats.push_back(Beat { sequence, sent: self.knowing.clock().moment() });
-                        say(out, from_node::Is::Heartbeat(Heartbeat { sequence })).await?;
+                        let lost = self.store.losses();
+                        say(out, from_node::Is::Heartbeat(Heartbeat { sequence, lost })).await?;
                     }
                     next_beat = Instant::now() + self.knowing.known().knowledge.settings.lease() / 5;
                 }
                 reports = prefetch.reports(REPORTS_AT_ONCE) => {
                     let reports = reports.iter().map(model::link::Report::from).collect();
-                    say(out, from_node::Is::Reports(Reports { reports })).await?;
+                    let lost = self.store.losses();
+                    say(out, from_node::Is::Reports(Reports { reports, lost })).await?;
                 }
                 () = tokio::time::sleep_until(next_under_way), if takes_under_way => {
                     next_under_way = Instant::now() + UNDER_WAY_EVERY;

@@ -5,7 +5,7 @@
 //!
 //! - A job is begun only once the log is applied up to its submission (fence, assumption 10).
 //! - *Resident* is reported only of an object that was read back from stable storage, was verified, and may be sent at
-//!   that moment.
+//!   that moment. A job that only looks finds out whether an object that was reported is still there, and fetches nothing.
 //! - A withdrawn job is not begun any more. One that waits for its turn, here or at an origin, leaves; a fetch that
 //!   somebody else waits for, or that was already sent, goes on.
 //! - Users come first (promise P4): while they wait for fetches of their own, few jobs run.
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fill::{self, ArrivedBody, Purpose};
 use crate::head::ObjectKey;
+use crate::lookup::stored;
 use crate::pins::{self, NotPinned};
 use crate::pipeline::{ATTEMPTS_MAX, Found, Look, Pipeline, allowed};
 use crate::slices::Part;
@@ -271,9 +272,15 @@ impl Prefetch {
                 let (prefetch, pipeline) = (self.clone(), pipeline.clone());
                 running.spawn(async move {
                     let began = Instant::now();
-                    let warming = withdrawn.run_until_cancelled(pipeline.warm(&job, &prefetch, &host.fetching));
-                    let Some(outcome) = warming.await else { return };
+                    let warming = async {
+                        match job.look {
+                            true => pipeline.look_again(&job).await,
+                            false => pipeline.warm(&job, &prefetch, &host.fetching).await,
+                        }
+                    };
+                    let Some(outcome) = withdrawn.run_until_cancelled(warming).await else { return };
                     match &outcome {
+                        _ if job.look => {} // it counted when it became resident
                         Outcome::Resident { .. } => pipeline.metrics().jobs_done.inc(),
                         // Nothing was tried, and the job comes again.
                         Outcome::Failed(Cause::OriginBusy { .. }) => pipeline.metrics().jobs_put_off.inc(),
@@ -362,6 +369,38 @@ impl Pipeline {
             }
         }
         Outcome::Failed(Cause::Evicted)
+    }
+
+    /// Whether an object that this node reported resident still is: stored whole, good to be sent, fresh, and pinned if the job says
+    /// so. It was read back from the medium when it became resident, so that is not done again.
+    pub(crate) async fn look_again(&self, job: &Job) -> Outcome {
+        let Some(wanted) = self.wanted(job) else { return Outcome::Failed(Cause::UnknownDomain) };
+        let look = self.look(&wanted).await;
+        let Some(found) = look.found.as_ref().filter(|_| self.weigh(&wanted, &look).0) else {
+            return Outcome::Failed(Cause::Evicted);
+        };
+        let marker = match look.marker {
+            Some(generation) => {
+                let marker = stored(self.store(), &ObjectKey::bare(&wanted.url)).await;
+                marker.is_some_and(|marker| marker.generation() == generation && self.store().holds(&marker))
+            }
+            None => true,
+        };
+        if !marker || !self.store().holds(&found.object) {
+            return Outcome::Failed(Cause::Evicted);
+        }
+        let (bytes, checksum) = (found.object.length(), found.object.checksum());
+        // A pin that has expired since is no reason to fail.
+        let now = pins::secs(self.knowing().clock().now());
+        let pinned = match job.pin.as_ref().filter(|pin| pin.until > now) {
+            Some(_) => self.pin(job, &wanted, &look, found).await,
+            None => Ok(()),
+        };
+        match pinned {
+            Ok(()) => Outcome::Resident { bytes, checksum, validator: found.head.validator(), fetched: false },
+            Err(NotPinned::Absent) => Outcome::Failed(Cause::Evicted),
+            Err(NotPinned::For(cause)) => Outcome::Failed(cause),
+        }
     }
 
     fn wanted(&self, job: &Job) -> Option<Wanted> {

@@ -5,10 +5,11 @@
 //! are stored here and nowhere else.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use quick_cache::{OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
+use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 
 use crate::buffers::Buffers;
 use crate::config::{room_of_fills, room_of_readers};
@@ -51,6 +52,24 @@ impl Weighter<Slot, Item> for Bytewise {
     }
 }
 
+/// Counts the heads that are evicted: without a disk each of them is an object that is lost.
+#[derive(Clone, Default)]
+struct Counting {
+    heads: Arc<AtomicU64>,
+}
+
+impl Lifecycle<Slot, Item> for Counting {
+    /// The last of the evicted items, which is dropped once the shard is unlocked.
+    type RequestState = Option<Item>;
+
+    fn on_evict(&self, state: &mut Option<Item>, slot: Slot, item: Item) {
+        if matches!(slot, Slot::Head(_)) {
+            self.heads.fetch_add(1, Ordering::Relaxed);
+        }
+        *state = Some(item);
+    }
+}
+
 /// A fixed multiply-and-fold hash: keys are uniform already, and a run must be repeatable.
 #[derive(Clone, Default)]
 struct Fold(u64);
@@ -86,7 +105,8 @@ pub(crate) struct Memory {
     pub(crate) changes: Mutex<()>,
     /// Accounting of all body bytes in memory, including those here.
     pub(crate) buffers: Arc<Buffers>,
-    cache: Cache<Slot, Item, Bytewise, Fold, DefaultLifecycle<Slot, Item>>,
+    cache: Cache<Slot, Item, Bytewise, Fold, Counting>,
+    counting: Counting,
 }
 
 impl Memory {
@@ -99,6 +119,7 @@ impl Memory {
             .weight_capacity(capacity_bytes.max(1))
             .build()
             .expect("both required options are set");
+        let counting = Counting::default();
         Memory {
             changes: Mutex::default(),
             buffers: Arc::new(Buffers::new(
@@ -107,7 +128,8 @@ impl Memory {
                 capacity_bytes.saturating_add(in_flight_bytes).saturating_add(room_of_fills(capacity_bytes)),
                 room_of_readers(capacity_bytes),
             )),
-            cache: Cache::with_options(options, Bytewise, Fold::default(), DefaultLifecycle::default()),
+            cache: Cache::with_options(options, Bytewise, Fold::default(), counting.clone()),
+            counting,
         }
     }
 
@@ -164,6 +186,11 @@ impl Memory {
     /// Number of items; without a disk each is an object.
     pub(crate) fn items(&self) -> u64 {
         self.cache.len() as u64
+    }
+
+    /// Heads that were evicted so far.
+    pub(crate) fn evicted_heads(&self) -> u64 {
+        self.counting.heads.load(Ordering::Relaxed)
     }
 
     pub(crate) fn bytes(&self) -> u64 {

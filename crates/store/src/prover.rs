@@ -9,6 +9,7 @@
 //! - At most [`WAITING_MAX`] proofs wait; further callers wait for room.
 //! - Only what was asked for is examined: bytes in between are read and dropped.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::format::HeadRecord;
 use crate::index::{Place, name};
 use crate::object::Entry;
-use crate::store::Volume;
+use crate::store::{Inner, Volume};
 use crate::tier::{Segment, Source, Tier};
 use crate::writer::Command;
 use crate::{Generation, Key, Object, RACES_MAX, ReadError, Store, VerifyError};
@@ -182,6 +183,37 @@ impl Store {
             }
         }
         Err(VerifyError::Raced)
+    }
+}
+
+impl Store {
+    /// Whether an object that a lookup found is whole and covered by a finished sync, as far as is known without reading its body.
+    pub fn holds(&self, object: &Object) -> bool {
+        let Some(tier) = &object.tier else { return self.outage().is_none() };
+        let (name, place) = (name(object.key()), object.entry.place);
+        tier.index.get(name) == Some(place)
+            && tier.is_alive(&object.entry)
+            && tier.segment(place.segment).is_some_and(|segment| segment.is_durable(place.end()))
+    }
+
+    /// A number that changes whenever objects, or parts of them, may have left the store although nobody removed or replaced them: by
+    /// eviction, because they could not be read or written, with a disk, or from their pins. It may change when nothing was lost, too.
+    pub fn losses(&self) -> u64 {
+        let Inner { memory, counters, disks, .. } = &*self.inner;
+        let counted = [
+            &counters.evicted_objects,
+            &counters.evicted_segments,
+            &counters.taken_back_segments,
+            &counters.read_errors,
+            &counters.write_errors,
+        ];
+        let counted: u64 = counted.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+        let of_disks: u64 = disks
+            .iter()
+            .map(|volume| u64::from(volume.tier.outage.is_out()) + volume.tier.pins.lost.load(Ordering::Relaxed))
+            .sum();
+        let of_memory = if disks.is_empty() { memory.evicted_heads() } else { 0 };
+        counted + of_disks + of_memory
     }
 }
 

@@ -36,13 +36,13 @@ use crate::{Config, DiskConfig, Key, Object, OpenError, RACES_MAX, ReadError, St
 /// Its writers are tasks of the runtime that opened it; once that has ended, writes fail with [`WriteError::Closed`].
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    memory: Arc<Memory>,
-    counters: Arc<Counters>,
-    disks: Vec<Volume>,
+pub(crate) struct Inner {
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) disks: Vec<Volume>,
     /// Configured disks that could not be read when the store was opened.
     missing: Vec<Missing>,
     /// Number of the next fill that goes to memory alone.

@@ -259,7 +259,7 @@ async fn member_is_told_entries_in_order_and_a_head_that_is_fresh() {
         rig.operator.set_pop(&format!("q{n}"), Coverage::Global, &[]).await.unwrap();
     }
     let committed = rig.state().head().await.unwrap();
-    p1.say(from_node::Is::Heartbeat(Heartbeat { sequence: 7 })).await;
+    p1.say(from_node::Is::Heartbeat(Heartbeat { sequence: 7, lost: 0 })).await;
     let mut entries = 0;
     let head = loop {
         match p1.next().await {
@@ -337,7 +337,7 @@ async fn later_session_of_a_node_takes_over() {
     let mut second = rig.connect(again("p-1", &welcome)).await;
     second.welcome().await;
     while first.next().await.is_some() {}
-    second.say(from_node::Is::Heartbeat(Heartbeat { sequence: 1 })).await;
+    second.say(from_node::Is::Heartbeat(Heartbeat { sequence: 1, lost: 0 })).await;
     assert!(matches!(second.next().await, Some(from_control::Is::Head(_))));
     second.say(from_node::Is::Hello(hello("p-1"))).await;
     assert!(second.refusal().await.reason.contains("Hello"));
@@ -373,11 +373,11 @@ async fn jobs_go_down_and_reports_come_up() {
         (chunk.progress.under_way == [(jobs[1].index, (5, 10))].into()).then_some(chunk.progress.shown)
     };
     assert_eq!(until("half of one is there", told).await[jobs[1].index as usize], 5_000);
-    p1.say(from_node::Is::Reports(Reports { reports: jobs.iter().map(report).collect() })).await;
+    p1.say(from_node::Is::Reports(Reports { reports: jobs.iter().map(report).collect(), lost: 0 })).await;
     let ended = || async { rig.state().open_accounts().await.unwrap().is_empty().then_some(()) };
     until("the chunk has ended", ended).await;
     let nonsense = model::link::Report { chunk: 1, outcome: b"{".to_vec(), ..Default::default() };
-    p1.say(from_node::Is::Reports(Reports { reports: vec![nonsense] })).await;
+    p1.say(from_node::Is::Reports(Reports { reports: vec![nonsense], lost: 0 })).await;
     assert!(p1.refusal().await.reason.contains("outcome"));
 }
 
@@ -409,13 +409,13 @@ async fn heartbeats_are_answered_while_the_database_takes_no_writes_and_reports_
     soon("the writer is held", held).await.unwrap();
     let report = |job: &model::link::Job| {
         let report = model::Job::from(job.clone()).report(1, Outcome::Failed(Cause::TooLarge));
-        from_node::Is::Reports(Reports { reports: vec![(&report).into()] })
+        from_node::Is::Reports(Reports { reports: vec![(&report).into()], lost: 0 })
     };
     // The job ends, which is to be written. More reports follow than the scheduler's queue holds.
     for _ in 0..400 {
         soon("a report is sent", p1.say(report(&jobs[0]))).await;
     }
-    soon("a heartbeat is sent", p1.say(from_node::Is::Heartbeat(Heartbeat { sequence: 7 }))).await;
+    soon("a heartbeat is sent", p1.say(from_node::Is::Heartbeat(Heartbeat { sequence: 7, lost: 0 }))).await;
     loop {
         match p1.next().await {
             Some(from_control::Is::Head(Head { sequence: 7, .. })) => break,

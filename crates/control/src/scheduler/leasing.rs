@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 
 use model::{Job, NodeName};
 
-use super::work::Turn;
-use super::{Order, Task};
+use super::work::{Said, Turn};
+use super::{Order, Session, Task};
 
 /// The jobs leased to a node.
 #[derive(Default)]
 pub(super) struct Leased {
-    /// Each with the account it belongs to.
-    jobs: HashMap<(u64, u32), Arc<str>>,
+    /// Each with the account it belongs to, and what the node had said of its store when it was given the job.
+    jobs: HashMap<(u64, u32), (Arc<str>, Said)>,
     /// How many each account has; accounts without any are absent.
     of: HashMap<Arc<str>, usize>,
 }
@@ -33,22 +33,23 @@ impl Leased {
         self.jobs.contains_key(&job)
     }
 
-    fn insert(&mut self, account: &Arc<str>, job: (u64, u32)) {
-        if self.jobs.insert(job, account.clone()).is_none() {
+    fn insert(&mut self, account: &Arc<str>, job: (u64, u32), said: Said) {
+        if self.jobs.insert(job, (account.clone(), said)).is_none() {
             *self.of.entry(account.clone()).or_default() += 1;
         }
     }
 
-    /// Removes a job; returns whether it was there.
-    pub(super) fn remove(&mut self, job: (u64, u32)) -> bool {
-        let Some(account) = self.jobs.remove(&job) else { return false };
+    /// Removes a job; returns what the node had said of its store when it was given the job, or `None` if it was not
+    /// there.
+    pub(super) fn remove(&mut self, job: (u64, u32)) -> Option<Said> {
+        let (account, said) = self.jobs.remove(&job)?;
         if let Some(count) = self.of.get_mut(&account) {
             *count -= 1;
             if *count == 0 {
                 self.of.remove(&account);
             }
         }
-        true
+        Some(said)
     }
 
     /// The jobs of these chunks.
@@ -65,18 +66,24 @@ impl Leased {
 impl Task {
     /// Puts jobs in line for their present owners if these may have changed, and rechecks chunks that have ended: an
     /// object that became resident while its owner was away is not where users' requests look first once the owner is
-    /// back.
+    /// back, and one that was refreshed or evicted since is not there any more.
     pub(super) fn line_up(&mut self) {
         if std::mem::take(&mut self.unlined) {
             for queue in self.accounts.values_mut() {
                 queue.line_up_all(&self.aims, &self.room, &self.leaving);
+                // Where no node is left, nobody can be asked once more.
+                self.done.extend(queue.chunks.iter().filter(|(_, work)| work.is_done()).map(|(id, _)| *id));
             }
         }
         for id in self.done.clone() {
             let queue = self.account_of.get(&id).and_then(|account| self.accounts.get_mut(account));
             let work = queue.and_then(|queue| queue.chunks.get_mut(&id));
-            let again = work.map_or(0, |work| work.put_back(&self.aims));
-            if again > 0 {
+            // A cancelled chunk that had ended before that was read stays as it ended.
+            let Some(work) = work.filter(|work| work.steering().cancelled_ms == 0) else { continue };
+            let again = work.put_back(&self.aims);
+            let refreshed = self.following.refreshed(work.domain());
+            let says = |node: &NodeName| self.sessions.get(node).map(Session::said);
+            if again > 0 || work.look(&self.aims, refreshed, self.head, says) {
                 self.counters.retried.fetch_add(again as u64, Ordering::Relaxed);
                 self.done.remove(&id);
                 self.note(id);
@@ -120,7 +127,8 @@ impl Task {
                 for (number, job) in turn.since(begun) {
                     let session = self.aims.names().get(*number as usize).and_then(|node| self.sessions.get_mut(node));
                     if let Some(session) = session {
-                        session.leased.insert(&whose, (job.chunk, job.index));
+                        let said = session.said();
+                        session.leased.insert(&whose, (job.chunk, job.index), said);
                     }
                 }
             }

@@ -33,6 +33,8 @@ impl Task {
         let now = self.following.now();
         let known = now.knowledge.clone();
         if Arc::ptr_eq(&known, &self.known) {
+            // Of invalidations nobody here needs to know more than how far they go.
+            self.head = now.head;
             return;
         }
         let joined: Vec<NodeName> =

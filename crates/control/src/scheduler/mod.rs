@@ -16,8 +16,9 @@
 //!   to drop them.
 //! - The cost of an event does not grow with the number of loaded chunks. Only a tick, a change of the topology or of
 //!   what a domain keeps, and a node that lost its store look at all of them.
-//! - A chunk ends when every job has failed or is resident (at its current owner, if that is connected). The end is in
-//!   the database before anybody is told.
+//! - A chunk ends when every job has failed or is resident (at its current owner, if that is connected). If its domain
+//!   was refreshed meanwhile, or a node may have lost what it reported, the node is asked once more before the chunk
+//!   ends, [`work::looks::LOOKS_MAX`] times at most. The end is in the database before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +38,7 @@ use aims::Aims;
 use jumps::Jumps;
 use leasing::Leased;
 use queue::Queue;
-use work::Work;
+use work::{Said, Work};
 
 pub(crate) use lines::{JobIs, JobState, LineState, first_failure, jobs_of, line_state};
 pub(crate) use work::key_of;
@@ -112,9 +113,16 @@ pub(crate) struct Leases {
     reports: mpsc::Sender<Report>,
     node: NodeName,
     session: u64,
+    /// What the node said last of the losses of its store; read when a chunk would end.
+    lost: Arc<AtomicU64>,
 }
 
 impl Leases {
+    /// Notes what the node says of the losses of its store: a number that changes when there may have been one.
+    pub(crate) fn lost(&self, lost: u64) {
+        self.lost.store(lost, Ordering::Relaxed);
+    }
+
     /// Reports jobs that ended, whatever their outcome. Does not wait for the scheduler, which waits for the database:
     /// heartbeats come in over the same stream.
     pub(crate) async fn report(&self, reports: Vec<Report>) {
@@ -157,7 +165,7 @@ pub(crate) struct Scheduler {
 /// What the scheduler has done, and what it holds.
 #[derive(Default)]
 pub(crate) struct Counters {
-    /// Jobs that ended resident.
+    /// Jobs that ended resident; those that only looked again do not count.
     pub(crate) resident: AtomicU64,
     /// Jobs that failed for good.
     pub(crate) failed: AtomicU64,
@@ -201,7 +209,7 @@ struct Next {
 }
 
 enum Event {
-    Here { node: NodeName, session: u64, empty: bool, orders: mpsc::Sender<Order> },
+    Here { node: NodeName, session: u64, empty: bool, lost: Arc<AtomicU64>, orders: mpsc::Sender<Order> },
     Gone { node: NodeName, session: u64 },
     Emptied { node: NodeName, heard: oneshot::Sender<()> },
     Reports { node: NodeName, session: u64, reports: Vec<Report> },
@@ -227,14 +235,21 @@ impl Scheduler {
         Scheduler { events, counters }
     }
 
-    /// Announces a node that is connected and can be given jobs; `empty` says that its store is new. A later session of
-    /// the same node has a higher number and replaces the earlier one.
-    pub(crate) fn connected(&self, node: &NodeName, session: u64, empty: bool) -> (Leases, mpsc::Receiver<Order>) {
+    /// Announces a node that is connected and can be given jobs; `empty` says that its store is new, and `lost` is what
+    /// it says of losses of its store. A later session of the same node has a higher number and replaces the earlier one.
+    pub(crate) fn connected(
+        &self,
+        node: &NodeName,
+        session: u64,
+        empty: bool,
+        lost: u64,
+    ) -> (Leases, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(MESSAGES_MAX);
         let (reports, reported) = mpsc::channel(REPORTS_MAX);
-        let here = Event::Here { node: node.clone(), session, empty, orders };
+        let lost = Arc::new(AtomicU64::new(lost));
+        let here = Event::Here { node: node.clone(), session, empty, lost: lost.clone(), orders };
         tokio::spawn(announce(here, reported, self.events.clone()));
-        (Leases { events: self.events.clone(), reports, node: node.clone(), session }, receiver)
+        (Leases { events: self.events.clone(), reports, node: node.clone(), session, lost }, receiver)
     }
 
     /// Announces that a node about to be admitted has lost all that it held; its session ends. After this returns, no
@@ -258,10 +273,19 @@ impl Scheduler {
 
 struct Session {
     id: u64,
+    /// See [`Leases`].
+    lost: Arc<AtomicU64>,
     orders: mpsc::Sender<Order>,
     leased: Leased,
     /// Chunks that the node must drop but could not be told of yet. It is given no jobs until it has been told.
     untold: BTreeSet<u64>,
+}
+
+impl Session {
+    /// What the node has said of its store by now.
+    fn said(&self) -> Said {
+        Said { session: self.id, lost: self.lost.load(Ordering::Relaxed) }
+    }
 }
 
 struct Task {
@@ -447,14 +471,15 @@ impl Task {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Here { node, session, empty, orders } => {
+            Event::Here { node, session, empty, lost, orders } => {
                 // Two sessions of a node that start at once may be announced in either order.
                 if self.sessions.get(&node).is_some_and(|here| here.id > session) {
                     return;
                 }
                 self.end_leases(&node);
                 self.counters.here().insert(node.clone());
-                let session = Session { id: session, orders, leased: Leased::default(), untold: BTreeSet::new() };
+                let (leased, untold) = (Leased::default(), BTreeSet::new());
+                let session = Session { id: session, lost, orders, leased, untold };
                 self.sessions.insert(node.clone(), session);
                 self.unsure = true;
                 self.missed.remove(&node);

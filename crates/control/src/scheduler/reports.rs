@@ -22,17 +22,16 @@ impl Task {
             return;
         }
         let Some(here) = self.sessions.get_mut(node).filter(|here| here.id == session) else { return };
-        if !here.leased.remove((report.chunk, report.index)) {
-            return;
-        }
+        let Some(said) = here.leased.remove((report.chunk, report.index)) else { return };
         let counters = self.counters.clone();
         let Some(work) = self.work(report.chunk) else { return };
         match report.outcome {
             Outcome::Resident { bytes, fetched, .. } => {
-                counters.resident.fetch_add(1, Ordering::Relaxed);
                 // A fetch that took less than a millisecond counts as one: zero means that nothing was fetched.
                 let took_ms = if fetched { u32::try_from(report.took_ms.max(1)).unwrap_or(u32::MAX) } else { 0 };
-                work.resident(report.index, node, bytes, took_ms);
+                if work.resident(report.index, node, bytes, took_ms, said) {
+                    counters.resident.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Outcome::Failed(cause) => {
                 if work.failed(report.index, cause, node, Instant::now(), now_ms) {

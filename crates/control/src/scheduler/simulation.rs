@@ -10,6 +10,8 @@
 //! - Steering: no fetch begins a second after its task was cancelled or paused.
 //! - Nothing is lost: every task ends with the outcome of its objects, however often nodes and schedulers are lost.
 //! - All repeated work is counted as a retry.
+//! - Complete means warm: when a task ends, every node has what it reported, although nodes evict objects, lose their
+//!   disks and forget what is refreshed. Only what is lost after the task was last looked at is not noticed.
 //! - Nothing fails for its deadline before it could have run for that long, and nothing that could have stays open long
 //!   after it.
 
@@ -19,6 +21,7 @@ use model::ManualClock;
 use model::{Cause, Entry, Outcome, Pop};
 
 use super::queue::Place;
+use super::work::looks::LOOKS_MAX;
 use super::*;
 use crate::state::chunks::Filter;
 use crate::state::steering::{PRIORITIES, Steer};
@@ -134,6 +137,13 @@ struct World {
     again: u64,
     /// Accounts with a chunk outside that outranks all loaded ones although there is room, and since when.
     outside: BTreeMap<String, u64>,
+    /// The objects that each node has, and the number that says when it has lost some.
+    held: BTreeMap<&'static str, BTreeSet<String>>,
+    lost: BTreeMap<&'static str, Arc<AtomicU64>>,
+    /// When objects were lost.
+    gone_ms: HashMap<(&'static str, String), u64>,
+    /// How often each chunk was looked at by now, and since when.
+    looks: HashMap<u64, (u8, u64)>,
     tried: HashMap<(u64, u32), u64>,
 }
 
@@ -175,6 +185,10 @@ impl World {
             given: HashMap::new(),
             again: 0,
             outside: BTreeMap::new(),
+            held: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            gone_ms: HashMap::new(),
+            looks: HashMap::new(),
             tried: HashMap::new(),
         };
         for name in names {
@@ -190,9 +204,33 @@ impl World {
     fn connect(&mut self, name: &'static str, empty: bool) {
         self.sessions += 1;
         let (orders, receiver) = mpsc::channel(MESSAGES_MAX);
-        self.task.take(Event::Here { node: node(name), session: self.sessions, empty, orders });
+        let lost = Arc::new(AtomicU64::new(0));
+        self.lost.insert(name, lost.clone());
+        self.task.take(Event::Here { node: node(name), session: self.sessions, empty, lost, orders });
         let (coming, queue, fetching) = (VecDeque::new(), VecDeque::new(), Vec::new());
         self.nodes.insert(name, Member { session: self.sessions, orders: Some(receiver), coming, queue, fetching });
+    }
+
+    /// A node loses objects: all, or about one in `some`.
+    fn lose(&mut self, name: &'static str, some: u64) {
+        let now_ms = self.now_ms();
+        for url in self.held.get(name).cloned().unwrap_or_default() {
+            if self.random.one_in(some) {
+                self.held.entry(name).or_default().remove(&url);
+                self.gone_ms.insert((name, url), now_ms);
+            }
+        }
+    }
+
+    /// Everything is refreshed: no node may send what it has.
+    async fn refresh(&mut self) {
+        for name in self.names.clone() {
+            self.lose(name, 1);
+        }
+        let scope = model::Scope::Domain(model::DomainName::parse("a.com").unwrap());
+        let refreshed = vec![model::Invalidation { scope, mode: model::Mode::Expire }];
+        let head = self.state.append(&[Entry::Invalidate(refreshed)]).await.unwrap();
+        self.following.reach(head).await.unwrap();
     }
 
     fn disconnect(&mut self, name: &'static str) {
@@ -285,11 +323,21 @@ impl World {
                     true => self.disconnect(name),
                     false => {
                         let empty = self.random.one_in(4);
+                        if empty || self.random.one_in(4) {
+                            // It does not always know that it has lost its disk.
+                            self.lose(name, 1);
+                        }
                         self.connect(name, empty);
                     }
                 }
             }
             12 if self.random.one_in(4) => self.restart().await,
+            13 => {
+                let name = self.names[self.random.below(self.names.len() as u64) as usize];
+                self.lose(name, 3);
+                self.lost[name].fetch_add(1, Ordering::Relaxed);
+            }
+            14 if self.random.one_in(4) => self.refresh().await,
             _ => return false,
         }
         self.random.one_in(2)
@@ -312,7 +360,18 @@ impl World {
         for (name, member) in &mut self.nodes {
             while let Some((_, order)) = member.coming.pop_front_if(|(at, _)| *at <= now_ms) {
                 match order {
-                    Order::Jobs(jobs) => member.queue.extend(jobs),
+                    Order::Jobs(jobs) => {
+                        let (looks, jobs): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.look);
+                        member.queue.extend(jobs);
+                        for job in looks {
+                            let has = self.held.get(name).is_some_and(|held| held.contains(&job.url));
+                            let outcome = match has {
+                                true => Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: false },
+                                false => Outcome::Failed(Cause::Evicted),
+                            };
+                            reports.push((*name, member.session, job.report(1, outcome)));
+                        }
+                    }
                     Order::Withdraw(chunks) => member.queue.retain(|job| !chunks.contains(&job.chunk)),
                 }
             }
@@ -325,7 +384,10 @@ impl World {
                 let outcome = match fate(&job.url) {
                     Fate::Gone => Outcome::Failed(Cause::OriginStatus(404)),
                     Fate::Late(times) if *tried <= times => Outcome::Failed(Cause::OriginTimeout),
-                    _ => Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: true },
+                    _ => {
+                        self.held.entry(*name).or_default().insert(job.url.clone());
+                        Outcome::Resident { bytes: 1, checksum: 1, validator: None, fetched: true }
+                    }
                 };
                 reports.push((*name, member.session, job.report(1, outcome)));
             }
@@ -375,9 +437,11 @@ impl World {
                         let meant = &self.chunks[&job.chunk];
                         let unheard = now_ms <= meant.steered_ms + HEARD_MS;
                         assert!(meant.may_run(now_ms) || unheard, "seed {seed}: {} is given to {name}", job.chunk);
-                        let times = self.given.entry((job.chunk, job.index)).or_default();
-                        self.again += u64::from(*times > 0);
-                        *times += 1;
+                        if !job.look {
+                            let times = self.given.entry((job.chunk, job.index)).or_default();
+                            self.again += u64::from(*times > 0);
+                            *times += 1;
+                        }
                         let steering = self.task.work(job.chunk).map(|work| work.steering());
                         let place = steering.map(|steering| Place::of(job.chunk, steering));
                         let last = given.entry(meant.account.clone()).or_default();
@@ -392,6 +456,13 @@ impl World {
         }
         let retried = self.task.counters.retried.load(Ordering::Relaxed);
         assert!(self.again <= retried, "seed {seed}: {} given out again, {retried} counted", self.again);
+
+        for (id, work) in self.task.accounts.values().flat_map(|queue| &queue.chunks) {
+            let last = self.looks.entry(*id).or_default();
+            if last.0 != work.looks() {
+                *last = (work.looks(), now_ms);
+            }
+        }
 
         let (room, aims) = (&self.task.room, &self.task.aims);
         let could_be_given = |work: &Work| {
@@ -452,10 +523,24 @@ impl World {
                 continue;
             }
             meant.ended = true;
+            let (looks, looked_ms) = self.looks.get(&id).copied().unwrap_or_default();
+            let was_given_up = meant.cancelled || meant.could_run_ms + HEARD_MS >= deadline_ms;
+            for (index, holder) in chunk.progress.resident.iter().enumerate() {
+                let Some(at) = (*holder as usize).checked_sub(1) else { continue };
+                let name = self.names.iter().find(|name| **name == chunk.progress.nodes[at].as_str()).unwrap();
+                let url = &meant.urls[index % meant.urls.len()];
+                let has = self.held.get(name).is_some_and(|held| held.contains(url));
+                let gone_ms = self.gone_ms.get(&(*name, url.clone())).copied().unwrap_or_default();
+                let is_late = gone_ms >= chunk.finished_ms || looks > 0 && gone_ms >= looked_ms;
+                let excused = was_given_up || is_late || looks >= LOOKS_MAX;
+                assert!(has || excused, "seed {seed}: {id} is Complete, and {name} has no {url} since {gone_ms}");
+            }
             for (at, url) in meant.urls.iter().enumerate() {
                 match (line_state(&chunk, at), fate(url)) {
                     (LineState::Resident, Fate::Good | Fate::Late(_)) => {}
                     (LineState::Failed(Cause::OriginStatus(404)), Fate::Gone) => {}
+                    // It was lost again and again.
+                    (LineState::Failed(Cause::Evicted), _) => assert!(looks >= LOOKS_MAX, "seed {seed}: {id}"),
                     (LineState::Failed(Cause::Cancelled), _) => assert!(meant.cancelled, "seed {seed}: {id}"),
                     (LineState::Failed(Cause::Deadline | Cause::NoTarget | Cause::OriginTimeout), _) => {
                         let ran = meant.could_run_ms;
@@ -556,7 +641,7 @@ async fn million_urls_of_one_account_do_not_delay_ten_of_another() {
     let all = Look { tick: true, committed: true };
     let mut next = task.turn(all, Next::default()).await;
     let (orders, mut incoming) = mpsc::channel(MESSAGES_MAX);
-    task.take(Event::Here { node: node("p-1"), session: 1, empty: false, orders });
+    task.take(Event::Here { node: node("p-1"), session: 1, empty: false, lost: Arc::default(), orders });
     // The node is full of the large account's jobs when the ten arrive.
     loop {
         next = task.turn(all, next).await;

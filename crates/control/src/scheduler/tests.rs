@@ -51,7 +51,7 @@ impl Rig {
     }
 
     async fn connect(&self, name: &str, session: u64) -> Node {
-        let (leases, orders) = self.scheduler.connected(&node(name), session, false);
+        let (leases, orders) = self.scheduler.connected(&node(name), session, false, 0);
         Node { leases, orders }
     }
 
@@ -195,6 +195,9 @@ async fn restart_goes_on_where_it_was() {
     assert_eq!(rest.len(), 25);
     assert!(rest.iter().all(|job| jobs[15..].contains(job)), "what was resident is not asked for again");
     p1.resident(&rest).await;
+    let looks = p1.jobs(40).await;
+    assert!(looks.iter().all(|job| job.look), "what may have happened meanwhile is not known");
+    p1.resident(&looks).await;
     let chunk = rig.kept("me", "the chunk has ended", |chunk| chunk.finished_ms > 0).await;
     assert_eq!(residents(&chunk.progress), 40);
     rig.stopping.cancel();
@@ -243,7 +246,7 @@ async fn change_of_members_and_loss_of_a_store_are_made_good() {
     rig.kept("me", "progress is kept", |chunk| residents(&chunk.progress) == 6).await;
 
     // It returns with an empty store, so everything has to be done again.
-    let (leases, orders) = rig.scheduler.connected(&node("p-1"), 2, true);
+    let (leases, orders) = rig.scheduler.connected(&node("p-1"), 2, true, 0);
     let mut p1 = Node { leases, orders };
     let jobs = p1.jobs(10).await;
     p1.resident(&jobs[..6]).await;

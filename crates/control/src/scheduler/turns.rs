@@ -11,6 +11,7 @@ use crate::testing::{clock, domain, node, prefetch, topology};
 
 mod elsewhere;
 mod long;
+mod looks;
 
 const DEADLINE: Duration = Duration::from_secs(1_800);
 
@@ -23,7 +24,14 @@ struct Played {
     task: Task,
     next: Next,
     faults: Faults,
-    nodes: BTreeMap<&'static str, mpsc::Receiver<Order>>,
+    nodes: BTreeMap<&'static str, Here>,
+}
+
+/// A node that has connected.
+struct Here {
+    session: u64,
+    lost: Arc<AtomicU64>,
+    orders: mpsc::Receiver<Order>,
 }
 
 impl Played {
@@ -41,8 +49,10 @@ impl Played {
 
     fn connect(&mut self, name: &'static str) {
         let (orders, incoming) = mpsc::channel(MESSAGES_MAX);
-        self.task.take(Event::Here { node: node(name), session: 1, empty: false, orders });
-        self.nodes.insert(name, incoming);
+        let session = self.nodes.get(name).map_or(1, |here| here.session + 1);
+        let lost = Arc::new(AtomicU64::new(0));
+        self.task.take(Event::Here { node: node(name), session, empty: false, lost: lost.clone(), orders });
+        self.nodes.insert(name, Here { session, lost, orders: incoming });
     }
 
     /// Kills the process and starts it again, without its nodes.
@@ -72,7 +82,7 @@ impl Played {
     /// Jobs that have reached a node.
     fn jobs(&mut self, name: &str) -> Vec<Job> {
         let mut jobs = Vec::new();
-        while let Ok(order) = self.nodes.get_mut(name).unwrap().try_recv() {
+        while let Ok(order) = self.nodes.get_mut(name).unwrap().orders.try_recv() {
             if let Order::Jobs(more) = order {
                 jobs.extend(more);
             }
@@ -82,7 +92,8 @@ impl Played {
 
     fn report(&mut self, name: &str, jobs: &[Job], outcome: &Outcome) {
         let reports = jobs.iter().map(|job| job.report(1, outcome.clone())).collect();
-        self.task.take(Event::Reports { node: node(name), session: 1, reports });
+        let session = self.nodes[name].session;
+        self.task.take(Event::Reports { node: node(name), session, reports });
     }
 }
 

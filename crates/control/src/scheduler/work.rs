@@ -14,6 +14,10 @@ use super::aims::{Aims, NOBODY};
 use super::lines::hundredths;
 use crate::state::chunks::{Chunk, Params, Progress};
 use crate::state::steering::{Standing, Steering};
+use looks::LOOKS_MAX;
+pub(super) use looks::Said;
+
+pub(super) mod looks;
 
 /// How often a job is tried before a transient failure becomes final.
 const TRIES_MAX: u8 = 8;
@@ -30,6 +34,7 @@ const SCHEME_BYTES_MAX: usize = 8;
 /// A loaded chunk. There are many, so each makes as few allocations as possible.
 pub(super) struct Work {
     id: u64,
+    domain: DomainName,
     begin_after: Revision,
     params: Params,
     steering: Steering,
@@ -55,6 +60,16 @@ pub(super) struct Work {
     given_up: bool,
     /// Whether the database does not have its targets yet.
     unaimed: bool,
+    /// Whether it is not known since when its objects are resident: they became so before it was loaded, or before its
+    /// targets changed.
+    unsure: bool,
+    /// What the nodes of its progress had said when they were given the first job that made an object resident, or at
+    /// the last look.
+    said: Vec<Option<Said>>,
+    /// How often it was looked at once more since its jobs last moved to other nodes, and which of the nodes of its
+    /// progress were looked at since something was last fetched for it.
+    looks: u8,
+    looked: Vec<bool>,
 }
 
 /// A job that has failed, perhaps not for good.
@@ -175,6 +190,7 @@ impl Work {
         }
         let mut work = Work {
             id: chunk.id,
+            domain: chunk.domain,
             begin_after: chunk.revision,
             params: chunk.params,
             steering: chunk.steering,
@@ -192,6 +208,10 @@ impl Work {
             changed: false,
             given_up: false,
             unaimed: false,
+            unsure: false,
+            said: Vec::new(),
+            looks: 0,
+            looked: Vec::new(),
         };
         work.aim(aims);
         work
@@ -242,6 +262,12 @@ impl Work {
         }
         self.owners = owners;
         self.returned = true;
+        self.line_up_looks(aims);
+    }
+
+    /// The domain that all objects belong to.
+    pub(super) fn domain(&self) -> &DomainName {
+        &self.domain
     }
 
     pub(super) fn steering(&self) -> Steering {
@@ -430,6 +456,11 @@ impl Work {
         self.owners.clear();
         // A waiting chunk is not written only to record its targets; they are written once a job of it is leased.
         self.unaimed = old.targets.is_empty();
+        // Nodes are numbered differently now.
+        self.said.clear();
+        self.looked.clear();
+        self.looks = 0;
+        self.unsure = self.progress.resident.iter().any(|holder| *holder > 0);
         let new = &self.progress;
         self.changed |= !self.unaimed && (old.targets != new.targets || old.nodes != new.nodes || lost > 0);
         lost
@@ -470,6 +501,7 @@ impl Work {
             refetch: self.params.refetch,
             pin: self.params.pin.clone(),
             again: self.tries.contains_key(&index),
+            look: self.holder(index).is_some(),
         }
     }
 
@@ -490,24 +522,28 @@ impl Work {
         }
     }
 
-    /// The job's object of `bytes` bytes is resident on `node`; its fetch took `took_ms`.
-    pub(super) fn resident(&mut self, index: u32, node: &NodeName, bytes: u64, took_ms: u32) {
+    /// The job's object of `bytes` bytes is resident on `node`; its fetch took `took_ms`. `said` is what the node had said
+    /// when it was given the job. Returns whether the object had not been resident before.
+    pub(super) fn resident(&mut self, index: u32, node: &NodeName, bytes: u64, took_ms: u32, said: Said) -> bool {
         if !self.leased.remove(&index) {
-            return;
+            return false;
         }
+        let is_new = self.holder(index).is_none();
         let progress = &mut self.progress;
         let at = place_in(&mut progress.nodes, node);
         if let Some(holder) = progress.resident.get_mut(index as usize) {
             *holder = at;
         }
         progress.fetched.resize(progress.resident.len(), (0, 0));
-        if let Some(fetched) = progress.fetched.get_mut(index as usize) {
+        if let Some(fetched) = progress.fetched.get_mut(index as usize).filter(|_| is_new || took_ms > 0) {
             *fetched = (bytes, took_ms);
         }
         progress.under_way.remove(&index);
+        self.note_said(at as usize - 1, said, is_new || took_ms > 0);
         self.tries.remove(&index);
         self.left -= 1;
         self.changed = true;
+        is_new
     }
 
     /// Puts jobs back in line whose object is resident elsewhere than at the present owner; returns how many.
@@ -523,8 +559,9 @@ impl Work {
                 self.left += 1;
             }
         }
-        self.returned |= self.left > before;
-        self.changed |= self.left > before;
+        if self.left > before {
+            (self.returned, self.changed, self.looks) = (true, true, 0);
+        }
         self.left - before
     }
 
@@ -550,6 +587,12 @@ impl Work {
             return false;
         }
         self.progress.under_way.remove(&index);
+        let was_there = self.is_gone(index);
+        if was_there && cause == Cause::Evicted && self.looks < LOOKS_MAX {
+            self.waiting.push_back(index);
+            self.returned = true;
+            return false;
+        }
         if let Cause::OriginBusy { seconds } = cause {
             // Nothing was tried: the origin is being spared, it did not fail. Nodes keep jobs from all asking it at
             // once.
@@ -558,7 +601,8 @@ impl Work {
         }
         let told = (place_in(&mut self.progress.told_by, node), now_ms);
         let times = self.tries.get(&index).map_or(0, |tried| tried.times) + 1;
-        if cause.is_transient() && times < TRIES_MAX {
+        let is_final = was_there && cause == Cause::Evicted;
+        if cause.is_transient() && times < TRIES_MAX && !is_final {
             let pause = PAUSE.saturating_mul(1 << (times - 1)).min(PAUSE_MAX);
             self.pausing.push((now + jittered(pause, self.id, index + u32::from(times)), index));
             self.tries.insert(index, Tried { times, cause, told });
@@ -588,7 +632,8 @@ impl Work {
     }
 
     /// Ends the chunk: every job that is not resident fails with the cause given for its target (`None` if there are no
-    /// targets). At a deadline, a job that was tried keeps the cause of its last failure. Returns how many jobs failed.
+    /// targets). At a deadline, a job that was tried keeps the cause of its last failure. An object that is being looked
+    /// at once more stays as it was reported. Returns how many jobs failed.
     pub(super) fn give_up(&mut self, now_ms: u64, cause: impl Fn(Option<&Parent>) -> Cause) -> u64 {
         if self.targets.is_empty() {
             // Without targets every URL has failed.
@@ -600,6 +645,7 @@ impl Work {
         if self.targets.is_empty() {
             left = (0..self.per_target() as u32).collect();
         }
+        left.retain(|index| self.holder(*index).is_none());
         let per_target = self.per_target().max(1);
         for index in &left {
             let cause = cause(self.targets.get(*index as usize / per_target));

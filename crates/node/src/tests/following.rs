@@ -376,11 +376,22 @@ async fn job_comes_and_its_report_goes_over_the_link() {
     origin.put("/a", Page::new("a body"));
     let (_control, node, mut session) = Control::joined(&origin, 1).await;
     let job = Job { chunk: 7, index: 3, url: format!("http://{DOMAIN}/a"), begin_after: Revision(1), ..Job::default() };
-    session.say(from_control::Is::Jobs(Jobs { jobs: vec![job.into()], withdrawn: Vec::new() })).await;
+    session.say(from_control::Is::Jobs(Jobs { jobs: vec![job.clone().into()], withdrawn: Vec::new() })).await;
     let Some(from_node::Is::Reports(reports)) = session.heard(1).await else { panic!("a report") };
     let report = model::Report::try_from(reports.reports[0].clone()).unwrap();
     assert_eq!((report.chunk, report.index), (7, 3));
     assert!(matches!(report.outcome, model::Outcome::Resident { bytes: 6, fetched: true, .. }), "{report:?}");
+    // The same job, to see whether the object is still there; and one of an object that is not.
+    origin.put("/b", Page::new("another"));
+    let here = Job { look: true, ..job };
+    let away = Job { index: 4, url: format!("http://{DOMAIN}/b"), ..here.clone() };
+    for (job, is_there) in [(here, true), (away, false)] {
+        session.say(from_control::Is::Jobs(Jobs { jobs: vec![job.into()], withdrawn: Vec::new() })).await;
+        let Some(from_node::Is::Reports(reports)) = session.heard(1).await else { panic!("a report") };
+        let report = model::Report::try_from(reports.reports[0].clone()).unwrap();
+        assert_eq!(matches!(report.outcome, model::Outcome::Resident { fetched: false, .. }), is_there, "{report:?}");
+    }
+    assert!(origin.seen("/b").is_empty());
     node.stop().await;
 }
 

@@ -4,7 +4,7 @@
 use model::{Cause, Job, Outcome};
 
 use super::functions::{Set, with};
-use super::prefetching::job;
+use super::prefetching::{job, report};
 use super::tiers::{Tiers, tiers};
 use super::*;
 
@@ -325,6 +325,70 @@ async fn on_this(disk: store::disk::FaultyDisk) -> store::Store {
     let config = store::Config { memory_bytes: 256 << 10, disks, segment_bytes: 64 << 10 };
     let disk: Arc<dyn store::disk::Disk> = Arc::new(disk);
     store::Store::open_on(config, vec![disk]).await.unwrap()
+}
+
+/// The outcome of looking whether what `job` made resident is still there.
+async fn look(node: &TestNode, job: &Job) -> Outcome {
+    node.prefetch.accept([Job { look: true, ..job.clone() }].into_iter());
+    report(node).await.outcome
+}
+
+#[tokio::test]
+async fn job_that_only_looks_says_what_is_still_there_and_fetches_nothing() {
+    let origin = Origin::start().await;
+    let clock = clock();
+    let node = TestNode::start("edge", &knowledge(&origin), clock.clone(), on_disk().await).await;
+    origin.put("/plain", Page::new(vec![1_u8; 300_000]));
+    origin.put("/varies", Page::new("v").with("vary", "accept-encoding"));
+    origin.put("/soon", Page::new("s").with("cache-control", "max-age=60"));
+    let (plain, varies, soon) = (job(1, "/plain", 0), variant(2, "/varies", "gzip"), job(3, "/soon", 0));
+    let gone = Outcome::Failed(Cause::Evicted);
+    for job in [&plain, &varies, &soon] {
+        assert_eq!(look(&node, job).await, gone, "it never came");
+        let made = warm(&node, job).await;
+        let Outcome::Resident { bytes, checksum, validator, fetched: true } = made else { panic!("{made:?}") };
+        assert_eq!(look(&node, job).await, Outcome::Resident { bytes, checksum, validator, fetched: false });
+    }
+    assert_eq!(look(&node, &variant(2, "/varies", "br")).await, gone);
+    clock.advance(Duration::from_secs(61));
+    node.in_contact();
+    assert_eq!(look(&node, &soon).await, gone, "users' requests for it would ask the origin");
+    node.refresh("/varies", Mode::Expire);
+    assert_eq!(look(&node, &varies).await, gone);
+    node.refresh("/varies", Mode::Delete);
+    assert_eq!(look(&node, &varies).await, gone);
+    assert_eq!(fetched(&look(&node, &plain).await), Some(false), "others stay");
+    let unknown = Job { url: "http://other.example.test/".into(), ..plain.clone() };
+    assert_eq!(look(&node, &unknown).await, Outcome::Failed(Cause::UnknownDomain));
+
+    let losses = node.pipeline.store().losses();
+    assert_eq!(fetched(&look(&node, &plain).await), Some(false));
+    assert_eq!(node.pipeline.store().losses(), losses);
+    for number in 0..100 {
+        let path = format!("/flood/{number}");
+        origin.put(&path, Page::new(vec![2_u8; 200_000]));
+        assert_eq!(fetched(&warm(&node, &job(9, &path, 0)).await), Some(true));
+    }
+    assert_eq!(look(&node, &job(9, "/flood/0", 0)).await, gone, "five times the store went through");
+    assert_ne!(node.pipeline.store().losses(), losses, "and the store says so");
+    let count = |path: &str| origin.seen(path).len();
+    assert_eq!([count("/plain"), count("/varies"), count("/soon"), count("/flood/0")], [1; 4]);
+}
+
+#[tokio::test]
+async fn store_without_a_disk_says_that_it_has_lost_objects() {
+    let origin = Origin::start().await;
+    let store = store::Store::open(store::Config::memory_only(4 << 20)).await.unwrap();
+    let node = TestNode::start("edge", &knowledge(&origin), clock(), store.clone()).await;
+    origin.put("/0", Page::new(vec![1_u8; 200_000]));
+    assert_eq!(fetched(&warm(&node, &job(1, "/0", 0)).await), Some(true));
+    assert_eq!((fetched(&look(&node, &job(1, "/0", 0)).await), store.losses()), (Some(false), 0));
+    for number in 1..100 {
+        let path = format!("/{number}");
+        origin.put(&path, Page::new(vec![2_u8; 200_000]));
+        warm(&node, &job(1, &path, 0)).await;
+    }
+    assert!(store.losses() >= 70, "{}", store.losses());
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ async fn connection_lasts_as_long_as_there_is_a_session_on_it() {
     tokio::time::sleep(10 * UNUSED_MAX).await;
     shown("warmfront_link_connections_unadmitted 0").await;
     shown("warmfront_nodes_connected 1").await;
-    node.say(from_node::Is::Heartbeat(Heartbeat { sequence: 7 })).await;
+    node.say(from_node::Is::Heartbeat(Heartbeat { sequence: 7, lost: 0 })).await;
     while !matches!(node.next().await, Some(from_control::Is::Head(_))) {}
     drop(silent);
     control.stop().await;

@@ -11,6 +11,7 @@ use crate::state::steering::Steering;
 use crate::testing::{member, node, topology};
 
 const GONE: Cause = Cause::OriginStatus(404);
+const SAID: Said = Said { session: 1, lost: 0 };
 const PASSING: Cause = Cause::OriginTimeout;
 
 pub(in crate::scheduler) fn chunk(paths: usize, variants: usize) -> Chunk {
@@ -125,11 +126,11 @@ fn report_ends_a_job_or_sends_it_back_in_line() {
     let room = [("p-1", 9)];
     let mut work = Work::new(chunk(3, 1), &mut aims, &Knowledge::default());
     assert!(!failed(&mut work, 0, GONE, now), "nobody has it");
-    work.resident(0, &node("p-1"), 10, 2);
+    work.resident(0, &node("p-1"), 10, 2, SAID);
     assert_eq!(work.progress().resident, [0, 0, 0], "nobody has it");
     assert_eq!(lease(&mut work, &aims, &room).len(), 3);
 
-    work.resident(0, &node("p-1"), 10, 2);
+    work.resident(0, &node("p-1"), 10, 2, SAID);
     assert!(failed(&mut work, 1, GONE, now));
     for tries in 1..TRIES_MAX {
         assert!(!failed(&mut work, 2, PASSING, now), "try {tries} is not the last");
@@ -190,7 +191,7 @@ fn deadline_fails_what_is_left() {
     let mut aims = aims(&["p-1", "q-1"]);
     let mut work = Work::new(chunk(2, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 2)]);
-    work.resident(0, &node("p-1"), 10, 2);
+    work.resident(0, &node("p-1"), 10, 2, SAID);
     assert!(!failed(&mut work, 1, PASSING, Instant::now()));
     let cause = |group: Option<&Parent>| match group {
         Some(group) if group.pop.as_str() == "p" => Cause::Deadline,
@@ -223,7 +224,7 @@ fn what_came_of_a_try_is_over_once_another_has_brought_the_object() {
     assert!(work.retry_due(now + 2 * PAUSE));
     assert_eq!(lease(&mut work, &aims, &only_there).len(), 30);
     for index in 0..30 {
-        work.resident(index, &node("p-2"), 10, 2);
+        work.resident(index, &node("p-2"), 10, 2, SAID);
     }
     lease(&mut work, &aims, &[("p-1", 0), ("p-2", 0)]);
     let back = work.put_back(&aims);
@@ -248,9 +249,9 @@ fn change_of_topology_keeps_what_still_holds() {
         let mut work = Work::new(chunk(4, 1), &mut aims, &Knowledge::default());
         lease(&mut work, &aims, &[("p-1", 9), ("q-1", 9)]);
         // p/L2: 0 resident, 1 failed. q/L2: 4 resident on q-1, 5 failed. The others are leased.
-        work.resident(0, &node("p-1"), 10, 2);
+        work.resident(0, &node("p-1"), 10, 2, SAID);
         failed(&mut work, 1, GONE, Instant::now());
-        work.resident(4, &node("q-1"), 10, 2);
+        work.resident(4, &node("q-1"), 10, 2, SAID);
         failed(&mut work, 5, GONE, Instant::now());
         work.kept();
         let mut aims = Aims::new(topology(after));
@@ -278,8 +279,8 @@ fn store_that_was_lost_holds_nothing() {
     let mut aims = aims(&["p-1", "p-2"]);
     let mut work = Work::new(chunk(3, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 9)]);
-    work.resident(0, &node("p-1"), 10, 2);
-    work.resident(2, &node("p-1"), 10, 2);
+    work.resident(0, &node("p-1"), 10, 2, SAID);
+    work.resident(2, &node("p-1"), 10, 2, SAID);
     assert_eq!(work.lost(&node("p-2"), &mut aims), None, "it had nothing");
     assert_eq!(work.lost(&node("p-1"), &mut aims), Some(2));
     assert_eq!((work.left, &work.progress().resident[..]), (3, &[0, 0, 0][..]));
@@ -317,7 +318,7 @@ fn node_that_moved_holds_nothing_for_its_old_place() {
     let mut aims = aims(&["p-1", "p-2"]);
     let mut work = Work::new(chunk(1, 1), &mut aims, &Knowledge::default());
     lease(&mut work, &aims, &[("p-1", 9)]);
-    work.resident(0, &node("p-1"), 10, 2);
+    work.resident(0, &node("p-1"), 10, 2, SAID);
     let mut moved = topology(&["p-2", "q-2"]);
     moved.members.insert(node("p-1"), model::Member { name: node("p-1"), ..member("q-1") });
     let work = Work::new(
