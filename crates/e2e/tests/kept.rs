@@ -377,3 +377,34 @@ async fn key_is_the_users_or_the_url_as_submitted_as_the_call_says() -> anyhow::
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refreshed_while_a_prefetch_ran_is_warm_when_it_is_complete() -> anyhow::Result<()> {
+    let mut stage = Stage::set("open").await?;
+    let origin = stage.origin().await?;
+    let path = "/a.bin";
+    origin.write_bytes(path, b"the old bytes")?;
+    // One target has it, the other is away.
+    stage.node("eu-1-l2").kill9();
+    let url = format!("http://{DOMAIN}{path}");
+    let pushed = stage.cli(&["push", &url]).await?;
+    let task = pushed["task_ids"][0].as_str().with_context(|| pushed.to_string())?.to_owned();
+    eventually("one target of two has it", || async {
+        let rows = stage.cli(&["tasks", &task]).await?;
+        ensure!(rows[0]["process"] == "50%", "{rows}");
+        Ok(())
+    })
+    .await;
+    origin.write_bytes(path, b"the new bytes, which are longer")?;
+    stage.cli(&["refresh", &url, "--wait"]).await?;
+    stage.node("eu-1-l2").start()?;
+    complete(&stage, &task, 1).await?;
+    origin.stop()?;
+    for name in ["cn-1-l2", "eu-1-l2"] {
+        let node = stage.node(name);
+        let answer = http::get(node.port, DOMAIN, path, &[]).await?;
+        hit(node, &answer)?;
+        ensure!(answer.text() == "the new bytes, which are longer", "{name}: {}", answer.text());
+    }
+    Ok(())
+}
