@@ -125,7 +125,9 @@ async fn queue_counts_requests_before_2024_and_urls_since() {
     assert_eq!(rig.ask(CDN, "PushObjectCache", &[("ObjectPath", &lines(0, 100))]).await.status, 200);
     let answer = rig.ask(CDN, "PushObjectCache", &[("ObjectPath", &lines(100, 51))]).await;
     assert_refused(&answer, 400, "PreloadQueueFull", "Preload queue is full, please try again later.");
-    let answer = rig.ask(VOD, "PreloadVodObjectCaches", &[("ObjectPath", &lines(100, 51))]).await;
+    // VOD has a queue of its own.
+    assert_eq!(rig.ask(VOD, "PreloadVodObjectCaches", &[("ObjectPath", &lines(100, 100))]).await.status, 200);
+    let answer = rig.ask(VOD, "PreloadVodObjectCaches", &[("ObjectPath", &lines(200, 51))]).await;
     assert_refused(&answer, 403, "PreloadQueueFull", "Preload queue is full, please try again later!");
     assert_eq!(rig.ask(CDN, "PushObjectCache", &[("ObjectPath", &lines(100, 50))]).await.status, 200);
 }
