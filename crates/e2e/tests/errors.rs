@@ -438,9 +438,11 @@ async fn full_queue_is_answered_in_the_vendors_words() -> anyhow::Result<()> {
             ("cdn", "PushObjectCache", path(&lines(100, 51))),
             Some((400, "PreloadQueueFull", "Preload queue is full, please try again later.")),
         ),
+        ("VOD has a queue of its own", ("vod", "PreloadVodObjectCaches", path(&lines(100, 51))), None),
+        ("48 left", ("vod", "PreloadVodObjectCaches", path(&lines(200, 51))), None),
         (
-            "VOD",
-            ("vod", "PreloadVodObjectCaches", path(&lines(100, 51))),
+            "VOD's is full, too",
+            ("vod", "PreloadVodObjectCaches", path(&lines(300, 51))),
             Some((403, "PreloadQueueFull", "Preload queue is full, please try again later!")),
         ),
         ("nothing was half done", ("cdn", "PushObjectCache", path(&lines(100, 50))), None),

@@ -223,7 +223,7 @@ async fn every_target_answers_a_gigabyte_alone_whole_and_in_parts_and_after_rest
 /// Size of a small store, and of the objects pushed through it, in bytes.
 const SMALL_STORE: u64 = 64 << 20;
 const PIECE: usize = 800_000;
-const PIECES: usize = 40;
+const PIECES: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pinned_objects_stay_though_five_times_the_store_was_pushed_through() -> anyhow::Result<()> {

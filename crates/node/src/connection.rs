@@ -311,8 +311,9 @@ impl<S> Connection<S> {
             let (until, waits) = self.bound(now);
             let next = match waits {
                 Some(Waits::Reader) => until.min(now + EXHAUSTED_CHECK),
-                Some(Waits::Request) => until.min(now + CROWDED_CHECK),
-                Some(Waits::Head) | None => until,
+                // An answer may end without another call of this: it is the time for idle connections that counts then.
+                Some(Waits::Request) | None => until.min(now + CROWDED_CHECK),
+                Some(Waits::Head) => until,
             };
             let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             // A timer that fires too early is left as it is: one check too many is cheaper than moving it with every
