@@ -338,6 +338,10 @@ impl Pipeline {
                         Err(NotPinned::For(cause)) => return Outcome::Failed(cause),
                     },
                     Err(VerifyError::Absent | VerifyError::Read(store::ReadError::Evicted)) => continue,
+                    // The object may be good, and the job is tried again later.
+                    Err(VerifyError::Read(error)) if error.is_passing() => {
+                        return Outcome::Failed(Cause::Store(upstream::words(&error)));
+                    }
                     Err(VerifyError::Read(error)) => {
                         tracing::warn!(
                             url = job.url,

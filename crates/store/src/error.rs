@@ -7,6 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::outage::is_of_disk;
+
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,6 +87,14 @@ pub enum ReadError {
     /// The fill being followed did not finish: it was dropped, or could not be written.
     #[error("the fill did not finish")]
     FillFailed,
+}
+
+impl ReadError {
+    /// Whether the process or the system ran out of descriptors or memory. That says nothing about the stored bytes, so
+    /// the object stays as it is.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, ReadError::Io { source, .. } if !is_of_disk(source))
+    }
 }
 
 /// How often an object that was changed or moved by somebody else is looked up again. Changes of one object are rare, and

@@ -409,13 +409,14 @@ impl Store {
     ) -> Result<bool, WriteError> {
         // Retries only if another change of this object came first.
         for _ in 0..RACES_MAX {
-            let found = match self.find(volume, key, full_key).await {
-                Ok(found) => found,
+            let (found, unread) = match self.find(volume, key, full_key).await {
+                Ok(found) => (found, false),
                 // Its place is still known, and it is removed below without being read.
-                Err(ReadError::Io { .. } | ReadError::Corrupt { .. }) => None,
+                Err(ReadError::Io { .. } | ReadError::Corrupt { .. }) => (None, true),
                 Err(error) => return Err(WriteError::Read(error)),
             };
-            if let Some((volume, expected)) = volume.and_then(|v| Some((v, v.tier.unreadable(name(key))?))) {
+            let unread = |tier: &Tier| if unread { tier.index.get(name(key)) } else { tier.unreadable(name(key)) };
+            if let Some((volume, expected)) = volume.and_then(|volume| Some((volume, unread(&volume.tier)?))) {
                 let ask = |reply| Command::Remove { key, expected: Some(expected), durable: true, reply };
                 if volume.queue.ask(ask).await? {
                     return Ok(true);

@@ -402,9 +402,10 @@ impl Tier {
 
     /// Drops an object whose bytes are gone. One whose bytes are corrupt or unreadable is no longer found, so that it
     /// is fetched again, but stays in the index: its head may be back after a restart, so its removal must be written
-    /// to the log.
+    /// to the log. One that could not be read for a [passing](ReadError::is_passing) reason stays as it is.
     pub(crate) fn drop_unreadable(&self, name: u64, place: Place, error: &ReadError) {
         match error {
+            error if error.is_passing() => {}
             ReadError::Evicted => drop(self.drop_if(name, place)),
             ReadError::Io { .. } | ReadError::Corrupt { .. } => {
                 let mut shard = self.index.lock(name);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::{body, collect, get, key, open, put, small_config, whole};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use store::disk::{Disk, DiskFile, FaultyDisk, WriteFault};
+use store::disk::{Disk, DiskFile, Failure, FaultyDisk, WriteFault};
 use store::{OpenError, Store, VerifyError, Which, WriteError};
 
 async fn try_put(store: &Store, name: &str, bytes: &Bytes) -> Result<(), WriteError> {
@@ -229,6 +229,40 @@ async fn too_few_descriptors_are_no_reason_to_leave_a_disk_out() {
     on.store(false, Ordering::SeqCst);
     let store = Store::open_on(small_config(), vec![Arc::new(opened())]).await.expect("open");
     assert!(get(&store, "/a").await.is_some());
+}
+
+#[tokio::test]
+async fn object_that_cannot_be_read_for_want_of_descriptors_stays_and_can_be_removed() {
+    let disk = FaultyDisk::new(3);
+    let store = open(&disk, small_config()).await;
+    for name in ["/gone", "/a", "/b"] {
+        put(&store, name, &body(1, 40_000), 0).await;
+    }
+    // Pushes them out of memory.
+    for number in 0..4 {
+        put(&store, &format!("/{number}"), &body(number, 20_000), 0).await;
+    }
+    let object = get(&store, "/b").await.expect("stored");
+    disk.fail_after(0, Some(Failure::NoDescriptors));
+    // More often than a disk may fail.
+    for _ in 0..20 {
+        for name in ["/gone", "/a"] {
+            let error = store.lookup(key(name), name.as_bytes()).await.expect_err("it is not in memory");
+            assert!(error.is_passing(), "{error}");
+        }
+        let error = collect(object.read(0..u64::MAX)).await.expect_err("its body is not in memory");
+        assert!(error.is_passing(), "{error}");
+        let proof = store.verify(key("/b"), b"/b").await;
+        assert!(matches!(&proof, Err(VerifyError::Read(error)) if error.is_passing()), "{proof:?}");
+    }
+    assert!(store.remove(key("/gone"), b"/gone", Which::Any).await.expect("it needs not be read"));
+    disk.fail_after(0, None);
+    assert_eq!(store.stats().disks_out, 0);
+    assert!(get(&store, "/gone").await.is_none(), "what was removed is back");
+    for name in ["/a", "/b"] {
+        assert!(whole(&get(&store, name).await.expect(name)).await == body(1, 40_000), "{name}");
+        store.verify(key(name), name.as_bytes()).await.expect("resident");
+    }
 }
 
 #[tokio::test]

@@ -419,6 +419,21 @@ async fn object_whose_proof_cannot_succeed_is_not_fetched_again_at_once() {
 }
 
 #[tokio::test]
+async fn object_that_cannot_be_proven_for_want_of_descriptors_is_kept() {
+    let origin = Origin::start().await;
+    let disk = store::disk::FaultyDisk::new(1);
+    let node = TestNode::start("edge", &knowledge(&origin), clock(), on_this(disk.clone()).await).await;
+    origin.put("/a", Page::new("a"));
+    assert_eq!(fetched(&warm(&node, &job(1, "/a", 0)).await), Some(true));
+    disk.fail_after(0, Some(store::disk::Failure::NoDescriptors));
+    let outcome = warm(&node, &job(2, "/a", 0)).await;
+    assert!(matches!(outcome, Outcome::Failed(Cause::Store(_))), "{outcome:?}");
+    disk.fail_after(0, None);
+    assert_eq!(fetched(&warm(&node, &job(3, "/a", 0)).await), Some(false));
+    assert_eq!(origin.seen("/a").len(), 1);
+}
+
+#[tokio::test]
 async fn pinned_objects_and_variants_stay_whatever_else_is_pushed_and_a_refresh_takes_them() {
     let origin = Origin::start().await;
     let node = TestNode::start("edge", &knowledge(&origin), clock(), on_disk().await).await;

@@ -46,6 +46,8 @@ pub enum Failure {
     Room,
     /// Every call fails.
     Everything,
+    /// Every read fails, because the process has no descriptors left; changes still work.
+    NoDescriptors,
     /// No call is answered in time. Changes take effect late: see [`FaultyDisk::let_through`].
     Hangs,
 }
@@ -394,7 +396,7 @@ impl FaultyDisk {
                 Ok(Turn::LosesPower)
             }
             Failure::Room if grows => Err(io::ErrorKind::StorageFull.into()),
-            Failure::Room => Ok(Turn::Goes),
+            Failure::Room | Failure::NoDescriptors => Ok(Turn::Goes),
             Failure::Hangs => Ok(Turn::Hangs),
             Failure::Writes | Failure::Everything => Err(io::Error::other("the disk fails")),
         }
@@ -501,6 +503,9 @@ impl Open {
             if machine.read_faults > 0 {
                 machine.read_faults -= 1;
                 return Err(io::Error::other("read failed"));
+            }
+            if matches!(machine.failure, Some((at, Failure::NoDescriptors)) if machine.changes >= at) {
+                return Err(rustix::io::Errno::MFILE.into());
             }
         }
         let content = lock(&self.content);
