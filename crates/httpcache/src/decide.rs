@@ -125,6 +125,18 @@ pub fn decide(
     if wishes.only_if_cached { Decision::OnlyIfCached } else { decision }
 }
 
+/// What to do with a request instead of answering it from a stored response of which bytes that it needs are missing;
+/// `None` if those may be fetched and stored. A request with `no-store` is forwarded as if nothing were stored.
+pub fn lacking(request: &HeaderMap) -> Option<Decision> {
+    let wishes = Wishes::of(request);
+    if wishes.only_if_cached {
+        Some(Decision::OnlyIfCached)
+    } else {
+        let fetch = Decision::Fetch { forward: Forward::Partial, stale_if_error: false, keep: false };
+        wishes.no_store.then_some(fetch)
+    }
+}
+
 fn ask_again(freshness: &Freshness, forward: Forward, stale_if_error: bool, keep: bool) -> Decision {
     // With `no-store`, a 304 would still update the stored response.
     if freshness.validator && keep {

@@ -34,7 +34,7 @@ mod vary;
 pub use answer::{Answer, answer};
 pub use cache_status::{CacheStatus, Forward, Outcome, via};
 pub use date::{delay, retry_after};
-pub use decide::{Allowed, Bypass, Decision, decide};
+pub use decide::{Allowed, Bypass, Decision, decide, lacking};
 pub use directives::{Directives, is_targeted};
 pub use freshness::{Freshness, LIFETIME_MAX};
 pub use headers::{OF_CONTENT, WrongBody, end_to_end, freshen, kept, not_modified, upstream, validators};

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use httpcache::{
     Allowed, Answer, Bypass, ByteRange, Decision, Forward, Freshness, RANGES_MAX, answer, decide, invalidated_too,
-    invalidates,
+    invalidates, lacking,
 };
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -141,6 +141,20 @@ fn requests_go_past_the_store_only_where_they_must() {
     for (rule, method, line, stored, expected) in cases {
         let got = decide(&method, &head(&[line]), stored, NOW);
         assert_eq!(got, expected, "{rule}: {line}");
+    }
+}
+
+#[test]
+fn missing_bytes_are_fetched_and_stored_only_where_the_request_allows_it() {
+    let past = Decision::Fetch { forward: Forward::Partial, stale_if_error: false, keep: false };
+    let cases = [
+        ("nothing forbids it", "Cache-Control: no-cache, max-age=0", None),
+        ("§5.2.1.5", "Cache-Control: no-store", Some(past)),
+        ("§5.2.1.7", "Cache-Control: only-if-cached", Some(Decision::OnlyIfCached)),
+        ("§5.2.1.7 nobody is asked", "Cache-Control: no-store, only-if-cached", Some(Decision::OnlyIfCached)),
+    ];
+    for (rule, line, expected) in cases {
+        assert_eq!(lacking(&head(&[line])), expected, "{rule}");
     }
 }
 

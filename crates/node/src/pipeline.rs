@@ -328,6 +328,12 @@ impl Pipeline {
                 }
                 decision => decision,
             };
+            let decision = match (decision, &look.found) {
+                (Decision::Serve { .. } | Decision::ServeStaleAndRevalidate { .. }, Some(found)) => {
+                    self.instead(&wanted, found, &reply).unwrap_or(decision)
+                }
+                _ => decision,
+            };
             let known_good = judged.and_then(|judged| judged.age);
             let asking = match (decision, &look.found) {
                 (Decision::Serve { .. }, Some(found)) => {
@@ -506,6 +512,7 @@ impl Pipeline {
             head: found.head.clone(),
             series,
             coming: None,
+            only_stored: httpcache::lacking(&wanted.headers).is_some(),
         }))
     }
 
@@ -618,7 +625,7 @@ impl Pipeline {
         let found = look.found.as_ref().filter(|_| allowed)?;
         let mut judging = self.knowing.judging();
         let judged = self.judge_found(&mut judging, found, wanted)?;
-        if judged.verdict != Verdict::Send {
+        if judged.verdict != Verdict::Send || self.instead(wanted, found, reply).is_some() {
             return None;
         }
         let now = self.knowing.clock().now();

@@ -156,6 +156,8 @@ pub(crate) struct Body {
     pub(crate) series: Series,
     /// The slice that came with the head, which may still be arriving.
     pub(crate) coming: Option<(u64, store::Follower)>,
+    /// The request forbids to fetch slices, or to store them: a slice that is not stored ends the body with an error.
+    pub(crate) only_stored: bool,
 }
 
 /// The bytes of a sliced body, as a stream.
@@ -186,6 +188,14 @@ impl Body {
         .boxed()
     }
 
+    /// Whether all slices of these bytes are stored, as far as is known without reading them.
+    pub(crate) fn has(&self, range: &httpcache::ByteRange) -> bool {
+        let mut numbers = range.start / self.series.slice..range.end.div_ceil(self.series.slice);
+        let key = |number| ObjectKey::slice(&self.url, &self.series, number);
+        // Ends at the first slice that is missing, so it takes no more steps than slices are stored.
+        numbers.all(|number| self.fills.store().is_listed(key(number).hash()))
+    }
+
     /// Whether a slice is in memory, in which case its head has the tags that came with it.
     pub(crate) fn is_at_hand(&self, number: u64) -> bool {
         let key = ObjectKey::slice(&self.url, &self.series, number);
@@ -211,8 +221,11 @@ impl Body {
         (object.length() == whole.end - whole.start).then_some(object)
     }
 
-    /// Begins a fetch of a slice, or joins a running one.
+    /// Begins a fetch of a slice, or joins a running one; `None` if it may not be fetched or too many fetches run.
     fn fetch(&self, number: u64) -> Option<Waiting> {
+        if self.only_stored {
+            return None;
+        }
         self.fills.begin(Order {
             url: self.url.clone(),
             asked: self.asked.clone(),
@@ -278,6 +291,9 @@ impl Reading {
                 && let Some(object) = self.body.stored(number).await
             {
                 return Ok(object.read(part));
+            }
+            if self.body.only_stored {
+                return Err(BodyError::Slice("it is not stored any more, and the request allows no other"));
             }
             let problem = match ahead.take().or_else(|| self.body.fetch(number)) {
                 None => "too many fetches",

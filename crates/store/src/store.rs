@@ -245,6 +245,14 @@ impl Store {
         self.in_memory(self.volume(key), key, full_key)
     }
 
+    /// Whether an object is stored under this hash, as far as is known without reading it.
+    pub fn is_listed(&self, key: Key) -> bool {
+        match self.volume(key) {
+            Some(volume) => volume.tier.readable(name(key)).is_some(),
+            None => self.inner.memory.peek_head(name(key)).is_some(),
+        }
+    }
+
     /// Counts an object found by [`Store::lookup_in_memory`] as a hit.
     pub fn note_hit(&self, object: &Object) {
         self.inner.counters.memory_hits.fetch_add(1, Ordering::Relaxed);

@@ -359,6 +359,7 @@ impl FillTask<'_> {
             head: head.clone(),
             series,
             coming,
+            only_stored: false,
         }))
     }
 

@@ -9,12 +9,12 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use httpcache::{Answer, Forward};
+use httpcache::{Answer, ByteRange, Decision, Forward};
 use hyper::body::Incoming;
 use model::UrlKey;
 use model::functions::Ranges;
 
-use super::{ATTEMPTS_MAX, CHUNKED, Look, Pipeline, Step, may_pass, said};
+use super::{ATTEMPTS_MAX, CHUNKED, Found, Look, Pipeline, Step, may_pass, said};
 use crate::fill::{Arrived, ArrivedBody, Came, Purpose};
 use crate::functions::keep;
 use crate::functions::reply::Telling;
@@ -31,6 +31,22 @@ use crate::wanted::Wanted;
 const OF_ONE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
 
 impl Pipeline {
+    /// What to do with a request instead of answering it from a stored body, if slices of that body are missing that the
+    /// request forbids to fetch or to store.
+    pub(super) fn instead(&self, wanted: &Wanted, found: &Found, reply: &Reply) -> Option<Decision> {
+        found.head.slices.filter(|_| wanted.method == Method::GET)?;
+        let instead = httpcache::lacking(&wanted.headers)?;
+        let ArrivedBody::Sliced(body) = self.body(wanted, found) else { return None };
+        let length = body.series.length;
+        let needed = match reply.selected(&wanted.headers, &found.head, Some(length)).0 {
+            Answer::Whole => vec![ByteRange { start: 0, end: length }],
+            Answer::Part(part) => vec![part],
+            Answer::Parts(parts) => parts,
+            Answer::NotModified | Answer::PreconditionFailed | Answer::Unsatisfiable => Vec::new(),
+        };
+        (!needed.iter().all(|range| body.has(range))).then_some(instead)
+    }
+
     /// A HEAD for which there is nothing to validate is forwarded as a HEAD, with its conditions: fetching the whole
     /// object for it would be expensive. A stored response may stand in for a failure, if `stale_if_error`.
     pub(super) async fn head(

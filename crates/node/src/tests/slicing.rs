@@ -461,3 +461,75 @@ async fn pinned_object_that_changed_is_fetched_whole_though_a_part_is_asked_for(
     let key = crate::head::ObjectKey::bare(&UrlKey::new(DOMAIN, "/v").unwrap());
     assert!(node.pipeline.store().is_pinned(key.hash()));
 }
+
+#[tokio::test]
+async fn request_for_what_is_stored_alone_makes_no_node_fetch_a_slice() {
+    for store in [memory().await, on_disk().await] {
+        let (origin, body) = (Origin::start().await, long(20, 1));
+        let node = TestNode::start("edge", &knowledge(&origin), clock(), store).await;
+        origin.put("/v", Page::new(body.clone()));
+        part(&node, "/v", "bytes=3000-4999").await;
+        node.settled().await;
+        let asked = origin.seen("/v").len();
+        let cases = [
+            ("bytes=3000-4999", 206),
+            ("bytes=3999-4000", 206),
+            ("bytes=4999-5000", 504),
+            ("bytes=2999-3000", 504),
+            ("bytes=3000-3001, 4000-4001", 206),
+            ("bytes=3000-3001, 9000-9001", 504),
+            ("bytes=-1", 504),
+            ("bytes=0-", 504),
+            ("bytes=20500-", 416),
+        ];
+        for (range, status) in cases {
+            let got = node.get_with("/v", &[("range", range), ("cache-control", "only-if-cached")]).await;
+            assert_eq!(got.status, status, "{range}");
+            assert_eq!(got.header("x-cache"), if status == 504 { "" } else { "HIT from edge" }, "{range}");
+            if let (Some((first, last)), 206) = (range["bytes=".len()..].split_once('-'), status)
+                && let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>())
+            {
+                assert_eq!(got.bytes(), &body[first..=last], "{range}");
+            }
+        }
+        let only = [("cache-control", "only-if-cached")];
+        assert_eq!(node.get_with("/v", &only).await.status, 504, "the whole");
+        assert_eq!(ask(node.address, Method::HEAD, "/v", &only, false).await.status, 200, "the head alone");
+        node.settled().await;
+        assert_eq!(origin.seen("/v").len(), asked);
+        node.get("/v").await;
+        node.settled().await;
+        assert_eq!(node.get_with("/v", &only).await.bytes(), &body, "all slices are stored");
+    }
+}
+
+#[tokio::test]
+async fn slice_that_a_request_forbids_to_store_is_stored_on_no_tier() {
+    let Tiers { origin, child, parent, .. } = tiers().await;
+    let body = long(20, 1);
+    origin.put("/v", Page::new(body.clone()));
+    part(&child, "/v", "bytes=3000-4999").await;
+    let settled = async || {
+        child.settled().await;
+        parent.settled().await;
+    };
+    settled().await;
+    let objects = || [&child, &parent].map(|node| node.pipeline.store().stats().objects);
+    let (stored, asked) = (objects(), origin.seen("/v").len());
+    let with = async |range| child.get_with("/v", &[("range", range), ("cache-control", "no-store")]).await;
+    let got = with("bytes=3500-4499").await;
+    assert_eq!((got.bytes(), got.header("x-cache")), (&body[3500..4500], "HIT from child"));
+    assert_eq!(origin.seen("/v").len(), asked);
+    for _ in 0..2 {
+        let got = with("bytes=4500-5499").await;
+        assert_eq!((got.status, got.bytes()), (206, &body[4500..5500]));
+        let said: Vec<_> = got.headers.get_all("cache-status").iter().collect();
+        assert_eq!(said, ["parent; fwd=partial", "child; fwd=partial"]);
+        settled().await;
+    }
+    assert_eq!(parts(&origin, "/v")[asked..], ["bytes=4500-5499", "bytes=4500-5499"]);
+    let whole = child.get_with("/v", &[("cache-control", "no-store")]).await;
+    assert_eq!((whole.status, whole.bytes()), (200, &body[..]));
+    settled().await;
+    assert_eq!(objects(), stored);
+}
