@@ -395,6 +395,12 @@ impl FillTask<'_> {
             }
             // Users go on being served the stored response (decision 0024).
             Ok(_) if self.order.refetch > 0 && !status.is_success() => Cause::OriginStatus(status.as_u16()),
+            // What is stored under the key may stand in for this failure.
+            Ok(_)
+                if self.order.purpose == Purpose::Prefetch && self.order.seen.is_some() && self.is_failure(status) =>
+            {
+                Cause::OriginStatus(status.as_u16())
+            }
             Ok(_)
                 if self.order.refetch > 0
                     && !Head::new(self.log, status, headers.clone(), sent, received).freshness.is_fresh(received) =>

@@ -1,5 +1,7 @@
 //! Prefetch jobs: their reports, and whether they are true.
 
+use super::slicing::{long, part};
+use super::tiers::{Tiers, tiers};
 use super::*;
 use model::{Cause, Job, Outcome, Report};
 
@@ -218,4 +220,37 @@ fn what_became_of_a_withdrawn_job_is_not_said_of_the_same_one_given_out_anew() {
     let anew = prefetch.next(Revision(5), 64).unwrap();
     prefetch.done(anew.job.report(1, Outcome::Failed(Cause::Evicted)), &anew.withdrawn);
     assert_eq!(prefetch.counts(), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn failure_that_a_prefetch_brings_replaces_nothing_on_any_tier() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    origin.put("/a", Page::new("good").with("cache-control", "max-age=10, stale-if-error=60"));
+    child.get("/a").await;
+    for node in [&child, &parent] {
+        node.settled().await;
+    }
+    clock.advance(Duration::from_secs(11));
+    for node in [&child, &parent] {
+        node.in_contact();
+    }
+    let broken = || Page { status: 500, ..Page::new("broken").with("etag", "") };
+    origin.put("/a", broken());
+    child.prefetch.accept([job(1, "/a", 0)].into_iter());
+    assert_eq!(report(&child).await.outcome, Outcome::Failed(Cause::OriginStatus(500)));
+    for node in [&child, &parent] {
+        node.settled().await;
+        let got = node.get("/a").await;
+        assert_eq!((got.status, got.text()), (200, "good"));
+    }
+
+    // A prefetch fetches whole what is stored in slices.
+    let Stage { origin, node, .. } = Stage::set().await;
+    origin.put("/v", Page::new(long(20, 1)));
+    part(&node, "/v", "bytes=0-999").await;
+    node.settled().await;
+    origin.put("/v", broken());
+    node.prefetch.accept([job(1, "/v", 0)].into_iter());
+    assert_eq!(report(&node).await.outcome, Outcome::Failed(Cause::OriginStatus(500)));
+    assert_eq!(part(&node, "/v", "bytes=0-999").await.header("x-cache"), "HIT from edge");
 }
