@@ -13,7 +13,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use httpcache::{Allowed, Decision, Forward};
 use hyper::body::Incoming;
@@ -482,10 +482,15 @@ impl Pipeline {
             return Part::Whole;
         }
         let sliced = || look.found.as_ref().is_some_and(|found| found.head.slices.is_some());
+        // If a long body has changed, its head and one slice are enough for a HEAD. Slices are asked for without a
+        // content coding, so a coded body would not be confirmed.
+        let long = |found: &Found| {
+            found.object.length() >= self.fills.sizes.least && !found.head.headers.contains_key(CONTENT_ENCODING)
+        };
         // Ranges are for GET alone (RFC 9110 §14.2).
         let ranged = || match wanted.method == Method::GET {
             true => slices::wanted(&wanted.headers, self.fills.sizes),
-            false => None,
+            false => look.found.as_ref().is_some_and(long).then_some(0),
         };
         let begin = match wanted.domain.functions.rules().fetch.range {
             Some(Ranges::Off) => None,

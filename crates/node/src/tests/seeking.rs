@@ -233,6 +233,37 @@ async fn head_of_a_film_that_changed_does_not_fetch_the_film() {
 }
 
 #[tokio::test]
+async fn head_of_a_whole_film_fetches_no_more_than_a_slice_if_it_changed() {
+    let Tiers { origin, child, parent, clock } = tiers().await;
+    let body = long(20, 1);
+    let film = |body: &Bytes| Page::new(body.clone()).with("cache-control", "max-age=60");
+    let head = async || ask(child.address, Method::HEAD, "/v", &[], false).await;
+    let after = async |seconds| {
+        for node in [&child, &parent] {
+            node.settled().await;
+        }
+        clock.advance(Duration::from_secs(seconds));
+        for node in [&child, &parent] {
+            node.in_contact();
+        }
+    };
+    origin.put("/v", film(&body));
+    child.get("/v").await;
+    after(61).await;
+    assert_eq!(head().await.header("content-length"), "20500");
+    after(0).await;
+    let got = child.get("/v").await;
+    assert_eq!((got.bytes(), got.header("x-cache")), (&body[..], "HIT from child"), "the whole was confirmed");
+    assert_eq!(origin.seen("/v").len(), 2);
+    after(61).await;
+    origin.put("/v", film(&long(21, 2)));
+    assert_eq!(head().await.header("content-length"), "21500");
+    after(0).await;
+    assert_eq!(parts(&origin, "/v")[2..], ["bytes=0-999"]);
+    assert_eq!(child.get("/v").await.bytes(), &long(21, 2));
+}
+
+#[tokio::test]
 async fn head_of_what_cannot_be_validated_asks_for_the_head_alone() {
     let Stage { origin, node, clock } = Stage::set().await;
     let page = Page::new("a body").with("etag", "").with("cache-control", "max-age=1, stale-if-error=60");
