@@ -123,8 +123,7 @@ impl Ownership {
     /// The content that proves a name for an account: 64 hex digits that never change; a wildcard has that of its name.
     pub(crate) fn content(&self, account: &str, name: &DomainName) -> String {
         // No name contains a line feed, so equal texts mean equal name and account.
-        let tag = hmac::sign(&self.key, format!("{}\n{account}", host(name)).as_bytes());
-        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(hmac::sign(&self.key, format!("{}\n{account}", host(name)).as_bytes()))
     }
 
     /// Looks for the content of `name`; returns what it proves: the name, or the wildcard that stands for it and all

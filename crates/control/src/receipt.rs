@@ -70,8 +70,7 @@ impl PublicKey {
     /// The first half of the SHA-256, in hex: short enough to compare by eye.
     pub fn fingerprint(&self) -> String {
         use sha2::Digest;
-        let digest = sha2::Sha256::digest(self.0);
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&sha2::Sha256::digest(self.0)[..16])
     }
 }
 
@@ -167,7 +166,7 @@ pub(crate) fn digest<'a>(objects: impl Iterator<Item = &'a str>) -> String {
         digest.update(object.as_bytes());
         digest.update(b"\n");
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest.finalize())
 }
 
 #[cfg(test)]
