@@ -135,6 +135,14 @@ impl From<tonic::Status> for LinkError {
     }
 }
 
+/// What the control plane of this connection can do beyond what every version can, as its Welcome says.
+#[derive(Clone, Copy)]
+struct Abilities {
+    takes_figures: bool,
+    takes_under_way: bool,
+    gives_shares: bool,
+}
+
 /// A heartbeat that was sent and is not answered yet.
 struct Beat {
     sequence: u64,
@@ -201,11 +209,15 @@ impl Link {
         };
         let (mut incoming, first) =
             tokio::time::timeout(self.silence(), welcome).await.map_err(|_| LinkError::Silent(self.silence()))??;
-        let (takes_figures, takes_under_way, gives_shares) = match first {
+        let abilities = match first {
             Some(from_control::Is::Welcome(welcome)) => {
-                let says = (welcome.takes_figures, welcome.takes_under_way, welcome.gives_shares);
+                let abilities = Abilities {
+                    takes_figures: welcome.takes_figures,
+                    takes_under_way: welcome.takes_under_way,
+                    gives_shares: welcome.gives_shares,
+                };
                 self.welcomed(welcome, sent).await?;
-                says
+                abilities
             }
             Some(from_control::Is::Refused(refused)) => {
                 return Err(LinkError::Refused { reason: refused.reason, again: refused.again });
@@ -213,16 +225,15 @@ impl Link {
             None => return Err(LinkError::Closed),
             Some(_) => return Err(LinkError::Unexpected("something other than Welcome first")),
         };
-        self.figures.connected(takes_figures);
-        self.limiter.connected(gives_shares);
+        self.figures.connected(abilities.takes_figures);
+        self.limiter.connected(abilities.gives_shares);
         self.connected.store(true, Ordering::SeqCst);
         tracing::info!(applied = self.knowing.applied().0, "following the control plane");
 
         // Acknowledgements wait for slow headers; entries and heartbeats must not.
         let acknowledging =
             tokio_util::task::AbortOnDropHandle::new(tokio::spawn(acknowledge(self.knowing.clone(), out.clone())));
-        let says = (takes_figures, takes_under_way, gives_shares);
-        let result = self.follow(&mut incoming, &out, says).await;
+        let result = self.follow(&mut incoming, &out, abilities).await;
         drop(acknowledging);
         // The leases of the jobs are over: those not begun go to other nodes, or come again.
         self.prefetch.withdraw_all();
@@ -332,7 +343,7 @@ impl Link {
         &mut self,
         incoming: &mut tonic::Streaming<FromControl>,
         out: &mpsc::Sender<FromNode>,
-        (takes_figures, takes_under_way, gives_shares): (bool, bool, bool),
+        abilities: Abilities,
     ) -> Result<std::convert::Infallible, LinkError> {
         let mut beats: VecDeque<Beat> = VecDeque::new();
         let mut sequence = 0;
@@ -366,15 +377,15 @@ impl Link {
                     let lost = self.store.losses();
                     say(out, from_node::Is::Reports(Reports { reports, lost })).await?;
                 }
-                () = tokio::time::sleep_until(next_under_way), if takes_under_way => {
+                () = tokio::time::sleep_until(next_under_way), if abilities.takes_under_way => {
                     next_under_way = Instant::now() + UNDER_WAY_EVERY;
                     let jobs: Vec<_> = prefetch.under_way().into_iter().map(model::link::UnderWay::from).collect();
                     if !jobs.is_empty() {
                         say(out, from_node::Is::UnderWay(JobsUnderWay { jobs })).await?;
                     }
                 }
-                report = figures.report(&knowing), if takes_figures => say(out, from_node::Is::Figures(report)).await?,
-                wants = limiter.wants(), if gives_shares => say(out, from_node::Is::Wants(wants)).await?,
+                report = figures.report(&knowing), if abilities.takes_figures => say(out, from_node::Is::Figures(report)).await?,
+                wants = limiter.wants(), if abilities.gives_shares => say(out, from_node::Is::Wants(wants)).await?,
                 swept = sweeper.report() => say(out, from_node::Is::Swept(swept)).await?,
                 message = incoming.message() => {
                     let is = message?.ok_or(LinkError::Closed)?.is.ok_or(LinkError::Unexpected("a message of a later version"))?;
