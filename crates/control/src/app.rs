@@ -57,8 +57,8 @@ const DAY_OFFSET_MS: u64 = 8 * 3_600_000;
 const DAY_MS: u64 = 86_400_000;
 
 /// Outlines read at a time, and chunks.
-const OUTLINES_AT_ONCE: u32 = 2_000;
-const CHUNKS_AT_ONCE: usize = 64;
+const OUTLINES_BATCH_MAX: u32 = 2_000;
+const CHUNKS_BATCH_MAX: usize = 64;
 
 /// The caller: a key that signed, with its account, user and policies, or a holder of temporary credentials made with
 /// it.

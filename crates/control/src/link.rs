@@ -56,7 +56,7 @@ pub(crate) use service::link_server::LinkServer;
 const WAITING_MAX: usize = 64;
 
 /// Entries read for one message; fewer when they are large.
-const ENTRIES_AT_ONCE: u32 = 512;
+const ENTRIES_BATCH_MAX: u32 = 512;
 
 /// Bytes of jobs or entries that one message may hold, leaving room for its frame.
 const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
@@ -529,9 +529,9 @@ impl Shared {
     }
 
     async fn tell_entries(&self, told: Revision, out: &Sending) -> Result<Revision, End> {
-        let mut logged = self.following.entries_after(told, ENTRIES_AT_ONCE as usize);
+        let mut logged = self.following.entries_after(told, ENTRIES_BATCH_MAX as usize);
         if logged.is_empty() {
-            logged = self.state.entries_after(told, ENTRIES_AT_ONCE).await?;
+            logged = self.state.entries_after(told, ENTRIES_BATCH_MAX).await?;
         }
         let entries = continuing(told, logged);
         if entries.is_empty() {

@@ -163,8 +163,8 @@ impl NodeConfig {
         if let Some((field, _)) = paths.iter().find(|(_, path)| path.is_some_and(|path| path.as_os_str().is_empty())) {
             return bad(field, "is empty, expected a path");
         }
-        if let Some(disk) = self.disk.iter().find(|disk| disk.capacity_bytes < store::DISK_BYTES_LEAST) {
-            let (bytes, least) = (disk.capacity_bytes, store::DISK_BYTES_LEAST);
+        if let Some(disk) = self.disk.iter().find(|disk| disk.capacity_bytes < store::DISK_BYTES_MIN) {
+            let (bytes, least) = (disk.capacity_bytes, store::DISK_BYTES_MIN);
             return bad("disk.capacity_bytes", &format!("is {bytes}, expected at least {least}"));
         }
         if self.memory.capacity_bytes == 0 {

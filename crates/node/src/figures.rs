@@ -63,7 +63,7 @@ const STAGED_MAX: usize = 512;
 const URLS_MAX: usize = 32_768;
 
 /// Bytes of URLs in one report.
-const URL_BYTES_AT_ONCE: usize = link::MESSAGE_BYTES_MAX / 4;
+const URL_BYTES_BATCH_MAX: usize = link::MESSAGE_BYTES_MAX / 4;
 
 /// A request of a user, or to an origin, that ended and is to be counted.
 pub(crate) struct Ended<'a> {
@@ -395,7 +395,7 @@ impl Figures {
             && let Some(first) = urls.sketches.first_entry()
         {
             let more: usize = first.get().visits().map(|(_, visits)| visits.url.len()).sum();
-            if count > 0 && (count + first.get().len() > FIGURES_URLS_MAX || bytes + more > URL_BYTES_AT_ONCE) {
+            if count > 0 && (count + first.get().len() > FIGURES_URLS_MAX || bytes + more > URL_BYTES_BATCH_MAX) {
                 break;
             }
             let ((slot, hour, of_origins), sketch) = first.remove_entry();

@@ -60,7 +60,7 @@ const WAITING_MAX: usize = 64;
 const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
 /// Reports in one message.
-const REPORTS_AT_ONCE: usize = 256;
+const REPORTS_BATCH_MAX: usize = 256;
 
 /// Unanswered heartbeats after which no more are sent.
 const UNANSWERED_MAX: usize = 32;
@@ -372,7 +372,7 @@ impl Link {
                     }
                     next_beat = Instant::now() + self.knowing.known().knowledge.settings.lease() / 5;
                 }
-                reports = prefetch.reports(REPORTS_AT_ONCE) => {
+                reports = prefetch.reports(REPORTS_BATCH_MAX) => {
                     let reports = reports.iter().map(model::link::Report::from).collect();
                     let lost = self.store.losses();
                     say(out, from_node::Is::Reports(Reports { reports, lost })).await?;

@@ -41,7 +41,7 @@ use crate::metrics::Counter;
 pub(crate) const FILES_MAX: usize = 50_000;
 
 /// Files swept before the position is recorded and other work gets its turn.
-const FILES_AT_ONCE: usize = 256;
+const FILES_BATCH_MAX: usize = 256;
 
 /// A pass is followed by a rest this many times as long.
 const REST_FACTOR: u32 = 9;
@@ -361,7 +361,7 @@ impl Sweeper {
     async fn sweep_files(&self, store: &store::Store, knowing: &Knowing) -> Result<(), store::WriteError> {
         let batch: Vec<(Revision, UrlKey)> = {
             let pending = self.pending();
-            pending.files.iter().take(FILES_AT_ONCE).cloned().collect()
+            pending.files.iter().take(FILES_BATCH_MAX).cloned().collect()
         };
         let mut any = false;
         let mut named: Vec<(Revision, UrlKey)> = Vec::with_capacity(batch.len());

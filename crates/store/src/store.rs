@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::absence::{Present, make_void_if_it_was_left_out, mark_left_out};
-use crate::config::{DISK_BYTES_LEAST, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, room_of_fills};
+use crate::config::{DISK_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, room_of_fills};
 use crate::disk::{Disk, FileDisk};
 use crate::fill::Fill;
 use crate::format::{FULL_KEY_BYTES_MAX, HEAD_BYTES_MAX, SLICE_BYTES_MAX};
@@ -528,7 +528,7 @@ async fn open_volume(
     counters: Arc<Counters>,
 ) -> Result<Volume, OpenError> {
     let DiskConfig { path, capacity_bytes } = config.clone();
-    let least_bytes = DISK_BYTES_LEAST;
+    let least_bytes = DISK_BYTES_MIN;
     if capacity_bytes < least_bytes {
         return Err(OpenError::CapacityTooSmall { path, capacity_bytes, least_bytes });
     }

@@ -17,15 +17,15 @@ use crate::state::{StateError, millis};
 
 /// Chunks read from the database at a time, and reads in one turn: events that arrive meanwhile wait no longer than
 /// that.
-const CHUNKS_AT_ONCE: usize = 32;
-const LOADS_AT_ONCE: usize = 16;
+const CHUNKS_BATCH_MAX: usize = 32;
+const LOADS_PER_TURN_MAX: usize = 16;
 
 /// Open chunks listed at a time, without their objects, and about how many in one turn.
-const STANDING_AT_ONCE: u32 = 5_000;
-const STANDING_IN_TURN: usize = 10_000;
+const STANDING_BATCH_MAX: u32 = 5_000;
+const STANDING_PER_TURN_MAX: usize = 10_000;
 
 /// Chunks that were steered, read at a time.
-const STEERED_AT_ONCE: u32 = 1_000;
+const STEERED_BATCH_MAX: u32 = 1_000;
 
 impl Task {
     /// Takes over the latest knowledge: targets may have changed, nodes that held objects may be gone, keys may differ.
@@ -76,7 +76,7 @@ impl Task {
         };
         self.heard = Some(heard);
         loop {
-            let steered = self.state.steered_after(heard, STEERED_AT_ONCE).await?;
+            let steered = self.state.steered_after(heard, STEERED_BATCH_MAX).await?;
             let Some(last) = steered.last() else { return Ok(()) };
             heard = last.at;
             self.heard = Some(heard);
@@ -143,7 +143,7 @@ impl Task {
         let (late_ms, deadline_ms) = (self.late_ms(now_ms), self.deadline_ms());
         let targets = self.aims.groups().max(1);
         let mut fresh = Vec::new();
-        let (mut turns, mut looks) = (LOADS_AT_ONCE, STANDING_IN_TURN);
+        let (mut turns, mut looks) = (LOADS_PER_TURN_MAX, STANDING_PER_TURN_MAX);
         let mut loaded = Ok(false);
         // Every account in turn, beginning behind the one at which the last call stopped.
         let mut queues: Vec<(&String, &mut Queue)> = self.accounts.iter_mut().collect();
@@ -154,14 +154,14 @@ impl Task {
             let counted = self.open.of(account);
             let looked = queue.more;
             while queue.more && looks > 0 {
-                let standing = match self.state.open_prefetches(account, queue.known_to, STANDING_AT_ONCE).await {
+                let standing = match self.state.open_prefetches(account, queue.known_to, STANDING_BATCH_MAX).await {
                     Ok(standing) => standing,
                     Err(error) => {
                         loaded = Err(error);
                         break 'accounts;
                     }
                 };
-                queue.more = standing.len() == STANDING_AT_ONCE as usize;
+                queue.more = standing.len() == STANDING_BATCH_MAX as usize;
                 looks = looks.saturating_sub(standing.len());
                 for chunk in standing {
                     let steering = self.jumps.moved(chunk.id, chunk.steering);
@@ -188,14 +188,14 @@ impl Task {
                 let (room, more) =
                     (share.saturating_sub(queue.loaded), (share + share / 4).saturating_sub(queue.loaded));
                 let late = if more > 0 || queue.chunks.is_empty() {
-                    queue.begun_before(late_ms, CHUNKS_AT_ONCE, more, targets)
+                    queue.begun_before(late_ms, CHUNKS_BATCH_MAX, more, targets)
                 } else {
                     Vec::new()
                 };
                 let ids = if !late.is_empty() {
                     late
                 } else if room > 0 || queue.chunks.is_empty() {
-                    queue.next(CHUNKS_AT_ONCE, room, targets)
+                    queue.next(CHUNKS_BATCH_MAX, room, targets)
                 } else if queue.is_outranked() && more > 0 {
                     queue.next(1, more, targets)
                 } else {

@@ -13,7 +13,7 @@ use model::share::Row;
 use super::{On, State, StateError, Writing, signed, text, to_json};
 
 /// Rows deleted in one transaction.
-const FORGOTTEN_AT_ONCE: u64 = 1_000;
+const FORGOTTEN_BATCH_MAX: u64 = 1_000;
 
 impl State {
     /// Changes rows in one transaction. A row that did not exist starts empty; one that is empty afterwards is deleted.
@@ -46,7 +46,7 @@ impl State {
             On::Sql(connection) => {
                 sqlx::query("DELETE FROM share WHERE name IN (SELECT name FROM share WHERE touched_ms < $1 LIMIT $2)")
                     .bind(signed(before_ms))
-                    .bind(signed(FORGOTTEN_AT_ONCE))
+                    .bind(signed(FORGOTTEN_BATCH_MAX))
                     .execute(connection)
                     .await?;
             }

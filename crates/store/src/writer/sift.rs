@@ -39,7 +39,7 @@ const YOUNG_PART: u64 = 10;
 const YOUNG_SEGMENTS_MIN: u64 = 2;
 
 /// A disk with fewer segments is not sifted: the granularity would be too coarse.
-const SEGMENTS_LEAST: u64 = 16;
+const SIFTED_SEGMENTS_MIN: u64 = 16;
 
 /// A segment of which more than this many tenths would be kept is left as it is.
 const KEPT_TENTHS_MAX: u64 = 9;
@@ -79,7 +79,7 @@ struct Kept {
 impl Writer {
     /// Bytes of the segments before the open one that may still be sifted, and the oldest of them.
     pub(super) fn young(&self, open: &Segment) -> (u64, Option<Arc<Segment>>) {
-        if self.tier.capacity_bytes / self.tier.segment_bytes < SEGMENTS_LEAST {
+        if self.tier.capacity_bytes / self.tier.segment_bytes < SIFTED_SEGMENTS_MIN {
             return (0, None);
         }
         self.tier.segments_between(self.sifted_to, open.id)
