@@ -299,14 +299,14 @@ impl Link {
                     .ok_or(LinkError::NoToken)?,
             };
             self.retired().await;
-            let turn = self.sweeper.turn().await;
+            let guard = self.sweeper.lock().await;
             let (written, start) = (identity.clone(), snapshot.clone());
             self.on_journal(move |journal| journal.restart(Some(&written), &start)).await?;
             self.certificates.open_with(&identity.certificate_secret);
             self.figures.forget();
             self.knowing.join(log, identity.peer_credential.clone(), snapshot.revision, snapshot.knowledge).await;
-            self.sweeper.restart(&turn, snapshot.revision);
-            drop(turn);
+            self.sweeper.restart(&guard, snapshot.revision);
+            drop(guard);
             tracing::info!(log = %identity.log, floor = snapshot.revision.0, "joined");
             self.identity = Some(identity);
             self.kept = 0;
@@ -455,12 +455,12 @@ impl Link {
             return Err(LinkError::Unexpected("a snapshot older than what is applied"));
         }
         self.retired().await;
-        let turn = self.sweeper.turn().await;
+        let guard = self.sweeper.lock().await;
         let start = snapshot.clone();
         self.on_journal(move |journal| journal.restart(None, &start)).await?;
         self.knowing.skip_to(snapshot.revision, snapshot.knowledge);
-        self.sweeper.restart(&turn, snapshot.revision);
-        drop(turn);
+        self.sweeper.restart(&guard, snapshot.revision);
+        drop(guard);
         self.kept = 0;
         Ok(())
     }
@@ -477,7 +477,7 @@ impl Link {
         let (store, knowing, journal) = (self.store.clone(), self.knowing.clone(), self.journal.clone());
         let sweeper = self.sweeper.clone();
         self.retiring = Some(tokio::spawn(async move {
-            let turn = sweeper.turn().await;
+            let guard = sweeper.lock().await;
             let swept = match crate::sweep::retire(&store, &knowing, &known, applied).await {
                 Ok(swept) => swept,
                 Err(error) => {
@@ -489,7 +489,7 @@ impl Link {
             match journal.on(move |journal| journal.retire(&snapshot)).await {
                 Ok(()) => {
                     knowing.index().forget(applied);
-                    sweeper.retired(&turn, applied, swept);
+                    sweeper.retired(&guard, applied, swept);
                     tracing::info!(floor = applied.0, ?swept, "old entries retired");
                 }
                 Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "old entries are not retired"),

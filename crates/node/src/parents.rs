@@ -25,7 +25,7 @@ use model::{NodeName, Revision, Topology};
 use tokio::time::Instant;
 
 use crate::figures::FromAbove;
-use crate::health::{Health, REMEMBERED_MAX, Rules, Turn};
+use crate::health::{Admission, Health, REMEMBERED_MAX, Rules};
 use crate::knowing::Known;
 use crate::limiter::PUT_OFF;
 use crate::metrics::{Counter, Page};
@@ -111,8 +111,8 @@ impl Parents {
         }
     }
 
-    /// A turn to ask a parent; after a rest, it is the trial.
-    pub(crate) fn admits(&self, name: &NodeName) -> Option<Turn<'_, NodeName>> {
+    /// Admission to ask a parent; after a rest, the request is the trial.
+    pub(crate) fn admits(&self, name: &NodeName) -> Option<Admission<'_, NodeName>> {
         self.health.admits(name, Instant::now())
     }
 

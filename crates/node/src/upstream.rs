@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use crate::figures::{Figures, FromAbove};
 use crate::fill::Purpose;
-use crate::health::Turn;
+use crate::health::Admission;
 use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
 use crate::limiter::{Awaited, Limiter, until_awaited};
@@ -305,7 +305,7 @@ impl Inner {
             // First: dropping the request tells the parent that its child has left.
             () = question.all_left() => Err(AskError::Left),
             // Before the answer: a user who waits by now must not be told what puts a prefetch off. The first request
-            // is dropped by then, and with it its turn: if that was the trial of a parent, this one is.
+            // is dropped by then, and with it its admission: if that was the trial of a parent, this one is.
             () = until_awaited(&mut awaited) => {
                 let question = Question { purpose: Purpose::User, awaited: None, wanted: None, ..question.clone() };
                 self.ask_parents(&question, known, parents, None, until).await
@@ -331,7 +331,7 @@ impl Inner {
         let mut so_far = SoFar { left: TRIES_MAX, problem: "none is known".to_owned(), reached: false };
         // Lazily: admitting a parent after a rest puts it on trial.
         let well = parents.into_iter().filter_map(|parent| match self.parents.admits(&parent.0) {
-            Some(turn) => Some((parent, Some(turn))),
+            Some(admission) => Some((parent, Some(admission))),
             None => {
                 resting.push((parent, None));
                 None
@@ -363,7 +363,7 @@ impl Inner {
         &self,
         question: &Question,
         known: &Known,
-        mut parents: impl Iterator<Item = ((NodeName, String), Option<Turn<'_, NodeName>>)>,
+        mut parents: impl Iterator<Item = ((NodeName, String), Option<Admission<'_, NodeName>>)>,
         so_far: &mut SoFar,
         body: &mut Option<UpBody>,
         until: Instant,
@@ -371,7 +371,7 @@ impl Inner {
         let with_body = body.is_some();
         let repeatable = !with_body && question.is_safe();
         while so_far.left > 0
-            && let Some(((name, url), _turn)) = parents.next()
+            && let Some(((name, url), _admission)) = parents.next()
         {
             so_far.left -= 1;
             match self.parents.ask(question, known, &name, &url, body, until).await {
