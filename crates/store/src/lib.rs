@@ -50,7 +50,7 @@ mod reader;
 mod recover;
 mod stats;
 mod store;
-mod tier;
+mod volume;
 mod writer;
 
 /// Hash of a full key: the key of the index. Must be uniformly distributed (e.g. xxh3-128 of the full key).
