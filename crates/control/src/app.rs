@@ -180,7 +180,7 @@ pub(crate) enum Denied {
         own: bool,
     },
     /// Another account has a wildcard over the domain, or a domain under the wildcard.
-    #[error("domain lies with another account's")]
+    #[error("another account has a related domain")]
     DomainConflict,
     /// The regular expression of a refresh is not valid.
     #[error(transparent)]

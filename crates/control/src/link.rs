@@ -430,7 +430,7 @@ impl Shared {
                 from_node::Is::Swept(swept) => {
                     let head = self.following.now().head.0;
                     if swept.entries.len() > SWEPT_ENTRIES_MAX {
-                        let reason = format!("more than {SWEPT_ENTRIES_MAX} entries in one message of what was swept");
+                        let reason = format!("more than {SWEPT_ENTRIES_MAX} swept entries in one message");
                         return Err(End::Refused { reason, again: true });
                     }
                     let entries = swept.entries.iter().filter(|entry| entry.revision <= head);
@@ -447,7 +447,7 @@ impl Shared {
                 }
                 from_node::Is::UnderWay(under_way) => {
                     if under_way.jobs.len() > UNDER_WAY_MAX {
-                        let reason = format!("more than {UNDER_WAY_MAX} jobs in one message of how far they are");
+                        let reason = format!("more than {UNDER_WAY_MAX} jobs in one progress message");
                         return Err(End::Refused { reason, again: true });
                     }
                     leases.under_way(under_way.jobs.into_iter().map(model::UnderWay::from).collect());

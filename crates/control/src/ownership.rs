@@ -92,9 +92,9 @@ pub(crate) enum NotProven {
     Lookup(String),
     #[error("no TXT record has the content")]
     Record,
-    #[error("a file shows nothing of a wildcard")]
+    #[error("a file cannot prove a wildcard")]
     Wildcard,
-    #[error("no address that may be asked")]
+    #[error("no address may be contacted")]
     Address,
     #[error("connect: {0}")]
     Connect(String),
@@ -102,7 +102,7 @@ pub(crate) enum NotProven {
     Fetch(String),
     #[error("the file answers {0}")]
     Status(StatusCode),
-    #[error("the file has another content")]
+    #[error("the file has different content")]
     Content,
     #[error("not found in time")]
     Late,

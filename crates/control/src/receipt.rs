@@ -118,7 +118,7 @@ pub enum ReceiptError {
     #[error("the signature does not fit: the receipt was changed since it was signed")]
     Signature,
     /// The signature is good, but the content is not a proof.
-    #[error("signed, but it does not prove what it says")]
+    #[error("signed, but its content does not prove the completion")]
     Inconsistent(#[from] Inconsistent),
     /// The signature is good, but the digest is not that of the listed objects.
     #[error("signed, but its objects and their digest differ")]

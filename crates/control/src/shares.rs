@@ -181,7 +181,7 @@ impl Lender {
                 }
                 Err(error) => {
                     self.counters.unanswered.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                    tracing::warn!(error = &error as &dyn std::error::Error, "shares of origins were not lent");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "shares of origins could not be lent");
                 }
             }
         }

@@ -55,7 +55,7 @@ impl fmt::Debug for Welcome {
 
 /// A message that is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("message of the link has a field that does not make sense: {field}")]
+#[error("message of the link has an invalid field: {field}")]
 pub struct BadMessage {
     /// The invalid field.
     pub field: &'static str,

@@ -176,7 +176,7 @@ pub enum Cause {
     Cancelled,
     /// The stored results of an ended task are damaged, or written by a later version. Never stored: found each time
     /// they are read.
-    #[error("what came of it cannot be read any more")]
+    #[error("its outcome cannot be read any more")]
     Unreadable,
 }
 

@@ -346,31 +346,47 @@ impl Limiter {
             felt += usize::from(lease.is_some_and(|lease| lease.feels));
         }
         let (capped, waiting_for_caps) = self.caps.counts();
-        page.gauge("origin_users_running", "Requests to origins under way that users wait for or caused", users);
-        page.gauge("origin_prefetches_running", "Those that only prefetches wait for", prefetches);
+        page.gauge("origin_users_running", "Requests to origins under way that users caused or wait for", users);
+        page.gauge(
+            "origin_prefetches_running",
+            "Requests to origins under way that only prefetches wait for",
+            prefetches,
+        );
         page.gauge("origin_prefetches_waiting", "Prefetches that wait for their turn at an origin", waiting);
-        page.gauge("origin_prefetches_waiting_max", "Bound of those, for each origin", WAITING_MAX);
+        page.gauge("origin_prefetches_waiting_max", "Maximum of waiting prefetches for each origin", WAITING_MAX);
         page.gauge(
             "origins_closed",
-            "Origins that no prefetch asks because they said when to come back, or fail",
+            "Origins that receive no prefetch requests because they fail or sent Retry-After",
             closed,
         );
         page.gauge("origins_known", "Origins whose pace is known", origins.len());
-        page.gauge("origins_known_max", "Bound of those", ORIGINS_MAX);
+        page.gauge("origins_known_max", "Maximum of origins whose pace is known", ORIGINS_MAX);
         page.gauge("origins_lent", "Origins of which this node has a share", lent);
-        page.gauge("origins_felt", "Those that it feels for all nodes", felt);
+        page.gauge("origins_felt", "Origins whose pace this node measures for all nodes", felt);
         page.gauge("prefetch_limit_running", "Prefetches under way within limits of their domains", capped);
-        page.gauge("prefetch_limit_waiting", "Those that wait for their domain's limit", waiting_for_caps);
+        page.gauge("prefetch_limit_waiting", "Prefetches that wait for their domain's limit", waiting_for_caps);
         page.counter("origin_waited_total", "Prefetches that had to wait for their turn", self.waited.get());
-        page.counter("origin_full_total", "Prefetches put off because no turn came", self.full.get());
-        page.counter("origin_closed_total", "Prefetches put off because the origin is left alone", self.closed.get());
+        page.counter(
+            "origin_full_total",
+            "Prefetches postponed because the queue for the origin was full or too slow",
+            self.full.get(),
+        );
+        page.counter(
+            "origin_closed_total",
+            "Prefetches postponed because no request may be sent to the origin for now",
+            self.closed.get(),
+        );
         page.counter(
             "origin_revalidations_put_off_total",
-            "Validations in the background not begun because the origin is left alone, or busy with users",
+            "Background validations not begun because the origin is closed or busy with users",
             self.not_confirmed.get(),
         );
-        page.counter("origin_retries_total", "Requests of prefetches that had failed before", self.again.get());
-        page.counter("origin_retries_put_off_total", "Those put off because there were too many", self.not_again.get());
+        page.counter("origin_retries_total", "Requests of prefetches that repeat a failed request", self.again.get());
+        page.counter(
+            "origin_retries_put_off_total",
+            "Retries of prefetches that were postponed because there were too many",
+            self.not_again.get(),
+        );
     }
 }
 

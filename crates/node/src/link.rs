@@ -117,9 +117,9 @@ pub(crate) enum LinkError {
     Silent(Duration),
     #[error("control plane sent {0}")]
     Unexpected(&'static str),
-    #[error("entry {first} after {applied}")]
+    #[error("log entry {first} received after entry {applied}")]
     OutOfOrder { first: Revision, applied: Revision },
-    #[error("control plane sent what this program cannot read")]
+    #[error("control plane sent data that this program cannot read")]
     Decode(#[from] model::log::DecodeError),
     #[error(transparent)]
     Journal(#[from] JournalError),

@@ -148,7 +148,7 @@ impl Pins {
                     }
                     Err(PinError::Absent) => false,
                     Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "a pinned object is pinned no more");
+                        tracing::warn!(error = &error as &dyn std::error::Error, "a pinned object is no longer pinned");
                         false
                     }
                 };
@@ -271,7 +271,10 @@ impl Pins {
     pub(crate) async fn run(self: Arc<Self>, clock: Arc<dyn Clock>, stopping: CancellationToken) {
         while stopping.run_until_cancelled(tokio::time::sleep(TIDY_EVERY)).await.is_some() {
             if let Err(error) = self.tidy(clock.now()).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "pins that are over stay in the journal");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "expired pins could not be removed from the journal"
+                );
             }
         }
     }

@@ -233,7 +233,7 @@ impl Sources {
             .map_err(|problem| NotAsked { error: AskError::Unreachable(problem.to_owned()), unsent: false })?;
         // A part that nobody asked for would be taken for the whole (RFC 9110 §15.3.7).
         if head.status == StatusCode::PARTIAL_CONTENT && !headers.contains_key(RANGE) {
-            let problem = "it answered with a part of what was asked for whole".to_owned();
+            let problem = "it answered a request for the whole body with a part".to_owned();
             return Err(NotAsked { error: AskError::Unreachable(problem), unsent: false });
         }
         Ok(Answer::new(head, FromAbove::origin(body, meter, permit), Some(Duration::ZERO), From::Origin))
@@ -293,12 +293,16 @@ impl Sources {
     pub(crate) fn show(&self, page: &mut Page) {
         let (resting, remembered) = self.health.counts(Instant::now());
         page.counter("origin_requests_total", "Requests sent to origins", self.asked.get());
-        page.counter("origin_failures_total", "Those that failed, or were answered 502, 503 or 504", self.failed.get());
+        page.counter(
+            "origin_failures_total",
+            "Requests to origins that failed or were answered 502, 503 or 504",
+            self.failed.get(),
+        );
         page.counter("origin_failovers_total", "Times that another source was asked instead", self.failed_over.get());
         self.limiter.show(page);
-        page.gauge("origins_resting", "Sources asked only after the others, because they failed", resting);
+        page.gauge("origins_resting", "Sources that are asked only after the others because they failed", resting);
         page.gauge("origins_failing", "Sources whose last answer was a failure", remembered);
-        page.gauge("origins_failing_max", "Bound of those that are remembered", REMEMBERED_MAX);
+        page.gauge("origins_failing_max", "Maximum of failing sources that are remembered", REMEMBERED_MAX);
     }
 }
 

@@ -60,11 +60,11 @@ const WHOLE: u8 = 3;
 /// Why a body ends early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
-    #[error("the client broke off its body")]
+    #[error("the client aborted its body")]
     Broken(#[source] hyper::Error),
     #[error("the client fell silent in the middle of its body")]
     Silent,
-    #[error("the client sends next to nothing of its body")]
+    #[error("the client sends its body too slowly")]
     Slow,
 }
 

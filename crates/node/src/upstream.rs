@@ -181,15 +181,15 @@ pub(crate) enum AskError {
     NotPastParents(String),
     /// The origin is at its limit or named a time to come back, or the parent that most likely has the object has just
     /// gone; try again after this time.
-    #[error("the origin is to be asked again in {} seconds", .0.as_secs().max(1))]
+    #[error("the origin asks for a retry in {} seconds", .0.as_secs().max(1))]
     Busy(Duration),
     /// A part was to be stored, and the store takes nothing now: it is out of room, or out of service.
-    #[error("the store takes nothing")]
+    #[error("the store accepts no bodies")]
     NotTaken,
     /// Nobody waits for it any more.
-    #[error("nobody waits for it any more")]
+    #[error("no request waits for it any more")]
     Left,
-    #[error("the URL cannot be asked for")]
+    #[error("the URL cannot be requested")]
     BadUrl,
     /// A part was requested, and the response is no part of the body it belongs to.
     #[error("the object changed while parts of it were fetched")]
@@ -271,9 +271,17 @@ impl Upstream {
         inner.sources.show(page);
         inner.parents.show(page);
         let running = PAST_PARENTS_MAX - inner.past_parents.available_permits();
-        page.counter("past_parents_total", "Fetches from an origin past parents out of reach", inner.went_past.get());
-        page.gauge("past_parents_running", "Those running", running);
-        page.gauge("past_parents_max", "Bound of those", PAST_PARENTS_MAX);
+        page.counter(
+            "past_parents_total",
+            "Fetches from an origin because no parent could be reached",
+            inner.went_past.get(),
+        );
+        page.gauge("past_parents_running", "Fetches under way that bypass unreachable parents", running);
+        page.gauge(
+            "past_parents_max",
+            "Maximum of concurrent fetches that bypass unreachable parents",
+            PAST_PARENTS_MAX,
+        );
     }
 }
 

@@ -132,7 +132,7 @@ impl Pins {
                 tracing::warn!(
                     bytes = extent.bytes,
                     most = all.most,
-                    "what took the place of a pinned object is too large to be pinned"
+                    "the replacement of a pinned object is too large to be pinned"
                 );
             }
             self.counted(&all);

@@ -56,7 +56,7 @@ pub(crate) async fn recover(volume: &Volume) -> Result<u32, OpenError> {
         segments.push((Segment::new(id, file, length, void), length));
     }
     if void {
-        tracing::warn!(disk = %volume.path.display(), segments = ids.len(), "the disk was out of service; nothing on it counts");
+        tracing::warn!(disk = %volume.path.display(), segments = ids.len(), "the disk was out of service; its contents are discarded");
         for &id in &ids {
             volume.disk.remove(&format::segment_name(id)).await.map_err(failed("remove a void segment"))?;
         }

@@ -145,7 +145,8 @@ impl Store {
                                     open_mount(number, disk_config, segment_bytes, disk, memory, counters).await
                                 }
                                 Err(source) => {
-                                    let (path, doing) = (path.clone(), "make void what was left out before");
+                                    let (path, doing) =
+                                        (path.clone(), "discard the contents of a disk that was missing");
                                     Err(OpenError::Io { path, doing, source })
                                 }
                             }
@@ -164,7 +165,7 @@ impl Store {
                 match opened {
                     Ok(mount) => Ok(Ok(mount)),
                     Err(OpenError::Io { doing, source, .. }) if is_failing(&source) => {
-                        tracing::error!(disk = %path.display(), doing, error = %source, "disk left out of service");
+                        tracing::error!(disk = %path.display(), doing, error = %source, "disk not put into service");
                         Ok(Err((path, format!("{doing}: {source}"))))
                     }
                     Err(error) => Err(error),

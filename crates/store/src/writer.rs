@@ -595,7 +595,7 @@ impl Writer {
         let error = self.failed(error);
         if let Some(open) = self.open.take() {
             let segment = &*open.segment;
-            tracing::warn!(disk = %self.volume.path.display(), segment = segment.id, error = ?error, "segment given up");
+            tracing::warn!(disk = %self.volume.path.display(), segment = segment.id, error = ?error, "segment abandoned");
             let offset = u32::try_from(segment.synced_to()).expect("an open segment has offsets of 32 bits");
             let empty = segment.synced_to() <= SEGMENT_HEADER_BYTES as u64;
             // An empty segment will be removed, so the next one has to record what its header may record.

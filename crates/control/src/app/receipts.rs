@@ -44,7 +44,7 @@ impl App {
                 None => {
                     let step = self.state.completion_of(chunk.revision).await?;
                     let step = step.ok_or(Denied::NoReceipt(
-                        "What completed the task is not kept: it was completed by an earlier version, or too much was kept since.",
+                        "The receipt data of the task is not kept: an earlier version completed it, or newer data has replaced it.",
                     ))?;
                     steps.push((step, vec![chunk.revision]));
                 }

@@ -228,7 +228,7 @@ impl Task {
                         Some(chunk) if chunk.unreadable && chunk.steering.may_run(now_ms) => {
                             let until_ms = chunk.steering.from_ms.saturating_add(deadline_ms);
                             if now_ms <= until_ms {
-                                tracing::error!(chunk = id, "a prefetch cannot be read, and waits for its deadline");
+                                tracing::error!(chunk = id, "a prefetch cannot be read and fails at its deadline");
                                 queue.put_off(standing, until_ms + 1, now_ms);
                                 continue;
                             }

@@ -116,7 +116,7 @@ pub enum DomainError {
         deleting: bool,
     },
     /// Another account has a wildcard that covers the name, or a name that this wildcard covers.
-    #[error("another account has domains there")]
+    #[error("another account has a related domain")]
     Conflict,
     /// The operator blocked the name.
     #[error("name is blocked")]

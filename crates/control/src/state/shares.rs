@@ -86,7 +86,7 @@ async fn lock(writing: &mut Writing, name: &str, now_ms: u64) -> Result<Row, Sta
 /// A stored row. Its grants may be in force for one more lease if it could not be read; that is the lesser harm.
 fn read(name: &str, value: &str) -> Row {
     serde_json::from_str(value).unwrap_or_else(|error| {
-        tracing::error!(name, %error, "shares of an origin cannot be read, and start anew");
+        tracing::error!(name, %error, "shares of an origin cannot be read and are reset");
         Row::default()
     })
 }

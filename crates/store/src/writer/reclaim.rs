@@ -329,7 +329,7 @@ impl Writer {
         match self.open {
             Some(_) => Ok(()),
             None => {
-                let error = format!("segment {} was given up", open.id);
+                let error = format!("segment {} was abandoned", open.id);
                 Err(WriteError::Io(Arc::new(io::Error::other(error))))
             }
         }
@@ -405,7 +405,7 @@ impl Writer {
         match self.make_void().await {
             Ok(()) => self.volume.outage.settle(),
             Err(error) => {
-                tracing::error!(disk = %self.volume.path.display(), %error, "what the disk holds may be back after a restart");
+                tracing::error!(disk = %self.volume.path.display(), %error, "removed contents of the disk may reappear after a restart");
             }
         }
     }
