@@ -13,8 +13,9 @@ use std::ops::Bound;
 use model::NodeName;
 
 use super::aims::Aims;
+use super::leasing::Turn;
 use super::outside::Outside;
-use super::work::{Turn, Work};
+use super::work::Work;
 use crate::state::steering::{Standing, Steering};
 
 /// The rank of a chunk among those of its account.
