@@ -135,7 +135,7 @@ impl Task {
     }
 
     /// Loads as many chunks as there is room for; returns whether there may be more. Each account has its share of the
-    /// room, see [`Queue::to_load`].
+    /// room, see [`Queue::next_to_load`].
     pub(super) async fn load(&mut self) -> Result<bool, StateError> {
         let share = self.bounds.loaded / self.accounts.len().max(1);
         let mut left = Left { reads: LOADS_AT_ONCE, listed: STANDING_IN_TURN };
@@ -177,7 +177,7 @@ impl Task {
         let (late_ms, targets) = (self.late_ms(now_ms), self.aims.groups().max(1));
         loop {
             let Some(queue) = self.accounts.get_mut(account) else { return Ok(true) };
-            let ids = queue.to_load(share, CHUNKS_AT_ONCE, late_ms, targets);
+            let ids = queue.next_to_load(share, CHUNKS_AT_ONCE, late_ms, targets);
             if ids.is_empty() {
                 self.leaving.extend(queue.outranked(share));
                 return Ok(true);

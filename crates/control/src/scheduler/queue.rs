@@ -138,7 +138,7 @@ impl Queue {
     /// `share` jobs loaded, and at least one chunk; and a quarter more for chunks that have been ready since before
     /// `late_ms`, which only have to be failed, and for one that outranks what is loaded. Each chunk has `targets`
     /// targets.
-    pub(super) fn to_load(&mut self, share: usize, most: usize, late_ms: u64, targets: usize) -> Vec<u64> {
+    pub(super) fn next_to_load(&mut self, share: usize, most: usize, late_ms: u64, targets: usize) -> Vec<u64> {
         let (room, more) = (share.saturating_sub(self.loaded), (share + share / 4).saturating_sub(self.loaded));
         let none = self.chunks.is_empty();
         if more > 0 || none {
@@ -148,9 +148,9 @@ impl Queue {
             }
         }
         if room > 0 || none {
-            self.next(most, room, targets)
+            self.next_fitting(most, room, targets)
         } else if self.is_outranked() && more > 0 {
-            self.next(1, more, targets)
+            self.next_fitting(1, more, targets)
         } else {
             Vec::new()
         }
@@ -164,7 +164,7 @@ impl Queue {
     }
 
     /// The next chunks to load: as many as fit, at most `most`. Each has `targets` targets.
-    fn next(&self, most: usize, room: usize, targets: usize) -> Vec<u64> {
+    fn next_fitting(&self, most: usize, room: usize, targets: usize) -> Vec<u64> {
         self.fitting(self.outside.next().take(most), room, targets)
     }
 
