@@ -9,7 +9,9 @@ use std::time::Duration;
 use aliyun::Rules;
 use model::pattern::BadPattern;
 use model::topology::WarmTiers;
-use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Pin, Scope, Tag, UrlKey};
+use model::{
+    Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Pin, Scope, Tag, UrlKey, account_number,
+};
 
 use crate::certificate::BadCertificate;
 use crate::completion::Acknowledged;
@@ -363,7 +365,7 @@ impl App {
         let pin = prefetch.pin.map(|(time, bytes_max)| Pin {
             // The pin lasts this long counted from the time at which the object may be fetched.
             until: (millis(self.clock.now()).max(prefetch.not_before_ms) / 1000).saturating_add(time.as_secs()),
-            owner: Pin::owner_of(principal.account()),
+            owner: account_number(principal.account()),
             bytes_max,
         });
         let mut groups = Vec::new();

@@ -74,6 +74,7 @@ impl From<prefetch::Job> for Job {
             pin: job.pin.map(|pin| Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
             again: job.again,
             look: job.look,
+            account: job.account,
         }
     }
 }
@@ -91,6 +92,7 @@ impl From<Job> for prefetch::Job {
             pin: job.pin.map(|pin| prefetch::Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
             again: job.again,
             look: job.look,
+            account: job.account,
         }
     }
 }
