@@ -409,7 +409,7 @@ mod tests {
 
         let large = put(&store, "/large", 1 << 20).await;
         let refused = words(pins.pin(&[key("/large")], large, 1 << 20, &pin(100, 1 << 30)).await);
-        assert!(refused.contains("pinned objects may take 1048576 bytes of the disk"), "{refused}");
+        assert!(refused.contains("pinned objects take all 1048576 bytes of the disk"), "{refused}");
         assert!(!store.is_pinned(key("/large").hash()));
 
         // Removing an object removes its pin, and its bytes no longer count.
