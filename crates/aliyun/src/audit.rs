@@ -106,7 +106,7 @@ fn filter(params: &Params, name: &str) -> Result<Option<String>, Refusal> {
 
 fn token(text: &str) -> Result<(u64, u64), Refusal> {
     let parts = text.split_once('-').and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
-    parts.ok_or_else(|| Refusal::invalid("NextToken", "what the answer before said is expected"))
+    parts.ok_or_else(|| Refusal::invalid("NextToken", "the NextToken of the previous answer is expected"))
 }
 
 pub(crate) fn fields(request_id: &str, events: &[AuditEvent], next: Option<(u64, u64)>) -> Value {

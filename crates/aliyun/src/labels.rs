@@ -105,7 +105,10 @@ pub(crate) fn query(request: &Request, profile: &Profile, needs_domains: bool) -
     let domains = resources(request, profile, needs_domains)?;
     let after = match request.params.get("NextToken").filter(|_| !needs_domains) {
         None => None,
-        Some(token) => Some(open(token).ok_or_else(|| Refusal::invalid("NextToken", "one of an earlier answer"))?),
+        Some(token) => Some(
+            open(token)
+                .ok_or_else(|| Refusal::invalid("NextToken", "the NextToken of an earlier answer is expected"))?,
+        ),
     };
     Ok(LabelQuery { domains, labels: filters(&request.params)?, after })
 }

@@ -15,7 +15,6 @@
 //! RSA and SM3 signatures, which are refused by name. The owner of a bearer token, which the control plane knows.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -207,8 +206,9 @@ pub(crate) fn read_v3(incoming: &Incoming<'_>, query: &[(String, String)]) -> Re
     let query = form::canonical(query.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let canonical = v3_canonical(incoming.method, &query, &values, signed, &body_hash);
     let to_sign = v3_to_sign(&canonical);
+    // A wrong length is found by the comparison.
     let signature =
-        unhex(signature).ok_or_else(|| Refusal::incomplete_signature(&to_sign, "Signature is not hexadecimal"))?;
+        hex::decode(signature).map_err(|_| Refusal::incomplete_signature(&to_sign, "Signature is not hexadecimal"))?;
     Ok((Proof::V3 { to_sign, canonical, body_as_signed, signature }, key_id.to_owned()))
 }
 
@@ -235,12 +235,12 @@ pub(crate) fn v3_to_sign(canonical: &str) -> String {
 
 /// The V3 signature of `to_sign`.
 pub(crate) fn v3_signature(secret: &str, to_sign: &str) -> String {
-    hex(&sha256_mac(secret, to_sign).finalize().into_bytes())
+    hex::encode(sha256_mac(secret, to_sign).finalize().into_bytes())
 }
 
 /// SHA-256 in lower-case hexadecimal.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn sha1_mac(key: &str, text: &str) -> Hmac<Sha1> {
@@ -249,20 +249,6 @@ fn sha1_mac(key: &str, text: &str) -> Hmac<Sha1> {
 
 fn sha256_mac(key: &str, text: &str) -> Hmac<Sha256> {
     Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length").chain_update(text)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        write!(out, "{byte:02x}").expect("a string takes what is written to it");
-        out
-    })
-}
-
-/// Bytes of a hexadecimal text; `None` if it is not one. A wrong length is found by the comparison.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
-    let digits = digits?;
-    (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, d| byte << 4 | d)).collect())
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use std::time::Duration;
 use aliyun::Rules;
 use model::pattern::BadPattern;
 use model::topology::WarmTiers;
-use model::{Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Pin, Scope, Tag, UrlKey};
+use model::{
+    Clock, Coverage, Domain, DomainName, Invalidation, LogId, Mode, Pattern, Pin, Scope, Tag, UrlKey, account_number,
+};
 
 use crate::certificate::BadCertificate;
 use crate::completion::Acknowledged;
@@ -57,8 +59,8 @@ const DAY_OFFSET_MS: u64 = 8 * 3_600_000;
 const DAY_MS: u64 = 86_400_000;
 
 /// Outlines read at a time, and chunks.
-const OUTLINES_AT_ONCE: u32 = 2_000;
-const CHUNKS_AT_ONCE: usize = 64;
+const OUTLINES_BATCH_MAX: u32 = 2_000;
+const CHUNKS_BATCH_MAX: usize = 64;
 
 /// The caller: a key that signed, with its account, user and policies, or a holder of temporary credentials made with
 /// it.
@@ -180,7 +182,7 @@ pub(crate) enum Denied {
         own: bool,
     },
     /// Another account has a wildcard over the domain, or a domain under the wildcard.
-    #[error("domain lies with another account's")]
+    #[error("another account has a related domain")]
     DomainConflict,
     /// The regular expression of a refresh is not valid.
     #[error(transparent)]
@@ -363,7 +365,7 @@ impl App {
         let pin = prefetch.pin.map(|(time, bytes_max)| Pin {
             // The pin lasts this long counted from the time at which the object may be fetched.
             until: (millis(self.clock.now()).max(prefetch.not_before_ms) / 1000).saturating_add(time.as_secs()),
-            owner: Pin::owner_of(principal.account()),
+            owner: account_number(principal.account()),
             bytes_max,
         });
         let mut groups = Vec::new();

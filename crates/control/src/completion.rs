@@ -42,7 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SIGHTS_MAX: usize = 4096;
 
 /// Revisions handled in one transaction.
-const REVISIONS_AT_ONCE: u32 = 10_000;
+const REVISIONS_BATCH_MAX: u32 = 10_000;
 
 /// The least pause between two steps that completed something, and what each member adds to it: however much is
 /// refreshed, at most 100 steps and 10,000 members' values are written a second.
@@ -180,7 +180,7 @@ impl Task {
     async fn complete(&self, passed: Revision, right: Right, members: &[CompletionMember]) -> Result<bool, StateError> {
         let mut completed = false;
         loop {
-            let open = self.state.open_refreshes(REVISIONS_AT_ONCE).await?;
+            let open = self.state.open_refreshes(REVISIONS_BATCH_MAX).await?;
             let done: Vec<Revision> = open.iter().copied().take_while(|revision| *revision <= passed).collect();
             let (Some(first), Some(last)) = (done.first(), done.last()) else { break };
             let whole = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -194,7 +194,7 @@ impl Task {
                 swept: Amounts::default(),
             };
             completed |= self.state.complete_refreshes(&step).await? > 0;
-            if done.len() < open.len() || open.len() < REVISIONS_AT_ONCE as usize {
+            if done.len() < open.len() || open.len() < REVISIONS_BATCH_MAX as usize {
                 break;
             }
         }

@@ -48,7 +48,7 @@ pub(crate) fn within<S>(
 ) -> impl tokio_stream::Stream<Item = Connection<S>> {
     let accepted = incoming.then(|accepted| async move {
         if let Err(error) = &accepted {
-            tracing::warn!(%error, "connection not taken");
+            tracing::warn!(%error, "connection could not be accepted");
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
         accepted

@@ -7,7 +7,7 @@
 //!
 //! - Figures belong to the account that had the name when they were counted: a minute carries the revision of the log
 //!   at which the node knew the domain, and figures older than the present domain of the name are dropped.
-//! - A transaction holds only a few reports ([`ROWS_AT_ONCE`]), so that submissions do not wait long for it.
+//! - A transaction holds only a few reports ([`ROWS_BATCH_MAX`]), so that submissions do not wait long for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,7 @@ pub(crate) const WAITING_MAX: usize = 256;
 const GATHER: Duration = Duration::from_millis(100);
 
 /// Minutes and lists in one transaction. Reports are not split, so the last one may exceed it.
-const ROWS_AT_ONCE: usize = 128;
+const ROWS_BATCH_MAX: usize = 128;
 
 /// The pause after a failed transaction.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -129,7 +129,7 @@ impl Writer {
             tokio::time::sleep(GATHER).await;
             let mut rows = first.rows();
             let mut batch = vec![first];
-            while rows < ROWS_AT_ONCE
+            while rows < ROWS_BATCH_MAX
                 && let Ok(next) = come.try_recv()
             {
                 rows += next.rows();

@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const DELETED_EVERY: Duration = Duration::from_secs(1);
 
 /// Entries read at a time.
-const ENTRIES_AT_ONCE: u32 = 1000;
+const ENTRIES_BATCH_MAX: u32 = 1000;
 
 /// Entries kept in memory, and their bytes; a session that is further behind reads the database.
 pub(crate) const TAIL_ENTRIES_MAX: usize = 4096;
@@ -247,7 +247,7 @@ async fn look(
     let mut of_domains = unconfigured;
     let mut fresh = Vec::new();
     while known.head < head {
-        let entries = state.entries_after(known.head, ENTRIES_AT_ONCE).await?;
+        let entries = state.entries_after(known.head, ENTRIES_BATCH_MAX).await?;
         let Some(last) = entries.last() else { break };
         if last.revision.0 - known.head.0 > entries.len() as u64 {
             refreshed.lock().expect("no holder of this lock can panic").all_at(last.revision);

@@ -392,7 +392,10 @@ async fn forget(
                 .await?;
             let beyond = state.forget_completions(before_ms, state::completions::BYTES_MAX).await?;
             if beyond > 0 {
-                tracing::warn!(steps = beyond, "too much is kept for receipts: those of the oldest refreshes are gone");
+                tracing::warn!(
+                    steps = beyond,
+                    "receipt data exceeds its bound: the receipts of the oldest refreshes were deleted"
+                );
             }
             state.forget_figures(now_ms).await?;
             state.forget_shares(before(SHARES_KEPT)).await?;
@@ -404,7 +407,7 @@ async fn forget(
             state.compact(INVALIDATIONS_KEPT).await
         };
         if let Err(error) = done.await {
-            tracing::error!(error = &error as &dyn std::error::Error, "what is past its time could not be forgotten");
+            tracing::error!(error = &error as &dyn std::error::Error, "expired data could not be deleted");
         }
     }
 }

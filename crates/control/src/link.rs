@@ -56,7 +56,7 @@ pub(crate) use service::link_server::LinkServer;
 const WAITING_MAX: usize = 64;
 
 /// Entries read for one message; fewer when they are large.
-const ENTRIES_AT_ONCE: u32 = 512;
+const ENTRIES_BATCH_MAX: u32 = 512;
 
 /// Bytes of jobs or entries that one message may hold, leaving room for its frame.
 const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
@@ -430,7 +430,7 @@ impl Shared {
                 from_node::Is::Swept(swept) => {
                     let head = self.following.now().head.0;
                     if swept.entries.len() > SWEPT_ENTRIES_MAX {
-                        let reason = format!("more than {SWEPT_ENTRIES_MAX} entries in one message of what was swept");
+                        let reason = format!("more than {SWEPT_ENTRIES_MAX} swept entries in one message");
                         return Err(End::Refused { reason, again: true });
                     }
                     let entries = swept.entries.iter().filter(|entry| entry.revision <= head);
@@ -447,7 +447,7 @@ impl Shared {
                 }
                 from_node::Is::UnderWay(under_way) => {
                     if under_way.jobs.len() > UNDER_WAY_MAX {
-                        let reason = format!("more than {UNDER_WAY_MAX} jobs in one message of how far they are");
+                        let reason = format!("more than {UNDER_WAY_MAX} jobs in one progress message");
                         return Err(End::Refused { reason, again: true });
                     }
                     leases.under_way(under_way.jobs.into_iter().map(model::UnderWay::from).collect());
@@ -529,9 +529,9 @@ impl Shared {
     }
 
     async fn tell_entries(&self, told: Revision, out: &Sending) -> Result<Revision, End> {
-        let mut logged = self.following.entries_after(told, ENTRIES_AT_ONCE as usize);
+        let mut logged = self.following.entries_after(told, ENTRIES_BATCH_MAX as usize);
         if logged.is_empty() {
-            logged = self.state.entries_after(told, ENTRIES_AT_ONCE).await?;
+            logged = self.state.entries_after(told, ENTRIES_BATCH_MAX).await?;
         }
         let entries = continuing(told, logged);
         if entries.is_empty() {

@@ -160,7 +160,7 @@ impl Operator {
         let outcome = done.as_ref().map_or_else(ToString::to_string, |_| audit::OK.to_owned());
         if let Err(error) = self.state.end_record(id, &outcome, self.now_ms()).await {
             // The change stands; its record goes on saying `begun`.
-            tracing::warn!(error = &error as &dyn std::error::Error, "the audit log was not told how it ended");
+            tracing::warn!(error = &error as &dyn std::error::Error, "the outcome was not written to the audit log");
         }
         done
     }

@@ -92,9 +92,9 @@ pub(crate) enum NotProven {
     Lookup(String),
     #[error("no TXT record has the content")]
     Record,
-    #[error("a file shows nothing of a wildcard")]
+    #[error("a file cannot prove a wildcard")]
     Wildcard,
-    #[error("no address that may be asked")]
+    #[error("no address may be contacted")]
     Address,
     #[error("connect: {0}")]
     Connect(String),
@@ -102,7 +102,7 @@ pub(crate) enum NotProven {
     Fetch(String),
     #[error("the file answers {0}")]
     Status(StatusCode),
-    #[error("the file has another content")]
+    #[error("the file has different content")]
     Content,
     #[error("not found in time")]
     Late,
@@ -123,8 +123,7 @@ impl Ownership {
     /// The content that proves a name for an account: 64 hex digits that never change; a wildcard has that of its name.
     pub(crate) fn content(&self, account: &str, name: &DomainName) -> String {
         // No name contains a line feed, so equal texts mean equal name and account.
-        let tag = hmac::sign(&self.key, format!("{}\n{account}", host(name)).as_bytes());
-        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(hmac::sign(&self.key, format!("{}\n{account}", host(name)).as_bytes()))
     }
 
     /// Looks for the content of `name`; returns what it proves: the name, or the wildcard that stands for it and all

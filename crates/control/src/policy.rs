@@ -136,7 +136,7 @@ impl WrittenStatement {
             ("Principal", self.principal),
         ];
         if let Some((name, _)) = beyond.iter().find(|(_, given)| given.is_some()) {
-            return Err(format!("policy: statement {number}: {name} is not supported, and is never passed over"));
+            return Err(format!("policy: statement {number}: {name} is not supported and never ignored"));
         }
         let needed = |name: &str, patterns: Option<Patterns>| match patterns {
             Some(patterns) if !patterns.0.is_empty() => Ok(patterns),

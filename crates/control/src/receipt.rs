@@ -70,8 +70,7 @@ impl PublicKey {
     /// The first half of the SHA-256, in hex: short enough to compare by eye.
     pub fn fingerprint(&self) -> String {
         use sha2::Digest;
-        let digest = sha2::Sha256::digest(self.0);
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&sha2::Sha256::digest(self.0)[..16])
     }
 }
 
@@ -119,7 +118,7 @@ pub enum ReceiptError {
     #[error("the signature does not fit: the receipt was changed since it was signed")]
     Signature,
     /// The signature is good, but the content is not a proof.
-    #[error("signed, but it does not prove what it says")]
+    #[error("signed, but its content does not prove the completion")]
     Inconsistent(#[from] Inconsistent),
     /// The signature is good, but the digest is not that of the listed objects.
     #[error("signed, but its objects and their digest differ")]
@@ -167,7 +166,7 @@ pub(crate) fn digest<'a>(objects: impl Iterator<Item = &'a str>) -> String {
         digest.update(object.as_bytes());
         digest.update(b"\n");
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest.finalize())
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ pub(crate) fn random_text(count: usize) -> String {
 /// Hex of the SHA-256 of a random secret: the stored form of node credentials and join tokens.
 pub(crate) fn fingerprint(secret: &str) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(sha2::Sha256::digest(secret.as_bytes()))
 }
 
 /// Whether `secret` has this fingerprint, in constant time.

@@ -39,7 +39,7 @@ const WAITING_MAX: usize = 1024;
 const GATHER: Duration = Duration::from_millis(10);
 
 /// Messages in one transaction.
-const AT_ONCE: usize = 16;
+const BATCH_MAX: usize = 16;
 
 /// When a silent node's share is over: a tenth of the lease is added because clocks run at different speeds.
 const OVER_AFTER: Duration = SHARE_LEASE.saturating_add(Duration::from_secs(1));
@@ -161,7 +161,7 @@ impl Lender {
         while let Some(first) = come.recv().await {
             tokio::time::sleep(GATHER).await;
             let mut batch = vec![first];
-            while batch.len() < AT_ONCE
+            while batch.len() < BATCH_MAX
                 && let Ok(next) = come.try_recv()
             {
                 batch.push(next);
@@ -181,7 +181,7 @@ impl Lender {
                 }
                 Err(error) => {
                     self.counters.unanswered.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                    tracing::warn!(error = &error as &dyn std::error::Error, "shares of origins were not lent");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "shares of origins could not be lent");
                 }
             }
         }

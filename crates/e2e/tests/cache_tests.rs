@@ -9,7 +9,7 @@ use e2e::{Process, eventually, free_port, workspace};
 use serde_json::Value;
 
 /// Minimum number of tests: a run with fewer proves nothing.
-const TESTS_LEAST: usize = 200;
+const TESTS_MIN: usize = 200;
 
 /// Retries of unexpected failures: tests make origins fail, and an origin that fails often is left alone for a while.
 const TRIES: usize = 3;
@@ -100,7 +100,7 @@ async fn public_tests_of_caches_find_what_is_known() -> anyhow::Result<()> {
         serde_json::from_slice::<Value>(&output.stdout).context("cache_tests.mjs prints JSON")
     };
     let result = run(&[])?;
-    ensure!(result["ran"].as_u64() >= Some(TESTS_LEAST as u64), "{}", result["ran"]);
+    ensure!(result["ran"].as_u64() >= Some(TESTS_MIN as u64), "{}", result["ran"]);
     let mut wrong = result["wrong"].as_object().context("what is wrong is an object")?.clone();
 
     let known: BTreeSet<&str> = KNOWN.iter().flat_map(|(_, tests)| tests.iter().copied()).collect();

@@ -8,17 +8,19 @@
 //!
 //! Dates that are sent: they are written by `httpdate`, whose parser is too lenient to be used here.
 
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName};
+use time::{Date, Month};
 
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
 /// Two-digit years from here on belong to the last century. §5.6.7 asks that no date appears more than fifty years in
 /// the future; with this bound none does before the year 2120.
-const CENTURY_SPLIT: i64 = 70;
+const CENTURY_SPLIT: i32 = 70;
 
 /// The longest form has 33 bytes.
 const LENGTH_MAX: usize = 40;
@@ -85,7 +87,7 @@ fn rfc850(text: &str) -> Option<SystemTime> {
     let (date, time) = text.strip_suffix(" gmt")?.split_once(' ')?;
     let mut parts = date.split('-');
     let (day, month, year, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
-    let year = number(year, 2)?;
+    let year: i32 = number(year, 2)?;
     let year = if year < CENTURY_SPLIT { 2000 + year } else { 1900 + year };
     moment(year, month, number(day, 2)?, time)
 }
@@ -100,35 +102,22 @@ fn asctime(text: &str) -> Option<SystemTime> {
 }
 
 /// Exactly this many digits.
-fn number(text: &str, digits: usize) -> Option<i64> {
+fn number<T: FromStr>(text: &str, digits: usize) -> Option<T> {
     (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
-fn moment(year: i64, month: &str, day: i64, time: &str) -> Option<SystemTime> {
-    let month = i64::try_from(MONTHS.iter().position(|known| *known == month)?).ok()? + 1;
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days_of_month = match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        _ => 31,
-    };
+fn moment(year: i32, month: &str, day: u8, time: &str) -> Option<SystemTime> {
+    let months_before = u8::try_from(MONTHS.iter().position(|known| *known == month)?).ok()?;
+    let date = Date::from_calendar_date(year, Month::January.nth_next(months_before), day).ok()?;
     let mut parts = time.split(':');
-    let (hour, minute, second) = (number(parts.next()?, 2)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
+    let (hour, minute, second) =
+        (number(parts.next()?, 2)?, number(parts.next()?, 2)?, number::<u8>(parts.next()?, 2)?);
     // 60 is a leap second; it is read as the beginning of the next minute.
-    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 || !(1..=days_of_month).contains(&day) {
+    if parts.next().is_some() || second > 60 {
         return None;
     }
-    let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    let apart = Duration::from_secs(seconds.unsigned_abs());
-    if seconds < 0 { SystemTime::UNIX_EPOCH.checked_sub(apart) } else { SystemTime::UNIX_EPOCH.checked_add(apart) }
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar; years begin in March, so that the leap day is the last.
-fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    365 * year + leaps + (153 * month + 2) / 5 + day - 1 - 719_468
+    let minute = date.with_hms(hour, minute, 0).ok()?.assume_utc();
+    SystemTime::from(minute).checked_add(Duration::from_secs(second.into()))
 }
 
 #[cfg(test)]

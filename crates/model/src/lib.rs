@@ -42,7 +42,7 @@ pub use key::{PATH_BYTES_MAX, UrlKey};
 pub use log::{Entry, Knowledge, Settings, Snapshot};
 pub use mistake::Mistake;
 pub use pattern::Pattern;
-pub use prefetch::{Cause, Job, Outcome, Pin, Report, UnderWay};
+pub use prefetch::{Cause, Job, Outcome, Pin, Report, UnderWay, account_number};
 pub use revision::{LogId, Revision};
 pub use tags::{Tag, Tags};
 pub use topology::{Coverage, Isolation, Member, NodeName, Parent, Pop, PopName, Region, Tier, Topology};

@@ -55,7 +55,7 @@ impl fmt::Debug for Welcome {
 
 /// A message that is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("message of the link has a field that does not make sense: {field}")]
+#[error("message of the link has an invalid field: {field}")]
 pub struct BadMessage {
     /// The invalid field.
     pub field: &'static str,
@@ -74,6 +74,7 @@ impl From<prefetch::Job> for Job {
             pin: job.pin.map(|pin| Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
             again: job.again,
             look: job.look,
+            account: job.account,
         }
     }
 }
@@ -91,6 +92,7 @@ impl From<Job> for prefetch::Job {
             pin: job.pin.map(|pin| prefetch::Pin { until: pin.until, owner: pin.owner, bytes_max: pin.bytes_max }),
             again: job.again,
             look: job.look,
+            account: job.account,
         }
     }
 }

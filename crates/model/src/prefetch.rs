@@ -44,6 +44,15 @@ pub struct Job {
     /// fetches nothing.
     #[serde(default)]
     pub look: bool,
+    /// Stands for the account that asked for it, see [`account_number`]: a node's jobs take turns by account. Zero if
+    /// leased by a control plane of an earlier version, which does not send it.
+    #[serde(default)]
+    pub account: u64,
+}
+
+/// The number that stands for an account in jobs and pins. Nodes persist it with pins, so its derivation must not change.
+pub fn account_number(account: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(account.as_bytes())
 }
 
 impl Job {
@@ -58,17 +67,10 @@ impl Job {
 pub struct Pin {
     /// Until when, in seconds since 1970.
     pub until: u64,
-    /// Stands for the account that pins it; see [`Pin::owner_of`].
+    /// Stands for the account that pins it; see [`account_number`].
     pub owner: u64,
     /// Bytes of bodies that the account may have pinned on one node at a time.
     pub bytes_max: u64,
-}
-
-impl Pin {
-    /// The number that stands for an account. Nodes persist it, so its derivation must not change.
-    pub fn owner_of(account: &str) -> u64 {
-        xxhash_rust::xxh3::xxh3_64(account.as_bytes())
-    }
 }
 
 /// What became of a job.
@@ -176,7 +178,7 @@ pub enum Cause {
     Cancelled,
     /// The stored results of an ended task are damaged, or written by a later version. Never stored: found each time
     /// they are read.
-    #[error("what came of it cannot be read any more")]
+    #[error("its outcome cannot be read any more")]
     Unreadable,
 }
 

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::HeaderValue;
 use http::{Request, Version};
 use rustix::fs::{Advice, fadvise};
+use time::UtcDateTime;
 
 use crate::metrics::{Counter, SHARDS, XCache, shard};
 
@@ -422,22 +423,10 @@ fn escape(line: &mut Vec<u8>, value: &[u8]) {
 
 /// RFC 3339 in UTC, up to the point after the seconds, which are counted from 1970.
 fn time(line: &mut Vec<u8>, secs: u64) {
-    let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
-    let (year, month, day) = date(secs / 86_400);
-    let _ = write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.");
-}
-
-/// Year, month and day so many days after 1970-01-01. Counted in years that begin in March, so that the leap day is the
-/// last.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // since 0000-03-01
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let first = (153 * month + 2) / 5;
-    let (year, month) = (400 * era + year, if month < 10 { month + 3 } else { month - 9 });
-    (year + u64::from(month <= 2), month, day - first + 1)
+    let at = i64::try_from(secs).ok().and_then(|secs| UtcDateTime::from_unix_timestamp(secs).ok());
+    let at = at.unwrap_or(UtcDateTime::MAX);
+    let ((year, month, day), (hour, minute, second)) = (at.date().to_calendar_date(), at.as_hms());
+    let _ = write!(line, "{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.", u8::from(month));
 }
 
 #[cfg(test)]
@@ -569,15 +558,18 @@ mod tests {
     #[test]
     fn dates_are_those_of_the_calendar() {
         let cases = [
-            (0, (1970, 1, 1)),
-            (59, (1970, 3, 1)),
-            (11_016, (2000, 2, 29)),
-            (19_782, (2024, 2, 29)),
-            (47_540, (2100, 2, 28)),
-            (47_541, (2100, 3, 1)),
+            (0, "1970-01-01T00:00:00."),
+            (59 * 86_400, "1970-03-01T00:00:00."),
+            (11_016 * 86_400, "2000-02-29T00:00:00."),
+            (19_782 * 86_400 + 86_399, "2024-02-29T23:59:59."),
+            (47_540 * 86_400, "2100-02-28T00:00:00."),
+            (47_541 * 86_400, "2100-03-01T00:00:00."),
+            (u64::MAX, "9999-12-31T23:59:59."),
         ];
-        for (days, expected) in cases {
-            assert_eq!(date(days), expected, "{days}");
+        for (secs, expected) in cases {
+            let mut line = Vec::new();
+            time(&mut line, secs);
+            assert_eq!(String::from_utf8(line).unwrap(), expected, "{secs}");
         }
     }
 

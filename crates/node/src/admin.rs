@@ -120,110 +120,142 @@ impl Admin {
         let mut page = Page::default();
 
         metrics.show(&mut page);
-        page.gauge("connections_max", "Bound of connections", self.front.connections_max);
-        page.gauge("draining", "1 while the node is on its way out", u8::from(self.front.draining.is_cancelled()));
+        page.gauge("connections_max", "Maximum of connections", self.front.connections_max);
+        page.gauge("draining", "1 while the node drains", u8::from(self.front.draining.is_cancelled()));
         if let Some(log) = &self.front.log {
-            page.counter("access_log_lines_total", "Lines of the access log that were taken", log.lines());
+            page.counter("access_log_lines_total", "Lines accepted for the access log", log.lines());
             page.counter(
                 "access_log_dropped_total",
-                "Lines that were dropped because the file did not take them fast enough, or not at all",
+                "Lines of the access log that were dropped because the file was too slow or failed",
                 log.dropped(),
             );
         }
         let (fills, for_users) = self.pipeline.fills().counts();
         page.gauge("fills_running", "Fetches running", fills);
-        page.gauge("fills_running_for_users", "Fetches running that a user began", for_users);
-        page.gauge("fills_max", "Bound of fetches running", FILLS_MAX);
-        page.gauge("passing", "Requests that go past the store", self.pipeline.fills().passing());
-        page.gauge("passing_max", "Bound of those", PASSING_MAX);
+        page.gauge("fills_running_for_users", "Fetches running that a user started", for_users);
+        page.gauge("fills_max", "Maximum of fetches running", FILLS_MAX);
+        page.gauge("passing", "Requests that bypass the store", self.pipeline.fills().passing());
+        page.gauge("passing_max", "Maximum of requests that bypass the store", PASSING_MAX);
         self.pipeline.fills().upstream().show(&mut page);
         self.pipeline.figures().show(&mut page);
         self.internet.show(&mut page);
-        page.gauge("vouched_bodies", "Bodies whose vouching is remembered", self.pipeline.fills().vouched.len());
+        page.gauge("vouched_bodies", "Bodies whose last vouching is remembered", self.pipeline.fills().vouched.len());
 
         page.gauge(
             "link_connected",
-            "1 while the control plane is followed",
+            "1 while the node follows the control plane",
             u8::from(self.connected.load(Ordering::SeqCst)),
         );
         page.gauge("ready", "1 while the node is a member within its lease", u8::from(knowing.is_ready()));
-        page.gauge("applied_revision", "The log is applied up to here", knowing.applied());
-        page.gauge("floor_revision", "Entries up to here may be forgotten", knowing.index().floor());
+        page.gauge("applied_revision", "Last log revision that the node applied", knowing.applied());
+        page.gauge("floor_revision", "Last log revision whose entries may be forgotten", knowing.index().floor());
         let kinds = knowing.index().kinds();
         page.gauge("index_scopes", "Scopes in the index of invalidations", knowing.index().len());
-        page.gauges("index_scopes_live", "The same, by kind", &kinds.map(|(kind, live)| (kind, live as u64)));
+        page.gauges(
+            "index_scopes_live",
+            "Scopes in the index of invalidations, by kind",
+            &kinds.map(|(kind, live)| (kind, live as u64)),
+        );
         page.gauge(
             "index_oldest_revision",
-            "Nothing older than this can be in the index: the floor and one",
+            "Oldest revision that the index can contain",
             knowing.index().floor().next(),
         );
         let (answers, answers_max) = knowing.index().answers();
-        page.gauge("index_regex_answers", "Keys for which it is remembered what regexes matched", answers);
-        page.gauge("index_regex_answers_max", "Bound of those", answers_max);
-        page.gauge("index_scopes_max", "Bound from which the oldest are retired", crate::link::RETIRE_ABOVE);
+        page.gauge("index_regex_answers", "Keys whose regex matches are cached", answers);
+        page.gauge("index_regex_answers_max", "Maximum of keys whose regex matches are cached", answers_max);
+        page.gauge("index_scopes_max", "Number of scopes from which the oldest are retired", crate::link::RETIRE_ABOVE);
         if let Some(contact) = knowing.contact() {
             let age = fence::ceil_millis(knowing.clock().moment().since(contact));
             page.gauge(
                 "contact_age_milliseconds",
-                "Since the node last knew that it had applied the head of the log",
+                "Time since the node last knew that it had applied the head of the log",
                 age,
             );
         }
         let (waiting, running, unsent) = self.prefetch.counts();
-        page.gauge("jobs_waiting", "Prefetch jobs not begun", waiting);
+        page.gauge("jobs_waiting", "Prefetch jobs that have not begun", waiting);
         page.gauge("jobs_running", "Prefetch jobs under way", running);
-        page.gauge("jobs_unreported", "Reports not sent", unsent);
-        page.gauge("jobs_max", "Bound of the three together", model::prefetch::JOBS_PER_NODE_MAX);
+        page.gauge("jobs_unreported", "Prefetch reports that were not sent yet", unsent);
+        page.gauge(
+            "jobs_max",
+            "Maximum of waiting and running jobs and unsent reports together",
+            model::prefetch::JOBS_PER_NODE_MAX,
+        );
         page.counter("jobs_done_total", "Prefetch jobs done", metrics.jobs_done.get());
         page.counter("jobs_failed_total", "Prefetch jobs failed", metrics.jobs_failed.get());
         page.counter(
             "jobs_put_off_total",
-            "Prefetch jobs handed back because their origin is spared",
+            "Prefetch jobs handed back because their origin must not be asked for now",
             metrics.jobs_put_off.get(),
         );
 
         let sweeper = &self.sweeper;
-        page.gauge("swept_revision", "The store was swept of what entries up to here delete", sweeper.upto());
+        page.gauge(
+            "swept_revision",
+            "Last revision of which everything that it deletes was swept from the store",
+            sweeper.upto(),
+        );
         page.gauge("sweeps_running", "Sweeps under way", u8::from(sweeper.is_running()));
         page.gauge("sweep_files_waiting", "Files that wait to be swept", sweeper.waiting());
-        page.gauge("sweep_files_waiting_max", "Bound from which a pass does for all of them", crate::sweep::FILES_MAX);
+        page.gauge(
+            "sweep_files_waiting_max",
+            "Number of waiting files from which one pass sweeps all of them",
+            crate::sweep::FILES_MAX,
+        );
         page.counter("sweep_passes_total", "Passes over the whole store", sweeper.passes.get());
-        page.counter("swept_objects_total", "Objects that sweeps took from the store", sweeper.objects.get());
-        page.counter("swept_bytes_total", "Bytes of their bodies", sweeper.bytes.get());
+        page.counter("swept_objects_total", "Objects that sweeps removed from the store", sweeper.objects.get());
+        page.counter("swept_bytes_total", "Bytes of bodies that sweeps removed from the store", sweeper.bytes.get());
 
         page.gauge("store_objects", "Objects stored", store.objects);
-        page.gauge("store_disk_bytes", "Bytes the segments take", store.disk_bytes);
-        page.gauge("store_disk_capacity_bytes", "Bytes the segments may take", store.disk_capacity_bytes);
-        let held = "Those of them that are evicted but for those who still read there";
+        page.gauge("store_disk_bytes", "Bytes that segments take on disk", store.disk_bytes);
+        page.gauge("store_disk_capacity_bytes", "Bytes that segments may take on disk", store.disk_capacity_bytes);
+        let held = "Bytes of evicted segments that are still being read";
         page.gauge("store_held_bytes", held, store.held_bytes);
-        page.gauge("store_held_bytes_max", "Bound of those", store.held_bytes_max);
+        page.gauge(
+            "store_held_bytes_max",
+            "Maximum of bytes in evicted segments that are still being read",
+            store.held_bytes_max,
+        );
         let taken_back = "Segments taken back from readers that held too much of the disk";
         page.counter("store_taken_back_segments_total", taken_back, store.taken_back_segments);
         page.gauge("store_memory_bytes", "Bytes in the memory tier", store.memory_bytes);
-        page.gauge("store_memory_capacity_bytes", "Bound of the memory tier", store.memory_capacity_bytes);
-        page.gauge("store_buffered_bytes", "Bytes of bodies in memory, whoever holds them", store.buffered_bytes);
-        page.gauge("store_buffered_bytes_max", "What those are held to", store.buffered_bytes_max);
-        page.gauge("store_in_flight_bytes", "Bytes on their way to the disk", store.in_flight_bytes);
-        page.gauge("store_in_flight_bytes_max", "Bound of those", store.in_flight_bytes_max);
-        page.gauge("store_reserved_bytes", "Bytes that running fetches may hold before they are", store.reserved_bytes);
-        page.gauge("store_reserved_bytes_max", "Bound of those", store.reserved_bytes_max);
+        page.gauge("store_memory_capacity_bytes", "Capacity of the memory tier in bytes", store.memory_capacity_bytes);
+        page.gauge(
+            "store_buffered_bytes",
+            "Bytes of bodies in memory, including those in use by readers and writers",
+            store.buffered_bytes,
+        );
+        page.gauge("store_buffered_bytes_max", "Bound of the bytes of bodies in memory", store.buffered_bytes_max);
+        page.gauge("store_in_flight_bytes", "Bytes waiting to be written to disk", store.in_flight_bytes);
+        page.gauge(
+            "store_in_flight_bytes_max",
+            "Maximum of bytes waiting to be written to disk",
+            store.in_flight_bytes_max,
+        );
+        page.gauge("store_reserved_bytes", "Bytes of memory reserved for running fetches", store.reserved_bytes);
+        page.gauge(
+            "store_reserved_bytes_max",
+            "Maximum of bytes of memory reserved for running fetches",
+            store.reserved_bytes_max,
+        );
         page.counter("store_memory_hits_total", "Lookups answered from memory", store.memory_hits);
         page.counter("store_disk_hits_total", "Lookups answered from disk", store.disk_hits);
         page.counter("store_misses_total", "Lookups that found nothing", store.misses);
         page.counter("store_commits_total", "Objects committed", store.commits);
         page.counter("store_syncs_total", "Syncs of the disks", store.syncs);
         page.counter("store_evicted_objects_total", "Objects evicted", store.evicted_objects);
-        let sifted = "Segments that kept only what was asked for";
+        let sifted = "Segments rewritten with only the requested objects";
         page.counter("store_sifted_segments_total", sifted, store.sifted_segments);
-        let kept = "Objects kept over their turn because they were asked for";
+        let kept = "Objects kept at eviction because they were requested";
         page.counter("store_kept_objects_total", kept, store.kept_objects);
-        page.gauge("store_pinned_objects", "Objects that stay whatever else comes", store.pinned_objects);
-        page.gauge("store_pinned_bytes", "Bytes they take of the disks", store.pinned_bytes);
-        page.gauge("store_pinned_bytes_max", "Bound of those", store.pinned_bytes_max);
+        page.gauge("store_pinned_objects", "Pinned objects", store.pinned_objects);
+        page.gauge("store_pinned_bytes", "Bytes that pinned objects take of the disks", store.pinned_bytes);
+        page.gauge("store_pinned_bytes_max", "Maximum of bytes that pinned objects may take", store.pinned_bytes_max);
         let lost = "Pinned objects that could not be kept";
         page.counter("store_pins_lost_total", lost, store.pins_lost);
         page.gauge("pins", "Pins that are remembered", self.pipeline.pins().count());
-        page.gauge("pins_max", "Bound of those", PINS_MAX);
+        page.gauge("pins_max", "Maximum of pins that are remembered", PINS_MAX);
         page.gauge("store_disks_out", "Disks out of service until the next start", store.disks_out);
         page.counter("store_read_errors_total", "Reads that failed", store.read_errors);
         page.counter("store_write_errors_total", "Writes that failed", store.write_errors);

@@ -150,7 +150,7 @@ impl NodeConfig {
         let listens = [("`listen`", Some(self.listen)), ("`listen_tls`", self.listen_tls)];
         for (key, other) in listens {
             if other == Some(self.admin_listen) && self.admin_listen.port() != 0 {
-                return bad("admin_listen", &format!("is {key} again, expected an address of its own"));
+                return bad("admin_listen", &format!("is the same as {key}, expected an address of its own"));
             }
         }
         let mut paths = vec![
@@ -163,8 +163,8 @@ impl NodeConfig {
         if let Some((field, _)) = paths.iter().find(|(_, path)| path.is_some_and(|path| path.as_os_str().is_empty())) {
             return bad(field, "is empty, expected a path");
         }
-        if let Some(disk) = self.disk.iter().find(|disk| disk.capacity_bytes < store::DISK_BYTES_LEAST) {
-            let (bytes, least) = (disk.capacity_bytes, store::DISK_BYTES_LEAST);
+        if let Some(disk) = self.disk.iter().find(|disk| disk.capacity_bytes < store::DISK_BYTES_MIN) {
+            let (bytes, least) = (disk.capacity_bytes, store::DISK_BYTES_MIN);
             return bad("disk.capacity_bytes", &format!("is {bytes}, expected at least {least}"));
         }
         if self.memory.capacity_bytes == 0 {
@@ -174,7 +174,10 @@ impl NodeConfig {
             return bad("connections_max", "is 0, expected room for some connections");
         }
         if self.drain_grace_secs > DRAIN_GRACE_SECS_MAX {
-            return bad("drain_grace_secs", "is more than an hour, expected what a load balancer needs to notice");
+            return bad(
+                "drain_grace_secs",
+                "is more than an hour, expected the time that a load balancer needs to notice",
+            );
         }
         if self.disk.is_empty() && self.state_path.is_none() {
             return bad(

@@ -30,12 +30,9 @@ pub(crate) struct RequestId([u8; 24]);
 impl RequestId {
     /// `of` stands for node, thread and start; 48 bits of it are used, and 48 of the number of the request.
     pub(crate) fn new(of: u64, number: u64) -> RequestId {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 24];
         for (part, digits) in [of, number].into_iter().zip(text.chunks_exact_mut(12)) {
-            for (at, digit) in digits.iter_mut().rev().enumerate() {
-                *digit = DIGITS[(part >> (4 * at)) as usize & 15];
-            }
+            hex::encode_to_slice(&part.to_be_bytes()[2..], digits).expect("six bytes are twelve digits");
         }
         RequestId(text)
     }

@@ -63,7 +63,7 @@ const STAGED_MAX: usize = 512;
 const URLS_MAX: usize = 32_768;
 
 /// Bytes of URLs in one report.
-const URL_BYTES_AT_ONCE: usize = link::MESSAGE_BYTES_MAX / 4;
+const URL_BYTES_BATCH_MAX: usize = link::MESSAGE_BYTES_MAX / 4;
 
 /// A request of a user, or to an origin, that ended and is to be counted.
 pub(crate) struct Ended<'a> {
@@ -395,7 +395,7 @@ impl Figures {
             && let Some(first) = urls.sketches.first_entry()
         {
             let more: usize = first.get().visits().map(|(_, visits)| visits.url.len()).sum();
-            if count > 0 && (count + first.get().len() > FIGURES_URLS_MAX || bytes + more > URL_BYTES_AT_ONCE) {
+            if count > 0 && (count + first.get().len() > FIGURES_URLS_MAX || bytes + more > URL_BYTES_BATCH_MAX) {
                 break;
             }
             let ((slot, hour, of_origins), sketch) = first.remove_entry();
@@ -431,13 +431,13 @@ impl Figures {
         page.counter("figures_reports_total", "Reports of figures that the control plane took", self.taken.get());
         page.gauge("figures_unanswered", "Reports of figures under way", u64::from(unanswered));
         page.gauge("figures_minutes", "Minutes of domains not reported yet", in_pieces + waiting);
-        page.gauge("figures_minutes_max", "Bound of those", OUTGOING_MAX + SHARDS * ROWS_MAX);
+        page.gauge("figures_minutes_max", "Maximum of unreported minutes of domains", OUTGOING_MAX + SHARDS * ROWS_MAX);
         page.counter("figures_dropped_total", "Requests left out of figures, for want of room", self.dropped.get());
-        page.gauge("figures_urls", "URLs kept for lists of those asked for most", self.urls().count);
-        page.gauge("figures_urls_max", "Bound of those", URLS_MAX);
+        page.gauge("figures_urls", "URLs kept for the lists of the most requested URLs", self.urls().count);
+        page.gauge("figures_urls_max", "Maximum of URLs kept for lists", URLS_MAX);
         page.counter(
             "figures_urls_dropped_total",
-            "Requests left out of lists of URLs, for want of room or for the length of their URL",
+            "Requests left out of lists of URLs because there was no room or their URL is too long",
             self.urls_dropped.get(),
         );
     }

@@ -81,7 +81,7 @@ const VARY_FIELDS_MAX: usize = 16;
 pub(crate) const NOT_FRESH: &str = "not fresh on arrival: users would not be answered from the store";
 
 /// Markers that may be written at the same time.
-const MARKERS_AT_ONCE: usize = 64;
+const MARKERS_BATCH_MAX: usize = 64;
 
 /// Why a fetch is begun: users come first (promise P4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -412,7 +412,7 @@ pub(crate) struct Fills {
     lone: Mutex<HashMap<(ObjectKey, bool), Instant>>,
     /// Held while the marker of a URL is read and written, chosen by the URL's hash: variants that arrive at the same
     /// time share one marker.
-    marking: [tokio::sync::Mutex<()>; MARKERS_AT_ONCE],
+    marking: [tokio::sync::Mutex<()>; MARKERS_BATCH_MAX],
     for_users: Arc<Gauge>,
     /// Keys whose background validation failed, and until when none is begun.
     unconfirmed: Mutex<HashMap<ObjectKey, Instant>>,

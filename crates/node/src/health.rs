@@ -6,7 +6,7 @@
 //!
 //! # What always holds
 //!
-//! - While one rests or is on trial, only the trial request goes to it in its turn.
+//! - While one rests or is on trial, only the trial request is admitted.
 //! - The rests of many nodes do not end together: each is up to a quarter longer or shorter, differently on each node.
 //!   The difference comes from a hash, not a random number, so that a simulated node behaves the same each time.
 
@@ -60,15 +60,15 @@ impl State {
     }
 }
 
-/// A turn, held while the request is under way. If the request ends and neither an answer nor a failure was reported,
-/// for example because nobody waits for it any more, the next request gets the trial.
-pub(crate) struct Turn<'a, K: Eq + Hash> {
+/// Admission of a request, held while the request is under way. If the request ends and neither an answer nor a failure
+/// was reported, for example because nobody waits for it any more, the next request gets the trial.
+pub(crate) struct Admission<'a, K: Eq + Hash> {
     health: &'a Health<K>,
     /// Of a trial: who is tried, and since when.
     trial: Option<(K, Instant)>,
 }
 
-impl<K: Eq + Hash> Drop for Turn<'_, K> {
+impl<K: Eq + Hash> Drop for Admission<'_, K> {
     fn drop(&mut self) {
         if let Some((who, since)) = &self.trial
             && let Some(state) = self.health.failed.lock().expect("no holder of this lock can panic").get_mut(who)
@@ -96,17 +96,17 @@ impl<K: Eq + Hash + Clone> Health<K> {
         self.failed.lock().expect("no holder of this lock can panic")
     }
 
-    /// A turn to ask `who`; `None` while it rests or is on trial. After a rest, the turn is the trial.
-    pub(crate) fn admits(&self, who: &K, now: Instant) -> Option<Turn<'_, K>> {
+    /// Admission to ask `who`; `None` while it rests or is on trial. After a rest, the request is the trial.
+    pub(crate) fn admits(&self, who: &K, now: Instant) -> Option<Admission<'_, K>> {
         let mut failed = self.failed();
-        let Some(state) = failed.get_mut(who) else { return Some(Turn { health: self, trial: None }) };
+        let Some(state) = failed.get_mut(who) else { return Some(Admission { health: self, trial: None }) };
         if state.rests(now) {
             return None;
         }
         if state.until.is_some() {
             state.trial = Some(now);
         }
-        Some(Turn { health: self, trial: state.trial.map(|since| (who.clone(), since)) })
+        Some(Admission { health: self, trial: state.trial.map(|since| (who.clone(), since)) })
     }
 
     /// Since when it has failed, and whether it rests or is on trial; `None` for one that is well.
@@ -136,7 +136,7 @@ impl<K: Eq + Hash + Clone> Health<K> {
             *state = State::new(now);
         }
         state.last = now;
-        // A request from before the rest began, or made out of turn, says nothing new.
+        // A request from before the rest began, or not admitted, says nothing new.
         if state.until.is_some_and(|until| now < until) {
             return;
         }
@@ -192,7 +192,7 @@ mod tests {
         }
         assert!(admits(start + secs(2.9)).is_none(), "a quarter off four seconds");
         assert_eq!(health.counts(start + secs(2.9)), (1, 1));
-        health.failed_at(&"a", start + secs(1.0)); // an answer to what was asked before, or out of its turn
+        health.failed_at(&"a", start + secs(1.0)); // an answer to what was asked before, or not admitted
         let over = start + secs(5.1);
         let trial = admits(over);
         assert!(trial.is_some() && admits(over).is_none(), "one trial at a time");

@@ -59,7 +59,7 @@ pub enum JournalError {
         found: u64,
     },
     /// An entry or snapshot in it cannot be read.
-    #[error("journal holds what this program cannot read")]
+    #[error("journal contains data that this program cannot read")]
     Decode(#[from] DecodeError),
     /// A required part is missing or wrong.
     #[error("journal is damaged: {0}")]

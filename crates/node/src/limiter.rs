@@ -33,17 +33,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::fill::Purpose;
-use crate::metrics::{Counter, Page};
+use crate::metrics::Counter;
 use crate::network::Endpoint;
-use caps::{Caps, Place};
-use line::{Line, Turn, WAITING_MAX};
+use caps::{CapPermit, Caps};
+use line::{Line, Waited};
 use pace::{LIMIT_MAX, Pace};
 use retries::{Budget, Failed, Trouble};
-use shares::{IDLE, Part, Sharing};
+use shares::{Allotment, IDLE, Sharing};
 
 mod caps;
 mod line;
 mod pace;
+mod page;
 mod retries;
 mod shares;
 
@@ -130,7 +131,7 @@ struct State {
     closed: Option<Instant>,
     /// When a closure ends that the origin named to this node, while other nodes do not know of it yet.
     untold: Option<Instant>,
-    part: Part,
+    allotment: Allotment,
     /// Whether it failed and the measuring node was not told yet.
     failed: bool,
     halved: Option<Instant>,
@@ -142,12 +143,12 @@ struct State {
 
 /// A request under way; dropping it makes room.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct Permit {
     origin: Arc<Origin>,
     purpose: Purpose,
     began: Instant,
-    /// Its place within the cap of its domain.
-    place: Option<Place>,
+    /// Its permit within the cap of its domain.
+    cap: Option<CapPermit>,
 }
 
 /// A prefetch that asks to be let in.
@@ -211,7 +212,7 @@ impl Limiter {
         endpoint: &Endpoint,
         purpose: Purpose,
         awaited: Option<Awaited>,
-    ) -> Result<Slot, NotNow> {
+    ) -> Result<Permit, NotNow> {
         let origin = self.origin(endpoint, Instant::now());
         let entered = match purpose {
             Purpose::User => Ok(origin.enter_user()),
@@ -224,8 +225,8 @@ impl Limiter {
             Purpose::Prefetch => {
                 let waits = || self.waited.inc();
                 match origin.line.wait(awaited, || origin.enter_prefetch(), waits).await {
-                    Ok(Turn::Mine(slot)) => Ok(slot),
-                    Ok(Turn::User) => Ok(origin.enter_user()),
+                    Ok(Waited::Entered(permit)) => Ok(permit),
+                    Ok(Waited::User) => Ok(origin.enter_user()),
                     Err(not_now) => Err(not_now),
                 }
             }
@@ -244,9 +245,9 @@ impl Limiter {
         endpoint: &Endpoint,
         asks: Prefetching<'_>,
         awaited: Option<Awaited>,
-    ) -> Result<Slot, NotNow> {
-        let place = self.caps.enter(asks.domain, asks.limit, awaited.clone()).await;
-        let place = place.inspect_err(|_| self.full.inc())?;
+    ) -> Result<Permit, NotNow> {
+        let cap = self.caps.enter(asks.domain, asks.limit, awaited.clone()).await;
+        let cap = cap.inspect_err(|_| self.full.inc())?;
         let now = Instant::now();
         let again = asks.again || self.failed().is_here(asks.key, now);
         let origin = self.origin(endpoint, now);
@@ -256,11 +257,11 @@ impl Limiter {
                 state.share = (asks.limit.share, now + SHARE_FOR);
             }
         }
-        let mut slot = self.enter(endpoint, Purpose::Prefetch, awaited).await?;
+        let mut permit = self.enter(endpoint, Purpose::Prefetch, awaited).await?;
         // Only now: a prefetch that was put off made no request and is no first try. One that a user waits for is not
         // held back.
-        if slot.purpose == Purpose::User {
-            return Ok(slot);
+        if permit.purpose == Purpose::User {
+            return Ok(permit);
         }
         if !again {
             origin.state().budget.first();
@@ -270,8 +271,8 @@ impl Limiter {
             self.not_again.inc();
             return Err(NotNow::Full);
         }
-        slot.place = place;
-        Ok(slot)
+        permit.cap = cap;
+        Ok(permit)
     }
 
     /// Records whether a prefetch got its object; if not, the next request for it is a retry.
@@ -329,49 +330,6 @@ impl Limiter {
         origin.state().close(Duration::from_millis(closed.closed_ms), Instant::now());
         origin.line.call_all();
     }
-
-    /// Shows the counters.
-    pub(crate) fn show(&self, page: &mut Page) {
-        let now = Instant::now();
-        let origins = self.origins();
-        let (mut users, mut prefetches, mut waiting, mut closed, mut lent, mut felt) = (0, 0, 0, 0, 0, 0);
-        for origin in origins.values() {
-            let state = origin.state();
-            users += state.users;
-            prefetches += state.prefetches;
-            waiting += origin.line.len();
-            closed += usize::from(state.is_closed(now));
-            let lease = state.part.lease(now);
-            lent += usize::from(lease.is_some());
-            felt += usize::from(lease.is_some_and(|lease| lease.feels));
-        }
-        let (capped, waiting_for_caps) = self.caps.counts();
-        page.gauge("origin_users_running", "Requests to origins under way that users wait for or caused", users);
-        page.gauge("origin_prefetches_running", "Those that only prefetches wait for", prefetches);
-        page.gauge("origin_prefetches_waiting", "Prefetches that wait for their turn at an origin", waiting);
-        page.gauge("origin_prefetches_waiting_max", "Bound of those, for each origin", WAITING_MAX);
-        page.gauge(
-            "origins_closed",
-            "Origins that no prefetch asks because they said when to come back, or fail",
-            closed,
-        );
-        page.gauge("origins_known", "Origins whose pace is known", origins.len());
-        page.gauge("origins_known_max", "Bound of those", ORIGINS_MAX);
-        page.gauge("origins_lent", "Origins of which this node has a share", lent);
-        page.gauge("origins_felt", "Those that it feels for all nodes", felt);
-        page.gauge("prefetch_limit_running", "Prefetches under way within limits of their domains", capped);
-        page.gauge("prefetch_limit_waiting", "Those that wait for their domain's limit", waiting_for_caps);
-        page.counter("origin_waited_total", "Prefetches that had to wait for their turn", self.waited.get());
-        page.counter("origin_full_total", "Prefetches put off because no turn came", self.full.get());
-        page.counter("origin_closed_total", "Prefetches put off because the origin is left alone", self.closed.get());
-        page.counter(
-            "origin_revalidations_put_off_total",
-            "Validations in the background not begun because the origin is left alone, or busy with users",
-            self.not_confirmed.get(),
-        );
-        page.counter("origin_retries_total", "Requests of prefetches that had failed before", self.again.get());
-        page.counter("origin_retries_put_off_total", "Those put off because there were too many", self.not_again.get());
-    }
 }
 
 /// The name under which an origin is shared.
@@ -390,34 +348,34 @@ impl Origin {
         self.state.lock().expect("no holder of this lock can panic")
     }
 
-    fn enter_user(self: &Arc<Self>) -> Slot {
+    fn enter_user(self: &Arc<Self>) -> Permit {
         let now = Instant::now();
         let mut state = self.state();
         state.users += 1;
         state.peak_users = state.peak_users.max(state.users);
         self.note_use(&mut state, now);
-        Slot { origin: self.clone(), purpose: Purpose::User, began: now, place: None }
+        Permit { origin: self.clone(), purpose: Purpose::User, began: now, cap: None }
     }
 
-    /// A slot for a validation in the background, which a user's request caused: it is counted with users' requests and
+    /// A permit for a validation in the background, which a user's request caused: it is counted with users' requests and
     /// goes before prefetches, which might otherwise keep it out for as long as a task lasts. Without a lease it goes by
     /// the limit that this node knew last: leases are asked for prefetches, and are there only while prefetches run.
-    fn enter_revalidation(self: &Arc<Self>) -> Result<Slot, NotNow> {
+    fn enter_revalidation(self: &Arc<Self>) -> Result<Permit, NotNow> {
         let now = Instant::now();
         let mut state = self.state();
         state.check_open(now)?;
-        let shared = self.sharing.is_on() && state.part.lease(now).is_some();
+        let shared = self.sharing.is_on() && state.allotment.lease(now).is_some();
         let bound = if shared { state.bound(now, true) } else { state.pace.limit };
         if state.users as f64 + 1.0 > bound.max(1.0) {
             return Err(NotNow::Full);
         }
         state.users += 1;
         self.note_use(&mut state, now);
-        Ok(Slot { origin: self.clone(), purpose: Purpose::Revalidation, began: now, place: None })
+        Ok(Permit { origin: self.clone(), purpose: Purpose::Revalidation, began: now, cap: None })
     }
 
-    /// A slot for a prefetch, or `None` when there is no room.
-    fn enter_prefetch(self: &Arc<Self>) -> Result<Option<Slot>, NotNow> {
+    /// A permit for a prefetch, or `None` when there is no room.
+    fn enter_prefetch(self: &Arc<Self>) -> Result<Option<Permit>, NotNow> {
         let now = Instant::now();
         let mut state = self.state();
         state.check_open(now)?;
@@ -427,14 +385,14 @@ impl Origin {
             // This request is either not counted as waiting yet, or is one of those that wait.
             let wanted = state.users + state.prefetches + self.line.len().max(1);
             state.peak = state.peak.max(wanted);
-            if state.part.is_hasty(wanted as u64, now) {
+            if state.allotment.is_hasty(wanted as u64, now) {
                 self.sharing.hurry();
             }
             return Ok(None);
         }
         state.prefetches += 1;
         self.note_use(&mut state, now);
-        Ok(Some(Slot { origin: self.clone(), purpose: Purpose::Prefetch, began: now, place: None }))
+        Ok(Some(Permit { origin: self.clone(), purpose: Purpose::Prefetch, began: now, cap: None }))
     }
 
     fn note_use(&self, state: &mut State, now: Instant) {
@@ -462,7 +420,7 @@ impl Origin {
         (state.peak, state.peak_users) = (state.users + state.prefetches + waiting, state.users);
         let idle = state.prefetches == 0 && waiting == 0 && state.asked.is_none_or(|asked| now - asked >= IDLE);
         let closed_ms = state.untold.map_or(0, |until| until.saturating_duration_since(now).as_millis() as u64);
-        if idle && !state.part.is_held() && closed_ms == 0 {
+        if idle && !state.allotment.is_held() && closed_ms == 0 {
             return None;
         }
         let want = Want {
@@ -476,21 +434,21 @@ impl Origin {
             closed_ms,
             ..Want::default()
         };
-        Some(state.part.say(want, sequence, now))
+        Some(state.allotment.say(want, sequence, now))
     }
 
     /// Applies a share of this origin.
     fn take(&self, share: &model::link::Share, sequence: u64, sent: Instant) {
         let now = Instant::now();
         let mut state = self.state();
-        let felt = state.part.lease(now).is_some_and(|lease| lease.feels);
+        let felt = state.allotment.lease(now).is_some_and(|lease| lease.feels);
         if share.closed_ms > 0 {
             state.close(Duration::from_millis(share.closed_ms), now);
         }
         if state.untold.is_some_and(|until| share.closed_ms > 0 || until <= now) {
             state.untold = None;
         }
-        if state.part.take(share, sequence, sent) && share.feels {
+        if state.allotment.take(share, sequence, sent) && share.feels {
             if !felt && (share.limit - state.pace.limit).abs() >= 1.0 {
                 state.pace = Pace::taken_over(share.limit, now);
             }
@@ -519,7 +477,7 @@ impl State {
             starved: Cell::default(),
             closed: None,
             untold: None,
-            part: Part::default(),
+            allotment: Allotment::default(),
             failed: false,
             halved: None,
             share: (SHARE_DEFAULT, now),
@@ -551,7 +509,7 @@ impl State {
 
     /// Whether this node measures the origin: for all nodes, or because nobody lends shares.
     fn feels(&self, now: Instant, shared: bool) -> bool {
-        !shared || self.part.lease(now).is_some_and(|lease| lease.feels)
+        !shared || self.allotment.lease(now).is_some_and(|lease| lease.feels)
     }
 
     /// How many requests this node may have under way.
@@ -559,7 +517,7 @@ impl State {
         if !shared {
             return self.pace.own();
         }
-        match self.part.lease(now) {
+        match self.allotment.lease(now) {
             None => 0.0,
             Some(lease) if lease.feels => self.pace.own(),
             Some(lease) if self.halved.is_some_and(|until| now < until) => lease.granted as f64 / 2.0,
@@ -589,7 +547,7 @@ impl State {
     }
 }
 
-impl Slot {
+impl Permit {
     /// Whether a status says that the origin is overloaded (RFC 9110 §15.6.4). To a user, 429 may say that this user
     /// asks too much (RFC 6585 §4), which says nothing about others.
     pub(crate) fn is_too_much(&self, status: StatusCode) -> bool {
@@ -671,21 +629,21 @@ impl Slot {
     }
 
     /// Waits until more of the body may be read.
-    pub(crate) async fn turn(&self) {
-        if let Some(place) = &self.place {
-            place.turn().await;
+    pub(crate) async fn readable(&self) {
+        if let Some(cap) = &self.cap {
+            cap.readable().await;
         }
     }
 
     /// Records how many bytes of the body were read.
     pub(crate) fn read(&self, bytes: usize) {
-        if let Some(place) = &self.place {
-            place.read(bytes);
+        if let Some(cap) = &self.cap {
+            cap.read(bytes);
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.origin.state();
         match self.purpose {

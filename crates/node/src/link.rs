@@ -60,7 +60,7 @@ const WAITING_MAX: usize = 64;
 const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
 /// Reports in one message.
-const REPORTS_AT_ONCE: usize = 256;
+const REPORTS_BATCH_MAX: usize = 256;
 
 /// Unanswered heartbeats after which no more are sent.
 const UNANSWERED_MAX: usize = 32;
@@ -117,9 +117,9 @@ pub(crate) enum LinkError {
     Silent(Duration),
     #[error("control plane sent {0}")]
     Unexpected(&'static str),
-    #[error("entry {first} after {applied}")]
+    #[error("log entry {first} received after entry {applied}")]
     OutOfOrder { first: Revision, applied: Revision },
-    #[error("control plane sent what this program cannot read")]
+    #[error("control plane sent data that this program cannot read")]
     Decode(#[from] model::log::DecodeError),
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -133,6 +133,14 @@ impl From<tonic::Status> for LinkError {
     fn from(status: tonic::Status) -> LinkError {
         LinkError::Status(Box::new(status))
     }
+}
+
+/// What the control plane of this connection can do beyond what every version can, as its Welcome says.
+#[derive(Clone, Copy)]
+struct Abilities {
+    takes_figures: bool,
+    takes_under_way: bool,
+    gives_shares: bool,
 }
 
 /// A heartbeat that was sent and is not answered yet.
@@ -201,11 +209,15 @@ impl Link {
         };
         let (mut incoming, first) =
             tokio::time::timeout(self.silence(), welcome).await.map_err(|_| LinkError::Silent(self.silence()))??;
-        let (takes_figures, takes_under_way, gives_shares) = match first {
+        let abilities = match first {
             Some(from_control::Is::Welcome(welcome)) => {
-                let says = (welcome.takes_figures, welcome.takes_under_way, welcome.gives_shares);
+                let abilities = Abilities {
+                    takes_figures: welcome.takes_figures,
+                    takes_under_way: welcome.takes_under_way,
+                    gives_shares: welcome.gives_shares,
+                };
                 self.welcomed(welcome, sent).await?;
-                says
+                abilities
             }
             Some(from_control::Is::Refused(refused)) => {
                 return Err(LinkError::Refused { reason: refused.reason, again: refused.again });
@@ -213,16 +225,15 @@ impl Link {
             None => return Err(LinkError::Closed),
             Some(_) => return Err(LinkError::Unexpected("something other than Welcome first")),
         };
-        self.figures.connected(takes_figures);
-        self.limiter.connected(gives_shares);
+        self.figures.connected(abilities.takes_figures);
+        self.limiter.connected(abilities.gives_shares);
         self.connected.store(true, Ordering::SeqCst);
         tracing::info!(applied = self.knowing.applied().0, "following the control plane");
 
         // Acknowledgements wait for slow headers; entries and heartbeats must not.
         let acknowledging =
             tokio_util::task::AbortOnDropHandle::new(tokio::spawn(acknowledge(self.knowing.clone(), out.clone())));
-        let says = (takes_figures, takes_under_way, gives_shares);
-        let result = self.follow(&mut incoming, &out, says).await;
+        let result = self.follow(&mut incoming, &out, abilities).await;
         drop(acknowledging);
         // The leases of the jobs are over: those not begun go to other nodes, or come again.
         self.prefetch.withdraw_all();
@@ -288,14 +299,14 @@ impl Link {
                     .ok_or(LinkError::NoToken)?,
             };
             self.retired().await;
-            let turn = self.sweeper.turn().await;
+            let guard = self.sweeper.lock().await;
             let (written, start) = (identity.clone(), snapshot.clone());
             self.on_journal(move |journal| journal.restart(Some(&written), &start)).await?;
             self.certificates.open_with(&identity.certificate_secret);
             self.figures.forget();
             self.knowing.join(log, identity.peer_credential.clone(), snapshot.revision, snapshot.knowledge).await;
-            self.sweeper.restart(&turn, snapshot.revision);
-            drop(turn);
+            self.sweeper.restart(&guard, snapshot.revision);
+            drop(guard);
             tracing::info!(log = %identity.log, floor = snapshot.revision.0, "joined");
             self.identity = Some(identity);
             self.kept = 0;
@@ -332,7 +343,7 @@ impl Link {
         &mut self,
         incoming: &mut tonic::Streaming<FromControl>,
         out: &mpsc::Sender<FromNode>,
-        (takes_figures, takes_under_way, gives_shares): (bool, bool, bool),
+        abilities: Abilities,
     ) -> Result<std::convert::Infallible, LinkError> {
         let mut beats: VecDeque<Beat> = VecDeque::new();
         let mut sequence = 0;
@@ -361,20 +372,20 @@ impl Link {
                     }
                     next_beat = Instant::now() + self.knowing.known().knowledge.settings.lease() / 5;
                 }
-                reports = prefetch.reports(REPORTS_AT_ONCE) => {
+                reports = prefetch.reports(REPORTS_BATCH_MAX) => {
                     let reports = reports.iter().map(model::link::Report::from).collect();
                     let lost = self.store.losses();
                     say(out, from_node::Is::Reports(Reports { reports, lost })).await?;
                 }
-                () = tokio::time::sleep_until(next_under_way), if takes_under_way => {
+                () = tokio::time::sleep_until(next_under_way), if abilities.takes_under_way => {
                     next_under_way = Instant::now() + UNDER_WAY_EVERY;
                     let jobs: Vec<_> = prefetch.under_way().into_iter().map(model::link::UnderWay::from).collect();
                     if !jobs.is_empty() {
                         say(out, from_node::Is::UnderWay(JobsUnderWay { jobs })).await?;
                     }
                 }
-                report = figures.report(&knowing), if takes_figures => say(out, from_node::Is::Figures(report)).await?,
-                wants = limiter.wants(), if gives_shares => say(out, from_node::Is::Wants(wants)).await?,
+                report = figures.report(&knowing), if abilities.takes_figures => say(out, from_node::Is::Figures(report)).await?,
+                wants = limiter.wants(), if abilities.gives_shares => say(out, from_node::Is::Wants(wants)).await?,
                 swept = sweeper.report() => say(out, from_node::Is::Swept(swept)).await?,
                 message = incoming.message() => {
                     let is = message?.ok_or(LinkError::Closed)?.is.ok_or(LinkError::Unexpected("a message of a later version"))?;
@@ -444,12 +455,12 @@ impl Link {
             return Err(LinkError::Unexpected("a snapshot older than what is applied"));
         }
         self.retired().await;
-        let turn = self.sweeper.turn().await;
+        let guard = self.sweeper.lock().await;
         let start = snapshot.clone();
         self.on_journal(move |journal| journal.restart(None, &start)).await?;
         self.knowing.skip_to(snapshot.revision, snapshot.knowledge);
-        self.sweeper.restart(&turn, snapshot.revision);
-        drop(turn);
+        self.sweeper.restart(&guard, snapshot.revision);
+        drop(guard);
         self.kept = 0;
         Ok(())
     }
@@ -466,7 +477,7 @@ impl Link {
         let (store, knowing, journal) = (self.store.clone(), self.knowing.clone(), self.journal.clone());
         let sweeper = self.sweeper.clone();
         self.retiring = Some(tokio::spawn(async move {
-            let turn = sweeper.turn().await;
+            let guard = sweeper.lock().await;
             let swept = match crate::sweep::retire(&store, &knowing, &known, applied).await {
                 Ok(swept) => swept,
                 Err(error) => {
@@ -478,7 +489,7 @@ impl Link {
             match journal.on(move |journal| journal.retire(&snapshot)).await {
                 Ok(()) => {
                     knowing.index().forget(applied);
-                    sweeper.retired(&turn, applied, swept);
+                    sweeper.retired(&guard, applied, swept);
                     tracing::info!(floor = applied.0, ?swept, "old entries retired");
                 }
                 Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "old entries are not retired"),

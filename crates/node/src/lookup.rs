@@ -21,7 +21,7 @@ pub(crate) async fn stored(store: &Store, key: &ObjectKey) -> Option<Object> {
         Poll::Pending => match Box::pin(tokio::time::timeout(LOOK_MAX, looking)).await {
             Ok(found) => found,
             Err(_) => {
-                tracing::warn!("lookup given up: the disk has not answered for {} seconds", LOOK_MAX.as_secs());
+                tracing::warn!("lookup abandoned: the disk has not answered for {} seconds", LOOK_MAX.as_secs());
                 return None;
             }
         },

@@ -308,21 +308,21 @@ impl Metrics {
             self.hot.get(),
         );
         let answers = RESULTS.map(|(label, result)| (label, self.answers[result_at(result)].get()));
-        page.counters("requests_total", "Answers, by what X-Cache says", &answers);
+        page.counters("requests_total", "Answers by the result in X-Cache", &answers);
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| format!("class=\"{class}\""));
         let classes: Vec<_> =
             classes.iter().zip(&self.classes).map(|(label, count)| (label.as_str(), count.get())).collect();
-        page.counters("responses_total", "Answers, by the class of their status", &classes);
+        page.counters("responses_total", "Answers by status class", &classes);
         let histograms =
             |of: &[Histogram; RESULTS.len()]| RESULTS.map(|(label, result)| (label, of[result_at(result)].read()));
         page.histograms(
             "first_byte_seconds",
-            "From a request until the head of its answer was ready to send",
+            "Time from a request until the head of its answer was ready to send",
             &histograms(&self.first_byte),
         );
         page.histograms(
             "request_seconds",
-            "From a request until its answer was handed to the connection or given up",
+            "Time from a request until its answer was handed to the connection or aborted",
             &histograms(&self.whole),
         );
         page.gauge(
@@ -331,33 +331,41 @@ impl Metrics {
             self.requests_running.get(),
         );
         page.gauge("connections", "Connections of users and children", self.connections.get());
-        page.gauge("connections_h2", "Those of them that speak HTTP/2", self.connections_h2.get());
+        page.gauge("connections_h2", "Connections that use HTTP/2", self.connections_h2.get());
         page.gauge(
             "connections_stalled",
-            "Those whose client does not read what is there",
+            "Connections whose client does not read data that is ready",
             self.connections_stalled.get(),
         );
-        page.gauge("gzips", "Bodies that are compressed on their way", self.gzips.get());
-        page.gauge("gzips_max", "Bound of those: further ones go out as they are", GZIPS_MAX);
-        page.counter("connections_total", "Connections taken", self.accepted.get());
+        page.gauge("gzips", "Bodies being compressed", self.gzips.get());
+        page.gauge("gzips_max", "Maximum of bodies being compressed; further bodies are sent uncompressed", GZIPS_MAX);
+        page.counter("connections_total", "Connections accepted", self.accepted.get());
         let refusals = REFUSALS.map(|(label, why)| (label, self.refusals[why as usize].get()));
-        page.counters("refused_total", "Requests and connections turned away or cut off, by reason", &refusals);
+        page.counters("refused_total", "Requests and connections refused or aborted, by reason", &refusals);
         page.counter("sent_bytes_total", "Bytes of bodies handed to connections", self.bytes_sent.get());
-        page.counter("sent_stored_bytes_total", "Those of them that came from the store", self.bytes_stored.get());
+        page.counter(
+            "sent_stored_bytes_total",
+            "Bytes of bodies handed to connections that came from the store",
+            self.bytes_stored.get(),
+        );
         page.counter("fetched_bytes_total", "Bytes of bodies from parents and origins", self.bytes_fetched.get());
-        page.counter("fetches_total", "Objects asked for above", self.fetches.get());
-        page.counter("interims_total", "Interim answers handed on", self.interims.get());
+        page.counter("fetches_total", "Objects requested from parents and origins", self.fetches.get());
+        page.counter("interims_total", "Interim answers forwarded", self.interims.get());
         page.counter(
             "interims_dropped_total",
-            "Interim answers that came too late, or were too many or too large",
+            "Interim answers that were too late, too many or too large",
             self.interims_dropped.get(),
         );
         page.counter("stored_total", "Bodies stored", self.stored.get());
         page.counter("slices_stored_total", "Slices of large objects that were stored", self.slices_stored.get());
-        page.counter("resumed_total", "Fetches continued by range after a break", self.resumed.get());
+        page.counter(
+            "resumed_total",
+            "Fetches continued with a range request after an interruption",
+            self.resumed.get(),
+        );
         page.counter(
             "resume_pauses_total",
-            "Pauses before the rest of a body was asked for again",
+            "Pauses before the rest of a body was requested again",
             self.resume_pauses.get(),
         );
         page.counter("overtaken_total", "Answers overtaken by an invalidation", self.overtaken.get());

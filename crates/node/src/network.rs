@@ -152,7 +152,7 @@ fn is_link_local(address: IpAddr) -> bool {
 async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut waiting = addresses.iter().take(ADDRESSES_MAX);
     let mut running = FuturesUnordered::new();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no address that may be asked");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no address that may be contacted");
     loop {
         match waiting.next() {
             Some(address) => running.push(TcpStream::connect(*address)),

@@ -25,7 +25,7 @@ use model::{NodeName, Revision, Topology};
 use tokio::time::Instant;
 
 use crate::figures::FromAbove;
-use crate::health::{Health, REMEMBERED_MAX, Rules, Turn};
+use crate::health::{Admission, Health, REMEMBERED_MAX, Rules};
 use crate::knowing::Known;
 use crate::limiter::PUT_OFF;
 use crate::metrics::{Counter, Page};
@@ -111,8 +111,8 @@ impl Parents {
         }
     }
 
-    /// A turn to ask a parent; after a rest, it is the trial.
-    pub(crate) fn admits(&self, name: &NodeName) -> Option<Turn<'_, NodeName>> {
+    /// Admission to ask a parent; after a rest, the request is the trial.
+    pub(crate) fn admits(&self, name: &NodeName) -> Option<Admission<'_, NodeName>> {
         self.health.admits(name, Instant::now())
     }
 
@@ -238,20 +238,16 @@ impl Parents {
     pub(crate) fn show(&self, page: &mut Page) {
         let (resting, _) = self.health.counts(Instant::now());
         page.counter("parent_requests_total", "Requests sent to parents", self.asked.get());
-        page.counter(
-            "parent_failures_total",
-            "Those for which the parent could not be reached",
-            self.unreachable.get(),
-        );
+        page.counter("parent_failures_total", "Requests that did not reach their parent", self.unreachable.get());
         page.counter(
             "parent_greetings_total",
-            "Times a silent parent was asked whether it is alive",
+            "Times that a silent parent was asked whether it is alive",
             self.greeted.get(),
         );
-        page.counter("parent_silent_total", "Requests given up because it was not", self.silent.get());
+        page.counter("parent_silent_total", "Requests given up because the parent was not alive", self.silent.get());
         let heard = self.heard.lock().expect("no holder of this lock can panic").len();
-        page.gauge("parents_remembered", "Nodes of which it is remembered when they were last heard from", heard);
-        page.gauge("parents_resting", "Parents asked only after the others, because they failed", resting);
+        page.gauge("parents_remembered", "Nodes whose last sign of life is remembered", heard);
+        page.gauge("parents_resting", "Parents that are asked only after the others because they failed", resting);
     }
 }
 

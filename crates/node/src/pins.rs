@@ -148,7 +148,7 @@ impl Pins {
                     }
                     Err(PinError::Absent) => false,
                     Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "a pinned object is pinned no more");
+                        tracing::warn!(error = &error as &dyn std::error::Error, "a pinned object is no longer pinned");
                         false
                     }
                 };
@@ -271,7 +271,10 @@ impl Pins {
     pub(crate) async fn run(self: Arc<Self>, clock: Arc<dyn Clock>, stopping: CancellationToken) {
         while stopping.run_until_cancelled(tokio::time::sleep(TIDY_EVERY)).await.is_some() {
             if let Err(error) = self.tidy(clock.now()).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "pins that are over stay in the journal");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "expired pins could not be removed from the journal"
+                );
             }
         }
     }
@@ -406,7 +409,7 @@ mod tests {
 
         let large = put(&store, "/large", 1 << 20).await;
         let refused = words(pins.pin(&[key("/large")], large, 1 << 20, &pin(100, 1 << 30)).await);
-        assert!(refused.contains("pinned objects may take 1048576 bytes of the disk"), "{refused}");
+        assert!(refused.contains("pinned objects take all 1048576 bytes of the disk"), "{refused}");
         assert!(!store.is_pinned(key("/large").hash()));
 
         // Removing an object removes its pin, and its bytes no longer count.

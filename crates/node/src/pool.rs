@@ -309,12 +309,20 @@ impl Pool {
         let Inner { open, made, failed, reused, again, .. } = &*self.0;
         let idle = self.0.kept().count;
         page.gauge("upstream_connections", "Connections to parents and origins", open.get());
-        page.gauge("upstream_connections_idle", "Those of them that wait for a request", idle);
-        page.gauge("upstream_connections_idle_max", "Bound of those", IDLE_ALL_MAX);
-        page.gauge("upstream_connections_idle_each_max", "Bound of those to one endpoint", IDLE_PER_ENDPOINT_MAX);
+        page.gauge("upstream_connections_idle", "Connections to parents and origins that are idle", idle);
+        page.gauge("upstream_connections_idle_max", "Maximum of idle connections to parents and origins", IDLE_ALL_MAX);
+        page.gauge(
+            "upstream_connections_idle_each_max",
+            "Maximum of idle connections to one endpoint",
+            IDLE_PER_ENDPOINT_MAX,
+        );
         page.counter("upstream_connects_total", "Connections made", made.get());
         page.counter("upstream_connect_failures_total", "Connections that could not be made", failed.get());
-        page.counter("upstream_reused_total", "Requests on a connection that was kept", reused.get());
-        page.counter("upstream_again_total", "Requests sent again because a kept connection was closed", again.get());
+        page.counter("upstream_reused_total", "Requests sent on a reused connection", reused.get());
+        page.counter(
+            "upstream_again_total",
+            "Requests sent again because a reused connection had been closed",
+            again.get(),
+        );
     }
 }

@@ -15,6 +15,7 @@
 //! A second way into the store: fetching is the business of `fill`, for users and jobs alike.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use http::uri::Authority;
@@ -42,8 +43,11 @@ use crate::wanted::Wanted;
 const RUNNING_MAX: usize = 256;
 const RUNNING_WHILE_BUSY_MAX: usize = 8;
 
-/// How many quarters of those one host may have: its origin may be slow, and jobs of other hosts must not wait for it.
-const RUNNING_OF_A_HOST_QUARTERS: usize = 3;
+/// How many times as many places as are free the jobs of one account may have, and those of one host: an origin may be
+/// slow, and jobs of others must not wait for it. So an account that is alone has three quarters of the places, two have
+/// three sevenths each, and a host of an account that is alone has two thirds.
+const OF_AN_ACCOUNT_PER_FREE: usize = 3;
+const OF_A_HOST_PER_FREE: usize = 2;
 
 /// Jobs of one host that fetch at a time.
 const FETCHING_MAX: usize = 64;
@@ -62,19 +66,28 @@ type Name = (u64, u32);
 
 #[derive(Default)]
 struct Queue {
-    /// Jobs not begun, by chunk, in order of arrival. Chunks take turns: those of a large task arrive one after the
-    /// other, and other work need not wait for hundreds of them.
-    waiting: BTreeMap<u64, VecDeque<Job>>,
-    /// The chunk that had the last turn.
+    /// Jobs not begun, by account. Accounts take turns.
+    waiting: BTreeMap<u64, Waiting>,
+    /// The account that had the last turn.
     last_turn: u64,
-    /// Hosts with jobs under way.
-    hosts: BTreeMap<String, Arc<Host>>,
+    /// Hosts with jobs under way, by account.
+    hosts: BTreeMap<(u64, String), Arc<Host>>,
     /// Jobs waiting or under way, in an order that is the same in every run of a simulation.
     names: BTreeMap<Name, Held>,
     /// Reports not sent.
     outbox: VecDeque<Report>,
     /// Since when there are any.
     since: Option<Instant>,
+}
+
+/// The jobs of one account that were not begun.
+#[derive(Default)]
+struct Waiting {
+    /// By chunk, in order of arrival. Chunks take turns: those of a large task arrive one after the other, and other work
+    /// need not wait for hundreds of them.
+    chunks: BTreeMap<u64, VecDeque<Job>>,
+    /// The chunk that had the last turn.
+    last_turn: u64,
 }
 
 /// The jobs of one host that are under way.
@@ -130,7 +143,7 @@ impl Prefetch {
                 continue;
             }
             queue.names.insert(name, Held::default());
-            queue.waiting.entry(job.chunk).or_default().push_back(job);
+            queue.waiting.entry(job.account).or_default().chunks.entry(job.chunk).or_default().push_back(job);
         }
         drop(queue);
         if refused > 0 {
@@ -153,7 +166,10 @@ impl Prefetch {
 
     fn drop_jobs(&self, of: impl Fn(u64) -> bool) {
         let mut queue = self.queue();
-        queue.waiting.retain(|chunk, _| !of(*chunk));
+        queue.waiting.retain(|_, waiting| {
+            waiting.chunks.retain(|chunk, _| !of(*chunk));
+            !waiting.chunks.is_empty()
+        });
         queue.outbox.retain(|report| !of(report.chunk));
         for (_, held) in queue.names.extract_if(.., |(chunk, _), _| of(*chunk)) {
             held.withdrawn.cancel();
@@ -212,32 +228,44 @@ impl Prefetch {
     /// Jobs waiting, jobs under way, reports not sent.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let queue = self.queue();
-        let waiting = queue.waiting.values().map(VecDeque::len).sum();
+        let waiting = queue.waiting.values().flat_map(|waiting| waiting.chunks.values()).map(VecDeque::len).sum();
         (waiting, queue.names.len() - waiting, queue.outbox.len())
     }
 
-    /// The oldest job of the next chunk whose submission the node has applied, and whose host does not yet have its
-    /// part of the `most` jobs that may be under way.
-    pub(crate) fn next(&self, applied: model::Revision, most: usize) -> Option<Begun> {
+    /// The next job to begin while `free` places are free: of the next account that does not yet have its part of the
+    /// places, the oldest of the next chunk whose submission the node has applied, and whose host does not yet have its
+    /// part.
+    pub(crate) fn next(&self, applied: model::Revision, free: usize) -> Option<Begun> {
         let mut queue = self.queue();
-        queue.hosts.retain(|_, host| Arc::strong_count(host) > 1);
-        let of_a_host = (most * RUNNING_OF_A_HOST_QUARTERS / 4).max(1);
-        let running = |job: &Job| queue.hosts.get(host(&job.url)).map_or(0, |host| Arc::strong_count(host) - 1);
-        let last = queue.last_turn;
-        let in_turn = queue.waiting.range(last.saturating_add(1)..).chain(queue.waiting.range(..=last));
-        let may_begin = |jobs: &VecDeque<Job>| {
-            jobs.front().is_some_and(|job| job.begin_after <= applied && running(job) < of_a_host)
+        queue.hosts.retain(|_, host| under_way(host) > 0);
+        let (hosts, last) = (&queue.hosts, queue.last_turn);
+        let may_begin = |job: &Job| {
+            let host = hosts.get(&(job.account, host(&job.url).to_owned()));
+            job.begin_after <= applied && host.map_or(0, under_way) < OF_A_HOST_PER_FREE * free
         };
-        let chunk = in_turn.into_iter().find(|(_, jobs)| may_begin(jobs)).map(|(chunk, _)| *chunk)?;
-        queue.last_turn = chunk;
-        let jobs = queue.waiting.get_mut(&chunk)?;
+        let (account, chunk) = in_turn(&queue.waiting, last).find_map(|(account, waiting)| {
+            let of_account = hosts.range((*account, String::new())..).take_while(|((of, _), _)| of == account);
+            if of_account.map(|(_, host)| under_way(host)).sum::<usize>() >= OF_AN_ACCOUNT_PER_FREE * free {
+                return None;
+            }
+            let mut chunks = in_turn(&waiting.chunks, waiting.last_turn);
+            let chunk = chunks.find(|(_, jobs)| jobs.front().is_some_and(may_begin)).map(|(chunk, _)| *chunk)?;
+            Some((*account, chunk))
+        })?;
+        queue.last_turn = account;
+        let waiting = queue.waiting.get_mut(&account)?;
+        waiting.last_turn = chunk;
+        let jobs = waiting.chunks.get_mut(&chunk)?;
         let job = jobs.pop_front()?;
         if jobs.is_empty() {
-            queue.waiting.remove(&chunk);
+            waiting.chunks.remove(&chunk);
+        }
+        if waiting.chunks.is_empty() {
+            queue.waiting.remove(&account);
         }
         let withdrawn = queue.names.get(&(job.chunk, job.index))?.withdrawn.clone();
         let new = || Arc::new(Host { fetching: Semaphore::new(FETCHING_MAX) });
-        let host = queue.hosts.entry(host(&job.url).to_owned()).or_insert_with(new).clone();
+        let host = queue.hosts.entry((account, host(&job.url).to_owned())).or_insert_with(new).clone();
         Some(Begun { job, withdrawn, host })
     }
 
@@ -268,7 +296,8 @@ impl Prefetch {
             let busy = users >= BUSY_FILLS;
             let most = if busy { RUNNING_WHILE_BUSY_MAX } else { RUNNING_MAX };
             while running.len() < most && pipeline.knowing().known().serves() {
-                let Some(Begun { job, withdrawn, host }) = self.next(now_applied, most) else { break };
+                let free = most - running.len();
+                let Some(Begun { job, withdrawn, host }) = self.next(now_applied, free) else { break };
                 let (prefetch, pipeline) = (self.clone(), pipeline.clone());
                 running.spawn(async move {
                     let began = Instant::now();
@@ -303,6 +332,17 @@ impl Prefetch {
             }
         }
     }
+}
+
+/// All entries, beginning behind the one that had the last turn.
+fn in_turn<T>(all: &BTreeMap<u64, T>, last: u64) -> impl Iterator<Item = (&u64, &T)> {
+    all.range((Bound::Excluded(last), Bound::Unbounded)).chain(all.range(..=last))
+}
+
+/// How many jobs of a host are under way.
+fn under_way(host: &Arc<Host>) -> usize {
+    // The queue itself holds it, too.
+    Arc::strong_count(host) - 1
 }
 
 /// The host of a URL, as it was written.

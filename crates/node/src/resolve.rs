@@ -105,7 +105,7 @@ impl Names {
             _ if !servers.is_empty() => (of_servers(servers), ResolverOpts::default()),
             Ok(system) => system,
             Err(error) => {
-                tracing::warn!(%error, "/etc/resolv.conf names no server; only /etc/hosts is known");
+                tracing::warn!(%error, "/etc/resolv.conf names no server; only /etc/hosts is used");
                 (of_servers(&[]), ResolverOpts::default())
             }
         };
@@ -167,7 +167,7 @@ impl Names {
                 match old {
                     Some(old) => {
                         self.stale.inc();
-                        tracing::warn!(name, problem, "name server failed; the addresses known are used");
+                        tracing::warn!(name, problem, "name server failed; cached addresses are used");
                         Found { until: now + NEGATIVE_FOR, ..old }
                     }
                     None => {
@@ -220,11 +220,15 @@ impl Names {
 
     /// Shows the counters.
     pub(crate) fn show(&self, page: &mut Page) {
-        page.gauge("names_known", "Host names whose addresses are kept", self.known().len());
-        page.gauge("names_known_max", "Bound of those", NAMES_MAX);
-        page.counter("name_lookups_total", "Host names asked for at name servers", self.lookups.get());
-        page.counter("name_lookup_failures_total", "Those that brought no address", self.failures.get());
-        page.counter("name_lookups_stale_total", "Those of them for which old addresses stood in", self.stale.get());
+        page.gauge("names_known", "Host names whose addresses are cached", self.known().len());
+        page.gauge("names_known_max", "Maximum of cached host names", NAMES_MAX);
+        page.counter("name_lookups_total", "Host name lookups sent to name servers", self.lookups.get());
+        page.counter("name_lookup_failures_total", "Host name lookups that returned no address", self.failures.get());
+        page.counter(
+            "name_lookups_stale_total",
+            "Failed host name lookups for which expired addresses were used",
+            self.stale.get(),
+        );
     }
 }
 

@@ -274,11 +274,11 @@ impl Reply {
             AskError::NotTaken => (StatusCode::SERVICE_UNAVAILABLE, "this node has no room for the object now", None),
             AskError::Changed => (StatusCode::BAD_GATEWAY, "the object changed meanwhile", None),
             // Nobody is there to read it.
-            AskError::Left => (StatusCode::SERVICE_UNAVAILABLE, "nobody waits for it any more", None),
+            AskError::Left => (StatusCode::SERVICE_UNAVAILABLE, "no request waits for it any more", None),
             AskError::NoParent(_) | AskError::NotPastParents(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no parent node can serve now", None)
             }
-            AskError::BadUrl => (StatusCode::BAD_REQUEST, "the URL cannot be asked for", None),
+            AskError::BadUrl => (StatusCode::BAD_REQUEST, "the URL cannot be requested", None),
         };
         let child = matches!(self.asker, Asker::Child { .. });
         let mut answer = self.refusal(status, words);
@@ -456,7 +456,7 @@ pub(crate) enum BodyError {
     #[error("stored body")]
     Store(#[source] store::ReadError),
     /// The connection to parent or origin broke.
-    #[error("body from above")]
+    #[error("read the body from the parent or origin")]
     Upstream(#[source] hyper::Error),
     /// Parent or origin fell silent.
     #[error("parent or origin fell silent")]
@@ -465,7 +465,7 @@ pub(crate) enum BodyError {
     #[error("body is {0} bytes short")]
     Short(u64),
     /// A slice of it could not be had.
-    #[error("slice of a body: {0}")]
+    #[error("fetch a slice of the body: {0}")]
     Slice(&'static str),
 }
 

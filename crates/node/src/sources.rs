@@ -27,9 +27,9 @@ use crate::figures::{Figures, FromAbove, Meter};
 use crate::fill::Purpose;
 use crate::framing;
 use crate::functions::{fetch, keep};
-use crate::health::{Health, REMEMBERED_MAX, Rules, Turn};
+use crate::health::{Admission, Health, REMEMBERED_MAX, Rules};
 use crate::knowing::Knowing;
-use crate::limiter::{self, Limiter, NotNow, Prefetching, Slot};
+use crate::limiter::{self, Limiter, NotNow, Permit, Prefetching};
 use crate::metrics::{Counter, Page};
 use crate::network::Endpoint;
 use crate::peer;
@@ -92,9 +92,9 @@ impl Sources {
         let mut resting = VecDeque::new();
         let mut last = Err(AskError::Unreachable("the domain has no source".to_owned()));
         let mut tries: usize = 0;
-        while let Some((source, turn)) = self.next(&mut first, &mut resting) {
+        while let Some((source, admission)) = self.next(&mut first, &mut resting) {
             let answered = self.ask_one(question, &source, body, until).await;
-            drop(turn);
+            drop(admission);
             // A source that was sent nothing does not use up a try.
             tries += usize::from(!matches!(answered, Err(NotAsked { unsent: true, .. })));
             self.note(question, &answered);
@@ -133,15 +133,15 @@ impl Sources {
         self.limiter.note(question.key.hash(), came);
     }
 
-    /// The next source: the sources that are well in their order, each with its turn, then those that rest.
+    /// The next source: the sources that are well in their order, each with its admission, then those that rest.
     fn next(
         &self,
         first: &mut VecDeque<Candidate>,
         resting: &mut VecDeque<Candidate>,
-    ) -> Option<(Candidate, Option<Turn<'_, Endpoint>>)> {
+    ) -> Option<(Candidate, Option<Admission<'_, Endpoint>>)> {
         while let Some(source) = first.pop_front() {
-            if let Some(turn) = self.health.admits(&source.endpoint, Instant::now()) {
-                return Some((source, Some(turn)));
+            if let Some(admission) = self.health.admits(&source.endpoint, Instant::now()) {
+                return Some((source, Some(admission)));
             }
             resting.push_back(source);
         }
@@ -177,14 +177,14 @@ impl Sources {
             let first_byte = if with_body { left } else { left.min(source.timeout.unwrap_or(FIRST_BYTE_MAX)) };
             Bounds { connect: left.min(CONNECT_MAX), takes: TAKES_MAX, first_byte }
         };
-        let mut slot = self.enter(question, &source.endpoint, until).await?;
+        let mut permit = self.enter(question, &source.endpoint, until).await?;
         self.asked.inc();
         let at = self.knowing.clock().now();
         let sent = self.pool.send(&source.endpoint, &message, body, bounds()).await;
         if let Err(Failure { by_client: true, .. }) = &sent {
             return Err(AskError::Left.into());
         }
-        self.tell(&slot, &sent, !with_body);
+        self.tell(&permit, &sent, !with_body);
         match &sent {
             Ok(answer) if !is_failure(answer.status()) => self.health.answered(&source.endpoint),
             Ok(_) | Err(_) => {
@@ -214,13 +214,13 @@ impl Sources {
                 headers: &headers,
                 interim: question.interim.as_ref(),
             };
-            // Whoever waits for a slot holds none; otherwise waiting requests could hold them all.
-            drop(slot);
-            slot = self.enter(question, &hop.endpoint, until).await?;
+            // Whoever waits for a permit holds none; otherwise waiting requests could hold them all.
+            drop(permit);
+            permit = self.enter(question, &hop.endpoint, until).await?;
             self.asked.inc();
             let at = self.knowing.clock().now();
             let sent = self.pool.send(&hop.endpoint, &message, &mut None, bounds()).await;
-            self.tell(&slot, &sent, true);
+            self.tell(&permit, &sent, true);
             answer = sent?;
             // The answer before the redirect is counted here, without its body.
             meter = self.meter(question, &hop.endpoint, at, answer.status());
@@ -233,15 +233,15 @@ impl Sources {
             .map_err(|problem| NotAsked { error: AskError::Unreachable(problem.to_owned()), unsent: false })?;
         // A part that nobody asked for would be taken for the whole (RFC 9110 §15.3.7).
         if head.status == StatusCode::PARTIAL_CONTENT && !headers.contains_key(RANGE) {
-            let problem = "it answered with a part of what was asked for whole".to_owned();
+            let problem = "it answered a request for the whole body with a part".to_owned();
             return Err(NotAsked { error: AskError::Unreachable(problem), unsent: false });
         }
-        Ok(Answer::new(head, FromAbove::origin(body, meter, slot), Some(Duration::ZERO), From::Origin))
+        Ok(Answer::new(head, FromAbove::origin(body, meter, permit), Some(Duration::ZERO), From::Origin))
     }
 
     /// A slot at an origin; a prefetch has to wait for one, and a validation in the background gets one at once or not
     /// at all.
-    async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Slot, NotAsked> {
+    async fn enter(&self, question: &Question, endpoint: &Endpoint, until: Instant) -> Result<Permit, NotAsked> {
         let (domain, awaited) = (&question.domain, question.awaited.clone());
         let entered = match question.purpose {
             Purpose::User | Purpose::Revalidation => self.limiter.enter(endpoint, question.purpose, awaited).await,
@@ -264,19 +264,19 @@ impl Sources {
 
     /// Tells the origin's limit how it answered, and, if `timed`, after how long: how long it takes to send a body is no word about
     /// how busy the origin is.
-    fn tell(&self, slot: &Slot, sent: &Result<Response<Incoming>, Failure>, timed: bool) {
+    fn tell(&self, permit: &Permit, sent: &Result<Response<Incoming>, Failure>, timed: bool) {
         match sent {
-            Ok(answer) if slot.is_too_much(answer.status()) => {
+            Ok(answer) if permit.is_too_much(answer.status()) => {
                 match httpcache::retry_after(answer.headers(), self.knowing.clock().now()) {
                     // A delay of zero is no pause: such an origin rests like one that names none.
-                    Some(after) if !after.is_zero() => slot.closed(after),
-                    _ => slot.failed(true),
+                    Some(after) if !after.is_zero() => permit.closed(after),
+                    _ => permit.failed(true),
                 }
             }
-            Ok(answer) if is_failure(answer.status()) => slot.failed(false),
-            Ok(answer) if may_come_again(answer.status()) => slot.failed_alone(),
-            Ok(_) => slot.answered(timed),
-            Err(_) => slot.failed(false),
+            Ok(answer) if is_failure(answer.status()) => permit.failed(false),
+            Ok(answer) if may_come_again(answer.status()) => permit.failed_alone(),
+            Ok(_) => permit.answered(timed),
+            Err(_) => permit.failed(false),
         }
     }
 
@@ -293,12 +293,16 @@ impl Sources {
     pub(crate) fn show(&self, page: &mut Page) {
         let (resting, remembered) = self.health.counts(Instant::now());
         page.counter("origin_requests_total", "Requests sent to origins", self.asked.get());
-        page.counter("origin_failures_total", "Those that failed, or were answered 502, 503 or 504", self.failed.get());
+        page.counter(
+            "origin_failures_total",
+            "Requests to origins that failed or were answered 502, 503 or 504",
+            self.failed.get(),
+        );
         page.counter("origin_failovers_total", "Times that another source was asked instead", self.failed_over.get());
         self.limiter.show(page);
-        page.gauge("origins_resting", "Sources asked only after the others, because they failed", resting);
+        page.gauge("origins_resting", "Sources that are asked only after the others because they failed", resting);
         page.gauge("origins_failing", "Sources whose last answer was a failure", remembered);
-        page.gauge("origins_failing_max", "Bound of those that are remembered", REMEMBERED_MAX);
+        page.gauge("origins_failing_max", "Maximum of failing sources that are remembered", REMEMBERED_MAX);
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! - A body is removed only if it fails part (a) of the guard, and only if an entry it missed says *delete*, or nobody
 //!   can be sent it at all. The store removes exactly the version that was judged.
-//! - One sweep runs at a time, including the retiring of old entries: whoever sweeps holds a [`Turn`].
+//! - One sweep runs at a time, including the retiring of old entries: whoever sweeps holds a [`SweepGuard`].
 //! - Everything up to [`Sweeper::upto`] was swept. After a restart, the entries above it in the journal are swept
 //!   again.
 //!
@@ -41,7 +41,7 @@ use crate::metrics::Counter;
 pub(crate) const FILES_MAX: usize = 50_000;
 
 /// Files swept before the position is recorded and other work gets its turn.
-const FILES_AT_ONCE: usize = 256;
+const FILES_BATCH_MAX: usize = 256;
 
 /// A pass is followed by a rest this many times as long.
 const REST_FACTOR: u32 = 9;
@@ -98,8 +98,8 @@ struct Outbox {
 pub(crate) struct Sweeper {
     pending: Mutex<Pending>,
     wake: Notify,
-    turn: Arc<tokio::sync::Mutex<()>>,
-    /// How many wait for the turn now; a pass gives it up for them.
+    lock: Arc<tokio::sync::Mutex<()>>,
+    /// How many wait for the lock now; a pass gives it up for them.
     wanting: AtomicU64,
     wanted: Notify,
     upto: AtomicU64,
@@ -114,8 +114,8 @@ pub(crate) struct Sweeper {
     pub(crate) passes: Counter,
 }
 
-/// The right to sweep.
-pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedMutexGuard<()>);
+/// The right to sweep, for as long as it is held.
+pub(crate) struct SweepGuard(#[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedMutexGuard<()>);
 
 impl Sweeper {
     /// A sweeper for a store that was swept up to `upto`, with the entries after that. Entries up to `floor` may be
@@ -184,27 +184,27 @@ impl Sweeper {
         self.pending().files.len()
     }
 
-    /// Takes the turn soon: a running pass gives it up, and is repeated later.
-    pub(crate) async fn turn(&self) -> Turn {
-        if let Ok(turn) = self.turn.clone().try_lock_owned() {
-            return Turn(turn);
+    /// Takes the lock soon: a running pass gives it up, and is repeated later.
+    pub(crate) async fn lock(&self) -> SweepGuard {
+        if let Ok(guard) = self.lock.clone().try_lock_owned() {
+            return SweepGuard(guard);
         }
         self.wanting.fetch_add(1, Ordering::SeqCst);
         self.wanted.notify_one();
-        let turn = self.turn.clone().lock_owned().await;
+        let guard = self.lock.clone().lock_owned().await;
         self.wanting.fetch_sub(1, Ordering::SeqCst);
-        Turn(turn)
+        SweepGuard(guard)
     }
 
-    /// Resolves when somebody wants the turn.
+    /// Resolves when somebody wants the lock.
     async fn wanted(&self) {
         while self.wanting.load(Ordering::SeqCst) == 0 {
             self.wanted.notified().await;
         }
     }
 
-    /// Records that the holder of the turn has swept the store of everything up to `upto`.
-    pub(crate) fn retired(&self, _turn: &Turn, upto: Revision, swept: Swept) {
+    /// Records that the holder of the lock has swept the store of everything up to `upto`.
+    pub(crate) fn retired(&self, _guard: &SweepGuard, upto: Revision, swept: Swept) {
         self.pending().passed(upto);
         self.count(Revision::ZERO, swept.dropped, swept.dropped_bytes);
         self.advance();
@@ -212,7 +212,7 @@ impl Sweeper {
 
     /// Starts over from a snapshot: entries before it are forgotten, and a pass removes what they may have deleted, and
     /// what belongs to another log. Until then nothing counts as swept.
-    pub(crate) fn restart(&self, _turn: &Turn, at: Revision) {
+    pub(crate) fn restart(&self, _guard: &SweepGuard, at: Revision) {
         *self.pending() = Pending { files: VecDeque::new(), pass: Some((Revision(1).min(at), at)), noted: at };
         self.outbox().amounts.clear();
         self.upto.store(0, Ordering::SeqCst);
@@ -300,7 +300,7 @@ impl Sweeper {
                 () = stopping.cancelled() => return,
                 () = self.work(rest_until) => {}
             }
-            let turn = Turn(self.turn.clone().lock_owned().await);
+            let guard = SweepGuard(self.lock.clone().lock_owned().await);
             self.running.store(true, Ordering::SeqCst);
             let result = self.sweep_files(&store, &knowing).await;
             let passing = result.is_ok() && Instant::now() >= rest_until && self.pending().pass.is_some();
@@ -323,7 +323,7 @@ impl Sweeper {
                 rest_until = Instant::now() + Duration::from_secs(1);
                 tokio::time::sleep(TELL_EVERY).await;
             }
-            // Written while the turn is held: a new log must not start with the position in the old one.
+            // Written while the lock is held: a new log must not start with the position in the old one.
             if self.advance() && written.elapsed() >= TELL_EVERY {
                 written = Instant::now();
                 let upto = self.upto();
@@ -331,7 +331,7 @@ impl Sweeper {
                     tracing::warn!(error = &error as &dyn std::error::Error, "position of the sweep is not kept");
                 }
             }
-            drop(turn);
+            drop(guard);
             tokio::task::yield_now().await;
         }
     }
@@ -361,7 +361,7 @@ impl Sweeper {
     async fn sweep_files(&self, store: &store::Store, knowing: &Knowing) -> Result<(), store::WriteError> {
         let batch: Vec<(Revision, UrlKey)> = {
             let pending = self.pending();
-            pending.files.iter().take(FILES_AT_ONCE).cloned().collect()
+            pending.files.iter().take(FILES_BATCH_MAX).cloned().collect()
         };
         let mut any = false;
         let mut named: Vec<(Revision, UrlKey)> = Vec::with_capacity(batch.len());

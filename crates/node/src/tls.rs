@@ -74,10 +74,10 @@ impl Handshakes {
             ("result=\"late\"", self.late.get()),
             ("result=\"refused\"", self.refused.get()),
         ];
-        page.counters("tls_handshakes_total", "TLS handshakes, by how they ended", &results);
+        page.counters("tls_handshakes_total", "TLS handshakes by result", &results);
         page.gauge("tls_handshakes_running", "TLS handshakes under way", self.running.get());
-        page.gauge("tls_handshakes_max", "Bound of those", HANDSHAKES_MAX);
-        page.counter("tls_requests_total", "Requests that came by TLS", self.requests.get());
+        page.gauge("tls_handshakes_max", "Maximum of TLS handshakes under way", HANDSHAKES_MAX);
+        page.counter("tls_requests_total", "Requests received over TLS", self.requests.get());
     }
 }
 
@@ -104,7 +104,7 @@ struct Ready {
 /// Why a certificate cannot be shown. It was checked when its owner set it, so this is a mistake of ours.
 #[derive(Debug, thiserror::Error)]
 enum Unready {
-    #[error("what private keys are sealed with is not known")]
+    #[error("the secret that seals private keys is not known")]
     NoSecret,
     #[error(transparent)]
     Sealed(#[from] model::certificate::Unopened),
@@ -148,7 +148,7 @@ impl Certificates {
         let mut all = self.ready();
         if all.get(domain).is_none_or(|ready| !Arc::ptr_eq(&ready.from, certificate) || ready.https != https) {
             let ready = self.make_ready(certificate, https).inspect_err(|error| {
-                tracing::error!(%domain, error = error as &dyn std::error::Error, "certificate cannot be shown");
+                tracing::error!(%domain, error = error as &dyn std::error::Error, "certificate cannot be used");
             });
             if all.len() >= READY_MAX {
                 all.clear();

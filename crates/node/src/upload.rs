@@ -3,8 +3,8 @@
 //! # What always holds
 //!
 //! - A client that stops sending is told so (408) and does not hold a connection to the origin for longer than
-//!   [`SILENCE_MAX`], nor does one that sends less than [`LEAST_BYTES`] in [`LEAST_FOR`] of waiting for it. However
-//!   large the body is, nothing else bounds how long it takes.
+//!   [`SILENCE_MAX`], nor does one that sends less than [`PROGRESS_BYTES_MIN`] in [`PROGRESS_EVERY`] of waiting for it.
+//!   However large the body is, nothing else bounds how long it takes.
 //! - A parent or an origin is not blamed for the time that the client takes, only for reading nothing of a body that is
 //!   there ([`TAKES_MAX`]).
 //! - Trailers are dropped: they were not announced upstream (RFC 9110 §6.5.1).
@@ -29,8 +29,8 @@ use crate::upstream::UpBody;
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// At least this many bytes must come in each such span of time that is spent waiting for the client.
-const LEAST_BYTES: u64 = 1 << 20;
-const LEAST_FOR: Duration = Duration::from_secs(600);
+const PROGRESS_BYTES_MIN: u64 = 1 << 20;
+const PROGRESS_EVERY: Duration = Duration::from_secs(600);
 
 /// Longest time that an origin may read nothing of a body that is there.
 pub(crate) const TAKES_MAX: Duration = Duration::from_secs(60);
@@ -60,11 +60,11 @@ const WHOLE: u8 = 3;
 /// Why a body ends early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
-    #[error("the client broke off its body")]
+    #[error("the client aborted its body")]
     Broken(#[source] hyper::Error),
     #[error("the client fell silent in the middle of its body")]
     Silent,
-    #[error("the client sends next to nothing of its body")]
+    #[error("the client sends its body too slowly")]
     Slow,
 }
 
@@ -120,8 +120,8 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Upload<B> {
                     this.came += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
                     if this.body.is_end_stream() {
                         this.ended.0.store(WHOLE, Ordering::Relaxed);
-                    } else if this.waited >= LEAST_FOR {
-                        if this.came < LEAST_BYTES {
+                    } else if this.waited >= PROGRESS_EVERY {
+                        if this.came < PROGRESS_BYTES_MIN {
                             this.ended.0.store(SILENT, Ordering::Relaxed);
                             return Poll::Ready(Some(Err(UploadError::Slow)));
                         }
@@ -284,7 +284,7 @@ mod tests {
     async fn client_that_sends_next_to_nothing_is_at_fault() {
         let (took, ended) = send(1, Duration::from_secs(29), 1_000).await;
         assert!(matches!(ended, Err(UploadError::Slow)), "{ended:?}");
-        assert!(took >= LEAST_FOR && took <= LEAST_FOR + SILENCE_MAX, "{took:?}");
+        assert!(took >= PROGRESS_EVERY && took <= PROGRESS_EVERY + SILENCE_MAX, "{took:?}");
         let (took, ended) = send(1 << 20, SILENCE_MAX + Duration::from_secs(1), 10).await;
         assert!(matches!(ended, Err(UploadError::Silent)) && took == SILENCE_MAX, "{ended:?} {took:?}");
     }

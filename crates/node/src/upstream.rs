@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use crate::figures::{Figures, FromAbove};
 use crate::fill::Purpose;
-use crate::health::Turn;
+use crate::health::Admission;
 use crate::interim::Interim;
 use crate::knowing::{Knowing, Known, LogTag};
 use crate::limiter::{Awaited, Limiter, until_awaited};
@@ -181,15 +181,15 @@ pub(crate) enum AskError {
     NotPastParents(String),
     /// The origin is at its limit or named a time to come back, or the parent that most likely has the object has just
     /// gone; try again after this time.
-    #[error("the origin is to be asked again in {} seconds", .0.as_secs().max(1))]
+    #[error("the origin asks for a retry in {} seconds", .0.as_secs().max(1))]
     Busy(Duration),
     /// A part was to be stored, and the store takes nothing now: it is out of room, or out of service.
-    #[error("the store takes nothing")]
+    #[error("the store accepts no bodies")]
     NotTaken,
     /// Nobody waits for it any more.
-    #[error("nobody waits for it any more")]
+    #[error("no request waits for it any more")]
     Left,
-    #[error("the URL cannot be asked for")]
+    #[error("the URL cannot be requested")]
     BadUrl,
     /// A part was requested, and the response is no part of the body it belongs to.
     #[error("the object changed while parts of it were fetched")]
@@ -271,9 +271,17 @@ impl Upstream {
         inner.sources.show(page);
         inner.parents.show(page);
         let running = PAST_PARENTS_MAX - inner.past_parents.available_permits();
-        page.counter("past_parents_total", "Fetches from an origin past parents out of reach", inner.went_past.get());
-        page.gauge("past_parents_running", "Those running", running);
-        page.gauge("past_parents_max", "Bound of those", PAST_PARENTS_MAX);
+        page.counter(
+            "past_parents_total",
+            "Fetches from an origin because no parent could be reached",
+            inner.went_past.get(),
+        );
+        page.gauge("past_parents_running", "Fetches under way that bypass unreachable parents", running);
+        page.gauge(
+            "past_parents_max",
+            "Maximum of concurrent fetches that bypass unreachable parents",
+            PAST_PARENTS_MAX,
+        );
     }
 }
 
@@ -305,7 +313,7 @@ impl Inner {
             // First: dropping the request tells the parent that its child has left.
             () = question.all_left() => Err(AskError::Left),
             // Before the answer: a user who waits by now must not be told what puts a prefetch off. The first request
-            // is dropped by then, and with it its turn: if that was the trial of a parent, this one is.
+            // is dropped by then, and with it its admission: if that was the trial of a parent, this one is.
             () = until_awaited(&mut awaited) => {
                 let question = Question { purpose: Purpose::User, awaited: None, wanted: None, ..question.clone() };
                 self.ask_parents(&question, known, parents, None, until).await
@@ -331,7 +339,7 @@ impl Inner {
         let mut so_far = SoFar { left: TRIES_MAX, problem: "none is known".to_owned(), reached: false };
         // Lazily: admitting a parent after a rest puts it on trial.
         let well = parents.into_iter().filter_map(|parent| match self.parents.admits(&parent.0) {
-            Some(turn) => Some((parent, Some(turn))),
+            Some(admission) => Some((parent, Some(admission))),
             None => {
                 resting.push((parent, None));
                 None
@@ -363,7 +371,7 @@ impl Inner {
         &self,
         question: &Question,
         known: &Known,
-        mut parents: impl Iterator<Item = ((NodeName, String), Option<Turn<'_, NodeName>>)>,
+        mut parents: impl Iterator<Item = ((NodeName, String), Option<Admission<'_, NodeName>>)>,
         so_far: &mut SoFar,
         body: &mut Option<UpBody>,
         until: Instant,
@@ -371,7 +379,7 @@ impl Inner {
         let with_body = body.is_some();
         let repeatable = !with_body && question.is_safe();
         while so_far.left > 0
-            && let Some(((name, url), _turn)) = parents.next()
+            && let Some(((name, url), _admission)) = parents.next()
         {
             so_far.left -= 1;
             match self.parents.ask(question, known, &name, &url, body, until).await {

@@ -25,7 +25,7 @@ const HEALED_MAX: Duration = Duration::from_secs(9);
 const OPEN_MAX: usize = 12;
 
 /// Maximum number of tasks in one query.
-const IDS_AT_ONCE: usize = 10;
+const IDS_BATCH_MAX: usize = 10;
 
 impl World {
     /// One call of the API.
@@ -234,7 +234,7 @@ impl World {
     pub(crate) async fn look(&self) -> Vec<String> {
         let open = self.history().open();
         let mut complete = Vec::new();
-        for ids in open.chunks(IDS_AT_ONCE) {
+        for ids in open.chunks(IDS_BATCH_MAX) {
             let Ok(reply) = self.call("DescribeRefreshTaskById", &[("TaskId", &ids.join(","))]).await else { continue };
             let lines = reply["Tasks"].as_array().map_or(&[][..], Vec::as_slice);
             for id in ids {

@@ -32,11 +32,11 @@ pub(crate) async fn make_void_if_it_was_left_out(seed: u64, path: &Path, present
     if marked.is_empty() {
         return Ok(());
     }
-    tracing::warn!(disk = %path.display(), "the disk was left out before; nothing on it counts");
+    tracing::warn!(disk = %path.display(), "the disk was missing at an earlier start; its contents are discarded");
     create(&**disk, VOID_NAME).await?;
     for other in marked {
         if let Err(error) = other.remove(&mark).await {
-            tracing::warn!(disk = %path.display(), %error, "what the disk holds will be void at the next start, too");
+            tracing::warn!(disk = %path.display(), %error, "the contents of the disk will be discarded at the next start, too");
         }
     }
     Ok(())

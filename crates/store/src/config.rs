@@ -28,20 +28,20 @@ pub struct DiskConfig {
 }
 
 /// Running fills may hold as many bytes not yet on a disk as the memory tier's capacity, and at least this many.
-const FILLS_BYTES_LEAST: u64 = 64 << 20;
+const FILLS_BYTES_MIN: u64 = 64 << 20;
 
 /// Readers may hold as many bytes outside the memory tier as its capacity, and at least this many: a piece for each of
 /// some thousand stalled clients.
-const READERS_BYTES_LEAST: u64 = 256 << 20;
+const READERS_BYTES_MIN: u64 = 256 << 20;
 
 /// Bytes that fills may hold beside a memory tier of `memory_bytes`.
 pub(crate) fn room_of_fills(memory_bytes: u64) -> u64 {
-    memory_bytes.max(FILLS_BYTES_LEAST)
+    memory_bytes.max(FILLS_BYTES_MIN)
 }
 
 /// The same for readers.
 pub(crate) fn room_of_readers(memory_bytes: u64) -> u64 {
-    memory_bytes.max(READERS_BYTES_LEAST)
+    memory_bytes.max(READERS_BYTES_MIN)
 }
 
 /// A disk has at least this many segments, so that eviction takes a small part of it at a time.
@@ -51,7 +51,7 @@ pub(crate) const SEGMENTS_MIN: u64 = 8;
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 << 10;
 
 /// Smallest disk, in bytes.
-pub const DISK_BYTES_LEAST: u64 = SEGMENTS_MIN * SEGMENT_BYTES_MIN;
+pub const DISK_BYTES_MIN: u64 = SEGMENTS_MIN * SEGMENT_BYTES_MIN;
 
 /// Largest segment, in bytes: offsets are 32 bits and need room for a record that overruns.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;

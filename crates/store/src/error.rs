@@ -151,7 +151,7 @@ pub enum WriteError {
     Raced,
 
     /// Running fills hold as many bytes as allowed.
-    #[error("running fills hold {most} bytes, as many as they may")]
+    #[error("running fills hold {most} bytes, which is their maximum")]
     Busy {
         /// The bound.
         most: u64,
@@ -184,7 +184,7 @@ pub enum PinError {
     NoDisk,
 
     /// Pinned objects take as much of the disk as allowed.
-    #[error("pinned objects may take {most} bytes of the disk, and do")]
+    #[error("pinned objects take all {most} bytes of the disk that they may")]
     NoRoom {
         /// The bound, in bytes.
         most: u64,

@@ -143,7 +143,7 @@ impl Fill {
         self.committed = true;
         let entry = became_visible.await.map_err(|_| queue.ended())??;
         let durable = async move { became_durable.await.map_err(|_| queue.ended())?.map(drop) };
-        Ok((Object { entry, tier: self.growing.tier.clone() }, Durable(durable.boxed())))
+        Ok((Object { entry, volume: self.growing.volume.clone() }, Durable(durable.boxed())))
     }
 
     /// Ends the body without making it visible: followers read to its end, and no lookup finds it. Fails as
@@ -201,7 +201,7 @@ impl Fill {
         drop(changes);
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.committed = true;
-        (Object { entry, tier: None }, Durable(std::future::ready(Ok(())).boxed()))
+        (Object { entry, volume: None }, Durable(std::future::ready(Ok(())).boxed()))
     }
 
     fn fail(&self, error: WriteError) -> WriteError {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::buffers::Buffers;
 use crate::format::SliceAt;
-use crate::tier::{Segment, Tier};
+use crate::volume::{Segment, Volume};
 use crate::{Key, WriteError};
 
 /// Smaller chunks are merged, in bytes: an origin that sends byte by byte must not cost a buffer per byte.
@@ -24,7 +24,7 @@ pub(crate) struct Growing {
     pub(crate) id: u64,
     pub(crate) full_key: Bytes,
     pub(crate) stamp: u64,
-    pub(crate) tier: Option<Arc<Tier>>,
+    pub(crate) volume: Option<Arc<Volume>>,
     pub(crate) buffers: Arc<Buffers>,
     state: Mutex<State>,
     changes: watch::Sender<()>,
@@ -70,7 +70,7 @@ impl Growing {
         full_key: &[u8],
         head: &[u8],
         stamp: u64,
-        tier: Option<Arc<Tier>>,
+        volume: Option<Arc<Volume>>,
         buffers: Arc<Buffers>,
     ) -> Growing {
         Growing {
@@ -79,7 +79,7 @@ impl Growing {
             // Copied, as they may be small parts of large buffers.
             full_key: Bytes::copy_from_slice(full_key),
             stamp,
-            tier,
+            volume,
             buffers,
             state: Mutex::new(State { head: Bytes::copy_from_slice(head), ..State::default() }),
             changes: watch::Sender::new(()),

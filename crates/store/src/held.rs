@@ -13,7 +13,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use crate::tier::{Segment, Tier};
+use crate::volume::{Segment, Volume};
 
 /// At most one part in this many of a disk may be taken by segments that only readers hold.
 const HELD_PART: u64 = 8;
@@ -50,7 +50,7 @@ impl Held {
     }
 }
 
-impl Tier {
+impl Volume {
     /// Takes back the room that readers hold beyond the bound.
     pub(crate) async fn take_back(&self) -> io::Result<()> {
         let held = self.held_segments();

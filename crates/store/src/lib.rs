@@ -20,7 +20,7 @@
 //!
 //! What may be served is judged by the node (`model::fence`); the store keeps the stamp without interpreting it.
 
-pub use config::{Config, DISK_BYTES_LEAST, DiskConfig, SEGMENT_BYTES_DEFAULT};
+pub use config::{Config, DISK_BYTES_MIN, DiskConfig, SEGMENT_BYTES_DEFAULT};
 pub use error::{OpenError, PinError, RACES_MAX, ReadError, VerifyError, WriteError};
 pub use fill::{Durable, Fill, Follower};
 pub use object::Object;
@@ -50,7 +50,7 @@ mod reader;
 mod recover;
 mod stats;
 mod store;
-mod tier;
+mod volume;
 mod writer;
 
 /// Hash of a full key: the key of the index. Must be uniformly distributed (e.g. xxh3-128 of the full key).

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::format::{HeadRecord, Kind, RECORD_HEADER_BYTES, SliceAt, SummaryEntry};
 use crate::index::Place;
 use crate::pins::Extent;
-use crate::tier::{Segment, Tier};
+use crate::volume::{Segment, Volume};
 use crate::{Generation, Key, Reader};
 
 /// Memory for a head together with what readers derive from it, as a multiple of the head's bytes.
@@ -102,7 +102,7 @@ impl Entry {
 pub struct Object {
     pub(crate) entry: Arc<Entry>,
     /// The disk that holds it, if any.
-    pub(crate) tier: Option<Arc<Tier>>,
+    pub(crate) volume: Option<Arc<Volume>>,
 }
 
 impl Object {
@@ -167,11 +167,11 @@ impl Object {
     /// The same object for a reader of `part` that holds no bytes in memory, and the segments that reader needs. `None`
     /// if the object is not on disk.
     pub(crate) fn on_disk(&self, part: Range<u64>) -> Option<(Object, Vec<Needed>)> {
-        let tier = self.tier.clone()?;
+        let volume = self.volume.clone()?;
         let segments = self.segments(part.clone());
         let there = |slice: &SliceAt| segments.iter().any(|needed| needed.segment.id == slice.segment);
         let all = self.slices(part).all(there);
-        all.then(|| (Object { entry: Arc::new(self.entry.without_bytes()), tier: Some(tier) }, segments))
+        all.then(|| (Object { entry: Arc::new(self.entry.without_bytes()), volume: Some(volume) }, segments))
     }
 
     /// The slices that contain a part of the body.
@@ -183,12 +183,12 @@ impl Object {
     /// The segments that a reader of a part of the body needs and that still exist.
     pub(crate) fn segments(&self, part: Range<u64>) -> Vec<Needed> {
         let mut all: Vec<Needed> = Vec::new();
-        let Some(tier) = &self.tier else { return all };
+        let Some(volume) = &self.volume else { return all };
         for slice in self.slices(part) {
             let until = slice.start + u64::from(slice.length);
             match all.last_mut().filter(|last| last.segment.id == slice.segment) {
                 Some(last) => last.until = until,
-                None => all.extend(tier.segment(slice.segment).map(|segment| Needed { segment, until })),
+                None => all.extend(volume.segment(slice.segment).map(|segment| Needed { segment, until })),
             }
         }
         all

@@ -132,7 +132,7 @@ impl Pins {
                 tracing::warn!(
                     bytes = extent.bytes,
                     most = all.most,
-                    "what took the place of a pinned object is too large to be pinned"
+                    "the replacement of a pinned object is too large to be pinned"
                 );
             }
             self.counted(&all);
@@ -206,15 +206,15 @@ impl Store {
     /// are reclaimed, it is moved. A body that replaces it is kept in its place. With `generation`, pins only that very
     /// body. Returns the length of the body in bytes.
     pub async fn pin(&self, key: Key, full_key: &[u8], generation: Option<Generation>) -> Result<u64, PinError> {
-        let volume = self.volume(key).ok_or(PinError::NoDisk)?;
+        let mount = self.mount(key).ok_or(PinError::NoDisk)?;
         // Retries only if the object was moved or its head changed meanwhile.
         loop {
-            let found = self.find(Some(volume), key, full_key).await.ok().flatten();
+            let found = self.find(Some(mount), key, full_key).await.ok().flatten();
             let found = found.filter(|found| generation.is_none_or(|generation| found.generation() == generation));
             let Some(object) = found else { return Err(PinError::Absent) };
-            match volume.tier.pin(&object.entry) {
+            match mount.volume.pin(&object.entry) {
                 Some(true) => return Ok(object.length()),
-                Some(false) => return Err(PinError::NoRoom { most: volume.tier.pins.usage().2 }),
+                Some(false) => return Err(PinError::NoRoom { most: mount.volume.pins.usage().2 }),
                 None => tokio::task::yield_now().await,
             }
         }
@@ -222,12 +222,12 @@ impl Store {
 
     /// Ends the pin of an object. Returns whether it was pinned.
     pub fn unpin(&self, key: Key) -> bool {
-        self.volume(key).is_some_and(|volume| volume.tier.pins.unpin(name(key)))
+        self.mount(key).is_some_and(|mount| mount.volume.pins.unpin(name(key)))
     }
 
     /// Whether the object stored under a key is pinned.
     pub fn is_pinned(&self, key: Key) -> bool {
-        self.volume(key).is_some_and(|volume| volume.tier.pins.holds(name(key)))
+        self.mount(key).is_some_and(|mount| mount.volume.pins.holds(name(key)))
     }
 }
 

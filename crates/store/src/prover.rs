@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::format::HeadRecord;
 use crate::index::{Place, name};
 use crate::object::Entry;
-use crate::store::{Inner, Volume};
-use crate::tier::{Segment, Source, Tier};
+use crate::store::{Inner, Mount};
+use crate::volume::{Segment, Source, Volume};
 use crate::writer::Command;
 use crate::{Generation, Key, Object, RACES_MAX, ReadError, Store, VerifyError};
 
@@ -61,15 +61,15 @@ impl Wanted {
 pub(crate) struct Prover(mpsc::Sender<Wanted>);
 
 impl Prover {
-    /// Starts the prover of `tier`.
-    pub(crate) fn spawn(tier: &Arc<Tier>) -> Prover {
+    /// Starts the prover of `volume`.
+    pub(crate) fn spawn(volume: &Arc<Volume>) -> Prover {
         let (sender, wanted) = mpsc::channel(WAITING_MAX);
         // A weak reference, so that it does not keep an otherwise unused disk open.
-        tokio::spawn(prove(Arc::downgrade(tier), wanted));
+        tokio::spawn(prove(Arc::downgrade(volume), wanted));
         Prover(sender)
     }
 
-    /// As [`Tier::load`], from the medium.
+    /// As [`Volume::load`], from the medium.
     pub(crate) async fn load(&self, name: u64, place: Place) -> Result<Entry, ReadError> {
         let (reply, answer) = oneshot::channel();
         if self.0.send(Wanted { name, place, reply }).await.is_err() {
@@ -79,13 +79,13 @@ impl Prover {
     }
 }
 
-async fn prove(tier: Weak<Tier>, mut incoming: mpsc::Receiver<Wanted>) {
+async fn prove(volume: Weak<Volume>, mut incoming: mpsc::Receiver<Wanted>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while incoming.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let Some(tier) = tier.upgrade() else { return };
+        let Some(volume) = volume.upgrade() else { return };
         batch.sort_by_key(|wanted: &Wanted| (wanted.place.segment, wanted.start()));
         let runs = runs(batch.drain(..));
-        futures_util::stream::iter(runs).for_each_concurrent(READS_MAX, |run| read(&tier, run)).await;
+        futures_util::stream::iter(runs).for_each_concurrent(READS_MAX, |run| read(&volume, run)).await;
     }
 }
 
@@ -114,30 +114,30 @@ fn runs(sorted: impl Iterator<Item = Wanted>) -> Vec<Vec<Wanted>> {
     runs
 }
 
-async fn read(tier: &Tier, run: Vec<Wanted>) {
-    let together = if run.len() > 1 { read_together(tier, &run).await } else { None };
+async fn read(volume: &Volume, run: Vec<Wanted>) {
+    let together = if run.len() > 1 { read_together(volume, &run).await } else { None };
     for wanted in run {
         let Wanted { name, place, reply } = wanted;
         let entry = match &together {
             Some((segment, from, bytes)) => {
                 let at = (place.offset - place.lead - *from) as usize;
                 let length = place.lead as usize + place.length as usize;
-                tier.entry(segment, name, place, bytes.slice(at..at + length))
+                volume.entry(segment, name, place, bytes.slice(at..at + length))
             }
             // A run of one, or a retry one by one to find out which bytes cannot be read.
-            None => tier.load_from(Source::Medium, name, place).await,
+            None => volume.load_from(Source::Medium, name, place).await,
         };
         let _ = reply.send(entry);
     }
 }
 
 /// Everything from the first to the last record of a run: segment, offset and bytes.
-async fn read_together(tier: &Tier, run: &[Wanted]) -> Option<(Arc<Segment>, u32, Bytes)> {
+async fn read_together(volume: &Volume, run: &[Wanted]) -> Option<(Arc<Segment>, u32, Bytes)> {
     let first = run.first()?;
     let from = first.start()?;
     let end = run.iter().map(Wanted::end).max()?;
-    let segment = tier.segment(first.place.segment)?;
-    let bytes = tier.read(Source::Medium, &segment, from, (end - from) as usize).await.ok()?;
+    let segment = volume.segment(first.place.segment)?;
+    let bytes = volume.read(Source::Medium, &segment, from, (end - from) as usize).await.ok()?;
     Some((segment, from, bytes))
 }
 
@@ -168,17 +168,17 @@ impl Store {
     /// Reads the head and every slice back from the disk's medium, bypassing the memory tier and the operating system's
     /// cache, after making sure that a finished sync covers them, and checks every checksum.
     pub async fn verify(&self, key: Key, full_key: &[u8]) -> Result<Verified, VerifyError> {
-        let Some(volume) = self.volume(key) else {
+        let Some(mount) = self.mount(key) else {
             self.can_prove()?;
             return verify_in_memory(self.in_memory(None, key, full_key).ok_or(VerifyError::Absent)?);
         };
-        let tier = &volume.tier;
+        let volume = &mount.volume;
         // Retries only if the object was moved meanwhile.
         for _ in 0..RACES_MAX {
-            let place = tier.readable(name(key)).ok_or(VerifyError::Absent)?;
-            match volume.verify_at(key, full_key, place).await {
+            let place = volume.readable(name(key)).ok_or(VerifyError::Absent)?;
+            match mount.verify_at(key, full_key, place).await {
                 Err(VerifyError::Read(ReadError::Evicted))
-                    if tier.index.get(name(key)).is_some_and(|now| now != place) => {}
+                    if volume.index.get(name(key)).is_some_and(|now| now != place) => {}
                 verified => return verified,
             }
         }
@@ -189,11 +189,11 @@ impl Store {
 impl Store {
     /// Whether an object that a lookup found is whole and covered by a finished sync, as far as is known without reading its body.
     pub fn holds(&self, object: &Object) -> bool {
-        let Some(tier) = &object.tier else { return self.outage().is_none() };
+        let Some(volume) = &object.volume else { return self.outage().is_none() };
         let (name, place) = (name(object.key()), object.entry.place);
-        tier.index.get(name) == Some(place)
-            && tier.is_alive(&object.entry)
-            && tier.segment(place.segment).is_some_and(|segment| segment.is_durable(place.end()))
+        volume.index.get(name) == Some(place)
+            && volume.is_alive(&object.entry)
+            && volume.segment(place.segment).is_some_and(|segment| segment.is_durable(place.end()))
     }
 
     /// A number that changes whenever objects, or parts of them, may have left the store although nobody removed or replaced them: by
@@ -210,31 +210,31 @@ impl Store {
         let counted: u64 = counted.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
         let of_disks: u64 = disks
             .iter()
-            .map(|volume| u64::from(volume.tier.outage.is_out()) + volume.tier.pins.lost.load(Ordering::Relaxed))
+            .map(|mount| u64::from(mount.volume.outage.is_out()) + mount.volume.pins.lost.load(Ordering::Relaxed))
             .sum();
         let of_memory = if disks.is_empty() { memory.evicted_heads() } else { 0 };
         counted + of_disks + of_memory
     }
 }
 
-impl Volume {
+impl Mount {
     async fn verify_at(&self, key: Key, full_key: &[u8], place: Place) -> Result<Verified, VerifyError> {
-        let (volume, tier) = (self, &self.tier);
+        let (mount, volume) = (self, &self.volume);
         let failed = |error: ReadError| {
-            tier.drop_unreadable(name(key), place, &error);
+            volume.drop_unreadable(name(key), place, &error);
             VerifyError::Read(error)
         };
-        let segment = tier.segment(place.segment).ok_or(VerifyError::Absent)?;
+        let segment = volume.segment(place.segment).ok_or(VerifyError::Absent)?;
         if !segment.is_durable(place.end()) {
             // Slices come before their head in the log, so a sync that covers the head covers them.
             let end = place.end();
             let settle = |reply| Command::Settle { segment: segment.clone(), end, reply };
-            volume.queue.ask(settle).await.map_err(VerifyError::Write)?;
+            mount.queue.ask(settle).await.map_err(VerifyError::Write)?;
             if !segment.is_durable(place.end()) {
                 return Err(VerifyError::Absent);
             }
         }
-        let entry = volume.prover.load(name(key), place).await.map_err(failed)?;
+        let entry = mount.prover.load(name(key), place).await.map_err(failed)?;
         if entry.record.full_key != full_key {
             return Err(VerifyError::Absent);
         }
@@ -244,15 +244,15 @@ impl Volume {
                 whole.update(beside);
                 continue;
             }
-            let segment = tier.segment(slice.segment).ok_or(ReadError::Evicted).map_err(failed)?;
-            let read = tier.read_slice(Source::Medium, &segment, slice, entry.generation, number as u32).await;
+            let segment = volume.segment(slice.segment).ok_or(ReadError::Evicted).map_err(failed)?;
+            let read = volume.read_slice(Source::Medium, &segment, slice, entry.generation, number as u32).await;
             whole.update(&read.map_err(failed)?);
         }
         if whole.finalize() != entry.record.checksum {
-            return Err(failed(tier.corrupt(place.segment, place.offset)));
+            return Err(failed(volume.corrupt(place.segment, place.offset)));
         }
         // Whoever proves an object wants it, so it counts as requested.
-        tier.index.lock(name(key)).note_asked(name(key), place);
+        volume.index.lock(name(key)).note_asked(name(key), place);
         Ok(verified(&entry))
     }
 }

@@ -135,8 +135,8 @@ impl Reader {
     /// The accounting for buffers of this body; `None` without a disk, where it is in memory whether or not it is read.
     fn buffers(&self) -> Option<Arc<Buffers>> {
         match &self.source {
-            Source::Object { object, .. } => object.tier.as_ref().map(|tier| tier.memory.buffers.clone()),
-            Source::Fill(Follower { growing, .. }) => growing.tier.is_some().then(|| growing.buffers.clone()),
+            Source::Object { object, .. } => object.volume.as_ref().map(|volume| volume.memory.buffers.clone()),
+            Source::Fill(Follower { growing, .. }) => growing.volume.is_some().then(|| growing.buffers.clone()),
             Source::Ended => None,
         }
     }
@@ -170,10 +170,10 @@ impl Reader {
 
     fn fail(&mut self, error: ReadError) -> Poll<Option<Result<Bytes, ReadError>>> {
         if let Source::Object { object, .. } = &self.source
-            && let Some(tier) = &object.tier
+            && let Some(volume) = &object.volume
         {
             // The next lookup must miss, so that the object is fetched again.
-            tier.drop_unreadable(name(object.key()), object.entry.place, &error);
+            volume.drop_unreadable(name(object.key()), object.entry.place, &error);
         }
         self.source = Source::Ended;
         Poll::Ready(Some(Err(error)))
@@ -201,29 +201,29 @@ impl Stream for Reader {
                 Step::Slice(start, bytes) => return Poll::Ready(reader.deliver(start, bytes).map(Ok)),
                 Step::Wait => {}
                 Step::Load(number, slice) => {
-                    let (tier, segment, fill) = match &reader.source {
+                    let (volume, segment, fill) = match &reader.source {
                         Source::Object { object, segments } => {
                             let of_slice = |needed: &&Needed| needed.segment.id == slice.segment;
                             let segment = segments.iter().find(of_slice).map(|needed| needed.segment.clone());
-                            (object.tier.clone(), segment, object.entry.generation)
+                            (object.volume.clone(), segment, object.entry.generation)
                         }
                         Source::Fill(Follower { growing, .. }) => {
-                            (growing.tier.clone(), growing.segment(slice.segment), growing.id)
+                            (growing.volume.clone(), growing.segment(slice.segment), growing.id)
                         }
                         Source::Ended => return Poll::Ready(None),
                     };
-                    let Some(tier) = tier else { return reader.fail(ReadError::Evicted) };
-                    if let Some(bytes) = tier.memory.slice(tier.number, fill, number) {
+                    let Some(volume) = volume else { return reader.fail(ReadError::Evicted) };
+                    if let Some(bytes) = volume.memory.slice(volume.number, fill, number) {
                         return Poll::Ready(reader.deliver(slice.start, bytes).map(Ok));
                     }
                     reader.waiting = Some(match reader.piece(&slice) {
                         Some((part, crc)) => async move {
                             let start = slice.start + part.start as u64;
-                            Woken::Loaded(start, tier.piece(segment, &slice, part, crc).await)
+                            Woken::Loaded(start, volume.piece(segment, &slice, part, crc).await)
                         }
                         .boxed(),
                         None => {
-                            async move { Woken::Loaded(slice.start, tier.slice(segment, &slice, fill, number).await) }
+                            async move { Woken::Loaded(slice.start, volume.slice(segment, &slice, fill, number).await) }
                                 .boxed()
                         }
                     });

@@ -18,7 +18,7 @@ use crate::disk::DiskFile;
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, SummaryEntry, Void};
 use crate::index::name;
 use crate::store::fill_count;
-use crate::tier::{self, Segment, Tier, place_of};
+use crate::volume::{self, Segment, Volume, place_of};
 
 /// Bytes read at a time while scanning for records.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -26,10 +26,10 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// What failed if the disk has to be left out at once: after a failed sync a second one proves nothing.
 pub(crate) const SYNC_A_SEGMENT: &str = "sync a segment";
 
-/// Fills the index of `tier` from its disk and returns the id of the segment to write next.
-pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
-    let failed = |doing| move |source| OpenError::Io { path: tier.path.clone(), doing, source };
-    let names = tier.disk.list().await.map_err(failed("list segments"))?;
+/// Fills the index of `volume` from its disk and returns the id of the segment to write next.
+pub(crate) async fn recover(volume: &Volume) -> Result<u32, OpenError> {
+    let failed = |doing| move |source| OpenError::Io { path: volume.path.clone(), doing, source };
+    let names = volume.disk.list().await.map_err(failed("list segments"))?;
     let mut ids: Vec<u32> = names.iter().filter_map(|name| format::segment_id(name)).collect();
     ids.sort_unstable();
 
@@ -38,12 +38,12 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
     let mut voids = Vec::new();
     let mut next_fill = 1;
     for &id in &ids {
-        let file = tier.disk.open(&format::segment_name(id)).await.map_err(failed("open a segment"))?;
+        let file = volume.disk.open(&format::segment_name(id)).await.map_err(failed("open a segment"))?;
         let length = file.length().await.map_err(failed("ask for the length of a segment"))?;
         let header = file.read(0, SEGMENT_HEADER_BYTES).await.map_err(failed("read the header of a segment"))?;
         let void = match format::decode_segment_header(id, &header) {
             SegmentHeader::Other { version } => {
-                let (path, known) = (tier.path.clone(), format::VERSION);
+                let (path, known) = (volume.path.clone(), format::VERSION);
                 return Err(OpenError::UnknownFormat { path, segment: id, found: version, known });
             }
             SegmentHeader::Known { next_fill: then, void } => {
@@ -56,11 +56,11 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
         segments.push((Segment::new(id, file, length, void), length));
     }
     if void {
-        tracing::warn!(disk = %tier.path.display(), segments = ids.len(), "the disk was out of service; nothing on it counts");
+        tracing::warn!(disk = %volume.path.display(), segments = ids.len(), "the disk was out of service; its contents are discarded");
         for &id in &ids {
-            tier.disk.remove(&format::segment_name(id)).await.map_err(failed("remove a void segment"))?;
+            volume.disk.remove(&format::segment_name(id)).await.map_err(failed("remove a void segment"))?;
         }
-        tier.disk.remove(format::VOID_NAME).await.map_err(failed("remove the mark of a void disk"))?;
+        volume.disk.remove(format::VOID_NAME).await.map_err(failed("remove the mark of a void disk"))?;
         // The last segment may hold later fills than its header says, but fewer than that.
         next_fill = next_fill.saturating_add(u64::from(u32::MAX));
         segments.clear();
@@ -70,7 +70,7 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
     let mut unsealed: Vec<u32> = Vec::new();
     for (segment, length) in segments {
         let id = segment.id;
-        let summary = tier::read_summary(id, &*segment.file, length).await.map_err(failed("read a summary"))?;
+        let summary = volume::read_summary(id, &*segment.file, length).await.map_err(failed("read a summary"))?;
         let entries = if let Some((trailer, entries)) = summary {
             next_fill = next_fill.max(fill_count(trailer.next_fill));
             segment.sealed(length);
@@ -82,25 +82,25 @@ pub(crate) async fn recover(tier: &Tier) -> Result<u32, OpenError> {
             let limit = limit(&voids, id);
             let found = scan(id, &segment.file, limit).await.map_err(failed("read the records of a segment"))?;
             next_fill = next_fill.max(found.next_fill);
-            tracing::info!(disk = %tier.path.display(), segment = id, records = found.records, end = found.end, "segment scanned");
+            tracing::info!(disk = %volume.path.display(), segment = id, records = found.records, end = found.end, "segment scanned");
             let limits = |void: &Void| unsealed.iter().any(|unsealed| *unsealed >= void.segment);
             if found.records == 0 && !segment.void.as_ref().is_some_and(limits) {
                 // Created just before a crash, or abandoned at once.
-                tier.disk.remove(&format::segment_name(id)).await.map_err(failed("remove an empty segment"))?;
+                volume.disk.remove(&format::segment_name(id)).await.map_err(failed("remove an empty segment"))?;
                 continue;
             }
             segment.synced(found.end);
             *segment.entries() = Some(found.entries.clone());
             if let Err(error) = segment.seal(found.end, next_fill).await {
-                tracing::warn!(disk = %tier.path.display(), segment = id, %error, "segment left without a summary");
+                tracing::warn!(disk = %volume.path.display(), segment = id, %error, "segment left without a summary");
                 unsealed.push(id);
             }
             found.entries
         };
-        replay(tier, id, &entries);
-        tier.add_segment(Arc::new(segment));
+        replay(volume, id, &entries);
+        volume.add_segment(Arc::new(segment));
     }
-    tier.next_fill.store(next_fill, atomic::Ordering::Relaxed);
+    volume.next_fill.store(next_fill, atomic::Ordering::Relaxed);
     Ok(ids.last().map_or(1, |last| last.saturating_add(1)))
 }
 
@@ -115,12 +115,12 @@ fn limit(voids: &[(Void, u32)], id: u32) -> u64 {
 }
 
 /// Applies the changes of a segment, as when they were written.
-fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
+fn replay(volume: &Volume, id: u32, entries: &[SummaryEntry]) {
     // Segments are replayed oldest first, so the oldest segment is known, or is this one.
-    let oldest = tier.oldest_segment().map_or(id, |segment| segment.id);
+    let oldest = volume.oldest_segment().map_or(id, |segment| segment.id);
     for entry in entries {
         let name = name(entry.key);
-        let mut shard = tier.index.lock(name);
+        let mut shard = volume.index.lock(name);
         if entry.kind == Kind::Head && entry.first_segment >= oldest {
             // A head in an older segment than the first of the body is of another body.
             let new = shard.get(name).is_none_or(|older| older.segment < entry.first_segment);
@@ -129,7 +129,7 @@ fn replay(tier: &Tier, id: u32, entries: &[SummaryEntry]) {
             // A head over a body that is already known adds no second body; but sifting moves parts of bodies, to
             // segments with even ids.
             if entry.first_segment != id && (new || entry.first_segment % 2 == 0) {
-                tier.note_spanning(entry.first_segment, name);
+                volume.note_spanning(entry.first_segment, name);
             }
         } else {
             shard.remove(name);

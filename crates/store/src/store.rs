@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::absence::{Present, make_void_if_it_was_left_out, mark_left_out};
-use crate::config::{DISK_BYTES_LEAST, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, room_of_fills};
+use crate::config::{DISK_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, room_of_fills};
 use crate::disk::{Disk, FileDisk};
 use crate::fill::Fill;
 use crate::format::{FULL_KEY_BYTES_MAX, HEAD_BYTES_MAX, SLICE_BYTES_MAX};
@@ -27,7 +27,7 @@ use crate::outage::is_of_disk;
 use crate::prover::Prover;
 use crate::recover::{SYNC_A_SEGMENT, recover};
 use crate::stats::Counters;
-use crate::tier::Tier;
+use crate::volume::Volume;
 use crate::writer::{self, Command, IN_FLIGHT_BYTES_MAX, Queue};
 use crate::{Config, DiskConfig, Key, Object, OpenError, RACES_MAX, ReadError, Stats, WriteError};
 
@@ -46,7 +46,7 @@ pub struct Store {
 pub(crate) struct Inner {
     pub(crate) memory: Arc<Memory>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) disks: Vec<Volume>,
+    pub(crate) disks: Vec<Mount>,
     /// Configured disks that could not be read when the store was opened.
     missing: Vec<Missing>,
     /// Number of the next fill that goes to memory alone.
@@ -60,9 +60,9 @@ struct Missing {
     settled: bool,
 }
 
-/// A disk and the queue to its writer.
-pub(crate) struct Volume {
-    pub(crate) tier: Arc<Tier>,
+/// A volume in service, with the queue to its writer.
+pub(crate) struct Mount {
+    pub(crate) volume: Arc<Volume>,
     pub(crate) queue: Queue,
     pub(crate) prover: Prover,
     /// Hash of the path: together with the key it decides which disk holds an object.
@@ -129,7 +129,7 @@ impl Store {
         let present: Vec<Present> =
             seeded.filter_map(|(seed, disk)| Some((seed, disk.as_ref().ok()?.clone()))).collect();
         let present = &present;
-        let volumes = config.disks.iter().zip(disks).enumerate().map(|(number, (disk_config, disk))| {
+        let mounts = config.disks.iter().zip(disks).enumerate().map(|(number, (disk_config, disk))| {
             let (memory, counters) = (memory.clone(), counters.clone());
             let path = disk_config.path.clone();
             async move {
@@ -142,10 +142,11 @@ impl Store {
                             match make_void_if_it_was_left_out(path_seed(&path), &path, present).await {
                                 Ok(()) => {
                                     let (number, segment_bytes) = (number as u16, config.segment_bytes);
-                                    open_volume(number, disk_config, segment_bytes, disk, memory, counters).await
+                                    open_mount(number, disk_config, segment_bytes, disk, memory, counters).await
                                 }
                                 Err(source) => {
-                                    let (path, doing) = (path.clone(), "make void what was left out before");
+                                    let (path, doing) =
+                                        (path.clone(), "discard the contents of a disk that was missing");
                                     Err(OpenError::Io { path, doing, source })
                                 }
                             }
@@ -162,35 +163,35 @@ impl Store {
                     }
                 };
                 match opened {
-                    Ok(volume) => Ok(Ok(volume)),
+                    Ok(mount) => Ok(Ok(mount)),
                     Err(OpenError::Io { doing, source, .. }) if is_failing(&source) => {
-                        tracing::error!(disk = %path.display(), doing, error = %source, "disk left out of service");
+                        tracing::error!(disk = %path.display(), doing, error = %source, "disk not put into service");
                         Ok(Err((path, format!("{doing}: {source}"))))
                     }
                     Err(error) => Err(error),
                 }
             }
         });
-        let opened = try_join_all(volumes).await?;
+        let opened = try_join_all(mounts).await?;
         counters.recovery_ms.store(began.elapsed().as_millis() as u64, Ordering::Relaxed);
         let (mut disks, mut left_out) = (Vec::new(), Vec::new());
-        for volume in opened {
-            match volume {
-                Ok(volume) => disks.push(volume),
+        for mount in opened {
+            match mount {
+                Ok(mount) => disks.push(mount),
                 Err(path_and_cause) => left_out.push(path_and_cause),
             }
         }
-        let in_service: Vec<Present> = disks.iter().map(|volume| (volume.seed, volume.tier.disk.clone())).collect();
+        let in_service: Vec<Present> = disks.iter().map(|mount| (mount.seed, mount.volume.disk.clone())).collect();
         let mut missing = Vec::with_capacity(left_out.len());
         for (path, cause) in left_out {
             let settled = mark_left_out(path_seed(&path), &path, &in_service).await;
             missing.push(Missing { path, cause, settled });
         }
-        let count = |volume: &Volume| fill_count(volume.tier.next_fill.load(Ordering::Relaxed));
+        let count = |mount: &Mount| fill_count(mount.volume.next_fill.load(Ordering::Relaxed));
         let most = disks.iter().map(count).max().unwrap_or(1);
         let first_of = |number: u64| most | number.min(u64::from(u8::MAX)) << FILL_COUNT_BITS;
-        for volume in &disks {
-            volume.tier.next_fill.store(first_of(u64::from(volume.tier.number)), Ordering::Relaxed);
+        for mount in &disks {
+            mount.volume.next_fill.store(first_of(u64::from(mount.volume.number)), Ordering::Relaxed);
         }
         let next_fill = AtomicU64::new(first_of(u64::from(u8::MAX)));
         Ok(Store { inner: Arc::new(Inner { memory, counters, disks, missing, next_fill }) })
@@ -198,27 +199,27 @@ impl Store {
 
     /// The disk that holds a key, if any: the one with the highest hash of path and name (rendezvous hashing), so
     /// adding or losing a disk moves no key between the others.
-    pub(crate) fn volume(&self, key: Key) -> Option<&Volume> {
+    pub(crate) fn mount(&self, key: Key) -> Option<&Mount> {
         self.owner(name(key))
     }
 
-    fn owner(&self, name: u64) -> Option<&Volume> {
-        let in_service = self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out());
-        in_service.max_by_key(|volume| xxh3_64_with_seed(&name.to_le_bytes(), volume.seed))
+    fn owner(&self, name: u64) -> Option<&Mount> {
+        let in_service = self.inner.disks.iter().filter(|mount| !mount.volume.outage.is_out());
+        in_service.max_by_key(|mount| xxh3_64_with_seed(&name.to_le_bytes(), mount.seed))
     }
 
     /// The other disks in service. One of them may have an object of this key from a time when the owner was out of
     /// service, or not yet configured: an *orphan*. Lookups do not find it, but would if the owner were out again.
-    fn others<'a>(&'a self, owner: &'a Volume) -> impl Iterator<Item = &'a Volume> {
-        let in_service = self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out());
-        in_service.filter(|volume| !std::ptr::eq(*volume, owner))
+    fn others<'a>(&'a self, owner: &'a Mount) -> impl Iterator<Item = &'a Mount> {
+        let in_service = self.inner.disks.iter().filter(|mount| !mount.volume.outage.is_out());
+        in_service.filter(|mount| !std::ptr::eq(*mount, owner))
     }
 
     /// The error for a disk out of service whose objects may be back after a restart.
     fn unsettled_outage(&self) -> Option<WriteError> {
-        let mut out = self.inner.disks.iter().filter(|volume| volume.tier.outage.is_out());
-        if let Some(volume) = out.find(|volume| !volume.tier.outage.is_settled()) {
-            return Some(volume.tier.out_of_service());
+        let mut out = self.inner.disks.iter().filter(|mount| mount.volume.outage.is_out());
+        if let Some(mount) = out.find(|mount| !mount.volume.outage.is_settled()) {
+            return Some(mount.volume.out_of_service());
         }
         let Missing { path, cause, .. } = self.inner.missing.iter().find(|missing| !missing.settled)?;
         Some(WriteError::OutOfService { path: path.clone(), cause: cause.clone() })
@@ -227,13 +228,13 @@ impl Store {
     /// Finds an object by its hash and full key. An object in memory is found without waiting. Treat an error as a
     /// miss: the fill that follows replaces the unreadable object.
     pub async fn lookup(&self, key: Key, full_key: &[u8]) -> Result<Option<Object>, ReadError> {
-        let volume = self.volume(key);
+        let mount = self.mount(key);
         let counters = &self.inner.counters;
-        if let Some(object) = self.in_memory(volume, key, full_key) {
+        if let Some(object) = self.in_memory(mount, key, full_key) {
             self.note_hit(&object);
             return Ok(Some(object));
         }
-        let found = self.find(volume, key, full_key).await?;
+        let found = self.find(mount, key, full_key).await?;
         let counter = if found.is_some() { &counters.disk_hits } else { &counters.misses };
         found.iter().for_each(|object| self.note_asked(object));
         counter.fetch_add(1, Ordering::Relaxed);
@@ -242,13 +243,13 @@ impl Store {
 
     /// Looks in memory only, without waiting. It is not counted until [`Store::note_hit`] is called.
     pub fn lookup_in_memory(&self, key: Key, full_key: &[u8]) -> Option<Object> {
-        self.in_memory(self.volume(key), key, full_key)
+        self.in_memory(self.mount(key), key, full_key)
     }
 
     /// Whether an object is stored under this hash, as far as is known without reading it.
     pub fn is_listed(&self, key: Key) -> bool {
-        match self.volume(key) {
-            Some(volume) => volume.tier.readable(name(key)).is_some(),
+        match self.mount(key) {
+            Some(mount) => mount.volume.readable(name(key)).is_some(),
             None => self.inner.memory.peek_head(name(key)).is_some(),
         }
     }
@@ -259,32 +260,32 @@ impl Store {
         self.note_asked(object);
     }
 
-    pub(crate) fn in_memory(&self, volume: Option<&Volume>, key: Key, full_key: &[u8]) -> Option<Object> {
+    pub(crate) fn in_memory(&self, mount: Option<&Mount>, key: Key, full_key: &[u8]) -> Option<Object> {
         let entry = self.inner.memory.head(name(key))?;
-        let tier = volume.map(|volume| volume.tier.clone());
-        let alive = tier.as_ref().is_none_or(|tier| tier.is_alive(&entry));
-        (alive && entry.record.full_key == full_key).then_some(Object { entry, tier })
+        let volume = mount.map(|mount| mount.volume.clone());
+        let alive = volume.as_ref().is_none_or(|volume| volume.is_alive(&entry));
+        (alive && entry.record.full_key == full_key).then_some(Object { entry, volume })
     }
 
     fn note_asked(&self, object: &Object) {
-        if let Some(tier) = &object.tier {
-            tier.note_asked(&object.entry);
+        if let Some(volume) = &object.volume {
+            volume.note_asked(&object.entry);
         }
     }
 
     /// A lookup that is not counted.
     pub(crate) async fn find(
         &self,
-        volume: Option<&Volume>,
+        mount: Option<&Mount>,
         key: Key,
         full_key: &[u8],
     ) -> Result<Option<Object>, ReadError> {
-        if let Some(object) = self.in_memory(volume, key, full_key) {
+        if let Some(object) = self.in_memory(mount, key, full_key) {
             return Ok(Some(object));
         }
-        let Some(volume) = volume else { return Ok(None) };
-        let entry = volume.tier.find(name(key)).await?.filter(|entry| entry.record.full_key == full_key);
-        Ok(entry.map(|entry| Object { entry, tier: Some(volume.tier.clone()) }))
+        let Some(mount) = mount else { return Ok(None) };
+        let entry = mount.volume.find(name(key)).await?.filter(|entry| entry.record.full_key == full_key);
+        Ok(entry.map(|entry| Object { entry, volume: Some(mount.volume.clone()) }))
     }
 
     /// Begins to store a body. `head` and `stamp` are stored with it; `length` is its length if known, so that a body
@@ -299,20 +300,20 @@ impl Store {
         length: Option<u64>,
     ) -> Result<Fill, WriteError> {
         check_head(full_key, &head)?;
-        let volume = self.volume(key);
-        let most = volume.map_or_else(|| self.inner.memory.body_bytes_max(), |volume| volume.tier.body_bytes_max());
+        let mount = self.mount(key);
+        let most = mount.map_or_else(|| self.inner.memory.body_bytes_max(), |mount| mount.volume.body_bytes_max());
         if let Some(length) = length.filter(|length| *length > most) {
             return Err(WriteError::TooLarge { length, most });
         }
-        if volume.is_some_and(|volume| volume.queue.is_closed()) {
-            return Err(volume.map_or(WriteError::Closed, |volume| volume.queue.ended()));
+        if mount.is_some_and(|mount| mount.queue.is_closed()) {
+            return Err(mount.map_or(WriteError::Closed, |mount| mount.queue.ended()));
         }
-        let next_fill = volume.map_or(&self.inner.next_fill, |volume| &volume.tier.next_fill);
+        let next_fill = mount.map_or(&self.inner.next_fill, |mount| &mount.volume.next_fill);
         let id = next_fill.fetch_add(1, Ordering::Relaxed);
-        let tier = volume.map(|volume| volume.tier.clone());
-        let slice_bytes = tier.as_ref().map_or(SLICE_BYTES_MAX, |tier| tier.slice_bytes);
+        let volume = mount.map(|mount| mount.volume.clone());
+        let slice_bytes = volume.as_ref().map_or(SLICE_BYTES_MAX, |volume| volume.slice_bytes);
         // A complete slice goes to the disk; without a disk everything stays in memory.
-        let held = if tier.is_some() { slice_bytes as u64 } else { most };
+        let held = if volume.is_some() { slice_bytes as u64 } else { most };
         let reserved = length.map_or(slice_bytes as u64, |length| length.min(held));
         let allowed = room_of_fills(self.inner.memory.capacity());
         if !self.inner.counters.reserve(reserved, allowed) {
@@ -321,9 +322,9 @@ impl Store {
         self.inner.counters.fills.fetch_add(1, Ordering::Relaxed);
         Ok(Fill {
             slice_bytes,
-            growing: Arc::new(Growing::new(key, id, full_key, &head, stamp, tier, self.inner.memory.buffers.clone())),
+            growing: Arc::new(Growing::new(key, id, full_key, &head, stamp, volume, self.inner.memory.buffers.clone())),
             followed: Arc::default(),
-            queue: volume.map(|volume| volume.queue.clone()),
+            queue: mount.map(|mount| mount.queue.clone()),
             memory: self.inner.memory.clone(),
             counters: self.inner.counters.clone(),
             announced: length,
@@ -339,26 +340,26 @@ impl Store {
     /// stamp becomes the larger of its own and `stamp`. Visible on return, durable with the next sync.
     pub async fn update_head(&self, object: &Object, head: Bytes, stamp: u64) -> Result<Option<Object>, WriteError> {
         check_head(object.full_key(), &head)?;
-        let volume = self.volume(object.key());
+        let mount = self.mount(object.key());
         // Retries only if another change of this object came first.
         for _ in 0..RACES_MAX {
-            let found = self.find(volume, object.key(), object.full_key()).await.map_err(WriteError::Read)?;
+            let found = self.find(mount, object.key(), object.full_key()).await.map_err(WriteError::Read)?;
             let Some(now) = found.filter(|found| found.generation() == object.generation()) else { return Ok(None) };
             let mut record = now.entry.record.clone();
             record.stamp = record.stamp.max(stamp);
             record.head = Bytes::copy_from_slice(&head);
             let place = now.entry.place;
             let entry = Entry { record, ..now.entry.copied() };
-            let changed = match volume {
-                Some(volume) => {
-                    let _permit = volume.queue.admit(head.len() + object.full_key().len()).await?;
+            let changed = match mount {
+                Some(mount) => {
+                    let _permit = mount.queue.admit(head.len() + object.full_key().len()).await?;
                     let entry = Box::new(entry);
-                    volume.queue.ask(|reply| Command::Head { entry, expected: place, reply }).await?
+                    mount.queue.ask(|reply| Command::Head { entry, expected: place, reply }).await?
                 }
                 None => self.change_in_memory(&now.entry, Some(Arc::new(entry))),
             };
             if let Some(entry) = changed {
-                return Ok(Some(Object { entry, tier: now.tier }));
+                return Ok(Some(Object { entry, volume: now.volume }));
             }
         }
         Err(WriteError::Raced)
@@ -387,11 +388,11 @@ impl Store {
     /// was one. On an error it is gone from this process, but may be back after a restart;
     /// on [`WriteError::Raced`] it is as it was.
     pub async fn remove(&self, key: Key, full_key: &[u8], which: Which) -> Result<bool, WriteError> {
-        let volume = self.volume(key);
-        let removed = self.remove_from(volume, key, full_key, which).await?;
-        if let Some(owner) = volume {
+        let mount = self.mount(key);
+        let removed = self.remove_from(mount, key, full_key, which).await?;
+        if let Some(owner) = mount {
             self.remove_orphans(owner, key).await?;
-            for other in self.others(owner).filter(|other| other.tier.unsettled.load(Ordering::SeqCst)) {
+            for other in self.others(owner).filter(|other| other.volume.unsettled.load(Ordering::SeqCst)) {
                 // An orphan may have been removed a moment ago, and must not be back after a crash.
                 other.queue.ask(|reply| Command::Sync { reply }).await?;
             }
@@ -400,8 +401,8 @@ impl Store {
     }
 
     /// Removes the orphans of a key, durably. Nobody can want to keep one, whatever body it is.
-    async fn remove_orphans(&self, owner: &Volume, key: Key) -> Result<(), WriteError> {
-        for other in self.others(owner).filter(|other| other.tier.index.get(name(key)).is_some()) {
+    async fn remove_orphans(&self, owner: &Mount, key: Key) -> Result<(), WriteError> {
+        for other in self.others(owner).filter(|other| other.volume.index.get(name(key)).is_some()) {
             other.queue.ask(|reply| Command::Remove { key, expected: None, durable: true, reply }).await?;
         }
         Ok(())
@@ -410,23 +411,26 @@ impl Store {
     /// Removes the object from the disk that owns its key, or from memory.
     async fn remove_from(
         &self,
-        volume: Option<&Volume>,
+        mount: Option<&Mount>,
         key: Key,
         full_key: &[u8],
         which: Which,
     ) -> Result<bool, WriteError> {
         // Retries only if another change of this object came first.
         for _ in 0..RACES_MAX {
-            let (found, unread) = match self.find(volume, key, full_key).await {
+            let (found, unread) = match self.find(mount, key, full_key).await {
                 Ok(found) => (found, false),
                 // Its place is still known, and it is removed below without being read.
                 Err(ReadError::Io { .. } | ReadError::Corrupt { .. }) => (None, true),
                 Err(error) => return Err(WriteError::Read(error)),
             };
-            let unread = |tier: &Tier| if unread { tier.index.get(name(key)) } else { tier.unreadable(name(key)) };
-            if let Some((volume, expected)) = volume.and_then(|volume| Some((volume, unread(&volume.tier)?))) {
+            let place = |volume: &Volume| match unread {
+                true => volume.index.get(name(key)),
+                false => volume.unreadable(name(key)),
+            };
+            if let Some((mount, expected)) = mount.and_then(|mount| Some((mount, place(&mount.volume)?))) {
                 let ask = |reply| Command::Remove { key, expected: Some(expected), durable: true, reply };
-                if volume.queue.ask(ask).await? {
+                if mount.queue.ask(ask).await? {
                     return Ok(true);
                 }
                 continue;
@@ -436,16 +440,16 @@ impl Store {
                 Which::Only(generation) => found.generation() == generation,
             };
             let Some(Object { entry, .. }) = found.filter(wanted) else {
-                if let Some(volume) = volume.filter(|volume| volume.tier.unsettled.load(Ordering::SeqCst)) {
+                if let Some(mount) = mount.filter(|mount| mount.volume.unsettled.load(Ordering::SeqCst)) {
                     // It may have been removed a moment ago, and must not be back after a crash.
-                    volume.queue.ask(|reply| Command::Sync { reply }).await?;
+                    mount.queue.ask(|reply| Command::Sync { reply }).await?;
                 }
                 return Ok(false);
             };
-            let removed = match volume {
-                Some(volume) => {
+            let removed = match mount {
+                Some(mount) => {
                     let expected = Some(entry.place);
-                    volume.queue.ask(|reply| Command::Remove { key, expected, durable: true, reply }).await?
+                    mount.queue.ask(|reply| Command::Remove { key, expected, durable: true, reply }).await?
                 }
                 None => self.change_in_memory(&entry, None).is_some(),
             };
@@ -458,7 +462,7 @@ impl Store {
 
     /// A disk that is out of service, and the reason.
     pub(crate) fn outage(&self) -> Option<(PathBuf, String)> {
-        let cause = |volume: &Volume| Some((volume.tier.path.clone(), volume.tier.outage.cause()?.to_owned()));
+        let cause = |mount: &Mount| Some((mount.volume.path.clone(), mount.volume.outage.cause()?.to_owned()));
         self.inner.disks.iter().find_map(cause).or_else(|| {
             let Missing { path, cause, .. } = self.inner.missing.first()?;
             Some((path.clone(), cause.clone()))
@@ -466,7 +470,7 @@ impl Store {
     }
 
     pub(crate) fn has_disk_in_service(&self) -> bool {
-        self.inner.disks.iter().any(|volume| !volume.tier.outage.is_out())
+        self.inner.disks.iter().any(|mount| !mount.volume.outage.is_out())
     }
 
     /// Whether so many body bytes are in memory that slow readers should hold as few as they can.
@@ -493,24 +497,24 @@ impl Store {
         if !self.has_disk_in_service() {
             stats.objects = memory.items();
         }
-        for volume in disks {
-            if volume.tier.outage.is_out() {
+        for mount in disks {
+            if mount.volume.outage.is_out() {
                 stats.disks_out += 1;
                 continue;
             }
-            let (segments, bytes) = volume.tier.usage();
-            stats.objects += volume.tier.index.len();
+            let (segments, bytes) = mount.volume.usage();
+            stats.objects += mount.volume.index.len();
             stats.segments += segments;
             stats.disk_bytes += bytes;
-            stats.held_bytes += volume.tier.held_bytes();
-            stats.held_bytes_max += volume.tier.held.most;
-            stats.disk_capacity_bytes += volume.tier.capacity_bytes;
-            stats.in_flight_bytes += volume.queue.in_flight_bytes();
-            let (pinned, bytes, most) = volume.tier.pins.usage();
+            stats.held_bytes += mount.volume.held_bytes();
+            stats.held_bytes_max += mount.volume.held.most;
+            stats.disk_capacity_bytes += mount.volume.capacity_bytes;
+            stats.in_flight_bytes += mount.queue.in_flight_bytes();
+            let (pinned, bytes, most) = mount.volume.pins.usage();
             stats.pinned_objects += pinned;
             stats.pinned_bytes += bytes;
             stats.pinned_bytes_max += most;
-            stats.pins_lost += volume.tier.pins.lost.load(Ordering::Relaxed);
+            stats.pins_lost += mount.volume.pins.lost.load(Ordering::Relaxed);
         }
         stats
     }
@@ -518,8 +522,8 @@ impl Store {
     /// Makes everything durable, seals the open segments so that the next start is fast, and refuses writes from then
     /// on.
     pub async fn close(&self) -> Result<(), WriteError> {
-        for volume in &self.inner.disks {
-            match volume.queue.ask(|reply| Command::Close { reply }).await {
+        for mount in &self.inner.disks {
+            match mount.queue.ask(|reply| Command::Close { reply }).await {
                 Ok(_) | Err(WriteError::Closed | WriteError::OutOfService { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -528,25 +532,25 @@ impl Store {
     }
 }
 
-async fn open_volume(
+async fn open_mount(
     number: u16,
     config: &DiskConfig,
     segment_bytes: u64,
     disk: Arc<dyn Disk>,
     memory: Arc<Memory>,
     counters: Arc<Counters>,
-) -> Result<Volume, OpenError> {
+) -> Result<Mount, OpenError> {
     let DiskConfig { path, capacity_bytes } = config.clone();
-    let least_bytes = DISK_BYTES_LEAST;
+    let least_bytes = DISK_BYTES_MIN;
     if capacity_bytes < least_bytes {
         return Err(OpenError::CapacityTooSmall { path, capacity_bytes, least_bytes });
     }
     let segment_bytes = segment_bytes.min(capacity_bytes / SEGMENTS_MIN).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
     let seed = path_seed(&path);
-    let tier = Arc::new(Tier::new(number, path, disk, capacity_bytes, segment_bytes, memory, counters));
-    let next_segment = recover(&tier).await?;
-    let queue = writer::spawn(tier.clone(), next_segment);
-    Ok(Volume { prover: Prover::spawn(&tier), tier, queue, seed })
+    let volume = Arc::new(Volume::new(number, path, disk, capacity_bytes, segment_bytes, memory, counters));
+    let next_segment = recover(&volume).await?;
+    let queue = writer::spawn(volume.clone(), next_segment);
+    Ok(Mount { prover: Prover::spawn(&volume), volume, queue, seed })
 }
 
 /// Whether an error means that a disk fails or is full, rather than that the configuration names the wrong place, or

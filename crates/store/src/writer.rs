@@ -35,7 +35,7 @@ use crate::format::{
 use crate::growing::Growing;
 use crate::index::{Place, name};
 use crate::object::Entry;
-use crate::tier::{Segment, Tier, place_of};
+use crate::volume::{Segment, Volume, place_of};
 use crate::{Key, WriteError};
 use queue::{COMMANDS_MAX, Reply};
 use sift::Ghosts;
@@ -56,10 +56,10 @@ const GATHERED_COMMITS: usize = 48;
 const GATHERED_BYTES: u64 = 1 << 20;
 
 /// Starts the writer of a disk; its next segment has the id `next_segment`.
-pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
-    let (queue, commands) = Queue::new(tier.clone());
+pub(crate) fn spawn(volume: Arc<Volume>, next_segment: u32) -> Queue {
+    let (queue, commands) = Queue::new(volume.clone());
     let writer = Writer {
-        tier,
+        volume,
         next_segment,
         open: None,
         void: None,
@@ -80,7 +80,7 @@ pub(crate) fn spawn(tier: Arc<Tier>, next_segment: u32) -> Queue {
 }
 
 struct Writer {
-    tier: Arc<Tier>,
+    volume: Arc<Volume>,
     next_segment: u32,
     open: Option<Open>,
     /// The position from which the log was abandoned, until a newer segment records it durably.
@@ -175,13 +175,13 @@ impl Effect {
 impl Writer {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut closing = None;
-        let tier = self.tier.clone();
+        let volume = self.volume.clone();
         // A lone commit is not delayed.
         let mut several = false;
-        while closing.is_none() && !tier.outage.is_out() {
+        while closing.is_none() && !volume.outage.is_out() {
             let mut next = tokio::select! {
                 biased;
-                () = tier.outage.begun.notified() => break,
+                () = volume.outage.begun.notified() => break,
                 first = commands.recv() => first,
             };
             if next.is_none() {
@@ -220,7 +220,7 @@ impl Writer {
                 let _ = self.sync().await;
             }
         }
-        if tier.outage.is_out() {
+        if volume.outage.is_out() {
             self.end_out_of_service(&mut commands, closing).await;
             return;
         }
@@ -260,7 +260,7 @@ impl Writer {
                     return;
                 }
                 self.flush().await;
-                if self.tier.index.get(name(entry.key)) != Some(expected) {
+                if self.volume.index.get(name(entry.key)) != Some(expected) {
                     let _ = reply.send(Ok(None));
                     return;
                 }
@@ -273,9 +273,9 @@ impl Writer {
                 // Make room first: that may take a sync, after which everything counts as settled.
                 let room = self.make_room(RECORD_HEADER_BYTES, 1).await;
                 self.flush().await;
-                self.tier.unsettled.store(true, Ordering::SeqCst);
-                let expected = expected.or_else(|| self.tier.index.get(name(key)));
-                if !expected.is_some_and(|expected| self.tier.drop_if(name(key), expected)) {
+                self.volume.unsettled.store(true, Ordering::SeqCst);
+                let expected = expected.or_else(|| self.volume.index.get(name(key)));
+                if !expected.is_some_and(|expected| self.volume.drop_if(name(key), expected)) {
                     let _ = reply.send(Ok(false));
                     return;
                 }
@@ -395,7 +395,7 @@ impl Writer {
         for slice in slices {
             let segment = match known.filter(|segment| segment.id == slice.segment) {
                 Some(segment) => segment,
-                None => self.tier.segment_of_log(slice.segment).ok_or(WriteError::Evicted)?,
+                None => self.volume.segment_of_log(slice.segment).ok_or(WriteError::Evicted)?,
             };
             if segment.is_lost(slice.record_end()) {
                 let error = io::Error::other("an earlier write to the segment of a slice failed");
@@ -463,7 +463,7 @@ impl Writer {
         self.open.as_ref().is_some_and(|open| {
             let used = open.end + self.batch.bytes;
             let summary = format::summary_length(open.entries + entries);
-            used + (bytes + summary) as u64 <= self.tier.segment_bytes || used <= SEGMENT_HEADER_BYTES as u64
+            used + (bytes + summary) as u64 <= self.volume.segment_bytes || used <= SEGMENT_HEADER_BYTES as u64
         })
     }
 
@@ -482,14 +482,14 @@ impl Writer {
             return;
         }
         open.end += batch.bytes;
-        if open.end > self.tier.segment_bytes {
+        if open.end > self.volume.segment_bytes {
             open.segment.allocated.fetch_max(open.end, Ordering::Relaxed);
         }
         if let Some(entries) = &mut *open.segment.entries() {
             entries.extend(batch.entries);
         }
         let segment = open.segment.clone();
-        self.tier.counters.written_bytes.fetch_add(batch.bytes, Ordering::Relaxed);
+        self.volume.counters.written_bytes.fetch_add(batch.bytes, Ordering::Relaxed);
         for effect in batch.effects {
             self.apply(effect, &segment);
         }
@@ -497,30 +497,30 @@ impl Writer {
 
     /// Applies the effect of a record written to `segment`.
     fn apply(&mut self, effect: Effect, segment: &Arc<Segment>) {
-        let tier = &*self.tier;
+        let volume = &*self.volume;
         match effect {
             Effect::Slice { growing, number, at, payload, _permit } => {
-                tier.memory.insert_slice(tier.number, growing.id, number, payload);
+                volume.memory.insert_slice(volume.number, growing.id, number, payload);
                 growing.written(number, at, segment);
             }
             Effect::Commit { growing, entry, visible, durable, _permit } => {
-                if !tier.publish(&entry) {
-                    let error = tier.out_of_service();
+                if !volume.publish(&entry) {
+                    let error = volume.out_of_service();
                     growing.fail(&error);
                     let _ = visible.send(Err(error));
                     return;
                 }
                 self.running.remove(&growing.id);
                 if self.ghosts.take(name(entry.key)) {
-                    tier.index.lock(name(entry.key)).note_settled(name(entry.key));
+                    volume.index.lock(name(entry.key)).note_settled(name(entry.key));
                 }
-                tier.note_parts(&entry);
-                tier.counters.commits.fetch_add(1, Ordering::Relaxed);
+                volume.note_parts(&entry);
+                volume.counters.commits.fetch_add(1, Ordering::Relaxed);
                 // A body of one slice is already in memory with its head; lagging followers keep that slice.
                 if let (Some(last), true) = (entry.record.slices.last(), entry.held.is_empty()) {
                     let number = entry.record.slices.len() as u32 - 1;
                     if let Some((_, payload)) = growing.held(number) {
-                        tier.memory.insert_slice(tier.number, growing.id, number, payload);
+                        volume.memory.insert_slice(volume.number, growing.id, number, payload);
                     }
                     growing.written(number, *last, segment);
                 }
@@ -528,8 +528,8 @@ impl Writer {
                 self.waiting.push(durable);
             }
             Effect::Head { entry, reply } => {
-                let published = tier.publish(&entry);
-                let _ = reply.send(if published { Ok(Some(entry)) } else { Err(tier.out_of_service()) });
+                let published = volume.publish(&entry);
+                let _ = reply.send(if published { Ok(Some(entry)) } else { Err(volume.out_of_service()) });
             }
             Effect::Removed { durable: true, reply } => self.waiting.push(reply),
             Effect::Removed { durable: false, reply } => drop(reply.send(Ok(true))),
@@ -548,7 +548,7 @@ impl Writer {
         }
         self.sync_open().await?;
         if self.void.is_none() && self.gone.is_empty() {
-            self.tier.unsettled.store(false, Ordering::SeqCst);
+            self.volume.unsettled.store(false, Ordering::SeqCst);
         }
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Ok(true));
@@ -565,11 +565,11 @@ impl Writer {
         self.void = None;
         self.gone.clear();
         for (old, entry) in self.moved.drain(..) {
-            self.tier.note_parts(&entry);
-            self.tier.publish_moved(old, *entry);
+            self.volume.note_parts(&entry);
+            self.volume.publish_moved(old, *entry);
         }
-        self.tier.outage.write_went_well();
-        self.tier.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        self.volume.outage.write_went_well();
+        self.volume.counters.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -584,9 +584,9 @@ impl Writer {
     /// The same for a segment that is already synced.
     async fn seal_open(&mut self) {
         let Some(open) = self.open.take() else { return };
-        if let Err(error) = open.segment.seal(open.end, self.tier.next_fill.load(Ordering::Relaxed)).await {
-            self.tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(disk = %self.tier.path.display(), segment = open.segment.id, %error, "segment left without a summary");
+        if let Err(error) = open.segment.seal(open.end, self.volume.next_fill.load(Ordering::Relaxed)).await {
+            self.volume.counters.write_errors.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(disk = %self.volume.path.display(), segment = open.segment.id, %error, "segment left without a summary");
         }
     }
 
@@ -595,13 +595,13 @@ impl Writer {
         let error = self.failed(error);
         if let Some(open) = self.open.take() {
             let segment = &*open.segment;
-            tracing::warn!(disk = %self.tier.path.display(), segment = segment.id, error = ?error, "segment given up");
+            tracing::warn!(disk = %self.volume.path.display(), segment = segment.id, error = ?error, "segment abandoned");
             let offset = u32::try_from(segment.synced_to()).expect("an open segment has offsets of 32 bits");
             let empty = segment.synced_to() <= SEGMENT_HEADER_BYTES as u64;
             // An empty segment will be removed, so the next one has to record what its header may record.
             let recorded = segment.void.filter(|_| empty);
             self.void.get_or_insert(recorded.unwrap_or(Void { segment: segment.id, offset }));
-            self.tier.unsettled.store(true, Ordering::SeqCst);
+            self.volume.unsettled.store(true, Ordering::SeqCst);
             segment.broke();
             self.moved.clear();
             if empty {
@@ -612,7 +612,7 @@ impl Writer {
                     let place = place_of(segment.id, entry);
                     let kept = segment.is_durable(place.end());
                     // A head that was never visible here is still at its former place, and must not get a tombstone.
-                    if !kept && (self.tier.drop_if(name(entry.key), place) || entry.kind == Kind::Tombstone) {
+                    if !kept && (self.volume.drop_if(name(entry.key), place) || entry.kind == Kind::Tombstone) {
                         self.gone.insert(entry.key);
                     }
                     kept
@@ -634,11 +634,11 @@ impl Writer {
 
     /// Counts a failure of the disk, which may take it out of service.
     fn failed(&self, error: io::Error) -> WriteError {
-        let tier = &self.tier;
-        tier.counters.write_errors.fetch_add(1, Ordering::Relaxed);
-        if tier.outage.write_failed(&error) {
-            tier.forget_all();
-            tracing::error!(disk = %tier.path.display(), %error, "disk taken out of service");
+        let volume = &self.volume;
+        volume.counters.write_errors.fetch_add(1, Ordering::Relaxed);
+        if volume.outage.write_failed(&error) {
+            volume.forget_all();
+            tracing::error!(disk = %volume.path.display(), %error, "disk taken out of service");
         }
         WriteError::Io(Arc::new(error))
     }

@@ -22,13 +22,13 @@ mod audit;
 pub(crate) use access::{KeyCommand, PolicyCommand, UserCommand, key, policy, user};
 pub(crate) use audit::{AuditArgs, audit};
 
-/// Where the state lies.
+/// Where the state is stored.
 #[derive(Debug, Args)]
 pub(crate) struct StateArgs {
     /// The control plane's database: sqlite:PATH or postgres://USER@HOST/DATABASE, with the password in PGPASSWORD or PGPASSFILE
     #[arg(long, value_name = "URL")]
     state: String,
-    /// The key that seals secrets [default: secret.key beside a SQLite file]
+    /// The file with the key that seals secrets [default: secret.key next to a SQLite file]
     #[arg(long, value_name = "PATH")]
     secret_key_file: Option<PathBuf>,
 }
@@ -45,7 +45,7 @@ pub(crate) enum AccountCommand {
     /// Make an account
     Create {
         name: String,
-        /// Whose limits and error texts it gets: cdn-2024, vod-2021, open, ...
+        /// The profile of limits and error texts: cdn-2024, vod-2021, open, ...
         #[arg(long, default_value = "cdn-2024")]
         profile: String,
         /// Limits that differ from the profile's, such as preload=5000,url=20000,dir=200,queue=100000,action_qps=200,pin_bytes=5000000000
@@ -60,7 +60,7 @@ pub(crate) enum AccountCommand {
         #[command(flatten)]
         state: StateArgs,
     },
-    /// Say what an account may do
+    /// Set what an account may do
     Set {
         name: String,
         /// active, not-opened, suspended or overdue
@@ -78,11 +78,11 @@ pub(crate) enum AccountCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NameCommand {
-    /// Switch a domain off, and let nobody add or change it
+    /// Block a domain: it is switched off and cannot be added or changed
     Block {
         /// A domain's name; with a leading dot also all below it
         name: String,
-        /// What its owner is told
+        /// The reason that its owner is shown
         #[arg(long)]
         reason: String,
         #[command(flatten)]
@@ -121,7 +121,7 @@ pub(crate) enum Region {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PopCommand {
-    /// Set a POP: its region, and whom each of its tiers asks
+    /// Set a POP: its region and the parent of each of its tiers
     Set {
         name: String,
         #[arg(long)]

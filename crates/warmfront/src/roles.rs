@@ -60,7 +60,7 @@ async fn told(node: &Node) -> Told {
     let (mut terminate, mut hangup) = match signals {
         Ok(signals) => signals,
         Err(error) => {
-            tracing::error!(%error, "signals cannot be waited for");
+            tracing::error!(%error, "cannot wait for signals");
             return Told::Stop;
         }
     };
@@ -176,7 +176,7 @@ pub(crate) async fn stopped() {
     let mut terminate = match signal(SignalKind::terminate()) {
         Ok(terminate) => terminate,
         Err(error) => {
-            tracing::error!(%error, "SIGTERM cannot be waited for");
+            tracing::error!(%error, "cannot wait for SIGTERM");
             return;
         }
     };

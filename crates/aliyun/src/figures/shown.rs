@@ -15,7 +15,7 @@ use super::{Figure, FigureQuery, Place, SortBy, UrlQuery};
 use crate::read::{Product, timestamp};
 
 /// Maximum number of URLs in one list.
-const URLS_SHOWN: usize = 100;
+const URLS_SHOWN_MAX: usize = 100;
 
 /// The answer to a query for figures.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,7 +194,7 @@ pub(crate) fn urls_fields(request_id: &str, shown: &UrlsShown) -> Value {
                 "FlowProportion": share(*flow, bytes),
             })
         };
-        json!({ "UrlList": urls.iter().take(URLS_SHOWN).map(one).collect::<Vec<_>>() })
+        json!({ "UrlList": urls.iter().take(URLS_SHOWN_MAX).map(one).collect::<Vec<_>>() })
     };
     for class in Class::ALL {
         let of = shown.urls.iter().filter(|(of, _)| *of == class);

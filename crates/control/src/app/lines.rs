@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{Revision, UrlKey};
 
-use super::{App, CHUNKS_AT_ONCE, Denied, OUTLINES_AT_ONCE, Permission, Principal};
+use super::{App, CHUNKS_BATCH_MAX, Denied, OUTLINES_BATCH_MAX, Permission, Principal};
 use crate::completion::Waiting;
 use crate::known::Known;
 use crate::scheduler::{LineState, key_of, line_state};
@@ -114,14 +114,14 @@ impl App {
             // Each chunk has at least one line.
             let lacking = skip.saturating_add(size as u64).saturating_sub(page.total);
             let most = if within {
-                OUTLINES_AT_ONCE
+                OUTLINES_BATCH_MAX
             } else {
-                OUTLINES_AT_ONCE.min(u32::try_from(lacking).unwrap_or(u32::MAX))
+                OUTLINES_BATCH_MAX.min(u32::try_from(lacking).unwrap_or(u32::MAX))
             };
             let outlines = self.state.outlines(principal.account(), &chunks_filter, before, most).await?;
             let Some(last) = outlines.last() else { break };
             before = Some(*last);
-            for some in outlines.chunks(CHUNKS_AT_ONCE) {
+            for some in outlines.chunks(CHUNKS_BATCH_MAX) {
                 // A chunk wholly before or behind the page is not read, unless lines within chunks are filtered.
                 let wanted =
                     |outline: &&Outline, at: u64| within || (at + outline.lines > skip && at < skip + size as u64);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::receipt::{MemberThen, Objects, Receipt, Step};
 use model::{NodeName, Revision};
 
-use super::{App, CHUNKS_AT_ONCE, Denied, OUTLINES_AT_ONCE, Permission, Principal};
+use super::{App, CHUNKS_BATCH_MAX, Denied, OUTLINES_BATCH_MAX, Permission, Principal};
 use crate::receipt::digest;
 use crate::state::chunks::{Chunk, Filter, Kind};
 use crate::state::completions::{Amounts, Completion};
@@ -44,7 +44,7 @@ impl App {
                 None => {
                     let step = self.state.completion_of(chunk.revision).await?;
                     let step = step.ok_or(Denied::NoReceipt(
-                        "What completed the task is not kept: it was completed by an earlier version, or too much was kept since.",
+                        "The receipt data of the task is not kept: an earlier version completed it, or newer data has replaced it.",
                     ))?;
                     steps.push((step, vec![chunk.revision]));
                 }
@@ -81,9 +81,9 @@ impl App {
     pub(super) async fn chunks_of(&self, account: &str, task: u64) -> Result<Vec<Chunk>, Denied> {
         let filter = Filter { tasks: vec![task], to_ms: u64::MAX >> 1, ..Filter::default() };
         // A task has at most one chunk for each of its objects, and no more objects than outlines are read at once.
-        let outlines = self.state.outlines(account, &filter, None, OUTLINES_AT_ONCE).await?;
+        let outlines = self.state.outlines(account, &filter, None, OUTLINES_BATCH_MAX).await?;
         let mut chunks = Vec::new();
-        for some in outlines.chunks(CHUNKS_AT_ONCE) {
+        for some in outlines.chunks(CHUNKS_BATCH_MAX) {
             chunks.extend(self.state.chunks(&some.iter().map(|outline| outline.id).collect::<Vec<_>>()).await?);
         }
         chunks.reverse();

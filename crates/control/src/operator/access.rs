@@ -196,6 +196,6 @@ fn not_systems(name: &str) -> Result<(), OperatorError> {
     if policy::system(name).is_none() {
         return Ok(());
     }
-    let problem = format!("`{name}` is a system policy, which every account has and nobody changes");
+    let problem = format!("`{name}` is a system policy, which every account has and which cannot be changed");
     Err(OperatorError::Argument { argument: "NAME", problem })
 }

@@ -23,7 +23,7 @@ use crate::state::StateError;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The most chunks that one statement names.
-const NAMED_AT_ONCE: usize = 500;
+const NAMED_BATCH_MAX: usize = 500;
 
 impl Task {
     /// Finds chunks that others offered or ended, and offers those that no node here can take.
@@ -61,7 +61,7 @@ impl Task {
         let is_for_others = |work: &Work| !work.targets().is_empty() && !work.targets().iter().any(is_here);
         let fresh = self.accounts.values_mut().filter(|queue| queue.known_to > queue.offered_to);
         let mut offered: Vec<&mut Queue> = fresh.filter(|queue| queue.chunks.values().any(is_for_others)).collect();
-        for queues in offered.chunks_mut(NAMED_AT_ONCE) {
+        for queues in offered.chunks_mut(NAMED_BATCH_MAX) {
             let ids: Vec<u64> = queues.iter().map(|queue| queue.known_to).collect();
             self.state.offer(&ids).await?;
             queues.iter_mut().for_each(|queue| queue.offered_to = queue.known_to);
@@ -85,7 +85,7 @@ impl Task {
     async fn let_go_of_ended(&mut self) -> Result<(), StateError> {
         let ids: Vec<u64> = self.account_of.keys().filter(|id| !self.done.contains(id)).copied().collect();
         let mut ended = HashSet::new();
-        for ids in ids.chunks(NAMED_AT_ONCE) {
+        for ids in ids.chunks(NAMED_BATCH_MAX) {
             ended.extend(self.state.ended(ids).await?);
         }
         self.withdraw(ended.clone());

@@ -5,10 +5,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use model::{Job, NodeName};
+use model::{Job, NodeName, account_number};
 
-use super::work::{Said, Turn};
+use super::aims::Aims;
+use super::work::Said;
 use super::{Order, Session, Task};
+
+/// How many times as many jobs an account may have at a node as the node has free places: three quarters of all where it
+/// is alone, and a little less for each with every account more. Choudhury and Hahne call this a dynamic threshold
+/// (*Dynamic Queue Length Thresholds for Shared-Memory Packet Switches*, 1998).
+const JOBS_PER_FREE_PLACE: usize = 3;
+
+/// How many more jobs an account that has `has` may get of a node with `free` free places.
+pub(super) fn may_still_have(has: usize, free: usize) -> usize {
+    // Each of them takes a free place as well, hence the divisor. It is rounded up: the last place may be taken.
+    (JOBS_PER_FREE_PLACE * free).saturating_sub(has).div_ceil(JOBS_PER_FREE_PLACE + 1)
+}
 
 /// The jobs leased to a node.
 #[derive(Default)]
@@ -63,6 +75,72 @@ impl Leased {
     }
 }
 
+/// The nodes that can take jobs in one turn, and the jobs given out in it.
+pub(super) struct Turn {
+    /// The number of the account whose turn it is.
+    account: u64,
+    /// How many more jobs each member can take, by its number.
+    free: Vec<usize>,
+    /// How many of these may belong to the account whose turn it is.
+    may: Vec<usize>,
+    given: Vec<(u32, Job)>,
+}
+
+impl Turn {
+    pub(super) fn new(aims: &Aims, room: &HashMap<NodeName, usize>) -> Turn {
+        let free: Vec<usize> = aims.names().iter().map(|name| room.get(name).copied().unwrap_or_default()).collect();
+        Turn { account: 0, may: free.clone(), free, given: Vec::new() }
+    }
+
+    /// Begins the turn of an account; `may` says how many more of its jobs a member with so many free places may have.
+    pub(super) fn begin(&mut self, account: &str, names: &[NodeName], may: impl Fn(&NodeName, usize) -> usize) {
+        self.account = account_number(account);
+        for ((at, free), name) in self.may.iter_mut().zip(&self.free).zip(names) {
+            *at = if *free > 0 { may(name, *free).min(*free) } else { 0 };
+        }
+    }
+
+    /// Whether a member can take another job.
+    pub(super) fn is_free(&self, number: u32) -> bool {
+        self.free.get(number as usize).is_some_and(|free| *free > 0)
+    }
+
+    /// Whether a member can take another job of the account whose turn it is.
+    pub(super) fn has_room(&self, number: u32) -> bool {
+        self.may.get(number as usize).is_some_and(|may| *may > 0)
+    }
+
+    /// The number of the account whose turn it is.
+    pub(super) fn account(&self) -> u64 {
+        self.account
+    }
+
+    /// Gives a job to a member; it must have room.
+    pub(super) fn give(&mut self, number: u32, job: Job) {
+        for room in [&mut self.free, &mut self.may] {
+            if let Some(room) = room.get_mut(number as usize) {
+                *room -= 1;
+            }
+        }
+        self.given.push((number, job));
+    }
+
+    /// The jobs given out after the first `count`.
+    pub(super) fn since(&self, count: usize) -> &[(u32, Job)] {
+        self.given.get(count..).unwrap_or_default()
+    }
+
+    /// How many jobs were given out.
+    pub(super) fn count(&self) -> usize {
+        self.given.len()
+    }
+
+    /// The jobs given out, each with the number of its member.
+    pub(super) fn given(self) -> Vec<(u32, Job)> {
+        self.given
+    }
+}
+
 impl Task {
     /// Puts jobs in line for their present owners if these may have changed, and rechecks chunks that have ended: an
     /// object that became resident while its owner was away is not where users' requests look first once the owner is
@@ -91,8 +169,9 @@ impl Task {
         }
     }
 
-    /// Gives out jobs in turns, as long as a node has room. At each node the account with the fewest jobs goes first:
-    /// when a node is full of jobs for an unresponsive origin, a free place there goes to accounts with other origins.
+    /// Gives out jobs in turns, as long as a node has room. At each node the account with the fewest jobs goes first, and
+    /// none has more than [`JOBS_PER_FREE_PLACE`] times as many as there are free places: where all jobs of an account
+    /// wait for an unresponsive origin, a place is left for those of accounts with other origins.
     pub(super) fn lease(&mut self) {
         let mut turn = Turn::new(&self.aims, &self.room);
         // Every account in turn, beginning behind the one that had the last turn.
@@ -105,7 +184,7 @@ impl Task {
         // less.
         let (last, mut rest) = self.last_turn.clone();
         names.sort_by_key(|name| if rest > 0 { *name < last } else { *name <= last });
-        // The most jobs that an account may have at a node; doubled below. An account that is alone may have all.
+        // The most jobs that an account may have at a node; doubled below.
         let mut most = if names.len() > 1 { 1 } else { self.bounds.per_node };
         while !names.is_empty() {
             let before = turn.count();
@@ -113,7 +192,10 @@ impl Task {
                 let Some(queue) = self.accounts.get_mut(name) else { continue };
                 let sessions = &self.sessions;
                 let has = |node: &NodeName| sessions.get(node).map_or(0, |session| session.leased.of(name));
-                turn.begin(self.aims.names(), |node| most.saturating_sub(has(node)));
+                turn.begin(name, self.aims.names(), |node, free| {
+                    let has = has(node);
+                    most.saturating_sub(has).min(may_still_have(has, free))
+                });
                 let begun = turn.count();
                 let turn_max = match std::mem::take(&mut rest) {
                     rest if rest > 0 && *name == last => rest,

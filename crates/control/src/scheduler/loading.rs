@@ -17,15 +17,15 @@ use crate::state::{StateError, millis};
 
 /// Chunks read from the database at a time, and reads in one turn: events that arrive meanwhile wait no longer than
 /// that.
-const CHUNKS_AT_ONCE: usize = 32;
-const LOADS_AT_ONCE: usize = 16;
+const CHUNKS_BATCH_MAX: usize = 32;
+const LOADS_PER_TURN_MAX: usize = 16;
 
 /// Open chunks listed at a time, without their objects, and about how many in one turn.
-const STANDING_AT_ONCE: u32 = 5_000;
-const STANDING_IN_TURN: usize = 10_000;
+const STANDING_BATCH_MAX: u32 = 5_000;
+const STANDING_PER_TURN_MAX: usize = 10_000;
 
 /// Chunks that were steered, read at a time.
-const STEERED_AT_ONCE: u32 = 1_000;
+const STEERED_BATCH_MAX: u32 = 1_000;
 
 impl Task {
     /// Takes over the latest knowledge: targets may have changed, nodes that held objects may be gone, keys may differ.
@@ -76,7 +76,7 @@ impl Task {
         };
         self.heard = Some(heard);
         loop {
-            let steered = self.state.steered_after(heard, STEERED_AT_ONCE).await?;
+            let steered = self.state.steered_after(heard, STEERED_BATCH_MAX).await?;
             let Some(last) = steered.last() else { return Ok(()) };
             heard = last.at;
             self.heard = Some(heard);
@@ -135,135 +135,28 @@ impl Task {
     }
 
     /// Loads as many chunks as there is room for; returns whether there may be more. Each account has its share of the
-    /// room and may load at least one chunk, and a quarter more for chunks past their deadline, which only have to be
-    /// failed.
+    /// room, see [`Queue::next_to_load`].
     pub(super) async fn load(&mut self) -> Result<bool, StateError> {
         let share = self.bounds.loaded / self.accounts.len().max(1);
-        let now_ms = millis(self.clock.now());
-        let (late_ms, deadline_ms) = (self.late_ms(now_ms), self.deadline_ms());
-        let targets = self.aims.groups().max(1);
-        let mut fresh = Vec::new();
-        let (mut turns, mut looks) = (LOADS_AT_ONCE, STANDING_IN_TURN);
+        let mut left = Left { reads: LOADS_PER_TURN_MAX, listed: STANDING_PER_TURN_MAX };
         let mut loaded = Ok(false);
         // Every account in turn, beginning behind the one at which the last call stopped.
-        let mut queues: Vec<(&String, &mut Queue)> = self.accounts.iter_mut().collect();
-        let first = queues.partition_point(|(account, _)| **account <= self.loaded_to);
-        queues.rotate_left(first);
-        'accounts: for (account, queue) in queues {
-            // Read first: every chunk counted here was in the database before it was counted.
-            let counted = self.open.of(account);
-            let looked = queue.more;
-            while queue.more && looks > 0 {
-                let standing = match self.state.open_prefetches(account, queue.known_to, STANDING_AT_ONCE).await {
-                    Ok(standing) => standing,
-                    Err(error) => {
-                        loaded = Err(error);
-                        break 'accounts;
-                    }
-                };
-                queue.more = standing.len() == STANDING_AT_ONCE as usize;
-                looks = looks.saturating_sub(standing.len());
-                for chunk in standing {
-                    let steering = self.jumps.moved(chunk.id, chunk.steering);
-                    queue.stand(Standing { steering, ..chunk }, now_ms);
-                }
-            }
-            if queue.more {
-                // The chunk that goes first may not be known yet.
-                loaded = Ok(true);
-                self.loaded_to.clone_from(account);
-                break;
-            }
-            if looked && counted.0 < queue.len() as u64 {
-                // Some chunks were accepted by another control plane.
-                self.open.raise(account.clone(), queue.len() as u64, queue.urls());
-            }
-            if looked && counted.0 > queue.len() as u64 {
-                // Some chunks were cancelled before this process had read of them.
-                let urls = counted.1.saturating_sub(queue.urls());
-                self.open.take(account, counted.0 - queue.len() as u64, urls);
-            }
-            queue.due(now_ms);
-            loop {
-                let (room, more) =
-                    (share.saturating_sub(queue.loaded), (share + share / 4).saturating_sub(queue.loaded));
-                let late = if more > 0 || queue.chunks.is_empty() {
-                    queue.begun_before(late_ms, CHUNKS_AT_ONCE, more, targets)
-                } else {
-                    Vec::new()
-                };
-                let ids = if !late.is_empty() {
-                    late
-                } else if room > 0 || queue.chunks.is_empty() {
-                    queue.next(CHUNKS_AT_ONCE, room, targets)
-                } else if queue.is_outranked() && more > 0 {
-                    queue.next(1, more, targets)
-                } else {
-                    break;
-                };
-                if ids.is_empty() {
-                    break;
-                }
-                if turns == 0 {
+        let mut accounts: Vec<String> = self.accounts.keys().cloned().collect();
+        let first = accounts.partition_point(|account| *account <= self.loaded_to);
+        accounts.rotate_left(first);
+        for account in accounts {
+            match self.load_of(&account, share, &mut left).await {
+                Ok(true) => {}
+                Ok(false) => {
                     loaded = Ok(true);
-                    self.loaded_to.clone_from(account);
-                    break 'accounts;
+                    self.loaded_to = account;
+                    break;
                 }
-                turns -= 1;
-                let mut chunks: BTreeMap<u64, Chunk> = match self.state.chunks(&ids).await {
-                    Ok(chunks) => chunks.into_iter().map(|chunk| (chunk.id, chunk)).collect(),
-                    Err(error) => {
-                        loaded = Err(error);
-                        break 'accounts;
-                    }
-                };
-                for id in ids {
-                    let Some(standing) = queue.leave(id) else { continue };
-                    let mut chunk = chunks.remove(&id).filter(|chunk| chunk.finished_ms == 0);
-                    if let Some(chunk) = &mut chunk {
-                        chunk.steering = self.jumps.moved(id, chunk.steering);
-                    }
-                    match chunk {
-                        // A later version of the program may be able to read it, and complete it in time.
-                        Some(chunk) if chunk.unreadable && chunk.steering.may_run(now_ms) => {
-                            let until_ms = chunk.steering.from_ms.saturating_add(deadline_ms);
-                            if now_ms <= until_ms {
-                                tracing::error!(chunk = id, "a prefetch cannot be read, and waits for its deadline");
-                                queue.put_off(standing, until_ms + 1, now_ms);
-                                continue;
-                            }
-                            let progress = Progress::failed(chunk.paths.len(), &Cause::Deadline);
-                            if let Err(error) = self.state.keep_progress(&[(id, now_ms.max(1), &progress)]).await {
-                                queue.stand(standing, now_ms);
-                                loaded = Err(error);
-                                break 'accounts;
-                            }
-                            self.counters.failed.fetch_add(standing.urls, Ordering::Relaxed);
-                            self.open.ended(account, standing.urls);
-                        }
-                        Some(chunk) if chunk.steering.may_run(now_ms) => {
-                            let mut work = Work::new(chunk, &mut self.aims, &self.known);
-                            // The domain's functions may have changed since it was submitted.
-                            work.begin_after(self.head);
-                            for node in &self.emptied {
-                                work.lost(node, &mut self.aims);
-                            }
-                            work.line_up(&self.aims, &self.room);
-                            queue.load(id, work);
-                            self.account_of.insert(id, account.clone());
-                            fresh.push(id);
-                        }
-                        Some(chunk) => queue.stand(Standing { steering: chunk.steering, ..standing }, now_ms),
-                        // Another control plane has ended it.
-                        None => self.open.ended(account, standing.urls),
-                    }
+                Err(error) => {
+                    loaded = Err(error);
+                    break;
                 }
             }
-            self.leaving.extend(queue.outranked(share));
-        }
-        for id in fresh {
-            self.give_up_if_late(id);
-            self.note(id);
         }
         for id in &self.leaving {
             let queue = self.account_of.get(id).and_then(|account| self.accounts.get_mut(account));
@@ -273,6 +166,119 @@ impl Task {
         }
         loaded
     }
+
+    /// Loads as many chunks of an account as its share has room for; returns whether this turn could do that.
+    async fn load_of(&mut self, account: &str, share: usize, left: &mut Left) -> Result<bool, StateError> {
+        if !self.list(account, left).await? {
+            // The chunk that goes first may not be known yet.
+            return Ok(false);
+        }
+        let now_ms = millis(self.clock.now());
+        let (late_ms, targets) = (self.late_ms(now_ms), self.aims.groups().max(1));
+        loop {
+            let Some(queue) = self.accounts.get_mut(account) else { return Ok(true) };
+            let ids = queue.next_to_load(share, CHUNKS_BATCH_MAX, late_ms, targets);
+            if ids.is_empty() {
+                self.leaving.extend(queue.outranked(share));
+                return Ok(true);
+            }
+            if left.reads == 0 {
+                return Ok(false);
+            }
+            left.reads -= 1;
+            let chunks = self.state.chunks(&ids).await?;
+            let mut chunks: BTreeMap<u64, Chunk> = chunks.into_iter().map(|chunk| (chunk.id, chunk)).collect();
+            for id in ids {
+                self.take_in(account, id, chunks.remove(&id), now_ms).await?;
+            }
+        }
+    }
+
+    /// Lists the open chunks of an account that are not known yet; returns whether all are known now.
+    async fn list(&mut self, account: &str, left: &mut Left) -> Result<bool, StateError> {
+        let now_ms = millis(self.clock.now());
+        let Some(queue) = self.accounts.get_mut(account) else { return Ok(true) };
+        // Read first: every chunk counted here was in the database before it was counted.
+        let counted = self.open.of(account);
+        let looked = queue.more;
+        while queue.more && left.listed > 0 {
+            let standing = self.state.open_prefetches(account, queue.known_to, STANDING_BATCH_MAX).await?;
+            queue.more = standing.len() == STANDING_BATCH_MAX as usize;
+            left.listed = left.listed.saturating_sub(standing.len());
+            for chunk in standing {
+                let steering = self.jumps.moved(chunk.id, chunk.steering);
+                queue.stand(Standing { steering, ..chunk }, now_ms);
+            }
+        }
+        if queue.more {
+            return Ok(false);
+        }
+        if looked && counted.0 < queue.len() as u64 {
+            // Some chunks were accepted by another control plane.
+            self.open.raise(account.to_owned(), queue.len() as u64, queue.urls());
+        }
+        if looked && counted.0 > queue.len() as u64 {
+            // Some chunks were cancelled before this process had read of them.
+            let urls = counted.1.saturating_sub(queue.urls());
+            self.open.take(account, counted.0 - queue.len() as u64, urls);
+        }
+        queue.due(now_ms);
+        Ok(true)
+    }
+
+    /// Takes in a chunk that stood outside, as the database has it now; `None` if it has none.
+    async fn take_in(&mut self, account: &str, id: u64, chunk: Option<Chunk>, now_ms: u64) -> Result<(), StateError> {
+        let deadline_ms = self.deadline_ms();
+        let Some(queue) = self.accounts.get_mut(account) else { return Ok(()) };
+        let Some(standing) = queue.leave(id) else { return Ok(()) };
+        let Some(mut chunk) = chunk.filter(|chunk| chunk.finished_ms == 0) else {
+            // Another control plane has ended it.
+            self.open.ended(account, standing.urls);
+            return Ok(());
+        };
+        chunk.steering = self.jumps.moved(id, chunk.steering);
+        if !chunk.steering.may_run(now_ms) {
+            queue.stand(Standing { steering: chunk.steering, ..standing }, now_ms);
+            return Ok(());
+        }
+        if chunk.unreadable {
+            // A later version of the program may be able to read it, and complete it in time.
+            let until_ms = chunk.steering.from_ms.saturating_add(deadline_ms);
+            if now_ms <= until_ms {
+                tracing::error!(chunk = id, "a prefetch cannot be read and fails at its deadline");
+                queue.put_off(standing, until_ms + 1, now_ms);
+                return Ok(());
+            }
+            let progress = Progress::failed(chunk.paths.len(), &Cause::Deadline);
+            if let Err(error) = self.state.keep_progress(&[(id, now_ms.max(1), &progress)]).await {
+                queue.stand(standing, now_ms);
+                return Err(error);
+            }
+            self.counters.failed.fetch_add(standing.urls, Ordering::Relaxed);
+            self.open.ended(account, standing.urls);
+            return Ok(());
+        }
+        let mut work = Work::new(chunk, &mut self.aims, &self.known);
+        // The domain's functions may have changed since it was submitted.
+        work.begin_after(self.head);
+        for node in &self.emptied {
+            work.lost(node, &mut self.aims);
+        }
+        work.line_up(&self.aims, &self.room);
+        queue.load(id, work);
+        self.account_of.insert(id, account.to_owned());
+        self.give_up_if_late(id);
+        self.note(id);
+        Ok(())
+    }
+}
+
+/// What may still be read in a turn.
+struct Left {
+    /// How many times chunks may be read.
+    reads: usize,
+    /// How many chunks may be listed.
+    listed: usize,
 }
 
 /// Domains that store objects differently than before, including new and removed ones.

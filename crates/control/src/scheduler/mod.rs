@@ -83,7 +83,7 @@ const EVENTS_MAX: usize = 256;
 const REPORTS_MAX: usize = JOBS_PER_NODE_MAX;
 
 /// Reports of one session that become one event.
-const REPORTS_AT_ONCE: usize = 256;
+const REPORTS_BATCH_MAX: usize = 256;
 
 /// Messages on their way to one session.
 const MESSAGES_MAX: usize = 64;
@@ -96,7 +96,7 @@ const TICK: Duration = Duration::from_millis(250);
 const MISSED_MAX: Duration = Duration::from_secs(10);
 
 /// Chunks whose progress is written in one transaction.
-const KEPT_AT_ONCE: usize = 256;
+const KEPT_BATCH_MAX: usize = 256;
 
 /// What the scheduler tells the session of a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,7 +147,7 @@ async fn announce(here: Event, mut reports: mpsc::Receiver<Report>, events: mpsc
     let mut next = here;
     while events.send(next).await.is_ok() {
         let mut some = Vec::new();
-        if reports.recv_many(&mut some, REPORTS_AT_ONCE).await == 0 {
+        if reports.recv_many(&mut some, REPORTS_BATCH_MAX).await == 0 {
             let _ = events.send(Event::Gone { node, session }).await;
             return;
         }
@@ -611,7 +611,7 @@ impl Task {
         loop {
             let going = all.then_some(&self.changed).into_iter().flatten().filter(|id| !self.leaving.contains(id));
             let going = going.chain(&self.leaving).filter(|id| !self.done.contains(id));
-            let ids: Vec<u64> = self.done.iter().chain(going).take(KEPT_AT_ONCE).copied().collect();
+            let ids: Vec<u64> = self.done.iter().chain(going).take(KEPT_BATCH_MAX).copied().collect();
             if ids.is_empty() {
                 return Ok(());
             }

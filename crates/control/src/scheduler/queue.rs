@@ -13,8 +13,9 @@ use std::ops::Bound;
 use model::NodeName;
 
 use super::aims::Aims;
+use super::leasing::Turn;
 use super::outside::Outside;
-use super::work::{Turn, Work};
+use super::work::Work;
 use crate::state::steering::{Standing, Steering};
 
 /// The rank of a chunk among those of its account.
@@ -133,15 +134,37 @@ impl Queue {
         self.outside.due(now_ms);
     }
 
+    /// The next chunks to load: as many as fit, at most `most`; empty if there is no room for any. An account may have
+    /// `share` jobs loaded, and at least one chunk; and a quarter more for chunks that have been ready since before
+    /// `late_ms`, which only have to be failed, and for one that outranks what is loaded. Each chunk has `targets`
+    /// targets.
+    pub(super) fn next_to_load(&mut self, share: usize, most: usize, late_ms: u64, targets: usize) -> Vec<u64> {
+        let (room, more) = (share.saturating_sub(self.loaded), (share + share / 4).saturating_sub(self.loaded));
+        let none = self.chunks.is_empty();
+        if more > 0 || none {
+            let late = self.begun_before(late_ms, most, more, targets);
+            if !late.is_empty() {
+                return late;
+            }
+        }
+        if room > 0 || none {
+            self.next_fitting(most, room, targets)
+        } else if self.is_outranked() && more > 0 {
+            self.next_fitting(1, more, targets)
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Chunks outside that have been ready since before `before_ms`: as many as fit, at most `most`. Each has `targets`
     /// targets.
-    pub(super) fn begun_before(&mut self, before_ms: u64, most: usize, room: usize, targets: usize) -> Vec<u64> {
+    fn begun_before(&mut self, before_ms: u64, most: usize, room: usize, targets: usize) -> Vec<u64> {
         let begun = self.outside.begun_before(before_ms, most);
         self.fitting(begun.into_iter().take(most), room, targets)
     }
 
     /// The next chunks to load: as many as fit, at most `most`. Each has `targets` targets.
-    pub(super) fn next(&self, most: usize, room: usize, targets: usize) -> Vec<u64> {
+    fn next_fitting(&self, most: usize, room: usize, targets: usize) -> Vec<u64> {
         self.fitting(self.outside.next().take(most), room, targets)
     }
 

@@ -11,6 +11,7 @@ use model::{Cause, DomainName, Job, Knowledge, NodeName, Parent, Revision, UrlKe
 use tokio::time::Instant;
 
 use super::aims::{Aims, NOBODY};
+use super::leasing::Turn;
 use super::lines::hundredths;
 use crate::state::chunks::{Chunk, Params, Progress};
 use crate::state::steering::{Standing, Steering};
@@ -99,54 +100,6 @@ impl Urls {
 
     fn host(&self, path: usize) -> &str {
         self.at(path).split('/').nth(2).unwrap_or_default()
-    }
-}
-
-/// The nodes that can take jobs in one turn, and the jobs given out in it.
-pub(super) struct Turn {
-    /// How many more jobs each member can take, by its number.
-    free: Vec<usize>,
-    /// How many of these may belong to the account whose turn it is.
-    may: Vec<usize>,
-    given: Vec<(u32, Job)>,
-}
-
-impl Turn {
-    pub(super) fn new(aims: &Aims, room: &HashMap<NodeName, usize>) -> Turn {
-        let free: Vec<usize> = aims.names().iter().map(|name| room.get(name).copied().unwrap_or_default()).collect();
-        Turn { may: free.clone(), free, given: Vec::new() }
-    }
-
-    /// Begins the turn of an account; `may` says how many more of its jobs each member may have.
-    pub(super) fn begin(&mut self, names: &[NodeName], may: impl Fn(&NodeName) -> usize) {
-        for ((at, free), name) in self.may.iter_mut().zip(&self.free).zip(names) {
-            *at = if *free > 0 { may(name).min(*free) } else { 0 };
-        }
-    }
-
-    /// Whether a member can take another job.
-    pub(super) fn is_free(&self, number: u32) -> bool {
-        self.free.get(number as usize).is_some_and(|free| *free > 0)
-    }
-
-    /// Whether a member can take another job of the account whose turn it is.
-    pub(super) fn has_room(&self, number: u32) -> bool {
-        self.may.get(number as usize).is_some_and(|may| *may > 0)
-    }
-
-    /// The jobs given out after the first `count`.
-    pub(super) fn since(&self, count: usize) -> &[(u32, Job)] {
-        self.given.get(count..).unwrap_or_default()
-    }
-
-    /// How many jobs were given out.
-    pub(super) fn count(&self) -> usize {
-        self.given.len()
-    }
-
-    /// The jobs given out, each with the number of its member.
-    pub(super) fn given(self) -> Vec<(u32, Job)> {
-        self.given
     }
 }
 
@@ -472,24 +425,20 @@ impl Work {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|index| {
             let owner = self.owner_of(*index);
-            match (turn.free.get_mut(owner as usize), turn.may.get_mut(owner as usize)) {
-                (Some(free), Some(may)) if *may > 0 && turn.given.len() - before < most => {
-                    *free -= 1;
-                    *may -= 1;
-                    turn.given.push((owner, self.job(*index)));
-                    false
-                }
-                _ => true,
+            let gives = turn.has_room(owner) && turn.count() - before < most;
+            if gives {
+                turn.give(owner, self.job(*index, turn.account()));
             }
+            !gives
         });
         self.waiting = waiting;
-        self.leased.extend(turn.given.iter().skip(before).map(|(_, job)| job.index));
+        self.leased.extend(turn.since(before).iter().map(|(_, job)| job.index));
         let count = turn.count() - before;
         self.changed |= count > 0 && std::mem::take(&mut self.unaimed);
         count
     }
 
-    fn job(&self, index: u32) -> Job {
+    fn job(&self, index: u32, account: u64) -> Job {
         let variant = index as usize / self.urls.len().max(1) % self.variants();
         Job {
             chunk: self.id,
@@ -502,6 +451,7 @@ impl Work {
             pin: self.params.pin.clone(),
             again: self.tries.contains_key(&index),
             look: self.holder(index).is_some(),
+            account,
         }
     }
 

@@ -30,10 +30,10 @@ pub const OK: &str = "OK";
 pub const ROWS_MAX: u64 = 10_000_000;
 
 /// Records in one statement: with fourteen values each, below the limits of both engines.
-const INSERTED_AT_ONCE: usize = 64;
+const INSERTED_BATCH_MAX: usize = 64;
 
 /// Records deleted in one transaction, so that no writer waits long.
-const FORGOTTEN_AT_ONCE: u64 = 2_000;
+const FORGOTTEN_BATCH_MAX: u64 = 2_000;
 
 /// Who did what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Wanted {
 const SEARCHED_MAX: usize = 10_000;
 
 /// Records read at a time.
-const READ_AT_ONCE: u32 = 500;
+const READ_BATCH_MAX: u32 = 500;
 
 impl State {
     /// The newest `most` records of a window that match `wanted`, newest first, and the position to continue from;
@@ -142,8 +142,8 @@ impl State {
         let mut found = Vec::new();
         let mut read = 0;
         loop {
-            let rows = self.records(&window, READ_AT_ONCE).await?;
-            let is_last = rows.len() < READ_AT_ONCE as usize;
+            let rows = self.records(&window, READ_BATCH_MAX).await?;
+            let is_last = rows.len() < READ_BATCH_MAX as usize;
             for row in rows {
                 read += 1;
                 let at = (row.record.at_ms, row.id);
@@ -217,16 +217,16 @@ impl State {
                     )
                     .bind(signed(before_ms))
                     .bind(signed(upto))
-                    .bind(signed(FORGOTTEN_AT_ONCE))
+                    .bind(signed(FORGOTTEN_BATCH_MAX))
                     .execute(connection)
                     .await?;
                     done.rows_affected()
                 }
-                On::Memory(tables) => tables.forget_records(before_ms, upto, FORGOTTEN_AT_ONCE),
+                On::Memory(tables) => tables.forget_records(before_ms, upto, FORGOTTEN_BATCH_MAX),
             };
             writing.commit().await?;
             forgotten += count;
-            if count < FORGOTTEN_AT_ONCE {
+            if count < FORGOTTEN_BATCH_MAX {
                 return Ok(forgotten);
             }
         }
@@ -254,7 +254,7 @@ impl State {
 pub(super) async fn insert(writing: &mut Writing, records: &[&Record]) -> Result<u64, StateError> {
     let last = count_up(writing, Counter::Audit, records.len() as u64).await?;
     let mut id = last - records.len() as u64;
-    for some in records.chunks(INSERTED_AT_ONCE) {
+    for some in records.chunks(INSERTED_BATCH_MAX) {
         match writing.on() {
             On::Sql(connection) => {
                 let mut sql = String::from(

@@ -604,7 +604,11 @@ fn chunk(row: &AnyRow) -> Result<Chunk, StateError> {
         // again.
         progress: progress.unwrap_or_else(|error| match finished_ms {
             0 => {
-                tracing::warn!(chunk = id, error = &error as &dyn std::error::Error, "what came of a prefetch is lost");
+                tracing::warn!(
+                    chunk = id,
+                    error = &error as &dyn std::error::Error,
+                    "the outcome of a prefetch is lost"
+                );
                 Progress::default()
             }
             _ => Progress::failed(paths.len(), &Cause::Unreadable),

@@ -22,7 +22,7 @@ use super::{Counter, On, State, StateError, Writing, count_up, json, revision, s
 pub const BYTES_MAX: u64 = 4 << 30;
 
 /// Rows deleted in one transaction.
-const FORGOTTEN_AT_ONCE: u64 = 1_000;
+const FORGOTTEN_BATCH_MAX: u64 = 1_000;
 
 /// The most amounts in one row that are kept apart by revision and member, or the number of members if that is larger.
 /// If there are more, they are summed up over all revisions of the row.
@@ -295,7 +295,7 @@ impl State {
     /// Deletes steps from before `before_ms`, and the oldest beyond `bytes_max` bytes; returns how many the latter
     /// were. In many small transactions.
     pub async fn forget_completions(&self, before_ms: u64, bytes_max: u64) -> Result<u64, StateError> {
-        while self.forget_some(before_ms).await? >= FORGOTTEN_AT_ONCE {}
+        while self.forget_some(before_ms).await? >= FORGOTTEN_BATCH_MAX {}
         let mut beyond = 0;
         // The sum is read outside the transactions, so that no writer waits for it.
         while self.completion_bytes().await? > bytes_max {
@@ -325,11 +325,11 @@ impl State {
                      (SELECT last FROM completion WHERE completed_ms < $1 ORDER BY last LIMIT $2)",
             )
             .bind(signed(before_ms))
-            .bind(signed(FORGOTTEN_AT_ONCE))
+            .bind(signed(FORGOTTEN_BATCH_MAX))
             .execute(connection)
             .await?
             .rows_affected(),
-            On::Memory(tables) => tables.forget_completions(before_ms, FORGOTTEN_AT_ONCE),
+            On::Memory(tables) => tables.forget_completions(before_ms, FORGOTTEN_BATCH_MAX),
         };
         writing.commit().await?;
         Ok(count)

@@ -16,7 +16,7 @@ use sqlx::any::AnyRow;
 
 use super::labels::{forget_labels, put_label};
 use super::log::append;
-use super::steering::{CANCELLED_AT_ONCE, cancel_some};
+use super::steering::{CANCELLED_BATCH_MAX, cancel_some};
 use super::{On, State, StateError, Writing, json, revision, signed, text, to_json, unsigned};
 
 /// A domain as the control plane stores it, beside what nodes know of it.
@@ -116,7 +116,7 @@ pub enum DomainError {
         deleting: bool,
     },
     /// Another account has a wildcard that covers the name, or a name that this wildcard covers.
-    #[error("another account has domains there")]
+    #[error("another account has a related domain")]
     Conflict,
     /// The operator blocked the name.
     #[error("name is blocked")]
@@ -278,7 +278,7 @@ impl State {
         }
         let mut cancelled = cancel_some(&mut writing, account, &name, now_ms).await?;
         writing.commit().await?;
-        while cancelled == CANCELLED_AT_ONCE {
+        while cancelled == CANCELLED_BATCH_MAX {
             let mut writing = self.write().await?;
             cancelled = cancel_some(&mut writing, account, &name, now_ms).await?;
             writing.commit().await?;
@@ -293,7 +293,7 @@ impl State {
         for (name, at) in deleted {
             // A process that did not know of the deletion yet may have accepted more since.
             if let Some((owner, Doing::Deleting)) = owner_and_doing(&mut writing, name.as_str()).await?
-                && cancel_some(&mut writing, &owner, name, now_ms).await? == CANCELLED_AT_ONCE
+                && cancel_some(&mut writing, &owner, name, now_ms).await? == CANCELLED_BATCH_MAX
             {
                 continue;
             }

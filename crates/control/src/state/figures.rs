@@ -23,7 +23,7 @@ use sqlx::any::AnyRow;
 use super::{Counter, On, State, StateError, Writing, count_up, json, signed, to_json, unsigned};
 
 /// Rows deleted in one transaction.
-const FORGOTTEN_AT_ONCE: u64 = 1_000;
+const FORGOTTEN_BATCH_MAX: u64 = 1_000;
 
 /// How far a node's clock may be ahead of this one.
 const AHEAD_SECS_MAX: u64 = 3_600;
@@ -297,17 +297,18 @@ impl State {
             let mut writing = self.write().await?;
             let count = match writing.on() {
                 On::Sql(connection) => {
-                    let mut query = sqlx::query(past.statement()).bind(signed(before)).bind(signed(FORGOTTEN_AT_ONCE));
+                    let mut query =
+                        sqlx::query(past.statement()).bind(signed(before)).bind(signed(FORGOTTEN_BATCH_MAX));
                     if let Past::Figures(grain) = past {
                         query = query.bind(signed(grain));
                     }
                     query.execute(connection).await?.rows_affected()
                 }
-                On::Memory(tables) => Arc::make_mut(&mut tables.figures).forget(past, before, FORGOTTEN_AT_ONCE),
+                On::Memory(tables) => Arc::make_mut(&mut tables.figures).forget(past, before, FORGOTTEN_BATCH_MAX),
             };
             writing.commit().await?;
             forgotten += count;
-            if count < FORGOTTEN_AT_ONCE {
+            if count < FORGOTTEN_BATCH_MAX {
                 return Ok(forgotten);
             }
         }

@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use super::{Counter, On, State, StateError, Writing, count_up, counter, revision, signed, text};
 
 /// Entries deleted in one transaction of a compaction.
-pub const COMPACTED_AT_ONCE: u64 = 2_000;
+pub const COMPACTED_BATCH_MAX: u64 = 2_000;
 
 /// An entry as stored in the log, encoded once for database, wire and journal. Cheap to clone: every session sends the
 /// same bytes.
@@ -127,13 +127,13 @@ impl State {
                         "DELETE FROM log WHERE revision IN \
                          (SELECT revision FROM log WHERE kind = 'invalidate' AND revision <= $1 ORDER BY revision LIMIT $2)",
                     );
-                    let done = done.bind(signed(to)).bind(signed(COMPACTED_AT_ONCE)).execute(connection).await?;
+                    let done = done.bind(signed(to)).bind(signed(COMPACTED_BATCH_MAX)).execute(connection).await?;
                     done.rows_affected()
                 }
-                On::Memory(tables) => tables.compact(Revision(to), COMPACTED_AT_ONCE),
+                On::Memory(tables) => tables.compact(Revision(to), COMPACTED_BATCH_MAX),
             };
             writing.commit().await?;
-            if count < COMPACTED_AT_ONCE {
+            if count < COMPACTED_BATCH_MAX {
                 return Ok(());
             }
         }

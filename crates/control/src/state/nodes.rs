@@ -20,10 +20,10 @@ const CREDENTIAL: &str = "SELECT credential FROM node WHERE name = $1";
 const INVITATION: &str = "SELECT secret, expires_ms FROM join_token WHERE id = $1";
 
 /// Names in one statement of acknowledgements.
-const NAMES_AT_ONCE: usize = 100;
+const NAMES_BATCH_MAX: usize = 100;
 
 /// Open prefetches handled in one transaction when a node that holds nothing is admitted.
-const BEGUN_ANEW_AT_ONCE: u32 = 500;
+const BEGUN_ANEW_BATCH_MAX: u32 = 500;
 
 /// How a connecting node proves that it may join.
 pub enum Proof<'a> {
@@ -219,7 +219,7 @@ impl State {
         for (at, names) in &names {
             match writing.on() {
                 On::Sql(connection) => {
-                    for names in names.chunks(NAMES_AT_ONCE) {
+                    for names in names.chunks(NAMES_BATCH_MAX) {
                         acknowledge(connection, names, *at, now_ms).await?;
                     }
                 }
@@ -261,7 +261,7 @@ impl State {
         for (account, ..) in self.open_accounts().await? {
             let mut after = 0;
             loop {
-                let open = self.open_prefetches(&account, after, BEGUN_ANEW_AT_ONCE).await?;
+                let open = self.open_prefetches(&account, after, BEGUN_ANEW_BATCH_MAX).await?;
                 let Some(last) = open.last() else { break };
                 let ids: Vec<u64> = open.iter().map(|chunk| chunk.id).collect();
                 let mut writing = self.write().await?;
@@ -303,7 +303,7 @@ async fn acknowledge(
     at: Revision,
     now_ms: u64,
 ) -> Result<(), StateError> {
-    let count = if names.len() == 1 { 1 } else { NAMES_AT_ONCE };
+    let count = if names.len() == 1 { 1 } else { NAMES_BATCH_MAX };
     let places: Vec<String> = (3..count + 3).map(|at| format!("${at}")).collect();
     let statement =
         format!("UPDATE node SET acked = $1, acked_ms = $2 WHERE acked < $1 AND name IN ({})", places.join(", "));

@@ -13,7 +13,7 @@ use model::share::Row;
 use super::{On, State, StateError, Writing, signed, text, to_json};
 
 /// Rows deleted in one transaction.
-const FORGOTTEN_AT_ONCE: u64 = 1_000;
+const FORGOTTEN_BATCH_MAX: u64 = 1_000;
 
 impl State {
     /// Changes rows in one transaction. A row that did not exist starts empty; one that is empty afterwards is deleted.
@@ -46,7 +46,7 @@ impl State {
             On::Sql(connection) => {
                 sqlx::query("DELETE FROM share WHERE name IN (SELECT name FROM share WHERE touched_ms < $1 LIMIT $2)")
                     .bind(signed(before_ms))
-                    .bind(signed(FORGOTTEN_AT_ONCE))
+                    .bind(signed(FORGOTTEN_BATCH_MAX))
                     .execute(connection)
                     .await?;
             }
@@ -86,7 +86,7 @@ async fn lock(writing: &mut Writing, name: &str, now_ms: u64) -> Result<Row, Sta
 /// A stored row. Its grants may be in force for one more lease if it could not be read; that is the lesser harm.
 fn read(name: &str, value: &str) -> Row {
     serde_json::from_str(value).unwrap_or_else(|error| {
-        tracing::error!(name, %error, "shares of an origin cannot be read, and start anew");
+        tracing::error!(name, %error, "shares of an origin cannot be read and are reset");
         Row::default()
     })
 }

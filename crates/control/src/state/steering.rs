@@ -28,7 +28,7 @@ pub const PRIORITIES: RangeInclusive<u8> = 1..=9;
 pub const PRIORITY_USUAL: u8 = 5;
 
 /// Chunks that are cancelled in one transaction when their domain is deleted.
-pub(super) const CANCELLED_AT_ONCE: u64 = 2_000;
+pub(super) const CANCELLED_BATCH_MAX: u64 = 2_000;
 
 /// How a chunk is steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,7 +307,7 @@ async fn set(writing: &mut Writing, number: u64, id: u64, steering: Steering) ->
     Ok(())
 }
 
-/// Cancels open prefetches of a domain of the account, at most [`CANCELLED_AT_ONCE`]; returns how many.
+/// Cancels open prefetches of a domain of the account, at most [`CANCELLED_BATCH_MAX`]; returns how many.
 pub(super) async fn cancel_some(
     writing: &mut Writing,
     account: &str,
@@ -320,7 +320,7 @@ pub(super) async fn cancel_some(
         On::Sql(connection) => {
             let sql = format!(
                 "UPDATE chunk SET cancelled_ms = $1, finished_ms = $1, steered = $2 WHERE id IN (SELECT id FROM chunk \
-                 WHERE account = $3 AND finished_ms = 0 AND kind = 'prefetch' AND domain = $4 LIMIT {CANCELLED_AT_ONCE})"
+                 WHERE account = $3 AND finished_ms = 0 AND kind = 'prefetch' AND domain = $4 LIMIT {CANCELLED_BATCH_MAX})"
             );
             let query = sqlx::query(AssertSqlSafe(sql)).bind(signed(now_ms)).bind(signed(number));
             let done = query.bind(account).bind(domain.as_str()).execute(connection).await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use control::state::State;
-use control::state::log::COMPACTED_AT_ONCE;
+use control::state::log::COMPACTED_BATCH_MAX;
 use control::state::memory::{Fault, Faults, Memory};
 use control::state::nodes::{AdmitError, Proof};
 use model::{
@@ -45,12 +45,12 @@ async fn who_is_behind_is_told_so_before_entries_go_and_they_go_some_at_a_time()
     let (faults, scope) = (Faults::default(), Scope::File(UrlKey::new("a.com", "/1").unwrap()));
     let one = Invalidation { scope, mode: Mode::Delete };
     let state = Memory::default().open(&faults);
-    let count = 2 * COMPACTED_AT_ONCE + 5;
+    let count = 2 * COMPACTED_BATCH_MAX + 5;
     let entries: Vec<Entry> = (0..count).map(|_| Entry::Invalidate(vec![one.clone()])).collect();
     state.append(&entries).await.unwrap();
     let left = async || state.entries_after(Revision::ZERO, u32::MAX).await.unwrap().len() as u64;
 
-    for expected in [count, count - COMPACTED_AT_ONCE, 5] {
+    for expected in [count, count - COMPACTED_BATCH_MAX, 5] {
         faults.push(Fault::AfterCommit);
         state.compact(0).await.unwrap_err();
         assert_eq!((state.compacted().await.unwrap(), left().await), (Revision(count), expected));

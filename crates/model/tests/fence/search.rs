@@ -15,7 +15,7 @@ use crate::world::World;
 use model::Mistake;
 
 /// More states than any world here has. A search that comes so far was not exhaustive, and fails.
-const MOST_STATES: usize = 8_000_000;
+const STATES_MAX: usize = 8_000_000;
 
 pub(crate) enum Outcome {
     /// Every state was seen, and no promise broken.
@@ -51,7 +51,7 @@ pub(crate) fn search(world: &World, off: Option<Mistake>) -> Outcome {
                     ways.push((id, choice));
                 }
             }
-            assert!(ways.len() < MOST_STATES, "{}: more than {MOST_STATES} states at depth {depth}", world.name);
+            assert!(ways.len() < STATES_MAX, "{}: more than {STATES_MAX} states at depth {depth}", world.name);
         }
         std::mem::swap(&mut level, &mut next);
         depth += 1;

@@ -19,7 +19,7 @@ pub(crate) struct FromAbove {
     /// There if an origin sent it.
     meter: Option<Meter>,
     /// Its place at the origin, until it is dropped or given up.
-    place: Option<limiter::Slot>,
+    permit: Option<limiter::Permit>,
     /// Its place among the requests that go past the store, if it is one.
     _passing: Option<room::Place>,
 }
@@ -55,18 +55,18 @@ impl Drop for Meter {
 impl FromAbove {
     /// The body of a parent's answer.
     pub(crate) fn parent(body: Incoming) -> FromAbove {
-        FromAbove { body, meter: None, place: None, _passing: None }
+        FromAbove { body, meter: None, permit: None, _passing: None }
     }
 
     /// The body of an origin's answer.
-    pub(crate) fn origin(body: Incoming, meter: Option<Meter>, place: limiter::Slot) -> FromAbove {
-        FromAbove { body, meter, place: Some(place), _passing: None }
+    pub(crate) fn origin(body: Incoming, meter: Option<Meter>, permit: limiter::Permit) -> FromAbove {
+        FromAbove { body, meter, permit: Some(permit), _passing: None }
     }
 
     /// Waits until more of it may be read: bodies of prefetches come no faster than their domain's owner allows.
-    pub(crate) async fn turn(&self) {
-        if let Some(place) = &self.place {
-            place.turn().await;
+    pub(crate) async fn readable(&self) {
+        if let Some(permit) = &self.permit {
+            permit.readable().await;
         }
     }
 
@@ -77,7 +77,7 @@ impl FromAbove {
 
     /// Gives up its place at the origin: whoever has one must not wait for another.
     pub(crate) fn leave(&mut self) {
-        self.place = None;
+        self.permit = None;
     }
 }
 
@@ -93,8 +93,8 @@ impl Body for FromAbove {
             if let Some(meter) = &mut self.meter {
                 meter.bytes += bytes.len() as u64;
             }
-            if let Some(place) = &self.place {
-                place.read(bytes.len());
+            if let Some(permit) = &self.permit {
+                permit.read(bytes.len());
             }
         }
         polled

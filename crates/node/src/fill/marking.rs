@@ -9,13 +9,13 @@ use store::WriteError;
 use tokio::sync::MutexGuard;
 
 use super::task::FillTask;
-use super::{Fills, MARKERS_AT_ONCE, VARY_FIELDS_MAX};
+use super::{Fills, MARKERS_BATCH_MAX, VARY_FIELDS_MAX};
 use crate::head::{self, Head, ObjectKey, Series, Stored};
 
 impl Fills {
     /// Takes the lock for changing the record under a bare URL.
     pub(super) async fn turn(&self, bare: &ObjectKey) -> MutexGuard<'_, ()> {
-        self.marking[(bare.hash().0 % MARKERS_AT_ONCE as u128) as usize].lock().await
+        self.marking[(bare.hash().0 % MARKERS_BATCH_MAX as u128) as usize].lock().await
     }
 }
 

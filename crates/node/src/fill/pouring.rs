@@ -139,7 +139,7 @@ impl FillTask<'_> {
         let truncated = |got: u64| Broken::Body(Cause::Truncated { got, expected: length.unwrap_or(got) });
         loop {
             // The time that this node holds back is not silence of the origin.
-            body.turn().await;
+            body.readable().await;
             let Ok(frame) = tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await else {
                 return Err(Broken::Body(Cause::OriginTimeout));
             };

@@ -8,6 +8,7 @@ use http::header::REFERER;
 use md5::{Digest, Md5};
 use model::functions::{Access, Addresses, Auth, AuthType, ClientAddress, Referers};
 use subtle::ConstantTimeEq;
+use time::{Date, Month};
 
 /// The address that a connection comes from.
 #[derive(Clone, Copy, Debug)]
@@ -104,13 +105,9 @@ fn is_signed(auth: &Auth, path: &str, now: SystemTime) -> bool {
             AuthType::B => format!("{secret}{}{file}", signature.time),
             AuthType::C => format!("{secret}{file}{}", signature.time),
         };
-        let ours = hex(&Md5::digest(text.as_bytes()));
+        let ours = hex::encode(Md5::digest(text.as_bytes()));
         good | bool::from(ours.as_bytes().ct_eq(theirs.as_bytes()))
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The time in a signature.
@@ -124,25 +121,17 @@ fn time(kind: AuthType, text: &str) -> Option<SystemTime> {
             let part = |from: usize, to: usize| digits(text.get(from..to)?);
             let (year, month, day) = (part(0, 4)?, part(4, 6)?, part(6, 8)?);
             let (hour, minute) = (part(8, 10)?, part(10, 12)?);
-            if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+            if !(1970..=9999).contains(&year) || !(1..=31).contains(&day) || hour > 23 || minute > 59 {
                 return None;
             }
-            if hour > 23 || minute > 59 {
-                return None;
-            }
-            let secs = days(year, month, day) * 86_400 + hour * 3600 + minute * 60;
-            secs.checked_sub(ZONE_HOURS * 3600)?
+            let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
+            let first = Date::from_calendar_date(i32::try_from(year).ok()?, month, 1).ok()?;
+            // A day that the month does not have counts on into the next month.
+            let secs = first.midnight().assume_utc().unix_timestamp().cast_unsigned() + (day - 1) * 86_400;
+            (secs + hour * 3600 + minute * 60).checked_sub(ZONE_HOURS * 3600)?
         }
     };
     UNIX_EPOCH.checked_add(Duration::from_secs(secs))
-}
-
-/// Days from 1970 to a date of the Gregorian calendar; a year begins in March, so that the leap day is its last.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let year = if month > 2 { year } else { year - 1 };
-    let (era, of_era) = (year / 400, year % 400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
 #[cfg(test)]
@@ -264,7 +253,7 @@ mod tests {
 
     #[test]
     fn signature_is_of_one_file_and_one_time() {
-        let hash = |text: &str| hex(&Md5::digest(text.as_bytes()));
+        let hash = |text: &str| hex::encode(Md5::digest(text.as_bytes()));
         let c = hash("aliyuncdnexp1234/p/1255CE8100");
         let a = hash("/img-9999999999-x.jpg-1444435200-0-0-aliyuncdnexp1234");
         let cases = [

@@ -17,8 +17,8 @@ use model::functions::{PrefetchLimit, RATE_UNIT};
 use model::link::{Share, Shared, Want};
 use tokio::time::Instant;
 
-use super::line::{Line, Turn};
-use super::shares::{IDLE, Part, Sharing};
+use super::line::{Line, Waited};
+use super::shares::{Allotment, IDLE, Sharing};
 use super::{Awaited, NotNow, until_awaited};
 
 /// Domains whose caps are remembered; beyond that, those without prefetches are forgotten.
@@ -55,8 +55,8 @@ struct State {
     /// The peak of running and waiting prefetches since the last message.
     peak: u64,
     asked: Instant,
-    places: Part,
-    rate: Part,
+    places: Allotment,
+    rate: Allotment,
     /// Bytes that may be read; negative when more was read, which is waited for.
     balance: f64,
     filled: Instant,
@@ -68,7 +68,7 @@ struct State {
 
 /// A prefetch under way; dropping it makes room.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct CapPermit {
     cap: Arc<Cap>,
     awaited: Option<Awaited>,
 }
@@ -96,8 +96,8 @@ impl Caps {
             running: 0,
             peak: 0,
             asked: now,
-            places: Part::default(),
-            rate: Part::default(),
+            places: Allotment::default(),
+            rate: Allotment::default(),
             balance: 0.0,
             filled: now,
             read: 0,
@@ -117,13 +117,13 @@ impl Caps {
         domain: &str,
         set: &PrefetchLimit,
         awaited: Option<Awaited>,
-    ) -> Result<Option<Place>, NotNow> {
+    ) -> Result<Option<CapPermit>, NotNow> {
         if set.concurrency.is_none() && set.bytes_per_second.is_none() {
             return Ok(None);
         }
         let cap = self.cap(domain, set, Instant::now());
-        let turn = cap.line.wait(awaited.clone(), || Ok(cap.enter()), || {}).await?;
-        Ok(matches!(turn, Turn::Mine(())).then(|| Place { cap, awaited }))
+        let waited = cap.line.wait(awaited.clone(), || Ok(cap.enter()), || {}).await?;
+        Ok(matches!(waited, Waited::Entered(())).then(|| CapPermit { cap, awaited }))
     }
 
     /// Adds the shares wanted of these caps.
@@ -137,8 +137,8 @@ impl Caps {
     pub(super) fn take(&self, share: &Share, sequence: u64, sent: Instant) {
         let Some(cap) = self.domains().get(&share.name).cloned() else { return };
         let mut state = cap.state();
-        let part = if share.shared == Shared::Places as i32 { &mut state.places } else { &mut state.rate };
-        if part.take(share, sequence, sent) {
+        let allotment = if share.shared == Shared::Places as i32 { &mut state.places } else { &mut state.rate };
+        if allotment.take(share, sequence, sent) {
             cap.call(state);
         }
     }
@@ -176,7 +176,7 @@ impl Cap {
             return Some(());
         }
         let (set, places, rate) = (state.set, &state.places, &state.rate);
-        let missed = |set: Option<u64>, part: &Part| set.is_some() && part.is_hasty(wanted, now);
+        let missed = |set: Option<u64>, allotment: &Allotment| set.is_some() && allotment.is_hasty(wanted, now);
         if missed(set.concurrency, places) || (set.bytes_per_second.is_some() && rate.lease(now).is_none()) {
             self.sharing.hurry();
         }
@@ -189,9 +189,9 @@ impl Cap {
         let count = state.running + self.line.len() as u64;
         let peak = std::mem::replace(&mut state.peak, count).max(count);
         let idle = peak == 0 && now - state.asked >= IDLE;
-        let mut say = |shared: Shared, set: Option<u64>, part: &mut Part, wanted: u64, used: u64| {
+        let mut say = |shared: Shared, set: Option<u64>, allotment: &mut Allotment, wanted: u64, used: u64| {
             let Some(set) = set else { return };
-            if idle && !part.is_held() {
+            if idle && !allotment.is_held() {
                 return;
             }
             let wanted = if idle { 0 } else { wanted.clamp(1, set) };
@@ -203,7 +203,7 @@ impl Cap {
                 limit: set as f64,
                 ..Want::default()
             };
-            wants.push(part.say(want, sequence, now));
+            wants.push(allotment.say(want, sequence, now));
         };
         say(Shared::Places, state.set.concurrency, &mut state.places, peak, state.running);
         let units = state.set.bytes_per_second.map(|rate| rate / RATE_UNIT);
@@ -258,9 +258,9 @@ impl State {
     }
 }
 
-impl Place {
+impl CapPermit {
     /// Waits until more of the body may be read; returns at once when a user waits for it.
-    pub(crate) async fn turn(&self) {
+    pub(crate) async fn readable(&self) {
         let mut awaited = self.awaited.clone();
         while !self.is_awaited() {
             let shared = self.cap.sharing.is_on();
@@ -290,7 +290,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for CapPermit {
     fn drop(&mut self) {
         let mut state = self.cap.state();
         state.running -= 1;

@@ -24,8 +24,8 @@ pub(super) struct Line {
 }
 
 /// The outcome of waiting.
-pub(super) enum Turn<T> {
-    Mine(T),
+pub(super) enum Waited<T> {
+    Entered(T),
     /// A user waits for it now, and users do not wait in line.
     User,
 }
@@ -54,15 +54,15 @@ impl Line {
         mut awaited: Option<Awaited>,
         mut enter: impl FnMut() -> Result<Option<T>, NotNow>,
         waits: impl FnOnce(),
-    ) -> Result<Turn<T>, NotNow> {
+    ) -> Result<Waited<T>, NotNow> {
         if self.len() == 0
             && let Some(entered) = enter()?
         {
-            return Ok(Turn::Mine(entered));
+            return Ok(Waited::Entered(entered));
         }
         let _here = Here::of(self)?;
         waits();
-        let turn = async {
+        let waited = async {
             let _first = self.first.lock().await;
             loop {
                 let called = self.room.notified();
@@ -71,15 +71,15 @@ impl Line {
                 called.as_mut().enable();
                 // A waiter that was called may find that a user was quicker, and stays the first.
                 if let Some(entered) = enter()? {
-                    return Ok(Turn::Mine(entered));
+                    return Ok(Waited::Entered(entered));
                 }
                 called.await;
             }
         };
         tokio::select! {
             biased;
-            () = until_awaited(&mut awaited) => Ok(Turn::User),
-            turn = turn => turn,
+            () = until_awaited(&mut awaited) => Ok(Waited::User),
+            waited = waited => waited,
             () = tokio::time::sleep(WAIT_MAX) => Err(NotNow::Full),
         }
     }

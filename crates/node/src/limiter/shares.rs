@@ -34,7 +34,7 @@ const UNANSWERED_MAX: usize = 32;
 
 /// A part of something that is shared.
 #[derive(Debug, Default)]
-pub(super) struct Part {
+pub(super) struct Allotment {
     heard: u64,
     lease: Option<Lease>,
     /// Answers to messages up to this one concern a share that was given back.
@@ -52,7 +52,7 @@ pub(super) struct Lease {
     until: Instant,
 }
 
-impl Part {
+impl Allotment {
     /// The lease, while it lasts.
     pub(super) fn lease(&self, now: Instant) -> Option<Lease> {
         self.lease.filter(|lease| now < lease.until)

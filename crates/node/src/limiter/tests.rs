@@ -139,10 +139,10 @@ async fn load_of(
             let (knee, done, left) = (knee.clone(), done.clone(), left.clone());
             tokio::task::spawn_local(async move {
                 while *left.borrow() > 0 {
-                    let slot = match fixed {
+                    let permit = match fixed {
                         Some(_) => None,
                         None => match limiter.enter(&endpoint("o"), Purpose::Prefetch, None).await {
-                            Ok(slot) => Some(slot),
+                            Ok(permit) => Some(permit),
                             Err(_) => continue,
                         },
                     };
@@ -151,8 +151,8 @@ async fn load_of(
                     }
                     *left.borrow_mut() -= 1;
                     knee.serve().await;
-                    if let Some(slot) = &slot {
-                        slot.answered(true);
+                    if let Some(permit) = &permit {
+                        permit.answered(true);
                     }
                     done.borrow_mut().push(Instant::now());
                 }
@@ -166,10 +166,10 @@ async fn load_of(
             ticks.tick().await;
             let (limiter, served, waits) = (limiters[n % limiters.len()].clone(), knee.clone(), waits.clone());
             tokio::task::spawn_local(async move {
-                let slot = limiter.enter(&endpoint("o"), Purpose::User, None).await.expect("users pass");
+                let permit = limiter.enter(&endpoint("o"), Purpose::User, None).await.expect("users pass");
                 let asked = Instant::now();
                 served.serve().await;
-                slot.answered(true);
+                permit.answered(true);
                 waits.borrow_mut().push((asked, asked.elapsed()));
             });
         }
@@ -280,10 +280,10 @@ async fn what_users_are_refused_while_it_is_left_alone_does_not_make_it_slow_aft
         }
         tokio::time::sleep_until(back).await;
         let mut held = Vec::new();
-        while let std::task::Poll::Ready(slot) =
+        while let std::task::Poll::Ready(permit) =
             futures_util::poll!(std::pin::pin!(limiter.enter(&endpoint("o"), Purpose::Prefetch, None)))
         {
-            held.push(slot.unwrap());
+            held.push(permit.unwrap());
         }
         assert!((WORKERS / 3..WORKERS).contains(&held.len()), "{} are let in", held.len());
     })
@@ -305,9 +305,9 @@ async fn users_pass_prefetches_wait_in_order_and_not_for_ever() {
                 let (limiter, order, hurried) = (limiter.clone(), order.clone(), hurried.clone());
                 tokio::task::spawn_local(async move {
                     let awaited = (n == 2).then_some(hurried);
-                    let slot = limiter.enter(&endpoint("o"), Purpose::Prefetch, awaited).await;
+                    let permit = limiter.enter(&endpoint("o"), Purpose::Prefetch, awaited).await;
                     order.borrow_mut().push(n);
-                    slot
+                    permit
                 })
             })
             .collect();
@@ -367,8 +367,8 @@ async fn validation_in_the_background_goes_before_prefetches_and_yields_to_users
         let mut prefetches = Vec::new();
         for _ in 0..4 {
             let mut entering = Box::pin(limiter.enter(&o, Purpose::Prefetch, None));
-            if let std::task::Poll::Ready(slot) = futures_util::poll!(entering.as_mut()) {
-                prefetches.push(slot.unwrap());
+            if let std::task::Poll::Ready(permit) = futures_util::poll!(entering.as_mut()) {
+                prefetches.push(permit.unwrap());
             }
         }
         assert_eq!(prefetches.len(), if lends { 0 } else { 4 });

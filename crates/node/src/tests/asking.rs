@@ -341,8 +341,8 @@ async fn stalled_parent_is_found_out_and_one_that_waits_is_waited_for() {
         (Silent, Purpose::User, Ok(200), 4, true, "it does not answer a greeting"),
         (Refuses, Purpose::User, Ok(200), 0, true, "it is gone"),
         (Vanished, Purpose::User, Ok(200), 2, true, "it is cut off"),
-        (Refuses, Purpose::Prefetch, Err("asked again in 1 seconds"), 0, false, "it may be back in a moment"),
-        (Silent, Purpose::Prefetch, Err("asked again in 1 seconds"), 4, false, "it may be back in a moment"),
+        (Refuses, Purpose::Prefetch, Err("asks for a retry in 1 seconds"), 0, false, "it may be back in a moment"),
+        (Silent, Purpose::Prefetch, Err("asks for a retry in 1 seconds"), 4, false, "it may be back in a moment"),
     ];
     for (parent, purpose, expected, secs, origin, why) in cases {
         let asking = Asking::set(&[("o", Says(200))], &[("p", *parent)]).await;

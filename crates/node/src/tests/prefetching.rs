@@ -195,6 +195,26 @@ async fn job_does_not_wait_for_those_of_another_host_whose_origin_does_not_answe
 }
 
 #[test]
+fn account_with_many_hosts_leaves_places_and_turns_to_another() {
+    let prefetch = Prefetch::new();
+    let of = |account, chunk: u64, host: &str| Job { account, url: format!("http://{host}/a"), ..job(chunk, "/", 0) };
+    prefetch.accept((0..900).map(|n| of(1, n, &format!("{n}.many.test"))));
+    let mut begun = Vec::new();
+    while let Some(next) = prefetch.next(Revision(0), 256 - begun.len()) {
+        begun.push(next);
+    }
+    assert_eq!(begun.len(), 192, "while none of its jobs ends, a quarter of the places is free");
+    prefetch.accept((1_000..1_010).map(|n| of(2, n, "few.test")));
+    let other: Vec<_> = (0..10).filter_map(|n| prefetch.next(Revision(0), 64 - n)).collect();
+    assert!(other.iter().all(|begun| begun.job.account == 2) && other.len() == 10);
+
+    prefetch.accept((2_000..2_003).map(|n| of(2, n, "few.test")));
+    drop((begun, other));
+    let turns: Vec<_> = (0..6).filter_map(|_| prefetch.next(Revision(0), 256)).map(|begun| begun.job.account).collect();
+    assert_eq!(turns, [1, 2, 1, 2, 1, 2], "hundreds of chunks of the one are not before three of the other");
+}
+
+#[test]
 fn chunks_take_turns_and_wait_for_nobody_elses_submission() {
     let prefetch = Prefetch::new();
     let numbered = |chunk, index, after| Job { index, ..job(chunk, "/a", after) };

@@ -131,9 +131,9 @@ async fn new_log_begins_with_a_pass_that_takes_what_the_old_one_left() {
     stage.node.knowing.join(LogId("restored".into()), PEERS.into(), Revision(5), knowledge).await;
     stage.node.in_contact();
     fill(&stage, &["/b"], 100).await;
-    let turn = sweeper.turn().await;
-    sweeper.restart(&turn, Revision(5));
-    drop(turn);
+    let guard = sweeper.lock().await;
+    sweeper.restart(&guard, Revision(5));
+    drop(guard);
     assert_eq!(sweep(&stage.node, sweeper).await, (5, [(0, (1, 100))].into()));
     assert_eq!(stage.node.get("/b").await.header("x-cache"), "HIT from edge");
 }
@@ -149,9 +149,9 @@ async fn who_joins_again_keeps_nothing_that_another_owner_could_confirm() {
     stage.node.knowing.join(log, PEERS.into(), Revision(5), knowledge).await;
     stage.node.in_contact();
     let sweeper = pending(&[]);
-    let turn = sweeper.turn().await;
-    sweeper.restart(&turn, Revision(5));
-    drop(turn);
+    let guard = sweeper.lock().await;
+    sweeper.restart(&guard, Revision(5));
+    drop(guard);
     assert_eq!(sweeper.upto(), Revision(0), "nothing was swept yet");
     assert_eq!(stage.node.get("/a").await.header("x-cache"), "MISS from edge");
     stage.node.settled().await;

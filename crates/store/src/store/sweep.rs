@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::{Store, Volume};
+use super::{Mount, Store};
 use crate::index::Place;
 use crate::object::Entry;
 use crate::writer::Command;
@@ -70,24 +70,24 @@ impl Store {
         if !self.has_disk_in_service() {
             for name in self.inner.memory.names() {
                 let Some(entry) = self.inner.memory.head(name) else { continue };
-                self.sweep_one(Object { entry, tier: None }, &mut judge, &mut dropped, &mut swept).await?;
+                self.sweep_one(Object { entry, volume: None }, &mut judge, &mut dropped, &mut swept).await?;
             }
         }
-        for volume in self.inner.disks.iter().filter(|volume| !volume.tier.outage.is_out()) {
-            let tier = &volume.tier;
+        for mount in self.inner.disks.iter().filter(|mount| !mount.volume.outage.is_out()) {
+            let volume = &mount.volume;
             // No remaining object needs a segment below this one, nor does one that becomes visible during the sweep.
-            let mut needed = volume.queue.ask(|reply| Command::OldestOfNew { reply }).await?;
+            let mut needed = mount.queue.ask(|reply| Command::OldestOfNew { reply }).await?;
             let mut dropped_here = false;
             for shard in 0..crate::index::SHARDS {
-                let names: Vec<u64> = tier.index.shard(shard).names();
+                let names: Vec<u64> = volume.index.shard(shard).names();
                 for name in names {
-                    let Some(place) = tier.index.get(name) else { continue };
-                    let orphan = self.owner(name).is_none_or(|owner| !std::ptr::eq(owner, volume));
+                    let Some(place) = volume.index.get(name) else { continue };
+                    let orphan = self.owner(name).is_none_or(|owner| !std::ptr::eq(owner, mount));
                     // What is in memory is the owner's.
-                    let at_hand = tier.memory.head(name).filter(|entry| !orphan && entry.place == place);
+                    let at_hand = volume.memory.head(name).filter(|entry| !orphan && entry.place == place);
                     let entry = match at_hand {
                         Some(entry) => entry,
-                        None => match tier.load(name, Place { lead: 0, ..place }).await {
+                        None => match volume.load(name, Place { lead: 0, ..place }).await {
                             Ok(entry) => Arc::new(Entry { place, ..entry }),
                             Err(_) => {
                                 swept.skipped += 1;
@@ -101,10 +101,10 @@ impl Store {
                     let gone = if orphan {
                         // Lookups do not find it, so nobody can want to keep it.
                         let (key, expected) = (entry.key, Some(place));
-                        volume.queue.ask(|reply| Command::Remove { key, expected, durable: false, reply }).await?
+                        mount.queue.ask(|reply| Command::Remove { key, expected, durable: false, reply }).await?
                     } else {
                         let before = swept.dropped;
-                        let object = Object { entry, tier: Some(tier.clone()) };
+                        let object = Object { entry, volume: Some(volume.clone()) };
                         self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?;
                         swept.dropped > before
                     };
@@ -115,9 +115,9 @@ impl Store {
                 }
             }
             // Whatever this sweep changed: what it found in place may be the work of one that was not finished.
-            volume.queue.ask(|reply| Command::Sync { reply }).await?;
+            mount.queue.ask(|reply| Command::Sync { reply }).await?;
             if dropped_here {
-                volume.queue.ask(|reply| Command::Reclaim { before: needed, reply }).await?;
+                mount.queue.ask(|reply| Command::Reclaim { before: needed, reply }).await?;
             }
         }
         Ok(swept)
@@ -132,11 +132,11 @@ impl Store {
     ) -> Result<Swept, WriteError> {
         let mut swept = Swept::default();
         for (key, full_key) in keys {
-            let volume = self.volume(*key);
-            if let Some(owner) = volume {
+            let mount = self.mount(*key);
+            if let Some(owner) = mount {
                 self.remove_orphans(owner, *key).await?;
             }
-            match self.find(volume, *key, full_key).await {
+            match self.find(mount, *key, full_key).await {
                 Ok(Some(object)) => self.sweep_one(object, &mut judge, &mut dropped, &mut swept).await?,
                 Ok(None) => {}
                 Err(_) => swept.skipped += 1,
@@ -147,9 +147,9 @@ impl Store {
 
     /// Makes the removals of a sweep durable.
     pub async fn sync_removals(&self) -> Result<(), WriteError> {
-        let unsettled = |volume: &&Volume| !volume.tier.outage.is_out() && volume.tier.unsettled.load(Ordering::SeqCst);
-        for volume in self.inner.disks.iter().filter(unsettled) {
-            volume.queue.ask(|reply| Command::Sync { reply }).await?;
+        let unsettled = |mount: &&Mount| !mount.volume.outage.is_out() && mount.volume.unsettled.load(Ordering::SeqCst);
+        for mount in self.inner.disks.iter().filter(unsettled) {
+            mount.queue.ask(|reply| Command::Sync { reply }).await?;
         }
         Ok(())
     }
@@ -195,10 +195,10 @@ impl Store {
     /// Removes an object, unless its head or body has changed since: only what was judged is removed.
     async fn remove_unchanged(&self, object: &Object) -> Result<bool, WriteError> {
         let entry = object.entry.clone();
-        match self.volume(object.key()) {
-            Some(volume) => {
+        match self.mount(object.key()) {
+            Some(mount) => {
                 let (key, expected) = (entry.key, Some(entry.place));
-                volume.queue.ask(|reply| Command::Remove { key, expected, durable: false, reply }).await
+                mount.queue.ask(|reply| Command::Remove { key, expected, durable: false, reply }).await
             }
             None => Ok(self.change_in_memory(&entry, None).is_some()),
         }

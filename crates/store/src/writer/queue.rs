@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::growing::Growing;
 use crate::index::Place;
 use crate::object::Entry;
-use crate::tier::{Segment, Tier};
+use crate::volume::{Segment, Volume};
 use crate::{Key, WriteError};
 
 /// Bytes of bodies and heads that one disk's queue and writer may hold; further fills wait.
@@ -65,17 +65,17 @@ impl Command {
 /// The handle to a writer. Once its disk is out of service, every use fails with that error.
 #[derive(Clone)]
 pub(crate) struct Queue {
-    tier: Arc<Tier>,
+    volume: Arc<Volume>,
     commands: mpsc::Sender<Command>,
     in_flight: Arc<Semaphore>,
 }
 
 impl Queue {
     /// A queue, and the receiver of its commands.
-    pub(super) fn new(tier: Arc<Tier>) -> (Queue, mpsc::Receiver<Command>) {
+    pub(super) fn new(volume: Arc<Volume>) -> (Queue, mpsc::Receiver<Command>) {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
-        (Queue { tier, commands: sender, in_flight }, commands)
+        (Queue { volume, commands: sender, in_flight }, commands)
     }
 
     /// Waits until `bytes` more may be in flight. The permit travels with the command.
@@ -104,7 +104,7 @@ impl Queue {
 
     /// The error if the writer does not answer.
     pub(crate) fn ended(&self) -> WriteError {
-        if self.tier.outage.is_out() { self.tier.out_of_service() } else { WriteError::Closed }
+        if self.volume.outage.is_out() { self.volume.out_of_service() } else { WriteError::Closed }
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -27,7 +27,7 @@ use crate::WriteError;
 use crate::disk::DiskFile;
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, SliceAt};
 use crate::index::{Place, name};
-use crate::tier::{Segment, Source};
+use crate::volume::{Segment, Source};
 
 /// At most one part in this many of a segment may be taken by objects kept from older ones.
 const KEPT_PART: u64 = 3;
@@ -59,17 +59,17 @@ impl Writer {
 
     async fn begin_next(&mut self) -> Result<Arc<Segment>, WriteError> {
         self.create_empty().await.map_err(|error| {
-            tracing::warn!(disk = %self.tier.path.display(), %error, "no new segment");
+            tracing::warn!(disk = %self.volume.path.display(), %error, "no new segment");
             self.failed(error)
         })
     }
 
     async fn create_empty(&mut self) -> io::Result<Arc<Segment>> {
-        self.tier.leave_segments(Vec::new());
+        self.volume.leave_segments(Vec::new());
         self.remove_empty().await?;
-        self.tier.take_back().await?;
+        self.volume.take_back().await?;
         // Only if the capacity was lowered, a segment could not be removed, or readers hold segments that are gone.
-        while self.tier.usage().1 + self.tier.segment_bytes > self.tier.capacity_bytes {
+        while self.volume.usage().1 + self.volume.segment_bytes > self.volume.capacity_bytes {
             if !self.evict_oldest().await? {
                 break;
             }
@@ -87,9 +87,9 @@ impl Writer {
                 created => break created?,
             }
         };
-        let segment = Arc::new(Segment::new(id, file, self.tier.segment_bytes, self.void));
-        self.tier.add_segment(segment.clone());
-        let header = format::encode_segment_header(id, self.tier.next_fill.load(Ordering::Relaxed), segment.void);
+        let segment = Arc::new(Segment::new(id, file, self.volume.segment_bytes, self.void));
+        self.volume.add_segment(segment.clone());
+        let header = format::encode_segment_header(id, self.volume.next_fill.load(Ordering::Relaxed), segment.void);
         self.open = Some(Open { segment: segment.clone(), end: 0, entries: 0 });
         self.add(header, Bytes::new());
         for key in self.gone.clone() {
@@ -105,42 +105,42 @@ impl Writer {
         let kept = self.empty.iter().rposition(records).filter(|_| self.void.is_some());
         let kept = kept.map(|at| self.empty.remove(at));
         for empty in std::mem::replace(&mut self.empty, kept.into_iter().collect()) {
-            self.tier.disk.remove(&format::segment_name(empty.id)).await?;
-            self.tier.forget_segment(empty.id);
+            self.volume.disk.remove(&format::segment_name(empty.id)).await?;
+            self.volume.forget_segment(empty.id);
         }
         Ok(())
     }
 
     /// Takes back the room of gone segments that readers hold beyond the bound.
     pub(super) async fn take_back(&self) -> Result<(), WriteError> {
-        self.tier.take_back().await.map_err(|error| self.failed(error))
+        self.volume.take_back().await.map_err(|error| self.failed(error))
     }
 
     async fn create_file(&mut self) -> io::Result<(u32, Arc<dyn DiskFile>)> {
         // Odd ids; the even one after it is for the segment that replaces it when it is sifted.
         let id = self.next_segment | 1;
         self.next_segment = id.checked_add(2).ok_or_else(|| io::Error::other("segment ids are used up"))?;
-        let file = self.tier.disk.create(&format::segment_name(id), self.tier.segment_bytes).await?;
+        let file = self.volume.disk.create(&format::segment_name(id), self.volume.segment_bytes).await?;
         Ok((id, file))
     }
 
     /// Reclaims segments until there is room for one more, and copies the objects worth keeping to `open`.
     async fn make_room_for_next(&mut self, open: &mut Arc<Segment>, room: u64) -> Result<(), WriteError> {
-        let segment_bytes = self.tier.segment_bytes;
+        let segment_bytes = self.volume.segment_bytes;
         let (first, mut budget) = (open.id, (segment_bytes / KEPT_PART).min(segment_bytes.saturating_sub(room)));
         // Moving the pinned objects of a segment may take a little more than one segment, and so may sifting one.
-        let spare = if self.tier.pins.is_empty() && self.young(open).1.is_none() { 1 } else { 2 };
+        let spare = if self.volume.pins.is_empty() && self.young(open).1.is_none() { 1 } else { 2 };
         self.sift_young(open, spare).await?;
-        while self.tier.usage().1 + spare * segment_bytes > self.tier.capacity_bytes {
-            let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < first) else { break };
-            let moved = self.move_pinned(oldest.id, self.tier.pins.of_segment(oldest.id), open).await?;
+        while self.volume.usage().1 + spare * segment_bytes > self.volume.capacity_bytes {
+            let Some(oldest) = self.volume.oldest_segment().filter(|oldest| oldest.id < first) else { break };
+            let moved = self.move_pinned(oldest.id, self.volume.pins.of_segment(oldest.id), open).await?;
             budget = budget.saturating_sub(moved);
             if open.id == first {
                 self.keep_of(&oldest, open, &mut budget).await?;
             }
             if let Err(error) = self.evict_oldest().await {
                 // Tried again with the next segment.
-                tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
+                tracing::warn!(disk = %self.volume.path.display(), segment = oldest.id, %error, "segment not removed");
                 break;
             }
             drop(oldest);
@@ -151,14 +151,14 @@ impl Writer {
 
     /// Copies pinned objects ahead of time out of segments that will be reclaimed later, as far as that is due.
     async fn move_ahead(&mut self, open: &mut Arc<Segment>, budget: u64) -> Result<(), WriteError> {
-        if self.tier.pins.is_empty() {
+        if self.volume.pins.is_empty() {
             return Ok(());
         }
-        let each = self.tier.segment_bytes / KEPT_PART;
-        let before = self.tier.bytes_before();
-        let turns = |segment| before.get(&segment).map_or(0, |bytes| bytes / self.tier.segment_bytes) + 1;
+        let each = self.volume.segment_bytes / KEPT_PART;
+        let before = self.volume.bytes_before();
+        let turns = |segment| before.get(&segment).map_or(0, |bytes| bytes / self.volume.segment_bytes) + 1;
         let mut left = budget;
-        for (segment, name) in self.tier.pins.due(turns, each) {
+        for (segment, name) in self.volume.pins.due(turns, each) {
             if left == 0 || segment >= open.id {
                 break;
             }
@@ -170,11 +170,11 @@ impl Writer {
     /// Copies the parts of these pinned objects in `segment` or before it, and makes the copies durable; returns the
     /// bytes copied. Continues in the next segment when the open one is full; there is room for that.
     async fn move_pinned(&mut self, segment: u32, names: Vec<u64>, open: &mut Arc<Segment>) -> Result<u64, WriteError> {
-        let tier = self.tier.clone();
+        let volume = self.volume.clone();
         let mut bytes = 0;
         for name in names {
-            let Some(place) = tier.index.get(name) else { continue };
-            let Ok(mut entry) = tier.load(name, place).await else { continue }; // counted when its segment is removed
+            let Some(place) = volume.index.get(name) else { continue };
+            let Ok(mut entry) = volume.load(name, place).await else { continue }; // counted when its segment is removed
             let head = RECORD_HEADER_BYTES
                 + format::head_length(&entry.record.full_key, &entry.record.head, entry.record.slices.len());
             let (only, mut lead, mut whole) = (entry.record.slices.len() == 1, 0, true);
@@ -183,9 +183,9 @@ impl Writer {
                 if at.segment > segment {
                     continue;
                 }
-                let read = match tier.segment(at.segment) {
+                let read = match volume.segment(at.segment) {
                     Some(from) => {
-                        tier.read_slice(Source::Anywhere, &from, &at, entry.generation, number as u32).await.ok()
+                        volume.read_slice(Source::Anywhere, &from, &at, entry.generation, number as u32).await.ok()
                     }
                     None => None,
                 };
@@ -232,20 +232,20 @@ impl Writer {
 
     /// Copies requested objects out of a segment, as far as the budget of bytes allows, and makes the copies durable.
     async fn keep_of(&mut self, oldest: &Segment, open: &Arc<Segment>, budget: &mut u64) -> Result<(), WriteError> {
-        let Ok(entries) = self.tier.entries(oldest).await else { return Ok(()) };
-        let tier = self.tier.clone();
+        let Ok(entries) = self.volume.entries(oldest).await else { return Ok(()) };
+        let volume = self.volume.clone();
         // Every body here has its first head here as well, though the newest may be elsewhere; except for those that
         // only begin here, which `spanning` lists.
         let heads = entries.iter().filter(|entry| entry.kind == Kind::Head).map(|entry| name(entry.key));
-        let mut names: Vec<u64> = heads.chain(tier.spanning(oldest.id)).collect();
+        let mut names: Vec<u64> = heads.chain(volume.spanning(oldest.id)).collect();
         names.sort_unstable();
         names.dedup();
         let mut candidates: Vec<(u32, u64, Place)> = Vec::new();
         for name in names {
-            let shard = tier.index.lock(name);
+            let shard = volume.index.lock(name);
             if let Some(place) = shard.get(name)
                 && shard.asked(name, place) > 0
-                && !tier.pins.holds(name)
+                && !volume.pins.holds(name)
             {
                 candidates.push((shard.asked(name, place), name, place));
             }
@@ -259,7 +259,7 @@ impl Writer {
         if kept > 0 {
             self.flush_open(open).await?;
             self.sync_open().await?;
-            tier.counters.kept_objects.fetch_add(kept, Ordering::Relaxed);
+            volume.counters.kept_objects.fetch_add(kept, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -277,12 +277,12 @@ impl Writer {
         if u64::from(place.lead) + u64::from(place.length) > *budget {
             return Ok(false);
         }
-        let tier = self.tier.clone();
-        let at_hand = tier.memory.peek_head(name).filter(|entry| entry.place == place && !entry.held.is_empty());
+        let volume = self.volume.clone();
+        let at_hand = volume.memory.peek_head(name).filter(|entry| entry.place == place && !entry.held.is_empty());
         let mut entry = match at_hand {
             Some(entry) => entry.copied(),
             // An unreadable object is not kept.
-            None => match tier.load(name, place).await {
+            None => match volume.load(name, place).await {
                 Ok(entry) => entry,
                 Err(_) => return Ok(false),
             },
@@ -294,7 +294,7 @@ impl Writer {
             return Ok(false);
         }
         *budget -= bytes;
-        tier.index.lock(name).spend_asked(name);
+        volume.index.lock(name).spend_asked(name);
         let body = (entry.key, entry.generation);
         let mut lead = 0;
         for number in 0..entry.record.slices.len() {
@@ -302,8 +302,8 @@ impl Writer {
             let payload = match entry.held.get(number) {
                 Some(bytes) => bytes.clone(),
                 None => {
-                    let Some(segment) = tier.segment(at.segment) else { return Ok(false) };
-                    match tier.read_slice(Source::Anywhere, &segment, &at, entry.generation, number as u32).await {
+                    let Some(segment) = volume.segment(at.segment) else { return Ok(false) };
+                    match volume.read_slice(Source::Anywhere, &segment, &at, entry.generation, number as u32).await {
                         Ok(bytes) => bytes,
                         Err(_) => return Ok(false),
                     }
@@ -329,7 +329,7 @@ impl Writer {
         match self.open {
             Some(_) => Ok(()),
             None => {
-                let error = format!("segment {} was given up", open.id);
+                let error = format!("segment {} was abandoned", open.id);
                 Err(WriteError::Io(Arc::new(io::Error::other(error))))
             }
         }
@@ -339,23 +339,23 @@ impl Writer {
     /// restart could bring back objects that a newer segment had removed.
     async fn evict_oldest(&mut self) -> io::Result<bool> {
         self.remove_unfinished().await?;
-        let Some(segment) = self.tier.oldest_segment() else { return Ok(false) };
-        let heads = self.tier.heads_of(&segment).await;
-        self.tier.disk.remove(&format::segment_name(segment.id)).await?;
+        let Some(segment) = self.volume.oldest_segment() else { return Ok(false) };
+        let heads = self.volume.heads_of(&segment).await;
+        self.volume.disk.remove(&format::segment_name(segment.id)).await?;
         // Not before: as long as the object may be back after a crash, it must be found, so that its removal is logged.
-        let dropped = self.tier.drop_heads(segment.id, heads);
-        self.tier.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
-        self.tier.forget_segment(segment.id);
-        self.tier.forget_spanning(0..=segment.id);
-        self.tier.counters.evicted_segments.fetch_add(1, Ordering::Relaxed);
+        let dropped = self.volume.drop_heads(segment.id, heads);
+        self.volume.counters.evicted_objects.fetch_add(dropped, Ordering::Relaxed);
+        self.volume.forget_segment(segment.id);
+        self.volume.forget_spanning(0..=segment.id);
+        self.volume.counters.evicted_segments.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
 
     /// Removes the segment left by a sift that failed.
     pub(super) async fn remove_unfinished(&mut self) -> io::Result<()> {
         if let Some(unfinished) = &self.unfinished {
-            self.tier.disk.remove(&format::segment_name(unfinished.id)).await?;
-            self.tier.forget_segment(unfinished.id);
+            self.volume.disk.remove(&format::segment_name(unfinished.id)).await?;
+            self.volume.forget_segment(unfinished.id);
             self.unfinished = None;
         }
         Ok(())
@@ -367,9 +367,9 @@ impl Writer {
         let open = self.open.as_ref().map_or(u32::MAX, |open| open.segment.id);
         // The caller knows of no fill that has not ended.
         let before = before.min(open).min(self.oldest_of_fills());
-        while let Some(oldest) = self.tier.oldest_segment().filter(|oldest| oldest.id < before) {
+        while let Some(oldest) = self.volume.oldest_segment().filter(|oldest| oldest.id < before) {
             if let Err(error) = self.evict_oldest().await {
-                tracing::warn!(disk = %self.tier.path.display(), segment = oldest.id, %error, "segment not removed");
+                tracing::warn!(disk = %self.volume.path.display(), segment = oldest.id, %error, "segment not removed");
                 return false;
             }
         }
@@ -390,7 +390,7 @@ impl Writer {
         closing: Option<Reply<bool>>,
     ) {
         commands.close();
-        let error = self.tier.out_of_service();
+        let error = self.volume.out_of_service();
         for effect in std::mem::take(&mut self.batch).effects {
             effect.fail(&error);
         }
@@ -403,9 +403,9 @@ impl Writer {
             let _ = reply.send(Ok(true));
         }
         match self.make_void().await {
-            Ok(()) => self.tier.outage.settle(),
+            Ok(()) => self.volume.outage.settle(),
             Err(error) => {
-                tracing::error!(disk = %self.tier.path.display(), %error, "what the disk holds may be back after a restart");
+                tracing::error!(disk = %self.volume.path.display(), %error, "removed contents of the disk may reappear after a restart");
             }
         }
     }
@@ -413,11 +413,11 @@ impl Writer {
     /// Records that nothing on the disk counts any more; on a full disk the oldest segments make room for that.
     async fn make_void(&mut self) -> io::Result<()> {
         loop {
-            match self.tier.disk.create(format::VOID_NAME, 1).await {
+            match self.volume.disk.create(format::VOID_NAME, 1).await {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    let Some(oldest) = self.tier.oldest_segment() else { return Err(error) };
-                    self.tier.disk.remove(&format::segment_name(oldest.id)).await?;
-                    self.tier.forget_segment(oldest.id);
+                    let Some(oldest) = self.volume.oldest_segment() else { return Err(error) };
+                    self.volume.disk.remove(&format::segment_name(oldest.id)).await?;
+                    self.volume.forget_segment(oldest.id);
                 }
                 Err(error) => return Err(error),
                 Ok(_) => return Ok(()),

@@ -29,7 +29,7 @@ use super::{BATCH_BYTES, Effect, Writer};
 use crate::format::{self, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SliceAt, SummaryEntry, Void};
 use crate::index::{Place, name};
 use crate::object::Entry;
-use crate::tier::{Segment, Source, Tier};
+use crate::volume::{Segment, Source, Volume};
 use crate::{Key, ReadError, WriteError};
 
 /// One part in this many of a disk is for segments not yet sifted.
@@ -39,7 +39,7 @@ const YOUNG_PART: u64 = 10;
 const YOUNG_SEGMENTS_MIN: u64 = 2;
 
 /// A disk with fewer segments is not sifted: the granularity would be too coarse.
-const SEGMENTS_LEAST: u64 = 16;
+const SIFTED_SEGMENTS_MIN: u64 = 16;
 
 /// A segment of which more than this many tenths would be kept is left as it is.
 const KEPT_TENTHS_MAX: u64 = 9;
@@ -79,24 +79,24 @@ struct Kept {
 impl Writer {
     /// Bytes of the segments before the open one that may still be sifted, and the oldest of them.
     pub(super) fn young(&self, open: &Segment) -> (u64, Option<Arc<Segment>>) {
-        if self.tier.capacity_bytes / self.tier.segment_bytes < SEGMENTS_LEAST {
+        if self.volume.capacity_bytes / self.volume.segment_bytes < SIFTED_SEGMENTS_MIN {
             return (0, None);
         }
-        self.tier.segments_between(self.sifted_to, open.id)
+        self.volume.segments_between(self.sifted_to, open.id)
     }
 
     /// Sifts segments, as long as there is no room for `spare` more and the young ones take more than their part.
     pub(super) async fn sift_young(&mut self, open: &mut Arc<Segment>, spare: u64) -> Result<(), WriteError> {
-        let (segment_bytes, capacity) = (self.tier.segment_bytes, self.tier.capacity_bytes);
+        let (segment_bytes, capacity) = (self.volume.segment_bytes, self.volume.capacity_bytes);
         let young_max = (capacity / YOUNG_PART).max(YOUNG_SEGMENTS_MIN * segment_bytes);
         self.running.retain(|_, fill| fill.upgrade().is_some_and(|fill| fill.failure().is_none()));
-        while self.tier.usage().1 + spare * segment_bytes > capacity
+        while self.volume.usage().1 + spare * segment_bytes > capacity
             && let (young, Some(next)) = self.young(open)
             && young > young_max
         {
             self.sifted_to = next.id + 1;
             let mut fills = self.running.values().filter_map(std::sync::Weak::upgrade);
-            let last = self.sifted_last.take().and_then(|last| self.tier.segment(last));
+            let last = self.sifted_last.take().and_then(|last| self.volume.segment(last));
             if fills.any(|fill| fill.segment(next.id).is_some()) {
                 continue;
             }
@@ -112,9 +112,9 @@ impl Writer {
         last: Option<Arc<Segment>>,
         open: &mut Arc<Segment>,
     ) -> Result<(), WriteError> {
-        let tier = self.tier.clone();
+        let volume = self.volume.clone();
         // Their room is needed.
-        tier.leave_segments(Vec::new());
+        volume.leave_segments(Vec::new());
         self.take_back().await?;
         // There is at most one, so that they do not add up on a disk that removes nothing.
         if self.remove_unfinished().await.is_err() {
@@ -125,13 +125,13 @@ impl Writer {
         let mut from = vec![young];
         let Some(mut plan) = self.plan(&from).await.filter(|plan| plan.bytes <= most) else { return Ok(()) };
         let joined = |last: &Arc<Segment>| last.allocated.load(Ordering::Relaxed) + plan.bytes;
-        if let Some(last) = last.filter(|last| joined(last) <= tier.segment_bytes / JOINED_PART) {
+        if let Some(last) = last.filter(|last| joined(last) <= volume.segment_bytes / JOINED_PART) {
             from.insert(0, last);
             let Some(both) = self.plan(&from).await else { return Ok(()) };
             plan = both;
         }
         // A void that one of them records must be recorded for as long as the segment it names exists.
-        let there = |void: &Void| holder(&from, void.segment).is_none() && tier.segment(void.segment).is_some();
+        let there = |void: &Void| holder(&from, void.segment).is_none() && volume.segment(void.segment).is_some();
         plan.void =
             from.iter().filter_map(|segment| segment.void).filter(there).min_by_key(|void| (void.segment, void.offset));
         let moved = if plan.is_empty() {
@@ -147,8 +147,8 @@ impl Writer {
         // They are durable. If anything below fails, the originals leave the disk before the copies, and until then the
         // index must name the copies: an object that left it with its original could be back after a restart.
         for (old, entry) in here {
-            tier.note_parts(&entry);
-            tier.publish_moved(old, entry);
+            volume.note_parts(&entry);
+            volume.publish_moved(old, entry);
         }
 
         // An object with its head in a newer segment gets a newer head, or a tombstone.
@@ -162,11 +162,11 @@ impl Writer {
                 self.flush_open(open).await?;
             }
         }
-        self.ghosts.grow_to(tier.index.len());
+        self.ghosts.grow_to(volume.index.len());
         let (with_segment, alone): (Vec<_>, Vec<_>) =
             plan.dropped.into_iter().partition(|(_, place)| holder(&from, place.segment).is_some());
         if !alone.is_empty() {
-            tier.unsettled.store(true, Ordering::SeqCst);
+            volume.unsettled.store(true, Ordering::SeqCst);
         }
         for (key, place) in alone {
             // Room first: an object must not leave the index without a tombstone.
@@ -178,14 +178,14 @@ impl Writer {
         self.flush_open(open).await?;
         self.sync_open().await?;
 
-        tier.counters.kept_objects.fetch_add(kept, Ordering::Relaxed);
-        tier.counters.sifted_segments.fetch_add(1, Ordering::Relaxed);
+        volume.counters.kept_objects.fetch_add(kept, Ordering::Relaxed);
+        volume.counters.sifted_segments.fetch_add(1, Ordering::Relaxed);
         // Oldest first, or a crash in between could bring back objects that a newer segment had removed.
-        tier.leave_segments(from.clone());
+        volume.leave_segments(from.clone());
         for segment in from {
-            if let Err(error) = tier.disk.remove(&format::segment_name(segment.id)).await {
+            if let Err(error) = volume.disk.remove(&format::segment_name(segment.id)).await {
                 // It is removed when it is the oldest.
-                tracing::warn!(disk = %tier.path.display(), segment = segment.id, %error, "sifted segment not removed");
+                tracing::warn!(disk = %volume.path.display(), segment = segment.id, %error, "sifted segment not removed");
                 break;
             }
             // Not before: as long as the object may be back after a crash, it must be found, so that its removal is
@@ -193,41 +193,41 @@ impl Writer {
             for (key, place) in with_segment.iter().filter(|(_, place)| place.segment == segment.id) {
                 self.drop_sifted(*key, *place);
             }
-            tier.forget_segment(segment.id);
-            tier.forget_spanning(segment.id..=segment.id);
+            volume.forget_segment(segment.id);
+            volume.forget_spanning(segment.id..=segment.id);
         }
         Ok(())
     }
 
     /// Drops an object that was sifted out; false if it has been replaced by now.
     fn drop_sifted(&mut self, key: Key, place: Place) -> bool {
-        let dropped = self.tier.drop_if(name(key), place);
+        let dropped = self.volume.drop_if(name(key), place);
         if dropped {
             self.ghosts.note(name(key));
-            self.tier.counters.evicted_objects.fetch_add(1, Ordering::Relaxed);
+            self.volume.counters.evicted_objects.fetch_add(1, Ordering::Relaxed);
         }
         dropped
     }
 
     /// Decides which objects of consecutive segments are kept; `None` if that cannot be determined.
     async fn plan(&self, from: &[Arc<Segment>]) -> Option<Plan> {
-        let tier = &*self.tier;
+        let volume = &*self.volume;
         let here = |id| holder(from, id).is_some();
         let mut names = BTreeSet::new();
         let (mut keys, mut removed) = (BTreeMap::new(), BTreeSet::new());
         for segment in from {
-            for entry in tier.entries(segment).await.ok()? {
+            for entry in volume.entries(segment).await.ok()? {
                 names.insert(name(entry.key));
                 keys.insert(name(entry.key), entry.key);
                 removed.extend((entry.kind == Kind::Tombstone).then(|| name(entry.key)));
             }
-            names.extend(tier.spanning(segment.id));
+            names.extend(volume.spanning(segment.id));
         }
         let mut plan = Plan::default();
         for name in names {
             let key = keys.get(&name).copied();
             let (place, wanted, older) = {
-                let mut shard = tier.index.lock(name);
+                let mut shard = volume.index.lock(name);
                 let Some(place) = shard.get(name) else {
                     plan.tombstones.extend(key);
                     continue;
@@ -236,7 +236,7 @@ impl Writer {
                 if removed.contains(&name) || key.is_some() && !here(place.segment) {
                     shard.note_older(name);
                 }
-                let asked = shard.asked(name, place) > 0 || shard.is_settled(name) || tier.pins.holds(name);
+                let asked = shard.asked(name, place) > 0 || shard.is_settled(name) || volume.pins.holds(name);
                 (place, asked && !shard.is_unreadable(name), shard.has_older(name))
             };
             if here(place.segment) && !wanted {
@@ -254,7 +254,7 @@ impl Writer {
                 }
                 continue;
             }
-            let entry = tier.load(name, place).await.ok()?;
+            let entry = volume.load(name, place).await.ok()?;
             let slices = || entry.record.slices.iter().filter(|slice| here(slice.segment));
             let bytes: u64 = slices().map(|slice| RECORD_HEADER_BYTES as u64 + u64::from(slice.length)).sum();
             let first = slices().map(|slice| (slice.segment, slice.offset)).min();
@@ -278,9 +278,9 @@ impl Writer {
     /// places of the heads and the new entries; heads that are elsewhere are still to be written. Objects that could
     /// not be read are moved to the dropped ones in the plan. `None` if the disk failed: then nothing has changed.
     async fn write_kept(&mut self, id: u32, from: &[Arc<Segment>], plan: &mut Plan) -> Option<Vec<(Place, Entry)>> {
-        let tier = self.tier.clone();
+        let volume = self.volume.clone();
         let failed = |this: &Writer, error: io::Error| {
-            tracing::warn!(disk = %this.tier.path.display(), segment = id, %error, "segment not sifted");
+            tracing::warn!(disk = %this.volume.path.display(), segment = id, %error, "segment not sifted");
             // A disk filled by other files has not failed.
             if error.kind() != io::ErrorKind::StorageFull {
                 this.failed(error);
@@ -289,20 +289,20 @@ impl Writer {
         let lines = plan.kept.len() + plan.tombstones.len();
         let tombstones = (lines * RECORD_HEADER_BYTES) as u64;
         let length = SEGMENT_HEADER_BYTES as u64 + plan.bytes + tombstones + format::summary_length(lines) as u64;
-        let created = tier.disk.create(&format::segment_name(id), length).await;
+        let created = volume.disk.create(&format::segment_name(id), length).await;
         let file = created.map_err(|error| failed(self, error)).ok()?;
         let segment = Arc::new(Segment::new(id, file, length, plan.void));
-        match Sifted::new(segment.clone()).fill(&tier, from, plan).await {
+        match Sifted::new(segment.clone()).fill(&volume, from, plan).await {
             Ok(moved) => {
-                tier.add_segment(segment);
+                volume.add_segment(segment);
                 Some(moved)
             }
             Err(error) => {
                 failed(self, error);
-                tier.add_segment(segment.clone());
+                volume.add_segment(segment.clone());
                 self.unfinished = Some(segment);
                 if let Err(error) = self.remove_unfinished().await {
-                    tracing::warn!(disk = %tier.path.display(), segment = id, %error, "unfinished segment not removed");
+                    tracing::warn!(disk = %volume.path.display(), segment = id, %error, "unfinished segment not removed");
                 }
                 None
             }
@@ -378,12 +378,12 @@ struct Window {
 
 impl Window {
     /// Bytes of a segment, copied so that they do not keep the window in memory; `None` if they cannot be read.
-    async fn get(&mut self, tier: &Tier, from: &Segment, start: u64, length: usize) -> Option<Bytes> {
+    async fn get(&mut self, volume: &Volume, from: &Segment, start: u64, length: usize) -> Option<Bytes> {
         let end = start + length as u64;
         if self.segment != from.id || self.start > start || self.start + (self.bytes.len() as u64) < end {
             let most = from.allocated.load(Ordering::Relaxed).checked_sub(start)?;
             let wanted = WINDOW_BYTES.max(length as u64).min(most) as usize;
-            let bytes = tier.read(Source::Anywhere, from, u32::try_from(start).ok()?, wanted).await.ok()?;
+            let bytes = volume.read(Source::Anywhere, from, u32::try_from(start).ok()?, wanted).await.ok()?;
             *self = Window { segment: from.id, start, bytes };
         }
         let at = (start - self.start) as usize;
@@ -397,12 +397,17 @@ impl Sifted {
     }
 
     /// Writes all kept objects.
-    async fn fill(&mut self, tier: &Tier, from: &[Arc<Segment>], plan: &mut Plan) -> io::Result<Vec<(Place, Entry)>> {
-        let next_fill = tier.next_fill.load(Ordering::Relaxed);
+    async fn fill(
+        &mut self,
+        volume: &Volume,
+        from: &[Arc<Segment>],
+        plan: &mut Plan,
+    ) -> io::Result<Vec<(Place, Entry)>> {
+        let next_fill = volume.next_fill.load(Ordering::Relaxed);
         self.push(format::encode_segment_header(self.segment.id, next_fill, self.segment.void));
         let mut moved = Vec::with_capacity(plan.kept.len());
         for Kept { key, place, .. } in std::mem::take(&mut plan.kept) {
-            match self.keep(tier, from, key, place).await? {
+            match self.keep(volume, from, key, place).await? {
                 Some(entry) => moved.push((place, entry)),
                 None => {
                     plan.dropped.push((key, place));
@@ -414,7 +419,7 @@ impl Sifted {
             self.add_tombstone(*key);
         }
         self.write().await?;
-        tier.counters.written_bytes.fetch_add(self.end, Ordering::Relaxed);
+        volume.counters.written_bytes.fetch_add(self.end, Ordering::Relaxed);
         self.segment.sync(self.end).await?;
         self.segment.seal(self.end, next_fill).await?;
         Ok(moved)
@@ -434,11 +439,17 @@ impl Sifted {
 
     /// Copies the part of an object that is in `from`: its slices, and its head if that is there as well. `None` if it
     /// cannot be read.
-    async fn keep(&mut self, tier: &Tier, from: &[Arc<Segment>], key: Key, place: Place) -> io::Result<Option<Entry>> {
-        let at_hand = tier.memory.peek_head(name(key)).filter(|entry| entry.place == place && !entry.held.is_empty());
+    async fn keep(
+        &mut self,
+        volume: &Volume,
+        from: &[Arc<Segment>],
+        key: Key,
+        place: Place,
+    ) -> io::Result<Option<Entry>> {
+        let at_hand = volume.memory.peek_head(name(key)).filter(|entry| entry.place == place && !entry.held.is_empty());
         let mut entry = match at_hand {
             Some(entry) => entry.copied(),
-            None => match self.load(tier, from, key, place).await {
+            None => match self.load(volume, from, key, place).await {
                 Ok(entry) => entry,
                 Err(_) => return Ok(None),
             },
@@ -449,7 +460,7 @@ impl Sifted {
             let Some(from) = holder(from, at.segment) else { continue };
             let payload = match entry.held.get(number) {
                 Some(bytes) => bytes.clone(),
-                None => match tier.read_slice(Source::Anywhere, from, &at, entry.generation, number as u32).await {
+                None => match volume.read_slice(Source::Anywhere, from, &at, entry.generation, number as u32).await {
                     Ok(bytes) => bytes,
                     Err(_) => return Ok(None),
                 },
@@ -471,14 +482,20 @@ impl Sifted {
         Ok(Some(entry))
     }
 
-    async fn load(&mut self, tier: &Tier, from: &[Arc<Segment>], key: Key, place: Place) -> Result<Entry, ReadError> {
+    async fn load(
+        &mut self,
+        volume: &Volume,
+        from: &[Arc<Segment>],
+        key: Key,
+        place: Place,
+    ) -> Result<Entry, ReadError> {
         if let (Some(from), Some(start)) = (holder(from, place.segment), place.offset.checked_sub(place.lead)) {
             let length = (place.lead + place.length) as usize;
-            if let Some(bytes) = self.window.get(tier, from, u64::from(start), length).await {
-                return tier.entry(from, name(key), place, bytes);
+            if let Some(bytes) = self.window.get(volume, from, u64::from(start), length).await {
+                return volume.entry(from, name(key), place, bytes);
             }
         }
-        tier.load(name(key), place).await
+        volume.load(name(key), place).await
     }
 
     fn add_head(&mut self, entry: &mut Entry, lead: u32) {

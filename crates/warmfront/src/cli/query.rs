@@ -183,7 +183,7 @@ pub(crate) enum DomainCommand {
         /// Where it is served [default: domestic, as the API says]
         #[arg(long)]
         coverage: Option<Coverage>,
-        /// What it mostly serves
+        /// The type of its content
         #[arg(long = "type", value_name = "TYPE", default_value = "web")]
         kind: DomainKind,
     },
@@ -212,7 +212,7 @@ pub(crate) enum DomainCommand {
         #[arg(long, value_name = "HEADER")]
         tag_header: String,
     },
-    /// What a domain's users are shown by TLS
+    /// The TLS certificate of a domain
     #[command(subcommand)]
     Certificate(CertificateCommand),
     /// The functions of a domain: what shapes its caching

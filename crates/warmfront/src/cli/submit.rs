@@ -55,7 +55,7 @@ pub(crate) struct PushArgs {
     /// Fetch again, even where a copy is fresh; Warmfront only
     #[arg(long)]
     pub(super) refetch: bool,
-    /// Keep the objects in the stores for this long, whatever else comes there, such as 90s, 30m, 2h or 7d; Warmfront only
+    /// Pin the objects in the stores for this long, such as 90s, 30m, 2h or 7d; Warmfront only
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub(super) pin: Option<u64>,
     /// Say what would be done with each URL and why, and submit nothing; Warmfront only
@@ -88,7 +88,7 @@ pub(crate) struct RefreshArgs {
     /// Everything that the origin gave this tag, instead of URLs; may be given more than once
     #[arg(long = "tag", value_name = "TAG", requires = "domain", conflicts_with_all = ["urls", "kind"])]
     pub(super) tags: Vec<String>,
-    /// The domain whose tags are meant
+    /// The domain of the tags
     #[arg(long, value_name = "NAME", requires = "tags")]
     pub(super) domain: Option<String>,
     /// Drop the copies instead of revalidating them; those of files always are

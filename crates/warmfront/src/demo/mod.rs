@@ -188,7 +188,7 @@ impl Stage {
 }
 
 fn in_use(port: u16, whose: &str) -> String {
-    format!("port {port} on 127.0.0.1, which {whose} needs, cannot be had")
+    format!("port {port} on 127.0.0.1, which {whose} needs, is not available")
 }
 
 fn parse_origin(text: &str) -> anyhow::Result<Value> {

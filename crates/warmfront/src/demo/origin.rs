@@ -137,7 +137,7 @@ impl Origin {
             at += piece.len() as u64;
             hash.update(&piece);
         }
-        Ok((object.length, hex(&hash.finalize())))
+        Ok((object.length, hex::encode(hash.finalize())))
     }
 }
 
@@ -249,11 +249,6 @@ async fn stats(State(origin): State<Origin>) -> axum::Json<serde_json::Value> {
 async fn change(State(origin): State<Origin>) -> StatusCode {
     origin.change();
     StatusCode::NO_CONTENT
-}
-
-/// Hexadecimal digits, lower case.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

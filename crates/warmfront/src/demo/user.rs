@@ -49,5 +49,5 @@ async fn ask(address: SocketAddr, host: &str, path: &str) -> anyhow::Result<Answ
         }
     }
     let first_byte = first_byte.unwrap_or_else(|| begun.elapsed());
-    Ok(Answer { status, x_cache, bytes, sha256: super::origin::hex(&hash.finalize()), first_byte })
+    Ok(Answer { status, x_cache, bytes, sha256: hex::encode(hash.finalize()), first_byte })
 }

@@ -109,7 +109,8 @@ fn job_says_what_to_fetch() {
     let mut turn = Turn::new(&aims, &room);
     work.line_up(&aims, &room);
     work.lease(9, &mut turn);
-    assert_eq!(turn.free, [0, 5], "of p-1, who is not here, and of q-1");
+    let still: Vec<u32> = (0..2).filter(|number| turn.is_free(*number)).collect();
+    assert_eq!(still, [1], "p-1 is not here, and q-1 has room left");
     let jobs: Vec<(u32, String, String)> =
         turn.given().into_iter().map(|(_, job)| (job.index, job.url, job.headers[0].1.clone())).collect();
     let expected = [(4, "0", "0"), (5, "1", "0"), (6, "0", "1"), (7, "1", "1")];

@@ -12,7 +12,7 @@ const FORGET_CHUNKS: &str = "DELETE FROM chunk WHERE id IN ( \
     RETURNING account, domain, kind, created_ms, lines";
 
 /// Rows deleted in one transaction.
-const FORGOTTEN_AT_ONCE: u64 = 2_000;
+const FORGOTTEN_BATCH_MAX: u64 = 2_000;
 
 /// What is deleted after its retention time.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ impl State {
                 let mut writing = self.write().await?;
                 let count = forget_some(&mut writing, past, before).await?;
                 writing.commit().await?;
-                if count < FORGOTTEN_AT_ONCE {
+                if count < FORGOTTEN_BATCH_MAX {
                     break;
                 }
             }
@@ -55,11 +55,11 @@ impl State {
 async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u64, StateError> {
     let connection = match writing.on() {
         On::Sql(connection) => connection,
-        On::Memory(tables) => return Ok(tables.forget(past, before, FORGOTTEN_AT_ONCE)),
+        On::Memory(tables) => return Ok(tables.forget(past, before, FORGOTTEN_BATCH_MAX)),
     };
     let statement = match past {
         Past::Tasks => {
-            let gone = sqlx::query(FORGET_CHUNKS).bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64);
+            let gone = sqlx::query(FORGET_CHUNKS).bind(signed(before)).bind(FORGOTTEN_BATCH_MAX as i64);
             let gone = gone.fetch_all(&mut *connection).await?;
             let mut tally = Tally::default();
             for row in &gone {
@@ -81,7 +81,7 @@ async fn forget_some(writing: &mut Writing, past: Past, before: u64) -> Result<u
              (SELECT account, day, bucket FROM quota_use WHERE day < $1 LIMIT $2)"
         }
     };
-    let done = sqlx::query(statement).bind(signed(before)).bind(FORGOTTEN_AT_ONCE as i64).execute(connection).await?;
+    let done = sqlx::query(statement).bind(signed(before)).bind(FORGOTTEN_BATCH_MAX as i64).execute(connection).await?;
     Ok(done.rows_affected())
 }
 

@@ -7,7 +7,7 @@ use model::DomainName;
 
 use super::Tables;
 use crate::state::chunks::{Chunk, Kind};
-use crate::state::steering::{CANCELLED_AT_ONCE, Standing, Steered, Steering};
+use crate::state::steering::{CANCELLED_BATCH_MAX, Standing, Steered, Steering};
 
 fn standing(chunk: &Arc<Chunk>) -> Standing {
     Standing { id: chunk.id, urls: chunk.paths.len() as u64, steering: chunk.steering }
@@ -60,7 +60,7 @@ impl Tables {
         now_ms: u64,
     ) -> u64 {
         let open = self.open(true).filter(|chunk| chunk.account == account && chunk.domain == *domain);
-        let open = open.take(CANCELLED_AT_ONCE as usize).map(|chunk| (chunk.id, chunk.steering));
+        let open = open.take(CANCELLED_BATCH_MAX as usize).map(|chunk| (chunk.id, chunk.steering));
         let open: Vec<(u64, Steering)> = open.collect();
         for (id, steering) in &open {
             self.steer(number, *id, Steering { cancelled_ms: now_ms, ..*steering });

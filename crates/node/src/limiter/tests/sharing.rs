@@ -116,9 +116,9 @@ fn ask_for_ever(limiters: &[Rc<Limiter>], limit: PrefetchLimit, takes: Duration)
                 for k in 0_u128.. {
                     let key = k * 1_000_000 + n as u128 * 1_000 + m;
                     let asks = Prefetching { domain: "a.test", limit: &limit, key, again: false };
-                    if let Ok(slot) = limiter.enter_prefetching(&endpoint("o"), asks, None).await {
+                    if let Ok(permit) = limiter.enter_prefetching(&endpoint("o"), asks, None).await {
                         tokio::time::sleep(takes).await;
-                        slot.answered(true);
+                        permit.answered(true);
                     }
                 }
             });
@@ -171,11 +171,11 @@ async fn bytes_come_no_faster_than_an_owner_allows_in_sum_and_users_do_not_wait_
                     for k in 0_u128.. {
                         let key = k * 1_000_000 + n as u128 * 1_000 + m;
                         let asks = Prefetching { domain: "a.test", limit: &limit, key, again: false };
-                        let Ok(slot) = limiter.enter_prefetching(&endpoint("o"), asks, None).await else { continue };
-                        slot.answered(true);
+                        let Ok(permit) = limiter.enter_prefetching(&endpoint("o"), asks, None).await else { continue };
+                        permit.answered(true);
                         for _ in 0..10 {
-                            slot.turn().await;
-                            slot.read(64 << 10);
+                            permit.readable().await;
+                            permit.read(64 << 10);
                             read.set(read.get() + (64 << 10));
                         }
                     }
@@ -190,12 +190,12 @@ async fn bytes_come_no_faster_than_an_owner_allows_in_sum_and_users_do_not_wait_
 
         let (hurry, awaited) = watch::channel(false);
         let asks = Prefetching { domain: "a.test", limit: &limit, key: 1, again: false };
-        let slot = limiters[0].enter_prefetching(&endpoint("o"), asks, Some(awaited)).await.unwrap();
+        let permit = limiters[0].enter_prefetching(&endpoint("o"), asks, Some(awaited)).await.unwrap();
         hurry.send_replace(true);
         let begun = Instant::now();
         for _ in 0..100 {
-            slot.turn().await;
-            slot.read(1 << 20);
+            permit.readable().await;
+            permit.read(1 << 20);
         }
         assert_eq!(begun.elapsed(), Duration::ZERO, "a user waits for it");
     })
@@ -239,13 +239,13 @@ async fn an_origin_that_fails_is_asked_again_for_a_tenth_of_what_it_is_asked_for
         for _ in 0..4 {
             let asks = Prefetching { domain: "a.test", limit: &limit, key, again: false };
             match limiter.enter_prefetching(&endpoint("o"), asks, None).await {
-                Ok(slot) => {
+                Ok(permit) => {
                     if limiter.failed().is_here(key, Instant::now()) {
                         again += 1
                     } else {
                         first += 1
                     }
-                    slot.answered(true);
+                    permit.answered(true);
                     limiter.note(key, false);
                 }
                 Err(refused) => assert_eq!(refused, NotNow::Full),

@@ -1,4 +1,4 @@
-//! One disk as its readers see it: segments, the index over them, and checked reads.
+//! A volume is one disk as its readers see it: segments, the index over them, and checked reads.
 //!
 //! Only the writer (`writer`) adds to it; readers only remove entries that turn out to be dead or corrupt.
 
@@ -119,8 +119,8 @@ impl Segment {
     }
 }
 
-/// One disk.
-pub(crate) struct Tier {
+/// One disk of the store.
+pub(crate) struct Volume {
     /// Its number among the disks of this store.
     pub(crate) number: u16,
     pub(crate) path: PathBuf,
@@ -150,7 +150,7 @@ pub(crate) struct Tier {
     pub(crate) pins: Pins,
 }
 
-impl Tier {
+impl Volume {
     pub(crate) fn new(
         number: u16,
         path: PathBuf,
@@ -159,10 +159,10 @@ impl Tier {
         segment_bytes: u64,
         memory: Arc<Memory>,
         counters: Arc<Counters>,
-    ) -> Tier {
+    ) -> Volume {
         // At least four slices per segment, or the gap at its end would take much of it.
         let slice_bytes = format::SLICE_BYTES_MAX.min(segment_bytes as usize / 4);
-        Tier {
+        Volume {
             number,
             path,
             disk,
@@ -302,7 +302,7 @@ impl Tier {
         }
     }
 
-    /// The names noted for a segment by [`Tier::note_spanning`].
+    /// The names noted for a segment by [`Volume::note_spanning`].
     pub(crate) fn spanning(&self, segment: u32) -> Vec<u64> {
         let spanning = self.spanning.lock().expect("no code panics while it holds the names");
         spanning.get(&segment).cloned().unwrap_or_default()
@@ -473,7 +473,7 @@ impl Tier {
         self.load_from(Source::Anywhere, wanted, place).await
     }
 
-    /// As [`Tier::load`].
+    /// As [`Volume::load`].
     pub(crate) async fn load_from(&self, source: Source, wanted: u64, place: Place) -> Result<Entry, ReadError> {
         let segment = self.segment(place.segment).ok_or(ReadError::Evicted)?;
         let (offset, lead) = (place.offset, place.lead);
