@@ -1,4 +1,4 @@
-//! A client's connection, as hyper sees it: it reports when everything written is handed over, and bounds every wait
+//! A client's connection, as hyper and h2 see it: it reports when everything written is handed over, and bounds every wait
 //! for the client.
 //!
 //! hyper's own timeouts do not suffice: the one for the head of a request also ends idle connections, and HTTP/2 has
@@ -31,6 +31,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::flood::{Frames, Heads, PREFACE};
 use crate::hot::{self, Hit, Seen};
+use crate::interim;
 use crate::listener::{Handoff, RECHECK};
 use crate::metrics::{Held, Metrics, Refusal};
 use crate::network::Stream;
@@ -260,10 +261,13 @@ impl<S> Connection<S> {
         }
         let turn = &self.handoff.turn;
         match &mut self.frames {
-            Some(frames) => frames.see(bytes, Instant::now()).map_err(|flood| {
-                self.handoff.metrics().refused(Refusal::Flood);
-                io::Error::other(format!("{flood:?}"))
-            }),
+            Some(frames) => {
+                self.handoff.hears();
+                frames.see(bytes, Instant::now()).map_err(|flood| {
+                    self.handoff.metrics().refused(Refusal::Flood);
+                    io::Error::other(format!("{flood:?}"))
+                })
+            }
             None => {
                 let begun = turn.begun();
                 if turn.running.load(Ordering::Relaxed) == 0 && self.head.is_none_or(|(before, _)| before != begun) {
@@ -450,7 +454,7 @@ impl<S: Stream> Connection<S> {
             return Poll::Ready(Ok(()));
         }
         if self.interim.is_empty() {
-            self.interim = self.handoff.interims.next(cx.waker(), late);
+            self.interim = self.handoff.interims.next(cx.waker(), late).iter().flat_map(interim::written).collect();
         }
         while !self.interim.is_empty() {
             let poll = Pin::new(&mut self.stream).poll_write(cx, &self.interim);

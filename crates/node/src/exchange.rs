@@ -125,9 +125,9 @@ impl Exchange {
         self.answered = Some(Answered { status, result, after });
     }
 
-    /// The same for an answer that hyper writes: it also gets the request's ID, and its body takes the exchange along.
+    /// The same for an answer that hyper or h2 writes: it also gets the request's ID, and its body takes the exchange
+    /// along.
     pub(crate) fn answer(mut self, mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
-        self.handoff.interims.close();
         self.answers(answer.status(), answer.body().result);
         answer.headers_mut().insert(REQUEST_ID, self.id.value());
         self.complete = hyper::body::Body::is_end_stream(answer.body());

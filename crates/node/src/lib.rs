@@ -75,6 +75,7 @@ mod respond;
 mod room;
 mod slices;
 mod sources;
+mod streams;
 mod sweep;
 mod tls;
 mod upload;

@@ -12,20 +12,19 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::ops::DerefMut;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::task::{Context, Waker};
+use std::task::Context;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +40,7 @@ use crate::metrics::{Held, Metrics, Refusal};
 use crate::network::Stream;
 use crate::pipeline::Pipeline;
 use crate::respond::{AnswerBody, Signs};
+use crate::streams::{self, Content};
 use crate::tls::Certificates;
 use model::Knowledge;
 
@@ -56,25 +56,6 @@ pub(crate) const RECHECK: Duration = Duration::from_millis(250);
 
 /// Requests on one connection before the client is asked to open another, so that none stays on one core for ever.
 pub(crate) const REQUESTS_MAX: u64 = 10_000;
-
-/// Requests at a time on one HTTP/2 connection.
-pub(crate) const STREAMS_MAX: u32 = 128;
-
-/// Most streams of one HTTP/2 connection that were reset by the client before they were accepted, and by this node for
-/// the client's errors in them; beyond that the connection ends.
-const RESETS_PENDING_MAX: usize = 20;
-const RESETS_FOR_ERRORS_MAX: usize = 128;
-
-/// Bytes of answers that one HTTP/2 stream may hold ready to be sent.
-const STREAM_BUFFER_BYTES: usize = 64 << 10;
-
-/// Bytes of request bodies that one HTTP/2 stream, and a whole connection, may send before they are read.
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-
-/// How often a silent HTTP/2 client is sent a PING, and how long its answer may take.
-const PING_EVERY: Duration = Duration::from_secs(45);
-const PONG_MAX: Duration = Duration::from_secs(20);
 
 /// How long a stopping node lets running answers go on.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(5);
@@ -207,23 +188,8 @@ struct Server {
 /// The state that every connection of a thread shares.
 struct Http {
     h1: http1::Builder,
-    h2: http2::Builder<Streams>,
+    h2: h2::server::Builder,
     names: Arc<Names>,
-}
-
-/// Runs the streams of HTTP/2.
-#[derive(Clone, Copy)]
-struct Streams;
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let mut stream = Box::pin(stream);
-        // Most streams are hits that wait for nothing, and cost less when run in place than as a task. One that has to
-        // wait is polled once more as a task, because that is what must be woken.
-        if stream.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            tokio::spawn(stream);
-        }
-    }
 }
 
 /// Makes the IDs of a thread's requests, from node, thread and start and from a count of requests.
@@ -241,24 +207,13 @@ impl Server {
             .max_buf_size(HEAD_BYTES_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX);
-        let mut h2 = http2::Builder::new(Streams);
-        h2.timer(TokioTimer::new())
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PONG_MAX)
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-            .max_local_error_reset_streams(RESETS_FOR_ERRORS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(STREAM_BUFFER_BYTES);
         let knowing = front.pipeline.knowing();
         let started = knowing.clock().now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         static THREADS: AtomicU64 = AtomicU64::new(0);
         let thread = THREADS.fetch_add(1, Ordering::Relaxed);
         let text = format!("{} {address:?} {started} {} {thread}", knowing.name(), std::process::id());
         let names = Names { of: xxhash_rust::xxh3::xxh3_64(text.as_bytes()), requests: AtomicU64::new(0) };
-        let http = Arc::new(Http { h1, h2, names: Arc::new(names) });
+        let http = Arc::new(Http { h1, h2: streams::settings(), names: Arc::new(names) });
         Server { front, http, tasks: TaskTracker::new() }
     }
 
@@ -332,68 +287,69 @@ async fn serve_one<S: Stream>(
             None => return drop(connection.last().await),
         }
     }
-    let io = TokioIo::new(connection);
-    // HTTP/2 can send GOAWAY at any time; an idle HTTP/1.1 connection is closed only when the node stops, because a
-    // request may be on its way.
-    let leaving = if http2 { front.draining.child_token() } else { front.stopping.clone() };
-    let left = leaving.clone();
-    let polled = handoff.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let ended = match http2 {
+        true => {
+            let _held = metrics.connections_h2.hold();
+            let served = Box::pin(streams::serve(connection, &http.h2, handoff.clone()));
+            let ended = polled(served, &handoff).await;
+            ended.map_err(|error| tracing::debug!(error = &error as &dyn std::error::Error, "connection ended"))
+        }
+        false => serve_http1(connection, &http.h1, &handoff).await.map_err(|error| {
+            if error.is_parse_too_large() {
+                metrics.refused(Refusal::TooLarge);
+            } else if error.is_parse() {
+                metrics.refused(Refusal::Malformed);
+            }
+            tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+        }),
+    };
+    // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
+    let (Ok(()) | Err(())) = ended;
+}
+
+/// Serves an HTTP/1.1 connection to its end. An idle one is closed only when the node stops, because a request may be on
+/// its way.
+async fn serve_http1<S: Stream>(
+    connection: Connection<S>,
+    settings: &http1::Builder,
+    handoff: &Arc<Handoff>,
+) -> Result<(), hyper::Error> {
+    let service = service_fn(|request: Request<Incoming>| {
         let handoff = handoff.clone();
         let exchange =
             Exchange::begin(handoff.clone(), handoff.front.pipeline.knowing().clock().now(), || Record::of(&request));
         let last = handoff.turn.begun() >= REQUESTS_MAX;
-        if last && http2 {
-            left.cancel();
-        }
         async move {
-            let is_h1 = request.version() <= Version::HTTP_11;
             let front = handoff.front.clone();
+            let request = request.map(Content::Http1);
             // Boxed, or every connection would reserve room for it.
-            let answer = Box::pin(front.pipeline.handle(request, handoff, exchange.counted())).await;
+            let answer = Box::pin(front.pipeline.handle(request, handoff.clone(), None, exchange.counted())).await;
+            handoff.interims.close();
             let mut answer: Response<AnswerBody> = exchange.answer(answer);
-            if is_h1 && (last || front.draining.is_cancelled()) {
+            if last || front.draining.is_cancelled() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(answer)
         }
     });
-    let ended = match http2 {
-        true => {
-            let _held = metrics.connections_h2.hold();
-            drive(Box::pin(http.h2.serve_connection(io, service)), leaving, &polled).await
-        }
-        false => drive(Box::pin(http.h1.serve_connection(io, service)), leaving, &polled).await,
-    };
-    // Ends of connections are the clients' affair: a reset in the middle is no error of ours.
-    if let Err(error) = ended {
-        if error.is_parse_too_large() {
-            metrics.refused(Refusal::TooLarge);
-        } else if error.is_parse() {
-            metrics.refused(Refusal::Malformed);
-        }
-        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
-    }
-}
-
-/// Serves a connection to its end; once `leaving`, it is asked to end gracefully. Boxed, because a future reserves room
-/// both for its argument and for the variable that it moves it to.
-async fn drive<C: GracefulConnection>(
-    mut connection: Pin<Box<C>>,
-    leaving: CancellationToken,
-    handoff: &Handoff,
-) -> Result<(), C::Error> {
-    let poll = |connection: &mut Pin<Box<C>>, cx: &mut Context<'_>| {
-        handoff.polls.fetch_add(1, Ordering::Relaxed);
-        connection.as_mut().poll(cx)
-    };
+    // Boxed, because a future reserves room both for its argument and for the variable that it moves it to.
+    let mut served = Box::pin(settings.serve_connection(TokioIo::new(connection), service));
     tokio::select! {
         biased;
-        ended = std::future::poll_fn(|cx| poll(&mut connection, cx)) => return ended,
-        () = leaving.cancelled() => {}
+        ended = polled(served.as_mut(), handoff) => return ended,
+        () = handoff.front.stopping.cancelled() => {}
     }
-    connection.as_mut().graceful_shutdown();
-    std::future::poll_fn(|cx| poll(&mut connection, cx)).await
+    served.as_mut().graceful_shutdown();
+    polled(served, handoff).await
+}
+
+/// Runs what serves a connection, and counts how often it is polled.
+async fn polled<F: Future>(mut served: Pin<impl DerefMut<Target = F>>, handoff: &Handoff) -> F::Output {
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        handoff.polls.fetch_add(1, Ordering::Relaxed);
+        served.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// The state that the requests of one connection share; above all, its judged headers that are not with the kernel yet.
@@ -409,6 +365,8 @@ pub(crate) struct Handoff {
     named: Option<Box<str>>,
     /// How often the connection's task was polled.
     pub(crate) polls: AtomicU64,
+    /// Reads of the connection that brought something; HTTP/2 alone.
+    heard: AtomicU64,
     /// The last write found no room.
     blocked: AtomicBool,
     /// The connection is HTTP/2: written bytes may wait in its queues while those of other streams are flushed.
@@ -468,6 +426,7 @@ impl Handoff {
             secure,
             named,
             polls: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             blocked,
             queues,
             turn: Turn::default(),
@@ -535,6 +494,16 @@ impl Handoff {
     /// Whether requests on the connection are streams.
     pub(crate) fn is_http2(&self) -> bool {
         self.queues
+    }
+
+    /// Notes that the client sent something.
+    pub(crate) fn hears(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the client sent something.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Notes that a write found no room.

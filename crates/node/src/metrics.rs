@@ -15,6 +15,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::functions::reply::GZIPS_MAX;
+use crate::streams::WAITING_BYTES_MAX;
 
 /// Pieces of a number. More threads than that share pieces, which costs time but loses no counts.
 pub(crate) const SHARDS: usize = 8;
@@ -104,13 +105,18 @@ impl Gauge {
     /// Counts one more while the returned value lives.
     pub(crate) fn hold(self: &std::sync::Arc<Self>) -> Held {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Held(self.clone())
+        Held(self.clone(), 1)
     }
 
     /// The same, unless there are `max` already.
     pub(crate) fn hold_below(self: &std::sync::Arc<Self>, max: u64) -> Option<Held> {
-        let room = |held: u64| (held < max).then_some(held + 1);
-        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).ok().map(|_| Held(self.clone()))
+        self.hold_some_below(1, max)
+    }
+
+    /// Counts `some` more while the returned value lives, unless there would be more than `max`.
+    pub(crate) fn hold_some_below(self: &std::sync::Arc<Self>, some: u64, max: u64) -> Option<Held> {
+        let room = |held: u64| held.checked_add(some).filter(|held| *held <= max);
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).ok().map(|_| Held(self.clone(), some))
     }
 
     /// How many there are.
@@ -119,13 +125,13 @@ impl Gauge {
     }
 }
 
-/// One of those a [`Gauge`] counts.
+/// Those a [`Gauge`] counts for one holder, and how many they are.
 #[derive(Debug)]
-pub(crate) struct Held(std::sync::Arc<Gauge>);
+pub(crate) struct Held(std::sync::Arc<Gauge>, u64);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.0.fetch_sub(self.1, Ordering::SeqCst);
     }
 }
 
@@ -204,9 +210,11 @@ pub(crate) enum Refusal {
     Flood,
     /// The store has no room in memory: for a client that reads nothing, or for a body that is not in memory.
     Memory,
+    /// The HTTP/2 streams that wait hold as much memory as they may.
+    Streams,
 }
 
-const REFUSALS: [(&str, Refusal); 9] = [
+const REFUSALS: [(&str, Refusal); 10] = [
     ("reason=\"connections\"", Refusal::Connections),
     ("reason=\"fetches\"", Refusal::Fetches),
     ("reason=\"malformed\"", Refusal::Malformed),
@@ -216,6 +224,7 @@ const REFUSALS: [(&str, Refusal); 9] = [
     ("reason=\"slow_read\"", Refusal::SlowRead),
     ("reason=\"flood\"", Refusal::Flood),
     ("reason=\"memory\"", Refusal::Memory),
+    ("reason=\"streams\"", Refusal::Streams),
 ];
 
 /// Everything a node counts.
@@ -267,6 +276,8 @@ pub(crate) struct Metrics {
     pub(crate) hot: Counter,
     /// Connections that speak HTTP/2.
     pub(crate) connections_h2: std::sync::Arc<Gauge>,
+    /// Bytes that the streams of HTTP/2 take that wait.
+    pub(crate) streams_waiting_bytes: std::sync::Arc<Gauge>,
     /// Connections whose socket takes no more, because the client does not read.
     pub(crate) connections_stalled: std::sync::Arc<Gauge>,
     /// Bodies that are compressed on their way.
@@ -332,6 +343,12 @@ impl Metrics {
         );
         page.gauge("connections", "Connections of users and children", self.connections.get());
         page.gauge("connections_h2", "Connections that use HTTP/2", self.connections_h2.get());
+        page.gauge(
+            "streams_waiting_bytes",
+            "Memory of the HTTP/2 streams that wait for an answer or for their client",
+            self.streams_waiting_bytes.get(),
+        );
+        page.gauge("streams_waiting_bytes_max", "The most that they may take", WAITING_BYTES_MAX);
         page.gauge(
             "connections_stalled",
             "Connections whose client does not read data that is ready",

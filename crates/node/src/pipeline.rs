@@ -16,7 +16,6 @@ use std::time::Duration;
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use httpcache::{Allowed, Decision, Forward};
-use hyper::body::Incoming;
 use model::fence::{Asker, Verdict, Vouched};
 use model::functions::{Ranges, sent_to};
 use model::mistake::{Mistake, made};
@@ -32,6 +31,7 @@ use crate::framing;
 use crate::functions::reply::Telling;
 use crate::functions::{access, keep};
 use crate::head::{self, Head, ObjectKey, Stored};
+use crate::interim::Interims;
 use crate::knowing::{Judged, Judging, Knowing, Known, LogTag};
 use crate::listener::Handoff;
 use crate::lookup::stored;
@@ -40,6 +40,7 @@ use crate::peer::{self, BadCaller};
 use crate::pins::Pins;
 use crate::respond::{AnswerBody, Reply, Said, Signs};
 use crate::slices::{self, Part};
+use crate::streams::Content;
 use crate::upstream::{self, AskError, From};
 use crate::wanted::Wanted;
 
@@ -149,11 +150,12 @@ impl Pipeline {
         &self.figures
     }
 
-    /// Answers a request of a user or a child. `counted` is set for a user's request as soon as its domain is known.
+    /// Answers a request of a user or a child; `stream` takes interim answers if it came by HTTP/2. `counted` is set for a user's request as soon as its domain is known.
     pub(crate) async fn handle(
         &self,
-        request: Request<Incoming>,
+        request: Request<Content>,
         handoff: Arc<Handoff>,
+        stream: Option<Arc<Interims>>,
         counted: &OnceLock<Counted>,
     ) -> Response<AnswerBody> {
         let (mut request, body) = request.into_parts();
@@ -161,7 +163,7 @@ impl Pipeline {
         let caller = peer::caller(&mut request.headers, &known);
         let informed = request.version == Version::HTTP_11;
         let method = request.method.clone();
-        let mut reply = Reply { method, asker: Asker::User, copy: None, telling: None, handoff, informed };
+        let mut reply = Reply { method, asker: Asker::User, copy: None, telling: None, handoff, informed, stream };
         let authority = match framing::request(&mut request) {
             Ok(authority) => authority,
             Err(bad) => return reply.bad(bad),
@@ -288,7 +290,7 @@ impl Pipeline {
     }
 
     // Everything beyond a hit is boxed, because the future of every request reserves room for all of this.
-    async fn object(&self, wanted: Wanted, body: Incoming, reply: Reply) -> Response<AnswerBody> {
+    async fn object(&self, wanted: Wanted, body: Content, reply: Reply) -> Response<AnswerBody> {
         let mut alone = false;
         let mut until = None;
         for attempt in 0..ATTEMPTS_MAX {

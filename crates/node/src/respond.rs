@@ -31,7 +31,7 @@ use crate::framing::Bad;
 use crate::functions::access::Refused;
 use crate::functions::reply::{GZIPS_MAX, Gzip, Representation, Telling};
 use crate::head::Head;
-use crate::interim::Interim;
+use crate::interim::{Interim, Interims};
 use crate::knowing::Judging;
 use crate::listener::Handoff;
 use crate::metrics::{self, XCache};
@@ -54,8 +54,10 @@ pub(crate) struct Reply {
     /// The changes that the domain's functions make to a user's answer.
     pub(crate) telling: Option<Telling>,
     pub(crate) handoff: Arc<Handoff>,
-    /// The client can be sent interim answers.
+    /// The client can be sent interim answers on its HTTP/1.1 connection.
     pub(crate) informed: bool,
+    /// The interim answers of its stream.
+    pub(crate) stream: Option<Arc<Interims>>,
 }
 
 /// The content of `X-Cache`, `Cache-Status` and the fields for children in an answer.
@@ -102,7 +104,10 @@ impl Reply {
     /// Where interim answers to this request go, if the client can be sent any.
     pub(crate) fn interim(&self) -> Option<Interim> {
         let handoff = &self.handoff;
-        self.informed.then(|| handoff.interims.open(handoff, handoff.turn.begun()))
+        match &self.stream {
+            Some(stream) => Some(Interim::of_stream(stream, handoff)),
+            None => self.informed.then(|| Interim::of_connection(handoff, handoff.turn.begun())),
+        }
     }
 
     /// An answer from a stored or growing body, after it was judged: whole, a part, or without a body.
@@ -470,6 +475,13 @@ pub(crate) enum BodyError {
 }
 
 impl AnswerBody {
+    /// The answer to a request that would have to wait where there is no room for it.
+    pub(crate) fn overloaded(handoff: &Arc<Handoff>, method: Method) -> Response<AnswerBody> {
+        let (handoff, asker) = (handoff.clone(), Asker::User);
+        let reply = Reply { method, copy: None, asker, telling: None, handoff, informed: false, stream: None };
+        reply.refusal(StatusCode::SERVICE_UNAVAILABLE, "this node has no room for more requests that wait")
+    }
+
     /// The header is written by the time the connection asks for the body or drops it.
     fn header_is_written(&mut self) {
         if let Some(judged) = self.judged.take() {

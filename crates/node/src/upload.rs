@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::framing::Bad;
@@ -39,7 +39,7 @@ pub(crate) const TAKES_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A body as the connection to a parent or an origin reads it.
-pub(crate) struct Upload<B = Incoming> {
+pub(crate) struct Upload<B> {
     body: B,
     /// Since when the client is waited for, and the timer; made at the first wait, on the runtime that waits.
     silence: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -61,7 +61,7 @@ const WHOLE: u8 = 3;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
     #[error("the client aborted its body")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the client fell silent in the middle of its body")]
     Silent,
     #[error("the client sends its body too slowly")]
@@ -105,7 +105,7 @@ impl Ended {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Upload<B> {
+impl<B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin> Body for Upload<B> {
     type Data = Bytes;
     type Error = UploadError;
 
@@ -133,7 +133,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Upload<B> {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     this.ended.0.store(BROKEN, Ordering::Relaxed);
-                    return Poll::Ready(Some(Err(UploadError::Broken(error))));
+                    return Poll::Ready(Some(Err(UploadError::Broken(error.into()))));
                 }
                 Poll::Ready(None) => {
                     this.ended.0.store(WHOLE, Ordering::Relaxed);

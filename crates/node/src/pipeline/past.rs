@@ -4,13 +4,12 @@
 use std::borrow::Cow;
 
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use httpcache::{Answer, ByteRange, Decision, Forward};
-use hyper::body::Incoming;
 use model::UrlKey;
 use model::functions::Ranges;
 
@@ -22,6 +21,7 @@ use crate::knowing::Judged;
 use crate::metrics;
 use crate::respond::{AnswerBody, Reply, X_CACHE, strongly};
 use crate::slices::AHEAD_MAX;
+use crate::streams::Content;
 use crate::upload::Upload;
 use crate::upstream::{self, From, Question};
 use crate::wanted::Wanted;
@@ -124,7 +124,7 @@ impl Pipeline {
     pub(super) async fn bypass(
         &self,
         wanted: Wanted,
-        body: Incoming,
+        body: Content,
         why: httpcache::Bypass,
         reply: Reply,
     ) -> Response<AnswerBody> {
@@ -139,7 +139,13 @@ impl Pipeline {
             headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
         }
         headers.remove(HOST);
-        headers.remove(http::header::EXPECT); // answered by this node's own 100
+        // Answered by this node itself; on HTTP/1.1 by hyper, as soon as the body is read.
+        if headers.remove(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+            && reply.stream.is_some()
+            && let Some(interim) = reply.interim()
+        {
+            interim.came(StatusCode::CONTINUE, &HeaderMap::new());
+        }
         headers.append(http::header::VIA, self.signs.via_of(wanted.version));
         // hyper assumes that GET and HEAD have no content (RFC 9112 §6.3), so the coding is stated.
         if wanted.headers.contains_key(TRANSFER_ENCODING) {
