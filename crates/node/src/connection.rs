@@ -262,8 +262,9 @@ impl<S> Connection<S> {
         let turn = &self.handoff.turn;
         match &mut self.frames {
             Some(frames) => {
-                self.handoff.hears();
-                frames.see(bytes, Instant::now()).map_err(|flood| {
+                let now = Instant::now();
+                self.handoff.hears(now);
+                frames.see(bytes, now).map_err(|flood| {
                     self.handoff.metrics().refused(Refusal::Flood);
                     io::Error::other(format!("{flood:?}"))
                 })

@@ -27,6 +27,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -365,7 +366,9 @@ pub(crate) struct Handoff {
     named: Option<Box<str>>,
     /// How often the connection's task was polled.
     pub(crate) polls: AtomicU64,
-    /// Reads of the connection that brought something; HTTP/2 alone.
+    /// When the connection was made, and how many milliseconds later it last sent something; HTTP/2
+    /// alone.
+    opened: Instant,
     heard: AtomicU64,
     /// The last write found no room.
     blocked: AtomicBool,
@@ -426,6 +429,7 @@ impl Handoff {
             secure,
             named,
             polls: AtomicU64::new(0),
+            opened: Instant::now(),
             heard: AtomicU64::new(0),
             blocked,
             queues,
@@ -497,13 +501,13 @@ impl Handoff {
     }
 
     /// Notes that the client sent something.
-    pub(crate) fn hears(&self) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn hears(&self, now: Instant) {
+        self.heard.store((now - self.opened).as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// How often the client sent something.
-    pub(crate) fn heard(&self) -> u64 {
-        self.heard.load(Ordering::Relaxed)
+    /// When the client last sent something.
+    pub(crate) fn heard(&self) -> Instant {
+        self.opened + Duration::from_millis(self.heard.load(Ordering::Relaxed))
     }
 
     /// Notes that a write found no room.

@@ -169,32 +169,33 @@ pub(crate) async fn serve<S: Stream>(
 struct Alive {
     pings: PingPong,
     handoff: Arc<Handoff>,
-    /// Reads of the connection so far, when that was looked at last.
-    heard: u64,
-    /// A PING was sent since.
-    asked: bool,
+    /// When the client had last sent something as it was sent a PING.
+    asked: Option<Instant>,
     look: Pin<Box<Sleep>>,
 }
 
 impl Alive {
     fn new(pings: PingPong, handoff: Arc<Handoff>) -> Alive {
-        Alive { pings, handoff, heard: 0, asked: false, look: Box::pin(tokio::time::sleep(PING_EVERY)) }
+        Alive { pings, handoff, asked: None, look: Box::pin(tokio::time::sleep(PING_EVERY)) }
     }
 
     /// Ready when the client is taken to be gone.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.look.as_mut().poll(cx));
-            let heard = self.handoff.heard();
-            let silent = heard == self.heard;
-            if silent && self.asked {
+            let (now, heard) = (Instant::now(), self.handoff.heard());
+            if self.asked.take() == Some(heard) {
                 return Poll::Ready(());
             }
-            self.heard = heard;
-            // The answer to an earlier one is read, or no other could be sent.
-            let _ = self.pings.poll_pong(cx);
-            self.asked = silent && self.pings.send_ping(Ping::opaque()).is_ok();
-            self.look.as_mut().reset(Instant::now() + if self.asked { PONG_MAX } else { PING_EVERY });
+            let mut next = heard + PING_EVERY;
+            if next <= now {
+                // The answer to an earlier one is taken first, or no other could be sent.
+                let _ = self.pings.poll_pong(cx);
+                let _ = self.pings.send_ping(Ping::opaque());
+                self.asked = Some(heard);
+                next = now + PONG_MAX;
+            }
+            self.look.as_mut().reset(next);
         }
     }
 }

@@ -5,10 +5,10 @@ use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: X-Hop\r\nX-Hop: 1\r\nWarmfront-Age: 0\r\n\r\n";
+pub(super) const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: X-Hop\r\nX-Hop: 1\r\nWarmfront-Age: 0\r\n\r\n";
 
 /// An origin that sends `hints` for each request, waits for a permit, and answers with the path it was asked for.
-async fn hinting(hints: &'static str, gate: Arc<Semaphore>) -> Origin {
+pub(super) async fn hinting(hints: &'static str, gate: Arc<Semaphore>) -> Origin {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -5,8 +5,8 @@ use crate::access::AccessLog;
 use crate::connection::{HEAD_MAX, IDLE_MAX, WRITE_STALL_MAX};
 use crate::flood::{BURST_MAX, PREFACE};
 use crate::listener::CONNECTIONS_MAX;
-use crate::streams::STREAMS_MAX;
 use crate::metrics::Refusal;
+use crate::streams::STREAMS_MAX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ pub(super) async fn to_end(stream: &mut DuplexStream) -> Vec<u8> {
     all
 }
 
-fn refusals(stage: &Stage, why: Refusal) -> u64 {
+pub(super) fn refusals(stage: &Stage, why: Refusal) -> u64 {
     stage.node.pipeline.metrics().refusals(why)
 }
 
@@ -186,7 +186,7 @@ async fn nor_do_http2_streams_that_may_not_send_a_byte() {
 }
 
 /// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() as u32;
     let mut frame = vec![(length >> 16) as u8, (length >> 8) as u8, length as u8, kind, flags];
     frame.extend_from_slice(&stream.to_be_bytes());
@@ -195,15 +195,15 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const HEADERS: u8 = 1;
+pub(super) const PING: u8 = 6;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// The header block of `GET path` for the domain, without compression.
-fn get_block(path: &str) -> Vec<u8> {
+pub(super) fn get_block(path: &str) -> Vec<u8> {
     let mut block = vec![0x82, 0x86]; // :method GET, :scheme http
     for (index, value) in [(1_u8, DOMAIN), (4, path)] {
         block.push(index); // literal without indexing, name from the static table
@@ -213,7 +213,7 @@ fn get_block(path: &str) -> Vec<u8> {
     block
 }
 
-fn preface(settings: &[u8]) -> Vec<u8> {
+pub(super) fn preface(settings: &[u8]) -> Vec<u8> {
     [&PREFACE[..], &frame(SETTINGS, 0, 0, settings)].concat()
 }
 

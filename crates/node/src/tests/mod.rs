@@ -47,6 +47,7 @@ mod seeking;
 mod serving;
 mod slicing;
 mod sparing;
+mod streams;
 mod sweeping;
 mod tiers;
 mod warming;
