@@ -55,8 +55,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 const PING_EVERY: Duration = Duration::from_secs(45);
 const PONG_MAX: Duration = Duration::from_secs(20);
 
-/// Most memory of all streams that wait, in bytes, and what one takes beside the header of its request. A field of 4 KiB
-/// costs a client one byte when it repeats it (RFC 7541 §6.1), so the bound of a stream's header bounds little.
+/// Most memory of all streams that wait, in bytes, and what one takes beside the header of its request. The bounds of
+/// connections, streams and headers do not suffice: together they allow 160 GiB.
 pub(crate) const WAITING_BYTES_MAX: u64 = 512 << 20;
 pub(crate) const WAITING_STREAM_BYTES: u64 = 8 << 10;
 
